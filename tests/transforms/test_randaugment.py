@@ -18,7 +18,7 @@ STRENGTHLESS = ("AutoContrast", "Equalize", "Invert")
 
 
 def strength(preset, name, level, sign=1.0, px=300):
-    return getattr(BY_NAME[name], preset)(np.array([level / 10]), np.array([sign]), px)[0]
+    return BY_NAME[name].formula(preset)(np.array([level / 10]), np.array([sign]), px)[0]
 
 
 def noise(count, px=24, seed=0):

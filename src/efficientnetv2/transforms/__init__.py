@@ -1,5 +1,5 @@
-"""Augmentation: a uint8 batch to a float batch, on the device that holds it.
+"""Augmentation of a batch on the device that holds it. The random crop is drawn before decoding, in ``data.decode``.
 
-The random crop is not here: it is drawn before decoding, in ``data.decode``. A new operation goes beside its kind,
-its place in the order into ``pipeline``; if its strength should grow, ``progressive.Setting`` gets a field for it.
+Images are (N, C, H, W) uint8 unless a function says otherwise, and are not changed in place. ``key`` is a counter-based
+key of one purpose and ``ids`` (N,) are draw ids: what happens to an image depends on its id alone, not on its batch.
 """

@@ -1,8 +1,7 @@
-"""AutoAugment: for each picture one of 25 learned pairs of operations (arXiv:1805.09501).
+"""AutoAugment: for each image one of 25 learned pairs of operations (arXiv:1805.09501).
 
-The policy is the one that the authors of EfficientNetV2 train B0 to B3 with; it differs from the published
-ImageNet policy. Operations and formulas are those of RandAugment's preset ``released``, but translation is 250
-pixels at level 10.
+The policy is the one that the authors of EfficientNetV2 train B0 to B3 with, which differs from the published ImageNet
+policy. Formulas are those of RandAugment's preset ``released``, but translation is 250 pixels at level 10.
 
 Source: google/automl, efficientnetv2 (autoaugment, policy ``v0``).
 """
@@ -60,11 +59,11 @@ _DRAWS = 5
 
 @dataclass(frozen=True)
 class Chosen:
-    """One of the two operations of every picture.
+    """One of the two operations of every image.
 
     Args:
-        which: (N,) positions in ``randaugment.OPERATIONS``; -1 where none takes place.
-        strength: (N,) as the operation takes it.
+        which: (N,) positions in ``randaugment.OPERATIONS``; -1 for none.
+        strength: (N,) argument of the operation.
     """
 
     which: npt.NDArray[np.int64]
@@ -72,7 +71,7 @@ class Chosen:
 
 
 def choices(key: Key, ids: npt.ArrayLike) -> tuple[Chosen, Chosen]:
-    """What each picture gets first and second: a function of the key and its draw id alone."""
+    """The first and second operation of each image."""
     draws = key.uniform_rows(as_ids(ids), _DRAWS)
     pair = (draws[:, 0] * len(POLICY)).astype(np.int64)
     return _chosen(pair, 0, draws[:, 1:3]), _chosen(pair, 1, draws[:, 3:5])
@@ -90,16 +89,12 @@ def _strength(name: str, _share: float, level: int, sign: float) -> float:
     m = np.array([level / 10])
     if name.startswith("Translate"):
         return float(sign * _TRANSLATION_PX * m[0])
-    formula = OPERATIONS[_NAMES.index(name)].released
+    formula = OPERATIONS[_NAMES.index(name)].formula("released")
     return float(formula(m, np.array([sign]), 1)[0])  # the released formulas do not look at the size
 
 
 def refuse_channels(channels: int) -> None:
-    """Refuse pictures without red, green and blue.
-
-    Raises:
-        InputError: other than three channels.
-    """
+    """Raise InputError unless images have three channels."""
     if channels != RGB:
         raise InputError(
             f"AutoAugment works on red, green and blue, but these pictures have {pluralize(channels, 'channel')}. "
@@ -108,18 +103,8 @@ def refuse_channels(channels: int) -> None:
 
 
 def autoaugment(images: Tensor, *, key: Key, ids: npt.ArrayLike) -> Tensor:
-    """Apply one of the policy's pairs, drawn uniformly, to every picture; each operation has its own share.
-
-    Args:
-        images: (N, 3, H, W) uint8; unchanged.
-        key: of this purpose.
-        ids: (N,) draw ids.
-
-    Returns:
-        (N, 3, H, W) uint8.
-
-    Raises:
-        InputError: not 3 channels.
+    """Apply one of the policy's pairs, drawn uniformly, to every (3, H, W) image. Each operation has its own "
+    "probability.
     """
     refuse_channels(images.shape[1])
     nowhere = np.zeros((len(images), 2))  # no operation of the policy makes a hole

@@ -1,8 +1,7 @@
-"""Operations on the colours of a uint8 batch, with a strength of its own for every picture.
+"""Operations on the colors of a batch, with a strength for every image: (N,) factors and thresholds.
 
-They compute what Pillow's ``ImageOps`` and ``ImageEnhance`` compute, Pillow's rounding included.
-Where the released TensorFlow operations round otherwise, the difference is one grey level; where
-they differ in substance, the docstring says so.
+They compute what Pillow's ``ImageOps`` and ``ImageEnhance`` compute, Pillow's rounding included. Where the released
+TensorFlow operations round otherwise, the difference is one gray level; larger differences are in the docstrings.
 """
 
 from __future__ import annotations
@@ -19,18 +18,9 @@ from efficientnetv2.utils.rng import Key
 
 
 def jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: float) -> Tensor:
-    """Change brightness, contrast and saturation a little, in this order.
+    """Multiply brightness, contrast and saturation, in this order, by factors uniform in [1 - strength, 1 + strength].
 
-    Of other than three channels brightness alone: the others know a grey, which is made of red, green and blue.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        key: of this purpose.
-        ids: (N,) draw ids.
-        strength: each factor is uniform in [1 - strength, 1 + strength]; 0 < strength ≤ 1.
-
-    Returns:
-        (N, C, H, W) uint8.
+    Images of other than three channels get brightness only: contrast and saturation need a gray of red, green and blue.
     """
     factors = on_device(1 + strength * (2 * key.uniform_rows(as_ids(ids), 3) - 1), like=images)
     brighter = brightness(images, factors[:, 0])
@@ -40,14 +30,7 @@ def jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: float) -> 
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch each channel of each picture to 0..255; a constant channel stays. On Apple's GPUs to one grey level.
-
-    Args:
-        images: (N, C, H, W) uint8.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Stretch each channel of each image to 0..255; a constant channel stays. On Apple's GPUs to one gray level."""
     finest = _finest(images.device)
     low, high = (_of_channels(images, extreme).to(finest) for extreme in (torch.amin, torch.amax))  # (N, C)
     # Divided as a tensor: a number over a tensor would be a reciprocal and a product, rounded twice.
@@ -59,14 +42,7 @@ def autocontrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Flatten the histogram of each channel of each picture.
-
-    Args:
-        images: (N, C, H, W) uint8.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Flatten the histogram of each channel of each image."""
     count, channels = images.shape[:2]
     histogram = _counts(_channel_levels(images), count * channels * 256).view(count, channels, 256)
     below = histogram.cumsum(2) - histogram
@@ -85,73 +61,35 @@ def invert(images: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest bits of each value.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        bits: (N,) whole numbers, 0 (black) to 8 (unchanged).
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Keep the highest bits of each value, 0 (black) to 8 (unchanged)."""
     mask = 256 - torch.exp2(8 - bits)
     return images & mask.to(torch.uint8)[:, None, None, None]
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values at or above a threshold.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        threshold: (N,), 0 (the negative) to 256 (unchanged).
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Invert the values at or above a threshold, 0 (the negative) to 256 (unchanged)."""
     limit = threshold.to(torch.int16)[:, None, None]
     below = ((lines(images).to(torch.int16) - limit) >> 15).to(torch.uint8)  # 255 below the threshold, else 0
     return images ^ pictures(~below, images.shape[1])
 
 
 def solarize_add(images: Tensor, addition: Tensor) -> Tensor:
-    """Brighten the values below 128, up to 255.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        addition: (N,) whole numbers, 0 to 255.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Brighten the values below 128 by a whole number, up to 255."""
     headroom = torch.minimum(255 - images, addition.to(torch.uint8)[:, None, None, None])
     dark = (images >> 7) - 1  # 255 below 128, else 0
     return images + (headroom & dark)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from grey (factor above 1) or towards it (below); ``ImageEnhance.Color``.
-
-    Args:
-        images: (N, 3, H, W) uint8.
-        factor: (N,) ≥ 0; 1 changes nothing.
-
-    Returns:
-        (N, 3, H, W) uint8.
-    """
+    """Away from gray (factor above 1) or towards it; ``ImageEnhance.Color``. Takes three channels."""
     values = lines(images).float()
     colourless = _grey(values)[..., None].expand(-1, -1, -1, 3).flatten(2)
     return _blend(colourless, values, factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from the picture's mean grey (factor above 1) or towards it; ``ImageEnhance.Contrast``.
-
-    Args:
-        images: (N, 3, H, W) uint8.
-        factor: (N,) ≥ 0; 1 changes nothing.
-
-    Returns:
-        (N, 3, H, W) uint8.
+    """Away from the image's mean gray (factor above 1) or towards it; ``ImageEnhance.Contrast``. Takes three "
+    "channels.
     """
     values = lines(images).float()
     # In whole numbers: the mean, rounded half up, is exact for pictures of any size, on devices without doubles too.
@@ -161,17 +99,10 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def released_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Contrast as the released code computes it: about a grey that depends on the size alone.
+    """Contrast as the released code computes it: about a gray that depends on the size only.
 
-    It averages the histogram's counts instead of its grey levels, so the grey is the number of pixels
-    over 256: 64 at 128 px, white from 256 px on.
-
-    Args:
-        images: (N, 3, H, W) uint8.
-        factor: (N,) ≥ 0; 1 changes nothing.
-
-    Returns:
-        (N, 3, H, W) uint8.
+    It averages the histogram's counts instead of its gray levels, so the gray is the number of pixels over 256: 64 at
+    128 px, white from 256 px on.
 
     Source: google/automl, efficientnetv2 (autoaugment, contrast).
     """
@@ -180,29 +111,13 @@ def released_contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Each value times the factor; ``ImageEnhance.Brightness``.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        factor: (N,) ≥ 0; 1 changes nothing, 0 is black.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Each value times the factor; ``ImageEnhance.Brightness``."""
     scaled = lines(images).float().mul_(factor[:, None, None])
     return pictures(_levels(scaled), images.shape[1])
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from the smoothed picture (factor above 1) or towards it; ``ImageEnhance.Sharpness``.
-
-    Args:
-        images: (N, C, H, W) uint8; the outermost pixels stay.
-        factor: (N,) ≥ 0; 1 changes nothing.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """Away from the smoothed image (factor above 1) or towards it; ``ImageEnhance.Sharpness``. Border pixels stay."""
     if min(images.shape[2:]) < 3:
         return images
     channels = images.shape[1]
@@ -221,26 +136,14 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _grey(values: Tensor) -> Tensor:
-    """ITU-R 601 luma in Pillow's fixed point: (N, H, W * 3) float levels to (N, H, W), whole numbers.
-
-    All of it stays below 2^24, so that float32 computes it exactly.
-    """
+    """ITU-R 601 luma in Pillow's fixed point: (N, H, W * 3) levels to (N, H, W). Below 2^24, so float32 is exact."""
     red, green, blue = (values[..., channel::3] for channel in range(3))
     total = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471)
     return total.add_(0x8000).mul_(2.0**-16).floor_()
 
 
 def _blend(degenerate: Tensor, values: Tensor, factor: Tensor) -> Tensor:
-    """From a degenerate picture to the picture and beyond, cut to 0..255 and truncated as Pillow does.
-
-    Args:
-        degenerate: float, broadcast against ``values``.
-        values: (N, H, W * 3) float levels.
-        factor: (N,).
-
-    Returns:
-        (N, 3, H, W) uint8.
-    """
+    """From a degenerate image to the image and beyond, cut to 0..255 and truncated as Pillow does."""
     blended = (values - degenerate).mul_(factor[:, None, None]).add_(degenerate)
     return pictures(_levels(blended), 3)
 
@@ -252,19 +155,19 @@ def _levels(values: Tensor) -> Tensor:
 
 
 def _finest(device: torch.device) -> torch.dtype:
-    """In what a device computes most exactly: Apple's GPUs refuse doubles, which Pillow computes in."""
+    """The most exact type of a device: Apple's GPUs refuse doubles, which Pillow computes in."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _of_channels(images: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
-    """The least or greatest value of each channel of each picture: (N, C, H, W) to (N, C)."""
+    """The least or greatest value of each channel of each image: (N, C, H, W) to (N, C)."""
     # Over the rows first: long rows are compared many values at a time.
     columns = extreme(lines(images), 1).view(len(images), -1, images.shape[1])
     return extreme(columns, 1)
 
 
 def _counts(index: Tensor, bins: int) -> Tensor:
-    """How often each of 0 to bins - 1 stands in an int32 index."""
+    """How often each of 0 to bins - 1 occurs in an int32 index."""
     if index.device.type == "cpu":
         return torch.bincount(index, minlength=bins)
     # On a GPU bincount would wait for the result; on a CPU it is three times as fast.
@@ -273,7 +176,7 @@ def _counts(index: Tensor, bins: int) -> Tensor:
 
 
 def _channel_levels(images: Tensor) -> Tensor:
-    """Index of each value in a table of 256 per channel per picture, in channels-last order; int32."""
+    """Index of each value in a table of 256 per channel per image, in channels-last order; int32."""
     count, channels, _, width = images.shape
     tables = torch.arange(count * channels, device=images.device, dtype=torch.int32) * 256
     along = tables.view(count, 1, channels).repeat(1, 1, width)  # of each value of a row
@@ -281,6 +184,6 @@ def _channel_levels(images: Tensor) -> Tensor:
 
 
 def _look_up(images: Tensor, table: Tensor) -> Tensor:
-    """Replace each value by its entry in the (N, C, 256) uint8 table of its channel and picture."""
+    """Replace each value by its entry in the (N, C, 256) uint8 table of its channel and image."""
     values = table.view(-1).index_select(0, _channel_levels(images))
     return pictures(values.view(lines(images).shape), images.shape[1])

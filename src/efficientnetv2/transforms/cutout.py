@@ -1,4 +1,4 @@
-"""Cutout: a square hole in every picture."""
+"""Cutout: a square hole in every image."""
 
 from __future__ import annotations
 
@@ -21,25 +21,18 @@ _WINDOWS = 65536
 
 
 def cutout(images: Tensor, *, fraction: float, key: Key, ids: npt.ArrayLike, fill: Fill = "noise") -> Tensor:
-    """Cut a square hole around a random pixel; it may run over the edge.
+    """Cut a square hole around a random pixel of uint8 or float images; it may run over the edge.
 
     Args:
-        images: (N, C, H, W), uint8 or float.
-        fraction: side of the hole over the picture's shorter side, 0 to 1; rounded down to an even
-            number of pixels.
-        key: of this purpose.
-        ids: (N,) draw ids.
-        fill: ``mean`` is the picture's own mean colour; ``noise`` is uniform over 0..255 in uint8
-            pictures and standard normal in float ones.
-
-    Returns:
-        (N, C, H, W), type unchanged.
+        fraction: Side of the hole over the image's shorter side, 0 to 1; rounded down to an even number of pixels.
+        fill: ``mean`` is the image's own mean color; ``noise`` is uniform over 0..255 in uint8 images and standard
+            normal in float ones.
 
     Raises:
-        InputError: a fraction outside 0 to 1.
+        InputError: A fraction outside 0 to 1.
 
-    Source: arXiv:1708.04552; the transfer recipe of the released code cuts a hole of half the side,
-    filled with noise (its range there is the brighter half of the values; ours is all of them).
+    Source: arXiv:1708.04552; the transfer recipe of the released code cuts a hole of half the side, filled with noise
+        (its range there is the brighter half of the values; ours is all of them).
     """
     if not 0 <= fraction <= 1:
         raise InputError(f"cutout is {fraction:g}, but is the hole's side over the picture's: 0 to 1.")
@@ -56,16 +49,15 @@ def cutout(images: Tensor, *, fraction: float, key: Key, ids: npt.ArrayLike, fil
 
 
 def hole(images: Tensor, reach_px: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Where a square hole lies: from ``reach_px`` before a centre pixel to ``reach_px`` after it.
+    """A square hole from ``reach_px`` before a center pixel to ``reach_px`` after it, as a mask for ``lines``.
 
     Args:
-        images: (N, C, H, W), for its shape and device.
-        reach_px: (N,) whole numbers; the hole's side is twice that, less what lies over the edge.
-        y: (N,) in [0, 1), which row is the centre.
-        x: (N,) in [0, 1), which column is the centre.
+        reach_px: (N,) whole numbers.
+        y: (N,) in [0, 1), the center's row.
+        x: (N,) in [0, 1), the center's column.
 
     Returns:
-        (N, H, W * C) uint8, as ``lines``: 255 in the hole, 0 elsewhere.
+        (N, H, W * C) uint8: 255 in the hole, 0 elsewhere.
     """
     height, width = images.shape[2:]
     rows, columns = _span(y, reach_px, height), _span(x, reach_px, width)

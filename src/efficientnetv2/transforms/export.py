@@ -1,7 +1,4 @@
-"""Augmented pictures as files: for tools that augment nothing themselves, and for people to look at.
-
-Training here needs none: it draws each picture anew in every epoch, which no folder of copies can match.
-"""
+"""Augmented images as files: for tools that do not augment, and for people. Training draws each image anew instead."""
 
 from __future__ import annotations
 
@@ -30,15 +27,11 @@ _QUALITY = 95  # of the JPEG, its colours at full resolution: a copy of a copy s
 
 
 def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
-    """How many copies each picture gets, so that its class comes to so many; those of a class differ by one at most.
+    """How many copies each image gets, so that its class has ``wanted`` images; those of a class differ by one at most.
 
     Args:
         labels: (N,) classes.
-        wanted: (K,) pictures of each class, copies included, no fewer than there are.
-        key: of who gets one more.
-
-    Returns:
-        (N,) numbers from 0.
+        wanted: (K,) images of each class, copies included, no fewer than there are.
     """
     copies = np.zeros(len(labels), dtype=np.int64)
     for label, (number, rows) in enumerate(zip(wanted, class_members(labels, len(wanted)), strict=True)):
@@ -52,23 +45,15 @@ def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
 def copies_of(
     picture: npt.NDArray[np.uint8], *, row: int, count: int, setting: Setting, plan: AugmentPlan, key: Key
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """Copies of a picture, each augmented otherwise, as training augments it; neither cropped nor mixed.
+    """Copies of an image (H, W, 3), each augmented as in training, but neither cropped nor mixed.
 
-    They are made in such portions as training works on: all copies of a large photograph would not fit into memory.
+    They are made in the portions that training works on: all copies of a large photograph would not fit into memory.
 
     Args:
-        picture: (H, W, 3).
-        row: of the picture: with the key it decides what is drawn.
-        count: of copies.
-        setting: how strong.
-        plan: of the augmentation.
-        key: of the whole.
-
-    Yields:
-        (H, W, 3), ``count`` times.
+        row: Of the image. With the key it decides what is drawn.
 
     Raises:
-        InputError: symmetries of a picture that is not square.
+        InputError: Symmetries of an image that is not square.
     """
     ids = (np.arange(count, dtype=np.int64) << 32) | row  # as data.sampler.BatchRequest counts draws
     images = torch.from_numpy(picture.transpose(2, 0, 1).copy()).expand(count, -1, -1, -1)  # a view
@@ -87,24 +72,20 @@ def materialise(
     key: Key,
     progress: Callable[[int], object] | None = None,
 ) -> pd.DataFrame:
-    """Write copies of pictures into ``folder/augmented``.
+    """Write copies of images into ``folder/augmented``.
 
     Args:
-        dataset: of the pictures.
-        copies: (N,) how many of each.
-        folder: there is one.
-        setting: how strong; its sizes, mixing and dropout do not count here.
-        plan: of the augmentation.
-        key: the same key writes the same pictures.
-        progress: called with the number of copies written so far.
+        copies: (N,) number of copies of each image.
+        setting: Strength; its sizes, mixing and dropout do not count here.
+        key: The same key writes the same images.
+        progress: Called with the number of copies written so far.
 
     Returns:
-        A row for each copy as the dataset has it, but with the copy's path, seen from ``folder``, and the path of its
-        origin, as the dataset has that, in ``augmented_from``.
+        A row for each copy as in the dataset, with the copy's path from ``folder``, and the original's path in
+        ``augmented_from``.
 
     Raises:
-        UnreadableImageError: a picture can't be read.
-        InputError: see ``copies_of``.
+        UnreadableImageError: An image can't be read.
     """
     reader = source_reader(dataset)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Flips, the eight symmetries of the square, and affine warps of a uint8 batch."""
+"""Flips, the eight symmetries of the square, and affine warps, with a strength for every image."""
 
 from __future__ import annotations
 
@@ -18,35 +18,16 @@ FILL = 128
 
 
 def horizontal_flip(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
-    """Mirror every other picture, left to right.
-
-    Args:
-        images: (N, C, H, W), any type and number of channels.
-        key: of this purpose.
-        ids: (N,) draw ids; a picture's draw depends on the key and its id alone.
-
-    Returns:
-        (N, C, H, W); each picture is mirrored with probability 1/2.
-    """
+    """Mirror each image, left to right, with probability 1/2. Any type and number of channels."""
     mirrored = key.uniform_rows(as_ids(ids), 1)[:, 0] < 0.5
     return by_group(images, np.where(mirrored, 0, -1), lambda _group, _rows, part: part.flip(3))
 
 
 def symmetries(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
-    """Turn and mirror each picture into one of the eight symmetries of the square, uniformly.
-
-    For pictures that have no upright: from above, through a microscope.
-
-    Args:
-        images: (N, C, S, S), any type and number of channels.
-        key: of this purpose.
-        ids: (N,) draw ids.
-
-    Returns:
-        (N, C, S, S).
+    """Turn and mirror each image into one of the eight symmetries of the square: for images without an upright.
 
     Raises:
-        InputError: the pictures are not square.
+        InputError: The images are not square.
     """
     height, width = images.shape[2:]
     if height != width:
@@ -59,14 +40,8 @@ def symmetries(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
 
 
 def symmetry(images: Tensor, index: int) -> Tensor:
-    """One symmetry of the square: bit 0 mirrors left to right, bit 1 top to bottom, bit 2 transposes.
-
-    Args:
-        images: (N, C, S, S).
-        index: 0 (the identity) to 7.
-
-    Returns:
-        (N, C, S, S).
+    """One symmetry of the square, 0 (identity) to 7: bit 0 mirrors left to right, bit 1 top to bottom, bit 2 "
+    "transposes.
     """
     flipped = [axis for bit, axis in ((1, 3), (2, 2)) if index & bit]
     turned = images.transpose(2, 3) if index & 4 else images
@@ -74,19 +49,14 @@ def symmetry(images: Tensor, index: int) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor, *, fill: int = FILL) -> Tensor:
-    """Pull every output pixel from its affine place in the input, nearest neighbour.
+    """Pull every output pixel from its affine place in the input, nearest neighbor: levels are moved, never mixed.
 
-    Nearest, because the released operations sample so: a grey level is moved, never mixed.
-    Coordinates are those of ``PIL.Image.transform``: pixel centres lie at halves, the origin is the
-    upper left corner.
+    Nearest as in the released operations. Coordinates are those of ``PIL.Image.transform``: pixel centers are at
+    halves, the origin is the upper left corner.
 
     Args:
-        images: (N, C, H, W), any type and number of channels.
         matrices: (N, 2, 3) float; output (x, y, 1) to input (x, y).
-        fill: value of pixels that come from outside the picture.
-
-    Returns:
-        (N, C, H, W).
+        fill: Value of pixels from outside the image.
     """
     count, channels, height, width = images.shape
     xs = torch.arange(width, device=images.device) + 0.5
@@ -109,15 +79,7 @@ def warp(images: Tensor, matrices: Tensor, *, fill: int = FILL) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn about the centre; positive is counter-clockwise, as in ``PIL.Image.rotate``.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        degrees: (N,) float.
-
-    Returns:
-        (N, C, H, W).
-    """
+    """Turn about the center by (N,) degrees; positive is counter-clockwise, as in ``PIL.Image.rotate``."""
     height, width = images.shape[2:]
     radians = degrees * (math.pi / 180)
     cos, sin = radians.cos(), radians.sin()
@@ -126,40 +88,27 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 
 def shear_x(images: Tensor, slope: Tensor) -> Tensor:
-    """Slide each row sideways by ``slope`` times its height, about the upper left corner (as released).
+    """Slide each row sideways by (N,) slopes times its height, about the upper left corner (as released).
 
-    Args:
-        images: (N, C, H, W) uint8.
-        slope: (N,) float.
-
-    Returns:
-        (N, C, H, W); pixels are those of ``warp`` with the matrix (1, slope, 0; 0, 1, 0).
+    Equals ``warp`` with the matrix (1, slope, 0; 0, 1, 0).
     """
     heights = torch.arange(images.shape[2], device=images.device) + 0.5
     return _slide_rows(images, _steps(slope[:, None] * heights))
 
 
 def shear_y(images: Tensor, slope: Tensor) -> Tensor:
-    """Slide each column up or down by ``slope`` times its place; see ``shear_x``."""
+    """Slide each column up or down by (N,) slopes times its place; see ``shear_x``."""
     one, zero = torch.ones_like(slope), torch.zeros_like(slope)
     return warp(images, _matrices(one, zero, zero, slope, one, zero))
 
 
 def translate_x(images: Tensor, offset_px: Tensor) -> Tensor:
-    """Move left by so many pixels (right where negative).
-
-    Args:
-        images: (N, C, H, W) uint8.
-        offset_px: (N,) float; rounded to whole pixels.
-
-    Returns:
-        (N, C, H, W).
-    """
+    """Move left by (N,) pixels (right if negative), rounded to whole ones."""
     return _slide_rows(images, _steps(offset_px)[:, None].expand(-1, images.shape[2]))
 
 
 def translate_y(images: Tensor, offset_px: Tensor) -> Tensor:
-    """Move up by so many pixels (down where negative); see ``translate_x``."""
+    """Move up by (N,) pixels (down if negative); see ``translate_x``."""
     steps = _steps(offset_px)[:, None]
     height = images.shape[2]
     # A picture as one long row of which each of its rows is a pixel.
@@ -168,17 +117,7 @@ def translate_y(images: Tensor, offset_px: Tensor) -> Tensor:
 
 
 def _slide(rows: Tensor, steps: Tensor, *, unit: int, fill: int) -> Tensor:
-    """Move whole rows: what a row pulls lies ``steps * unit`` values to its right.
-
-    Args:
-        rows: (N, R, L) values.
-        steps: (N, R) int64; rows moved out of sight become ``fill``.
-        unit: values per step; divides L.
-        fill: what follows and precedes each row.
-
-    Returns:
-        (N, R, L).
-    """
+    """Move rows (N, R, L): each pulls what is ``steps * unit`` values to its right; ``unit`` divides L."""
     count, height, length = rows.shape
     # Rows with as much fill between them: wherever a row is cut anew, it finds fill beside it.
     spaced = rows.new_full((2 * count * height + 1, length), fill)
@@ -195,7 +134,7 @@ def _slide_rows(images: Tensor, steps: Tensor) -> Tensor:
 
 
 def _steps(offset: Tensor) -> Tensor:
-    """The pixel whose centre lies nearest, counted from the own one."""
+    """The pixel whose center is nearest, counted from the own one."""
     return torch.floor(offset + 0.5).to(torch.int64)
 
 

@@ -1,4 +1,4 @@
-"""From bytes to a network's numbers: scale to [0, 1], subtract the mean, divide by the deviation."""
+"""From bytes to a model's input: scale to [0, 1], subtract the mean, divide by the standard deviation."""
 
 from __future__ import annotations
 
@@ -17,17 +17,14 @@ def normalise(
     """``(images / 255 - mean) / std``, as one multiply-add on the device that holds the images.
 
     Args:
-        images: (N, C, H, W) uint8, values 0 to 255.
-        mean: C numbers, of values in [0, 1].
-        std: C numbers, of values in [0, 1]; > 0.
-        out: (N, C, H, W) float32 to write to; None makes one in the same memory order (channels-last stays so).
-
-    Returns:
-        (N, C, H, W) float32 on the same device.
+        images: (N, C, H, W) uint8.
+        mean: C numbers for values in [0, 1].
+        std: C numbers above 0 for values in [0, 1].
+        out: (N, C, H, W) float32 to write to; None allocates one in the same memory format.
 
     Raises:
-        InputError: the images have another number of channels than mean and std.
-        TypeError: the images are not uint8.
+        InputError: The images have another number of channels than mean and std.
+        TypeError: The images are not uint8.
     """
     if images.dtype != torch.uint8:
         raise TypeError(f"normalise takes uint8 values 0 to 255, but was given {images.dtype}")

@@ -1,9 +1,8 @@
-"""Different operations on different pictures of a batch, without a loop over pictures.
+"""Different operations on different images of a batch, without a loop over images.
 
-Pictures stay in channels-last memory, in which they are read and the network works: row by row, the
-channels of a pixel side by side. ``lines`` is the view in which operations compute, long contiguous rows.
-The draws are made on the CPU (they are counted, see ``utils.rng``), so which picture gets which operation is
-known there, and nothing waits for the device.
+Images stay in channels-last memory, in which they are read and the model works. Operations compute on the long rows
+of ``lines``. Draws are made on the CPU, so the operation of each image is known there, and nothing waits for the
+device.
 """
 
 from __future__ import annotations
@@ -22,22 +21,19 @@ Ids = npt.NDArray[np.int64]
 
 
 def as_ids(ids: npt.ArrayLike | Tensor) -> Ids:
-    """Draw ids as numpy integers, whatever sequence they came in."""
+    """Draw ids as numpy integers."""
     return np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids, dtype=np.int64)
 
 
 def on_device(values: npt.NDArray[np.generic], like: Tensor) -> Tensor:
-    """Numbers drawn on the CPU, beside the pictures they belong to; floats become float32."""
+    """Numbers drawn on the CPU, on the device of the images; floats become float32."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
     return to_device(tensor.to(dtype), like.device)
 
 
 def lines(images: Tensor) -> Tensor:
-    """The rows of pictures, channels side by side: (N, C, H, W) to (N, H, W * C).
-
-    A view of channels-last memory; pictures in another order are copied.
-    """
+    """The rows of images, channels side by side: (N, C, H, W) to (N, H, W * C). A view of channels-last memory."""
     return images.permute(0, 2, 3, 1).flatten(2)
 
 
@@ -50,13 +46,12 @@ def pictures(rows: Tensor, channels: int) -> Tensor:
 def by_group(
     images: Tensor, groups: npt.NDArray[np.integer], apply: Callable[[int, Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Apply one operation per group of pictures.
+    """Apply one operation per group of images.
 
     Args:
-        images: (N, C, H, W); unchanged.
-        groups: (N,) which operation each picture gets; negative leaves it as it is.
-        apply: from (group, rows, the pictures of that group) to these pictures, shape unchanged.
-            ``rows`` is an int64 tensor on the pictures' device.
+        groups: (N,) operation of each image; negative leaves it as it is.
+        apply: From (group, rows, the images of that group) to these images, shape unchanged. ``rows`` is an int64
+            tensor on the images' device.
 
     Returns:
         (N, C, H, W) in channels-last memory.
@@ -76,15 +71,8 @@ def by_group(
 
 
 def choose(bits: Tensor, where_true: Tensor, where_false: Tensor) -> Tensor:
-    """``torch.where`` for pictures; bitwise for uint8, which on a CPU is an order of magnitude faster.
-
-    Args:
-        bits: uint8, 255 or 0, broadcast against the others.
-        where_true: values where the bits are set; of the type of ``where_false``.
-        where_false: values elsewhere.
-
-    Returns:
-        The broadcast shape, type unchanged.
+    """``torch.where`` for images; bitwise for uint8, which on a CPU is an order of magnitude faster. Bits are 255 or "
+    "0.
     """
     if where_false.dtype != torch.uint8:
         return torch.where(bits.bool(), where_true, where_false)

@@ -1,4 +1,4 @@
-"""A uint8 batch and its labels to what the network trains on, on the device that holds the batch."""
+"""From a uint8 batch and its labels to what the model trains on."""
 
 from __future__ import annotations
 
@@ -71,28 +71,23 @@ def augment(
     stronger: Tensor | None = None,
     targets: Targets | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One group of pictures, augmented: flip, colours, RandAugment or AutoAugment, hole, normalise, mix.
+    """Augment one ghost batch: flip, colors, RandAugment or AutoAugment, hole, normalization, mixup or CutMix.
 
     Args:
-        images: (N, C, H, W) uint8; AutoAugment needs C = 3, RandAugment and colour do less to others.
-        labels: (N,) int64, 0 to num_classes - 1; of several labels each (N, M), -1 behind the last of a picture.
-        setting: how strong, at this step.
-        key: of the run's augmentation: the same at every step.
-        ids: (N,) draw ids, one per picture and epoch: what is done to a picture alone depends on its id.
-        mix_key: of this group at this step, for mixup and cutmix.
-        plan: what stays the same over the run.
-        preprocessing: of the network; its mean and std are used here.
-        num_classes: K.
-        stronger: (N,) what RandAugment's magnitude is multiplied by, on the CPU; None leaves it as it is.
-        targets: makes what the network is to answer, (N, K) float32, of (N, K) labels, counted and mixed, and of the
-            setting's smoothing; None is ``soft_labels``.
+        images: (N, C, H, W) uint8; AutoAugment needs C = 3, RandAugment and colour do less with other C.
+        labels: (N,) int64; multi-label (N, M), -1 after the last of an image.
+        setting: Strength at this step.
+        key: Of the run's augmentation: the same at every step.
+        ids: (N,) draw ids, one per image and epoch.
+        mix_key: Of this ghost batch at this step.
+        stronger: (N,) factors of RandAugment's magnitude, on the CPU.
+        targets: From mixed (N, K) label counts and the label smoothing to the targets; None is ``soft_labels``.
 
     Returns:
-        (N, C, H, W) float32 normalised, in channels-last memory, and (N, K) float32 targets: rows of ``soft_labels``
-        sum to 1.
+        (N, C, H, W) float32 normalized, in channels-last memory, and (N, K) float32 targets.
 
     Raises:
-        InputError: a number of channels that the mean or AutoAugment does not fit.
+        InputError: A number of channels that the mean or AutoAugment does not fit.
     """
     numbers, floats = as_ids(ids), _floats_like(images)
     for part in portions(images):
@@ -104,14 +99,8 @@ def augment(
 
 
 def hot_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """1 for each class that a picture is of, else 0.
-
-    Args:
-        labels: (N,) int64; of several labels each (N, M), -1 behind the last of a picture.
-        num_classes: K.
-
-    Returns:
-        (N, K) float32.
+    """(N, K) float32: 1 for each class of an image. Labels are (N,) int64, or (N, M) with -1 after the last of an "
+    "image.
     """
     if labels.ndim == 1:
         return functional.one_hot(labels, num_classes).float()
@@ -123,21 +112,17 @@ def hot_labels(labels: Tensor, num_classes: int) -> Tensor:
 def soft_labels(
     counted: Tensor, smoothing: float, *, weights: Tensor | None = None, towards: Tensor | None = None
 ) -> Tensor:
-    """Label distributions: each row in proportion, a share of it given to all classes alike.
+    """Label distributions (N, K): label counts in proportion, a fraction of which is spread over all classes.
 
     Args:
-        counted: (N, K) float, at least 0, each row with something above: of ``hot_labels``, mixed or not.
-        smoothing: the share, 0 to 1.
-        weights: (K,) of each class; a picture counts as much as its labels do, so that a row sums to that. What
-            smoothing moves counts as its picture does: a share of a common picture that goes to a rare class is not
-            that class's.
-        towards: (K,) what the classes get of the share, with the sum 1; None is as much each.
+        counted: (N, K) float of ``hot_labels``, mixed or not; each row has something above 0.
+        smoothing: The fraction, 0 to 1.
+        weights: (K,) of the classes. An image counts as much as its labels do, so that a row sums to that; its smoothed
+            fraction counts as its image does, also where it goes to a rare class.
+        towards: (K,) distribution of the fraction; None is uniform.
 
-    Returns:
-        (N, K) float32, rows sum to 1, or to their weight.
-
-    Source: google/automl, efficientnetv2: pictures are mixed with their labels counted, which are normalised to sum 1
-        after that (arXiv:2104.00298, section 5.2) and smoothed in the loss.
+    Source: google/automl, efficientnetv2: label counts are mixed, then normalized to sum 1 (arXiv:2104.00298, section
+        5.2) and smoothed in the loss.
     """
     shares = counted / counted.sum(dim=1, keepdim=True)
     each = smoothing / counted.shape[1] if towards is None else smoothing * towards
@@ -148,15 +133,7 @@ def soft_labels(
 
 
 def yes_or_no(counted: Tensor, smoothing: float) -> Tensor:
-    """Targets of classes that are answered each by itself: how much of the picture is of it, moved towards a half.
-
-    Args:
-        counted: (N, K) float, 0 to 1: of ``hot_labels``, mixed or not.
-        smoothing: of the way there, 0 to 1.
-
-    Returns:
-        (N, K) float32: unmixed 1 - smoothing / 2 for a label, smoothing / 2 for any other class, so that between the
-        two a half stays the middle.
+    """Multi-label targets (N, K): label counts moved towards 1/2 by the fraction ``smoothing``, so that 1/2 stays.
 
     Source: Keras' ``BinaryCrossentropy``.
     """
@@ -164,10 +141,10 @@ def yes_or_no(counted: Tensor, smoothing: float) -> Tensor:
 
 
 def _floats_like(images: Tensor) -> Tensor:
-    """Room for the batch in float32, in channels-last memory.
+    """An uninitialized float32 batch in channels-last memory.
 
-    On a CPU from numpy, which asks the system for large pages: with small ones, getting 69 MB (64 pictures of
-    300 px) takes longer than filling them.
+    On a CPU from numpy, which asks the system for large pages: with small ones, getting 69 MB (64 images of 300 px)
+    takes longer than filling them.
     """
     if images.device.type != "cpu":
         return torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
@@ -176,10 +153,7 @@ def _floats_like(images: Tensor) -> Tensor:
 
 
 def portions(images: Tensor) -> list[slice]:
-    """Pictures to work on at a time: all of them, but on a CPU few enough for its caches and its allocator.
-
-    What is done to a picture does not depend on its neighbours, so neither does it on this.
-    """
+    """Slices of images to work on at a time: all of them, but on a CPU few enough for its caches and its allocator."""
     bytes_each = images[0].numel() if len(images) else 1
     most = max(1, _PORTION_BYTES // bytes_each) if images.device.type == "cpu" else len(images)
     return [slice(first, first + most) for first in range(0, len(images), most)]
@@ -193,11 +167,7 @@ def augment_each(
     plan: AugmentPlan,
     stronger: Tensor | None = None,
 ) -> Tensor:
-    """What is done to each picture alone, before it is normalised; arguments as of ``augment``.
-
-    Returns:
-        (N, C, H, W) uint8.
-    """
+    """The part of ``augment`` that changes each image by itself, before it is normalized: uint8 to uint8."""
     if plan.flip == "horizontal":
         images = horizontal_flip(images, key.fold("flip"), ids)
     elif plan.flip == "symmetries":

@@ -1,14 +1,14 @@
-"""RandAugment: a few random operations per picture, all of one strength (arXiv:1909.13719).
+"""RandAugment: a few random operations per image, all of one strength (arXiv:1909.13719).
 
-The strength is a real number, the level: 10 is the full range of most operations, the paper of
-EfficientNetV2 goes to 25. The table below says what a level means to each operation, in two presets:
+The strength is a real number, the level: 10 is the full range of most operations, the paper of EfficientNetV2 goes to
+25. The table below has two presets:
 
-- ``released``: the formulas of the authors' code (google/automl, efficientnetv2). Some weaken as the
-  level grows (posterize, solarize), the enhancing ones are the identity at level 5, and translation and
-  holes are in pixels whatever the picture's size. Contrast has a quirk, see ``released_contrast``.
-- ``monotone``: ours. Everything is the identity at level 0 (the three operations without a strength
-  aside), grows with the level and with the picture; at 300 px, the training size of EfficientNetV2-S,
-  translation and holes are those of ``released``.
+- ``released``: the formulas of the authors' code (google/automl, efficientnetv2). Some weaken as the level grows
+  (posterize, solarize), the enhancing ones are the identity at level 5, and translation and holes are in pixels
+  whatever the image's size. Contrast differs, see ``released_contrast``.
+- ``monotone``: ours. Everything is the identity at level 0 (except the three operations without a strength), grows
+  with the level and with the image; at 300 px, the training size of EfficientNetV2-S, translation and holes are those
+  of ``released``.
 """
 
 from __future__ import annotations
@@ -39,10 +39,7 @@ _DRAWS = 4
 
 
 class Arguments(NamedTuple):
-    """What an operation gets for its n pictures: (n,) float tensors on their device.
-
-    ``strength`` is what the table's formula gives; ``y`` and ``x``, in [0, 1), say where a hole lies.
-    """
+    """Arguments of an operation for its n images: (n,) float tensors; ``y`` and ``x``, in [0, 1), place a hole."""
 
     strength: Tensor
     y: Tensor
@@ -54,22 +51,25 @@ Apply = Callable[[Tensor, Arguments], Tensor]
 
 @dataclass(frozen=True)
 class Operation:
-    """One row of the table: a name, what it does, and what a level means to it.
+    """One row of the table.
 
     Args:
-        name: as in the released code.
-        apply: from (n, C, H, W) uint8 pictures and their arguments to the changed pictures.
-        released: from m = level / 10, a sign of -1 or 1 (both per picture) and the shorter side in
-            pixels to the strength.
-        monotone: the same, ours.
-        released_apply: where the release computes otherwise than ``apply``.
+        apply: From (n, C, H, W) uint8 images and their arguments to the changed images.
+        released: From m = level / 10, a sign of -1 or 1 (both per image) and the shorter side in pixels to the
+            strength.
+        monotone: The same, ours.
+        released_apply: If the release computes otherwise than ``apply``.
     """
 
     name: str
     apply: Apply
-    released: Formula
-    monotone: Formula
+    released: str
+    monotone: str
     released_apply: Apply | None = None
+
+    def formula(self, preset: RandAugmentPreset) -> Formula:
+        """From (n,) levels, signs and the shorter side to (n,) strengths."""
+        return _FORMULAS[self.released if preset == "released" else self.monotone]
 
 
 def _plain(function: Callable[[Tensor], Tensor]) -> Apply:
@@ -86,90 +86,53 @@ def _cut(images: Tensor, arguments: Arguments) -> Tensor:
     return pictures(choose(hole(images, *arguments), fill, values), images.shape[1])
 
 
-def _none(m: Floats, sign: Floats, px: int) -> Floats:
-    return np.zeros_like(m)
-
-
-def _rotate(m: Floats, sign: Floats, px: int) -> Floats:
-    return sign * 30 * m  # degrees
-
-
-def _shear(m: Floats, sign: Floats, px: int) -> Floats:
-    return sign * 0.3 * m
-
-
-def _solarize_add(m: Floats, sign: Floats, px: int) -> Floats:
-    return np.minimum(255, np.floor(110 * m))
-
-
 def _whole(values: Floats, low: int, high: int) -> Floats:
     # A hair is added so that 0.3 / 10 * 100 is 3, not 2.
     cut: Floats = np.clip(np.floor(values + 1e-9), low, high)
     return cut
 
 
-def _enhance(m: Floats, sign: Floats, px: int) -> Floats:
-    return 1.8 * m + 0.1
-
-
-def _enhance_away(m: Floats, sign: Floats, px: int) -> Floats:
-    # Not below 0.1, the least of the released formula: at 0 a picture would be gone.
-    return np.maximum(0.1, 1 + sign * 0.9 * m)
-
-
-def _posterize(m: Floats, sign: Floats, px: int) -> Floats:
+# From m = level / 10, a sign and the shorter side in pixels.
+_FORMULAS: dict[str, Formula] = {
+    "none": lambda m, sign, px: np.zeros_like(m),
+    "rotate": lambda m, sign, px: sign * 30 * m,  # degrees
+    "shear": lambda m, sign, px: sign * 0.3 * m,
+    "solarize_add": lambda m, sign, px: np.minimum(255, np.floor(110 * m)),
+    "enhance": lambda m, sign, px: 1.8 * m + 0.1,
+    # Not below 0.1, the least of the released formula: at 0 an image would be gone.
+    "enhance_away": lambda m, sign, px: np.maximum(0.1, 1 + sign * 0.9 * m),
     # Bits kept. Not 0: where the released code shifts a byte by 8, TensorFlow shifts by 7, the most that it can.
-    return _whole(4 * m, 1, 8)
-
-
-def _posterize_away(m: Floats, sign: Floats, px: int) -> Floats:
-    return _whole(8 - 4 * m, 1, 8)
-
-
-def _solarize(m: Floats, sign: Floats, px: int) -> Floats:
-    return _whole(256 * m, 0, 256)  # threshold
-
-
-def _solarize_away(m: Floats, sign: Floats, px: int) -> Floats:
-    return _whole(256 * (1 - m), 0, 256)
-
-
-def _translate(m: Floats, sign: Floats, px: int) -> Floats:
-    return sign * 100 * m  # pixels
-
-
-def _translate_share(m: Floats, sign: Floats, px: int) -> Floats:
-    return sign * (100 / 300) * px * m
-
-
-def _cutout(m: Floats, sign: Floats, px: int) -> Floats:
-    return _whole(40 * m, 0, 1 << 20)  # pixels each way
-
-
-def _cutout_share(m: Floats, sign: Floats, px: int) -> Floats:
-    return _whole((40 / 300) * px * m, 0, 1 << 20)
+    "posterize": lambda m, sign, px: _whole(4 * m, 1, 8),
+    "posterize_away": lambda m, sign, px: _whole(8 - 4 * m, 1, 8),
+    "solarize": lambda m, sign, px: _whole(256 * m, 0, 256),  # threshold
+    "solarize_away": lambda m, sign, px: _whole(256 * (1 - m), 0, 256),
+    "translate": lambda m, sign, px: sign * 100 * m,  # pixels
+    "translate_share": lambda m, sign, px: sign * (100 / 300) * px * m,
+    "cutout": lambda m, sign, px: _whole(40 * m, 0, 1 << 20),  # pixels each way
+    "cutout_share": lambda m, sign, px: _whole((40 / 300) * px * m, 0, 1 << 20),
+}
 
 
 # fmt: off
 OPERATIONS = (
     #         name            applied                         released          monotone
-    Operation("AutoContrast", _plain(color.autocontrast),    _none,            _none),
-    Operation("Equalize",     _plain(color.equalize),        _none,            _none),
-    Operation("Invert",       _plain(color.invert),          _none,            _none),
-    Operation("Rotate",       _strong(geometric.rotate),       _rotate,          _rotate),
-    Operation("Posterize",    _strong(color.posterize),      _posterize,       _posterize_away),
-    Operation("Solarize",     _strong(color.solarize),       _solarize,        _solarize_away),
-    Operation("Color",        _strong(color.saturation),     _enhance,         _enhance_away),
-    Operation("Contrast",     _strong(color.contrast),       _enhance,         _enhance_away,
+    Operation("AutoContrast", _plain(color.autocontrast),    "none",            "none"),
+    Operation("Equalize",     _plain(color.equalize),        "none",            "none"),
+    Operation("Invert",       _plain(color.invert),          "none",            "none"),
+    Operation("Rotate",       _strong(geometric.rotate),       "rotate",          "rotate"),
+    Operation("Posterize",    _strong(color.posterize),      "posterize",       "posterize_away"),
+    Operation("Solarize",     _strong(color.solarize),       "solarize",        "solarize_away"),
+    Operation("Color",        _strong(color.saturation),     "enhance",         "enhance_away"),
+    Operation("Contrast",     _strong(color.contrast),       "enhance",         "enhance_away",
               released_apply=_strong(color.released_contrast)),
-    Operation("Brightness",   _strong(color.brightness),     _enhance,         _enhance_away),
-    Operation("Sharpness",    _strong(color.sharpness),      _enhance,         _enhance_away),
-    Operation("ShearX",       _strong(geometric.shear_x),      _shear,           _shear),
-    Operation("ShearY",       _strong(geometric.shear_y),      _shear,           _shear),
-    Operation("TranslateX",   _strong(geometric.translate_x),  _translate,       _translate_share),
-    Operation("TranslateY",   _strong(geometric.translate_y),  _translate,       _translate_share),
-    Operation("Cutout",       _cut,                           _cutout,          _cutout_share),
-    Operation("SolarizeAdd",  _strong(color.solarize_add),   _solarize_add,    _solarize_add),
+    Operation("Brightness",   _strong(color.brightness),     "enhance",         "enhance_away"),
+    Operation("Sharpness",    _strong(color.sharpness),      "enhance",         "enhance_away"),
+    Operation("ShearX",       _strong(geometric.shear_x),      "shear",           "shear"),
+    Operation("ShearY",       _strong(geometric.shear_y),      "shear",           "shear"),
+    Operation("TranslateX",   _strong(geometric.translate_x),  "translate",       "translate_share"),
+    Operation("TranslateY",   _strong(geometric.translate_y),  "translate",       "translate_share"),
+    Operation("Cutout",       _cut,                           "cutout",          "cutout_share"),
+    Operation("SolarizeAdd",  _strong(color.solarize_add),   "solarize_add",    "solarize_add"),
 )
 # fmt: on
 _IMPOSSIBLE = {"AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "SolarizeAdd"}
@@ -180,8 +143,8 @@ _OF_RGB = {"Color", "Contrast"}
 def _drawn(colours: Colours, channels: int) -> npt.NDArray[np.int64]:
     """Positions in ``OPERATIONS`` of those that are drawn from.
 
-    Bands of a raster are evidence by how they stand to each other, so what changes each by itself is left out there
-    whatever ``colours`` says. Ours.
+    Bands of a raster are evidence by their proportions, so operations that change each channel by itself are left out
+    for other than three channels, whatever ``colours`` says. Ours.
     """
     left_out: set[str] = set()
     if colours == "possible" or channels != RGB:
@@ -192,7 +155,7 @@ def _drawn(colours: Colours, channels: int) -> npt.NDArray[np.int64]:
 
 
 def names_for(channels: int, colours: Colours = "any") -> tuple[str, ...]:
-    """Names of the operations that pictures of so many channels get."""
+    """Names of the operations that images of so many channels get."""
     return tuple(OPERATIONS[i].name for i in _drawn(colours, channels))
 
 
@@ -206,24 +169,17 @@ def randaugment(
     layers: int = 2,
     colours: Colours = "any",
 ) -> Tensor:
-    """Apply ``layers`` operations one after the other, each drawn uniformly from those there are, to every picture.
+    """Apply ``layers`` operations one after another, each drawn uniformly, to every image.
 
     Args:
-        images: (N, C, H, W) uint8; unchanged. Of other than three channels, operations that know colours or change
-            each channel by itself are not drawn (``names_for``).
-        magnitude: the level, ≥ 0, one for all or (N,). Where a formula runs over (in ``released``
-            posterize would keep 10 bits at level 25), it is cut to its range.
-        key: of this purpose.
-        ids: (N,) draw ids; a picture's operations depend on the key and its id alone.
-        preset: which column of the table; see the module.
-        layers: operations per picture; fewer are the first of more. 2 as released.
-        colours: which operations there are; ``any`` as released.
-
-    Returns:
-        (N, C, H, W) uint8.
+        magnitude: The level, at least 0, one for all or (N,). Strengths out of an operation's range are cut to it (in
+            ``released``, posterize would keep 10 bits at level 25).
+        preset: Column of the table; see the module.
+        layers: Operations per image; 2 as released.
+        colours: The operations to draw from; ``any`` as released. See ``names_for`` for other than three channels.
 
     Raises:
-        InputError: a level below 0 or not finite.
+        InputError: A level below 0 or not finite.
     """
     level = np.asarray(magnitude.cpu() if isinstance(magnitude, Tensor) else magnitude, dtype=np.float64)
     if not (np.isfinite(level).all() and (level >= 0).all()):
@@ -245,8 +201,7 @@ def _one_layer(
     strength = np.zeros(len(images))
     for index in np.unique(which):
         rows = which == index
-        formula: Formula = getattr(OPERATIONS[index], preset)
-        strength[rows] = formula(m[rows], sign[rows], px)
+        strength[rows] = OPERATIONS[index].formula(preset)(m[rows], sign[rows], px)
     return operate(images, which, strength, draws[:, 2:4], preset)
 
 
@@ -257,17 +212,12 @@ def operate(
     places: Floats,
     preset: RandAugmentPreset,
 ) -> Tensor:
-    """One operation for every picture.
+    """Apply one operation to every image.
 
     Args:
-        images: (N, C, H, W) uint8; unchanged.
-        which: (N,) positions in ``OPERATIONS``; negative leaves the picture as it is.
+        which: (N,) positions in ``OPERATIONS``; negative leaves the image as it is.
         strength: (N,) what the operation's formula gave.
         places: (N, 2) in [0, 1): row and column of a hole.
-        preset: whose operation it is, where the two differ.
-
-    Returns:
-        (N, C, H, W) uint8.
     """
     arguments = on_device(np.column_stack([strength, places]), images)
 
