@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.models.conversion import convert, torchvision
-from efficientnetv2.models.conversion.detect import tensor_names
+from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.efficientnet import EfficientNet
 
 

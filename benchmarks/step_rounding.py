@@ -21,7 +21,7 @@ from benchmarks.record import record
 from benchmarks.train_step import Peer, Workload, our_losses, our_recipe, timm_network
 from torch import Tensor, nn
 
-from efficientnetv2.models.conversion import timm as timm_names
+from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.transforms.normalize import normalise
@@ -74,7 +74,7 @@ def both(work: Workload) -> tuple[Rounded, Rounded]:
     apply_regularization(ours, dropout=0.0, drop_path=0.0)
     theirs = timm_network(work).to(memory_format=torch.channels_last)
     exact, their_exact = (gradients(network, work, "fp32") for network in (ours, theirs))
-    names = timm_names.tensor_names(work.network().architecture)
+    names = tensor_names("timm", work.network().architecture)
     for name, grad in exact.items():  # both are the same network, or nothing here means anything
         torch.testing.assert_close(their_exact[names[name]], grad, rtol=1e-2, atol=1e-3)
     return rounded(ours, work, exact), rounded(theirs, work, their_exact)

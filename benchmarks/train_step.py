@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
-from efficientnetv2.models.conversion import timm as timm_names
+from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
@@ -184,7 +184,7 @@ def timm_network(work: Workload) -> nn.Module:
     )
     ours = work.network()
     state = ours.state_dict()
-    names = timm_names.tensor_names(ours.architecture)
+    names = tensor_names("timm", ours.architecture)
     network.load_state_dict({theirs: state[name] for name, theirs in names.items()})
     return network.train()
 

@@ -12,7 +12,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.cli.convert import names, told
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file
-from efficientnetv2.models.conversion.timm import tensor_names
+from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
@@ -26,7 +26,7 @@ def foreign(tmp_path_factory):
     """timm's tensors and no more."""
     torch.manual_seed(0)
     network = create("efficientnetv2_b0", num_classes=3)
-    renamed = tensor_names(network.architecture)
+    renamed = tensor_names("timm", network.architecture)
     path = tmp_path_factory.mktemp("foreign") / "in.safetensors"
     save_file({renamed[name]: value for name, value in network.state_dict().items()}, path)
     return path

@@ -101,7 +101,7 @@ def test_a_server_without_ranges_is_heard_from_the_start(server, hub):
 
 def test_what_came_before_a_failure_is_not_fetched_again_later(server, hub):
     server.breaks = [3 * 2**20, 0, 0, 0]
-    with pytest.raises(InputError, match="what has come so far is kept"):
+    with pytest.raises(InputError, match="the download resumes"):
         fetch(NAME, hub)
     assert cached(NAME, hub) is None
     server.asked.clear()

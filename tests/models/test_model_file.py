@@ -336,9 +336,9 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain.update(architecture=None, foreign="timm:resnet10t"), "do not fit"),
         (
             lambda plain: plain.update(architecture=None, foreign="timm:resnet10t.c3_in1k"),
-            "names weights beside those that it holds",
+            r"timm:resnet10t\.c3_in1k",
         ),
-        (lambda plain: plain.update(architecture=None), "only its code can make"),
+        (lambda plain: plain.update(architecture=None), "network=module"),
         (lambda plain: plain.update(format_version=0), "never a format 0"),
         (lambda plain: plain.update(in_channels=4), "preprocessing of 3 channels for 4"),
         (
@@ -441,7 +441,7 @@ def test_a_weight_of_another_kind_or_value(tmp_path):
     for change, says in (
         (count, r"int64 \[3\], not float32"),
         (nudge, "SHA-256"),
-        (spoil, r"NaN.*classifier\.bias.*It was changed, or made by another program: take another file"),
+        (spoil, r"NaN.*classifier\.bias"),
     ):
         path = _save(tmp_path / "m.safetensors")
         _rewrite(path, change_tensors=change)
@@ -651,7 +651,7 @@ def test_a_module_for_a_file_that_needs_none_is_refused(tmp_path):
     """It would have stayed as it is, without a word."""
     network = EfficientNet(SMALL, num_classes=3)
     _save(tmp_path / "m.safetensors", network)
-    with pytest.raises(InputError, match=r"says itself what its network is.*Leave network out"):
+    with pytest.raises(InputError, match="Leave network out"):
         model_file.load(tmp_path / "m.safetensors", network=EfficientNet(SMALL, num_classes=3))
 
 

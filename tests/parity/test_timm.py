@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from efficientnetv2.architectures.registry import architecture
-from efficientnetv2.models.conversion.timm import tensor_names
+from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
 
 timm = pytest.importorskip("timm")
@@ -24,7 +24,7 @@ def ours_with(table, theirs):
     """Our network of a table with the weights of timm's: a pure renaming, no tensor left over."""
     with torch.device("meta"):
         network = create(table)
-    names, weights = tensor_names(table), theirs.state_dict()
+    names, weights = tensor_names("timm", table), theirs.state_dict()
     renamed = {ours: weights.pop(names[ours]) for ours in network.state_dict()}
     assert not weights
     network.load_state_dict(renamed, assign=True)
@@ -54,7 +54,7 @@ def test_features_are_timms(randomise):
     theirs = randomise(timm.create_model("tf_efficientnetv2_b0", features_only=True))
     pictures = torch.randn(2, 3, ODD_PX, ODD_PX)
     network = create("efficientnetv2_b0").eval()
-    names, weights = tensor_names(network.architecture), theirs.state_dict()
+    names, weights = tensor_names("timm", network.architecture), theirs.state_dict()
     for key, tensor in network.state_dict().items():
         if not key.startswith(("head", "classifier")):
             tensor.copy_(weights[names[key]])

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from efficientnetv2.architectures.registry import architecture
-from efficientnetv2.models.conversion.torchvision import tensor_names
+from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
 
 EVEN_PX, ODD_PX = 64, 75
@@ -18,7 +18,7 @@ def ours_with(table, theirs):
     """Our network of a table with the weights of torchvision's: a pure renaming, no tensor left over."""
     with torch.device("meta"):
         network = create(table)
-    names, weights = tensor_names(table), theirs.state_dict()
+    names, weights = tensor_names("torchvision", table), theirs.state_dict()
     renamed = {ours: weights.pop(names[ours]) for ours in network.state_dict()}
     assert not weights
     network.load_state_dict(renamed, assign=True)

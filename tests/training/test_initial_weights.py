@@ -15,7 +15,7 @@ from efficientnetv2.architectures.registry import architecture, published
 from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
 from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.blocks import ConvNorm, _Block
-from efficientnetv2.models.conversion import timm as timm_names
+from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.training.initial_weights import (
@@ -251,7 +251,7 @@ def in_cache(name, monkeypatch, tmp_path):
     save_file(
         {
             theirs: tensors[ours].contiguous()
-            for ours, theirs in timm_names.tensor_names(network.architecture).items()
+            for ours, theirs in tensor_names("timm", network.architecture).items()
         },
         folder / "model.safetensors",
     )
@@ -375,7 +375,7 @@ def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_
 
 def test_a_bare_timm_file_can_be_trained_on(tmp_path):
     network = create("efficientnetv2_b0", num_classes=0)
-    names = timm_names.tensor_names(network.architecture)
+    names = tensor_names("timm", network.architecture)
     tensors = {names[ours]: tensor for ours, tensor in network.state_dict().items()}
     save_file(tensors, tmp_path / "trunk.safetensors")
     begin = begun(f"weights={tmp_path / 'trunk.safetensors'}")

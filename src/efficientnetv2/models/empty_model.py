@@ -30,7 +30,7 @@ class TensorLike(Protocol):
 
     @property
     def shape(self) -> Sequence[int]:
-        """Sides."""
+        """Size of each dimension."""
 
 
 def module_of(network: Network) -> nn.Module:
@@ -53,28 +53,27 @@ def empty_network(
     """
     if given is not None and header.can_be_built:
         raise InputError(
-            f"{path} says itself what its network is, so the module that was given would stay as it is. Leave network "
-            "out, and take the one that load returns."
+            f"{path} names its network, so the given module would not change. Leave network out."
         )
     if header.architecture is not None:
         return _empty_efficientnet(path, header, len(found))
-    if header.foreign is not None:
-        if not is_library_model(header.foreign):
+    if header.foreign is None:
+        if given is None:
             raise InputError(
-                f"{path}: its network is '{header.foreign}', of a library that is not known here. {UPGRADE}"
+                f"{path} holds the weights of a module of your own. Create it, and load with efficientnetv2.load(path, "
+                "network=module)."
             )
-        if "." in header.foreign.partition(":")[2]:  # a hostile file could make us download others
-            raise InputError(
-                f"{path}: its network is '{header.foreign}', which names weights beside those that it holds, as no "
-                "file of this package does. It was changed: take it again from where it came."
-            )
-        return _empty_library_model(header.foreign, header, found)
-    if given is None:
+        return given if isinstance(given, WrappedModel) else WrappedModel(given)
+    if not is_library_model(header.foreign):
         raise InputError(
-            f"{path} holds the weights of a module of one's own, which only its code can make. Make it, and load "
-            "with efficientnetv2.load(path, network=module)."
+            f"{path}: its network is '{header.foreign}', of a library that is not known here. {UPGRADE}"
         )
-    return given if isinstance(given, WrappedModel) else WrappedModel(given)
+    if "." in header.foreign.partition(":")[2]:  # a hostile file could make us download others
+        raise InputError(
+            f"{path}: its network is '{header.foreign}', with weights that the file does not hold. It was changed: "
+            "copy it again from its source."
+        )
+    return _empty_library_model(header.foreign, header, found)
 
 
 def _empty_efficientnet(path: Path, header: Header, tensors: int) -> EfficientNet:
@@ -98,13 +97,13 @@ def _empty_library_model(source: str, header: Header, found: Mapping[str, Tensor
     library's when pretrained weights were adapted.
     """
     built = _build(source, header, num_classes=header.num_classes, in_channels=header.in_channels)
-    if not any(differences(built.module.state_dict(), found)):
+    if not describe_differences(built.module.state_dict(), found):
         return built
     try:
         adapted = _build(source, header)
     except InputError:  # the library builds it without a classifier
         return built
-    return built if any(differences(adapted.module.state_dict(), found)) else adapted
+    return built if describe_differences(adapted.module.state_dict(), found) else adapted
 
 
 def _build(source: str, header: Header, **options: int) -> WrappedModel:
@@ -135,31 +134,23 @@ def _has_hidden_tensors(network: nn.Module) -> bool:
     )
 
 
-def differences(
-    wanted: Mapping[str, TensorLike], found: Mapping[str, TensorLike]
-) -> tuple[list[str], list[str], list[str]]:
-    """Tensors of a model that a file lacks, those that it has too many, and those of another shape or kind."""
+def describe_differences(wanted: Mapping[str, TensorLike], found: Mapping[str, TensorLike]) -> str:
+    """Tensors of a model that a file lacks, has too many, or has in another shape or kind; "" if there are none."""
 
     def kind(tensor: TensorLike) -> str:
         return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
-    wrong = [
-        f"'{name}' is {kind(other)}, not {kind(tensor)}"
-        for name, tensor in wanted.items()
-        if (other := found.get(name)) is not None
-        and (
-            tuple(other.shape) != tuple(tensor.shape)
-            or other.dtype.is_floating_point != tensor.dtype.is_floating_point
-        )
-    ]
+    def same(tensor: TensorLike, other: TensorLike) -> bool:
+        floating = tensor.dtype.is_floating_point
+        return tuple(tensor.shape) == tuple(other.shape) and floating == other.dtype.is_floating_point
+
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted]
-    return missing, extra, wrong
-
-
-def describe_differences(wanted: Mapping[str, TensorLike], found: Mapping[str, TensorLike]) -> str:
-    """``differences`` in words; "" if there are none."""
-    missing, extra, wrong = differences(wanted, found)
+    wrong = [
+        f"'{name}' is {kind(found[name])}, not {kind(tensor)}"
+        for name, tensor in wanted.items()
+        if name in found and not same(tensor, found[name])
+    ]
     names = [f"missing {shorten(missing)}"] * bool(missing) + [f"unknown {shorten(extra)}"] * bool(extra)
     return "; ".join(names + wrong[:3])
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Literal, overload
 
 from torch import nn
@@ -14,9 +14,8 @@ from efficientnetv2.architectures.registry import NAMES, published
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import model_file, pretrained
 from efficientnetv2.models.adapt import adapt
-from efficientnetv2.models.conversion import convert, keras_layers, torchvision
-from efficientnetv2.models.conversion import timm as timm_names
-from efficientnetv2.models.conversion.tensors import shape_name
+from efficientnetv2.models.conversion import convert, detect
+from efficientnetv2.models.conversion.layouts import Source, published_shape
 from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
 from efficientnetv2.models.features import Backbone
 from efficientnetv2.models.library_models import build_library_model, is_library_model
@@ -35,22 +34,12 @@ _SUFFIXES = (
     ".h5",
     ".keras",
     ".ckpt",
-)  # model files and convertible weights
+)  # of model files and convertible weights
 _IMAGENET_CLASSES = 1000
 
 Model = str | Path | Architecture | nn.Module
 
 
-@overload
-def create(
-    model: Architecture,
-    *,
-    num_classes: int | None = ...,
-    in_channels: int | None = ...,
-    dropout: float | None = ...,
-    drop_path: float | None = ...,
-    features_only: Literal[False] = ...,
-) -> EfficientNet: ...
 @overload
 def create(
     model: Model,
@@ -114,7 +103,9 @@ def create(
     else:
         network = _create_or_load(model, num_classes, in_channels)
         if isinstance(network, EfficientNet):
-            name = shape_name(network.architecture)  # ignores padding, which converted weights may change
+            name = published_shape(
+                network.architecture
+            )  # ignores padding, which converted weights may change
             released = published(name).dropout if name else DROPOUT
             dropout = released if dropout is None else dropout
             drop_path = DROP_PATH if drop_path is None else drop_path
@@ -138,8 +129,8 @@ def _create_or_load(
     if isinstance(model, str) and model not in NAMES:
         if Path(model).exists():
             raise InputError(
-                f"'{model}' names no network, but there is a file or folder called so: to load it, give "
-                f"pathlib.Path('{model}'), or './{model}'."
+                f"'{model}' is no model name, but a file or folder. To load it, give pathlib.Path('{model}') or "
+                f"'./{model}'."
             )
         raise unknown_model_error(model)
     known = published(model) if isinstance(model, str) else None
@@ -161,51 +152,34 @@ def unknown_model_error(model: str) -> InputError:
         meant += dot + tag
     there = [f"'{word}'" for word in [*_library_names(name, tag)] or _library_names(name, "")]
     if meant is not None:
-        also = f" The one of the library itself: {' or '.join(there)}." if there else ""
+        also = f" The library's own: {' or '.join(there)}." if there else ""
         return InputError(f"there is no network '{model}'; did you mean '{meant}'?{also}")
     if there:
-        return InputError(
-            f"there is no network '{model}' of ours, but others have it: {' or '.join(there)}. Say it so, with the "
-            "library before it."
-        )
+        return InputError(f"there is no network '{model}' of ours; did you mean {' or '.join(there)}?")
     return InputError(
-        f"there is no network '{model}'{did_you_mean(model, NAMES)} Known: {', '.join(NAMES)}. Networks of other "
+        f"there is no network '{model}'{did_you_mean(model, NAMES)} Known: {', '.join(NAMES)}. Models of other "
         "libraries: timm:NAME, torchvision:NAME."
     )
 
 
 def _published_elsewhere(name: str) -> str | None:
     """The published model that another library calls by this name."""
-    readers: tuple[Callable[[str], str], ...] = (
-        lambda word: timm_names.published_name(word)[0],
-        torchvision.published_name,
-        keras_layers.published_name,
-    )
-    for published_name in readers:
-        try:
-            return published_name(name)
-        except InputError:
-            continue
+    sources: tuple[Source, ...] = ("timm", "torchvision", "keras")
+    for source in sources:
+        with suppress(InputError):
+            return detect.published_name(source, name)
     return None
 
 
 def _library_names(name: str, tag: str) -> Iterator[str]:
     """Names for ``create`` of the libraries' models of this name, with weights of this tag if one is given."""
     word = f"{name}.{tag}" if tag else name
-    timm = _if_installed(lambda: import_optional("timm", "timm", f"the network 'timm:{name}'"))
-    if timm and timm.is_model(name) and (not tag or word in timm.list_pretrained(f"{name}.*")):
-        yield f"timm:{word}"
-    models = _if_installed(lambda: import_torchvision("models"))
-    if (
-        models
-        and name in models.list_models(module=models)
-        and (not tag or tag in models.get_model_weights(name).__members__)
-    ):
-        yield f"torchvision:{word}"
-
-
-def _if_installed(imported: Callable[[], ModuleType]) -> ModuleType | None:
-    try:
-        return imported()
-    except InputError:
-        return None
+    with suppress(InputError):  # not installed
+        timm = import_optional("timm", "timm", f"the model 'timm:{name}'")
+        if timm.is_model(name) and (not tag or word in timm.list_pretrained(f"{name}.*")):
+            yield f"timm:{word}"
+    with suppress(InputError):
+        models = import_torchvision("models")
+        known = name in models.list_models(module=models)
+        if known and (not tag or tag in models.get_model_weights(name).__members__):
+            yield f"torchvision:{word}"

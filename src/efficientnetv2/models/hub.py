@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -125,39 +126,36 @@ def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
         WeightsNotFoundError: The server has no such file.
     """
     hub, entry = hub or Hub(), _remote(what)
-    path = cached(entry, hub)
+    path, manual = cached(entry, hub), _manual_path(entry, hub)
     if path is not None and _is_intact(path, entry):
         return path
-    if path is not None and path != (manual := _manual_path(entry, hub)) and manual.is_file():
+    if path not in (None, manual) and manual.is_file():
         return manual  # in place of the damaged file
-    state = (
-        f"'{entry.name}' is not in the cache" if path is None else f"{path} is damaged (its SHA-256 is wrong)"
-    )
+    state = f"'{entry.name}' is not in the cache" if path is None else f"{path} is damaged (wrong SHA-256)"
     if hub.offline:
-        raise _not_available(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids to fetch it")
+        raise _not_available(entry, hub, f"{state}, and HF_HUB_OFFLINE forbids downloads")
     source = url(entry, hub)
+    server = "/".join(source.split("/")[:3])
     _logger.warning(
-        f"Downloading the weights '{entry.name}' from {_server(source)}. This stops after {STALL_S:g} s without "
-        "progress. HF_HUB_OFFLINE=1 skips downloads."
+        f"Downloading the weights '{entry.name}' from {server}. This stops after {STALL_S:g} s without progress. "
+        "HF_HUB_OFFLINE=1 skips downloads."
     )
     try:
-        return (_from_pytorch if entry.source == "torchvision" else _from_hub)(entry, hub)
+        return _from_pytorch(entry, hub) if entry.source == "torchvision" else _from_hub(entry, hub)
     except (httpx2.HTTPError, TimeoutError, LocalEntryNotFoundError) as error:
         response = getattr(error, "response", None)
-        if response is not None:
-            reason = f"{source} answers {response.status_code} {response.reason_phrase}".rstrip()
+        if response is None:
+            reason = f"{server} cannot be reached, or breaks off ({str(error) or type(error).__name__})"
         else:
-            reason = (
-                f"{_server(source)} cannot be reached, or breaks off ({str(error) or type(error).__name__})"
-            )
-        failure = _not_available(entry, hub, f"{state}, and fetching it failed: {reason}")
+            reason = f"{source} answers {response.status_code} {response.reason_phrase}".rstrip()
+        kind: type[DownloadError] = DownloadError
         if response is not None and response.status_code == HTTPStatus.NOT_FOUND:
-            failure = WeightsNotFoundError(str(failure))
-        raise failure from error
+            kind = WeightsNotFoundError
+        raise kind(str(_not_available(entry, hub, f"{state}, and the download failed: {reason}"))) from error
     except OSError as error:
         raise InputError(
-            f"'{entry.name}' cannot be kept in the cache {hub.cache_of(entry)} ({error.strerror or error}). Make room, "
-            f"or name another folder with {_variable(entry)}."
+            f"'{entry.name}' cannot be stored in the cache {hub.cache_of(entry)} ({error.strerror or error}). Make "
+            f"room, or name another folder with {_variable(entry)}."
         ) from error
 
 
@@ -173,36 +171,24 @@ def _from_hub(entry: Remote, hub: Hub) -> Path:
         lambda: get_hf_file_metadata(source, timeout=hub.patience_s, endpoint=hub.endpoint),
     )
     if stated.etag is None or not _SHA256.fullmatch(stated.etag):
-        raise _not_available(
-            entry, hub, f"{source} states no SHA-256 ({stated.etag}), so that it cannot be checked"
-        )
+        raise _not_available(entry, hub, f"{source} states no SHA-256 ({stated.etag}) to check it by")
     folder = hub.folder / _repository_folder(entry)
-    content = folder / "blobs" / stated.etag
+    headers = build_hf_headers(library_name="efficientnetv2")
     with _lock(hub.folder, folder.name, stated.etag):
-        if not (content.is_file() and sha256_of(content) == stated.etag):
-            content.parent.mkdir(parents=True, exist_ok=True)
-            download(
-                source,
-                content,
-                sha256=stated.etag,
-                size=stated.size,
-                headers=build_hf_headers(library_name="efficientnetv2"),
-                patience_s=hub.patience_s,
-            )
-    return Path(
-        hf_hub_download(
-            entry.repository,
-            entry.file,
-            cache_dir=hub.folder,
-            endpoint=hub.endpoint,
-            etag_timeout=hub.patience_s,
-        )
+        _ensure(folder / "blobs" / stated.etag, source, stated.etag, stated.size, headers, hub)
+    path = hf_hub_download(
+        entry.repository,
+        entry.file,
+        cache_dir=hub.folder,
+        endpoint=hub.endpoint,
+        etag_timeout=hub.patience_s,
     )
+    return Path(path)
 
 
 def _from_pytorch(entry: Remote, hub: Hub) -> Path:
     """Into torchvision's cache."""
-    source, to = url(entry, hub), hub.torch_folder / entry.file
+    source, path = url(entry, hub), hub.torch_folder / entry.file
     head = call_with_timeout(
         hub.patience_s,
         lambda: get_session().head(source, headers={"Accept-Encoding": "identity"}, timeout=hub.patience_s),
@@ -210,17 +196,17 @@ def _from_pytorch(entry: Remote, hub: Hub) -> Path:
     head.raise_for_status()
     length = head.headers.get("Content-Length")
     with _lock(hub.torch_folder, "torchvision", entry.file):
-        if not (to.is_file() and _is_intact(to, entry)):
-            to.parent.mkdir(parents=True, exist_ok=True)
-            download(
-                source,
-                to,
-                sha256=_hash_in_name(entry),
-                size=None if length is None else int(length),
-                headers={},
-                patience_s=hub.patience_s,
-            )
-    return to
+        _ensure(path, source, _hash_in_name(entry), None if length is None else int(length), {}, hub)
+    return path
+
+
+def _ensure(
+    path: Path, source: str, sha256: str, size: int | None, headers: Mapping[str, str], hub: Hub
+) -> None:
+    """Download a file unless another process has; the caller holds the lock."""
+    if not (path.is_file() and sha256_of(path).startswith(sha256)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(source, path, sha256=sha256, size=size, headers=headers, patience_s=hub.patience_s)
 
 
 def _remote(what: str | Remote) -> Remote:
@@ -258,19 +244,15 @@ def _is_intact(path: Path, entry: Remote) -> bool:
     return not _SHA256.fullmatch(known) or sha256_of(path) == known
 
 
-def _server(source: str) -> str:
-    return "/".join(source.split("/")[:3])
-
-
 def _variable(entry: Remote) -> str:
     return "TORCH_HOME" if entry.source == "torchvision" else "HF_HUB_CACHE"
 
 
 def _not_available(entry: Remote, hub: Hub, state: str) -> DownloadError:
-    again = "Unset it" if hub.offline else "Try again with a network; what has come so far is kept"
+    again = "Unset it" if hub.offline else "Try again with a network: the download resumes"
     also = f" (or run effnetv2 models --fetch {entry.name})" if isinstance(entry, Pretrained) else ""
     return DownloadError(
-        f"{state}. {again}. Or fill the cache by hand: on a machine "
-        f"with a network download {url(entry, hub)}{also} and put the file at {_manual_path(entry, hub)} "
-        f"(the cache folder is {hub.cache_of(entry)}; {_variable(entry)} names another)."
+        f"{state}. {again}. Or fill the cache by hand: on a machine with a network, download {url(entry, hub)}{also} "
+        f"and put the file at {_manual_path(entry, hub)} (the cache folder is {hub.cache_of(entry)}; "
+        f"{_variable(entry)} names another)."
     )

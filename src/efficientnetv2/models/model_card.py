@@ -27,9 +27,7 @@ UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, t
 
 UNKNOWN_SHA256 = "0" * 64  # holds the place of a SHA-256 until it is known
 _KEY = "efficientnetv2"  # metadata entry of a model file
-CARRIED = (
-    "efficientnetv2.carried"  # the same in files for other libraries, see ``conversion.embedded_metadata``
-)
+CARRIED = "efficientnetv2.carried"  # the same in files for other libraries, see ``conversion.weight_file``
 
 T = TypeVar("T")
 
@@ -39,15 +37,11 @@ class Header:
     """Everything that a model file says besides its weights.
 
     Args:
-        format_version: Of this text.
-        package_version: Of the package that wrote it.
         architecture: None for a model of another library.
-        foreign: Where a model of another library comes from ("timm:resnet50"). None if only its own code can build it.
-        preprocessing: From an image of any size to the input.
-        class_names: Of the outputs, in order.
+        foreign: Name of a model of another library ("timm:resnet50"). None if only its own code can build it.
         answer: Meaning of the logits.
         recipe: The recipe that trained it, as plain JSON.
-        metrics: Its metrics, as plain JSON.
+        metrics: As plain JSON.
         sha256: Of the tensors. Unknown in files for other libraries, whose tensors have other names. It is the last
             field because ``safetensors_io.write`` fills in the last one it finds.
     """
@@ -91,12 +85,12 @@ class Header:
     def of(
         network: Network,
         *,
-        preprocessing: Preprocessing,
-        class_names: Sequence[str],
-        recipe: Mapping[str, Any],
-        metrics: Mapping[str, Any],
+        preprocessing: Preprocessing | None = None,
+        class_names: Sequence[str] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
     ) -> Header:
-        """The header of a model.
+        """The header of a model; None takes a value from the model.
 
         Raises:
             InputError: Names or channels do not fit the model, recipe or metrics are not JSON, or it is an ensemble.
@@ -110,11 +104,11 @@ class Header:
                 foreign=network.source if isinstance(network, WrappedModel) else None,
                 num_classes=network.num_classes,
                 in_channels=network.in_channels,
-                preprocessing=preprocessing,
-                class_names=tuple(class_names),
+                preprocessing=network.preprocessing if preprocessing is None else preprocessing,
+                class_names=tuple(network.class_names if class_names is None else class_names),
                 answer=network.answer,
-                recipe=dict(recipe),
-                metrics=dict(metrics),
+                recipe=dict(network.recipe if recipe is None else recipe),
+                metrics=dict(network.metrics if metrics is None else metrics),
                 sha256=UNKNOWN_SHA256,
             )
         except ValidationError as error:
@@ -156,8 +150,8 @@ def conversion_hint(path: Path) -> str:
     convert = shell_join(["effnetv2", "convert", str(path), "OUT.safetensors"])
     train = shell_join(["--weights", str(path)])
     return (
-        "If it holds weights of timm, torchvision, Keras or the authors, this makes a model file of it, and says what "
-        f"had to be assumed: {convert}. To train from it: {train}"
+        "If it holds weights of timm, torchvision, Keras or the authors, this makes a model file of it, and names what "
+        f"it assumes: {convert}. To train from it: {train}"
     )
 
 
@@ -192,23 +186,19 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
         written = TypeAdapter(int).validate_python(
             plain.get("format_version") if isinstance(plain, dict) else None
         )
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the metadata '{key}' is damaged ({error_summary(error)}).") from error
-    if written > FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format {written}, written by efficientnetv2 {plain.get('package_version')}; "
-            f"this is {version('efficientnetv2')}, which reads up to {FORMAT_VERSION}. {UPGRADE}"
-        )
-    if written < 1:
-        raise InputError(f"{path}: the metadata '{key}' is damaged (there was never a format {written}).")
-    if written == 1:  # had no models of other libraries
-        plain = {"foreign": None} | plain
-    # Format 2 had raster bands of three channels only; their rule is unchanged.
-    if written < 4:  # had softmax only
-        plain = {"answer": "softmax"} | plain
-    try:
+        if written < 1:
+            raise ValueError(f"there was never a format {written}")
+        if written > FORMAT_VERSION:
+            raise InputError(
+                f"{path} has format {written}, written by efficientnetv2 {plain.get('package_version')}; "
+                f"this is {version('efficientnetv2')}, which reads up to {FORMAT_VERSION}. {UPGRADE}"
+            )
+        # Format 1 had no models of other libraries, 2 had raster bands of three channels only, 3 had only softmax.
+        plain = {"foreign": None, "answer": "softmax"} | plain if written < 4 else plain
         return TypeAdapter(Header).validate_python(plain | {"format_version": FORMAT_VERSION}), written
-    except (ValidationError, RecursionError) as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
         raise InputError(f"{path}: the metadata '{key}' is damaged ({error_summary(error)}).") from error
 
 
@@ -217,6 +207,4 @@ def parse_entry(path: Path, text: str, key: str, from_json: Callable[[str], T]) 
     try:
         return from_json(text)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(
-            f"{path}: the metadata '{key}' is damaged ({error_summary(error)}). Copy the file again."
-        ) from error
+        raise InputError(f"{path}: the metadata '{key}' is damaged ({error_summary(error)}).") from error

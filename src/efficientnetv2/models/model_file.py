@@ -23,10 +23,11 @@ from efficientnetv2.models.model_card import Header, conversion_hint
 from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, error_summary, pluralize, shorten
+from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
 SUFFIX = ".safetensors"
 NAME = f"model{SUFFIX}"  # in a run directory
+_COPY_AGAIN = "The file was damaged or changed: copy it again from its source."
 
 
 def save(
@@ -64,34 +65,33 @@ def save(
 
         ev2.save("model.safetensors", network, class_names=("cat", "dog"))
     """
-    _check_arguments(path, network)
+    if not (isinstance(path, str | os.PathLike) and isinstance(network, Network)):
+        raise InputError(
+            "save takes the path first, then the network; given were "
+            f"{type(path).__name__} and {type(network).__name__}. A module becomes a network by "
+            "efficientnetv2.create(module)."
+        )
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise InputError(f"{path} was not written: a model file ends in {SUFFIX}. Name it so.")
-    tensors = _independent(module_of(network).state_dict())
-    _check_values(
-        tensors,
-        f"{path} was not written",
-        fix="The training diverged: train again with a lower learning rate.",
-    )
     try:
+        if path.suffix != SUFFIX:
+            raise InputError(f"a model file ends in {SUFFIX}. Name it so.")
+        tensors = _independent(module_of(network).state_dict())
+        safetensors_io.check_values(
+            tensors, "the weights are damaged", fix="Train again with a lower learning rate."
+        )
         if half:
             tensors = safetensors_io.to_half(tensors)
         header = Header.of(
-            network,
-            preprocessing=network.preprocessing if preprocessing is None else preprocessing,
-            class_names=network.class_names if class_names is None else class_names,
-            recipe=network.recipe if recipe is None else recipe,
-            metrics=network.metrics if metrics is None else metrics,
+            network, preprocessing=preprocessing, class_names=class_names, recipe=recipe, metrics=metrics
         )
+        if header.can_be_built and (different := describe_changes(path, header, network, tensors)):
+            raise InputError(
+                "layers were changed after the network was created, and load could not build them again "
+                f"({different}). For other classes or channels: efficientnetv2.adapt(network, num_classes=N). To keep "
+                "these weights: torch.save(network.state_dict(), FILE)."
+            )
     except InputError as error:
         raise InputError(f"{path} was not written: {error}") from error
-    if header.can_be_built and (different := describe_changes(path, header, network, tensors)):
-        raise InputError(
-            f"{path} was not written: layers were changed after the network was created, and load could not make them "
-            f"again ({different}). For other classes or channels: efficientnetv2.adapt(network, num_classes=N). To "
-            "keep these weights: torch.save(network.state_dict(), FILE)."
-        )
     fingerprint = network.trained_on if trained_on is None else trained_on
     metadata = header.metadata()
     if fingerprint is not None:
@@ -120,12 +120,17 @@ def load(
 
         network = ev2.load("runs/photos")
     """
-    _check_device(device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter if PyTorch was built without it
+        raise InputError(
+            f"device is {str(device)!r}, but PyTorch cannot use it here ({error_summary(error)}). Give 'cpu'."
+        ) from error
     if members := ensemble_members(Path(path)):
         if network is not None:
             raise InputError(
-                f"{path} holds {pluralize(len(members), 'network')} that answer together, and network is one module. "
-                f"Leave it out, or load one of them: {members[0]}"
+                f"{path} is an ensemble of {len(members)} models, and network is one module. Leave network out, or "
+                f"load a member: {members[0]}"
             )
         # The model file of a run is called by its directory.
         names = [member.parent.name if member.name == NAME else member.name for member in members]
@@ -137,31 +142,23 @@ def load(
     with ThreadPoolExecutor(1) as executor:
         hashing = executor.submit(file.sha256) if written > 1 else None
         if network is not None and not header.can_be_built:
-            # Before it is wrapped, which optimizes its convolutions.
+            # Before it is wrapped, which changes its convolutions.
             given = module_of(network) if isinstance(network, Network) else network
             if different := describe_differences(given.state_dict(), file.entries):
                 raise InputError(
-                    f"{path}: its weights are not those of the module that was given: {different}. Give the module as "
-                    "it was when it was saved."
+                    f"{path}: its weights are not those of the given module: {different}. Give the module as it was "
+                    "saved."
                 )
         result = empty_network(path, header, file.entries, network)
         module = module_of(result)
         if different := describe_differences(module.state_dict(), file.entries):
-            raise InputError(
-                f"{path}: the weights do not fit the architecture it names: {different}. "
-                "The file was damaged or changed: copy it again from where it came."
-            )
+            raise InputError(f"{path}: the weights do not fit its architecture: {different}. {_COPY_AGAIN}")
         tensors = file.tensors()
-        _check_values(
-            tensors,
-            str(path),
-            fix="It was changed, or made by another program: take another file, or this one from where it came.",
-        )
+        safetensors_io.check_values(tensors, str(path), fix="Copy the file again, or take another.")
         found = hashing.result() if hashing else safetensors_io.sha256_by_name(tensors)
     if found != header.sha256:
         raise InputError(
-            f"{path}: the weights are not those that were saved (their SHA-256 differs). The file was "
-            "damaged or changed: copy it again from where it came."
+            f"{path}: the weights are not those that were saved (their SHA-256 differs). {_COPY_AGAIN}"
         )
     module.load_state_dict(_state_dict(path, module, tensors, device), assign=True)
     if torch.device(device).type != "cpu":
@@ -170,8 +167,8 @@ def load(
     result.answer, result.recipe, result.metrics = header.answer, header.recipe, header.metrics
     if (text := file.metadata.get(provenance.KEY)) is not None:
         fingerprint = model_card.parse_entry(path, text, provenance.KEY, TrainingFingerprint.from_json)
-        chosen = header.metrics.get("selected_on") == "minival"
-        result.trained_on = fingerprint.with_minival() if chosen else fingerprint
+        selected = header.metrics.get("selected_on") == "minival"
+        result.trained_on = fingerprint.with_minival() if selected else fingerprint
     result.calibration = _calibration(path, file.metadata)
     return result.eval()
 
@@ -202,36 +199,10 @@ def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:
     )
 
 
-def _check_device(device: str | torch.device) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without it
-        raise InputError(
-            f"device is {str(device)!r}, but PyTorch cannot use it here ({error_summary(error)}). Give 'cpu', or a "
-            "device that PyTorch finds."
-        ) from error
-
-
-def _check_arguments(path: object, network: object) -> None:
-    if isinstance(path, str | os.PathLike) and isinstance(network, Network):
-        return
-    given = f"{type(path).__name__} and {type(network).__name__}"
-    if isinstance(path, nn.Module) and isinstance(network, str | os.PathLike):
-        raise InputError(f"save takes the path first, then the network; given were {given}. Exchange them.")
-    raise InputError(
-        f"save takes a path and a network, but was given {given}. A module of your own becomes a network by "
-        "efficientnetv2.create(module)."
-    )
-
-
 def _file(path: Path) -> Path:
     """The model file at a path or in a run directory."""
     if path.is_dir() and ((path / "config.json").is_file() or (path / "checkpoint").is_file()):
-        raise InputError(
-            f"{path} is a folder of weights, but not a run folder of ours. {conversion_hint(path)}"
-        )
-    if not path.exists() and path.with_name(f"{path.name}.index").is_file():
-        raise InputError(f"{path} is a TensorFlow checkpoint, not a model file. {conversion_hint(path)}")
+        raise InputError(f"{path} is a folder of weights, not a run folder. {conversion_hint(path)}")
     if path.is_dir():
         if not (path / NAME).is_file():
             inside = sorted(str(file.parent) for file in path.glob(f"*/{NAME}"))
@@ -240,15 +211,17 @@ def _file(path: Path) -> Path:
                 f"{path} holds no {NAME}.{runs} Give a run folder whose training has ended, or a file."
             )
         return path / NAME
-    if not path.is_file():
-        if str(path) in pretrained.names():
-            raise InputError(
-                f"{path} is a name of pretrained weights, and no file is called so. To train from them: effnetv2 train "
-                f"DATA --weights {path}. To have them as a model file, in Python: efficientnetv2.save("
-                f"'{path}.safetensors', efficientnetv2.create('{path}'))."
-            )
-        raise InputError(f"{path} does not exist. Give a model file ({NAME}) or a run folder.")
-    return path
+    if path.is_file():
+        return path
+    if path.with_name(f"{path.name}.index").is_file():
+        raise InputError(f"{path} is a TensorFlow checkpoint, not a model file. {conversion_hint(path)}")
+    if str(path) in pretrained.names():
+        raise InputError(
+            f"{path} is a name of pretrained weights, not a file. To train from them: effnetv2 train DATA --weights "
+            f"{path}. To write a model file, in Python: efficientnetv2.save('{path}.safetensors', "
+            f"efficientnetv2.create('{path}'))."
+        )
+    raise InputError(f"{path} does not exist. Give a model file ({NAME}) or a run folder.")
 
 
 def _independent(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -276,7 +249,7 @@ def _state_dict(
             if not torch.equal(tensors[same], tensors[name]):
                 raise InputError(
                     f"{path}: '{same}' and '{name}' are one weight of the network, but differ in the file. Give the "
-                    "module as it was when it was saved."
+                    "module as it was saved."
                 )
             weights[name] = weights[same]
             continue
@@ -284,16 +257,3 @@ def _state_dict(
         is_parameter = isinstance(old, nn.Parameter)
         weights[name] = nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value
     return weights
-
-
-def _check_values(tensors: Mapping[str, Tensor], subject: str, *, fix: str) -> None:
-    """Refuse NaN, infinity and negative variances."""
-    if bad := safetensors_io.nonfinite_tensors(tensors):
-        raise InputError(
-            f"{subject}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity ({shorten(bad, 3)}). {fix}"
-        )
-    if negative := safetensors_io.negative_variances(tensors):
-        raise InputError(
-            f"{subject}: {len(negative)} of its variances have values below 0 ({shorten(negative, 3)}), which no "
-            "batch-norm comes to. Take the weights from before whatever changed them."
-        )

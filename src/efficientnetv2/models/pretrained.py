@@ -42,13 +42,10 @@ class Remote:
 
 @dataclass(frozen=True)
 class Pretrained(Remote):
-    """Weights that ``create`` knows by name.
+    """Weights that ``create`` knows by name, ``model.tag``.
 
     Args:
-        name: ``model.tag``.
-        source, repository, file: See ``Remote``.
         their_model: The source's name of the model.
-        num_classes: Of the classifier.
         preprocessing: As the source states it; the accuracy was measured with it.
         top1_percent: On ImageNet's validation images, as the source publishes it; None for other classes.
         licence: As the source states it.
@@ -210,19 +207,9 @@ _TORCHVISION: dict[str, _Torch] = {
 }
 # fmt: on
 
-_TIMM_LICENCE = "Apache-2.0"
-_TORCHVISION_LICENCE = "BSD-3-Clause (torchvision's own; none stated for its weights)"
 
-
-def _from_timm(name: str, row: _Timm) -> Pretrained:
-    mean, std = row.statistics
-    preprocessing = Preprocessing(
-        image_px=row.image_px,
-        framing=row.framing,
-        crop_fraction=timm_crop_fraction(row.image_px, row.crop),
-        mean=mean,
-        std=std,
-    )
+def _timm_entry(name: str, row: _Timm) -> Pretrained:
+    crop = timm_crop_fraction(row.image_px, row.crop)
     return Pretrained(
         name=name,
         source="timm",
@@ -230,22 +217,14 @@ def _from_timm(name: str, row: _Timm) -> Pretrained:
         file="model.safetensors",
         their_model=f"tf_{name.partition('.')[0]}",
         num_classes=row.num_classes,
-        preprocessing=preprocessing,
+        preprocessing=Preprocessing(row.image_px, row.framing, crop, "bicubic", *row.statistics),
         top1_percent=row.top1,
-        licence=_TIMM_LICENCE,
+        licence="Apache-2.0",
     )
 
 
-def _from_torchvision(name: str, row: _Torch) -> Pretrained:
-    mean, std = row.statistics
-    preprocessing = Preprocessing(
-        image_px=row.image_px,
-        framing="crop",
-        crop_fraction=row.image_px / row.resize_px,
-        interpolation=row.interpolation,
-        mean=mean,
-        std=std,
-    )
+def _torchvision_entry(name: str, row: _Torch) -> Pretrained:
+    crop = row.image_px / row.resize_px
     return Pretrained(
         name=name,
         source="torchvision",
@@ -253,12 +232,11 @@ def _from_torchvision(name: str, row: _Torch) -> Pretrained:
         file=f"{row.file}.pth",
         their_model=name.partition(".")[0].replace("efficientnetv2", "efficientnet_v2"),
         num_classes=1000,
-        preprocessing=preprocessing,
+        preprocessing=Preprocessing(row.image_px, "crop", crop, row.interpolation, *row.statistics),
         top1_percent=row.top1,
-        licence=_TORCHVISION_LICENCE,
+        licence="BSD-3-Clause (torchvision's own; none stated for its weights)",
     )
 
 
-_TABLE = {name: _from_timm(name, row) for name, row in _TIMM.items()} | {
-    name: _from_torchvision(name, row) for name, row in _TORCHVISION.items()
-}
+_TABLE = {name: _timm_entry(name, row) for name, row in _TIMM.items()}
+_TABLE |= {name: _torchvision_entry(name, row) for name, row in _TORCHVISION.items()}

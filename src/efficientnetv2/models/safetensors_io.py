@@ -101,7 +101,7 @@ def read_header(path: Path) -> TensorFile:
     header.pop("__metadata__", None)
     strange = [f"{name} ({row['dtype']})" for name, row in header.items() if row["dtype"] not in _DTYPES]
     if strange:
-        raise InputError(f"{path} holds numbers of a kind that no network here has: {shorten(strange)}.")
+        raise InputError(f"{path} holds number formats that no model here has: {shorten(strange)}.")
     entries = {
         name: Entry(_DTYPES[row["dtype"]], tuple(row["shape"]), *row["data_offsets"])
         for name, row in header.items()
@@ -113,9 +113,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     """Write a safetensors file, whole or not at all; the last ``UNKNOWN_SHA256`` in its metadata becomes the SHA-256.
 
     Args:
-        path: Of the file.
         tensors: Contiguous, on the CPU, none sharing memory with another.
-        metadata: With an ``UNKNOWN_SHA256``.
 
     Raises:
         InputError: It cannot be written.
@@ -134,7 +132,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         write_atomically(path, fill)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"{path} could not be written ({error}). Make room, or give another folder to write to."
+            f"{path} could not be written ({error}). Make room, or give another folder."
         ) from error
 
 
@@ -153,8 +151,8 @@ def to_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
     if lost := nonfinite_tensors(half):
         raise InputError(
-            f"half precision holds numbers up to {torch.finfo(torch.float16).max:,.0f}, but there are greater ones in "
-            f"{shorten(lost, 3)}. Keep these weights in float32."
+            f"half precision holds numbers up to {torch.finfo(torch.float16).max:,.0f}, but {shorten(lost, 3)} have "
+            "larger ones. Keep these weights in float32."
         )
     return half
 
@@ -167,11 +165,29 @@ def nonfinite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name in doubtful if not floats[name].isfinite().all()]
 
 
-def negative_variances(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the batch-norm variances with values below 0, by PyTorch's names."""
-    return [
-        name for name, tensor in tensors.items() if name.endswith("running_var") and bool((tensor < 0).any())
-    ]
+def check_values(
+    tensors: Mapping[str, Tensor], subject: str, *, fix: str, names: Mapping[str, str] | None = None
+) -> None:
+    """Refuse NaN, infinity and negative variances.
+
+    Args:
+        subject: The file, or what could not be done; begins the message.
+        names: The names of another library for the message.
+
+    Raises:
+        InputError: Names the tensors.
+    """
+    variances = {name: tensor for name, tensor in tensors.items() if name.endswith("running_var")}
+    faults = {
+        "hold NaN or infinity": nonfinite_tensors(tensors),
+        "are batch-norm variances with values below 0": [
+            name for name, tensor in variances.items() if bool((tensor < 0).any())
+        ],
+    }
+    for fault, bad in faults.items():
+        if bad:
+            listed = shorten((names[name] if names else name for name in bad), 3)
+            raise InputError(f"{subject}: {len(bad)} of {len(tensors)} tensors {fault} ({listed}). {fix}")
 
 
 def sha256_by_name(tensors: Mapping[str, Tensor]) -> str:
@@ -191,9 +207,9 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return f"it is a Keras file. {conversion_hint(path)}"
     if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         return (
-            "it is a PyTorch pickle, which could run any code when opened; convert runs none. "
+            "it is a PyTorch pickle, which could run any code when opened. convert runs none. "
             + conversion_hint(path)
         )
     if not start or "incomplete" in str(error) or "invalid header length" in str(error):
-        return f"it is incomplete ({path.stat().st_size:,} bytes). Copy it again from where it came."
+        return f"it is incomplete ({path.stat().st_size:,} bytes). Copy it again from its source."
     return f"it is not a safetensors file ({error}). Give a model file (model.safetensors) or a run folder."

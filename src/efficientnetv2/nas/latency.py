@@ -77,6 +77,7 @@ class Bench:
             at_a_time: groups in a pass; the last pass of a step may have fewer.
         """
         network = create(architecture, num_classes=num_classes)
+        assert isinstance(network, EfficientNet)
         place(network, device)
         setting = recipe.progressive.last
         apply_regularization(network.train(), setting)

@@ -16,8 +16,8 @@ from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.adapt import adapt, classifier_layers, freeze, reset_classifiers
 from efficientnetv2.models.blocks import zero_init_residual
 from efficientnetv2.models.conversion import convert
+from efficientnetv2.models.conversion.layouts import published_shape
 from efficientnetv2.models.conversion.reading import is_model_file
-from efficientnetv2.models.conversion.tensors import shape_name
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.factory import create, unknown_model_error
@@ -254,7 +254,7 @@ def model_title(model: str | Architecture) -> str:
     """Name of a recipe's model for users."""
     if isinstance(model, str):
         return model
-    near = shape_name(replace(model, pooling="mean"))
+    near = published_shape(replace(model, pooling="mean"))
     if near is None:
         return f"a custom architecture ({pluralize(len(model.stages), 'stage')})"
     return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"

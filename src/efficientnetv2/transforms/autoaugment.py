@@ -103,9 +103,7 @@ def refuse_channels(channels: int) -> None:
 
 
 def autoaugment(images: Tensor, *, key: Key, ids: npt.ArrayLike) -> Tensor:
-    """Apply one of the policy's pairs, drawn uniformly, to every (3, H, W) image. Each operation has its own "
-    "probability.
-    """
+    """Apply one of the policy's pairs, drawn uniformly, to every (3, H, W) image."""
     refuse_channels(images.shape[1])
     nowhere = np.zeros((len(images), 2))  # no operation of the policy makes a hole
     for chosen in choices(key, ids):

@@ -88,9 +88,7 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Away from the image's mean gray (factor above 1) or towards it; ``ImageEnhance.Contrast``. Takes three "
-    "channels.
-    """
+    """Away from the mean gray (factor above 1) or towards it; ``ImageEnhance.Contrast``. Takes three channels."""
     values = lines(images).float()
     # In whole numbers: the mean, rounded half up, is exact for pictures of any size, on devices without doubles too.
     count = images.shape[2] * images.shape[3]

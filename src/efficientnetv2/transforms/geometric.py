@@ -40,9 +40,7 @@ def symmetries(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
 
 
 def symmetry(images: Tensor, index: int) -> Tensor:
-    """One symmetry of the square, 0 (identity) to 7: bit 0 mirrors left to right, bit 1 top to bottom, bit 2 "
-    "transposes.
-    """
+    """One symmetry of the square, 0 to 7: bit 0 mirrors left to right, bit 1 top to bottom, bit 2 transposes."""
     flipped = [axis for bit, axis in ((1, 3), (2, 2)) if index & bit]
     turned = images.transpose(2, 3) if index & 4 else images
     return turned.flip(flipped) if flipped else turned

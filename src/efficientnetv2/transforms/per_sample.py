@@ -71,9 +71,7 @@ def by_group(
 
 
 def choose(bits: Tensor, where_true: Tensor, where_false: Tensor) -> Tensor:
-    """``torch.where`` for images; bitwise for uint8, which on a CPU is an order of magnitude faster. Bits are 255 or "
-    "0.
-    """
+    """``torch.where`` for images; bitwise for uint8 (bits are 255 or 0), an order of magnitude faster on a CPU."""
     if where_false.dtype != torch.uint8:
         return torch.where(bits.bool(), where_true, where_false)
     return where_false ^ ((where_true ^ where_false) & bits)

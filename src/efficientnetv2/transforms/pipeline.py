@@ -99,9 +99,7 @@ def augment(
 
 
 def hot_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """(N, K) float32: 1 for each class of an image. Labels are (N,) int64, or (N, M) with -1 after the last of an "
-    "image.
-    """
+    """(N, K) float32, 1 for each class of an image, from labels (N,) or (N, M) with -1 after the last."""
     if labels.ndim == 1:
         return functional.one_hot(labels, num_classes).float()
     places = torch.where(labels < 0, num_classes, labels)

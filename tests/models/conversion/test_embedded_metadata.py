@@ -92,18 +92,19 @@ def there_and_back(folder, network, out, to):
     return back
 
 
-@pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize(
-    ("to", "out", "table"),
+    ("to", "out", "table", "cut"),
     [
-        ("timm", "folder", TF),
-        ("timm", "o.safetensors", TF),
-        ("timm", "o.pth", PLAIN),  # whose twin would be assumed
-        ("torchvision", "o.pth", PLAIN),
-        ("torchvision", "o.safetensors", PLAIN),
-        ("keras", "o.keras", TF),
-        ("keras", "o.h5", V1),
-        ("keras", "o.weights.h5", V1),
+        ("timm", "folder", TF, "whole"),
+        ("timm", "folder", TF, "pad"),
+        ("timm", "folder", TF, "crop"),
+        ("timm", "o.safetensors", TF, "pad"),
+        ("timm", "o.pth", PLAIN, "crop"),  # the tf_ model would be assumed
+        ("torchvision", "o.pth", PLAIN, "pad"),
+        ("torchvision", "o.safetensors", PLAIN, "crop"),
+        ("keras", "o.keras", TF, "crop"),
+        ("keras", "o.h5", V1, "pad"),
+        ("keras", "o.weights.h5", V1, "crop"),
     ],
 )
 def test_a_picture_s_probabilities_stay(tmp_path, to, out, table, cut):
@@ -217,7 +218,7 @@ class TestOthersDoNotMind:
                 assert archive.testzip() is None
         # What Keras saves next is its own: nothing of ours is left to be out of date.
         theirs.save(tmp_path / "next.keras")
-        assert convert.reading.read(tmp_path / "next.keras").carried is None
+        assert convert.reading.read(tmp_path / "next.keras").header is None
 
     @pytest.mark.parametrize("safe", [True, False])
     def test_torchvision(self, tmp_path, safe):
@@ -234,7 +235,7 @@ class TestOthersDoNotMind:
         with torch.inference_mode():
             assert torch.allclose(theirs(pictures), network(pictures), atol=1e-5)
         torch.save(theirs.state_dict(), tmp_path / "next.pth")
-        assert convert.reading.read(tmp_path / "next.pth").carried is None
+        assert convert.reading.read(tmp_path / "next.pth").header is None
 
 
 class TestWhatWasChangedSince:

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.registry import architecture
-from efficientnetv2.models.conversion import convert, keras_layers, tensorflow
-from efficientnetv2.models.conversion.tensors import to_tensorflow
+from efficientnetv2.models.conversion import convert, detect
+from efficientnetv2.models.conversion.layouts import tensor_names, to_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.utils.errors import InputError
 
@@ -272,7 +272,7 @@ def keras_weights(path, name="efficientnetv2_b0"):
     with torch.device("meta"):
         network = EfficientNet(architecture(name), num_classes=2)
     with pytest.importorskip("h5py").File(path, "w") as file:
-        for ours, theirs in keras_layers.tensor_names(network.architecture).items():
+        for ours, theirs in tensor_names("keras", network.architecture).items():
             shape = network.state_dict()[ours].shape
             kind = "vector" if len(shape) == 1 else "dense" if len(shape) == 2 else "convolution"
             kind = "depthwise" if "dwconv" in theirs and len(shape) == 4 else kind
@@ -297,10 +297,10 @@ def test_a_right_name_of_keras_changes_nothing_and_a_wrong_one_is_refused(tmp_pa
 
 
 def test_a_name_that_the_authors_do_not_know():
-    assert tensorflow.published_name("efficientnetv2-s") == "efficientnetv2_s"
-    assert tensorflow.published_name("efficientnet-b0") == "efficientnet_b0"
+    assert detect.published_name("tensorflow", "efficientnetv2-s") == "efficientnetv2_s"
+    assert detect.published_name("tensorflow", "efficientnet-b0") == "efficientnet_b0"
     with pytest.raises(InputError, match=mentioning("did you mean", "efficientnetv2-s")):
-        tensorflow.published_name("efficientnetv2-ss")
+        detect.published_name("tensorflow", "efficientnetv2-ss")
 
 
 def test_torchvision_has_no_b0_of_v2(tmp_path):

@@ -332,7 +332,7 @@ def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
             (".pth",),
         ),
         ("timm", "o", replace(architecture(B0), padding="symmetric"), ("TensorFlow",)),
-        ("timm", "o", replace(architecture(B0), head_channels=64), ("only the published networks",)),
+        ("timm", "o", replace(architecture(B0), head_channels=64), ("only the published models",)),
         ("timm", "o.pth", replace(architecture("efficientnetv2_s"), padding="symmetric"), ("Give a folder",)),
     ],
 )

@@ -9,6 +9,8 @@ from tests.messages import mentioning
 
 from efficientnetv2.architectures.registry import NAMES, architecture, published
 from efficientnetv2.models.conversion import timm, torchvision
+from efficientnetv2.models.conversion.detect import published_name
+from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.conversion.pytorch_export import rounded_crop
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.pretrained import timm_crop_fraction
@@ -22,10 +24,10 @@ def shapes(network):
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def ours_renamed(name, tensor_names):
+def ours_renamed(name, source):
     with torch.device("meta"):
         network = EfficientNet(architecture(name))
-    names = tensor_names(architecture(name))
+    names = tensor_names(source, architecture(name))
     return {names[ours]: shape for ours, shape in shapes(network).items()}
 
 
@@ -33,21 +35,21 @@ def ours_renamed(name, tensor_names):
 def test_timms(name):
     with torch.device("meta"):
         theirs = their_timm.create_model(f"tf_{name}")
-    assert ours_renamed(name, timm.tensor_names) == shapes(theirs)
+    assert ours_renamed(name, "timm") == shapes(theirs)
 
 
 @pytest.mark.parametrize("name", list(torchvision.MODELS))
 def test_torchvisions(name):
     with torch.device("meta"):
         theirs = their_torchvision.models.get_model(torchvision.MODELS[name], weights=None)
-    assert ours_renamed(name, torchvision.tensor_names) == shapes(theirs)
+    assert ours_renamed(name, "torchvision") == shapes(theirs)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_and_epsilon_are_timms_with_and_without_tf(name):
     for model in (f"tf_{name}", name):
         if not their_timm.is_model(model):
-            with pytest.raises(InputError, match=r"none of timm's networks|timm has no network"):
+            with pytest.raises(InputError, match=r"none of timm's models|timm has no model"):
                 timm.published_name(model)
             continue
         with torch.device("meta"):
@@ -73,7 +75,7 @@ def test_epsilon_is_torchvisions(name):
     assert (
         torchvision.model_name(table)
         == torchvision.MODELS[name]
-        == torchvision.MODELS[torchvision.published_name(torchvision.MODELS[name])]
+        == torchvision.MODELS[published_name("torchvision", torchvision.MODELS[name])]
     )
 
 
@@ -89,8 +91,8 @@ def test_our_own_names_lead_to_theirs():
     with pytest.raises(InputError, match=mentioning("did you mean", "tf_efficientnetv2_b0")):
         timm.published_name("efficientnetv2_b0")
     with pytest.raises(InputError, match=mentioning("did you mean", "efficientnet_v2_s")):
-        torchvision.published_name("efficientnetv2_s")
-    assert torchvision.published_name("efficientnet_b0") == "efficientnet_b0"
+        published_name("torchvision", "efficientnetv2_s")
+    assert published_name("torchvision", "efficientnet_b0") == "efficientnet_b0"
 
 
 @pytest.mark.parametrize(

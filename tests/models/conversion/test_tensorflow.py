@@ -13,6 +13,7 @@ from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.architectures.registry import architecture
 from efficientnetv2.models.conversion import tensorflow as interop
+from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
@@ -120,7 +121,7 @@ def checkpoint(folder, name, raw, average=None):
 
 def loaded(raw, name, num_classes=7):
     network = EfficientNet(architecture(name), num_classes=num_classes)
-    names = interop.tensor_names(network.architecture)
+    names = tensor_names("tensorflow", network.architecture)
     assert set(raw.tensors) == {
         theirs for ours, theirs in names.items() if num_classes or "classifier" not in ours
     }
@@ -158,7 +159,7 @@ def test_logits_are_those_of_the_same_values(name, tmp_path):
 
 
 def test_names_are_the_authors():
-    names = interop.tensor_names(architecture("efficientnetv2_b0"))
+    names = tensor_names("tensorflow", architecture("efficientnetv2_b0"))
     with torch.device("meta"):
         state = create("efficientnetv2_b0", num_classes=7).state_dict()
     assert set(names) == {key for key in state if not key.endswith("num_batches_tracked")}

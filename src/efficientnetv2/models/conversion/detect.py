@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from efficientnetv2.architectures.registry import NAMES, architecture
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.models.conversion import keras, tensorflow, timm, torchvision
-from efficientnetv2.models.conversion.raw import RawWeights, Source
-from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.utils.errors import InputError, pluralize, shorten
-
-TITLES = {"timm": "timm", "torchvision": "torchvision", "keras": "Keras", "tensorflow": "the authors' code"}
-_COUNTER = "num_batches_tracked"  # unused in evaluation; some files leave it out
+from efficientnetv2.models.conversion import keras, timm, torchvision
+from efficientnetv2.models.conversion.layouts import COUNTER, TITLES, Source, shapes, tensor_names
+from efficientnetv2.models.conversion.weight_file import WeightFile
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
 
 @dataclass(frozen=True)
@@ -44,15 +41,15 @@ class DetectedModel:
 
 
 @dataclass(frozen=True)
-class _Fit:
+class _Match:
     """How well a file's tensors are those of a published model; ``extra`` has the file's names, the others ours."""
 
     name: str
     names: dict[str, str]
-    shapes: dict[str, tuple[int, ...]]
+    expected: dict[str, tuple[int, ...]]
     fitting: int
     missing: list[str]
-    extra: list[str]  # theirs
+    extra: list[str]
     wrong: list[str]
 
     @property
@@ -60,14 +57,30 @@ class _Fit:
         return len(self.missing) + len(self.extra) + len(self.wrong)
 
 
-def tensor_names(source: Source, table: Architecture) -> dict[str, str]:
-    """Tensor names of an architecture from ours to a library's."""
-    modules = {"timm": timm, "torchvision": torchvision, "keras": keras, "tensorflow": tensorflow}
-    names: dict[str, str] = modules[source].tensor_names(table)
-    return names
+def published_name(source: Source, model: str) -> str:
+    """The published model that a library means by a name. Raises InputError if there is none."""
+    if source == "timm":
+        return timm.published_name(model)[0]
+    aliases = {
+        "torchvision": {theirs: ours for ours, theirs in torchvision.MODELS.items()},
+        "keras": keras.ALIASES,
+        "tensorflow": {name: name for name in NAMES} | {name.replace("_", "-"): name for name in NAMES},
+    }[source]
+    if model not in aliases:
+        through = f" Use others through torchvision: create('torchvision:{model}')."
+        raise InputError(
+            f"'{model}' is none of {TITLES[source]}'s models that can be read here{did_you_mean(model, aliases)} "
+            f"Known: {', '.join(aliases)}.{through if source == 'torchvision' else ''}"
+        )
+    return aliases[model]
 
 
-def detect(raw: RawWeights, *, named_by_user: bool = False) -> DetectedModel:
+def is_tf(file: WeightFile) -> bool:
+    """Whether a timm file is of a ``tf_`` model, or does not say."""
+    return file.model is None or timm.published_name(file.model)[1]
+
+
+def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
     """The published model with these tensors, whatever its classes and input channels.
 
     Args:
@@ -76,136 +89,134 @@ def detect(raw: RawWeights, *, named_by_user: bool = False) -> DetectedModel:
     Raises:
         InputError: No published model, or tensors that are missing, left over or of a wrong shape, by both names.
     """
-    if raw.source == "timm":
-        timm.refuse_rw(raw.path, raw.tensors)
-    stated, named = _stated(raw), "--model" if named_by_user else "it"
-    fit = _best(raw, NAMES if stated is None else (stated,))
-    known = len(raw.tensors) - len(fit.extra)
-    if 2 * fit.fitting < len(raw.tensors) or not known:
-        raise InputError(
-            f"{raw.path}: its {len(raw.tensors)} tensors ({shorten(raw.tensors, 3)}) are not those of "
-            + (
-                f"{raw.model}, which {named} names"
-                if stated
-                else "any published EfficientNet or EfficientNetV2"
-            )
-            + f" ({fit.fitting} have the name and the shape of {fit.name}'s). "
-            + (
-                "Leave --model out, so that it is recognised from the file."
-                if named_by_user
-                else "Other networks of timm and torchvision are had by name: create('timm:NAME'), "
-                "create('torchvision:NAME')."
-            )
+    if file.source == "timm":
+        timm.refuse_rw(file.path, file.tensors)
+    stated = None
+    if file.model is not None and file.source in ("timm", "torchvision"):
+        stated = named(file.path, file.source, file.model)
+    match = max(
+        (_match(file, name) for name in (NAMES if stated is None else (stated,))),
+        key=lambda match: (match.fitting, -match.faults),
+    )
+    if 2 * match.fitting < len(file.tensors) or len(match.extra) == len(file.tensors):
+        who = "--model names" if named_by_user else "it names"
+        models = f"{file.model}, which {who}" if stated else "a published EfficientNet or EfficientNetV2"
+        fix = (
+            "Leave --model out."
+            if named_by_user
+            else "Create other models by name: create('timm:NAME'), create('torchvision:NAME')."
         )
-    own_head = _own_head(raw, fit)
-    if fit.faults and not own_head:
-        raise InputError(f"{raw.path}: its tensors are not quite those of {fit.name}: {_listed(raw, fit)}.")
+        raise InputError(
+            f"{file.path}: its {len(file.tensors)} tensors ({shorten(file.tensors, 3)}) are not those of {models} "
+            f"({match.fitting} fit {match.name}). {fix}"
+        )
+    own_head = _own_head(file, match)
+    if match.faults and not own_head:
+        raise InputError(f"{file.path}: its tensors are not those of {match.name}: {_faults(file, match)}.")
     names = {
-        ours: theirs for ours, theirs in fit.names.items() if theirs in raw.tensors and theirs not in own_head
+        ours: theirs
+        for ours, theirs in match.names.items()
+        if theirs in file.tensors and theirs not in own_head
     }
-    stem = raw.tensors[names["stem.conv.weight"]]
-    head = raw.tensors[names["classifier.weight"]] if "classifier.weight" in names else None
-    if head is not None:
-        _check_classifier(raw, names, head)
-    table, theirs, notes = _own(raw, fit.name)
+    table, theirs, notes = _library_model(file, match.name)
     if own_head:
         notes = (
             *notes,
-            f"its head is of another kind ({shorten(own_head)}) and is left out: the network comes without a "
-            "classifier, which effnetv2 train --weights puts on",
+            f"its head is of another kind ({shorten(own_head)}) and is left out: the model has no classifier. effnetv2 "
+            "train --weights gives it one",
         )
     return DetectedModel(
-        name=fit.name,
+        name=match.name,
         theirs=theirs,
         architecture=table,
-        num_classes=0 if head is None else head.shape[0],
-        in_channels=stem.shape[1],
+        num_classes=_num_classes(file, names),
+        in_channels=file.tensors[names["stem.conv.weight"]].shape[1],
         tensor_names=names,
         notes=notes,
         own_head=own_head,
     )
 
 
-def published_name(raw: RawWeights, model: str) -> str:
-    """The published model that a library means by a name. Raises InputError if there is none."""
+def named(path: Path, source: Source, model: str) -> str:
+    """``published_name``, with the file in the error."""
     try:
-        if raw.source == "timm":
-            return timm.published_name(model)[0]
-        by_source = {"torchvision": torchvision, "keras": keras, "tensorflow": tensorflow}
-        name: str = by_source[raw.source].published_name(model)
-        return name
+        return published_name(source, model)
     except InputError as error:
-        raise InputError(f"{raw.path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
-def is_tf(raw: RawWeights) -> bool:
-    """Whether a timm file is of a ``tf_`` network, or does not say."""
-    return raw.model is None or timm.published_name(raw.model)[1]
-
-
-def _check_classifier(raw: RawWeights, names: Mapping[str, str], weight: Tensor) -> None:
-    """Refuse a weight and a bias for different numbers of classes."""
-    bias = raw.tensors[names["classifier.bias"]]
-    if len(bias) != len(weight):
+def _num_classes(file: WeightFile, names: Mapping[str, str]) -> int:
+    if "classifier.weight" not in names:
+        return 0
+    weight, bias = names["classifier.weight"], names["classifier.bias"]
+    classes, biases = len(file.tensors[weight]), len(file.tensors[bias])
+    if classes != biases:
         raise InputError(
-            f"{raw.path}: its classifier has weights for {pluralize(len(weight), 'class')} "
-            f"({names['classifier.weight']}), but biases for {len(bias):,} ({names['classifier.bias']}). Give the file "
-            "from before one of them was changed."
+            f"{file.path}: its classifier has {weight} for {pluralize(classes, 'class')}, but {bias} for {biases:,}. "
+            "Give the file from before the classifier was changed."
         )
+    return classes
 
 
-def _stated(raw: RawWeights) -> str | None:
-    """The published name, if the file states one that can be relied on."""
-    if raw.model is None or raw.source not in ("timm", "torchvision"):
-        return None
-    return published_name(raw, raw.model)
-
-
-def _own(raw: RawWeights, name: str) -> tuple[Architecture, str, tuple[str, ...]]:
+def _library_model(file: WeightFile, name: str) -> tuple[Architecture, str, tuple[str, ...]]:
     """The library's architecture, its name, and what was assumed."""
     notes: tuple[str, ...] = ()
-    if raw.source == "timm":
-        tf = is_tf(raw)
+    if file.source == "timm":
+        tf = is_tf(file)
         table, theirs = timm.architecture_of(name, tf=tf), f"tf_{name}" if tf else name
-        if raw.model is None and timm.has_plain(name):
+        if file.model is None and timm.has_plain(name):
             notes = (
-                f"the file does not say whether it is timm's tf_{name} (TensorFlow's padding) or {name} "
-                f"(symmetric padding): read as tf_{name}. For the other one: effnetv2 convert FILE OUT --model {name}",
+                f"the file does not say whether it is timm's tf_{name} (TensorFlow's padding) or {name} (symmetric "
+                f"padding): read as tf_{name}. For {name}: effnetv2 convert FILE OUT --model {name}",
             )
-    elif raw.source == "torchvision":
+    elif file.source == "torchvision":
         if name not in torchvision.MODELS:
-            raise InputError(f"{raw.path}: torchvision has no {name}, whose tensors these are.")
+            raise InputError(f"{file.path}: torchvision has no {name}, whose tensors these are.")
         table, theirs = torchvision.architecture_of(name), torchvision.MODELS[name]
     else:
-        table, theirs = architecture(name), raw.model or name
-    if raw.batch_norm_epsilon is not None:
-        table = replace(table, batch_norm_epsilon=raw.batch_norm_epsilon)
+        table, theirs = architecture(name), file.model or name
+    if file.batch_norm_epsilon is not None:
+        table = replace(table, batch_norm_epsilon=file.batch_norm_epsilon)
     return table, theirs, notes
 
 
-def _best(raw: RawWeights, candidates: tuple[str, ...]) -> _Fit:
-    """The best fitting model."""
-    tables = {name: tensor_names(raw.source, architecture(name)) for name in candidates}
-    found = {name for name in raw.tensors if not name.endswith(_COUNTER)}
-    # Building shapes takes time, so models with exactly these names go first.
-    likely = [name for name, names in tables.items() if found == _needed(names, found)]
-    fits = [_fit(raw.tensors, name, tables[name]) for name in likely]
-    if not any(fit.faults == 0 for fit in fits):
-        fits += [_fit(raw.tensors, name, tables[name]) for name in candidates if name not in likely]
-    return max(fits, key=lambda fit: (fit.fitting, -fit.faults))
+def _match(file: WeightFile, name: str) -> _Match:
+    names = tensor_names(file.source, architecture(name))
+    expected = {ours: shape for ours, shape in shapes(architecture(name)).items() if ours in names}
+    head = {theirs for ours, theirs in names.items() if ours.startswith("classifier.")}
+    # A file may leave out counters, and the classifier as a whole.
+    optional = set() if head & file.tensors.keys() else head
+    missing, present = [], []
+    for ours, theirs in names.items():
+        if theirs in file.tensors:
+            present.append(ours)
+        elif theirs not in optional and not ours.endswith(COUNTER):
+            missing.append(ours)
+    known = set(names.values())
+    wrong = [ours for ours in present if not fits(file.tensors[names[ours]], expected[ours])]
+    extra = [theirs for theirs in file.tensors if theirs not in known]
+    return _Match(name, names, expected, len(present) - len(wrong), missing, extra, wrong)
 
 
-def _own_head(raw: RawWeights, fit: _Fit) -> tuple[str, ...]:
+def fits(tensor: Tensor, expected: tuple[int, ...]) -> bool:
+    """Whether a tensor has a shape in which -1 is any size above 0."""
+    return tensor.ndim == len(expected) and all(
+        size == right or (right == -1 and size > 0)
+        for size, right in zip(tensor.shape, expected, strict=True)
+    )
+
+
+def _own_head(file: WeightFile, match: _Match) -> tuple[str, ...]:
     """Tensors of a head that models here do not have; () if other parts do not fit either."""
-    head = [theirs for ours, theirs in fit.names.items() if ours.startswith("classifier.")]
-    trunk = {_part(theirs) for ours, theirs in fit.names.items() if theirs not in head}
-    elsewhere = [ours for ours in (*fit.missing, *fit.wrong) if not ours.startswith("classifier.")]
-    if elsewhere or not fit.extra or any(_part(name) in trunk for name in fit.extra):
+    head = [theirs for ours, theirs in match.names.items() if ours.startswith("classifier.")]
+    trunk = {_part(theirs) for theirs in match.names.values() if theirs not in head}
+    elsewhere = [ours for ours in (*match.missing, *match.wrong) if not ours.startswith("classifier.")]
+    if elsewhere or not match.extra or any(_part(name) in trunk for name in match.extra):
         return ()
-    there = [name for name in head if name in raw.tensors]
-    within = any(_part(name) in map(_part, head) for name in fit.extra)
+    present = [name for name in head if name in file.tensors]
+    within = any(_part(name) in map(_part, head) for name in match.extra)
     # Unknown tensors next to a classifier that fits are not a head.
-    return (*there, *fit.extra) if within or not there else ()
+    return (*present, *match.extra) if within or not present else ()
 
 
 def _part(name: str) -> str:
@@ -213,57 +224,22 @@ def _part(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _needed(names: Mapping[str, str], found: set[str]) -> set[str]:
-    """Names that a file must have: no counters, and the classifier wholly or not at all."""
-    head = {theirs for ours, theirs in names.items() if ours.startswith("classifier.")}
-    rest = {theirs for ours, theirs in names.items() if not ours.endswith(_COUNTER)}
-    return rest if head & found else rest - head
-
-
-def _fit(tensors: Mapping[str, Tensor], name: str, names: dict[str, str]) -> _Fit:
-    with torch.device("meta"):
-        network = EfficientNet(architecture(name))
-    shapes = {ours: tuple(tensor.shape) for ours, tensor in network.state_dict().items() if ours in names}
-    needed = _needed(names, set(tensors))
-    known = set(names.values())
-    present = [ours for ours in shapes if names[ours] in tensors]
-    wrong = [ours for ours in present if not _alike(ours, shapes[ours], tuple(tensors[names[ours]].shape))]
-    return _Fit(
-        name=name,
-        names=names,
-        shapes=shapes,
-        fitting=len(present) - len(wrong),
-        missing=[ours for ours in shapes if names[ours] in needed and names[ours] not in tensors],
-        extra=[theirs for theirs in tensors if theirs not in known],
-        wrong=wrong,
-    )
-
-
-def _alike(ours: str, expected: tuple[int, ...], found: tuple[int, ...]) -> bool:
-    """Whether a shape is right; the numbers of classes and input channels are free."""
-    free = {"classifier.weight": 0, "classifier.bias": 0, "stem.conv.weight": 1}.get(ours)
-    return len(expected) == len(found) and all(
-        one == other or (axis == free and other > 0)
-        for axis, (one, other) in enumerate(zip(expected, found, strict=True))
-    )
-
-
-def _listed(raw: RawWeights, fit: _Fit) -> str:
+def _faults(file: WeightFile, match: _Match) -> str:
     """Tensors that are missing, left over and of a wrong shape, by both names."""
 
     def both(ours: str) -> str:
-        return f"{fit.names[ours]} (ours: {ours})"
+        return f"{match.names[ours]} (ours: {ours})"
 
-    total = len(_needed(fit.names, set(raw.tensors)))
-    parts = []
-    if fit.missing:
-        parts.append(f"{len(fit.missing)} of {total} missing: {shorten(map(both, fit.missing))}")
-    if fit.extra:
-        parts.append(f"{len(fit.extra)} left over, unknown to it: {shorten(fit.extra)}")
-    if fit.wrong:
-        shown = [
-            f"{both(ours)} is {list(raw.tensors[fit.names[ours]].shape)}, expected {list(fit.shapes[ours])}"
-            for ours in fit.wrong
-        ]
-        parts.append(f"{len(fit.wrong)} of a wrong shape: {shorten(shown)}")
-    return "; ".join(parts)
+    needed = len(match.missing) + sum(
+        theirs in file.tensors and not ours.endswith(COUNTER) for ours, theirs in match.names.items()
+    )
+    wrong = [
+        f"{both(ours)} is {list(file.tensors[match.names[ours]].shape)}, expected {list(match.expected[ours])}"
+        for ours in match.wrong
+    ]
+    parts = {
+        f"{len(match.missing)} of {needed} missing": list(map(both, match.missing)),
+        f"{len(match.extra)} left over": match.extra,
+        f"{len(wrong)} of a wrong shape": wrong,
+    }
+    return "; ".join(f"{title}: {shorten(names)}" for title, names in parts.items() if names)

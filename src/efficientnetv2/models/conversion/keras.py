@@ -4,39 +4,50 @@ Preprocessing: these models scale their pixels themselves. What they do becomes 
 ``Preprocessing`` (``keras_preprocessing``), so that a JPEG file gives equal logits on both sides.
 
 Padding: V2 has TensorFlow's "same". V1 pads itself, by the map sizes at the time the model is built. Built with an
-    input
-size, that is "same" again. Built without one (``input_shape=(None, None, 3)``, the default of ``include_top=False``),
-it pads every map as one of even size, which differs from "same" at every input that is not a multiple of 32 px. Here
-the authors' padding is kept, and a note says so.
+input size, that is "same" again. Built without one (``input_shape=(None, None, 3)``, the default of
+``include_top=False``), it pads every map as one of even size, which differs from "same" at every input that is not a
+multiple of 32 px. Here the authors' padding is kept, and a note says so.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from efficientnetv2.models.conversion import embedded_metadata, keras_preprocessing
-from efficientnetv2.models.conversion.keras_files import Contents, Stored, contents, opens
-from efficientnetv2.models.conversion.keras_layers import (
-    CLASSES,
-    CLASSIFIER,
-    OWN_NAMES,
-    LayerClass,
-    by_order,
-    detect,
-    published_name,
-    tensor_names,
-)
-from efficientnetv2.models.conversion.keras_preprocessing import flat
-from efficientnetv2.models.conversion.raw import RawWeights
-from efficientnetv2.models.conversion.tensors import Kind, to_torch
+from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.models.conversion import keras_files, keras_preprocessing
+from efficientnetv2.models.conversion.keras_files import StoredLayer
+from efficientnetv2.models.conversion.keras_preprocessing import flat_layers
+from efficientnetv2.models.conversion.layouts import AxisOrder, Kind, Layer, layer_name, layers, to_torch
+from efficientnetv2.models.conversion.weight_file import WeightFile, parse_header
 from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.probability import Answer
 
+opens = keras_files.opens
+
+# Published models that Keras has, its classes, and its own names of the models ("efficientnetv2-b0", "efficientnetb0").
+CLASSES = {
+    **{f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}" for size in ("b0", "b1", "b2", "b3")},
+    **{f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}" for size in ("s", "m", "l")},
+    **{f"efficientnet_b{size}": f"EfficientNetB{size}" for size in range(8)},
+}
+_OWN_NAMES = {name.replace("_", "-" if "v2" in name else ""): name for name in CLASSES}
+ALIASES = {name: name for name in CLASSES} | {cls: name for name, cls in CLASSES.items()} | _OWN_NAMES
+
+CLASSIFIER = "predictions"  # the layer
+
+_LAYER_CLASSES: dict[Kind, str] = {
+    "convolution": "conv2d",
+    "depthwise": "depthwise_conv2d",
+    "batch_norm": "batch_normalization",
+    "dense": "dense",
+}
 _CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D"})
 # Layers that our models have too, or that change nothing in evaluation.
 _KNOWN = frozenset(
@@ -45,122 +56,108 @@ _KNOWN = frozenset(
         "Identity", "GaussianNoise", "Activity", "Softmax",
     }
 )  # fmt: skip
-_LOGITS = ("linear", None)
 
 
-def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "softmax") -> None:
-    """Refuse a head that would be read without an error but give other outputs.
-
-    Args:
-        path: For the message.
-        config: The model's description.
-        answer: The activation that this package wrote the model with, softmax for other files.
-
-    Raises:
-        InputError: Several dense layers, another pooling or activation, a single output, or an unknown layer.
-    """
-    layers = [(str(one.get("class_name")), one.get("config") or {}) for one in flat(config)]
-    last = max((place for place, (kind, _) in enumerate(layers) if kind in _CONVOLUTIONS), default=-1)
-    dense = [str(inner.get("name", kind)) for kind, inner in layers[last + 1 :] if kind == "Dense"]
-    if len(dense) > 1:
-        raise InputError(
-            f"{path}: its head has {len(dense)} dense layers ({shorten(dense)}), but networks here have one. Save the "
-            "network before these layers, keras.Model(inputs, pooled).save(FILE), and train a new classifier on it."
-        )
-    answered = False
-    for kind, inner in layers[last + 1 :]:
-        name = inner.get("name", kind)
-        if kind not in _KNOWN:
-            raise InputError(
-                f"{path}: its layer '{name}' ({kind}) stands behind the last convolution, where networks here average "
-                "over the map and classify. Save the network without what is not so."
-            )
-        answered = answered or kind == "Dense"
-        activation = _activation(inner)
-        if answered and kind in ("Dense", "Activation") and activation not in (answer, *_LOGITS):
-            raise InputError(
-                f"{path}: its classifier '{name}' ends in {activation}, but networks here answer with one of several "
-                "classes (softmax). Train it with a softmax of as many outputs as there are classes."
-            )
-        if kind == "Dense" and inner.get("units") == 1:
-            raise InputError(
-                f"{path}: its classifier '{name}' has one output. Networks here have one for each class: two for a yes "
-                "or no. Train it with two."
-            )
-
-
-def _activation(config: dict[str, Any]) -> Any:
-    said = config.get("activation")
-    if isinstance(said, dict):  # a class such as {"class_name": "Softmax", ...}
-        inner = said.get("config")
-        said = inner if isinstance(inner, str) else str(said.get("class_name")).lower()
-    return said
-
-
-__all__ = ["opens", "published_name", "read", "tensor_names"]
-
-
-def read(path: str | Path) -> RawWeights:
+def read(path: str | Path) -> WeightFile:
     """Read ``.weights.h5``, ``.keras`` or legacy ``.h5``, whatever the file's name.
 
     Returns:
-        Tensors under Keras' layer names (``block1a_project_conv.kernel``; see ``tensor_names``), in PyTorch's layout.
-        The one dense layer is ``predictions`` whatever the file calls it. Layers that scale pixels become
-        ``preprocessing``.
+        Tensors under Keras' layer names (``block1a_project_conv.kernel``). The only dense layer is ``predictions``
+        whatever the file calls it. Layers that scale pixels become ``preprocessing``.
 
     Raises:
         InputError: The file cannot be read, its numbered layers are of no model that Keras has, its preprocessing is
             not a mean and standard deviation, or its head differs.
     """
     path = Path(path)
-    found = contents(path)
-    named, notes = _named(path, found)
+    found = keras_files.read(path)
+    named, notes = _named_layers(path, found.layers)
     tensors = {
-        f"{layer}.{leaf}": to_torch(array, _kind(layer, leaf, array.ndim))
+        f"{layer}.{leaf}": to_torch(array, _axis_order(layer, leaf, array.ndim))
         for layer, arrays in named.items()
         for leaf, array in arrays.items()
     }
-    name = detect({key: tuple(tensor.shape) for key, tensor in tensors.items()})
-    raw = RawWeights(
-        path,
-        "keras",
-        tensors,
-        model=_own_name(found.config),
-        carried=embedded_metadata.parse(path, found.carried),
-        notes=tuple(notes),
+    header = parse_header(path, found.header)
+    file = WeightFile(
+        path, "keras", tensors, model=_own_name(found.config), header=header, notes=tuple(notes)
     )
+    name = detect({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     if name is None:
-        return raw
+        return file
     if found.config is not None:
-        refuse_other_heads(path, found.config, "softmax" if raw.carried is None else raw.carried.answer)
-    understood = keras_preprocessing.concluded if found.config is None else keras_preprocessing.described
-    scaling = understood(path, found, name, tensors["stem_conv.kernel"].shape[1])
+        refuse_other_heads(path, found.config, "softmax" if header is None else header.answer)
+    scaling = keras_preprocessing.scaling_of(path, found, name, tensors["stem_conv.kernel"].shape[1])
     return replace(
-        raw,
+        file,
         preprocessing=scaling.preprocessing if scaling.stated else None,
         stated=scaling.stated,
-        notes=(*raw.notes, *scaling.notes),
+        notes=(*file.notes, *scaling.notes),
     )
 
 
-def _named(path: Path, found: Contents) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "softmax") -> None:
+    """Refuse a head that would be read without an error but give other outputs.
+
+    Args:
+        config: The model's description.
+        answer: The activation that this package wrote the model with.
+
+    Raises:
+        InputError: Several dense layers, another pooling or activation, a single output, or an unknown layer.
+    """
+    rows = [(str(layer.get("class_name")), layer.get("config") or {}) for layer in flat_layers(config)]
+    last = max((place for place, (kind, _) in enumerate(rows) if kind in _CONVOLUTIONS), default=-1)
+    head = rows[last + 1 :]
+    dense = [str(inner.get("name", kind)) for kind, inner in head if kind == "Dense"]
+    fault = f"has {len(dense)} dense layers ({shorten(dense)}), not one" if len(dense) > 1 else ""
+    classifying = False
+    for kind, inner in head:
+        name, activation = inner.get("name", kind), _activation(inner)
+        classifying = classifying or kind == "Dense"
+        if kind not in _KNOWN:
+            fault = fault or f"has the layer '{name}' ({kind})"
+        elif classifying and kind in ("Dense", "Activation") and activation not in (answer, "linear", None):
+            fault = fault or f"ends in '{name}' with {activation}, not {answer}"
+        elif kind == "Dense" and inner.get("units") == 1:
+            fault = fault or f"has one output in '{name}', not one for each class"
+    if fault:
+        raise InputError(
+            f"{path}: its head {fault}. Models here average the last maps and have one dense layer with an output per "
+            "class. Save the model without its head, keras.Model(inputs, pooled).save(FILE), and train a new "
+            "classifier."
+        )
+
+
+def _activation(config: dict[str, Any]) -> Any:
+    activation = config.get("activation")
+    if isinstance(activation, dict):  # a class such as {"class_name": "Softmax", ...}
+        inner = activation.get("config")
+        return inner if isinstance(inner, str) else str(activation.get("class_name")).lower()
+    return activation
+
+
+def _named_layers(path: Path, stored: tuple[StoredLayer, ...]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Layers with weights by name, their arrays by name; and notes."""
-    with_arrays = [layer for layer in found.layers if layer.arrays and not _scales(layer)]
-    named, notes = {}, []
+    with_arrays = [layer for layer in stored if layer.arrays and not layer.is_a("normalization")]
+    named: dict[str, dict[str, Any]] = {}
+    notes = []
     for layer, name in _own_names(path, with_arrays):
         dense = layer.layer_class == "dense" or _rank(layer) == 2
         if dense and name != CLASSIFIER and sum(_rank(other) == 2 for other in with_arrays) == 1:
             if layer.name:
-                notes.append(f"the one dense layer, '{name}', is read as the classifier")
+                notes.append(f"the only dense layer, '{name}', is read as the classifier")
             name = CLASSIFIER
         if name in named:
-            raise InputError(f"{path} has two layers called '{name}'; which one is meant can't be told.")
-        named[name] = _leaves(layer)
+            raise InputError(f"{path} has two layers called '{name}'. Save the model again with other names.")
+        named[name] = _by_leaf(layer)
     return named, notes
 
 
-def _own_names(path: Path, stored: list[Stored]) -> Iterator[tuple[Stored, str]]:
-    """Each layer and its name; if the file only numbers them, by the order of the model that fits."""
+def _own_names(path: Path, stored: list[StoredLayer]) -> Iterator[tuple[StoredLayer, str]]:
+    """Each layer and its name; if the file only numbers them, by the order of the model that fits.
+
+    Keras numbers the layers of a class in the order of computation, which is the order of ``layouts.layers``.
+    """
     unnamed = [layer for layer in stored if not layer.name]
     if not unnamed:
         yield from ((layer, layer.name) for layer in stored)
@@ -168,28 +165,69 @@ def _own_names(path: Path, stored: list[Stored]) -> Iterator[tuple[Stored, str]]
     containers = [layer.container for layer in unnamed]
     trunk = max(set(containers), key=containers.count)
     ordered = sorted(unnamed, key=lambda layer: layer.number)
-    kinds: tuple[LayerClass, ...] = ("conv2d", "depthwise_conv2d", "batch_normalization", "dense")
     by_class = {
         kind: [layer for layer in ordered if layer.layer_class == kind and layer.container == trunk]
-        for kind in kinds
+        for kind in _LAYER_CLASSES.values()
     }
-    rows = by_order({kind: [_shape(layer) for layer in same] for kind, same in by_class.items()})
+    rows = next((rows for name in CLASSES if _same_order(by_class, rows := _rows(name))), None)
     if rows is None:
         counts = ", ".join(f"{len(same)} {kind}" for kind, same in by_class.items())
         raise InputError(
-            f"{path} numbers its layers ({counts}), but their order and shapes are of none of the networks "
-            f"that Keras has: {', '.join(CLASSES.values())}. Save the whole network as .keras or .h5."
+            f"{path} numbers its layers ({counts}), but their order and shapes are of none of Keras' models: "
+            f"{', '.join(CLASSES.values())}. Save the whole model as .keras or .h5."
         )
     for kind, same in by_class.items():
-        names = (row.name for row in rows if row.layer_class == kind)
-        yield from zip(same, names, strict=False)  # there may be no classifier
+        yield from zip(same, rows[kind], strict=False)  # there may be no classifier
     known = {id(layer) for same in by_class.values() for layer in same}
     for layer in stored:
         if id(layer) not in known:
             yield layer, layer.name or f"{layer.layer_class}_{layer.number}"
 
 
-def _leaves(layer: Stored) -> dict[str, Any]:
+@cache
+def _rows(name: str) -> dict[str, dict[str, Layer]]:
+    """A published model's layers by Keras' class and name, in order."""
+    rows: defaultdict[str, dict[str, Layer]] = defaultdict(dict)
+    table = architecture(name)
+    for layer in layers(table):
+        rows[_LAYER_CLASSES[layer.kind]][layer_name("keras", layer, table)] = layer
+    return rows
+
+
+def _same_order(by_class: Mapping[str, list[StoredLayer]], rows: Mapping[str, dict[str, Layer]]) -> bool:
+    for kind, expected in rows.items():
+        found = by_class[kind]
+        if (kind != "dense" or found) and len(found) != len(expected):
+            return False
+        shapes = zip(found, expected.values(), strict=False)
+        if not all(_fits(_shape(layer), row.shape) for layer, row in shapes):
+            return False
+    return True
+
+
+def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The published model with these kernels, by Keras' names; other tensors than blocks' do not matter."""
+    blocks = {key for key in shapes if key.startswith("block") and key.endswith("conv.kernel")}
+    for model in CLASSES:
+        expected: dict[str, tuple[int, ...]] = {}
+        for kind, rows in _rows(model).items():
+            leaf = "gamma" if kind == "batch_normalization" else "kernel"
+            expected |= {f"{name}.{leaf}": row.shape for name, row in rows.items() if name != CLASSIFIER}
+        # B0 is a part of B1, so nothing may be left over.
+        if blocks <= expected.keys() and all(
+            _fits(shapes.get(key, ()), shape) for key, shape in expected.items()
+        ):
+            return model
+    return None
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        right in (-1, size) for size, right in zip(shape, expected, strict=True)
+    )
+
+
+def _by_leaf(layer: StoredLayer) -> dict[str, Any]:
     """A layer's arrays by name, if the file numbers them: kernel first, scale and shift before statistics."""
     names: tuple[str, ...] = ("kernel", "bias")
     if layer.layer_class == "batch_normalization":
@@ -198,25 +236,23 @@ def _leaves(layer: Stored) -> dict[str, Any]:
     return {known.get(key, key): array for key, array in layer.arrays.items()}
 
 
-def _scales(layer: Stored) -> bool:
-    return layer.layer_class == "normalization" or (
-        not layer.layer_class and layer.name.startswith("normalization")
-    )
-
-
-def _rank(layer: Stored) -> int:
+def _rank(layer: StoredLayer) -> int:
     kernel = layer.arrays.get("kernel", layer.arrays.get("0"))
     return 0 if kernel is None else kernel.ndim
 
 
-def _shape(layer: Stored) -> tuple[int, ...]:
+def _shape(layer: StoredLayer) -> tuple[int, ...]:
     """Shape of a layer's first array in PyTorch's layout."""
+    orders: dict[str, AxisOrder] = {
+        "conv2d": "convolution",
+        "depthwise_conv2d": "depthwise",
+        "dense": "dense",
+    }
     kernel = layer.arrays.get("0", np.empty(()))
-    kinds: dict[str, Kind] = {"conv2d": "convolution", "depthwise_conv2d": "depthwise", "dense": "dense"}
-    return tuple(to_torch(kernel, kinds.get(layer.layer_class, "vector")).shape)
+    return tuple(to_torch(kernel, orders.get(layer.layer_class, "vector")).shape)
 
 
-def _kind(layer: str, leaf: str, axes: int) -> Kind:
+def _axis_order(layer: str, leaf: str, axes: int) -> AxisOrder:
     if leaf != "kernel":
         return "vector"
     if axes == 2:
@@ -229,7 +265,7 @@ def _own_name(config: Mapping[str, Any] | None) -> str | None:
     inner = config.get("config") if config else None
     if not isinstance(inner, dict):
         return None
-    if inner.get("name") in OWN_NAMES.values():
+    if inner.get("name") in _OWN_NAMES:
         return str(inner["name"])
     parts = inner.get("layers")
     found = (_own_name(part) for part in parts if isinstance(part, dict)) if isinstance(parts, list) else ()

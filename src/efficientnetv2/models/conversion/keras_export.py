@@ -7,29 +7,35 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from efficientnetv2.architectures.registry import architecture as published_architecture
-from efficientnetv2.architectures.registry import published
-from efficientnetv2.models.conversion import embedded_metadata, keras_files
-from efficientnetv2.models.conversion.keras_layers import CLASSES, CLASSIFIER, Layer, layers
+from efficientnetv2.architectures.registry import architecture, published
+from efficientnetv2.models.conversion import keras_files
+from efficientnetv2.models.conversion.keras import CLASSES, CLASSIFIER
+from efficientnetv2.models.conversion.layouts import (
+    AxisOrder,
+    Layer,
+    layer_name,
+    layers,
+    leaf_names,
+    to_tensorflow,
+)
 from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
-from efficientnetv2.models.conversion.tensors import to_tensorflow
+from efficientnetv2.models.conversion.weight_file import header_text
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
+from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.optional_deps import import_optional
 
 SUFFIXES = (".weights.h5", ".keras", ".h5")  # of files that Keras writes, the longest first
 
-_LEAST_PX = 32  # of keras.applications
+_MIN_PX = 32  # of keras.applications
 
 
 def write(path: str | Path, network: Network) -> None:
@@ -48,13 +54,17 @@ def write(path: str | Path, network: Network) -> None:
     path = Path(path)
     suffix = next((end for end in SUFFIXES if path.name.endswith(end)), None)
     if suffix is None:
-        raise InputError(f"a file for Keras ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-    name = _keras_network(network)
-    assert isinstance(network, EfficientNet)
-    _check_scaling(suffix, name, network.preprocessing)
-    text = embedded_metadata.text_of(network)
+        raise InputError(f"a file for Keras ends in {', '.join(SUFFIXES)}")
+    name = next((name for name in CLASSES if _is_published(network, name)), None)
+    if name is None or not isinstance(network, EfficientNet):
+        raise InputError(
+            "Keras has no such model. It has TensorFlow's padding ('same'), batch-norm epsilon 0.001, and the "
+            f"architectures {', '.join(CLASSES)}"
+        )
+    _check_preprocessing(suffix, name, network)
+    text = header_text(network)
     with _keras(path) as keras:
-        model = _built(keras, name, network)
+        model = _build(keras, name, network)
         _fill(model, network)
 
         def save(partial: Path) -> None:
@@ -62,7 +72,7 @@ def write(path: str | Path, network: Network) -> None:
             with tempfile.TemporaryDirectory(dir=partial.parent) as folder:
                 whole = Path(folder) / f"network{suffix}"
                 (model.save_weights if suffix == ".weights.h5" else model.save)(whole)
-                keras_files.carry(whole, text)
+                keras_files.embed(whole, text)
                 os.replace(whole, partial)
 
         try:
@@ -71,58 +81,47 @@ def write(path: str | Path, network: Network) -> None:
             raise InputError(f"{path} can't be written: {error.strerror or error}") from error
 
 
-def _keras_network(network: Network) -> str:
-    """The published name of a model that Keras has."""
-    refusal = "Keras has no such network"
-    if not isinstance(network, EfficientNet):
-        raise InputError(f"{refusal}; only EfficientNets of this package can be written for it.")
-    if network.architecture.padding != "same":
-        raise InputError(
-            f"{refusal}. Its padding is symmetric, as of torchvision's weights, but Keras pads as TensorFlow "
-            'does ("same"): the weights would lose accuracy there.'
-        )
-    for name in CLASSES:
-        if published_architecture(name) == network.architecture:
-            return name
-    raise InputError(f"{refusal}. It has {', '.join(CLASSES)}, with a batch-norm epsilon of 0.001.")
+def _is_published(network: Network, name: str) -> bool:
+    return isinstance(network, EfficientNet) and network.architecture == architecture(name)
 
 
-def _check_scaling(suffix: str, name: str, preprocessing: Preprocessing) -> None:
-    if preprocessing.image_px < _LEAST_PX:
-        raise InputError(f"image_px is {preprocessing.image_px}, but Keras takes {_LEAST_PX} px or more")
+def _check_preprocessing(suffix: str, name: str, network: EfficientNet) -> None:
+    preprocessing = network.preprocessing
+    if preprocessing.image_px < _MIN_PX:
+        raise InputError(f"image_px is {preprocessing.image_px}, but Keras takes {_MIN_PX} px or more")
     if suffix != ".weights.h5" or name.startswith("efficientnet_"):
         return  # the description holds it, and V1's is among the weights
-    built_in = published(name).preprocessing
-    mean, std = built_in.mean, built_in.std
-    if preprocessing.channels != 3:  # Keras knows ImageNet's three alone
-        mean, std = SYMMETRIC_MEAN[:1] * preprocessing.channels, SYMMETRIC_STD[:1] * preprocessing.channels
+    own = published(name).preprocessing
+    mean, std = own.mean, own.std
+    if network.in_channels != 3:  # Keras has ImageNet's constants for three channels only
+        mean, std = SYMMETRIC_MEAN[:1] * network.in_channels, SYMMETRIC_STD[:1] * network.in_channels
     if (preprocessing.mean, preprocessing.std) != (mean, std):
         raise InputError(
-            f"a file of weights alone can't hold the preprocessing, and Keras would "
-            f"apply its own (mean {mean}, std {std}) in place of this network's (mean {preprocessing.mean}, "
-            f"std {preprocessing.std}). Write '.keras', which holds it."
+            "a file of weights can't hold the preprocessing. Keras would apply its own "
+            f"(mean {mean}, std {std}), not this model's (mean {preprocessing.mean}, std {preprocessing.std}). Write "
+            "'.keras', which holds it"
         )
 
 
 @contextmanager
 def _keras(path: Path) -> Iterator[Any]:
-    """Keras, without the noise of it and its backends."""
+    """Keras, without the warnings of Keras and its backends."""
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "torch")
     log = logging.getLogger("absl")
     level = log.level
     with warnings.catch_warnings(), loading_tensorflow():
-        # Of Keras with numpy 2 and tensors of PyTorch; it works nonetheless.
+        # Of Keras with numpy 2 and tensors of PyTorch, and of models with other channels.
         warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")
-        # A legacy file is what was asked for.
-        log.setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", message="This model usually expects 1 or 3 input channels")
+        log.setLevel(logging.ERROR)  # about the legacy format
         try:
             yield import_optional("keras", "keras", f"Writing {path} for Keras")
         finally:
             log.setLevel(level)
 
 
-def _built(keras: Any, name: str, network: EfficientNet) -> Any:
+def _build(keras: Any, name: str, network: EfficientNet) -> Any:
     """Keras' model with its own fresh weights."""
     preprocessing = network.preprocessing
     shape = (preprocessing.image_px, preprocessing.image_px, network.in_channels)
@@ -133,40 +132,40 @@ def _built(keras: Any, name: str, network: EfficientNet) -> Any:
         options["pooling"] = "avg"
     builder = getattr(keras.applications, CLASSES[name])
     if name.startswith("efficientnet_"):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This model usually expects 1 or 3 input channels")
-            return builder(**options)
+        return builder(**options)
     # V2's own preprocessing has fixed constants; layers of the same classes hold any.
     pixels = keras.Input(shape)
-    if (preprocessing.mean, preprocessing.std) == (
-        SYMMETRIC_MEAN[:1] * network.in_channels,
-        SYMMETRIC_STD[:1] * network.in_channels,
-    ):
+    symmetric = (SYMMETRIC_MEAN[:1] * network.in_channels, SYMMETRIC_STD[:1] * network.in_channels)
+    if (preprocessing.mean, preprocessing.std) == symmetric:
         scaled = keras.layers.Rescaling(1 / 128, offset=-1)(pixels)
     else:
         variance = [std**2 for std in preprocessing.std]
         scaled = keras.layers.Rescaling(1 / 255)(pixels)
         scaled = keras.layers.Normalization(mean=list(preprocessing.mean), variance=variance)(scaled)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This model usually expects 1 or 3 input channels")
-        model = builder(**options, input_tensor=scaled, include_preprocessing=False)
+    model = builder(**options, input_tensor=scaled, include_preprocessing=False)
     return keras.Model(pixels, model.output, name=model.name)
 
 
 def _fill(model: Any, network: EfficientNet) -> None:
     """Set every weight of Keras' model."""
-    state: dict[str, Tensor] = network.state_dict()
-    rows = {row.name: row for row in layers(network.architecture)}
+    table = network.architecture
+    rows = {layer_name("keras", row, table): row for row in layers(table)}
     for layer in model.layers:
         if type(layer).__name__ == "Normalization" and layer.weights:
             variance = [std**2 for std in network.preprocessing.std]
             layer.set_weights([np.array(network.preprocessing.mean), np.array(variance), np.array(0)])
         elif layer.weights and layer.name in rows:
-            row = rows.pop(layer.name)
-            layer.set_weights([_array(state, row, ours, theirs) for ours, theirs in row.tensors.items()])
-    rows.pop(CLASSIFIER, None) if not network.num_classes else None
+            layer.set_weights(_arrays(network, rows.pop(layer.name)))
+    if not network.num_classes:
+        del rows[CLASSIFIER]
     assert not rows, f"Keras has no layers {sorted(rows)}"
 
 
-def _array(state: Mapping[str, Tensor], row: Layer, ours: str, theirs: str) -> Any:
-    return to_tensorflow(state[f"{row.ours}.{ours}"], row.kind(theirs))
+def _arrays(network: EfficientNet, layer: Layer) -> list[Any]:
+    """A layer's weights in Keras' order and layout."""
+    state = network.state_dict()
+    kernel: AxisOrder = "vector" if layer.kind == "batch_norm" else layer.kind
+    return [
+        to_tensorflow(state[f"{layer.module}.{leaf}"], kernel if leaf == "weight" else "vector")
+        for leaf in leaf_names("keras", layer)
+    ]

@@ -30,21 +30,17 @@ from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.optional_deps import import_optional
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
-_WEIGHTS = "model.weights.h5"
-_CONFIG = "config.json"
-_METADATA = "metadata.json"
-# Where a layer's weights lie in Keras 3's layout; the last class name and number before them is the layer's.
+_WEIGHTS, _CONFIG, _METADATA = "model.weights.h5", "config.json", "metadata.json"
+# Where a layer's weights are in Keras 3's layout; the last class name and number before them is the layer's.
 _VARS = re.compile(r"(?:(.*)/)?(?:layers|_layer_checkpoint_dependencies)/([^/]+)/vars$")
 _NUMBERED = re.compile(r"(.+?)(?:_(\d+))?$")
-# Ours: what is declared is at most so many times what is stored, so that a small file can't fill the memory.
-_MOST_EXPANSION = 200
-_FREE_BYTES = 1 << 26
-# How older ones call the kernel of a depthwise convolution.
+# A file declares at most so many times what it stores, so that a small file can't fill the memory. Ours.
+_MAX_EXPANSION, _FREE_BYTES = 200, 1 << 26
 _OLD_NAMES = {"depthwise_kernel": "kernel"}
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredLayer:
     """A layer of the file.
 
     Args:
@@ -61,22 +57,28 @@ class Stored:
     name: str
     arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
+    def is_a(self, layer_class: str) -> bool:
+        """By class, or by the name that Keras gives by default."""
+        if self.layer_class:
+            return self.layer_class == layer_class
+        return self.name.startswith(layer_class)
+
 
 @dataclass(frozen=True, eq=False)
-class Contents:
+class KerasFile:
     """A whole file.
 
     Args:
         layers: In no order.
         config: The model's description; None in a file of weights.
         complete: Whether layers without weights are listed too.
-        carried: The embedded header's text; None without one.
+        header: The text of the embedded header.
     """
 
-    layers: tuple[Stored, ...]
+    layers: tuple[StoredLayer, ...]
     config: dict[str, Any] | None
     complete: bool
-    carried: Any = None
+    header: Any = None
 
 
 def opens(path: Path) -> bool:
@@ -84,19 +86,18 @@ def opens(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        magic = file.read(len(_MAGIC))
-    if magic == _MAGIC:
-        return True
+        if file.read(len(_MAGIC)) == _MAGIC:
+            return True
     try:
         if not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as archive:
             return _WEIGHTS in archive.namelist()
-    except Exception:  # a damaged archive raises whatever its damage hits
-        return False  # and the reader of the other archives says so
+    except Exception:  # a damaged archive can raise anything; the reader of pickles reports it
+        return False
 
 
-def contents(path: Path) -> Contents:
+def read(path: Path) -> KerasFile:
     """Read a whole file.
 
     Raises:
@@ -106,75 +107,77 @@ def contents(path: Path) -> Contents:
     try:
         if not zipfile.is_zipfile(path):
             with h5py.File(path, "r") as file:
-                return replace(_contents(path, file, h5py, None), carried=_carried(path, file, h5py))
+                return replace(_read_h5(path, file, h5py, None), header=_embedded(path, file, h5py))
         with zipfile.ZipFile(path) as archive:
             if _WEIGHTS not in archive.namelist():
                 raise InputError(f"{path} holds no '{_WEIGHTS}', so it is not a Keras file.")
-            config = _member(path, archive, _CONFIG) if _CONFIG in archive.namelist() else None
-            metadata = _member(path, archive, _METADATA) if _METADATA in archive.namelist() else None
-            with h5py.File(io.BytesIO(_member(path, archive, _WEIGHTS)), "r") as file:
-                found = _contents(path, file, h5py, config)
-            return replace(found, carried=(_parsed(path, metadata, f"its {_METADATA}") or {}).get(CARRIED))
+            weights, config, metadata = (
+                _member(path, archive, name) for name in (_WEIGHTS, _CONFIG, _METADATA)
+            )
+        assert weights is not None
+        with h5py.File(io.BytesIO(weights), "r") as file:
+            found = _read_h5(path, file, h5py, config)
+        return replace(found, header=(_parse(path, metadata, _METADATA) or {}).get(CARRIED))
     except InputError:
         raise
-    except Exception as error:  # a damaged file raises whatever its damage hits
+    except Exception as error:  # a damaged file can raise anything
         raise InputError(
             f"{path} can't be read as a Keras file; it may be cut short ({error_summary(error)}). Fetch or save it "
             "again."
         ) from error
 
 
-def carry(path: Path, text: str) -> None:
+def embed(path: Path, text: str) -> None:
     """Embed a header's text into a file that Keras has just written, where Keras does not look."""
     if not zipfile.is_zipfile(path):
         h5py = import_optional("h5py", "keras", f"Writing {path} for Keras")
         with h5py.File(path, "r+") as file:
-            # No attribute: those hold 64 kB at most, and 21,843 class names are more.
+            # Not an attribute: those hold 64 kB at most, and 21,843 class names are more.
             file.create_dataset(CARRIED, data=np.frombuffer(text.encode(), np.uint8))
         return
-    # Into a member that is there already: for one more, Keras would unpack the whole archive to the disk.
+    # Into an existing member: with one more, Keras would unpack the whole archive to the disk.
     whole = path.with_name(f"{path.name}.whole")
-    with zipfile.ZipFile(path) as there, zipfile.ZipFile(whole, "w") as here:
-        for info in there.infolist():
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(whole, "w") as target:
+        for info in source.infolist():
             if info.filename == _METADATA:
-                plain = json.loads(there.read(info)) | {CARRIED: text}
-                here.writestr(info, json.dumps(plain))
+                target.writestr(info, json.dumps(json.loads(source.read(info)) | {CARRIED: text}))
                 continue
-            with there.open(info) as source, here.open(info, "w") as target:
-                shutil.copyfileobj(source, target)
+            with source.open(info) as member, target.open(info, "w") as copy:
+                shutil.copyfileobj(member, copy)
     os.replace(whole, path)
 
 
-def _carried(path: Path, file: Any, h5py: Any) -> str | None:
+def _embedded(path: Path, file: Any, h5py: Any) -> str | None:
     if CARRIED not in file:
         return None
     try:
         return _array(path, file, CARRIED, h5py).tobytes().decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: '{CARRIED}' is no text ({error}). Save the file again.") from error
+        raise InputError(f"{path}: '{CARRIED}' is not text ({error}). Save the file again.") from error
 
 
-def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes | None:
+    if name not in archive.namelist():
+        return None
     info = archive.getinfo(name)
     _check_expansion(path, name, info.file_size, info.compress_size)
     return archive.read(info)
 
 
-def _contents(path: Path, file: Any, h5py: Any, config: Any) -> Contents:
+def _read_h5(path: Path, file: Any, h5py: Any, config: bytes | None) -> KerasFile:
     if "layers" in file or "_layer_checkpoint_dependencies" in file:
-        found = _numbered(path, file, h5py)
-        return Contents(tuple(found), _parsed(path, config), any(not layer.arrays for layer in found))
+        found = _numbered_layers(path, file, h5py)
+        return KerasFile(tuple(found), _parse(path, config), any(not layer.arrays for layer in found))
     root = file.get("model_weights", file)
     if not isinstance(root, h5py.Group):
-        raise InputError(f"{path}: 'model_weights' is not a group, so this is not a file that Keras wrote.")
-    found = _named(path, root, h5py)
+        raise InputError(f"{path}: 'model_weights' is not a group, so Keras did not write this file.")
+    found = _named_layers(path, root, h5py)
     description = file.attrs.get("model_config") if config is None else config
-    # Of a network within a network the legacy layout lists what has weights alone.
-    complete = all(layer.name in root for layer in found)
-    return Contents(tuple(found), _parsed(path, description), complete)
+    # Of a model within a model, the legacy layout lists only layers with weights.
+    return KerasFile(tuple(found), _parse(path, description), all(layer.name in root for layer in found))
 
 
-def _numbered(path: Path, file: Any, h5py: Any) -> list[Stored]:
+def _numbered_layers(path: Path, file: Any, h5py: Any) -> list[StoredLayer]:
     """Keras 3's layout, without the optimizer, seeds and metrics."""
     found = []
 
@@ -184,31 +187,25 @@ def _numbered(path: Path, file: Any, h5py: Any) -> list[Stored]:
             return
         numbered = _NUMBERED.fullmatch(match[2])
         assert numbered is not None
-        own_name = group.attrs.get("name", "")
+        own = group.attrs.get("name", "")
         arrays = {key: _array(path, group, key, h5py) for key in group}
-        layer = Stored(
-            match[1] or "",
-            numbered[1],
-            int(numbered[2] or 0),
-            own_name if isinstance(own_name, str) else "",
-            arrays,
-        )
-        found.append(layer)
+        number, own_name = int(numbered[2] or 0), own if isinstance(own, str) else ""
+        found.append(StoredLayer(match[1] or "", numbered[1], number, own_name, arrays))
 
     file.visititems(visit)  # follows no soft or external link
     return found
 
 
-def _named(path: Path, root: Any, h5py: Any) -> list[Stored]:
+def _named_layers(path: Path, root: Any, h5py: Any) -> list[StoredLayer]:
     """The legacy layout."""
-    found = {name: Stored("", "", 0, name) for name in root if isinstance(root.get(name), h5py.Group)}
+    found = {name: StoredLayer("", "", 0, name) for name in root if isinstance(root.get(name), h5py.Group)}
 
     def visit(name: str, item: Any) -> None:
         parts = name.split("/")
         if not isinstance(item, h5py.Dataset) or len(parts) < 2 or "optimizer_weights" in parts:
             return
         layer, leaf = parts[-2], parts[-1].partition(":")[0]
-        stored = found.setdefault(layer, Stored("", "", 0, layer))
+        stored = found.setdefault(layer, StoredLayer("", "", 0, layer))
         stored.arrays[_OLD_NAMES.get(leaf, leaf)] = _array(path, item.parent, parts[-1], h5py)
 
     root.visititems(visit)  # follows no soft or external link
@@ -216,21 +213,17 @@ def _named(path: Path, root: Any, h5py: Any) -> list[Stored]:
 
 
 def _array(path: Path, group: Any, key: str, h5py: Any) -> npt.NDArray[Any]:
-    """One dataset, unless it lies outside of the file or holds no numbers."""
+    """One dataset, unless it is outside of the file or holds no numbers."""
     link = group.get(key, getlink=True)
     dataset = group[key] if isinstance(link, h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise InputError(
-            f"{path}: '{group.name}/{key}' points out of the file; only what lies in the file itself is read. "
-            "Save the network again with Keras."
-        )
+        raise InputError(f"{path}: '{group.name}/{key}' points out of the file. Save the model again.")
     if dataset.shape is None or not _holds_numbers(dataset.dtype):
         raise InputError(
-            f"{path}: '{dataset.name}' holds no numbers ({dataset.dtype}), so this is not a file of weights that "
-            "Keras wrote. Give the one that it did."
+            f"{path}: '{dataset.name}' holds no numbers ({dataset.dtype}). Give a file that Keras wrote."
         )
-    stored = dataset.id.get_storage_size()
-    _check_expansion(path, dataset.name, int(np.prod(dataset.shape)) * dataset.dtype.itemsize, stored)
+    declared = int(np.prod(dataset.shape)) * dataset.dtype.itemsize
+    _check_expansion(path, dataset.name, declared, dataset.id.get_storage_size())
     array: npt.NDArray[Any] = np.asarray(dataset[()])
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -243,22 +236,21 @@ def _holds_numbers(dtype: np.dtype[Any]) -> bool:
 
 
 def _check_expansion(path: Path, name: str, declared: int, stored: int) -> None:
-    if declared > _FREE_BYTES and declared > _MOST_EXPANSION * stored:
+    if declared > _FREE_BYTES and declared > _MAX_EXPANSION * stored:
         raise InputError(
-            f"{path}: '{name}' declares {declared:,} bytes, but {stored:,} are stored; such a file would fill "
-            "the memory with nothing, and is not read."
+            f"{path}: '{name}' declares {declared:,} bytes, but stores {stored:,}. Reading it would fill the memory."
         )
 
 
-def _parsed(path: Path, text: Any, what: str = "the network's description") -> dict[str, Any] | None:
+def _parse(path: Path, text: Any, what: str = "the model's description") -> dict[str, Any] | None:
     if text is None:
         return None
-    if not isinstance(text, bytes | str):
-        raise InputError(f"{path}: {what} is no text. Save it again with Keras.")
     try:
+        if not isinstance(text, bytes | str):
+            raise ValueError("not text")
         parsed = json.loads(text)
+        if not isinstance(parsed, dict):
+            raise ValueError("not an object")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {what} is not JSON ({error}). Save it again.") from error
-    if not isinstance(parsed, dict):
-        raise InputError(f"{path}: {what} is not a JSON object. Save it again with Keras.")
+        raise InputError(f"{path}: {what} is not JSON ({error}). Save it again with Keras.") from error
     return parsed

@@ -13,7 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from efficientnetv2.models.conversion import embedded_metadata, timm, torchvision
+from efficientnetv2.models.conversion import timm, torchvision
+from efficientnetv2.models.conversion.layouts import tensor_names
+from efficientnetv2.models.conversion.weight_file import header_text
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.model_card import CARRIED
 from efficientnetv2.models.pretrained import timm_crop_fraction
@@ -33,19 +35,18 @@ def write_timm(path: Path, network: EfficientNet) -> None:
         InputError: timm has no such model, a state dict would lose the epsilon, or a file has the directory's name.
     """
     name, arguments = timm.model_name(network.architecture)
-    names = timm.tensor_names(network.architecture)
+    names = tensor_names("timm", network.architecture)
     if path.suffix in SUFFIXES:
         if arguments:
             raise InputError(
-                f"batch-norm epsilon is {network.architecture.batch_norm_epsilon:g}, but timm's {name} has "
-                "another, and a state dict cannot say so. Give a folder for OUT: its config.json can"
+                f"batch-norm epsilon is {network.architecture.batch_norm_epsilon:g}, not that of timm's {name}, and a "
+                "state dict cannot say so. Give a folder for OUT: its config.json can"
             )
         _write_tensors(path, network, names, name)
         return
     if path.exists() and not path.is_dir():
         raise InputError(
-            "there is a file of that name, and for timm a folder is written. Give the name of a folder, or one "
-            f"ending in {' or '.join(SUFFIXES)} for the tensors alone"
+            f"it is a file, but timm takes a folder. Give one, or a name in {' or '.join(SUFFIXES)}"
         )
     path.mkdir(exist_ok=True)
     _write_tensors(path / timm.WEIGHTS, network, names, name)
@@ -63,14 +64,14 @@ def write_torchvision(path: Path, network: EfficientNet) -> None:
         raise InputError("a file for torchvision ends in .pth or .safetensors")
     name = torchvision.model_name(network.architecture)
     if not network.num_classes:
-        raise InputError(f"torchvision's {name} always has a classifier, and this network has none")
-    _write_tensors(path, network, torchvision.tensor_names(network.architecture), name)
+        raise InputError(f"torchvision's {name} always has a classifier, and this model has none")
+    _write_tensors(path, network, tensor_names("torchvision", network.architecture), name)
 
 
 def _write_tensors(path: Path, network: EfficientNet, names: Mapping[str, str], name: str) -> None:
     """Write tensors under the library's names, with the embedded header, whole or not at all."""
     tensors = {names[ours]: value.detach().cpu().contiguous() for ours, value in network.state_dict().items()}
-    header = embedded_metadata.text_of(network)
+    header = header_text(network)
     # timm ignores the architecture's name; our reader and people do not.
     metadata = {"format": "pt", "architecture": name, CARRIED: header}
     # PyTorch keeps the versions of modules here, by name, and looks up no other name.
@@ -85,8 +86,7 @@ def _write_tensors(path: Path, network: EfficientNet, names: Mapping[str, str], 
 
     try:
         write_atomically(path, fill)
-    # A full disk raises any of the three.
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # a full disk raises any of them
         reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
         raise InputError(f"{reason}. Make room, or give another place.") from error
 

@@ -5,34 +5,45 @@ Nothing in a file is executed: pickles are read with PyTorch's ``weights_only``.
 
 from __future__ import annotations
 
-import json
-import math
+import argparse
+import contextlib
+import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from efficientnetv2.models import model_card
-from efficientnetv2.models.conversion import embedded_metadata, keras, tensorflow, timm
-from efficientnetv2.models.conversion.pickles import read_pickle
-from efficientnetv2.models.conversion.raw import RawWeights, Source, Tensors
+from efficientnetv2.models.conversion import keras, tensorflow, timm
+from efficientnetv2.models.conversion.weight_file import WeightFile, parse_header
 from efficientnetv2.models.model_card import CARRIED
-from efficientnetv2.utils.errors import InputError, shorten
+from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
-# The first convolution, by which the names of a whole network are known: timm's, torchvision's.
+# The first convolution of timm and torchvision, which shows the prefix of a model within a module.
 _STEMS = ("conv_stem.weight", "features.0.0.weight")
-_WRAPPERS = {"module", "_orig_mod"}  # of DistributedDataParallel and of torch.compile
+_WRAPPERS = {"module", "_orig_mod"}  # prefixes of DistributedDataParallel and torch.compile
+_HUB_WEIGHTS = (timm.WEIGHTS, "pytorch_model.bin")
 
-_PICKLED = "pytorch_model.bin"  # weights of a hub folder, in older ones
+# Where trainers keep the weights in a checkpoint, best first: averaged weights are preferred.
+_AVERAGED = ("state_dict_ema", "model_ema")
+_KEYS = (*_AVERAGED, "state_dict", "model")
+_GENERIC_ARCH = "efficientnet"  # timm's trainer writes this if it was not given the model's name
+_MAX_DEPTH = 8  # Ours: real checkpoints nest two or three deep, a hostile one may contain itself
 
-# Arguments of timm's networks that change nothing in evaluation, or that the tensors' shapes say as well.
-_HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size", "global_pool"}
+_SAVE_TENSORS = (
+    "In the program that wrote it, save the tensors alone: torch.save(model.state_dict(), FILE), or "
+    "safetensors.torch.save_file(model.state_dict(), FILE)."
+)
 
 
-def read(path: str | Path) -> RawWeights:
+def read(path: str | Path) -> WeightFile:
     """The tensors of another library's file, and what it states about them.
 
     Args:
@@ -44,17 +55,21 @@ def read(path: str | Path) -> RawWeights:
     """
     path = Path(path)
     if path.is_dir() and (path / timm.CONFIG).is_file():
-        return _hub_folder(path)
+        weights = next((path / name for name in _HUB_WEIGHTS if (path / name).is_file()), None)
+        if weights is None:
+            raise InputError(f"{path} has a config.json but no {timm.WEIGHTS}. Fetch the weights too.")
+        fields, notes = timm.read_config(path / timm.CONFIG)
+        found = _read_tensors(weights)
+        return replace(found, source="timm", notes=(*found.notes, *notes), **fields)
     if tensorflow.opens(path):
         return tensorflow.read(path)
     if path.is_dir():
         raise InputError(
-            f"{path} is a folder with neither config.json (timm's) nor 'checkpoint' (TensorFlow's) in it. "
-            "Give the weight file."
+            f"{path} is a folder with neither config.json (timm) nor 'checkpoint' (TensorFlow). Give the weight file."
         )
     if not path.is_file():
         raise InputError(f"{path} does not exist. Give a weight file, or the folder of one.")
-    return _file(path)
+    return keras.read(path) if keras.opens(path) else _read_tensors(path)
 
 
 def is_model_file(path: str | Path) -> bool:
@@ -68,28 +83,21 @@ def is_model_file(path: str | Path) -> bool:
         return False
 
 
-def _file(path: Path) -> RawWeights:
+def _read_tensors(path: Path) -> WeightFile:
+    """A safetensors file or a pickle, without the prefix of a module that holds the model."""
     with open(path, "rb") as file:
         start = file.read(9)
-    if keras.opens(path):
-        return keras.read(path)
-    # A safetensors file begins with the length of its header, which may look like anything, and goes on with that.
+    # A safetensors file begins with the length of its header, which may be any bytes, and goes on with "{".
     pickled = start[8:] != b"{" and (start.startswith(b"PK") or start[:1] == b"\x80")
-    found = _unwrapped(path, read_pickle(path) if pickled else _safetensors(path))
-    return RawWeights(
-        path=path,
-        source=_source(found.tensors),
-        tensors=found.tensors,
-        model=found.model,
-        carried=embedded_metadata.parse(path, found.carried),
-        notes=found.notes,
-    )
+    found = _read_pickle(path) if pickled else _read_safetensors(path)
+    if not any(stem in found.tensors for stem in _STEMS):
+        found = _remove_prefix(found)
+    torchvision = any(name.startswith("features.") for name in found.tensors)
+    return replace(found, source="torchvision" if torchvision else "timm")
 
 
-def _unwrapped(path: Path, found: Tensors) -> Tensors:
-    """Without the prefix of a module that holds the model, such as Lightning's, and without tensors beside it."""
-    if any(stem in found.tensors for stem in _STEMS):
-        return found
+def _remove_prefix(found: WeightFile) -> WeightFile:
+    """Without the prefix of a module that holds the model, such as Lightning's, and without other tensors."""
     prefixes = sorted(
         {name.removesuffix(stem) for name in found.tensors for stem in _STEMS if name.endswith(f".{stem}")}
     )
@@ -97,130 +105,129 @@ def _unwrapped(path: Path, found: Tensors) -> Tensors:
         return found
     if len(prefixes) > 1:
         raise InputError(
-            f"{path} holds {len(prefixes)} networks: their tensors begin with {shorten(prefixes)}. Save those of one "
-            "network alone."
+            f"{found.path} holds {len(prefixes)} models, with the prefixes {shorten(prefixes)}. Save the tensors of "
+            "one."
         )
     prefix, notes = prefixes[0], list(found.notes)
     if not set(prefix.rstrip(".").split(".")) <= _WRAPPERS:
-        notes.append(f"the network's tensors are those whose names begin with '{prefix}'")
+        notes.append(f"the model's tensors are those whose names begin with '{prefix}'")
     if outside := [name for name in found.tensors if not name.startswith(prefix)]:
-        notes.append(f"tensors beside the network are left out: {shorten(outside, 3)}")
-    tensors = {
-        name.removeprefix(prefix): tensor for name, tensor in found.tensors.items() if name.startswith(prefix)
-    }
+        notes.append(f"tensors outside of the model are left out: {shorten(outside, 3)}")
+    inside = {name: tensor for name, tensor in found.tensors.items() if name.startswith(prefix)}
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in inside.items()}
     return replace(found, tensors=tensors, notes=tuple(notes))
 
 
-def _source(tensors: Mapping[str, Tensor]) -> Source:
-    return "torchvision" if any(name.startswith("features.") for name in tensors) else "timm"
-
-
-def _safetensors(path: Path) -> Tensors:
+def _read_safetensors(path: Path) -> WeightFile:
     """Tensors in the file's memory map."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if model_card.is_ours(metadata):
-                raise InputError(
-                    f"{path} is a model file of this package, not a foreign one: efficientnetv2.load reads it."
-                )
+                raise InputError(f"{path} is a model file of this package: efficientnetv2.load reads it.")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read: {_why(path, error)}") from error
-    return Tensors(tensors, metadata.get("architecture"), metadata.get(CARRIED))
+        raise InputError(f"{path} cannot be read: {_why_unreadable(path, error)}") from error
+    header = parse_header(path, metadata.get(CARRIED))
+    return WeightFile(path, "timm", tensors, model=metadata.get("architecture"), header=header)
 
 
-def _why(path: Path, error: Exception) -> str:
+def _why_unreadable(path: Path, error: Exception) -> str:
     text, size = str(error).splitlines()[0], f"{path.stat().st_size:,} bytes"
     with open(path, "rb") as file:
-        begins_so = file.read(9)[8:] == b"{"  # after the length of its header
-    if begins_so and ("TooLarge" in text or "too large" in text):
-        return (
-            f"its first bytes declare a header larger than any real one ({text}). It is no safetensors file."
-        )
+        is_header = file.read(9)[8:] == b"{"
+    if is_header and "toolarge" in text.lower().replace(" ", ""):
+        return f"it declares a header larger than any real one ({text}). It is not a safetensors file."
     if "incomplete" in text or "invalid header length" in text or "too small" in text:
-        return f"it is incomplete ({size}; {text}). Copy it again from where it came."
+        return f"it is incomplete ({size}; {text}). Copy it again from its source."
     return (
-        f"it is neither safetensors, a PyTorch pickle, HDF5 nor a .keras archive ({text}; {size}). Give the "
-        "file that timm, torchvision, Keras or TensorFlow wrote."
+        f"it is neither safetensors, a PyTorch pickle, HDF5 nor a .keras archive ({text}; {size}). Give the file that "
+        "timm, torchvision, Keras or TensorFlow wrote."
     )
 
 
-def _hub_folder(folder: Path) -> RawWeights:
-    """A directory as on timm's hub; config.json states the model, its preprocessing and its classes."""
-    stating = folder / timm.CONFIG
-    config = _config(stating)
-    if (folder / timm.WEIGHTS).is_file():
-        path = folder / timm.WEIGHTS
-        found = _unwrapped(path, _safetensors(path))
-    elif (folder / _PICKLED).is_file():
-        path = folder / _PICKLED
-        found = _unwrapped(path, read_pickle(path))
-    else:
-        raise InputError(f"{folder} has a config.json but no {timm.WEIGHTS} beside it. Fetch that one too.")
-    stated = config.get("pretrained_cfg", config)
-    epsilon = _epsilon(config, stating)
-    preprocessing, differences = timm.stated_preprocessing(stated, stating)
-    return RawWeights(
-        path=path,
-        source="timm",
-        tensors=found.tensors,
-        model=config["architecture"],
-        batch_norm_epsilon=epsilon,
-        preprocessing=preprocessing,
-        stated=timm.STATED,
-        class_names=_labels(config, stated, stating),
-        carried=embedded_metadata.parse(path, found.carried),
-        notes=(*found.notes, *differences),
-    )
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}). Fetch it again, or take it away.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        raise InputError(f"{path} names no 'architecture', as timm's do. Give the weight file by itself.")
-    if not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise InputError(
-            f"{path}: pretrained_cfg is no object, as timm's are. Give the weight file by itself."
-        )
-    return config
-
-
-def _epsilon(config: Mapping[str, Any], path: Path) -> float | None:
-    """Batch-norm's epsilon if timm's model arguments state one; other arguments that matter are refused."""
-    arguments = config.get("model_args") or {}
-    if not isinstance(arguments, dict):
-        raise InputError(f"{path}: model_args is no object, as timm's are. Correct it, or take it away.")
-    unknown = sorted(set(arguments) - _HARMLESS - {"bn_eps"})
-    if arguments.get("global_pool", "avg") != "avg":
-        unknown.append("global_pool")
-    if unknown:
-        raise InputError(
-            f"{path}: model_args changes the network by {shorten(unknown)}, which cannot be followed here. Use it "
-            "through timm itself."
-        )
-    epsilon = arguments.get("bn_eps")
-    if epsilon is None:
-        return None
-    if type(epsilon) not in (int, float) or not (math.isfinite(epsilon) and epsilon > 0):
-        raise InputError(
-            f"{path}: model_args says bn_eps {epsilon!r}, but batch-norm's epsilon is a finite number above 0. "
-            "Correct it, or take it away."
-        )
-    return float(epsilon)
-
-
-def _labels(config: Mapping[str, Any], stated: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """Class names in the order of the outputs; () if none are stated."""
-    labels = config.get("label_names") or stated.get("label_names") or stated.get("labels") or ()
-    if isinstance(labels, Mapping):  # timm allows {"0": name, ...}
+def _read_pickle(path: Path) -> WeightFile:
+    """The tensors of a pickle, from the dictionary in it that holds the weights to use."""
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    size = f"{path.stat().st_size:,} bytes"
+    if zipped:
         try:
-            labels = [labels[number] for number in sorted(labels, key=int)]
-        except ValueError as error:
-            raise InputError(f"{path}: label_names has a key that is no number ({error}).") from error
-    if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
-        raise InputError(f"{path}: label_names is no list of names. Correct it, or take it away.")
-    return tuple(labels)
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except Exception as error:  # a damaged archive can raise anything
+            raise InputError(
+                f"{path} is an incomplete or damaged archive ({size}; {error_summary(error)}). Copy it again from its "
+                "source."
+            ) from error
+        if any("/code/" in name for name in names):
+            raise InputError(f"{path} is a TorchScript archive, a program, and is not run. {_SAVE_TENSORS}")
+    # torch.load takes a file of this suffix for another format, but reads an open file by its content.
+    misnamed = path.suffix == ".safetensors"
+    try:
+        with contextlib.ExitStack() as stack, warnings.catch_warnings():
+            # On pickle protocols and storage types; if they matter, an error follows.
+            warnings.simplefilter("ignore", UserWarning)
+            # timm's trainer saves its options in a Namespace, which runs no code of the file.
+            stack.enter_context(torch.serialization.safe_globals([argparse.Namespace]))
+            source = stack.enter_context(open(path, "rb")) if misnamed else path
+            loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped and not misnamed)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)|(Unsupported operand \d+)", str(error))
+        what = f" ('{found[1] or found[2]}')" if found else ""
+        raise InputError(
+            f"{path} is a pickle that holds more than plain tensors{what}. To open it could run code from the file, so "
+            f"it was not opened. {_SAVE_TENSORS}"
+        ) from error
+    except Exception as error:  # a damaged file can raise anything
+        raise InputError(
+            f"{path} cannot be read as a PyTorch file ({error_summary(error)}; {size}): it is incomplete or damaged. "
+            "Copy it again from its source."
+        ) from error
+    return _state_dict(path, loaded)
+
+
+def _state_dict(path: Path, loaded: Any) -> WeightFile:
+    """The tensors to use within a loaded checkpoint."""
+    model: str | None = None
+    notes: list[str] = []
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(loaded, Mapping):
+            break
+        if isinstance(loaded.get("arch"), str) and loaded["arch"] != _GENERIC_ARCH:
+            model = loaded["arch"]
+        keys = [key for key in _KEYS if isinstance(loaded.get(key), Mapping)]
+        if not keys:
+            break
+        if keys[0] in _AVERAGED:
+            last = f", not the last ones ('{keys[-1]}')" if keys[-1] not in _AVERAGED else ""
+            notes.append(f"the averaged weights ('{keys[0]}') are read{last}")
+        loaded = loaded[keys[0]]
+    else:
+        raise InputError(f"{path} nests more than {_MAX_DEPTH} dictionaries ('{keys[0]}'). {_SAVE_TENSORS}")
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict. {_SAVE_TENSORS}")
+    if others := [name for name, value in loaded.items() if not isinstance(value, Tensor)]:
+        raise InputError(
+            f"{path} holds more than tensors ({shorten(others)}), and none of {', '.join(_KEYS)}. {_SAVE_TENSORS}"
+        )
+    tensors = {str(name): value.detach() for name, value in loaded.items()}
+    _check_storage(path, tensors)
+    tensors.pop("n_averaged", None)  # step counter of torch's AveragedModel
+    metadata = getattr(loaded, "_metadata", None)
+    header = parse_header(path, metadata.get(CARRIED) if isinstance(metadata, Mapping) else None)
+    return WeightFile(path, "timm", tensors, model=model, header=header, notes=tuple(notes))
+
+
+def _check_storage(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse sparse and meta tensors, and those that repeat a few bytes: a copy of them would fill the memory."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            kind = "a tensor without values" if tensor.is_meta else "a sparse tensor"
+            raise InputError(f"{path}: '{name}' is {kind}. {_SAVE_TENSORS}")
+        stored, shown = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.itemsize
+        if shown > stored:
+            raise InputError(
+                f"{path}: '{name}' is {list(tensor.shape)}, {shown:,} bytes, but only {stored:,} bytes are stored. "
+                f"Call contiguous() on each tensor. {_SAVE_TENSORS}"
+            )

@@ -1,14 +1,16 @@
-"""timm's names of tensors and models, and its preprocessing.
+"""timm's models, its preprocessing and its hub directories. Nothing here imports timm.
 
 timm has most models twice under the same tensor names: ``tf_efficientnetv2_s`` pads as TensorFlow does and has
 batch-norm epsilon 1e-3, ``efficientnetv2_s`` pads symmetrically with epsilon 1e-5. Weights of one give wrong outputs in
 the other, and a file of tensors does not say which it is.
 
-Source: timm 1.0.31. Nothing here imports it.
+Source: timm 1.0.31.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -18,43 +20,33 @@ from typing import Any
 from torch import Tensor
 
 from efficientnetv2.architectures.registry import NAMES, architecture, published
-from efficientnetv2.architectures.spec import Architecture, blocks
+from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import pretrained
-from efficientnetv2.models.conversion.tensors import shape_name, tensors_of
+from efficientnetv2.models.conversion.layouts import published_shape
 from efficientnetv2.models.pretrained import HALF, IMAGENET, Statistics, timm_crop_fraction
 from efficientnetv2.preprocessing import Framing, Preprocessing
-from efficientnetv2.utils.errors import InputError, error_summary
+from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # in a hub directory
-STATED = (
-    "image_px",
-    "framing",
-    "crop_fraction",
-    "interpolation",
-    "mean",
-    "std",
-)  # fields of a pretrained_cfg
-FRAMINGS: dict[str, Framing] = {
-    "center": "crop",
-    "squash": "whole",
-    "border": "pad",
-}  # timm's crop_mode -> our framing
+# Fields of the preprocessing in a pretrained_cfg.
+STATED = ("image_px", "framing", "crop_fraction", "interpolation", "mean", "std")
+# timm's crop_mode -> our framing.
+FRAMINGS: dict[str, Framing] = {"center": "crop", "squash": "whole", "border": "pad"}
 _DEFAULT_CROP_PCT = 0.875
 
 PLAIN_EPSILON = 1e-5  # of models without tf_
 # Without tf_, timm has all of V1 but not V2 B0 to B3.
 _PLAIN = frozenset(name for name in NAMES if not name.startswith("efficientnetv2_b"))
 
-# timm's own models, by the channels of stem and head. They share the tensor names but have no published table.
+# timm's own models, by the channels of stem and head. They share the tensor names but have no published architecture.
 _RW = {
     (24, 1024): "efficientnetv2_rw_t",
     (24, 1792): "efficientnetv2_rw_s",
     (32, 2152): "efficientnetv2_rw_m",
 }
 _RW_REASON = (
-    "it is a network of timm's author, drawn from the paper's figures before the authors' code was there: "
-    "other widths and blocks than any published EfficientNetV2. Use it through timm itself: "
-    "create('timm:{name}')"
+    "timm's author made it from the paper's figures before the authors' code was published, so its widths and blocks "
+    "are other ones. Use it through timm: create('timm:{name}')."
 )
 
 # The weights of a ``tf_`` name without a tag are the first of these that exist (order of timm's default_cfgs).
@@ -93,28 +85,8 @@ _PLAIN_WEIGHTS: Mapping[str, Mapping[str, tuple[int, float, Framing, Statistics]
     },
 }
 
-
-def tensor_names(architecture: Architecture) -> dict[str, str]:
-    """Tensor names from ours to timm's; padding and epsilon do not matter."""
-    modules = {"stem.conv": "conv_stem", "stem.norm": "bn1"}
-    layers: dict[int, int] = {}
-    for index, block in enumerate(blocks(architecture)):
-        layer = layers[block.stage] = layers.get(block.stage, -1) + 1
-        ours, theirs = f"blocks.{index}", f"blocks.{block.stage}.{layer}"
-        if block.kind == "fused":
-            parts = {"spatial": "conv_exp", "project": "conv_pwl"} if block.expands else {"spatial": "conv"}
-        elif block.expands:
-            parts = {"expand": "conv_pw", "spatial": "conv_dw", "project": "conv_pwl"}
-        else:
-            parts = {"spatial": "conv_dw", "project": "conv_pw"}
-        for number, (part, convolution) in enumerate(parts.items(), start=1):
-            modules[f"{ours}.{part}.conv"] = f"{theirs}.{convolution}"
-            modules[f"{ours}.{part}.norm"] = f"{theirs}.bn{number}"
-        if block.se_channels is not None:
-            modules[f"{ours}.se.reduce"] = f"{theirs}.se.conv_reduce"
-            modules[f"{ours}.se.expand"] = f"{theirs}.se.conv_expand"
-    modules |= {"head.conv": "conv_head", "head.norm": "bn2", "classifier": "classifier"}
-    return tensors_of(modules)
+# Arguments of timm's models that change nothing in evaluation, or that the tensors' shapes say as well.
+_HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size", "global_pool"}
 
 
 def published_name(model: str) -> tuple[str, bool]:
@@ -127,22 +99,21 @@ def published_name(model: str) -> tuple[str, bool]:
     variant = "" if match is None else model[match.end() :]
     tagged = variant in ("", *_OLD_TAGS) or variant.startswith(".")
     if "efficientnetv2_rw" in model:
-        raise InputError(f"'{model}' cannot be read: {_RW_REASON.format(name=model.partition('.')[0])}.")
-    if match is None or not tagged or match[2] not in NAMES or not (match[1] or match[2] in _PLAIN):
-        if match is not None and tagged and match[2] in NAMES:
-            raise InputError(f"timm has no network '{model}'; did you mean 'tf_{model}'?")
+        raise InputError(f"'{model}' cannot be read: {_RW_REASON.format(name=model.partition('.')[0])}")
+    if match is None or not tagged or match[2] not in NAMES:
         raise InputError(
-            f"'{model}' is none of timm's networks that can be read here: tf_efficientnetv2_*, "
-            "tf_efficientnet_b0 to b8 and l2, and those of the same names without tf_ that timm has. Others that it "
-            "has are used through timm itself: create('timm:NAME')."
+            f"'{model}' is none of timm's models that can be read here: tf_efficientnetv2_*, tf_efficientnet_b0 to b8 "
+            "and l2, and those without tf_ that timm has. Use others through timm: create('timm:NAME')."
         )
+    if not match[1] and match[2] not in _PLAIN:
+        raise InputError(f"timm has no model '{model}'; did you mean 'tf_{model}'?")
     return match[2], match[1] is not None
 
 
 def tag_of(model: str) -> str:
-    """The tag in a timm name, an old suffix as its tag of today; "" if it has none."""
+    """The tag in a timm name, an old suffix as its present tag; "" if it has none."""
     name, _, tag = model.partition(".")
-    return tag or next((today for old, today in _OLD_TAGS.items() if name.endswith(old)), "")
+    return tag or next((new for old, new in _OLD_TAGS.items() if name.endswith(old)), "")
 
 
 def has_plain(name: str) -> bool:
@@ -151,7 +122,7 @@ def has_plain(name: str) -> bool:
 
 
 def architecture_of(name: str, *, tf: bool) -> Architecture:
-    """The published table with the padding and epsilon of timm's ``tf_`` model, or of its plain one."""
+    """The published architecture with the padding and epsilon of timm's ``tf_`` model, or of its plain one."""
     table = architecture(name)
     return table if tf else replace(table, padding="symmetric", batch_norm_epsilon=PLAIN_EPSILON)
 
@@ -165,7 +136,6 @@ def default_preprocessing(
     and std and a center crop.
 
     Args:
-        tf: timm's ``tf_`` model, or its plain one.
         tag: Of timm's weights; "" is its default.
         num_classes: Without a tag, ``tf_`` weights with as many classes go first.
 
@@ -173,22 +143,14 @@ def default_preprocessing(
         InputError: timm has weights of that model, but none with that tag.
     """
     if tf:
-        own = _tf_preprocessing(name, tag, num_classes)
-        return own, f"tf_{name}.{tag}" if tag else f"tf_{name}"
+        title = f"tf_{name}.{tag}" if tag else f"tf_{name}"
+        return _tf_preprocessing(name, tag, num_classes), title
     if known := _PLAIN_WEIGHTS.get(name, {}):
         tag = tag or next(iter(known))
-        if tag not in known:
-            raise _unknown_tag(name, tag, known)
+        _check_tag(name, tag, known)
         image_px, crop_pct, framing, (mean, std) = known[tag]
-        own = Preprocessing(
-            image_px=image_px,
-            framing=framing,
-            crop_fraction=timm_crop_fraction(image_px, crop_pct),
-            interpolation="bicubic",
-            mean=mean,
-            std=std,
-        )
-        return own, f"{name}.{tag}"
+        crop = timm_crop_fraction(image_px, crop_pct)
+        return Preprocessing(image_px, framing, crop, "bicubic", mean, std), f"{name}.{tag}"
     preprocessing = published(name).preprocessing
     if name.startswith("efficientnetv2_") and name in _PLAIN:
         mean, std = IMAGENET
@@ -204,20 +166,22 @@ def _tf_preprocessing(name: str, tag: str, num_classes: int | None) -> Preproces
         same_classes = [other for other, entry in known.items() if entry.num_classes == num_classes]
         if same_classes and tag not in same_classes:
             tag = same_classes[0]
-    if tag not in known:
-        raise _unknown_tag(f"tf_{name}", tag, known)
+    _check_tag(f"tf_{name}", tag, known)
     return known[tag].preprocessing
 
 
-def _unknown_tag(theirs: str, tag: str, known: Iterable[str]) -> InputError:
-    return InputError(f"timm has no weights '{theirs}.{tag}', but {', '.join(known)}. Leave the tag out.")
+def _check_tag(model: str, tag: str, known: Iterable[str]) -> None:
+    if tag not in known:
+        raise InputError(f"timm has no weights '{model}.{tag}', but {', '.join(known)}. Leave the tag out.")
 
 
-def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preprocessing, tuple[str, ...]]:
+def stated_preprocessing(
+    config: Mapping[str, Any], path: str | Path
+) -> tuple[Preprocessing, tuple[str, ...]]:
     """The evaluation preprocessing of a ``pretrained_cfg``, and notes on what cannot be followed exactly.
 
     Args:
-        path: Of its config.json, for the message.
+        path: For the message.
 
     Raises:
         InputError: A value that is not a preprocessing.
@@ -227,17 +191,15 @@ def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preproc
     crop_pct = config.get("test_crop_pct") or config.get("crop_pct") or _DEFAULT_CROP_PCT
     interpolation: Any = config.get("interpolation") or "bicubic"  # checked by Preprocessing
     if interpolation not in ("bilinear", "bicubic"):
-        notes.append(f"interpolation '{interpolation}' is not to be had here: bicubic instead")
+        notes.append(f"interpolation '{interpolation}' is not available here: bicubic instead")
         interpolation = "bicubic"
     try:
         framing = FRAMINGS[mode]
         _, height, width = config.get("test_input_size") or config["input_size"]
         if height != width:
-            raise ValueError(f"the input is {height}x{width} px, but a square is wanted")
+            raise ValueError(f"the input is {height}x{width} px, but must be square")
         if framing == "pad" and crop_pct != 1:
-            notes.append(
-                f"a margin is cut off padded pictures there (crop_pct {crop_pct}); here they stay whole"
-            )
+            notes.append(f"timm cuts a margin off padded images (crop_pct {crop_pct}); here they stay whole")
         preprocessing = Preprocessing(
             image_px=height,
             framing=framing,
@@ -248,35 +210,84 @@ def stated_preprocessing(config: Mapping[str, Any], path: Path) -> tuple[Preproc
         )
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: its pretrained_cfg states no preprocessing that could be followed ({error_summary(error)}). It "
-            "needs input_size, mean and std as timm writes them."
+            f"{path}: its pretrained_cfg states no valid preprocessing ({error_summary(error)}). It needs input_size, "
+            "mean and std as timm writes them."
         ) from error
     return preprocessing, tuple(notes)
 
 
+def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the config.json of a hub directory states, as fields of ``WeightFile``; and notes.
+
+    Raises:
+        InputError: It is not timm's, or states a model that cannot be followed.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}). Fetch it again, or remove it.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise InputError(f"{path} names no 'architecture', as timm's do. Give the weight file instead.")
+    stated, arguments = config.get("pretrained_cfg", config), config.get("model_args") or {}
+    for name, value in (("pretrained_cfg", stated), ("model_args", arguments)):
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: {name} is not an object, as timm's are. Give the weight file instead.")
+    unknown = sorted(set(arguments) - _HARMLESS - {"bn_eps"})
+    unknown += ["global_pool"] * (arguments.get("global_pool", "avg") != "avg")
+    if unknown:
+        raise InputError(
+            f"{path}: model_args changes the model by {shorten(unknown)}, which cannot be followed here. Use it "
+            "through timm."
+        )
+    epsilon = arguments.get("bn_eps")
+    if epsilon is not None and not (type(epsilon) in (int, float) and math.isfinite(epsilon) and epsilon > 0):
+        raise InputError(f"{path}: model_args has bn_eps {epsilon!r}, but must be a finite number above 0.")
+    preprocessing, notes = stated_preprocessing(stated, path)
+    fields = {
+        "model": config["architecture"],
+        "batch_norm_epsilon": None if epsilon is None else float(epsilon),
+        "preprocessing": preprocessing,
+        "stated": STATED,
+        "class_names": _class_names(config, stated, path),
+    }
+    return fields, notes
+
+
+def _class_names(config: Mapping[str, Any], stated: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """In the order of the outputs; () if none are stated."""
+    labels = config.get("label_names") or stated.get("label_names") or stated.get("labels") or ()
+    try:
+        if isinstance(labels, Mapping):  # timm allows {"0": name, ...}
+            labels = [labels[number] for number in sorted(labels, key=int)]
+        if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
+            raise ValueError("it is no list of names")
+    except ValueError as error:
+        raise InputError(f"{path}: label_names cannot be read ({error}). Correct or remove it.") from error
+    return tuple(labels)
+
+
 def refuse_rw(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse timm's ``efficientnetv2_rw_*``, recognized by their widths."""
-    stem, head = tensors.get("conv_stem.weight"), tensors.get("conv_head.weight")
+    stem, head = (tensors.get(f"conv_{end}.weight") for end in ("stem", "head"))
     if stem is None or head is None or not (stem.ndim and head.ndim):
         return
     if (name := _RW.get((stem.shape[0], head.shape[0]))) is not None:
         raise InputError(
-            f"{path} holds timm's '{name}', which cannot be read: {_RW_REASON.format(name=name)}."
+            f"{path} holds timm's '{name}', which cannot be read: {_RW_REASON.format(name=name)}"
         )
 
 
-def model_name(architecture: Architecture) -> tuple[str, dict[str, Any]]:
+def model_name(table: Architecture) -> tuple[str, dict[str, Any]]:
     """Timm's name of a model with any padding and epsilon, and the arguments that build exactly this one.
 
     Raises:
         InputError: timm has no such model.
     """
-    name = shape_name(architecture)
+    name = published_shape(table)
     if name is None:
-        raise InputError("timm has only the published networks, and this one is none of them")
-    tf = architecture.padding == "same"
+        raise InputError("timm has only the published models, and this is none of them")
+    tf = table.padding == "same"
     if not tf and name not in _PLAIN:
-        raise InputError(f"timm has {name} with TensorFlow's padding alone, and this one pads symmetrically")
-    own = 1e-3 if tf else PLAIN_EPSILON
-    epsilon = architecture.batch_norm_epsilon
+        raise InputError(f"timm has {name} only with TensorFlow's padding, and this one pads symmetrically")
+    own, epsilon = 1e-3 if tf else PLAIN_EPSILON, table.batch_norm_epsilon
     return f"tf_{name}" if tf else name, {} if epsilon == own else {"bn_eps": epsilon}

@@ -1,0 +1,57 @@
+"""The contents of another library's weight file, before the model in it is detected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from efficientnetv2.models import model_card
+from efficientnetv2.models.conversion.layouts import Source
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.model_card import CARRIED, Header
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class WeightFile:
+    """Tensors under the file's own names, and what the file states about the model.
+
+    Args:
+        tensors: In PyTorch's layout, in the file's number format.
+        model: The library's name of the model.
+        stated: Fields of ``preprocessing`` that the file states; the others are as published.
+        header: The header of a model file that this package embedded. A Keras file cannot state how an image is
+            cropped, a file of tensors not even the class names, so ``convert.write`` adds it where the libraries do not
+            look. They drop it when they save the model again, so it is never older than the weights.
+        notes: How the file was read, a sentence each.
+    """
+
+    path: Path
+    source: Source
+    tensors: dict[str, Tensor]
+    model: str | None = None
+    batch_norm_epsilon: float | None = None
+    preprocessing: Preprocessing | None = None
+    stated: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    header: Header | None = None
+    notes: tuple[str, ...] = ()
+
+
+def header_text(network: EfficientNet) -> str:
+    """The header to embed. Without class names, a model gets the numbers of its outputs."""
+    numbers = tuple(str(number) for number in range(network.num_classes))
+    return Header.of(network, class_names=network.class_names or numbers).text()
+
+
+def parse_header(path: Path, text: Any) -> Header | None:
+    """The header in an embedded text; None for None. Raises InputError if it is damaged or from a newer version."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise InputError(f"{path}: the metadata '{CARRIED}' is damaged (not text). Save the file again.")
+    return model_card.parse(path, text, CARRIED)[0]
