@@ -53,7 +53,7 @@ from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import free_bytes
@@ -180,7 +180,7 @@ class Ours:
     def requests(self) -> list[BatchRequest]:
         """A request per batch of the next round."""
         number = next(self.rounds)
-        setting = Setting(image_px=self.reading.image_px, randaugment=MAGNITUDE)
+        setting = StepSettings(image_px=self.reading.image_px, randaugment=MAGNITUDE)
         batches = [np.array(samples, np.int64) for samples in self.reading.batches()]
         return [BatchRequest(0, 0, setting, samples, np.full_like(samples, number)) for samples in batches]
 

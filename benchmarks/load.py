@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -37,7 +37,7 @@ NAME, ROUNDS = "efficientnetv2_s", 15
 
 def safetensors(path: Path) -> EfficientNet:
     """As one writes it by hand."""
-    network = EfficientNet(architecture(NAME))
+    network = EfficientNet(get_architecture(NAME))
     network.load_state_dict(load_file(path))
     return network.eval()
 
@@ -45,7 +45,7 @@ def safetensors(path: Path) -> EfficientNet:
 def bare(path: Path) -> EfficientNet:
     """The least that could be."""
     with torch.device("meta"):
-        network = EfficientNet(architecture(NAME))
+        network = EfficientNet(get_architecture(NAME))
     network.load_state_dict({name: tensor.clone() for name, tensor in load_file(path).items()}, assign=True)
     return network.eval()
 

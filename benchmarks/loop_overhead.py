@@ -22,12 +22,12 @@ from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.train_state import RunLength, init_state
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.rng import Key
 
@@ -102,7 +102,7 @@ def bare(pictures: torch.Tensor, labels: torch.Tensor, like_with_like: bool):
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
     means = Preprocessing(image_px=pictures.shape[-1])
     while True:
-        images = normalise(pictures, mean=means.mean, std=means.std)
+        images = normalize(pictures, mean=means.mean, std=means.std)
         loss = loss_of(network(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -123,7 +123,7 @@ def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
         "epochs": steps,
         "batch_images": batch,
     }
-    fixed = Progressive(image_px=px, dropout=0.1, drop_path=0.1, label_smoothing=0.1)
+    fixed = ProgressiveSchedule(image_px=px, dropout=0.1, drop_path=0.1, label_smoothing=0.1)
     plain |= {"precision": "fp32", "compile": False}
     recipe = validate_recipe(
         plain | {"group_images": batch, "progressive": fixed.to_json()}, where="benchmark"

@@ -30,7 +30,7 @@ from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
@@ -105,7 +105,7 @@ def run(data: Path, out: Path, *more: str) -> tuple[list[float], dict[str, int],
     return [row["loss"] for row in rows if row["kind"] == "train"], groups, peak / GIB
 
 
-def requests(plan: Progressive):
+def requests(plan: ProgressiveSchedule):
     """Every stage of every pass, a few steps each."""
     samples = np.arange(BATCH, dtype=np.int64)
     for step in range(PASSES * plan.stages * STEPS):
@@ -122,7 +122,7 @@ def noise(request: BatchRequest) -> Batch:
 
 def flat(*, write: bool) -> None:
     """Train, and look at the memory after every pass."""
-    plan = Progressive(
+    plan = ProgressiveSchedule(
         stages=4,
         image_px=Ramp(64, 128),
         px_multiple=16,

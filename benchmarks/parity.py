@@ -31,7 +31,7 @@ from benchmarks.random_weights import distance, randomise
 from benchmarks.search_trials import code
 from torch import Tensor, nn
 
-from efficientnetv2.architectures.registry import NAMES, architecture, published
+from efficientnetv2.architectures.registry import NAMES, get_architecture, published
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models.conversion import convert
@@ -43,7 +43,7 @@ from efficientnetv2.preprocessing import (
     SYMMETRIC_STD,
     Preprocessing,
 )  # fmt: skip
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.io import write_text_atomically
 
 TOLERANCE = 1e-4
@@ -82,7 +82,7 @@ def random_weights(network: nn.Module, name: str) -> nn.Module:
     """
     preprocessing = published(name).preprocessing
     pixels = photographs(preprocessing, 128, number=16)
-    real = normalise(pixels, mean=preprocessing.mean, std=preprocessing.std)
+    real = normalize(pixels, mean=preprocessing.mean, std=preprocessing.std)
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
     return randomise(network, torch.cat([real, noise]))
 
@@ -111,7 +111,7 @@ def torch_rows(side: Timm | Torchvision, place: Path, sizes: Sequence[int] | Non
 
 def keras_rows(side: Keras, place: Path, sizes: Sequence[int] | None) -> Iterator[Row]:
     """Of Keras: our random weights written for it, and its file of them read."""
-    ours = random_weights(EfficientNet(architecture(side.name)), side.name)
+    ours = random_weights(EfficientNet(get_architecture(side.name)), side.name)
     assert isinstance(ours, EfficientNet)
     ours.preprocessing = published(side.name).preprocessing
     for px in sizes or (ours.preprocessing.image_px, ODD_PX):

@@ -14,7 +14,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models.conversion import convert, torchvision
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -159,7 +159,7 @@ def _without_keras_warnings() -> Iterator[None]:
 
 def same_shapes(side: Timm | Torchvision) -> bool:
     """Whether every tensor of theirs is one of ours, and of its shape; nothing is left over on either side."""
-    table = architecture(side.name)
+    table = get_architecture(side.name)
     with torch.device("meta"):
         ours, theirs = EfficientNet(table), side.create()
     names = tensor_names(side.title, table)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import torch
 from benchmarks.record import hardware
 
 import efficientnetv2
-from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.minival import with_minival
@@ -236,7 +236,7 @@ def smallest(space: Space) -> Architecture:
     """The network of a space with the fewest parameters: stages add up, so going down from anywhere leads there."""
 
     def parameters(point: tuple[int, ...]) -> int:
-        return cost(space.decode(point), image_px=64, num_classes=10).total.parameters
+        return count_flops(space.decode(point), image_px=64, num_classes=10).total.parameters
 
     point = space.encode(space.backbone)
     while (least := min(space.neighbours(point), key=parameters)) and parameters(least) < parameters(point):

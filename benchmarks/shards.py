@@ -30,7 +30,7 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio
 
@@ -120,7 +120,9 @@ def make(folder: Path, pictures: int) -> None:
 def requests(dataset: ImageDataset, pictures: int) -> list[BatchRequest]:
     """The first requests of a run."""
     steps = pictures // BATCH
-    return list(TrainSampler(dataset.labels, Progressive(image_px=PX), steps, BATCH, BATCH, None, Key.of(0)))
+    return list(
+        TrainSampler(dataset.labels, ProgressiveSchedule(image_px=PX), steps, BATCH, BATCH, None, Key.of(0))
+    )
 
 
 def trained_on(dataset: ImageDataset, order: list[BatchRequest]):

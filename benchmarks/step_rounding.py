@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.device import Precision, autocast, place
 
 STEPS = 20
@@ -50,7 +50,7 @@ def gradients(network: nn.Module, work: Workload, precision: Precision) -> dict[
     """Of one step, by the network's own names; its weights stay as they are."""
     raw, labels = work.images()
     means = Preprocessing(image_px=work.image_px)
-    images = normalise(raw, mean=means.mean, std=means.std).contiguous(memory_format=torch.channels_last)
+    images = normalize(raw, mean=means.mean, std=means.std).contiguous(memory_format=torch.channels_last)
     with autocast(work.device, precision):
         logits = network(images)
     nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]

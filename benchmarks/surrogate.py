@@ -21,7 +21,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
@@ -157,7 +157,7 @@ class Surrogate:
 
 def trunk(space: Space, point: Point) -> int:
     """Parameters but for the classifier's; the picture's size has no part in them."""
-    return cost(space.decode(point), image_px=64, num_classes=0).total.parameters
+    return count_flops(space.decode(point), image_px=64, num_classes=0).total.parameters
 
 
 def agreement(table: Table) -> dict[str, tuple[float, float, float]]:

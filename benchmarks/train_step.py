@@ -39,14 +39,14 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.precision import choose_precision
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.train_state import RunLength, init_state
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, pick_device, place
 from efficientnetv2.utils.errors import InputError
@@ -132,7 +132,7 @@ class Peer:
         memory = torch.channels_last if self.channels_last else torch.contiguous_format
         raw, labels = (tensor.to(work.device) for tensor in work.images())
         means = Preprocessing(image_px=work.image_px)
-        images = normalise(raw, mean=means.mean, std=means.std).contiguous(memory_format=memory)
+        images = normalize(raw, mean=means.mean, std=means.std).contiguous(memory_format=memory)
         network = (timm_network if self.library == "timm" else _torchvision_network)(work).to(work.device)
         network = network.to(memory_format=memory)
         fused = True if self.fused else None  # None leaves it to PyTorch
@@ -203,7 +203,7 @@ def our_recipe(work: Workload, **settled: Any) -> tuple[Recipe, str]:
     """
     optimizer = {"kind": "adamw", "lr": _LR, "weight_decay": _WEIGHT_DECAY, "momentum": 0.9, "decay": 0.999}
     steps = _CPU_STEPS if work.device.type == "cpu" else _GPU_STEPS
-    plan = Progressive(image_px=work.image_px, dropout=work.rate, drop_path=work.rate)
+    plan = ProgressiveSchedule(image_px=work.image_px, dropout=work.rate, drop_path=work.rate)
     changes: dict[str, Any] = {
         "model": work.model,
         "epochs": steps,

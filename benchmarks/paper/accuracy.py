@@ -13,7 +13,7 @@ from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table
 
 from efficientnetv2.architectures.registry import published as published_network
-from efficientnetv2.progressive.presets import paper as preset
+from efficientnetv2.progressive.presets import paper_schedule as preset
 from efficientnetv2.training.initial_weights import model_title as network_title
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.device import pick_device

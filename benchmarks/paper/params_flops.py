@@ -13,7 +13,7 @@ from benchmarks.paper.published import HEADINGS
 from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 
-from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.architectures.registry import published as published_network
 from efficientnetv2.architectures.spec import Architecture
@@ -108,7 +108,7 @@ def rounds_note(rounds: int) -> str:
 
 def params_and_flops(architecture: Architecture, image_px: int) -> dict[str, Measurement]:
     """Heading -> parameters in millions, and multiply-adds in billions at an image size."""
-    total = cost(architecture, image_px=image_px).total
+    total = count_flops(architecture, image_px=image_px).total
     return {
         _PARAMS[0]: Measurement((total.parameters / 1e6,), "M"),
         _FLOPS[0]: Measurement((total.multiply_adds / 1e9,), "B"),

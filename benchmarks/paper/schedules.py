@@ -9,7 +9,7 @@ from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 from matplotlib.figure import Figure
 
-from efficientnetv2.progressive.presets import paper
+from efficientnetv2.progressive.presets import paper_schedule
 
 _SIZES = ("s", "m", "l")
 _SETTINGS = {
@@ -27,7 +27,7 @@ def table_6(scale: Scale, device: torch.device, say: Say) -> Table:
     headings = [heading for heading, _ in published.headings("6").values()]
     rows = []
     for size in _SIZES:
-        schedule = paper(f"efficientnetv2_{size}")
+        schedule = paper_schedule(f"efficientnetv2_{size}")
         for name, label in _SETTINGS.items():
             ends = [getattr(schedule.stage(stage), name) for stage in (0, schedule.stages - 1)]
             ours = {heading: Measurement((float(end),)) for heading, end in zip(headings, ends, strict=True)}
@@ -42,7 +42,7 @@ def table_6(scale: Scale, device: torch.device, say: Say) -> Table:
 
 def figure_4(scale: Scale, device: torch.device, say: Say) -> Table:
     """The settings of S over the run, stage by stage."""
-    schedule = paper("efficientnetv2_s")
+    schedule = paper_schedule("efficientnetv2_s")
     rows = []
     for number in range(schedule.stages):
         stage = schedule.stage(number)
@@ -61,7 +61,7 @@ def draw_schedules() -> Figure:
     panels = figure.subplots(1, len(_SETTINGS))
     for panel, (name, label) in zip(panels, _SETTINGS.items(), strict=True):
         for size in _SIZES:
-            schedule = paper(f"efficientnetv2_{size}")
+            schedule = paper_schedule(f"efficientnetv2_{size}")
             values = [getattr(schedule.stage(stage), name) or 0 for stage in range(schedule.stages)]
             edges = [stage / schedule.stages for stage in range(schedule.stages + 1)]
             panel.stairs(values, edges, label=size.upper(), baseline=None)

@@ -15,9 +15,9 @@ from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 from torch.nn import functional
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.architectures.registry import published as published_network
-from efficientnetv2.architectures.spec import Architecture, fused
+from efficientnetv2.architectures.spec import Architecture, fused_mbconv
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.utils.device import Precision, autocast, place
 
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B6's training speed at two image sizes and two batch sizes."""
-    b6, precision = architecture("efficientnet_b6"), precision_of(scale, device)
+    b6, precision = get_architecture("efficientnet_b6"), precision_of(scale, device)
     sizes, batches = (512, 380), (12, 24)
     steps = {
         f"{px} px, batch {batch}": Step(b6, scale.px(px), scale.batch(batch))
@@ -62,7 +62,7 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
 
 def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B4 with Fused-MBConv in its first stages, with its own kernels and with 3x3 throughout."""
-    b4, eval_px = architecture("efficientnet_b4"), published_network("efficientnet_b4").eval_px
+    b4, eval_px = get_architecture("efficientnet_b4"), published_network("efficientnet_b4").eval_px
     px, batch, precision = scale.px(eval_px), scale.batch(32), precision_of(scale, device)
     variants: dict[str, tuple[str | None, Architecture]] = {"no fused": ("no_fused", b4)}
     for stages in (3, 5, 7):
@@ -95,7 +95,7 @@ def with_fused(architecture: Architecture, *, stages: int, kernel: int | None = 
     made = [
         replace(
             stage,
-            operator=fused(expand=stage.operator.expand, kernel=kernel or stage.operator.kernel),
+            operator=fused_mbconv(expand=stage.operator.expand, kernel=kernel or stage.operator.kernel),
         )
         for stage in architecture.stages[:stages]
     ]

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 import efficientnetv2 as ev2
 
 FOLDER = Path(__file__).resolve().parents[1] / "land_cover"
-PLAN = ev2.Progressive(
+PLAN = ev2.ProgressiveSchedule(
     stages=3, image_px=ev2.Ramp(32, 64), randaugment=ev2.Ramp(2, 6), dropout=ev2.Ramp(0.0, 0.2)
 )
 TO_FLOATS = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]

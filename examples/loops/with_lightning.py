@@ -25,7 +25,7 @@ class Classifier(lightning.LightningModule):
         return DataLoader(Growing(self.pictures), batch_sampler=batches, collate_fn=plain)
 
     def training_step(self, batch, batch_idx):
-        setting = ev2.Setting(**batch["setting"])
+        setting = ev2.StepSettings(**batch["setting"])
         reached = ev2.apply_regularization(self.network, setting)
         at = f"{setting.image_px} px, dropout {setting.dropout:.2f}"
         print(f"step {self.global_step}: {at}; set: {reached}")

@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from efficientnetv2.architectures.flops import cost as cost
-    from efficientnetv2.architectures.registry import published as published
+    from efficientnetv2.architectures.flops import count_flops as count_flops
+    from efficientnetv2.architectures.registry import get_architecture as get_architecture
     from efficientnetv2.architectures.spec import Architecture as Architecture
     from efficientnetv2.architectures.spec import Stage as Stage
-    from efficientnetv2.architectures.spec import fused as fused
+    from efficientnetv2.architectures.spec import fused_mbconv as fused_mbconv
     from efficientnetv2.architectures.spec import mbconv as mbconv
     from efficientnetv2.data.dataset import load_dataset as load_dataset
     from efficientnetv2.data.progressive_sampler import ProgressiveBatchSampler as ProgressiveBatchSampler
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from efficientnetv2.models.model_file import save as save
     from efficientnetv2.models.regularization import apply_regularization as apply_regularization
     from efficientnetv2.preprocessing import Preprocessing as Preprocessing
-    from efficientnetv2.progressive.presets import paper as paper
-    from efficientnetv2.progressive.presets import released as released
-    from efficientnetv2.progressive.schedule import Progressive as Progressive
+    from efficientnetv2.progressive.presets import paper_schedule as paper_schedule
+    from efficientnetv2.progressive.presets import released_schedule as released_schedule
+    from efficientnetv2.progressive.schedule import ProgressiveSchedule as ProgressiveSchedule
     from efficientnetv2.progressive.schedule import Ramp as Ramp
-    from efficientnetv2.progressive.schedule import Setting as Setting
+    from efficientnetv2.progressive.schedule import StepSettings as StepSettings
     from efficientnetv2.training.callbacks import Callback as Callback
     from efficientnetv2.utils.errors import InputError as InputError
     from efficientnetv2.workflows.check import DatasetCheck as DatasetCheck
@@ -66,10 +66,10 @@ _HOME = {
     "Study": "workflows.search",
     "Architecture": "architectures.spec",
     "Stage": "architectures.spec",
-    "fused": "architectures.spec",
+    "fused_mbconv": "architectures.spec",
     "mbconv": "architectures.spec",
-    "published": "architectures.registry",
-    "cost": "architectures.flops",
+    "get_architecture": "architectures.registry",
+    "count_flops": "architectures.flops",
     "create": "models.factory",
     "list_models": "models.hub",
     "adapt": "models.adapt",
@@ -77,12 +77,12 @@ _HOME = {
     "load": "models.model_file",
     "save": "models.model_file",
     "apply_regularization": "models.regularization",
-    "Progressive": "progressive.schedule",
+    "ProgressiveSchedule": "progressive.schedule",
     "Ramp": "progressive.schedule",
-    "Setting": "progressive.schedule",
+    "StepSettings": "progressive.schedule",
     "ProgressiveBatchSampler": "data.progressive_sampler",
-    "paper": "progressive.presets",
-    "released": "progressive.presets",
+    "paper_schedule": "progressive.presets",
+    "released_schedule": "progressive.presets",
     "Preprocessing": "preprocessing",
     "load_dataset": "data.dataset",
     "InputError": "utils.errors",

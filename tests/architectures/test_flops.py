@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.architectures.flops import Cost, cost
-from efficientnetv2.architectures.registry import NAMES, architecture, published
-from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused, mbconv
+from efficientnetv2.architectures.flops import Cost, count_flops
+from efficientnetv2.architectures.registry import NAMES, get_architecture, published
+from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused_mbconv, mbconv
 from efficientnetv2.models.factory import create
 from efficientnetv2.utils.errors import InputError
 
@@ -41,9 +41,9 @@ GOLDEN = {
 EVERY_KIND = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=1, kernel=3), 1, 8, 2),
-        Stage(fused(expand=1, kernel=3, se=0.5), 2, 16, 2),
-        Stage(fused(expand=2, kernel=3), 2, 24, 2),
+        Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 2),
+        Stage(fused_mbconv(expand=1, kernel=3, se=0.5), 2, 16, 2),
+        Stage(fused_mbconv(expand=2, kernel=3), 2, 24, 2),
         Stage(mbconv(expand=1, kernel=5, se=0.25), 1, 24, 2),
         Stage(mbconv(expand=3, kernel=3, se=None), 2, 32, 2),
     ),
@@ -58,7 +58,7 @@ def test_the_golden_table_has_every_network():
 @pytest.mark.parametrize("name", NAMES)
 def test_published_counts(name):
     parameters, eval_px, multiply_adds = GOLDEN[name]
-    total = cost(architecture(name), image_px=eval_px).total
+    total = count_flops(get_architecture(name), image_px=eval_px).total
     assert published(name).eval_px == eval_px
     assert (total.parameters, total.multiply_adds) == (parameters, multiply_adds)
 
@@ -67,7 +67,7 @@ def test_published_counts(name):
 def test_the_module_is_what_was_counted(name):
     """Parameters, and multiply-adds by hooks on every convolution and linear layer, block by block."""
     eval_px = GOLDEN[name][1]
-    counted = cost(architecture(name), image_px=eval_px)
+    counted = count_flops(get_architecture(name), image_px=eval_px)
     with torch.device("meta"):
         network = create(name).eval()
         parts = {"stem": network.stem, "head": network.head, "classifier": network.classifier}
@@ -113,41 +113,41 @@ def test_activation_bytes_are_what_autograd_keeps(padding, image_px):
         logits = network(torch.randn(batch, 4, image_px, image_px))
     saved_bytes = sum(tensor.numel() * 4 for tensor in kept.values())
     assert logits.requires_grad
-    counted = cost(architecture_, image_px=image_px, num_classes=5, in_channels=4)
+    counted = count_flops(architecture_, image_px=image_px, num_classes=5, in_channels=4)
     assert saved_bytes == batch * counted.total.activation_bytes
 
 
 def test_one_block_by_hand():
     """A fused block 8 to 8 at 4 px: 3*3*8*8 weights, 16 of batch-norm; 576 * 16 products; 3 maps of 128."""
-    one = Architecture(8, (Stage(fused(expand=1, kernel=3), 1, 8, 1),), 8)
-    assert cost(one, image_px=8).blocks == (Cost(592, 9216, 3 * 128 * 4),)
+    one = Architecture(8, (Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),), 8)
+    assert count_flops(one, image_px=8).blocks == (Cost(592, 9216, 3 * 128 * 4),)
 
 
 def test_without_classifier_and_with_other_channels():
-    s = architecture("efficientnetv2_s")
-    full = cost(s, image_px=64)
-    assert cost(s, image_px=64, num_classes=0).total.parameters == full.total.parameters - 1281 * 1000
-    assert cost(s, image_px=64, in_channels=13).stem.parameters == full.stem.parameters + 10 * 9 * 24
+    s = get_architecture("efficientnetv2_s")
+    full = count_flops(s, image_px=64)
+    assert count_flops(s, image_px=64, num_classes=0).total.parameters == full.total.parameters - 1281 * 1000
+    assert count_flops(s, image_px=64, in_channels=13).stem.parameters == full.stem.parameters + 10 * 9 * 24
     assert len(full.blocks) == len(blocks(s)) == 40
 
 
 @pytest.mark.parametrize("wrong", [{"image_px": 0}, {"in_channels": 0}, {"num_classes": -1}])
 def test_sizes_that_cannot_be(wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))} {next(iter(wrong.values()))}"):
-        cost(EVERY_KIND, **{"image_px": 32, **wrong})
+        count_flops(EVERY_KIND, **{"image_px": 32, **wrong})
 
 
 def test_counting_needs_no_torch():
     program = (
-        "import sys; from efficientnetv2.architectures.flops import cost; "
-        "from efficientnetv2.architectures.registry import architecture; "
-        "cost(architecture('efficientnetv2_s'), image_px=300); sys.exit('torch' in sys.modules)"
+        "import sys; from efficientnetv2.architectures.flops import count_flops; "
+        "from efficientnetv2.architectures.registry import get_architecture; "
+        "count_flops(get_architecture('efficientnetv2_s'), image_px=300); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_classifier_that_reads_the_centre_too_is_twice_as_wide():
     wide = replace(EVERY_KIND, pooling="mean+centre")
-    counted = cost(wide, image_px=64, num_classes=10).total.parameters
+    counted = count_flops(wide, image_px=64, num_classes=10).total.parameters
     assert counted == sum(weight.numel() for weight in create(wide, num_classes=10).parameters())
-    assert counted - cost(EVERY_KIND, image_px=64, num_classes=10).total.parameters == 48 * 10
+    assert counted - count_flops(EVERY_KIND, image_px=64, num_classes=10).total.parameters == 48 * 10

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from tests.messages import mentioning
 
 from efficientnetv2.architectures.io import is_architecture_file, read, write
-from efficientnetv2.architectures.registry import NAMES, architecture
+from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.utils.errors import InputError
 
 
@@ -19,12 +19,12 @@ from efficientnetv2.utils.errors import InputError
 )
 def test_a_table_is_read_as_it_was_written(name, comment, tmp_path_factory):
     file = tmp_path_factory.mktemp("files") / "network.yaml"
-    write(file, architecture(name), comment=comment)
-    assert read(file) == architecture(name)
+    write(file, get_architecture(name), comment=comment)
+    assert read(file) == get_architecture(name)
 
 
 def test_a_stage_is_a_line(tmp_path):
-    write(tmp_path / "s.yaml", architecture("efficientnetv2_s"), comment="Found.")
+    write(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"), comment="Found.")
     lines = (tmp_path / "s.yaml").read_text().splitlines()
     assert lines[0] == "# Found."
     assert len([line for line in lines if line.startswith("- {operator: ")]) == 6
@@ -67,7 +67,7 @@ def test_a_file_nested_too_deeply_is_refused_at_once(tmp_path):
 @pytest.mark.parametrize("number", ["9" * 5_000, "9" * 300, "-" + "9" * 5_000])
 @pytest.mark.parametrize("field", ["stem_channels", "channels", "layers", "expand", "kernel", "stride"])
 def test_a_number_of_many_digits_names_its_field(tmp_path, field, number):
-    write(tmp_path / "long.yaml", architecture("efficientnetv2_b0"))
+    write(tmp_path / "long.yaml", get_architecture("efficientnetv2_b0"))
     text = (tmp_path / "long.yaml").read_text()
     (tmp_path / "long.yaml").write_text(re.sub(rf"\b{field}: \d+", f"{field}: {number}", text, count=1))
     with pytest.raises(InputError, match=rf"long\.yaml.*{field}") as error:
@@ -79,4 +79,4 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read(tmp_path / "none.yaml")
     with pytest.raises(InputError, match=mentioning("folder")):
-        write(tmp_path / "none/found.yaml", architecture("efficientnetv2_s"))
+        write(tmp_path / "none/found.yaml", get_architecture("efficientnetv2_s"))

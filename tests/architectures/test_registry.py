@@ -3,7 +3,7 @@
 import pytest
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.registry import EFFICIENTNETV2_S, NAMES, architecture, published
+from efficientnetv2.architectures.registry import EFFICIENTNETV2_S, NAMES, get_architecture, published
 from efficientnetv2.utils.errors import InputError
 
 # timm 1.0.31, default configurations of the tf_ networks: crop_pct.
@@ -18,7 +18,7 @@ TIMM_CROP = {
 def rows(name):
     return [
         (s.operator.kind, s.operator.expand, s.operator.kernel, s.stride, s.channels, s.layers)
-        for s in architecture(name).stages
+        for s in get_architecture(name).stages
     ]
 
 
@@ -58,7 +58,7 @@ def test_stages_are_torchvisions(name, theirs, width, depth):
     assert rows(name) == [
         (kind(s), s.expand_ratio, s.kernel, s.stride, s.out_channels, s.num_layers) for s in table
     ]
-    assert architecture(name).stem_channels == table[0].input_channels
+    assert get_architecture(name).stem_channels == table[0].input_channels
 
 
 def test_eighteen_networks_v2_first():
@@ -96,6 +96,6 @@ def test_every_size_is_that_of_its_preprocessing():
 
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(InputError, match=mentioning("efficientnetv2s", "did you mean", "efficientnetv2_s")):
-        architecture("efficientnetv2s")
+        get_architecture("efficientnetv2s")
     with pytest.raises(InputError, match=mentioning("xyz", "efficientnetv2_b0")):
         published("xyz")

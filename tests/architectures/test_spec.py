@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.spec import Architecture, Operator, Stage, blocks, fused, mbconv
+from efficientnetv2.architectures.spec import Architecture, Operator, Stage, blocks, fused_mbconv, mbconv
 
 SMALL = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=1, kernel=3), 1, 8, 2),
-        Stage(fused(expand=4, kernel=5), 2, 12, 1),
+        Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 2),
+        Stage(fused_mbconv(expand=4, kernel=5), 2, 12, 1),
         Stage(mbconv(expand=6, kernel=3, se=0.25), 2, 20, 2),
     ),
     head_channels=40,
@@ -64,9 +64,9 @@ def test_each_block_takes_what_the_one_before_gives_and_depth_rises_evenly(archi
         (lambda: mbconv(expand=6, kernel=3, se=1.5), ("expand=6", "kernel=3", "se=1.5", "1.5")),
         (lambda: mbconv(expand=6, kernel=3, se=float("nan")), ("se is nan",)),
         (lambda: Operator("ghost", 1, 3), ("ghost",)),
-        (lambda: Stage(fused(expand=4, kernel=3), 3, 48, 4), ("48", "3", "stage")),
-        (lambda: Stage(fused(expand=4, kernel=3), 2, 0, 4), ("0", "channel")),
-        (lambda: Stage(fused(expand=4, kernel=3), 2, 48, 0), ("0", "layer")),
+        (lambda: Stage(fused_mbconv(expand=4, kernel=3), 3, 48, 4), ("48", "3", "stage")),
+        (lambda: Stage(fused_mbconv(expand=4, kernel=3), 2, 0, 4), ("0", "channel")),
+        (lambda: Stage(fused_mbconv(expand=4, kernel=3), 2, 48, 0), ("0", "layer")),
         (lambda: Architecture(24, (), 1280), ("stage", "empty")),
         (lambda: Architecture(0, SMALL.stages, 1280), ("stem_channels", "0")),
         (lambda: Architecture(24, SMALL.stages, -1), ("head_channels", "-1")),

@@ -12,7 +12,7 @@ from tests.messages import mentions
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.thumbnails import ImageRow
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.geometric import symmetry
@@ -82,11 +82,11 @@ def test_what_is_mixed_says_so(class_folders):
 
 
 def test_every_stage_and_moments_of_what_grows_all_the_time():
-    stages = Progressive(stages=3, image_px=Ramp(32, 64))
+    stages = ProgressiveSchedule(stages=3, image_px=Ramp(32, 64))
     assert [setting.image_px for setting in settings_of(stages)] == [
         stages.stage(i).image_px for i in range(3)
     ]
-    always = Progressive(image_px=Ramp(32, 64, continuous=True), px_multiple=8)
+    always = ProgressiveSchedule(image_px=Ramp(32, 64, continuous=True), px_multiple=8)
     sizes = [setting.image_px for setting in settings_of(always)]
     assert (sizes[0], sizes[-1]) == (32, 64)
     assert sizes == sorted(sizes)

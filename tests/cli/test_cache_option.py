@@ -26,7 +26,7 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.preprocessing import Bands
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe_io import with_overrides
@@ -246,7 +246,7 @@ def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
     at_random = quick.model_copy(update={"progressive": drawn})
     assert image_cache._kept(at_random) == image_cache._kept(growing) == CacheSpec(177, "shorter")
     for stages in (1, 4):  # the last of four begins at 112 px
-        always = Progressive(image_px=Ramp(64, 128, continuous=True), stages=stages)
+        always = ProgressiveSchedule(image_px=Ramp(64, 128, continuous=True), stages=stages)
         assert image_cache._kept(of_recipe(progressive=always)) == CacheSpec(177, "shorter")
 
 

@@ -20,7 +20,7 @@ from efficientnetv2.cli import models
 from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.models import pretrained
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.utils.logs import hushed
 from efficientnetv2.utils.progress import progress
 
@@ -166,7 +166,7 @@ def test_a_training_that_nobody_watches_says_how_long_it_will_take(monkeypatch):
         bar.on_train_start(0, 100)
         for done in range(1, 101):
             now[0] = 61.0 * done
-            bar.on_log(done, 100, Setting(64, dropout=0.1), 1.5, 77.0, 3600.0 - 36 * done)
+            bar.on_log(done, 100, StepSettings(64, dropout=0.1), 1.5, 77.0, 3600.0 - 36 * done)
     lines = said().splitlines()
     assert lines[0] == "1%: 64 px, dropout 0.1, loss 1.500, 77 images/s, 59 min 24 s left"
     assert 15 < len(lines) < 25
@@ -185,7 +185,7 @@ def test_a_fold_that_nobody_watches_says_how_far_it_is_too(monkeypatch):
     with TrainingBar(made) as bar:
         bar.on_train_start(0, 4)
         now[0] = 120.0
-        bar.on_log(1, 4, Setting(64), 1.5, 77.0, 3600.0)
+        bar.on_log(1, 4, StepSettings(64), 1.5, 77.0, 3600.0)
     assert said().splitlines() == [
         "looking: 60 of 100, 1 images/s, 40 s left",
         "25%: 64 px, loss 1.500, 77 images/s, 1 h 00 min left",

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.command_line import effnetv2
 from tests.messages import mentions
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.cli.convert import _uncalibrated
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -65,7 +65,7 @@ def test_from_timm_to_a_model_file_and_back(tmp_path, timm_file):
 
 
 def test_what_has_no_classifier_has_nothing_to_name(tmp_path):
-    save_ours(tmp_path / "in.safetensors", architecture("efficientnetv2_b0"), classes=())
+    save_ours(tmp_path / "in.safetensors", get_architecture("efficientnetv2_b0"), classes=())
     done = effnetv2("convert", "in.safetensors", "out.safetensors", "--class-names", "oak,elm", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "2", "classifier")
@@ -96,7 +96,7 @@ def test_from_torchvision(tmp_path):
 
 def test_a_run_folder_is_taken(tmp_path):
     (tmp_path / "run").mkdir()
-    save_ours(tmp_path / "run" / "model.safetensors", architecture("efficientnetv2_b0"))
+    save_ours(tmp_path / "run" / "model.safetensors", get_architecture("efficientnetv2_b0"))
     done = effnetv2("convert", "run", "hub", "--to", "timm", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "a model file of this package" in done.stdout
@@ -104,7 +104,7 @@ def test_a_run_folder_is_taken(tmp_path):
 
 
 def test_half_the_bytes_to_share(tmp_path):
-    save_ours(tmp_path / "in.safetensors", architecture("efficientnetv2_b0"))
+    save_ours(tmp_path / "in.safetensors", get_architecture("efficientnetv2_b0"))
     done = effnetv2("convert", "in.safetensors", "half.safetensors", "--half", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     before, after = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("in", "half"))
@@ -125,7 +125,7 @@ def test_half_the_bytes_to_share(tmp_path):
 
 
 def test_what_others_do_not_see_is_said(tmp_path):
-    table = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+    table = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
     save_ours(tmp_path / "in.safetensors", table)
     done = effnetv2("convert", "in.safetensors", "out.pth", "--to", "torchvision", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -142,7 +142,7 @@ def test_what_others_do_not_see_is_said(tmp_path):
 
 @pytest.mark.parametrize(("to", "out"), [("timm", "hub"), ("torchvision", "out.pth")])
 def test_that_others_do_not_see_the_rule_for_bands_is_said(tmp_path, to, out):
-    table = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+    table = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
     network = EfficientNet(table, num_classes=2)
     rule = Bands((4, 3, 2), (100,) * 3, (4000,) * 3, names=("red", "", ""), kinds=("uint16",))
     network.preprocessing = Preprocessing(image_px=96, bands=rule)
@@ -195,7 +195,7 @@ def test_which_of_timms_twins_can_be_said(tmp_path):
     ],
 )
 def test_refusals_name_the_fault_and_leave_nothing(tmp_path, timm_file, words, said):
-    table = replace(architecture("efficientnetv2_b0"), head_channels=32)
+    table = replace(get_architecture("efficientnetv2_b0"), head_channels=32)
     save_ours(tmp_path / "ours.safetensors", table)
     (tmp_path / "ours.safetensors.note").write_text("of the user")
     before = sorted(tmp_path.iterdir())
@@ -217,7 +217,7 @@ def test_a_run_that_has_not_ended_is_told_so(tmp_path):
 def test_a_runs_only_weights_are_not_halved_in_their_place(tmp_path):
     """Whichever of the two its folder or its file is called by."""
     (tmp_path / "run").mkdir()
-    ours = save_ours(tmp_path / "run/model.safetensors", architecture("efficientnetv2_b0"))
+    ours = save_ours(tmp_path / "run/model.safetensors", get_architecture("efficientnetv2_b0"))
     before = ours.read_bytes()
     for source in ("run", "run/../run/model.safetensors"):
         words = ("convert", source, "run/model.safetensors", "--half", "--overwrite")
@@ -240,7 +240,7 @@ def test_what_is_there_is_replaced_on_demand_alone(timm_file, tmp_path):
 
 def test_that_the_temperature_stays_behind_is_said(tmp_path):
     """And of a network without one nothing."""
-    save_ours(tmp_path / "ours.safetensors", architecture("efficientnetv2_b0"))
+    save_ours(tmp_path / "ours.safetensors", get_architecture("efficientnetv2_b0"))
     plain = effnetv2("convert", "ours.safetensors", "plain.pth", "--to", "timm", cwd=tmp_path)
     assert "temperature" not in plain.stdout + plain.stderr
     network = model_file.load(tmp_path / "ours.safetensors")
@@ -270,7 +270,7 @@ def test_how_to_have_the_temperature_in_keras_is_said_of_its_probabilities(answe
 
 def test_a_temperature_of_other_pictures_is_left_out(tmp_path):
     """It was fitted on answers at the size and views of then."""
-    save_ours(tmp_path / "ours.safetensors", architecture("efficientnetv2_b0"))
+    save_ours(tmp_path / "ours.safetensors", get_architecture("efficientnetv2_b0"))
     network = model_file.load(tmp_path / "ours.safetensors")
     network.calibration = Calibration(1.75, 60, "minival")
     model_file.save(tmp_path / "calibrated.safetensors", network, class_names=network.class_names)
@@ -318,7 +318,7 @@ def test_networks_of_others_change_what_their_file_says_and_go_to_nobody(tmp_pat
 
 def test_a_folder_for_timm_does_not_take_a_runs_place(tmp_path):
     (tmp_path / "run").mkdir()
-    save_ours(tmp_path / "run/model.safetensors", architecture("efficientnetv2_b0"))
+    save_ours(tmp_path / "run/model.safetensors", get_architecture("efficientnetv2_b0"))
     before = (tmp_path / "run/model.safetensors").read_bytes()
     for source in ("run", "run/model.safetensors"):
         done = effnetv2("convert", source, "run", "--to", "timm", "--overwrite", cwd=tmp_path)
@@ -331,7 +331,7 @@ def test_a_folder_for_timm_does_not_take_a_runs_place(tmp_path):
 
 
 def test_a_padded_picture_is_not_cut(tmp_path):
-    save_ours(tmp_path / "in.safetensors", architecture("efficientnetv2_b0"))
+    save_ours(tmp_path / "in.safetensors", get_architecture("efficientnetv2_b0"))
     words = ("convert", "in.safetensors", "out.safetensors", "--framing", "pad")
     refused = effnetv2(*words, "--crop-fraction", "0.8", cwd=tmp_path)
     assert refused.returncode == 2
@@ -344,7 +344,7 @@ def test_a_padded_picture_is_not_cut(tmp_path):
 
 
 def test_the_folder_that_one_stands_in_is_named_by_a_dot(tmp_path):
-    save_ours(tmp_path / "model.safetensors", architecture("efficientnetv2_b0"))
+    save_ours(tmp_path / "model.safetensors", get_architecture("efficientnetv2_b0"))
     done = effnetv2("convert", ".", "half.safetensors", "--half", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (tmp_path / "empty").mkdir()

@@ -14,7 +14,7 @@ from tests.messages import mentioning, mentions
 from tests.rasters import PLACE, UTM, rasterio, write_raster
 
 from efficientnetv2.architectures import io
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.utils.errors import InputError
@@ -25,7 +25,7 @@ PX = 32
 # A network so small that thirty epochs of forty pictures take seconds.
 SMALL = Architecture(
     stem_channels=8,
-    stages=(Stage(fused(expand=1, kernel=3), 1, 8, 1), Stage(mbconv(expand=2, kernel=3), 2, 16, 1)),
+    stages=(Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1), Stage(mbconv(expand=2, kernel=3), 2, 16, 1)),
     head_channels=32,
 )
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")

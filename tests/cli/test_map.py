@@ -22,7 +22,7 @@ from tests.command_line import effnetv2, started
 from tests.messages import mentioning, mentions
 from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.map import print_map
 from efficientnetv2.geospatial.predict_map import Grid, MapStatistics
@@ -37,7 +37,7 @@ from efficientnetv2.workflows.predict_map import MapResult
 NAMES = ("forest", "other", "plantation")
 SMALL = Architecture(
     stem_channels=8,
-    stages=(Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=1),),
+    stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=1),),
     head_channels=16,
 )
 

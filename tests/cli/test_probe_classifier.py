@@ -20,7 +20,7 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.results import ResultPrinter, print_outcome
 from efficientnetv2.data.config import DataConfig
@@ -40,7 +40,9 @@ from efficientnetv2.workflows.linear_probe import keep
 from efficientnetv2.workflows.report_sections import Known
 from efficientnetv2.workflows.train import train_and_report
 
-SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
+SMALL = Architecture(
+    stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), head_channels=16
+)
 # Nothing learns (the rate is as good as 0) and nothing is averaged: the model file is what the run began with.
 STILL = (
     *TINY[2:],

@@ -95,7 +95,7 @@ def sizes_of(run: Path, name: str, *, px: int | None = None) -> list[int]:
     plan, steps = get_recipe(name).progressive, rows(run, "train")
     plan = plan if px is None else plan.with_image_px(px)
     for row in steps:
-        setting = plan.at(row["step"] - 1, steps=len(steps)).to_json()
+        setting = plan.at(row["step"] - 1, total_steps=len(steps)).to_json()
         assert {field: row.get(field, {}) for field in setting} == setting
     assert [row["step"] for row in steps] == [1 + step for step in range(len(steps))]
     return [row["image_px"] for row in steps]

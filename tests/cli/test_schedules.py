@@ -40,6 +40,6 @@ def test_a_run_follows_its_plan(settings, sizes, class_folders, tmp_path):
     plan = read_recipe(run.recipe_file).progressive
     assert [row["step"] for row in rows] == list(range(1, 11))
     for row in rows:
-        setting = plan.at(row["step"] - 1, steps=10)
+        setting = plan.at(row["step"] - 1, total_steps=10)
         assert (row["image_px"], row["dropout"]) == (setting.image_px, setting.dropout)
     assert len({row["image_px"] for row in rows}) == sizes

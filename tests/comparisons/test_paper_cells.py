@@ -9,7 +9,7 @@ from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import Measurement
 from tests.comparisons.test_paper import made
 
-from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.training.overrides import requested_recipe
 
 TINY = SCALES["tiny"]
@@ -113,7 +113,7 @@ def test_table_2_has_each_size_and_batch_in_its_cell(monkeypatch):
 
 def test_table_3_has_the_speed_of_each_variant_beside_its_own_counts(monkeypatch):
     def as_large(step):
-        return Measurement((cost(step.architecture, image_px=380).total.parameters / 1e6,))
+        return Measurement((count_flops(step.architecture, image_px=380).total.parameters / 1e6,))
 
     monkeypatch.setattr(
         throughput,

@@ -20,8 +20,8 @@ from benchmarks.paper.table import TIMED, Measurement, Row, Table, untrained
 from benchmarks.regimes import STRENGTHS
 from tests.conftest import paint
 
-from efficientnetv2.architectures.flops import cost
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.flops import count_flops
+from efficientnetv2.architectures.registry import get_architecture
 
 
 def test_the_page_is_the_one_that_its_records_give():
@@ -185,14 +185,15 @@ def test_where_randaugment_pays_is_what_tuning_found():
 
 def test_the_s_of_table_11_is_an_earlier_one():
     """The remark behind it: with more channels and features Table 4's S has Table 11's parameters."""
-    released = architecture("efficientnetv2_s")
+    released = get_architecture("efficientnetv2_s")
     *stages, last = released.stages
     assert (last.channels, released.head_channels) == (256, 1280)
     earlier = replace(released, stages=(*stages, replace(last, channels=272)), head_channels=1792)
     figures = json.loads((RECORDS / "11_tiny.json").read_text())["rows"][-1]
     assert figures["name"] == "efficientnetv2_s"
     assert (
-        round(cost(earlier, image_px=384).total.parameters / 1e6) == figures["paper"]["parameters, M"]["mean"]
+        round(count_flops(earlier, image_px=384).total.parameters / 1e6)
+        == figures["paper"]["parameters, M"]["mean"]
     )
 
 

@@ -18,7 +18,7 @@ from benchmarks.paper.table import Measurement
 from tests.comparisons.test_paper import made
 from torch import nn
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.data.builtin_datasets import DatasetNotFoundError
 from efficientnetv2.progressive import presets
 from efficientnetv2.training.overrides import requested_recipe
@@ -203,7 +203,7 @@ def test_what_cannot_run_is_refused_and_leaves_nothing_behind(table, words, sent
 )
 def test_at_the_papers_scale_runs_are_those_of_section_5_1(table, preset, varies, networks, begun, tmp_path):
     shown = made(table, tmp_path / "out", scale="paper", data="imagenet", seeds=1)
-    facts, end = published.PAPER["imagenet1k_recipe"], presets.paper(preset).last
+    facts, end = published.PAPER["imagenet1k_recipe"], presets.paper_schedule(preset).last
     for recipe, _ in begun:
         last = recipe.progressive.last
         assert replace(last, **{name: getattr(end, name) for name in varies}) == end
@@ -213,7 +213,7 @@ def test_at_the_papers_scale_runs_are_those_of_section_5_1(table, preset, varies
 
 
 def test_table_13_is_of_m_and_vanilla_is_its_end_throughout(begun, tmp_path):
-    plan = presets.paper("efficientnetv2_m")
+    plan = presets.paper_schedule("efficientnetv2_m")
     adaptive = published.rows("13")["progressive_resize"][1][0]
     assert [name for name, row in published.rows("7").items() if row[0] == adaptive] == ["efficientnetv2_m"]
     made("13", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
@@ -426,6 +426,6 @@ def test_answers_are_timed_on_noise_the_same_each_time(monkeypatch):
 
 def test_a_step_is_really_made():
     figure = throughput.images_per_s(
-        {"b0": throughput.Step(architecture("efficientnet_b0"), 32, 2)}, 1, torch.device("cpu"), "bf16"
+        {"b0": throughput.Step(get_architecture("efficientnet_b0"), 32, 2)}, 1, torch.device("cpu"), "bf16"
     )
     assert figure["b0"].values[0] > 0

@@ -3,11 +3,11 @@
 import pytest
 from benchmarks.paper.throughput import with_fused
 
-from efficientnetv2.architectures.flops import cost
-from efficientnetv2.architectures.registry import architecture
-from efficientnetv2.architectures.spec import fused
+from efficientnetv2.architectures.flops import count_flops
+from efficientnetv2.architectures.registry import get_architecture
+from efficientnetv2.architectures.spec import fused_mbconv
 
-B4 = architecture("efficientnet_b4")
+B4 = get_architecture("efficientnet_b4")
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ B4 = architecture("efficientnet_b4")
     ],
 )
 def test_fusing_b4s_stages_gives_table_3s_parameters(stages, kernel, millions, paper):
-    counted = cost(with_fused(B4, stages=stages, kernel=kernel), image_px=380).total.parameters / 1e6
+    counted = count_flops(with_fused(B4, stages=stages, kernel=kernel), image_px=380).total.parameters / 1e6
     assert counted == pytest.approx(millions, rel=2e-3)
     if paper:
         assert counted == pytest.approx(paper, rel=5e-3)
@@ -31,8 +31,8 @@ def test_fusing_b4s_stages_gives_table_3s_parameters(stages, kernel, millions, p
 def test_only_the_first_stages_change_and_lose_squeeze_excite():
     made = with_fused(B4, stages=2)
     assert [stage.operator for stage in made.stages[:2]] == [
-        fused(expand=1, kernel=3),
-        fused(expand=6, kernel=3),
+        fused_mbconv(expand=1, kernel=3),
+        fused_mbconv(expand=6, kernel=3),
     ]
     assert made.stages[2:] == B4.stages[2:]
     assert with_fused(B4, stages=0) == B4

@@ -23,7 +23,7 @@ from benchmarks.record import begun, median_interval
 from tests.conftest import COLOURS, paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import Proxy
@@ -95,7 +95,7 @@ def test_a_record_goes_on_where_it_was(class_folders, tmp_path, monkeypatch, cap
     assert all(float(row["step_seconds"]) > 0 for row in rows)
     space, about = small(), json.loads(table.with_suffix(".json").read_text())
     for row, point in zip(rows, search_record.drawn(space, 3), strict=True):
-        counted = cost(space.decode(point), image_px=32, num_classes=3).total
+        counted = count_flops(space.decode(point), image_px=32, num_classes=3).total
         assert int(row["parameters"]) == counted.parameters
         assert {name: row[name] for name, _ in space.decisions} == {
             name: str(value) for name, value in space.choices(point).items()
@@ -514,9 +514,9 @@ def test_those_that_judge_have_seeds_of_their_own():
 
 def test_the_smallest_network_has_no_smaller_one_in_the_space():
     space = small()
-    least = cost(search_found.smallest(space), image_px=64, num_classes=10).total.parameters
+    least = count_flops(search_found.smallest(space), image_px=64, num_classes=10).total.parameters
     for point in search_record.drawn(space, 300):
-        assert cost(space.decode(point), image_px=64, num_classes=10).total.parameters >= least
+        assert count_flops(space.decode(point), image_px=64, num_classes=10).total.parameters >= least
 
 
 def test_the_table_takes_differences_seed_by_seed():

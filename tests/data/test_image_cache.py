@@ -25,7 +25,7 @@ from efficientnetv2.data.loader import TrainingImages, training_batches
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -171,7 +171,7 @@ def test_batches_from_the_cache_do_not_depend_on_who_reads_them(workers, threads
     dataset = load_dataset(class_folders)
     reader = in_a_cache(dataset)
     sampler = TrainSampler(
-        dataset.labels, Progressive(image_px=Ramp(24, 40), stages=2), 6, 8, 4, "equal", Key.of(3)
+        dataset.labels, ProgressiveSchedule(image_px=Ramp(24, 40), stages=2), 6, 8, 4, "equal", Key.of(3)
     )
     alone = list(training_batches(training(dataset, reader), sampler, workers=0))
     shared = list(training_batches(training(dataset, reader, threads), sampler, workers=workers))
@@ -186,7 +186,7 @@ def test_reading_opens_no_original(class_folders, monkeypatch):
     for path in class_folders.rglob("*.jpg"):
         path.unlink()
     sampler = TrainSampler(
-        dataset.labels, Progressive(image_px=Ramp(24, 40), stages=2), 18, 8, 8, None, Key.of(3)
+        dataset.labels, ProgressiveSchedule(image_px=Ramp(24, 40), stages=2), 18, 8, 8, None, Key.of(3)
     )
     batches = list(training_batches(training(dataset, reader), sampler, workers=0))
     assert sum(len(batch.labels) for batch in batches) == 3 * 48
@@ -206,7 +206,7 @@ def test_an_unreadable_image_has_its_stand_in_and_its_reason_as_without_a_cache(
     dataset = load_dataset(class_folders)
     (class_folders / dataset.paths[20]).write_bytes(b"no longer a picture")
     (class_folders / dataset.paths[47]).write_bytes((class_folders / dataset.paths[47]).read_bytes()[:700])
-    request = BatchRequest(0, 0, Setting(image_px=32), np.array([20, 47, 3]), np.zeros(3, np.int64))
+    request = BatchRequest(0, 0, StepSettings(image_px=32), np.array([20, 47, 3]), np.zeros(3, np.int64))
     direct = training(dataset, None).batch(request)
     cached = training(dataset, in_a_cache(dataset)).batch(request)
     assert [sample for sample, _ in direct.unreadable] == [20, 47]
@@ -247,7 +247,9 @@ def test_a_run_never_meets_the_images_of_another_cache_in_its_place(class_folder
     (failure,) = {
         batch.message
         for batch in [
-            training(dataset, reader)[BatchRequest(0, 0, Setting(image_px=32), *[np.zeros(1, np.int64)] * 2)]
+            training(dataset, reader)[
+                BatchRequest(0, 0, StepSettings(image_px=32), *[np.zeros(1, np.int64)] * 2)
+            ]
         ]
     }
     assert "holds other images by now" in failure

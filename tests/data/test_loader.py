@@ -20,11 +20,11 @@ from efficientnetv2.data.loader import (
 )
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
 from efficientnetv2.utils.rng import Key
 
-PLAN = Progressive(image_px=Ramp(24, 40), stages=2)
+PLAN = ProgressiveSchedule(image_px=Ramp(24, 40), stages=2)
 WHOLE = Preprocessing(image_px=40)
 
 
@@ -35,7 +35,7 @@ def pictures(dataset, threads=1, area_min=0.3, preprocessing=WHOLE):
 def request(samples, turns=None, px=32):
     samples = np.array(samples, dtype=np.int64)
     turns = np.zeros_like(samples) if turns is None else np.array(turns, dtype=np.int64)
-    return BatchRequest(0, 0, Setting(image_px=px), samples, turns)
+    return BatchRequest(0, 0, StepSettings(image_px=px), samples, turns)
 
 
 def sampler(dataset):

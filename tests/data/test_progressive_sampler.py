@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from efficientnetv2.data.progressive_sampler import ProgressiveBatchSampler
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.presets import paper
-from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
+from efficientnetv2.progressive.presets import paper_schedule
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
-PLAN = Progressive(stages=3, image_px=Ramp(32, 64), dropout=Ramp(0.0, 0.2))
+PLAN = ProgressiveSchedule(stages=3, image_px=Ramp(32, 64), dropout=Ramp(0.0, 0.2))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "loops"
 PAGE = EXAMPLES.parents[1] / "docs" / "progressive.md"
 
@@ -224,7 +224,7 @@ def _shown(output):
 
 def _planned(steps, *, accumulate=1, first_step=0):
     """The same as the plan has it."""
-    settings = [(step, PLAN.at(step, steps=steps)) for step in range(first_step, steps)]
+    settings = [(step, PLAN.at(step, total_steps=steps)) for step in range(first_step, steps)]
     return [(step, one.image_px, round(one.dropout, 2)) for step, one in settings for _ in range(accumulate)]
 
 
@@ -311,7 +311,7 @@ def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):
     monkeypatch.setattr(photos.v2, "RandAugment", lambda *words: asked.append(words) or augmenting(*words))
     growing = photos.Growing(photos.Photos())
     for magnitude in (photos.PLAN.last.randaugment, 15, 0.1, 0, None):
-        growing[0, Setting(image_px=32, randaugment=magnitude)]
+        growing[0, StepSettings(image_px=32, randaugment=magnitude)]
     assert photos.PLAN.last.randaugment == 6
     assert asked == [(2, 18), (2, 30), (2, 0)]
     assert augmenting().num_magnitude_bins == 31
@@ -321,7 +321,7 @@ def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):
 def test_the_examples_images_are_made_for_every_stage_of_any_plan(plan, monkeypatch):
     """All draws of RandAugment at the magnitudes of the paper, at 16 px to be quick."""
     photos = _photos(monkeypatch)
-    progressive = _run_page("PLAN = ")["PLAN"] if plan == "the page's" else paper(plan)
+    progressive = _run_page("PLAN = ")["PLAN"] if plan == "the page's" else paper_schedule(plan)
     pictures = photos.Growing([(Image.new("RGB", (20, 20)), 3)])
     for index in range(progressive.stages):
         setting = replace(progressive.stage(index), image_px=16)
@@ -432,7 +432,7 @@ def test_the_schedule_that_the_page_makes_has_the_sizes_it_says():
 def test_the_loss_that_the_page_mixes_for_is_that_of_a_run():
     """With both ways of mixing on, and smoothed labels."""
     (code,) = [block for block in _blocks() if "import mix" in block]
-    setting = Setting(image_px=8, mixup_alpha=0.4, cutmix_alpha=0.4, label_smoothing=0.1)
+    setting = StepSettings(image_px=8, mixup_alpha=0.4, cutmix_alpha=0.4, label_smoothing=0.1)
     pixels = torch.randint(
         0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -497,7 +497,8 @@ def test_what_a_loop_of_ones_own_needs_is_three_packages():
     """As the page says: all that its pieces import and name of this package."""
     code = "\n".join(_blocks())
     names = sorted(
-        {f"ev2.{name}" for name in re.findall(r"\bev2\.(\w+)", code)} | {"ev2.paper", "ev2.InputError"}
+        {f"ev2.{name}" for name in re.findall(r"\bev2\.(\w+)", code)}
+        | {"ev2.paper_schedule", "ev2.InputError"}
     )
     imports = re.findall(r"^(?:from|import) efficientnetv2.*$", code, re.MULTILINE)
     script = "\n".join(

@@ -4,11 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientnetv2.data.sampler import TrainSampler, class_members, epoch_order
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.utils.rng import Key
 
 LABELS = np.array([0] * 30 + [1] * 10 + [2] * 4)
-PLAN = Progressive(image_px=Ramp(32, 64), stages=2)
+PLAN = ProgressiveSchedule(image_px=Ramp(32, 64), stages=2)
 
 
 def sampler(**changes):
@@ -55,7 +55,7 @@ def test_processes_share_the_groups_of_one_run(world):
 
 def test_the_setting_of_the_step_travels_with_the_request():
     for request in sampler():
-        assert request.setting == PLAN.at(request.step, steps=11)
+        assert request.setting == PLAN.at(request.step, total_steps=11)
 
 
 def test_equal_balance_draws_each_class_a_third_and_every_image_equally_often():

@@ -9,20 +9,20 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.evaluation.explain import grad_cam, overlay_heatmap, supports_grad_cam
 from efficientnetv2.models.blocks import init_weights
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.errors import InputError
 
 PX, CUE_PX = 64, 14
 TINY = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=1, kernel=3), 1, 8, 1),
-        Stage(fused(expand=2, kernel=3), 2, 16, 1),
-        Stage(fused(expand=2, kernel=3), 2, 24, 1),
+        Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused_mbconv(expand=2, kernel=3), 2, 16, 1),
+        Stage(fused_mbconv(expand=2, kernel=3), 2, 24, 1),
     ),
     head_channels=32,
 )
@@ -41,7 +41,7 @@ def with_cue(count, seed):
 
 def inputs_of(network, images):
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return normalise(batch, mean=network.preprocessing.mean, std=network.preprocessing.std)
+    return normalize(batch, mean=network.preprocessing.mean, std=network.preprocessing.std)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from tests.data.test_splits import dataset as pictures
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import linear_probe as room
 from efficientnetv2.inference.linear_probe import (
@@ -31,7 +31,9 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
-SMALL = Architecture(stem_channels=8, stages=(Stage(fused(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
+SMALL = Architecture(
+    stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), head_channels=16
+)
 PREPROCESSING = Preprocessing(image_px=32)
 KEY = Key.of(0)
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.messages import mentioning
 from torch import nn
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import (
     Predictions,
@@ -29,7 +29,7 @@ from efficientnetv2.utils.errors import InputError, MemoryShortError
 
 SMALL = Architecture(
     stem_channels=8,
-    stages=(Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=2),),
+    stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=2),),
     head_channels=16,
 )
 PREPROCESSING = Preprocessing(image_px=16, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.inference.predictor import Predictor, _load
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -17,7 +17,7 @@ from efficientnetv2.utils.errors import InputError
 
 SMALL = Architecture(
     stem_channels=8,
-    stages=(Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=1),),
+    stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=1),),
     head_channels=16,
 )
 NAMES = ("forest", "pasture", "maize")

@@ -9,7 +9,7 @@ from tests.messages import mentioning
 from timm.models._manipulate import adapt_input_conv
 from torch import nn
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import (
     adapt,
@@ -27,8 +27,8 @@ from efficientnetv2.utils.errors import InputError
 TINY = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=1, kernel=3), 1, 8, 1),
-        Stage(fused(expand=2, kernel=3), 2, 16, 2),
+        Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused_mbconv(expand=2, kernel=3), 2, 16, 2),
         Stage(mbconv(expand=2, kernel=3), 2, 24, 2),
     ),
     head_channels=32,

@@ -9,8 +9,8 @@ from tests.messages import mentioning
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from efficientnetv2.architectures.registry import NAMES, architecture
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.registry import NAMES, get_architecture
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.utils.errors import InputError
@@ -18,8 +18,8 @@ from efficientnetv2.utils.errors import InputError
 TINY = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=1, kernel=3), 1, 8, 1),
-        Stage(fused(expand=2, kernel=3), 2, 16, 2),
+        Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused_mbconv(expand=2, kernel=3), 2, 16, 2),
         Stage(mbconv(expand=2, kernel=3), 2, 24, 2),
     ),
     head_channels=32,
@@ -29,7 +29,7 @@ TINY = Architecture(
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_at_strides_2_to_32_with_the_channels_of_the_table(name):
     """A map is the last of its size: the stage before each stage with stride 2, and the last one."""
-    table = architecture(name)
+    table = get_architecture(name)
     ends = [table.stages[i].channels for i in range(len(table.stages)) if
             i + 1 == len(table.stages) or table.stages[i + 1].stride == 2]  # fmt: skip
     height, width = 97, 64
@@ -156,7 +156,7 @@ def test_a_network_is_created_on_the_default_device():
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_weights_beyond_the_memory_are_refused_before_any_is_made(device):
     """A terabyte for one layer; without values it takes none."""
-    wide = replace(TINY, stages=(*TINY.stages, Stage(fused(expand=1, kernel=3), 1, 200_000, 2)))
+    wide = replace(TINY, stages=(*TINY.stages, Stage(fused_mbconv(expand=1, kernel=3), 1, 200_000, 2)))
     with torch.device(device):
         if device == "meta":
             assert EfficientNet(wide).blocks[-1].spatial.conv.weight.numel() == 9 * 200_000**2

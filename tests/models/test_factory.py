@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tests.messages import mentioning
 from torch import nn
 
-from efficientnetv2.architectures.registry import NAMES, architecture, published
+from efficientnetv2.architectures.registry import NAMES, get_architecture, published
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
 from efficientnetv2.models import hub, model_file
 from efficientnetv2.models.adapt import adapt
@@ -20,7 +20,7 @@ from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import IMAGENET_MEAN, SYMMETRIC_MEAN, SYMMETRIC_STD
-from efficientnetv2.progressive.presets import released
+from efficientnetv2.progressive.presets import released_schedule
 from efficientnetv2.utils.errors import InputError
 
 
@@ -49,7 +49,7 @@ def test_the_dropout_of_every_network_is_the_authors():
     """V2: that of the released configurations of training. V1: the released code's table of coefficients."""
     found = {name: published(name).dropout for name in NAMES}
     v2 = {name: rate for name, rate in found.items() if name.startswith("efficientnetv2_")}
-    assert v2 == {name: released(name).last.dropout for name in v2}
+    assert v2 == {name: released_schedule(name).last.dropout for name in v2}
     assert list(v2.values()) == [0.2, 0.2, 0.3, 0.3, 0.2, 0.3, 0.4, 0.4]
     v1 = {name: rate for name, rate in found.items() if name not in v2}
     assert list(v1) == [*(f"efficientnet_b{number}" for number in range(9)), "efficientnet_l2"]
@@ -204,7 +204,7 @@ def test_nothing_is_drawn_where_weights_have_no_values(monkeypatch):
 
 def test_weights_with_another_padding_take_the_released_dropout(monkeypatch):
     """torchvision's M differs from the released table in padding and epsilon alone; its dropout too is 0.3."""
-    table = replace(architecture("efficientnetv2_m"), padding="symmetric", batch_norm_epsilon=1e-5)
+    table = replace(get_architecture("efficientnetv2_m"), padding="symmetric", batch_norm_epsilon=1e-5)
     with torch.device("meta"):
         monkeypatch.setattr(hub, "fetch", Path)
         monkeypatch.setattr(convert, "read_pretrained", lambda path, name: EfficientNet(table))

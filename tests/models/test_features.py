@@ -8,7 +8,7 @@ from tests.messages import mentioning
 from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.conversion.layouts import tensor_names
@@ -34,7 +34,7 @@ def test_channels_and_strides_are_timm_s(name):
 def test_maps_are_timm_s_at_an_odd_size():
     ours = create("efficientnetv2_b0", features_only=True).eval()
     theirs = timm.create_model("tf_efficientnetv2_b0", features_only=True).eval()
-    names = tensor_names("timm", architecture("efficientnetv2_b0"))
+    names = tensor_names("timm", get_architecture("efficientnetv2_b0"))
     weights = {names["" + key.removeprefix("network.")]: tensor for key, tensor in ours.state_dict().items()}
     assert set(weights) == set(theirs.state_dict())  # none of the head, none missing
     theirs.load_state_dict(weights)

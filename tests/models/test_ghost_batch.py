@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.factory import create
@@ -16,7 +16,7 @@ from efficientnetv2.models.wrappers import WrappedModel
 SMALL = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=4, kernel=3), 1, 8, 3),
+        Stage(fused_mbconv(expand=4, kernel=3), 1, 8, 3),
         Stage(mbconv(expand=4, kernel=3, se=0.25), 2, 16, 3),
     ),
     head_channels=512,

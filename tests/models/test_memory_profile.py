@@ -5,8 +5,8 @@ import torch
 from tests.messages import mentioning
 from torch import nn
 
-from efficientnetv2.architectures.flops import cost
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.flops import count_flops
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.architectures.spec import blocks
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
@@ -20,7 +20,7 @@ from efficientnetv2.utils.errors import InputError
 def test_ours_keep_what_their_table_says(name, image_px):
     with torch.device("meta"):
         network = create(name)
-    counted = cost(architecture(name), image_px=image_px).total.activation_bytes
+    counted = count_flops(get_architecture(name), image_px=image_px).total.activation_bytes
     assert activation_bytes(network, image_px) == pytest.approx(counted, rel=0.02)
 
 
@@ -36,8 +36,8 @@ def test_frozen_stages_keep_nothing():
     """What is left is that of the blocks after the fourth stage, and of the head."""
     network = create("efficientnetv2_b0")
     freeze(network, stages=4)
-    table = architecture("efficientnetv2_b0")
-    counted = cost(table, image_px=224)
+    table = get_architecture("efficientnetv2_b0")
+    counted = count_flops(table, image_px=224)
     later = [part for part, row in zip(counted.blocks, blocks(table), strict=True) if row.stage >= 4]
     left = sum(part.activation_bytes for part in [*later, counted.head, counted.classifier])
     assert activation_bytes(network, 224) == pytest.approx(left, rel=0.02)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from tests.messages import mentioning, mentions
 from torch import nn
 
-from efficientnetv2.architectures.registry import architecture
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.registry import get_architecture
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -32,7 +32,7 @@ from efficientnetv2.utils.errors import InputError
 SMALL = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=2),
+        Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=2),
         Stage(mbconv(expand=2, kernel=3), stride=2, channels=16, layers=1),
     ),
     head_channels=24,
@@ -620,7 +620,7 @@ def test_a_pickle_is_refused_with_the_command_that_reads_it(tmp_path):
 def test_loading_takes_hardly_more_memory_than_the_weights(tmp_path):
     """Loading with a second copy of the weights would take twice their bytes, and building before it three times."""
     path = tmp_path / "m.safetensors"
-    model_file.save(path, EfficientNet(architecture("efficientnetv2_b0"), num_classes=0))
+    model_file.save(path, EfficientNet(get_architecture("efficientnetv2_b0"), num_classes=0))
     file_bytes = path.stat().st_size
     assert 20e6 < file_bytes < 30e6
     assert added_peak_bytes("ours", path) <= 1.3 * file_bytes

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tests.messages import mentions
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models import model_file, safetensors_io
 from efficientnetv2.training.initial_weights import better_weights, weights_candidates
 
@@ -25,7 +25,7 @@ SUMMARY = json.loads((ROOT / "benchmarks/results/summary.json").read_text())
 def test_it_is_small_and_knows_what_it_is():
     assert FILE.stat().st_size <= 15e6
     network = model_file.load(FILE)
-    assert network.architecture == architecture("efficientnetv2_b0")
+    assert network.architecture == get_architecture("efficientnetv2_b0")
     assert len(network.class_names) == 21
     assert {"airplane", "forest", "river"} <= set(network.class_names)
     assert network.trained_on is not None

@@ -9,12 +9,12 @@ import torch
 from tests.nas.test_steptime import RECIPE
 from tests.nas.test_trial import TINY
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.nas import latency as module
 from efficientnetv2.nas.latency import Pace, latency
 from efficientnetv2.utils import timer
 
-BACKBONE = architecture("efficientnetv2_b0")
+BACKBONE = get_architecture("efficientnetv2_b0")
 SECONDS = {TINY: 0.002, BACKBONE: 0.004}
 
 

@@ -9,7 +9,7 @@ from tests.messages import mentioning
 from tests.nas.test_study import PLAN
 from tests.nas.tiny import SPACE
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.results import (
     Row,
@@ -79,7 +79,7 @@ def test_incumbents_never_fall_and_stopped_trials_do_not_count():
 
 def test_a_table_reads_like_table_4_of_the_paper():
     """arXiv:2104.00298, Table 4: EfficientNetV2-S."""
-    _, rows = table_of(architecture("efficientnetv2_s"))
+    _, rows = table_of(get_architecture("efficientnetv2_s"))
     assert [" | ".join(one) for one in rows] == [
         "0 | Conv3x3 | 2 | 24 | 1",
         "1 | Fused-MBConv1, k3x3 | 1 | 24 | 2",

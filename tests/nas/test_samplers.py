@@ -13,7 +13,7 @@ from scipy import stats
 from tests.messages import mentioning
 from tests.nas.test_space import RICH, TINY
 
-from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.nas.builtin_spaces import paper, small
 from efficientnetv2.nas.evolution import RegularizedEvolution, Tried, mutated, untried
 from efficientnetv2.nas.policy_gradient import PolicyGradient
@@ -35,7 +35,7 @@ def worth(point):
     choices = SPACE.choices(point)
     liked = sum(choices[f"stage{number}.kind"] == "mbconv" for number in (2, 3))
     liked += choices["stage4.layers"] + choices["stage5.layers"] - (choices["stage6.expand"] == 1)
-    parameters = cost(SPACE.decode(point), image_px=64, num_classes=10).total.parameters
+    parameters = count_flops(SPACE.decode(point), image_px=64, num_classes=10).total.parameters
     return (0.5 + 0.02 * liked) * (parameters / 200_000) ** -0.05
 
 
@@ -260,7 +260,7 @@ def test_nsga2_seeks_fronts():
     for _ in range(8):
         trial = study.ask()
         point = suggest(trial, SPACE)
-        parameters = cost(SPACE.decode(point), image_px=64, num_classes=10).total.parameters
+        parameters = count_flops(SPACE.decode(point), image_px=64, num_classes=10).total.parameters
         study.tell(trial, (worth(point), parameters))
     assert study.best_trials
 

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from tests.messages import mentioning, mentions
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientnetv2.architectures.flops import cost
-from efficientnetv2.architectures.registry import EFFICIENTNETV2_S, NAMES, architecture
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.flops import count_flops
+from efficientnetv2.architectures.registry import EFFICIENTNETV2_S, NAMES, get_architecture
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.nas.builtin_spaces import around, paper, small, small_b0
 from efficientnetv2.nas.space import Space, difference, require_room
@@ -22,11 +22,11 @@ from efficientnetv2.nas.stage_choices import StageChoices
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
-M = architecture("efficientnetv2_m")
+M = get_architecture("efficientnetv2_m")
 
 # Two stages, the second of which may go: 2 x 2 = 4 networks without it and 4 x (2 x 2 x 1) with it.
 BACKBONE = Architecture(
-    8, (Stage(fused(expand=1, kernel=3), 2, 8, 1), Stage(mbconv(expand=4, kernel=3), 1, 16, 1)), 32
+    8, (Stage(fused_mbconv(expand=1, kernel=3), 2, 8, 1), Stage(mbconv(expand=4, kernel=3), 1, 16, 1)), 32
 )
 FIRST = StageChoices(channels=(8,), layers=(1, 2), kernels=(3,), expands=(1,))
 SECOND = StageChoices(channels=(16,), layers=(1, 0), kernels=(3,), expands=(1, 4))
@@ -50,7 +50,7 @@ def test_by_hand():
     assert TINY.decisions[4].options == (1, 0)
     assert TINY.count == 4 * (4 + 1)
     assert TINY.decode((1, 1, 0, 1, 0)) == Architecture(
-        8, (Stage(fused(expand=1, kernel=3), 2, 8, 2), Stage(mbconv(expand=4, kernel=3), 1, 16, 1)), 32
+        8, (Stage(fused_mbconv(expand=1, kernel=3), 2, 8, 2), Stage(mbconv(expand=4, kernel=3), 1, 16, 1)), 32
     )
     assert TINY.decode((1, 0, 1, 1, 1)) == replace(BACKBONE, stages=BACKBONE.stages[:1])
     assert TINY.canonical((1, 0, 1, 1, 1)) == (1, 0, 0, 0, 1)
@@ -77,7 +77,7 @@ def test_the_count_of_the_papers_space():
 @settings(max_examples=60)
 @given(
     st.sampled_from(
-        [TINY, RICH, small(), paper(), around(architecture("efficientnetv2_m"), widths=(0.5, 1.5))]
+        [TINY, RICH, small(), paper(), around(get_architecture("efficientnetv2_m"), widths=(0.5, 1.5))]
     ),
     st.integers(),
 )
@@ -128,14 +128,14 @@ def test_every_network_is_drawn_as_often():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_network_is_a_point_of_the_space_around_it(name):
-    network = architecture(name)
+    network = get_architecture(name)
     space = around(network)
     assert space.decode(space.encode(network)) == network
 
 
 def test_table_4_is_in_the_papers_space_but_for_its_channels():
     """S: operators and layers of Table 4 on B4's channels, the seventh stage removed."""
-    b4 = architecture("efficientnet_b4")
+    b4 = get_architecture("efficientnet_b4")
     rows = zip(EFFICIENTNETV2_S.stages, b4.stages[:6], strict=True)
     network = replace(b4, stages=tuple(replace(row, channels=stage.channels) for row, stage in rows))
     space = paper()
@@ -147,7 +147,7 @@ def test_table_3_is_in_the_papers_space():
     """B4 with its first 1-3, 1-5, 1-7 stages fused."""
     space = paper()
     for stages in (3, 5, 7):
-        network = with_fused(architecture("efficientnet_b4"), stages=stages)
+        network = with_fused(get_architecture("efficientnet_b4"), stages=stages)
         assert space.decode(space.encode(network)) == network
 
 
@@ -166,7 +166,7 @@ def test_drawn_networks_build_and_cost_what_was_counted(space):
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             module = EfficientNet(network, num_classes=10).eval()
             assert module(torch.empty(1, 3, 64, 64)).shape == (1, 10)
-        total = cost(network, image_px=64, num_classes=10).total
+        total = count_flops(network, image_px=64, num_classes=10).total
         assert sum(one.numel() for one in module.parameters()) == total.parameters
         assert counter.get_total_flops() == 2 * total.multiply_adds
 
@@ -181,12 +181,12 @@ def test_a_stage_may_go_from_between_others():
 
 
 def test_widths_and_squeeze_excite_are_decisions_too():
-    space = around(architecture("efficientnetv2_b0"), widths=(0.5, 1.0), choose_se=True, removable=False)
+    space = around(get_architecture("efficientnetv2_b0"), widths=(0.5, 1.0), choose_se=True, removable=False)
     named = {one.name: one.options for one in space.decisions}
     assert named["stage4.channels"] == (48, 96)
     assert named["stage4.se"] == (None, 0.25)
     assert named["stage1.layers"] == (1, 2)
-    without = space.choices(space.encode(architecture("efficientnetv2_b0"))) | {"stage6.se": None}
+    without = space.choices(space.encode(get_architecture("efficientnetv2_b0"))) | {"stage6.se": None}
     assert space.decode(space.point(without)).stages[5].operator == mbconv(expand=6, kernel=3, se=None)
 
 

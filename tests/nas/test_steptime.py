@@ -13,8 +13,8 @@ from tests.messages import mentioning, mentions
 from tests.nas.test_trial import SETTINGS, TINY
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from efficientnetv2.architectures.registry import architecture
-from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused
+from efficientnetv2.architectures.registry import get_architecture
+from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused_mbconv
 from efficientnetv2.models.layers import BatchNorm2d
 from efficientnetv2.nas import latency
 from efficientnetv2.nas.latency import Bench, Pace, StepTimes, fewest_steps, measure, part_names
@@ -36,7 +36,7 @@ def times(tmp_path, recipe=RECIPE):
 
 
 def test_every_block_has_a_name_that_equal_ones_share():
-    b0 = architecture("efficientnetv2_b0")
+    b0 = get_architecture("efficientnetv2_b0")
     names = part_names(b0, image_px=224, num_classes=1000)
     assert len(names) == len(blocks(b0)) + 2
     # Of the fifth stage's five blocks the first comes from other channels; the sixth halves the picture first.
@@ -49,7 +49,7 @@ def test_a_block_of_two_convolutions_is_not_named_as_one_of_a_single_one():
     """8 to 32 channels: by one convolution, or by one to 4 x 8 channels and a projection."""
     single, double = (
         part_names(
-            replace(TINY, stages=(Stage(fused(expand=expand, kernel=3), 1, 32, 1),)),
+            replace(TINY, stages=(Stage(fused_mbconv(expand=expand, kernel=3), 1, 32, 1),)),
             image_px=32,
             num_classes=3,
         )
@@ -126,7 +126,7 @@ def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
 
 def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(monkeypatch):
     """A step of half the other's: by three sittings between four of that, the machine half as fast in the end."""
-    other = architecture("efficientnetv2_b0")
+    other = get_architecture("efficientnetv2_b0")
     slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
     bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
     monkeypatch.setattr(latency, "Bench", bench)
@@ -140,7 +140,7 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
 
 
 def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
-    other = architecture("efficientnetv2_b0")
+    other = get_architecture("efficientnetv2_b0")
     steps = Counter[Architecture]()
 
     class Counting(Sittings):

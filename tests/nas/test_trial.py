@@ -19,8 +19,8 @@ import torch
 from tests.command_line import SERVER
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.architectures.flops import cost
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.flops import count_flops
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.nas import trial as child
@@ -51,8 +51,8 @@ from efficientnetv2.utils.timer import MachineLock, TimingStats
 TINY = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=1, kernel=3),            1,       8,      1),
-        Stage(fused(expand=4, kernel=3),            2,      16,      1),
+        Stage(fused_mbconv(expand=1, kernel=3),            1,       8,      1),
+        Stage(fused_mbconv(expand=4, kernel=3),            2,      16,      1),
         Stage(mbconv(expand=4, kernel=3, se=0.25),  2,      24,      2),
     ),
     head_channels=64,
@@ -104,7 +104,7 @@ def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path
     proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
     tried = try_out(TINY, proxy, watch=watch)
     found = measurement(TINY, proxy, tried)
-    counted = cost(TINY, image_px=32, num_classes=3).total
+    counted = count_flops(TINY, image_px=32, num_classes=3).total
     assert (found.parameters, found.multiply_adds) == (counted.parameters, counted.multiply_adds)
     assert found.top1 == pytest.approx(sum(tried.trained.top1) / 2)
     assert found.top1 > 0.6, "red, green and blue are easy to tell apart"
@@ -154,7 +154,7 @@ def test_of_a_trial_that_was_stopped_the_last_points_count(class_folders, tmp_pa
     assert found.step_seconds == 0.1
     assert found.step_spread == pytest.approx(0.5), "from quartile to quartile, over the median"
     assert found.peak_memory_bytes is None, "it was never told"
-    assert found.multiply_adds == cost(TINY, image_px=64, num_classes=3).total.multiply_adds
+    assert found.multiply_adds == count_flops(TINY, image_px=64, num_classes=3).total.multiply_adds
     assert found.failure is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import StageChoices
 
@@ -13,8 +13,8 @@ from efficientnetv2.nas.stage_choices import StageChoices
 BACKBONE = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=1, kernel=3),            1,       8,      1),
-        Stage(fused(expand=4, kernel=3),            2,      16,      1),
+        Stage(fused_mbconv(expand=1, kernel=3),            1,       8,      1),
+        Stage(fused_mbconv(expand=4, kernel=3),            2,      16,      1),
         Stage(mbconv(expand=4, kernel=3, se=0.25),  2,      24,      1),
     ),
     head_channels=64,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
 
@@ -33,7 +33,7 @@ def ours_with(table, theirs):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_timms(name, randomise, distance):
-    table = architecture(name)
+    table = get_architecture(name)
     theirs = randomise(timm.create_model(f"tf_{name}"))
     ours = ours_with(table, theirs)
     assert distance(ours, theirs, EVEN_PX) < TOLERANCE
@@ -42,7 +42,7 @@ def test_logits_are_timms(name, randomise, distance):
 
 @pytest.mark.parametrize("name", ["efficientnetv2_b0", "efficientnetv2_s", "efficientnet_b0"])
 def test_wrong_padding_and_wrong_epsilon_do_not_pass(name, randomise, distance):
-    table = architecture(name)
+    table = get_architecture(name)
     theirs = randomise(timm.create_model(f"tf_{name}"))
     for wrong in (replace(table, padding="symmetric"), replace(table, batch_norm_epsilon=1e-5)):
         ours = ours_with(wrong, theirs)

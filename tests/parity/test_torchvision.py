@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
 
@@ -35,7 +35,7 @@ def ours_with(table, theirs):
 def test_logits_are_torchvisions_with_its_padding_and_epsilon_alone(
     name, theirs, epsilon, wrong_epsilon, randomise, distance
 ):
-    right = replace(architecture(name), padding="symmetric", batch_norm_epsilon=epsilon)
+    right = replace(get_architecture(name), padding="symmetric", batch_norm_epsilon=epsilon)
     theirs = randomise(torchvision.models.get_model(theirs, weights=None))
     ours = ours_with(right, theirs)
     assert distance(ours, theirs, EVEN_PX) < TOLERANCE

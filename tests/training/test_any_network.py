@@ -12,7 +12,7 @@ from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.models import model_file
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
@@ -20,7 +20,7 @@ from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.utils.rng import Key
 
 LABELS = np.arange(16) % 2
-PLAN = Progressive(stages=2, image_px=Ramp(32, 64), dropout=Ramp(0, 0.2), drop_path=Ramp(0, 0.2))
+PLAN = ProgressiveSchedule(stages=2, image_px=Ramp(32, 64), dropout=Ramp(0, 0.2), drop_path=Ramp(0, 0.2))
 
 
 def noise(request):

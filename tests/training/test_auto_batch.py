@@ -14,7 +14,7 @@ from tests.training.test_loop import SMALL, recipe_of
 
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import WrappedModel
-from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.training import auto_batch as room
 from efficientnetv2.training.auto_batch import Hardware, MemoryProbe, largest
 from efficientnetv2.training.microbatch import MicrobatchPlan
@@ -23,7 +23,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB, in_use_bytes
 
 CPU = torch.device("cpu")
-PLAN = Progressive(stages=2, image_px=Ramp(32, 64))
+PLAN = ProgressiveSchedule(stages=2, image_px=Ramp(32, 64))
 
 
 class Memory:
@@ -80,7 +80,7 @@ def preflight(net=None, *, limit_gib=None, **changes):
 def test_a_trial_leaves_no_trace():
     net = network()
     before = copy.deepcopy(net.state_dict())
-    assert preflight(net).trial(Setting(image_px=64, dropout=0.2), group_images=4, groups=2) is not None
+    assert preflight(net).trial(StepSettings(image_px=64, dropout=0.2), group_images=4, groups=2) is not None
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(weight.grad is None for weight in net.parameters())
@@ -93,7 +93,7 @@ def test_a_trial_takes_about_what_was_counted():
     """
     tries = preflight(create("efficientnetv2_b0", num_classes=3))
     counted = 32 * tries.counted(192)
-    taken = tries.trial(Setting(image_px=192), group_images=4, groups=8)
+    taken = tries.trial(StepSettings(image_px=192), group_images=4, groups=8)
     assert counted == pytest.approx(1.4e9, rel=0.05)
     assert 0.8 < taken / counted < 1 / room._COUNTED
 
@@ -105,11 +105,11 @@ def test_memory_that_runs_out_in_a_trial_is_an_answer():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     handle = net.register_forward_pre_hook(short)  # copies have it too
-    assert preflight(net).trial(Setting(image_px=32), group_images=4) is None
+    assert preflight(net).trial(StepSettings(image_px=32), group_images=4) is None
     handle.remove()
     net.register_forward_pre_hook(lambda module, inputs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        preflight(net).trial(Setting(image_px=32), group_images=4)
+        preflight(net).trial(StepSettings(image_px=32), group_images=4)
 
 
 def test_small_pictures_run_more_groups_at_a_time_than_large_ones(monkeypatch):

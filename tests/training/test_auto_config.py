@@ -10,12 +10,12 @@ from tests.messages import mentioning, mentions
 from torch import nn
 from torchvision.models import VisionTransformer, resnet18
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import WrappedModel
-from efficientnetv2.progressive.schedule import Ramp, Setting
+from efficientnetv2.progressive.schedule import Ramp, StepSettings
 from efficientnetv2.training import auto_batch as preflight
 from efficientnetv2.training import auto_config as settle_room
 from efficientnetv2.training import initial_weights
@@ -280,7 +280,7 @@ def test_pictures_that_are_their_own_partner_are_said(mixing, group, alone, room
     assert [re.search(r"group of (\d+) images (\d+)", note).groups() for note in said] == (
         [(str(group), str(alone))] if alone else []
     )
-    setting = Setting(image_px=8, **dict.fromkeys(mixing, 0.5))
+    setting = StepSettings(image_px=8, **dict.fromkeys(mixing, 0.5))
     labels = torch.eye(group)
     _, mixed = mix(torch.zeros(group, 3, 8, 8), labels, setting, Key.of(0))
     partners = torch.cat([part.flip(0) for part in labels.tensor_split(len(mixing) or 1)])
@@ -477,7 +477,9 @@ def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last
 
 def test_the_pooling_of_the_weights_is_settled(tmp_path):
     """Or a checkpoint would be loaded into a network with another classifier."""
-    network = EfficientNet(replace(architecture("efficientnetv2_b0"), pooling="mean+centre"), num_classes=2)
+    network = EfficientNet(
+        replace(get_architecture("efficientnetv2_b0"), pooling="mean+centre"), num_classes=2
+    )
     model_file.save(tmp_path / "wide.safetensors", network, class_names=CLASSES)
     found = settled(f"weights={tmp_path / 'wide.safetensors'}", recipe="finetune").recipe
     assert found.pooling == "mean+centre"

@@ -503,7 +503,7 @@ def started(job, clock, *, resume=False, selection=None):
         for step in range(first, last + 1):
             run.context.state.step = step
             clock.now += 1
-            setting = job.recipe.progressive.at(step - 1, steps=24)
+            setting = job.recipe.progressive.at(step - 1, total_steps=24)
             loss = torch.tensor(1.0)
             run._on_step_end(StepOutput(step - 1, setting, loss, 0.1, 8, (), 0.25, ONE_GROUP_PER_PASS))
 

@@ -14,7 +14,7 @@ from tests.messages import each_mentions, mentioning
 from tests.training.test_precision import SMALL
 from torch._dynamo.testing import CompileCounter
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
@@ -167,7 +167,7 @@ def test_every_stage_is_compiled_however_many_programs_pytorch_keeps_unasked(job
     """Five sizes, each with passes of three groups and of the one that is left: ten programs, unasked it keeps 8."""
     graphs = CompileCounter()
     one_block = Architecture(
-        stem_channels=8, stages=(Stage(fused(expand=1, kernel=3), 1, 8, 1),), head_channels=8
+        stem_channels=8, stages=(Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),), head_channels=8
     )
     network = create(one_block, num_classes=3).train()
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ from tests.training.test_loop import CPU, SMALL, recipe_of
 from torch import nn
 
 from efficientnetv2.models.factory import create
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training import ddp
 from efficientnetv2.training.ddp import evenly_shared, validate_sharing
 from efficientnetv2.training.optim import EMA
@@ -54,7 +54,7 @@ def test_how_much_of_the_work_is_done_at_once_by_four_processes_a_machine(
 
 
 def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):
-    recipe = recipe_of(Progressive(image_px=32), batch_images=batch, group_images=group, **changes)
+    recipe = recipe_of(ProgressiveSchedule(image_px=32), batch_images=batch, group_images=group, **changes)
     with pytest.raises(InputError) as error:
         validate_sharing(recipe, device, World(size=processes), begun=begun)
     return str(error.value)
@@ -76,13 +76,17 @@ def test_of_a_run_that_has_begun_only_the_processes_can_change():
 
 
 def test_uneven_shares_are_allowed():
-    validate_sharing(recipe_of(Progressive(image_px=32), batch_images=24, group_images=6), CPU, World(size=3))
+    validate_sharing(
+        recipe_of(ProgressiveSchedule(image_px=32), batch_images=24, group_images=6), CPU, World(size=3)
+    )
 
 
 def test_synchronised_batch_norm_is_for_gpus_with_even_shares():
     assert "for GPUs" in refused(6, 2, sync_batch_norm=True)
     assert "3 share 4" in refused(6, 3, device=GPU, sync_batch_norm=True)
-    recipe = recipe_of(Progressive(image_px=32), batch_images=24, group_images=6, sync_batch_norm=True)
+    recipe = recipe_of(
+        ProgressiveSchedule(image_px=32), batch_images=24, group_images=6, sync_batch_norm=True
+    )
     validate_sharing(recipe, GPU, World(size=2))
     validate_sharing(recipe, CPU, World())
 

@@ -9,8 +9,8 @@ import torch
 from tests.command_line import NETWORK
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.architectures.registry import architecture
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.architectures.registry import get_architecture
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import (
     TrainingSet,
@@ -75,10 +75,10 @@ def test_one_size_stays_one():
     )
     assert limit_upscaling(fixed, 40)[0].progressive.last.image_px == 128
     ramp = get_recipe("quick").model_copy(
-        update={"progressive": Progressive(stages=4, image_px=Ramp(100, 200, continuous=True))}
+        update={"progressive": ProgressiveSchedule(stages=4, image_px=Ramp(100, 200, continuous=True))}
     )
     smaller = limit_upscaling(ramp, 50)[0].progressive
-    assert (smaller.at(0, steps=100).image_px, smaller.last.image_px) == (50, 100)
+    assert (smaller.at(0, total_steps=100).image_px, smaller.last.image_px) == (50, 100)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_sizes_and_enlarge_that_were_asked_for_together_are_gone_on_with(tmp_pat
 def test_a_recipe_file_may_name_the_network_that_a_run_has_with_the_padding_of_its_weights(tmp_path):
     mine = get_recipe("finetune").model_copy(update={"model": "efficientnetv2_s", "weights": "theirs.pth"})
     (tmp_path / "mine.yaml").write_text(mine.to_yaml())
-    padded = replace(architecture("efficientnetv2_s"), padding="symmetric", batch_norm_epsilon=1e-5)
+    padded = replace(get_architecture("efficientnetv2_s"), padding="symmetric", batch_norm_epsilon=1e-5)
     run = limit_upscaling(mine, 32)[0].model_copy(update={"model": padded})
     (tmp_path / "recipe.yaml").write_text(run.to_yaml())
     words = TrainOverrides(recipe=str(tmp_path / "mine.yaml"))

@@ -96,7 +96,7 @@ def test_in_random_order_the_stages_that_are_drawn_count():
         "batch_images=1", "epochs=10",
     )  # fmt: skip
     plan = drawn.progressive
-    small = sum(plan.at(step, steps=1000).image_px == 64 for step in range(1000))
+    small = sum(plan.at(step, total_steps=1000).image_px == 64 for step in range(1000))
     run = whole(drawn, images=100)
     assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, small), (128, 1000 - small)]
     assert 400 < small < 600

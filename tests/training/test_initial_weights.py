@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from tests.messages import mentioning, mentions
 from torch import nn
 
-from efficientnetv2.architectures.registry import architecture, published
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.registry import get_architecture, published
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.blocks import ConvNorm, _Block
 from efficientnetv2.models.conversion.layouts import tensor_names
@@ -33,7 +33,7 @@ from efficientnetv2.utils.errors import InputError
 CPU = torch.device("cpu")
 SMALL = Architecture(
     stem_channels=8,
-    stages=(Stage(fused(expand=1, kernel=3), 1, 8, 1), Stage(mbconv(expand=2, kernel=3), 2, 16, 2)),
+    stages=(Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1), Stage(mbconv(expand=2, kernel=3), 2, 16, 2)),
     head_channels=32,
 )
 
@@ -134,7 +134,7 @@ def test_a_foreign_file_is_recognised_and_its_padding_goes_with_its_weights(tmp_
     torch.save(theirs.state_dict(), file)
     begin = begun(f"weights={file}", "model=efficientnet_b0")
     assert begin.model == replace(
-        architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5
+        get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5
     )
     recipe = Recipe.model_validate(get_recipe("finetune").to_json() | {"model": begin.model.to_json()})
     again = build_model(recipe, recipe.model, num_classes=2)

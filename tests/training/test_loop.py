@@ -9,27 +9,27 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.models.blocks import DropPath
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training import loop
 from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.train_state import RunLength, init_state
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.rng import Key
 
 SMALL = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=1, kernel=3), 1, 8, 2),
-        Stage(fused(expand=4, kernel=3), 2, 16, 2),
+        Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 2),
+        Stage(fused_mbconv(expand=4, kernel=3), 2, 16, 2),
         Stage(mbconv(expand=4, kernel=3, se=0.25), 2, 24, 2),
     ),
     head_channels=32,
@@ -77,7 +77,7 @@ def running(progressive, steps, *, network=None, pictures=grey, microbatches=ONE
 
 def test_every_regularizer_takes_effect_at_the_first_step_of_each_stage(monkeypatch):
     """Four stages: sizes 32, 48, 64, 80; dropout 0 to 0.6; drop-path 0 to 0.3; RandAugment; mixup 0 to 0.6."""
-    plan = Progressive(
+    plan = ProgressiveSchedule(
         stages=4,
         image_px=Ramp(32, 80),
         dropout=Ramp(0.0, 0.6),
@@ -123,7 +123,7 @@ def test_randaugment_changes_pictures_and_its_absence_does_not():
     for magnitude, changes in ((None, False), (Ramp(9, 9), True)):
         network, inputs = create(SMALL, num_classes=3), []
         network.register_forward_pre_hook(lambda module, given, kept=inputs: kept.append(given[0]))
-        _, _, steps = running(Progressive(image_px=32, randaugment=magnitude), 1, network=network)
+        _, _, steps = running(ProgressiveSchedule(image_px=32, randaugment=magnitude), 1, network=network)
         next(steps)
         flat = inputs[0].flatten(2)
         assert bool((flat != flat[:, :, :1]).any()) == changes
@@ -133,7 +133,7 @@ def test_dropout_is_active_in_the_loop_and_repeatable():
     """Two runs of the same key drop the same; another rate changes the loss, so it does take part."""
 
     def losses(rate):
-        _, _, steps = running(Progressive(image_px=32, dropout=rate, drop_path=rate), 3)
+        _, _, steps = running(ProgressiveSchedule(image_px=32, dropout=rate, drop_path=rate), 3)
         return [float(done.loss) for done in steps]
 
     assert losses(0.5) == losses(0.5)
@@ -151,18 +151,18 @@ def test_without_regularization_the_loop_is_a_plain_pytorch_loop():
             module.rate = 0.0
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    requests = TrainSampler(LABELS, Progressive(image_px=32), steps, 8, 8, None, Key.of(0))
+    requests = TrainSampler(LABELS, ProgressiveSchedule(image_px=32), steps, 8, 8, None, Key.of(0))
     means = Preprocessing(image_px=32)
     for request in requests:
         batch = grey(request)
         loss = nn.functional.cross_entropy(
-            network(normalise(batch.images, mean=means.mean, std=means.std)), batch.labels
+            network(normalize(batch.images, mean=means.mean, std=means.std)), batch.labels
         )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     ours, _, done = running(
-        Progressive(image_px=32),
+        ProgressiveSchedule(image_px=32),
         steps,
         optimizer={"kind": "sgd", "lr": 0.1, "momentum": 0.9},
         schedule={"kind": "constant"},
@@ -177,9 +177,9 @@ def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics(
     """Two groups of 4: the step is along the mean of the gradients that each group gives alone."""
     torch.manual_seed(0)
     network = create(SMALL, num_classes=3, dropout=0.0, drop_path=0.0).train()
-    request = next(iter(TrainSampler(LABELS, Progressive(image_px=32), 1, 8, 8, None, Key.of(0))))
+    request = next(iter(TrainSampler(LABELS, ProgressiveSchedule(image_px=32), 1, 8, 8, None, Key.of(0))))
     batch, means = grey(request), Preprocessing(image_px=32)
-    images = normalise(batch.images, mean=means.mean, std=means.std)
+    images = normalize(batch.images, mean=means.mean, std=means.std)
     wanted = torch.zeros_like(network.classifier.weight)
     for half in (slice(0, 4), slice(4, 8)):
         network.zero_grad()
@@ -189,7 +189,7 @@ def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics(
     fresh = create(SMALL, num_classes=3, dropout=0.0, drop_path=0.0)
     before = fresh.classifier.weight.detach().clone()
     ours, _, done = running(
-        Progressive(image_px=32),
+        ProgressiveSchedule(image_px=32),
         1,
         network=fresh,
         group_images=4,
@@ -202,7 +202,7 @@ def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics(
 
 
 def test_a_state_goes_on_from_its_dict_to_the_same_bits():
-    plan = Progressive(stages=2, image_px=Ramp(32, 48), dropout=Ramp(0.1, 0.5), drop_path=0.2)
+    plan = ProgressiveSchedule(stages=2, image_px=Ramp(32, 48), dropout=Ramp(0.1, 0.5), drop_path=0.2)
     changes = {
         "ema_decay": 0.9,
         "optimizer": {"kind": "rmsprop", "lr": 0.01, "epsilon": 1e-3, "weight_decay": 1e-5},
@@ -246,7 +246,7 @@ def test_the_time_spent_waiting_for_pictures_is_counted_apart(monkeypatch):
         return real(*given)
 
     monkeypatch.setattr(loop, "forward_backward", trained)
-    _, _, steps = running(Progressive(image_px=32), 3, pictures=slow, group_images=4)
+    _, _, steps = running(ProgressiveSchedule(image_px=32), 3, pictures=slow, group_images=4)
     for done in steps:
         now[0] += 1000
         assert (done.waited_s, done.images) == (6, 8)
@@ -266,7 +266,7 @@ def test_layers_begin_to_learn_from_the_head_down(kind):
         "clip_norm": None,
     }
     network, _, steps = running(
-        Progressive(stages=1, image_px=32),
+        ProgressiveSchedule(stages=1, image_px=32),
         8,
         network=network,
         optimizer=optimizer,
@@ -290,7 +290,7 @@ def test_layers_move_by_their_share_of_the_rate():
         optimizer = {"kind": "sgd", "lr": 1.0, "momentum": 0.0} | rates
         schedule = {"kind": "constant", "warmup_epochs": 2 / 3}
         _, _, steps = running(
-            Progressive(image_px=32), 3, network=network, optimizer=optimizer, schedule=schedule
+            ProgressiveSchedule(image_px=32), 3, network=network, optimizer=optimizer, schedule=schedule
         )
         assert next(steps).lr == pytest.approx(0.5)
         return {name: weight.detach() - before[name] for name, weight in network.named_parameters()}
@@ -316,7 +316,7 @@ def test_a_step_is_as_long_as_the_norm_that_gradients_are_clipped_to():
     network = create(SMALL, num_classes=3)
     before = [weight.detach().clone() for weight in network.parameters()]
     _, _, steps = running(
-        Progressive(image_px=32),
+        ProgressiveSchedule(image_px=32),
         1,
         network=network,
         optimizer={"kind": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 0.01},
@@ -331,7 +331,7 @@ def test_the_moving_average_counts_the_steps_of_the_run():
     """Decays 1/10, 2/11, 3/12, as the cap has it, of weights as they are after each step."""
     network = create(SMALL, num_classes=3)
     average = network.classifier.weight.detach().clone()
-    _, state, steps = running(Progressive(image_px=32), 3, network=network, ema_decay=0.5)
+    _, state, steps = running(ProgressiveSchedule(image_px=32), 3, network=network, ema_decay=0.5)
     for step, _ in enumerate(steps):
         average += (1 - (1 + step) / (10 + step)) * (network.classifier.weight.detach() - average)
     assert step == 2

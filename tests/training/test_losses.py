@@ -13,7 +13,7 @@ from tests.command_line import TINY, effnetv2
 from tests.messages import mentioning
 from torch.nn import functional
 
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.losses import (
     NO_CLASS_TERMS,
     ClassTerms,
@@ -129,9 +129,9 @@ def test_pictures_that_are_repeated_are_augmented_more_strongly():
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     key, ids, plan = Key.of(0), np.arange(6), AugmentPlan(flip="none", randaugment_preset="monotone")
     factor = torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0, 2.0])
-    mixed = augment_each(images, Setting(32, randaugment=5), key, ids, plan, factor)
+    mixed = augment_each(images, StepSettings(32, randaugment=5), key, ids, plan, factor)
     for strength, rows in ((5, [0, 2, 4]), (10, [1, 3, 5])):
-        alone = augment_each(images[rows], Setting(32, randaugment=strength), key, ids[rows], plan)
+        alone = augment_each(images[rows], StepSettings(32, randaugment=strength), key, ids[rows], plan)
         assert torch.equal(mixed[rows], alone)
 
 

@@ -12,12 +12,12 @@ from tests.messages import mentioning
 from tests.training.test_loop import SMALL, grey, running
 
 from efficientnetv2.models.factory import create
-from efficientnetv2.progressive.schedule import Progressive, Ramp, Setting
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.training import loop
 from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
 from efficientnetv2.utils.errors import InputError, MemoryShortError
 
-PLAN = Progressive(
+PLAN = ProgressiveSchedule(
     stages=2,
     image_px=Ramp(32, 48),
     dropout=0.4,
@@ -159,7 +159,7 @@ def test_a_step_that_others_have_a_part_of_already_is_not_done_again(monkeypatch
     sent = SimpleNamespace(
         sending=True, begin_step=lambda image_px: None, forward_pass=lambda *, last: nullcontext(network)
     )
-    step = [SimpleNamespace(request=SimpleNamespace(setting=Setting(48)), labels=torch.zeros(2))] * 4
+    step = [SimpleNamespace(request=SimpleNamespace(setting=StepSettings(48)), labels=torch.zeros(2))] * 4
     context = SimpleNamespace(device=torch.device("cpu"), groups=8)
     state = SimpleNamespace(network=network, scaler=None)
     monkeypatch.setattr(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.models.factory import create
 from efficientnetv2.training.batch_norm import GhostBatchNormStats
 from efficientnetv2.training.optim import EMA, TensorFlowRMSprop, build_optimizer, lr_factor
@@ -151,7 +151,10 @@ def shares_of(network, **given):
 def test_each_group_of_layers_learns_at_half_the_rate_of_the_next_and_the_classifier_at_the_heads(
     head_lr, classifier
 ):
-    stages = (Stage(fused(expand=1, kernel=3), 1, 8, 1), Stage(fused(expand=1, kernel=3), 2, 8, 2))
+    stages = (
+        Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused_mbconv(expand=1, kernel=3), 2, 8, 2),
+    )
     network = create(Architecture(stem_channels=8, stages=stages, head_channels=8), num_classes=3)
     expected = {
         "classifier": classifier, "head": 1, "blocks.2": 0.5, "blocks.1": 0.5, "blocks.0": 0.25, "stem": 0.125,

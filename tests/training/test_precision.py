@@ -11,12 +11,12 @@ from tests.messages import mentioning, mentions
 from tests.training.test_loop import running
 from torch import nn
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models.blocks import Dropout
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.ghost_batch import ghost_batches
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training import compile as compiling
 from efficientnetv2.training import precision as speed
 from efficientnetv2.training.compile import compile_model
@@ -30,8 +30,8 @@ CPU = torch.device("cpu")
 SMALL = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=1, kernel=3), 1, 8, 1),
-        Stage(fused(expand=4, kernel=3), 2, 16, 1),
+        Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),
+        Stage(fused_mbconv(expand=4, kernel=3), 2, 16, 1),
         Stage(mbconv(expand=4, kernel=3, se=0.25), 2, 24, 2),
     ),
     head_channels=32,
@@ -244,7 +244,7 @@ def test_fp16_scales_losses_and_its_scale_goes_into_the_checkpoint():
 def test_the_loop_computes_in_the_precision_of_the_recipe(precision, dtype):
     given, seen = network(), []
     given.stem.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
-    _, _, steps = running(Progressive(image_px=32), 1, network=given, precision=precision)
+    _, _, steps = running(ProgressiveSchedule(image_px=32), 1, network=given, precision=precision)
     done = next(steps)
     assert seen == [dtype]
     assert done.loss.dtype == torch.float32
@@ -258,7 +258,7 @@ def test_fp16_with_scaled_losses_takes_steps_as_long_as_fp32(clip_norm):
         given = network()
         before = given.classifier.weight.detach().clone()
         _, state, steps = running(
-            Progressive(image_px=32),
+            ProgressiveSchedule(image_px=32),
             2,
             network=given,
             precision=precision,

@@ -13,7 +13,7 @@ from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.cli.main import app
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe, with_overrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
@@ -108,7 +108,7 @@ def test_imagenet_recipe_has_the_papers_numbers():
 
 def test_rates_that_a_recipe_does_not_name_are_0():
     """In a loop of one's own they would stay as the network was built."""
-    plan = Progressive(image_px=64, stages=2)
+    plan = ProgressiveSchedule(image_px=64, stages=2)
     assert (plan.last.dropout, plan.last.drop_path) == (None, None)
     recipe = get_recipe("quick")
     assert recipe.progressive.drop_path == 0.0

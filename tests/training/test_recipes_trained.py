@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training import loop
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
@@ -28,7 +28,7 @@ from efficientnetv2.utils.rng import Key
 SMALL = Architecture(
     stem_channels=8,
     stages=(
-        Stage(fused(expand=2, kernel=3), stride=2, channels=8, layers=2),
+        Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=2),
         Stage(mbconv(expand=2, kernel=3), stride=2, channels=16, layers=2),
     ),
     head_channels=16,
@@ -128,7 +128,7 @@ def drop_paths(network: nn.Module) -> list[float]:
     return [getattr(m, name) for m in modules for name in RATE[type(m).__name__] if hasattr(m, name)]
 
 
-def hot(samples: npt.NDArray[np.int64], setting: Setting, *, several: bool) -> Tensor:
+def hot(samples: npt.NDArray[np.int64], setting: StepSettings, *, several: bool) -> Tensor:
     """The labels of pictures that nothing is mixed with, by hand."""
     shares = SEVERAL_SHARES if several else torch.eye(CLASSES)
     smoothing = setting.label_smoothing

@@ -102,7 +102,7 @@ def simulated(
     pacer.plan(0, begins=True)
     step, positions = 0, [0.0]
     while step < plan.steps:
-        px = job.recipe.progressive.at(plan.scheduled_step(step), steps=plan.scheduled).image_px
+        px = job.recipe.progressive.at(plan.scheduled_step(step), total_steps=plan.scheduled).image_px
         plan.requested = max(plan.requested, min(plan.steps, step + 1 + ahead))
         pacer.stepped(px, clock.work(RATES.step_s(px)))
         step += 1

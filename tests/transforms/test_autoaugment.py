@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.messages import mentioning
 
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms import color, geometric
@@ -91,7 +91,10 @@ def test_other_than_three_channels_are_refused_with_the_way_to_switch_it_off():
 
 def test_randaugment_beside_it_is_refused():
     recipe = get_recipe("quick").model_copy(
-        update={"augment": AugmentPlan(autoaugment=True), "progressive": Progressive(64, randaugment=5)}
+        update={
+            "augment": AugmentPlan(autoaugment=True),
+            "progressive": ProgressiveSchedule(64, randaugment=5),
+        }
     )
     with pytest.raises(InputError, match=mentioning("augment.autoaugment", "progressive.randaugment")):
         validate_recipe(recipe.to_json(), where="here")

@@ -19,10 +19,10 @@ from efficientnetv2.data.folds import assign_folds, time_folds
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.sampler import target_counts
 from efficientnetv2.data.splits import with_holdout
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms import export as materialised
 from efficientnetv2.transforms import pipeline
-from efficientnetv2.transforms.export import copies_of, materialise, spread_copies
+from efficientnetv2.transforms.export import copies_of, spread_copies, write_copies
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
@@ -53,7 +53,10 @@ def test_numbers_by_hand():
 
 def test_copies_are_what_training_makes_of_the_picture():
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    setting, plan = Setting(40, randaugment=5), AugmentPlan(flip="symmetries", randaugment_preset="monotone")
+    setting, plan = (
+        StepSettings(40, randaugment=5),
+        AugmentPlan(flip="symmetries", randaugment_preset="monotone"),
+    )
     made = list(copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY))
     for turn in range(3):
         trained = augment_each(
@@ -66,7 +69,7 @@ def test_copies_are_what_training_makes_of_the_picture():
 def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
     """All copies of a large photograph at once would not fit into memory."""
     picture = np.random.default_rng(1).integers(0, 256, (40, 32, 3), dtype=np.uint8)
-    setting = Setting(40, randaugment=5, cutout=0.3)
+    setting = StepSettings(40, randaugment=5, cutout=0.3)
 
     def made():
         return list(
@@ -99,7 +102,7 @@ def test_the_files_and_their_rows(tmp_path):
     out.mkdir()
     copies = np.array([0, 2, 0, 0, 0, 1])
     plan = AugmentPlan(flip="none")
-    made = materialise(data, copies, out, setting=Setting(48), plan=plan, key=KEY)
+    made = write_copies(data, copies, out, setting=StepSettings(48), plan=plan, key=KEY)
     assert made[AUGMENTED_FROM].tolist() == [data.paths[1], data.paths[1], data.paths[5]]
     assert made["label"].tolist() == ["blue", "blue", "red"]
     assert sorted(made["path"]) == sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg"))

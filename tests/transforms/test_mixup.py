@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from tests.messages import mentioning
 
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.mixup import cutmix, mix, mixup
 from efficientnetv2.utils.rng import Key
 
@@ -41,7 +41,7 @@ def test_the_label_is_the_share_of_the_picture(operation, alpha):
 @given(st.integers(0, 2**31), st.integers(1, 7), st.floats(0.01, 10))
 def test_rows_of_labels_sum_to_one_whatever_is_mixed(seed, count, alpha):
     images, labels = constant_pictures(count, px=6)
-    setting = Setting(6, mixup_alpha=alpha, cutmix_alpha=alpha)
+    setting = StepSettings(6, mixup_alpha=alpha, cutmix_alpha=alpha)
     mixed, soft = mix(images, labels, setting, Key.of(seed))
     assert torch.allclose(soft.sum(1), torch.ones(count))
     assert float(mixed.min()) >= 1 - 1e-5
@@ -87,7 +87,7 @@ def test_boxes_that_fit_have_one_minus_the_weight_of_the_area():
 
 def test_with_both_on_the_first_half_is_blended_and_the_second_pasted():
     images, labels = constant_pictures(8)
-    mixed, soft = mix(images, labels, Setting(16, mixup_alpha=1.0, cutmix_alpha=1.0), KEY)
+    mixed, soft = mix(images, labels, StepSettings(16, mixup_alpha=1.0, cutmix_alpha=1.0), KEY)
     assert all(len(picture.unique()) == 1 for picture in mixed[:4])  # a blend of constants is constant
     assert any(len(picture.unique()) == 2 for picture in mixed[4:])
     assert float(soft[:4, 4:].abs().sum() + soft[4:, :4].abs().sum()) == 0  # partners stay within the half
@@ -96,10 +96,10 @@ def test_with_both_on_the_first_half_is_blended_and_the_second_pasted():
 
 def test_off_is_untouched_and_one_alone_is_that_one():
     images, labels = constant_pictures(4)
-    assert mix(images, labels, Setting(16), KEY)[0] is images
-    only_mixup = mix(images, labels, Setting(16, mixup_alpha=0.5), KEY)
+    assert mix(images, labels, StepSettings(16), KEY)[0] is images
+    only_mixup = mix(images, labels, StepSettings(16, mixup_alpha=0.5), KEY)
     assert torch.equal(only_mixup[0], mixup(images, labels, alpha=0.5, key=KEY.fold("mixup"))[0])
-    only_cutmix = mix(images, labels, Setting(16, cutmix_alpha=0.5), KEY)
+    only_cutmix = mix(images, labels, StepSettings(16, cutmix_alpha=0.5), KEY)
     assert torch.equal(only_cutmix[1], cutmix(images, labels, alpha=0.5, key=KEY.fold("cutmix"))[1])
 
 

@@ -9,15 +9,15 @@ import torch
 from scipy import stats
 
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms import pipeline
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment, hot_labels, soft_labels, yes_or_no
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
 KEY, MIX = Key.of(0), Key.of(0).fold("mix", 3, 0)
-STRONG = Setting(32, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1)
-ALONE = Setting(32, randaugment=10, cutout=0.5, label_smoothing=0.1)
+STRONG = StepSettings(32, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1)
+ALONE = StepSettings(32, randaugment=10, cutout=0.5, label_smoothing=0.1)
 
 
 def group(count=12, px=32, channels=3, seed=0):
@@ -43,7 +43,7 @@ def test_what_comes_out_is_what_a_network_takes():
 def test_with_everything_off_it_only_normalises():
     images, labels = group()
     plan = AugmentPlan(flip="none")
-    out, soft = run(images, labels, Setting(32), plan=plan, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.5))
+    out, soft = run(images, labels, StepSettings(32), plan=plan, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.5))
     mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.5]).view(3, 1, 1)
     assert torch.allclose(out, (images / 255 - mean) / std, atol=1e-5)
     assert torch.equal(soft, torch.eye(5)[labels])
@@ -79,16 +79,16 @@ def test_large_batches_are_worked_on_in_portions_and_come_out_the_same(monkeypat
 
 def test_each_switch_changes_the_pictures():
     images, labels = group()
-    plain = run(images, labels, Setting(32), plan=AugmentPlan(flip="none"))[0]
+    plain = run(images, labels, StepSettings(32), plan=AugmentPlan(flip="none"))[0]
     plans = [AugmentPlan(), AugmentPlan(flip="symmetries"), AugmentPlan(flip="none", colour=0.4)]
     plans.append(AugmentPlan(flip="none", autoaugment=True))
     settings = [
-        Setting(32, randaugment=9),
-        Setting(32, cutout=0.5),
-        Setting(32, mixup_alpha=1),
-        Setting(32, cutmix_alpha=1),
+        StepSettings(32, randaugment=9),
+        StepSettings(32, cutout=0.5),
+        StepSettings(32, mixup_alpha=1),
+        StepSettings(32, cutmix_alpha=1),
     ]
-    variants = [run(images, labels, Setting(32), plan=plan)[0] for plan in plans]
+    variants = [run(images, labels, StepSettings(32), plan=plan)[0] for plan in plans]
     variants += [run(images, labels, setting, plan=AugmentPlan(flip="none"))[0] for setting in settings]
     for variant in variants:
         assert not torch.equal(variant, plain)
@@ -119,7 +119,7 @@ def test_mixed_pictures_of_several_labels_count_them_before_they_are_normalised(
     """As released: w of a picture of one label and 1 - w of one of three make w / (w + 3 (1 - w)) for the one."""
     images, _ = group(2)
     labels = torch.tensor([[0, -1, -1], [1, 2, 3]])
-    _, soft = run(images, labels, Setting(32, mixup_alpha=1.0))
+    _, soft = run(images, labels, StepSettings(32, mixup_alpha=1.0))
     kept = soft[0, 0] / soft[0, 1]  # w : 1 - w
     weight = kept / (1 + kept)
     assert 0.5 <= weight < 1
@@ -133,7 +133,7 @@ def test_where_the_hole_is_has_nothing_to_do_with_the_flip():
     """Pictures with a white left edge and holes of half the side: a 2 x 2 table, by chi-square."""
     images = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
     images[..., :1] = 255
-    out = run(images, torch.zeros(400, dtype=torch.long), Setting(32, cutout=0.5))[0][:, 0]
+    out = run(images, torch.zeros(400, dtype=torch.long), StepSettings(32, cutout=0.5))[0][:, 0]
     mirrored = out[:, :, 0].sum(1) < out[:, :, -1].sum(1)
     holes = (out[:, :, 2:-2] != out.min()).float().sum(2)  # per row
     low = holes[:, 16:].sum(1) > holes[:, :16].sum(1)
@@ -149,13 +149,13 @@ def test_other_channels_are_flipped_erased_mixed_and_randaugmented(channels):
         "mean": (0.5,) * channels,
         "std": (0.25,) * channels,
     }
-    out = run(images, labels, Setting(32, cutout=0.5, mixup_alpha=0.2, randaugment=5), **fitting)[0]
+    out = run(images, labels, StepSettings(32, cutout=0.5, mixup_alpha=0.2, randaugment=5), **fitting)[0]
     assert out.shape == (12, channels, 32, 32)
 
 
 def test_a_mean_for_other_channels_is_refused():
     with pytest.raises(InputError, match="4 channels"):
-        run(*group(channels=4), Setting(32))
+        run(*group(channels=4), StepSettings(32))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,9 @@ def test_impossible_plans_are_refused(field, value):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_computes_what_the_cpu_does():
     images, labels = group(48, px=64)
-    setting = Setting(64, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1)
+    setting = StepSettings(
+        64, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1
+    )
     here, there = run(images, labels, setting), run(images.cuda(), labels.cuda(), setting)
     assert torch.allclose(here[1], there[1].cpu(), atol=1e-6)
     # A grey level may round otherwise, and a nearest neighbour be the other one, in few places.
@@ -195,7 +197,7 @@ def test_mixed_pictures_are_of_each_class_as_much_as_of_each_other():
     """w of a picture of 0 and 3, 1 - w of one of 1 and 3: all of 3, and no class beyond 0 to 1."""
     images, _ = group(2)
     labels = torch.tensor([[0, 3], [1, 3]])
-    for setting in (Setting(32, mixup_alpha=1.0), Setting(32, cutmix_alpha=1.0)):
+    for setting in (StepSettings(32, mixup_alpha=1.0), StepSettings(32, cutmix_alpha=1.0)):
         _, shares = run(images, labels, setting)
         targets = each_by_itself(images, labels, setting)
         assert torch.allclose(targets, 2 * shares), "the same partner and weight, but not shared"

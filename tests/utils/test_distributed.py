@@ -18,7 +18,7 @@ from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.ddp import AsyncFlags
 from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.train_state import RunLength, init_state
@@ -29,7 +29,7 @@ from efficientnetv2.utils.errors import InputError, OtherProcessError
 from efficientnetv2.utils.rng import Key
 
 STEPS = 30
-PLAN = Progressive(
+PLAN = ProgressiveSchedule(
     stages=2, image_px=Ramp(32, 48), dropout=Ramp(0.1, 0.3), drop_path=0.2, randaugment=5, mixup_alpha=0.2
 )
 

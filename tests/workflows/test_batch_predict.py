@@ -16,7 +16,7 @@ from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
@@ -29,7 +29,7 @@ from efficientnetv2.workflows.label_alignment import align_labels
 from efficientnetv2.workflows.predict import _counted, predict_and_write
 
 MODEL = "model.safetensors"
-SMALL = Architecture(8, (Stage(fused(expand=2, kernel=3), 2, 8, 1),), 16)
+SMALL = Architecture(8, (Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), 16)
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.registry import (
     EFFICIENTNETV2_B0,
     EFFICIENTNETV2_L,
     EFFICIENTNETV2_M,
     EFFICIENTNETV2_S,
-    architecture,
+    get_architecture,
     published,
 )
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
-from efficientnetv2.progressive.presets import paper
+from efficientnetv2.progressive.presets import paper_schedule
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.search_export import (
     L_CHANNELS,
@@ -79,7 +79,7 @@ def test_no_width_coefficient_gives_the_channels_of_m():
 @pytest.mark.parametrize("size", ["s", "m", "l"])
 def test_training_sizes_are_those_of_table_6(size):
     name = f"efficientnetv2_{size}"
-    assert training_px(published(name).eval_px) == paper(name).last.image_px
+    assert training_px(published(name).eval_px) == paper_schedule(name).last.image_px
 
 
 @given(st.integers(100, 480))
@@ -93,11 +93,12 @@ def test_small_pictures_keep_their_size_to_a_pixel():
 
 def test_compound_scaling_doubles_the_multiply_adds():
     """1.2 * 1.1^2 * 1.15^2 = 1.92; no more is padded at 480 px than at 416; rounding up adds a little."""
-    base = architecture("efficientnetv2_l")
+    base = get_architecture("efficientnetv2_l")
     larger = grow(base, compound(1), eval_px=416)
     assert larger.eval_px == 480
     before, after = (
-        cost(one, image_px=px).total.multiply_adds for one, px in ((base, 416), (larger.architecture, 480))
+        count_flops(one, image_px=px).total.multiply_adds
+        for one, px in ((base, 416), (larger.architecture, 480))
     )
     assert after / before == pytest.approx(1.92, rel=0.1)
     assert grow(base, compound(0), eval_px=384).architecture == base

@@ -16,7 +16,7 @@ from tests.cli.test_places import MACHINE
 from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
@@ -27,7 +27,7 @@ from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.predictions_io import is_predictions_csv, predictions_table, write_predictions
 
 NAMES = ("blue", "green", "red")
-SMALL = Architecture(8, (Stage(fused(expand=2, kernel=3), 2, 8, 1),), 16)
+SMALL = Architecture(8, (Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), 16)
 MODEL = ("model.safetensors", "pictures", "--device", "cpu", "--workers", "0")
 
 

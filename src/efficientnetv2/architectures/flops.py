@@ -62,7 +62,7 @@ class NetworkCost:
         return sum((*self.blocks, self.head, self.classifier), start=self.stem)
 
 
-def cost(
+def count_flops(
     architecture: Architecture, *, image_px: int, num_classes: int = 1000, in_channels: int = 3
 ) -> NetworkCost:
     """Count a network at an image size.

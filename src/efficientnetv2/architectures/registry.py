@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from efficientnetv2.architectures.spec import Architecture, Stage, fused, mbconv
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
@@ -76,9 +76,9 @@ EFFICIENTNETV2_B0 = Architecture(
     stem_channels=32,
     stages=(
         #      operator                          stride  channels  layers
-        Stage(fused(expand=1, kernel=3),              1,       16,      1),
-        Stage(fused(expand=4, kernel=3),              2,       32,      2),
-        Stage(fused(expand=4, kernel=3),              2,       48,      2),
+        Stage(fused_mbconv(expand=1, kernel=3),              1,       16,      1),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       32,      2),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       48,      2),
         Stage(mbconv(expand=4, kernel=3, se=0.25),    2,       96,      3),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      112,      5),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      192,      8),
@@ -89,9 +89,9 @@ EFFICIENTNETV2_B0 = Architecture(
 EFFICIENTNETV2_S = Architecture(
     stem_channels=24,
     stages=(
-        Stage(fused(expand=1, kernel=3),              1,       24,      2),
-        Stage(fused(expand=4, kernel=3),              2,       48,      4),
-        Stage(fused(expand=4, kernel=3),              2,       64,      4),
+        Stage(fused_mbconv(expand=1, kernel=3),              1,       24,      2),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       48,      4),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       64,      4),
         Stage(mbconv(expand=4, kernel=3, se=0.25),    2,      128,      6),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      160,      9),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      256,     15),
@@ -102,9 +102,9 @@ EFFICIENTNETV2_S = Architecture(
 EFFICIENTNETV2_M = Architecture(
     stem_channels=24,
     stages=(
-        Stage(fused(expand=1, kernel=3),              1,       24,      3),
-        Stage(fused(expand=4, kernel=3),              2,       48,      5),
-        Stage(fused(expand=4, kernel=3),              2,       80,      5),
+        Stage(fused_mbconv(expand=1, kernel=3),              1,       24,      3),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       48,      5),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       80,      5),
         Stage(mbconv(expand=4, kernel=3, se=0.25),    2,      160,      7),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      176,     14),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      304,     18),
@@ -116,9 +116,9 @@ EFFICIENTNETV2_M = Architecture(
 EFFICIENTNETV2_L = Architecture(
     stem_channels=32,
     stages=(
-        Stage(fused(expand=1, kernel=3),              1,       32,      4),
-        Stage(fused(expand=4, kernel=3),              2,       64,      7),
-        Stage(fused(expand=4, kernel=3),              2,       96,      7),
+        Stage(fused_mbconv(expand=1, kernel=3),              1,       32,      4),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       64,      7),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       96,      7),
         Stage(mbconv(expand=4, kernel=3, se=0.25),    2,      192,     10),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      224,     19),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      384,     25),
@@ -130,9 +130,9 @@ EFFICIENTNETV2_L = Architecture(
 EFFICIENTNETV2_XL = Architecture(
     stem_channels=32,
     stages=(
-        Stage(fused(expand=1, kernel=3),              1,       32,      4),
-        Stage(fused(expand=4, kernel=3),              2,       64,      8),
-        Stage(fused(expand=4, kernel=3),              2,       96,      8),
+        Stage(fused_mbconv(expand=1, kernel=3),              1,       32,      4),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       64,      8),
+        Stage(fused_mbconv(expand=4, kernel=3),              2,       96,      8),
         Stage(mbconv(expand=4, kernel=3, se=0.25),    2,      192,     16),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    1,      256,     24),
         Stage(mbconv(expand=6, kernel=3, se=0.25),    2,      512,     32),
@@ -199,7 +199,7 @@ def published(name: str) -> Published:
     )
 
 
-def architecture(name: str) -> Architecture:
+def get_architecture(name: str) -> Architecture:
     """The table of a published network.
 
     Raises:

@@ -66,7 +66,7 @@ def mbconv(*, expand: int, kernel: int, se: float | None = 0.25) -> Operator:
     return Operator("mbconv", expand, kernel, se)
 
 
-def fused(*, expand: int, kernel: int, se: float | None = None) -> Operator:
+def fused_mbconv(*, expand: int, kernel: int, se: float | None = None) -> Operator:
     """The block of EfficientNetV2's early stages; see ``Operator``."""
     return Operator("fused", expand, kernel, se)
 

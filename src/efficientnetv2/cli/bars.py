@@ -11,7 +11,7 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Lines, Screen, passing
 from efficientnetv2.nas.trial import EpochTold, StepTold
 from efficientnetv2.nas.worker import Standing, Watch
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.utils.errors import format_duration, pluralize
 
@@ -75,7 +75,7 @@ class TrainingBar(Callback):
         self,
         step: int,
         num_steps: int,
-        settings: Setting,
+        settings: StepSettings,
         loss: float,
         images_per_s: float,
         seconds_left: float,

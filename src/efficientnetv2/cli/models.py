@@ -64,13 +64,13 @@ def _fetch(name: str, *, as_json: bool) -> None:
 
 
 def _published() -> list[dict[str, Any]]:
-    from efficientnetv2.architectures.flops import cost
+    from efficientnetv2.architectures.flops import count_flops
     from efficientnetv2.architectures.registry import NAMES, published
 
     rows: list[dict[str, Any]] = []
     for name in NAMES:
         network = published(name)
-        total = cost(network.architecture, image_px=network.eval_px).total
+        total = count_flops(network.architecture, image_px=network.eval_px).total
         rows.append(
             {
                 "name": name,
@@ -99,7 +99,7 @@ def _show_published(rows: list[dict[str, Any]]) -> None:
 
 
 def _pretrained() -> list[dict[str, Any]]:
-    from efficientnetv2.architectures.flops import FLOAT_BYTES, cost
+    from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
     from efficientnetv2.architectures.registry import published
     from efficientnetv2.models import hub
     from efficientnetv2.models.pretrained import Pretrained as Weights
@@ -107,7 +107,7 @@ def _pretrained() -> list[dict[str, Any]]:
 
     def megabytes(entry: Weights) -> float:
         table = published(entry.model).architecture
-        total = cost(table, image_px=entry.preprocessing.image_px, num_classes=entry.num_classes).total
+        total = count_flops(table, image_px=entry.preprocessing.image_px, num_classes=entry.num_classes).total
         return round(total.parameters * FLOAT_BYTES / 1e6, 1)
 
     user = hub.Hub()

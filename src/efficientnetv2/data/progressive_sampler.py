@@ -8,12 +8,12 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from efficientnetv2.data.sampler import epoch_order
-from efficientnetv2.progressive.schedule import Progressive, Setting
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSettings
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
 
 
-class ProgressiveBatchSampler(Sampler[list[tuple[int, Setting]]]):
+class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
     """The batches of a whole run, one per step. Each index comes with the setting of its step.
 
     ::
@@ -48,7 +48,7 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, Setting]]]):
         images: int,
         *,
         batch_images: int,
-        progressive: Progressive,
+        progressive: ProgressiveSchedule,
         steps: int,
         seed: int = 0,
         first_step: int = 0,
@@ -76,7 +76,7 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, Setting]]]):
                 f"steps is {steps}, but must be at least 1. Give the number of optimizer steps: epochs * images / "
                 "batch_images. A trainer that was given epochs alone does not know it; give it max_steps."
             )
-        progressive.at(0, steps=steps)  # refuses stages that do not fit into the steps
+        progressive.at(0, total_steps=steps)  # refuses stages that do not fit into the steps
         if not 0 <= first_step <= steps:
             raise InputError(
                 f"first_step is {first_step}, but the run has {pluralize(steps, 'step')}: begin at 0 to {steps}, or "
@@ -86,12 +86,12 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, Setting]]]):
         self.progressive, self.seed, self.first_step = progressive, seed, first_step
         self.rank, self.world, self.accumulate = rank, world, accumulate
 
-    def __iter__(self) -> Iterator[list[tuple[int, Setting]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, StepSettings]]]:
         labels, key = np.zeros(self.images, dtype=np.int64), Key.of(self.seed)
         epoch, order = -1, np.empty(0, dtype=np.int64)
         micro_images = self.batch_images // self.accumulate
         for micro in range(self.first_step * self.accumulate, self.steps * self.accumulate):
-            setting = self.progressive.at(micro // self.accumulate, steps=self.steps)
+            setting = self.progressive.at(micro // self.accumulate, total_steps=self.steps)
             batch, start = [], micro * micro_images
             for place in range(start + self.rank, start + micro_images, self.world):
                 if place // self.images != epoch:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.progressive.schedule import Progressive, Setting
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSettings
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.utils.rng import Floats, Key
 
@@ -91,7 +91,7 @@ class BatchRequest:
 
     step: int
     group: int
-    setting: Setting
+    setting: StepSettings
     samples: Ints
     turns: Ints
 
@@ -121,7 +121,7 @@ class TrainSampler:
     """
 
     labels: Ints
-    progressive: Progressive
+    progressive: ProgressiveSchedule
     steps: int
     batch_images: int
     group_images: int
@@ -141,7 +141,7 @@ class TrainSampler:
         plan, step = self.plan or StepPlan(self.steps), self.first_step
         while step < plan.steps:
             plan.requested = max(plan.requested, step + 1)
-            setting = self.progressive.at(plan.scheduled_step(step), steps=self.steps)
+            setting = self.progressive.at(plan.scheduled_step(step), total_steps=self.steps)
             for group in self._groups:
                 first = step * self.batch_images + group * self.group_images
                 epochs, places = np.divmod(np.arange(first, first + self.group_images), count)

@@ -21,7 +21,7 @@ from efficientnetv2.evaluation.html import thumbnail
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.predict import retry_halving_batch
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.errors import InputError
 
 # Batch size; less if memory runs out. Ours.
@@ -73,7 +73,7 @@ def grad_cam(
 
     def heat(batch: Tensor) -> Tensor:
         start = sum(len(part) for part in maps)
-        inputs = normalise(batch.to(device), mean=model.preprocessing.mean, std=model.preprocessing.std)
+        inputs = normalize(batch.to(device), mean=model.preprocessing.mean, std=model.preprocessing.std)
         target = torch.from_numpy(classes[start : start + len(batch)]).to(device)
         with torch.enable_grad():
             found = explainer.attribute(inputs, target=target, relu_attributions=True)

@@ -21,7 +21,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.preprocessing import RGB, Preprocessing, Views
 from efficientnetv2.transforms.geometric import symmetry
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.device import place, to_device
 from efficientnetv2.utils.distributed import World, gather_to_main
 from efficientnetv2.utils.errors import InputError, MemoryShortError, non_finite_error, pluralize
@@ -377,7 +377,7 @@ def _run_batches(
 
     def compute_part(images: Tensor) -> Tensor:
         on_device = to_device(images, device, memory_format=torch.channels_last)
-        return compute(normalise(on_device, mean=preprocessing.mean, std=preprocessing.std)).float().cpu()
+        return compute(normalize(on_device, mean=preprocessing.mean, std=preprocessing.std)).float().cpu()
 
     num_images, width = shape
     # Filled in place: concatenating would need the memory twice, 10 GB for a million embeddings.

@@ -35,7 +35,7 @@ from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.probability import probabilities
@@ -190,7 +190,7 @@ def preprocess_image(image: ImageInput, preprocessing: Preprocessing) -> Tensor:
         loaded = torch.from_numpy(np.stack([_load(image, preprocessing)])).permute(0, 3, 1, 2)
     except UnreadableImageError as error:
         raise InputError(f"{error}. Give another image.") from error
-    return normalise(loaded, mean=preprocessing.mean, std=preprocessing.std)[0].contiguous()
+    return normalize(loaded, mean=preprocessing.mean, std=preprocessing.std)[0].contiguous()
 
 
 def _as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput]:

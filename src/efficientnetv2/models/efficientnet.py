@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from efficientnetv2.architectures.flops import FLOAT_BYTES, cost
+from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
 from efficientnetv2.architectures.spec import Architecture, blocks
 from efficientnetv2.models.blocks import Dropout, FusedMBConv, MBConv, init_weights
 from efficientnetv2.models.layers import ConvNorm
@@ -208,7 +208,7 @@ class EfficientNet(Network):
 
 def _check_fits(architecture: Architecture, num_classes: int, in_channels: int, device: torch.device) -> None:
     """Refuse an architecture whose weights need more memory than is free."""
-    parts = cost(architecture, image_px=1, num_classes=num_classes, in_channels=in_channels)
+    parts = count_flops(architecture, image_px=1, num_classes=num_classes, in_channels=in_channels)
     parameters = parts.total.parameters
     needed, free = parameters * FLOAT_BYTES, free_bytes(device)
     if needed > free:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from efficientnetv2.models.blocks import DropPath
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 # Stochastic depth of other libraries: end of the class name, and the attribute that holds the rate. Matched by name
@@ -47,7 +47,7 @@ class RegularizationReport:
 
 def apply_regularization(
     module: nn.Module,
-    setting: Setting | None = None,
+    setting: StepSettings | None = None,
     *,
     dropout: float | None = None,
     drop_path: float | None = None,
@@ -108,7 +108,7 @@ def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
     return len(norms)
 
 
-def _left_to_loop(setting: Setting) -> list[str]:
+def _left_to_loop(setting: StepSettings) -> list[str]:
     """A note on what the training loop has to do."""
     names = ("randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "label_smoothing")
     active = [f"{name} {value:g}" for name in names if (value := getattr(setting, name))]

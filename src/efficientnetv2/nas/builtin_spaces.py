@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from efficientnetv2.architectures.registry import EFFICIENTNETV2_B0, architecture, round_channels, scale
+from efficientnetv2.architectures.registry import EFFICIENTNETV2_B0, get_architecture, round_channels, scale
 from efficientnetv2.architectures.spec import Architecture, Stage
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import SE, StageChoices, se_of
@@ -21,7 +21,7 @@ def paper() -> Space:
 
     Source: arXiv:2104.00298, section 3.3. Which numbers of layers it chose from is not published: see ``around``.
     """
-    return around(architecture("efficientnet_b4"))
+    return around(get_architecture("efficientnet_b4"))
 
 
 def around(

@@ -25,13 +25,13 @@ from typing import Any, Literal
 
 import torch
 
-from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.nas.latency import Pace, StepTime, StepTimes, latency, measure, no_pace, part_names
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import LEFT_OUT, Proxy
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training import timing as rates
 from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
@@ -350,7 +350,7 @@ class _Pausing(Callback):
         self,
         step: int,
         num_steps: int,
-        settings: Setting,
+        settings: StepSettings,
         loss: float,
         images_per_s: float,
         seconds_left: float,
@@ -416,7 +416,7 @@ def measurement(architecture: Architecture, proxy: Proxy, tried: Outcome) -> Mea
         tried: what became of it.
     """
     recipe = proxy.recipe
-    counted = cost(
+    counted = count_flops(
         architecture,
         image_px=recipe.eval_px or recipe.progressive.last.image_px,
         num_classes=proxy.num_classes,

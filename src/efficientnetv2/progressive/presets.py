@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
 
-def paper(name: str) -> Progressive:
+def paper_schedule(name: str) -> ProgressiveSchedule:
     """The settings of the paper: sizes from 128 px, every regularizer growing, dropout too.
 
     Source: arXiv:2104.00298, Table 6 and section 5.1 (four stages; survival 0.8 throughout). Label smoothing, of which
@@ -24,7 +24,7 @@ def paper(name: str) -> Progressive:
         "efficientnetv2_l": ((128, 380), (5, 25), (0, 0.4), (0.1, 0.5)),
     }
     px, randaugment, mixup, dropout = _row(table, name, "Table 6 of the paper")
-    return Progressive(
+    return ProgressiveSchedule(
         stages=4,
         image_px=Ramp(*px),
         randaugment=Ramp(*randaugment),
@@ -35,7 +35,7 @@ def paper(name: str) -> Progressive:
     )
 
 
-def released(name: str) -> Progressive:
+def released_schedule(name: str) -> ProgressiveSchedule:
     """The settings of the authors' code: it starts a quarter of the way up, and dropout stays fixed.
 
     Sizes are ``128 + (train_px - 128) * (stage + 1) / 4``: S trains at 171, 214, 257, 300.
@@ -58,7 +58,7 @@ def released(name: str) -> Progressive:
         "efficientnetv2_b3": (240, None, 0.0, 0.3),
     }
     train_px, randaugment, mix, dropout = _row(table, name, "the released configurations")
-    return Progressive(
+    return ProgressiveSchedule(
         stages=4,
         image_px=Ramp(128 + (train_px - 128) / 4, train_px),
         randaugment=None if randaugment is None else Ramp(5, randaugment),

@@ -5,7 +5,7 @@ first, large ones with much of it last. Everything here is a pure function of th
 can be asked for at any step, by any process, without training to get there::
 
     plan = Progressive(stages=4, image_px=Ramp(128, 300), randaugment=Ramp(5, 15))
-    plan.at(step=0, steps=350_000).image_px       # 128
+    plan.at(step=0, total_steps=350_000).image_px       # 128
     plan.stage(3).randaugment                     # 15.0
 
 The published settings stand in ``presets``.
@@ -51,7 +51,7 @@ Quantity = Ramp | float
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Setting:
+class StepSettings:
     """What holds at one step. It travels with the batch, from the sampler to the loss.
 
     Args:
@@ -78,7 +78,7 @@ class Setting:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        plain: dict[str, Any] = TypeAdapter(Setting).dump_python(self, mode="json")
+        plain: dict[str, Any] = TypeAdapter(StepSettings).dump_python(self, mode="json")
         return plain
 
 
@@ -98,7 +98,7 @@ RANGES = {
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
-class Progressive:
+class ProgressiveSchedule:
     """M stages of N/M steps: ``S_i = S_0 + (S_e - S_0) * i/(M-1)``, for the size and for each regularizer.
 
     A plain number holds for the whole run; a ``Ramp`` grows. With one stage every ramp is at its end, unless it is
@@ -154,7 +154,7 @@ class Progressive:
         return given
 
     @model_validator(mode="after")
-    def _in_range(self) -> Progressive:
+    def _in_range(self) -> ProgressiveSchedule:
         if self.shares is not None and not _one_each(self.shares, self.stages):
             raise ValueError(
                 f"shares is {self.shares}, but names one share above 0 for each of {self.stages} stages"
@@ -178,37 +178,37 @@ class Progressive:
                 )
         return self
 
-    def at(self, step: int, *, steps: int) -> Setting:
+    def at(self, step: int, *, total_steps: int) -> StepSettings:
         """The setting of one step of a run.
 
         Args:
-            step: 0 ≤ step < steps.
-            steps: of the whole run, at least one per stage; in random order a stage may come out with none.
+            step: 0 ≤ step < total_steps.
+            total_steps: of the whole run, at least one per stage; in random order a stage may come out with none.
 
         Raises:
             InputError: the step lies outside the run, or stages that grow are more than the steps.
         """
-        if self.order == "growing" and steps < self.stages:
+        if self.order == "growing" and total_steps < self.stages:
             raise InputError(
-                f"{self.stages} stages do not fit into {pluralize(steps, 'step')}: each needs at least one. "
+                f"{self.stages} stages do not fit into {pluralize(total_steps, 'step')}: each needs at least one. "
                 "Train longer, with smaller batches, or in fewer stages (of a command: --epochs, --batch-images, "
                 "--set progressive.stages=1)."
             )
-        if not 0 <= step < steps:
+        if not 0 <= step < total_steps:
             raise InputError(
-                f"step {step} lies outside a run of {pluralize(steps, 'step')} (0 to {steps - 1})"
+                f"step {step} lies outside a run of {pluralize(total_steps, 'step')} (0 to {total_steps - 1})"
             )
-        stage = self._stage_at(step, steps)
-        return self._setting(stage, run_fraction=step / (steps - 1) if steps > 1 else 1.0)
+        stage = self._stage_at(step, total_steps)
+        return self._setting(stage, run_fraction=step / (total_steps - 1) if total_steps > 1 else 1.0)
 
-    def stage_end(self, step: int, *, steps: int) -> int:
-        """The step before which the stage of this step ends: the next stage's first, or ``steps``.
+    def stage_end(self, step: int, *, total_steps: int) -> int:
+        """The step before which the stage of this step ends: the next stage's first, or ``total_steps``.
 
         Where the setting changes all the time (ramps that grow at every step, random order), the run is one stage.
         """
         if self.changes_always:
-            return steps
-        return self._first_steps(steps)[self._stage_at(step, steps) + 1]
+            return total_steps
+        return self._first_steps(total_steps)[self._stage_at(step, total_steps) + 1]
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -216,7 +216,7 @@ class Progressive:
         shares = self.shares or (1.0,) * self.stages
         return tuple(share / sum(shares) for share in shares)
 
-    def stage(self, index: int) -> Setting:
+    def stage(self, index: int) -> StepSettings:
         """The setting at the first step of a stage; of ramps that grow at every step, nearly: of a long run.
 
         Raises:
@@ -227,7 +227,7 @@ class Progressive:
         return self._setting(index, run_fraction=sum(self.weights[:index]))
 
     @property
-    def last(self) -> Setting:
+    def last(self) -> StepSettings:
         """The setting where every ramp ends: of the last step, or in random order of the last stage, whenever drawn."""
         return self._setting(self.stages - 1, run_fraction=1.0)
 
@@ -242,7 +242,7 @@ class Progressive:
         """Whether the run has no stages that one could wait for the end of."""
         return self.continuous or self.order == "random"
 
-    def with_image_px(self, end_px: int) -> Progressive:
+    def with_image_px(self, end_px: int) -> ProgressiveSchedule:
         """The same schedule, its sizes scaled so that the last stage trains at ``end_px``.
 
         The first does not fall below one ``px_multiple``, to which it would be rounded anyway.
@@ -261,7 +261,9 @@ class Progressive:
         )
         return replace(self, image_px=ramp, px_multiple=multiple)
 
-    def in_time(self, step_s: Sequence[float], time_shares: Sequence[float] | None = None) -> Progressive:
+    def in_time(
+        self, step_s: Sequence[float], time_shares: Sequence[float] | None = None
+    ) -> ProgressiveSchedule:
         """The same schedule, its stages so long that each takes its share of the time.
 
         Args:
@@ -285,7 +287,7 @@ class Progressive:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        plain: dict[str, Any] = TypeAdapter(Progressive).dump_python(self, mode="json")
+        plain: dict[str, Any] = TypeAdapter(ProgressiveSchedule).dump_python(self, mode="json")
         return plain
 
     def _first_steps(self, steps: int) -> list[int]:
@@ -303,7 +305,7 @@ class Progressive:
             return int(Key.of(self.seed or 0).fold("stage", turn).generator().integers(self.stages))
         return bisect(self._first_steps(steps), step, hi=self.stages) - 1
 
-    def _setting(self, stage: int, run_fraction: float) -> Setting:
+    def _setting(self, stage: int, run_fraction: float) -> StepSettings:
         stage_fraction = stage / (self.stages - 1) if self.stages > 1 else 1.0
 
         def now(quantity: Quantity) -> float:
@@ -312,7 +314,7 @@ class Progressive:
             return quantity.at(run_fraction if quantity.continuous else stage_fraction)
 
         px = now(self.image_px)
-        return Setting(
+        return StepSettings(
             image_px=max(self.px_multiple, round(px / self.px_multiple) * self.px_multiple),
             randaugment=None if self.randaugment is None else now(self.randaugment),
             mixup_alpha=now(self.mixup_alpha),

@@ -21,7 +21,7 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ghost_batch import supports_ghost_batches
 from efficientnetv2.models.memory_profile import activation_bytes, stride, trains_one
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.loop import StepContext, forward_backward
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
@@ -132,7 +132,7 @@ class MemoryProbe:
         other._counts, other._need_two = self._counts, self._need_two
         return other
 
-    def trial(self, setting: Setting, *, group_images: int, groups: int = 1) -> int | None:
+    def trial(self, setting: StepSettings, *, group_images: int, groups: int = 1) -> int | None:
         """Peak bytes of a pass of some groups, above the use before any pass; None if memory ran out."""
         network = copy.deepcopy(self.network)
         place(network, self.device)
@@ -162,7 +162,7 @@ class MemoryProbe:
         release_memory(self.device)
         return taken
 
-    def largest_group(self, setting: Setting, *, among: Sequence[int]) -> int:
+    def largest_group(self, setting: StepSettings, *, among: Sequence[int]) -> int:
         """The largest of some group sizes that fits; 0 if none does (the first was tried)."""
 
         def taken(images: int) -> int | None:
@@ -172,7 +172,7 @@ class MemoryProbe:
         self.took = {}
         return largest(among, each=self.counted(setting.image_px), room=self.room, taken=taken)
 
-    def groups_at_a_time(self, settings: Sequence[Setting], *, group_images: int) -> MicrobatchPlan:
+    def groups_at_a_time(self, settings: Sequence[StepSettings], *, group_images: int) -> MicrobatchPlan:
         """Groups per pass at each size: as many as fit, in passes of about equal size.
 
         Larger passes are faster: V2-B0 at 64 px and groups of 4 was 1.7 times as fast with 8 groups per pass as with
@@ -189,7 +189,7 @@ class MemoryProbe:
         by_px = {}
         for setting in sorted(settings, key=lambda setting: setting.image_px):
 
-            def taken(count: int, setting: Setting = setting) -> int | None:
+            def taken(count: int, setting: StepSettings = setting) -> int | None:
                 return self.trial(setting, group_images=group_images, groups=count)
 
             each = group_images * self.counted(setting.image_px)
@@ -227,7 +227,7 @@ def largest(among: Sequence[int], *, each: int, room: int, taken: Callable[[int]
     return fits
 
 
-def _noise(setting: Setting, group: int, images: int, channels: int, num_classes: int) -> Batch:
+def _noise(setting: StepSettings, group: int, images: int, channels: int, num_classes: int) -> Batch:
     """A group of random images."""
     px = setting.image_px
     samples = np.arange(group * images, (group + 1) * images, dtype=np.int64)

@@ -155,7 +155,7 @@ def resolve_recipe(
     notes += _regularization_notes(recipe, initial.network)
     steps = RunLength.of(recipe, data.images).steps
     if time.minutes is None:
-        recipe.progressive.at(0, steps=steps)  # raises if there are more stages than steps
+        recipe.progressive.at(0, total_steps=steps)  # raises if there are more stages than steps
     resolved = _resolve_computation(recipe, initial.network, steps, hardware, time, repeated)
     return replace(resolved, notes=(*notes, *resolved.notes))
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.run_config import RunConfig
@@ -31,17 +31,17 @@ class Callback:
     def on_train_start(self, step: int, num_steps: int) -> None:
         """Before the first step, and before the model is compiled; ``step`` have been done in earlier parts."""
 
-    def on_stage_start(self, stage: int, step: int, settings: Setting) -> None:
+    def on_stage_start(self, stage: int, step: int, settings: StepSettings) -> None:
         """Before the first step of a stage, counted from 0, with the image size and regularization of that step."""
 
-    def on_step_end(self, step: int, num_steps: int, settings: Setting) -> None:
+    def on_step_end(self, step: int, num_steps: int, settings: StepSettings) -> None:
         """After each step; ``step`` have been done. A run with a time limit may change ``num_steps`` under way."""
 
     def on_log(
         self,
         step: int,
         num_steps: int,
-        settings: Setting,
+        settings: StepSettings,
         loss: float,
         images_per_s: float,
         seconds_left: float,
@@ -96,6 +96,6 @@ class RunContext:
     def start_stage(self, stage_ends: list[int]) -> None:
         """Call ``on_stage_start``."""
         step = self.plan.scheduled_step(self.state.step)
-        settings = self.config.recipe.progressive.at(step, steps=self.plan.scheduled)
+        settings = self.config.recipe.progressive.at(step, total_steps=self.plan.scheduled)
         for callback in self.callbacks:
             callback.on_stage_start(bisect_right(stage_ends, step), self.state.step, settings)

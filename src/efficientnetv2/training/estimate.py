@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
@@ -107,7 +107,7 @@ def estimate_run(
         InputError: A stage would get no step.
     """
     length = RunLength.of(recipe, counts.train)
-    recipe.progressive.at(0, steps=length.steps)
+    recipe.progressive.at(0, total_steps=length.steps)
     stages = _stages(recipe, timings, length, microbatches)
     # The largest, as it is open which size minival selects.
     areas = [(px / (recipe.eval_px or px)) ** 2 for px in eval_size_candidates(recipe)]
@@ -136,22 +136,24 @@ def estimate_run(
     return RunEstimate(length, stages, others, disk)
 
 
-def steps_by_size(plan: Progressive, steps: int, measured: list[int]) -> list[tuple[int, list[float], int]]:
+def steps_by_size(
+    plan: ProgressiveSchedule, steps: int, measured: list[int]
+) -> list[tuple[int, list[float], int]]:
     """Size, some sizes that count with it, and number of steps: one entry per stage, in order.
 
     Where the size changes all the time, one entry per ``measured`` size (growing), which takes the steps up to it.
     """
     if not plan.changes_always:
         firsts = [0]
-        while (end := plan.stage_end(firsts[-1], steps=steps)) < steps:
+        while (end := plan.stage_end(firsts[-1], total_steps=steps)) < steps:
             firsts.append(end)
-        sizes = [plan.at(first, steps=steps).image_px for first in firsts]
+        sizes = [plan.at(first, total_steps=steps).image_px for first in firsts]
         counts = np.diff([*firsts, steps]).tolist()
         return [(px, [px], count) for px, count in zip(sizes, counts, strict=True)]
     sampled = np.linspace(0, steps - 1, min(steps, _SAMPLED_STEPS)).round().astype(int).tolist()
     by_px: dict[int, list[float]] = {px: [] for px in measured}
     for step in sampled:
-        px = plan.at(step, steps=steps).image_px
+        px = plan.at(step, total_steps=steps).image_px
         by_px[min((size for size in measured if size >= px), default=measured[-1])].append(px)
     shares = np.cumsum([0, *(len(some) for some in by_px.values())]) / len(sampled)
     counts = np.diff((shares * steps).round().astype(int)).tolist()

@@ -6,7 +6,7 @@ import math
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.progressive.schedule import Ramp, Setting
+from efficientnetv2.progressive.schedule import Ramp, StepSettings
 from efficientnetv2.training.auto_batch import MemoryProbe
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.recipe import Recipe
@@ -16,7 +16,7 @@ from efficientnetv2.utils.errors import InputError
 _STRIDE = 32
 
 
-def settings_by_size(recipe: Recipe) -> list[Setting]:
+def settings_by_size(recipe: Recipe) -> list[StepSettings]:
     """One setting per image size; of sizes that grow at every step, the first of each stage and the last."""
     stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
     return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from efficientnetv2.architectures.registry import NAMES, architecture
+from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.adapt import adapt, classifier_layers, freeze, reset_classifiers
@@ -89,7 +89,7 @@ def default_model(device: torch.device) -> str:
 def stride_of(model: str | Architecture) -> int | None:
     """Total stride of a model of this package; None for others, which must be built to know."""
     if isinstance(model, str):
-        return architecture(model).stride if model in NAMES else None
+        return get_architecture(model).stride if model in NAMES else None
     return model.stride
 
 
@@ -269,7 +269,7 @@ def _shape(model: str | Architecture) -> Architecture | str:
     """The architecture without padding, epsilon and pooling; the name alone for other libraries."""
     if isinstance(model, str) and is_library_model(model):
         return model.partition(".")[0].partition("@")[0]
-    table = architecture(model) if isinstance(model, str) else model
+    table = get_architecture(model) if isinstance(model, str) else model
     return replace(table, padding="same", batch_norm_epsilon=1e-3, pooling="mean")
 
 
@@ -450,7 +450,7 @@ def _name(network: Network) -> str | Architecture:
     """Value of a recipe's ``model`` for a model. Its pooling is another field."""
     if isinstance(network, EfficientNet):
         table = replace(network.architecture, pooling="mean")
-        return next((name for name in NAMES if architecture(name) == table), table)
+        return next((name for name in NAMES if get_architecture(name) == table), table)
     assert isinstance(network, WrappedModel)
     if network.source is None:
         raise InputError(

@@ -19,7 +19,7 @@ from efficientnetv2.data.loader import Batch
 from efficientnetv2.models.ghost_batch import ghost_batches
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.progressive.step_plan import StepPlan
 from efficientnetv2.training.batch_norm import GhostBatchNormStats
 from efficientnetv2.training.compile import compile_model
@@ -61,7 +61,7 @@ class StepOutput:
     """
 
     step: int
-    setting: Setting
+    setting: StepSettings
     loss: Tensor
     lr: float
     images: int
@@ -140,7 +140,7 @@ def train_steps(
     )
     model.train()
     gradients = GradientSync(compile_model(model, recipe, device, microbatches, world=world), world)
-    setting: Setting | None = None
+    setting: StepSettings | None = None
     worker_death = DeferredWorkerDeath()
     for groups, waited_s in _groups_by_step(batches, len(world.groups(context.groups))):
         request = groups[0].request

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.loop import StepOutput
 from efficientnetv2.training.schedule_points import log_steps
@@ -121,14 +121,16 @@ class MetricsLog:
             callback.on_log(step, steps, output.setting, loss, images_per_s, left)
         self._last_progress = time.perf_counter()
 
-    def _seconds_left(self, setting: Setting, images_per_s: float) -> float:
+    def _seconds_left(self, setting: StepSettings, images_per_s: float) -> float:
         """Time of the remaining steps at the current speed, in proportion to their pixels."""
         step, plan, recipe = self._context.state.step, self._context.plan, self._context.config.recipe
         if step >= plan.steps:
             return 0.0
         ahead = np.linspace(step, plan.steps - 1, num=min(64, plan.steps - step)).astype(int)
         positions = [plan.scheduled_step(int(later)) for later in ahead]
-        sizes = [recipe.progressive.at(position, steps=plan.scheduled).image_px for position in positions]
+        sizes = [
+            recipe.progressive.at(position, total_steps=plan.scheduled).image_px for position in positions
+        ]
         pixels = float(np.mean([px**2 for px in sizes]))
         images = (plan.steps - step) * recipe.batch_images
         return images / images_per_s * pixels / setting.image_px**2

@@ -14,7 +14,7 @@ import torch
 from efficientnetv2.architectures import io
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.image_sizes import default_eval_sizes, validate_stride
 from efficientnetv2.training.initial_weights import (
     NOTHING_FROZEN,
@@ -375,7 +375,7 @@ def _no_larger(asked: Recipe, there: Recipe, *, lowered: bool) -> Recipe:
     return asked.model_copy(update={"enlarge": None, "progressive": plan})
 
 
-def _sizes(plan: Progressive) -> list[int]:
+def _sizes(plan: ProgressiveSchedule) -> list[int]:
     return [plan.stage(index).image_px for index in range(plan.stages)]
 
 

@@ -17,7 +17,7 @@ from efficientnetv2.data.imagenet import Published
 from efficientnetv2.data.sampler import DEFAULT_BETA, ClassSampling
 from efficientnetv2.data.splits import EvalSplit
 from efficientnetv2.preprocessing import Framing, Views
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils.device import Precision
 from efficientnetv2.utils.probability import Answer
@@ -140,7 +140,7 @@ class Recipe(StrictModel):
     """Ghost batch size: images that share batch-norm statistics and mixing partners. Divides `batch_images`. null takes
     the largest divisor that fits into memory.
     """
-    progressive: Progressive
+    progressive: ProgressiveSchedule
     enlarge: float | None = Field(default=None, ge=1)
     """Largest upscaling of stored images. If the last training size exceeds this multiple of the stored size (median of
     the shorter sides), all sizes are scaled down to it, at least to 64 px. An explicit size turns this off. null is
@@ -257,7 +257,7 @@ class Recipe(StrictModel):
 
     @field_validator("progressive", mode="after")
     @classmethod
-    def _fill_rates(cls, progressive: Progressive) -> Progressive:
+    def _fill_rates(cls, progressive: ProgressiveSchedule) -> ProgressiveSchedule:
         """The rates that a model is built with differ between libraries, so a recipe always sets them."""
         missing: dict[str, Any] = {
             name: rate for name, rate in DEFAULT_RATES.items() if getattr(progressive, name) is None

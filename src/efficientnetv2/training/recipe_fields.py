@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from efficientnetv2.progressive.schedule import RANGES, Progressive
+from efficientnetv2.progressive.schedule import RANGES, ProgressiveSchedule
 from efficientnetv2.training.recipe import DEFAULT_RATES, Recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
@@ -97,8 +97,8 @@ def fields_of(part: str) -> list[RecipeField]:
     for name, field in owner.__pydantic_fields__.items():
         if not part and name in parts:
             continue
-        is_rate = owner is Progressive and name in DEFAULT_RATES
-        bounds = RANGES.get(name) if owner is Progressive else None
+        is_rate = owner is ProgressiveSchedule and name in DEFAULT_RATES
+        bounds = RANGES.get(name) if owner is ProgressiveSchedule else None
         fields.append(
             RecipeField(
                 name=f"{part}.{name}" if part else name,

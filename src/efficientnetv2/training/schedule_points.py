@@ -15,7 +15,7 @@ def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
     """The steps after which a stage ends, in order; the last is the run's end."""
     ends: list[int] = []
     while not ends or ends[-1] < length.steps:
-        ends.append(recipe.progressive.stage_end(ends[-1] if ends else 0, steps=length.steps))
+        ends.append(recipe.progressive.stage_end(ends[-1] if ends else 0, total_steps=length.steps))
     return ends
 
 

@@ -201,7 +201,8 @@ class Pacer:
         steps, progressive = self._config.length.steps, self._config.recipe.progressive
         positions = np.linspace(begin, max(begin, min(end, steps) - 1), _SAMPLES).astype(int)
         sizes = [
-            progressive.at(min(int(position), steps - 1), steps=steps).image_px for position in positions
+            progressive.at(min(int(position), steps - 1), total_steps=steps).image_px
+            for position in positions
         ]
         return float(np.mean([self._limit.rates.step_s(px) for px in sizes]))
 

@@ -22,7 +22,7 @@ import numpy as np
 from efficientnetv2.data.loader import Batch, TrainingImages, decode_threads, training_batches
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.models import model_file
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.loop import StepContext, train_steps
@@ -368,7 +368,7 @@ class _Timed:
             key=self.job.key,
         )
 
-    def _requests(self, drawn: Iterator[BatchRequest], setting: Setting) -> Iterator[BatchRequest]:
+    def _requests(self, drawn: Iterator[BatchRequest], setting: StepSettings) -> Iterator[BatchRequest]:
         """Whole steps at a setting, until those done have taken long enough."""
         groups = self.recipe.batch_images // (self.recipe.group_images or self.recipe.batch_images)
         while not self._enough:
@@ -388,7 +388,7 @@ class _Timed:
         took = self._marks[-1] - self._marks[self._warm_up]
         return timed >= self._most or took >= (_TIMED_S if timed >= _TIMED_STEPS else _LONG_S)
 
-    def _rate(self, setting: Setting, memory_bytes: int) -> StepTiming:
+    def _rate(self, setting: StepSettings, memory_bytes: int) -> StepTiming:
         marks, counted = self._marks, self._marks[self._warm_up :]
         if self.job.workers or self.job.device.type != "cpu":
             # Pictures come in bursts, and a device is told ahead: only the time of all steps means something.

@@ -17,7 +17,7 @@ from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import class_members
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each, portions
 from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.rng import Key
@@ -43,7 +43,13 @@ def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
 
 
 def copies_of(
-    picture: npt.NDArray[np.uint8], *, row: int, count: int, setting: Setting, plan: AugmentPlan, key: Key
+    picture: npt.NDArray[np.uint8],
+    *,
+    row: int,
+    count: int,
+    setting: StepSettings,
+    plan: AugmentPlan,
+    key: Key,
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Copies of an image (H, W, 3), each augmented as in training, but neither cropped nor mixed.
 
@@ -62,12 +68,12 @@ def copies_of(
         yield from changed.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def materialise(
+def write_copies(
     dataset: ImageDataset,
     copies: Ints,
     folder: Path,
     *,
-    setting: Setting,
+    setting: StepSettings,
     plan: AugmentPlan,
     key: Key,
     progress: Callable[[int], object] | None = None,

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.per_sample import Floats, lines, on_device, pictures
 from efficientnetv2.utils.rng import Key
 
 
-def mix(images: Tensor, labels: Tensor, setting: Setting, key: Key) -> tuple[Tensor, Tensor]:
+def mix(images: Tensor, labels: Tensor, setting: StepSettings, key: Key) -> tuple[Tensor, Tensor]:
     """Mixup, CutMix, both or neither, as the setting says; called once per ghost batch.
 
     With both on, mixup works on the first half of the batch and CutMix on the second.

@@ -11,7 +11,7 @@ from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
 
 
-def normalise(
+def normalize(
     images: Tensor, *, mean: Sequence[float], std: Sequence[float], out: Tensor | None = None
 ) -> Tensor:
     """``(images / 255 - mean) / std``, as one multiply-add on the device that holds the images.
@@ -27,7 +27,7 @@ def normalise(
         TypeError: The images are not uint8.
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f"normalise takes uint8 values 0 to 255, but was given {images.dtype}")
+        raise TypeError(f"normalize takes uint8 values 0 to 255, but was given {images.dtype}")
     if not images.shape[1] == len(mean) == len(std):
         raise InputError(
             f"the pictures have {images.shape[1]} channels, but the preprocessing has {len(mean)} means and "

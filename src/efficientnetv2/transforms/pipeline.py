@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Setting
+from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.autoaugment import autoaugment
 from efficientnetv2.transforms.color import jitter
 from efficientnetv2.transforms.cutout import Fill, cutout
 from efficientnetv2.transforms.geometric import horizontal_flip, symmetries
 from efficientnetv2.transforms.mixup import mix
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.transforms.per_sample import as_ids
 from efficientnetv2.transforms.randaugment import Colours, RandAugmentPreset, randaugment
 from efficientnetv2.utils.rng import Key
@@ -61,7 +61,7 @@ def augment(
     images: Tensor,
     labels: Tensor,
     *,
-    setting: Setting,
+    setting: StepSettings,
     key: Key,
     ids: npt.ArrayLike,
     mix_key: Key,
@@ -93,7 +93,7 @@ def augment(
     for part in portions(images):
         factor = None if stronger is None else stronger[part]
         changed = augment_each(images[part], setting, key, numbers[part], plan, factor)
-        normalise(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
+        normalize(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
     mixed, counted = mix(floats, hot_labels(labels, num_classes), setting, mix_key)
     return mixed, (targets or soft_labels)(counted, setting.label_smoothing)
 
@@ -159,7 +159,7 @@ def portions(images: Tensor) -> list[slice]:
 
 def augment_each(
     images: Tensor,
-    setting: Setting,
+    setting: StepSettings,
     key: Key,
     ids: npt.ArrayLike,
     plan: AugmentPlan,

@@ -22,7 +22,7 @@ from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.evaluation.plot_style import is_titled, png
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows, is_low_contrast, stretch_contrast
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive, Setting
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSettings
 from efficientnetv2.training.auto_config import limit_upscaling
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.loop import StepContext, augment_batch
@@ -120,12 +120,14 @@ def in_turn(dataset: ImageDataset, count: int, key: Key) -> npt.NDArray[np.int64
     return chosen
 
 
-def settings_of(plan: Progressive) -> list[Setting]:
+def settings_of(plan: ProgressiveSchedule) -> list[StepSettings]:
     """Of each stage; of a plan that changes at every step, of moments spread over it."""
     if not plan.changes_always:
         return [plan.stage(index) for index in range(plan.stages)]
     steps = 1000
-    return [plan.at(round(moment * (steps - 1) / (_MOMENTS - 1)), steps=steps) for moment in range(_MOMENTS)]
+    return [
+        plan.at(round(moment * (steps - 1) / (_MOMENTS - 1)), total_steps=steps) for moment in range(_MOMENTS)
+    ]
 
 
 def _as_evaluated(
@@ -162,7 +164,7 @@ def _as_trained(
     samples: npt.NDArray[np.int64],
     recipe: Recipe,
     preprocessing: Preprocessing,
-    setting: Setting,
+    setting: StepSettings,
     number: int,
     reader: Reader | None = None,
 ) -> ImageRow:
@@ -201,7 +203,7 @@ def _for_the_eye(image: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.
     return display_channels(levels.permute(1, 2, 0).numpy())
 
 
-def _mixed(shares: Tensor, own: set[int], setting: Setting, class_names: tuple[str, ...]) -> str:
+def _mixed(shares: Tensor, own: set[int], setting: StepSettings, class_names: tuple[str, ...]) -> str:
     """The label, where mixing has made another of it: smoothing, alike for all, is not said."""
     plain = shares - setting.label_smoothing / len(class_names)
     there = [int(label) for label in plain.argsort(descending=True) if float(plain[label]) > 0.01]
@@ -211,7 +213,7 @@ def _mixed(shares: Tensor, own: set[int], setting: Setting, class_names: tuple[s
     return " + ".join(f"{float(plain[label]) / whole:.0%} {class_names[label]}" for label in there)
 
 
-def _called(setting: Setting, number: int) -> str:
+def _called(setting: StepSettings, number: int) -> str:
     words = [f"stage {number + 1}: {setting.image_px} px"]
     if setting.randaugment is not None:
         words.append(f"RandAugment {setting.randaugment:.3g}")

@@ -287,7 +287,9 @@ def _rows(job: RunConfig) -> list[dict[str, Any]]:
         ("val", validation_steps(recipe, length), ("top1", "macro_f1")),
     ):
         for step, noise in zip(sorted(steps), _noise(job, len(steps), len(unknown)).tolist(), strict=True):
-            setting = recipe.progressive.at(step - 1, steps=length.steps).to_json() if kind == "train" else {}
+            setting = (
+                recipe.progressive.at(step - 1, total_steps=length.steps).to_json() if kind == "train" else {}
+            )
             known = {name: value for name, value in setting.items() if name != "others"}
             begun = {"kind": kind, "step": step, "epoch": step / length.steps_per_epoch}
             rows.append(begun | known | dict(zip(unknown, noise, strict=True)))

@@ -22,7 +22,7 @@ from efficientnetv2.data.sampler import ClassSampling, target_counts
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.transforms.export import FOLDER, materialise, spread_copies
+from efficientnetv2.transforms.export import FOLDER, spread_copies, write_copies
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.logs import silenced
@@ -182,7 +182,7 @@ def _more(
     copies[teach] = spread_copies(dataset.labels[teach], wanted, key=key)
     with progress("augmenting", int(copies.sum())) as counted:
         try:
-            made = materialise(
+            made = write_copies(
                 dataset,
                 copies,
                 out,

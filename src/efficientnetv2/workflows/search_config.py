@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from efficientnetv2.architectures.io import is_architecture_file
-from efficientnetv2.architectures.registry import NAMES, architecture
+from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas import builtin_spaces
 from efficientnetv2.nas.objective import Reward
@@ -279,7 +279,7 @@ def space_named(word: str) -> Space:
     if is_architecture_file(word):
         return Space.from_json(yaml_io.read(Path(word), "--space"))
     if word in NAMES:
-        return builtin_spaces.around(architecture(word))
+        return builtin_spaces.around(get_architecture(word))
     raise InputError(
         f"--space {word}: there is no such space{did_you_mean(word, ['small', 'paper', *NAMES])} Give small, paper, "
         "a published network (effnetv2 models), or a file."

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from efficientnetv2.architectures.flops import cost
+from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.nas.latency import fewest_steps
@@ -104,7 +104,7 @@ def dry_run(asked: Asked) -> StudyCost:
     around = {name: _around_s(run, runs["the backbone"]) for name, run in runs.items()}
     each = {name: around[name] + len(asked.seeds) * run.seconds for name, run in runs.items()}
     classes = len(prepared.train.class_names)
-    sizes = {name: cost(one, image_px=64, num_classes=classes).total for name, one in networks.items()}
+    sizes = {name: count_flops(one, image_px=64, num_classes=classes).total for name, one in networks.items()}
     memory = {name: run.memory_bytes for name, run in runs.items()}
     parameters = {name: size.parameters for name, size in sizes.items()}
     return StudyCost(asked.trials, asked.space, recipe, len(prepared.train), each, memory, parameters)

@@ -17,7 +17,7 @@ from efficientnetv2.inference.resolutions import evaluate_sizes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import remove_calibration
 from efficientnetv2.preprocessing import Preprocessing, Views
-from efficientnetv2.progressive.schedule import IMAGE_PX, Progressive
+from efficientnetv2.progressive.schedule import IMAGE_PX, ProgressiveSchedule
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.workflows.report_sections import by_picture
 
@@ -86,7 +86,7 @@ def size_curve(
 def _trained_px(network: Network) -> int | None:
     """The size of the last training step, where the model file says it."""
     try:
-        plan = TypeAdapter(Progressive).validate_python(network.recipe.get("progressive"))
+        plan = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
     except ValidationError:  # of another project, or without a recipe
         return None
     return plan.last.image_px

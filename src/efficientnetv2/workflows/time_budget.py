@@ -218,7 +218,7 @@ def _as_long_as(
     """The recipe with the epochs that fit into so many minutes."""
     epochs = _given(epochs_for_budget, job, rates, spent_s, world)(minutes)
     recipe = job.recipe.model_copy(update={"epochs": epochs})
-    recipe.progressive.at(0, steps=RunLength.of(recipe, len(job.train)).steps)
+    recipe.progressive.at(0, total_steps=RunLength.of(recipe, len(job.train)).steps)
     return (
         recipe,
         f"Epochs: {epochs:g}, what fits into {pluralize(minutes, 'minute')} by a short measurement.",

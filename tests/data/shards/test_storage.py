@@ -27,7 +27,7 @@ from efficientnetv2.data.shards.storage import Range, RemoteStore
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.utils import optional_deps
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
@@ -64,7 +64,7 @@ def test_batches_are_those_of_the_files(workers, server, class_folders):
     batches = []
     for dataset in (load_dataset(f"{server.url}/shards"), load_dataset(class_folders)):
         pictures = TrainingImages(dataset, whole, 0.3, Key.of(0))
-        sampler = TrainSampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
+        sampler = TrainSampler(dataset.labels, ProgressiveSchedule(image_px=32), 4, 8, 4, None, Key.of(3))
         batches.append(list(training_batches(pictures, sampler, workers=workers)))
     for far, near in zip(*batches, strict=True):
         assert torch.equal(far.images, near.images)
@@ -140,7 +140,7 @@ def test_a_broken_server_is_a_plain_message_from_workers_too(workers, server):
     whole = Preprocessing(image_px=32)
     server.fail = [500] * 1000
     pictures = TrainingImages(dataset, whole, 0.3, Key.of(0))
-    sampler = TrainSampler(dataset.labels, Progressive(image_px=32), 4, 8, 4, None, Key.of(3))
+    sampler = TrainSampler(dataset.labels, ProgressiveSchedule(image_px=32), 4, 8, 4, None, Key.of(3))
     with pytest.raises(InputError, match="after 5 attempts") as stopped:
         list(training_batches(pictures, sampler, workers=workers))
     assert "Traceback" not in str(stopped.value)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion import convert
@@ -39,7 +39,7 @@ pytestmark = [
 
 PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/pictures").glob("*.jpg"))[::80]
 CLASSES = ("naïve", "oak, red", "elm")
-TF, V1 = architecture("efficientnetv2_b0"), architecture("efficientnet_b0")
+TF, V1 = get_architecture("efficientnetv2_b0"), get_architecture("efficientnet_b0")
 PLAIN = replace(V1, padding="symmetric", batch_norm_epsilon=1e-5)  # timm's without tf_, and torchvision's
 # None of it is what anyone would assume.
 UNUSUAL = {"image_px": 74, "interpolation": "bilinear", "mean": (0.3, 0.4, 0.5), "std": (0.1, 0.2, 0.4)}

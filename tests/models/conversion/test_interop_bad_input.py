@@ -10,7 +10,7 @@ import torchvision as their_torchvision
 from safetensors.torch import save_file
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models.conversion import convert, detect
 from efficientnetv2.models.conversion.layouts import tensor_names, to_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -270,7 +270,7 @@ def test_a_name_that_contradicts_the_file(tmp_path):
 
 def keras_weights(path, name="efficientnetv2_b0"):
     with torch.device("meta"):
-        network = EfficientNet(architecture(name), num_classes=2)
+        network = EfficientNet(get_architecture(name), num_classes=2)
     with pytest.importorskip("h5py").File(path, "w") as file:
         for ours, theirs in tensor_names("keras", network.architecture).items():
             shape = network.state_dict()[ours].shape

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.messages import mentioning, mentions
 from torch import nn
 
-from efficientnetv2.architectures.registry import architecture, published
+from efficientnetv2.architectures.registry import get_architecture, published
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.preprocessing import Preprocessing
@@ -43,7 +43,7 @@ def timm_file(path, name=f"tf_{B0}", change=None, **arguments):
 
 def our_network(table=None, classes=("oak", "elm", "ash"), channels=3):
     torch.manual_seed(2)
-    network = EfficientNet(table or architecture(B0), num_classes=len(classes), in_channels=channels)
+    network = EfficientNet(table or get_architecture(B0), num_classes=len(classes), in_channels=channels)
     network.preprocessing = PREPROCESSING.with_channels(channels)
     network.class_names = classes
     return network.eval()
@@ -76,7 +76,10 @@ def test_every_number_is_that_of_the_file_and_none_is_shared_with_it(tmp_path):
 def test_a_file_of_either_of_timms_twins_is_read_as_tf_and_says_so(tmp_path):
     path = timm_file(tmp_path / "any.safetensors", "efficientnet_b0")
     read = convert.read(path)
-    assert (read.theirs, read.network.architecture) == ("tf_efficientnet_b0", architecture("efficientnet_b0"))
+    assert (read.theirs, read.network.architecture) == (
+        "tf_efficientnet_b0",
+        get_architecture("efficientnet_b0"),
+    )
     assert any("--model efficientnet_b0" in note for note in read.notes)
     told = convert.read(path, model="efficientnet_b0")
     assert (told.network.architecture.padding, told.network.architecture.batch_norm_epsilon) == (
@@ -267,15 +270,15 @@ def test_timm_loads_our_folder_with_our_preprocessing(tmp_path):
 @pytest.mark.parametrize(
     ("table", "channels", "classes"),
     [
-        (architecture(B0), 3, ("oak", "elm", "ash")),
-        (architecture(B0), 4, ()),
+        (get_architecture(B0), 3, ("oak", "elm", "ash")),
+        (get_architecture(B0), 4, ()),
         (
-            replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5),
+            replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5),
             1,
             ("a", "b"),
         ),
         # torchvision's V2-S, say: timm's plain networks have another epsilon, which the config.json carries.
-        (replace(architecture("efficientnet_b0"), padding="symmetric"), 3, ("a", "b")),
+        (replace(get_architecture("efficientnet_b0"), padding="symmetric"), 3, ("a", "b")),
     ],
 )
 def test_a_folder_for_timm_comes_back_bit_for_bit(tmp_path, framing, table, channels, classes):
@@ -298,7 +301,7 @@ def test_a_folder_for_timm_comes_back_bit_for_bit(tmp_path, framing, table, chan
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
-    table = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+    table = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
     network, path = our_network(table), tmp_path / f"out{suffix}"
     convert.write(path, network, "torchvision")
     theirs = their_torchvision.models.efficientnet_b0(num_classes=3).eval()
@@ -317,23 +320,28 @@ def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("to", "out", "table", "why"),
     [
-        ("torchvision", "o.pth", architecture("efficientnetv2_s"), ("TensorFlow",)),
-        ("torchvision", "o.pth", architecture(B0), ("efficientnetv2_b0",)),
+        ("torchvision", "o.pth", get_architecture("efficientnetv2_s"), ("TensorFlow",)),
+        ("torchvision", "o.pth", get_architecture(B0), ("efficientnetv2_b0",)),
         (
             "torchvision",
             "o.pth",
-            replace(architecture("efficientnet_b0"), padding="symmetric"),
+            replace(get_architecture("efficientnet_b0"), padding="symmetric"),
             ("0.001",),
         ),
         (
             "torchvision",
             "o.bin",
-            replace(architecture("efficientnetv2_s"), padding="symmetric"),
+            replace(get_architecture("efficientnetv2_s"), padding="symmetric"),
             (".pth",),
         ),
-        ("timm", "o", replace(architecture(B0), padding="symmetric"), ("TensorFlow",)),
-        ("timm", "o", replace(architecture(B0), head_channels=64), ("only the published models",)),
-        ("timm", "o.pth", replace(architecture("efficientnetv2_s"), padding="symmetric"), ("Give a folder",)),
+        ("timm", "o", replace(get_architecture(B0), padding="symmetric"), ("TensorFlow",)),
+        ("timm", "o", replace(get_architecture(B0), head_channels=64), ("only the published models",)),
+        (
+            "timm",
+            "o.pth",
+            replace(get_architecture("efficientnetv2_s"), padding="symmetric"),
+            ("Give a folder",),
+        ),
     ],
 )
 def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, table, why):
@@ -350,7 +358,7 @@ def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, 
 )
 def test_another_pooling_is_named_as_the_cause(tmp_path, to, out):
     with torch.device("meta"):
-        network = our_network(replace(architecture("efficientnet_b0"), pooling="mean+centre"))
+        network = our_network(replace(get_architecture("efficientnet_b0"), pooling="mean+centre"))
     with pytest.raises(InputError, match=mentioning("mean+centre")):
         convert.write(tmp_path / out, network, to)
     assert not list(tmp_path.iterdir())
@@ -363,14 +371,14 @@ def test_a_file_where_a_folder_for_timm_should_be(tmp_path):
     assert (tmp_path / "mine").read_text() == "of the user"
 
 
-SYMMETRIC = replace(architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+SYMMETRIC = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
 
 
 @pytest.mark.parametrize(
     ("to", "out", "table", "alone"),
     [
-        ("timm", "hub", architecture(B0), ["views"]),
-        ("timm", "o.safetensors", architecture(B0), ["class names", "preprocessing", "views"]),
+        ("timm", "hub", get_architecture(B0), ["views"]),
+        ("timm", "o.safetensors", get_architecture(B0), ["class names", "preprocessing", "views"]),
         ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "views"]),
     ],
 )

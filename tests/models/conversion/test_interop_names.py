@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.registry import NAMES, architecture, published
+from efficientnetv2.architectures.registry import NAMES, get_architecture, published
 from efficientnetv2.models.conversion import timm, torchvision
 from efficientnetv2.models.conversion.detect import published_name
 from efficientnetv2.models.conversion.layouts import tensor_names
@@ -26,8 +26,8 @@ def shapes(network):
 
 def ours_renamed(name, source):
     with torch.device("meta"):
-        network = EfficientNet(architecture(name))
-    names = tensor_names(source, architecture(name))
+        network = EfficientNet(get_architecture(name))
+    names = tensor_names(source, get_architecture(name))
     return {names[ours]: shape for ours, shape in shapes(network).items()}
 
 

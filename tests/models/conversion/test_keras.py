@@ -15,7 +15,7 @@ import torch
 from benchmarks.random_weights import randomise
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.architectures.registry import architecture, published
+from efficientnetv2.architectures.registry import get_architecture, published
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.models.conversion import convert, keras_export
 from efficientnetv2.models.conversion import keras as interop
@@ -24,7 +24,7 @@ from efficientnetv2.models.conversion.layouts import tensor_names, to_tensorflow
 from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
-from efficientnetv2.transforms.normalize import normalise
+from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.errors import InputError
 
 h5py = pytest.importorskip("h5py")
@@ -57,7 +57,7 @@ def pixels(preprocessing, photographs=PHOTOGRAPHS[:3]):
 
 def input_of(network, photographs=PHOTOGRAPHS[:3]):
     pictures = torch.from_numpy(pixels(network.preprocessing, photographs)).permute(0, 3, 1, 2)
-    return normalise(pictures, mean=network.preprocessing.mean, std=network.preprocessing.std)
+    return normalize(pictures, mean=network.preprocessing.mean, std=network.preprocessing.std)
 
 
 @functools.cache
@@ -273,7 +273,7 @@ def test_the_third_layer_of_published_v1_weights(tmp_path):
     theirs = keras.ops.convert_to_numpy(keras.Model(picture, scaled)(images.astype(np.float32)))
     for ours in (described, concluded):
         assert ours.std == tuple(std)
-        got = normalise(torch.from_numpy(images).permute(0, 3, 1, 2), mean=ours.mean, std=ours.std)
+        got = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), mean=ours.mean, std=ours.std)
         assert np.abs(got.permute(0, 2, 3, 1).numpy() - theirs).max() < 1e-5
 
 
@@ -407,7 +407,7 @@ def test_names_and_shapes_are_keras(name):
     }
     with torch.device("meta"):
         state = create(name).state_dict()
-    names = tensor_names("keras", architecture(name))
+    names = tensor_names("keras", get_architecture(name))
     assert set(names.values()) == set(theirs)
     assert set(names) == {key for key in state if not key.endswith("num_batches_tracked")}
     assert {ours: sorted(state[ours].shape) for ours in names} == {
@@ -438,10 +438,13 @@ def test_half_precision_is_read_as_it_is(precision, tmp_path):
     [
         (lambda: create("efficientnetv2_xl", num_classes=2), "efficientnetv2_b0"),
         (
-            lambda: EfficientNet(replace(architecture("efficientnetv2_b0"), padding="symmetric")),
+            lambda: EfficientNet(replace(get_architecture("efficientnetv2_b0"), padding="symmetric")),
             "padding",
         ),
-        (lambda: EfficientNet(replace(architecture("efficientnetv2_b0"), batch_norm_epsilon=1e-5)), "0.001"),
+        (
+            lambda: EfficientNet(replace(get_architecture("efficientnetv2_b0"), batch_norm_epsilon=1e-5)),
+            "0.001",
+        ),
     ],
 )
 def test_what_keras_does_not_have_is_not_written(network, reason, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from benchmarks.random_weights import randomise
 from tests.messages import each_mentions, mentioning, mentions
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models.conversion import tensorflow as interop
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
@@ -120,7 +120,7 @@ def checkpoint(folder, name, raw, average=None):
 
 
 def loaded(raw, name, num_classes=7):
-    network = EfficientNet(architecture(name), num_classes=num_classes)
+    network = EfficientNet(get_architecture(name), num_classes=num_classes)
     names = tensor_names("tensorflow", network.architecture)
     assert set(raw.tensors) == {
         theirs for ours, theirs in names.items() if num_classes or "classifier" not in ours
@@ -159,7 +159,7 @@ def test_logits_are_those_of_the_same_values(name, tmp_path):
 
 
 def test_names_are_the_authors():
-    names = tensor_names("tensorflow", architecture("efficientnetv2_b0"))
+    names = tensor_names("tensorflow", get_architecture("efficientnetv2_b0"))
     with torch.device("meta"):
         state = create("efficientnetv2_b0", num_classes=7).state_dict()
     assert set(names) == {key for key in state if not key.endswith("num_batches_tracked")}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from efficientnetv2.architectures.registry import NAMES, architecture
+from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.conversion import keras, timm, torchvision
 from efficientnetv2.models.conversion.layouts import COUNTER, TITLES, Source, shapes, tensor_names
@@ -174,15 +174,15 @@ def _library_model(file: WeightFile, name: str) -> tuple[Architecture, str, tupl
             raise InputError(f"{file.path}: torchvision has no {name}, whose tensors these are.")
         table, theirs = torchvision.architecture_of(name), torchvision.MODELS[name]
     else:
-        table, theirs = architecture(name), file.model or name
+        table, theirs = get_architecture(name), file.model or name
     if file.batch_norm_epsilon is not None:
         table = replace(table, batch_norm_epsilon=file.batch_norm_epsilon)
     return table, theirs, notes
 
 
 def _match(file: WeightFile, name: str) -> _Match:
-    names = tensor_names(file.source, architecture(name))
-    expected = {ours: shape for ours, shape in shapes(architecture(name)).items() if ours in names}
+    names = tensor_names(file.source, get_architecture(name))
+    expected = {ours: shape for ours, shape in shapes(get_architecture(name)).items() if ours in names}
     head = {theirs for ours, theirs in names.items() if ours.startswith("classifier.")}
     # A file may leave out counters, and the classifier as a whole.
     optional = set() if head & file.tensors.keys() else head

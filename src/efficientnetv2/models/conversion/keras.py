@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models.conversion import keras_files, keras_preprocessing
 from efficientnetv2.models.conversion.keras_files import StoredLayer
 from efficientnetv2.models.conversion.keras_preprocessing import flat_layers
@@ -188,7 +188,7 @@ def _own_names(path: Path, stored: list[StoredLayer]) -> Iterator[tuple[StoredLa
 def _rows(name: str) -> dict[str, dict[str, Layer]]:
     """A published model's layers by Keras' class and name, in order."""
     rows: defaultdict[str, dict[str, Layer]] = defaultdict(dict)
-    table = architecture(name)
+    table = get_architecture(name)
     for layer in layers(table):
         rows[_LAYER_CLASSES[layer.kind]][layer_name("keras", layer, table)] = layer
     return rows

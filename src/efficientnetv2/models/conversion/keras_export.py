@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.architectures.registry import architecture, published
+from efficientnetv2.architectures.registry import get_architecture, published
 from efficientnetv2.models.conversion import keras_files
 from efficientnetv2.models.conversion.keras import CLASSES, CLASSIFIER
 from efficientnetv2.models.conversion.layouts import (
@@ -82,7 +82,7 @@ def write(path: str | Path, network: Network) -> None:
 
 
 def _is_published(network: Network, name: str) -> bool:
-    return isinstance(network, EfficientNet) and network.architecture == architecture(name)
+    return isinstance(network, EfficientNet) and network.architecture == get_architecture(name)
 
 
 def _check_preprocessing(suffix: str, name: str, network: EfficientNet) -> None:

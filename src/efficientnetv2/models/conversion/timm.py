@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from efficientnetv2.architectures.registry import NAMES, architecture, published
+from efficientnetv2.architectures.registry import NAMES, get_architecture, published
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import pretrained
 from efficientnetv2.models.conversion.layouts import published_shape
@@ -123,7 +123,7 @@ def has_plain(name: str) -> bool:
 
 def architecture_of(name: str, *, tf: bool) -> Architecture:
     """The published architecture with the padding and epsilon of timm's ``tf_`` model, or of its plain one."""
-    table = architecture(name)
+    table = get_architecture(name)
     return table if tf else replace(table, padding="symmetric", batch_norm_epsilon=PLAIN_EPSILON)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from efficientnetv2.architectures.registry import architecture
+from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.conversion.layouts import published_shape
 from efficientnetv2.preprocessing import Preprocessing
@@ -29,7 +29,7 @@ _EPSILONS = {f"efficientnet_b{n}": 1e-5 for n in range(5)}  # 1e-3 for all other
 
 def architecture_of(name: str) -> Architecture:
     """The published architecture with torchvision's padding and epsilon."""
-    return replace(architecture(name), padding="symmetric", batch_norm_epsilon=_EPSILONS.get(name, 1e-3))
+    return replace(get_architecture(name), padding="symmetric", batch_norm_epsilon=_EPSILONS.get(name, 1e-3))
 
 
 def default_preprocessing(name: str) -> tuple[Preprocessing, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 from efficientnetv2.training.recipes.named import NamedRecipe
 from efficientnetv2.transforms.pipeline import AugmentPlan
@@ -12,7 +12,7 @@ QUICK = Recipe(
     weights="none",
     initialisation="calm",
     batch_images=32,
-    progressive=Progressive(
+    progressive=ProgressiveSchedule(
         stages=4,
         image_px=Ramp(64, 128),
         px_multiple=32,
@@ -38,7 +38,7 @@ FINETUNE = Recipe(
     frozen_statistics=True,
     epochs=10,
     batch_images=32,
-    progressive=Progressive(
+    progressive=ProgressiveSchedule(
         stages=3,
         image_px=Ramp(128, 224),
         px_multiple=32,

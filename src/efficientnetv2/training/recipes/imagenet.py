@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from efficientnetv2.architectures.registry import published
-from efficientnetv2.progressive.presets import paper, released
+from efficientnetv2.progressive.presets import paper_schedule, released_schedule
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 from efficientnetv2.training.recipes.named import NamedRecipe
 from efficientnetv2.transforms.pipeline import AugmentPlan
@@ -42,7 +42,7 @@ def _from_scratch(size: str, form: Form) -> Recipe:
     model = f"efficientnetv2_{size}"
     is_small = size.startswith("b")
     evaluation = published(model).preprocessing
-    progressive = released(model) if is_small or form == "released" else paper(model)
+    progressive = released_schedule(model) if is_small or form == "released" else paper_schedule(model)
     if is_small and form == "paper":
         progressive = replace(progressive, stages=1, image_px=float(progressive.last.image_px))
     return Recipe(

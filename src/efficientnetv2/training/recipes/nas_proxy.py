@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.recipes.custom_data import QUICK
 from efficientnetv2.training.recipes.imagenet import S_PAPER
 from efficientnetv2.training.recipes.named import NamedRecipe
@@ -28,7 +28,7 @@ _PAPER = S_PAPER.model_copy(
         "made_for": None,
         "model": "auto",
         "epochs": 10.0,
-        "progressive": Progressive(**S_PAPER.progressive.stage(0).to_json() | {"image_px": 192}),
+        "progressive": ProgressiveSchedule(**S_PAPER.progressive.stage(0).to_json() | {"image_px": 192}),
         "schedule": S_PAPER.schedule.model_copy(update={"kind": "cosine", "warmup_epochs": 1.0}),
         "ema_decay": 0.999,
         "batch_norm_momentum": 0.9,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from efficientnetv2.progressive.schedule import Progressive, Ramp
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 from efficientnetv2.training.recipes.named import NamedRecipe
 from efficientnetv2.transforms.pipeline import AugmentPlan
@@ -55,7 +55,7 @@ def _progressive(name: str, model: str, image_px: int, drop_path: float) -> Reci
         weights="none",
         epochs=350,
         batch_images=4096,
-        progressive=Progressive(
+        progressive=ProgressiveSchedule(
             stages=4,
             image_px=Ramp(128, image_px),
             randaugment=Ramp(5, 15),

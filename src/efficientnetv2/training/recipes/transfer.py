@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from efficientnetv2.architectures.registry import published
-from efficientnetv2.progressive.schedule import Progressive
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 from efficientnetv2.training.recipes.named import NamedRecipe
 from efficientnetv2.transforms.pipeline import AugmentPlan
@@ -30,7 +30,7 @@ def _finetune(name: str, *, model: str, weights: str, weight_decay: float, **fie
         model=model,
         weights=weights,
         batch_images=512,
-        progressive=Progressive(image_px=image_px, cutout=0.5, drop_path=0.2, label_smoothing=0.1),
+        progressive=ProgressiveSchedule(image_px=image_px, cutout=0.5, drop_path=0.2, label_smoothing=0.1),
         optimizer=Optimizer(
             kind="rmsprop", lr=1e-3, weight_decay=weight_decay, momentum=0.9, decay=0.9, epsilon=1e-3
         ),
