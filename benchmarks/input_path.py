@@ -41,7 +41,7 @@ from benchmarks.train_step import OURS, Speeds
 from PIL import Image
 from torch import Tensor
 
-from efficientnetv2.cli.demo import embedded
+from efficientnetv2.cli.demo import bundled_images
 from efficientnetv2.data.cache_writer import CacheJob, cache_in_memory
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, draw_crop
@@ -262,7 +262,7 @@ def sample(data: str | None, most: int) -> ImageDataset:
     Raises:
         InputError: DATA can't be read, or has no encoded images.
     """
-    dataset = load_dataset(data or str(embedded()))
+    dataset = load_dataset(data or str(bundled_images()))
     rows = np.flatnonzero(dataset.in_train)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
     chosen = dataset.select(rows)

@@ -1,4 +1,4 @@
-"""How long ``effnetv2 inspect`` takes for a folder of pictures, and whether it names the copies that are known.
+"""How long ``effnetv2 check`` takes for a folder of pictures, and whether it names the copies that are known.
 
 Run: python -m benchmarks.inspect_pictures DATA [--pair ONE OTHER ...] [--rounds 3] [--record]
 
@@ -32,7 +32,7 @@ NAME, LEAST, MOST = "inspect_10000_pictures_s", 9_900, 10_100
 def inspected(data: Path) -> tuple[dict, float]:
     """What an inspection answers, and the seconds it took."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ("inspect", str(data), "--out", f"{folder}/inspection", "--json")
+        words = ("check", str(data), "--out", f"{folder}/inspection", "--json")
         began = time.perf_counter()
         command = [sys.executable, "-m", "efficientnetv2", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Whether ``effnetv2 plan`` says how long ``effnetv2 train`` will take.
+"""Whether ``effnetv2 train --dry-run`` says how long ``effnetv2 train`` will take.
 
 Run: python -m benchmarks.plan DATA [--weights auto|NAME|FILE] [--rounds 3] [--only quick|finetune] [--record]
 
@@ -41,7 +41,7 @@ def effnetv2(*words: str) -> tuple[str, float]:
 
 def planned_and_run(data: Path, words: tuple[str, ...]) -> dict:
     """One plan and one run: what was foretold, and what came."""
-    answer, plan_s = effnetv2("plan", str(data), *words, "--json")
+    answer, plan_s = effnetv2("train", "--dry-run", str(data), *words, "--json")
     told = json.loads(answer)
     with tempfile.TemporaryDirectory() as folder:
         report, run_s = effnetv2("train", str(data), *words, "--out", f"{folder}/run", "--json")

@@ -10,9 +10,12 @@ NEAR = 200
 
 
 def mentions(text: str | Iterable[str], *facts: object) -> bool:
-    """Whether one line of the text, or one of several texts, names all facts near each other, in any order."""
+    """Whether one line of the text, or one of several texts, names all facts near each other, in any order.
+
+    An error and its hint are one line.
+    """
     first, *others = map(_pattern, facts)
-    for line in text.splitlines() if isinstance(text, str) else text:
+    for line in text.replace("\nhint: ", " ").splitlines() if isinstance(text, str) else text:
         for found in re.finditer(first, line):
             around = line[max(0, found.start() - NEAR) : found.end() + NEAR]
             if all(re.search(fact, around) for fact in others):

@@ -127,7 +127,7 @@ def test_help_has_the_groups_of_the_page_of_commands():
     assert list(shown) == list(groups)  # their order, too
 
 
-@pytest.mark.parametrize("verb", ["crossval", "inspect"])
+@pytest.mark.parametrize("verb", ["crossval", "check"])
 def test_help_names_the_columns_that_are_taken_for_the_time(verb):
     (option,) = [one for one in verbs()[verb].params if one.name == "time_column"]
     assert [name for name in TIMES if name not in option.help] == []

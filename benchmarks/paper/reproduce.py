@@ -18,7 +18,7 @@ from benchmarks.paper.scale import EMBEDDED, SCALES, Scale
 from benchmarks.paper.table import Table
 from matplotlib.figure import Figure
 
-from efficientnetv2.cli.demo import embedded
+from efficientnetv2.cli.demo import bundled_images
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.plot_style import png
 from efficientnetv2.training.callbacks import Callback
@@ -218,7 +218,7 @@ def _data(name: str, scale: Scale, request: Request) -> str:
             f"Table {name} at scale {scale.name} trains on ImageNet, which has to be named: --data FOLDER, with train "
             "and val and in them a folder per class, called by its WordNet id."
         )
-    return str(embedded()) if data == EMBEDDED and request.data is None else data
+    return str(bundled_images()) if data == EMBEDDED and request.data is None else data
 
 
 def _refuse_another(folder: Path, config: Mapping[str, str | None]) -> None:

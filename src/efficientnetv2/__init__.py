@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from efficientnetv2.utils.errors import InputError as InputError
     from efficientnetv2.workflows.check import DatasetCheck as DatasetCheck
     from efficientnetv2.workflows.check import check as check
+    from efficientnetv2.workflows.compare import Comparison as Comparison
+    from efficientnetv2.workflows.compare import compare as compare
+    from efficientnetv2.workflows.convert import Conversion as Conversion
+    from efficientnetv2.workflows.convert import convert as convert
     from efficientnetv2.workflows.crossval import cross_validate as cross_validate
     from efficientnetv2.workflows.estimate import Estimate as Estimate
     from efficientnetv2.workflows.estimate import estimate as estimate
@@ -58,6 +62,10 @@ _HOME = {
     "Predictor": "inference.predictor",
     "cross_validate": "workflows.crossval",
     "CrossValidation": "workflows.results",
+    "compare": "workflows.compare",
+    "Comparison": "workflows.compare",
+    "convert": "workflows.convert",
+    "Conversion": "workflows.convert",
     "check": "workflows.check",
     "DatasetCheck": "workflows.check",
     "estimate": "workflows.estimate",

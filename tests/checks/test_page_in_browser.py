@@ -31,7 +31,7 @@ def written(tmp_path_factory):
         folder,
         inspection,
         picture=lambda row: scene(row),
-        command="effnetv2 inspect " + "word " * 60,
+        command="effnetv2 check " + "word " * 60,
         versions={},
     )
     return folder

@@ -453,7 +453,7 @@ def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
     dataset = load_dataset(str(tmp_path / "one.csv"), for_training=False)
     found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
     report.write_check_report(
-        tmp_path, found, picture=lambda row: None, command="effnetv2 inspect one.csv", versions={}
+        tmp_path, found, picture=lambda row: None, command="effnetv2 check one.csv", versions={}
     )
     text = (tmp_path / report.PAGE_NAME).read_text()
     for words in (
@@ -475,7 +475,7 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     dataset = load_dataset(str(tmp_path / "five.csv"), for_training=False)
     found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
     report.write_check_report(
-        tmp_path, found, picture=lambda row: None, command="effnetv2 inspect five.csv", versions={}
+        tmp_path, found, picture=lambda row: None, command="effnetv2 check five.csv", versions={}
     )
     text = (tmp_path / report.PAGE_NAME).read_text()
     rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)

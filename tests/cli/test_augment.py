@@ -94,7 +94,9 @@ def test_every_stage_and_moments_of_what_grows_all_the_time():
 
 def test_the_sheet_is_written(class_folders, tmp_path):
     words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-px", "64")
-    done = effnetv2("augment", class_folders, *words, "--out", "sheet.png", "--pictures", "3", cwd=tmp_path)
+    done = effnetv2(
+        "train", class_folders, *words, "--preview", "sheet.png", "--preview-images", "3", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "sheet.png")
     assert _is_sheet(tmp_path / "sheet.png"), "another sheet may replace it"
@@ -106,7 +108,7 @@ def test_the_sheet_is_written(class_folders, tmp_path):
         ("sheet.jpg", "the sheet is a PNG"),
         ("nowhere/sheet.png", "there is no folder nowhere"),
     ):
-        refused = effnetv2("augment", class_folders, *words, "--out", out, cwd=tmp_path)
+        refused = effnetv2("train", class_folders, *words, "--preview", out, cwd=tmp_path)
         assert refused.returncode == 2
         assert said in refused.stderr
 
@@ -133,11 +135,11 @@ def test_kept_pictures_are_shown_as_they_are_kept(tmp_path):
         for number in range(4):
             paint(tmp_path / "pictures" / name / f"{number}.jpg", colour, number, px=96)
     words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-px", "32",
-             "--set", "progressive.stages=1", "--set", "crop_area_min=0.1", "--pictures", "6")  # fmt: skip
+             "--set", "progressive.stages=1", "--set", "crop_area_min=0.1", "--preview-images", "6")  # fmt: skip
     grain = {}
     for name, further in (("files", ()), ("kept", ("--cache", "disk", "--set", "cache_detail=0.01"))):
         out = f"{name}.png"
-        done = effnetv2("augment", "pictures", *words, *further, "--out", out, cwd=tmp_path)
+        done = effnetv2("train", "pictures", *words, *further, "--preview", out, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         with Image.open(tmp_path / out) as sheet:
             levels = np.asarray(sheet.convert("RGB")).astype(float)

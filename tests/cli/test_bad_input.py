@@ -236,8 +236,8 @@ WRONG = [
 
 @pytest.mark.parametrize(
     ("command", "words", "facts"),
-    [("train", *case) for case in WRONG]
-    + [(command, *case) for command in ("plan", "crossval") for case in (WRONG[3], WRONG[-1])],
+    [(("train",), *case) for case in WRONG]
+    + [(given, *case) for given in (("train", "--dry-run"), ("crossval",)) for case in (WRONG[3], WRONG[-1])],
 )
 def test_wrong_words_are_found_before_an_image_is_read(command, words, facts, tmp_path):
     """None of the files is an image: reading them would fail otherwise, and leave a folder."""
@@ -246,17 +246,17 @@ def test_wrong_words_are_found_before_an_image_is_read(command, words, facts, tm
         (tmp_path / "pictures" / name).write_bytes(b"x")
     rest = [] if "weights" in str(words) else ["--weights", "none"]
     words = [*words, *rest, "--model", "efficientnetv2_b0", "--recipe", "quick"]
-    refused(effnetv2(command, "pictures", *words, cwd=tmp_path), *facts)
+    refused(effnetv2(*command, "pictures", *words, cwd=tmp_path), *facts)
     assert [file.name for file in tmp_path.iterdir()] == ["pictures"]
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "map"])
+@pytest.mark.parametrize("command", ["predict", "evaluate", "geo map"])
 def test_model_and_data_in_the_wrong_order(command, tmp_path):
     model, data = tmp_path / "model.safetensors", tmp_path / "scene.tif"
     network = create("efficientnetv2_b0", num_classes=2)
     model_file.save(model, network, class_names=("a", "b"))
     data.write_bytes(b"x")
-    refused(effnetv2(command, data, model, cwd=tmp_path), f"effnetv2 {command} {model} {data}")
+    refused(effnetv2(*command.split(), data, model, cwd=tmp_path), f"effnetv2 {command} {model} {data}")
 
 
 def test_a_folder_without_an_image_is_answered_by_what_the_command_takes(tmp_path):
@@ -264,7 +264,7 @@ def test_a_folder_without_an_image_is_answered_by_what_the_command_takes(tmp_pat
     model_file.save(
         tmp_path / "model.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=("a", "b")
     )
-    for words in (("predict", "model.safetensors", "empty"), ("inspect", "empty")):
+    for words in (("predict", "model.safetensors", "empty"), ("check", "empty")):
         done = effnetv2(*words, cwd=tmp_path)
         refused(done, "empty", "image", "a folder of images")
         assert "per class" not in done.stderr
@@ -272,7 +272,7 @@ def test_a_folder_without_an_image_is_answered_by_what_the_command_takes(tmp_pat
 
 
 def test_a_flat_folder_is_told_how_classes_are_laid_out(class_folders, tmp_path):
-    done = effnetv2("inspect", class_folders / "red", cwd=tmp_path)
+    done = effnetv2("check", class_folders / "red", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "sub-folder" in done.stdout
     assert "--label-column" not in done.stdout

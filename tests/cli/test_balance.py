@@ -1,4 +1,4 @@
-"""``effnetv2 balance``: what it writes is balanced, trains as it is, and says no figure of copies."""
+"""``effnetv2 data balance``: what it writes is balanced, trains as it is, and says no figure of copies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def imbalanced(class_folders):
 
 
 def test_copies_are_written_and_trained_on_but_not_evaluated_on(imbalanced, tmp_path):
-    done = effnetv2("balance", imbalanced, "even", "--set", "augment.flip=symmetries", "--json", cwd=tmp_path)
+    done = effnetv2(
+        "data", "balance", imbalanced, "even", "--set", "augment.flip=symmetries", "--json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     table = pd.read_csv(tmp_path / "even/pictures.csv")
@@ -50,7 +52,7 @@ def test_copies_are_written_and_trained_on_but_not_evaluated_on(imbalanced, tmp_
 
 
 def test_fewer_leaves_frequent_ones_out(imbalanced, tmp_path):
-    done = effnetv2("balance", imbalanced, "fewer.csv", "--fewer", cwd=tmp_path)
+    done = effnetv2("data", "balance", imbalanced, "fewer.csv", "--fewer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "fewer.csv")
     counts = table[table["split"] == "train"]["label"].value_counts()
@@ -58,7 +60,7 @@ def test_fewer_leaves_frequent_ones_out(imbalanced, tmp_path):
     assert "augmented_from" not in table
     assert "blue" in done.stdout
     assert mentions(done.stdout, 38 - len(table), "left out")
-    plan = effnetv2("balance", "fewer.csv", "again.csv", "--fewer", cwd=tmp_path)
+    plan = effnetv2("data", "balance", "fewer.csv", "again.csv", "--fewer", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr  # what was written is read
 
 
@@ -77,7 +79,7 @@ def test_fewer_leaves_frequent_ones_out(imbalanced, tmp_path):
     ],
 )
 def test_wrong_words_are_refused(imbalanced, words, said):
-    done = effnetv2("balance", imbalanced, *words, cwd=imbalanced.parent)
+    done = effnetv2("data", "balance", imbalanced, *words, cwd=imbalanced.parent)
     assert done.returncode == 2, done.stdout
     assert mentions(done.stderr, *said)
     assert not (imbalanced.parent / "x").exists()
@@ -90,17 +92,17 @@ def test_several_labels_are_refused_with_a_command_that_takes_them(imbalanced, t
         .drop(columns="split")
     )
     table.assign(label=table["label"] + ";all").to_csv(tmp_path / "several.csv", index=False)
-    done = effnetv2("balance", "several.csv", "x", "--label-separator", ";", cwd=tmp_path)
+    done = effnetv2("data", "balance", "several.csv", "x", "--label-separator", ";", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     (words,) = re.findall(r"effnetv2 (train .*)$", done.stderr, re.MULTILINE)
     assert words == "train several.csv --label-separator ';' --set balance=sqrt"
-    begun = effnetv2("plan", *shlex.split(words)[1:], *TINY, cwd=tmp_path)
+    begun = effnetv2("train", "--dry-run", *shlex.split(words)[1:], *TINY, cwd=tmp_path)
     assert begun.returncode == 0, begun.stderr
 
 
-@pytest.mark.parametrize("verb", [("balance",), ("search", "run")])
+@pytest.mark.parametrize("verb", [("data", "balance"), ("search", "run")])
 def test_what_is_refused_is_not_offered(verb, tmp_path):
-    shown = effnetv2(*verb, "--help", cwd=tmp_path).stdout
+    shown = effnetv2(*verb, "--help-all", cwd=tmp_path).stdout
     assert "--label-column" in shown
     assert "--label-separator" not in shown
 
@@ -114,7 +116,7 @@ def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
             Image.effect_noise((48, 32), 20 + 9 * number + 50 * (name == "b")).save(
                 tmp_path / "wide" / name / f"{number}.png"
             )
-    done = effnetv2("balance", "wide", "out", "--set", "augment.flip=symmetries", cwd=tmp_path)
+    done = effnetv2("data", "balance", "wide", "out", "--set", "augment.flip=symmetries", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "48", "32", "90")
 
@@ -122,22 +124,22 @@ def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
 def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanced, tmp_path):
     """A table of both could not be trained on; pictures can be left out of it all the same."""
     write_shards(load_dataset(imbalanced), tmp_path / "packed", PackOptions(shard_bytes=10**9))
-    done = effnetv2("balance", "packed", "even", cwd=tmp_path)
+    done = effnetv2("data", "balance", "packed", "even", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert "the pictures of packed stand in shards" in done.stderr
     assert mentions(done.stderr, "--fewer", "effnetv2 train DATA --set")
     assert not (tmp_path / "even").exists()
-    done = effnetv2("balance", "packed", "fewer.csv", "--fewer", cwd=tmp_path)
+    done = effnetv2("data", "balance", "packed", "fewer.csv", "--fewer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(load_dataset(tmp_path / "fewer.csv")) < 38
 
 
 def test_copies_do_not_become_a_class_of_what_they_are_made_from(imbalanced, tmp_path):
-    done = effnetv2("balance", "pictures", "pictures/even", cwd=tmp_path)
+    done = effnetv2("data", "balance", "pictures", "pictures/even", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert mentions(done.stderr, "OUT", "DATA")
     assert not (imbalanced / "even").exists()
-    done = effnetv2("balance", "pictures", "pictures/fewer.csv", "--fewer", cwd=tmp_path)
+    done = effnetv2("data", "balance", "pictures", "pictures/fewer.csv", "--fewer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr  # a table is no class
 
 
@@ -147,6 +149,6 @@ def test_pictures_that_no_other_was_made_from_are_no_copies(imbalanced, tmp_path
         augmented_from="", path=lambda rows: "pictures/" + rows["path"]
     )
     table.drop(columns="split").to_csv(tmp_path / "all.csv", index=False)
-    done = effnetv2("balance", "all.csv", "fewer.csv", "--fewer", "--json", cwd=tmp_path)
+    done = effnetv2("data", "balance", "all.csv", "fewer.csv", "--fewer", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["copies"] == 0

@@ -289,7 +289,7 @@ def test_processes_of_one_machine_read_the_memory_that_the_first_has_filled(larg
 
 
 def test_shards_are_kept_as_their_files_are(large, caches, tmp_path):
-    done = effnetv2("shards", large, tmp_path / "packed", "--shard-pictures", "7", cwd=tmp_path)
+    done = effnetv2("data", "pack", large, tmp_path / "packed", "--shard-images", "7", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     of_files, of_shards = prepared(large), prepared(tmp_path / "packed")
     files, shards = (cached("disk", of_recipe(), one, CPU) for one in (of_files, of_shards))

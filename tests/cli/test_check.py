@@ -1,4 +1,4 @@
-"""``effnetv2 inspect`` as a user meets it: a page, JSON, sentences, and messages that help."""
+"""``effnetv2 check`` as a user meets it: a page, JSON, sentences, and messages that help."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.cli.check import inspect
+from efficientnetv2.cli.check import check as run_command
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
@@ -43,7 +43,7 @@ def listed(class_folders):
 
 def test_a_folder_is_inspected_and_the_page_stands_alone(class_folders):
     shutil.copy(class_folders / "red/red_00.jpg", class_folders / "blue/stranger.jpg")
-    done = effnetv2("inspect", class_folders, cwd=class_folders.parent)
+    done = effnetv2("check", class_folders, cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     assert "49 pictures" in done.stdout
     assert mentions(done.stdout, "1 pair", "labels")
@@ -63,7 +63,7 @@ def test_copies_and_damaged_images_are_named_on_the_screen(class_folders):
     for number in range(2):
         file = class_folders / f"green/green_0{number}.jpg"
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] + b"\xff\xd9")
-    done = effnetv2("inspect", class_folders, cwd=class_folders.parent)
+    done = effnetv2("check", class_folders, cwd=class_folders.parent)
     said = " ".join(done.stdout.split())
     assert mentions(said, "blue/copy_0.jpg", "red/red_00.jpg")
     assert mentions(said, "blue/copy_4.jpg", "red/red_04.jpg", "2")
@@ -74,7 +74,7 @@ def test_copies_and_damaged_images_are_named_on_the_screen(class_folders):
 def test_of_very_many_copies_of_an_image_a_few_are_named(class_folders):
     for number in range(20):
         shutil.copy(class_folders / "red/red_00.jpg", class_folders / f"red/copy_{number:02d}.jpg")
-    done = effnetv2("inspect", class_folders, cwd=class_folders.parent)
+    done = effnetv2("check", class_folders, cwd=class_folders.parent)
     assert mentions(" ".join(done.stdout.split()), "red/copy_04.jpg", "16")
     assert "red/copy_05.jpg" not in done.stdout
 
@@ -86,7 +86,7 @@ def test_images_enlarged_from_small_ones_are_a_finding(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         small = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
         small.resize((128, 128), Image.Resampling.BICUBIC).save(path, quality=90)
-    done = effnetv2("inspect", tmp_path / "set", "--json", cwd=tmp_path)
+    done = effnetv2("check", tmp_path / "set", "--json", cwd=tmp_path)
     (found,) = [one for one in json.loads(done.stdout)["findings"] if one["kind"] == "enlarged"]
     assert "24 of 24" in found["sentence"]
     assert "--image-px 32" in found["advice"]
@@ -96,7 +96,7 @@ def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
     """A class may have many more pictures than are counted, as where a telephone stores them as HEIC."""
     for number in range(3):
         (class_folders / "blue" / f"{number}.HEIC").write_bytes(b"x")
-    done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
+    done = effnetv2("check", class_folders, "--out", "seen", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     found = "3 files .heic ignored: 3 in 'blue'."
     assert f"To look at: {found}" in done.stdout
@@ -113,7 +113,7 @@ def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
 
 def test_where_no_split_is_known_there_are_just_pictures(class_folders):
     """Nor is a colour told by a square alone."""
-    done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
+    done = effnetv2("check", class_folders, "--out", "seen", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^class +images$", done.stdout, re.MULTILINE)
     page = (class_folders.parent / "seen/inspection.html").read_text()
@@ -124,22 +124,22 @@ def test_where_no_split_is_known_there_are_just_pictures(class_folders):
 
 def test_where_the_page_comes_to_lie_is_said():
     """Of an inspection without --out."""
-    (out,) = [one for one in typer.main.get_command(app).commands["inspect"].params if one.name == "out"]
-    assert mentions(out.help, "inspection/NAME", "DATA")
+    (out,) = [one for one in typer.main.get_command(app).commands["check"].params if one.name == "out"]
+    assert mentions(out.help, "inspection/NAME")
     page = (Path(__file__).parents[2] / "docs/inspect.md").read_text(encoding="utf-8")
     assert mentions(page, "inspection/photos/", "DATA")
 
 
 def test_two_sets_whose_names_differ_behind_a_point_have_two_pages(class_folders):
     shutil.copytree(class_folders, class_folders.parent / "photos.v1")
-    done = effnetv2("inspect", "photos.v1", cwd=class_folders.parent)
+    done = effnetv2("check", "photos.v1", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     assert (class_folders.parent / "inspection/photos.v1/inspection.html").is_file()
 
 
 def test_json_on_stdout_is_that_of_the_file(listed):
     folder, _ = listed
-    done = effnetv2("inspect", folder / "list.csv", "--out", "seen", "--json", cwd=folder)
+    done = effnetv2("check", folder / "list.csv", "--out", "seen", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((folder / "seen/inspection.json").read_text())
     assert json.loads(done.stdout)["time"]["column"] == "year"
@@ -157,7 +157,7 @@ def test_json_on_stdout_is_that_of_the_file(listed):
 def test_rows_that_make_no_sense_are_refused(listed, row, words):
     folder, rows = listed
     table(folder, [row, *rows[1:]])
-    done = effnetv2("inspect", folder / "list.csv", cwd=folder)
+    done = effnetv2("check", folder / "list.csv", cwd=folder)
     assert done.returncode == 2
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr
@@ -166,7 +166,7 @@ def test_rows_that_make_no_sense_are_refused(listed, row, words):
 def test_a_row_without_a_file_is_a_finding(listed):
     folder, rows = listed
     table(folder, ["red/gone.jpg,red,1,100,2001", *rows[1:]])
-    done = effnetv2("inspect", folder / "list.csv", cwd=folder)
+    done = effnetv2("check", folder / "list.csv", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "1", "32", "3", "red/gone.jpg")
 
@@ -176,7 +176,7 @@ def test_names_cannot_command_the_terminal(class_folders):
     (class_folders / "green").rename(class_folders / "gr\x1b[31meen")
     (class_folders / "red/red_00.jpg").rename(class_folders / "red/\x1b]0;x\x07\n.jpg")
     (class_folders / "red/\x1b]0;x\x07\n.jpg").write_bytes(b"")
-    done = effnetv2("inspect", class_folders, "--out", "seen", cwd=class_folders.parent)
+    done = effnetv2("check", class_folders, "--out", "seen", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     assert r"gr\x1b[31meen" in done.stdout
@@ -195,7 +195,7 @@ def test_a_shard_cut_in_half_is_named(class_folders, indexed):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     if not indexed:
         (folder / "shards/index.parquet").unlink()
-    done = effnetv2("inspect", "shards", "--out", "seen", cwd=folder)
+    done = effnetv2("check", "shards", "--out", "seen", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, file.name)
     findings = json.loads((folder / "seen/inspection.json").read_text())["findings"]
@@ -207,7 +207,7 @@ def test_a_shard_cut_in_half_is_named(class_folders, indexed):
 def test_labels_that_differ_by_case_are_merged_where_asked(listed):
     folder, rows = listed
     table(folder, ["red/red_00.jpg,Red,1,100,2001", *rows[1:]])
-    done = effnetv2("inspect", folder / "list.csv", "--labels", "casefold", "--json", cwd=folder)
+    done = effnetv2("check", folder / "list.csv", "--labels", "casefold", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["counts"]["by_class"]) == {"red", "green"}
 
@@ -216,7 +216,7 @@ def test_missing_numbers_and_labels_are_findings(listed):
     """What keeps training from beginning is told with all else, and with what to do about it."""
     folder, rows = listed
     table(folder, ["red/red_00.jpg,,NaN,100,", *rows[1:]])
-    done = effnetv2("inspect", folder / "list.csv", "--json", cwd=folder)
+    done = effnetv2("check", folder / "list.csv", "--json", cwd=folder)
     found = {one["kind"]: one for one in json.loads(done.stdout)["findings"]}
     assert found["unlabelled"]["pictures"] == found["no_place"]["pictures"] == [["red/red_00.jpg"]]
     assert found["no_time"]["pictures"] == [["red/red_00.jpg"]]
@@ -226,7 +226,7 @@ def test_missing_numbers_and_labels_are_findings(listed):
 def test_pictures_without_labels_are_inspected_too(listed):
     folder, rows = listed
     table(folder, [row.split(",")[0] for row in rows], header="path")
-    done = effnetv2("inspect", folder / "list.csv", cwd=folder)
+    done = effnetv2("check", folder / "list.csv", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "No image has a label" in done.stdout
 
@@ -246,7 +246,7 @@ def test_pictures_without_labels_are_inspected_too(listed):
 def test_options_that_cannot_be_followed_say_why_and_leave_nothing(listed, options, words):
     folder, _ = listed
     there = sorted(folder.iterdir())
-    done = effnetv2("inspect", folder / "list.csv", *options, cwd=folder)
+    done = effnetv2("check", folder / "list.csv", *options, cwd=folder)
     assert done.returncode == 2
     assert mentions(re.sub(r"\s+", " ", done.stderr), *words), done.stderr
     assert sorted(folder.iterdir()) == there
@@ -256,11 +256,11 @@ def test_pictures_of_which_none_can_be_read_leave_nothing(tmp_path):
     photos = tmp_path / "photos"
     (photos / "red").mkdir(parents=True)
     (photos / "red/one.jpg").write_bytes(b"no picture")
-    done = effnetv2("inspect", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    done = effnetv2("check", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, photos, "one.jpg")
     (photos / "red/two.jpg").write_bytes(b"")
-    done = effnetv2("inspect", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    done = effnetv2("check", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
     assert mentions(done.stderr, photos, "2", "read")
     assert [one.name for one in tmp_path.iterdir()] == ["photos"]
 
@@ -273,7 +273,7 @@ def test_weights_doubt_labels(class_folders):
     shutil.move(class_folders / "red/red_03.jpg", class_folders / "blue/blue_99.jpg")
     model_file.save(class_folders.parent / "any.safetensors", create("efficientnetv2_b0", num_classes=0))
     done = effnetv2(
-        "inspect", class_folders, "--weights", "any.safetensors", "--device", "cpu", "--json",
+        "check", class_folders, "--weights", "any.safetensors", "--device", "cpu", "--json",
         cwd=class_folders.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -283,7 +283,7 @@ def test_weights_doubt_labels(class_folders):
 
 def test_a_picture_beside_the_class_folders_takes_no_labels_away(class_folders):
     shutil.copy(class_folders / "red/red_00.jpg", class_folders / "preview.jpg")
-    done = effnetv2("inspect", class_folders, "--json", cwd=class_folders.parent)
+    done = effnetv2("check", class_folders, "--json", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["pictures"] == 48
@@ -313,7 +313,7 @@ def test_a_full_disk_costs_no_finding(listed, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match="No space left on device"):
-        inspect(str(folder / "list.csv"), out=folder / "seen", device="cpu", workers=0)
+        run_command(data=str(folder / "list.csv"), out=folder / "seen", device="cpu", workers=0)
     said = " ".join(capsys.readouterr().out.split())
     assert mentions(said, "1", "32", "3", "label")
     assert "Pictures and all the rest" not in said

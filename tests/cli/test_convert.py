@@ -12,12 +12,12 @@ from tests.command_line import effnetv2
 from tests.messages import mentions
 
 from efficientnetv2.architectures.registry import get_architecture
-from efficientnetv2.cli.convert import _uncalibrated
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.workflows.convert import temperature_notes
 
 timm = pytest.importorskip("timm")
 
@@ -130,8 +130,8 @@ def test_what_others_do_not_see_is_said(tmp_path):
     done = effnetv2("convert", "in.safetensors", "out.pth", "--to", "torchvision", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for words in (
-        "the class names: torchvision does not see",
-        "the preprocessing: torchvision does not see",
+        "the class names: torchvision does not see them in the file; this package does",
+        "the preprocessing: torchvision does not see it in the file, this package does; size, framing",
     ):
         assert f"Note: {words}" in done.stdout
     told = json.loads(
@@ -190,7 +190,7 @@ def test_which_of_timms_twins_can_be_said(tmp_path):
             ["in.safetensors", "out.safetensors", "--model", "efficientnetv2_b0"],
             ("did you mean", "tf_efficientnetv2_b0"),
         ),
-        (["ours.safetensors", "out.safetensors", "--model", "efficientnetv2_s"], ("says itself what it is",)),
+        (["ours.safetensors", "out.safetensors", "--model", "efficientnetv2_s"], ("is a model file",)),
         (["in.safetensors", "ours.safetensors.note", "--to", "timm"], ("exists. Give another place",)),
     ],
 )
@@ -256,7 +256,7 @@ def test_how_to_have_the_temperature_in_keras_is_said_of_its_probabilities(answe
     """Its networks end with a softmax or sigmoid, so that nobody sees their logits."""
     network = create("efficientnetv2_b0", num_classes=3)
     network.calibration, network.answer = Calibration(2.0, 60, "minival"), answered
-    [line] = _uncalibrated(network, "keras")
+    [line] = temperature_notes(network, "keras")
     logits = torch.tensor([[2.0, -1.0, 0.5]])
     if answered == "softmax":
         assert mentions(line, "0.5")
@@ -265,7 +265,7 @@ def test_how_to_have_the_temperature_in_keras_is_said_of_its_probabilities(answe
     else:
         assert mentions(line, "1", "sigmoid")
         torch.testing.assert_close((logits.sigmoid().logit() / 2).sigmoid(), (logits / 2).sigmoid())
-    assert mentions(_uncalibrated(network, "timm")[0], "logits")
+    assert mentions(temperature_notes(network, "timm")[0], "logits")
 
 
 def test_a_temperature_of_other_pictures_is_left_out(tmp_path):
@@ -313,7 +313,7 @@ def test_networks_of_others_change_what_their_file_says_and_go_to_nobody(tmp_pat
     assert mentions(done.stdout, "torchvision:mobilenet_v3_small")
     refused = effnetv2("convert", "theirs.safetensors", "folder", "--to", "timm", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "none of ours: its own package reads and writes" in refused.stderr
+    assert "another library's model" in refused.stderr
 
 
 def test_a_folder_for_timm_does_not_take_a_runs_place(tmp_path):

@@ -15,8 +15,8 @@ from tests.command_line import effnetv2
 from tests.messages import mentions
 from tests.test_docs import commands
 
-from efficientnetv2.cli import demo
-from efficientnetv2.cli.demo import SETTINGS, embedded, story
+from efficientnetv2.cli import demo, parsing
+from efficientnetv2.cli.demo import SETTINGS, bundled_images, story
 from efficientnetv2.cli.main import app
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
@@ -62,7 +62,7 @@ def test_the_story_from_pictures_to_an_honest_figure(clone):
     page = (out / "folds/report.html").read_text()
     for topic in ("linear probe", "locations", "Grad-CAM"):
         assert topic in page, topic
-    for number, verb in enumerate(("inspect", "train", "crossval"), start=1):
+    for number, verb in enumerate(("check", "train", "crossval"), start=1):
         assert mentions(done.stderr, f"{number} of 3")
         assert f"effnetv2 {verb} " in done.stderr
     opened = re.findall(r"^  (runs/demo/\S+\.html) ", done.stderr, re.MULTILINE)
@@ -76,11 +76,11 @@ def test_the_story_from_pictures_to_an_honest_figure(clone):
 def test_each_step_is_a_command_that_one_can_type():
     """Parsed as the program parses them, after a shell's splitting; no setting is unknown, none is a default said."""
     verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    steps = story(embedded(), Path("runs/demo"), seed=3, workers=2)
-    assert [verb.__name__ for _, verb, _ in steps] == ["inspect", "train", "crossval"]
+    steps = story(bundled_images(), Path("runs/demo"), seed=3, workers=2)
+    assert [verb for _, verb, _ in steps] == ["check", "train", "crossval"]
     for _, verb, words in steps:
-        context = verbs[verb.__name__].make_context(verb.__name__, shlex.split(shlex.join(words)))
-        if verb.__name__ == "train":
+        context = verbs[verb].make_context(verb, shlex.split(shlex.join(words)))
+        if verb == "train":
             assert context.params["seed"] == 3
             settled = with_overrides(get_recipe("finetune"), context.params["settings"])
     assert settled == with_overrides(get_recipe("finetune"), SETTINGS)
@@ -92,7 +92,7 @@ def test_how_long_the_folds_take_follows_from_the_run_before(tmp_path):
     (tmp_path / "report.json").write_text(
         json.dumps({"train_pictures": 480, "pictures": 120, "wall_s": 24.0})
     )
-    assert mentions(demo._outlook_on_folds(tmp_path), "3", "1", "00")
+    assert demo.crossval_seconds(tmp_path) == pytest.approx(60)
 
 
 @pytest.mark.parametrize(
@@ -111,17 +111,17 @@ def test_a_slow_machine_is_told_how_long_it_takes_and_leaves_the_folds_out(clone
     monkeypatch.setattr(demo, "slowness", lambda: 50.0)
     ran = []
 
-    def do(verb, words):
-        ran.append((verb.__name__, words))
-        if verb.__name__ == "train":
+    def run(context, verb, words):
+        ran.append((verb, words))
+        if verb == "train":
             Path("runs/demo").mkdir(parents=True)
             told = {"train_pictures": 480, "pictures": 120, "wall_s": 300.0}
             Path("runs/demo/report.json").write_text(json.dumps(told))
 
-    monkeypatch.setattr(demo, "_do", do)
-    demo.demo()
+    monkeypatch.setattr(demo, "run", run)
+    demo.demo(None)
     said = capsys.readouterr().out
-    assert [verb for verb, _ in ran] == ["inspect", "train"]
+    assert [verb for verb, _ in ran] == ["check", "train"]
     assert "epochs=1" in ran[1][1]
     assert said.index("Time: about") < said.index("Step 1")
     assert "Skipped" in said
@@ -146,7 +146,7 @@ def test_the_page_gives_the_same_commands(monkeypatch):
     for _, verb, words in story(
         Path("examples/land_cover/pictures.csv"), Path("runs/demo"), seed=0, workers=None
     ):
-        assert [verb.__name__, *words] in given
+        assert [verb, *words] in given
 
 
 def test_without_the_weights_it_says_where_they_come_from(clone):
@@ -187,7 +187,7 @@ def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
             "effnetv2 train pictures.csv --out runs/demo",
             (),
             "runs/demo",
-            "holds a run that no demonstration has begun",
+            "holds a run that is not of the demonstration",
         ),
         (
             "effnetv2 demo",
@@ -223,14 +223,20 @@ def test_only_its_own_folder_is_cleared(clone):
     assert [path.name for path in (clone / "mine").iterdir()] == ["notes.txt"]
 
 
-def test_a_step_that_is_stopped_ends_the_story():
+def test_a_step_that_is_stopped_ends_the_story(capsys):
     """Ctrl-C and SIGTERM, with the words that say how to go on."""
 
     def stopped(number: int) -> None:
         raise KeyboardInterrupt(f"go on with {number}")
 
-    with pytest.raises(KeyboardInterrupt, match="go on with 3"):
-        demo._do(stopped, ["3"])
+    program = parsing.app()
+    program.command("stopped", cls=parsing.Command)(stopped)
+    program.command("other", cls=parsing.Command)(stopped)
+    context = typer.main.get_command(program).make_context("effnetv2", ["stopped", "3"])
+    with pytest.raises(typer.Exit) as ended:
+        demo.run(context, "stopped", ["3"])
+    assert ended.value.exit_code == 130
+    assert mentions(capsys.readouterr().err, "go on with 3")
 
 
 def test_the_story_begins_wherever_one_stands_in_the_clone(monkeypatch):
@@ -240,9 +246,9 @@ def test_the_story_begins_wherever_one_stands_in_the_clone(monkeypatch):
         (ROOT / "examples/land_cover", "pictures.csv"),
     ):
         monkeypatch.chdir(place)
-        assert embedded() == Path(pictures)
-        (words,) = [words for _, verb, words in story(embedded(), Path("out"), seed=0, workers=None)
-                    if verb.__name__ == "train"]  # fmt: skip
+        assert bundled_images() == Path(pictures)
+        (words,) = [words for _, verb, words in story(bundled_images(), Path("out"), seed=0, workers=None)
+                    if verb == "train"]  # fmt: skip
         assert Path(words[words.index("--weights") + 1]).is_file()
 
 
@@ -256,6 +262,6 @@ def test_what_comes_next_can_be_pasted(monkeypatch):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr("shutil.which", lambda name, there=there: there)
         monkeypatch.setattr("sys.argv", [began, "demo"])
-        lines = list(demo._outlook(Path("set/pictures.csv"), Path("my runs/demo")))
+        lines = list(demo.next_lines(Path("set/pictures.csv"), Path("my runs/demo")))
         assert mentions(lines, program, "my runs/demo")
-        assert mentions(lines, program, "YOUR_PICTURES", "train")
+        assert mentions(lines, program, "YOUR_IMAGES", "train")

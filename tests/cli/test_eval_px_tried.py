@@ -109,5 +109,5 @@ def test_bad_sizes_are_refused_before_the_run(settings, told, painted, tmp_path)
 
 
 def test_the_plan_counts_their_time(painted, tmp_path):
-    with_sizes = json.loads(effnetv2("plan", painted, *WORDS, "--json", cwd=tmp_path).stdout)
+    with_sizes = json.loads(effnetv2("train", "--dry-run", painted, *WORDS, "--json", cwd=tmp_path).stdout)
     assert with_sizes["others_s"]["evaluation sizes"] > 0

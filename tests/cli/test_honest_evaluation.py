@@ -134,7 +134,7 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
     (tmp_path / "costs.csv").write_text("\n".join(lines) + "\n")
     words = (trained / "all.csv", "--split", "val", "--costs", "costs.csv", "--slices", "year")
     report = told(
-        "evaluate", trained / "run", *words, "--against", trained / "run", "--out", "all", cwd=tmp_path
+        "evaluate", trained / "run", *words, "--baseline", trained / "run", "--out", "all", cwd=tmp_path
     )
     assert report["costs"]["most_probable"] == pytest.approx(1 - report["top1"])
     assert report["costs"]["cheapest"] <= report["costs"]["most_probable"]
@@ -156,11 +156,11 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
         ),
         (["--costs", "other.csv"], ("--costs", "other.csv", "purple")),
         (["--costs", "two.csv"], ("no_answer", "0.1", "0.2")),
-        (["--against", "."], ("predictions.csv",)),
+        (["--baseline", "."], ("predictions.csv",)),
         (["--calibrate", "m.pt"], ("--calibrate", "m.pt")),
         (["--calibrate", "run/model.safetensors"], ("exists already",)),
         (["--calibrate", "m.safetensors", "--split", "train"], ("pictures of train trained the model",)),
-        (["--against", "elsewhere"], ("--against",)),
+        (["--baseline", "elsewhere"], ("--baseline",)),
         (["--abstain-below", "80"], ("between 0 and 1",)),
         (["--views", "all"], ("--views", "all")),
         (

@@ -18,7 +18,7 @@ from efficientnetv2.workflows import train
 from efficientnetv2.workflows.run_options import decided
 
 
-@pytest.mark.parametrize("words", [("models",), ("search", "best", "study")])
+@pytest.mark.parametrize("words", [("models",), ("search", "show", "study")])
 def test_the_first_process_says_why(words, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "8")

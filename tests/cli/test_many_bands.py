@@ -134,7 +134,7 @@ def test_a_map_of_five_bands_lies_where_the_scene_lies(trained, tmp_path):
     whole = np.concatenate(parts, axis=2)
     whole[:, :40, :40] = 0
     write_raster(tmp_path / "scene.tif", whole, nodata=0)
-    done = ended_well("map", place / "deep", "scene.tif", "--stride-px", "8", "--json", cwd=tmp_path)
+    done = ended_well("geo", "map", place / "deep", "scene.tif", "--stride-px", "8", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["bands"] == [3, 2, 1, 5]
     with rasterio.open(tmp_path / "map.tif") as target:
         assert (target.crs.to_string(), target.transform, target.shape) == (UTM, PLACE, (96, 192))
@@ -164,10 +164,10 @@ def test_pictures_of_other_channels_are_refused_by_name(trained, tmp_path):
         with pytest.raises(InputError, match="number 0, from 0"):
             Predictor(place / "deep")(str(tmp_path / data / why.partition(":")[0]))
     write_raster(tmp_path / "scene.tif", scene("bare", np.random.default_rng(0)))
-    done = effnetv2("map", place / "deep", "scene.tif", "--bands", "3,2,1", cwd=tmp_path)
+    done = effnetv2("geo", "map", place / "deep", "scene.tif", "--bands", "3,2,1", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "--bands", "3,2,1", "4", "3", "2", "1", "5")
-    done = effnetv2("map", place / "rgb", "scene.tif", "--bands", "all", cwd=tmp_path)
+    done = effnetv2("geo", "map", place / "rgb", "scene.tif", "--bands", "all", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "3", "2", "1", "band")
 
@@ -205,7 +205,9 @@ def test_fewer_pictures_train_with_the_same_bands(tmp_path):
         kind = NAMES[number % 2]
         (tmp_path / "pictures" / kind).mkdir(parents=True, exist_ok=True)
         write_raster(tmp_path / "pictures" / kind / f"{number}.tif", scene(kind, rng), nodata=0)
-    done = ended_well("balance", "pictures", "few of them.csv", "--fewer", "--bands", "3,2,1", cwd=tmp_path)
+    done = ended_well(
+        "data", "balance", "pictures", "few of them.csv", "--fewer", "--bands", "3,2,1", cwd=tmp_path
+    )
     command = " ".join(done.stdout.split()).partition("drawn as often as listed: ")[2]
     assert shlex.split(command) == [
         "effnetv2", "train", "few of them.csv", "--bands", "3,2,1", "--set", "balance=null",
@@ -218,10 +220,12 @@ def test_the_other_verbs(trained, tmp_path):
     place, _ = trained
     data = place / "pictures"
     small = ("--weights", "none", "--bands", "all")
-    ended_well("inspect", data, "--bands", "all", "--out", "page", cwd=tmp_path)
+    ended_well("check", data, "--bands", "all", "--out", "page", cwd=tmp_path)
     assert (tmp_path / "page/inspection.html").stat().st_size > 20_000
-    ended_well("augment", data, "--bands", "all", "--out", "sheet.png", cwd=tmp_path)
-    ended_well("plan", data, *FAST, place / "small.yaml", *small, "--cache", "ram", cwd=tmp_path)
+    ended_well("train", data, "--bands", "all", "--preview", "sheet.png", cwd=tmp_path)
+    ended_well(
+        "train", "--dry-run", data, *FAST, place / "small.yaml", *small, "--cache", "ram", cwd=tmp_path
+    )
     folds = ended_well(
         "crossval",
         data / "train",
@@ -239,7 +243,7 @@ def test_the_other_verbs(trained, tmp_path):
     assert mentions(told, "fold2", "ensemble")
     assert mentions(told, "effnetv2 predict folds/fold1 NEW_PICTURES")
     ended_well("predict", "folds/fold1", data / "val", "--out", "new.csv", cwd=tmp_path)
-    done = effnetv2("balance", data, "out", cwd=tmp_path)
+    done = effnetv2("data", "balance", data, "out", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "JPEG", "3", "5")
     done = effnetv2("search", "run", "study", "--data", data, cwd=tmp_path)

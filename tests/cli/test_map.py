@@ -24,7 +24,7 @@ from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.map import print_map
+from efficientnetv2.cli.geo import print_map
 from efficientnetv2.geospatial.predict_map import Grid, MapStatistics
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
@@ -94,7 +94,9 @@ def test_each_place_is_what_predict_says_of_its_picture(model, tmp_path):
     """Windows of 400 m without overlap, cut out and shown to the model as pictures."""
     scene = patches()
     raster = write_raster(tmp_path / "scene.tif", scene)
-    done = ended_well("map", model, raster, "--window-m", "400", "--stride-px", "40", "--json", cwd=tmp_path)
+    done = ended_well(
+        "geo", "map", model, raster, "--window-m", "400", "--stride-px", "40", "--json", cwd=tmp_path
+    )
     told = json.loads(done.stdout)
     assert (told["windows"], told["window_px"], told["map"]) == (20, 40, "map.tif")
     assert mentions(done.stderr, "5", "4", "40", "400")
@@ -125,13 +127,20 @@ def test_sixteen_bits_are_seen_as_the_model_file_says(model, tmp_path):
     deep[[4, 2, 0]] = scene.astype(np.uint16) * 10 + 100
     words = ("--window-px", "40")
     ended_well(
-        "map", model, write_raster(tmp_path / "plain.tif", scene), *words, "--out", "one.tif", cwd=tmp_path
+        "geo",
+        "map",
+        model,
+        write_raster(tmp_path / "plain.tif", scene),
+        *words,
+        "--out",
+        "one.tif",
+        cwd=tmp_path,
     )
     raster = write_raster(tmp_path / "deep.tif", deep)
     known = with_bands(model, Bands((5, 3, 1), (100,) * 3, (2650,) * 3), tmp_path)
-    ended_well("map", known, raster, *words, "--out", "two.tif", cwd=tmp_path)
+    ended_well("geo", "map", known, raster, *words, "--out", "two.tif", cwd=tmp_path)
     said = ("--bands", "5,3,1", "--value-range", "100,2650")
-    ended_well("map", model, raster, *words, *said, "--out", "three.tif", cwd=tmp_path)
+    ended_well("geo", "map", model, raster, *words, *said, "--out", "three.tif", cwd=tmp_path)
     maps = []
     for name in ("one.tif", "two.tif", "three.tif"):
         with rasterio.open(tmp_path / name) as target:
@@ -158,7 +167,7 @@ def test_classes_that_are_not_on_the_map_are_counted_not_listed(capsys):
 
 def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):
     raster = write_raster(tmp_path / "scene.tif", patches(), crs=None, transform=None)
-    done = ended_well("map", model, raster, cwd=tmp_path)
+    done = ended_well("geo", "map", model, raster, cwd=tmp_path)
     assert mentions(done.stdout, "scene.tif")
     assert mentions(done.stdout, "model's input")
     assert "hectares" not in done.stdout
@@ -189,16 +198,16 @@ def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_written(model, tmp_path, words, profile, message):
     write_raster(tmp_path / "scene.tif", patches(), **profile)
-    assert mentions(refused("map", model, "scene.tif", *words, cwd=tmp_path), *message)
+    assert mentions(refused("geo", "map", model, "scene.tif", *words, cwd=tmp_path), *message)
 
 
 def test_a_map_replaces_a_map_and_no_other_raster(model, tmp_path):
     write_raster(tmp_path / "scene.tif", patches(2, 2))
     other = write_raster(tmp_path / "other.tif", patches(2, 2)).read_bytes()
-    told = refused("map", model, "scene.tif", "--out", "other.tif", cwd=tmp_path)
-    assert mentions(told, "--out", "other.tif", "effnetv2 map")
+    told = refused("geo", "map", model, "scene.tif", "--out", "other.tif", cwd=tmp_path)
+    assert mentions(told, "--out", "other.tif", "effnetv2 geo map")
     assert (tmp_path / "other.tif").read_bytes() == other
-    words = ("map", model, "scene.tif", "--out", "cover.tif")
+    words = ("geo", "map", model, "scene.tif", "--out", "cover.tif")
     assert "already" not in ended_well(*words, cwd=tmp_path).stdout
     assert mentions(ended_well(*words, cwd=tmp_path).stdout, "cover.tif", "replaced")
 
@@ -206,19 +215,19 @@ def test_a_map_replaces_a_map_and_no_other_raster(model, tmp_path):
 def test_rasters_that_do_not_say_enough_are_refused(model, tmp_path):
     scene = patches()
     write_raster(tmp_path / "deep.tif", scene.astype(np.uint16))
-    told = refused("map", model, "deep.tif", cwd=tmp_path)
+    told = refused("geo", "map", model, "deep.tif", cwd=tmp_path)
     assert mentions(told, "deep.tif", "uint16", "8")
     assert "--value-range 0,3000" in told
     write_raster(tmp_path / "many.tif", np.concatenate([scene, scene]), photometric="MINISBLACK")
-    told = refused("map", model, "many.tif", cwd=tmp_path)
+    told = refused("geo", "map", model, "many.tif", cwd=tmp_path)
     assert mentions(told, "many.tif", "6", "3")
     assert "as --bands 4,3,2" in told
     (tmp_path / "text.tif").write_text("no raster")
-    assert mentions(refused("map", model, "text.tif", cwd=tmp_path), "text.tif", "GDAL")
-    assert mentions(refused("map", model, "gone.tif", cwd=tmp_path), "gone.tif")
+    assert mentions(refused("geo", "map", model, "text.tif", cwd=tmp_path), "text.tif", "GDAL")
+    assert mentions(refused("geo", "map", model, "gone.tif", cwd=tmp_path), "gone.tif")
     known = with_bands(model, Bands((8, 4, 3)), tmp_path)
     write_raster(tmp_path / "scene.tif", scene)
-    told = refused("map", known, "scene.tif", cwd=tmp_path)
+    told = refused("geo", "map", known, "scene.tif", cwd=tmp_path)
     assert mentions(told, "scene.tif", "3", "8", "4")
 
 
@@ -230,7 +239,7 @@ def test_a_container_of_rasters_is_refused_with_how_to_join_them(model, tmp_path
             file.createDimension(side, 64)
         for name in ("one", "other"):
             file.createVariable(name, "f4", ("y", "x"))[:] = np.ones((64, 64))
-    told = refused("map", model, "scene.nc", *words, cwd=tmp_path)
+    told = refused("geo", "map", model, "scene.nc", *words, cwd=tmp_path)
     assert mentions(told, "scene.nc", "band") or mentions(told, "scene.nc", "0", "band")
     assert mentions(told, "2", "GDAL", "raster")
 
@@ -239,13 +248,13 @@ def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tm
     """8 bits by a rule of 16, which would see them black; the range that is said is the rule then."""
     known = with_bands(model, Bands((1, 2, 3), (100,) * 3, (2650,) * 3, kinds=("uint16",)), tmp_path)
     write_raster(tmp_path / "scene.tif", patches())
-    told = refused("map", known, "scene.tif", cwd=tmp_path)
+    told = refused("geo", "map", known, "scene.tif", cwd=tmp_path)
     assert mentions(told, "scene.tif", "uint8", "100", "2650", "0", "255", "uint16")
     assert mentions(told, "--value-range", "FROM", "TO")
-    ended_well("map", known, "scene.tif", "--value-range", "0,255", "--out", "one.tif", cwd=tmp_path)
-    ended_well("map", model, "scene.tif", "--out", "two.tif", cwd=tmp_path)
+    ended_well("geo", "map", known, "scene.tif", "--value-range", "0,255", "--out", "one.tif", cwd=tmp_path)
+    ended_well("geo", "map", model, "scene.tif", "--out", "two.tif", cwd=tmp_path)
     write_raster(tmp_path / "deep.tif", patches().astype(np.uint16))
-    ended_well("map", model, "deep.tif", "--value-range", "0,255", "--out", "three.tif", cwd=tmp_path)
+    ended_well("geo", "map", model, "deep.tif", "--value-range", "0,255", "--out", "three.tif", cwd=tmp_path)
     maps = [rasterio.open(tmp_path / name).read() for name in ("one.tif", "two.tif", "three.tif")]
     assert len(np.unique(maps[0][0])) > 1
     np.testing.assert_array_equal(maps[0], maps[1])
@@ -284,7 +293,7 @@ def test_map_sees_what_predict_sees_or_says_that_it_does_not(model, tmp_path, ki
         write_raster(path, scene[:1], photometric="MINISWHITE")
     else:
         write_raster(path, scene[:1] // 128, NBITS=1)
-    words = ("map", model, "scene.tif", "--window-px", "40")
+    words = ("geo", "map", model, "scene.tif", "--window-px", "40")
     if kind == "blue first":
         ended_well(*words, cwd=tmp_path)
         (expected,) = Predictor(model)(Image.fromarray(scene[::-1].transpose(1, 2, 0)))
@@ -304,13 +313,13 @@ def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):
     pages = [Image.fromarray(patches(2, 2).transpose(1, 2, 0)), Image.new("L", (40, 40))]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     for words in ((), ("--bands", "all")):
-        told = refused("map", model, "pages.tif", *words, cwd=tmp_path)
+        told = refused("geo", "map", model, "pages.tif", *words, cwd=tmp_path)
         assert mentions(told, "pages.tif", "3", "2")
         assert "--bands 1,2,3" in told
     known = with_bands(model, Bands((1, 2, 3), (0,) * 3, (255,) * 3), tmp_path)
-    assert "Its 2 pages" in refused("map", known, "pages.tif", cwd=tmp_path)
+    assert "Its 2 pages" in refused("geo", "map", known, "pages.tif", cwd=tmp_path)
     for either in (model, known):
-        ended_well("map", either, "pages.tif", "--bands", "1,2,3", cwd=tmp_path)
+        ended_well("geo", "map", either, "pages.tif", "--bands", "1,2,3", cwd=tmp_path)
 
 
 def test_a_model_that_answers_each_class_by_itself_is_refused(model, tmp_path):
@@ -318,7 +327,7 @@ def test_a_model_that_answers_each_class_by_itself_is_refused(model, tmp_path):
     network.answer = "sigmoid"
     model_file.save(tmp_path / "each.safetensors", network)
     write_raster(tmp_path / "scene.tif", patches())
-    told = refused("map", "each.safetensors", "scene.tif", cwd=tmp_path)
+    told = refused("geo", "map", "each.safetensors", "scene.tif", cwd=tmp_path)
     assert mentions(told, "each.safetensors", "sigmoid")
     assert mentions(told, "map", "one class")
 
@@ -328,7 +337,7 @@ def test_a_model_of_other_channels_is_refused(tmp_path):
     network.class_names = ("a", "b")
     model_file.save(tmp_path / "five.safetensors", network)
     write_raster(tmp_path / "scene.tif", patches())
-    told = refused("map", "five.safetensors", "scene.tif", cwd=tmp_path)
+    told = refused("geo", "map", "five.safetensors", "scene.tif", cwd=tmp_path)
     assert mentions(told, "five.safetensors", "5", "channel")
 
 
@@ -344,7 +353,7 @@ def test_a_full_disk_leaves_the_old_map(model, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     done = subprocess.run(
-        [sys.executable, "-m", "efficientnetv2", "map", model, raster, "--window-px", "100"],
+        [sys.executable, "-m", "efficientnetv2", "geo", "map", model, raster, "--window-px", "100"],
         cwd=tmp_path, preexec_fn=limited, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done
@@ -358,7 +367,7 @@ def test_a_full_disk_leaves_the_old_map(model, tmp_path):
 def test_stopped_by_a_signal_it_leaves_no_half_of_a_map(model, tmp_path):
     """As by a cluster's time limit: what is written meanwhile has a hidden name, and may be gigabytes."""
     raster = write_raster(tmp_path / "scene.tif", patches(15, 15))
-    running = started("map", model, raster, "--stride-px", "2", cwd=tmp_path)
+    running = started("geo", "map", model, raster, "--stride-px", "2", cwd=tmp_path)
     while not list(tmp_path.glob(".*.partial")):
         time.sleep(0.02)
         assert running.goes_on(), running.end()
@@ -371,7 +380,7 @@ def test_stopped_by_a_signal_it_leaves_no_half_of_a_map(model, tmp_path):
 def test_where_only_the_names_beside_it_cannot_be_written_the_map_is_whole(model, tmp_path):
     raster = write_raster(tmp_path / "scene.tif", patches())
     (tmp_path / "map.tif.aux.xml").mkdir()
-    done = effnetv2("map", model, raster, "--window-px", "40", cwd=tmp_path)
+    done = effnetv2("geo", "map", model, raster, "--window-px", "40", cwd=tmp_path)
     assert done.returncode == 2, done
     told = " ".join(done.stderr.split())
     assert mentions(told, "map.tif.aux.xml", "QGIS")
@@ -413,7 +422,7 @@ def sample(tmp_path, wrong=4):
 def test_areas_are_corrected_by_places(tmp_path):
     """A third each; a fifth of the mapped forest is plantation: 1/3 * 4/5 and 1/3 * 6/5 of 300 ha."""
     planted_map(tmp_path), sample(tmp_path)
-    done = ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path)
+    done = ended_well("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
     assert (told["hectares"], told["left_out"]) == (pytest.approx(300), 0)
     forest, plantation = told["classes"]["forest"], told["classes"]["plantation"]
@@ -428,7 +437,7 @@ def test_areas_are_corrected_by_places(tmp_path):
 def test_the_same_by_degrees_by_mapped_class_and_by_an_evaluation(tmp_path):
     planted_map(tmp_path)
     table = sample(tmp_path)
-    expected = json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    expected = json.loads(ended_well("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
     xs, ys = warp.transform(UTM, "EPSG:4326", table["x"].tolist(), table["y"].tolist())
     by_degrees = pd.DataFrame({"longitude": xs, "latitude": ys, "truth": table["label"]})
     by_degrees.to_csv(tmp_path / "degrees.csv", index=False)
@@ -444,7 +453,7 @@ def test_the_same_by_degrees_by_mapped_class_and_by_an_evaluation(tmp_path):
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells/report.json").write_text(json.dumps({**cells, "confusion": None}))
     for words in (("degrees.csv", "--label-column", "truth"), ("crossed.csv",), ("evaluation",), ("cells",)):
-        done = ended_well("area", "map.tif", *words, "--json", cwd=tmp_path)
+        done = ended_well("geo", "area", "map.tif", *words, "--json", cwd=tmp_path)
         assert json.loads(done.stdout) == expected, words
     assert mentions(done.stderr, "not drawn")
 
@@ -453,7 +462,7 @@ def test_a_map_that_is_cut_short_is_named(tmp_path):
     planted_map(tmp_path), sample(tmp_path)
     whole = (tmp_path / "map.tif").read_bytes()
     (tmp_path / "map.tif").write_bytes(whole[: len(whole) // 2])
-    done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
+    done = effnetv2("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
     assert done.returncode == 2, done
     assert mentions(done.stderr, "map.tif")
 
@@ -477,10 +486,13 @@ def saved_anew(tmp_path, dtype, nodata, outside):
 def test_a_map_that_other_software_saved_anew_is_read_as_it_was(tmp_path, dtype, nodata, outside):
     sample(tmp_path)
     saved_anew(tmp_path, "uint8", 0, 0)
-    expected = json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    expected = json.loads(ended_well("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
     assert (expected["hectares"], expected["left_out"]) == (pytest.approx(250), 8)
     saved_anew(tmp_path, dtype, nodata, outside)
-    assert json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout) == expected
+    assert (
+        json.loads(ended_well("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+        == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -490,7 +502,7 @@ def test_a_map_of_values_that_are_no_class_is_refused(tmp_path, dtype, outside, 
     """One more than there are classes, between two, and below them."""
     sample(tmp_path)
     saved_anew(tmp_path, dtype, None, outside)
-    done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
+    done = effnetv2("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
     assert done.returncode == 2, done
     assert mentions(" ".join(done.stderr.split()), told, "map.tif", "1", "3", "0")
 
@@ -500,11 +512,11 @@ def test_map_and_area_say_why_they_tell_no_hectares(model, tmp_path):
     place = rasterio.Affine(10, 0, 1e6, 0, -10, 6_679_169)
     write_raster(tmp_path / "scene.tif", patches(2, 2), crs="EPSG:4087", transform=place)
     sentence = "Areas are told in pixels: in this projection a pixel covers 50% of the ground that it states."
-    done = ended_well("map", model, "scene.tif", cwd=tmp_path)
+    done = ended_well("geo", "map", model, "scene.tif", cwd=tmp_path)
     assert sentence in done.stdout
     assert "hectares" not in done.stdout
     pd.DataFrame({"map": np.repeat(NAMES, 3), "label": np.repeat(NAMES, 3)}).to_csv(tmp_path / "sample.csv")
-    done = ended_well("area", "map.tif", "sample.csv", cwd=tmp_path)
+    done = ended_well("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
     assert sentence in done.stdout
     assert "mapped, pixels" in done.stdout
 
@@ -523,9 +535,9 @@ def test_places_beside_the_map_are_left_out_and_counted(tmp_path):
     table = sample(tmp_path)
     beside = pd.DataFrame({"x": [1.0, 500_005], "y": [1.0, 8_000_000 - 1_005], "label": ["forest", "forest"]})
     pd.concat([table, beside]).to_csv(tmp_path / "sample.csv", index=False)
-    done = ended_well("area", "map.tif", "sample.csv", cwd=tmp_path)
+    done = ended_well("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
     assert mentions(done.stdout, "2", "62", "place")
-    told = json.loads(ended_well("area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
+    told = json.loads(ended_well("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
     assert told["left_out"] == 2
     assert "80.0% ± 18.0" in done.stdout
     assert mentions(done.stdout, "other", "plantation")
@@ -541,7 +553,7 @@ def test_places_where_the_maps_projection_does_not_reach_are_left_out_too(tmp_pa
         {"longitude": [*xs, across], "latitude": [*ys, 0.0], "label": [*table["label"], "forest"]}
     )
     degrees.to_csv(tmp_path / "degrees.csv", index=False)
-    done = ended_well("area", "map.tif", "degrees.csv", cwd=tmp_path)
+    done = ended_well("geo", "area", "map.tif", "degrees.csv", cwd=tmp_path)
     assert mentions(done.stdout, "1", "61", "place")
     assert "80.0% ± 18.0" in done.stdout
 
@@ -561,7 +573,7 @@ def test_places_where_the_maps_projection_does_not_reach_are_left_out_too(tmp_pa
 def test_samples_that_say_too_little_are_refused(tmp_path, change, message):
     planted_map(tmp_path)
     change(sample(tmp_path)).to_csv(tmp_path / "sample.csv", index=False)
-    done = effnetv2("area", "map.tif", "sample.csv", cwd=tmp_path)
+    done = effnetv2("geo", "area", "map.tif", "sample.csv", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(" ".join(done.stderr.split()), *message)
 
@@ -571,7 +583,7 @@ def test_an_evaluation_of_other_classes_is_refused(tmp_path):
     (tmp_path / "report.json").write_text(
         json.dumps({"class_names": ["cat", "dog"], "confusion": [[1, 0], [0, 1]]})
     )
-    done = effnetv2("area", "map.tif", "report.json", cwd=tmp_path)
+    done = effnetv2("geo", "area", "map.tif", "report.json", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "cat", "dog", "map.tif", "forest", "other", "plantation")
 
@@ -585,13 +597,13 @@ def test_an_evaluation_of_pictures_that_trained_the_model_is_no_sample(tmp_path)
         "optimistic": True,
     }
     (tmp_path / "report.json").write_text(json.dumps(report))
-    done = effnetv2("area", "map.tif", "report.json", cwd=tmp_path)
+    done = effnetv2("geo", "area", "map.tif", "report.json", cwd=tmp_path)
     assert done.returncode == 2
     told = " ".join(done.stderr.split())
     assert mentions(told, "report.json")
     assert mentions(told, "effnetv2 evaluate MODEL OTHERS --out FOLDER")
     (tmp_path / "report.json").write_text(json.dumps(report | {"optimistic": False}))
-    ended_well("area", "map.tif", "report.json", cwd=tmp_path)
+    ended_well("geo", "area", "map.tif", "report.json", cwd=tmp_path)
 
 
 @pytest.mark.slow
@@ -611,7 +623,7 @@ def test_memory_does_not_grow_with_the_raster(model, tmp_path):
             "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code, "map", model, raster, "--window-px", "1000", "--json"],
+            [sys.executable, "-c", code, "geo", "map", model, raster, "--window-px", "1000", "--json"],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

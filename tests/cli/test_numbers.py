@@ -13,7 +13,7 @@ from tests.command_line import effnetv2
         ("shards DATA out --shard-mb nan", "'--shard-mb': it is nan, but has to be between 0.1"),
         ("shards DATA out --shard-mb 0", "'--shard-mb': it is 0.0, but has to be between 0.1"),
         ("shards DATA out --shard-mb -5", "'--shard-mb': it is -5.0, but has to be between 0.1"),
-        ("shards DATA out --shard-pictures 0", "'--shard-pictures': it is 0, but has to be at least 1."),
+        ("shards DATA out --shard-images 0", "'--shard-images': it is 0, but has to be at least 1."),
         ("shards DATA out --image-px 1", "'--image-px': it is 1, but has to be at least 2."),
         ("train DATA --epochs 0", "--epochs is 0, but has to be a number above 0 and at most 1,000,000. Leave"),
         ("train DATA --weights none --epochs -2", "--epochs is -2, but has to be a number above 0"),
@@ -56,6 +56,6 @@ def test_a_number_of_no_use_is_refused_by_its_option(command, message, class_fol
 
 def test_the_least_and_the_greatest_are_taken(class_folders, tmp_path):
     for number in ("0.1", "1000000"):
-        done = effnetv2("shards", class_folders, f"out {number}", "--shard-mb", number, cwd=tmp_path)
+        done = effnetv2("data", "pack", class_folders, f"out {number}", "--shard-mb", number, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert all(path.stat().st_size <= 100_000 for path in (tmp_path / "out 0.1").glob("*.tar"))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import typer
 from typer.testing import CliRunner
 
-from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.options import option, spread
 
-Length = Annotated[int, typer.Option(help="How long.")]
+Length = Annotated[int, option("How long.", panel="The bird")]
 
 
 @dataclass(frozen=True)
 class Bird:
-    panel: ClassVar[str] = "The bird"
     length: Length = 3
     colours: Annotated[list[str] | None, typer.Option("--colour")] = None
 

@@ -17,7 +17,8 @@ from tests.messages import mentioning, mentions
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from efficientnetv2.cli.main import app, with_home
+from efficientnetv2.cli.main import app
+from efficientnetv2.cli.parsing import _expanded
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.nas.storage import file_of
@@ -43,12 +44,13 @@ from efficientnetv2.workflows.run_options import decided
 MACHINE = {"device": "cpu", "workers": 0}
 
 
-@pytest.mark.parametrize("verb", ["train", "plan"])
-def test_a_run_within_its_data_is_refused_before_anything_is_loaded(verb, class_folders, monkeypatch):
-    """It depends on two paths alone; what the verb does, torch before all, takes seconds to import."""
-    monkeypatch.setitem(sys.modules, f"efficientnetv2.cli.{verb}_job", None)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_run_within_its_data_is_refused_before_anything_is_loaded(more, class_folders, monkeypatch):
+    """It depends on two paths alone; what the command does, torch before all, takes seconds to import."""
+    for module in ("train", "estimate"):
+        monkeypatch.setitem(sys.modules, f"efficientnetv2.workflows.{module}", None)
     monkeypatch.chdir(class_folders)
-    done = CliRunner().invoke(app, [verb, "."])
+    done = CliRunner().invoke(app, ["train", ".", *more])
     assert done.exit_code == 2, done.output
     assert mentions(done.stderr, "DATA")
 
@@ -207,7 +209,9 @@ def test_a_sample_is_read_as_a_spreadsheet_writes_it(tmp_path):
         _of_table(visited(tmp_path, b"label;x;y\na;7;7\n;;\na;7,5;7\n"), *label)
 
 
-@pytest.mark.parametrize("words", [("train", "."), ("crossval", ".", "--folds", "2"), ("plan", ".")])
+@pytest.mark.parametrize(
+    "words", [("train", "."), ("crossval", ".", "--folds", "2"), ("train", ".", "--dry-run")]
+)
 def test_results_are_refused_a_place_among_the_class_folders(words, class_folders):
     """They would be a class without pictures, and DATA could not be read again, not even to go on."""
     there = sorted(class_folders.iterdir())
@@ -220,7 +224,7 @@ def test_results_are_refused_a_place_among_the_class_folders(words, class_folder
 
 @pytest.mark.parametrize(
     "words",
-    [("inspect", ".", "--out", "red/look"), ("augment", ".", "--out", "red/sheet.png")],
+    [("check", ".", "--out", "red/look"), ("train", ".", "--preview", "red/sheet.png")],
 )
 def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders):
     there = sorted(class_folders.rglob("*"))
@@ -230,7 +234,7 @@ def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders)
     assert sorted(class_folders.rglob("*")) == there
 
 
-@pytest.mark.parametrize(("verb", "place"), [("inspect", "to inspection/ here"), ("augment", "here")])
+@pytest.mark.parametrize(("verb", "place"), [("check", "to inspection/ here"), ("train", "to runs/ here")])
 def test_who_stands_in_data_is_told_where_to_go(verb, place, class_folders):
     """The option that a message blames is one that was typed."""
     done = effnetv2(verb, ".", "--weights", "none", cwd=class_folders)
@@ -241,11 +245,11 @@ def test_who_stands_in_data_is_told_where_to_go(verb, place, class_folders):
     assert mentions(within.stderr, verb, "effnetv2")
 
 
-@pytest.mark.parametrize("verb", ["train", "plan", "crossval", "inspect"])
+@pytest.mark.parametrize("verb", ["train", "crossval", "check"])
 @pytest.mark.parametrize("out", [None, "pictures/red/new"])
 def test_a_place_in_data_is_refused_before_any_work(verb, out, class_folders, monkeypatch):
     """Before the verb's own work is so much as loaded: torch takes seconds, and a list of many pictures minutes."""
-    monkeypatch.setitem(sys.modules, f"efficientnetv2.cli.{verb}_job", None)
+    monkeypatch.setitem(sys.modules, f"efficientnetv2.workflows.{verb}", None)
     monkeypatch.chdir(class_folders if out is None else class_folders.parent)
     words = ("pictures", "--out", out) if out else (".",)
     ended = CliRunner().invoke(app, [verb, *words], env={"COLUMNS": "200", "NO_COLOR": "1"})
@@ -351,8 +355,8 @@ def test_a_run_is_not_written_over_the_table_that_it_reads(class_folders, tmp_pa
     assert done.returncode == 2
     assert mentions(done.stderr, "--out", "exp1", "manifest.csv")
     (tmp_path / "exp1/beginning.json").write_text(BEGUN)
-    for verb in ("train", "plan"):
-        done = effnetv2(verb, *words[1:], cwd=tmp_path)
+    for more in ((), ("--dry-run",)):
+        done = effnetv2(*words, *more, cwd=tmp_path)
         assert done.returncode == 2
         assert mentions(done.stderr, "--out", "DATA", "exp1/manifest.csv")
     assert (tmp_path / "exp1/manifest.csv").read_text() == text
@@ -385,7 +389,7 @@ def test_a_way_home_is_taken_wherever_a_shell_leaves_it(words, class_folders, mo
     monkeypatch.setenv("HOME", str(class_folders.parent))
     (class_folders.parent / "work").mkdir()
     monkeypatch.chdir(class_folders.parent / "work")
-    ended = CliRunner().invoke(app, ["inspect", "~/pictures", *words])
+    ended = CliRunner().invoke(app, ["check", "~/pictures", *words])
     assert ended.exit_code == 0, ended.output
     assert (class_folders.parent / "look/inspection.html").exists()
     assert list(Path.cwd().iterdir()) == []
@@ -398,7 +402,7 @@ def test_a_way_home_is_taken_wherever_a_shell_leaves_it(words, class_folders, mo
         (("predict", "m", "~/pictures", "--out=~/no/p.csv"), "there is no folder {home}/no"),
         (("train", "~/pictures", "--weights=~/no.safetensors"), "{home}/no.safetensors"),
         (("train", "~/pictures", "--model=~/no.yaml"), "{home}/no.yaml"),
-        (("train", "~/pictures", "--against=~/no"), "{home}/no"),
+        (("train", "~/pictures", "--baseline=~/no"), "{home}/no"),
         (("compare", "~/one", "~/other"), "{home}/one"),
         (("search", "show", "~/study"), "{home}/study"),
     ],
@@ -412,12 +416,14 @@ def test_every_path_may_begin_at_home(words, said, class_folders, monkeypatch):
 
 
 def test_a_tilde_between_labels_is_no_way_home():
-    found = []
-    with_home(lambda **words: found.append(words))(
-        separator="~", place=Path("~"), several=[Path("~/a"), "weights=~/b"], number=1
-    )
     home = Path.home()
-    assert found == [{"separator": "~", "place": home, "several": [home / "a", "weights=~/b"], "number": 1}]
+    for given, expected in (
+        ("~", "~"),
+        (Path("~"), home),
+        ([Path("~/a"), "weights=~/b"], [home / "a", "weights=~/b"]),
+        (1, 1),
+    ):
+        assert _expanded(given) == expected
 
 
 def test_a_launch_goes_on_with_its_own_run_and_passes_over_what_is_none(tmp_path, monkeypatch):

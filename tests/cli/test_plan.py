@@ -1,4 +1,4 @@
-"""``effnetv2 plan``: it says what ``train`` will take, and leaves nothing behind."""
+"""``effnetv2 train --dry-run``: it says what ``train`` will take, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from efficientnetv2.cli.plan import plan
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
-from efficientnetv2.cli.plan import plan
 from efficientnetv2.cli.train import train
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.plots import draw_training_curves
@@ -64,7 +64,7 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
         "--model",
         "efficientnetv2_b0",
     )  # large enough for what surrounds its weights to be little
-    done = effnetv2("plan", class_folders, *words, "--json", cwd=tmp_path)
+    done = effnetv2("train", "--dry-run", class_folders, *words, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert left(tmp_path) == before
     told = json.loads(done.stdout)
@@ -98,7 +98,7 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
 def test_the_plan_says_what_the_run_says(first, class_folders, tmp_path):
     """Of the same words the same sentences, but for the cache, which only the run fills."""
     words = (*TINY[:-2], "--weights", first, "--cache", "ram", "--set", "eval_px=48")
-    plan = effnetv2("plan", class_folders, *words, "--json", cwd=tmp_path)
+    plan = effnetv2("train", "--dry-run", class_folders, *words, "--json", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
     done = effnetv2("train", class_folders, *words, "--out", "second", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -122,7 +122,7 @@ def test_with_weights_a_cache_and_minutes(first, class_folders, tmp_path):
     before = left(tmp_path)
     words = [word for word in TINY if word not in ("--epochs", "1")]
     words += ["--weights", first, "--cache", "ram", "--minutes", "1"]
-    done = effnetv2("plan", class_folders, *words, cwd=tmp_path)
+    done = effnetv2("train", "--dry-run", class_folders, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert left(tmp_path) == before
     for what in ("linear probe", "filling the cache", "cache (in memory)", "what fits into 1 minute by"):
@@ -147,12 +147,12 @@ def test_with_weights_a_cache_and_minutes(first, class_folders, tmp_path):
     assert [line.split()[:2] for line in stages[1:]] == [["1", "32"], ["2", "64"]]
 
 
-@pytest.mark.parametrize("verb", ["plan", "train"])
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_minutes_that_no_run_fits_into_are_refused_before_all_sizes_are_measured(
-    verb, class_folders, tmp_path
+    more, class_folders, tmp_path
 ):
     words = [word for word in SCRATCH if word not in ("--epochs", "1")]
-    done = effnetv2(verb, class_folders, *words, "--minutes", "0.0001", "--verbose", cwd=tmp_path)
+    done = effnetv2("train", class_folders, *words, "--minutes", "0.0001", "--verbose", *more, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert re.search(r"--minutes 0\.0001: the shortest run has 2 steps.*takes about \S+ minutes", done.stderr)
     assert mentions(done.stdout, "32", "1", "2", "step")
@@ -160,7 +160,9 @@ def test_minutes_that_no_run_fits_into_are_refused_before_all_sizes_are_measured
 
 
 def test_what_train_refuses_is_refused(class_folders, tmp_path):
-    done = effnetv2("plan", class_folders, *SCRATCH, "--set", "optimizer.learning=1", cwd=tmp_path)
+    done = effnetv2(
+        "train", "--dry-run", class_folders, *SCRATCH, "--set", "optimizer.learning=1", cwd=tmp_path
+    )
     assert done.returncode == 2
     assert "optimizer.learning" in done.stderr
 

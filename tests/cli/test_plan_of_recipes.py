@@ -1,4 +1,4 @@
-"""``effnetv2 plan`` foretells every recipe as it stands, stages and batch; a small network and pictures stand in."""
+"""``effnetv2 train --dry-run`` estimates every recipe, with its stages and batch, for a small network and images."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_a_map_of_them_is_what_predict_says_of_them(trained, tmp_path):
     files = [place / "pictures" / name / f"{name}03.tif" for name in LEVELS]
     scene = np.concatenate([rasterio.open(file).read() for file in files], axis=2)
     write_raster(tmp_path / "scene.tif", scene)
-    done = effnetv2("map", place / "run", "scene.tif", "--stride-px", "40", cwd=tmp_path)
+    done = effnetv2("geo", "map", place / "run", "scene.tif", "--stride-px", "40", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "3", "1", "40", "400")  # as the pictures were, which the model file knows
     names = model_file.load(place / "run").class_names
@@ -186,9 +186,7 @@ def test_bands_that_are_not_there_are_refused(trained, tmp_path):
 
 def test_inspect_looks_at_them_by_the_rule(trained, tmp_path):
     place, _, _ = trained
-    done = effnetv2(
-        "inspect", place / "pictures", "--bands", "4,3,2", "--out", tmp_path / "page", cwd=tmp_path
-    )
+    done = effnetv2("check", place / "pictures", "--bands", "4,3,2", "--out", tmp_path / "page", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "4", "3", "2", "raster")
     assert "cannot be read" not in done.stdout

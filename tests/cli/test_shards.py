@@ -1,4 +1,4 @@
-"""``effnetv2 shards``, and the other commands on what it writes."""
+"""``effnetv2 data pack``, and the other commands on what it writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def trained(tmp_path_factory):
     for name, colour in COLOURS.items():
         for number in range(16):
             paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
-    done = effnetv2("shards", "pictures", "packed", "--shard-pictures", "10", cwd=place)
+    done = effnetv2("data", "pack", "pictures", "packed", "--shard-images", "10", cwd=place)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "48", "3", "5", "class")
     done = effnetv2("train", "packed", *TINY, "--weights", "none", "--out", "run", cwd=place)
@@ -58,7 +58,7 @@ def test_the_answer_as_json(tmp_path):
         )
     pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
     (tmp_path / "4.jpg").write_bytes(b"")
-    words = ("shards", "list.csv", "packed", "--label-column", "species", "--image-px", "32", "--json")
+    words = ("data", "pack", "list.csv", "packed", "--label-column", "species", "--image-px", "32", "--json")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -82,7 +82,7 @@ def test_the_answer_as_json(tmp_path):
 def test_a_wrong_out_is_refused_before_anything_is_written(out, words, class_folders, tmp_path):
     (tmp_path / "file.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    done = effnetv2("shards", "pictures", out, cwd=tmp_path)
+    done = effnetv2("data", "pack", "pictures", out, cwd=tmp_path)
     assert done.returncode == 2
     assert all(word in done.stderr for word in words), done.stderr
     assert sorted(tmp_path.rglob("*")) == before
@@ -90,7 +90,7 @@ def test_a_wrong_out_is_refused_before_anything_is_written(out, words, class_fol
 
 def test_empty_data_and_missing_shards_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    done = effnetv2("shards", "empty", "packed", cwd=tmp_path)
+    done = effnetv2("data", "pack", "empty", "packed", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "empty", "no images")
     done = effnetv2("train", "nowhere/train-{000000..000003}.tar", cwd=tmp_path)
@@ -99,7 +99,10 @@ def test_empty_data_and_missing_shards_are_refused(tmp_path):
 
 
 def test_a_truncated_shard_is_survived_unless_strict(class_folders, tmp_path):
-    assert effnetv2("shards", class_folders, "packed", "--shard-pictures", "10", cwd=tmp_path).returncode == 0
+    assert (
+        effnetv2("data", "pack", class_folders, "packed", "--shard-images", "10", cwd=tmp_path).returncode
+        == 0
+    )
     shard = tmp_path / "packed/pictures-000002.tar"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     words = ("train", "packed", *TINY, "--weights", "none", "--epochs", "0.5", "--out", "run")
@@ -131,7 +134,7 @@ def test_damage_is_told_where_pictures_are_only_looked_at(trained, tmp_path):
 
 def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders, tmp_path):
     """Classes are named by ``.json`` where there is no index; the number in ``.cls`` must not become a fourth."""
-    assert effnetv2("shards", class_folders, "packed", cwd=tmp_path).returncode == 0
+    assert effnetv2("data", "pack", class_folders, "packed", cwd=tmp_path).returncode == 0
     (tmp_path / "packed/index.parquet").unlink()
     tar = tmp_path / "packed/pictures-000000.tar"
     with tarfile.open(tar) as opened:
@@ -139,7 +142,7 @@ def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders,
     content = bytearray(tar.read_bytes())
     content[lost.offset : lost.offset + 512] = bytes(512)
     tar.write_bytes(content)
-    done = effnetv2("shards", "packed", "again", cwd=tmp_path)
+    done = effnetv2("data", "pack", "packed", "again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = (
         "Damaged shard: pictures-000000.tar has lost the labels of '000000007' (there is no 000000007.json, where the "
@@ -147,7 +150,7 @@ def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders,
     )
     assert told in done.stdout
     assert mentions(done.stdout, "47", "3", "1", "class")
-    done = effnetv2("shards", "packed", "strict", "--strict", cwd=tmp_path)
+    done = effnetv2("data", "pack", "packed", "strict", "--strict", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "pictures-000000.tar", "damaged")
     content[lost.offset : lost.offset + 1024] = b""  # the member cut out: a tar without damage
@@ -159,7 +162,7 @@ def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders,
 
 def test_bytes_that_went_bad_are_found_when_they_are_read(class_folders, tmp_path):
     """A hole in a JPEG, which a decoder fills with grey."""
-    done = effnetv2("shards", class_folders, "packed", "--json", cwd=tmp_path)
+    done = effnetv2("data", "pack", class_folders, "packed", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = pd.read_parquet(tmp_path / "packed/index.parquet").iloc[5]
     tar = tmp_path / "packed/pictures-000000.tar"
@@ -167,7 +170,7 @@ def test_bytes_that_went_bad_are_found_when_they_are_read(class_folders, tmp_pat
     start = row["shard_offset"] + row["shard_bytes"] // 2
     content[start : start + 64] = bytes(64)
     tar.write_bytes(content)
-    done = effnetv2("shards", "packed", "again", cwd=tmp_path)
+    done = effnetv2("data", "pack", "packed", "again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     stop = row["shard_offset"] + row["shard_bytes"]
     where = f"pictures-000000.tar, bytes {row['shard_offset']} to {stop}"
@@ -182,6 +185,6 @@ def test_bytes_that_went_bad_are_found_when_they_are_read(class_folders, tmp_pat
 
 def test_the_folder_one_stands_in_can_be_filled(class_folders, tmp_path):
     (tmp_path / "empty").mkdir()
-    done = effnetv2("shards", "../pictures", ".", cwd=tmp_path / "empty")
+    done = effnetv2("data", "pack", "../pictures", ".", cwd=tmp_path / "empty")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "empty").iterdir()} == {"pictures-000000.tar", "index.parquet"}

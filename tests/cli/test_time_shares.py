@@ -192,7 +192,17 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
 
 
 def test_the_plan_shows_them(class_folders, tmp_path):
-    words = ("plan", class_folders, *TINY, "--epochs", "20", "--set", "time_shares=[3, 1]", "--json")
+    words = (
+        "train",
+        "--dry-run",
+        class_folders,
+        *TINY,
+        "--epochs",
+        "20",
+        "--set",
+        "time_shares=[3, 1]",
+        "--json",
+    )
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -9,13 +9,13 @@ from safetensors.torch import save_file
 from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.cli.convert import names, told
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.convert import read_class_names, user_metadata
 from efficientnetv2.workflows.label_alignment import align_labels
 
 NAMES = ("oak", "elm", "ash")
@@ -57,20 +57,20 @@ def pictures(tmp_path):
 )
 def test_names_out_of_a_file(tmp_path, file, text):
     (tmp_path / file).write_text(text, encoding="utf-8", newline="")
-    assert names(str(tmp_path / file)) == NAMES
+    assert read_class_names(str(tmp_path / file)) == NAMES
 
 
 def test_names_of_numbers_are_not_turned_around(tmp_path):
     """``{"0": "1"}`` names output 0; only whole numbers as values number the names."""
     (tmp_path / "digits.json").write_text('{"0": "1", "1": "0"}')
-    assert names(str(tmp_path / "digits.json")) == ("1", "0")
+    assert read_class_names(str(tmp_path / "digits.json")) == ("1", "0")
 
 
 def test_names_in_words():
-    assert names("oak, elm,ash") == NAMES
-    assert names("oak") == ("oak",)
+    assert read_class_names("oak, elm,ash") == NAMES
+    assert read_class_names("oak") == ("oak",)
     many = [f"class {number}" for number in range(1000)]
-    assert names(",".join(many)) == tuple(many), "longer than the name of any file"
+    assert read_class_names(",".join(many)) == tuple(many), "longer than the name of any file"
 
 
 @pytest.mark.parametrize(
@@ -81,48 +81,89 @@ def test_names_in_words():
         ('{"oak": 0, "1": "elm"}', "does not number the names from 0"),
         ('{"oak": true}', "does not number"),
         ('{"0": ["n01440764", "tench"]}', "does not number"),
-        ("[1, 2]", "is no list of names"),
+        ("[1, 2]", "is not a list of names"),
         ('["oak"', "neither JSON nor text"),
         (b"\xff\xfe\xfa", "neither JSON nor text"),
     ],
 )
 def test_files_that_hold_no_names(tmp_path, text, said):
     (tmp_path / "n.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(InputError, match=rf"--class-names .*n\.json.*({said})"):
-        names(str(tmp_path / "n.json"))
+    with pytest.raises(InputError, match=rf"class_names: .*n\.json.*({said})"):
+        read_class_names(str(tmp_path / "n.json"))
 
 
 def test_a_file_that_is_not_there():
-    with pytest.raises(InputError, match=mentioning("--class-names", "nowhere.txt")):
-        names("nowhere.txt")
+    with pytest.raises(InputError, match=mentioning("class_names", "nowhere.txt")):
+        read_class_names("nowhere.txt")
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"framing": "hole"}, ("--framing", "did you mean", "whole")),
+        ({"framing": "hole"}, ("framing", "did you mean", "whole")),
         ({"interpolation": "cubic"}, ("bicubic",)),
-        ({"views": "eight"}, ("--views", "eight")),
-        ({"mean": "127,127,127"}, ("--mean", "127,127,127")),
-        ({"std": "58.4,57.1,57.4"}, ("--std",)),
+        ({"views": "eight"}, ("views", "eight")),
         (
-            {"mean": "0.5,nan,0.5"},
-            ("--mean", "0.5,nan,0.5", "0", "1"),
+            {
+                "mean": (
+                    127,
+                    127,
+                    127,
+                )
+            },
+            ("mean", "127,127,127"),
         ),
-        ({"std": "0.5,0,0.5"}, ("--std", "0.5,0,0.5", "0", "1")),
-        ({"std": "0.5,-0.2,0.5"}, ("--std", "0.5,-0.2,0.5", "0", "1")),
+        (
+            {
+                "std": (
+                    58.4,
+                    57.1,
+                    57.4,
+                )
+            },
+            ("std",),
+        ),
+        (
+            {
+                "mean": (
+                    0.5,
+                    float("nan"),
+                    0.5,
+                )
+            },
+            ("mean", "0.5,nan,0.5", "0", "1"),
+        ),
+        (
+            {
+                "std": (
+                    0.5,
+                    0,
+                    0.5,
+                )
+            },
+            ("std", "0.5,0,0.5", "0", "1"),
+        ),
+        (
+            {
+                "std": (
+                    0.5,
+                    -0.2,
+                    0.5,
+                )
+            },
+            ("std", "0.5,-0.2,0.5", "0", "1"),
+        ),
         (
             {"crop_fraction": 87.5},
-            ("--crop-fraction", "87.5", "0", "1"),
+            ("crop_fraction", "87.5", "0", "1"),
         ),
-        ({"crop_fraction": 0.0}, ("--crop-fraction", "0")),
-        ({"crop_fraction": float("nan")}, ("--crop-fraction",)),
-        ({"mean": "half"}, ("--mean", "half")),
+        ({"crop_fraction": 0.0}, ("crop_fraction", "0")),
+        ({"crop_fraction": float("nan")}, ("crop_fraction",)),
     ],
 )
 def test_words_that_mean_nothing(words, said):
     with pytest.raises(InputError, match=mentioning(*said)):
-        told(None, **words)
+        user_metadata(None, words)
 
 
 @pytest.mark.parametrize(
@@ -144,25 +185,44 @@ def test_words_that_mean_nothing(words, said):
             {"framing": "crop", "crop_fraction": 0.9},
             {"framing": "whole", "crop_fraction": 0.8},
         ),
-        ({"mean": "0.1,0.2,0.3"}, {}, {"mean": (0.1, 0.2, 0.3)}),
+        (
+            {
+                "mean": (
+                    0.1,
+                    0.2,
+                    0.3,
+                )
+            },
+            {},
+            {"mean": (0.1, 0.2, 0.3)},
+        ),
     ],
 )
 def test_what_is_told_of_the_preprocessing(words, base, expected):
     before = Preprocessing(image_px=64, **base)
-    assert told(None, **words).apply_to(before) == Preprocessing(image_px=64, **expected)
+    assert user_metadata(None, words).apply_to(before) == Preprocessing(image_px=64, **expected)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ({"image_px": 0}, ("image_px", "0")),
-        ({"mean": "0.5"}, ("1", "3", "channel")),
-        ({"std": "0.5,0,0.5"}, ("above 0",)),
+        ({"mean": (0.5,)}, ("1", "3", "channel")),
+        (
+            {
+                "std": (
+                    0.5,
+                    0,
+                    0.5,
+                )
+            },
+            ("above 0",),
+        ),
     ],
 )
 def test_preprocessing_that_cannot_be(words, said):
     with pytest.raises(InputError, match=mentioning(*said)):
-        told(None, **words).apply_to(Preprocessing(image_px=64))
+        user_metadata(None, words).apply_to(Preprocessing(image_px=64))
 
 
 def test_a_foreign_file_becomes_a_model_file_that_evaluates(tmp_path, foreign, pictures):

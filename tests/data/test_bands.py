@@ -253,7 +253,7 @@ def test_a_image_that_pillow_takes_for_an_attack_stays_one(tmp_path, monkeypatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     assert "a decompression bomb" in probe(plain).reason
     assert "0 million pixels" in probe(five).reason
-    assert "effnetv2 map" in probe(five).reason
+    assert "effnetv2 geo map" in probe(five).reason
     with pytest.raises(UnreadableImageError, match="Cut it into pieces"):
         load_raster(five, rule)
 

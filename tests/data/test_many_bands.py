@@ -314,7 +314,7 @@ def test_the_command_for_rasters_reads_the_table_as_it_was_read(tmp_path):
     write_raster(tmp_path / "raster.tif", deep())
     (tmp_path / "all.csv").write_text("file,species\nraster.tif,a\n")
     words = [str(tmp_path / "all.csv"), "--path-column", "file", "--label-column", "species"]
-    done = effnetv2("shards", *words, tmp_path / "packed", cwd=tmp_path)
+    done = effnetv2("data", "pack", *words, tmp_path / "packed", cwd=tmp_path)
     assert done.returncode == 2
     assert shlex.split(done.stderr)[-7:] == ["effnetv2", "train", *words]
 

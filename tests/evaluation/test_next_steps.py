@@ -135,7 +135,7 @@ def test_conflicting_labels_of_many_images_come_before_epochs():
     assert topics(few) == ["epochs", "label_errors"]
     assert topics(many) == ["label_errors", "epochs"]
     assert mentions(many[0].reason, "50", "identical")
-    assert many[0].command == "effnetv2 inspect flowers"
+    assert many[0].command == "effnetv2 check flowers"
 
 
 def test_errors_are_suspect_labels_only_where_the_model_is_mostly_right():
@@ -146,7 +146,7 @@ def test_errors_are_suspect_labels_only_where_the_model_is_mostly_right():
     assert suspect_labels(coverage_curve(np.arange(100) >= 3, sure - 0.1)) == 0
     (step,) = next_steps(RIGHT, facts(command="effnetv2 train f.csv --label-column kind"), suspects=3)
     assert "3 images" in step.reason
-    assert step.command == "effnetv2 inspect flowers --label-column kind --weights auto"
+    assert step.command == "effnetv2 check flowers --label-column kind --weights auto"
 
 
 def test_an_evaluation_proposes_nothing_about_training():
@@ -180,7 +180,7 @@ def test_the_command_is_that_of_the_run_with_one_change(command, again):
 def test_a_check_of_labels_reads_the_data_as_the_run_did():
     told = facts(command="effnetv2 train flowers --layout classes --nodata=-9999", label_conflicts=1)
     (step,) = next_steps(RIGHT, told)
-    assert step.command == "effnetv2 inspect flowers --nodata -9999 --layout classes"
+    assert step.command == "effnetv2 check flowers --nodata -9999 --layout classes"
 
 
 def test_every_command_is_one_that_the_command_line_takes():

@@ -81,14 +81,14 @@ def test_a_program_gets_the_report_again(finished):
 
 
 def test_it_is_compared_with_another_that_is_named(finished, tmp_path):
-    """As the report of a run that is given --against says it, and nothing in the folder changes."""
+    """As the report of a run that is given --baseline says it, and nothing in the folder changes."""
     other, run = finished / "run", tmp_path / "slow"
     words = ("train", finished / "pictures", *WORDS, "--set", "optimizer.lr=1e-9", "--out", run)
-    done = effnetv2(*words, "--against", other, cwd=tmp_path)
+    done = effnetv2(*words, "--baseline", other, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (said,) = [line for line in done.stdout.splitlines() if line.startswith("Better than run? ")]
     before = contents(run)
-    words = ("train", finished / "pictures", "--out", run, "--resume", "--against")
+    words = ("train", finished / "pictures", "--out", run, "--resume", "--baseline")
     done = effnetv2(*words, other, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout.splitlines()
@@ -96,11 +96,11 @@ def test_it_is_compared_with_another_that_is_named(finished, tmp_path):
     save_predictions(tmp_path / "strange", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
     done = effnetv2(*words, "strange", cwd=tmp_path)
     assert done.returncode == 2
-    assert mentions(done.stderr, "--against")
+    assert mentions(done.stderr, "--baseline")
     (run / "report.html").unlink()
     done = effnetv2(*words, other, cwd=tmp_path)
     assert done.returncode == 2
-    assert mentions(done.stderr, run, "effnetv2 evaluate", "DATA", "--against")
+    assert mentions(done.stderr, run, "effnetv2 evaluate", "DATA", "--baseline")
 
 
 def test_asked_for_more_epochs_it_names_the_way_to_them(finished):

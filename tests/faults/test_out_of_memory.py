@@ -9,7 +9,7 @@ import pytest
 import torch
 import typer
 
-from efficientnetv2.cli.main import with_exit_codes
+from efficientnetv2.cli.errors import ends
 
 
 @pytest.mark.parametrize(
@@ -26,27 +26,19 @@ from efficientnetv2.cli.main import with_exit_codes
     ],
 )
 def test_it_is_told_in_a_line_with_what_to_reduce(error, capsys):
-    @with_exit_codes
-    def command():
+    with pytest.raises(typer.Exit) as ended, ends():
         raise error
-
-    with pytest.raises(typer.Exit) as ended:
-        command()
     assert ended.value.exit_code == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "out of memory" in line
-    assert "Reduce" in line
-    assert "--workers" in line
+    line, hint = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory")
+    assert hint.startswith("hint: Reduce")
+    assert "--workers" in hint
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("a mistake of ours"), ImportError("no such module"), typer.Exit(3)]
 )
 def test_other_errors_are_not_taken_for_it(error):
-    @with_exit_codes
-    def command():
+    with pytest.raises(type(error)) as ended, ends():
         raise error
-
-    with pytest.raises(type(error)) as ended:
-        command()
     assert ended.value is error

@@ -14,7 +14,7 @@ from tests.messages import mentions
 @pytest.mark.slow
 def test_a_run_on_shards_killed_and_resumed_ends_with_the_bits_of_the_run_on_files(class_folders, tmp_path):
     done = effnetv2(
-        "shards", class_folders, tmp_path / "packed", "--shard-pictures", "7", "--seed", "3", cwd=tmp_path
+        "data", "pack", class_folders, tmp_path / "packed", "--shard-images", "7", "--seed", "3", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     run = tmp_path / "killed"

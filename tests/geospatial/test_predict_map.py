@@ -228,5 +228,5 @@ def test_a_raster_that_is_cut_short_leaves_no_map(tmp_path):
 
 def test_a_foreign_geotiff_is_no_map(tmp_path):
     raster = write_raster(tmp_path / "scene.tif", scene())
-    with pytest.raises(InputError, match=mentioning("scene.tif", "effnetv2 map")):
+    with pytest.raises(InputError, match=mentioning("scene.tif", "effnetv2 geo map")):
         map_file.count_classes(raster)

@@ -97,7 +97,7 @@ def _killed_in(out):
 
 
 def test_what_a_beginning_with_another_run_to_compare_with_leaves_is_no_obstacle(tmp_path):
-    """The answers of --against are kept before the recipe, which makes a folder a run."""
+    """The answers of --baseline are kept before the recipe, which makes a folder a run."""
     answers = pd.DataFrame({"path": ["a.jpg"], "label": ["x"], "true_label": ["x"]})
     save_predictions(tmp_path / "mine/against", answers)
     validate_new_run_dir(tmp_path / "mine")

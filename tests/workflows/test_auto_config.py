@@ -111,7 +111,7 @@ def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
 def test_shards_train_as_the_table_does(table, tmp_path):
     """The same pictures in the same order with the same targets: the same losses."""
     words = ("--label-separator", ";")
-    packed = effnetv2("shards", table, tmp_path / "shards", *words, cwd=tmp_path)
+    packed = effnetv2("data", "pack", table, tmp_path / "shards", *words, cwd=tmp_path)
     assert packed.returncode == 0, packed.stderr
     command = " ".join(packed.stdout.split()).partition("Train on them with: ")[2]
     assert shlex.split(command) == ["effnetv2", "train", str(tmp_path / "shards"), *words]
@@ -161,7 +161,7 @@ def test_what_is_evaluated_may_be_spelled_otherwise(learnt):
 def test_plan_and_weights_without_a_probe(learnt, tmp_path):
     table = learnt / "pictures.csv"
     words = [*TINY, "--weights", learnt / "run", "--label-separator", ";"]
-    plan = effnetv2("plan", table, *words, "--json", cwd=tmp_path)
+    plan = effnetv2("train", "--dry-run", table, *words, "--json", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
     assert "linear probe" not in json.loads(plan.stdout)["others_s"]
     further = effnetv2("train", table, *words, "--verbose", "--out", tmp_path / "further", cwd=tmp_path)

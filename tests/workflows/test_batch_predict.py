@@ -214,7 +214,7 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
     assert mentions(done.stderr, "GPU")
 
 
-@pytest.mark.parametrize("verb", ["predict", "evaluate", "map"])
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "geo map"])
 @pytest.mark.usefixtures("on_screen")
 def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tmp_path, monkeypatch, capsys):
     """Else a set of a million pictures takes days that could be an hour, in silence."""

@@ -238,7 +238,7 @@ def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_fo
         assert (said in done.stdout) is (known > 0)
         assert (said in (out / "log.txt").read_text()) is (known > 0)
     assert "have trained them" in reports[1]["notes"][0]
-    planned = effnetv2("plan", *words[1:], "--weights", "first", "--seed", 1, cwd=tmp_path)
+    planned = effnetv2("train", "--dry-run", *words[1:], "--weights", "first", "--seed", 1, cwd=tmp_path)
     assert mentions(planned.stdout, "val")
     # Nor has what it held out not trained it: its weights have learnt from that before.
     ever = trained | {path for path, split in splits(tmp_path / "seed1") if split == "train"}

@@ -165,8 +165,8 @@ def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp
 def test_a_sheet_replaces_no_picture_but_a_sheet(here):
     Image.new("RGB", (9, 9)).save(here / "photo.png")
     before = (here / "photo.png").read_bytes()
-    said = refused("augment", "pictures", "--out", "photo.png", cwd=here)
-    assert mentions(said, "--out", "photo.png", "effnetv2 augment")
+    said = refused("train", "pictures", "--preview", "photo.png", cwd=here)
+    assert mentions(said, "--preview", "photo.png", "effnetv2 train --preview")
     assert (here / "photo.png").read_bytes() == before
 
 
@@ -218,13 +218,13 @@ def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
     here = class_folders.parent
     (here / "docs").mkdir()
     (here / "docs" / name).write_text("<p>of the bridge</p>")
-    said = refused("inspect", "pictures", "--out", "docs", cwd=here)
-    assert mentions(said, name, "--out", "effnetv2 inspect")
+    said = refused("check", "pictures", "--out", "docs", cwd=here)
+    assert mentions(said, name, "--out", "effnetv2 check")
     assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [
         (name, "<p>of the bridge</p>")
     ]
-    ended_well("inspect", "pictures", "--out", "page", cwd=here)
-    assert mentions(ended_well("inspect", "pictures", "--out", "page", cwd=here), "replaced")
+    ended_well("check", "pictures", "--out", "page", cwd=here)
+    assert mentions(ended_well("check", "pictures", "--out", "page", cwd=here), "replaced")
 
 
 def trained_row(step, image_px):

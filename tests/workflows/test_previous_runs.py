@@ -179,13 +179,13 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     assert mentions(second.stdout + second.stderr, "first", "not clearly")
     # Killed before its report, gone on with when the other run is no longer there.
     before = "efficientnetv2.workflows.train:report_of"
-    killed_at(before, *words, "--out", "elsewhere/third", "--against", "runs/first", cwd=tmp_path)
+    killed_at(before, *words, "--out", "elsewhere/third", "--baseline", "runs/first", cwd=tmp_path)
     (tmp_path / "runs/first").rename(tmp_path / "put_away")
     named = effnetv2(*words, "--out", "elsewhere/third", "--resume", cwd=tmp_path)
     assert "Better than first?" in named.stdout + named.stderr
     (tmp_path / "put_away").rename(tmp_path / "runs/first")
     save_predictions(tmp_path / "other", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
-    refused = effnetv2(*words, "--out", "elsewhere/fourth", "--against", "other", cwd=tmp_path)
+    refused = effnetv2(*words, "--out", "elsewhere/fourth", "--baseline", "other", cwd=tmp_path)
     assert refused.returncode == 2
     assert "answered none of these pictures" in refused.stderr
     assert not (tmp_path / "elsewhere/fourth").exists()

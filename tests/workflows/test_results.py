@@ -93,7 +93,7 @@ def test_a_check_is_that_of_the_command(photos, tmp_path):
     for split in ("train", "val"):
         shutil.copytree(photos, data / split)
     found = ev2.check(data, output=tmp_path / "here", **MACHINE)
-    done = effnetv2("inspect", data, "--out", "there", "--json", *MACHINE_WORDS, cwd=tmp_path)
+    done = effnetv2("check", data, "--out", "there", "--json", *MACHINE_WORDS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert found.report == json.loads(done.stdout)
     assert len(found.duplicates) == 48

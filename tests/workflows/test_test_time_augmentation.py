@@ -100,7 +100,7 @@ def test_a_size_below_the_stride_is_refused_by_the_command(trained, tmp_path):
 def test_two_runs_compared(trained, tmp_path):
     words = ("train", trained / "pictures", *TINY, "--weights", "none", "--set", "progressive.stages=1")
     done = effnetv2(
-        *words, "--epochs", "3", "--out", tmp_path / "fixed", "--against", trained / "run", cwd=tmp_path
+        *words, "--epochs", "3", "--out", tmp_path / "fixed", "--baseline", trained / "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     told = _json("compare", tmp_path / "fixed", trained / "run", "--out", tmp_path / "both", cwd=tmp_path)

@@ -76,7 +76,7 @@ class Screen:
         (self._bar.console if self._bar else self.notes).print(self._writable(line))
 
     def _writable(self, text: str) -> str:
-        """What the screen can't take escaped: control characters, and bytes of a file's name that are no letters."""
+        """What the screen can't take escape_controls: control characters, and bytes of a file's name that are no letters."""
         encoding, text = self.notes.encoding, escape_controls(text, lines=True)
         return text.encode(encoding, "backslashreplace").decode(encoding)
 

@@ -1,14 +1,15 @@
-"""``effnetv2 crossval``: how good a recipe is on all the pictures there are, each answered by a network new to it."""
+"""``effnetv2 crossval``."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.parsing import ADVANCED
 
 
 @spread
@@ -18,90 +19,71 @@ def crossval(
     recipe: options.RecipeOptions,
     table: options.TableOptions,
     machine: options.MachineOptions,
-    folds: Annotated[
-        int, typer.Option(help="How many parts, each answered once.", callback=options.between(1, 1000))
-    ] = 5,
+    folds: Annotated[int, options.option("Number of folds.", "N", check=options.between(1, 1000))] = 5,
     by: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|class|group|place|time",
-            help="What a fold keeps whole. auto: places (spatial blocks) and groups, where they are known and no class "
-            "vanishes by it; class: neither, at random with each class's share; time: the past answers for the future.",
+        Literal["auto", "class", "group", "place", "time"],
+        options.option(
+            "What a fold keeps whole: auto, group, place, time, or class (none; stratified).", "NAME"
         ),
     ] = "auto",
     block_degrees: Annotated[
         float | None,
-        typer.Option(
-            metavar="DEGREES",
-            help="Side of the spatial blocks; 1 is about 111 km. (Default: the largest of 1 to 1/32 that deals well.)",
-            callback=options.between(0.001, 90),
-            show_default=False,
+        options.option(
+            "Size of spatial blocks; 1 is about 111 km.  [default: automatic]",
+            "DEGREES",
+            check=options.between(0.001, 90),
+            panel=ADVANCED,
         ),
     ] = None,
-    time_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of a year or date, for --by time. (Default: year, date, datetime, timestamp or time, where "
-            "there is one.)",
-            show_default=False,
-        ),
-    ] = None,
-    attempts: Annotated[
+    time_column: options.TimeColumn = None,
+    candidates: Annotated[
         list[str] | None,
-        typer.Option(
+        options.option(
+            "Recipe fields to choose from inside each fold, one candidate per option; repeatable.",
+            "'A.B=C ...'",
             "--try",
-            metavar="'A.B=C ...'",
-            help="Settings to choose from, those of one try in one text; repeat it for each. In every fold each try is "
-            "trained on three quarters of the fold's training pictures; the best on the last quarter by macro-F1 "
-            "is trained again on all of them.",
-            show_default=False,
+            panel=ADVANCED,
         ),
     ] = None,
-    try_settings: Annotated[
+    candidate_settings: Annotated[
         list[str] | None,
-        typer.Option(
+        options.option(
+            "A recipe field while choosing only, such as epochs=4; repeatable.",
+            "A.B=C",
             "--try-set",
-            metavar="A.B=C",
-            help="A field of the recipe while choosing only, such as epochs=4; may be repeated.",
-            show_default=False,
+            panel=ADVANCED,
         ),
     ] = None,
     members: Annotated[
         int,
-        typer.Option(
-            metavar="N",
-            help="Networks that answer each fold together, their probabilities averaged: with --try the N best tries "
-            "(as many as there are: all, and none is tried beforehand), else the recipe with N seeds. N runs answer a "
-            "fold instead of one.",
-            callback=options.between(1, 100),
+        options.option(
+            "Models per fold, averaged: the best candidates, or as many seeds.",
+            "N",
+            "--members",
+            check=options.between(1, 100),
+            panel=ADVANCED,
         ),
     ] = 1,
     compare_splits: Annotated[
         bool,
-        typer.Option(
+        options.option(
+            "Train random folds too, and report how optimistic they are beside those by place.",
+            None,
             "--compare-splits",
-            help="Train a second set of folds, at random beside by place, and say how much neighbours flatter. Without "
-            "it, a linear probe on the given weights says so, in seconds.",
+            panel=ADVANCED,
         ),
     ] = False,
     out: options.RunOut = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the folds in --out, or with the newest under runs/.")
+        bool, options.option("Continue the folds in --out, or the newest in runs/.", None, "--resume")
     ] = False,
 ) -> None:
-    """Cross-validate: train a network for each fold, answer the pictures that it has not seen, report all answers.
-
-    The figure uses every picture once, so it is surer than that of one held-out part. The folder holds a run for each
-    fold, the answers of all, and the folds' networks as one predictor: effnetv2 predict FOLDER NEW_PICTURES.
-    --minutes is for the whole.
+    """Train a model per fold, and report on all images.
 
     Examples:
-    - `effnetv2 crossval photos/`
-    - `effnetv2 crossval train.csv --by place --minutes 60 --compare-splits`
+    - `effnetv2 crossval train.csv --by place --minutes 60`
     - `effnetv2 crossval train.csv --by time --time-column year --folds 4`
-    - `effnetv2 crossval train.csv --try "balance=null" --try "balance=equal" --try-set epochs=4`
-    - `effnetv2 crossval train.csv --members 3`
-    - `effnetv2 crossval photos/ --out runs/folds --resume`
+    - `effnetv2 crossval train.csv --try balance=null --try balance=equal`
     """
     from efficientnetv2.workflows.output_paths import refuse_run_within
 
@@ -113,23 +95,12 @@ def crossval(
     from efficientnetv2.workflows.crossval_config import CrossValConfig
 
     plan = CrossValConfig(
-        folds=folds,
-        by=by,
-        block_degrees=block_degrees,
-        time_column=time_column,
-        tries=tuple(attempts or ()),
-        try_settings=tuple(try_settings or ()),
-        members=members,
-        compare_splits=compare_splits,
-    )
+        folds, by, block_degrees, time_column, tuple(candidates or ()), tuple(candidate_settings or ()), members,
+        compare_splits
+    )  # fmt: skip
+    given = (name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE")  # type: ignore[union-attr]
     with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen, TrainingBar(screen) as bar:
         run_crossval(
-            recipe.words(), table.source(data), machine.place(out, resume=resume), plan, _typed(context),
-            callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json),
+            recipe.words(), table.source(data), machine.place(out, resume=resume), plan, frozenset(given),
+            callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json)
         )  # fmt: skip
-
-
-def _typed(context: typer.Context) -> frozenset[str]:
-    """Names of the options that stand on the command line, their values defaults or not."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return frozenset(name for name, source in sources.items() if source and source.name == "COMMANDLINE")

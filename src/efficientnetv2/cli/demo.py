@@ -1,29 +1,32 @@
-"""``effnetv2 demo``: the practitioner's story on the embedded pictures, told by the verbs themselves."""
+"""``effnetv2 demo``: check, train and cross-validate on the bundled images, by the commands themselves."""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Callable, Iterable
+import shutil
+import sys
+import time
+from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from efficientnetv2.cli import options
-from efficientnetv2.cli.check import inspect
-from efficientnetv2.cli.crossval import crossval
-from efficientnetv2.cli.train import train
+from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.utils.errors import InputError, format_duration, shorten
 from efficientnetv2.utils.shell import shell_join
 
 OUT = Path("runs/demo")
 FOLDS = 3
 IMAGES = 600  # of the demonstration
 
-# Satellites have no upright; the cause of the loss stands at the picture's centre, so crops keep most of it and the
-# centre's features stand beside the pooled ones; colour is evidence. The head comes first (a linear probe on embeddings
-# that are computed once), then all of it is tuned for as many epochs as leave time for the folds. The three classes are
-# far from equally frequent. Chosen on 444 other pictures of the same source (docs/land_cover.md), not on these.
+# Satellite images have no orientation; the cause of the loss is at the center, so crops keep most of the image and
+# center features are pooled too; color is evidence. The head comes first (a linear probe), then all layers are tuned
+# for as many epochs as leave time for the folds. The classes are imbalanced. Chosen on 444 other images of the same
+# source (docs/land_cover.md), not on these.
 SETTINGS = (
     "balance=sqrt",
     "classifier=probe",
@@ -44,50 +47,46 @@ _SHORTEST_S = 24.0
 # At most so long, as far as that can be estimated; with at most so many epochs. Ours.
 MOST_S, _EPOCHS = 360.0, 6
 
+Step = tuple[str, str, list[str]]
+
 
 def demo(
+    context: typer.Context,
     out: Annotated[
-        Path, typer.Option(help="Folder of all that comes out; an earlier demo in runs/demo is replaced.")
+        Path, options.option("Folder; an earlier demo in runs/demo is replaced.", "FOLDER", "--out")
     ] = OUT,
-    seed: Annotated[int, typer.Option(help="Number that fixes everything random.")] = 0,
+    seed: options.Seed = 0,
     workers: options.Workers = None,
     as_json: options.Json = False,
 ) -> None:
-    """Inspect, train, cross-validate and report on 600 satellite pictures that come with the repository.
+    """Check, train and cross-validate on 600 bundled satellite images.
 
-    Three classes of land cover after forest loss, with place and year, imbalanced; from weights that come with the
-    repository too, on a CPU in a few minutes, without a network. Each step is a command of its own, printed before it
-    runs; docs/land_cover.md tells what they show. Run it in a clone; it writes runs/demo/. With --json the last step
-    answers.
+    It takes a few minutes on a CPU, without a network, in a clone of the repository. Each step is a command, printed
+    before it runs; docs/land_cover.md explains them.
 
     Examples:
     - `effnetv2 demo`
     - `effnetv2 demo --out my_demo --seed 1`
     """
-    import json
-    import sys
-    import time
-
-    from efficientnetv2.cli.console import Screen, print_json
-    from efficientnetv2.utils.errors import format_duration
-
-    pictures = embedded()
+    images = bundled_images()
     screen = Screen(quiet=as_json)
-    epochs, seconds = affordable(slowness() * _images(pictures) / IMAGES)
-    told = story(pictures, out, seed=seed, workers=workers, epochs=epochs)
+    epochs, seconds = affordable(slowness() * _count_rows(images) / IMAGES)
+    steps = story(images, out, seed=seed, workers=workers, epochs=epochs)
     make_room(out)
     screen.say(f"Time: about {format_duration(seconds)} on this machine")
     if epochs < _EPOCHS:
         screen.say(f"Epochs: {epochs} instead of {_EPOCHS} (for at most {format_duration(MOST_S)})")
     began = time.monotonic()
-    for number, (title, verb, words) in enumerate(told, start=1):
-        last = number == len(told)
-        screen.say("")
-        screen.say(f"Step {number} of {len(told)}: {title}")
-        screen.say(shell_join(["effnetv2", verb.__name__, *words]))
-        if verb is crossval:
-            screen.say(_outlook_on_folds(out))
-            if time.monotonic() - began + _folds_s(out) > MOST_S:
+    for number, (title, command, words) in enumerate(steps, start=1):
+        is_last = number == len(steps)
+        screen.say(f"\nStep {number} of {len(steps)}: {title}")
+        screen.say(shell_join(["effnetv2", command, *words]))
+        if command == "crossval":
+            folds_s = crossval_seconds(out)
+            screen.say(
+                f"Time: about {format_duration(folds_s)} for {FOLDS} runs, by step 2; linear probes come on top"
+            )
+            if time.monotonic() - began + folds_s > MOST_S:
                 screen.say(
                     f"Skipped (the demo would take more than {format_duration(MOST_S)}). To run it, type the command."
                 )
@@ -95,16 +94,21 @@ def demo(
                     print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
                 break
         screen.say("")
-        with redirect_stdout(sys.stderr) if as_json and not last else nullcontext():
-            _do(verb, [*words, "--json"] if as_json and last else words)
-    for line in _outlook(pictures, out):
+        with redirect_stdout(sys.stderr) if as_json and not is_last else nullcontext():
+            run(context, command, [*words, "--json"] if as_json and is_last else words)
+    for line in next_lines(images, out):
         screen.say(line)
 
 
-def slowness() -> float:
-    """How many times as long a training step takes here as on the machine that the demonstration was timed on."""
-    import time
+def run(context: Any, name: str, words: list[str]) -> None:
+    """Run a command of the program with these words; its errors end the demo as they end the command."""
+    command = context.find_root().command.commands[name]
+    with command.make_context(name, list(words)) as own:
+        command.invoke(own)
 
+
+def slowness() -> float:
+    """Time of a training step / its time on the machine where the demo was timed."""
     import torch
 
     from efficientnetv2.models.factory import create
@@ -124,175 +128,109 @@ def slowness() -> float:
 
 
 def affordable(slow: float) -> tuple[int, float]:
-    """The epochs for which there is time, and the seconds that the demonstration takes with them.
-
-    Where there is no time for the cross-validation, the seconds are those without it.
-
-    Args:
-        slow: How many times as long it takes as on the machine that it was timed on.
-    """
+    """Epochs that fit into the time, and the seconds of the demo, of the shortest one if nothing fits."""
     others, each = slow * (_WHOLE_S - _EPOCHS_S), slow * _EPOCHS_S / _EPOCHS
     epochs = max(1, min(_EPOCHS, int((MOST_S - others) / each)))
     seconds = others + epochs * each
     return epochs, seconds if seconds <= MOST_S else slow * _SHORTEST_S
 
 
-def _images(table: Path) -> int:
-    """Rows of a table."""
+def _count_rows(table: Path) -> int:
     import pandas as pd
 
     return len(pd.read_csv(table, usecols=["path"]))
 
 
 def make_room(out: Path) -> None:
-    """Remove what an earlier demonstration left in its own place, ``OUT``; all else is left alone.
-
-    Args:
-        out: folder of all that will come out.
+    """Remove an earlier demo in its own place, ``OUT``.
 
     Raises:
-        InputError: it holds something else: a run that no demonstration has begun, or files that none makes.
+        InputError: The folder holds something else.
     """
-    import shutil
-
     from efficientnetv2.training.run_dir import RUN_FILES
     from efficientnetv2.training.run_lock import validate_new_run_dir
-    from efficientnetv2.utils.errors import InputError, shorten
 
-    if out == OUT and _begun_by_a_demo(out):
-        made = {*RUN_FILES, "inspection", "folds"}
-        others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - made)
+    elsewhere = f"or give the demonstration another folder: effnetv2 demo --out {OUT}2"
+    if out == OUT and _is_demo(out):
+        known = {*RUN_FILES, "inspection", "folds"}
+        others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - known)
         if others:
             raise InputError(
                 f"{out} holds {shorten(others, 3)} beside an earlier demonstration, and would be replaced as a whole. "
-                f"Move that elsewhere, or give the demonstration another folder: effnetv2 demo --out {OUT}2"
+                f"Move that elsewhere, {elsewhere}"
             )
         shutil.rmtree(out)
     elif out == OUT and (out / "recipe.yaml").exists():
         raise InputError(
-            f"{out} holds a run that no demonstration has begun, so it is left alone. Move it elsewhere, or give the "
-            f"demonstration another folder: effnetv2 demo --out {OUT}2"
+            f"{out} holds a run that is not of the demonstration. Move it elsewhere, {elsewhere}"
         )
     validate_new_run_dir(out)
 
 
-def _begun_by_a_demo(out: Path) -> bool:
-    """Whether the run in a folder was begun by this command, as its beginning says."""
-    import json
-
+def _is_demo(out: Path) -> bool:
+    """Whether the run in a folder was started by this command."""
     try:
-        begun = json.loads((out / "beginning.json").read_text(encoding="utf-8"))
-        return shlex.split(begun["command"])[:2] == ["effnetv2", "demo"]
+        started = json.loads((out / "beginning.json").read_text(encoding="utf-8"))
+        return shlex.split(started["command"])[:2] == ["effnetv2", "demo"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-Step = tuple[str, Callable[..., None], list[str]]
-
-
-def story(pictures: Path, out: Path, *, seed: int, workers: int | None, epochs: int = _EPOCHS) -> list[Step]:
-    """The steps: what each is for, its verb, the words that one types.
-
-    Args:
-        pictures: the table.
-        out: folder of all that comes out.
-        seed: of everything random.
-        workers: processes that read pictures; None lets each verb choose.
-        epochs: Epochs of each run.
+def story(images: Path, out: Path, *, seed: int, workers: int | None, epochs: int = _EPOCHS) -> list[Step]:
+    """The steps: a title, a command, and its words.
 
     Raises:
-        InputError: the weights are not beside the pictures.
+        InputError: The weights are not beside the images.
     """
-    data, weights = str(pictures), str(_starter(pictures))
-    machine = ["--device", "cpu", *([] if workers is None else ["--workers", str(workers)])]
-    seeded, folds = ["--seed", str(seed)], ["--by", "place", "--folds", str(FOLDS)]
-    fewer = (setting.replace(f"epochs={_EPOCHS}", f"epochs={epochs}") for setting in SETTINGS)
-    settings = [word for setting in fewer for word in ("--set", setting)]
+    weights = _from_here(images.absolute().parents[1] / "weights/efficientnetv2_b0.safetensors")
+    if not weights.is_file():
+        raise InputError(
+            f"{weights} is missing, the weights that the demonstration starts from. They come with the repository: "
+            "git checkout examples/weights"
+        )
+    data, machine = (
+        str(images),
+        ["--device", "cpu", *([] if workers is None else ["--workers", str(workers)])],
+    )
+    settings = [setting.replace(f"epochs={_EPOCHS}", f"epochs={epochs}") for setting in SETTINGS]
+    train = [data, "--weights", str(weights), "--recipe", "finetune", "--seed", str(seed), "--out", str(out)]
+    train += [*machine, *(word for setting in settings for word in ("--set", setting))]
+    folds = [data, "--recipe", str(out / "recipe.yaml"), "--by", "place", "--folds", str(FOLDS)]
     return [
+        ("check the images", "check", [data, "--out", str(out / "inspection")]),
+        ("train from the bundled weights, rare classes oversampled", "train", train),
         (
-            "what is the matter with the pictures, before anything learns them",
-            inspect,
-            [data, "--out", str(out / "inspection")],
-        ),
-        (
-            "from the weights that come with the repository to these classes, the rare one brought forward",
-            train,
-            [
-                data,
-                "--weights",
-                weights,
-                "--recipe",
-                "finetune",
-                *seeded,
-                "--out",
-                str(out),
-                *machine,
-                *settings,
-            ],
-        ),
-        (
-            "how good is that recipe where no network has been? Every picture answered once, whole places held out",
-            crossval,
-            [data, "--recipe", str(out / "recipe.yaml"), *folds, "--out", str(out / "folds"), *machine],
+            "how good is this recipe in new places? Each image is predicted once, whole locations held out",
+            "crossval",
+            [*folds, "--out", str(out / "folds"), *machine],
         ),
     ]
 
 
-def _do(verb: Callable[..., None], words: list[str]) -> None:
-    """What the program does with these words; errors and Ctrl-C come through, which ``main`` of Typer would swallow."""
-    alone = typer.Typer(add_completion=False)
-    alone.command()(verb)
-    command = typer.main.get_command(alone)
-    with command.make_context(verb.__name__, list(words)) as context:
-        command.invoke(context)
-
-
-def _outlook_on_folds(out: Path) -> str:
-    """How long the folds' runs will train, as a sentence: like the one run before them, each on its part of all.
-
-    Args:
-        out: folder of that run, whose report says how long it took.
-    """
-    from efficientnetv2.utils.errors import format_duration
-
-    how = "by how long that of step 2 did; probes come on top."
-    return f"Its {FOLDS} runs train for about {format_duration(_folds_s(out))}, {how}"
-
-
-def _folds_s(out: Path) -> float:
+def crossval_seconds(out: Path) -> float:
     """Seconds that the folds' runs will train, by those of the run before them."""
-    import json
-
-    told = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     # Every image by all folds but its own.
-    learnt = (FOLDS - 1) * (told["train_pictures"] + told["pictures"])
-    return float(told["wall_s"] * learnt / told["train_pictures"])
+    images = (FOLDS - 1) * (report["train_pictures"] + report["pictures"])
+    return float(report["wall_s"] * images / report["train_pictures"])
 
 
-def _outlook(pictures: Path, out: Path) -> Iterable[str]:
-    program, folds = _program(), out / "folds" / "report.html"
-    return (
-        "",
-        "Open, in this order:",
-        *(
-            [f"  {folds}   how good, how sure, in a new place, what it confuses, where it looks"]
-            if folds.exists()
-            else []
-        ),
-        f"  {out / 'inspection' / 'inspection.html'}   what is the matter with the pictures",
-        f"  {out / 'report.html'}   the one network to use, its training",
-        "Next:",
-        f"  {shell_join([*program, 'predict', str(out), str(pictures.parent / 'pictures')])}",
-        f"  {shell_join([*program, 'train', 'YOUR_PICTURES'])}",
-        "  docs/land_cover.md tells the story, and how it goes on to maps",
-    )
+def next_lines(images: Path, out: Path) -> Iterator[str]:
+    """What to open, and what to type next."""
+    folds = out / "folds" / "report.html"
+    yield "\nOpen, in this order:"
+    if folds.exists():
+        yield f"  {folds}   how good the recipe is, with intervals"
+    yield f"  {out / 'inspection' / 'inspection.html'}   problems of the images"
+    yield f"  {out / 'report.html'}   the model to use, and its training"
+    yield "Next:"
+    yield f"  {shell_join([*_program(), 'predict', str(out), str(images.parent / 'pictures')])}"
+    yield f"  {shell_join([*_program(), 'train', 'YOUR_IMAGES'])}"
+    yield "  docs/land_cover.md explains each step, and continues with maps"
 
 
 def _program() -> list[str]:
     """This program, as one types it here."""
-    import shutil
-    import sys
-
     if shutil.which("effnetv2"):
         return ["effnetv2"]
     if Path(sys.argv[0]).name == "__main__.py":  # which nobody can run by its path
@@ -305,31 +243,16 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _starter(pictures: Path) -> Path:
-    from efficientnetv2.utils.errors import InputError
-
-    weights = _from_here(pictures.absolute().parents[1] / "weights/efficientnetv2_b0.safetensors")
-    if not weights.is_file():
-        raise InputError(
-            f"{weights} is not there, the weights that the demonstration begins with. They come with the repository: "
-            "git checkout examples/weights"
-        )
-    return weights
-
-
-def embedded() -> Path:
-    """The pictures of the clone that this is run in, or of the one it was installed from.
+def bundled_images() -> Path:
+    """The table of images in the clone that this is run in, or that the package was installed from.
 
     Raises:
-        InputError: there is no clone.
+        InputError: There is no clone.
     """
-    from efficientnetv2.utils.errors import InputError
-
-    places = [Path.cwd(), *Path.cwd().parents[:2], Path(__file__).resolve().parents[3]]
-    for place in places:
+    for place in [Path.cwd(), *Path.cwd().parents[:2], Path(__file__).resolve().parents[3]]:
         if (place / "examples/land_cover/pictures.csv").exists():
             return _from_here(place / "examples/land_cover/pictures.csv")
     raise InputError(
-        "The demonstration pictures are not here: they come with the repository, not with the installed package. "
-        "Run it in a clone, or train on pictures of your own: effnetv2 train DATA."
+        "the demonstration images come with the repository, not with the installed package. Run it in a clone, or "
+        "train on your own images: effnetv2 train DATA"
     )

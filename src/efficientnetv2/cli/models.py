@@ -1,34 +1,27 @@
-"""``effnetv2 models``: every published network, with what it costs."""
+"""``effnetv2 models``."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-
-Pretrained = Annotated[
-    bool,
-    typer.Option(
-        "--pretrained",
-        help="List the weights that can be had by name instead: top-1, megabytes, licence, where from.",
-    ),
-]
-
-Fetch = Annotated[
-    str | None,
-    typer.Option("--fetch", metavar="NAME", help="Download pretrained weights and print where the file is."),
-]
+from efficientnetv2.utils.shell import shell_join
 
 
-def models(pretrained: Pretrained = False, fetch: Fetch = None, as_json: options.Json = False) -> None:
-    """List every published network: parameters, multiply-adds, and the size they are counted at.
+def models(
+    pretrained: Annotated[
+        bool, options.option("List pretrained weights instead.", None, "--pretrained")
+    ] = False,
+    fetch: Annotated[
+        str | None, options.option("Download weights, and print where the file is.", "NAME")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the published models, or pretrained weights.
 
     Examples:
     - `effnetv2 models`
-    - `effnetv2 models --json`
     - `effnetv2 models --pretrained`
     - `effnetv2 models --fetch efficientnetv2_b0.in1k`
     """
@@ -39,100 +32,94 @@ def models(pretrained: Pretrained = False, fetch: Fetch = None, as_json: options
     if as_json:
         print_json(rows)
     elif pretrained:
-        _show_pretrained(rows)
+        _print_pretrained(rows)
     else:
-        _show_published(rows)
+        Screen().table(
+            "Published models (1,000 classes; MACs of one image at the evaluation size)",
+            ["name", "parameters", "MACs", "px"],
+            [
+                [
+                    row["name"],
+                    f"{row['parameters']:,}",
+                    f"{row['multiply_adds'] / 1e9:,.2f} G",
+                    str(row["eval_px"]),
+                ]
+                for row in rows
+            ],
+        )
 
 
 def _fetch(name: str, *, as_json: bool) -> None:
-    """Download weights into the cache, and say where the file is and how another machine uses it."""
+    """Download weights into the cache, and print how another machine uses the file."""
     from efficientnetv2.models import hub
-    from efficientnetv2.utils.shell import shell_join
 
-    screen = Screen()
-    with screen:
+    with Screen() as screen:
         path = hub.fetch(name)
     megabytes = round(path.stat().st_size / 1e6, 1)
     if as_json:
         print_json({"name": name, "path": str(path), "megabytes": megabytes})
         return
-    carried = f"{name}{path.suffix}"
+    copy = f"{name}{path.suffix}"
     screen.say(f"File: {path} ({megabytes:g} MB)")
     screen.say(f"To train from it: {shell_join(['effnetv2', 'train', 'DATA', '--weights', name])}")
-    screen.say(f"For a machine without a network, copy it: {shell_join(['cp', str(path), carried])}")
-    screen.say(f"Train there with: {shell_join(['effnetv2', 'train', 'DATA', '--weights', carried])}")
+    screen.say(f"For a machine without a network, copy it: {shell_join(['cp', str(path), copy])}")
+    screen.say(f"Train there with: {shell_join(['effnetv2', 'train', 'DATA', '--weights', copy])}")
 
 
 def _published() -> list[dict[str, Any]]:
-    from efficientnetv2.architectures.flops import count_flops
+    from efficientnetv2.architectures.flops import cost
     from efficientnetv2.architectures.registry import NAMES, published
 
     rows: list[dict[str, Any]] = []
     for name in NAMES:
-        network = published(name)
-        total = count_flops(network.architecture, image_px=network.eval_px).total
+        model = published(name)
+        total = cost(model.architecture, image_px=model.eval_px).total
         rows.append(
             {
                 "name": name,
                 "parameters": total.parameters,
                 "multiply_adds": total.multiply_adds,
-                "eval_px": network.eval_px,
+                "eval_px": model.eval_px,
             }
         )
     return rows
 
 
-def _show_published(rows: list[dict[str, Any]]) -> None:
-    Screen().table(
-        "Published networks (1,000 classes; multiply-adds for one picture at the size they are evaluated at)",
-        ["name", "parameters", "multiply-adds", "at px"],
-        [
-            [
-                row["name"],
-                f"{row['parameters']:,}",
-                f"{row['multiply_adds'] / 1e9:,.2f} G",
-                str(row["eval_px"]),
-            ]
-            for row in rows
-        ],
-    )
-
-
 def _pretrained() -> list[dict[str, Any]]:
-    from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
+    from efficientnetv2.architectures.flops import FLOAT_BYTES, cost
     from efficientnetv2.architectures.registry import published
     from efficientnetv2.models import hub
-    from efficientnetv2.models.pretrained import Pretrained as Weights
     from efficientnetv2.models.pretrained import about, names
 
-    def megabytes(entry: Weights) -> float:
+    user, rows = hub.Hub(), []
+    for name in names():
+        entry = about(name)
+        image_px = entry.preprocessing.image_px
         table = published(entry.model).architecture
-        total = count_flops(table, image_px=entry.preprocessing.image_px, num_classes=entry.num_classes).total
-        return round(total.parameters * FLOAT_BYTES / 1e6, 1)
-
-    user = hub.Hub()
-    return [
-        {
-            "name": name,
-            "model": entry.model,
-            "image_px": entry.preprocessing.image_px,
-            "num_classes": entry.num_classes,
-            "top1_percent": entry.top1_percent,
-            "megabytes_about": megabytes(entry),
-            "licence": entry.licence,
-            "source": entry.source,
-            "url": hub.url(name, user),
-            "cached": None if (path := hub.cached(name, user)) is None else str(path),
-        }
-        for name, entry in ((name, about(name)) for name in names())
-    ]
+        total = cost(table, image_px=image_px, num_classes=entry.num_classes).total
+        cached = hub.cached(name, user)
+        rows.append(
+            {
+                "name": name,
+                "model": entry.model,
+                "image_px": image_px,
+                "num_classes": entry.num_classes,
+                "top1_percent": entry.top1_percent,
+                "megabytes_about": round(total.parameters * FLOAT_BYTES / 1e6, 1),
+                "licence": entry.licence,
+                "source": entry.source,
+                "url": hub.url(name, user),
+                "cached": None if cached is None else str(cached),
+            }
+        )
+    return rows
 
 
-def _show_pretrained(rows: list[dict[str, Any]]) -> None:
+def _print_pretrained(rows: list[dict[str, Any]]) -> None:
     screen = Screen()
     screen.table(
-        "Pretrained weights (top-1 on ImageNet-1k as their source publishes it; more in docs/weights.md)",
-        ["name", "at px", "top-1 %", "about MB", "licence", "source", "cached"],
+        "Pretrained weights (ImageNet-1k top-1 as published by their source; see docs/weights.md)",
+        ["name", "px", "top-1 %", "about MB", "license", "source", "cached"],
         [
             [
                 row["name"],
@@ -147,6 +134,5 @@ def _show_pretrained(rows: list[dict[str, Any]]) -> None:
         ],
     )
     screen.say(
-        "About MB: of the download, four bytes for each parameter. Cached: whether the file is on this machine; "
-        "else it is fetched when it is asked for. No top-1: of classes other than ImageNet-1k's, to go on from."
+        "Weights that are not cached are downloaded when used. Those without top-1 have other classes."
     )

@@ -1,8 +1,7 @@
-"""The options that several commands share, said once."""
+"""Options that several commands share, declared once; a dataclass is a block of them."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import inspect
@@ -10,301 +9,180 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
-from typer.models import OptionInfo
 
+from efficientnetv2.cli.parsing import ADVANCED
+from efficientnetv2.preprocessing import Framing
+from efficientnetv2.preprocessing import Views as ViewsOf
 from efficientnetv2.progressive.schedule import IMAGE_PX
+from efficientnetv2.utils.errors import InputError
 
 if TYPE_CHECKING:
     from efficientnetv2.data.config import DataConfig
     from efficientnetv2.training.overrides import TrainOverrides
     from efficientnetv2.training.run_options import RunOptions
 
+READING = f"{ADVANCED}: how DATA is read"
 
-def between(least: float, most: float = math.inf, *, rule: str | None = None) -> Callable[[Any], Any]:
-    """A check of a number given as an option, or of several, for its ``callback``.
 
-    Typer's own ``min`` and ``max`` do not say what was given, and let infinity through.
-
-    Args:
-        least: that it may be.
-        most: likewise.
-        rule: what is said of it; None says these two.
-    """
-    if rule is None:
-        rule = f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
+def between(least: float, most: float = math.inf) -> Callable[[Any], Any]:
+    """A callback that checks the range of a number; typer's own lets infinity through."""
+    rule = f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
 
     def check(value: Any) -> Any:
-        for one in value if isinstance(value, list) else [value]:
-            if one is not None and (not least <= one <= most or one == math.inf):
-                raise typer.BadParameter(f"it is {one:,}, but has to be {rule}.")
+        if value is not None and (not least <= value <= most or value == math.inf):
+            raise typer.BadParameter(f"invalid value '{value:,}' (must be {rule})")
         return value
 
     return check
 
 
-# Every published network halves a picture five times; only one of one's own may take less.
-LAST_PX = f"between 32, the least that the networks take, and {IMAGE_PX[1]:,}"
+def option(
+    help: str,
+    metavar: str | None = None,
+    *names: str,
+    check: Callable[[Any], Any] | None = None,
+    panel: str | None = None,
+    show_default: bool = True,
+) -> Any:
+    """An option; `names` are those that do not follow from the parameter."""
+    return typer.Option(
+        *names, help=help, metavar=metavar, callback=check, rich_help_panel=panel, show_default=show_default
+    )
+
+
+def argument(metavar: str, help: str) -> Any:
+    """An argument."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False)
+
+
+# Published models halve an image five times.
+_IMAGE_SIZE = between(32, IMAGE_PX[1])
+_COUNT = between(1, 1_000_000)
 
 Data = Annotated[
     str,
-    typer.Argument(
-        metavar="DATA",
-        help="A folder with one sub-folder per class (or train/ and val/ of them), a CSV, TSV or Parquet file with "
-        "path and label columns, shards (a folder, URL or pattern of tars), or the name of a standard set such as "
-        "cifar10.",
-        show_default=False,
+    argument(
+        "DATA",
+        "A folder with a sub-folder per class, a CSV or Parquet file, shards, or a name such as cifar10.",
     ),
 ]
-Model = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="A model.safetensors, or the folder of a run.", show_default=False),
+Model = Annotated[str, argument("MODEL", "A model.safetensors or a run folder.")]
+Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME", show_default=False)]
+Workers = Annotated[int | None, option("Processes that read images.", "N", check=between(0))]
+Strict = Annotated[
+    bool,
+    option("Stop at the first unreadable image instead of skipping it.", None, "--strict", panel=ADVANCED),
 ]
-PathColumn = Annotated[str, typer.Option(help="Column of a table that names the picture.")]
-LabelColumn = Annotated[str, typer.Option(help="Column of a table that holds the label.")]
-GroupColumn = Annotated[
+Json = Annotated[bool, option("Print the result as JSON on stdout.", None, "--json", panel=ADVANCED)]
+Views = Annotated[
+    ViewsOf | None,
+    option(
+        "Test-time augmentation: average over all 8 flips and turns.  [default: the model's]",
+        "one|symmetries",
+    ),
+]
+AbstainBelow = Annotated[
+    float | None, option("Leave the label empty if the top probability is below P.", "P", check=between(0, 1))
+]
+Settings = Annotated[
+    list[str] | None, option("Any field of the recipe; repeatable (recipes --fields).", "A.B=C", "--set")
+]
+Recipe = Annotated[str | None, option("A name (effnetv2 recipes), a recipe.yaml, or a run.", "NAME")]
+Seed = Annotated[int, option("Random seed.", "N")]
+RunOut = Annotated[
+    Path | None, option("Folder of the run.  [default: a new one in runs/]", "FOLDER", "--out")
+]
+TimeColumn = Annotated[
     str | None,
-    typer.Option(
-        help="Column of a table whose equal values belong together (a patient, a film): they stay on one side of a "
-        "split, and intervals draw them as a whole. (Default: a column called group, if there is one.)",
-        show_default=False,
-    ),
-]
-Labels = Annotated[
-    str,
-    typer.Option(
-        metavar="exact|casefold",
-        help="casefold merges labels that differ only by case, by spaces around them, or by how Unicode encodes "
-        "their letters.",
-    ),
-]
-LabelSeparator = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TEXT",
-        help="A picture may have several labels: what stands between them in the label column, such as ';'. "
-        "(Default: each has one.)",
-        show_default=False,
-    ),
-]
-FolderLayout = Annotated[
-    str,
-    typer.Option(metavar="auto|classes|splits", help="What the sub-folders of DATA are."),
-]
-MinImagesPerClass = Annotated[
-    int,
-    typer.Option(
-        callback=between(0), help="Leave out classes with fewer training images.", show_default="keep all"
-    ),
-]
-BandsSeen = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N,N,...|all",
-        help="Of rasters (GeoTIFF): the bands that are seen, from 1, as 4,3,2 (as red, green and blue), 1,2,3,4,8 or "
-        "all. (Default: those that the rasters call red, green and blue; where they do not, all.)",
-        show_default=False,
-    ),
-]
-NoData = Annotated[
-    str | None,
-    typer.Option(
-        "--nodata",
-        metavar="VALUE,...|none",
-        help="Values of rasters that mean missing data. (Default: declared or found.)",
-        show_default=False,
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        callback=between(0),
-        help="Processes that read pictures. (Default: by the machine.)",
-        show_default=False,
+    option(
+        "Column of a year or date.  [default: year, date, datetime, timestamp or time, if present]",
+        "NAME",
+        panel=ADVANCED,
     ),
 ]
 MemoryGib = Annotated[
     float | None,
-    typer.Option(
-        help="What training may take of the memory, in GiB: of the GPU's, or without one of this process's. "
-        "(Default: what there is.)",
-        show_default=False,
-    ),
+    option("Memory limit in GiB, of the GPU, or of this process on a CPU.", "GIB", panel=ADVANCED),
 ]
-Views = Annotated[
-    str | None,
-    typer.Option(
-        metavar="one|symmetries",
-        help="How each picture is looked at: as it is, or in all eight flips and turns of the square, which takes "
-        "eight times as long; the probabilities are averaged. (Default: the model file's.)",
-        show_default=False,
-    ),
-]
-AbstainBelow = Annotated[
-    float | None,
-    typer.Option(
-        metavar="P",
-        callback=between(0, 1),
-        help="Leave pictures to a person whose most probable class has less than this.",
-        show_default=False,
-    ),
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop at the first unreadable picture instead of skipping it.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout, all else on stderr.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Show every choice on the screen, not in log.txt alone.")
-]
-
-# What decides a run; see RecipeOptions.
-Network = Annotated[
-    str | None,
-    typer.Option(
-        help="A published network (effnetv2 models), one of another library (timm:resnet50, torchvision:resnet50), or "
-        "a file with a table (effnetv2 search export). (Default: that of the weights; else efficientnetv2_b0, with an "
-        "NVIDIA or AMD GPU _s.)",
-        show_default=False,
-    ),
-]
-RecipeName = Annotated[
-    str | None,
-    typer.Option(
-        help="A named recipe (effnetv2 recipes), a recipe.yaml, or a run folder. (Default: finetune with weights, "
-        "else quick.)",
-        show_default=False,
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        metavar="auto|none|NAME|FILE",
-        help="To start from: a name (effnetv2 models --pretrained), a model file or run folder, or weights of "
-        "timm, torchvision, Keras or the authors. (Default: auto, which compares those at hand.)",
-        show_default=False,
-    ),
-]
-Epochs = Annotated[
-    float | None,
-    typer.Option(
-        help="Passes over the pictures. (Default: the recipe's. finetune: 10; quick: until 100,000 pictures are seen, "
-        "10 to 100.)",
-        show_default=False,
-    ),
-]
-Minutes = Annotated[
-    float | None,
-    typer.Option(
-        help="Train as long as fits into this time, from the command to the report. (Default: the epochs decide.)",
-        show_default=False,
-    ),
-]
-ImagePx = Annotated[
-    int | None,
-    typer.Option(
-        callback=between(*IMAGE_PX, rule=LAST_PX),
-        help="Picture size of the last stage; earlier ones scale. (Default: the recipe's; quick 128, finetune 224, "
-        "less where pictures are stored small.)",
-        show_default=False,
-    ),
-]
-BatchImages = Annotated[
-    int | None,
-    typer.Option(
-        callback=between(1, 1_000_000),
-        help="Pictures a step; the learning rate follows. (Default: the recipe's; quick and finetune: 32.)",
-        show_default=False,
-    ),
-]
-Framing = Annotated[
-    str | None,
-    typer.Option(
-        metavar="whole|crop|pad",
-        help="How a picture becomes a square: whole squeezes it (nothing is cut off), crop cuts the centre, pad adds "
-        "margins. (Default: the recipe's; quick and finetune: whole.)",
-        show_default=False,
-    ),
-]
-Cache = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ram|disk",
-        help="Decode each picture once and keep it, shrunk to what crops need: in memory for this run, or on disk "
-        "for later ones too. (Default: decode it each time.)",
-        show_default=False,
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        help="Number that fixes everything random. (Default: 0, or that of a recipe.yaml.)",
-        show_default=False,
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="A.B=C",
-        help="Any other field of the recipe (effnetv2 recipes --fields says what there is); may be repeated.",
-        show_default=False,
-    ),
-]
-RunOut = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the run. (Default: a new one under runs/.)", show_default=False),
-]
+ImagePx = Annotated[int | None, option("Image size of the last stage.", "PX", check=_IMAGE_SIZE)]
+BatchImages = Annotated[int | None, option("Images per step. The learning rate follows.", "N", check=_COUNT)]
 
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """What decides a run: of ``train``, of ``plan``, which foretells it, and of ``crossval``, which repeats it.
+    """What decides a run of ``train`` or ``crossval``."""
 
-    See ``cli.options``.
-    """
-
-    panel: ClassVar[str] = "What decides the run"
-    model: Network = None
-    recipe: RecipeName = None
-    weights: Weights = None
-    epochs: Epochs = None
-    minutes: Minutes = None
+    model: Annotated[
+        str | None, option("A name (effnetv2 models), timm:NAME, torchvision:NAME, or a file.", "NAME")
+    ] = None
+    weights: Annotated[
+        str | None, option("auto, none, a name (models --pretrained), a file, or a run.", "NAME")
+    ] = None
+    epochs: Annotated[float | None, option("Passes over the training images.", "N")] = None
+    minutes: Annotated[float | None, option("Time for all, report included, instead of --epochs.", "N")] = (
+        None
+    )
     image_px: ImagePx = None
     batch_images: BatchImages = None
-    framing: Framing = None
-    cache: Cache = None
-    seed: Seed = None
+    lr: Annotated[float | None, option("Peak learning rate.", "X", check=between(0))] = None
+    seed: Annotated[int | None, option("Random seed.", "N")] = None
+    recipe: Recipe = None
     settings: Settings = None
+    framing: Annotated[
+        Framing | None,
+        option("How an image becomes a square: squeeze it, cut the center, or add margins.", panel=ADVANCED),
+    ] = None
+    cache: Annotated[
+        Literal["ram", "disk"] | None,
+        option("Decode each image once, into memory or on disk for later runs.", panel=ADVANCED),
+    ] = None
 
     def words(self) -> TrainOverrides:
-        """For whoever makes a recipe of them.
+        """The overrides of a recipe.
 
         Raises:
-            InputError: two of them contradict each other, or a value out of range.
+            InputError: Two of them contradict each other, or a value is out of range.
         """
         from efficientnetv2.training.overrides import TrainOverrides
 
-        said = {field.name: getattr(self, field.name) for field in fields(self)}
-        return TrainOverrides(**said | {"settings": tuple(self.settings or ())})
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        settings, lr = tuple(given.pop("settings") or ()), given.pop("lr")
+        if lr is not None:
+            if any(setting.partition("=")[0].strip() == "optimizer.lr" for setting in settings):
+                raise InputError("lr: --set optimizer.lr is the same field. Give one of them.")
+            settings = (*settings, f"optimizer.lr={lr!r}")
+        return TrainOverrides(**given, settings=settings)
 
 
 @dataclass(frozen=True)
-class TableOptions:
-    """How the labels of DATA are read."""
+class LabeledOptions:
+    """How labeled images are read."""
 
-    panel: ClassVar[str] = "How DATA is read"
-    path_column: PathColumn = "path"
-    label_column: LabelColumn = "label"
-    group_column: GroupColumn = None
-    labels: Labels = "exact"
-    label_separator: LabelSeparator = None
-    bands: BandsSeen = None
-    nodata: NoData = None
-    layout: FolderLayout = "auto"
-    min_images_per_class: MinImagesPerClass = 0
+    path_column: Annotated[str, option("Column of the image path.", "NAME", panel=READING)] = "path"
+    label_column: Annotated[str, option("Column of the label.", "NAME", panel=READING)] = "label"
+    group_column: Annotated[
+        str | None,
+        option(
+            "Column of a group, such as a patient; a group is never split.  [default: group, if present]",
+            "NAME",
+            panel=READING,
+        ),
+    ] = None
+    labels: Annotated[
+        Literal["exact", "casefold"],
+        option(
+            "casefold merges labels that differ by case, outer spaces or Unicode encoding.", panel=READING
+        ),
+    ] = "exact"
+    label_separator: Annotated[
+        str | None, option("Multi-label images: text between the labels, such as ';'.", "TEXT", panel=READING)
+    ] = None
+    layout: Annotated[
+        Literal["auto", "classes", "splits"], option("What the sub-folders of DATA are.", panel=READING)
+    ] = "auto"
 
     def source(self, data: str) -> DataConfig:
         """DATA and how to read it."""
@@ -314,92 +192,95 @@ class TableOptions:
 
 
 @dataclass(frozen=True)
+class CheckOptions(LabeledOptions):
+    """How labeled images, also of several bands, are read."""
+
+    bands: Annotated[
+        str | None,
+        option(
+            "GeoTIFF: bands to read, from 1, such as 4,3,2.  [default: red, green and blue, else all]",
+            "N,N|all",
+            panel=READING,
+        ),
+    ] = None
+    nodata: Annotated[
+        str | None,
+        option(
+            "GeoTIFF: values that mean missing data.  [default: declared or found]",
+            "X,X|none",
+            "--nodata",
+            panel=READING,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class TableOptions(CheckOptions):
+    """How DATA is read to train on it."""
+
+    min_images_per_class: Annotated[
+        int, option("Leave out classes with fewer training images.", "N", check=between(0), panel=READING)
+    ] = 0
+
+
+@dataclass(frozen=True)
 class OneLabelOptions(TableOptions):
-    """The same for what takes pictures of one label each: several are refused in words, and not offered."""
+    """The same for images of one label each: several are refused by the library, and not offered."""
 
     label_separator: Annotated[str | None, typer.Option(hidden=True)] = None
 
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """What a run takes of the machine, and how it answers."""
+    """What a run takes of the machine, and what it prints."""
 
-    panel: ClassVar[str] = "The machine"
     device: Device = "auto"
     workers: Workers = None
     memory_gib: MemoryGib = None
     strict: Strict = False
     as_json: Json = False
-    verbose: Verbose = False
+    verbose: Annotated[
+        bool, option("Print every choice, not to log.txt alone.", None, "--verbose", panel=ADVANCED)
+    ] = False
 
-    def place(self, out: Path | None, *, resume: bool = False, against: Path | None = None) -> RunOptions:
+    def place(self, out: Path | None, *, resume: bool = False, baseline: Path | None = None) -> RunOptions:
         """Where and how to run."""
         from efficientnetv2.training.run_options import RunOptions
 
         return RunOptions(
-            out, resume, self.device, self.workers, self.memory_gib, self.strict, against=against
+            out, resume, self.device, self.workers, self.memory_gib, self.strict, against=baseline
         )
 
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-def spread(command: Callable[..., Answer]) -> Callable[..., Answer]:
-    """The command as typer is to see it: each parameter that is a dataclass becomes an option for each of its fields.
-
-    In ``--help`` the options of one dataclass stand together, under its ``panel``.
-
-    Args:
-        command: its parameters are annotated as typer wants them, or with a dataclass whose fields are; every field has
-            a default and the name of no other option.
-    """
+def spread(command: Callable[..., Result]) -> Callable[..., Result]:
+    """The command as typer reads it: a parameter that is a dataclass becomes an option for each of its fields."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {
-        name: hints[name] for name in inspect.signature(command).parameters if _is_group(hints.get(name))
-    }
+    blocks: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
-        if name in groups:
-            parameters += _options_of(groups[name])
-        else:
+        if name not in blocks:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        own = get_type_hints(blocks[name], include_extras=True)
+        for field in fields(blocks[name]):
+            default, hint = field.default, own[field.name]
+            parameters.append(
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
+                )
+            )
 
     @functools.wraps(command)
-    def gathered(**given: Any) -> Answer:
-        for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
+    def gathered(**given: Any) -> Result:
+        for name, block in blocks.items():
+            given[name] = block(
+                **{field.name: given.pop(field.name, field.default) for field in fields(block)}
+            )
         return command(**given)
 
     gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     gathered.__annotations__ = {one.name: one.annotation for one in parameters}
     return gathered
-
-
-def _is_group(hint: Any) -> bool:
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
-
-
-def _options_of(group: Any) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=_in_panel(hints[field.name], group.panel),
-        )
-        for field in dataclasses.fields(group)
-    ]
-
-
-def _in_panel(hint: Any, panel: str) -> Any:
-    """The annotation with its option under a heading of ``--help``."""
-    assert get_origin(hint) is Annotated, hint
-    kind, *notes = get_args(hint)
-    placed = []
-    for note in notes:
-        if isinstance(note, OptionInfo):
-            note = copy.copy(note)
-            note.rich_help_panel = panel
-        placed.append(note)
-    return Annotated[kind, *placed]

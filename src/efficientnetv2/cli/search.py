@@ -1,60 +1,48 @@
-"""``effnetv2 search``: look for a network that is accurate and fast to train on one's own pictures and machine."""
+"""``effnetv2 search``: architecture search."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Literal
 
-import typer
-
-from efficientnetv2.cli import options
+from efficientnetv2.cli import options, parsing
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.parsing import ADVANCED
 from efficientnetv2.workflows import search_options
 
-search = typer.Typer(
-    help="Look for a network that is accurate and fast to train, on your pictures and your machine.\n\n"
-    "Begin with:  effnetv2 search run STUDY --data DATA",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
+app = parsing.app(
+    name="search",
+    help="Search for an architecture that is accurate and fast to train.\n\n"
+    "Start with: `effnetv2 search run STUDY --data DATA`",
 )
+_REWARD = f"{ADVANCED}: what is searched"
+_TRIAL = f"{ADVANCED}: a trial"
 
-Study = Annotated[
-    Path,
-    typer.Argument(
-        metavar="STUDY", help="Folder of the study; its last part is its name.", show_default=False
-    ),
-]
+Study = Annotated[Path, options.argument("STUDY", "Folder of the study.")]
 Storage = Annotated[
     str | None,
-    typer.Option(
-        metavar="URL",
-        help="Where the trials lie: postgresql://USER@HOST/DATABASE for workers on many machines. (Default: "
-        "STUDY/study.db, for those of this machine; of a study that is there, where it lies.)",
-        show_default=False,
+    options.option(
+        "postgresql://USER@HOST/DATABASE for workers on many machines.  [default: STUDY/study.db]",
+        "URL",
+        panel=ADVANCED,
     ),
 ]
 Trials = Annotated[
     int | None,
-    typer.Option(
-        callback=options.between(1, 1_000_000),
-        help="Networks to try. (Default: by the preset.)",
-        show_default=False,
-    ),
+    options.option("Number of trials.  [default: the preset's]", "N", check=options.between(1, 1_000_000)),
 ]
 Minutes = Annotated[
-    float | None,
-    typer.Option(
-        callback=options.between(0),
-        help="Stop this worker when no further trial would end within so many minutes. (Default: when all are done.)",
-        show_default=False,
-    ),
+    float | None, options.option("Start no trial that would end later.", "N", check=options.between(0))
 ]
 Wait = Annotated[
     float,
-    typer.Option(
-        callback=options.between(0), help="Minutes to try again while the database does not answer."
+    options.option(
+        "Retry for so long while the database does not answer.",
+        "MINUTES",
+        check=options.between(0),
+        panel=ADVANCED,
     ),
 ]
 
@@ -63,129 +51,78 @@ Wait = Annotated[
 class SearchOptions(search_options.SearchOptions):
     """What is searched, and for what."""
 
-    panel: ClassVar[str] = "What is searched"
     preset: Annotated[
-        str,
-        typer.Option(
-            metavar="small|paper",
-            help="small: networks for 64 px, 100 trials of minutes on a CPU. paper: around EfficientNet-B4, 1,000 "
-            "trials of about 10 epochs of ImageNet on GPUs.",
-        ),
+        Literal["small", "paper"],
+        options.option("small: at 64 px, minutes per trial on a CPU; paper: ImageNet on GPUs."),
     ] = "small"
     space: Annotated[
-        str | None,
-        typer.Option(
-            help="Networks to choose from: small, paper, a published network whose channels and strides are kept, or "
-            "a file (space.to_json). (Default: the preset's.)",
-            show_default=False,
-        ),
+        str | None, options.option("small, paper, a model, or a file.  [default: the preset's]", "NAME")
     ] = None
     sampler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="policy|evolution|random|tpe|nsga2",
-            help="Who says what is tried next. (Default: policy, a policy gradient as in the paper.)",
-            show_default=False,
-        ),
+        Literal["policy", "evolution", "random", "tpe", "nsga2"] | None,
+        options.option("policy, evolution, random, tpe or nsga2.  [default: policy]", "NAME"),
     ] = None
     w: Annotated[
         float | None,
-        typer.Option(
-            help="Exponent of the step time in the reward. (Default: -0.07, the paper's.)", show_default=False
-        ),
+        options.option("Exponent of the step time in the reward.  [default: -0.07]", "X", panel=_REWARD),
     ] = None
     v: Annotated[
         float | None,
-        typer.Option(help="Exponent of the parameters. (Default: -0.05, the paper's.)", show_default=False),
+        options.option("Exponent of the number of parameters.  [default: -0.05]", "X", panel=_REWARD),
     ] = None
     inference_exponent: Annotated[
         float | None,
-        typer.Option(
-            help="Exponent of the time of one picture at inference, which is then measured too. (Default: 0, as in "
-            "the paper.)",
-            show_default=False,
-        ),
+        options.option("Exponent of the inference time of an image.  [default: 0]", "X", panel=_REWARD),
     ] = None
     memory_exponent: Annotated[
-        float | None,
-        typer.Option(
-            help="Exponent of the memory of training: of a GPU, else all that the process takes. (Default: 0, as in "
-            "the paper.)",
-            show_default=False,
-        ),
+        float | None, options.option("Exponent of the memory of training.  [default: 0]", "X", panel=_REWARD)
     ] = None
     prune: Annotated[
         bool,
-        typer.Option(
+        options.option(
+            "Stop trials that are among the worst quarter at two points of their curve.",
+            None,
             "--prune/--no-prune",
-            help="Stop trials that after two points of their curve are among the worst quarter.",
+            panel=_REWARD,
         ),
     ] = True
     step_time: Annotated[
-        str,
-        typer.Option(
-            metavar="measured|cached",
-            help="Measure the training step of every network, or add up what its blocks took in others.",
-        ),
+        Literal["measured", "cached"],
+        options.option("Measure each training step, or add up times of its blocks.", panel=_REWARD),
     ] = "measured"
 
 
 @dataclass(frozen=True)
 class ProxyOptions(search_options.ProxyOptions):
-    """How a network is tried."""
+    """How an architecture is tried."""
 
-    panel: ClassVar[str] = "How a network is tried"
+    epochs: Annotated[float | None, options.option("Epochs of a trial.  [default: the recipe's]", "N")] = None
+    image_px: options.ImagePx = None
+    batch_images: options.BatchImages = None
+    seed: Annotated[int, options.option("Random seed of the sampler.", "N")] = 0
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="A named recipe (effnetv2 recipes), a recipe.yaml, or a run folder. (Default: proxy_small or "
-            "proxy_paper, by the preset.)",
-            show_default=False,
-        ),
-    ] = None
-    epochs: Annotated[
-        float | None,
-        typer.Option(
-            help="Of a trial: passes over the pictures. (Default: the recipe's.)", show_default=False
-        ),
-    ] = None
-    image_px: Annotated[
-        int | None,
-        typer.Option(
-            callback=options.between(*options.IMAGE_PX, rule=options.LAST_PX),
-            help="Picture size of a trial's last stage; earlier ones scale. (Default: the recipe's.)",
-            show_default=False,
-        ),
-    ] = None
-    batch_images: Annotated[
-        int | None,
-        typer.Option(
-            callback=options.between(1, 1_000_000),
-            help="Pictures a step; the learning rate follows. (Default: the recipe's.)",
-            show_default=False,
-        ),
+        options.option("Recipe of a trial.  [default: proxy_small or proxy_paper]", "NAME", panel=_TRIAL),
     ] = None
     seeds: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Of the runs of a trial, whose mean top-1 counts.")
+        str, options.option("Seeds of each trial, whose top-1 is averaged.", "N,N", panel=_TRIAL)
     ] = "0"
-    seed: Annotated[int, typer.Option(help="Of what the sampler draws.")] = 0
     settings: options.Settings = None
 
 
 @dataclass(frozen=True)
-class PlaceOptions(search_options.WorkerOptions):
-    """What a worker takes of the machine, and how it answers."""
+class WorkerOptions(search_options.WorkerOptions):
+    """What a worker takes of the machine, and what it prints."""
 
-    panel: ClassVar[str] = "The machine"
     device: options.Device = "auto"
     workers: options.Workers = None
     threads: Annotated[
         int | None,
-        typer.Option(
-            callback=options.between(1),
-            help="Threads of the processor that a network trains with, for several workers on one machine; steps are "
-            "timed with all. (Default: all.)",
-            show_default=False,
+        options.option(
+            "CPU threads of training, for several workers on one machine.  [default: all]",
+            "N",
+            check=options.between(1),
+            panel=ADVANCED,
         ),
     ] = None
     memory_gib: options.MemoryGib = None
@@ -194,61 +131,55 @@ class PlaceOptions(search_options.WorkerOptions):
     as_json: options.Json = False
 
 
+@app.command(cls=parsing.Command)
 @spread
 def run(
     study: Study,
-    data: Annotated[
-        str, typer.Option(help="The pictures, as for `train`.", metavar="DATA", show_default=False)
-    ],
+    data: Annotated[str, options.option("Images, as for train.", "DATA", show_default=False)],
     searched: SearchOptions,
     proxy: ProxyOptions,
     table: options.OneLabelOptions,
-    place: PlaceOptions,
+    worker: WorkerOptions,
     storage: Storage = None,
     trials: Trials = None,
     minutes: Minutes = None,
     dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Say what it would cost, from a short measurement, and leave nothing."
-        ),
+        bool, options.option("Estimate the cost, and leave nothing.", None, "--dry-run")
     ] = False,
 ) -> None:
-    """Begin a study, or join one as a further worker: the same words, as often as you like, on any machine.
+    """Start a study, or join it as another worker.
 
-    Networks are drawn from a space, trained for a little, and rewarded for accuracy, for a fast training step and
-    for few parameters: A · S^w · P^v. Pictures of train train and choose; val and test are never looked at. Ctrl-C
-    stops a worker; nothing that was finished is lost.
+    The reward is top-1 · (step time)^w · parameters^v. Only training images are used.
 
     Examples:
     - `effnetv2 search run studies/photos --data photos/ --dry-run`
     - `effnetv2 search run studies/photos --data photos/ --trials 50`
-    - `effnetv2 search run studies/photos --data photos/ --epochs 10 --image-px 96 --sampler evolution`
-    - `effnetv2 search run big --data imagenet/ --preset paper --storage postgresql://me@host/searches`
+    - `effnetv2 search run big --data imagenet/ --preset paper`
     """
     from efficientnetv2.cli import bars, search_tables  # torch, which takes seconds
     from efficientnetv2.workflows import search_plan, search_run
     from efficientnetv2.workflows.search_config import Asked
 
-    asked = Asked(study, storage, trials, minutes, searched, proxy, table.source(data), place)
-    with Screen(quiet=place.as_json) as screen:
+    asked = Asked(study, storage, trials, minutes, searched, proxy, table.source(data), worker)
+    with Screen(quiet=worker.as_json) as screen:
         if dry_run:
-            search_tables.print_cost(search_plan.dry_run(asked), screen, as_json=place.as_json)
+            search_tables.print_cost(search_plan.dry_run(asked), screen, as_json=worker.as_json)
             return
         with bars.StudyBar(screen) as bar:
             worked = search_run.run_study(asked, bar)
-        search_tables.print_end(worked, screen, as_json=place.as_json)
+        search_tables.print_end(worked, screen, as_json=worker.as_json)
 
 
+@app.command(cls=parsing.Command)
 @spread
 def resume(
     study: Study,
-    place: PlaceOptions,
+    worker: WorkerOptions,
     storage: Storage = None,
     trials: Trials = None,
     minutes: Minutes = None,
 ) -> None:
-    """Go on with a study of this machine as it was begun; with --trials, let it have more of them.
+    """Continue a study of this machine; --trials extends it.
 
     Examples:
     - `effnetv2 search resume studies/photos`
@@ -257,76 +188,51 @@ def resume(
     from efficientnetv2.cli import bars, search_tables  # torch, which takes seconds
     from efficientnetv2.workflows.search_run import resume_study
 
-    with Screen(quiet=place.as_json) as screen:
+    with Screen(quiet=worker.as_json) as screen:
         with bars.StudyBar(screen) as bar:
-            worked = resume_study(study, storage, trials, minutes, place, bar)
-        search_tables.print_end(worked, screen, as_json=place.as_json)
+            worked = resume_study(study, storage, trials, minutes, worker, bar)
+        search_tables.print_end(worked, screen, as_json=worker.as_json)
 
 
+@app.command(cls=parsing.Command)
 def show(
     study: Study,
+    top: Annotated[int, options.option("Number of trials to print.", "N", check=options.between(1))] = 5,
     storage: Storage = None,
     wait: Wait = 1.0,
     as_json: options.Json = False,
 ) -> None:
-    """Draw what a study has found: STUDY/search.html, and its drawings as PNG.
+    """Print the best architectures of a study, and draw its results.
 
-    Accuracy against step time and against parameters with those that nothing beats, reward over trials, which
-    decisions matter.
+    The page is STUDY/search.html: accuracy against step time and parameters, reward over trials, and which decisions
+    matter.
 
     Examples:
     - `effnetv2 search show studies/photos`
-    - `effnetv2 search show studies/photos --json`
+    - `effnetv2 search show studies/photos --top 10 --json`
     """
     from efficientnetv2.cli import search_tables
     from efficientnetv2.workflows.search_report import show_study
 
     with Screen(quiet=as_json) as screen:
-        search_tables.print_drawn(show_study(study, storage, wait), screen, as_json=as_json)
+        search_tables.print_study(show_study(study, storage, wait), study, screen, top=top, as_json=as_json)
 
 
-def best(
-    study: Study,
-    most: Annotated[int, typer.Option("--most", callback=options.between(1), help="How many to name.")] = 5,
-    storage: Storage = None,
-    wait: Wait = 1.0,
-    as_json: options.Json = False,
-) -> None:
-    """Print the network with the largest reward as a table, and the next ones in a line each.
-
-    Examples:
-    - `effnetv2 search best studies/photos`
-    - `effnetv2 search best studies/photos --json`
-    """
-    from efficientnetv2.cli import search_tables
-    from efficientnetv2.workflows.search_report import Read
-
-    with Screen(quiet=as_json) as screen:
-        read = Read.of(study, storage, wait)
-        search_tables.print_best(read, study, screen, most=most, as_json=as_json)
-
-
+@app.command(cls=parsing.Command)
 def export(
     study: Study,
     out: Annotated[
-        Path | None,
-        typer.Option(help="File to write, .yaml. (Default: STUDY/found.yaml.)", show_default=False),
+        Path | None, options.option("File to write.  [default: STUDY/found.yaml]", "YAML", "--out")
     ] = None,
-    trial: Annotated[
-        int | None,
-        typer.Option(help="Number of the trial. (Default: that of the largest reward.)", show_default=False),
-    ] = None,
+    trial: Annotated[int | None, options.option("Trial number.  [default: the best]", "N")] = None,
     grow: Annotated[
         str | None,
-        typer.Option(
-            help="Make it larger: m or l, as the paper made M and L of S; or a number, the phi of compound scaling, "
-            "each 1 of which about doubles the multiply-adds."
-        ),
+        options.option("Scale it up: as M and L of S in the paper, or by a compound phi.", "m|l|PHI"),
     ] = None,
     storage: Storage = None,
     wait: Wait = 1.0,
 ) -> None:
-    """Write a network found as a file that `effnetv2 train --model FILE` trains fully.
+    """Write an architecture for `effnetv2 train --model FILE`.
 
     Examples:
     - `effnetv2 search export studies/photos`

@@ -14,7 +14,7 @@ from efficientnetv2.nas.storage import hidden
 from efficientnetv2.utils.errors import format_duration, pluralize
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.search_plan import StudyCost
-from efficientnetv2.workflows.search_report import LEADERS, Drawn, Read, any_finished
+from efficientnetv2.workflows.search_report import LEADERS, Drawn, any_finished
 from efficientnetv2.workflows.search_run import Worked
 
 
@@ -25,8 +25,8 @@ def print_cost(cost: StudyCost, screen: Screen, *, as_json: bool) -> None:
         return
     screen.say(cost.space.describe())
     screen.table(
-        f"A trial: {pluralize(float(cost.recipe.epochs), 'epoch')} of {pluralize(cost.images, 'picture')}",
-        ["network", "parameters, M", "time", "memory"],
+        f"A trial: {pluralize(float(cost.recipe.epochs), 'epoch')} of {pluralize(cost.images, 'image')}",
+        ["model", "parameters, M", "time", "memory"],
         [
             [
                 name,
@@ -38,10 +38,8 @@ def print_cost(cost: StudyCost, screen: Screen, *, as_json: bool) -> None:
         ],
     )
     screen.say(
-        f"In all about {format_duration(cost.seconds)} for {pluralize(cost.trials, 'trial')} by one worker like "
-        "this one, and "
-        f"its share of that by several; {format_bytes(cost.most_memory_bytes)} of memory. Trials that are stopped "
-        "early take less."
+        f"In total about {format_duration(cost.seconds)} for {pluralize(cost.trials, 'trial')} by one worker, less "
+        f"by several; {format_bytes(cost.most_memory_bytes)} of memory. Trials that are stopped early take less."
     )
 
 
@@ -67,52 +65,43 @@ def print_end(worked: Worked, screen: Screen, *, as_json: bool) -> None:
         screen.say(
             f"The best is trial {leader.number}: {figures(leader.measurement)}; reward {leader.reward:.4f}."
         )
-        screen.say(f"See it: effnetv2 search best {path}; draw all: effnetv2 search show {path}")
+        screen.say(f"See all: effnetv2 search show {path}")
     if not worked.finished:
-        screen.say(f"Go on with: {worked.again}")
+        screen.say(f"Continue with: {worked.again}")
 
 
-def print_drawn(drawn: Drawn, screen: Screen, *, as_json: bool) -> None:
-    """Print the leaders of a study and which decisions matter."""
+def print_study(drawn: Drawn, path: Path, screen: Screen, *, top: int, as_json: bool) -> None:
+    """Print the best architecture as a table, the next ones in a line each, and which decisions matter."""
+    read, rows = drawn.read, drawn.read.rows
+    leaders = best(rows, most=top) if any_finished(rows) else []
+    architectures = [read.study.plan.space.decode(row.point) for row in leaders]
     if as_json:
-        print_json(drawn.to_json())
+        found = [
+            row.to_json() | {"architecture": table.to_json()}
+            for row, table in zip(leaders, architectures, strict=True)
+        ]
+        print_json(drawn.to_json() | {"best": found})
         return
-    rows = drawn.read.rows
-    screen.say(f"{len(rows)} of {drawn.read.study.target} trials have ended: {_counted(ended(rows))}.")
-    if any_finished(rows):
+    screen.say(f"{len(rows)} of {read.study.target} trials have ended: {_counted(ended(rows))}.")
+    if leaders:
+        first = leaders[0]
+        title = f"Trial {first.number}: {figures(first.measurement)}; reward {first.reward:.4f}"
+        screen.table(title, *table_of(architectures[0]))
+        if len(leaders) > 1:
+            _table("Next best", leaders[1:], screen)
         _table("Most accurate for their step time", front(rows, lambda one: one.step_seconds), screen)
         _table("Most accurate for their size", front(rows, millions), screen)
         if drawn.shares:
             screen.table(
-                "Which decisions matter",
-                ["decision", "share of the rewards' spread"],
+                "Importance of decisions",
+                ["decision", "fraction of the variance of rewards"],
                 [[name, f"{share:.2f}"] for name, share in list(drawn.shares.items())[:LEADERS]],
             )
-    screen.say(f"Drawn: {drawn.page}")
-
-
-def print_best(read: Read, path: Path, screen: Screen, *, most: int, as_json: bool) -> None:
-    """Print the best network as a table, and the next ones in a line each.
-
-    Raises:
-        InputError: nothing has been finished.
-    """
-    leaders = best(read.rows, most=most)
-    space = read.study.plan.space
-    if as_json:
-        print_json([row.to_json() | {"architecture": space.decode(row.point).to_json()} for row in leaders])
-        return
-    first = leaders[0]
-    columns, rows = table_of(space.decode(first.point))
-    screen.table(
-        f"Trial {first.number}: {figures(first.measurement)}; reward {first.reward:.4f}", columns, rows
-    )
-    if len(leaders) > 1:
-        _table("And the next ones", leaders[1:], screen)
-    words = ["effnetv2", "search", "export", str(path)]
-    if not read.folder.file.exists():  # which would say where the trials lie
-        words += ["--storage", hidden(read.study.storage.url)]
-    screen.say(f"Train it fully: {shell_join(words)}")
+        words = ["effnetv2", "search", "export", str(path)]
+        if not read.folder.file.exists():  # which would state the database
+            words += ["--storage", hidden(read.study.storage.url)]
+        screen.say(f"Write the best for training: {shell_join(words)}")
+    screen.say(f"Page: {drawn.page}")
 
 
 def _counted(ends: Mapping[Any, int]) -> str:

@@ -1,16 +1,19 @@
-"""``effnetv2 train``: from pictures to a model file and a report."""
+"""``effnetv2 train``."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from efficientnetv2.cli import options
-from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.parsing import ADVANCED
+from efficientnetv2.utils.errors import InputError, format_duration, pluralize
+
+if TYPE_CHECKING:
+    from efficientnetv2.workflows.estimate import RunPlan
 
 
 @spread
@@ -21,48 +24,100 @@ def train(
     machine: options.MachineOptions,
     out: options.RunOut = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest under runs/.")
+        bool, options.option("Continue the run in --out, or the newest in runs/.", None, "--resume")
     ] = False,
-    against: Annotated[
+    dry_run: Annotated[
+        bool, options.option("Estimate time, memory and disk, and train nothing.", None, "--dry-run")
+    ] = False,
+    preview: Annotated[
+        Path | None, options.option("Draw what each stage feeds to the model, and train nothing.", "PNG")
+    ] = None,
+    preview_images: Annotated[
+        int, options.option("Images of the preview.", "N", check=options.between(1, 24), panel=ADVANCED)
+    ] = 8,
+    baseline: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of another run: is this one better, on the same pictures? (Default: the newest finished run "
-            "beside it that answered them.)",
-            show_default=False,
-            metavar="RUN",
+        options.option(
+            "Run to compare with, on the same images.  [default: the last one beside it]",
+            "RUN",
+            panel=ADVANCED,
         ),
     ] = None,
 ) -> None:
-    """Train a classifier on pictures and report honestly how good it is.
-
-    With no other word it chooses a recipe and a network that suit the machine, holds out a fifth of the
-    pictures (whole places and groups, where they are known), and writes model, report and log into a new
-    folder under runs/.
+    """Train a classifier on your images.
 
     Examples:
     - `effnetv2 train photos/`
-    - `effnetv2 train pictures.csv --label-column species --minutes 15`
-    - `effnetv2 train photos/ --model efficientnetv2_s --epochs 30 --image-px 300`
-    - `effnetv2 train photos/ --weights efficientnetv2_s.in21k_ft_in1k`
-    - `effnetv2 train photos/ --weights theirs.pth --set freeze_stages=all`
-    - `effnetv2 train photos/ --set progressive.stages=1 --set optimizer.lr=0.001`
-    - `effnetv2 train photos/ --cache ram`
+    - `effnetv2 train images.csv --label-column species --minutes 15`
     - `effnetv2 train photos/ --epochs 40 --set minival=0.1 --set patience=5`
-    - `effnetv2 train photos/ --image-px 300 --against runs/mine`
-    - `effnetv2 train photos/ --resume`
     """
     began = time.monotonic()
     from efficientnetv2.workflows.output_paths import refuse_run_within
 
+    modes = {"--resume": resume, "--dry-run": dry_run, "--preview": preview is not None}
+    if sum(modes.values()) > 1:
+        given = " and ".join(name for name, is_given in modes.items() if is_given)
+        raise InputError(f"{given} exclude each other. Give one of them.")
+    if preview is not None:
+        from efficientnetv2.workflows.augmentation_preview import draw_sheet
+
+        with Screen():
+            draw_sheet(
+                recipe.words(), table.source(data), preview,
+                pictures=preview_images, device=machine.device, strict=machine.strict
+            )  # fmt: skip
+        return
     if not resume:
         refuse_run_within(data, out, "train")
-    from efficientnetv2.cli.bars import TrainingBar  # torch, which takes seconds
-    from efficientnetv2.cli.results import ResultPrinter
-    from efficientnetv2.workflows.train import train_and_report
+    place = machine.place(out, resume=resume, baseline=baseline)
+    with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen:
+        if dry_run:
+            from efficientnetv2.workflows.estimate import plan_run
 
-    place = machine.place(out, resume=resume, against=against)
-    with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen, TrainingBar(screen) as bar:
-        train_and_report(
-            recipe.words(), table.source(data), place,
-            began=began, callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json),
-        )  # fmt: skip
+            plan = plan_run(recipe.words(), table.source(data), place, began=began)
+            if machine.as_json:
+                print_json(plan.to_json())
+            else:
+                _print_plan(plan, screen)
+            return
+        from efficientnetv2.cli.bars import TrainingBar
+        from efficientnetv2.cli.results import ResultPrinter
+        from efficientnetv2.workflows.train import train_and_report
+
+        with TrainingBar(screen) as bar:
+            train_and_report(
+                recipe.words(), table.source(data), place,
+                began=began, callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json)
+            )  # fmt: skip
+
+
+def _print_plan(plan: RunPlan, screen: Screen) -> None:
+    from efficientnetv2.data.cache_writer import format_bytes
+
+    for note in plan.notes:
+        screen.say(note)
+    rows = [
+        [
+            str(number), str(stage.image_px), f"{stage.steps:,}", f"{stage.images_per_s:.0f}",
+            str(stage.groups_at_a_time), format_bytes(stage.memory_bytes), format_duration(stage.seconds)
+        ]
+        for number, stage in enumerate(plan.estimate.stages, start=1)
+    ]  # fmt: skip
+    columns = ["stage", "px", "steps", "images/s", "groups at a time", "memory", "time"]
+    screen.table("By stage", columns, rows)
+    others = plan.estimate.others_s
+    screen.table(
+        "Other time", ["what", "time"], [[what, format_duration(took)] for what, took in others.items()]
+    )
+    disk = [[what, format_bytes(size)] for what, size in plan.estimate.disk_bytes.items()]
+    disk = [
+        ["checkpoints, until it has finished" if what == "checkpoints" else what, of] for what, of in disk
+    ]
+    if plan.cache is not None:
+        disk.append([f"cache{' (in memory)' * (plan.cache.where == 'ram')}", format_bytes(plan.cache.bytes)])
+    screen.table("Disk", ["what", "size"], disk)
+    memory, on_disk = format_bytes(plan.memory_bytes), format_bytes(sum(plan.estimate.disk_bytes.values()))
+    screen.say(
+        f"In total about {format_duration(plan.estimate.seconds)} for {pluralize(plan.epochs, 'epoch')}, {memory} "
+        f"of memory, {on_disk} of disk in the run folder."
+    )

@@ -79,7 +79,7 @@ def dtype_mismatch(kind: str, bands: Bands) -> str:
     return (
         f"holds {kind}, but the rule by which {low} to {high} become 0 to 255 is for rasters of {' and '.join(kinds)}. "
         f"Give it stored and scaled as these are: with GDAL, gdal_translate -ot {_in_gdal(kinds[0])} -scale FROM TO "
-        f"{low} {high}. Or let effnetv2 map take it as it is, by --value-range FROM,TO."
+        f"{low} {high}. Or let effnetv2 geo map take it as it is, by --value-range FROM,TO."
     )
 
 

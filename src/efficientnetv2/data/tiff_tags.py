@@ -130,7 +130,7 @@ def orientation(path: str) -> int:
 def size_fault(dataset: RasterDataset) -> str:
     """Why a raster is too large for an image, to follow its name, or ''."""
     pixels = dataset.width * dataset.height
-    fix = "Cut it into pieces, with GDAL by gdal_retile.py; effnetv2 map predicts it as a whole"
+    fix = "Cut it into pieces, with GDAL by gdal_retile.py; effnetv2 geo map predicts it as a whole"
     if pixels > max_pixels():
         return f"has {pixels / 1e6:,.0f} million pixels, more than the {max_pixels() // 1_000_000} of an image. {fix}"
     if max(dataset.shape) > MAX_SIDE:

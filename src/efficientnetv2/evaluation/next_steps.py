@@ -49,7 +49,7 @@ _WORTH = 0.005
 #: Steps that change the learning curve of the probe, or what training makes of more labels.
 CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
 # Options of the training command that another run does not repeat; flags take no value.
-_RUN_OPTIONS = ("--out", "--output", "--output-dir", "-o", "--against")
+_RUN_OPTIONS = ("--out", "--output", "--output-dir", "-o", "--baseline")
 _RUN_FLAGS = ("--resume", "--json")
 _LENGTH = ("--epochs", "--minutes")
 _IMAGE_SIZE = ("--image-px", "--img-size", "--image-size", "--imgsz")
@@ -266,7 +266,7 @@ def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
     table = [
         word for name in _TABLE if (value := _option_value(metadata.command, name)) for word in (name, value)
     ]
-    words = ["effnetv2", "inspect", metadata.data, *table, *(["--weights", "auto"] if suspects else [])]
+    words = ["effnetv2", "check", metadata.data, *table, *(["--weights", "auto"] if suspects else [])]
     return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), shell_join(words))
 
 

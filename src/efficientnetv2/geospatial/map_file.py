@@ -250,8 +250,8 @@ def to_class_values(stored: npt.NDArray[Any], classes: int, path: Path) -> npt.N
         wrong |= values != np.rint(values)
     if wrong.any():
         raise InputError(
-            f"{path} holds the value {values[wrong].flat[0]:g}, but its classes are 1 to {classes}, and {NODATA} is no "
-            "data. Give it as effnetv2 map wrote it; or, if that stands for no data, say so in the file: with GDAL, "
+            f"{path} holds the value {values[wrong].flat[0]:g}, but its classes are 1 to {classes}; {NODATA} is no "
+            "data. Give it as effnetv2 geo map wrote it; or, if that means no data, say so in the file: with GDAL, "
             "gdal_edit -a_nodata."
         )
     return values.astype(np.uint16)
@@ -277,6 +277,6 @@ def read_class_names(dataset: RasterDataset, path: Path) -> tuple[str, ...]:
         names = json.loads(dataset.tags()["class_names"])
     except (KeyError, ValueError):
         raise InputError(
-            f"{path} is no map of effnetv2 map: its metadata has no class_names. Give a map made by it."
+            f"{path} is no map of effnetv2 geo map: its metadata has no class_names. Give a map made by it."
         ) from None
     return tuple(str(name) for name in names)

@@ -42,26 +42,23 @@ _logger = logging.getLogger(__name__)
 
 # Of a size that grows at every step: moments to look at. Ours.
 _MOMENTS = 4
-OUT = Path("augmented.png")
-_TITLE = "effnetv2 augment"  # in the file, so that it is known for a sheet
+_TITLE = "effnetv2 train --preview"  # in the file, so that it is known for a sheet
 _STRETCHED = "dark ones with the contrast stretched as this picture of their column needs, to be seen at all"
 
 
 def draw_sheet(
-    words: TrainOverrides, source: DataConfig, out: Path | None, *, pictures: int, device: str, strict: bool
+    words: TrainOverrides, source: DataConfig, out: Path, *, pictures: int, device: str, strict: bool
 ) -> None:
     """Draw a sheet of what each stage of a recipe feeds to the network.
 
     Raises:
         InputError: anything a user can mend.
     """
-    verb = None if out is not None else "augment"
-    out = out or OUT
     if out.suffix.lower() != ".png":
-        raise InputError(f"--out {out}: the sheet is a PNG. Give a name that ends in .png.")
-    check_writable_file(out, "--out", such_as="sheet.png")
-    refuse_within(source.data, out.parent, "--out", verb=verb)
-    refuse_others(out, "--out", _is_sheet, "is no sheet of effnetv2 augment")
+        raise InputError(f"--preview {out}: the sheet is a PNG. Give a name that ends in .png.")
+    check_writable_file(out, "--preview", such_as="sheet.png")
+    refuse_within(source.data, out.parent, "--preview")
+    refuse_others(out, "--preview", _is_sheet, "is no sheet of effnetv2 train --preview")
     tell_replaced(out)
     on = pick_device(device)
     recipe, chosen = requested_recipe(words, on)
@@ -95,7 +92,7 @@ def draw_sheet(
     try:
         write_atomically(out, lambda partial: partial.write_bytes(image))
     except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror or error}. Give another place.") from error
+        raise InputError(f"--preview {out}: {error.strerror or error}. Give another place.") from error
     _logger.info(f"Sheet: {out}")
 
 

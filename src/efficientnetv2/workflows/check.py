@@ -91,7 +91,7 @@ def run_check(
             (report.JSON_NAME, report.is_check_json),
             (report.PAGE_NAME, report.is_check_page),
         ):
-            refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 inspect")
+            refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 check")
         tell_replaced(folder / report.PAGE_NAME)
         network, name = _network(weights)
         damage = report_notes(dataset, strict=False)
@@ -292,7 +292,7 @@ def check(
     refuse_unknown(check, table, TableArguments)
     source = source_of(data, table)
     folder = path_of("output", output) or inspection_folder(source.data)
-    refuse_within(source.data, folder, "--out", verb="inspect" if output is None else None)
+    refuse_within(source.data, folder, "--out", verb="check" if output is None else None)
     run_check(
         source,
         folder=folder,

@@ -127,7 +127,7 @@ def plan_run(
         limit_memory(device, place.memory_gib)
     workers = workers_for(place.workers, device)
     known = decided(words, place, device, SINGLE_PROCESS)
-    refuse_words(known, words, source, place, "plan")
+    refuse_words(known, words, source, place, "train")
     prepared = looked_at(known.recipe, source, place)
     before = time.perf_counter()
     known = chosen(known, words, prepared, device, workers, place, budget)
@@ -323,7 +323,7 @@ class Estimate:
     """Time, memory and disk of a training run that has not begun.
 
     Args:
-        report: What `effnetv2 plan --json` prints.
+        report: What `effnetv2 train --dry-run --json` prints.
     """
 
     def __init__(self, report: dict[str, Any]) -> None:
@@ -407,5 +407,5 @@ def estimate(
     words, source, place = run_arguments(
         estimate, data, recipe, overrides, output=output, device=device, workers=workers
     )
-    refuse_run_within(source.data, place.out, "plan")
+    refuse_run_within(source.data, place.out, "train")
     return Estimate(plan_run(words, source, place, began=began).to_json())

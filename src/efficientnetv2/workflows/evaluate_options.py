@@ -46,7 +46,7 @@ class EvaluateOptions:
         Raises:
             InputError: a column, a file or a folder is not what it has to be, or answers nothing of these pictures.
         """
-        for_one = {"--costs": self.costs, "--against": self.against, "--calibrate": self.calibrate}
+        for_one = {"--costs": self.costs, "--baseline": self.against, "--calibrate": self.calibrate}
         option = next((name for name, value in for_one.items() if value is not None), None)
         if dataset.separator is not None and option is not None:
             raise InputError(f"{option} is for pictures of one label, but these have several. Leave it out.")

@@ -118,7 +118,7 @@ def predict_map(
     refuse_swapped_arguments(model, raster, "map")
     _refuse_place(out, raster)
     with open_raster(raster) as source:
-        refuse_others(out, "--out", map_file.is_map, "is no map of effnetv2 map")
+        refuse_others(out, "--out", map_file.is_map, "is no map of effnetv2 geo map")
         tell_replaced(out)
         network = model_file.load(model)
         require_classes(network, model)

@@ -90,11 +90,11 @@ class Other:
             InputError: as of ``named``.
         """
         if separator is not None:
-            raise InputError("--against is for pictures of one label, but these have several. Leave it out.")
+            raise InputError("--baseline is for pictures of one label, but these have several. Leave it out.")
         both = common_images(own, answers)
         if not len(both):
             raise InputError(
-                f"--against {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that "
+                f"--baseline {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that "
                 "model on the same DATA, and give the folder of that evaluation."
             )
         theirs = data_root(folder, list(answers.index))

@@ -280,9 +280,9 @@ class Finished:
         """
         folder = RunDir(path)
         if not folder.reported:
-            again = shell_join(["effnetv2", "evaluate", str(path), "DATA", "--against", str(against)])
+            again = shell_join(["effnetv2", "evaluate", str(path), "DATA", "--baseline", str(against)])
             raise InputError(
-                f"--against {against}: the report of the run in {path} is not there any more. To compare: {again}"
+                f"--baseline {against}: the report of the run in {path} is not there any more. To compare: {again}"
             )
         separator = folder.beginning().get("label_separator")
         own = load_predictions(path)

@@ -321,7 +321,7 @@ def test_a_whole_tar_that_lacks_a_label_is_refused_by_the_member(change, words, 
 def test_a_tar_of_class_folders_is_refused_as_that(prefix, jpegs, tmp_path):
     members = {f"{prefix}{'ab'[n % 2]}/{n:04d}.jpg": jpeg for n, jpeg in enumerate(jpegs)}
     file = str(write(tmp_path / "photos.tar", dict(sorted(members.items()))))
-    with pytest.raises(InputError, match=mentioning("photos.tar", "effnetv2 shards")) as refused:
+    with pytest.raises(InputError, match=mentioning("photos.tar", "effnetv2 data pack")) as refused:
         load_dataset(file)
     assert ".json" not in str(refused.value)
     found = load_dataset(file, require_labels=False, for_training=False, strict_labels=True)

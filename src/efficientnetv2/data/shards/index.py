@@ -158,7 +158,7 @@ def _refuse_misplaced(table: pd.DataFrame, shards: Sequence[Shard], name: str) -
         raise InputError(f"{name} lists an image twice: two rows point to one place in a shard. {_ANEW}")
 
 
-_ANEW = "Write it anew with effnetv2 shards, or delete it to have the headers of the tars read instead."
+_ANEW = "Write it anew with effnetv2 data pack, or delete it to have the headers of the tars read instead."
 
 
 def _metadata(arrow: pa.Table, name: str) -> dict[str, Any]:

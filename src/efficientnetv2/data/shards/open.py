@@ -92,7 +92,7 @@ def _unlabeled_folders(records: ImageRecords) -> str:
         return ""
     return (
         f"holds images in folders ({shorten(sorted(folders), 3)}), but no labels as shards have them. Unpack it "
-        "and give the folder. Or pack the folder then: effnetv2 shards FOLDER OUT"
+        "and give the folder. Or pack the folder then: effnetv2 data pack FOLDER OUT"
     )
 
 

@@ -35,7 +35,7 @@ class NamedRecipe:
     def description(self) -> str:
         """Title, command, cost and result, source, and what is ours."""
         command = f"{self.data} --recipe {self.recipe.name}"
-        estimate = "" if self.has_cost else f" Estimate for this machine: effnetv2 plan {command}"
+        estimate = "" if self.has_cost else f" Estimate for this machine: effnetv2 train --dry-run {command}"
         sections = {
             "Run": f"effnetv2 train {command}{self.run}",
             "Cost and result": self.result + estimate,

@@ -1,0 +1,91 @@
+"""How a command ends: messages on stderr, and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import typer
+from pydantic import ValidationError
+
+from efficientnetv2.utils.errors import InputError, OtherProcessError, escape_controls, format_rule
+from efficientnetv2.utils.shell import report_to_torchrun
+
+# What the loader of shared libraries and the start of a thread say where memory runs out.
+# DataConfig: glibc, elf/dl-load.c; CPython, Modules/_threadmodule.c.
+_OUT_OF_MEMORY = ("failed to map segment from shared object", "can't start new thread")
+
+
+@contextmanager
+def ends(spell: Callable[[str], str] = lambda message: message) -> Iterator[None]:
+    """Turn foreseen errors into messages and exit codes.
+
+    Args:
+        spell: Names options in a message as the command line spells them; see ``spelled``.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise typer.Exit(end(*_with_hint(spell(str(error))), code=2)) from error
+    except ValidationError as error:
+        raise typer.Exit(end(spell("; ".join(map(format_rule, error.errors()))), code=2)) from error
+    except BrokenPipeError:  # the reader of the output has ended: typer ends without a message
+        raise
+    except (MemoryError, OSError, ImportError, RuntimeError) as error:
+        if _is_out_of_memory(error):
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            hint = (
+                "Reduce the batch size, the image size or --workers, or raise the process limit (ulimit -v)."
+            )
+            raise typer.Exit(end(f"out of memory ({reason})", hint, code=1)) from error
+        if not isinstance(error, OSError):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise typer.Exit(end(f"{where}{error.strerror or error}", code=2)) from error
+    except OtherProcessError as elsewhere:
+        report_to_torchrun("error: another process of the run has failed first.", cause=False)
+        raise typer.Exit(1) from elsewhere
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(end(" ".join(["stopped.", *map(str, stop.args)]), code=130, kind="")) from stop
+
+
+def end(message: str, hint: str | None = None, *, code: int, kind: str = "error: ") -> int:
+    """Print the last message of the program; returns the exit code."""
+    text = escape_controls(f"{kind}{message}" + (f"\nhint: {hint}" if hint else ""), lines=True)
+    print(text, file=sys.stderr)
+    report_to_torchrun(text)
+    return code
+
+
+def spelled(message: str, options: Mapping[str, str]) -> str:
+    """A message of the library that begins with a field, such as ``epochs: must be ...``, with its option.
+
+    Args:
+        message: Of an ``InputError``.
+        options: Option of each field, such as ``--epochs``; an argument as the command calls it.
+    """
+    field = re.match(r"[a-z]\w*(?=: )", message)
+    if field is None or not (option := options.get(field[0], "")).startswith("--"):
+        return message
+    return f"{option}{message[field.end() :]}"
+
+
+def _with_hint(message: str) -> tuple[str, str | None]:
+    """A message without its last sentence, which says what to do, and that sentence."""
+    if "\n" in message or len(parts := re.split(r"(?<=[^.][.?!)])\s+(?=[A-Z])", message)) < 2:
+        return message, None
+    return " ".join(parts[:-1]), parts[-1]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: for values, for a library's code, or for a thread."""
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
+        return True
+    if "torch" not in sys.modules:
+        return isinstance(error, OSError) and error.errno == errno.ENOMEM
+    from efficientnetv2.utils.memory import is_out_of_memory  # imports PyTorch
+
+    return is_out_of_memory(error)

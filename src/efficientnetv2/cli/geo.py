@@ -1,0 +1,159 @@
+"""``effnetv2 geo``: maps from rasters, and areas from maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from efficientnetv2.cli import options, parsing
+from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.utils.errors import format_duration, pluralize, shorten
+from efficientnetv2.utils.shell import shell_join
+
+if TYPE_CHECKING:
+    from efficientnetv2.metrics.area import Estimate
+    from efficientnetv2.workflows.area import MapAreas
+    from efficientnetv2.workflows.predict_map import MapResult
+
+app = parsing.app(name="geo", help="Turn a raster into a map, and a map into hectares.")
+
+
+@app.command("map", cls=parsing.Command)
+def draw_map(
+    model: options.Model,
+    raster: Annotated[Path, options.argument("RASTER", "A GeoTIFF, or another raster that GDAL opens.")],
+    out: Annotated[Path, options.option("GeoTIFF to write.", "TIF", "--out")] = Path("map.tif"),
+    window_m: Annotated[
+        float | None, options.option("Window size in meters.  [default: that of the training images]", "M")
+    ] = None,
+    window_px: Annotated[
+        int | None, options.option("Window size in pixels.  [default: the model's, without meters]", "PX")
+    ] = None,
+    stride_px: Annotated[
+        int | None, options.option("Pixels from window to window.  [default: half a window]", "PX")
+    ] = None,
+    bands: Annotated[
+        str | None, options.option("Bands to read, from 1.  [default: those in training]", "N,N")
+    ] = None,
+    value_range: Annotated[
+        str | None, options.option("Values shown as 0 and 255.  [default: those in training]", "LOW,HIGH")
+    ] = None,
+    batch_images: Annotated[int, options.option("Windows per batch.", "N", check=options.between(1))] = 32,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Classify overlapping windows of a raster, and write a map as a GeoTIFF.
+
+    Band 1 has the class of each pixel, from 1; 0 means no data. Band 2 has its probability in percent. Needs the
+    extra "geo".
+
+    Examples:
+    - `effnetv2 geo map runs/land_cover scene.tif`
+    - `effnetv2 geo map runs/land_cover photo.tif --window-m 320`
+    - `effnetv2 geo map runs/land_cover sentinel2.tif --bands 4,3,2 --value-range 0,3000`
+    """
+    from efficientnetv2.workflows.predict_map import MapOptions, predict_map
+
+    wanted = MapOptions(window_m, window_px, stride_px, bands, value_range)
+    with Screen(quiet=as_json) as screen:
+        drawn = predict_map(model, raster, wanted, out=out, batch_images=batch_images, device=device)
+        print_map(drawn, screen)
+    if as_json:
+        print_json(drawn.to_json())
+
+
+def print_map(drawn: MapResult, screen: Screen) -> None:
+    """Print the classes on a map, and how it is used."""
+    tally, names = drawn.tally, drawn.class_names
+    covered = max(1, int(tally.pixels.sum()))
+    columns = ["class", "value", "pixels", "fraction", "hectares", "probability"]
+    rows = [
+        [
+            names[index], str(index + 1), f"{int(tally.pixels[index]):,}", f"{tally.pixels[index] / covered:.1%}",
+            "" if tally.hectares is None else f"{tally.hectares[index]:,.1f}", f"{tally.confidence[index]:.2f}"
+        ]
+        for index in sorted(range(len(names)), key=lambda index: -int(tally.pixels[index]))
+        if tally.pixels[index]
+    ]  # fmt: skip
+    if tally.hectares is None:
+        columns, *rows = [row[:4] + row[5:] for row in (columns, *rows)]
+    screen.table("Map", columns, rows)
+    if absent := len(names) - len(rows):
+        screen.say(f"{absent:,} of the model's {pluralize(len(names), 'class')} are not on the map.")
+    if tally.nodata:
+        screen.say(f"{pluralize(tally.nodata, 'pixel')} without data.")
+    speed = len(drawn.grid) / max(drawn.seconds, 1e-9)
+    screen.say(
+        f"{pluralize(len(drawn.grid), 'window')} in {format_duration(drawn.seconds)} ({speed:.0f} windows/s). Map: {drawn.out}"
+    )
+    command = shell_join(["effnetv2", "geo", "area", str(drawn.out), "SAMPLE.csv"])
+    screen.say(f"These areas include the model's errors. To correct them by a labeled sample: {command}")
+
+
+@app.command(cls=parsing.Command)
+def area(
+    map_file: Annotated[Path, options.argument("MAP", "A map of effnetv2 geo map.")],
+    sample: Annotated[
+        Path,
+        options.argument(
+            "SAMPLE",
+            "A CSV with label and x, y (or longitude, latitude, or map: the class there), or an evaluation.",
+        ),
+    ],
+    label_column: Annotated[str, options.option("Column of the label.", "NAME")] = "label",
+    as_json: options.Json = False,
+) -> None:
+    """Estimate the area of each class from a map and a labeled sample.
+
+    The sample is drawn at random within each class of the map, with 50 places or more (Olofsson et al. 2014, Remote
+    Sensing of Environment 148). Needs the extra "geo".
+
+    Examples:
+    - `effnetv2 geo area map.tif visited.csv`
+    - `effnetv2 geo area map.tif evaluation/ --json`
+    """
+    from efficientnetv2.workflows.area import estimate_areas
+
+    with Screen(quiet=as_json) as screen:
+        areas = estimate_areas(map_file, sample, label_column=label_column)
+        print_areas(areas, screen)
+    if as_json:
+        print_json(areas.to_json())
+
+
+def print_areas(areas: MapAreas, screen: Screen) -> None:
+    """Print the area of each class, and how good the map is."""
+    found, unit = areas.found, "pixels" if areas.hectares is None else "ha"
+    total = float(areas.pixels) if areas.hectares is None else areas.hectares
+    rows = [
+        [
+            name, f"{one.mapped * total:,.1f}", f"{one.share.value * total:,.1f}", f"{one.share.margin * total:,.1f}",
+            _percent(one.users_accuracy), _percent(one.producers_accuracy), str(one.samples)
+        ]
+        for name, one in sorted(found.classes.items(), key=lambda item: -item[1].share.value)
+        if one.mapped or one.samples or one.share.value
+    ]  # fmt: skip
+    columns = ["class", f"mapped, {unit}", f"area, {unit}", "± 95 %", "user's", "producer's", "sample"]
+    screen.table("Area by class, corrected by the sample", columns, rows)
+    if absent := len(found.classes) - len(rows):
+        screen.say(
+            f"{absent:,} of the map's {len(found.classes):,} classes are neither on it nor in the sample."
+        )
+    screen.say(f"Map accuracy, by area: {_percent(found.accuracy)}.")
+    flawless = {
+        name: one.samples
+        for name, one in found.classes.items()
+        if one.users_accuracy is not None and one.mapped and one.users_accuracy.value == 1
+    }
+    if flawless:
+        # The rule of three: of n draws without an event, its share is below 3 / n with 95 % confidence.
+        bounds = [f"{name} {min(1.0, 3 / samples):.1%}" for name, samples in flawless.items()]
+        shown = ", ".join(bounds[:5]) + (", ..." if len(bounds) > 5 else "")
+        screen.say(
+            f"The sample has no error where the map has {shorten(flawless)}, and the intervals take that as certain. "
+            f"So few places allow errors up to: {shown}."
+        )
+
+
+def _percent(one: Estimate | None) -> str:
+    return "" if one is None else f"{one.value:.1%} ± {100 * one.margin:.1f}"

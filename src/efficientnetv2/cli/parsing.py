@@ -1,0 +1,403 @@
+"""Commands of the program: names of other tools, suggestions, `--help-all`, and one format of errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+from typer import BadParameter
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+from efficientnetv2.cli.errors import end, ends, spelled
+from efficientnetv2.utils.errors import InputError, OtherProcessError, did_you_mean, format_rule
+from efficientnetv2.utils.shell import rank_and_world_size, shell_join
+
+ADVANCED = "Advanced"
+_MOST_OPTIONS = 10  # that `--help` shows without hiding the advanced ones. Ours
+# Options of timm, Ultralytics and Hugging Face whose value one of ours takes, where a command has it. Ours.
+_ALIASES = {
+    **dict.fromkeys(("--imgsz", "--img-size", "--image-size"), "--image-px"),
+    **dict.fromkeys(("--batch", "--batch-size", "-b"), "--batch-images"),
+    **dict.fromkeys(("--lr0", "--learning-rate"), "--lr"),
+    **dict.fromkeys(("--output", "--output-dir", "-o"), "--out"),
+    **dict.fromkeys(("--num-workers", "-j"), "--workers"),
+    "--arch": "--model",
+    **dict.fromkeys(("--pretrained", "--checkpoint", "--initial-checkpoint"), "--weights"),
+    **dict.fromkeys(("--cfg", "--config"), "--recipe"),
+    **dict.fromkeys(("--conf", "--threshold"), "--abstain-below"),
+    **dict.fromkeys(("--against", "--compare-to"), "--baseline"),
+    "--format": "--to",
+    **dict.fromkeys(("--num-folds", "--n-splits", "-k"), "--folds"),
+}
+# The same of options without a value; None: it holds without an option.
+_FLAGS: dict[str, tuple[str, ...] | None] = {
+    "--pretrained": ("--weights", "auto"),
+    "--no-pretrained": ("--weights", "none"),
+    "--tta": ("--views", "symmetries"),
+    "--amp": None,
+}
+# Advice about options that have no equal here. Ours.
+_ADVICE = {
+    "--amp": "Mixed precision is chosen automatically. To set it: --set precision=bf16",
+    **dict.fromkeys(("--project", "--name", "--experiment"), "The folder of the run is --out FOLDER"),
+    **dict.fromkeys(
+        ("--gpus", "--gpu"),
+        "The GPU is --device cuda:0. For several: torchrun --nproc-per-node N -m efficientnetv2 train",
+    ),
+    "--early-stopping": "Early stopping is --set minival=0.1 --set patience=5",
+    **dict.fromkeys(("--num-classes", "--nc"), "The classes are read from DATA. Leave the option out"),
+    "--optimizer": "The optimizer is --set optimizer.kind=NAME: sgd, adamw or rmsprop",
+    "--no-augment": "Augmentation is off with --set progressive.randaugment=null --set augment.flip=none",
+    "--tta": "Test-time augmentation is --set eval_views=symmetries",
+    "--rank-unlabeled": "What to label next is --rank CSV",
+}
+# Options of other tools that are an argument here.
+_ARGUMENTS = {
+    **dict.fromkeys(("--data", "--data-dir", "--train-dir", "--source", "--input"), "DATA"),
+    **dict.fromkeys(("--model", "-m", "--checkpoint", "--weights"), "MODEL"),
+}
+# What other tools, and earlier versions, call a command.
+_COMMANDS = {
+    **dict.fromkeys(("val", "validate", "eval", "test"), "evaluate"),
+    **dict.fromkeys(("infer", "inference"), "predict"),
+    **dict.fromkeys(("classify", "fit", "finetune", "fine-tune"), "train"),
+    "import": "convert",
+    **dict.fromkeys(("cv", "cross-validate", "run_crossval", "kfold"), "crossval"),
+    **dict.fromkeys(("inspect", "analyze", "analyse"), "check"),
+    **dict.fromkeys(("config", "configs", "recipe"), "recipes"),
+    **dict.fromkeys(("plan", "estimate"), "train DATA --dry-run"),
+    **dict.fromkeys(("augment", "preview"), "train DATA --preview PNG"),
+    **dict.fromkeys(("shards", "pack"), "data pack"),
+    "balance": "data balance",
+    "map": "geo map",
+    "area": "geo area",
+    "best": "show",
+    "help": "--help",
+    "version": "--version",
+}
+_NO_EXPORT = (
+    "This version has no export. For ONNX, use Python: torch.onnx.export(efficientnetv2.load('MODEL').eval(), ...). "
+    "For timm, torchvision and Keras: effnetv2 convert"
+)
+# Commands that share their work among the processes of a launcher.
+_SHARED = {"train", "evaluate", "predict"}
+# Seconds in which the first process of several reports what is wrong; a launcher ends the others as soon as one has
+# ended. Ours.
+_FIRST_REPORTS_S = 3.0
+# typer has no public name for it.
+UsageError: Any = BadParameter.__mro__[1]
+
+
+class _WithoutTypes:
+    """A command whose flags show no type: they take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """See ``TyperCommand``."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for option in params:
+            if isinstance(option, TyperOption) and option.is_flag and option.metavar is None:
+                option.metavar = ""
+        return params
+
+
+class Command(_WithoutTypes, TyperCommand):
+    """A command that takes options of other tools, hides advanced options, and ends with a message and a code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options and arguments.
+
+        Raises:
+            UsageError: Some do not fit; its ``hint`` says what to do.
+        """
+        if "--help-all" in args:
+            ctx.meta["help-all"] = True
+            print(ctx.get_help(), end="")
+            ctx.exit()
+        given = list(self._translated(args))
+        try:
+            return super().parse_args(ctx, list(given))  # parsing empties the list
+        except UsageError as error:
+            error.ctx = ctx
+            error.hint = self._hint(ctx, error, given)
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what a user can fix becomes a message and an exit code."""
+        ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
+        options = {str(param.name): max(param.opts, key=len) for param in self.params}
+        with ends(lambda message: spelled(message, options)):
+            shares = self.name in _SHARED and not (ctx.params.get("dry_run") or ctx.params.get("preview"))
+            if not shares:
+                _refuse_launched()
+            return super().invoke(ctx)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """See ``TyperCommand``: without braces."""
+        return ["[OPTIONS]", *self._arguments()]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """See ``TyperCommand``: advanced options are hidden where there are many, but for `--help-all`."""
+        options = [one for one in self.params if isinstance(one, TyperOption) and not one.hidden]
+        for argument in self.params:
+            if isinstance(argument, TyperArgument):
+                argument.required = False  # the usage line says so, and the program ends with its help
+        advanced = [one for one in options if str(one.rich_help_panel or "").startswith(ADVANCED)]
+        if len(options) > _MOST_OPTIONS and len(advanced) > 2 and not ctx.meta.get("help-all"):
+            for option in advanced:
+                option.hidden = True
+            self.epilog = f"{len(advanced)} more options: `{ctx.command_path} --help-all`"
+        super().format_help(ctx, formatter)
+
+    def _arguments(self) -> list[str]:
+        """What the command calls its arguments."""
+        return [
+            f"{param.metavar or param.name}{'...' if param.nargs == -1 else ''}"
+            for param in self.params
+            if isinstance(param, TyperArgument)
+        ]
+
+    def _options(self) -> dict[str, bool]:
+        """Each option, and whether it takes a value."""
+        return {
+            name: not option.is_flag
+            for option in self.params
+            if isinstance(option, TyperOption)
+            for name in (*option.opts, *option.secondary_opts)
+        }
+
+    def _translated(self, args: Sequence[str]) -> Iterator[str]:
+        """The command line, options of other tools replaced by ours; a note names each."""
+        takes_value = self._options() | {"-h": False, "--help": False}
+        rest = self._with_run_folder(args)
+        while rest:
+            word = rest.pop(0)
+            name, equals, value = word.partition("=")
+            if word == "--" or not name.startswith("-"):
+                yield word
+                if word == "--":
+                    yield from rest
+                    return
+            elif name in takes_value:
+                yield word
+                if takes_value[name] and not equals and rest:
+                    yield rest.pop(0)
+            elif not equals and name in _FLAGS and self._has(_FLAGS[name]):
+                yield from _noted([word], _FLAGS[name], name)
+            elif not equals and (not rest or rest[0].startswith("--")):  # its value is missing
+                yield word
+            elif ours := self._ours(name, value if equals else rest[0]):
+                yield from _noted([word] if equals else [word, rest.pop(0)], ours, name)
+            else:
+                yield word
+
+    def _with_run_folder(self, args: Sequence[str]) -> list[str]:
+        """The command line, Ultralytics' `--project P --name N` replaced by the folder of the run."""
+        given = {name: value for name, value in pairwise(args) if name in ("--project", "--name")}
+        if "--name" not in given or "--resume" not in self._options():
+            return list(args)
+        folder = str(Path(given.get("--project", "runs")) / given["--name"])
+        rest = [word for before, word in pairwise(["", *args]) if word not in given and before not in given]
+        theirs = [word for pair in given.items() for word in pair]
+        return [*rest, *_noted(theirs, ("--out", folder), "--name")]
+
+    def _has(self, option: tuple[str, ...] | None) -> bool:
+        return (option or ("--set",))[0] in self._options()
+
+    def _ours(self, name: str, value: str) -> tuple[str, str] | None:
+        """Our option for one of another tool, with its value; None if there is none."""
+        name = name.replace("_", "-")
+        known = self._options()
+        ours = name if name in known else _ALIASES.get(name)
+        if ours in known:
+            return str(ours), value
+        word = name.lstrip("-").replace("-", "_")
+        if "--set" not in known or not name.startswith("--") or name in _ADVICE or not word.isidentifier():
+            return None
+        from efficientnetv2.training.recipe_fields import canonical_field  # torch, which takes seconds
+
+        field = canonical_field(word)
+        return None if field is None else ("--set", f"{field}={value}")
+
+    def _hint(self, ctx: Any, error: Any, words: Sequence[str]) -> str | None:
+        """What to do about wrong usage, in a sentence; None if unknown."""
+        if hasattr(error, "possibilities"):  # there is no such option
+            near = _nearest(error.option_name.lstrip("-"), [name.lstrip("-") for name in self._options()])
+            return (
+                self._advice(ctx, error.option_name, words)
+                or (near and near.replace("'", "'--", 1))
+                or f"All options: {ctx.command_path} --help-all"
+            )
+        if "extra argument" not in error.message:
+            return None
+        if apart := _split_by_shell(words):
+            return (
+                f"The shell has split --set {apart}. Put a value with spaces or braces in quotes: "
+                '--set "progressive.image_px={start: 64, end: 128}"'
+            )
+        for word in words:
+            if re.match(r"[a-z_]\w*=", word):
+                name, _, value = word.partition("=")
+                if ours := self._ours(f"--{name.replace('_', '-')}", value):
+                    return f"An option begins with two dashes: {shell_join(ours)}"
+        if "DATA" in self._arguments():
+            return (
+                f"{ctx.command_path} takes one DATA. For several images, give their folder, or a CSV file with a "
+                "column path."
+            )
+        return None
+
+    def _advice(self, ctx: Any, name: str, words: Sequence[str]) -> str | None:
+        """What to do instead of an option that does not exist, in a sentence; None if unknown."""
+        arguments = self._arguments()
+        argument = _ARGUMENTS.get(name.replace("_", "-"), "")
+        if argument in arguments:
+            values = [after for option, after in pairwise(words) if option == name]
+            values += [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
+            shown = [next(iter(values), argument) if one == argument else one for one in arguments]
+            return f"{argument} is an argument, not an option: {ctx.command_path} {shell_join(shown)}"
+        if name in _ADVICE and self._has(None):
+            return _ADVICE[name]
+        ours = self._ours(name, "VALUE")
+        return ours and f"Give it a value: {shell_join(ours)}"
+
+
+class Group(_WithoutTypes, TyperGroup):
+    """Commands under one name; an unknown command is answered with ours."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program, and exit with its code."""
+        try:
+            code = super().main(*args, **extra | {"standalone_mode": False})
+        except UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
+                sys.exit(2)
+            code = end(*_usage_message(error), code=2)
+        sys.exit(code)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """See ``TyperGroup``.
+
+        Raises:
+            UsageError: There is no such command; its ``hint`` names ours.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except UsageError as error:
+            ours = _COMMANDS.get(args[0], "")
+            error.message = f"no such command '{args[0]}'"
+            if args[0] == "export":
+                error.hint = _NO_EXPORT
+            elif ours.partition(" ")[0] in self.commands or ours.startswith("--"):
+                error.hint = f"Use: {ctx.command_path} {ours}"
+            else:
+                error.hint = _nearest(args[0], self.commands) or f"All commands: {ctx.command_path} --help"
+            raise
+
+
+def _usage_message(error: Any) -> tuple[str, str | None]:
+    """What is wrong with a command line, and what to do."""
+    hint = getattr(error, "hint", None)
+    param = getattr(error, "param", None)
+    name = "" if param is None else param.metavar or param.name
+    if isinstance(param, TyperOption):
+        name = max(param.opts, key=len)
+    if type(error).__name__ == "MissingParameter":
+        return f"{name}: missing", f"Usage: {error.ctx.get_usage().partition(':')[2].strip()}"
+    if isinstance(error.__cause__, ValidationError):
+        problem = error.__cause__.errors()[0]
+        choices = re.fullmatch(r"Value error, '.*' is not one of (.*)\.", error.message, re.DOTALL)
+        if choices is None:
+            return f"{name}: invalid value '{problem['input']}' ({_rule(problem)})", hint
+        known = [choice.strip("'") for choice in choices[1].split(", ")]
+        if "timm" in known and problem["input"] == "onnx":
+            hint = _NO_EXPORT
+        hint = hint or _nearest(str(problem["input"]), known)
+        return f"{name}: invalid value '{problem['input']}' (choose from {', '.join(known)})", hint
+    if name:
+        return f"{name}: {error.message}", hint
+    if hasattr(error, "possibilities"):
+        return f"{error.option_name}: no such option", hint
+    if getattr(error, "option_name", None):
+        return f"{error.option_name}: a value is missing", hint
+    message = re.sub(
+        r"^Got unexpected extra argument(?:s|\(s\))? ", "unexpected extra argument ", error.message
+    )
+    return message.rstrip("."), hint
+
+
+def _rule(problem: Any) -> str:
+    return format_rule(problem).replace("has to be", "must be")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    """A question for the nearest word; None if there is none."""
+    return did_you_mean(word, known).lstrip("; .").capitalize() or None
+
+
+def _expanded(value: Any) -> Any:
+    """A path with ``~`` resolved, which no shell does behind ``--out=``; of text only what must be a path."""
+    if isinstance(value, list):
+        return [_expanded(one) for one in value]
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))
+    return os.path.expanduser(value) if isinstance(value, str) and "/" in value else value
+
+
+def _noted(theirs: Sequence[str], ours: tuple[str, ...] | None, name: str) -> tuple[str, ...]:
+    """Our words for another tool's, and a note in the first process of several."""
+    if (rank_and_world_size() or (0, 1))[0] == 0:
+        read = (
+            f"{shell_join(theirs)} is read as {shell_join(ours)}"
+            if ours
+            else f"{name} is left out. {_ADVICE[name]}"
+        )
+        print(f"Note: {read}.", file=sys.stderr)
+    return ours or ()
+
+
+def _split_by_shell(words: Sequence[str]) -> str | None:
+    """The ``--set`` that a shell has split; None if there is none.
+
+    At a space a value ends with its braces open; of braces without spaces bash makes a word for each part.
+    """
+    values = [word for option, word in pairwise(words) if option == "--set"]
+    values += [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
+    for value in values:
+        field = value.partition("=")[0]
+        is_open = any(value.count(left) > value.count(right) for left, right in ("{}", "[]"))
+        if is_open or any(word.startswith(f"{field}=") for word in words if word not in values):
+            return value
+    return None
+
+
+def _refuse_launched() -> None:
+    """Refuse several processes of a command that does not share its work."""
+    rank, size = rank_and_world_size() or (0, 1)
+    if rank > 0:
+        time.sleep(_FIRST_REPORTS_S)
+        raise OtherProcessError
+    if size > 1:
+        raise InputError(
+            f"this command runs in one process, but a launcher has started {size}. Start it without torchrun, or "
+            "unset RANK and WORLD_SIZE. Only train, evaluate and predict share their work among processes."
+        )
+
+
+def app(**settings: Any) -> typer.Typer:
+    """A group of commands."""
+    return typer.Typer(
+        cls=Group,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **settings,
+    )

@@ -1,0 +1,156 @@
+"""Comparison of runs: metrics, training time, and differences with confidence intervals."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from efficientnetv2.evaluation.compare import (
+    FinishedRun,
+    RunComparison,
+    UnpairedComparison,
+    compare_runs,
+    compare_unpaired,
+)
+from efficientnetv2.evaluation.plot_style import is_titled, png
+from efficientnetv2.evaluation.plots import draw_costs, draw_hyperparameters, draw_top1_over_time, stage_costs
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import check_writable_dir, write_atomically, write_text_atomically
+from efficientnetv2.workflows.arguments import PathLike, api, path_of, path_text
+from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+
+_logger = logging.getLogger(__name__)
+
+_METRICS = (
+    "top1",
+    "macro_f1",
+    "optimistic",
+    "epochs",
+    "wall_s",
+    "images_per_s",
+    "split_by",
+)  # of report.json
+_JSON_NAME = "comparison.json"
+_PLOTS = ("accuracy_over_time.png", "settings.png", "stage_costs.png")
+_TITLE = "effnetv2 compare"  # in the plots, which are recognized by it
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs, and the differences of each run after the first to the first.
+
+    Attributes:
+        runs: Finished runs with their report and predictions.
+        paired: Differences on the same images; None for a run on other images.
+        unpaired: Differences of independent samples; None for a run on the same images, or with other classes.
+    """
+
+    runs: tuple[FinishedRun, ...]
+    paired: tuple[RunComparison | None, ...]
+    unpaired: tuple[UnpairedComparison | None, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; differences as fractions."""
+        rows = [
+            {
+                "run": run.name,
+                **{key: run.report.get(key) for key in _METRICS},
+                "top1_interval": run.report["intervals"]["top1"],
+                "train_s": None if run.train_s is None else round(run.train_s, 2),
+                "sizes": list(run.sizes),
+            }
+            for run in self.runs
+        ]
+        return {
+            "runs": rows,
+            "gains": self._differences(self.paired),
+            "unpaired": self._differences(self.unpaired),
+        }
+
+    def _differences(
+        self, found: Sequence[RunComparison | None] | Sequence[UnpairedComparison | None]
+    ) -> list[dict[str, Any]]:
+        first = self.runs[0].name
+        return [
+            {"run": run.name, "over": first, **difference.to_json()}
+            for run, difference in zip(self.runs[1:], found, strict=True)
+            if difference is not None
+        ]
+
+    def __repr__(self) -> str:
+        runs = ", ".join(f"{run.name}: top1={run.report['top1']:.3f}" for run in self.runs)
+        return f"Comparison({runs})"
+
+
+@api
+def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comparison:
+    """Compare finished runs, cross-validations or evaluations with the first of them.
+
+    Differences are paired on the same images; on different images, runs are compared as independent samples.
+    Intervals bootstrap whole locations or groups where a run held these out.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        found = ev2.compare(["runs/fixed", "runs/progressive"])
+        print(found.paired[0].over.top1)
+
+    Args:
+        runs: Two folders or more.
+        output: Folder for comparison.json and plots: accuracy against time, hyperparameters, cost by stage.
+
+    Raises:
+        InputError: Fewer than two runs, a run that is not finished, or a folder that cannot be written to.
+    """
+    folders = [Path(path_text("runs", run)) for run in runs]
+    if len(folders) < 2:
+        raise InputError("compare takes two runs or more. Give the folders of both: effnetv2 compare RUN RUN")
+    out = path_of("output", output)
+    if out is not None:
+        check_writable_dir(out, "--out")
+        why = "is of no comparison of effnetv2 compare"
+        refuse_others(out / _JSON_NAME, f"--out {out}:", _is_comparison, why)
+        for name in _PLOTS:
+            refuse_others(out / name, f"--out {out}:", lambda file: is_titled(file, _TITLE), why)
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    first, *others = [FinishedRun.read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    paired = tuple(compare_runs(run, first) for run in others)
+    unpaired = tuple(
+        None if difference is not None else compare_unpaired(run, first)
+        for run, difference in zip(others, paired, strict=True)
+    )
+    found = Comparison((first, *others), paired, unpaired)
+    if out is not None:
+        tell_replaced(out / _JSON_NAME)
+        _write(out, found)
+        _logger.info(f"Plots: {out}")
+    return found
+
+
+def _is_comparison(file: Path) -> bool:
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(plain, dict) and plain.keys() - {"unpaired"} == {"runs", "gains"}
+
+
+def _write(out: Path, found: Comparison) -> None:
+    histories = {run.name: run.history for run in found.runs}
+    costs = {name: stage_costs(history) for name, history in histories.items()}
+    figures = (draw_top1_over_time(histories), draw_hyperparameters(histories), draw_costs(costs))
+    out.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(out / _JSON_NAME, json.dumps(found.to_json(), indent=2) + "\n")
+    for name, figure in zip(_PLOTS, figures, strict=True):
+        if figure is None:
+            (out / name).unlink(missing_ok=True)  # of an earlier comparison
+        else:
+            write_atomically(out / name, partial(Path.write_bytes, data=png(figure, title=_TITLE)))

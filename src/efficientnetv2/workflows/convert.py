@@ -1,0 +1,277 @@
+"""Conversion of weights between this package, timm, torchvision, Keras and the authors' checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from efficientnetv2.models import model_file
+from efficientnetv2.models.conversion import convert as conversion
+from efficientnetv2.models.conversion.convert import TARGETS, Target
+from efficientnetv2.models.conversion.metadata import UserMetadata, apply_metadata
+from efficientnetv2.models.conversion.reading import is_model_file
+from efficientnetv2.models.efficientnet import EfficientNet, Network
+from efficientnetv2.models.ensemble import ensemble_members
+from efficientnetv2.models.pretrained import names
+from efficientnetv2.preprocessing import Framing, Views
+from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.workflows.arguments import PathLike, api, path_text
+from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
+
+_CHOICES = {"framing": get_args(Framing), "interpolation": ("bilinear", "bicubic"), "views": get_args(Views)}
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A converted file.
+
+    Attributes:
+        output: The file or folder that was written.
+        to: Library that it is for; None is this package.
+        recognized: What the input was.
+        network: The model.
+        notes: What was assumed, and what was lost, a sentence each.
+    """
+
+    output: Path
+    to: str | None
+    recognized: str
+    network: Network = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        network = self.network
+        return {
+            "recognised": self.recognized,
+            "architecture": network.architecture.to_json() if isinstance(network, EfficientNet) else None,
+            "num_classes": network.num_classes,
+            "in_channels": network.in_channels,
+            "preprocessing": network.preprocessing.to_json(),
+            "class_names": list(network.class_names),
+            "notes": list(self.notes),
+            "to": self.to,
+            "out": str(self.output),
+        }
+
+
+@api
+def convert(
+    source: PathLike,
+    output: PathLike,
+    *,
+    to: Target | None = None,
+    model: str | None = None,
+    class_names: str | Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    half: bool = False,
+    overwrite: bool = False,
+) -> Conversion:
+    """Convert weights of another library into a model file, or a model file into weights of another library.
+
+    The input is recognized by its tensors. Preprocessing and class names are taken along.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        ev2.convert("runs/demo", "demo.pth", to="torchvision")
+
+    Args:
+        source: A model file or run; or weights of timm (a file, or a folder with config.json), torchvision, Keras
+            (.weights.h5, .h5, .keras), or a TensorFlow checkpoint of the authors.
+        output: A .safetensors file. For timm a folder, .safetensors or .pth; for torchvision .pth or .safetensors;
+            for Keras .weights.h5, .h5 or .keras.
+        to: Library that will read the output: "timm", "torchvision" or "keras". None writes a model file.
+        model: The other library's name of the model, if the file does not state it.
+        class_names: Class names in the order of the outputs; or a file with a name per line, or a JSON list.
+        preprocessing: Fields of `Preprocessing` that the input does not state, or states wrongly.
+        half: Store kernels and matrices of a model file in half precision.
+        overwrite: Replace the output if it exists.
+
+    Raises:
+        InputError: The input cannot be read or converted, or the output cannot be written.
+    """
+    path, out = Path(path_text("source", source)), Path(path_text("output", output))
+    if to is not None and to not in TARGETS:
+        raise InputError(
+            f"to: invalid value '{to}' (choose from {', '.join(TARGETS)}){did_you_mean(to, TARGETS)}"
+        )
+    if half and to is not None:
+        raise InputError(f"half: only a model file of this package has half precision, not one for {to}.")
+    _check_paths(path, out, to, overwrite=overwrite)
+    user = user_metadata(class_names, preprocessing or {})
+    network, recognized, notes = _load(path, model, to, user)
+    if to is None:
+        model_file.save(
+            out,
+            network,
+            preprocessing=network.preprocessing,
+            class_names=network.class_names,
+            recipe=network.recipe,
+            metrics=network.metrics,
+            half=half,
+        )
+        notes = [*notes, *([_half_note(out, network)] if half else [])]
+    else:
+        assert isinstance(network, EfficientNet)  # _load refuses others
+        notes = [*notes, *conversion.write(out, network, to), *temperature_notes(network, to)]
+    return Conversion(out, to, recognized, network, tuple(notes))
+
+
+def user_metadata(class_names: str | Sequence[str] | None, preprocessing: Mapping[str, Any]) -> UserMetadata:
+    """Class names and preprocessing of the caller.
+
+    Raises:
+        InputError: A value is invalid.
+    """
+    for name, choices in _CHOICES.items():
+        if name in preprocessing and preprocessing[name] not in choices:
+            value = preprocessing[name]
+            raise InputError(
+                f"{name}: invalid value '{value}' (choose from {', '.join(choices)}){did_you_mean(value, choices)}"
+            )
+    for name in {"mean", "std"} & preprocessing.keys():
+        values = tuple(preprocessing[name])
+        if not all(abs(value) <= 1 and (name == "mean" or value > 0) for value in values):
+            rule = "at most 1" if name == "mean" else "above 0 and at most 1"
+            raise InputError(
+                f"{name}: invalid value '{','.join(f'{value:g}' for value in values)}' (must be {rule} per channel). "
+                "Divide values from 0 to 255 by 255."
+            )
+    fraction = preprocessing.get("crop_fraction", 1)
+    if math.isnan(fraction) or not 0 < fraction <= 1:
+        raise InputError(
+            f"crop_fraction: invalid value '{fraction:g}' (must be above 0 and at most 1). Divide a percentage by 100."
+        )
+    if isinstance(class_names, str):
+        class_names = read_class_names(class_names)
+    return UserMetadata(dict(preprocessing), None if class_names is None else tuple(class_names))
+
+
+def read_class_names(text: str) -> tuple[str, ...]:
+    """Class names from text with commas, or from a file of lines, a JSON list, or a JSON object that numbers them.
+
+    Raises:
+        InputError: There is no such file, or it holds something else.
+    """
+    path = Path(text)
+    if not os.path.isfile(text):  # unlike Path's own, it takes text that is longer than any file's name
+        if "," not in text and path.suffix in (".txt", ".json"):
+            raise InputError(
+                f"class_names: file {text} does not exist. Give one with a name per line, or names with commas."
+            )
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+        is_json = content.lstrip()[:1] in ("[", "{")
+        listed = _from_json(path, json.loads(content)) if is_json else content.splitlines()
+    except ValueError as error:  # no JSON, or no UTF-8
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"class_names: {path} is neither JSON nor text in UTF-8 ({str(error).splitlines()[0]}). Give a name per "
+            "line, or a JSON list of names."
+        ) from error
+    return tuple(name.strip() for name in listed if name.strip())
+
+
+def _from_json(path: Path, plain: Any) -> list[str]:
+    """Names of a list, or of an object from number to name or from name to number."""
+    if isinstance(plain, dict):
+        by_number = {key: value for key, value in plain.items() if isinstance(value, str) and key.isdecimal()}
+        by_name = {str(value): key for key, value in plain.items() if type(value) is int}
+        rows = next((found for found in (by_number, by_name) if len(found) == len(plain)), None)
+        if rows is not None and sorted(map(int, rows)) == list(range(len(rows))):
+            return [rows[key] for key in sorted(rows, key=int)]
+        raise InputError(
+            f"class_names: the JSON object in {path} does not number the names from 0, each once. Give "
+            '{"0": "oak", "1": "elm"}, {"oak": 0, "elm": 1} or ["oak", "elm"].'
+        )
+    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
+        raise InputError(f'class_names: the JSON in {path} is not a list of names. Give ["oak", "elm"].')
+    return plain
+
+
+def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) -> None:
+    """Refuse a place that cannot be written to, or that holds something else."""
+    if not source.exists() and str(source) in names():
+        raise InputError(
+            f"IN {source}: that is a name of pretrained weights, and no file is called so. To train from them: "
+            f"effnetv2 train DATA --weights {source}. To have them as a model file, in Python: "
+            f"efficientnetv2.save('{out}', efficientnetv2.create('{source}'))."
+        )
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"OUT {out}: there is no folder {out.parent}. Make it, or give another place.")
+    own = [file for file in (source, source / model_file.NAME) if file.exists()]  # of a folder its weights
+    if out.exists() and any(map(out.samefile, own)):
+        raise InputError(f"OUT {out} is IN itself. Give another place.")
+    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"OUT {out} exists. Give another place, or --overwrite to replace it.")
+    if to == "timm" and out.is_dir() and is_model_file(out):
+        raise InputError(
+            f"OUT {out} holds a model file of this package, {model_file.NAME}, which timm's would replace. Give "
+            "another folder."
+        )
+    if to is None and (out.is_dir() or out.suffix != ".safetensors"):
+        raise InputError(
+            f"OUT {out}: a model file ends in .safetensors. Name it so, or say --to timm, torchvision or keras."
+        )
+
+
+def _load(
+    source: Path, model: str | None, to: str | None, user: UserMetadata
+) -> tuple[Network, str, Sequence[str]]:
+    """The model, what it was recognized as, and notes."""
+    if ensemble_members(source) or (source / CROSSVAL_JSON).is_file():
+        raise InputError(
+            f"IN {source} is a cross-validation, which has a model per fold, but a file holds one. Give the run of a "
+            f"fold: {source / 'fold1'}."
+        )
+    if (
+        is_model_file(source) or (source / "recipe.yaml").is_file()
+    ):  # a run that is not finished is refused there
+        if model is not None:
+            raise InputError(
+                f"model: {source} is a model file, which states its model. Leave the option out."
+            )
+        network = model_file.load(source)
+        if to is not None and not isinstance(network, EfficientNet):
+            raise InputError(
+                f"{source} is a model file of another library's model, and that library writes its weights. Leave "
+                "--to out to change what the file states, or to halve it."
+            )
+        return network, "a model file of this package", apply_metadata(network, user)
+    found = conversion.read(source, model=model, user=user)
+    return found.network, f"{found.theirs} of {found.title}", found.notes
+
+
+def temperature_notes(network: Network, to: str) -> list[str]:
+    """That a calibrated model's temperature is not in the file, and how to apply it."""
+    if network.calibration is None:
+        return []
+    temperature = network.calibration.temperature
+    advice = "probabilities are those of the bare logits; divide these by it to have ours"
+    if to == "keras" and network.answer == "softmax":  # Keras' models end with it
+        advice = (
+            f"outputs are probabilities; take each to the power {1 / temperature:.4g} and divide by their sum"
+        )
+    elif to == "keras":
+        advice = "outputs are probabilities; divide log(p / (1 - p)) of each by it and take the sigmoid again"
+    return [
+        f"the temperature of {temperature:.4g} is not in a file for {to}: there {advice}. No predicted class changes"
+    ]
+
+
+def _half_note(out: Path, network: Network) -> str:
+    """What half precision saves, and what it changes."""
+    before = sum(weight.numel() * weight.element_size() for weight in network.state_dict().values())
+    return (
+        "kernels and matrices are in half precision, each weight within 1/2048 of its value (or 3e-8): "
+        f"{out.stat().st_size / 1e6:.1f} MB instead of {before / 1e6:.1f} MB"
+    )
