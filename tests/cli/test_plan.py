@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from types import SimpleNamespace
 
 import pytest
 import torch
-from efficientnetv2.cli.plan import plan
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLOURS, paint
 from tests.messages import mentions
 
-from efficientnetv2.cli.train import train
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.plots import draw_training_curves
 from efficientnetv2.training.estimate import RunEstimate, StageEstimate
@@ -46,14 +43,6 @@ def first(tmp_path_factory):
 
 def left(folder):
     return sorted(path.relative_to(folder) for path in folder.rglob("*"))
-
-
-def test_the_words_are_those_of_train():
-    words = [
-        {name: one.default for name, one in inspect.signature(verb).parameters.items()}
-        for verb in (plan, train)
-    ]
-    assert words[0] | {"resume": False, "against": None} == words[1]
 
 
 def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):

@@ -1,4 +1,4 @@
-"""What a person sees: lines, tables and progress bars. Answers go to stdout, the rest to stderr."""
+"""What a person sees: lines, tables and progress bars. Results go to stdout, warnings and errors to stderr."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from textwrap import fill
 from types import TracebackType
@@ -16,32 +16,23 @@ from typing import Any, Self
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
 from efficientnetv2.utils.errors import escape_controls, format_duration
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.progress import reported_to
 
-_NUMBER = re.compile(r"|off|[\d,]*\.?\d+(e-?\d+)?( [GM])?")  # of a column of numbers, with gaps
+_NUMBER = re.compile(r"|off|[\d,]*\.?\d+(e-?\d+)?( [GM])?")  # in a column of numbers, with gaps
 _GAP = 2  # spaces between two columns
 # Where no bar can be drawn, as in the log of a job: seconds until the first line in its place, and between lines. Ours.
 _FIRST_S, _EVERY_S = 60.0, 300.0
-_LINE = 100  # of sentences: longer lines are hard to read
+_LINE = 100  # characters of sentences: longer lines are hard to read
 _INDENT = " " * 4
 
 
 class Screen:
-    """Where a command writes. Within its context, it shows the log and the progress of the package.
-
-    Warnings go to stderr.
+    """Where a command prints. Within its context, it shows the log and the progress of the package.
 
     Args:
         quiet: With ``--json``: only the result on stdout. Lines go to stderr.
@@ -49,13 +40,12 @@ class Screen:
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        self.notes = Console(stderr=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self.notes = _console(stderr=quiet)
         self._level = logging.DEBUG if verbose else logging.INFO
-        self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(attached(_Shown(self, self._level)))
+            stack.enter_context(attached(_Printed(self, self._level)))
             stack.enter_context(reported_to(self.counting))
             self._leave = stack.pop_all()
         return self
@@ -67,16 +57,14 @@ class Screen:
 
     def warn(self, line: str) -> None:
         """Print a line on stderr."""
-        Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(
-            self._writable(line)
-        )
+        _console(stderr=True).print(self._printable(line))
 
     def say(self, line: str) -> None:
-        """Print a line of plain text, above the progress bar if there is one."""
-        (self._bar.console if self._bar else self.notes).print(self._writable(line))
+        """Print a line of plain text; rich puts it above a progress bar."""
+        self.notes.print(self._printable(line))
 
-    def _writable(self, text: str) -> str:
-        """What the screen can't take escape_controls: control characters, and bytes of a file's name that are no letters."""
+    def _printable(self, text: str) -> str:
+        """The text with what the screen cannot show escaped."""
         encoding, text = self.notes.encoding, escape_controls(text, lines=True)
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -87,66 +75,47 @@ class Screen:
             with self.notes.status(what) if self.notes.is_interactive else nullcontext():
                 yield lambda done: None
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-        )
-        with passing(self.notes, columns) as bar:
-            task = bar.add_task(what, total=total, speed="")
-            started, lines = time.perf_counter(), Lines(self)
+        with Bar(self, MofNCompleteColumn(), what=what, total=total) as bar:
+            started = time.perf_counter()
 
-            def counted(done: int) -> None:
+            def count(done: int) -> None:
                 speed = done / max(1e-9, time.perf_counter() - started)
-                bar.update(task, completed=done, speed=f"{speed:.0f} {unit}/s")
-                if lines.due():
-                    left = format_duration((total - done) / max(1e-9, speed))
-                    self.say(f"{what}: {done:,} of {total:,}, {speed:.0f} {unit}/s, {left} left")
+                left = f"{format_duration((total - done) / max(1e-9, speed))} left"
+                bar.update(completed=done, speed=f"{speed:.0f} {unit}/s", left=left)
+                if bar.line_is_due():
+                    self.say(f"{what}: {done:,} of {total:,}, {speed:.0f} {unit}/s, {left}")
 
-            yield counted
+            yield count
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table whose numbers are aligned to the right; no word in it is ever cut.
+        """Print a table whose numbers are aligned to the right; no word in it is ever cut.
 
-        On a terminal that is wide enough it is drawn, its last column folded between words if need be. Elsewhere,
-        and so where another program reads it, every row is one line.
-
-        Args:
-            title: in a line above.
-            columns: their names.
-            rows: as many cells each.
+        On a terminal that is wide enough its last column is folded between words. Elsewhere, and so where another
+        program reads it, every row is one line.
         """
-        title, columns = self._writable(title), [self._writable(name) for name in columns]
-        rows = [[self._writable(escape_controls(cell)) for cell in row] for row in rows]
-        whole = [columns, *rows]
-        widths = [max(cell_len(row[place]) for row in whole) for place in range(len(columns))]
-        numeric = [all(_NUMBER.fullmatch(row[place]) for row in rows) for place in range(len(columns))]
-        longest_word = max(cell_len(word) for row in whole for word in row[-1].split(" "))
+        title, columns = self._printable(title), [self._printable(name) for name in columns]
+        rows = [[self._printable(escape_controls(cell)) for cell in row] for row in rows]
+        lines = [columns, *rows]
+        widths = [max(cell_len(row[index]) for row in lines) for index in range(len(columns))]
+        numeric = [all(_NUMBER.fullmatch(row[index]) for row in rows) for index in range(len(columns))]
+        longest_word = max(cell_len(word) for row in lines for word in row[-1].split(" "))
         room = self.notes.width - sum(widths[:-1]) - _GAP * (len(columns) - 1)
         if self.notes.is_terminal and room >= longest_word:
             widths[-1] = min(widths[-1], room)
-            self.notes.print(_drawn(title, columns, rows, widths, numeric))
+            self.notes.print(_rich_table(title, columns, rows, widths, numeric))
             return
         self.notes.print(title)
-        for row in whole:
-            aligned = zip(row, widths, numeric, strict=True)
+        for row in lines:
             cells = [
-                set_cell_size(cell, width) if not right else cell.rjust(width)
-                for cell, width, right in aligned
+                cell.rjust(width) if right else set_cell_size(cell, width)
+                for cell, width, right in zip(row, widths, numeric, strict=True)
             ]
             self.notes.print((" " * _GAP).join(cells).rstrip())
 
     def entries(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """A table whose last column is of sentences: on a terminal each row is a few lines, folded between words.
+        """Print a table whose last column has sentences: on a terminal each row is a few lines.
 
-        Elsewhere it is a table like others: every row is one line.
-
-        Args:
-            title: in a line above.
-            columns: their names; a cell between the first and the last is said with its column's, an empty one not.
-            rows: as many cells each.
+        A cell between the first and the last is printed with the name of its column, an empty one is not.
         """
         if not self.notes.is_terminal:
             self.table(title, columns, rows)
@@ -157,19 +126,58 @@ class Screen:
             facts = [f"{column}: {cell}" for column, cell in zip(columns[1:-1], cells, strict=True) if cell]
             self.notes.print(f"\n{first}", style="bold")
             for text in filter(None, ("; ".join(facts), last)):
-                self.notes.print(
-                    fill(
-                        text,
-                        width,
-                        initial_indent=_INDENT,
-                        subsequent_indent=_INDENT,
-                        break_long_words=False,
-                        break_on_hyphens=False,
-                    )
-                )
+                folded = fill(
+                    text, width, initial_indent=_INDENT, subsequent_indent=_INDENT,
+                    break_long_words=False, break_on_hyphens=False,
+                )  # fmt: skip
+                self.notes.print(folded)
 
 
-class _Shown(logging.Handler):
+class Bar:
+    """A progress bar below the lines that are printed; where none can be drawn, lines are due now and then.
+
+    Args:
+        screen: Where it is shown.
+        counter: Column of what is done, such as "3/10".
+        what: Text before the bar.
+        total: Number that is complete. None is unknown.
+    """
+
+    def __init__(
+        self, screen: Screen, counter: ProgressColumn, *, what: str = "starting", total: int | None = None
+    ) -> None:
+        self._console = screen.notes
+        self._next = time.perf_counter() + _FIRST_S
+        fields = (TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("what", "speed", "left"))
+        before, *after = fields
+        # Transient: else each bar would leave an empty line.
+        self._progress = Progress(
+            before, BarColumn(bar_width=24), counter, *after,
+            console=self._console, transient=True, disable=not self._console.is_interactive,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", what=what, speed="", left="", total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def update(self, **fields: Any) -> None:
+        """Show ``completed`` of ``total``, and the texts ``what``, ``speed`` and ``left``."""
+        self._progress.update(self._task, **fields)
+
+    def line_is_due(self) -> bool:
+        """Whether to print a line in the place of a bar that nobody sees; then none is due for a while."""
+        now = time.perf_counter()
+        if self._console.is_terminal or now < self._next:
+            return False
+        self._next = now + _EVERY_S
+        return True
+
+
+class _Printed(logging.Handler):
     """Prints the log of the package on a screen."""
 
     def __init__(self, screen: Screen, level: int) -> None:
@@ -182,49 +190,18 @@ class _Shown(logging.Handler):
         show(record.getMessage())
 
 
-def passing(console: Console, columns: Iterable[ProgressColumn]) -> Progress:
-    """A bar that is gone when it is done; where none can be drawn, nothing: else each would leave an empty line.
-
-    Args:
-        console: to draw on.
-        columns: of the bar.
-    """
-    return Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
+def _console(*, stderr: bool) -> Console:
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
-class Lines:
-    """When a line is due in the place of a bar that nobody sees.
-
-    Args:
-        screen: to write on.
-    """
-
-    def __init__(self, screen: Screen) -> None:
-        self._bar_shown = screen.notes.is_terminal
-        self._next = time.perf_counter() + _FIRST_S
-
-    def due(self) -> bool:
-        """Whether to say one now; then none is for a while."""
-        now = time.perf_counter()
-        if self._bar_shown or now < self._next:
-            return False
-        self._next = now + _EVERY_S
-        return True
-
-
-def _drawn(
+def _rich_table(
     title: str, columns: list[str], rows: list[list[str]], widths: list[int], numeric: list[bool]
 ) -> Table:
     # Between two columns the box has a line of spaces: with the padding, _GAP.
     table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, _GAP - 1, 0, 0),
-    )
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
+        show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0),
+    )  # fmt: skip
     for column, width, right in zip(columns, widths, numeric, strict=True):
         table.add_column(column, width=width, justify="right" if right else "left")
     for row in rows:

@@ -82,10 +82,8 @@ def print_map(drawn: MapResult, screen: Screen) -> None:
         screen.say(f"{absent:,} of the model's {pluralize(len(names), 'class')} are not on the map.")
     if tally.nodata:
         screen.say(f"{pluralize(tally.nodata, 'pixel')} without data.")
-    speed = len(drawn.grid) / max(drawn.seconds, 1e-9)
-    screen.say(
-        f"{pluralize(len(drawn.grid), 'window')} in {format_duration(drawn.seconds)} ({speed:.0f} windows/s). Map: {drawn.out}"
-    )
+    speed, took = len(drawn.grid) / max(drawn.seconds, 1e-9), format_duration(drawn.seconds)
+    screen.say(f"{pluralize(len(drawn.grid), 'window')} in {took} ({speed:.0f} windows/s). Map: {drawn.out}")
     command = shell_join(["effnetv2", "geo", "area", str(drawn.out), "SAMPLE.csv"])
     screen.say(f"These areas include the model's errors. To correct them by a labeled sample: {command}")
 
