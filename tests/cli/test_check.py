@@ -45,7 +45,7 @@ def test_a_folder_is_inspected_and_the_page_stands_alone(class_folders):
     shutil.copy(class_folders / "red/red_00.jpg", class_folders / "blue/stranger.jpg")
     done = effnetv2("check", class_folders, cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
-    assert "49 pictures" in done.stdout
+    assert "49 images" in done.stdout
     assert mentions(done.stdout, "1 pair", "labels")
     folder = class_folders.parent / "inspection" / "pictures"
     page = (folder / "inspection.html").read_text()
@@ -237,7 +237,13 @@ def test_pictures_without_labels_are_inspected_too(listed):
         (["--label-column", "klass"], ("klass", "column")),
         (["--time-column", "yaer"], ("yaer", "did you mean", "year")),
         (["--near-km", "-1"], ("0", "20,000")),
-        (["--out", "list.csv"], ("is a file. Give a folder",)),
+        (
+            ["--out", "list.csv"],
+            (
+                "is a file",
+                "Give a folder",
+            ),
+        ),
         (["--weights", "nowhere.safetensors"], ("there is no such file",)),
         (["--device", "gpu"], ("there is no such device",)),
         (["--bands", "1,2,x"], ("--bands", "1,2,x")),

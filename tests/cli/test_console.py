@@ -16,13 +16,13 @@ from tests.messages import mentions
 
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.cli import console as screen
-from efficientnetv2.cli import models
 from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.models import pretrained
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.utils.logs import hushed
 from efficientnetv2.utils.progress import progress
+from efficientnetv2.workflows.model_list import pretrained_weights
 
 TITLE = "Things"
 COLUMNS = ["name", "number", "what for"]
@@ -98,7 +98,7 @@ def test_every_name_begins_a_line_of_its_own_when_piped(words, names, tmp_path, 
 
 def test_pretrained_weights_say_how_large_they_are_and_what_their_columns_mean(tmp_path):
     """V2-S has 21,458,488 parameters for 1,000 classes: 86 MB, as its files have."""
-    (row,) = (one for one in models._pretrained() if one["name"] == "efficientnetv2_s.in1k")
+    (row,) = (one for one in pretrained_weights() if one["name"] == "efficientnetv2_s.in1k")
     assert row["megabytes_about"] == 85.8
     done = effnetv2("models", "--pretrained", cwd=tmp_path)
     assert mentions(done.stdout, "cached", "downloaded")

@@ -252,16 +252,7 @@ def test_the_story_begins_wherever_one_stands_in_the_clone(monkeypatch):
         assert Path(words[words.index("--weights") + 1]).is_file()
 
 
-def test_what_comes_next_can_be_pasted(monkeypatch):
-    """Beside a program that is not found by its name, too; a module is none that a path would run."""
-    for there, began, program in (
-        ("/usr/bin/effnetv2", "effnetv2", "effnetv2"),
-        (None, f"{ROOT}/src/efficientnetv2/__main__.py", "python -m efficientnetv2"),
-        (None, f"{ROOT}/bin of mine/effnetv2", "'bin of mine/effnetv2'"),
-    ):
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr("shutil.which", lambda name, there=there: there)
-        monkeypatch.setattr("sys.argv", [began, "demo"])
-        lines = list(demo.next_lines(Path("set/pictures.csv"), Path("my runs/demo")))
-        assert mentions(lines, program, "my runs/demo")
-        assert mentions(lines, program, "YOUR_IMAGES", "train")
+def test_what_comes_next_can_be_pasted():
+    lines = list(demo.next_lines(Path("set/pictures.csv"), Path("my runs/demo")))
+    assert mentions(lines, "effnetv2 predict 'my runs/demo' set/pictures")
+    assert mentions(lines, "effnetv2 train YOUR_IMAGES")

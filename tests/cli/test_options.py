@@ -16,7 +16,7 @@ Length = Annotated[int, option("How long.", panel="The bird")]
 @dataclass(frozen=True)
 class Bird:
     length: Length = 3
-    colours: Annotated[list[str] | None, typer.Option("--colour")] = None
+    colours: Annotated[list[str] | None, option("Colors.", None, "--colour", panel="The bird")] = None
 
 
 def test_a_dataclass_becomes_options_and_comes_back_as_one():

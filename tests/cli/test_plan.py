@@ -119,7 +119,7 @@ def test_with_weights_a_cache_and_minutes(first, class_folders, tmp_path):
     assert done.stdout.count("Epochs: ") == 1, "not also what the recipe would have chosen without --minutes"
     assert "measuring" in done.stdout, "train does so too"
     chosen = re.search(r"Epochs: (\S+), what fits", done.stdout)
-    assert re.search(rf"In all about .* for {re.escape(chosen[1])} epochs?,", done.stdout), done.stdout
+    assert re.search(rf"In total about .* for {re.escape(chosen[1])} epochs?,", done.stdout), done.stdout
     stages = done.stdout.partition("By stage\n")[2].splitlines()[:3]
     assert stages[0].split() == [
         "stage",

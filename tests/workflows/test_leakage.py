@@ -418,7 +418,7 @@ def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_o
     words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Optimistic: the network was trained on these pictures." in done.stdout
+    assert "Optimistic: these images trained the model." in done.stdout
     assert "also chose" not in done.stdout
     refused = effnetv2(*words, "--calibrate", "calibrated.safetensors", cwd=tmp_path)
     assert refused.returncode == 2

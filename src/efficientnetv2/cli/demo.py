@@ -224,18 +224,9 @@ def next_lines(images: Path, out: Path) -> Iterator[str]:
     yield f"  {out / 'inspection' / 'inspection.html'}   problems of the images"
     yield f"  {out / 'report.html'}   the model to use, and its training"
     yield "Next:"
-    yield f"  {shell_join([*_program(), 'predict', str(out), str(images.parent / 'pictures')])}"
-    yield f"  {shell_join([*_program(), 'train', 'YOUR_IMAGES'])}"
+    yield f"  {shell_join(['effnetv2', 'predict', str(out), str(images.parent / 'pictures')])}"
+    yield f"  {shell_join(['effnetv2', 'train', 'YOUR_IMAGES'])}"
     yield "  docs/land_cover.md explains each step, and continues with maps"
-
-
-def _program() -> list[str]:
-    """This program, as one types it here."""
-    if shutil.which("effnetv2"):
-        return ["effnetv2"]
-    if Path(sys.argv[0]).name == "__main__.py":  # which nobody can run by its path
-        return ["python", "-m", "efficientnetv2"]
-    return [str(_from_here(Path(sys.argv[0]).absolute()))]
 
 
 def _from_here(path: Path) -> Path:

@@ -28,7 +28,9 @@ def models(
     if fetch is not None:
         _fetch(fetch, as_json=as_json)
         return
-    rows = _pretrained() if pretrained else _published()
+    from efficientnetv2.workflows.model_list import pretrained_weights, published_models
+
+    rows = pretrained_weights() if pretrained else published_models()
     if as_json:
         print_json(rows)
     elif pretrained:
@@ -64,55 +66,6 @@ def _fetch(name: str, *, as_json: bool) -> None:
     screen.say(f"To train from it: {shell_join(['effnetv2', 'train', 'DATA', '--weights', name])}")
     screen.say(f"For a machine without a network, copy it: {shell_join(['cp', str(path), copy])}")
     screen.say(f"Train there with: {shell_join(['effnetv2', 'train', 'DATA', '--weights', copy])}")
-
-
-def _published() -> list[dict[str, Any]]:
-    from efficientnetv2.architectures.flops import cost
-    from efficientnetv2.architectures.registry import NAMES, published
-
-    rows: list[dict[str, Any]] = []
-    for name in NAMES:
-        model = published(name)
-        total = cost(model.architecture, image_px=model.eval_px).total
-        rows.append(
-            {
-                "name": name,
-                "parameters": total.parameters,
-                "multiply_adds": total.multiply_adds,
-                "eval_px": model.eval_px,
-            }
-        )
-    return rows
-
-
-def _pretrained() -> list[dict[str, Any]]:
-    from efficientnetv2.architectures.flops import FLOAT_BYTES, cost
-    from efficientnetv2.architectures.registry import published
-    from efficientnetv2.models import hub
-    from efficientnetv2.models.pretrained import about, names
-
-    user, rows = hub.Hub(), []
-    for name in names():
-        entry = about(name)
-        image_px = entry.preprocessing.image_px
-        table = published(entry.model).architecture
-        total = cost(table, image_px=image_px, num_classes=entry.num_classes).total
-        cached = hub.cached(name, user)
-        rows.append(
-            {
-                "name": name,
-                "model": entry.model,
-                "image_px": image_px,
-                "num_classes": entry.num_classes,
-                "top1_percent": entry.top1_percent,
-                "megabytes_about": round(total.parameters * FLOAT_BYTES / 1e6, 1),
-                "licence": entry.licence,
-                "source": entry.source,
-                "url": hub.url(name, user),
-                "cached": None if cached is None else str(cached),
-            }
-        )
-    return rows
 
 
 def _print_pretrained(rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,53 @@
+"""The published models and the pretrained weights, with their size and cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from efficientnetv2.architectures.flops import FLOAT_BYTES, cost
+from efficientnetv2.architectures.registry import NAMES, published
+from efficientnetv2.models import hub
+from efficientnetv2.models.pretrained import about, names
+
+
+def published_models() -> list[dict[str, Any]]:
+    """Name, parameters, MACs and evaluation size of each published model."""
+    rows: list[dict[str, Any]] = []
+    for name in NAMES:
+        model = published(name)
+        total = cost(model.architecture, image_px=model.eval_px).total
+        rows.append(
+            {
+                "name": name,
+                "parameters": total.parameters,
+                "multiply_adds": total.multiply_adds,
+                "eval_px": model.eval_px,
+            }
+        )
+    return rows
+
+
+def pretrained_weights() -> list[dict[str, Any]]:
+    """Model, accuracy, size, license and source of all weights that can be had by name."""
+    user, rows = hub.Hub(), []
+    for name in names():
+        entry = about(name)
+        image_px = entry.preprocessing.image_px
+        table = published(entry.model).architecture
+        total = cost(table, image_px=image_px, num_classes=entry.num_classes).total
+        cached = hub.cached(name, user)
+        rows.append(
+            {
+                "name": name,
+                "model": entry.model,
+                "image_px": image_px,
+                "num_classes": entry.num_classes,
+                "top1_percent": entry.top1_percent,
+                "megabytes_about": round(total.parameters * FLOAT_BYTES / 1e6, 1),
+                "licence": entry.licence,
+                "source": entry.source,
+                "url": hub.url(name, user),
+                "cached": None if cached is None else str(cached),
+            }
+        )
+    return rows
