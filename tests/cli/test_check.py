@@ -99,7 +99,7 @@ def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
     done = effnetv2("check", class_folders, "--out", "seen", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     found = "3 files .heic ignored: 3 in 'blue'."
-    assert f"To look at: {found}" in done.stdout
+    assert f"Warning: {found}" in done.stdout
     folder = class_folders.parent / "seen"
     told = json.loads((folder / "inspection.json").read_text())
     assert [one["sentence"] for one in told["findings"] if one["kind"] == "passed_over"] == [found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from efficientnetv2.architectures.flops import FLOAT_BYTES, cost
+from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
 from efficientnetv2.architectures.registry import NAMES, published
 from efficientnetv2.models import hub
 from efficientnetv2.models.pretrained import about, names
@@ -15,7 +15,7 @@ def published_models() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name in NAMES:
         model = published(name)
-        total = cost(model.architecture, image_px=model.eval_px).total
+        total = count_flops(model.architecture, image_px=model.eval_px).total
         rows.append(
             {
                 "name": name,
@@ -34,7 +34,7 @@ def pretrained_weights() -> list[dict[str, Any]]:
         entry = about(name)
         image_px = entry.preprocessing.image_px
         table = published(entry.model).architecture
-        total = cost(table, image_px=image_px, num_classes=entry.num_classes).total
+        total = count_flops(table, image_px=image_px, num_classes=entry.num_classes).total
         cached = hub.cached(name, user)
         rows.append(
             {
