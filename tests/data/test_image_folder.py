@@ -329,7 +329,7 @@ def test_for_prediction_a_folder_of_images_or_one_image_will_do(tmp_path):
             ["cat/1.jpg", "cat/2.jpg"],
             r"has one class only, 'cat' \(2 images\): .* Add images of another class\.$",
         ),
-        (["pets/cat/1.jpg", "pets/dog/2.jpg"], r"one class only, .* give .*/pets\.$"),
+        (["pets/cat/1.jpg", "pets/dog/2.jpg"], r"one class only, .* give .*/pets\b"),
         (
             ["val/a/1.jpg", "val/b/1.jpg"],
             "val without train: there is nothing to train on. Add a folder train/",

@@ -236,9 +236,7 @@ def test_lists_in_the_json_of_somebody_elses_shards(tmp_path):
         "from what the scan has kept"
     )
     assert len(load_dataset(written(samples), require_labels=False)) == len(samples), "asked for no labels"
-    refused = (
-        r"theirs.tar#a.png: the label is a list, \['cat', 'animal'\], .*--label-separator ';' takes several"
-    )
+    refused = r"theirs.tar#a.png: the label is a list, \['cat', 'animal'\], .*--label-separator ';'"
     with pytest.raises(InputError, match=refused):
         load_dataset(written(samples))
     with pytest.raises(InputError, match=mentioning("theirs.tar#a.png", "label")):
@@ -261,7 +259,7 @@ def test_lists_in_a_column_of_parquet(tmp_path):
     with pytest.raises(InputError, match=mentioning("2", "--label-separator", "';'")):
         load_dataset(tmp_path / "lists.parquet")
     for wrong, said in (
-        ("do;g", "row 3: 'do;g' is one label of a list, and none may hold"),
+        ("do;g", "row 3: 'do;g' is one label of a list.*"),
         ([], "row 3: the label"),
     ):
         labels = [["cat"], [wrong] if wrong else [], ["cat"], ["tree"], ["tree"]]

@@ -1,7 +1,6 @@
-"""Augmented copies of images, which tables mark in a column ``augmented_from``.
+"""Augmented copies of images, which tables mark in a column ``augmented_from``: the path of the original, or empty.
 
-The column holds the path of the original, as in the column ``path``, and is empty for originals. In shards both are
-paths from before packing. Splits keep a copy with its original, and metrics are of originals only.
+Splits keep a copy with its original, and metrics are of originals only.
 """
 
 from __future__ import annotations

@@ -87,24 +87,22 @@ def measure_bands(
 ) -> Bands | None:
     """Measure one rule for all rasters of a dataset, on training images.
 
-    8-bit values stay. For other types, the 1st to the 99th percentile of each band becomes 0 to 255. Missing data
-    become the mean of the band.
+    8-bit values stay. Otherwise the 1st to the 99th percentile of each band becomes 0 to 255, and missing data its
+    mean.
 
     Args:
         files: Training images. All are checked, some are measured.
         selection: Bands that become channels: numbers, "all" but alpha, or None for those visible in the first raster.
         seed: Seed of the drawn rasters.
-        others: Further images that will be read by the rule, and must match the measured types.
-        nodata: Values that mean missing data, besides those that the files declare. None finds a minimum or maximum
-            that fills connected areas far from all other values, such as -9999.
+        others: Further images that must match the rule.
+        nodata: Values that mean missing data. None finds a minimum or maximum that fills connected areas far from all
+            other values, such as -9999.
 
     Returns:
-        None where no rule is needed: without given bands, all images are 8-bit, of one page, gray or RGB in this order
-        (or CMYK, which Pillow converts), and Pillow opens them.
+        None where Pillow reads all images as they should be, and no bands were given.
 
     Raises:
-        InputError: An image does not fit the rule, or needs one where the training images do not, or the extra ``geo``
-            is not installed. The message names it and the reason.
+        InputError: An image does not fit the rule, or needs one where the training images do not.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and selection is not None:
@@ -178,11 +176,7 @@ def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Ban
 def _check_dtypes(
     file: str, bands: Bands, why_not: Callable[[RasterDataset, Bands], str], first: ReferenceRaster | None
 ) -> tuple[str, ...]:
-    """Types of an image's values. None for ordinary and for unreadable images. Raises InputError on a mismatch.
-
-    Without a reference raster the bands were given by number, so that pages, CMYK, palettes and the number of bands do
-    not matter.
-    """
+    """Types of an image's values, none for ordinary and unreadable images. Raises InputError on a mismatch."""
     if not is_raster(file):
         if bands.channels != RGB:
             raise InputError(
@@ -238,14 +232,7 @@ def _rule_from_samples(bands: Bands, parts: Sequence[_RasterSample]) -> Bands:
 
 @dataclass(frozen=True, eq=False)
 class _RasterSample:
-    """Sample of a raster.
-
-    Args:
-        grid: (channels, H, W) values, evenly taken, NaN where missing.
-        values: (channels, n) values where any channel has one.
-        kind: Type of the stored values.
-        side_m: Side on the ground, in meters.
-    """
+    """Evenly taken (channels, H, W) values, NaN where missing; (channels, n) of them where any channel has one."""
 
     grid: npt.NDArray[np.float64]
     values: npt.NDArray[np.float64]

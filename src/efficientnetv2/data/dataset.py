@@ -27,8 +27,8 @@ from efficientnetv2.data.records import (
     is_image,
     validate_path_text,
 )
-from efficientnetv2.data.shards import open
 from efficientnetv2.data.shards.index import is_url
+from efficientnetv2.data.shards.open import is_shards, read_shards
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
@@ -43,12 +43,10 @@ _MAX_NAMED = 20
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageDataset(ImageRecords):
-    """Images with validated labels, class names and splits.
+    """Images with validated labels, sorted class names (a class id is an index into them), and splits.
 
-    Args:
-        class_names: Sorted names. A class id is an index into them.
-        separator: Text between the labels of one image in the column ``label``. None: one label per image.
-        bands: How rasters are read (``data.bands``). None reads every image with Pillow.
+    ``separator`` is the text between the labels of one image; None: one label per image. ``bands`` is how rasters are
+    read; None reads every image with Pillow.
     """
 
     class_names: tuple[str, ...]
@@ -62,10 +60,7 @@ class ImageDataset(ImageRecords):
 
     @cached_property
     def targets(self) -> Ints:
-        """Class ids, -1 for none. Read-only.
-
-        (N,) for one label per image. (N, M) for several: labels of the rarest class first, then -1.
-        """
+        """Class ids, -1 for none, read-only: (N,), or (N, M) for several labels, the rarest class first."""
         if self.separator is None:
             return self.labels
         ids = multilabel.class_ids(self.table["label"], self.class_names, self.separator)
@@ -140,14 +135,8 @@ class ImageDataset(ImageRecords):
     ) -> ImageDataset:
         """Read a file that ``to_csv`` wrote, without validation. Digest and class ids stay the same.
 
-        Args:
-            path: ``manifest.csv`` of a run.
-            root: ``root`` of the written dataset.
-            source: ``source`` of the written dataset.
-            separator: ``separator`` of the written dataset.
-
-        Raises:
-            InputError: The file is missing or was not written by ``to_csv``.
+        ``root``, ``source`` and ``separator`` are those of the written dataset. Raises InputError for a missing or
+        other file.
         """
         text = dict.fromkeys(("path", "label", "split", "group", AUGMENTED_FROM), str)
         try:
@@ -156,11 +145,13 @@ class ImageDataset(ImageRecords):
             prefix = _prefix(Path(path), root)
             for column in {"path", AUGMENTED_FROM} & set(table.columns):
                 table[column] = table[column].str.removeprefix(prefix)
-            names = _class_names(table["label"], separator)
+            cells = table["label"].dropna().unique()
+            labels = cells if separator is None else [one for cell in cells for one in cell.split(separator)]
         except FileNotFoundError:
             raise InputError(f"{path} does not exist: the run has no manifest. Start a new run.") from None
         except (KeyError, ValueError) as error:
             raise InputError(f"{path} is not the manifest of a run: {error}. Start a new run.") from None
+        names = tuple(sorted(set(labels)))
         return cls(root=root, source=source, table=table, class_names=names, separator=separator)
 
 
@@ -237,31 +228,30 @@ def load_dataset(
     if records.shards is None or records.rows is not None:  # indexes of shards have unique paths
         label_rules.validate_unique_paths(records)
     if require_labels and for_training:
-        label_rules.validate_labels_not_blank(records)
         label_rules.validate_places(records)
         label_rules.validate_train_split(by_label)
-        label_rules.validate_two_classes(by_label)
-    names = _class_names(by_label.table["label"], None)
+        label_rules.validate_classes(by_label)
     values = {one.name: getattr(records, one.name) for one in fields(ImageRecords)}
+    names = tuple(sorted(by_label.table["label"].dropna().unique()))
     return ImageDataset(**values, class_names=names, separator=label_separator)
 
 
 def _read(data: str, options: ReadOptions) -> ImageRecords:
     """Records of any source."""
     path = Path(os.path.expanduser(data)).absolute()
-    is_shards = open.is_shards(data)
-    is_cifar = path.is_dir() and not is_shards and builtin_datasets.is_cifar_folder(path)
-    if options.layout != "auto" and (not path.is_dir() or is_shards or is_cifar):
+    in_shards = is_shards(data)
+    is_cifar = path.is_dir() and not in_shards and builtin_datasets.is_cifar_folder(path)
+    if options.layout != "auto" and (not path.is_dir() or in_shards or is_cifar):
         raise InputError(
             f"--layout {options.layout}: {data} is not a folder of images. Give a folder, or leave the option out."
         )
-    if is_shards:
+    if in_shards:
         if options.path_column != "path":
             raise InputError(
                 f"{data} is a set of shards, which know their images. "
                 f"Leave --path-column {options.path_column} out."
             )
-        return open.read_shards(data, options)
+        return read_shards(data, options)
     if path.is_dir():
         _refuse_columns(f"{data} is a folder", options)
         if is_cifar:
@@ -304,12 +294,13 @@ def _missing_message(data: str, path: Path, require_labels: bool) -> str:
 
 def _refuse_columns(what: str, options: ReadOptions) -> None:
     """Refuse options that name columns of a source without columns."""
-    given = {
-        "--path-column": options.path_column != "path",
-        "--label-column": options.label_column != "label",
-        "--group-column": options.group_column is not None,
-    }
-    if names := [name for name, is_given in given.items() if is_given]:
+    defaults = ReadOptions()
+    names = [
+        f"--{role}-column"
+        for role in ("path", "label", "group")
+        if getattr(options, f"{role}_column") != getattr(defaults, f"{role}_column")
+    ]
+    if names:
         raise InputError(f"{what}, which has no columns. Give a table, or leave {' and '.join(names)} out.")
 
 
@@ -317,19 +308,21 @@ def _clean_labels(
     records: ImageRecords, options: ReadOptions, spelling: label_rules.Spelling
 ) -> tuple[ImageRecords, ImageRecords]:
     """Records with normalized labels, and the same with one row per label of an image."""
-    separator = options.label_separator
-    split = None if separator is None else multilabel.split_labels(records, separator)
-    by_label = records if split is None else split.records
+    separator, notes = options.label_separator, [*records.notes]
+    by_label = records if separator is None else multilabel.split_labels(records, separator)
     labels, note = label_rules.merge_spellings(by_label, spelling, strict=options.strict)
+    notes += [note] if note else []
+    if separator is None:
+        cells = labels
+        has_cells = records.rows is not None or records.shards is not None  # folders give one label each
+        hint = multilabel.unseparated_hint(labels.dropna().unique()) if options.strict and has_cells else None
+        notes += [hint] if hint else []
+    else:
+        pairs = by_label.table[["label"]].assign(to=labels).drop_duplicates()
+        spelled = dict(zip(pairs["label"], pairs["to"], strict=True))
+        cells = multilabel.join_labels(records.table["label"], spelled, separator)
     by_label = replace(by_label, table=by_label.table.assign(label=labels))
-    has_cells = records.rows is not None or records.shards is not None  # folders give one label each
-    hint = None
-    if options.strict and split is None and has_cells:
-        hint = multilabel.unseparated_hint(labels.dropna().unique())
-    if split is not None and separator is not None:
-        labels = multilabel.join_labels(labels, split, separator)
-    notes = (*records.notes, *(text for text in (note, hint) if text is not None))
-    return replace(records, table=records.table.assign(label=labels), notes=notes), by_label
+    return replace(records, table=records.table.assign(label=cells), notes=tuple(notes)), by_label
 
 
 def _without_small_classes(
@@ -363,13 +356,6 @@ def _without_small_classes(
     )
     records = replace(records, table=records.table.assign(label=cells), notes=(*records.notes, note))
     return records.select(np.flatnonzero(keep)), by_label
-
-
-def _class_names(cells: pd.Series[str], separator: str | None) -> tuple[str, ...]:
-    distinct = cells.dropna().unique()
-    if separator is not None:
-        distinct = np.array([label for cell in distinct for label in cell.split(separator)], dtype=object)
-    return tuple(sorted(set(distinct)))
 
 
 def _prefix(file: Path, root: Path | str) -> str:

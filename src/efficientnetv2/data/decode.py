@@ -1,8 +1,7 @@
 """Decode an image, crop it and resize it to the square that a model sees.
 
-A JPEG is decoded at the smallest of its own scales (1, 1/2, 1/4, 1/8) that leaves enough pixels for the crop. The crop
-is drawn from the size in the header, before decoding. Training rounds the crop to whole decoded pixels and skips the
-rows below it where the format allows. Evaluation crops exactly.
+A JPEG is decoded at the smallest of its own scales (1, 1/2, 1/4, 1/8) that leaves enough pixels for the crop, which is
+drawn before decoding. Training rounds the crop to whole decoded pixels; evaluation crops exactly.
 """
 
 from __future__ import annotations
@@ -73,15 +72,8 @@ def draw_crop(
 ) -> Box:
     """A random crop: uniform in area and in the logarithm of the aspect ratio.
 
-    Args:
-        width: Width of the image, in any unit.
-        height: Height in the same unit.
-        area_min: Minimum fraction of the image's area.
-        aspect: Range of width / height.
-        uniforms: At least ``CROP_UNIFORMS`` numbers in [0, 1).
-
-    Returns:
-        The first of ten attempts that fits into the image, else the largest center crop within ``aspect``.
+    Returns the first of ten attempts that fits into the image, else the largest center crop within ``aspect``, the
+    range of width / height. ``uniforms`` are ``CROP_UNIFORMS`` numbers in [0, 1).
 
     Source: arXiv:1409.4842, section 6; attempts and fallback as in torchvision.
     """
@@ -119,21 +111,11 @@ def load_train_image(
     interpolation: Interpolation = "bicubic",
     mean: Sequence[float] = IMAGENET_MEAN,
 ) -> Pixels:
-    """A random crop of an image, as a square: (image_px, image_px, C) uint8.
+    """A random crop of an image, as a square: (image_px, image_px, C) uint8. Raises UnreadableImageError.
 
-    Args:
-        source: See ``image_io.Source``.
-        image_px: Side of the square.
-        framing: ``crop`` draws a crop with width / height in ``ASPECT`` and resizes it to the square. ``whole`` draws
-            it relative to the image's own shape: with ``area_min`` 1 it is the whole image, squeezed. ``pad`` draws it
-            likewise, keeps its shape and pads.
-        area_min: Minimum fraction of the image that a crop covers, in (0, 1].
-        uniforms: At least ``CROP_UNIFORMS`` numbers in [0, 1), for this sample only.
-        interpolation: Filter of the resize, which is antialiased.
-        mean: Color of the padding, in [0, 1].
-
-    Raises:
-        UnreadableImageError: With a reason.
+    ``crop`` draws a crop with width / height in ``ASPECT`` and resizes it to the square. ``whole`` and ``pad`` draw it
+    relative to the image's own shape, then squeeze it or pad it with the color ``mean``. ``area_min`` is the minimum
+    fraction of the image that a crop covers. ``uniforms`` are ``CROP_UNIFORMS`` numbers in [0, 1).
     """
     with open_stored(source) as image:
         width, height = _upright_size(image)
@@ -146,10 +128,7 @@ def load_train_image(
 
 
 def load_eval_image(source: Source, preprocessing: Preprocessing) -> Pixels:
-    """An image as its model expects it, without randomness: (image_px, image_px, C) uint8.
-
-    Raises UnreadableImageError with a reason.
-    """
+    """An image as its model expects it, (image_px, image_px, C) uint8. Raises UnreadableImageError."""
     with open_stored(source) as image:
         width, height = _upright_size(image)
         box = Box(0, 0, width, height)
@@ -168,10 +147,7 @@ def load_eval_image(source: Source, preprocessing: Preprocessing) -> Pixels:
 
 
 def load_resized_image(source: Source, size: Callable[[int, int], tuple[int, int]]) -> Pixels:
-    """The whole image, resized: (height, width, C) uint8, upright. ``size`` maps width and height to the new ones.
-
-    Raises UnreadableImageError with a reason.
-    """
+    """The whole upright image at the size that ``size`` makes of width and height. Raises UnreadableImageError."""
     with open_stored(source) as image:
         width, height = _upright_size(image)
         return _resized(image, Box(0, 0, width, height), size(width, height), "bicubic", exact=True)

@@ -1,7 +1,4 @@
-"""Quick checks of image files: is a file an image, is it complete, which bytes tell it from others.
-
-Only what is needed is decoded: a JPEG counts as complete if its header is readable and its end marker is there.
-"""
+"""Quick checks of image files. A JPEG counts as complete if its header is readable and its end marker is there."""
 
 from __future__ import annotations
 
@@ -51,15 +48,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class FileProbe:
-    """Result of a quick check.
-
-    Args:
-        reason: Why the file is unusable; '' if it is usable.
-        colors: What reading converts to RGB; see ``image_io.rgb_conversion``.
-        size: Size in bytes.
-        tail: Hash of the end of the file.
-        brightest: Maximum of an image of more than 8 bits, as a level, 0 to 255. Otherwise None.
-    """
+    """Result of a quick check. An unusable file has a ``reason``."""
 
     reason: str
     colors: str = ""
@@ -165,10 +154,7 @@ def map_chunks(
     workers: int,
     progress: Callable[[int], object] | None = None,
 ) -> list[Result]:
-    """Results of a function that takes a few hundred items at a time, in threads, in the order of the items.
-
-    ``progress`` gets the number of finished items.
-    """
+    """Results of a function that takes a few hundred items at a time, in threads, in the order of the items."""
     image_extensions()  # loads Pillow's plugins once, before the threads would
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # around the threads, since filters belong to the process

@@ -17,10 +17,7 @@ _SQUARE_M = 1_000.0  # side of the measured square. Ours.
 
 
 def ground_share(dataset: Any, row: int, column: int) -> float | None:
-    """Area on the ellipsoid / area in a raster's projection, around a pixel. None outside the projection's range.
-
-    ``dataset`` is a ``rasterio.DatasetReader``.
-    """
+    """Area on the ellipsoid / area in a raster's projection, around a pixel. None outside the projection's range."""
     from rasterio._err import CPLE_BaseError
     from rasterio.warp import transform
 

@@ -1,7 +1,4 @@
-"""Read rasters of any number of bands and any bit depth with GDAL, as uint8 images by a rule, ``Bands``.
-
-A pixel has data where any selected band has. A band without data there gets its level ``missing``.
-"""
+"""Read rasters of any number of bands and any bit depth with GDAL, as uint8 images by a rule, ``Bands``."""
 
 from __future__ import annotations
 
@@ -51,9 +48,7 @@ _OPENING = threading.Lock()  # warning filters belong to the process
 def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterDataset]:
     """Open a raster, with bounded memory. ``overviews`` uses the file's smaller copies, which are averages.
 
-    Raises:
-        InputError: The extra ``geo`` is not installed, there is no such file, it is no raster of ``DRIVERS``, or it
-            refers to overviews elsewhere.
+    Raises InputError without the extra ``geo``, for a missing file or other format, and for overviews elsewhere.
     """
     rasterio = import_optional("rasterio", "geo", f"Reading the raster {path}")
     if not Path(path).is_file():
@@ -151,10 +146,7 @@ def read_raster(
     width: int | None = None,
     height: int | None = None,
 ) -> tuple[Pixels, Valid]:
-    """A window of a raster as an image: (height, width, channels) uint8, and (height, width) whether there is data.
-
-    None reads to the right or lower end. Raises InputError if the file is damaged.
-    """
+    """A window of a raster as (height, width, channels) uint8, and where any band has data. Raises InputError."""
     width = dataset.width - left if width is None else width
     height = dataset.height - top if height is None else height
     window = ((top, top + height), (left, left + width))
@@ -183,21 +175,11 @@ def read_values(
     *,
     nodata: Sequence[float] = (),
 ) -> tuple[npt.NDArray[Any], Valid]:
-    """Stored values, and whether each is valid, (bands, H, W) both.
+    """Stored values, and whether each is valid: (bands, H, W) both. Raises InputError for a damaged file.
 
-    Args:
-        dataset: Opened raster.
-        numbers: Numbers of the bands, from 1.
-        window: Rows and columns, from first to last, the last excluded.
-        shape: (H, W) to read fewer pixels, evenly. None reads all.
-        nodata: Values that mean missing data in any band, besides those that the file declares.
-
-    Returns:
-        Values, and whether each is a number, not the file's nodata value, and not masked. A nodata value of 0 is valid
-        where another band has data: it may be a measurement.
-
-    Raises:
-        InputError: The file is damaged or cut short.
+    ``window`` is rows and columns, from first to last. ``shape`` reads fewer pixels, evenly. ``nodata`` are values that
+    mean missing data besides the file's own. The file's nodata value of 0 is valid where another band has data: it may
+    be a measurement.
     """
     distinct = sorted(set(numbers))
     size = {} if shape is None else {"out_shape": (len(distinct), *shape)}
@@ -254,8 +236,8 @@ def scale_to_uint8(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pi
 def pixel_side_m(dataset: RasterDataset) -> float | None:
     """Side of a pixel in meters, or None without coordinates in a unit of length.
 
-    For pixels that are not square, the side of a square of equal area. Mercator's projection, and others whose areas
-    are off by 1 % or more, are corrected for the center of the raster.
+    For pixels that are not square, the side of a square of equal area. Projections whose areas are off by 1 % or more
+    are corrected for the center of the raster.
     """
     if dataset.crs is None or not dataset.crs.is_projected:
         return None
@@ -268,11 +250,7 @@ def pixel_side_m(dataset: RasterDataset) -> float | None:
 
 
 def _ground_m(dataset: RasterDataset, meters: float) -> float:
-    """Meters on the ground per meter in Mercator's projection, at the center of a raster.
-
-    That is the scale on the equator, from the longitudes of a step, times the cosine of the latitude. ``meters`` is
-    the projection's unit of length.
-    """
+    """Meters on the ground per meter in Mercator's projection, at the center of a raster."""
     from rasterio.warp import transform
 
     east, north = dataset.xy(dataset.height // 2, dataset.width // 2)

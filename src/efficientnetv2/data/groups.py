@@ -28,14 +28,7 @@ SplitBy = Literal["auto", "class", "group", "place"]
 
 @dataclass(frozen=True)
 class Grouping:
-    """One way to keep images together.
-
-    Args:
-        clusters: (N,) numbers from 0, equal for images that must stay together.
-        groups: Whether groups stay together.
-        block: Side of the spatial blocks in degrees, or None.
-        blocks: (N,) ids of the blocks, or None.
-    """
+    """One way to keep images together, by (N,) ``clusters``. ``block`` is the side of spatial blocks in degrees."""
 
     clusters: Ints
     groups: bool
@@ -70,13 +63,7 @@ def has_places(part: ImageDataset) -> bool:
 
 
 def groupings(part: ImageDataset, contents: Ints | None, blocks: Sequence[float] = BLOCKS) -> list[Grouping]:
-    """All groupings of a dataset, the strictest first. The last keeps only copies and identical files together.
-
-    Args:
-        part: Images to split.
-        contents: (N,) ids, equal for identical files. None if unknown.
-        blocks: Sides of spatial blocks in degrees, in the order of trying.
-    """
+    """All groupings of a dataset, the strictest first. The last keeps only copies and identical files together."""
     same = [] if contents is None else [_codes(contents)]
     copies = copy_groups(part)
     if copies is not None:

@@ -22,9 +22,8 @@ from efficientnetv2.data.records import (
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-
-# Files that are often stored with images: text, tables, metadata of cameras, rasters and annotators, and leftovers of
-# systems. A note names any other skipped file: it may be an image in a format that is not supported. Ours.
+# Files that are often stored with images: text, tables, metadata and leftovers of systems. A note names any other
+# skipped file: it may be an image in a format that is not supported. Ours.
 _IGNORED_SUFFIXES = frozenset(
     (
         *TABLE_SUFFIXES, ".txt", ".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".json",
@@ -34,71 +33,63 @@ _IGNORED_SUFFIXES = frozenset(
 )  # fmt: skip
 # From this many folders with this many sub-folder names in common, folders look like splits. Ours.
 _SHARED_NAMES = 2
-# Suffixes that a note names. Ours.
-_MAX_SUFFIXES = 5
-
-# (path, label, split) of each image.
-Rows = list[tuple[str, str | float, str]]
-# (suffix, folder) -> skipped files. System folders count under their name and a slash, which no suffix has.
-Skipped = Counter[tuple[str, str]]
+_MAX_SUFFIXES = 5  # that a note names
 
 
 def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords:
     """List a folder of class folders, of splits of class folders, or (labels not required) of images.
 
-    Images are found at any depth below a class folder. Hidden files and folders are skipped. Notes name skipped system
-    folders and files that may be images in other formats.
-
-    With ``options.strict``, images next to class folders or splits are skipped. Otherwise, without
-    ``options.require_labels``, their presence lists every image without label and split.
+    Images are found at any depth below a class folder; hidden files and folders are skipped. With ``options.strict``,
+    images next to class folders or splits are skipped. Otherwise, without ``options.require_labels``, their presence
+    lists every image without label and split.
 
     Raises:
         InputError: There is no image, no class folder where labels are required, a class folder without a training
             image, or sub-folders that may be classes as well as splits.
     """
-    layout, labeled = options.layout, options.require_labels
+    labeled, strict, is_auto = options.require_labels, options.strict, options.layout == "auto"
+    listing = _Listing(folder, source, options)
     folders, loose = _contents(folder)
-    if layout == "auto" and labeled:
+    if is_auto and labeled:
         _refuse_table(folder, source, folders)
-    splits = _find_splits(folder, folders, layout)
-    if layout == "splits" and not splits:
+    splits = _find_splits(folder, folders, options.layout)
+    if options.layout == "splits" and not splits:
         raise InputError(
             f"--layout splits: no sub-folder of {source} names a split (its sub-folders: {shorten(folders)}). "
             "Call them train, val and test."
         )
     if splits:
         others = _with_images(folder, [name for name in folders if name not in splits]) + loose
-        if others and not labeled and not options.strict:
-            return _unlabeled(folder, source)
-        return _read_splits(folder, source, splits, others, options)
-    if layout == "auto" and (labeled or options.strict):
+        if others and not labeled and not strict:
+            return listing.unlabeled()
+        listing.add_splits(splits, others)
+        return listing.records()
+    if is_auto and (labeled or strict):
         _refuse_ambiguous(folder, source, folders)
-    if loose and not labeled and not (options.strict and len(_with_images(folder, folders)) > 1):
-        return _unlabeled(folder, source)
+    if loose and not labeled and not (strict and len(_with_images(folder, folders)) > 1):
+        return listing.unlabeled()
     if not folders and labeled and loose:
-        raise InputError(_no_classes(source, len(loose)))
-    skipped: Skipped = Counter()
-    rows, empty = _read_classes(folder, folders, skipped, prefix="", split="")
+        raise InputError(_no_classes(source, loose))
+    empty = listing.add_classes(folders)
     if empty and labeled and not options.allow_empty_classes:
-        raise InputError(_no_images(source, "", empty, skipped))
-    skipped += _in("", _skipped_here(folder, systems_only=labeled))
-    notes = _loose_note(loose, source)
-    if layout == "auto" and (labeled or options.strict):
-        rows, note = _splits_within_classes(rows)
-        notes += note
-    if empty and (options.strict or options.allow_empty_classes):
-        fix = (
-            "Skipped"
-            if options.allow_empty_classes
-            else "To train, put images into each, or remove the folder"
+        raise InputError(listing.no_images("", empty))
+    listing.skip_files("", systems_only=labeled)
+    listing.note_loose(loose, source)
+    if is_auto and (labeled or strict):
+        listing.split_within_classes()
+    if empty and (strict or options.allow_empty_classes):
+        fix = "To train, put images into each, or remove the folder"
+        listing.notes.append(
+            f"No image lies in the class folders {shorten(empty)}. {'Skipped' if options.allow_empty_classes else fix}."
         )
-        notes += (f"No image lies in the class folders {shorten(empty)}. {fix}.",)
-    return _records(folder, source, rows, skipped, notes, require_labels=labeled)
+    return listing.records()
 
 
 def read_single_image(file: Path, source: str) -> ImageRecords:
     """One image without a label."""
-    return _records(file.parent, source, [(file.name, np.nan, "")], Counter())
+    listing = _Listing(file.parent, source, ReadOptions(require_labels=False))
+    listing.rows.append((file.name, np.nan, ""))
+    return listing.records()
 
 
 def lists_images(folder: Path, place: Path) -> bool:
@@ -114,15 +105,166 @@ def lists_images(folder: Path, place: Path) -> bool:
     return parts[0] in splits if splits and parts else bool(folders)
 
 
+class _Listing:
+    """Images found in a folder, skipped files, and notes for the user."""
+
+    def __init__(self, folder: Path, source: str, options: ReadOptions) -> None:
+        self.folder, self.source, self.options = folder, source, options
+        self.rows: list[tuple[str, str | float, str]] = []  # path, label, split
+        # (suffix, folder) -> files. System folders count under their name and a slash, which no suffix has.
+        self.skipped: Counter[tuple[str, str]] = Counter()
+        self.notes: list[str] = []
+
+    def unlabeled(self) -> ImageRecords:
+        """Records of every image at any depth, without labels and splits."""
+        self.add_tree("", np.nan, "")
+        return self.records()
+
+    def add_tree(self, below: str, label: str | float, split: str) -> int:
+        """Add images at any depth below a sub-folder. Returns their number."""
+        counts: Counter[str] = Counter()
+        paths = list(_walk(str(self.folder / below), f"{below}/" if below else "", counts))
+        self.rows += [(path, label, split) for path in paths]
+        self._skip(below, counts)
+        return len(paths)
+
+    def add_classes(self, classes: list[str], below: str = "", split: str = "") -> list[str]:
+        """Add class folders. Returns those without an image."""
+        prefix = f"{below}/" if below else ""
+        return [name for name in classes if not self.add_tree(prefix + name, name, split)]
+
+    def skip_files(self, below: str, *, systems_only: bool) -> None:
+        """Count system folders of a folder, and its files that are not images."""
+        counts: Counter[str] = Counter()
+        entries = _entries(str(self.folder / below), counts)
+        if not systems_only:
+            counts.update(_suffix(e.name) for e in entries if not _is_folder(e) and not is_image(e.name))
+        self._skip(below, counts)
+
+    def _skip(self, below: str, counts: Counter[str]) -> None:
+        self.skipped |= Counter({(suffix, below): count for suffix, count in counts.items()})
+
+    def add_splits(self, splits: dict[str, str], others: list[str]) -> None:
+        labeled = self.options.require_labels
+        unusual = [f"'{name}' as {split}" for name, split in splits.items() if not parse_split(name)]
+        if unusual:
+            self.notes.append(
+                f"Read the sub-folders of {self.source} as splits: {', '.join(unusual)}. If they are classes, pass "
+                "--layout classes."
+            )
+        if others:
+            self.notes.append(f"Skipped next to the splits of {self.source}: {shorten(others)}.")
+        inner = {name: _inner(self.folder, name) for name in splits}
+        contents = {name: _contents(self.folder / inner[name]) for name in splits}
+        trained = {
+            cls.casefold() for name, split in splits.items() if split == "train" for cls in contents[name][0]
+        }
+        for key, split in splits.items():
+            name, (classes, loose) = inner[key], contents[key]
+            place = os.path.join(self.source, name)
+            # A test folder without classes: only images, or one folder that is not named like a training class.
+            one_other = len(classes) == 1 and classes[0].casefold() not in trained
+            if split == "test" and trained and ((loose and not classes) or one_other):
+                self._add_unlabeled_test(name, classes, loose)
+                continue
+            if not classes and loose and labeled:
+                fix = " If the sub-folders are classes, pass --layout classes." if unusual else ""
+                raise InputError(_no_classes(place, loose) + fix)
+            empty = self.add_classes(classes, name, split)
+            if empty and labeled and split == "train" and not self.options.allow_empty_classes:
+                raise InputError(self.no_images(name, empty))
+            if labeled or (self.options.strict and _with_images(self.folder / name, classes)):
+                self.note_loose(loose, place)
+                self.skip_files(name, systems_only=True)
+            else:
+                self.rows += [(f"{name}/{path}", np.nan, split) for path in loose]
+                self.skip_files(name, systems_only=False)
+        self.skip_files("", systems_only=True)
+
+    def _add_unlabeled_test(self, name: str, classes: list[str], loose: list[str]) -> None:
+        images = [*loose]
+        for cls in classes:
+            images += _walk(str(self.folder / name / cls), f"{cls}/", Counter())
+        if not self.options.require_labels:
+            self.rows += [(f"{name}/{path}", np.nan, "test") for path in images]
+            self.skip_files(name, systems_only=False)
+        elif images:
+            place = os.path.join(self.source, name)
+            self.notes.append(
+                f"Skipped {pluralize(len(images), 'image')} of {place}: it has no folders of the training classes, so "
+                f"its images have no label. Predict them: effnetv2 predict RUN {place}"
+            )
+
+    def split_within_classes(self) -> None:
+        """``cat/train/1.jpg``: where every class folder holds nothing but splits, images get these splits."""
+        inner = [path.split("/")[1] if path.count("/") > 1 else "" for path, _, _ in self.rows]
+        splits = {name: parse_split(name) or "" for name in inner}
+        if all(splits.values()) and len(set(splits.values())) > 1:
+            self.rows = [(row[0], row[1], splits[name]) for row, name in zip(self.rows, inner, strict=True)]
+            self.notes.append(
+                f"Read the folders {shorten(sorted(splits))} within each class folder as splits."
+            )
+
+    def note_loose(self, loose: list[str], place: str) -> None:
+        if loose:
+            self.notes.append(f"Skipped next to the class folders of {place}: {shorten(loose)}.")
+
+    def no_images(self, below: str, empty: list[str]) -> str:
+        place = os.path.join(self.source, below) if below else self.source
+        whole = os.path.join(place, empty[0]) if len(empty) == 1 else place
+        within = {f"{below}/{name}" if below else name for name in empty}
+        skipped = Counter({key: count for key, count in self.skipped.items() if key[1] in within})
+        folders = "class folder {} holds" if len(empty) == 1 else "class folders {} hold"
+        return " ".join(
+            (
+                f"{whole}: the {folders.format(shorten(empty))} no image. Put images into each, remove the folder, or "
+                "pass --min-images-per-class 1 to leave such classes out.",
+                *_unsupported_note(_unsupported(skipped), whole),
+            )
+        )
+
+    def records(self) -> ImageRecords:
+        """The records. Raises InputError if there are none."""
+        if not self.rows:
+            self.skip_files("", systems_only=False)
+            fix = (
+                "Give a folder with one sub-folder per class, a table, or the name of a built-in dataset."
+                if self.options.require_labels
+                else "Give an image, a folder of images, a table with a column path, or shards."
+            )
+            note = _unsupported_note(_unsupported(self.skipped), self.source)
+            raise InputError(" ".join([f"{self.source} holds no images. {fix}", *note]))
+        unsupported = _unsupported(self.skipped)
+        notes = [*self.notes, *_unsupported_note(unsupported, self.source)]
+        systems: Counter[str] = Counter()
+        for (name, _), count in self.skipped.items():
+            if name.endswith("/"):
+                systems[name[:-1]] += count
+        if systems:
+            each = ", ".join(
+                f"{pluralize(count, 'folder')} '{name}'" for name, count in systems.most_common()
+            )
+            notes.append(
+                f"Skipped in {self.source}: {each}, which systems make for thumbnails and deleted files."
+            )
+        paths, labels, splits = zip(*self.rows, strict=True)
+        return ImageRecords(
+            root=self.folder,
+            source=self.source,
+            table=records_table(paths, labels, splits),
+            notes=tuple(notes),
+            unsupported_files=unsupported,
+        )
+
+
 def _find_splits(folder: Path, folders: list[str], layout: Layout) -> dict[str, str]:
     """Sub-folder -> split. Empty where the sub-folders are classes."""
     named = {} if layout == "classes" else _named_as_splits(folders)
     if not named or layout == "splits":
         return named
     exact = [name for name in named if parse_split(name)]
-    classes, loose = {}, {}
-    for name in named:
-        classes[name], loose[name] = _contents(folder / _inner(folder, name))
+    contents = {name: _contents(folder / _inner(folder, name)) for name in named}
+    classes = {name: found[0] for name, found in contents.items()}
     if len(named) == len(folders) and (
         len(exact) == len(named) or (len(set(named.values())) > 1 and not any(classes.values()))
     ):
@@ -133,11 +275,11 @@ def _find_splits(folder: Path, folders: list[str], layout: Layout) -> dict[str, 
     ):
         return named
     # Names that only contain the word of a split need the same classes in train and in the other splits.
-    trained = {one for name, split in named.items() if split == "train" for one in classes[name]}
-    others = [name for name, split in named.items() if split != "train"]
+    trained = {cls for name, split in named.items() if split == "train" for cls in classes[name]}
     agree = [
-        trained & set(classes[name]) or (named[name] == "test" and loose[name] and not classes[name])
-        for name in others
+        trained & set(classes[name]) or (split == "test" and contents[name][1] and not classes[name])
+        for name, split in named.items()
+        if split != "train"
     ]
     return named if trained and agree and all(agree) else {}
 
@@ -159,12 +301,14 @@ def _inner(folder: Path, name: str) -> str:
 def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
     """Refuse sub-folders that may be classes as well as splits: a guess may lose classes."""
     split_names = [name for name in folders if parse_split(name) and _contents(folder / name)[0]]
-    others = [name for name in folders if name not in split_names]
-    if split_names and (near := _with_images(folder, others)):
+    others = (
+        _with_images(folder, [name for name in folders if name not in split_names]) if split_names else []
+    )
+    if others:
         raise InputError(
-            f"{source}: the sub-folder '{split_names[0]}' is a split or a class; {shorten(near)} beside it "
-            f"{'is' if len(near) == 1 else 'are'} no split. Pass --layout classes if each sub-folder is a class, or "
-            f"--layout splits to read {shorten(split_names)} alone."
+            f"{source}: the sub-folder '{split_names[0]}' is a split or a class; no split is called {shorten(others)}. "
+            "Pass --layout classes if each sub-folder is a class, or --layout splits to read "
+            f"{shorten(split_names)} alone."
         )
     alike: list[str] = []
     shared: set[str] = set()
@@ -175,14 +319,13 @@ def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
             alike.append(name)
         if loose or (alike and len(shared) < _SHARED_NAMES):
             return
-    if len(alike) < _SHARED_NAMES or all(map(parse_split, shared)) or not _with_images(folder, alike):
-        return
-    raise InputError(
-        f"{source}: the sub-folders {shorten(alike)} hold folders of the same names ({shorten(sorted(shared))}), "
-        "as the "
-        f"splits of a dataset do. Call splits train, val and test. Pass --layout classes if {shorten(alike, 2)} "
-        "are the classes."
-    )
+    if len(alike) >= _SHARED_NAMES and not all(map(parse_split, shared)) and _with_images(folder, alike):
+        raise InputError(
+            f"{source}: the sub-folders {shorten(alike)} hold folders of the same names ({shorten(sorted(shared))}), "
+            "as the "
+            f"splits of a dataset do. Call splits train, val and test, or pass --layout classes if {shorten(alike, 2)} "
+            "are the classes."
+        )
 
 
 def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
@@ -196,85 +339,11 @@ def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
     if flat and not any(_contents(folder / name)[0] for name in flat):
         tables.sort(key=lambda name: split_in_name(name) != "train")  # before a sample submission
         more = f" (or {shorten(tables[1:])})" if len(tables) > 1 else ""
+        classes = ", or pass --layout classes if each sub-folder is a class" if len(folders) > 1 else ""
         raise InputError(
-            f"{source}: no class folders lie in {shorten(flat)}, and a table lies beside. "
-            f"Give the table itself: {os.path.join(source, tables[0])}{more}"
-            + (". Pass --layout classes if each sub-folder is a class." if len(folders) > 1 else "")
+            f"{source}: {shorten(flat)} hold no class folders, but there is a table. "
+            f"Give the table itself: {os.path.join(source, tables[0])}{more}{classes}"
         )
-
-
-def _splits_within_classes(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
-    """``cat/train/1.jpg``: where every class folder holds nothing but splits, images get these splits, with a note."""
-    inner = [path.split("/")[1] if path.count("/") > 1 else "" for path, _, _ in rows]
-    names = {name: parse_split(name) for name in inner}
-    if not all(names.values()) or len(set(names.values())) < 2:
-        return rows, ()
-    placed = [(path, label, names[name] or "") for (path, label, _), name in zip(rows, inner, strict=True)]
-    return placed, (f"Each class folder holds the splits {shorten(sorted(names))}: they are taken as given.",)
-
-
-def _unlabeled(folder: Path, source: str) -> ImageRecords:
-    """Every image at any depth, without label and split."""
-    skipped: Counter[str] = Counter()
-    rows: Rows = [(path, np.nan, "") for path in _walk(str(folder), "", skipped)]
-    return _records(folder, source, rows, _in("", skipped))
-
-
-def _read_splits(
-    folder: Path, source: str, splits: dict[str, str], others: list[str], options: ReadOptions
-) -> ImageRecords:
-    rows: Rows = []
-    skipped: Skipped = Counter()
-    notes: tuple[str, ...] = ()
-    unusual = [f"'{name}' as {split}" for name, split in splits.items() if not parse_split(name)]
-    if unusual:
-        notes = (
-            f"Read the sub-folders of {source} as splits: {', '.join(unusual)}. If they are classes, pass --layout "
-            "classes.",
-        )
-    if others:
-        notes += (f"Passed over, since they lie beside the splits of {source}: {shorten(others)}.",)
-    inner = {name: _inner(folder, name) for name in splits}
-    contents = {name: _contents(folder / inner[name]) for name in splits}
-    trained = {
-        one.casefold() for name, split in splits.items() if split == "train" for one in contents[name][0]
-    }
-    for key, split in splits.items():
-        name, (classes, loose) = inner[key], contents[key]
-        place = os.path.join(source, name)
-        if split == "test" and trained and _is_unlabeled_test(classes, loose, trained):
-            images = [*loose]
-            for one in classes:
-                images += _walk(str(folder / name / one), f"{one}/", Counter())
-            if not options.require_labels:
-                rows += [(f"{name}/{path}", np.nan, split) for path in images]
-                skipped += _in(name, _skipped_here(folder / name))
-            elif images:
-                notes += (
-                    f"Skipped {pluralize(len(images), 'image')} of {place}: it has no folders of the training classes, "
-                    f"so its images have no label. Predict them: effnetv2 predict RUN {place}",
-                )
-            continue
-        if not classes and loose and options.require_labels:
-            fix = " If the sub-folders are classes, pass --layout classes." if unusual else ""
-            raise InputError(_no_classes(place, len(loose)) + fix)
-        found, empty = _read_classes(folder / name, classes, skipped, prefix=f"{name}/", split=split)
-        if empty and options.require_labels and split == "train" and not options.allow_empty_classes:
-            raise InputError(_no_images(place, f"{name}/", empty, skipped))
-        rows += found
-        if options.require_labels or (options.strict and _with_images(folder / name, classes)):
-            notes += _loose_note(loose, place)
-            skipped += _in(name, _skipped_here(folder / name, systems_only=True))
-        else:
-            rows += [(f"{name}/{path}", np.nan, split) for path in loose]
-            skipped += _in(name, _skipped_here(folder / name))
-    skipped += _in("", _skipped_here(folder, systems_only=True))
-    return _records(folder, source, rows, skipped, notes, require_labels=options.require_labels)
-
-
-def _is_unlabeled_test(classes: list[str], loose: list[str], trained: set[str]) -> bool:
-    """Whether a test folder has no classes: only images, or one folder that is not named like a training class."""
-    return (bool(loose) and not classes) or (len(classes) == 1 and classes[0].casefold() not in trained)
 
 
 def _with_images(folder: Path, names: list[str]) -> list[str]:
@@ -289,54 +358,6 @@ def _with_images(folder: Path, names: list[str]) -> list[str]:
     return [name for name in names if holds_image(name)]
 
 
-def _read_classes(
-    folder: Path, classes: list[str], skipped: Skipped, *, prefix: str, split: str
-) -> tuple[Rows, list[str]]:
-    """Images of class folders, and class folders without an image."""
-    rows: Rows = []
-    empty = []
-    for name in classes:
-        here: Counter[str] = Counter()
-        paths = list(_walk(str(folder / name), f"{prefix}{name}/", here))
-        if not paths:
-            empty.append(name)
-        skipped += _in(f"{prefix}{name}", here)
-        rows += [(path, name, split) for path in paths]
-    return rows, empty
-
-
-def _records(
-    folder: Path,
-    source: str,
-    rows: Rows,
-    skipped: Skipped,
-    notes: tuple[str, ...] = (),
-    *,
-    require_labels: bool = False,
-) -> ImageRecords:
-    if not rows:
-        unsupported = _unsupported(skipped | _in("", _skipped_here(folder)))
-        raise InputError(
-            f"{source} holds no images. "
-            + (
-                "Give a folder with one sub-folder per class, a CSV or Parquet file with a path and a label column, "
-                "or the name of a built-in dataset."
-                if require_labels
-                else "Give an image, a folder of images, a CSV or Parquet file with a path column, or shards."
-            )
-            + "".join(f" {note}" for note in _unsupported_note(unsupported, source))
-        )
-    paths, labels, splits = zip(*rows, strict=True)
-    unsupported = _unsupported(skipped)
-    return ImageRecords(
-        root=folder,
-        source=source,
-        table=records_table(paths, labels, splits),
-        notes=(*notes, *_unsupported_note(unsupported, source), *_systems_note(skipped, source)),
-        unsupported_files=unsupported,
-    )
-
-
 def _walk(folder: str, prefix: str, skipped: Counter[str], links: tuple[str, ...] = ()) -> Iterator[str]:
     """Images at any depth as ``prefix`` + path with forward slashes, sorted by name; other files are counted.
 
@@ -347,19 +368,14 @@ def _walk(folder: str, prefix: str, skipped: Counter[str], links: tuple[str, ...
             onward = links
             if entry.is_symlink():
                 onward = (*links, os.path.realpath(folder))
-                if _encloses(os.path.realpath(entry.path), onward):
+                target = os.path.realpath(entry.path)
+                if any(Path(inner).is_relative_to(target) for inner in onward):
                     continue
             yield from _walk(entry.path, f"{prefix}{entry.name}/", skipped, onward)
         elif is_image(entry.name):
             yield prefix + entry.name
         else:
             skipped[_suffix(entry.name)] += 1
-
-
-def _encloses(outer: str, folders: tuple[str, ...]) -> bool:
-    """Whether a folder is, or contains, one of others. All are real paths."""
-    start = outer.rstrip(os.sep) + os.sep
-    return any(inner == outer or inner.startswith(start) for inner in folders)
 
 
 def _entries(folder: str, skipped: Counter[str] | None = None) -> list[os.DirEntry[str]]:
@@ -371,42 +387,28 @@ def _entries(folder: str, skipped: Counter[str] | None = None) -> list[os.DirEnt
         raise InputError(f"{folder} may not be read: permission denied. Change its permissions.") from None
     if skipped is not None:
         skipped.update(f"{entry.name}/" for entry in visible if is_system_folder(entry.name))
-    return sorted((one for one in visible if not is_system_folder(one.name)), key=lambda entry: entry.name)
+    return sorted((e for e in visible if not is_system_folder(e.name)), key=lambda entry: entry.name)
 
 
 def _contents(folder: Path) -> tuple[list[str], list[str]]:
-    """Sorted names of the sub-folders and of the images of a folder, without hidden ones."""
+    """Sorted names of the sub-folders and of the images of a folder."""
     entries = _entries(str(folder))
     folders = [entry.name for entry in entries if _is_folder(entry)]
     return folders, [entry.name for entry in entries if is_image(entry.name) and not _is_folder(entry)]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, also through a link. A circular link is not."""
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError:  # a circular link
         return False
-
-
-def _skipped_here(folder: Path, *, systems_only: bool = False) -> Counter[str]:
-    """System folders of a folder, and its files that are not images, by suffix."""
-    skipped: Counter[str] = Counter()
-    entries = _entries(str(folder), skipped)
-    if not systems_only:
-        skipped.update(_suffix(one.name) for one in entries if not _is_folder(one) and not is_image(one.name))
-    return skipped
-
-
-def _in(folder: str, counts: Counter[str]) -> Skipped:
-    return Counter({(suffix, folder): count for suffix, count in counts.items()})
 
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _unsupported(skipped: Skipped) -> dict[str, dict[str, int]]:
+def _unsupported(skipped: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
     """Skipped files that may be images: suffix -> folder -> count, the commonest suffix first."""
     counts: dict[str, dict[str, int]] = {}
     for (suffix, folder), count in skipped.items():
@@ -415,51 +417,21 @@ def _unsupported(skipped: Skipped) -> dict[str, dict[str, int]]:
     return dict(sorted(counts.items(), key=lambda item: -sum(item[1].values())))
 
 
-def _unsupported_note(unsupported: Mapping[str, Mapping[str, int]], place: str) -> tuple[str, ...]:
+def _unsupported_note(unsupported: Mapping[str, Mapping[str, int]], place: str) -> list[str]:
     counts = [
         f"{pluralize(sum(folders.values()), 'file')} {suffix or 'without a suffix'}"
         for suffix, folders in unsupported.items()
     ]
     if not counts:
-        return ()
-    more = ", and others" if len(counts) > _MAX_SUFFIXES else ""
+        return []
+    shown = ", ".join(counts[:_MAX_SUFFIXES]) + (", and others" if len(counts) > _MAX_SUFFIXES else "")
+    return [
+        f"Passed over in {place}: {shown}. These formats are not supported: convert images to JPEG first."
+    ]
+
+
+def _no_classes(place: str, images: list[str]) -> str:
     return (
-        f"Passed over in {place}: {', '.join(counts[:_MAX_SUFFIXES])}{more}. These formats are not supported. If the "
-        "files are images, convert them to JPEG first.",
-    )
-
-
-def _systems_note(skipped: Skipped, place: str) -> tuple[str, ...]:
-    counts: Counter[str] = Counter()
-    for (suffix, _), count in skipped.items():
-        if suffix.endswith("/"):
-            counts[suffix[:-1]] += count
-    if not counts:
-        return ()
-    each = ", ".join(f"{pluralize(count, 'folder')} '{name}'" for name, count in counts.most_common())
-    return (f"Skipped in {place}: {each}, which systems make for thumbnails and deleted files.",)
-
-
-def _loose_note(loose: list[str], place: str) -> tuple[str, ...]:
-    return (
-        (f"Left out, since they lie beside the class folders of {place}: {shorten(loose)}.",) if loose else ()
-    )
-
-
-def _no_classes(place: str, images: int) -> str:
-    return (
-        f"{place} holds {pluralize(images, 'image')} but no class folders, so none has a label. "
-        "Sort them into one sub-folder per class, or give a CSV or Parquet file with paths and labels."
-    )
-
-
-def _no_images(place: str, prefix: str, empty: list[str], skipped: Skipped) -> str:
-    whole = os.path.join(place, empty[0]) if len(empty) == 1 else place
-    within = tuple(f"{prefix}{name}" for name in empty)
-    unsupported = _unsupported(Counter({key: count for key, count in skipped.items() if key[1] in within}))
-    what = "class folder {} holds" if len(empty) == 1 else "class folders {} hold"
-    return (
-        f"{whole}: the {what.format(shorten(empty))} no image. Put images into each, remove the folder, or pass "
-        "--min-images-per-class 1 to leave such classes out."
-        + "".join(f" {note}" for note in _unsupported_note(unsupported, whole))
+        f"{place} holds {pluralize(len(images), 'image')} but no class folders, so none has a label. "
+        "Sort them into one sub-folder per class, or give a table of paths and labels."
     )

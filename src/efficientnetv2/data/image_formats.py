@@ -80,12 +80,7 @@ class TooLongSideError(Image.DecompressionBombError):
 
 
 def regular_file(path: str | Path) -> io.FileIO:
-    """Open a regular file for unbuffered reading, without waiting.
-
-    Raises:
-        NotRegularFileError: It is a pipe, a socket or a device.
-        OSError: It is missing, a folder or not readable.
-    """
+    """Open a regular file for unbuffered reading. Raises OSError; NotRegularFileError for a pipe or device."""
     return io.FileIO(_opened(path)[0])
 
 
@@ -116,12 +111,7 @@ def _opened(path: str | Path) -> tuple[int, int]:
 
 
 def image_in(file: IO[bytes]) -> Image.Image:
-    """Read the header of an image. The file is at the image's start, and stays open while the image is used.
-
-    Raises:
-        ForeignFormatError: The format is known but not supported.
-        Exception: Pillow raises nearly everything on damaged files.
-    """
+    """Read the header of an image at the file's position. Raises ForeignFormatError, and whatever Pillow raises."""
     start = file.tell()
     try:
         image = Image.open(file, formats=_known())

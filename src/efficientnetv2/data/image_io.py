@@ -70,15 +70,10 @@ class UnreadableImageError(Exception):
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image as stored, with its header read.
+    """An image as stored, with its header read: size and EXIF orientation before it is turned upright.
 
-    Args:
-        width: In pixels, before it is turned upright.
-        height: In pixels, before it is turned upright.
-        orientation: EXIF's, 1 (upright) to 8.
-        scales: Divisors of the sides that decoding supports, 1 among them.
-        pixels: (scale, whether exactness matters, number of rows needed) -> (height, width, channels) uint8, mostly
-            RGB, each side divided and rounded up. Rows that are not needed may be missing at the bottom.
+    ``scales`` are divisors of the sides that decoding supports. ``pixels`` maps (scale, exact, number of rows needed)
+    to (height, width, channels) uint8, rounded up. Rows that are not needed may be missing at the bottom.
     """
 
     width: int
@@ -90,11 +85,10 @@ class StoredImage:
 
 @contextmanager
 def open_stored(source: Source) -> Iterator[StoredImage]:
-    """Open an image without decoding it. Errors within the block, such as of decoding, are translated too.
+    """Open an image without decoding it. Errors of decoding within the block are translated too.
 
-    Raises:
-        UnreadableImageError: The file is missing, not an image, damaged, smaller than 2 px, or so large that it may be
-            an attack (Pillow's limit, 179 million pixels).
+    Raises UnreadableImageError for missing, damaged and too small files, and above Pillow's limit of 179 million
+    pixels.
     """
     try:
         content = _content(source)
@@ -130,10 +124,7 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
 
 
 def image_size(source: Source) -> tuple[int, int]:
-    """Width and height as stored, not turned upright. Reads only the header of a file.
-
-    Raises UnreadableImageError with a reason.
-    """
+    """Width and height as stored, from the header only. Raises UnreadableImageError."""
     if isinstance(source, str | Path) and not _RECORD.fullmatch(str(source)):
         try:
             with _no_warnings(), open_image(source) as image:
@@ -150,10 +141,7 @@ def max_pixels() -> int:
 
 
 def is_high_bit_depth(source: Source) -> bool:
-    """Whether an image has more than 8 bits and one channel, by its header. False for unreadable images.
-
-    Pillow reads colors of more than 8 bits as 8 bits.
-    """
+    """Whether an image has more than 8 bits and one channel, by its header. Pillow reads 16-bit colors as 8 bits."""
     if isinstance(source, np.ndarray) or (isinstance(source, str | Path) and _RECORD.fullmatch(str(source))):
         return False
     try:
@@ -172,10 +160,7 @@ def is_high_bit_depth_image(image: Image.Image) -> bool:
 
 
 def max_level(source: Source) -> int:
-    """Decode an image once, at its smallest scale, and find its maximum, 0 to 255.
-
-    Raises UnreadableImageError with a reason.
-    """
+    """Maximum of an image decoded at its smallest scale, 0 to 255. Raises UnreadableImageError."""
     with open_stored(source) as stored:
         return int(stored.pixels(max(stored.scales), True, stored.height).max())
 
@@ -238,14 +223,10 @@ def _orientation(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB, not turned.
+    """The image in RGB, not turned. Raises UnreadableImageError if more than a tenth of the values are out of range.
 
-    Transparent pixels become white. 16-bit values keep their upper 8 bits. 32-bit integers are read as 16-bit ones,
-    which is how Pillow opens most 16-bit formats. Floats of 0 to 1 become 0 to 255, whatever the image holds, so that
-    all images of a dataset follow one rule.
-
-    Raises:
-        UnreadableImageError: More than a tenth of the values are outside that range.
+    Transparent pixels become white. 16-bit values keep their upper 8 bits, 32-bit integers are read as 16-bit ones, and
+    floats of 0 to 1 become 0 to 255, whatever the image holds: all images of a dataset follow one rule.
     """
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:

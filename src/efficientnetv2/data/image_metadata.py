@@ -33,15 +33,9 @@ _THREADS = 8
 
 
 def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[Ints, Ints]:
-    """Hashes of the files of all images, or of ``most`` images, always the same ones.
+    """(n,) ascending rows of readable images and (n,) 63-bit hashes of their files; of ``most``, always the same.
 
-    The index of shards has the hashes of the packed files, so that no image is read. Other files are read once.
-
-    Returns:
-        (n,) ascending rows, and (n,) hashes, 0 to 2^63 - 1. Unreadable images are missing.
-
-    Raises:
-        InputError: A remote store does not answer.
+    The index of shards has the hashes already. Raises InputError if a remote store does not answer.
     """
     rows = np.arange(len(dataset), dtype=np.int64)
     if len(rows) > most:
@@ -78,10 +72,7 @@ def file_bytes(source: Source) -> bytes:
 
 
 def longer_sides(dataset: ImageDataset) -> Floats | None:
-    """(N,) longer side of each image in pixels, NaN for unreadable headers.
-
-    None for shards, records of binary files, rasters, and more than ``MAX_MEASURED`` images.
-    """
+    """(N,) longer side of each image in pixels, NaN for unreadable headers. None for other than few single files."""
     if dataset.shards is not None or dataset.bands is not None or len(dataset) > MAX_MEASURED:
         return None
     files = [dataset.file(row) for row in range(len(dataset))]

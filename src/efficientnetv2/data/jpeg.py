@@ -1,8 +1,7 @@
 """Decode ordinary JPEG files with libjpeg-turbo directly: the same pixels as Pillow's, faster.
 
-``header`` and ``decode`` return None for anything unusual, which Pillow then reads: other than 8 bits or 1 or 3
-channels, untransformed colors of Adobe, misplaced markers, very large images, and most warnings of the decoder. Lost
-pixels are refused: Pillow would show gray in their place without a warning.
+``header`` and ``decode`` return None for anything unusual, which Pillow then reads. Lost pixels are refused: Pillow
+would show gray in their place without a warning.
 """
 
 from __future__ import annotations
@@ -44,13 +43,7 @@ class DamagedJpegError(Exception):
 
 @dataclass(frozen=True)
 class Frame:
-    """The frame header.
-
-    Args:
-        height_at: Offset of the height, two bytes.
-        block_rows: Rows that are coded together.
-        components: Number of color components.
-    """
+    """Frame header: offset of the two-byte height, rows that are coded together, color components."""
 
     height_at: int
     block_rows: int
@@ -59,14 +52,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Header:
-    """Facts before decoding.
-
-    Args:
-        width: Stored width in pixels.
-        height: Stored height in pixels.
-        orientation: EXIF's, 1 (upright) to 8.
-        rows_in_order: The frame, if the first rows can be decoded without those below. Otherwise None.
-    """
+    """Stored size, EXIF orientation, and the frame if the first rows can be decoded without those below."""
 
     width: int
     height: int
@@ -140,22 +126,10 @@ def _refuse_if_lost(warning: ValueError) -> None:
 def decode(
     content: bytes, found: Header, scale: int, *, exact: bool = True, bottom: int | None = None
 ) -> npt.NDArray[np.uint8] | None:
-    """Stored pixels in RGB, or None if the decoder warns.
+    """Stored pixels in RGB, (height, width, 3) uint8, None if the decoder warns. Raises DamagedJpegError.
 
-    Args:
-        content: The file.
-        found: Its header.
-        scale: Divisor of each side, one of ``scales``. Results are rounded up.
-        exact: False repeats colors that are stored at half the resolution instead of interpolating them: faster, with a
-            mean difference of 0.2 gray levels.
-        bottom: Number of rows that are needed. Rows below may be missing, and damage there is not noticed. Ignored if
-            exact, since interpolation uses the rows below. None: all.
-
-    Returns:
-        (height, width, 3) uint8, if exact equal to Pillow's at this scale. Rows do not depend on ``bottom``.
-
-    Raises:
-        DamagedJpegError: Pixels are lost within the file.
+    ``exact`` gives Pillow's pixels at this scale. Otherwise colors stored at half the resolution are repeated: faster,
+    with a mean difference of 0.2 gray levels. Then ``bottom`` is the number of rows needed: rows below may be missing.
     """
     frame = found.rows_in_order
     if frame is not None and bottom is not None and not exact:
@@ -177,10 +151,7 @@ def decode(
 def _first_rows(
     content: bytes, frame: Frame, rows: int, width: int, scale: int
 ) -> npt.NDArray[np.uint8] | None:
-    """The first rows of an image, by patching the height in the header. None for other warnings than extra data.
-
-    Unpacking the bits is most of the work. It needs all rows above, but none below.
-    """
+    """The first rows of an image, by patching the height in the header. None for other warnings than extra data."""
     shorter = bytearray(content)
     shorter[frame.height_at : frame.height_at + 2] = rows.to_bytes(2)
     pixels = np.empty((-(-rows // scale), -(-width // scale), 3), np.uint8)

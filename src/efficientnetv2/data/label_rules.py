@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.records import SPLITS, ImageRecords
@@ -40,51 +38,48 @@ def merge_spellings(
     them, and refuses them if strict.
     """
     labels = records.table["label"]
-    counts = labels.value_counts()
-    stripped: Counter[str] = Counter()
-    for label, count in counts.items():
-        stripped[str(label).strip()] += count
+    counts = {str(label): int(count) for label, count in labels.value_counts().items()}
+    total = pd.Series(counts, dtype=np.int64).groupby(str.strip).sum().to_dict()
     # The commonest spelling first; of equal ones that without surrounding space.
-    commonest = sorted(counts.index, key=lambda label: (-stripped[label.strip()], label.strip(), len(label)))
+    commonest = sorted(counts, key=lambda label: (-total[label.strip()], label.strip(), len(label)))
     first: dict[str, str] = {}
-    merged: dict[str, str] = {}
     for label in commonest:
-        target = first.setdefault(normalize_label(label), label)
-        if target != label:
-            merged[label] = target
-    if merged and spelling == "exact":
-        if strict:
-            raise InputError(_spelling_message(records, merged, counts))
-        return labels.str.strip() if len(counts) else labels, None
-    note = None
-    if merged:
-        note = "Merged labels: " + ", ".join(f"'{label}' into '{to}'" for label, to in merged.items()) + "."
-    elif all(label == label.strip() for label in counts.index):
+        first.setdefault(normalize_label(label), label)
+    merged = {label: to for label in commonest if (to := first[normalize_label(label)]) != label}
+    if merged and spelling == "exact" and strict:
+        raise InputError(_spelling_message(records, merged, counts))
+    if all(label == label.strip() for label in counts) and (not merged or spelling == "exact"):
         return labels, None  # mapping millions of labels takes time and memory
+    if not merged or spelling == "exact":
+        return labels.str.strip(), None
+    note = "Merged labels: " + ", ".join(f"'{label}' into '{to}'" for label, to in merged.items()) + "."
     return labels.map({label: merged.get(label, label).strip() for label in commonest}), note
 
 
-def _spelling_message(records: ImageRecords, merged: dict[str, str], counts: pd.Series[int]) -> str:
+def _spelling_message(records: ImageRecords, merged: dict[str, str], counts: dict[str, int]) -> str:
     at = int(np.flatnonzero(records.table["label"].isin(list(merged)))[0])
     label = records.table["label"].iloc[at]
     other = merged[label]
+    texts = [label.strip(), other.strip()]
+    composed, folded = ([form(text) for text in texts] for form in (_composed, str.casefold))
     ways = {
-        "case": unicodedata.normalize("NFC", label.strip()) != unicodedata.normalize("NFC", other.strip()),
-        "how its letters are encoded (Unicode NFC and NFD)": label.strip().casefold()
-        != other.strip().casefold(),
-        "surrounding space": label.replace(label.strip(), other.strip(), 1) != other,
+        "case": composed[0] != composed[1],
+        "how its letters are encoded (Unicode NFC and NFD)": folded[0] != folded[1],
+        "surrounding space": label.replace(texts[0], texts[1], 1) != other,
     }
     how = " and ".join(way for way, differs in ways.items() if differs)
-    others = int(counts[label]) - 1
-    more = f" ({others} more {records.unit} are like it)" if others else ""
-    further = [name for name in merged if name != label]
-    if further:
+    more = f" ({counts[label] - 1} more {records.unit} are like it)" if counts[label] > 1 else ""
+    if further := [name for name in merged if name != label]:
         more += f"; {pluralize(len(further), 'more label')} differ from others only so: {shorten(further)}"
     fix = "Rename the class folder" if records.rows is None else "Correct the row"
     return (
         f"{records.where(at)}: label '{label}' differs from '{other}' ({counts[other]} {records.unit}) "
         f"only by {how}{more}.\n{fix}, or pass --labels casefold to merge them."
     )
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def validate_unique_paths(records: ImageRecords) -> None:
@@ -94,26 +89,24 @@ def validate_unique_paths(records: ImageRecords) -> None:
     if not len(repeated):
         return
     second = int(repeated[0])
-    path = paths.iloc[second]
-    first = int(np.flatnonzero(paths == path)[0])
+    first = int(np.flatnonzero(paths == paths.iloc[second])[0])
     labels = records.table["label"].iloc[[first, second]].tolist()
     conflict = pd.notna(labels[0]) and labels[0] != labels[1]
     how = f" with different labels, '{labels[0]}' and '{labels[1]}'" if conflict else ""
     more = f" {len(repeated)} rows repeat a path in all." if len(repeated) > 1 else ""
     again = records.paths[second] if records.rows is None else f"row {records.rows[second]}"
     raise InputError(
-        f"{records.where(first)} and {again}: '{path}' is listed twice{how}.{more} Keep one row for each image."
+        f"{records.where(first)} and {again}: '{paths.iloc[second]}' is listed twice{how}.{more} Keep one row for each "
+        "image."
     )
 
 
 def validate_places(records: ImageRecords) -> None:
     """Latitude and longitude are known for all images or for none."""
-    table = records.table
-    have = [name for name in ("latitude", "longitude") if name in table and table[name].notna().any()]
-    if not have:
-        return
+    table, axes = records.table, ["latitude", "longitude"]
+    have = [name for name in axes if name in table and table[name].notna().any()]
     if len(have) == 1:
-        other = "longitude" if have == ["latitude"] else "latitude"
+        (other,) = {*axes} - {*have}
         raise InputError(
             f"{records.source} has a {have[0]} but no {other}: a place needs both. Add the {other}, "
             f"or remove the column {have[0]}."
@@ -121,11 +114,10 @@ def validate_places(records: ImageRecords) -> None:
     for name in have:
         empty = np.flatnonzero(table[name].isna())
         if len(empty):
-            others = len(table) - len(empty)
             raise InputError(
-                f"{records.where(int(empty[0]))}: the {name} is empty, but {others} of "
-                f"{len(table)} rows {'has' if others == 1 else 'have'} one. Fill it in, or remove the columns latitude "
-                "and longitude (splits then do not keep places together)."
+                f"{records.where(int(empty[0]))}: the {name} is empty, but {len(table) - len(empty)} of {len(table)} "
+                "rows have it. Fill it in, or remove the columns latitude and longitude (splits then do not keep "
+                "places together)."
             )
 
 
@@ -134,52 +126,40 @@ def validate_train_split(records: ImageRecords) -> None:
     train = records.in_train
     if not train.any():
         there = " and ".join(name for name in SPLITS if name in records.split)
+        fix = "Mark rows as train."
         if records.shards is not None and records.rows is None:
             fix = "Name shards of training images too."
-        elif records.rows is None:
-            fix = "Add a folder train/ beside it, or rename the one that holds the training images."
-            fix = " ".join([fix, *records.notes])  # the notes may name the missing folder as skipped
-        else:
-            fix = "Mark rows as train."
+        elif records.rows is None:  # the notes may name the missing folder as skipped
+            fix = "Add a folder train/, or rename the one that holds the training images."
+            fix = " ".join([fix, *records.notes])
         raise InputError(f"{records.source} has {there} without train: there is nothing to train on. {fix}")
     labels = records.table["label"]
     unseen = np.flatnonzero(~train & ~labels.isin(labels[train].unique()).to_numpy(dtype=bool))
     if len(unseen):
         names, splits = sorted(set(labels.iloc[unseen])), sorted(set(records.split[unseen]))
+        places = ", ".join(records.where(int(index)) for index in unseen[:3])
+        places += f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
         raise InputError(
-            f"label unseen in training: {shorten(names)} occurs only in {' and '.join(splits)} "
-            f"({_locations(records, unseen)}). Correct the label '{labels.iloc[int(unseen[0])]}', move images of it to "
-            "train, or leave them out."
+            f"label unseen in training: {shorten(names)} occurs only in {' and '.join(splits)} ({places}). Correct the "
+            f"label '{labels.iloc[int(unseen[0])]}', move images of it to train, or leave them out."
         )
 
 
-def validate_labels_not_blank(records: ImageRecords) -> None:
-    """Class names are not blank: tables of runs and folds read a blank cell as no label."""
-    blank = np.flatnonzero(records.table["label"].str.strip() == "")
+def validate_classes(records: ImageRecords) -> None:
+    """There are at least two classes, and no name is blank: tables of runs read a blank cell as no label."""
+    labels = records.table["label"]
+    blank = np.flatnonzero(labels.str.strip() == "")
     if len(blank):
         what = "folder" if records.shards is None else "class"
         raise InputError(
             f"{records.where(int(blank[0]))}: the name of the class is blank. Rename the {what}."
         )
-
-
-def validate_two_classes(records: ImageRecords) -> None:
-    """There are at least two classes."""
-    names = records.table["label"].dropna().unique()
+    names = labels.dropna().unique()
     if len(names) >= 2:
         return
     nested = records.rows is None and any(f"{names[0]}/" in path.rpartition("/")[0] for path in records.paths)
-    hint = (
-        f" If '{names[0]}' is a folder around the class folders, give {records.source}/{names[0]}."
-        if nested
-        else ""
-    )
+    hint = f" Or give {records.source}/{names[0]}, if that holds the class folders." if nested else ""
     raise InputError(
         f"{records.source} has one class only, '{names[0]}' ({len(records)} {records.unit}): "
         f"a classifier needs at least two. Add images of another class.{hint}"
     )
-
-
-def _locations(records: ImageRecords, indices: npt.NDArray[np.intp]) -> str:
-    shown = ", ".join(records.where(int(index)) for index in indices[:3])
-    return shown if len(indices) <= 3 else f"{shown} and {len(indices) - 3} more"

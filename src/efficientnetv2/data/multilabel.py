@@ -1,14 +1,14 @@
-"""Several labels of one image in one cell of a table, such as ``cat;animal``.
+"""Several labels of one image in one cell of a table, such as ``cat;animal``, or in a list (Parquet, JSON of shards).
 
-Lists of labels (Parquet cells, JSON of shards) are read in the same way. The labels of a cell are sorted, those of the
-rarest class first. Where an image can count for one class only (class sampling, splits), its first label counts.
+The labels of a cell are sorted, those of the rarest class first. Where an image can count for one class only (class
+sampling, splits), its first label counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,25 +21,8 @@ _DEFAULT_SEPARATOR = ";"  # for lists where no separator is given
 _USUAL_SEPARATORS = (";", "|", ",")  # that ``unseparated_hint`` looks for. Ours.
 
 
-@dataclass(frozen=True, eq=False)
-class SplitLabels:
-    """One row per label of an image.
-
-    Args:
-        records: (L rows) path, label and split, without space around the labels.
-        cells: (N,) which of the C distinct cells each image has.
-        first: (C,) index, among the L rows, of the first label of an image with this cell.
-        counts: (C,) labels of each distinct cell.
-    """
-
-    records: ImageRecords
-    cells: Ints
-    first: Ints
-    counts: Ints
-
-
-def split_labels(records: ImageRecords, separator: str) -> SplitLabels:
-    """Split the labels of each image, all of which have one.
+def split_labels(records: ImageRecords, separator: str) -> ImageRecords:
+    """One row per label of an image, without space around it, with the columns path, label and split.
 
     Raises:
         InputError: The separator is empty, the images are in class folders, or a label between separators is empty.
@@ -51,46 +34,39 @@ def split_labels(records: ImageRecords, separator: str) -> SplitLabels:
             f"--label-separator '{separator}': {records.source} gives each image one label. Give a table with a "
             "column of labels, or leave it out."
         )
-    codes, cells = pd.factorize(records.table["label"])
-    sets = [[label.strip() for label in cell.split(separator)] for cell in cells]
-    lacking = [number for number, labels in enumerate(sets) if not all(labels)]
-    if lacking:
-        row = int(np.flatnonzero(np.isin(codes, lacking))[0])
+    codes, distinct = pd.factorize(records.table["label"])
+    parts = [_parts(cell, separator) for cell in distinct]
+    lacking = np.isin(codes, [number for number, labels in enumerate(parts) if not all(labels)])
+    if lacking.any():
+        row = int(lacking.argmax())
         raise InputError(
             f"{records.where(row)}: '{records.table['label'].iloc[row]}' lacks a label beside a '{separator}'. Correct "
             "the row."
         )
-    counts = np.array([len(labels) for labels in sets], dtype=np.int64)
-    each = counts[codes]
-    owners, starts = np.repeat(np.arange(len(codes)), each), np.cumsum(each) - each
-    # Index of every label among the concatenated labels of the distinct cells.
-    within = np.arange(len(owners)) - starts[owners]
-    labels = np.array([label for one in sets for label in one], dtype=object)
-    labels = labels[(np.cumsum(counts) - counts)[codes[owners]] + within]
     # No rule about labels reads the other columns, which may be many.
-    table = records.table[["path", "label", "split"]].iloc[owners].reset_index(drop=True).assign(label=labels)
-    rows = None if records.rows is None else records.rows[owners]
-    _, first_image = np.unique(codes, return_index=True)
-    return SplitLabels(replace(records, table=table, rows=rows), codes, starts[first_image], counts)
+    cells = pd.Series([parts[code] for code in codes], dtype=object)
+    table = records.table[["path", "label", "split"]].assign(label=cells)
+    table = table.explode("label").astype({"label": "str"})
+    rows = None if records.rows is None else records.rows[table.index]
+    return replace(records, table=table.reset_index(drop=True), rows=rows)
 
 
-def join_labels(labels: pd.Series[str], split: SplitLabels, separator: str) -> pd.Series[str]:
-    """(N,) cells of the (L,) labels of ``split``, which may have been respelled. Repeated labels count once."""
+def join_labels(cells: pd.Series[str], spelled: Mapping[str, str], separator: str) -> pd.Series[str]:
+    """Cells with each label as ``spelled``, sorted. Repeated labels count once."""
     # Each distinct cell once: among millions of images many have the same.
-    owners = np.repeat(np.arange(len(split.counts)), split.counts)
-    within = np.arange(len(owners)) - (np.cumsum(split.counts) - split.counts)[owners]
-    spelled = labels.iloc[split.first[owners] + within].tolist()
-    sets: list[set[str]] = [set() for _ in split.counts]
-    for owner, label in zip(owners.tolist(), spelled, strict=True):
-        sets[owner].add(label)
+    labels = {cell: {spelled[part] for part in _parts(cell, separator)} for cell in cells.unique()}
     images: Counter[str] = Counter()
-    for labels_of_cell, count in zip(
-        sets, np.bincount(split.cells, minlength=len(sets)).tolist(), strict=True
-    ):
-        for label in labels_of_cell:
-            images[label] += count
-    cells = [separator.join(sorted(one, key=lambda label: (images[label], label))) for one in sets]
-    return pd.Series(cells, dtype=labels.dtype).iloc[split.cells].reset_index(drop=True)
+    for cell, count in cells.value_counts().items():
+        images.update(dict.fromkeys(labels[str(cell)], count))
+    joined = {
+        cell: separator.join(sorted(names, key=lambda label: (images[label], label)))
+        for cell, names in labels.items()
+    }
+    return cells.map(joined)
+
+
+def _parts(cell: str, separator: str) -> list[str]:
+    return [label.strip() for label in cell.split(separator)]
 
 
 def unseparated_hint(labels: Iterable[str]) -> str | None:
@@ -100,14 +76,14 @@ def unseparated_hint(labels: Iterable[str]) -> str | None:
     """
     distinct = list(labels)
     for separator in _USUAL_SEPARATORS:
-        parts = {cell: {part.strip() for part in cell.split(separator)} for cell in distinct}
+        parts = {cell: set(_parts(cell, separator)) for cell in distinct}
         counts = Counter(part for one in parts.values() for part in one)
         for cell, one in parts.items():
             if len(one) > 1 and all(part and counts[part] > 1 for part in one):
                 named = " and ".join(f"'{part}'" for part in sorted(one)[:2])
                 return (
-                    f"Label '{cell}' is taken for one class, but looks like several labels: {named} stand in other "
-                    f"rows too. If an image may have several, pass --label-separator '{separator}'."
+                    f"Label '{cell}' is taken for one class, but looks like several labels: {named} are in other rows "
+                    f"too. If an image may have several, pass --label-separator '{separator}'."
                 )
     return None
 
@@ -119,27 +95,23 @@ def join_lists(
 
     ``checked`` refuses lists where no separator is given, and labels that contain it. ``where`` names a row.
     """
-    lists = np.flatnonzero([isinstance(cell, (list, tuple, np.ndarray)) for cell in cells])
-    if not len(lists):
-        return cells
-    if separator is None and checked:
-        first = [str(one) for one in cells.iloc[int(lists[0])]]
+    texts = cells.tolist()
+    lists = [row for row, cell in enumerate(texts) if isinstance(cell, (list, tuple, np.ndarray))]
+    if lists and separator is None and checked:
         raise InputError(
-            f"{where(int(lists[0]))}: the label is a list, {first}, but an image has one label; --label-separator "
-            "';' takes several. Pass that, or give each image one label."
+            f"{where(lists[0])}: the label is a list, {list(map(str, texts[lists[0]]))}, but an image has one label. "
+            "Give each image one label, or pass --label-separator ';' to take several."
         )
     between = separator or _DEFAULT_SEPARATOR
-    texts = cells.tolist()
     for row in lists:
-        labels = [str(one) for one in texts[row]]
-        containing = [label for label in labels if between in label]
-        if containing and checked:
+        labels = list(map(str, texts[row]))
+        if checked and (containing := [label for label in labels if between in label]):
             raise InputError(
-                f"{where(int(row))}: '{containing[0]}' is one label of a list, and none may hold the separator "
-                f"'{between}'. Pass another with --label-separator."
+                f"{where(row)}: '{containing[0]}' is one label of a list, but holds the separator '{between}'. "
+                "Pass another with --label-separator."
             )
         texts[row] = between.join(labels) if labels else np.nan
-    return pd.Series(texts, index=cells.index, dtype=object)
+    return pd.Series(texts, index=cells.index, dtype=object) if lists else cells
 
 
 def map_labels(cells: pd.Series[str], change: Callable[[str], str], separator: str | None) -> pd.Series[str]:

@@ -21,10 +21,9 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
         sampler = ProgressiveBatchSampler(len(photos), batch_images=32, progressive=plan, steps=1_000)
         loader = DataLoader(photos, batch_sampler=sampler, num_workers=4)  # calls photos[index, setting]
 
-    The dataset makes the image at the size of the setting and returns the setting, so that the loop can apply it to
-    the model (``apply_regularization``). Every image is drawn once an epoch; epochs need not end with a batch.
-    Batches depend only on step and seed, so that workers may read ahead and a run may resume. ``examples/loops/`` has
-    whole examples for a plain loop, Lightning and Hugging Face's Trainer.
+    The dataset makes the image at the size of the setting and returns the setting, so that the loop can apply it to the
+    model (``apply_regularization``). Batches depend only on step and seed, so that a run may resume.
+    ``examples/loops/`` has whole examples for a plain loop, Lightning and Hugging Face's Trainer.
 
     Args:
         images: Number of images in the dataset.
@@ -32,15 +31,13 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
         progressive: Schedule.
         steps: Optimizer steps of the whole run.
         seed: Seed of the order.
-        first_step: Step to resume from. 0 where the loop itself skips batches (Hugging Face's Trainer). ``steps`` gives
-            no batches, for a finished run.
+        first_step: Step to resume from. 0 where the loop itself skips batches (Hugging Face's Trainer).
         rank: Index of this process, which gets every ``world``-th image of each step.
         world: Number of processes, as of ``torchrun``.
         accumulate: Micro-batches per step, where gradients are accumulated. They share one setting.
 
     Raises:
-        InputError: A value is out of range, processes and micro-batches cannot share a batch evenly, or the schedule
-            has more stages than steps.
+        InputError: A value is out of range, or the schedule has more stages than steps.
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""Why a raster cannot be read by a rule, ``Bands``: its bands, their types, its pages.
-
-Functions named ``..._fault`` and ``..._mismatch`` return a text that follows the name of the raster, or ''.
-"""
+"""Why a raster cannot be read by a rule, ``Bands``: texts that follow the name of the raster, or ''."""
 
 from __future__ import annotations
 
@@ -29,13 +26,7 @@ _INKS = ("cyan", "magenta", "yellow", "black")
 
 @dataclass(frozen=True)
 class ReferenceRaster:
-    """The raster that determines the bands of a dataset, where the user gives no numbers.
-
-    Args:
-        file: Its path.
-        every: Number of its bands, without alpha.
-        seen: Number of its visible bands. None where all are read.
-    """
+    """The raster that determines the bands of a dataset: its bands without alpha, and those visible."""
 
     file: str
     every: int
@@ -68,10 +59,7 @@ def mismatch(dataset: RasterDataset, bands: Bands) -> str:
 
 
 def dtype_mismatch(kind: str, bands: Bands) -> str:
-    """Why values of a type do not fit a rule.
-
-    Rules of older model files have no types; those that keep 0 to 255 were measured on 8 bits.
-    """
+    """Why values of a type do not fit a rule. Rules of older model files have no types, but 0 to 255 means 8 bits."""
     kinds = bands.kinds or (() if is_high_bit_depth_rule(bands) else ("uint8",))
     if not kinds or dtype_group(kind) in map(dtype_group, kinds):
         return ""
@@ -141,11 +129,7 @@ def band_mismatch(dataset: RasterDataset, bands: Bands) -> str:
 
 
 def band_count_mismatch(dataset: RasterDataset, bands: Bands, first: ReferenceRaster) -> str:
-    """Why a raster has another number of bands than the reference.
-
-    Rasters with as many visible bands match, such as red, green and blue with or without others. Pages are checked by
-    ``band_mismatch`` and ``multipage_fault``.
-    """
+    """Why a raster has another number of bands than the reference. As many visible bands match too."""
     there = ReferenceRaster.of(first.file, dataset, every_seen=first.seen is None)
     alike = there.every == first.every or (there.seen == first.seen and first.seen is not None)
     if alike or _pages_fix(dataset):
@@ -172,11 +156,7 @@ def missing_bands_fault(having: str, bands: Bands, fix: str = "") -> str:
 
 
 def palette_fault(dataset: RasterDataset) -> str:
-    """Why the numbers of an ordinary image are not levels.
-
-    Pillow converts palettes, levels that count from white, and levels of few bits. GDAL returns the stored numbers. A
-    container, such as a NetCDF of several variables, has no bands itself.
-    """
+    """Why the numbers that GDAL reads are not levels: palettes, levels from white, few bits, no bands."""
     if not dataset.count:
         return f"has no bands itself. {_pages_fix(dataset) or 'Give one that has.'}"
     if any(color.name == "palette" for color in dataset.colorinterp):
@@ -217,10 +197,7 @@ def no_rule_fault(dataset: RasterDataset) -> str:
 
 
 def bit_depth_fault(kinds: str, chosen: str = " -b 1") -> str:
-    """Why a model that was trained on ordinary images cannot predict values of these types.
-
-    ``chosen``: options of gdal_translate that select the bands.
-    """
+    """Why a model of ordinary images cannot predict values of these types. ``chosen``: gdal_translate's bands."""
     return (
         f"holds {kinds}, but the model was trained on 8-bit images, and does not know which values were made 0 "
         f"and 255 for these. Give it as these are: with GDAL, gdal_translate{chosen} -ot Byte -scale FROM TO 0 255."

@@ -30,17 +30,11 @@ Result = TypeVar("Result")
 class Reader(Protocol):
     """Reads the images of one dataset by their index.
 
-    Several threads call it at once, and it is pickled for worker processes: each process opens files, mappings and
-    connections on first use.
+    Several threads call it at once, and it is pickled for worker processes, which open files on first use.
     """
 
     def source(self, sample: int) -> Source:
-        """The image, to be decoded by ``data.decode``.
-
-        Raises:
-            UnreadableImageError: The content is unavailable. In training, another image of its class replaces it.
-            InputError: A remote store does not answer.
-        """
+        """The image. Raises UnreadableImageError, or InputError if a remote store does not answer."""
         ...
 
     def name(self, sample: int) -> str:
@@ -98,10 +92,7 @@ def source_reader(dataset: ImageDataset) -> Reader:
 
 
 def eval_reader(dataset: ImageDataset) -> Reader:
-    """Reader for prediction: as ``source_reader``, but without ``dataset.bands``, rasters that need them are refused.
-
-    For training, bands are measured where a raster needs them.
-    """
+    """Reader for prediction: without ``dataset.bands``, rasters that need them are refused."""
     reader = source_reader(dataset)
     return PillowReader(reader) if isinstance(reader, FileReader) else reader
 
@@ -112,10 +103,7 @@ def display_reader(dataset: ImageDataset) -> Reader:
 
 
 class BestEffortReader:
-    """Reads optional images, such as examples of a report, without raising.
-
-    Once a remote store does not answer, it is not asked again: each image would wait as long.
-    """
+    """Reads optional images without raising. A remote store that does not answer is not asked again."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader: Reader | None = reader
@@ -136,12 +124,9 @@ class BestEffortReader:
 def default_bands(path: str) -> Bands | None:
     """How a model that was trained on ordinary images reads a raster. None where Pillow opens the file.
 
-    Images that Pillow cannot open, such as three bands without color names, keep their 8-bit values. Images that the
-    model would misread, such as 16 bits that look black, are refused. Without the extra ``geo`` this is not checked:
-    such models were trained on files as Pillow opens them.
-
-    Raises:
-        UnreadableImageError: The raster needs a rule, or only the extra opens it.
+    Images that Pillow cannot open keep their 8-bit values. Those that the model would misread raise
+    UnreadableImageError. Without the extra ``geo`` this is not checked: such models were trained on files as Pillow
+    opens them.
     """
     if not is_raster(path):
         return None
@@ -189,12 +174,7 @@ class RasterReader(_FilteredReader):
     packed: bool = False
 
     def source(self, sample: int) -> Source:
-        """Pixels of a raster, or what the other reader gives.
-
-        Raises:
-            UnreadableImageError: A raster does not fit the rule. Or another image has not the channels or the bit depth
-                that the rule is for.
-        """
+        """Pixels of a raster by the rule. Raises UnreadableImageError if an image does not fit the rule."""
         path = self.files.name(sample)
         if is_raster(path) and not self.packed:
             return load_raster(path, self.bands)

@@ -182,7 +182,8 @@ def records_table(paths: Sequence[str], labels: Sequence[str | float], splits: S
             {name: pd.Series(cells, dtype=None if len(cells) else object) for name, cells in columns.items()}
         )
     except UnicodeEncodeError as error:
-        raise _invalid_text(error.object) from None
+        validate_path_text(error.object)
+        raise
 
 
 def validate_path_text(path: str) -> None:
@@ -190,8 +191,6 @@ def validate_path_text(path: str) -> None:
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise _invalid_text(path) from None
-
-
-def _invalid_text(name: str) -> InputError:
-    return InputError(f"{name!a}: the file's name is not valid UTF-8, so no table can hold it. Rename it.")
+        raise InputError(
+            f"{path!a}: the file's name is not valid UTF-8, so no table can hold it. Rename it."
+        ) from None

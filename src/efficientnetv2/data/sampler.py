@@ -1,7 +1,6 @@
 """The images of each training step: a pure function of the step, so that a resumed run draws the same ones.
 
-A run reads one endless stream of samples, epoch after epoch, and cuts it into steps of ``batch_images`` and groups of
-``group_images``. Epochs need not end with a step, so no image is dropped.
+A run cuts one endless stream of samples, epoch after epoch, into steps and groups. No image is dropped.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ DEFAULT_BETA = 0.999
 
 
 def effective_number(counts: npt.ArrayLike, beta: float = DEFAULT_BETA) -> Floats:
-    """Effective number of images of each class: (K,) ``(1 - beta^n) / (1 - beta)``. Images overlap.
-
-    Source: arXiv:1901.05555, equation 1 (proposition 1).
-    """
+    """(K,) ``(1 - beta^n) / (1 - beta)``, since images overlap. Source: arXiv:1901.05555, equation 1."""
     number: Floats = (1 - beta ** np.asarray(counts, dtype=np.float64)) / (1 - beta)
     return number
 
@@ -41,8 +37,7 @@ def effective_number(counts: npt.ArrayLike, beta: float = DEFAULT_BETA) -> Float
 def image_weights(counts: npt.ArrayLike, balance: ClassSampling, beta: float = DEFAULT_BETA) -> Floats:
     """(K,) unscaled weight of one image of each class, 0 for a class without images.
 
-    Source: ``effective`` is arXiv:1901.05555, equation 2. Its limit for beta towards 1 is ``equal``, the inverse count.
-    ``sqrt`` is the inverse root, as arXiv:1805.00932, section 2.2, draws hashtags.
+    Source: ``effective`` is arXiv:1901.05555, equation 2; ``sqrt`` is as arXiv:1805.00932, section 2.2, draws hashtags.
     """
     number = np.asarray(counts, dtype=np.float64)
     size = {"equal": number, "sqrt": np.sqrt(number), "effective": effective_number(number, beta)}[balance]
@@ -64,10 +59,7 @@ def class_fractions(
 def target_counts(
     counts: npt.ArrayLike, balance: ClassSampling, *, fewer: bool = False, beta: float = DEFAULT_BETA
 ) -> Ints:
-    """(K,) images of each class in a balanced dataset.
-
-    ``fewer`` only removes images of frequent classes. Otherwise only copies of rare classes are added.
-    """
+    """(K,) images of each class in a balanced dataset. ``fewer`` only removes images, otherwise copies are added."""
     number = np.asarray(counts, dtype=np.int64)
     present = number > 0
     drawn = class_fractions(number, balance, beta)
@@ -79,15 +71,7 @@ def target_counts(
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """The images of one group of one step.
-
-    Args:
-        step: Step of the run, from 0.
-        group: Group of the step, from 0.
-        setting: Values of the schedule at this step.
-        samples: (n,) indices into the training dataset.
-        turns: (n,) how often each had been drawn before in the run. Without balancing this is the epoch.
-    """
+    """(n,) samples of one group of one step, and how often each had been drawn before in the run (``turns``)."""
 
     step: int
     group: int
@@ -103,21 +87,9 @@ class BatchRequest:
 
 @dataclass(frozen=True)
 class TrainSampler:
-    """The requests of a whole run, from any step on.
+    """The requests of a whole run, from ``first_step`` on. This process gets every ``world``-th group.
 
-    Args:
-        labels: (N,) class ids of the training images.
-        progressive: Schedule.
-        steps: Steps of the whole run by the recipe.
-        batch_images: Images per step.
-        group_images: Images per group. Divides ``batch_images``.
-        balance: None draws every image once an epoch.
-        key: Random key of the run.
-        first_step: Step to start from.
-        rank: Index of this process, which gets every ``world``-th group.
-        world: Number of processes.
-        beta: See ``effective_number``.
-        plan: Steps of a run whose length may change. None takes ``steps``.
+    ``plan`` holds the steps of a run whose length may change; None takes ``steps``.
     """
 
     labels: Ints
@@ -164,9 +136,8 @@ def epoch_order(
 ) -> Ints:
     """The samples of one epoch: (2, N), indices into (N,) labels and how often each had been drawn before.
 
-    Without balancing, a permutation. Balanced, each class fills its quota from its own stream of permutations, which
-    runs on from epoch to epoch: within a class every image is drawn equally often. Classes are spread evenly over the
-    epoch, so that every batch is balanced.
+    Balanced, each class fills its quota from its own stream of permutations, which runs on from epoch to epoch, and
+    classes are spread evenly over the epoch.
     """
     if balance is None:
         shuffled = key.fold("order", epoch).generator().permutation(len(labels))

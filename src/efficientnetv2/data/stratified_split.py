@@ -1,7 +1,7 @@
 """Divide clusters of images into parts so that each part gets its share of every class.
 
 scikit-learn's ``StratifiedGroupKFold`` makes only equal folds, may leave a class out of one, and is slow for a million
-images, each a group of its own. Here clusters are assigned one by one, and single images a class at a time.
+clusters.
 """
 
 from __future__ import annotations
@@ -23,18 +23,9 @@ _ATTEMPTS, _FEW_CLUSTERS = 16, 10_000
 def stratified_group_split(
     clusters: Ints, labels: Ints, *, target: Floats, key: Key, attempts: int = _ATTEMPTS
 ) -> Ints:
-    """Divide images into parts, with clusters together.
+    """(N,) parts 0 to P-1 of images whose clusters stay together, towards a (P, K) target number of images by class.
 
-    Args:
-        clusters: (N,) numbers from 0 without gaps, equal for images that stay together.
-        labels: (N,) class ids.
-        target: (P, K) wanted images of each class in each part. Sums to all images of a class.
-        key: Random key.
-        attempts: Random orders to take the best of.
-
-    Returns:
-        (N,) parts 0 to P-1 of the best attempt: first it keeps every class where possible, then its squared distance
-        from the target is smallest.
+    The best of several random orders: first it keeps every class where possible, then its squared distance is smallest.
     """
     num_parts, num_classes = target.shape
     bundles = _bundles(clusters, labels, num_classes)
@@ -66,15 +57,7 @@ def keeps_every_class(counts: Ints) -> bool:
 
 @dataclass(frozen=True)
 class _Bundles:
-    """Clusters of two or more images, and their classes.
-
-    Args:
-        of_image: (N,) bundle of each image, -1 for single images.
-        starts: (B+1,) start of a bundle in the next two.
-        classes: Class ids, bundle by bundle.
-        counts: Images of that class in that bundle.
-        singles: (K,) single images of each class.
-    """
+    """Clusters of two or more images: ``starts`` into classes and counts. And single images by class."""
 
     of_image: Ints
     starts: Ints
@@ -103,11 +86,7 @@ def _bundles(clusters: Ints, labels: Ints, num_classes: int) -> _Bundles:
 
 
 def _assign_bundles(bundles: _Bundles, target: Floats, generator: np.random.Generator) -> Ints:
-    """(B,) part of each bundle, assigned in random order.
-
-    Each goes where it lowers ``Σ (filled - target)² / target²`` most: into an empty small part first, unless it is too
-    large for it.
-    """
+    """(B,) part of each bundle, in random order, where it lowers ``Σ (filled - target)² / target²`` most."""
     parts = np.zeros(len(bundles), dtype=np.int64)
     filled = np.zeros_like(target)
     weight = 1 / np.maximum(target, 0.5) ** 2
@@ -152,11 +131,7 @@ def _restore_classes(
 
 
 def _fill_empty(bundles: _Bundles, parts: Ints, filled: Floats, target: Floats) -> None:
-    """Move a bundle, in place, into each empty part, where single images are too few for that.
-
-    To a bundle of one class, an empty part and a part of another class cost the same. The smallest bundle of the
-    fullest part moves; no class loses a part.
-    """
+    """Move the smallest bundle of the fullest part, in place, into each part without images."""
     size = np.add.reduceat(bundles.counts, bundles.starts[:-1]) if len(bundles) else bundles.counts
     empty = np.flatnonzero(filled.sum(axis=1) == 0)
     for goal in empty[int(bundles.singles.sum()) :]:
@@ -193,10 +168,7 @@ def _assign_singles(
 
 
 def _amounts(count: int, target: Floats, filled: Ints, rank: Ints) -> Ints:
-    """(P,) how many of ``count`` single images each part gets: one for empty parts, then by what is missing.
-
-    Ties go to the first in ``rank``.
-    """
+    """(P,) of ``count`` single images: one for empty parts, then by what is missing, in order of ``rank``."""
     amounts = np.zeros(len(target), dtype=np.int64)
     amounts[rank[filled[rank] == 0][:count]] = 1
     left = count - int(amounts.sum())

@@ -39,7 +39,7 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, sho
 _THREADS = 8
 # Columns that are recognized in any case (Split, LATITUDE).
 _RECOGNIZED = ("split", "latitude", "longitude")
-# Names of the columns in published tables, after ``_plain``. Ours.
+# Names of the columns in published tables, in lower case without spaces, hyphens and underscores. Ours.
 _ALIASES = {
     "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "imagename"),
     "label": ("label", "class", "classname", "target", "category", "species"),
@@ -48,7 +48,7 @@ _ALIASES = {
 _MISSING_WORDS = frozenset(("nan", "na", "n/a", "<na>", "none", "null"))
 # Where a message looks for a file whose path lacks its folder or its suffix. Ours.
 _MAX_FOLDERS = 50
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".webp")
+_SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".tif", ".webp")
 # Rows without a file that a message names. Ours.
 _MAX_ROWS = 3
 
@@ -65,32 +65,28 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
     """
     validate_path_text(str(file))
     name = Path(source).name
-    wanted = {"path": options.path_column, "label": options.label_column}
-    if options.group_column is not None:
-        wanted["group"] = options.group_column
     is_parquet = file.suffix.lower() == ".parquet"
     separator, names = (",", _parquet_names(file)) if is_parquet else _csv_names(file)
     try:
-        roles, notes = _roles(names, name, wanted, file.parent, options)
+        roles, notes = _roles(names, name, file.parent, options)
     except InputError:
         if not is_parquet:
             _read_csv(file, separator, names, ())  # malformed tables are refused as such
         raise
-    raw = _read_parquet(file, roles) if is_parquet else _read_csv(file, separator, names, roles)
-    table = _renamed(raw, roles)
+    table = _read_parquet(file, roles) if is_parquet else _read_csv(file, separator, names, roles)
+    columns: list[str] = []
+    for column in map(str, table.columns):  # another column of such a name gets the suffix _given
+        role = roles.get(column, column)
+        while column not in roles and (role in roles.values() or role in columns):
+            role += "_given"
+        columns.append(role)
+    table = table.set_axis(columns, axis=1)
     rows = np.arange(2, len(table) + 2, dtype=np.int64)
     filled = ~table.isna().all(axis=1).to_numpy()  # blank lines count as lines
     table, rows = table[filled].reset_index(drop=True), rows[filled]
     if table.empty:
         raise InputError(f"{source} has a header but no rows. Add a row for each image.")
-    if "label" in table:
-        table["label"] = join_lists(
-            table["label"],
-            options.label_separator,
-            where=lambda row: f"{name}, row {rows[row]}",
-            checked=options.strict,
-        )
-    table = _clean(table, file.parent, name, rows)
+    table = _clean(table, file.parent, name, rows, options)
     notes += _missing_words_note(table["label"]) if options.strict else ()
     records = ImageRecords(root=file.parent, source=source, table=table, rows=rows, notes=notes)
     return locate_paths(records) if points_into_shards(table) else _with_files(records)
@@ -102,9 +98,8 @@ def validate_columns(path_column: str, label_column: str, group_column: str | No
     for one, two in combinations(named, 2):
         if named[one] == named[two]:
             raise InputError(
-                f"--{one}-column and --{two}-column both name the column '{named[one]}', but it does not hold both. "
-                f"Name the one that holds the {two} with --{two}-column"
-                f"{', or leave that out' if two == 'group' else ''}."
+                f"--{one}-column and --{two}-column both name the column '{named[one]}'. Name the one that holds the "
+                f"{two} with --{two}-column{', or leave that out' if two == 'group' else ''}."
             )
 
 
@@ -120,7 +115,7 @@ def _csv_names(file: Path) -> tuple[str, list[str]]:
         )
     if names[:1] == ["sep="]:  # some programs write this for Excel
         raise InputError(
-            f"{file.name} begins with a line 'sep={separator}', but its first row names the columns. Delete that line."
+            f"{file.name} begins with a line 'sep={separator}', not with a header. Delete that line."
         )
     return separator, names
 
@@ -178,22 +173,25 @@ def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _roles(
-    names: list[str], table: str, wanted: Mapping[str, str], root: Path, options: ReadOptions
+    names: list[str], table: str, root: Path, options: ReadOptions
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Column -> role (path, label, group, split, latitude, longitude), and a note on columns with other names.
 
     Of two columns that differ by case or space (Split, split) the exact name counts.
     """
+    wanted = {"path": options.path_column, "label": options.label_column}
+    if options.group_column is not None:
+        wanted["group"] = options.group_column
     roles: dict[str, str] = {}
     missing, renamed = [], []
     for role, column in wanted.items():
         if column in names:
             roles[column] = role
             continue
-        aliases = _ALIASES.get(role, ()) if column == role else ()
-        alike = list(
-            dict.fromkeys(one for one in names if _plain(one) in aliases and one not in wanted.values())
-        )
+        plain = {
+            name: re.sub(r"[\s_-]", "", name).casefold() for name in names if name not in wanted.values()
+        }
+        alike = [name for name in plain if column == role and plain[name] in _ALIASES.get(role, ())]
         optional = role == column == "label" and not options.require_labels
         if len(alike) > 1 and not (optional and not options.strict):
             raise InputError(
@@ -206,9 +204,15 @@ def _roles(
             missing.append((role, column))
     if missing:
         _refuse_without_header(names, table, root)
-        raise InputError(_missing_columns(table, missing, names))
+        lacking = " It ".join(
+            f"has no column '{column}'{did_you_mean(column, names)}" for _, column in missing
+        )
+        fix = " and ".join(f"the {role} with --{role}-column" for role, _ in missing)
+        raise InputError(
+            f"{table} {lacking} Its columns are {shorten(names, 20)}. Name the one that holds {fix}."
+        )
     for role in _RECOGNIZED:
-        alike = [one for one in names if one not in roles and one.strip().casefold() == role]
+        alike = [name for name in names if name not in roles and name.strip().casefold() == role]
         if len(set(alike)) > 1 and role not in alike:
             raise InputError(
                 f"{table}: the columns {shorten(alike)} may all be the {role}. Rename all but one of them."
@@ -216,23 +220,12 @@ def _roles(
         if alike:
             roles[role if role in alike else alike[0]] = role
     for column in [*roles, "group"]:
-        places = [str(number) for number, one in enumerate(names, start=1) if one == column]
+        places = [str(number) for number, name in enumerate(names, start=1) if name == column]
         if len(places) > 1:
             raise InputError(
                 f"{table}: columns {' and '.join(places)} are all called '{column}'. Rename all but one of them."
             )
     return roles, ((f"Read in {table}: {', '.join(renamed)}.",) if renamed else ())
-
-
-def _plain(name: str) -> str:
-    """Column name in lower case without spaces, hyphens and underscores."""
-    return re.sub(r"[\s_-]", "", name).casefold()
-
-
-def _missing_columns(table: str, missing: list[tuple[str, str]], names: list[str]) -> str:
-    lacking = [f"has no column '{column}'{did_you_mean(column, names)}" for _, column in missing]
-    options = " and ".join(f"the {role} with --{role}-column" for role, _ in missing)
-    return f"{table} {' It '.join(lacking)} Its columns are {shorten(names, 20)}. Name the one that holds {options}."
 
 
 def _refuse_without_header(names: list[str], table: str, root: Path) -> None:
@@ -249,34 +242,28 @@ def _refuse_without_header(names: list[str], table: str, root: Path) -> None:
     )
 
 
-def _renamed(raw: pd.DataFrame, roles: Mapping[str, str]) -> pd.DataFrame:
-    """The table with roles as column names. Another column of such a name gets the suffix ``_given``."""
-    names: list[str] = []
-    for column in map(str, raw.columns):
-        name = roles.get(column, column)
-        while column not in roles and (name in roles.values() or name in names):
-            name += "_given"
-        names.append(name)
-    return raw.set_axis(names, axis=1)
-
-
-def _clean(table: pd.DataFrame, root: Path, name: str, rows: Ints) -> pd.DataFrame:
+def _clean(table: pd.DataFrame, root: Path, name: str, rows: Ints, options: ReadOptions) -> pd.DataFrame:
     """The table with the columns of ``ImageRecords``, path, label and split first."""
+    if "label" in table:
+        table["label"] = join_lists(
+            table["label"],
+            options.label_separator,
+            where=lambda row: f"{name}, row {rows[row]}",
+            checked=options.strict,
+        )
     if "group" in table:  # 'P17 ' and P17 are one group
         table["group"] = table["group"].astype("string").str.strip()
-    for column in ("path", "label", "split", "group"):
-        if column in table:
-            table[column] = _text(table[column])
+    for column in [name for name in ("path", "label", "split", "group") if name in table]:
+        table[column] = _text(table[column])
     if "label" not in table:
         table["label"] = np.nan
-    for column in ("latitude", "longitude"):
-        if column in table:
-            table[column] = _degrees(table[column], name, rows)
+    for column in [name for name in ("latitude", "longitude") if name in table]:
+        table[column] = _degrees(table[column], name, rows)
     table["split"] = _splits(table["split"], name, rows) if "split" in table else ""
     empty = np.flatnonzero(table["path"].isna())
     if len(empty):
         raise InputError(
-            f"{name}, row {rows[empty[0]]}: the path is empty.{_more(len(empty))} Fill it in, or remove the row."
+            f"{name}, row {rows[empty[0]]}: the path is empty{_more(len(empty))}. Fill it in, or remove the row."
         )
     table["path"] = _normal_paths(table["path"], root)
     if AUGMENTED_FROM in table:
@@ -296,11 +283,10 @@ def _text(column: pd.Series[str]) -> pd.Series[str]:
 
 def _missing_words_note(labels: pd.Series[str]) -> tuple[str, ...]:
     """A note on classes that are named like a missing value."""
-    counts = labels.value_counts()
     odd = [
-        f"'{name}' ({pluralize(int(counts[name]), 'row')})"
-        for name in counts.index
-        if name.strip().casefold() in _MISSING_WORDS
+        f"'{name}' ({pluralize(count, 'row')})"
+        for name, count in labels.value_counts().items()
+        if str(name).strip().casefold() in _MISSING_WORDS
     ]
     if not odd:
         return ()
@@ -321,7 +307,7 @@ def _degrees(column: pd.Series[float], name: str, rows: Ints) -> pd.Series[float
         comma = " Write its decimals behind a point." if "," in str(column.iloc[first]) else ""
         raise InputError(
             f"{name}, row {rows[first]}: {column.name} is {column.iloc[first]}, but must be a number of degrees "
-            f"from -{limit} to {limit}.{_more(len(wrong))}{comma} "
+            f"from -{limit} to {limit}{_more(len(wrong))}.{comma} "
             "Correct it, or rename the column if it means something else."
         )
     return degrees
@@ -329,25 +315,33 @@ def _degrees(column: pd.Series[float], name: str, rows: Ints) -> pd.Series[float
 
 def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
     words = {word: parse_split(word) for word in column.dropna().unique()}
-    unknown = [word for word, split in words.items() if split is None]
-    if unknown:
+    if unknown := [word for word, split in words.items() if split is None]:
         wrong = np.flatnonzero(column.isin(unknown))
-        what = f"split '{column.iloc[wrong[0]]}' is not one of"
-        if len(unknown) > 1:
-            what = f"splits {shorten(unknown)} are not among"
+        one = len(unknown) == 1
+        what = (
+            f"split {shorten(unknown)} is not one of" if one else f"splits {shorten(unknown)} are not among"
+        )
         raise InputError(
-            f"{name}, row {rows[wrong[0]]}: {what} train (training), "
-            f"minival, val (valid, validation) and test (testing).{_more(len(wrong))} Correct it, or rename the column."
+            f"{name}, row {rows[wrong[0]]}: {what} train (training), minival, val (valid, validation) and test "
+            f"(testing){_more(len(wrong))}. Correct it, or rename the column."
         )
     return pd.Series([words.get(word) or "" for word in column], index=column.index)
+
+
+def _more(count: int) -> str:
+    return "" if count == 1 else f", also in {pluralize(count - 1, 'more row')}"
 
 
 def _normal_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
     """Paths in one spelling, so that equal paths are equal texts. Cells may be empty."""
     if column.isna().all():
         return column
-    slashed = column.str.replace("\\", "/", regex=False)
-    paths = column.where(_has_backslash_name(column, root), slashed)
+    # A backslash may belong to an existing file's name. Otherwise it separates folders, as on Windows.
+    named = np.array(column.str.contains("\\", regex=False, na=False), dtype=bool) & (os.sep == "/")
+    named[named] = map_chunks(
+        lambda paths: [(root / path).is_file() for path in paths], column[named].tolist(), _THREADS
+    )
+    paths = column.where(named, column.str.replace("\\", "/", regex=False))
     paths = paths.str.removeprefix(root.as_posix().rstrip("/") + "/")
     loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True, na=False)  # ./a, a//b, a/../b
     # But not URLs and names within a tar.
@@ -362,16 +356,6 @@ def _normal_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
     return paths.where(~loose, paths[loose].map(normal).reindex(paths.index))
 
 
-def _has_backslash_name(column: pd.Series[str], root: Path) -> pd.Series[bool]:
-    """Whether a backslash belongs to an existing file's name. Otherwise it separates folders, as on Windows."""
-    named = np.array(column.str.contains("\\", regex=False, na=False), dtype=bool)
-    named &= os.sep == "/"
-    named[named] = map_chunks(
-        lambda paths: [(root / path).is_file() for path in paths], column[named].tolist(), _THREADS
-    )
-    return pd.Series(named, index=column.index)
-
-
 def _normal_folder(folder: str, root: Path) -> str:
     """Folder without detours, unless a symbolic link makes the shorter path a different folder."""
     short = os.path.normpath(folder)
@@ -383,32 +367,28 @@ def _normal_folder(folder: str, root: Path) -> str:
 
 def _with_files(records: ImageRecords) -> ImageRecords:
     """The same rows, with paths in the Unicode form of the file names. Refuses more than 5 % of rows without file."""
-    containers: dict[str, bool] = {}  # whether a packed file is missing, checked once per file
+    root = Path(records.root)
+    packed_exists = lru_cache(maxsize=None)(os.path.isfile)  # a packed file is checked once
 
-    def is_missing(index: int, path: str) -> bool:
+    def is_missing(index: int) -> bool:
+        path = records.paths[index]
         record = packed_record(path) if "#" in path else None
-        if record is None:
-            return not os.path.isfile(records.file(index))
-        if record[0] not in containers:
-            containers[record[0]] = not os.path.isfile(os.path.join(records.root, record[0]))
-        return containers[record[0]] and not os.path.isfile(records.file(index))
+        if record is not None and packed_exists(root / record[0]):
+            return False
+        return not os.path.isfile(records.file(index))
 
     # In threads, since a network file system takes a while for each.
-    absent = map_chunks(
-        lambda rows: [is_missing(index, path) for index, path in rows],
-        list(enumerate(records.paths)),
-        _THREADS,
-    )
-    gone = [index for index, one in enumerate(absent) if one]
-    respelled = {path: _other_form(path, records.root) for path in {records.paths[index] for index in gone}}
+    absent = map_chunks(lambda rows: [is_missing(row) for row in rows], range(len(records)), _THREADS)
+    gone = np.flatnonzero(absent).tolist()
+    respelled = {path: _other_form(path, root) for path in {records.paths[index] for index in gone}}
     gone = [index for index in gone if respelled[records.paths[index]] is None]
     in_packed = any(packed_record(records.paths[index]) for index in gone)  # a file of many images is missing
     if gone and (in_packed or len(gone) > MAX_UNREADABLE * len(records)):
         others = [records.paths[index] for index in gone[1:_MAX_ROWS]]
         further = f", also {shorten(others)}" if others else ""
-        near = _near(records.paths[gone[0]], Path(records.root))
+        near = _near(records.paths[gone[0]], root)
         raise InputError(
-            f"{records.where(gone[0])}: '{records.paths[gone[0]]}' does not exist under {records.root} "
+            f"{records.where(gone[0])}: '{records.paths[gone[0]]}' does not exist under {root} "
             f"({len(gone)} of {len(records)} rows have no file{further}). "
             f"Paths are relative to the table's folder{near}: correct them, or remove the rows."
         )
@@ -427,21 +407,14 @@ def _with_files(records: ImageRecords) -> ImageRecords:
 def _near(path: str, root: Path) -> str:
     """A hint at an existing file whose folder, suffix or both a path lacks."""
     below = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())[:_MAX_FOLDERS]
-    for folder in ("", *below):
-        for suffix in ("", *_SUFFIXES):
-            near = os.path.join(folder, path + suffix)
-            if os.path.isfile(root / near):
-                return f", and there is '{near}'"
-    return ""
+    candidates = (os.path.join(folder, path + suffix) for folder in ("", *below) for suffix in _SUFFIXES)
+    near = next((name for name in candidates if os.path.isfile(root / name)), None)
+    return "" if near is None else f", and there is '{near}'"
 
 
-def _other_form(path: str, root: Path | str) -> str | None:
+def _other_form(path: str, root: Path) -> str | None:
     """The path of an existing file in another Unicode form (NFC, NFD), or None."""
     if path.isascii():  # has one form only
         return None
     forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
-    return next((one for one in forms if os.path.isfile(os.path.join(root, one))), None)
-
-
-def _more(count: int) -> str:
-    return "" if count == 1 else f" So it is in {pluralize(count - 1, 'more row')}."
+    return next((form for form in forms if os.path.isfile(root / form)), None)

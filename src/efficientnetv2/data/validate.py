@@ -15,11 +15,11 @@ import pandas as pd
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.file_probe import MAX_UNREADABLE, FileProbe, map_chunks, max_levels, probe
+from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks, max_levels, probe
 from efficientnetv2.data.image_formats import regular_file
 from efficientnetv2.data.image_io import UnreadableImageError, max_level
 from efficientnetv2.data.imagenet import recognized
-from efficientnetv2.data.readers import Reader, source_reader
+from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage, probe_images
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
@@ -34,12 +34,8 @@ _DARK_LEVEL = 63
 class ImageValidation:
     """Result of checking the images of a dataset.
 
-    Args:
-        unreadable: Ascending rows of unusable images.
-        reasons: Reason of each unusable image.
-        contents: (N,) ids, equal for identical files.
-        notes: Sentences for the user.
-        label_conflicts: Number of pairs of identical files with different labels.
+    ``unreadable`` are ascending rows of unusable images, with their ``reasons``. ``contents`` are (N,) ids, equal for
+    identical files. ``label_conflicts`` is the number of pairs of identical files with different labels.
     """
 
     unreadable: Ints
@@ -63,11 +59,8 @@ def validate_images(
 ) -> ImageValidation:
     """Check every file of a dataset. Of shards, check the tars, and the images that packing has not checked.
 
-    Args:
-        dataset: Dataset to check.
-        workers: Number of threads.
-        strict: Refuse the first unreadable file or damaged shard instead of skipping a few.
-        progress: Called with the number of checked files, but not for shards.
+    ``strict`` refuses the first unreadable file or damaged shard instead of skipping a few. ``progress`` gets the
+    number of checked files, but not for shards.
 
     Raises:
         InputError: More than 5 % of the files are unreadable (``strict``: any), not counting damaged shards. Or a shard
@@ -75,31 +68,30 @@ def validate_images(
             that metrics are comparable.
     """
     contents = np.arange(len(dataset), dtype=np.int64)
+    damage = ShardDamage({}, ())
     if dataset.shards is None:
         reasons, colors, brightest = _check_files(dataset, contents, workers, progress)
-        damage = ShardDamage({}, ())
     else:
         damage = find_damage(dataset.table, dataset.shards)
         refuse_damage(dataset, damage, strict)
-        marks, reasons, colors, brightest = probe_images(
+        hashes, reasons, colors, brightest = probe_images(
             dataset.table, dataset.shards, damage.reasons, workers
         )
-        known = np.flatnonzero(marks >= 0)
-        _share_ids(contents, known, marks[known])
-    if reasons:
-        _refuse_unreadable(dataset, reasons, strict)
+        known = np.flatnonzero(hashes >= 0)
+        _share_ids(contents, known, hashes[known])
+    _refuse_unreadable(dataset, reasons, strict)
     reasons |= damage.reasons
     unreadable = np.array(sorted(reasons), dtype=np.int64)
-    conflicts = _label_conflicts(dataset, contents)
+    labels = pd.Series(pd.factorize(dataset.table["label"])[0])
+    conflicts = _differing_pairs(contents, labels[labels >= 0])
     notes = (
         *damage.notes,
         *_check_splits(dataset, contents),
-        *_duplicate_notes(dataset, contents, conflicts),
-        *_conversion_note(colors),
-        *_low_range_note(brightest),
+        *_notes(dataset, contents, conflicts),
+        *_conversion_notes(colors, brightest),
     )
     return ImageValidation(
-        unreadable, tuple(reasons[int(index)] for index in unreadable), contents, notes, len(conflicts)
+        unreadable, tuple(reasons[row] for row in unreadable.tolist()), contents, notes, len(conflicts)
     )
 
 
@@ -107,52 +99,36 @@ def find_undecodable(
     dataset: ImageDataset,
     rows: Sequence[int],
     *,
-    workers: int = _THREADS,
     strict: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> dict[int, str]:
-    """Decode images once, at their smallest scale. ``validate_images`` decodes only few JPEGs.
+    """Decode images once, at their smallest scale, since ``validate_images`` decodes few JPEGs.
 
-    Args:
-        dataset: Dataset of the images.
-        rows: Rows to decode.
-        workers: Number of threads.
-        strict: Refuse the first failure.
-        progress: Called with the number of decoded images.
-
-    Returns:
-        Reason of each image that cannot be decoded, by its row.
-
-    Raises:
-        InputError: Too many images fail, as for ``validate_images``, or a remote store does not answer.
+    Returns the reason of each image that cannot be decoded, by its row. Raises InputError if too many fail, as
+    ``validate_images``, or a remote store does not answer.
     """
     reader = source_reader(dataset)
 
     def decode_chunk(chunk: Sequence[int]) -> list[str]:
-        ahead = reader.ahead(chunk)
-        return [_decoding_fault(ahead, row) for row in chunk]
+        ahead, faults = reader.ahead(chunk), []
+        for row in chunk:
+            try:
+                max_level(ahead.source(row))
+                faults.append("")
+            except UnreadableImageError as error:
+                faults.append(error.reason)
+        return faults
 
-    found = zip(rows, map_chunks(decode_chunk, rows, workers, progress), strict=True)
+    found = zip(rows, map_chunks(decode_chunk, rows, _THREADS, progress), strict=True)
     reasons = {row: reason for row, reason in found if reason}
-    if reasons:
-        _refuse_unreadable(dataset, reasons, strict)
+    _refuse_unreadable(dataset, reasons, strict)
     return reasons
-
-
-def _decoding_fault(reader: Reader, row: int) -> str:
-    try:
-        max_level(reader.source(row))
-    except UnreadableImageError as error:
-        return error.reason
-    return ""
 
 
 def refuse_damage(dataset: ImageDataset, damage: ShardDamage, strict: bool) -> None:
     """With ``strict``, raise InputError for the first damaged shard."""
     if strict and damage.notes:
-        raise InputError(
-            f"{dataset.source}: {damage.notes[0]} Bring it back whole, or go on without --strict."
-        )
+        raise InputError(f"{dataset.source}: {damage.notes[0]} Bring it back whole, or drop --strict.")
 
 
 def _check_files(
@@ -160,62 +136,47 @@ def _check_files(
 ) -> tuple[dict[int, str], Counter[str], list[int]]:
     """Reasons of unusable files, by row; counts of conversions to RGB; maximum levels of images of more than 8 bits.
 
-    Identical files get one id in ``contents``.
+    Identical files get one id in ``contents``. Only files of equal size and end are read whole.
     """
     is_file = np.array(["#" not in path or packed_record(path) is None for path in dataset.paths], dtype=bool)
-    files = np.flatnonzero(is_file)
-    probes = map_chunks(
-        lambda chunk: [probe(file) for file in chunk],
-        [dataset.file(int(index)) for index in files],
-        workers,
-        progress,
-    )
-    reasons = {int(index): one.reason for index, one in zip(files, probes, strict=True) if one.reason}
-    _mark_same_files(contents, files, probes, dataset, workers)
-    _mark_same_records(contents, np.flatnonzero(~is_file), reasons, dataset)
-    return reasons, Counter(one.colors for one in probes if one.colors), max_levels(probes)
-
-
-def _mark_same_files(
-    contents: Ints, files: npt.NDArray[np.intp], probes: list[FileProbe], dataset: ImageDataset, workers: int
-) -> None:
-    """Give identical files one id, in place. Only files of equal size and end are read whole."""
-    marks = pd.DataFrame(
-        {"index": files, "size": [one.size for one in probes], "tail": [one.tail for one in probes]}
-    )
-    marks = marks[np.array([not one.reason for one in probes], dtype=bool)]
-    alike = marks.loc[marks.duplicated(["size", "tail"], keep=False), "index"].to_numpy()
+    rows = np.flatnonzero(is_file)
+    files = [dataset.file(row) for row in rows.tolist()]
+    probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, workers, progress)
+    reasons = {row: found.reason for row, found in zip(rows.tolist(), probes, strict=True) if found.reason}
+    marks = pd.DataFrame({"size": [one.size for one in probes], "tail": [one.tail for one in probes]}, rows)
+    marks = marks.drop(index=list(reasons))
+    alike = marks.index[marks.duplicated(keep=False)].to_numpy()
     digests = map_chunks(
         lambda chunk: [_digest(file) for file in chunk],
-        [dataset.file(int(index)) for index in alike],
+        [dataset.file(row) for row in alike.tolist()],
         workers,
     )
     _share_ids(contents, alike, np.array(digests, dtype=object))
+    _check_records(contents, np.flatnonzero(~is_file), reasons, dataset)
+    return reasons, Counter(one.colors for one in probes if one.colors), max_levels(probes)
 
 
-def _mark_same_records(
+def _check_records(
     contents: Ints, places: npt.NDArray[np.intp], reasons: dict[int, str], dataset: ImageDataset
 ) -> None:
     """The same for packed records, without their labels. Missing records go to ``reasons``."""
     mapped: dict[str, builtin_datasets.Bytes] = {}
     found, digests = [], []
-    for index in places:
-        file, number = packed_record(dataset.file(int(index))) or ("", 0)
+    for index in places.tolist():
+        file, number = packed_record(dataset.file(index)) or ("", 0)
         if file not in mapped:
             mapped[file] = builtin_datasets.cifar_records(Path(file))
         if number >= len(mapped[file]):
-            reasons[int(index)] = f"is not there: the file has {len(mapped[file])} records"
+            reasons[index] = f"is not there: the file has {len(mapped[file])} records"
             continue
         found.append(index)
-        digests.append(
-            hashlib.blake2b(
-                mapped[file][number, -builtin_datasets.PIXELS :].tobytes(), digest_size=16
-            ).digest()
-        )
+        pixels = mapped[file][number, -builtin_datasets.PIXELS :].tobytes()
+        digests.append(hashlib.blake2b(pixels, digest_size=16).digest())
     _share_ids(contents, np.array(found, dtype=np.intp), np.array(digests, dtype=object))
 
 
 def _share_ids(contents: Ints, indices: npt.NDArray[np.intp], digests: npt.NDArray[Any]) -> None:
+    """Give rows of equal digests the id of the first, in place."""
     codes, _ = pd.factorize(digests)
     first = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
     first[codes[::-1]] = indices[::-1]  # the first row is written last
@@ -231,10 +192,10 @@ def _digest(file: str) -> bytes:
 
 
 def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: bool) -> None:
-    shown = [f"{_location(dataset, row)} {reasons[row]}" for row in sorted(reasons)[:5]]
-    if strict:
-        raise InputError(f"{dataset.source}: {shown[0]}. Repair or remove it, or train without --strict.")
     count, of = len(reasons), len(dataset)
+    shown = [f"{_location(dataset, row)} {reasons[row]}" for row in sorted(reasons)[:5]]
+    if strict and reasons:
+        raise InputError(f"{dataset.source}: {shown[0]}. Repair or remove it, or train without --strict.")
     if count > MAX_UNREADABLE * of:
         more = f"; and {count - len(shown)} more" if count > len(shown) else ""
         raise InputError(
@@ -246,56 +207,41 @@ def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: b
 
 def _check_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
     """Refuse identical files in two given splits, or note that a published dataset has them."""
-    table = pd.DataFrame({"content": contents, "split": np.where(dataset.in_train, "train", dataset.split)})
-    pairs = _differing_pairs(table, "split")
+    splits = pd.Series(np.where(dataset.in_train, "train", dataset.split))
+    pairs = _differing_pairs(contents, splits)
     if not pairs:
         return ()
-    first, second = pairs[0]
-    what = (
-        f"{_location(dataset, first)} in {table['split'].iloc[first]} and {_location(dataset, second)} in "
-        f"{table['split'].iloc[second]} are the same image"
-    )
-    more = f" ({len(pairs)} such pairs in all)" if len(pairs) > 1 else ""
+    each = " and ".join(f"{_location(dataset, row)} in {splits[row]}" for row in pairs[0])
+    what = f"{each} are the same image" + (f" ({len(pairs)} such pairs in all)" if len(pairs) > 1 else "")
     if published := dataset.published or recognized(dataset):
-        return (f"{what}{more}; the published splits of {published} are kept as they are.",)
+        return (f"{what}; the published splits of {published} are kept as they are.",)
     raise InputError(
-        f"{dataset.source}: {what}{more}. An image that was trained on cannot test the model: "
+        f"{dataset.source}: {what}. An image that was trained on cannot test the model: "
         "remove one of each pair, or put both into one split."
     )
 
 
-def _label_conflicts(dataset: ImageDataset, contents: Ints) -> list[tuple[int, int]]:
-    """Pairs of identical files with different labels."""
-    table = pd.DataFrame({"content": contents, "label": pd.factorize(dataset.table["label"])[0]})
-    return _differing_pairs(table[table["label"] >= 0], "label")
-
-
-def _duplicate_notes(
-    dataset: ImageDataset, contents: Ints, pairs: Sequence[tuple[int, int]]
-) -> Iterator[str]:
+def _notes(dataset: ImageDataset, contents: Ints, conflicts: list[tuple[int, int]]) -> Iterator[str]:
     """Notes on identical files, and on those with different labels."""
     copies = int(pd.Series(contents).duplicated().sum())
     if copies:
         are = "is a copy of another" if copies == 1 else "are copies of others"
         yield f"{copies} of {len(contents)} images {are}; automatic splits keep them together."
-    if pairs:
+    if conflicts:
+        labels = dataset.table["label"]
         shown = "; ".join(
-            " and ".join(f"{_location(dataset, i)} as '{dataset.table['label'].iloc[i]}'" for i in pair)
-            for pair in pairs[:3]
+            " and ".join(f"{_location(dataset, row)} as '{labels.iloc[row]}'" for row in pair)
+            for pair in conflicts[:3]
         )
-        more = f"; and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+        more = f"; and {len(conflicts) - 3} more pairs" if len(conflicts) > 3 else ""
         yield f"Identical images carry different labels: {shown}{more}. One label of each is wrong."
 
 
-def _conversion_note(colors: Counter[str]) -> Iterator[str]:
-    """A note on images that are converted to RGB."""
+def _conversion_notes(colors: Counter[str], brightest: list[int]) -> Iterator[str]:
+    """Notes on images that are converted to RGB, and on those that use few levels, such as 12 bits stored as 16."""
     if colors:
         each = ", ".join(f"{count:,} {kind}" for kind, count in colors.most_common())
         yield f"Read as RGB, but not stored so: {each}."
-
-
-def _low_range_note(brightest: list[int]) -> Iterator[str]:
-    """A note on images of more than 8 bits that use a small part of the range, such as 12 bits stored as 16."""
     if brightest and max(brightest) <= _DARK_LEVEL:
         yield (
             f"The {pluralize(len(brightest), 'image')} with values of more than 8 bits use a small part of the range: "
@@ -304,14 +250,13 @@ def _low_range_note(brightest: list[int]) -> Iterator[str]:
         )
 
 
-def _differing_pairs(table: pd.DataFrame, column: str) -> list[tuple[int, int]]:
-    """For each content with different values in a column: its first row, and the first row that differs."""
-    several = table[table["content"].duplicated(keep=False)]
-    opening = several.groupby("content")[column].transform("first")
-    others = several[several[column] != opening].drop_duplicates("content")
-    firsts = several.drop_duplicates("content").reset_index().set_index("content")["index"]
-    rows = others.index.to_numpy().tolist()
-    return [(int(firsts[content]), row) for row, content in zip(rows, others["content"], strict=True)]
+def _differing_pairs(contents: Ints, values: pd.Series[Any]) -> list[tuple[int, int]]:
+    """For each content with different values: its first row, and the first row that differs."""
+    table = pd.DataFrame({"content": contents[values.index], "value": values, "row": values.index})
+    table = table[table["content"].duplicated(keep=False)]
+    first = table.groupby("content")[["value", "row"]].transform("first")
+    others = table[table["value"] != first["value"]].drop_duplicates("content")
+    return list(zip(first["row"][others.index].tolist(), others["row"].tolist(), strict=True))
 
 
 def _location(dataset: ImageDataset, index: int) -> str:

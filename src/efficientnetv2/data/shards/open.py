@@ -6,7 +6,6 @@
     shards/index.parquet                      the index itself
     shards/train-{000000..000146}.tar         some of the tars, also with stars
     https://example.org/shards/               the same in a remote store
-    s3://bucket/shards/train-*.tar
 """
 
 from __future__ import annotations
@@ -19,33 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.multilabel import join_lists
 from efficientnetv2.data.records import ImageRecords, ReadOptions, is_image, is_system_folder
-from efficientnetv2.data.shards.index import (
-    CHECKSUM,
-    COMPRESSED,
-    CONTENT,
-    INDEX_NAME,
-    LABEL_LIST,
-    PLACE,
-    SUFFIX,
-    ShardIndex,
-    ShardSet,
-    expand_braces,
-    is_compressed,
-    is_index,
-    is_pattern,
-    is_url,
-    load_index,
-    shard_of,
-    split_location,
-)
+from efficientnetv2.data.shards import index as shard_index
+from efficientnetv2.data.shards.index import INDEX_NAME, SUFFIX, ShardIndex, ShardSet, is_url, split_location
 from efficientnetv2.data.shards.scan import cached_scan
 from efficientnetv2.data.shards.storage import Store, store_at
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
+
+# What an index adds to the columns of a dataset.
+_INDEX_COLUMNS = [*shard_index.PLACE, shard_index.CONTENT, shard_index.CHECKSUM]
 
 
 def is_shards(data: str) -> bool:
@@ -53,12 +37,22 @@ def is_shards(data: str) -> bool:
 
     Raises InputError for compressed shards.
     """
-    if is_url(data) or is_pattern(data):
+    if is_url(data) or shard_index.is_pattern(data):
         return True
     place = Path(os.path.expanduser(data))
-    if place.is_dir():
-        return ((place / INDEX_NAME).is_file() and is_index(place / INDEX_NAME)) or _only_tars(place)
-    return place.suffix.lower() == ".parquet" and place.is_file() and is_index(place)
+    if not place.is_dir():
+        return place.suffix.lower() == ".parquet" and place.is_file() and shard_index.is_index(place)
+    if (place / INDEX_NAME).is_file() and shard_index.is_index(place / INDEX_NAME):
+        return True
+    with os.scandir(place) as entries:
+        shown = [one for one in entries if not (one.name.startswith(".") or is_system_folder(one.name))]
+    if any(entry.is_dir() or is_image(entry.name) for entry in shown):
+        return False
+    if any(entry.name.lower().endswith(SUFFIX) for entry in shown):
+        return True
+    if compressed := sorted(entry.name for entry in shown if shard_index.is_compressed(entry.name)):
+        raise InputError(f"'{place / compressed[0]}' {shard_index.COMPRESSED}")
+    return False
 
 
 def read_shards(data: str, options: ReadOptions) -> ImageRecords:
@@ -70,17 +64,96 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
         InputError: There are no such shards, their index is unusable, labels are missing or are lists where an image
             has one label, or a store cannot be reached.
     """
-    base, names = _parse_location(data)
-    records = list_store(base, names, data, options.label_column, options.group_column)
-    records = _join_label_lists(records, options.label_separator, options.strict)
-    within = _unlabeled_folders(records)
-    if within and options.require_labels:
-        raise InputError(f"{data} {within}")
-    if options.require_labels and records.shards is not None:
-        _validate_labeled(records.shards)
-    if within and options.strict:
-        return replace(records, notes=(*records.notes, f"No image has a label: {data} {within}"))
+    if shard_index.is_pattern(data):
+        base, name = split_location(data)
+        names = shard_index.expand_braces(name)
+    elif data.lower().endswith(".parquet"):
+        (base, name), names = split_location(data), []
+        if name != INDEX_NAME:
+            raise InputError(f"'{data}': the index of shards must be called {INDEX_NAME}. Rename it.")
+    else:
+        base, names = split_location(f"{data.rstrip('/')}/")[0], []
+    records = _list_store(base, names, data, options.label_column, options.group_column)
+    if shard_index.LABEL_LIST in records.table:
+        lists = records.table[shard_index.LABEL_LIST]
+        cells = [
+            json.loads(several) if isinstance(several, str) else label
+            for label, several in zip(records.table["label"], lists, strict=True)
+        ]
+        labels = join_lists(
+            pd.Series(cells, dtype=object),
+            options.label_separator,
+            where=records.where,
+            checked=options.strict,
+        )
+        records = replace(records, table=records.table.drop(columns=lists.name).assign(label=labels))
+    unlabeled = _unlabeled_folders(records)
+    if options.require_labels:
+        if unlabeled:
+            raise InputError(f"{data} {unlabeled}")
+        assert records.shards is not None
+        if lacking := [shard for shard in records.shards.shards if shard.lacks]:
+            more = f" So do {pluralize(len(lacking) - 1, 'further shard')}." if len(lacking) > 1 else ""
+            raise InputError(
+                f"{base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it anew with a label for every "
+                "image (.cls, or a field of .json that --label-column names)."
+            )
+    elif unlabeled and options.strict:
+        return replace(records, notes=(*records.notes, f"No image has a label: {data} {unlabeled}"))
     return records
+
+
+def points_into_shards(table: pd.DataFrame) -> bool:
+    """Whether the first path of a table points into a shard."""
+    return len(table) > 0 and shard_index.shard_of(table["path"].iloc[0]) is not None
+
+
+def locate_paths(records: ImageRecords) -> ImageRecords:
+    """Records of a table whose paths point into shards, with their places from the shards' index or headers.
+
+    Labels, splits and all else are the table's. Raises InputError if paths point into several folders or to nothing, or
+    as ``read_shards``.
+    """
+    parts = []
+    for row, path in enumerate(records.paths):
+        part = shard_index.shard_of(path)
+        if part is None:
+            raise InputError(
+                f"{records.where(row)}: '{path}' is a file, but '{records.paths[0]}' ({records.where(0)}) is in a "
+                "shard. Give files and shards in tables of their own."
+            )
+        parts.append(part)
+    # Folder and name of each shard, which are few.
+    tars = {tar: split_location(_absolute(tar, records.root)) for tar in {tar for tar, _ in parts}}
+    bases = sorted({base for base, _ in tars.values()})
+    if len(bases) > 1:
+        raise InputError(
+            f"{records.source} points into shards of {len(bases)} folders ({shorten(bases, 2)}). Give those of one "
+            "folder in one table."
+        )
+    there = _list_store(bases[0], sorted({name for _, name in tars.values()}), records.source, "label", None)
+    paths = pd.Index(there.table["path"])
+    if not paths.is_unique:
+        raise InputError(
+            f"{records.source}: the shards of {there.root} hold two images called '{paths[paths.duplicated()][0]}'. "
+            "Give the shards themselves."
+        )
+    wanted = [f"{tars[tar][1]}#{inner}" for tar, inner in parts]
+    places = paths.get_indexer(pd.Index(wanted))
+    if len(missing := np.flatnonzero(places < 0)):
+        row = int(missing[0])
+        shards = there.shards.shards if there.shards is not None else ()
+        named = [one for one in shards if wanted[row].startswith(f"{one.name}#") and one.damage]
+        damage = f"; it {named[0].damage}" if named else ""
+        raise InputError(
+            f"{records.where(row)}: '{wanted[row]}' is not in the shards of {there.root}{damage} ({len(missing)} of "
+            f"{len(records)} rows are missing). Bring back the shards, or leave those rows out."
+        )
+    found = there.table.iloc[places].reset_index(drop=True)
+    own = records.table.drop(columns=_INDEX_COLUMNS, errors="ignore")
+    table = own.assign(**{name: found[name] for name in ("path", *_INDEX_COLUMNS) if name in found})
+    notes = (*records.notes, *there.notes)
+    return replace(records, root=there.root, table=table, notes=notes, shards=there.shards)
 
 
 def _unlabeled_folders(records: ImageRecords) -> str:
@@ -91,68 +164,57 @@ def _unlabeled_folders(records: ImageRecords) -> str:
     if "" in folders or len(folders) < 2:
         return ""
     return (
-        f"holds images in folders ({shorten(sorted(folders), 3)}), but no labels as shards have them. Unpack it "
-        "and give the folder. Or pack the folder then: effnetv2 data pack FOLDER OUT"
+        f"holds images in folders ({shorten(sorted(folders), 3)}), but no labels as shards have them. Unpack it and "
+        "give the folder, or pack the folder: effnetv2 shards FOLDER OUT"
     )
 
 
-def list_store(
+def _list_store(
     base: str, names: list[str], data: str, label_column: str, group_column: str | None
 ) -> ImageRecords:
     """Images of the shards of one folder or URL, labeled or not. Lists of labels stay in a column.
 
-    Names may have stars; no names means all shards. ``data`` is the user's input, for messages. Raises InputError if
-    there are no such shards, their index is unusable, or a store cannot be reached.
+    Names may have stars; no names means all shards. ``data`` is the user's input, for messages.
     """
     store = store_at(base)
     index = _load_index(store, names)
     notes: tuple[str, ...] = ()
     if index is None:
-        names = _expand_names(store, names or [f"*{SUFFIX}"], data)
+        names = _expand_stars(store, names or [f"*{SUFFIX}"], data)
         index, note = cached_scan(store, names, label_column=label_column, group_column=group_column)
-        notes = (note,)
+        table, notes = index.table, (note,)
     else:
-        index = _with_columns(index, data, label_column, group_column)
-    if not len(index.table):
+        table = _with_columns(index.table, data, label_column, group_column)
+    if not len(table):
         raise InputError(f"{data}: there is no image in {shorten(shard.name for shard in index.shards)}.")
+    prefixes = np.array([f"{shard.name}#" for shard in index.shards], dtype=object)[table["shard"].to_numpy()]
+    paths = pd.Series(prefixes, index=table.index, dtype="str") + table["path"]
+    table = table.assign(path=paths, split=table["split"].fillna(""))
+    if "group" in table and table["group"].notna().any():  # as in tables: 'P17 ' is P17, blank is none
+        groups = table["group"].map(str, na_action="ignore").str.strip()
+        table["group"] = groups.where(groups != "")
+    first = ["path", "label", "split"]
     return ImageRecords(
         root=base if is_url(base) else Path(base),
         source=data,
-        table=_records_table(index),
+        table=table[first + [column for column in table.columns if column not in first]],
         notes=notes,
         published=index.published,
         shards=ShardSet(base, index.shards),
     )
 
 
-def _parse_location(data: str) -> tuple[str, list[str]]:
-    """Folder or URL of the shards, and their names. No names means all."""
-    if is_pattern(data):
-        base, name = split_location(data)
-        return base, expand_braces(name)
-    if data.lower().endswith(".parquet"):
-        base, name = split_location(data)
-        if name != INDEX_NAME:
-            raise InputError(
-                f"'{data}': the index of shards is called {INDEX_NAME} and lies beside them. Rename it."
-            )
-        return base, []
-    return split_location(f"{data.rstrip('/')}/")[0], []
-
-
 def _load_index(store: Store, names: list[str]) -> ShardIndex | None:
     """The part of the index for these shards. None if there is no index, or not for them."""
     try:
         with store.open(INDEX_NAME) as stream:
-            index = load_index(io.BytesIO(stream.read()), f"{store.base}/{INDEX_NAME}")
+            index = shard_index.load_index(io.BytesIO(stream.read()), f"{store.base}/{INDEX_NAME}")
     except FileNotFoundError:
         return None
     if not names:
         return index
     known = {shard.name: number for number, shard in enumerate(index.shards)}
-    wanted = [
-        name for one in names for name in (fnmatch.filter(known, one) if _has_wildcards(one) else [one])
-    ]
+    wanted = [name for one in names for name in (fnmatch.filter(known, one) if _has_stars(one) else [one])]
     unknown = [name for name in wanted if name not in known]
     if len(unknown) == len(wanted):
         return None
@@ -165,50 +227,26 @@ def _load_index(store: Store, names: list[str]) -> ShardIndex | None:
     return replace(index, table=index.table[chosen].reset_index(drop=True))
 
 
-def _expand_names(store: Store, names: list[str], data: str) -> list[str]:
+def _expand_stars(store: Store, names: list[str], data: str) -> list[str]:
     """Distinct names without stars. Raises InputError if there are none."""
-    found = [name for one in names for name in (store.matching(one) if _has_wildcards(one) else [one])]
+    found = [name for one in names for name in (store.matching(one) if _has_stars(one) else [one])]
     if not found or all(stat is None for stat in store.stats(found)):
         there = store.matching(f"*{SUFFIX}")
-        near = (
-            did_you_mean(names[0], there)
-            if there
-            else f"; {store.base} shows neither {INDEX_NAME} nor a {SUFFIX}."
-        )
+        empty = f"; {store.base} shows neither {INDEX_NAME} nor a {SUFFIX}."
         raise InputError(
-            f"{data}: there are no such shards{near} Give a folder or URL with {INDEX_NAME}, or name the shards: "
-            "train-{000000..000146}.tar"
+            f"{data}: there are no such shards{did_you_mean(names[0], there) if there else empty} Give a folder or URL "
+            f"with {INDEX_NAME}, or name the shards: train-{{000000..000146}}.tar"
         )
     return list(dict.fromkeys(found))
 
 
-def _join_label_lists(records: ImageRecords, separator: str | None, strict: bool) -> ImageRecords:
-    """Records with lists of labels as text; see ``multilabel.join_lists``."""
-    if LABEL_LIST not in records.table:
-        return records
-    cells = [
-        json.loads(several) if isinstance(several, str) else label
-        for label, several in zip(records.table["label"], records.table[LABEL_LIST], strict=True)
-    ]
-    labels = join_lists(pd.Series(cells, dtype=object), separator, where=records.where, checked=strict)
-    return replace(records, table=records.table.drop(columns=LABEL_LIST).assign(label=labels))
+def _has_stars(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
 
 
-def _validate_labeled(shards: ShardSet) -> None:
-    lacking = [shard for shard in shards.shards if shard.lacks]
-    if lacking:
-        more = f" So it is in {pluralize(len(lacking) - 1, 'further shard')}." if len(lacking) > 1 else ""
-        raise InputError(
-            f"{shards.base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it anew with a label for "
-            "every image (.cls, or a field of .json that --label-column names), or without the images that have "
-            "none."
-        )
-
-
-def _with_columns(index: ShardIndex, data: str, label_column: str, group_column: str | None) -> ShardIndex:
-    """The index with the given columns as label and group."""
-    table = index.table
-    for role, column in (("label", label_column), ("group", group_column)):
+def _with_columns(table: pd.DataFrame, data: str, label: str, group: str | None) -> pd.DataFrame:
+    """The table of an index with the given columns as label and group."""
+    for role, column in (("label", label), ("group", group)):
         if column is None or column == role:
             continue
         if column not in table:
@@ -217,90 +255,7 @@ def _with_columns(index: ShardIndex, data: str, label_column: str, group_column:
                 f"{shorten(table.columns, 20)}. Name the one that holds the {role} with --{role}-column."
             )
         table = table.assign(**{role: table[column].map(str, na_action="ignore")})
-    return replace(index, table=table)
-
-
-def _records_table(index: ShardIndex) -> pd.DataFrame:
-    """The table of records: paths start with the shard, and splits are not missing."""
-    names = np.array([f"{shard.name}#" for shard in index.shards], dtype=object)
-    prefixes = pd.Series(names[index.table["shard"].to_numpy()], index=index.table.index, dtype="str")
-    table = index.table.assign(path=prefixes + index.table["path"], split=index.table["split"].fillna(""))
-    if "group" in table and table["group"].notna().any():  # as in tables: 'P17 ' is P17, blank is none
-        groups = table["group"].map(str, na_action="ignore").str.strip()
-        table["group"] = groups.where(groups != "")
-    first = ["path", "label", "split"]
-    return table[first + [column for column in table.columns if column not in first]]
-
-
-def _has_wildcards(name: str) -> bool:
-    return any(sign in name for sign in "*?[")
-
-
-def _only_tars(folder: Path) -> bool:
-    """Whether a folder has tars, and neither folders nor images. Raises InputError if all tars are compressed."""
-    with os.scandir(folder) as entries:
-        shown = [one for one in entries if not (one.name.startswith(".") or is_system_folder(one.name))]
-    if any(entry.is_dir() or is_image(entry.name) for entry in shown):
-        return False
-    if any(entry.name.lower().endswith(SUFFIX) for entry in shown):
-        return True
-    compressed = sorted(entry.name for entry in shown if is_compressed(entry.name))
-    if compressed:
-        raise InputError(f"'{folder / compressed[0]}' {COMPRESSED}")
-    return False
-
-
-# What an index adds to the columns of a dataset.
-_INDEX_COLUMNS = (*PLACE, CONTENT, CHECKSUM)
-
-
-def points_into_shards(table: pd.DataFrame) -> bool:
-    """Whether the first path of a table points into a shard."""
-    return len(table) > 0 and shard_of(table["path"].iloc[0]) is not None
-
-
-def locate_paths(records: ImageRecords) -> ImageRecords:
-    """Records of a table whose paths point into shards, with their places from the shards' index or headers.
-
-    Labels, splits and all else are the table's. Raises InputError if paths point into several folders or to nothing, or
-    as ``read_shards``.
-    """
-    parts = _split_paths(records)
-    # Folder and name of each shard, which are few.
-    tars = {tar: split_location(_absolute(tar, records.root)) for tar in {tar for tar, _ in parts}}
-    bases = sorted({base for base, _ in tars.values()})
-    if len(bases) > 1:
-        raise InputError(
-            f"{records.source} points into shards of {len(bases)} folders ({shorten(bases, 2)}). Give those of "
-            "one folder in one table."
-        )
-    there = list_store(bases[0], sorted({name for _, name in tars.values()}), records.source, "label", None)
-    wanted = [f"{tars[tar][1]}#{inner}" for tar, inner in parts]
-    places = _find_rows(records, there, wanted)
-    found = there.table.iloc[places].reset_index(drop=True)
-    stands = {name: found[name] for name in _INDEX_COLUMNS if name in found}
-    own = records.table.drop(columns=[*_INDEX_COLUMNS], errors="ignore")
-    return replace(
-        records,
-        root=there.root,
-        table=own.assign(path=found["path"], **stands),
-        notes=(*records.notes, *there.notes),
-        shards=there.shards,
-    )
-
-
-def _split_paths(records: ImageRecords) -> list[tuple[str, str]]:
-    """Shard and name within it of every row. Raises InputError for other paths."""
-    parts = []
-    for row, path in enumerate(records.paths):
-        part = shard_of(path)
-        if part is None:
-            raise InputError(
-                f"{records.where(row)}: '{path}' is a file, but '{records.paths[0]}' ({records.where(0)}) stands in a "
-                "shard. Give files and shards in tables of their own."
-            )
-        parts.append(part)
-    return parts
+    return table
 
 
 def _absolute(tar: str, root: Path | str) -> str:
@@ -310,29 +265,3 @@ def _absolute(tar: str, root: Path | str) -> str:
     short, real = os.path.normpath(folder), os.path.realpath(folder)
     # Through a symbolic link, ``..`` leads elsewhere than the names suggest.
     return os.path.join(short if os.path.realpath(short) == real else real, name)
-
-
-def _find_rows(records: ImageRecords, there: ImageRecords, wanted: list[str]) -> npt.NDArray[np.intp]:
-    """Row of each wanted image. Raises InputError if it is missing or not unique."""
-    index = pd.Index(there.table["path"])
-    if not index.is_unique:
-        twice = index[index.duplicated()][0]
-        raise InputError(
-            f"{records.source}: the shards of {there.root} hold two images called '{twice}', so a table can't tell "
-            "them apart. Give the shards themselves."
-        )
-    places: npt.NDArray[np.intp] = index.get_indexer(pd.Index(wanted))
-    missing = np.flatnonzero(places < 0)
-    if len(missing):
-        row = int(missing[0])
-        shards = there.shards.shards if there.shards is not None else ()
-        damage = next(
-            (f"; it {one.damage}" for one in shards if wanted[row].startswith(f"{one.name}#") and one.damage),
-            "",
-        )
-        raise InputError(
-            f"{records.where(row)}: '{wanted[row]}' is not in the shards of {there.root}{damage}. So it is with "
-            f"{len(missing)} of {len(records)} rows. Bring back the shards that the table is of, or leave those rows "
-            "out."
-        )
-    return places

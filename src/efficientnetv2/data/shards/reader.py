@@ -10,13 +10,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.file_probe import FileProbe, map_chunks, max_levels, probe_bytes
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Shard, ShardSet
-from efficientnetv2.data.shards.storage import Range, Stat, Store, store_at
+from efficientnetv2.data.records import Ints
+from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, ShardSet
+from efficientnetv2.data.shards.storage import Range, store_at
 from efficientnetv2.utils.errors import InputError, pluralize
 
 
@@ -28,7 +28,7 @@ class ShardReader:
         self._number, self._offset, self._bytes = (table[name].to_numpy(dtype=np.int64) for name in PLACE)
         self._checksums = table[CHECKSUM].to_numpy(dtype=np.uint32) if CHECKSUM in table else None
         self._shards = shards
-        self._store: Store = store_at(shards.base)
+        self._store = store_at(shards.base)
         self._fetched: dict[int, bytes | str] = {}  # content, or why it is unavailable
 
     def source(self, sample: int) -> bytes:
@@ -46,9 +46,8 @@ class ShardReader:
             raise UnreadableImageError(self.name(sample), content)
         # Decoders accept a JPEG with a hole in it.
         if self._checksums is not None and zlib.crc32(content) != self._checksums[sample]:
-            raise UnreadableImageError(
-                self.name(sample), f"is damaged: {self._range(sample)} are not what was packed"
-            )
+            reason = f"is damaged: {self._range(sample)} are not what was packed"
+            raise UnreadableImageError(self.name(sample), reason)
         return content
 
     def name(self, sample: int) -> str:
@@ -75,9 +74,6 @@ class ShardReader:
         return Range(name, start, start + int(self._bytes[sample]))
 
 
-Ints = npt.NDArray[np.int64]
-
-
 @dataclass(frozen=True)
 class ShardDamage:
     """Reason of each lost image, by its row, and a sentence for each damaged shard."""
@@ -95,11 +91,22 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
     used = np.flatnonzero(np.bincount(number, minlength=len(shards.shards)))
     stats = store_at(shards.base).stats([shards.shards[shard].name for shard in used])
     reasons: dict[int, str] = {}
-    empty = [shard for shard in shards.shards if shard.damage and not shard.pictures]
-    notes = [f"Damaged shard: {shard.name} {shard.damage}; none of its images are used." for shard in empty]
+    notes = [
+        f"Damaged shard: {shard.name} {shard.damage}; none of its images are used."
+        for shard in shards.shards
+        if shard.damage and not shard.pictures
+    ]
     for shard, stat in zip(used.tolist(), stats, strict=True):
-        known = shards.shards[shard]
-        damage, whole = _damage(known, stat, shards.base)
+        known, damage, whole = shards.shards[shard], "", 0 if stat is None else stat.bytes
+        if stat is None:
+            damage = "is missing"
+        elif whole > known.bytes:
+            raise InputError(
+                f"{shards.base}/{known.name} has {whole:,} bytes, but {known.bytes:,} in the index: it was written "
+                "anew since. Bring the right shard back, or write the index anew."
+            )
+        elif whole < known.bytes:
+            damage = f"is cut short ({whole:,} of {known.bytes:,} bytes)"
         if not damage and not known.damage:
             continue
         rows = np.flatnonzero(number == shard)
@@ -129,42 +136,21 @@ def probe_images(
     rows = np.setdiff1d(np.arange(len(table)), list(lost)).tolist()
     reader = ShardReader(table, shards)
 
-    def probe_chunk(chunk: Sequence[int]) -> list[tuple[FileProbe, int]]:
-        fetched = reader.ahead(chunk)
-        return [_probe(fetched, row) for row in chunk]
+    def probe_chunk(chunk: Sequence[int]) -> list[FileProbe]:
+        fetched, probes = reader.ahead(chunk), []
+        for row in chunk:
+            try:
+                data = fetched.source(row)
+                probes.append(probe_bytes(data))
+                contents[row] = content_hash(data)
+            except UnreadableImageError as error:
+                probes.append(FileProbe(error.reason))
+        return probes
 
-    reasons: dict[int, str] = {}
-    found = map_chunks(probe_chunk, rows, workers)
-    for row, (seen, content) in zip(rows, found, strict=True):
-        if seen.reason:
-            reasons[row] = seen.reason
-        else:
-            contents[row] = content
-    looks = [seen for seen, _ in found]
-    return contents, reasons, Counter(seen.colors for seen in looks if seen.colors), max_levels(looks)
-
-
-def _damage(known: Shard, stat: Stat | None, base: str) -> tuple[str, int]:
-    """Damage of a shard, or '', and the number of its bytes."""
-    if stat is None:
-        return "is missing", 0
-    if stat.bytes > known.bytes:
-        raise InputError(
-            f"{base}/{known.name} has {stat.bytes:,} bytes, but {known.bytes:,} in the index: it was written anew "
-            "since, and the index would cut images out of the wrong places. Bring the right shard back, or write the "
-            "index anew."
-        )
-    if stat.bytes < known.bytes:
-        return f"is cut short ({stat.bytes:,} of {known.bytes:,} bytes)", stat.bytes
-    return "", known.bytes
-
-
-def _probe(reader: ShardReader, row: int) -> tuple[FileProbe, int]:
-    try:
-        data = reader.source(row)
-    except UnreadableImageError as error:
-        return FileProbe(error.reason), -1
-    return probe_bytes(data), content_hash(data)
+    probes = map_chunks(probe_chunk, rows, workers)
+    reasons = {row: found.reason for row, found in zip(rows, probes, strict=True) if found.reason}
+    contents[list(reasons)] = -1
+    return contents, reasons, Counter(one.colors for one in probes if one.colors), max_levels(probes)
 
 
 def content_hash(data: bytes) -> int:

@@ -8,12 +8,12 @@ import io
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, TypeVar, cast
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from fsspec.core import url_to_fs
 from fsspec.registry import available_protocols
@@ -27,6 +27,32 @@ from efficientnetv2.utils.optional_deps import import_optional
 
 # Shards that a process keeps open. Systems usually allow 1,024 files. Ours.
 _OPEN = 128
+# Images this close are fetched together, since a request takes as long as so many bytes (20 ms at 10 MB/s); and the
+# maximum size of a request. Ours.
+_GAP_BYTES = 200_000
+_MAX_BYTES = 16_000_000
+# Attempts of a request, and the pause before the second. Each further pause is twice as long: 7.5 s in all. Ours.
+_ATTEMPTS = 5
+_PAUSE_S = 0.5
+# Timeout of one attempt, and of all; minimum average speed of a request, beyond the timeout. Ours.
+_SILENCE_S, _LIMIT_S = 15.0, 30.0
+_MIN_BYTES_PER_S = 20_000
+_PARALLEL_REQUESTS = 16
+# Buffer for sequential reading. Ours.
+_READ_AHEAD_BYTES = 4_000_000
+# Protocol -> package that fsspec needs, and our extra with it.
+_EXTRAS = {
+    "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"),
+    "az": ("adlfs", "azure"), "abfs": ("adlfs", "azure"),
+}  # fmt: skip
+_KNOWN = (
+    "Known are https://, s3:// (extra s3), gs:// (extra gcs), az:// (extra azure) and what else fsspec reads."
+)
+# HTTP status codes that repeating will not change, but those of busy or slow servers.
+_FINAL = range(400, 500)
+_BUSY = (408, 425, 429)
+
+Result = TypeVar("Result")
 
 
 class Range(NamedTuple):
@@ -47,32 +73,36 @@ class Stat(NamedTuple):
     stamp: str
 
 
-class Store(Protocol):
-    """Files of one folder, read in ranges. It is pickled for worker processes.
+class Store(ABC):
+    """Files of one folder or URL without a final slash, read in ranges. It is pickled for worker processes.
 
     Methods raise InputError if the store does not answer.
     """
 
-    @property
-    def base(self) -> str:
-        """Folder or URL, without a final slash."""
-        ...
+    def __init__(self, base: str) -> None:
+        self.base = base
 
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return type(self), (self.base,)
+
+    @abstractmethod
     def read(self, ranges: Sequence[Range]) -> list[bytes | str]:
         """Content of each range, or why it is unavailable."""
-        ...
 
+    @abstractmethod
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
         """Size and state of each file, None for missing files."""
-        ...
 
     def matching(self, pattern: str) -> list[str]:
         """Sorted names of files that match a pattern with stars. Empty if the store cannot list its files."""
-        ...
+        return sorted(n for n in self._names() if fnmatchcase(n, pattern) and not n.startswith("."))
 
+    @abstractmethod
+    def _names(self) -> list[str]: ...
+
+    @abstractmethod
     def open(self, name: str) -> IO[bytes]:
         """Open a file for reading and seeking. Raises OSError if it is missing or not readable."""
-        ...
 
 
 def store_at(base: str) -> Store:
@@ -80,67 +110,48 @@ def store_at(base: str) -> Store:
     return RemoteStore(base) if is_url(base) else LocalStore(base)
 
 
-class LocalStore:
+class LocalStore(Store):
     """An absolute folder of this machine."""
 
     def __init__(self, base: str) -> None:
-        self._base = base
+        super().__init__(base)
         self._open_files = lru_cache(maxsize=_OPEN)(_OpenFile)
-
-    def __reduce__(self) -> tuple[type[LocalStore], tuple[str]]:
-        return LocalStore, (self._base,)
-
-    @property
-    def base(self) -> str:
-        """The folder."""
-        return self._base
 
     def read(self, ranges: Sequence[Range]) -> list[bytes | str]:
         """See ``Store.read``."""
-        return [self._read(*one) for one in ranges]
+        return [self._read(one) for one in ranges]
 
-    def _read(self, shard: str, start: int, stop: int) -> bytes | str:
+    def _read(self, part: Range) -> bytes | str:
+        path = os.path.join(self.base, part.shard)
         try:
-            content = self._content(os.path.join(self._base, shard), start, stop - start)
-        except FileNotFoundError:
-            return f"the shard {shard} is missing"
+            try:
+                content = self._open_files(path).read(part)
+            except FileNotFoundError:
+                return f"the shard {part.shard} is missing"
+            except OSError:
+                # A lost network share leaves all handles stale. Those in use close after reading.
+                self._open_files.cache_clear()
+                content = self._open_files(path).read(part)
         except OSError as error:
-            return f"{Range(shard, start, stop)} can't be read ({(error.strerror or str(error)).lower()})"
-        if len(content) < stop - start:
-            return f"{shard} is cut short: it ends before byte {stop}"
-        return content
-
-    def _content(self, path: str, start: int, count: int) -> bytes:
-        """Bytes of a shard. A stale handle is replaced once."""
-        try:
-            return self._open_files(path).read(start, count)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            # A lost network share leaves all handles stale. Those in use close after reading.
-            self._open_files.cache_clear()
-        return self._open_files(path).read(start, count)
+            return f"{part} can't be read ({(error.strerror or str(error)).lower()})"
+        return content if len(content) == part.stop - part.start else _cut(part, part.stop)
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
         """See ``Store.stats``."""
+        return [self._stat(os.path.join(self.base, name)) for name in names]
 
-        def stat(name: str) -> Stat | None:
-            path = os.path.join(self._base, name)
-            if not os.path.isfile(path):
-                return None
-            found = os.stat(path)
-            return Stat(found.st_size, str(found.st_mtime_ns))
+    def _stat(self, path: str) -> Stat | None:
+        if not os.path.isfile(path):
+            return None
+        found = os.stat(path)
+        return Stat(found.st_size, str(found.st_mtime_ns))
 
-        return [stat(name) for name in names]
-
-    def matching(self, pattern: str) -> list[str]:
-        """See ``Store.matching``."""
-        there = os.listdir(self._base) if os.path.isdir(self._base) else []
-        return sorted(name for name in there if fnmatchcase(name, pattern) and not name.startswith("."))
+    def _names(self) -> list[str]:
+        return os.listdir(self.base) if os.path.isdir(self.base) else []
 
     def open(self, name: str) -> IO[bytes]:
         """See ``Store.open``."""
-        return Path(self._base, name).open("rb")
+        return open(os.path.join(self.base, name), "rb")
 
 
 class _OpenFile:
@@ -154,67 +165,32 @@ class _OpenFile:
         if hasattr(self, "_handle"):
             os.close(self._handle)
 
-    def read(self, start: int, count: int) -> bytes:
-        """``count`` bytes, fewer only at the end of the file."""
-        if not hasattr(os, "pread"):  # Windows
-            with self._lock:
-                os.lseek(self._handle, start, os.SEEK_SET)
-                return _read_fully(lambda done: os.read(self._handle, count - done), count)
-        return _read_fully(lambda done: os.pread(self._handle, count - done, start + done), count)
+    def read(self, part: Range) -> bytes:
+        """The bytes, fewer only at the end of the file. A system returns at most 2 GiB at a time."""
+        content = self._read_at(part.start, part.stop - part.start)
+        while more := self._read_at(part.start + len(content), part.stop - part.start - len(content)):
+            content += more
+        return content
+
+    def _read_at(self, start: int, count: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._handle, count, start)
+        with self._lock:  # Windows
+            os.lseek(self._handle, start, os.SEEK_SET)
+            return os.read(self._handle, count)
 
 
-def _read_fully(part: Callable[[int], bytes], count: int) -> bytes:
-    """Read until complete: a system may return less at a time, and returns at most 2 GiB."""
-    content = part(0)
-    while len(content) < count:
-        more = part(len(content))
-        if not more:
-            break
-        content += more
-    return content
-
-
-# Images this close are fetched together, since a request takes as long as so many bytes (20 ms at 10 MB/s); and the
-# maximum size of a request. Ours.
-_GAP_BYTES = 200_000
-_MAX_BYTES = 16_000_000
-# Attempts of a request, and the pause before the second. Each further pause is twice as long: 7.5 s in all. Ours.
-_ATTEMPTS = 5
-_PAUSE_S = 0.5
-# Timeout of one attempt, and of all. Ours.
-_SILENCE_S, _LIMIT_S = 15.0, 30.0
-# Minimum average speed of a request, beyond the timeout. Ours.
-_MIN_BYTES_PER_S = 20_000
-_PARALLEL_REQUESTS = 16
-# Buffer for sequential reading. Ours.
-_READ_AHEAD_BYTES = 4_000_000
-
-# Protocol -> package that fsspec needs, and our extra with it.
-_EXTRAS = {
-    "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"),
-    "az": ("adlfs", "azure"), "abfs": ("adlfs", "azure"),
-}  # fmt: skip
-_KINDS = (
-    "Known are https://, s3:// (extra s3), gs:// (extra gcs), az:// (extra azure) and what else fsspec reads."
-)
-# HTTP status codes that repeating will not change, but those of busy or slow servers.
-_FINAL = range(400, 500)
-_BUSY = (408, 425, 429)
-
-Result = TypeVar("Result")
-
-
-class RemoteStore:
-    """Files under a URL without a final slash. Raises InputError if its driver is unknown, missing or fails."""
+class RemoteStore(Store):
+    """Files under a URL. Raises InputError if its driver is unknown, missing or fails."""
 
     def __init__(self, base: str) -> None:
-        self._base = base
+        super().__init__(base)
         protocol = base.partition("://")[0].lower()
         self._options: dict[str, Any] = {}
         if protocol == "ftp":  # fsspec would connect, log in and list the folder for each image
             raise InputError(
-                f"{base}: a run draws images from all over its shards, thousands of small parts a minute, which FTP "
-                f"was not made for. Copy the shards to this machine, or serve them by another way. {_KINDS}"
+                f"{base}: FTP is too slow for a run, which reads thousands of small parts a minute. Copy the shards to "
+                f"this machine, or serve them by another way. {_KNOWN}"
             )
         if protocol in _EXTRAS:
             package, extra = _EXTRAS[protocol]
@@ -227,29 +203,20 @@ class RemoteStore:
         if protocol not in available_protocols():
             near = did_you_mean(protocol, ("http", "https", *_EXTRAS))
             raise InputError(
-                f"{base}: {protocol}:// is no kind of store that can be read{near} {_KINDS} Give one of these, or copy "
+                f"{base}: {protocol}:// is no kind of store that can be read{near} {_KNOWN} Give one of these, or copy "
                 "the shards to this machine."
             )
         try:
             self._files()
         except ImportError as error:
             raise InputError(
-                f"{base}: reading {protocol}:// needs a package that is not installed, and that no extra of "
-                f"efficientnetv2 brings: {error}. {_KINDS}"
+                f"{base}: reading {protocol}:// needs a package that no extra of efficientnetv2 installs: {error}. "
+                f"{_KNOWN}"
             ) from error
         except Exception as error:  # each driver raises its own
             raise InputError(
-                f"{base}: can't be opened ({_describe(error)}). Are the address and the credentials of the store "
-                "right?"
+                f"{base}: can't be opened ({_describe(error)}). Check the address and the credentials of the store."
             ) from error
-
-    def __reduce__(self) -> tuple[type[RemoteStore], tuple[str]]:
-        return RemoteStore, (self._base,)
-
-    @property
-    def base(self) -> str:
-        """See ``Store.base``."""
-        return self._base
 
     def read(self, ranges: Sequence[Range]) -> list[bytes | str]:
         """See ``Store.read``. Close ranges are fetched as one, others in parallel.
@@ -264,25 +231,21 @@ class RemoteStore:
         contents = self._fetch(blocks)
         return [_slice(one, blocks, contents) for one in ranges]
 
-    def _fetch(self, blocks: list[Range]) -> list[bytes | str]:
+    def _fetch(self, blocks: list[Range]) -> dict[Range, bytes | str]:
         """Contents of the blocks, with retries."""
         contents: dict[Range, bytes | str] = {}
         pending = list(dict.fromkeys(blocks))
         problem: Exception | None = None
         began = time.monotonic()
         for _ in _attempts():
-            wanted = sum(block.stop - block.start for block in pending)
-            ask = partial(
-                self._files().cat_ranges,
-                [f"{self._base}/{block.shard}" for block in pending],
-                [block.start for block in pending],
-                [block.stop for block in pending],
-                on_error="return",
-            )
+            paths = [f"{self.base}/{block.shard}" for block in pending]
+            starts, stops = [block.start for block in pending], [block.stop for block in pending]
+            ask = partial(self._files().cat_ranges, paths, starts, stops, on_error="return")
             try:
-                answers = call_with_timeout(_LIMIT_S + wanted / _MIN_BYTES_PER_S, ask)
+                answers = call_with_timeout(_LIMIT_S + (sum(stops) - sum(starts)) / _MIN_BYTES_PER_S, ask)
             except TimeoutError as error:
-                raise InputError(_no_answer_message(f"{self._base}/{pending[0]}", error, began)) from error
+                problem = error
+                break
             failed = []
             for block, answer in zip(pending, answers, strict=True):
                 if isinstance(answer, Exception) and not _is_final(answer):
@@ -292,21 +255,20 @@ class RemoteStore:
                     contents[block] = self._check_answer(block, answer)
             pending = failed
             if not pending:
-                return [contents[block] for block in blocks]
-        raise InputError(_no_answer_message(f"{self._base}/{pending[0]}", problem, began))
+                return contents
+        raise _no_answer(f"{self.base}/{pending[0]}", problem, began) from problem
 
     def _check_answer(self, block: Range, answer: bytes | Exception) -> bytes | str:
         if isinstance(answer, FileNotFoundError):
             return f"the shard {block.shard} is missing"
         if isinstance(answer, Exception):
             if getattr(answer, "status", None) == 416:  # "range not satisfiable"
-                return f"{block.shard} is cut short: it ends before byte {block.start}"
+                return _cut(block, block.start)
             return f"{block} can't be read ({_describe(answer)})"
         if len(answer) > block.stop - block.start:
             raise InputError(
-                f"{self._base}/{block.shard}: asked for a part, the server sends the whole file, so images can't be "
-                "read out of shards there (python -m http.server is such a one). Serve them with one that knows "
-                "ranges, as nginx, Apache and object stores do; or copy them here."
+                f"{self.base}/{block.shard}: asked for a part, the server sends the whole file, as python -m "
+                "http.server does. Serve the shards with nginx, Apache or an object store; or copy them here."
             )
         return answer
 
@@ -316,20 +278,16 @@ class RemoteStore:
             return list(pool.map(self._stat, names))
 
     def _stat(self, name: str) -> Stat | None:
-        known = self._ask(f"{self._base}/{name}", lambda files, path: cast(dict[str, Any], files.info(path)))
+        known = self._ask(f"{self.base}/{name}", lambda files, path: cast(dict[str, Any], files.info(path)))
         if known is None:
             return None
         words = (known.get(field) for field in ("ETag", "etag", "Last-Modified", "LastModified", "mtime"))
         return Stat(int(known["size"] or 0), str(next((word for word in words if word), "")))
 
-    def matching(self, pattern: str) -> list[str]:
-        """See ``Store.matching``."""
+    def _names(self) -> list[str]:
         # Not fsspec's glob, which reports a store that does not answer as empty.
-        listed = self._ask(
-            f"{self._base}/", lambda files, path: cast(list[str], files.ls(path, detail=False))
-        )
-        names = (path.rstrip("/").rpartition("/")[2] for path in listed or [])
-        return sorted(name for name in names if fnmatchcase(name, pattern) and not name.startswith("."))
+        listed = self._ask(f"{self.base}/", lambda files, path: cast(list[str], files.ls(path, detail=False)))
+        return [path.rstrip("/").rpartition("/")[2] for path in listed or []]
 
     def _ask(self, path: str, ask: Callable[[AbstractFileSystem, str], Result]) -> Result | None:
         """Answer about a path. None if it is missing, forbidden or not supported."""
@@ -346,33 +304,29 @@ class RemoteStore:
                 problem = error.__cause__ or error
                 if _is_final(problem):
                     return None
-        raise InputError(_no_answer_message(path, problem, began))
+        raise _no_answer(path, problem, began)
 
     def open(self, name: str) -> IO[bytes]:
         """See ``Store.open``. Reads some megabytes ahead."""
         (stat,) = self.stats([name])
         if stat is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self._base}/{name}")
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.base}/{name}")
         self.read([Range(name, 0, min(4, stat.bytes))])  # fails early if the server does not support ranges
         return cast(IO[bytes], io.BufferedReader(_RemoteFile(self, name, stat.bytes), _READ_AHEAD_BYTES))
 
     def _files(self) -> AbstractFileSystem:
         # fsspec keeps one per process: connections do not survive a fork.
-        return url_to_fs(self._base, **self._options)[0]
+        return url_to_fs(self.base, **self._options)[0]
 
 
-def _slice(one: Range, blocks: list[Range], contents: list[bytes | str]) -> bytes | str:
+def _slice(part: Range, blocks: list[Range], contents: dict[Range, bytes | str]) -> bytes | str:
     """A range of the block that covers it. Blocks are sorted."""
-    place = (
-        bisect.bisect_right(blocks, (one.shard, one.start), key=lambda block: (block.shard, block.start)) - 1
-    )
-    block, content = blocks[place], contents[place]
+    block = blocks[bisect.bisect_right(blocks, part[:2], key=lambda block: block[:2]) - 1]
+    content = contents[block]
     if isinstance(content, str):
         return content
-    part = content[one.start - block.start : one.stop - block.start]
-    if len(part) < one.stop - one.start:
-        return f"{one.shard} is cut short: it ends before byte {one.stop}"
-    return part
+    found = content[part.start - block.start : part.stop - block.start]
+    return found if len(found) == part.stop - part.start else _cut(part, part.stop)
 
 
 class _RemoteFile(io.RawIOBase):
@@ -423,12 +377,16 @@ def _attempts() -> Iterator[int]:
         yield attempt
 
 
-def _no_answer_message(what: str, problem: BaseException | None, began: float) -> str:
+def _cut(part: Range, end: int) -> str:
+    return f"{part.shard} is cut short: it ends before byte {end}"
+
+
+def _no_answer(what: str, problem: BaseException | None, began: float) -> InputError:
     silent = time.monotonic() - began >= _LIMIT_S
     tried = f"{_LIMIT_S:g} s without an answer" if silent else f"{_ATTEMPTS} attempts"
-    return (
-        f"{what}: can't be read, after {tried} ({_describe(problem)}). Is the network there, and the store? "
-        "Then try again, with --resume for a run."
+    return InputError(
+        f"{what}: can't be read, after {tried} ({_describe(problem)}). Check the network and the store, and try again, "
+        "with --resume for a run."
     )
 
 
