@@ -252,13 +252,10 @@ def test_a_class_with_one_image_is_refused_by_name():
     with pytest.raises(InputError, match=mentioning("'c1'", "3")):
         with_holdout(dataset([0, 0, 0, 1, 1, 1]), seed=0, contents=np.array([0, 1, 2, 3, 3, 3]))
     made_from = ["", "", "", "6.jpg", "6.jpg", "6.jpg", ""]
-    for copies, words in (
-        (4, "one image only, and 3 copies made from it"),
-        (3, "3 copies of one image only"),
-    ):
+    for copies in (4, 3):
         part = dataset([0, 0, 0, 1, 1, 1, 1], augmented_from=made_from).select(np.arange(3 + copies))
         file = "6.jpg" if copies == 4 else "3.jpg"
-        with pytest.raises(InputError, match=rf"class 'c1' has {words} \('{file}'\)"):
+        with pytest.raises(InputError, match=rf"class 'c1' has one .* {copies}, .* 3 .* copies \('{file}'\)"):
             with_holdout(part, seed=0)
     with pytest.raises(InputError, match=mentioning("2", "1")):
         with_holdout(

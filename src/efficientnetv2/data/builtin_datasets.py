@@ -30,13 +30,9 @@ class DatasetNotFoundError(InputError):
 
 @dataclass(frozen=True)
 class _TorchvisionDataset:
-    """A dataset class of torchvision.
+    """A dataset class of torchvision: its name, and torchvision's name of a split -> ours.
 
-    Args:
-        name: Name of the class.
-        splits: torchvision's name of a split -> ours. Empty without splits.
-        choices: Further arguments. The first choice that is on disk counts.
-        available: Whether torchvision can download it.
+    ``choices`` are further arguments, the first choice on disk counts. ``available``: torchvision can download it.
     """
 
     name: str
@@ -47,7 +43,8 @@ class _TorchvisionDataset:
 
 _TRAIN_TEST = {"train": "train", "test": "test"}
 _TRAIN_VAL_TEST = {"train": "train", "val": "val", "test": "test"}
-_DATASETS = MappingProxyType({
+_SIZES = ({"size": "full"}, {"size": "320px"}, {"size": "160px"})
+_DATASETS = {
     "cifar10": _TorchvisionDataset("CIFAR10", _TRAIN_TEST),
     "cifar100": _TorchvisionDataset("CIFAR100", _TRAIN_TEST),
     "dtd": _TorchvisionDataset("DTD", _TRAIN_VAL_TEST),  # the first of its ten partitions
@@ -55,15 +52,10 @@ _DATASETS = MappingProxyType({
     "fgvc_aircraft": _TorchvisionDataset("FGVCAircraft", _TRAIN_VAL_TEST),
     "flowers102": _TorchvisionDataset("Flowers102", _TRAIN_VAL_TEST),
     "food101": _TorchvisionDataset("Food101", _TRAIN_TEST),
-    "imagenette": _TorchvisionDataset(
-        "Imagenette",
-        {"train": "train", "val": "val"},
-        ({"size": "full"}, {"size": "320px"}, {"size": "160px"}),
-    ),
+    "imagenette": _TorchvisionDataset("Imagenette", {"train": "train", "val": "val"}, _SIZES),
     "oxford_iiit_pet": _TorchvisionDataset("OxfordIIITPet", {"trainval": "train", "test": "test"}),
     "stanford_cars": _TorchvisionDataset("StanfordCars", _TRAIN_TEST, available=False),
-})  # fmt: skip
-
+}
 BUILTIN_NAMES = tuple(_DATASETS)
 
 
@@ -74,51 +66,47 @@ def read_builtin(name: str) -> ImageRecords:
         DatasetNotFoundError: There is neither folder.
         InputError: The dataset is missing or damaged. The message has torchvision's call that downloads it.
     """
+    given, known = os.environ.get(VARIABLE), _DATASETS[name]
     errors: list[str] = []
-    for place in _candidate_folders():
+    for folder in ([given] if given else []) + ["data"]:
+        place = Path(os.path.expanduser(folder)).absolute()
         if not place.is_dir():
             continue
         try:
-            if name in ("cifar10", "cifar100"):
-                return _read_cifar(place, name)
-            return _list_torchvision(place, name, _DATASETS[name])
+            return _read_cifar(place, name) if name in _LAYOUTS else _list_torchvision(place, name, known)
         except (RuntimeError, FileNotFoundError) as error:
             errors.append(f"{place}: {error}")
-    raise (InputError if errors else DatasetNotFoundError)(_not_found(name, errors))
-
-
-def _candidate_folders() -> list[Path]:
-    given = os.environ.get(VARIABLE)
-    return [Path(os.path.expanduser(place)).absolute() for place in ([given] if given else []) + ["data"]]
+    size = ", size='160px'" if name == "imagenette" else ""
+    call = f"Get it with torchvision.datasets.{known.name}('data'{size}, download=True)."
+    if not known.available:
+        call = (
+            f"Its first address is gone; put a copy where torchvision.datasets.{known.name}('data') finds it."
+        )
+    reported = f" torchvision reports: {'; '.join(errors)}." if errors else ""
+    raise (InputError if errors else DatasetNotFoundError)(
+        f"The built-in dataset '{name}' is neither under data/ ({Path('data').absolute()}) nor under {VARIABLE} "
+        f"({given or 'not set'}).{reported} It is never downloaded automatically. {call}"
+    )
 
 
 def _list_torchvision(place: Path, name: str, known: _TorchvisionDataset) -> ImageRecords:
-    if name == "oxford_iiit_pet":
-        found = [row for theirs, ours in known.splits.items() for row in _list_pets(place, theirs, ours)]
-    else:
-        found = [
-            (Path(path).relative_to(place).as_posix(), label, split)
-            for path, label, split in _torchvision_rows(place, known)
-        ]
-    paths, labels, splits = zip(*found, strict=True)
+    list_rows = _list_pets if name == "oxford_iiit_pet" else _torchvision_rows
+    paths, labels, splits = zip(*list_rows(place, known), strict=True)
     return ImageRecords(root=place, source=name, table=records_table(paths, labels, splits), published=name)
 
 
 def _torchvision_rows(place: Path, known: _TorchvisionDataset) -> list[tuple[str, str, str]]:
-    datasets = import_torchvision("datasets")  # a heavy import
-    make: Callable[..., Any] = getattr(datasets, known.name)
+    make: Callable[..., Any] = getattr(import_torchvision("datasets"), known.name)  # a heavy import
     problem: Exception | None = None
     for choice in known.choices:
         try:
             rows = []
             for theirs, ours in known.splits.items() or [("", "")]:
-                split = {"split": theirs} if theirs else {}
                 # With this loader items are (path, class id), and nothing is decoded.
-                images = make(place, loader=str, **split, **choice)
+                images = make(place, loader=str, **({"split": theirs} if theirs else {}), **choice)
                 names = [n if isinstance(n, str) else n[0] for n in images.classes]
-                rows += [
-                    (path, names[label], ours) for path, label in (images[i] for i in range(len(images)))
-                ]
+                found = (images[index] for index in range(len(images)))
+                rows += [(Path(p).relative_to(place).as_posix(), names[label], ours) for p, label in found]
             return rows
         except (RuntimeError, FileNotFoundError) as error:
             problem = error
@@ -126,46 +114,15 @@ def _torchvision_rows(place: Path, known: _TorchvisionDataset) -> list[tuple[str
     raise problem
 
 
-def _list_pets(place: Path, theirs: str, ours: str) -> list[tuple[str, str, str]]:
+def _list_pets(place: Path, known: _TorchvisionDataset) -> list[tuple[str, str, str]]:
     """Images of ``annotations/trainval.txt``, whose lines are like ``Abyssinian_100 1 1 1``."""
-    folder = Path("oxford-iiit-pet")
-    lines = (place / folder / "annotations" / f"{theirs}.txt").read_text(encoding="utf-8").splitlines()
-    files = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
-    return [((folder / "images" / f"{file}.jpg").as_posix(), file.rpartition("_")[0], ours) for file in files]
-
-
-def _read_cifar(place: Path, name: str) -> ImageRecords:
-    """The binary version, made once from the Python version, whose checksums torchvision checks."""
-    layout = CIFAR10 if name == "cifar10" else CIFAR100
-    folder = place / ("cifar-10-batches-bin" if name == "cifar10" else "cifar-100-binary")
-    if not is_cifar_folder(folder):
-        datasets = import_torchvision("datasets")
-        make: Callable[..., Any] = getattr(datasets, _DATASETS[name].name)
-        parts = [make(place, train=train) for train in (True, False)]
-        train, test = ((part.data, np.asarray(part.targets, dtype=np.uint8)) for part in parts)
-        try:
-            write_cifar_folder(folder, layout, parts[0].classes, train=train, test=test)
-        except PermissionError:
-            raise InputError(
-                f"{place} may not be written to, but {name}'s binary version has to be made there once. "
-                f"Change its permissions, or put the binary version into {folder}."
-            ) from None
-    return read_cifar_folder(folder, name)
-
-
-def _not_found(name: str, errors: list[str]) -> str:
-    known = _DATASETS[name]
-    given = os.environ.get(VARIABLE)
-    places = f"data/ ({Path('data').absolute()}) nor under {VARIABLE} ({given or 'not set'})"
-    what = f" torchvision reports: {'; '.join(errors)}." if errors else ""
-    if not known.available:
-        call = (
-            f"Its first address is gone; put a copy where torchvision.datasets.{known.name}('data') finds it."
-        )
-    else:
-        size = ", size='160px'" if name == "imagenette" else ""
-        call = f"Get it with torchvision.datasets.{known.name}('data'{size}, download=True)."
-    return f"The built-in dataset '{name}' is neither under {places}.{what} It is never downloaded unasked. {call}"
+    folder = place / "oxford-iiit-pet"
+    rows = []
+    for theirs, ours in known.splits.items():
+        lines = (folder / "annotations" / f"{theirs}.txt").read_text(encoding="utf-8").splitlines()
+        files = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+        rows += [(f"{folder.name}/images/{file}.jpg", file.rpartition("_")[0], ours) for file in files]
+    return rows
 
 
 PIXELS = 3072  # 32 × 32 × 3: the red plane, the green, the blue
@@ -177,6 +134,7 @@ class Layout:
     """Binary layout of CIFAR-10 or CIFAR-100. The last label byte is the class."""
 
     published: str
+    folder: str
     label_bytes: int
     train: tuple[str, ...]
     test: str
@@ -188,15 +146,28 @@ class Layout:
         return self.label_bytes + PIXELS
 
 
-CIFAR10 = Layout(
-    "cifar10", 1, tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin", "batches.meta.txt"
-)
-CIFAR100 = Layout("cifar100", 2, ("train.bin",), "test.bin", "fine_label_names.txt")
+_BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+CIFAR10 = Layout("cifar10", "cifar-10-batches-bin", 1, _BATCHES, "test_batch.bin", "batches.meta.txt")
+CIFAR100 = Layout("cifar100", "cifar-100-binary", 2, ("train.bin",), "test.bin", "fine_label_names.txt")
+_LAYOUTS = {layout.published: layout for layout in (CIFAR10, CIFAR100)}
 
 
-def layout_of(file: str) -> Layout:
-    """The layout of a binary file, by its name."""
-    return CIFAR100 if Path(file).name in (*CIFAR100.train, CIFAR100.test) else CIFAR10
+def _read_cifar(place: Path, name: str) -> ImageRecords:
+    """The binary version, made once from the Python version, whose checksums torchvision checks."""
+    layout = _LAYOUTS[name]
+    folder = place / layout.folder
+    if not is_cifar_folder(folder):
+        make: Callable[..., Any] = getattr(import_torchvision("datasets"), _DATASETS[name].name)
+        parts = [make(place, train=train) for train in (True, False)]
+        train, test = ((part.data, np.asarray(part.targets, dtype=np.uint8)) for part in parts)
+        try:
+            write_cifar_folder(folder, layout, parts[0].classes, train=train, test=test)
+        except PermissionError:
+            raise InputError(
+                f"{place} may not be written to, but {name}'s binary version has to be made there once. "
+                f"Change its permissions, or put the binary version into {folder}."
+            ) from None
+    return read_cifar_folder(folder, name)
 
 
 def is_cifar_folder(folder: Path) -> bool:
@@ -214,37 +185,38 @@ def read_cifar_folder(folder: Path, source: str) -> ImageRecords:
     Raises InputError if a file is truncated, the class names are missing, or a label has no name.
     """
     layout = CIFAR10 if any(folder.glob("data_batch_*.bin")) else CIFAR100
-    names = _class_names(folder / layout.names, source)
-    train = [name for name in layout.train if (folder / name).is_file()]
-    parts = [(name, "train") for name in train]
-    if (folder / layout.test).is_file():
-        parts.append((layout.test, "test"))
-    paths: list[str] = []
-    labels: list[str] = []
-    splits: list[str] = []
-    for name, split in parts:
-        ids = cifar_records(folder / name)[:, layout.label_bytes - 1]
+    try:
+        lines = (folder / layout.names).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            f"{source} lacks {layout.names}, CIFAR's class names. Copy it there from the archive."
+        ) from None
+    names = [line.strip() for line in lines if line.strip()]
+    rows: list[tuple[str, str, str]] = []
+    for file in (*layout.train, layout.test):
+        if not (folder / file).is_file():
+            continue
+        ids = cifar_records(folder / file)[:, layout.label_bytes - 1]
         if len(ids) and ids.max() >= len(names):
             at = int(ids.argmax())
             raise InputError(
-                f"{name}#{at}: label {ids[at]} has no name in {layout.names} ({len(names)} names)."
+                f"{file}#{at}: label {ids[at]} has no name in {layout.names} ({len(names)} names)."
             )
-        paths += [f"{name}#{index}" for index in range(len(ids))]
-        labels += [names[label] for label in ids]
-        splits += [split] * len(ids)
-    if not paths:
+        split = "test" if file == layout.test else "train"
+        rows += [(f"{file}#{index}", names[label], split) for index, label in enumerate(ids)]
+    if not rows:
         raise InputError(f"{source} holds CIFAR binary files without a record. Get them again.")
-    return ImageRecords(
-        root=folder, source=source, table=records_table(paths, labels, splits), published=layout.published
-    )
+    table = records_table(*zip(*rows, strict=True))
+    return ImageRecords(root=folder, source=source, table=table, published=layout.published)
 
 
 def cifar_records(file: Path) -> Bytes:
     """(N, label bytes + 3072) of a binary file, mapped into memory. Raises InputError if it is truncated."""
-    record, size = layout_of(file.name).record, file.stat().st_size
+    layout = CIFAR100 if file.name in (*CIFAR100.train, CIFAR100.test) else CIFAR10
+    record, size = layout.record, file.stat().st_size
     if size % record:
         raise InputError(
-            f"{file.name} has {size} bytes, no multiple of a record's {record}: it is cut short. Get it anew."
+            f"{file.name} has {size} bytes, no multiple of a record's {record}: it is cut short. Get it again."
         )
     if not size:
         return np.empty((0, record), dtype=np.uint8)
@@ -261,12 +233,7 @@ def write_cifar_folder(
 ) -> None:
     """Write the binary layout atomically, unless the folder exists.
 
-    Args:
-        folder: Folder to create.
-        layout: Layout of the dataset.
-        names: Class names, by id.
-        train: (N, 32, 32, 3) images and (N,) class ids. CIFAR-100's coarse labels become 0.
-        test: The same for test.
+    ``train`` and ``test`` are (N, 32, 32, 3) images and (N,) class ids. CIFAR-100's coarse labels become 0.
     """
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     partial.mkdir()  # a folder of tempfile would be private
@@ -274,7 +241,7 @@ def write_cifar_folder(
         (partial / layout.names).write_text("\n".join(names) + "\n", encoding="utf-8")
         pieces = np.array_split(np.arange(len(train[1])), len(layout.train))
         parts = [
-            (name, train[0][piece], train[1][piece]) for name, piece in zip(layout.train, pieces, strict=True)
+            (name, train[0][rows], train[1][rows]) for name, rows in zip(layout.train, pieces, strict=True)
         ]
         for name, images, ids in [*parts, (layout.test, *test)]:
             rows = np.zeros((len(ids), layout.record), dtype=np.uint8)
@@ -289,13 +256,3 @@ def write_cifar_folder(
                     raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _class_names(file: Path, source: str) -> list[str]:
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise InputError(
-            f"{source} lacks {file.name}, CIFAR's class names. Copy it there from the archive."
-        ) from None
-    return names

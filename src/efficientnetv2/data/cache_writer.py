@@ -1,8 +1,4 @@
-"""Fill a cache of decoded images: in memory for one run, or on disk for later runs too.
-
-On disk the cache is written next to its place, under a lock, and moved there when it is complete: an interrupted fill
-leaves nothing that looks like a cache, and two runs that need the same cache fill it once.
-"""
+"""Fill a cache of decoded images: in memory for one run, or on disk, atomically and under a lock, for others."""
 
 from __future__ import annotations
 
@@ -14,9 +10,9 @@ import tempfile
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -57,14 +53,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class CacheJob:
-    """What to cache.
-
-    Args:
-        reader: Reader of the original images.
-        count: Number of images.
-        spec: Size of the cached images.
-        threads: Threads that decode.
-    """
+    """``count`` images of a reader to cache with this size, decoded by ``threads``."""
 
     reader: Reader
     count: int
@@ -83,15 +72,7 @@ class CacheJob:
 
 @dataclass(frozen=True)
 class CacheFile:
-    """A complete cache.
-
-    Args:
-        path: Cache file.
-        digest: See ``cache_digest``.
-        bytes: Size of the file.
-        reused: Whether it existed before.
-        holder: Object that keeps the file's memory alive; its readers hold it.
-    """
+    """A complete cache, made now or ``reused``. ``holder`` keeps the file's memory alive; its readers hold it."""
 
     path: Path
     digest: str
@@ -115,10 +96,23 @@ def cache_in_memory(job: CacheJob, *, room_bytes: int) -> CacheFile:
             f"--cache ram: {job} need {format_bytes(_total_bytes(offsets))}, but of the free memory only "
             f"{format_bytes(room_bytes)} can be spared for it. Use --cache disk, or {_LESS}."
         )
-    path, holder = _memory_file()
+    if hasattr(os, "memfd_create"):
+        # The file has no name and no limit but the memory's, unlike /dev/shm in a container.
+        handle = os.memfd_create("effnetv2-pictures")
+        path, holder = Path(f"/proc/{os.getpid()}/fd/{handle}"), _Open(handle)
+    else:  # a temporary file, which the system keeps in memory while there is room
+        folder = tempfile.TemporaryDirectory(prefix="effnetv2-", ignore_cleanup_errors=True)
+        path, holder = Path(folder.name) / "pictures.bin", folder
     digest = job.digest()
-    write_cache(path, job, offsets, digest)
+    _write_cache(path, job, offsets, digest)
     return CacheFile(path, digest, path.stat().st_size, reused=False, holder=holder)
+
+
+class _Open:
+    """An open file, closed with its last reader."""
+
+    def __init__(self, handle: int) -> None:
+        weakref.finalize(self, os.close, handle)
 
 
 def cache_on_disk(folder: Path, job: CacheJob) -> CacheFile:
@@ -138,8 +132,14 @@ def cache_on_disk(folder: Path, job: CacheJob) -> CacheFile:
                 remove_partial(folder)
                 remove_unused_caches(folder.parent)
                 offsets = _image_offsets(job)
-                _require_room(folder, job, _total_bytes(offsets))
-                write_atomically(file, lambda partial: write_cache(partial, job, offsets, digest))
+                needed, free = _total_bytes(offsets), shutil.disk_usage(folder).free - _SPARE_BYTES
+                if needed > free:
+                    raise InputError(
+                        f"--cache disk: {job} need {format_bytes(needed)}, but {folder} has "
+                        f"{format_bytes(max(0, free))} free ({format_bytes(_SPARE_BYTES)} left aside for the run). "
+                        f"Make room, name another disk with EFFNETV2_CACHE=FOLDER, or {_LESS}."
+                    )
+                write_atomically(file, lambda partial: _write_cache(partial, job, offsets, digest))
             return CacheFile(file, digest, file.stat().st_size, reused)
     except OSError as error:
         raise InputError(
@@ -167,7 +167,7 @@ def remove_unused_caches(caches: Path) -> None:
                 )
 
 
-def write_cache(path: Path, job: CacheJob, offsets: Ints, digest: str) -> None:
+def _write_cache(path: Path, job: CacheJob, offsets: Ints, digest: str) -> None:
     """Decode every image and write the cache file. Its index lists the unreadable ones. Raises OSError."""
     sizes = np.zeros((job.count, 2), np.int32)
     starts, end = offsets[:-1].copy(), int(offsets[-1])
@@ -245,34 +245,29 @@ def _map_images(
         reader = job.reader.ahead(rows)
         return [function(reader, row, job.spec) for row in rows]
 
-    chunks = _map_ahead(map_chunk, range(0, job.count, chunk), job.threads)
-    with warnings.catch_warnings(), closing(chunks):
-        # Around the threads, since filters belong to the process: each opener within them sets its own aside.
-        warnings.simplefilter("ignore")
-        yield chunks
-
-
-def _map_ahead(
-    function: Callable[[int], Result], items: range, threads: int
-) -> Generator[Result, None, None]:
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > _QUEUED * threads:
+    def results() -> Iterator[list[Result]]:
+        waiting: deque[Future[list[Result]]] = deque()
+        for first in range(0, job.count, chunk):
+            waiting.append(pool.submit(map_chunk, first))
+            if len(waiting) > _QUEUED * job.threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    pool = ThreadPoolExecutor(job.threads)
+    with warnings.catch_warnings():
+        # Around the threads, since filters belong to the process: each opener within them sets its own aside.
+        warnings.simplefilter("ignore")
+        try:
+            yield results()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _is_valid(file: Path, digest: str, job: CacheJob) -> bool:
     """Whether a cache is complete and of these images. Otherwise logs the reason.
 
-    Images that were unreadable are tried again: a mount may have failed for a moment, which leaves the files and so the
-    digest as they are.
+    Images that were unreadable are tried again: a mount may have failed for a moment, which leaves the digest as it is.
     """
     try:
         with file.open("rb") as opened:
@@ -285,17 +280,12 @@ def _is_valid(file: Path, digest: str, job: CacheJob) -> bool:
     if index.digest != digest:
         _logger.info(f"The images are not those in the cache {file} any more: filling it anew.")
         return False
-    if _any_readable(job, list(index.reasons)):
+    if any(not isinstance(_decode(job.reader, row, job.spec), str) for row in index.reasons):
         _logger.info(
             f"Images that could not be read when the cache {file} was filled can be now: filling it anew."
         )
         return False
     return True
-
-
-def _any_readable(job: CacheJob, rows: Sequence[int]) -> bool:
-    """Whether any of these images can be decoded now. Stops at the first."""
-    return any(not isinstance(_decode(job.reader, row, job.spec), str) for row in rows)
 
 
 @contextmanager
@@ -311,33 +301,3 @@ def _locked(lock: Path) -> Iterator[None]:
         yield
     finally:
         file_lock.release()
-
-
-def _require_room(folder: Path, job: CacheJob, needed: int) -> None:
-    free = shutil.disk_usage(folder).free - _SPARE_BYTES
-    if needed > free:
-        raise InputError(
-            f"--cache disk: {job} need {format_bytes(needed)}, but {folder} has {format_bytes(max(0, free))} free "
-            f"({format_bytes(_SPARE_BYTES)} left aside for the run). Make room, name another disk with "
-            f"EFFNETV2_CACHE=FOLDER, or {_LESS}."
-        )
-
-
-def _memory_file() -> tuple[Path, object]:
-    """A file in memory, and the object that keeps it alive.
-
-    On Linux the file has no name and no limit but the memory's, unlike /dev/shm in a container. Elsewhere it is a
-    temporary file, which the system keeps in memory while there is room.
-    """
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("effnetv2-pictures")
-        return Path(f"/proc/{os.getpid()}/fd/{handle}"), _Open(handle)
-    folder = tempfile.TemporaryDirectory(prefix="effnetv2-", ignore_cleanup_errors=True)
-    return Path(folder.name) / "pictures.bin", folder
-
-
-class _Open:
-    """An open file, closed with its last reader."""
-
-    def __init__(self, handle: int) -> None:
-        weakref.finalize(self, os.close, handle)

@@ -1,7 +1,4 @@
-"""Folds for cross-validation: by class, group or place, or by time.
-
-scikit-learn's ``StratifiedGroupKFold`` may leave a class out of the training part; see ``data.stratified_split``.
-"""
+"""Folds for cross-validation: by class, group or place, or by time."""
 
 from __future__ import annotations
 
@@ -28,17 +25,13 @@ from efficientnetv2.utils.rng import Key
 
 #: Column of a cross-validation's tables: numbers, equal for images that the folds kept together by place or group.
 KEPT_WHOLE = "kept_whole"
+# Default names of the column of time, in any case. The first match counts. Ours.
+TIMES = ("year", "date", "datetime", "timestamp", "time")
 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Training and validation images of one model.
-
-    Args:
-        train_rows: (n,) ascending rows to train on.
-        val_rows: (m,) other rows, to predict.
-        note: Name of the fold, if any: its period.
-    """
+    """Ascending rows to train on, other rows to predict, and the name of the fold, if any: its period."""
 
     train_rows: Ints
     val_rows: Ints
@@ -47,10 +40,10 @@ class Fold:
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """The folds of a cross-validation.
+    """The folds of a cross-validation. No image is predicted twice.
 
     Args:
-        parts: Folds, in order. No image is predicted twice.
+        parts: Folds, in order.
         note: A sentence on how they were made.
         clusters: (N,) numbers from 0, equal for images that were kept together: units of the bootstrap.
         by: The rule.
@@ -107,15 +100,7 @@ def assign_folds(
     """Assign the images that are not in test to k folds, by the rules of ``splits.with_holdout``.
 
     A class with fewer distinct images than folds is missing from some folds, but never from a training part. The note
-    names it.
-
-    Args:
-        dataset: Labeled images.
-        k: Number of folds, 2 or more.
-        seed: Seed of the folds.
-        contents: (N,) ids, equal for identical files. None if unknown.
-        by: What stays together.
-        blocks: Sides of spatial blocks in degrees, in the order of trying.
+    names it. Arguments as ``splits.with_holdout``.
 
     Raises:
         InputError: A class has fewer than two distinct images, k is out of range, or groups or places are unknown or
@@ -123,9 +108,10 @@ def assign_folds(
     """
     chosen = np.flatnonzero(dataset.split != "test")
     if not 2 <= k <= len(chosen):
-        fix = _fewer_folds(len(chosen)) if len(chosen) > 1 else "Give more images"
+        fix = _fewer_folds(len(chosen)) if len(chosen) > 1 else "give more images"
         raise InputError(
-            f"{dataset.source}: {pluralize(len(chosen), 'image')} cannot be divided into {pluralize(k, 'fold')}. {fix}."
+            f"{dataset.source}: {pluralize(len(chosen), 'image')} cannot be divided into {pluralize(k, 'fold')}. "
+            f"Fix: {fix}."
         )
     part = dataset.select(chosen)
     levels = groupings(part, None if contents is None else np.asarray(contents)[chosen], blocks)
@@ -134,15 +120,18 @@ def assign_folds(
     _refuse_too_few(part, levels, k)
     target, key = class_targets(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k)
     both, instead = "in two folds or more", "leave a class of theirs out"
-    level, dealt = split_by_groupings(part, levels, target, key, both=both, instead=instead)
+    level, fold = split_by_groupings(part, levels, target, key, both=both, instead=instead)
     clusters = np.full(len(dataset), -1, dtype=np.int64)
     clusters[chosen] = level.clusters
     own = ~is_copy(part)
-    parts = tuple(Fold(chosen[dealt != number], chosen[(dealt == number) & own]) for number in range(k))
+    parts = tuple(Fold(chosen[fold != number], chosen[(fold == number) & own]) for number in range(k))
     how = describe_split(levels, level, None, folds=k)
     note = f"Divided {len(chosen)} images into {k} folds, {how}, seed {seed}."
-    note = f"{note}{_scarce(part, dealt, k)}{outside_folds(dataset)}"
-    return Folds(parts, note, clusters, by, level.block, level.groups)
+    present = pd.crosstab(part.labels, fold) > 0
+    absent = [part.class_names[int(label)] for label in present.index[present.sum(axis=1) < k]]
+    if absent:
+        note += f" Not every fold has an image of class {shorten(absent)}: there are too few, or they lie too close."
+    return Folds(parts, note + _test_note(dataset), clusters, by, level.block, level.groups)
 
 
 def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
@@ -152,10 +141,10 @@ def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
     if loosest.count >= k:
         return
     fewer = _fewer_folds(loosest.count)
-    if not loosest.groups and loosest.block is None:
+    if not loosest.names:
         raise InputError(
             f"{part.source}: {pluralize(loosest.count, 'distinct image')} cannot be divided into {k} folds: identical "
-            f"files, and an image and its copies, count as one. {fewer}."
+            f"files, and an image and its copies, count as one. Fix: {fewer}."
         )
     what = "group" if loosest.block is None else "place"
     too = ", with their groups," if loosest.block is not None and loosest.groups else ""
@@ -164,50 +153,33 @@ def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
         *(["take smaller blocks (--block-degrees)"] if (loosest.block or 0) > BLOCKS[-1] else []),
         f"do not keep {what}s whole (--by class)",
     ]
-    fix = ", or ".join(ways)
     raise InputError(
         f"{part.source}: {pluralize(loosest.count, what)}{too} cannot be divided whole into {k} folds. "
-        f"{fix[0].upper()}{fix[1:]}."
+        f"Fix: {', or '.join(ways)}."
     )
 
 
 def _fewer_folds(most: int) -> str:
-    return f"Take 2{f' to {most}' if most > 2 else ''} folds (--folds)"
+    return f"take 2{f' to {most}' if most > 2 else ''} folds (--folds)"
 
 
-def _scarce(part: ImageDataset, dealt: Ints, k: int) -> str:
-    """A sentence on classes that some fold lacks."""
-    there = pd.crosstab(part.labels, dealt) > 0
-    absent = [part.class_names[int(label)] for label in there.index[there.sum(axis=1) < k]]
-    if not absent:
-        return ""
-    return (
-        f" Not every fold has an image of class {shorten(absent)}: there are too few, or they lie too close."
-    )
-
-
-def outside_folds(dataset: ImageDataset) -> str:
-    """A sentence on images given as test, starting with a space, or ''."""
+def _test_note(dataset: ImageDataset) -> str:
     tests = int((dataset.split == "test").sum())
     return f" The {pluralize(tests, 'image')} given as test are left aside." if tests else ""
-
-
-# Default names of the column of time, in any case. The first match counts. Ours.
-TIMES = ("year", "date", "datetime", "timestamp", "time")
 
 
 def time_column(dataset: ImageDataset, column: str | None) -> str | None:
     """The given column of time, else the first of ``TIMES``, else None. Raises InputError if the given is missing."""
     columns = [str(name) for name in dataset.table.columns]
-    if column is not None:
-        if column not in columns:
-            raise InputError(
-                f"{dataset.source} has no column '{column}'{did_you_mean(column, columns)} Its columns are "
-                f"{shorten(columns, 20)}. Name the one that holds the time with --time-column."
-            )
-        return column
-    spelled = {name.strip().casefold(): name for name in reversed(columns)}
-    return next((spelled[name] for name in TIMES if name in spelled), None)
+    if column is None:
+        spelled = {name.strip().casefold(): name for name in reversed(columns)}
+        return next((spelled[name] for name in TIMES if name in spelled), None)
+    if column not in columns:
+        raise InputError(
+            f"{dataset.source} has no column '{column}'{did_you_mean(column, columns)} Its columns are "
+            f"{shorten(columns, 20)}. Name the one that holds the time with --time-column."
+        )
+    return column
 
 
 def times_of(dataset: ImageDataset, column: str) -> pd.Series[Any]:
@@ -235,13 +207,8 @@ def format_time(moment: object) -> str:
 def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | None = None) -> Folds:
     """Forward-chaining folds: k + 1 periods of about equal size; fold i trains on periods before period i + 1.
 
-    Images of one time stay together. Copies of predicted images are not trained on.
-
-    Args:
-        dataset: Labeled images. Given splits but ``test`` do not count.
-        k: Number of folds, 1 or more.
-        column: Column of numbers (a year) or dates.
-        contents: (N,) ids, equal for identical files. None if unknown.
+    Images of one time stay together. Copies of predicted images are not trained on. Given splits but ``test`` do not
+    count. ``column`` holds numbers (a year) or dates. ``contents`` are (N,) ids, equal for identical files.
 
     Raises:
         InputError: The column is missing, a row has no time, there are fewer distinct times than periods, or a class
@@ -252,12 +219,13 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
     period = _periods(times, k, column)
     parts = []
     for number in range(1, k + 1):
-        span = f"{column} {_span(times[period < number])}, then {_span(times[period == number])}"
-        part = _of_period(dataset, chosen, period, number, contents, span)
+        past, now = period < number, period == number
+        note = f"{column} {_span(times[past])}, then {_span(times[now])}"
+        part = _fold_by_time(dataset, chosen[past], chosen[now], contents, note)
         if unseen := _unseen_class(dataset, part):
             raise InputError(
-                f"{dataset.source}: by {column}, {unseen} the images that fold {number} predicts, so that nothing "
-                "can be learned of it. Take fewer folds (--folds), or leave the class out."
+                f"{dataset.source}: by {column}, {unseen} the images that fold {number} predicts. "
+                "Take fewer folds (--folds), or leave the class out."
             )
         parts.append(part)
     same = np.arange(len(dataset)) if contents is None else np.asarray(contents)
@@ -267,7 +235,7 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
         f"By time, column '{column}': {pluralize(k, 'fold')} of {len(chosen)} images, each trains on the past and "
         f"predicts the next period; the first {int((period == 0).sum())} images are only trained on."
     )
-    return Folds(tuple(parts), f"{note}{outside_folds(dataset)}", clusters, "time")
+    return Folds(tuple(parts), note + _test_note(dataset), clusters, "time")
 
 
 def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: Ints | None = None) -> Fold:
@@ -287,28 +255,23 @@ def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: 
             f"{dataset.source}: column '{column}' has the same value in all rows, so no image is later."
         )
     cut = int(np.argmin(np.abs(np.cumsum(counts)[:-1] - (1 - share) * len(chosen))))
-    period = (np.searchsorted(moments, times) > cut).astype(np.int64)
-    part = _of_period(dataset, chosen, period, 1, contents, f"{column} from {format_time(moments[cut + 1])}")
+    late = np.searchsorted(moments, times) > cut
+    note = f"{column} from {format_time(moments[cut + 1])}"
+    part = _fold_by_time(dataset, chosen[~late], chosen[late], contents, note)
     if unseen := _unseen_class(dataset, part):
-        raise InputError(
-            f"{dataset.source}: by {column}, {unseen} the latest {pluralize(len(part.val_rows), 'image')}, so "
-            "that nothing can be learned of it."
-        )
+        images = pluralize(len(part.val_rows), "image")
+        raise InputError(f"{dataset.source}: by {column}, {unseen} the latest {images}.")
     return part
 
 
-def _of_period(
-    dataset: ImageDataset, chosen: Ints, period: Ints, number: int, contents: Ints | None, note: str
-) -> Fold:
-    """The fold that predicts a period and trains on those before it, without copies of predicted images."""
-    same = np.arange(len(dataset)) if contents is None else np.asarray(contents)
-    groups, copies = copy_groups(dataset), is_copy(dataset)[chosen]
-    val = chosen[(period == number) & ~copies]
-    past = chosen[period < number]
-    train = past[~np.isin(same[past], same[val])]
-    if groups is not None:
-        train = train[~np.isin(groups[train], groups[val])]
-    return Fold(train, val, note)
+def _fold_by_time(dataset: ImageDataset, past: Ints, now: Ints, contents: Ints | None, note: str) -> Fold:
+    """A fold without copies among the predicted images, and without copies of these in the past."""
+    val = now[~is_copy(dataset)[now]]
+    groups = copy_groups(dataset)
+    for same in (contents, groups):
+        if same is not None:
+            past = past[~np.isin(np.asarray(same)[past], np.asarray(same)[val])]
+    return Fold(past, val, note)
 
 
 def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
@@ -321,9 +284,8 @@ def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
         row = int(wrong[0])
         what = "is empty" if pd.isna(given.iloc[row]) else f"is '{given.iloc[row]}'"
         raise InputError(
-            f"{dataset.where(row)}: {column} {what} ({len(wrong)} of {len(dataset)} rows are so), but to split "
-            "by time every row needs a number, such as a year, or a date such as 2016-05-31. Fill it in, or leave the "
-            "rows out."
+            f"{dataset.where(row)}: {column} {what} ({len(wrong)} of {len(dataset)} rows), but must be a number, such "
+            "as a year, or a date such as 2016-05-31. Fill it in, or leave the rows out."
         )
     values: npt.NDArray[np.object_] = times.to_numpy(dtype=object)
     return values
@@ -332,23 +294,24 @@ def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
 def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
     """(N,) period of each image, 0 to k. Periods have about equal sizes and do not divide a time."""
     moments, counts = np.unique(times, return_counts=True)
-    if k < 1 or len(moments) < k + 1:
-        most = len(moments) - 1
-        fix = {0: "Take another rule (--by)", 1: "Take 1 fold (--folds)"}.get(
-            most, f"Take 1 to {most} folds (--folds)"
+    most = len(moments) - 1
+    if not 1 <= k <= most:
+        fix = (
+            f"Take 1{f' to {most}' if most > 1 else ''} folds (--folds)"
+            if most
+            else "Take another rule (--by)"
         )
         raise InputError(
             f"{pluralize(k, 'fold')} by time need {k + 1} periods, but column '{column}' has "
             f"{pluralize(len(moments), 'different value')}. {fix}."
         )
     ends = np.cumsum(counts)
-    cuts: list[int] = []
+    cuts = [0]
     for number in range(1, k + 1):
-        first = cuts[-1] + 1 if cuts else 1
         last = len(moments) - (k + 1 - number)  # the later periods need a moment each
         aim = number * ends[-1] / (k + 1)
-        cuts.append(min(range(first, last + 1), key=lambda cut: abs(ends[cut - 1] - aim)))
-    of_moment = np.searchsorted(cuts, np.arange(len(moments)), side="right")
+        cuts.append(min(range(cuts[-1] + 1, last + 1), key=lambda cut: abs(ends[cut - 1] - aim)))
+    of_moment = np.searchsorted(cuts[1:], np.arange(len(moments)), side="right")
     period: Ints = of_moment[np.searchsorted(moments, times)].astype(np.int64)
     return period
 

@@ -42,11 +42,9 @@ _SIDES: dict[Framing, Side] = {"whole": "shorter", "crop": "mean", "pad": "longe
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """Size of cached images. They keep their aspect ratio and are never enlarged.
+    """Size of cached images: minimum length ``px`` of their ``side``, as far as they have it.
 
-    Args:
-        px: Minimum length of the side, as far as the image has it.
-        side: The ``shorter`` or ``longer`` side, or the square root of the area (``mean``).
+    ``mean`` is the square root of the area. Images keep their aspect ratio and are never enlarged.
     """
 
     px: int
@@ -54,14 +52,10 @@ class CacheSpec:
 
     @classmethod
     def enough(cls, *, image_px: int, framing: Framing, area_min: float, detail: float) -> CacheSpec:
-        """The size from which a fraction of the random crops has all the pixels that it needs.
+        """The size from which a fraction ``detail``, in (0, 1], of the random crops has all the pixels that it needs.
 
-        Args:
-            image_px: Largest size that a crop is resized to.
-            framing: See ``decode.load_train_image``.
-            area_min: Minimum fraction of the image that a crop covers.
-            detail: Fraction of the crops, in (0, 1], that lose no pixels. Exact for square images framed ``whole``,
-                about so for others. Smaller crops are enlarged, at most by the size at detail 1 over this size.
+        Exact for square images framed ``whole``, about so for others. Smaller crops are enlarged, at most by the size
+        at detail 1 over this size. ``image_px`` is the largest size that a crop is resized to.
         """
         area = np.linspace(area_min, 1, _GRID)[:, None]
         aspect = np.exp(np.linspace(math.log(ASPECT[0]), math.log(ASPECT[1]), _GRID))
@@ -94,15 +88,7 @@ class InvalidCacheError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class CacheIndex:
-    """The index behind the pixels.
-
-    Args:
-        digest: See ``cache_digest``.
-        offsets: (N,) int64 offset of each image in the file.
-        sizes: (N, 2) int32 height and width; 0 for unreadable images.
-        reasons: Reason of each unreadable image, by its row.
-        channels: Channels of all images.
-    """
+    """The index behind the pixels: (N,) offset in the file; (N, 2) height and width, 0 for unreadable images."""
 
     digest: str
     offsets: Ints
@@ -146,14 +132,10 @@ class CacheIndex:
 
 
 class CachedImageReader:
-    """Reads the images of a cache file.
+    """Reads the images of a cache file. ``rows`` are the rows of the samples in the file.
 
-    Args:
-        path: Cache file.
-        digest: Expected digest, so that a replaced file is noticed.
-        rows: (N,) row of each sample in the file.
-        originals: Reader of the original images, which names the samples.
-        holder: Object that keeps the file's memory alive, in the process that made it.
+    ``digest`` is the expected one, so that a replaced file is noticed. ``originals`` names the samples. ``holder``
+    keeps the file's memory alive, in the process that made it.
     """
 
     def __init__(self, path: Path, digest: str, rows: Ints, originals: Reader, holder: object = None) -> None:
@@ -164,12 +146,7 @@ class CachedImageReader:
         return {name: value for name, value in vars(self).items() if name != "_file"} | {"_holder": None}
 
     def source(self, sample: int) -> Pixels:
-        """Pixels, mapped and not copied.
-
-        Raises:
-            UnreadableImageError: The image was unreadable when the cache was filled.
-            InputError: The file has been replaced since the run started.
-        """
+        """Pixels, mapped and not copied. Raises UnreadableImageError, and InputError if the file has been replaced."""
         index, mapped = self._file
         row = int(self.rows[sample])
         height, width = index.sizes[row].tolist()

@@ -19,7 +19,6 @@ from multiprocessing import parent_process
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -28,6 +27,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import CROP_UNIFORMS, load_eval_image, load_train_image
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError
 from efficientnetv2.data.readers import Reader, eval_reader, source_reader
+from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.child_processes import end_with_parent, own_folder
@@ -53,8 +53,8 @@ class BatchFailure:
 def decode_threads(workers: int) -> int:
     """Threads that read in one process: one in a worker; without workers, one per core.
 
-    On a CPU the training step uses all cores, and a worker would slow it down. Without workers the main process reads
-    between two steps, on all cores. Pillow releases the GIL while it decodes and resizes.
+    On a CPU the training step uses all cores, and a worker would slow it down. Pillow releases the GIL while it
+    decodes.
     """
     return 1 if workers else torch.get_num_threads()
 
@@ -72,39 +72,35 @@ def thread_map(function: Callable[[int], Result], count: int, threads: int) -> l
 def iter_batches(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
     """Batches of a dataset for requests, in order, read ahead by ``workers`` processes (0: none).
 
-    Raises:
-        InputError: A ``BatchFailure`` arrived, or a worker was killed. Raised while iterating.
+    Raises InputError while iterating, if a ``BatchFailure`` arrived or a worker was killed.
     """
-    with worker_errors():
-        for batch in _start_loader(dataset, requests, workers, pin_memory):
-            if isinstance(batch, BatchFailure):
-                raise InputError(batch.message)
-            yield batch
-
-
-def _start_loader(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
     parent = None
     if workers:
         if parent_process() is None:  # otherwise the parent's folder holds multiprocessing's files
             own_folder()
         # The system ends a worker with the thread that started it, and only the main thread lasts until the end.
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
-    with warnings.catch_warnings():
-        # Raised by every loader with more than one worker per core. The user is warned once, elsewhere.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        # batch_size=None: a request is a whole group already.
-        loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=requests,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            worker_init_fn=partial(_start_worker, parent=parent) if workers else None,
-            prefetch_factor=PREFETCH if workers else None,
-            # Forked on Linux, whatever Python's default: workers share the list of images and start at once.
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-        )
-        return iter(loader)
+    with worker_errors():
+        with warnings.catch_warnings():
+            # Raised by every loader with more than one worker per core. The user is warned once, elsewhere.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            # batch_size=None: a request is a whole group already.
+            loader: DataLoader[Any] = DataLoader(
+                dataset,
+                batch_size=None,
+                sampler=requests,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                worker_init_fn=partial(_start_worker, parent=parent) if workers else None,
+                prefetch_factor=PREFETCH if workers else None,
+                # Forked on Linux, whatever Python's default: workers share the list of images and start at once.
+                multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            )
+            batches = iter(loader)
+        for batch in batches:
+            if isinstance(batch, BatchFailure):
+                raise InputError(batch.message)
+            yield batch
 
 
 def _start_worker(_: int, parent: int | None) -> None:
@@ -192,10 +188,7 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
         self.labels, self.targets = dataset.labels, dataset.targets
 
     def __getitem__(self, request: BatchRequest) -> Batch | BatchFailure:
-        try:
-            return self.batch(request)
-        except InputError as error:
-            return BatchFailure(str(error))
+        return _batch_or_failure(self.batch, request)
 
     def batch(self, request: BatchRequest) -> Batch:
         """The images of a request. Raises InputError if a whole class has become unreadable."""
@@ -215,12 +208,8 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
         for place, (sample, failures) in enumerate(thread_map(read, len(wanted), self.threads)):
             samples[place] = sample
             unreadable += failures
-        return Batch(
-            request,
-            torch.from_numpy(images).permute(0, 3, 1, 2),
-            torch.from_numpy(self.targets[samples]),
-            tuple(unreadable),
-        )
+        labels = torch.from_numpy(self.targets[samples])
+        return Batch(request, torch.from_numpy(images).permute(0, 3, 1, 2), labels, tuple(unreadable))
 
     def _read(
         self, reader: Reader, sample: int, image_px: int, uniforms: Sequence[float]
@@ -241,18 +230,24 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
                 return image, candidate, failures
             except UnreadableImageError as error:
                 failures.append((candidate, error.reason))
-        name = self.dataset.class_names[self.labels[sample]]
         raise InputError(
-            f"Every image of class '{name}' has become unreadable during the run "
-            f"(last: {self.reader.name(failures[-1][0])}: {failures[-1][1]}). "
-            "Is the disk or the network share still there? Then resume with --resume."
+            f"Every image of class '{self.dataset.class_names[self.labels[sample]]}' has become unreadable during the "
+            f"run (last: {self.reader.name(failures[-1][0])}: {failures[-1][1]}). Check the disk or the network share, "
+            "then resume with --resume."
         )
 
     def _candidates(self, sample: int) -> Iterator[int]:
         """The sample, then the following ones of its class, cyclically."""
         yield sample
         members = np.flatnonzero(self.labels == self.labels[sample])
-        yield from (int(one) for one in np.roll(members, -int(np.searchsorted(members, sample)))[1:])
+        yield from np.roll(members, -int(np.searchsorted(members, sample)))[1:].tolist()
+
+
+def _batch_or_failure(make: Callable[[Any], Result], request: Any) -> Result | BatchFailure:
+    try:
+        return make(request)
+    except InputError as error:
+        return BatchFailure(str(error))
 
 
 class _Requests(Sampler[BatchRequest]):
@@ -274,15 +269,9 @@ def training_batches(
 
 @dataclass
 class EvaluationBatch:
-    """Images as evaluation sees them.
+    """(n,) indices of readable images, (n, C, image_px, image_px) uint8, and index and reason of unreadable images."""
 
-    Args:
-        samples: (n,) indices of the readable images in the dataset.
-        images: (n, C, image_px, image_px) uint8.
-        unreadable: Index and reason of each unreadable image.
-    """
-
-    samples: npt.NDArray[np.int64]
+    samples: Ints
     images: Tensor
     unreadable: tuple[tuple[int, str], ...]
 
@@ -298,10 +287,7 @@ class _EvaluationImages(Dataset["EvaluationBatch | BatchFailure"]):
         self.preprocessing, self.threads = preprocessing, threads
 
     def __getitem__(self, samples: Sequence[int]) -> EvaluationBatch | BatchFailure:
-        try:
-            return self.batch(samples)
-        except InputError as error:
-            return BatchFailure(str(error))
+        return _batch_or_failure(self.batch, samples)
 
     def batch(self, samples: Sequence[int]) -> EvaluationBatch:
         """The readable images of these samples. Raises InputError if a remote store does not answer."""

@@ -64,8 +64,9 @@ def with_auto_minival(
     Returns:
         The dataset, a sentence, and whether there is a minival. Images given as minival are used instead.
     """
+    none = "No images are set aside to choose the model or to fit a temperature"
     if dataset.separator is not None:
-        return dataset, _no_minival("the images have several labels each", fix=""), False
+        return dataset, f"{none}: the images have several labels each.", False
     if (dataset.split == "minival").any():
         return *with_minival(dataset, size=1), True
     rows = _train_by_path(dataset)
@@ -90,12 +91,9 @@ def with_auto_minival(
             named = shorten([part.class_names[label] for label in few])
             note += f" Classes with fewer than {_RARE} training images give none of them: {named}."
         return result, note, True
-    few_images = f"the {pluralize(len(rows), 'training image')} are too few, or their groups too large"
-    return dataset, _no_minival(few_images, fix=" Set some aside with --set minival=0.1."), False
-
-
-def _no_minival(why: str, *, fix: str) -> str:
-    return f"No images are set aside to choose the model or to fit a temperature: {why}.{fix}"
+    images = pluralize(len(rows), "training image")
+    why = f"the {images} are too few, or their groups too large"
+    return dataset, f"{none}: {why}. Set some aside with --set minival=0.1.", False
 
 
 def _train_by_path(dataset: ImageDataset) -> Ints:

@@ -15,14 +15,7 @@ import pandas as pd
 
 from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import (
-    BLOCKS,
-    Grouping,
-    SplitBy,
-    groupings,
-    has_groups,
-    select_groupings,
-)
+from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, groupings, has_groups, select_groupings
 from efficientnetv2.data.records import SPLITS, Ints
 from efficientnetv2.data.stratified_split import class_counts, keeps_every_class, stratified_group_split
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
@@ -30,7 +23,6 @@ from efficientnetv2.utils.rng import Floats, Key
 
 # A part held out by blocks should have between 0.5 and 1.5 times the wanted size. Else smaller blocks are tried. Ours.
 _SIZE_RANGE = (0.5, 1.5)
-
 _OWN_VAL = "give a val split of your own"
 _VALIDATE = "validate on"
 
@@ -78,7 +70,13 @@ def with_holdout(
     if "val" in split:
         given = pluralize(int((split == "val").sum()), "image")
         return dataset.with_split(split), f"Validating on the {given} given as val.{note}"
-    fraction = _as_fraction(fraction, len(train))
+    is_count = fraction >= 2 and fraction == int(fraction)
+    if not (fraction < len(train) if is_count else 0 < fraction < 1):
+        raise InputError(
+            f"{fraction:,} of {len(train):,} training images cannot be held out. Give a fraction between 0 and 1 "
+            "(--set holdout=0.2) or a smaller number of images, or give a val split."
+        )
+    fraction = fraction / len(train) if is_count else fraction
     part = dataset.select(train)
     available = groupings(part, None if contents is None else np.asarray(contents)[train], blocks)
     validate_two_per_class(part, available[-1].clusters, instead=instead)
@@ -99,27 +97,11 @@ def evaluate_on_test(dataset: ImageDataset) -> tuple[ImageDataset, str]:
     split = dataset.split.copy()
     given = split == "val"
     split[dataset.in_train | given] = "train"
-    test, train = (int((split == name).sum()) for name in ("test", "train"))
+    test, train = (pluralize(int((split == name).sum()), "image") for name in ("test", "train"))
     too = f", the {int(given.sum()):,} given as val among them" if given.any() else ""
     return dataset.with_split(split), (
-        f"Evaluating on the {pluralize(test, 'image')} given as test, by which nothing is chosen; training on "
-        f"{pluralize(train, 'image')}{too}."
+        f"Evaluating on the {test} given as test, by which nothing is chosen; training on {train}{too}."
     )
-
-
-def _as_fraction(fraction: float, images: int) -> float:
-    is_count = fraction >= 2 and fraction == int(fraction)
-    if is_count and fraction >= images:
-        raise InputError(
-            f"{fraction:,.0f} images are to be held out, but there are {images:,} in train. Say fewer, or a fraction "
-            "(--set holdout=0.2); or give a val split."
-        )
-    if not is_count and not 0 < fraction < 1:
-        raise InputError(
-            f"the fraction to hold out is {fraction}, but must be between 0 and 1, both excluded, or a number of "
-            "images from 2."
-        )
-    return fraction / images if is_count else fraction
 
 
 def class_targets(part: ImageDataset, fractions: Floats) -> Floats:
@@ -159,28 +141,25 @@ def split_by_groupings(
         parts = stratified_group_split(grouping.clusters, part.labels, target=target, key=key)
         if keeps_every_class(class_counts(parts[images], classes, *target.shape)):
             fallback = fallback or (grouping, parts)
+            if grouping.block is None:  # uneven sizes do not justify dividing blocks or groups
+                return fallback
             size = np.bincount(parts, minlength=len(target)) / target.sum(axis=1)
-            if grouping.block is None or (size.min() >= _SIZE_RANGE[0] and size.max() <= _SIZE_RANGE[1]):
-                # Without blocks, uneven sizes do not justify dividing blocks or groups.
-                return (grouping, parts) if grouping.block is not None else fallback
-    if fallback is None:
-        raise InputError(_lost_class(part, available[-1], both, instead))
-    return fallback
-
-
-def _lost_class(part: ImageDataset, grouping: Grouping, both: str, instead: str) -> str:
-    names = grouping.names
+            if size.min() >= _SIZE_RANGE[0] and size.max() <= _SIZE_RANGE[1]:
+                return grouping, parts
+    if fallback is not None:
+        return fallback
+    names = available[-1].names
     if not names:
         why = "identical files with different labels leave" if part.separator is None else "there was found"
-        return f"{part.source}: {why} no way to have every class {both}. Correct their labels, or {instead}."
-    images, classes = _image_labels(part)
-    clusters = pd.Series(grouping.clusters[images]).groupby(classes).nunique()
+        raise InputError(
+            f"{part.source}: {why} no way to have every class {both}. Correct their labels, or {instead}."
+        )
+    clusters = pd.Series(available[-1].clusters[images]).groupby(classes).nunique()
     single = [part.class_names[label] for label in clusters.index[clusters == 1]]
     whole, one = " and ".join(names), " and ".join(name.removesuffix("s") for name in names)
-    where = f"lie in one {one}" if len(names) == 1 else "are connected, by place or by group"
-    why = f" All images of class {shorten(single)} {where}." if single else ""
-    return (
-        f"{part.source}: with {whole} kept whole, a class would vanish from a part.{why} Add images of it from "
+    connected = f"All images of class {shorten(single)} are in one connected {one}. " if single else ""
+    raise InputError(
+        f"{part.source}: with {whole} kept whole, a class would vanish from a part. {connected}Add images of it from "
         f"another {one}, or leave the class out; or do not keep {whole} whole (--by class)."
     )
 
@@ -195,16 +174,10 @@ def _image_labels(part: ImageDataset) -> tuple[Ints, Ints]:
 def validate_two_per_class(
     part: ImageDataset, clusters: Ints, purpose: str = _VALIDATE, instead: str = _OWN_VAL
 ) -> None:
-    """Every class has two distinct images, one to train on and one for the purpose.
+    """Every class has two distinct images, one to train on and one for the purpose. Raises InputError.
 
-    Args:
-        part: Images to split.
-        clusters: (N,) numbers, equal for identical files.
-        purpose: Use of the other image, for error messages.
-        instead: Alternative for the user in error messages.
-
-    Raises:
-        InputError: A class has no, one, or one repeated image.
+    ``clusters`` are (N,) numbers, equal for identical files. ``purpose`` and ``instead``, an alternative for the user,
+    are for the message.
     """
     images, classes = _image_labels(part)
     pairs = pd.DataFrame({"label": classes, "cluster": clusters[images]}).drop_duplicates()
@@ -212,12 +185,9 @@ def validate_two_per_class(
     scarce = np.flatnonzero(distinct < 2)
     if not len(scarce):
         return
-    label = int(scarce[0])
+    label, others = int(scarce[0]), [part.class_names[one] for one in scarce[1:]]
     name, rows = part.class_names[label], images[classes == label]
-    more = ""
-    if len(scarce) > 1:
-        others = [part.class_names[one] for one in scarce[1:]]
-        more = f" So it is with {pluralize(len(others), 'more class')}: {shorten(others)}."
+    more = f" The same holds for {pluralize(len(others), 'more class')}: {shorten(others)}." if others else ""
     if not len(rows):
         raise InputError(
             f"{part.source}: class '{name}' has no readable image in train.{more} Add images, or leave the class out."
@@ -227,22 +197,12 @@ def validate_two_per_class(
         least += 1
     copies = is_copy(part)[rows]
     first = int(rows[np.argmin(copies)])  # an original, if there is one
-    what = _repeated(int((~copies).sum()), int(copies.sum()))
+    among = f" among {len(rows)}, of which {copies.sum()} are augmented copies" if len(rows) > 1 else ""
     raise InputError(
-        f"{part.where(first)}: class '{name}' has {what} ('{part.paths[first]}'), but one is needed to train on and "
-        f"another to {purpose}.{more} Add images, pass --min-images-per-class {least} to leave such classes out; or "
-        f"{instead}."
+        f"{part.where(first)}: class '{name}' has one distinct image only{among} ('{part.paths[first]}'), but one is "
+        f"needed to train on and another to {purpose}.{more} Add images, pass --min-images-per-class {least} to leave "
+        f"such classes out; or {instead}."
     )
-
-
-def _repeated(originals: int, copies: int) -> str:
-    """Images that count as one distinct image, in words."""
-    if not copies:
-        return "one image only" if originals == 1 else f"{originals} images, all of them the same file"
-    made = "1 copy" if copies == 1 else f"{copies} copies"
-    if originals > 1:
-        return f"{originals} images, all of them the same file, and {made} made from it"
-    return f"one image only, and {made} made from it" if originals else f"{made} of one image only"
 
 
 def describe_split(
@@ -252,39 +212,33 @@ def describe_split(
     *,
     folds: int | None = None,
 ) -> str:
-    """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``, and what was divided.
+    """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``, and what was divided and why.
 
-    Args:
-        available: All groupings.
-        used: The one of the split.
-        held_out: (N,) images that were held out. None for folds.
-        folds: Number of folds, if any.
+    ``held_out`` are (N,) images, or None for a number of ``folds``.
     """
     words = []
     if used.blocks is not None and used.block is not None:
-        total = len(np.unique(used.blocks))
-        count = f"{total} blocks"
+        count = f"{len(np.unique(used.blocks))} blocks"
         if held_out is not None:
             count = f"{len(np.unique(used.blocks[held_out]))} of {count}"
-        why = ""
         if used is not available[0]:
-            why = "; with larger ones a class would vanish from a part, or a part be far from its share"
-        words.append(f"by spatial blocks of {used.block:g}° ({count}{why})")
+            count += "; with larger ones a class would vanish from a part, or a part be far from its share"
+        words.append(f"by spatial blocks of {used.block:g}° ({count})")
     if used.groups:
         words.append("groups whole")
-    return ", ".join([*words, "stratified by class", *_divided(available, used, folds)])
-
-
-def _divided(available: list[Grouping], used: Grouping, folds: int | None) -> list[str]:
-    """What is known but not kept together, and why."""
-    places = [one for one in available if one.block is not None][-1:] if used.block is None else []
-    groups = [one for one in available if one.groups and one.block is None] if not used.groups else []
+    words.append("stratified by class")
+    loosest = {
+        "places": [one for one in available if one.block is not None and used.block is None],
+        "groups": [one for one in available if one.groups and one.block is None and not used.groups],
+    }
     reasons: dict[str, list[str]] = {}
-    for what, loosest in [*(("places", one) for one in places), *(("groups", one) for one in groups)]:
-        is_empty = folds is not None and loosest.count < folds
-        reason = "a part would be empty" if is_empty else "a class would vanish from a part"
-        reasons.setdefault(reason, []).append(what)
-    return [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
+    for what, divided in loosest.items():
+        if divided:
+            is_empty = folds is not None and divided[-1].count < folds
+            reason = "a part would be empty" if is_empty else "a class would vanish from a part"
+            reasons.setdefault(reason, []).append(what)
+    words += [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
+    return ", ".join(words)
 
 
 def split_groups_warning(dataset: ImageDataset) -> str:
@@ -300,7 +254,6 @@ def split_groups_warning(dataset: ImageDataset) -> str:
     first = set(known["split"][known["group"] == divided[0]])
     named = f"'{divided[0]}', in {' and '.join(name for name in SPLITS if name in first)}"
     return (
-        f" {len(divided):,} of {pluralize(len(counts), 'group')} {'lies' if len(divided) == 1 else 'lie'} in more than "
-        f"one split (the first: {named}): their images are not independent, so metrics may be too good. Put each whole "
-        "into one split."
+        f" {len(divided):,} of {pluralize(len(counts), 'group')} are in more than one split (the first: {named}): "
+        "their images are not independent, so metrics may be too good. Put each whole into one split."
     )

@@ -131,7 +131,7 @@ def _validate_no_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
         if content := raster_content(dataset.file(row)):
             raise InputError(
                 f"{dataset.file(row)} is a raster ({content}), and shards hold ordinary images of three channels. "
-                f"Train on the files themselves: {shell_join(['effnetv2', 'train', *called])} (--bands selects bands)"
+                f"Train on the files themselves: {shell_join(['effnetv2', 'train', *called])}"
             )
 
 
