@@ -155,7 +155,7 @@ def test_pictures_of_other_channels_are_refused_by_name(trained, tmp_path):
             "photos",
             "one.jpg: is an ordinary image of 3 channels, red, green and blue, but images of 4 bands (3, 2",
         ),
-        ("three", "two.tif: has 3 bands, but bands 3, 2, 1, 5 are to be seen"),
+        ("three", "two.tif: has 3 bands, but the bands to be read are 3, 2, 1, 5"),
     ):
         done = effnetv2("predict", place / "deep", data, "--workers", "0", cwd=tmp_path)
         assert done.returncode == 2

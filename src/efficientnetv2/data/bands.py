@@ -11,41 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data import tiff_tags
+from efficientnetv2.data import geotiff, tiff_tags
+from efficientnetv2.data import raster_checks as checks
 from efficientnetv2.data.decode import upright
-from efficientnetv2.data.geotiff import (
-    RasterDataset,
-    all_bands,
-    band_names,
-    band_names_or_colors,
-    open_raster,
-    pixel_side_m,
-    read_raster,
-    read_values,
-    visible_bands,
-)
+from efficientnetv2.data.geotiff import RasterDataset, open_raster
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, is_high_bit_depth
-from efficientnetv2.data.raster_checks import (
-    ReferenceRaster,
-    band_count_mismatch,
-    band_mismatch,
-    cmyk_fault,
-    dtypes_of,
-    is_high_bit_depth_rule,
-    mismatch,
-    multipage_fault,
-    no_rule_fault,
-    not_geotiff_fault,
-    palette_fault,
-)
-from efficientnetv2.data.tiff_tags import (
-    SUFFIXES,
-    gdal_only_content,
-    is_raster,
-    needs_bands,
-    orientation,
-    size_fault,
-)
+from efficientnetv2.data.raster_checks import ReferenceRaster
+from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
@@ -67,10 +39,10 @@ def load_raster(path: str, bands: Bands) -> Pixels:
     """A whole raster as an image. Raises UnreadableImageError if it does not fit the rule or is unreadable."""
     try:
         with open_raster(path) as dataset:
-            if fault := mismatch(dataset, bands) or size_fault(dataset):
+            if fault := checks.mismatch(dataset, bands) or tiff_tags.size_fault(dataset):
                 raise UnreadableImageError(path, fault)
             # Upright, as ordinary images are read.
-            return upright(read_raster(dataset, bands)[0], orientation(path))
+            return upright(geotiff.read_raster(dataset, bands)[0], tiff_tags.orientation(path))
     except MemoryError as error:
         raise UnreadableImageError(path, "needs more memory than there is") from error
     except InputError as error:
@@ -108,7 +80,7 @@ def measure_bands(
     if not rasters and selection is not None:
         raise InputError(
             f"--bands {selection if selection == 'all' else ','.join(map(str, selection))}: there are no rasters "
-            f"({' or '.join(SUFFIXES)}) among the training images. Leave it out."
+            f"({' or '.join(tiff_tags.SUFFIXES)}) among the training images. Leave it out."
         )
     if not rasters or (selection is None and not (tiff_tags.has_gdal() and any(map(_needs_rule, rasters)))):
         if tiff_tags.has_gdal():
@@ -116,44 +88,38 @@ def measure_bands(
         return None
     bands, first = _select_bands(rasters, selection)
     # Rasters first, so that a message does not blame an ordinary image.
-    asked_first = sorted(files, key=is_raster, reverse=True)
-    kinds = {kind for file in asked_first for kind in _check_dtypes(file, bands, band_mismatch, first)}
-    bands = replace(bands, kinds=tuple(sorted(kinds)))
+    kinds: set[str] = set()
+    for file in sorted(files, key=is_raster, reverse=True):
+        kinds.update(_check_dtypes(file, bands, checks.band_mismatch, first))
+    bands = replace(bands, kinds=tuple(sorted(kinds)), nodata=nodata or ())
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MAX_RASTERS]
     chosen = [rasters[one] for one in sorted(drawn.tolist())]
-    bands = replace(bands, nodata=nodata or ())
     parts = _samples(chosen, bands)
     if nodata is None and (undeclared := _undeclared_nodata(parts)):
         bands = replace(bands, nodata=undeclared)
         parts = _samples(chosen, bands)
-    if not parts or not any(part.values.shape[1] for part in parts):
+    if not any(part.values.shape[1] for part in parts):
         raise InputError(
             f"{rasters[0]} and the other rasters hold no data at all: only their nodata value. Leave them out."
         )
     rule = _rule_from_samples(bands, parts)
     for file in others:
-        _check_dtypes(file, rule, mismatch, first)
-    if is_high_bit_depth_rule(rule):
-        _validate_bit_depth([file for file in (*files, *others) if not is_raster(file)], rule)
+        _check_dtypes(file, rule, checks.mismatch, first)
+    if checks.is_high_bit_depth_rule(rule):
+        for file in (*files, *others):  # Pillow would keep the upper 8 bits, and the rule scales them
+            if not is_raster(file) and is_high_bit_depth(file):
+                raise InputError(f"{file} {checks.not_geotiff_fault(rule)}")
     return rule
 
 
 def _validate_ordinary(others: Sequence[str]) -> None:
     """Refuse rasters that need a rule where the training images have none."""
     for file in filter(is_raster, others):
-        with suppress(InputError):  # unreadable files are reported elsewhere
-            fault = ""
-            with open_raster(file) as dataset:
-                fault = no_rule_fault(dataset) if needs_bands(dataset, file) else ""
+        fault = ""
+        with suppress(InputError), open_raster(file) as dataset:  # unreadable files are reported elsewhere
+            fault = checks.no_rule_fault(dataset) if tiff_tags.needs_bands(dataset, file) else ""
         if fault:
             raise InputError(f"{file} {fault}")
-
-
-def _validate_bit_depth(ordinary_ones: Sequence[str], rule: Bands) -> None:
-    """Refuse 16-bit images in other formats: Pillow would keep the upper 8 bits, and the rule scales them."""
-    for file in ordinary_ones:
-        if is_high_bit_depth(file):
-            raise InputError(f"{file} {not_geotiff_fault(rule)}")
 
 
 def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Bands, ReferenceRaster | None]:
@@ -163,10 +129,10 @@ def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Ban
             with open_raster(file) as dataset:
                 if isinstance(selection, tuple):
                     # Without colors: given bands may be in any order.
-                    return Bands(selection, names=band_names(dataset, selection)), None
-                numbers = (visible_bands if selection is None else all_bands)(dataset)
+                    return Bands(selection, names=geotiff.band_names(dataset, selection)), None
+                numbers = (geotiff.visible_bands if selection is None else geotiff.all_bands)(dataset)
                 first = ReferenceRaster.of(file, dataset, every_seen=selection == "all")
-                return Bands(numbers, names=band_names_or_colors(dataset, numbers)), first
+                return Bands(numbers, names=geotiff.band_names_or_colors(dataset, numbers)), first
         except InputError:
             if not tiff_tags.has_gdal():
                 raise
@@ -176,26 +142,25 @@ def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Ban
 def _check_dtypes(
     file: str, bands: Bands, why_not: Callable[[RasterDataset, Bands], str], first: ReferenceRaster | None
 ) -> tuple[str, ...]:
-    """Types of an image's values, none for ordinary and unreadable images. Raises InputError on a mismatch."""
+    """Types of an image's values, none for ordinary and unreadable images. Raises InputError on a mismatch.
+
+    Without a reference raster the bands were given by number, so that pages, CMYK, palettes and the number of bands do
+    not matter.
+    """
     if not is_raster(file):
         if bands.channels != RGB:
             raise InputError(
                 f"{file} {channels_fault(bands)}. Leave it out, or see three bands: --bands 4,3,2."
             )
         return ()
-    try:
-        with open_raster(file) as dataset:
-            fault = ""
-            if first is not None:
-                fault = (
-                    cmyk_fault(dataset)
-                    or palette_fault(dataset)
-                    or band_count_mismatch(dataset, bands, first)
-                )
-            fault = fault or why_not(dataset, bands) or ("" if first is None else multipage_fault(dataset))
-            kinds = () if fault else dtypes_of(dataset, bands.numbers)
-    except InputError:
-        return ()
+    kinds: tuple[str, ...] = ()
+    fault = ""
+    with suppress(InputError), open_raster(file) as dataset:
+        if first is not None:
+            fault = checks.cmyk_fault(dataset) or checks.palette_fault(dataset)
+            fault = fault or checks.band_count_mismatch(dataset, bands, first)
+        fault = fault or why_not(dataset, bands) or ("" if first is None else checks.multipage_fault(dataset))
+        kinds = () if fault else checks.dtypes_of(dataset, bands.numbers)
     if fault:
         raise InputError(f"{file} {fault}")
     return kinds
@@ -243,13 +208,25 @@ class _RasterSample:
 def _needs_rule(file: str) -> bool:
     try:
         with open_raster(file) as dataset:
-            return needs_bands(dataset, file) or bool(gdal_only_content(file))
+            return tiff_tags.needs_bands(dataset, file) or bool(tiff_tags.gdal_only_content(file))
     except InputError:
         return False
 
 
 def _samples(files: Sequence[str], bands: Bands) -> list[_RasterSample]:
-    return [part for file in files if (part := _sample(file, bands)) is not None]
+    """Samples of the readable rasters."""
+    found = []
+    for file in files:
+        # Not from overviews: the range of averages would be too narrow.
+        with suppress(InputError), open_raster(file, overviews=False) as dataset:
+            shape = (min(dataset.height, _SIDE_PX), min(dataset.width, _SIDE_PX))
+            whole = ((0, dataset.height), (0, dataset.width))
+            values, present = geotiff.read_values(dataset, bands.numbers, whole, shape, nodata=bands.nodata)
+            grid = np.where(present, values, np.nan).astype(np.float64)
+            side = geotiff.pixel_side_m(dataset)
+            side_m = side and side * math.sqrt(dataset.height * dataset.width)
+            found.append(_RasterSample(grid, grid[:, present.any(axis=0)], values.dtype, side_m))
+    return found
 
 
 def _undeclared_nodata(parts: Sequence[_RasterSample]) -> tuple[float, ...]:
@@ -279,30 +256,6 @@ def _is_connected(masks: Sequence[npt.NDArray[np.bool_]]) -> bool:
         neighbors = around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
         adjacent += int((mask & neighbors).sum())
     return adjacent >= _ADJACENT_FRACTION * sum(int(mask.sum()) for mask in masks)
-
-
-def _sample(file: str, bands: Bands) -> _RasterSample | None:
-    """The sample of a raster. None if it is unreadable."""
-    try:
-        # Not from overviews: the range of averages would be too narrow.
-        with open_raster(file, overviews=False) as dataset:
-            return _read_sample(dataset, bands)
-    except InputError:
-        return None
-
-
-def _read_sample(dataset: RasterDataset, bands: Bands) -> _RasterSample:
-    shape = (min(dataset.height, _SIDE_PX), min(dataset.width, _SIDE_PX))
-    whole = ((0, dataset.height), (0, dataset.width))
-    values, present = read_values(dataset, bands.numbers, whole, shape, nodata=bands.nodata)
-    grid = np.where(present, values, np.nan).astype(np.float64)
-    side = pixel_side_m(dataset)
-    return _RasterSample(
-        grid,
-        grid[:, present.any(axis=0)],
-        values.dtype,
-        side and side * math.sqrt(dataset.height * dataset.width),
-    )
 
 
 def _percentile_range(values: npt.NDArray[np.float64]) -> tuple[float, float]:

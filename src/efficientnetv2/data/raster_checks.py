@@ -9,19 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from efficientnetv2.data.geotiff import (
-    COLORS,
-    RasterDataset,
-    all_bands,
-    band_names,
-    band_names_or_colors,
-    open_raster,
-    visible_bands,
-)
+from efficientnetv2.data import geotiff
+from efficientnetv2.data.geotiff import RasterDataset
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 
 _INKS = ("cyan", "magenta", "yellow", "black")
+_AS_STORED = "or read the numbers as they are: --bands 1,1,1."
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,8 @@ class ReferenceRaster:
     @classmethod
     def of(cls, file: str, dataset: RasterDataset, *, every_seen: bool) -> ReferenceRaster:
         """From an opened file. ``every_seen``: all bands are read."""
-        every = len(all_bands(dataset))
-        return cls(file, every, None if every_seen else len(set(visible_bands(dataset))))
+        seen = None if every_seen else len(set(geotiff.visible_bands(dataset)))
+        return cls(file, len(geotiff.all_bands(dataset)), seen)
 
 
 def dtypes_of(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
@@ -48,7 +42,7 @@ def count_dtypes(rasters: Iterable[str], bands: Bands) -> Counter[str]:
     """Number of readable rasters with each type of the bands of a rule: ``uint16`` -> 40."""
     found: Counter[str] = Counter()
     for file in rasters:
-        with contextlib.suppress(InputError), open_raster(file) as dataset:
+        with contextlib.suppress(InputError), geotiff.open_raster(file) as dataset:
             found.update(dtypes_of(dataset, bands.numbers))
     return found
 
@@ -66,8 +60,8 @@ def dtype_mismatch(kind: str, bands: Bands) -> str:
     low, high = f"{min(bands.low):g}", f"{max(bands.high):g}"
     return (
         f"holds {kind}, but the rule by which {low} to {high} become 0 to 255 is for rasters of {' and '.join(kinds)}. "
-        f"Give it stored and scaled as these are: with GDAL, gdal_translate -ot {_in_gdal(kinds[0])} -scale FROM TO "
-        f"{low} {high}. Or let effnetv2 geo map take it as it is, by --value-range FROM,TO."
+        f"Convert it: gdal_translate -ot {_gdal_name(kinds[0])} -scale FROM TO {low} {high}. Or let effnetv2 map take "
+        "it as it is, by --value-range FROM,TO."
     )
 
 
@@ -78,10 +72,9 @@ def is_high_bit_depth_rule(bands: Bands) -> bool:
 
 def not_geotiff_fault(bands: Bands) -> str:
     """Why 16-bit values in another format than TIFF do not fit a rule."""
-    low, high = f"{min(bands.low):g}", f"{max(bands.high):g}"
     return (
-        f"holds values of more than 8 bits, and the rule by which {low} to {high} become 0 to 255 is for GeoTIFFs. "
-        "Make it one, with GDAL by gdal_translate -of GTiff FROM TO."
+        f"holds values of more than 8 bits, and the rule by which {min(bands.low):g} to {max(bands.high):g} become 0 "
+        "to 255 is for GeoTIFFs. Convert it: gdal_translate -of GTiff FROM TO."
     )
 
 
@@ -92,7 +85,7 @@ def dtype_group(kind: str) -> str:
     return kind if kind.endswith("int8") else "integers"
 
 
-def _in_gdal(kind: str) -> str:
+def _gdal_name(kind: str) -> str:
     """GDAL's name of a type: ``UInt16``."""
     return "Byte" if kind == "uint8" else kind.capitalize().replace("Uint", "UInt")
 
@@ -100,31 +93,26 @@ def _in_gdal(kind: str) -> str:
 def band_mismatch(dataset: RasterDataset, bands: Bands) -> str:
     """Why the bands of a rule cannot be read: missing, in another order by name, complex, or of mixed types."""
     if max(bands.numbers) > dataset.count:
-        having = pluralize(dataset.count, "band")
-        return missing_bands_fault(f"{having}{_band_list(dataset)}", bands, _pages_fix(dataset))
-    known = list(zip(bands.numbers, bands.names, strict=True))
+        return missing_bands_fault(_band_count(dataset), bands, _pages_fix(dataset))
     # Colors count as names where the bands were found by them.
-    names_in = band_names_or_colors if set(COLORS) <= set(bands.names) else band_names
-    for number, band in zip(bands.numbers, names_in(dataset, bands.numbers), strict=True):
-        elsewhere = [place for place, name in known if band and name == band]
-        if elsewhere and number not in elsewhere:
+    by_color = set(geotiff.COLORS) <= set(bands.names)
+    names = (geotiff.band_names_or_colors if by_color else geotiff.band_names)(dataset, bands.numbers)
+    for number, name in zip(bands.numbers, names, strict=True):
+        expected = [n for n, known in zip(bands.numbers, bands.names, strict=True) if name and known == name]
+        if expected and number not in expected:
             return (
-                f"calls its band {number} {band}, but {band} is to be band {elsewhere[0]} ({bands.listed}), as in the "
-                "first training image. Put the bands into that order, with GDAL by gdal_translate -b."
+                f"calls its band {number} {name}, but {name} must be band {expected[0]} ({bands.listed}), as in the "
+                "first training image. Reorder them: gdal_translate -b."
             )
     kinds = dtypes_of(dataset, bands.numbers)
-    if strange := [kind for kind in kinds if "complex" in kind]:
-        return (
-            f"holds complex numbers ({strange[0]}). Turn them into magnitudes before: with GDAL, gdal_calc."
-        )
+    if any("complex" in kind for kind in kinds):
+        return f"holds complex numbers ({', '.join(kinds)}). Turn them into magnitudes: gdal_calc."
     if len(kinds) > 1:
         stored = ", ".join(
             f"{number} {dataset.dtypes[number - 1]}" for number in dict.fromkeys(bands.numbers)
         )
-        return (
-            f"holds bands of different types ({stored}), which can't be read together. Make them alike, with GDAL by "
-            f"gdal_translate -ot {_in_gdal(np.result_type(*kinds).name)}."
-        )
+        common = _gdal_name(np.result_type(*kinds).name)
+        return f"holds bands of different types ({stored}). Make them alike: gdal_translate -ot {common}."
     return ""
 
 
@@ -136,23 +124,16 @@ def band_count_mismatch(dataset: RasterDataset, bands: Bands, first: ReferenceRa
         return ""
     common = min(there.every, first.every)
     which = "1,1,1" if common == 1 else f"some of 1 to {common}"
-    return (
-        f"has {pluralize(there.every, 'band')}{_band_list(dataset)}, but {_bands_phrase(bands)} to be seen, as in "
-        f"{first.file}, which has {first.every}. Give rasters of as many bands, or say which to see of all: "
-        f"--bands {which}."
-    )
-
-
-def _bands_phrase(bands: Bands) -> str:
-    """Distinct bands of a rule, with a verb."""
-    distinct = list(dict.fromkeys(bands.listed.split(", ")))
-    return f"band {distinct[0]} is" if len(distinct) == 1 else f"bands {bands.listed} are"
+    fix = f"Give rasters of as many bands, or select bands of all: --bands {which}."
+    having = f"{pluralize(there.every, 'band')}{_band_list(dataset)}"
+    return missing_bands_fault(having, bands, f"{first.file} has {first.every}. {fix}")
 
 
 def missing_bands_fault(having: str, bands: Bands, fix: str = "") -> str:
     """Text for an image that lacks bands of a rule but has ``having``. ``fix`` is a sentence."""
-    fix = fix or "Give a raster with these, or say others by --bands."
-    return f"has {having}, but {_bands_phrase(bands)} to be seen. {fix}"
+    fix = fix or "Give a raster with these, or select others by --bands."
+    distinct = ", ".join(dict.fromkeys(bands.listed.split(", ")))
+    return f"has {having}, but the bands to be read are {distinct}. {fix}"
 
 
 def palette_fault(dataset: RasterDataset) -> str:
@@ -160,47 +141,40 @@ def palette_fault(dataset: RasterDataset) -> str:
     if not dataset.count:
         return f"has no bands itself. {_pages_fix(dataset) or 'Give one that has.'}"
     if any(color.name == "palette" for color in dataset.colorinterp):
-        return (
-            "holds numbers of a palette's colors, not levels. Make them colors, with GDAL by gdal_translate -expand "
-            "rgb; or see the numbers as they are: --bands 1,1,1."
-        )
+        return f"holds numbers of a palette's colors. Convert it: gdal_translate -expand rgb; {_AS_STORED}"
     if dataset.count > 1 or dataset.dtypes[0] != "uint8":
         return ""
     if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
-        return (
-            "holds levels that count from white (MINISWHITE). Turn them, with GDAL by gdal_translate -scale 0 255 255 "
-            "0 -co PHOTOMETRIC=MINISBLACK; or see them as they are: --bands 1,1,1."
-        )
+        fix = "gdal_translate -scale 0 255 255 0 -co PHOTOMETRIC=MINISBLACK"
+        return f"holds levels that count from white (MINISWHITE). Convert it: {fix}; {_AS_STORED}"
     bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
     if bits < 8:
         most = 2**bits - 1
-        return (
-            f"holds levels of 0 to {most} (NBITS={bits}). Spread them, with GDAL by gdal_translate -scale 0 {most} 0 "
-            "255 -co NBITS=8; or see them as they are: --bands 1,1,1."
-        )
+        fix = f"gdal_translate -scale 0 {most} 0 255 -co NBITS=8"
+        return f"holds levels of 0 to {most} (NBITS={bits}). Convert it: {fix}; {_AS_STORED}"
     return ""
 
 
 def no_rule_fault(dataset: RasterDataset) -> str:
     """Why a model that was trained on ordinary images cannot predict a raster."""
-    kinds = ", ".join(sorted(set(dataset.dtypes)))
-    seen = tuple(dict.fromkeys(visible_bands(dataset)))
+    seen = tuple(dict.fromkeys(geotiff.visible_bands(dataset)))
     fix = "".join(f" -b {number}" for number in seen) if len(seen) in (1, RGB) else " -b RED -b GREEN -b BLUE"
-    if kinds != "uint8":
-        return bit_depth_fault(kinds, fix)
+    if set(dataset.dtypes) != {"uint8"}:
+        return bit_depth_fault(", ".join(sorted(set(dataset.dtypes))), fix)
     pages = len(dataset.subdatasets)
-    having = pluralize(dataset.count, "band") + (f" in the first of its {pages} pages" if pages > 1 else "")
-    if dataset.count == RGB:
-        having += f" ({', '.join(map(str, seen))} are red, green and blue)"
-    why = f"has {having}{_band_list(dataset)}, and the model was trained on ordinary images of {RGB} channels"
-    return f"{why}. Give it as these are: with GDAL, gdal_translate{fix}."
+    where = f" in the first of its {pages} pages" if pages > 1 else ""
+    order = f" ({', '.join(map(str, seen))} are red, green and blue)" if dataset.count == RGB else ""
+    return (
+        f"has {pluralize(dataset.count, 'band')}{where}{order}{_band_list(dataset)}, and the model was trained on "
+        f"ordinary images of {RGB} channels. Convert it: gdal_translate{fix}."
+    )
 
 
 def bit_depth_fault(kinds: str, chosen: str = " -b 1") -> str:
     """Why a model of ordinary images cannot predict values of these types. ``chosen``: gdal_translate's bands."""
     return (
-        f"holds {kinds}, but the model was trained on 8-bit images, and does not know which values were made 0 "
-        f"and 255 for these. Give it as these are: with GDAL, gdal_translate{chosen} -ot Byte -scale FROM TO 0 255."
+        f"holds {kinds}, but the model was trained on 8-bit images, and does not know which values are 0 and 255. "
+        f"Convert it: gdal_translate{chosen} -ot Byte -scale FROM TO 0 255."
     )
 
 
@@ -209,9 +183,11 @@ def multipage_fault(dataset: RasterDataset) -> str:
     fix = _pages_fix(dataset)
     if not fix or not dataset.count:
         return ""
-    first = ",".join(map(str, visible_bands(dataset)))
+    first = ",".join(map(str, geotiff.visible_bands(dataset)))
     having = pluralize(dataset.count, "band")
-    return f"has {having} in its first page, and others behind. {fix} Or see the first page alone: --bands {first}."
+    return (
+        f"has {having} in its first page, and others behind. {fix} Or read the first page: --bands {first}."
+    )
 
 
 def cmyk_fault(dataset: RasterDataset) -> str:
@@ -229,9 +205,13 @@ def _pages_fix(dataset: RasterDataset) -> str:
     if pages < 2:
         return ""
     return (
-        f"Its {pages} pages are rasters of their own: make them bands of one, with GDAL by gdalbuildvrt -separate "
-        "-resolution highest, then gdal_translate."
+        f"Its {pages} pages are rasters of their own: make them bands of one by gdalbuildvrt -separate -resolution "
+        "highest, then gdal_translate."
     )
+
+
+def _band_count(dataset: RasterDataset) -> str:
+    return pluralize(dataset.count, "band") + _band_list(dataset)
 
 
 def _band_list(dataset: RasterDataset) -> str:
