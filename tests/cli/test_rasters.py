@@ -75,7 +75,7 @@ def test_the_model_file_knows_the_rule(trained):
     [
         (
             Bands((1, 1, 1), (37.5,) * 3, (3957.0,) * 3),
-            "band 1 as grey (others by --bands); values 37.5 to 3957 become",
+            "band 1 as gray (others by --bands); values 37.5 to 3957 become",
         ),
         (
             Bands((3, 2, 1)),

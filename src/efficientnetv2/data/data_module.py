@@ -1,4 +1,4 @@
-"""From DATA to checked training and validation parts, with what was found said in sentences."""
+"""Load a dataset, check its images, split it and find the bands of its rasters, with a log line on each."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _MOST_DECODED = 10_000
 
 @dataclass(frozen=True, eq=False)
 class SharedDataset:
-    """What all runs of a cross-validation train on: kept decoded on disk, it serves each of them.
+    """What all runs of a cross-validation train on: cached once on disk, it serves each of them.
 
     Args:
-        pictures: those that any of the runs may train on, in the order of their paths.
-        own: the pictures of the run at hand, as its own table names them.
-        rows: (n,) where each of these stands among ``pictures``; -1 for one that no run trains on.
+        pictures: Images that any of the runs may train on, in the order of their paths.
+        own: Images of this run, as its own table names them.
+        rows: (n,) row of each of them in ``pictures``. -1 for images that no run trains on.
     """
 
     pictures: ImageDataset
@@ -53,35 +53,28 @@ class SharedDataset:
     def of(
         cls, everything: ImageDataset, learning: Sequence[Ints], own: ImageDataset, rows: Ints
     ) -> SharedDataset:
-        """What runs train on, as one of them names it.
-
-        Args:
-            everything: all pictures of the cross-validation.
-            learning: rows of it that each fold learns from.
-            own: the pictures of a run.
-            rows: (n,) of these, in ``everything``.
-        """
-        learnt = np.unique(np.concatenate(learning))
-        names = np.array(everything.paths, dtype=object)[learnt]
-        learnt = learnt[np.argsort(names, kind="stable")]
+        """From all images, the rows that each fold trains on, and the images of a run with their (n,) rows."""
+        trained = np.unique(np.concatenate(learning))
+        names = np.array(everything.paths, dtype=object)[trained]
+        trained = trained[np.argsort(names, kind="stable")]
         places = np.full(len(everything), -1, dtype=np.int64)
-        places[learnt] = np.arange(len(learnt))
-        return cls(everything.select(learnt), own, places[rows])
+        places[trained] = np.arange(len(trained))
+        return cls(everything.select(trained), own, places[rows])
 
 
 @dataclass(frozen=True)
 class DataModule:
-    """Pictures ready for a run.
+    """Images ready for a run.
 
     Args:
-        dataset: every readable picture, with its split.
-        split_note: how it was made, in a sentence.
-        skipped: path and reason of each unreadable picture.
-        holdout_drawn: val was drawn here, and is another for another seed; else it was given, or there is none.
-        chooses: minival chooses the weights that are kept; else it is left aside, if there is one.
+        dataset: Every readable image, with its split.
+        split_note: How it was split, in a sentence.
+        skipped: Path and reason of each unreadable image.
+        holdout_drawn: Whether val was drawn here by the seed. Else it was given, or there is none.
+        chooses: Whether minival selects the weights.
         contents: (N,) ids, equal for identical files.
-        answered: the split that figures are of.
-        common: what the runs of a cross-validation train on, if this is for one of them.
+        answered: Split that is evaluated.
+        common: Images that the runs of a cross-validation train on, if this is for one of them.
         check_notes: Sentences of the check of the files.
         label_conflicts: Number of pairs of identical images with different labels.
     """
@@ -98,17 +91,17 @@ class DataModule:
     label_conflicts: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without its parts, which every process takes out of the whole for itself.
+        # Without the cached subsets: every process makes its own.
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @cached_property
     def train(self) -> ImageDataset:
-        """The training pictures."""
+        """The training images."""
         return self.dataset.subset("train")
 
     @cached_property
     def val(self) -> ImageDataset:
-        """The pictures that figures are of: those of val, or of test (``answered``)."""
+        """The images that are evaluated: val, or test (``answered``)."""
         return self.dataset.subset(self.answered)
 
     @cached_property
@@ -118,12 +111,12 @@ class DataModule:
 
     @cached_property
     def minival(self) -> ImageDataset | None:
-        """The pictures that choose the weights to keep; None if nothing is chosen."""
+        """The images that select the weights. None if nothing is selected."""
         return self.dataset.subset("minival") if self.chooses else None
 
     @property
     def trainable(self) -> ImageDataset:
-        """Every picture that some run trains on, of another seed or without minival."""
+        """Every image that some run trains on, with another seed or without minival."""
         parts = ("train", "minival", "val") if self.holdout_drawn else ("train", "minival")
         return self.dataset.select(np.flatnonzero(np.isin(self.dataset.split, parts)))
 
@@ -139,21 +132,21 @@ def prepare_data(
     answered: EvalSplit = "val",
     detail_level: int = logging.INFO,
 ) -> DataModule:
-    """Look at every file, leave out what cannot be read, split if no split was given.
+    """Load a dataset, check every file, skip unreadable files, and split it unless splits are given.
 
     Args:
-        source: of the pictures.
-        holdout: share of train that becomes val where none is given.
-        seed: of that choice.
-        strict: an unreadable picture is an error.
-        minival: as ``Recipe.minival``: the training pictures that choose the weights to keep; None lets none.
-        made_for: the published set that the pictures should be; None if they need not be any.
-        answered: what figures are to be of; test where there is any of it.
-        detail_level: of the line on how many images were decoded.
+        source: What to load.
+        holdout: Fraction of train that becomes val if no val is given.
+        seed: Seed of that split.
+        strict: Refuse unreadable images.
+        minival: As ``Recipe.minival``.
+        made_for: Published dataset that the images should be, or None.
+        answered: Split to evaluate; test counts only if there are test images.
+        detail_level: Log level of the line on how many images were decoded.
 
     Raises:
-        InputError: too much is unreadable, a picture stands in two splits, a class is too small, or classes of the
-            published set are missing.
+        InputError: Too much is unreadable, an image is in two splits, a class is too small, or classes of the
+            published dataset are missing.
     """
     dataset = source.read()
     validate_copy_splits(dataset)
@@ -165,45 +158,63 @@ def prepare_data(
         found = validate_images(dataset, strict=strict, progress=counted)
     for note in found.notes:
         _logger.info(note)
-    asked: EvalSplit = "test" if answered == "test" and (dataset.split == "test").any() else "val"
-    skipped = tuple(
+    evaluated: EvalSplit = "test" if answered == "test" and (dataset.split == "test").any() else "val"
+    skipped = [
         (dataset.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
-    )
+    ]
     if skipped:
-        dataset = _readable(dataset, found.readable, asked)
+        dataset = _readable(dataset, found.readable, evaluated)
         _logger.info(
-            f"Skipped {pluralize(len(skipped), 'unreadable picture')}, the first: "
+            f"Skipped {pluralize(len(skipped), 'unreadable image')}, the first: "
             f"{escape_controls(' '.join(skipped[0]))}."
         )
-    holdout_drawn = asked == "val" and not (dataset.split == "val").any()
+    holdout_drawn = evaluated == "val" and not (dataset.split == "val").any()
     contents = found.contents[found.readable]
-    dataset, note, chooses = _parted(
-        dataset, asked, holdout=holdout, minival=minival, seed=seed, contents=contents
-    )
-    if asked != answered:
-        note = f"No pictures are given as test, which the recipe would answer. {note}"
-    copies, further = excluded_copies(dataset, ~dataset.in_train)
+    if evaluated == "test":
+        dataset, note = evaluate_on_test(dataset)
+        divided = split_groups_warning(dataset)
+    else:
+        divided = split_groups_warning(dataset)  # by the given splits
+        dataset, note = with_holdout(dataset, fraction=holdout, seed=seed, contents=contents)
+    if evaluated != answered:
+        note = f"No images are given as test, which the recipe would evaluate. {note}"
+    dataset, further, chooses = _with_minival(dataset, minival, contents)
+    copies, copies_note = excluded_copies(dataset, ~dataset.in_train)
     if copies.any():
         dataset, contents = dataset.select(np.flatnonzero(~copies)), contents[~copies]
     dataset = with_bands(dataset, source, seed=seed)
-    parts = ("minival", asked) if chooses else (asked,)
-    evaluated = np.flatnonzero(np.isin(dataset.split, parts))
-    if bad := decode_evaluated(dataset, evaluated, strict=strict, detail_level=detail_level):
-        skipped += tuple((dataset.paths[row], reason) for row, reason in bad.items())
+    parts = ("minival", evaluated) if chooses else (evaluated,)
+    rows = np.flatnonzero(np.isin(dataset.split, parts))
+    if bad := decode_evaluated(dataset, rows, strict=strict, detail_level=detail_level):
+        skipped += [(dataset.paths[row], reason) for row, reason in bad.items()]
         kept = np.setdiff1d(np.arange(len(dataset)), list(bad))
-        dataset, contents = _readable(dataset, kept, asked), contents[kept]
-    note = f"{note}{further}"
+        dataset, contents = _readable(dataset, kept, evaluated), contents[kept]
     return DataModule(
         dataset,
-        note,
-        skipped,
+        f"{note}{divided}{further}{copies_note}",
+        tuple(skipped),
         holdout_drawn,
         chooses,
         contents,
-        asked,
+        evaluated,
         check_notes=found.notes,
         label_conflicts=found.label_conflicts,
     )
+
+
+def _with_minival(
+    dataset: ImageDataset, minival: int | float | Literal["auto"] | None, contents: Ints
+) -> tuple[ImageDataset, str, bool]:
+    """The dataset with minival, a sentence starting with a space, and whether minival selects the weights."""
+    if minival == "auto":
+        dataset, note, chooses = with_auto_minival(dataset, contents=contents)
+        return dataset, f" {note}", chooses
+    if minival is not None:
+        dataset, note = with_minival(dataset, size=minival, contents=contents)
+        return dataset, f" {note}", True
+    unused = int((dataset.split == "minival").sum())
+    fix = f"to choose by them, --set minival={unused}."
+    return dataset, f" The {unused} images given as minival are left aside; {fix}" if unused else "", False
 
 
 def decode_evaluated(
@@ -215,20 +226,13 @@ def decode_evaluated(
 ) -> dict[int, str]:
     """Decode the images that are evaluated, so that damage is known before the first step and not after the last.
 
-    Of very many a part is decoded. Images on another machine are not fetched for this. Images that train are decoded in
-    each epoch, and another image stands in for a damaged one.
-
-    Args:
-        dataset: of the images.
-        rows: that are evaluated.
-        strict: an image that cannot be decoded is an error.
-        detail_level: of the line on how many images were decoded.
+    Of very many a part is decoded, and none from a remote store. Training replaces damaged images by others.
 
     Returns:
         Why an image cannot be decoded, by its row.
 
     Raises:
-        InputError: more than 5 % of all images, or with ``strict`` any, cannot be decoded.
+        InputError: More than 5 % of all images, or with ``strict`` any, cannot be decoded.
     """
     if dataset.shards is not None and is_url(dataset.shards.base):
         rows = rows[:0]
@@ -249,69 +253,26 @@ def decode_evaluated(
     return bad
 
 
-def _parted(
-    dataset: ImageDataset,
-    answered: EvalSplit,
-    *,
-    holdout: float,
-    minival: int | float | Literal["auto"] | None,
-    seed: int,
-    contents: Ints,
-) -> tuple[ImageDataset, str, bool]:
-    """The pictures in the parts of a run, in sentences how they came there, and whether minival chooses."""
-    if answered == "test":
-        dataset, note = evaluate_on_test(dataset)
-        apart = split_groups_warning(dataset)
-    else:
-        apart = split_groups_warning(
-            dataset
-        )  # by the splits as given: what is held out here says itself what it parts
-        dataset, note = with_holdout(dataset, fraction=holdout, seed=seed, contents=contents)
-    note += apart
-    chooses = minival is not None
-    if minival == "auto":
-        dataset, further, chooses = with_auto_minival(dataset, contents=contents)
-        note = f"{note} {further}"
-    elif minival is not None:
-        dataset, further = with_minival(dataset, size=minival, contents=contents)
-        note = f"{note} {further}"
-    elif unused := int((dataset.split == "minival").sum()):
-        note += f" The {unused} pictures given as minival are left aside; to choose by them, --set minival={unused}."
-    return dataset, note, chooses
-
-
 def require_images_here(train: ImageDataset, world: World) -> None:
-    """The pictures, which the first process has looked at, are there on the others' machines too.
-
-    Args:
-        train: to be trained on.
-        world: the processes.
-
-    Raises:
-        InputError: they are not, on this one.
-    """
+    """Raise InputError on a machine that lacks the images, which the first process has checked on its own."""
     if world.local_rank or world.is_main_process:
         return
-    pictures = source_reader(train)
+    reader = source_reader(train)
     try:
-        load_eval_image(pictures.source(0), Preprocessing(image_px=8).seeing(train.bands))
+        load_eval_image(reader.source(0), Preprocessing(image_px=8).seeing(train.bands))
     except UnreadableImageError as error:
         raise InputError(
-            f"{pictures.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
-            "Put the pictures under the same path on every machine, or where all of them can read."
+            f"{reader.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
+            "Put the images under the same path on every machine."
         ) from error
 
 
-def _readable(dataset: ImageDataset, rows: Ints, answered: EvalSplit) -> ImageDataset:
-    """The readable pictures, if they still are what was asked for.
-
-    Raises:
-        InputError: those given to be answered, or a class of train, have none left.
-    """
+def _readable(dataset: ImageDataset, rows: Ints, evaluated: EvalSplit) -> ImageDataset:
+    """The readable images. Raises InputError if the evaluated split, or a class of train, has none left."""
     readable = dataset.select(rows)
-    if (dataset.split == answered).any() and not (readable.split == answered).any():
+    if (dataset.split == evaluated).any() and not (readable.split == evaluated).any():
         raise InputError(
-            f"{dataset.source}: none of the pictures given as {answered} can be read. Repair them."
+            f"{dataset.source}: none of the images given as {evaluated} can be read. Repair them."
         )
     gone = np.setdiff1d(dataset.targets[dataset.in_train], np.append(readable.targets[readable.in_train], -1))
     if len(gone):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.data.config import bands_asked
+from efficientnetv2.data.config import parse_bands
 from efficientnetv2.data.geotiff import (
     RasterDataset,
     all_bands,
@@ -180,7 +180,7 @@ def resolve_bands(
     """
     known = preprocessing.bands
     numbers = None if known is None else known.numbers
-    asked = None if wanted.bands is None else bands_asked(wanted.bands)
+    asked = None if wanted.bands is None else parse_bands(wanted.bands)
     if asked is not None:
         numbers = None if asked == "all" else asked
     if not isinstance(asked, tuple) and (fault := multipage_fault(source) or palette_fault(source)):
