@@ -96,6 +96,7 @@ def cache_in_memory(job: CacheJob, *, room_bytes: int) -> CacheFile:
             f"--cache ram: {job} need {format_bytes(_total_bytes(offsets))}, but of the free memory only "
             f"{format_bytes(room_bytes)} can be spared for it. Use --cache disk, or {_LESS}."
         )
+    holder: object
     if hasattr(os, "memfd_create"):
         # The file has no name and no limit but the memory's, unlike /dev/shm in a container.
         handle = os.memfd_create("effnetv2-pictures")
