@@ -112,7 +112,7 @@ def test_a_flipped_byte_in_a_png_is_found(tmp_path):
 
 def test_missing_files_and_folders_are_no_images(tmp_path):
     assert probe(str(tmp_path / "none.jpg")).reason == "does not exist"
-    assert mentions(probe(str(tmp_path)).reason, "directory")
+    assert mentions(probe(str(tmp_path)).reason, "folder")
 
 
 def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monkeypatch):

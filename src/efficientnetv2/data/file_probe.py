@@ -11,27 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import IO, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from efficientnetv2.data import tiff_tags
-from efficientnetv2.data.image_formats import (
-    MAX_BYTES,
-    ForeignFormatError,
-    NotRegularFileError,
-    TooLongSideError,
-    image_in,
-    regular_file,
-)
+from efficientnetv2.data.image_formats import MAX_BYTES, ForeignFormatError, image_in, regular_file
 from efficientnetv2.data.image_io import (
-    MIN_SIDE,
-    UnreadableImageError,
+    TOO_LARGE,
+    fault_of,
     is_high_bit_depth_image,
     max_level,
-    max_pixels,
     rgb_conversion,
+    validate_size,
 )
 from efficientnetv2.data.records import image_extensions
-from efficientnetv2.data.tiff_tags import is_raster, needs_gdal, probe_raster, truncation_fault
 
 # Distance of JPEG's end marker from the end of a file, since some cameras pad; bytes of the end that are hashed; size
 # up to which a file is read at once. Ours.
@@ -56,11 +48,6 @@ class FileProbe:
     tail: int = 0
     brightest: int | None = None
 
-    @property
-    def too_large(self) -> bool:
-        """Whether the file is unusable because it has too many pixels."""
-        return self.reason == _too_large()
-
 
 def probe(file: str) -> FileProbe:
     """Check a file. Pillow may warn."""
@@ -69,20 +56,16 @@ def probe(file: str) -> FileProbe:
             size = os.fstat(raw.fileno()).st_size
             stream: IO[bytes] = io.BytesIO(raw.read()) if size <= _SMALL_BYTES else io.BufferedReader(raw)
             found = _probe(stream, size)
-        if not (size and is_raster(file) and (found.reason or found.colors)):
+        if not (size and tiff_tags.is_raster(file) and (found.reason or found.colors)):
             return found
         if not found.reason and (found.brightest is None or not tiff_tags.has_gdal()):
-            return replace(found, reason=truncation_fault(file))
-        if found.too_large or not (tiff_tags.has_gdal() or needs_gdal(file)):
+            return replace(found, reason=tiff_tags.truncation_fault(file))
+        if found.reason.startswith(TOO_LARGE) or not (tiff_tags.has_gdal() or tiff_tags.needs_gdal(file)):
             return found
-        reason, colors = probe_raster(file)
+        reason, colors = tiff_tags.probe_raster(file)
         return replace(found, reason=reason, colors=colors, brightest=None)
-    except FileNotFoundError:
-        return FileProbe("does not exist")
-    except NotRegularFileError:
-        return FileProbe("is not a regular file, but a pipe or a device")
     except OSError as error:
-        return FileProbe(f"may not be read ({(error.strerror or str(error)).lower()})")
+        return FileProbe(fault_of(error))
 
 
 def probe_bytes(content: bytes) -> FileProbe:
@@ -110,9 +93,7 @@ def _check(stream: IO[bytes], tail: bytes) -> FileProbe:
     level = None
     try:
         image = image_in(stream)
-        width, height = image.size
-        if min(width, height) < MIN_SIDE:
-            return FileProbe(f"is too small: {width}×{height} px")
+        validate_size(*image.size)
         colors, is_deep = rgb_conversion(image), is_high_bit_depth_image(image)
         if image.format == "PNG" and not is_deep:
             image.verify()  # checksums of all chunks
@@ -121,27 +102,10 @@ def _check(stream: IO[bytes], tail: bytes) -> FileProbe:
                 return FileProbe(f"has more than {MAX_BYTES // 2**30} GiB")
             stream.seek(0)
             level = max_level(stream.read())
-    except TooLongSideError as error:
-        return FileProbe(f"is too large to be safe ({error})")
-    except Image.DecompressionBombError:
-        return FileProbe(_too_large())
-    except ForeignFormatError as error:
-        return FileProbe(str(error))
-    except UnidentifiedImageError:
-        return FileProbe(
-            "holds text, not an image" if _is_text(tail) else "is not an image that Pillow can read"
-        )
-    except UnreadableImageError as error:
-        return FileProbe("is cut short (truncated)" if error.is_cut else error.reason)
     except Exception as error:  # decoders raise nearly everything on damaged files
-        is_cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
-        text = str(error) or type(error).__name__
-        return FileProbe("is cut short (truncated)" if is_cut else f"cannot be decoded ({text})")
+        unknown = isinstance(error, UnidentifiedImageError) and not isinstance(error, ForeignFormatError)
+        return FileProbe("holds text, not an image" if unknown and _is_text(tail) else fault_of(error))
     return FileProbe("", colors, brightest=level if is_deep else None)
-
-
-def _too_large() -> str:
-    return f"has more than {max_pixels() // 1_000_000} million pixels (a decompression bomb?)"
 
 
 def _is_text(data: bytes) -> bool:

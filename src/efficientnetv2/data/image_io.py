@@ -47,7 +47,13 @@ _DECODING = MemoryBudget(small=64 * 2**20, share=0.5)
 # Maximum fraction of values outside the range that is read (clouds, missing data) in a high-bit-depth image. Ours.
 _MAX_OUTSIDE = 0.1
 _ALL_BITS = "the extra 'geo' measures the range of TIFFs"
-_CUT = "is cut off before its end"
+TOO_LARGE = "is too large to be safe (a decompression bomb?)"
+_FAULTS = {
+    FileNotFoundError: "does not exist",
+    IsADirectoryError: "is a folder, not an image",
+    NotRegularFileError: "is not a regular file, but a pipe or a device",
+    UnidentifiedImageError: "is not an image that Pillow can read",
+}
 _RECORD = re.compile(r"(?P<file>.+\.bin)#(?P<index>\d+)")
 
 
@@ -61,11 +67,6 @@ class UnreadableImageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the end of the file is missing."""
-        return self.reason.startswith(_CUT)
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,8 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
                 jpeg.refuse_many_scans(content, image.width * image.height)
                 with _DECODING.take(_PILLOW_BYTES * image.width * image.height):
                     yield _from_pillow(image, content)
-    except UnreadableImageError as error:
-        raise UnreadableImageError(_name(source), error.reason) from error
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        raise UnreadableImageError(_name(source), _reason(error)) from error
+        raise UnreadableImageError(_name(source), fault_of(error)) from error
 
 
 def image_size(source: Source) -> tuple[int, int]:
@@ -130,7 +129,7 @@ def image_size(source: Source) -> tuple[int, int]:
             with _no_warnings(), open_image(source) as image:
                 return image.size
         except Exception as error:  # as in ``open_stored``
-            raise UnreadableImageError(_name(source), _reason(error)) from error
+            raise UnreadableImageError(_name(source), fault_of(error)) from error
     with open_stored(source) as stored:
         return stored.width, stored.height
 
@@ -181,7 +180,7 @@ def _no_warnings() -> Iterator[None]:
 def validate_size(width: int, height: int) -> None:
     """Raise UnreadableImageError if a side is shorter than ``MIN_SIDE``."""
     if min(width, height) < MIN_SIDE:
-        raise UnreadableImageError("", f"is {width} x {height} px; at least 2 x 2 are needed")
+        raise UnreadableImageError("", f"is too small: {width}×{height} px")
 
 
 def _from_pillow(image: Image.Image, content: bytes = b"") -> StoredImage:
@@ -294,7 +293,7 @@ def _content(source: Source) -> bytes | Image.Image | Pixels:
     else:
         content = read_file(source)
     if not content:
-        raise UnreadableImageError("", "the file is empty")
+        raise UnreadableImageError("", "is empty (0 bytes)")
     return content
 
 
@@ -310,23 +309,21 @@ def _name(source: Source) -> str:
     return str(source) if isinstance(source, str | Path) else "the image"
 
 
-def _reason(error: Exception) -> str:
+def fault_of(error: Exception) -> str:
+    """Why an image cannot be read, to follow its name."""
+    if isinstance(error, UnreadableImageError):
+        return error.reason
     if isinstance(error, InputError | jpeg.DamagedJpegError | ForeignFormatError):
         return str(error)
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, IsADirectoryError):
-        return "is a folder, not an image"
-    if isinstance(error, NotRegularFileError):
-        return "is not a regular file, but a pipe or a device"
-    if isinstance(error, PermissionError):
-        return "may not be read (permission denied)"
-    if isinstance(error, UnidentifiedImageError):
-        return "is not an image in a supported format, or its beginning is damaged"
+    for kind, text in _FAULTS.items():
+        if isinstance(error, kind):
+            return text
     if isinstance(error, Image.DecompressionBombError):
-        return f"is too large to be safe ({error})"
+        return f"{TOO_LARGE} ({error})"
     if isinstance(error, MemoryError):
         return str(error) or "needs more memory than there is"
-    if "truncated" in str(error).lower():
-        return f"{_CUT} ({error})"
-    return f"is damaged ({type(error).__name__}: {error})"
+    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return "is cut short (truncated)"
+    if isinstance(error, OSError) and error.strerror:
+        return f"may not be read ({error.strerror.lower()})"
+    return f"cannot be decoded ({type(error).__name__}: {error})"

@@ -15,7 +15,7 @@ from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.file_probe import map_chunks
 from efficientnetv2.data.image_formats import open_image, read_file
 from efficientnetv2.data.image_io import Source, UnreadableImageError, image_size
-from efficientnetv2.data.readers import BestEffortReader, Reader, source_reader
+from efficientnetv2.data.readers import BestEffortReader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import CONTENT
 from efficientnetv2.data.shards.reader import content_hash
@@ -46,18 +46,16 @@ def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[In
     reader = source_reader(replace(dataset, bands=None))  # files, however they are read
 
     def hash_chunk(chunk: Sequence[int]) -> list[int]:
-        ahead = reader.ahead(chunk)
-        return [_content_hash(ahead, row) for row in chunk]
+        ahead, found = reader.ahead(chunk), []
+        for row in chunk:
+            try:
+                found.append(content_hash(file_bytes(ahead.source(row))))
+            except (UnreadableImageError, OSError):
+                found.append(-1)
+        return found
 
     hashes = np.array(map_chunks(hash_chunk, rows.tolist(), _THREADS), dtype=np.int64)
     return rows[hashes >= 0], hashes[hashes >= 0]
-
-
-def _content_hash(reader: Reader, row: int) -> int:
-    try:
-        return content_hash(file_bytes(reader.source(row)))
-    except (UnreadableImageError, OSError):
-        return -1
 
 
 def file_bytes(source: Source) -> bytes:

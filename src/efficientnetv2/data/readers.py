@@ -5,19 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
-from efficientnetv2.data import tiff_tags
+from efficientnetv2.data import raster_checks, tiff_tags
 from efficientnetv2.data.bands import channels_fault, load_raster
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.geotiff import open_raster, visible_bands
 from efficientnetv2.data.image_io import Source, UnreadableImageError, is_high_bit_depth
-from efficientnetv2.data.raster_checks import (
-    is_high_bit_depth_rule,
-    no_rule_fault,
-    not_geotiff_fault,
-    palette_fault,
-)
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.reader import ShardReader
 from efficientnetv2.data.tiff_tags import is_raster
@@ -50,30 +44,47 @@ class Reader(Protocol):
         ...
 
 
+def source_reader(dataset: ImageDataset) -> Reader:
+    """Reader of the images as stored, of rasters by ``dataset.bands``."""
+    if dataset.shards is not None:
+        shards = ShardReader(dataset.table, dataset.shards)
+        return shards if dataset.bands is None else _RasterReader(shards, dataset.bands, packed=True)
+    files = _FileReader(dataset)
+    return files if dataset.bands is None else _RasterReader(files, dataset.bands)
+
+
+def eval_reader(dataset: ImageDataset) -> Reader:
+    """Reader for prediction: without ``dataset.bands``, rasters that need them are refused."""
+    reader = source_reader(dataset)
+    return _RasterReader(reader, None) if isinstance(reader, _FileReader) else reader
+
+
+def display_reader(dataset: ImageDataset) -> Reader:
+    """Reader of images to display: as ``eval_reader``, but three channels of rasters (``Bands.shown``)."""
+    return eval_reader(dataset if dataset.bands is None else replace(dataset, bands=dataset.bands.shown))
+
+
 @dataclass(frozen=True)
-class FileReader:
+class _FileReader:
     """Files, and records of packed files."""
 
     dataset: ImageDataset
 
     def source(self, sample: int) -> Source:
-        """The path."""
         return self.dataset.file(sample)
 
     def name(self, sample: int) -> str:
-        """The path."""
         return self.dataset.file(sample)
 
-    def ahead(self, samples: Sequence[int]) -> FileReader:
-        """The same reader."""
+    def ahead(self, samples: Sequence[int]) -> Reader:
         return self
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Size and modification time of each file."""
         return [_stamp(self.dataset.file(sample)) for sample in samples]
 
 
 def _stamp(file: str) -> str:
+    """Size and modification time of a file."""
     record = packed_record(file)
     try:
         status = os.stat(record[0] if record else file)
@@ -82,24 +93,40 @@ def _stamp(file: str) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def source_reader(dataset: ImageDataset) -> Reader:
-    """Reader of the images as stored, of rasters by ``dataset.bands``."""
-    if dataset.shards is not None:
-        shards = ShardReader(dataset.table, dataset.shards)
-        return shards if dataset.bands is None else RasterReader(shards, dataset.bands, packed=True)
-    files = FileReader(dataset)
-    return files if dataset.bands is None else RasterReader(files, dataset.bands)
+@dataclass(frozen=True)
+class _RasterReader:
+    """Reads rasters by a rule (None: ``default_bands``), and other images by another reader.
 
+    ``packed``: no image is a file of its own.
+    """
 
-def eval_reader(dataset: ImageDataset) -> Reader:
-    """Reader for prediction: without ``dataset.bands``, rasters that need them are refused."""
-    reader = source_reader(dataset)
-    return PillowReader(reader) if isinstance(reader, FileReader) else reader
+    files: Reader
+    bands: Bands | None
+    packed: bool = False
 
+    def source(self, sample: int) -> Source:
+        path = self.files.name(sample)
+        bands = default_bands(path) if self.bands is None else self.bands
+        if bands is None:
+            return self.files.source(sample)
+        if is_raster(path) and not self.packed:
+            return load_raster(path, bands)
+        if bands.channels != RGB:
+            raise UnreadableImageError(path, channels_fault(bands))
+        source = self.files.source(sample)
+        if raster_checks.is_high_bit_depth_rule(bands) and is_high_bit_depth(source):
+            raise UnreadableImageError(path, raster_checks.not_geotiff_fault(bands))
+        return source
 
-def display_reader(dataset: ImageDataset) -> Reader:
-    """Reader of images to display: as ``eval_reader``, but three channels of rasters (``Bands.shown``)."""
-    return eval_reader(dataset if dataset.bands is None else replace(dataset, bands=dataset.bands.shown))
+    def name(self, sample: int) -> str:
+        return self.files.name(sample)
+
+    def ahead(self, samples: Sequence[int]) -> Reader:
+        return replace(self, files=self.files.ahead(samples))
+
+    def stamps(self, samples: Sequence[int]) -> list[str]:
+        rule = "" if self.bands is None else f" {self.bands!r}"
+        return [f"{stamp}{rule}" for stamp in self.files.stamps(samples)]
 
 
 class BestEffortReader:
@@ -137,65 +164,11 @@ def default_bands(path: str) -> Bands | None:
     try:
         with open_raster(path) as raster:
             if tiff_tags.needs_bands(raster, path):
-                raise UnreadableImageError(path, no_rule_fault(raster))
+                raise UnreadableImageError(path, raster_checks.no_rule_fault(raster))
             if not tiff_tags.gdal_only_content(path):
                 return None
-            if fault := palette_fault(raster):
+            if fault := raster_checks.palette_fault(raster):
                 raise UnreadableImageError(path, fault)
             return Bands(visible_bands(raster))
     except InputError:  # not a raster: reading it gives the reason
         return None
-
-
-@dataclass(frozen=True)
-class _FilteredReader:
-    """Reads images by another reader; subclasses change some of them."""
-
-    files: Reader
-
-    def name(self, sample: int) -> str:
-        """The path."""
-        return self.files.name(sample)
-
-    def ahead(self, samples: Sequence[int]) -> Self:
-        """See ``Reader``."""
-        return replace(self, files=self.files.ahead(samples))
-
-    def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Stamp of each file."""
-        return self.files.stamps(samples)
-
-
-@dataclass(frozen=True)
-class RasterReader(_FilteredReader):
-    """Reads rasters by a rule, and other images by another reader. ``packed``: no image is a file of its own."""
-
-    bands: Bands
-    packed: bool = False
-
-    def source(self, sample: int) -> Source:
-        """Pixels of a raster by the rule. Raises UnreadableImageError if an image does not fit the rule."""
-        path = self.files.name(sample)
-        if is_raster(path) and not self.packed:
-            return load_raster(path, self.bands)
-        if self.bands.channels != RGB:
-            raise UnreadableImageError(path, channels_fault(self.bands))
-        source = self.files.source(sample)
-        if is_high_bit_depth_rule(self.bands) and is_high_bit_depth(source):
-            raise UnreadableImageError(path, not_geotiff_fault(self.bands))
-        return source
-
-    def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Stamp of each file, and the rule."""
-        return [f"{stamp} {self.bands!r}" for stamp in self.files.stamps(samples)]
-
-
-@dataclass(frozen=True)
-class PillowReader(_FilteredReader):
-    """Reads files for a model that was trained on ordinary images, and refuses rasters that need a rule."""
-
-    def source(self, sample: int) -> Source:
-        """What the other reader gives, or pixels of a raster that Pillow cannot open; see ``default_bands``."""
-        path = self.files.name(sample)
-        bands = default_bands(path)
-        return self.files.source(sample) if bands is None else load_raster(path, bands)
