@@ -53,25 +53,16 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
         world: int = 1,
         accumulate: int = 1,
     ) -> None:
-        if images < 1:
-            raise InputError(f"images is {images}, but must be at least 1. Check the length of the dataset.")
-        if batch_images < 1:
-            raise InputError(f"batch_images is {batch_images}, but must be at least 1.")
+        counts = {"images": images, "batch_images": batch_images, "accumulate": accumulate, "steps": steps}
+        if low := next((name for name, count in counts.items() if count < 1), None):
+            fix = " Give the trainer max_steps, and pass it." if low == "steps" else ""
+            raise InputError(f"{low} is {counts[low]}, but must be at least 1.{fix}")
         if not 0 <= rank < world:
             raise InputError(f"rank is {rank} and world is {world}, but ranks go from 0 to world - 1.")
-        if accumulate < 1:
-            raise InputError(f"accumulate is {accumulate}, but must be at least 1.")
         if batch_images % (world * accumulate):
-            sharers = {"processes": world, "micro-batches": accumulate}
-            shared_by = " and ".join(f"{number} {noun}" for noun, number in sharers.items() if number > 1)
             raise InputError(
-                f"batch_images is {batch_images}, but {shared_by} share each step evenly. "
-                f"Take a multiple of {world * accumulate}."
-            )
-        if steps < 1:
-            raise InputError(
-                f"steps is {steps}, but must be at least 1. Give the number of optimizer steps: epochs * images / "
-                "batch_images. A trainer that was given epochs alone does not know it; give it max_steps."
+                f"batch_images is {batch_images}, but {world} processes and {accumulate} micro-batches share each step "
+                f"evenly. Take a multiple of {world * accumulate}."
             )
         progressive.at(0, total_steps=steps)  # refuses stages that do not fit into the steps
         if not 0 <= first_step <= steps:
