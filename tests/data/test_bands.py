@@ -633,7 +633,7 @@ def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
         ({"photometric": "PALETTE"}, "palette's colors.*-expand rgb"),
         ({"photometric": "MINISWHITE"}, r"count from white .*-scale 0 255 255 0"),
         ({"NBITS": 1}, "palette's colors"),  # GDAL gives black and white a palette
-        ({"NBITS": 4}, r"levels of 0 to 15 \(NBITS=4\).*-scale 0 15 0 255"),
+        ({"NBITS": 4}, r"NBITS=4.*-scale 0 15 0 255"),
     ],
 )
 def test_numbers_that_are_no_levels_are_ordinary_alone_and_refused_among_rasters(tmp_path, profile, fault):

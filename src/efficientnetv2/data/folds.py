@@ -138,24 +138,18 @@ def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
     """Refuse more folds than clusters, with everything kept together that the rule requires."""
     # ``auto`` divides places where they are too few, but never given groups.
     loosest = next((level for level in reversed(levels) if level.groups), levels[-1])
-    if loosest.count >= k:
+    count = loosest.count
+    if count >= k:
         return
-    fewer = _fewer_folds(loosest.count)
-    if not loosest.names:
-        raise InputError(
-            f"{part.source}: {pluralize(loosest.count, 'distinct image')} cannot be divided into {k} folds: identical "
-            f"files, and an image and its copies, count as one. Fix: {fewer}."
-        )
-    what = "group" if loosest.block is None else "place"
-    too = ", with their groups," if loosest.block is not None and loosest.groups else ""
-    ways = [
-        *([fewer] if loosest.count > 1 else []),
-        *(["take smaller blocks (--block-degrees)"] if (loosest.block or 0) > BLOCKS[-1] else []),
-        f"do not keep {what}s whole (--by class)",
-    ]
+    ways = [_fewer_folds(count)] if count > 1 else []
+    if (loosest.block or 0) > BLOCKS[-1]:
+        ways.append("take smaller blocks (--block-degrees)")
+    if loosest.names:
+        ways.append(f"do not keep {' and '.join(loosest.names)} whole (--by class)")
+    units = [name.removesuffix("s") for name in loosest.names] or ["distinct image"]
     raise InputError(
-        f"{part.source}: {pluralize(loosest.count, what)}{too} cannot be divided whole into {k} folds. "
-        f"Fix: {', or '.join(ways)}."
+        f"{part.source}: {pluralize(count, units[0])}{f' with its {units[1]}' if len(units) > 1 else ''} cannot be "
+        f"divided into {k} folds; identical files and copies count once. Fix: {', or '.join(ways)}."
     )
 
 

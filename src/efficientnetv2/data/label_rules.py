@@ -47,39 +47,22 @@ def merge_spellings(
         first.setdefault(normalize_label(label), label)
     merged = {label: to for label in commonest if (to := first[normalize_label(label)]) != label}
     if merged and spelling == "exact" and strict:
-        raise InputError(_spelling_message(records, merged, counts))
+        at = int(np.flatnonzero(labels.isin(list(merged)))[0])
+        label, to = labels.iloc[at], merged[labels.iloc[at]]
+        others = [name for name in merged if name != label]
+        more = f" So do {pluralize(len(others), 'more label')}: {shorten(others)}." if others else ""
+        fix = "Rename the class folder" if records.rows is None else "Correct the row"
+        raise InputError(
+            f"{records.where(at)}: label '{label}' ({counts[label]} {records.unit}) differs from '{to}' ({counts[to]} "
+            f"{records.unit}) only by case, surrounding space or the encoding of letters (Unicode NFC, NFD).{more}\n"
+            f"{fix}, or pass --labels casefold to merge them."
+        )
     if all(label == label.strip() for label in counts) and (not merged or spelling == "exact"):
         return labels, None  # mapping millions of labels takes time and memory
     if not merged or spelling == "exact":
         return labels.str.strip(), None
     note = "Merged labels: " + ", ".join(f"'{label}' into '{to}'" for label, to in merged.items()) + "."
     return labels.map({label: merged.get(label, label).strip() for label in commonest}), note
-
-
-def _spelling_message(records: ImageRecords, merged: dict[str, str], counts: dict[str, int]) -> str:
-    at = int(np.flatnonzero(records.table["label"].isin(list(merged)))[0])
-    label = records.table["label"].iloc[at]
-    other = merged[label]
-    texts = [label.strip(), other.strip()]
-    composed, folded = ([form(text) for text in texts] for form in (_composed, str.casefold))
-    ways = {
-        "case": composed[0] != composed[1],
-        "how its letters are encoded (Unicode NFC and NFD)": folded[0] != folded[1],
-        "surrounding space": label.replace(texts[0], texts[1], 1) != other,
-    }
-    how = " and ".join(way for way, differs in ways.items() if differs)
-    more = f" ({counts[label] - 1} more {records.unit} are like it)" if counts[label] > 1 else ""
-    if further := [name for name in merged if name != label]:
-        more += f"; {pluralize(len(further), 'more label')} differ from others only so: {shorten(further)}"
-    fix = "Rename the class folder" if records.rows is None else "Correct the row"
-    return (
-        f"{records.where(at)}: label '{label}' differs from '{other}' ({counts[other]} {records.unit}) "
-        f"only by {how}{more}.\n{fix}, or pass --labels casefold to merge them."
-    )
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
 
 
 def validate_unique_paths(records: ImageRecords) -> None:

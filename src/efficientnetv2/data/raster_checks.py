@@ -144,15 +144,13 @@ def palette_fault(dataset: RasterDataset) -> str:
         return f"holds numbers of a palette's colors. Convert it: gdal_translate -expand rgb; {_AS_STORED}"
     if dataset.count > 1 or dataset.dtypes[0] != "uint8":
         return ""
-    if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
-        fix = "gdal_translate -scale 0 255 255 0 -co PHOTOMETRIC=MINISBLACK"
-        return f"holds levels that count from white (MINISWHITE). Convert it: {fix}; {_AS_STORED}"
     bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
-    if bits < 8:
-        most = 2**bits - 1
-        fix = f"gdal_translate -scale 0 {most} 0 255 -co NBITS=8"
-        return f"holds levels of 0 to {most} (NBITS={bits}). Convert it: {fix}; {_AS_STORED}"
-    return ""
+    from_white = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+    if bits == 8 and not from_white:
+        return ""
+    what = "levels that count from white (MINISWHITE)" if from_white else f"levels of few bits (NBITS={bits})"
+    ends = "255 0 -co PHOTOMETRIC=MINISBLACK" if from_white else "0 255 -co NBITS=8"
+    return f"holds {what}. Convert it: gdal_translate -scale 0 {2**bits - 1} {ends}; {_AS_STORED}"
 
 
 def no_rule_fault(dataset: RasterDataset) -> str:

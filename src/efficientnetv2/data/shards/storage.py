@@ -187,11 +187,6 @@ class RemoteStore(Store):
         super().__init__(base)
         protocol = base.partition("://")[0].lower()
         self._options: dict[str, Any] = {}
-        if protocol == "ftp":  # fsspec would connect, log in and list the folder for each image
-            raise InputError(
-                f"{base}: FTP is too slow for a run, which reads thousands of small parts a minute. Copy the shards to "
-                f"this machine, or serve them by another way. {_KNOWN}"
-            )
         if protocol in _EXTRAS:
             package, extra = _EXTRAS[protocol]
             import_optional(package, extra, f"reading {protocol}://")
@@ -200,11 +195,12 @@ class RemoteStore(Store):
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE_S, sock_read=_SILENCE_S)
             self._options = {"client_kwargs": {"timeout": timeout}}
-        if protocol not in available_protocols():
+        # With FTP, fsspec would connect, log in and list the folder for each image.
+        if protocol == "ftp" or protocol not in available_protocols():
             near = did_you_mean(protocol, ("http", "https", *_EXTRAS))
             raise InputError(
-                f"{base}: {protocol}:// is no kind of store that can be read{near} {_KNOWN} Give one of these, or copy "
-                "the shards to this machine."
+                f"{base}: shards cannot be read by {protocol}://{near} {_KNOWN} Give one of these, or copy the shards "
+                "to this machine."
             )
         try:
             self._files()
