@@ -12,8 +12,7 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.messages import each_mentions, mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
-from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.config import _told as told_of_rule
+from efficientnetv2.data.config import DataConfig, describe_bands
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.inference.predictor import Predictor
@@ -88,7 +87,7 @@ def test_the_model_file_knows_the_rule(trained):
     ],
 )
 def test_what_holds_of_all_channels_is_told_once(bands, said):
-    assert each_mentions(told_of_rule(bands, given=False), (said, "0", "255"))
+    assert each_mentions(describe_bands(bands, given=False), (said, "0", "255"))
 
 
 def test_evaluate_predict_and_python_agree(trained, tmp_path):

@@ -145,20 +145,8 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
                 "Leave it out."
             )
         return dataset
-    each = [f"{low:g} to {high:g}" for low, high in zip(bands.low, bands.high, strict=True)]
-    ranges = ", ".join(each if len(set(each)) > 1 else each[:1])
-    seen = f"bands {bands.listed} as red, green and blue"
-    if bands.channels != RGB:
-        seen = f"{pluralize(bands.channels, 'band')} ({bands.listed}), each a channel"
-    elif len(set(bands.numbers)) == 1:
-        seen = f"band {bands.listed.partition(', ')[0]} as gray"
-    others_by = "" if selection is not None else " (others by --bands)"
-    _logger.info(f"Rasters: {seen}{others_by}; values {ranges} become 0 to 255. The model file keeps this.")
-    if bands.channels > RGB:
-        _logger.info(
-            f"Normalized by each band's mean and deviation over the training images. Displayed: bands "
-            f"{bands.shown.listed} as red, green and blue."
-        )
+    for line in describe_bands(bands, given=selection is not None):
+        _logger.info(line)
     if nodata is None and bands.nodata:
         values = " and ".join(f"{value:g}" for value in bands.nodata)
         _logger.info(
@@ -168,6 +156,25 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
     if len(set(map(dtype_group, bands.kinds))) > 1:
         _logger.info(_mixed_dtypes_note(bands, count_dtypes(filter(is_raster, train), bands)))
     return replace(dataset, bands=bands)
+
+
+def describe_bands(bands: Bands, *, given: bool) -> list[str]:
+    """Sentences on how rasters are read. ``given``: the user has selected the bands."""
+    each = [f"{low:g} to {high:g}" for low, high in zip(bands.low, bands.high, strict=True)]
+    ranges = ", ".join(each if len(set(each)) > 1 else each[:1])
+    seen = f"bands {bands.listed} as red, green and blue"
+    if bands.channels != RGB:
+        seen = f"{pluralize(bands.channels, 'band')} ({bands.listed}), each a channel"
+    elif len(set(bands.numbers)) == 1:
+        seen = f"band {bands.listed.partition(', ')[0]} as gray"
+    others = "" if given else " (others by --bands)"
+    lines = [f"Rasters: {seen}{others}; values {ranges} become 0 to 255. The model file keeps this."]
+    if bands.channels > RGB:
+        lines.append(
+            f"Normalized by each band's mean and deviation over the training images. Displayed: bands "
+            f"{bands.shown.listed} as red, green and blue."
+        )
+    return lines
 
 
 def _mixed_dtypes_note(bands: Bands, counts: Mapping[str, int]) -> str:
