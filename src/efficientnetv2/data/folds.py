@@ -13,14 +13,14 @@ import pandas as pd
 from efficientnetv2.data.augmented_copies import copy_groups, is_copy
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, grouping_names, groupings, select_groupings
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import Ints, missing_column
 from efficientnetv2.data.splits import (
     class_targets,
     describe_split,
     split_by_groupings,
     validate_two_per_class,
 )
-from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.rng import Key
 
 #: Column of a cross-validation's tables: numbers, equal for images that the folds kept together by place or group.
@@ -169,10 +169,7 @@ def time_column(dataset: ImageDataset, column: str | None) -> str | None:
         spelled = {name.strip().casefold(): name for name in reversed(columns)}
         return next((spelled[name] for name in TIMES if name in spelled), None)
     if column not in columns:
-        raise InputError(
-            f"{dataset.source} has no column '{column}'{did_you_mean(column, columns)} Its columns are "
-            f"{shorten(columns, 20)}. Name the one that holds the time with --time-column."
-        )
+        raise missing_column(dataset.source, column, columns, "time")
     return column
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from PIL import Image
 
 from efficientnetv2.data.image_formats import FORMATS
 from efficientnetv2.data.shards.index import ShardSet, is_url
-from efficientnetv2.utils.errors import InputError, escape_controls
+from efficientnetv2.utils.errors import InputError, did_you_mean, escape_controls, shorten
 
 Ints = npt.NDArray[np.int64]
 
@@ -172,6 +172,15 @@ class ImageRecords:
     def unit(self) -> str:
         """Noun for counts in messages: rows of a table, or images."""
         return "images" if self.rows is None else "rows"
+
+
+def missing_column(source: str, column: str, columns: Iterable[object], role: str) -> InputError:
+    """The error for a column that a table lacks. ``role``: what it should hold, as in ``--label-column``."""
+    names = [str(name) for name in columns]
+    return InputError(
+        f"{source} has no column '{column}'{did_you_mean(column, names)} Its columns are {shorten(names, 20)}. Name the "
+        f"one that holds the {role} with --{role}-column."
+    )
 
 
 def records_table(paths: Sequence[str], labels: Sequence[str | float], splits: Sequence[str]) -> pd.DataFrame:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.data.multilabel import join_lists
-from efficientnetv2.data.records import ImageRecords, ReadOptions, is_image, is_system_folder
+from efficientnetv2.data.records import ImageRecords, ReadOptions, is_image, is_system_folder, missing_column
 from efficientnetv2.data.shards import index as shard_index
 from efficientnetv2.data.shards.index import INDEX_NAME, SUFFIX, ShardIndex, ShardSet, is_url, split_location
 from efficientnetv2.data.shards.scan import cached_scan
@@ -250,10 +250,7 @@ def _with_columns(table: pd.DataFrame, data: str, label: str, group: str | None)
         if column is None or column == role:
             continue
         if column not in table:
-            raise InputError(
-                f"{data} has no column '{column}'{did_you_mean(column, table.columns)} Its columns are "
-                f"{shorten(table.columns, 20)}. Name the one that holds the {role} with --{role}-column."
-            )
+            raise missing_column(data, column, table.columns, role)
         table = table.assign(**{role: table[column].map(str, na_action="ignore")})
     return table
 

@@ -167,8 +167,9 @@ class _OpenFile:
 
     def read(self, part: Range) -> bytes:
         """The bytes, fewer only at the end of the file. A system returns at most 2 GiB at a time."""
-        content = self._read_at(part.start, part.stop - part.start)
-        while more := self._read_at(part.start + len(content), part.stop - part.start - len(content)):
+        size = part.stop - part.start
+        content = self._read_at(part.start, size)
+        while len(content) < size and (more := self._read_at(part.start + len(content), size - len(content))):
             content += more
         return content
 
