@@ -178,8 +178,8 @@ def missing_column(source: str, column: str, columns: Iterable[object], role: st
     """The error for a column that a table lacks. ``role``: what it should hold, as in ``--label-column``."""
     names = [str(name) for name in columns]
     return InputError(
-        f"{source} has no column '{column}'{did_you_mean(column, names)} Its columns are {shorten(names, 20)}. Name the "
-        f"one that holds the {role} with --{role}-column."
+        f"{source} has no column '{column}'{did_you_mean(column, names)} Its columns are {shorten(names, 20)}. Name "
+        f"the one that holds the {role} with --{role}-column."
     )
 
 
