@@ -276,14 +276,14 @@ def _is_valid(file: Path, digest: str, job: CacheJob) -> bool:
     except FileNotFoundError:
         return False
     except InvalidCacheError as error:
-        _logger.info(f"The cache {file} {error}: filling it anew.")
+        _logger.info(f"The cache {file} {error}: filling it again.")
         return False
     if index.digest != digest:
-        _logger.info(f"The images are not those in the cache {file} any more: filling it anew.")
+        _logger.info(f"The images are not those in the cache {file} any more: filling it again.")
         return False
     if any(not isinstance(_decode(job.reader, row, job.spec), str) for row in index.reasons):
         _logger.info(
-            f"Images that could not be read when the cache {file} was filled can be now: filling it anew."
+            f"Images that could not be read when the cache {file} was filled can be now: filling it again."
         )
         return False
     return True

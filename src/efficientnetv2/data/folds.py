@@ -130,7 +130,7 @@ def assign_folds(
     present = pd.crosstab(part.labels, fold) > 0
     absent = [part.class_names[int(label)] for label in present.index[present.sum(axis=1) < k]]
     if absent:
-        note += f" Not every fold has an image of class {shorten(absent)}: there are too few, or they lie too close."
+        note += f" Not every fold has an image of class {shorten(absent)}: there are too few, or they are too close."
     return Folds(parts, note + _test_note(dataset), clusters, by, level.block, level.groups)
 
 

@@ -80,7 +80,8 @@ def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords
     if empty and (strict or options.allow_empty_classes):
         fix = "To train, put images into each, or remove the folder"
         listing.notes.append(
-            f"No image lies in the class folders {shorten(empty)}. {'Skipped' if options.allow_empty_classes else fix}."
+            f"There is no image in the class folders {shorten(empty)}. "
+            f"{'Skipped' if options.allow_empty_classes else fix}."
         )
     return listing.records()
 

@@ -136,7 +136,7 @@ def _quotas(part: ImageDataset, count: int) -> Ints:
     if not classes <= count <= len(part) - classes:
         raise InputError(
             f"{part.source}: minival would be {count} of {len(part)} training images, but of each of the {classes} "
-            "classes at least one has to stand in minival and one to stay in train. Give a number from "
+            "classes at least one must be in minival and one in train. Give a number from "
             f"{classes} to {len(part) - classes} or a share (--set minival=0.1), or none (--set minival=null)."
         )
     ideal = count * sizes / len(part)

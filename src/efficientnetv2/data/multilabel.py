@@ -40,8 +40,8 @@ def split_labels(records: ImageRecords, separator: str) -> ImageRecords:
     if lacking.any():
         row = int(lacking.argmax())
         raise InputError(
-            f"{records.where(row)}: '{records.table['label'].iloc[row]}' lacks a label beside a '{separator}'. Correct "
-            "the row."
+            f"{records.where(row)}: '{records.table['label'].iloc[row]}' lacks a label next to a '{separator}'. "
+            "Correct the row."
         )
     # No rule about labels reads the other columns, which may be many.
     cells = pd.Series([parts[code] for code in codes], dtype=object)

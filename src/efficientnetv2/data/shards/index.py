@@ -37,7 +37,7 @@ LABEL_LIST = "shard_labels"
 INDEX_NAME = "index.parquet"
 SUFFIX = ".tar"
 _METADATA = b"efficientnetv2_shards"
-_ANEW = "Write it anew with effnetv2 shards, or delete it to have the headers of the tars read instead."
+_ANEW = "Write it again with effnetv2 shards, or delete it to have the headers of the tars read instead."
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 #: Why a compressed shard can't be read, to follow its name.
 COMPRESSED = "is compressed, so no image can be read out of its middle. Unpack it to a plain .tar."
@@ -225,7 +225,7 @@ def split_location(data: str) -> tuple[str, str]:
         exists = Path(os.path.expanduser(base)).is_dir()
     if not exists and any(sign in base for sign in "{}*[]"):
         raise InputError(
-            f"'{data}': braces and stars stand in the name of a shard, not in its folder '{base}'. "
+            f"'{data}': braces and stars belong in the name of a shard, not in its folder '{base}'. "
             "Give the shards of one folder."
         )
     return (base if is_url(data) else Path(os.path.expanduser(base or ".")).absolute().as_posix()), name

@@ -95,8 +95,8 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
         if lacking := [shard for shard in records.shards.shards if shard.lacks]:
             more = f" So do {pluralize(len(lacking) - 1, 'further shard')}." if len(lacking) > 1 else ""
             raise InputError(
-                f"{base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it anew with a label for every "
-                "image (.cls, or a field of .json that --label-column names)."
+                f"{base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it again with a label for "
+                "every image (.cls, or a field of .json that --label-column names)."
             )
     elif unlabeled and options.strict:
         return replace(records, notes=(*records.notes, f"No image has a label: {data} {unlabeled}"))
@@ -221,7 +221,7 @@ def _load_index(store: Store, names: list[str]) -> ShardIndex | None:
     if unknown:
         raise InputError(
             f"{store.base}/{INDEX_NAME} lists {shorten(known, 2)}, but not {shorten(unknown, 3)}"
-            f"{did_you_mean(unknown[0], known)} Name only shards that it lists, or write it anew."
+            f"{did_you_mean(unknown[0], known)} Name only shards that it lists, or write it again."
         )
     chosen = index.table["shard"].isin([known[name] for name in wanted])
     return replace(index, table=index.table[chosen].reset_index(drop=True))

@@ -103,7 +103,7 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
         elif whole > known.bytes:
             raise InputError(
                 f"{shards.base}/{known.name} has {whole:,} bytes, but {known.bytes:,} in the index: it was written "
-                "anew since. Bring the right shard back, or write the index anew."
+                "again since. Bring the right shard back, or write the index again."
             )
         elif whole < known.bytes:
             damage = f"is cut short ({whole:,} of {known.bytes:,} bytes)"

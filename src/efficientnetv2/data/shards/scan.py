@@ -250,12 +250,12 @@ def _group_by_key(found: Iterator[_Member], name: str) -> Iterator[tuple[str, di
             key, members = folder + slash + stem, {}
             if key in seen:
                 raise InputError(
-                    f"{name}: the key '{key}' occurs twice. Pack it anew with the members of a sample in a row."
+                    f"{name}: the key '{key}' occurs twice. Pack it again with the members of a sample in a row."
                 )
             seen.add(key)
         if extension.lower() in members:
             raise InputError(
-                f"{name}: the member '{info.name}' occurs twice. Pack it anew with each name once."
+                f"{name}: the member '{info.name}' occurs twice. Pack it again with each name once."
             )
         members[extension.lower()] = member
     if members:
@@ -309,7 +309,7 @@ def _validate_facts(known: dict[str, Any], name: str, key: str) -> None:
         if split is None:
             raise InputError(
                 f"{name}: the sample '{key}' has the split '{known['split']}', but must have train, val or test. "
-                "Pack it anew."
+                "Pack it again."
             )
         known["split"] = split
     for axis, limit in (("latitude", 90), ("longitude", 180)):
@@ -321,5 +321,5 @@ def _validate_facts(known: dict[str, Any], name: str, key: str) -> None:
             known[axis] = math.inf
         if not abs(known[axis]) <= limit:
             raise InputError(
-                f"{name}: the {axis} of the sample '{key}' must be degrees from -{limit} to {limit}. Pack it anew."
+                f"{name}: the {axis} of the sample '{key}' must be degrees from -{limit} to {limit}. Pack it again."
             )
