@@ -108,7 +108,7 @@ def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_
     (class_folders / "red/text.jpg").write_text("no picture")
     said = logged_lines()
     prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, strict=False)
-    assert any(line.startswith("Skipped 1 unreadable picture, the first: red/text.jpg ") for line in said)
+    assert any("Skipped 1 unreadable" in line and "red/text.jpg" in line for line in said)
     assert not any("skipped.csv" in line for line in said)
 
 

@@ -256,9 +256,8 @@ def _map_images(
             yield waiting.popleft().result()
 
     pool = ThreadPoolExecutor(job.threads)
-    with warnings.catch_warnings():
-        # Around the threads, since filters belong to the process: each opener within them sets its own aside.
-        warnings.simplefilter("ignore")
+    # Around the threads, since filters belong to the process: each opener within them sets its own aside.
+    with warnings.catch_warnings(action="ignore"):
         try:
             yield results()
         finally:

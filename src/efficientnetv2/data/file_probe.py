@@ -120,8 +120,8 @@ def map_chunks(
 ) -> list[Result]:
     """Results of a function that takes a few hundred items at a time, in threads, in the order of the items."""
     image_extensions()  # loads Pillow's plugins once, before the threads would
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
+    # Around the threads, since filters belong to the process.
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(workers) as pool:
         chunks = pool.map(lambda first: function(items[first : first + _CHUNK]), range(0, len(items), _CHUNK))
         done: list[Result] = []
         for results in chunks:

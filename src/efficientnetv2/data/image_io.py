@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from efficientnetv2.data.image_formats import (
     open_image,
     read_file,
 )
+from efficientnetv2.data.records import packed_record
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import MemoryBudget
@@ -54,7 +54,6 @@ _FAULTS = {
     NotRegularFileError: "is not a regular file, but a pipe or a device",
     UnidentifiedImageError: "is not an image that Pillow can read",
 }
-_RECORD = re.compile(r"(?P<file>.+\.bin)#(?P<index>\d+)")
 
 
 class UnreadableImageError(Exception):
@@ -99,7 +98,7 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
                 content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact, _rows: content
             )
         elif isinstance(content, Image.Image):
-            with _no_warnings():
+            with warnings.catch_warnings(action="ignore"):
                 yield _from_pillow(content.copy())
         elif (header := jpeg.header(content)) is not None:
             validate_size(header.width, header.height)
@@ -113,7 +112,7 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
                     header.width, header.height, header.orientation, jpeg.scales(header), pixels
                 )
         else:
-            with _no_warnings(), open_image(content) as image:
+            with warnings.catch_warnings(action="ignore"), open_image(content) as image:
                 validate_size(*image.size)
                 jpeg.refuse_many_scans(content, image.width * image.height)
                 with _DECODING.take(_PILLOW_BYTES * image.width * image.height):
@@ -124,9 +123,9 @@ def open_stored(source: Source) -> Iterator[StoredImage]:
 
 def image_size(source: Source) -> tuple[int, int]:
     """Width and height as stored, from the header only. Raises UnreadableImageError."""
-    if isinstance(source, str | Path) and not _RECORD.fullmatch(str(source)):
+    if isinstance(source, str | Path) and packed_record(str(source)) is None:
         try:
-            with _no_warnings(), open_image(source) as image:
+            with warnings.catch_warnings(action="ignore"), open_image(source) as image:
                 return image.size
         except Exception as error:  # as in ``open_stored``
             raise UnreadableImageError(_name(source), fault_of(error)) from error
@@ -141,10 +140,10 @@ def max_pixels() -> int:
 
 def is_high_bit_depth(source: Source) -> bool:
     """Whether an image has more than 8 bits and one channel, by its header. Pillow reads 16-bit colors as 8 bits."""
-    if isinstance(source, np.ndarray) or (isinstance(source, str | Path) and _RECORD.fullmatch(str(source))):
+    if isinstance(source, np.ndarray) or (isinstance(source, str | Path) and packed_record(str(source))):
         return False
     try:
-        with _no_warnings():
+        with warnings.catch_warnings(action="ignore"):
             if isinstance(source, Image.Image):
                 return source.mode.startswith(_HIGH_BIT_DEPTH)
             with open_image(source) as image:
@@ -169,14 +168,6 @@ def display_channels(pixels: Pixels) -> Pixels:
     return pixels[..., :RGB] if pixels.shape[-1] >= RGB else pixels[..., :1].repeat(RGB, axis=-1)
 
 
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Suppress Pillow's warnings: serious ones become errors here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def validate_size(width: int, height: int) -> None:
     """Raise UnreadableImageError if a side is shorter than ``MIN_SIDE``."""
     if min(width, height) < MIN_SIDE:
@@ -199,7 +190,7 @@ def _jpeg_pixels(content: bytes, header: jpeg.Header, scale: int, exact: bool, r
     pixels = jpeg.decode(content, header, scale, exact=exact, bottom=rows)
     if pixels is not None:
         return pixels
-    with _no_warnings(), open_image(content) as image:
+    with warnings.catch_warnings(action="ignore"), open_image(content) as image:
         return _pillow_pixels(image, b"", scale, exact, rows)
 
 
@@ -288,8 +279,8 @@ def _content(source: Source) -> bytes | Image.Image | Pixels:
         return source
     if isinstance(source, bytes):
         content = source
-    elif "#" in str(source) and (record := _RECORD.fullmatch(str(source))):
-        return _cifar_record(record["file"], int(record["index"]))
+    elif "#" in str(source) and (record := packed_record(str(source))):
+        return _cifar_record(*record)
     else:
         content = read_file(source)
     if not content:

@@ -63,9 +63,8 @@ def thread_map(function: Callable[[int], Result], count: int, threads: int) -> l
     """``function`` of 0 to count - 1, in order."""
     if threads == 1:
         return [function(index) for index in range(count)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        # Around the threads, since filters belong to the process: each opener within them sets its own aside.
-        warnings.simplefilter("ignore")
+    # Around the threads, since filters belong to the process: each opener within them sets its own aside.
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, range(count)))
 
 

@@ -220,8 +220,8 @@ class _Packer:
     def run(self) -> PackResult:
         image_extensions()  # loads Pillow's plugins once, before the threads would
         done = 0
-        with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
-            warnings.simplefilter("ignore")  # around the threads, since filters belong to the process
+        # Around the threads, since filters belong to the process.
+        with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(_THREADS) as pool:
             try:
                 for split in (*SPLITS, ""):
                     rows = np.flatnonzero(self.dataset.split == split)
