@@ -88,9 +88,7 @@ def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
         for path, given, judges in zip(whole.paths, whole.split, judging, strict=True)
     ]
     try:
-        refuse_leaks(
-            whole.with_split(np.array(splits, dtype=object)), validate_images(whole, workers=8).contents
-        )
+        refuse_leaks(whole.with_split(np.array(splits, dtype=object)), validate_images(whole).contents)
     except InputError as error:
         raise SystemExit(str(error)) from error
 

@@ -116,7 +116,7 @@ def measured(folder: str) -> dict[str, float]:
 
     dataset = load_dataset(folder)
     mark("load_s")
-    found = validate_images(dataset, workers=8)
+    found = validate_images(dataset)
     assert not len(found.unreadable)
     mark("checked_s")
     del found

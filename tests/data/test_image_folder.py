@@ -301,7 +301,7 @@ def test_a_link_to_itself_is_a_image_that_cannot_be_read(tmp_path):
     dataset = load_dataset(tmp_path)
     assert dataset.paths == ["a/1.jpg", "a/loop.jpg", "b/2.jpg"]
     with pytest.raises(InputError, match=mentioning("1", "3", "loop.jpg")):
-        validate_images(dataset, workers=1)
+        validate_images(dataset)
 
 
 def test_images_beside_class_folders_are_left_out_and_said(tmp_path):

@@ -195,7 +195,7 @@ def test_copies_with_other_labels_are_told(tmp_path):
     file = table(tmp_path)
     (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "3.png").write_bytes((tmp_path / "1.png").read_bytes())
-    notes = " ".join(validate_images(load_dataset(file, label_separator=";"), workers=1).notes)
+    notes = " ".join(validate_images(load_dataset(file, label_separator=";")).notes)
     assert mentions(notes, "0.png", "2", "cat;animal", "4.png", "6", "dog;animal")
 
 

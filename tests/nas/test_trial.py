@@ -547,7 +547,7 @@ def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
 
 def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
     dataset = split(class_folders)
-    contents = validate_images(dataset, workers=1).contents
+    contents = validate_images(dataset).contents
     refuse_leaks(dataset, contents)
     judging, trained = (dataset.paths[list(dataset.split).index(name)] for name in ("val", "train"))
     contents[dataset.paths.index(judging)] = contents[dataset.paths.index(trained)]

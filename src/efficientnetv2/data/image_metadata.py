@@ -28,8 +28,6 @@ MAX_HASHED = 16_384
 MAX_MEASURED = 50_000
 # Images whose median size is taken, in a tenth of a second. Ours.
 _MAX_SAMPLED = 100
-# Reading waits for the disk or the network more than for the processor. Ours.
-_THREADS = 8
 
 
 def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[Ints, Ints]:
@@ -54,7 +52,7 @@ def content_hashes(dataset: ImageDataset, *, most: int = MAX_HASHED) -> tuple[In
                 found.append(-1)
         return found
 
-    hashes = np.array(map_chunks(hash_chunk, rows.tolist(), _THREADS), dtype=np.int64)
+    hashes = np.array(map_chunks(hash_chunk, rows.tolist()), dtype=np.int64)
     return rows[hashes >= 0], hashes[hashes >= 0]
 
 
@@ -76,7 +74,7 @@ def longer_sides(dataset: ImageDataset) -> Floats | None:
     files = [dataset.file(row) for row in range(len(dataset))]
     if any(packed_record(file) is not None for file in files):
         return None
-    sides = map_chunks(lambda chunk: [_longer_side(file) for file in chunk], files, _THREADS)
+    sides = map_chunks(lambda chunk: [_longer_side(file) for file in chunk], files)
     return np.array(sides, dtype=np.float64)
 
 

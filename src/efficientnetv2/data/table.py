@@ -35,8 +35,6 @@ from efficientnetv2.data.shards.index import SUFFIX
 from efficientnetv2.data.shards.open import locate_paths, points_into_shards
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
-# File checks wait for the disk. Ours.
-_THREADS = 8
 # Columns that are recognized in any case (Split, LATITUDE).
 _RECOGNIZED = ("split", "latitude", "longitude")
 # Names of the columns in published tables, in lower case without spaces, hyphens and underscores. Ours.
@@ -339,7 +337,7 @@ def _normal_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
     # A backslash may belong to an existing file's name. Otherwise it separates folders, as on Windows.
     named = np.array(column.str.contains("\\", regex=False, na=False), dtype=bool) & (os.sep == "/")
     named[named] = map_chunks(
-        lambda paths: [(root / path).is_file() for path in paths], column[named].tolist(), _THREADS
+        lambda paths: [(root / path).is_file() for path in paths], column[named].tolist()
     )
     paths = column.where(named, column.str.replace("\\", "/", regex=False))
     paths = paths.str.removeprefix(root.as_posix().rstrip("/") + "/")
@@ -378,7 +376,7 @@ def _with_files(records: ImageRecords) -> ImageRecords:
         return not os.path.isfile(records.file(index))
 
     # In threads, since a network file system takes a while for each.
-    absent = map_chunks(lambda rows: [is_missing(row) for row in rows], range(len(records)), _THREADS)
+    absent = map_chunks(lambda rows: [is_missing(row) for row in rows], range(len(records)))
     gone = np.flatnonzero(absent).tolist()
     respelled = {path: _other_form(path, root) for path in {records.paths[index] for index in gone}}
     gone = [index for index in gone if respelled[records.paths[index]] is None]

@@ -24,8 +24,6 @@ from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage, probe_images
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
 
-# Checks wait for the disk more than for the processor. Ours.
-_THREADS = 8
 # Maximum level of images of more than 8 bits that use a small part of their range: at most 14 of 16 bits. Ours.
 _DARK_LEVEL = 63
 
@@ -53,7 +51,6 @@ class ImageValidation:
 def validate_images(
     dataset: ImageDataset,
     *,
-    workers: int = _THREADS,
     strict: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> ImageValidation:
@@ -70,13 +67,11 @@ def validate_images(
     contents = np.arange(len(dataset), dtype=np.int64)
     damage = ShardDamage({}, ())
     if dataset.shards is None:
-        reasons, colors, brightest = _check_files(dataset, contents, workers, progress)
+        reasons, colors, brightest = _check_files(dataset, contents, progress)
     else:
         damage = find_damage(dataset.table, dataset.shards)
         refuse_damage(dataset, damage, strict)
-        hashes, reasons, colors, brightest = probe_images(
-            dataset.table, dataset.shards, damage.reasons, workers
-        )
+        hashes, reasons, colors, brightest = probe_images(dataset.table, dataset.shards, damage.reasons)
         known = np.flatnonzero(hashes >= 0)
         _share_ids(contents, known, hashes[known])
     _refuse_unreadable(dataset, reasons, strict)
@@ -119,7 +114,7 @@ def find_undecodable(
                 faults.append(error.reason)
         return faults
 
-    found = zip(rows, map_chunks(decode_chunk, rows, _THREADS, progress), strict=True)
+    found = zip(rows, map_chunks(decode_chunk, rows, progress), strict=True)
     reasons = {row: reason for row, reason in found if reason}
     _refuse_unreadable(dataset, reasons, strict)
     return reasons
@@ -132,7 +127,7 @@ def refuse_damage(dataset: ImageDataset, damage: ShardDamage, strict: bool) -> N
 
 
 def _check_files(
-    dataset: ImageDataset, contents: Ints, workers: int, progress: Callable[[int], object] | None
+    dataset: ImageDataset, contents: Ints, progress: Callable[[int], object] | None
 ) -> tuple[dict[int, str], Counter[str], list[int]]:
     """Reasons of unusable files, by row; counts of conversions to RGB; maximum levels of images of more than 8 bits.
 
@@ -141,7 +136,7 @@ def _check_files(
     is_file = np.array(["#" not in path or packed_record(path) is None for path in dataset.paths], dtype=bool)
     rows = np.flatnonzero(is_file)
     files = [dataset.file(row) for row in rows.tolist()]
-    probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, workers, progress)
+    probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)
     reasons = {row: found.reason for row, found in zip(rows.tolist(), probes, strict=True) if found.reason}
     marks = pd.DataFrame({"size": [one.size for one in probes], "tail": [one.tail for one in probes]}, rows)
     marks = marks.drop(index=list(reasons))
@@ -149,7 +144,6 @@ def _check_files(
     digests = map_chunks(
         lambda chunk: [_digest(file) for file in chunk],
         [dataset.file(row) for row in alike.tolist()],
-        workers,
     )
     _share_ids(contents, alike, np.array(digests, dtype=object))
     _check_records(contents, np.flatnonzero(~is_file), reasons, dataset)

@@ -47,9 +47,9 @@ def test_what_a_run_on_shards_wrote_is_data_again(packed, class_folders, tmp_pat
     for row in (0, 17, 47):
         with open(files.file(row), "rb") as file:
             assert reader.source(row) == file.read()
-    report = validate_images(again, workers=1)
+    report = validate_images(again)
     assert len(report.unreadable) == 0
-    assert report.contents.tolist() == validate_images(packed, workers=1).contents.tolist()
+    assert report.contents.tolist() == validate_images(packed).contents.tolist()
 
 
 def test_without_an_index_the_headers_tell_the_places(packed, tmp_path):
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused_by_its_row(change, words, packed, tmp_path
 
 def test_a_missing_shard_is_damage_as_it_is_for_the_shards_themselves(packed, tmp_path):
     (tmp_path / "shards/pictures-000005.tar").unlink()
-    report = validate_images(load_dataset(tmp_path / "runs/one/manifest.csv"), workers=1)
+    report = validate_images(load_dataset(tmp_path / "runs/one/manifest.csv"))
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
     (tmp_path / "shards/index.parquet").unlink()

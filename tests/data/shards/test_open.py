@@ -78,8 +78,8 @@ def test_a_whole_set_needs_no_look_at_its_images_and_knows_its_copies(class_fold
     files = load_dataset(class_folders)
     write_shards(files, tmp_path / "shards", PackOptions(10**9))
     report, of_files = (
-        validate_images(load_dataset(tmp_path / "shards"), workers=1),
-        validate_images(files, workers=1),
+        validate_images(load_dataset(tmp_path / "shards")),
+        validate_images(files),
     )
     assert len(report.unreadable) == 0
     assert report.contents.tolist() == of_files.contents.tolist()
@@ -93,21 +93,21 @@ def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
     rows = dataset.table[dataset.table["shard"] == 5].sort_values("shard_offset")
     whole = rows.index[:2]
     file.write_bytes(file.read_bytes()[: rows["shard_offset"].iloc[2] + 10])
-    report = validate_images(dataset, workers=1)
+    report = validate_images(dataset)
     assert report.unreadable.tolist() == sorted(rows.index[2:])
     assert "is lost: the shard is cut short" in report.reasons[0]
     assert mentions(report.notes[0], "pictures-000005.tar")
     assert mentions(report.notes[0], "2", "4")
     assert all(source_reader(dataset).source(int(row)) for row in whole)
     with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "--strict")):
-        validate_images(dataset, workers=1, strict=True)
+        validate_images(dataset, strict=True)
 
 
 def test_a_missing_shard_is_named_and_the_others_used(shards):
     """4 of 48 are more than the 5 % that may be unreadable one by one; a damaged shard does not count there."""
     (shards / "pictures-000005.tar").unlink()
     dataset = load_dataset(shards)
-    report = validate_images(dataset, workers=1)
+    report = validate_images(dataset)
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
 
@@ -144,7 +144,7 @@ def test_another_shard_than_the_indexs_is_refused(shards):
     with (shards / "pictures-000001.tar").open("ab") as file:
         file.write(b"\0" * 10_240)
     with pytest.raises(InputError, match=mentioning("pictures-000001.tar")):
-        validate_images(load_dataset(shards), workers=1)
+        validate_images(load_dataset(shards))
 
 
 def test_another_column_can_be_the_label(tmp_path):

@@ -50,7 +50,7 @@ def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_url_is_the_folder(data, server, class_folders):
     far, near = load_dataset(server.url + data), load_dataset(class_folders)
     assert far.labels.tolist() == near.labels.tolist()
-    assert len(validate_images(far, workers=2).unreadable) == 0
+    assert len(validate_images(far).unreadable) == 0
     reader = source_reader(far).ahead(range(48))
     assert [reader.source(row) for row in range(48)] == [
         Path(near.file(row)).read_bytes() for row in range(48)
@@ -153,7 +153,7 @@ def test_a_server_that_does_not_answer_is_not_taken_for_one_that_has_lost_its_sh
     dataset = load_dataset(f"{server.url}/shards")
     server.head_fails = 503
     with pytest.raises(InputError, match=mentioning("pictures-00000", "5")):
-        validate_images(dataset, workers=1)
+        validate_images(dataset)
 
 
 @pytest.mark.parametrize("drips", [False, True])
@@ -210,7 +210,7 @@ def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
     cut = folder / "pictures-000002.tar"
     rows = dataset.table[dataset.table["shard"] == 2].sort_values("shard_offset")
     cut.write_bytes(cut.read_bytes()[: rows["shard_offset"].iloc[4] + 7])
-    report = validate_images(dataset, workers=2)
+    report = validate_images(dataset)
     assert len(report.unreadable) == 10 + 6
     assert mentions(report.notes[0], "pictures-000001.tar", "0", "10")
     assert mentions(report.notes[1], "pictures-000002.tar")

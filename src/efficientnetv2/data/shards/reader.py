@@ -120,7 +120,7 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
 
 
 def probe_images(
-    table: pd.DataFrame, shards: ShardSet, lost: Collection[int], workers: int
+    table: pd.DataFrame, shards: ShardSet, lost: Collection[int]
 ) -> tuple[Ints, dict[int, str], Counter[str], list[int]]:
     """Check the images of shards, but the ``lost`` rows, unless their index shows that packing has checked them.
 
@@ -147,7 +147,7 @@ def probe_images(
                 probes.append(FileProbe(error.reason))
         return probes
 
-    probes = map_chunks(probe_chunk, rows, workers)
+    probes = map_chunks(probe_chunk, rows)
     reasons = {row: found.reason for row, found in zip(rows, probes, strict=True) if found.reason}
     contents[list(reasons)] = -1
     return contents, reasons, Counter(one.colors for one in probes if one.colors), max_levels(probes)
