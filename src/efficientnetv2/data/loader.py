@@ -73,33 +73,37 @@ def iter_batches(dataset: Dataset[Any], requests: Any, workers: int, pin_memory:
 
     Raises InputError while iterating, if a ``BatchFailure`` arrived or a worker was killed.
     """
+    with worker_errors():
+        # Without a name, so that the traceback of an error does not keep the workers alive.
+        for batch in _start_loader(dataset, requests, workers, pin_memory):
+            if isinstance(batch, BatchFailure):
+                raise InputError(batch.message)
+            yield batch
+
+
+def _start_loader(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
     parent = None
     if workers:
         if parent_process() is None:  # otherwise the parent's folder holds multiprocessing's files
             own_folder()
         # The system ends a worker with the thread that started it, and only the main thread lasts until the end.
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
-    with worker_errors():
-        with warnings.catch_warnings():
-            # Raised by every loader with more than one worker per core. The user is warned once, elsewhere.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
-            # batch_size=None: a request is a whole group already.
-            loader: DataLoader[Any] = DataLoader(
-                dataset,
-                batch_size=None,
-                sampler=requests,
-                num_workers=workers,
-                pin_memory=pin_memory,
-                worker_init_fn=partial(_start_worker, parent=parent) if workers else None,
-                prefetch_factor=PREFETCH if workers else None,
-                # Forked on Linux, whatever Python's default: workers share the list of images and start at once.
-                multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-            )
-            batches = iter(loader)
-        for batch in batches:
-            if isinstance(batch, BatchFailure):
-                raise InputError(batch.message)
-            yield batch
+    with warnings.catch_warnings():
+        # Raised by every loader with more than one worker per core. The user is warned once, elsewhere.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        # batch_size=None: a request is a whole group already.
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=requests,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=partial(_start_worker, parent=parent) if workers else None,
+            prefetch_factor=PREFETCH if workers else None,
+            # Forked on Linux, whatever Python's default: workers share the list of images and start at once.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        )
+        return iter(loader)
 
 
 def _start_worker(_: int, parent: int | None) -> None:
