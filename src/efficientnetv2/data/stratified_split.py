@@ -6,10 +6,11 @@ clusters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from efficientnetv2.utils.rng import Key
 
@@ -31,7 +32,7 @@ def stratified_group_split(
     bundles = _bundles(clusters, labels, num_classes)
     best: tuple[bool, float] | None = None
     chosen = np.zeros(len(labels), dtype=np.int64)
-    for attempt in range(attempts if 0 < len(bundles) <= _FEW_CLUSTERS else 1):
+    for attempt in range(attempts if 0 < bundles.counts.shape[0] <= _FEW_CLUSTERS else 1):
         generator = key.fold("attempt", attempt).generator()
         parts = _assign_singles(
             _assign_bundles(bundles, target, generator), bundles, labels, target, generator
@@ -55,42 +56,35 @@ def keeps_every_class(counts: Ints) -> bool:
     return bool((counts.sum(axis=1) > 0).all() and ((counts > 0).sum(axis=0) >= 2).all())
 
 
-@dataclass(frozen=True)
-class _Bundles:
-    """Clusters of two or more images: ``starts`` into classes and counts. And single images by class."""
+class _Bundles(NamedTuple):
+    """Clusters of two or more images: (N,) bundle of each image, -1 for single images, and what the bundles hold."""
 
     of_image: Ints
-    starts: Ints
-    classes: Ints
-    counts: Ints
-    singles: Ints
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
+    counts: csr_array  # (B, K) images of each class
+    singles: Ints  # (K,) single images of each class
 
     def held(self, bundle: int) -> tuple[Ints, Ints]:
         """Classes of a bundle, and images of each."""
-        here = slice(self.starts[bundle], self.starts[bundle + 1])
-        return self.classes[here], self.counts[here]
+        here = slice(*self.counts.indptr[bundle : bundle + 2])
+        return self.counts.indices[here], self.counts.data[here]
 
 
 def _bundles(clusters: Ints, labels: Ints, num_classes: int) -> _Bundles:
     large = np.bincount(clusters) > 1
-    number = np.where(large, np.cumsum(large) - 1, -1).astype(np.int64)
-    of_image = number[clusters]
+    of_image = np.where(large, np.cumsum(large) - 1, -1)[clusters]
     bundled = of_image >= 0
-    pairs, counts = np.unique(of_image[bundled] * num_classes + labels[bundled], return_counts=True)
-    starts = np.searchsorted(pairs // num_classes, np.arange(large.sum() + 1))
-    singles = np.bincount(labels[~bundled], minlength=num_classes)
-    return _Bundles(of_image, starts, pairs % num_classes, counts, singles)
+    ones = np.ones(bundled.sum(), dtype=np.int64)
+    counts = csr_array((ones, (of_image[bundled], labels[bundled])), shape=(large.sum(), num_classes))
+    counts.sum_duplicates()
+    return _Bundles(of_image, counts, np.bincount(labels[~bundled], minlength=num_classes))
 
 
 def _assign_bundles(bundles: _Bundles, target: Floats, generator: np.random.Generator) -> Ints:
     """(B,) part of each bundle, in random order, where it lowers ``Σ (filled - target)² / target²`` most."""
-    parts = np.zeros(len(bundles), dtype=np.int64)
+    parts = np.zeros(bundles.counts.shape[0], dtype=np.int64)
     filled = np.zeros_like(target)
     weight = 1 / np.maximum(target, 0.5) ** 2
-    for bundle in generator.permutation(len(bundles)):
+    for bundle in generator.permutation(len(parts)):
         classes, counts = bundles.held(bundle)
         change = counts * (counts + 2 * (filled[:, classes] - target[:, classes])) * weight[:, classes]
         costs = change.sum(axis=1)
@@ -110,15 +104,15 @@ def _restore_classes(
     narrow = ((filled > 0).sum(axis=0) < 2) & (bundles.singles == 0) & (target.sum(axis=0) > 0)
     if not narrow.any():
         return
-    owner = np.repeat(np.arange(len(bundles)), np.diff(bundles.starts))
-    size = np.add.reduceat(bundles.counts, bundles.starts[:-1])
+    owner = np.repeat(np.arange(len(parts)), np.diff(bundles.counts.indptr))
+    size = bundles.counts.sum(axis=1)
     for label in np.flatnonzero(narrow):
         if (filled[:, label] > 0).sum() >= 2:
             continue  # moved with an earlier class
         home = int(np.argmax(filled[:, label]))
         missing = np.where(np.arange(len(target)) == home, -np.inf, target[:, label] - filled[:, label])
         goal = int(np.argmax(missing))
-        able = generator.permutation(owner[bundles.classes == label])
+        able = generator.permutation(owner[bundles.counts.indices == label])
         for bundle in able[np.argsort(size[able], kind="stable")]:
             classes, counts = bundles.held(bundle)
             left = filled[:, classes].copy()
@@ -132,7 +126,7 @@ def _restore_classes(
 
 def _fill_empty(bundles: _Bundles, parts: Ints, filled: Floats, target: Floats) -> None:
     """Move the smallest bundle of the fullest part, in place, into each part without images."""
-    size = np.add.reduceat(bundles.counts, bundles.starts[:-1]) if len(bundles) else bundles.counts
+    size = bundles.counts.sum(axis=1)
     empty = np.flatnonzero(filled.sum(axis=1) == 0)
     for goal in empty[int(bundles.singles.sum()) :]:
         able = np.flatnonzero(np.bincount(parts, minlength=len(target))[parts] > 1)
