@@ -60,8 +60,8 @@ def dtype_mismatch(kind: str, bands: Bands) -> str:
     low, high = f"{min(bands.low):g}", f"{max(bands.high):g}"
     return (
         f"holds {kind}, but the rule by which {low} to {high} become 0 to 255 is for rasters of {' and '.join(kinds)}. "
-        f"Convert it: gdal_translate -ot {_gdal_name(kinds[0])} -scale FROM TO {low} {high}. Or let effnetv2 map take "
-        "it as it is, by --value-range FROM,TO."
+        f"Convert it: gdal_translate -ot {_gdal_name(kinds[0])} -scale FROM TO {low} {high}. Or map it as it is: "
+        "effnetv2 geo map --value-range FROM,TO."
     )
 
 

@@ -37,7 +37,7 @@ LABEL_LIST = "shard_labels"
 INDEX_NAME = "index.parquet"
 SUFFIX = ".tar"
 _METADATA = b"efficientnetv2_shards"
-_ANEW = "Write it again with effnetv2 shards, or delete it to have the headers of the tars read instead."
+_ANEW = "Write it again with effnetv2 data pack, or delete it to have the headers of the tars read instead."
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 #: Why a compressed shard can't be read, to follow its name.
 COMPRESSED = "is compressed, so no image can be read out of its middle. Unpack it to a plain .tar."

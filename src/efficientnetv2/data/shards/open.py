@@ -165,7 +165,7 @@ def _unlabeled_folders(records: ImageRecords) -> str:
         return ""
     return (
         f"holds images in folders ({shorten(sorted(folders), 3)}), but no labels as shards have them. Unpack it and "
-        "give the folder, or pack the folder: effnetv2 shards FOLDER OUT"
+        "give the folder, or pack the folder: effnetv2 data pack FOLDER OUT"
     )
 
 
