@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.options import between, option, spread
 from efficientnetv2.utils.errors import escape_controls, pluralize
 
 if TYPE_CHECKING:
@@ -27,17 +27,15 @@ def check(
     table: options.CheckOptions,
     out: Annotated[
         Path | None,
-        options.option("Folder for the page and its JSON.  [default: inspection/NAME]", "FOLDER", "--out"),
+        option("Folder for the page and its JSON.  [default: inspection/NAME]", "FOLDER", "--out"),
     ] = None,
     weights: Annotated[
         str,
-        options.option(
+        option(
             "Model that finds label errors and images of one scene: none, auto, a name, or a file.", "NAME"
         ),
     ] = "none",
-    near_km: Annotated[
-        float, options.option("Distance that is one location.", "KM", check=options.between(0, 20_000))
-    ] = 5.0,
+    near_km: Annotated[float, option("Distance that is one location.", "KM", check=between(0, 20_000))] = 5.0,
     time_column: options.TimeColumn = None,
     device: options.Device = "auto",
     workers: options.Workers = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.cli.options import argument, option
 from efficientnetv2.utils.errors import format_duration
 
 if TYPE_CHECKING:
@@ -19,11 +20,9 @@ _ENDS = 10  # classes shown at either end, of more than twice as many. Ours
 
 def compare(
     runs: Annotated[
-        list[Path], options.argument("RUN", "Folders of finished runs, cross-validations or evaluations.")
+        list[Path], argument("RUN", "Folders of finished runs, cross-validations or evaluations.")
     ],
-    out: Annotated[
-        Path | None, options.option("Folder for comparison.json and plots.", "FOLDER", "--out")
-    ] = None,
+    out: Annotated[Path | None, option("Folder for comparison.json and plots.", "FOLDER", "--out")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare the metrics and training times of runs.

@@ -128,7 +128,7 @@ class Screen:
             for text in filter(None, ("; ".join(facts), last)):
                 folded = fill(
                     text, width, initial_indent=_INDENT, subsequent_indent=_INDENT,
-                    break_long_words=False, break_on_hyphens=False,
+                    break_long_words=False, break_on_hyphens=False
                 )  # fmt: skip
                 self.notes.print(folded)
 
@@ -153,7 +153,7 @@ class Bar:
         # Transient: else each bar would leave an empty line.
         self._progress = Progress(
             before, BarColumn(bar_width=24), counter, *after,
-            console=self._console, transient=True, disable=not self._console.is_interactive,
+            console=self._console, transient=True, disable=not self._console.is_interactive
         )  # fmt: skip
         self._task = self._progress.add_task("", what=what, speed="", left="", total=total)
 
@@ -200,7 +200,7 @@ def _rich_table(
     # Between two columns the box has a line of spaces: with the padding, _GAP.
     table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
-        show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0),
+        show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0)
     )  # fmt: skip
     for column, width, right in zip(columns, widths, numeric, strict=True):
         table.add_column(column, width=width, justify="right" if right else "left")

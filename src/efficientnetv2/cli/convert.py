@@ -10,6 +10,7 @@ import typer
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.cli.options import argument, between, flag, option
 from efficientnetv2.preprocessing import Framing, Views
 from efficientnetv2.progressive.schedule import IMAGE_PX
 from efficientnetv2.utils.errors import shorten
@@ -39,31 +40,23 @@ def _of_input(help: str, metavar: str | None = None, **more: Any) -> Any:
 
 def convert(
     source: Annotated[
-        Path,
-        options.argument("IN", "A model file or run; or weights of timm, torchvision, Keras or the authors."),
+        Path, argument("IN", "A model file or run; or weights of timm, torchvision, Keras or the authors.")
     ],
     out: Annotated[
-        Path,
-        options.argument(
-            "OUT", "A .safetensors file; for others also .pth, .h5, .keras, or a folder for timm."
-        ),
+        Path, argument("OUT", "A .safetensors file; for others also .pth, .h5, .keras, or a folder for timm.")
     ],
     to: Annotated[
         Literal["timm", "torchvision", "keras"] | None,
-        options.option("Library that will read OUT.  [default: a model file]"),
+        option("Library that will read OUT.  [default: a model file]"),
     ] = None,
-    model: Annotated[
-        str | None, options.option("Model of IN, if the file does not state it.", "NAME")
-    ] = None,
-    half: Annotated[bool, options.option("Store weights in half precision.", None, "--half")] = False,
-    overwrite: Annotated[bool, options.option("Replace OUT if it exists.", None, "--overwrite")] = False,
+    model: Annotated[str | None, option("Model of IN, if the file does not state it.", "NAME")] = None,
+    half: Annotated[bool, flag("--half", "Store weights in half precision.")] = False,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace OUT if it exists.")] = False,
     as_json: options.Json = False,
     class_names: Annotated[
         str | None, _of_input("A file with a name per line, a JSON list, or names with commas.", "NAME,NAME")
     ] = None,
-    image_px: Annotated[
-        int | None, _of_input("Image size.", "PX", callback=options.between(*IMAGE_PX))
-    ] = None,
+    image_px: Annotated[int | None, _of_input("Image size.", "PX", callback=between(*IMAGE_PX))] = None,
     framing: Annotated[Framing | None, _of_input("Squeeze, cut the center, or add margins.")] = None,
     crop_fraction: Annotated[
         float | None, _of_input("Fraction of the shorter side that crop keeps.", "X")

@@ -8,7 +8,7 @@ import typer
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.options import between, flag, option, spread
 from efficientnetv2.cli.parsing import ADVANCED
 
 
@@ -19,26 +19,24 @@ def crossval(
     recipe: options.RecipeOptions,
     table: options.TableOptions,
     machine: options.MachineOptions,
-    folds: Annotated[int, options.option("Number of folds.", "N", check=options.between(1, 1000))] = 5,
+    folds: Annotated[int, option("Number of folds.", "N", check=between(1, 1000))] = 5,
     by: Annotated[
         Literal["auto", "class", "group", "place", "time"],
-        options.option(
-            "What a fold keeps whole: auto, group, place, time, or class (none; stratified).", "NAME"
-        ),
+        option("What a fold keeps whole: auto, group, place, time, or class (none; stratified).", "NAME"),
     ] = "auto",
     block_degrees: Annotated[
         float | None,
-        options.option(
+        option(
             "Size of spatial blocks; 1 is about 111 km.  [default: automatic]",
             "DEGREES",
-            check=options.between(0.001, 90),
+            check=between(0.001, 90),
             panel=ADVANCED,
         ),
     ] = None,
     time_column: options.TimeColumn = None,
     candidates: Annotated[
         list[str] | None,
-        options.option(
+        option(
             "Recipe fields to choose from inside each fold, one candidate per option; repeatable.",
             "'A.B=C ...'",
             "--try",
@@ -47,7 +45,7 @@ def crossval(
     ] = None,
     candidate_settings: Annotated[
         list[str] | None,
-        options.option(
+        option(
             "A recipe field while choosing only, such as epochs=4; repeatable.",
             "A.B=C",
             "--try-set",
@@ -56,27 +54,24 @@ def crossval(
     ] = None,
     members: Annotated[
         int,
-        options.option(
+        option(
             "Models per fold, averaged: the best candidates, or as many seeds.",
             "N",
             "--members",
-            check=options.between(1, 100),
+            check=between(1, 100),
             panel=ADVANCED,
         ),
     ] = 1,
     compare_splits: Annotated[
         bool,
-        options.option(
-            "Train random folds too, and report how optimistic they are beside those by place.",
-            None,
+        flag(
             "--compare-splits",
+            "Train random folds too, and report how optimistic they are beside those by place.",
             panel=ADVANCED,
         ),
     ] = False,
     out: options.RunOut = None,
-    resume: Annotated[
-        bool, options.option("Continue the folds in --out, or the newest in runs/.", None, "--resume")
-    ] = False,
+    resume: Annotated[bool, flag("--resume", "Continue the folds in --out, or the newest in runs/.")] = False,
 ) -> None:
     """Train a model per fold, and report on all images.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from efficientnetv2.cli import options, parsing
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.options import argument, between, flag, option, spread
 from efficientnetv2.utils import shell
 from efficientnetv2.utils.errors import pluralize
 
@@ -18,18 +18,14 @@ app = parsing.app(name="data", help="Pack images into shards, or write a balance
 @spread
 def pack(
     data: options.Data,
-    out: Annotated[Path, options.argument("OUT", "New or empty folder for the shards.")],
+    out: Annotated[Path, argument("OUT", "New or empty folder for the shards.")],
     table: options.LabeledOptions,
     shard_mb: Annotated[
-        float,
-        options.option("Largest shard, in 1,000,000 bytes.", "MB", check=options.between(0.1, 1_000_000)),
+        float, option("Largest shard, in 1,000,000 bytes.", "MB", check=between(0.1, 1_000_000))
     ] = 1000.0,
-    shard_images: Annotated[
-        int | None, options.option("Most images of a shard.", "N", check=options.between(1))
-    ] = None,
+    shard_images: Annotated[int | None, option("Most images of a shard.", "N", check=between(1))] = None,
     image_px: Annotated[
-        int | None,
-        options.option("Shrink larger images to this shorter side.", "PX", check=options.between(2)),
+        int | None, option("Shrink larger images to this shorter side.", "PX", check=between(2))
     ] = None,
     seed: options.Seed = 0,
     strict: options.Strict = False,
@@ -80,18 +76,17 @@ def pack(
 @spread
 def write_balanced(
     data: options.Data,
-    out: Annotated[Path, options.argument("OUT", "New or empty folder; with --fewer a .csv file.")],
+    out: Annotated[Path, argument("OUT", "New or empty folder; with --fewer a .csv file.")],
     table: options.OneLabelOptions,
     to: Annotated[
         Literal["equal", "sqrt", "effective"],
-        options.option("Class proportions: equal, square roots of the counts, or effective numbers."),
+        option("Class proportions: equal, square roots of the counts, or effective numbers."),
     ] = "equal",
     fewer: Annotated[
-        bool,
-        options.option("Leave out images of frequent classes instead of adding copies.", None, "--fewer"),
+        bool, flag("--fewer", "Leave out images of frequent classes instead of adding copies.")
     ] = False,
     recipe: Annotated[
-        str, options.option("Recipe whose augmentation is used, at its last stage.", "NAME")
+        str, option("Recipe whose augmentation is used, at its last stage.", "NAME")
     ] = "finetune",
     settings: options.Settings = None,
     seed: options.Seed = 0,

@@ -16,6 +16,7 @@ import typer
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.cli.options import option
 from efficientnetv2.utils.errors import InputError, format_duration, shorten
 from efficientnetv2.utils.shell import shell_join
 
@@ -53,7 +54,7 @@ Step = tuple[str, str, list[str]]
 def demo(
     context: typer.Context,
     out: Annotated[
-        Path, options.option("Folder; an earlier demo in runs/demo is replaced.", "FOLDER", "--out")
+        Path, option("Folder; an earlier demo in runs/demo is replaced.", "FOLDER", "--out")
     ] = OUT,
     seed: options.Seed = 0,
     workers: options.Workers = None,

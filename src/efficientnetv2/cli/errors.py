@@ -75,7 +75,7 @@ def spelled(message: str, options: Mapping[str, str]) -> str:
 
 def _with_hint(message: str) -> tuple[str, str | None]:
     """A message without its last sentence, which says what to do, and that sentence."""
-    if "\n" in message or len(parts := re.split(r"(?<=[^.][.?!)])\s+(?=[A-Z])", message)) < 2:
+    if "\n" in message or len(parts := re.split(r"(?<=[^.][.?!])\s+(?=[A-Z])", message)) < 2:
         return message, None
     return " ".join(parts[:-1]), parts[-1]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.options import option, spread
 
 
 @spread
@@ -17,31 +17,28 @@ def evaluate(
     table: options.LabeledOptions,
     split: Annotated[
         Literal["train", "minival", "val", "test", "all"] | None,
-        options.option("train, minival, val, test or all.  [default: test, else val, else all]", "NAME"),
+        option("train, minival, val, test or all.  [default: test, else val, else all]", "NAME"),
     ] = None,
     out: Annotated[
-        Path | None,
-        options.option("Folder for report.html, report.json and predictions.csv.", "FOLDER", "--out"),
+        Path | None, option("Folder for report.html, report.json and predictions.csv.", "FOLDER", "--out")
     ] = None,
-    image_px: Annotated[int | None, options.option("Image size.  [default: the model's]", "PX")] = None,
+    image_px: Annotated[int | None, option("Image size.  [default: the model's]", "PX")] = None,
     sizes: Annotated[
-        str | None, options.option("Image sizes to compare, such as 96,128,160.", "PX,PX", "--sizes")
+        str | None, option("Image sizes to compare, such as 96,128,160.", "PX,PX", "--sizes")
     ] = None,
     views: options.Views = None,
     slices: Annotated[
-        str | None,
-        options.option("Columns of subgroups, or none.  [default: those with few values]", "NAME,NAME"),
+        str | None, option("Columns of subgroups, or none.  [default: those with few values]", "NAME,NAME")
     ] = None,
     costs: Annotated[
-        Path | None,
-        options.option("Cost of each mistake: a row per true class, a column per prediction.", "CSV"),
+        Path | None, option("Cost of each mistake: a row per true class, a column per prediction.", "CSV")
     ] = None,
     abstain_below: options.AbstainBelow = None,
     calibrate: Annotated[
-        Path | None, options.option("Fit a temperature on these images, and write the model with it.", "FILE")
+        Path | None, option("Fit a temperature on these images, and write the model with it.", "FILE")
     ] = None,
     baseline: Annotated[
-        Path | None, options.option("Run or evaluation to compare with, on the same images.", "RUN")
+        Path | None, option("Run or evaluation to compare with, on the same images.", "RUN")
     ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from efficientnetv2.cli import options, parsing
 from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.cli.options import argument, between, option
 from efficientnetv2.utils.errors import format_duration, pluralize, shorten
 from efficientnetv2.utils.shell import shell_join
 
@@ -21,24 +22,24 @@ app = parsing.app(name="geo", help="Turn a raster into a map, and a map into hec
 @app.command("map", cls=parsing.Command)
 def draw_map(
     model: options.Model,
-    raster: Annotated[Path, options.argument("RASTER", "A GeoTIFF, or another raster that GDAL opens.")],
-    out: Annotated[Path, options.option("GeoTIFF to write.", "TIF", "--out")] = Path("map.tif"),
+    raster: Annotated[Path, argument("RASTER", "A GeoTIFF, or another raster that GDAL opens.")],
+    out: Annotated[Path, option("GeoTIFF to write.", "TIF", "--out")] = Path("map.tif"),
     window_m: Annotated[
-        float | None, options.option("Window size in meters.  [default: that of the training images]", "M")
+        float | None, option("Window size in meters.  [default: that of the training images]", "M")
     ] = None,
     window_px: Annotated[
-        int | None, options.option("Window size in pixels.  [default: the model's, without meters]", "PX")
+        int | None, option("Window size in pixels.  [default: the model's, without meters]", "PX")
     ] = None,
     stride_px: Annotated[
-        int | None, options.option("Pixels from window to window.  [default: half a window]", "PX")
+        int | None, option("Pixels from window to window.  [default: half a window]", "PX")
     ] = None,
     bands: Annotated[
-        str | None, options.option("Bands to read, from 1.  [default: those in training]", "N,N")
+        str | None, option("Bands to read, from 1.  [default: those in training]", "N,N")
     ] = None,
     value_range: Annotated[
-        str | None, options.option("Values shown as 0 and 255.  [default: those in training]", "LOW,HIGH")
+        str | None, option("Values shown as 0 and 255.  [default: those in training]", "LOW,HIGH")
     ] = None,
-    batch_images: Annotated[int, options.option("Windows per batch.", "N", check=options.between(1))] = 32,
+    batch_images: Annotated[int, option("Windows per batch.", "N", check=between(1))] = 32,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -90,15 +91,15 @@ def print_map(drawn: MapResult, screen: Screen) -> None:
 
 @app.command(cls=parsing.Command)
 def area(
-    map_file: Annotated[Path, options.argument("MAP", "A map of effnetv2 geo map.")],
+    map_file: Annotated[Path, argument("MAP", "A map of effnetv2 geo map.")],
     sample: Annotated[
         Path,
-        options.argument(
+        argument(
             "SAMPLE",
             "A CSV with label and x, y (or longitude, latitude, or map: the class there), or an evaluation.",
         ),
     ],
-    label_column: Annotated[str, options.option("Column of the label.", "NAME")] = "label",
+    label_column: Annotated[str, option("Column of the label.", "NAME")] = "label",
     as_json: options.Json = False,
 ) -> None:
     """Estimate the area of each class from a map and a labeled sample.

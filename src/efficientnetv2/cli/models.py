@@ -6,16 +6,13 @@ from typing import Annotated, Any
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.cli.options import flag, option
 from efficientnetv2.utils.shell import shell_join
 
 
 def models(
-    pretrained: Annotated[
-        bool, options.option("List pretrained weights instead.", None, "--pretrained")
-    ] = False,
-    fetch: Annotated[
-        str | None, options.option("Download weights, and print where the file is.", "NAME")
-    ] = None,
+    pretrained: Annotated[bool, flag("--pretrained", "List pretrained weights instead.")] = False,
+    fetch: Annotated[str | None, option("Download weights, and print where the file is.", "NAME")] = None,
     as_json: options.Json = False,
 ) -> None:
     """List the published models, or pretrained weights.

@@ -53,6 +53,11 @@ def option(
     )
 
 
+def flag(name: str, help: str, panel: str | None = None) -> Any:
+    """An option without a value."""
+    return typer.Option(name, help=help, rich_help_panel=panel)
+
+
 def argument(metavar: str, help: str) -> Any:
     """An argument."""
     return typer.Argument(metavar=metavar, help=help, show_default=False)
@@ -73,10 +78,9 @@ Model = Annotated[str, argument("MODEL", "A model.safetensors or a run folder.")
 Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME", show_default=False)]
 Workers = Annotated[int | None, option("Processes that read images.", "N", check=between(0))]
 Strict = Annotated[
-    bool,
-    option("Stop at the first unreadable image instead of skipping it.", None, "--strict", panel=ADVANCED),
+    bool, flag("--strict", "Stop at the first unreadable image instead of skipping it.", panel=ADVANCED)
 ]
-Json = Annotated[bool, option("Print the result as JSON on stdout.", None, "--json", panel=ADVANCED)]
+Json = Annotated[bool, flag("--json", "Print the result as JSON on stdout.", panel=ADVANCED)]
 Views = Annotated[
     ViewsOf | None,
     option(
@@ -240,7 +244,7 @@ class MachineOptions:
     strict: Strict = False
     as_json: Json = False
     verbose: Annotated[
-        bool, option("Print every choice, not to log.txt alone.", None, "--verbose", panel=ADVANCED)
+        bool, flag("--verbose", "Print every choice, not to log.txt alone.", panel=ADVANCED)
     ] = False
 
     def place(self, out: Path | None, *, resume: bool = False, baseline: Path | None = None) -> RunOptions:

@@ -7,31 +7,32 @@ from typing import Annotated
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.cli.options import argument, option
 
 
 def predict(
     model: options.Model,
     data: Annotated[
         str,
-        options.argument(
+        argument(
             "DATA",
             "An image, a folder of images (any depth), a CSV or Parquet file with a path column, or shards.",
         ),
     ],
-    out: Annotated[Path, options.option("Table to write.", "CSV", "--out")] = Path("predictions.csv"),
+    out: Annotated[Path, option("Table to write.", "CSV", "--out")] = Path("predictions.csv"),
     rank: Annotated[
-        Path | None, options.option("Rank the images by what to label next; with a page of the first.", "CSV")
+        Path | None, option("Rank the images by what to label next; with a page of the first.", "CSV")
     ] = None,
     abstain_below: options.AbstainBelow = None,
     views: options.Views = None,
     label_separator: Annotated[
-        str | None, options.option("Multi-label models: write all predicted labels, joined by this.", "TEXT")
+        str | None, option("Multi-label models: write all predicted labels, joined by this.", "TEXT")
     ] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
-    path_column: Annotated[str, options.option("Column of the image path.", "NAME")] = "path",
+    path_column: Annotated[str, option("Column of the image path.", "NAME")] = "path",
     label_column: Annotated[
-        str, options.option("Column of the label, for --rank of a table labeled in part.", "NAME")
+        str, option("Column of the label, for --rank of a table labeled in part.", "NAME")
     ] = "label",
     strict: options.Strict = False,
     as_json: options.Json = False,

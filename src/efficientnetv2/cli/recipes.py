@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.cli.options import argument, flag, option
 
 if TYPE_CHECKING:  # heavy, and --help has to be quick
     from efficientnetv2.training.recipe import Recipe
@@ -14,15 +15,12 @@ _RARE = ("cutout", "label_smoothing")  # columns of the stages that are left out
 
 
 def recipes(
-    name: Annotated[
-        str | None, options.argument("[NAME]", "A named recipe, a recipe.yaml, or a run.")
-    ] = None,
+    name: Annotated[str | None, argument("[NAME]", "A named recipe, a recipe.yaml, or a run.")] = None,
     fields: Annotated[
-        bool, options.option("List every field for --set: values, default and meaning.", None, "--fields")
+        bool, flag("--fields", "List every field for --set: values, default and meaning.")
     ] = False,
     field: Annotated[
-        str | None,
-        options.option("List one field, a part (optimizer), or all that start so (crop).", "FIELD"),
+        str | None, option("List one field, a part (optimizer), or all that start so (crop).", "FIELD")
     ] = None,
     as_json: options.Json = False,
 ) -> None:

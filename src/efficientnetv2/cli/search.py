@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from efficientnetv2.cli import options, parsing
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.options import argument, between, flag, option, spread
 from efficientnetv2.cli.parsing import ADVANCED
 from efficientnetv2.workflows import search_options
 
@@ -20,29 +20,23 @@ app = parsing.app(
 _REWARD = f"{ADVANCED}: what is searched"
 _TRIAL = f"{ADVANCED}: a trial"
 
-Study = Annotated[Path, options.argument("STUDY", "Folder of the study.")]
+Study = Annotated[Path, argument("STUDY", "Folder of the study.")]
 Storage = Annotated[
     str | None,
-    options.option(
+    option(
         "postgresql://USER@HOST/DATABASE for workers on many machines.  [default: STUDY/study.db]",
         "URL",
         panel=ADVANCED,
     ),
 ]
 Trials = Annotated[
-    int | None,
-    options.option("Number of trials.  [default: the preset's]", "N", check=options.between(1, 1_000_000)),
+    int | None, option("Number of trials.  [default: the preset's]", "N", check=between(1, 1_000_000))
 ]
-Minutes = Annotated[
-    float | None, options.option("Start no trial that would end later.", "N", check=options.between(0))
-]
+Minutes = Annotated[float | None, option("Start no trial that would end later.", "N", check=between(0))]
 Wait = Annotated[
     float,
-    options.option(
-        "Retry for so long while the database does not answer.",
-        "MINUTES",
-        check=options.between(0),
-        panel=ADVANCED,
+    option(
+        "Retry for so long while the database does not answer.", "MINUTES", check=between(0), panel=ADVANCED
     ),
 ]
 
@@ -53,42 +47,38 @@ class SearchOptions(search_options.SearchOptions):
 
     preset: Annotated[
         Literal["small", "paper"],
-        options.option("small: at 64 px, minutes per trial on a CPU; paper: ImageNet on GPUs."),
+        option("small: at 64 px, minutes per trial on a CPU; paper: ImageNet on GPUs."),
     ] = "small"
     space: Annotated[
-        str | None, options.option("small, paper, a model, or a file.  [default: the preset's]", "NAME")
+        str | None, option("small, paper, a model, or a file.  [default: the preset's]", "NAME")
     ] = None
     sampler: Annotated[
         Literal["policy", "evolution", "random", "tpe", "nsga2"] | None,
-        options.option("policy, evolution, random, tpe or nsga2.  [default: policy]", "NAME"),
+        option("policy, evolution, random, tpe or nsga2.  [default: policy]", "NAME"),
     ] = None
     w: Annotated[
-        float | None,
-        options.option("Exponent of the step time in the reward.  [default: -0.07]", "X", panel=_REWARD),
+        float | None, option("Exponent of the step time in the reward.  [default: -0.07]", "X", panel=_REWARD)
     ] = None
     v: Annotated[
-        float | None,
-        options.option("Exponent of the number of parameters.  [default: -0.05]", "X", panel=_REWARD),
+        float | None, option("Exponent of the number of parameters.  [default: -0.05]", "X", panel=_REWARD)
     ] = None
     inference_exponent: Annotated[
-        float | None,
-        options.option("Exponent of the inference time of an image.  [default: 0]", "X", panel=_REWARD),
+        float | None, option("Exponent of the inference time of an image.  [default: 0]", "X", panel=_REWARD)
     ] = None
     memory_exponent: Annotated[
-        float | None, options.option("Exponent of the memory of training.  [default: 0]", "X", panel=_REWARD)
+        float | None, option("Exponent of the memory of training.  [default: 0]", "X", panel=_REWARD)
     ] = None
     prune: Annotated[
         bool,
-        options.option(
-            "Stop trials that are among the worst quarter at two points of their curve.",
-            None,
+        flag(
             "--prune/--no-prune",
+            "Stop trials that are among the worst quarter at two points of their curve.",
             panel=_REWARD,
         ),
     ] = True
     step_time: Annotated[
         Literal["measured", "cached"],
-        options.option("Measure each training step, or add up times of its blocks.", panel=_REWARD),
+        option("Measure each training step, or add up times of its blocks.", panel=_REWARD),
     ] = "measured"
 
 
@@ -96,17 +86,14 @@ class SearchOptions(search_options.SearchOptions):
 class ProxyOptions(search_options.ProxyOptions):
     """How an architecture is tried."""
 
-    epochs: Annotated[float | None, options.option("Epochs of a trial.  [default: the recipe's]", "N")] = None
+    epochs: Annotated[float | None, option("Epochs of a trial.  [default: the recipe's]", "N")] = None
     image_px: options.ImagePx = None
     batch_images: options.BatchImages = None
-    seed: Annotated[int, options.option("Random seed of the sampler.", "N")] = 0
+    seed: Annotated[int, option("Random seed of the sampler.", "N")] = 0
     recipe: Annotated[
-        str | None,
-        options.option("Recipe of a trial.  [default: proxy_small or proxy_paper]", "NAME", panel=_TRIAL),
+        str | None, option("Recipe of a trial.  [default: proxy_small or proxy_paper]", "NAME", panel=_TRIAL)
     ] = None
-    seeds: Annotated[
-        str, options.option("Seeds of each trial, whose top-1 is averaged.", "N,N", panel=_TRIAL)
-    ] = "0"
+    seeds: Annotated[str, option("Seeds of each trial, whose top-1 is averaged.", "N,N", panel=_TRIAL)] = "0"
     settings: options.Settings = None
 
 
@@ -118,10 +105,10 @@ class WorkerOptions(search_options.WorkerOptions):
     workers: options.Workers = None
     threads: Annotated[
         int | None,
-        options.option(
+        option(
             "CPU threads of training, for several workers on one machine.  [default: all]",
             "N",
-            check=options.between(1),
+            check=between(1),
             panel=ADVANCED,
         ),
     ] = None
@@ -135,7 +122,7 @@ class WorkerOptions(search_options.WorkerOptions):
 @spread
 def run(
     study: Study,
-    data: Annotated[str, options.option("Images, as for train.", "DATA", show_default=False)],
+    data: Annotated[str, option("Images, as for train.", "DATA", show_default=False)],
     searched: SearchOptions,
     proxy: ProxyOptions,
     table: options.OneLabelOptions,
@@ -143,9 +130,7 @@ def run(
     storage: Storage = None,
     trials: Trials = None,
     minutes: Minutes = None,
-    dry_run: Annotated[
-        bool, options.option("Estimate the cost, and leave nothing.", None, "--dry-run")
-    ] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Estimate the cost, and leave nothing.")] = False,
 ) -> None:
     """Start a study, or join it as another worker.
 
@@ -197,7 +182,7 @@ def resume(
 @app.command(cls=parsing.Command)
 def show(
     study: Study,
-    top: Annotated[int, options.option("Number of trials to print.", "N", check=options.between(1))] = 5,
+    top: Annotated[int, option("Number of trials to print.", "N", check=between(1))] = 5,
     storage: Storage = None,
     wait: Wait = 1.0,
     as_json: options.Json = False,
@@ -222,12 +207,11 @@ def show(
 def export(
     study: Study,
     out: Annotated[
-        Path | None, options.option("File to write.  [default: STUDY/found.yaml]", "YAML", "--out")
+        Path | None, option("File to write.  [default: STUDY/found.yaml]", "YAML", "--out")
     ] = None,
-    trial: Annotated[int | None, options.option("Trial number.  [default: the best]", "N")] = None,
+    trial: Annotated[int | None, option("Trial number.  [default: the best]", "N")] = None,
     grow: Annotated[
-        str | None,
-        options.option("Scale it up: as M and L of S in the paper, or by a compound phi.", "m|l|PHI"),
+        str | None, option("Scale it up: as M and L of S in the paper, or by a compound phi.", "m|l|PHI")
     ] = None,
     storage: Storage = None,
     wait: Wait = 1.0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.cli.options import spread
+from efficientnetv2.cli.options import between, flag, option, spread
 from efficientnetv2.cli.parsing import ADVANCED
 from efficientnetv2.utils.errors import InputError, format_duration, pluralize
 
@@ -23,21 +23,17 @@ def train(
     table: options.TableOptions,
     machine: options.MachineOptions,
     out: options.RunOut = None,
-    resume: Annotated[
-        bool, options.option("Continue the run in --out, or the newest in runs/.", None, "--resume")
-    ] = False,
-    dry_run: Annotated[
-        bool, options.option("Estimate time, memory and disk, and train nothing.", None, "--dry-run")
-    ] = False,
+    resume: Annotated[bool, flag("--resume", "Continue the run in --out, or the newest in runs/.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Estimate time, memory and disk, and train nothing.")] = False,
     preview: Annotated[
-        Path | None, options.option("Draw what each stage feeds to the model, and train nothing.", "PNG")
+        Path | None, option("Draw what each stage feeds to the model, and train nothing.", "PNG")
     ] = None,
     preview_images: Annotated[
-        int, options.option("Images of the preview.", "N", check=options.between(1, 24), panel=ADVANCED)
+        int, option("Images of the preview.", "N", check=between(1, 24), panel=ADVANCED)
     ] = 8,
     baseline: Annotated[
         Path | None,
-        options.option(
+        option(
             "Run to compare with, on the same images.  [default: the last one beside it]",
             "RUN",
             panel=ADVANCED,
