@@ -1,8 +1,4 @@
-"""How a picture becomes a network's input, said once and used everywhere.
-
-Training, evaluation, prediction and maps read the same ``Preprocessing``; it travels
-inside the model file, so that no caller has to know a mean or a size.
-"""
+"""From an image to a model's input. A ``Preprocessing`` is part of the model file: no caller needs a mean or a size."""
 
 from __future__ import annotations
 
@@ -40,23 +36,22 @@ _PLAIN = {"low": 0.0, "high": 255.0, "missing": 128, "spread": 255 / math.sqrt(1
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Bands:
-    """How bands of a raster become the channels of a picture, 0 to 255: one rule for a whole set of pictures.
+    """How the bands of a raster become the channels of an image, 0 to 255: one rule for a whole dataset.
 
-    Values between ``low`` and ``high`` are spread evenly over 0 to 255; what lies beyond is cut to these ends. Of each
-    field but the last three there is one value for each channel; left out, they are those of plain 8-bit values.
+    Values between ``low`` and ``high`` are spread evenly over 0 to 255; values beyond are cut. Fields up to ``names``
+    have one value per channel; left out, they are those of plain 8-bit values.
 
     Args:
-        numbers: of the bands, from 1, in the order of the channels; one may be taken several times. The first three
-            are shown to people as red, green and blue.
-        low: value of each that becomes 0.
-        high: value of each that becomes 255; above ``low``.
-        missing: level, 0 to 255, that stands for each where there is no data: their mean over the training pictures.
-        spread: standard deviation of the levels of each, over the training pictures.
-        names: what the training pictures call each band; where they call it nothing, red, green or blue if it was
-            found as such, else ''.
-        picture_m: metres of ground along a side of such a picture; None where that is not known.
-        kinds: types that the training pictures were stored as, by numpy's names; the numbers of another mean something
-            else. Empty where that is not known, as in model files of earlier versions.
+        numbers: Of the bands, from 1, in the order of the channels; one may occur several times. The first three are
+            shown to people as red, green and blue.
+        low: Value that becomes 0.
+        high: Value that becomes 255; above ``low``.
+        missing: Level, 0 to 255, for missing data: the mean over the training images.
+        spread: Standard deviation of the levels over the training images.
+        names: Of the bands in the training images; '' without a name.
+        picture_m: Metres of ground along a side of an image; None if unknown.
+        kinds: numpy's names of the types of the training images; numbers of another type mean something else. Empty if
+            unknown, as in model files of earlier versions.
         nodata: Values of any band that mean missing data, besides those that a file declares itself.
 
     Source: ours.
@@ -87,22 +82,12 @@ class Bands:
             raise ValueError(f"{name} has {pluralize(len(value), 'value')} for {pluralize(count, 'band')}")
         return value or (_PLAIN[name],) * count
 
-    @field_validator("missing")
-    @classmethod
-    def _level(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not all(0 <= level <= 255 for level in value):
-            raise ValueError(f"missing is {value}, but a level lies in 0 to 255")
-        return value
-
-    @field_validator("spread")
-    @classmethod
-    def _deviation(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(math.isfinite(one) and one > 0 for one in value):
-            raise ValueError(f"spread is {value}, but a deviation is finite and above 0")
-        return value
-
     @model_validator(mode="after")
-    def _ranges(self) -> Bands:
+    def _in_range(self) -> Bands:
+        if not all(0 <= level <= 255 for level in self.missing):
+            raise ValueError(f"missing is {self.missing}, but must be from 0 to 255")
+        if not all(math.isfinite(value) and value > 0 for value in self.spread):
+            raise ValueError(f"spread is {self.spread}, but must be finite and above 0")
         for low, high in zip(self.low, self.high, strict=True):
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise ValueError(
@@ -112,12 +97,12 @@ class Bands:
 
     @property
     def channels(self) -> int:
-        """Of a picture that is read by this rule."""
+        """Channels of an image that is read by this rule."""
         return len(self.numbers)
 
     @property
     def shown(self) -> Bands:
-        """The rule by which people see such rasters: of the first three channels; of fewer the first, as grey."""
+        """The rule by which people see such rasters: the first three channels; of fewer the first, as gray."""
         chosen = range(RGB) if self.channels >= RGB else (0,) * RGB
 
         def of(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -130,7 +115,7 @@ class Bands:
 
     @property
     def listed(self) -> str:
-        """The bands as a person lists them: ``1 B02, 2 B03``."""
+        """The bands for people: ``1 B02, 2 B03``."""
         return ", ".join(
             f"{number} {name}".strip() for number, name in zip(self.numbers, self.names, strict=True)
         )
@@ -138,25 +123,25 @@ class Bands:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Preprocessing:
-    """From any picture to a float batch: frame, resize to a square, scale to [0, 1], normalise.
+    """From any image to a float batch: crop, resize to a square, scale to [0, 1], normalize.
 
-    Call it on an image for the input of the network::
+    Call it on an image for the input of the model::
 
-        network = efficientnetv2.load("runs/mine")
+        network = ev2.load("runs/mine")
         logits = network(network.preprocessing("a.jpg")[None])  # (1, num_classes)
 
     Args:
-        image_px: height and width of the network's input, in pixels.
-        framing: ``whole`` squeezes the whole picture into the square (nothing is cut off),
-            ``crop`` cuts the centre square, ``pad`` keeps the shape and fills the rest with the mean.
-        crop_fraction: with ``crop``, the side of the centre square over the picture's shorter side; with ``whole``
-            what is kept of each side, 1 but for some of timm's weights; with ``pad`` it is 1.
-        interpolation: of the resize; antialiased.
-        mean: per channel, of values in [0, 1]; at least one.
-        std: of the same channels, of values in [0, 1]; > 0.
-        views: ``one`` looks at the picture as it is; ``symmetries`` at all eight flips and turns of the square, and
-            averages the probabilities (for pictures without an upright; eight times the work).
-        bands: how a raster (``data.geotiff``) becomes a picture; None where the pictures were ordinary ones.
+        image_px: Height and width of the input.
+        framing: ``whole`` squeezes the whole image into the square, ``crop`` cuts the center square, ``pad`` keeps the
+            shape and fills the rest with the mean.
+        crop_fraction: With ``crop``, the side of the center square over the image's shorter side; with ``whole`` the
+            fraction of each side that is kept, 1 except for some of timm's weights; with ``pad`` it is 1.
+        interpolation: Of the resize; antialiased.
+        mean: Per channel, for values in [0, 1].
+        std: Per channel, for values in [0, 1]; above 0.
+        views: ``one`` predicts on the image as it is; ``symmetries`` averages the probabilities of all eight flips and
+            turns of the square (for images without an upright; eight times the work).
+        bands: How a raster (``data.geotiff``) becomes an image; None for ordinary images.
     """
 
     image_px: int
@@ -219,31 +204,25 @@ class Preprocessing:
         return self
 
     def __call__(self, image: Any) -> Any:
-        """An image as the network takes it. ``views`` is not applied: ``Predictor`` does that.
+        """A path, bytes, a stream, a PIL image or an array as the model's input (C, image_px, image_px) float32.
 
-        Args:
-            image: A path, the bytes of a file, a binary stream, a PIL image, or an array of uint8; see ``Predictor``.
-
-        Returns:
-            A torch tensor (C, image_px, image_px) of float32, normalized, on the CPU.
+        ``views`` is not applied: ``Predictor`` does that.
 
         Raises:
-            InputError: The image can't be read, or is of no known kind.
+            InputError: The image can't be read, or is of no known type.
         """
         # By name, when it is called: architectures use this module, and know nothing of torch or of files.
         return import_module("efficientnetv2.inference.predictor").preprocess_image(image, self)
 
     @property
     def channels(self) -> int:
-        """Channels of the input, one mean and one std each."""
+        """Channels of the input."""
         return len(self.mean)
 
     def with_channels(self, channels: int) -> Preprocessing:
-        """The same for pictures of other channels: mean and std repeat in turn; for one they are averaged.
+        """The same for other channels: mean and std repeat in turn, and are averaged for one. ``bands`` is removed.
 
-        A rule for rasters does not fit them any more, and goes.
-
-        Source: ours, beside the rule for weights in ``models.adapt``.
+        Source: ours, as the rule for weights in ``models.adapt``.
         """
         if channels == self.channels:
             return self
@@ -256,13 +235,10 @@ class Preprocessing:
         )
 
     def seeing(self, bands: Bands | None) -> Preprocessing:
-        """The same for rasters read by a rule, or for ordinary pictures.
+        """The same for rasters read by a rule, or for ordinary images (None).
 
-        Three channels are seen as red, green and blue, so their mean and std stay those that the weights know. Of any
-        other number they are those of the rule, measured on the training pictures.
-
-        Args:
-            bands: the rule; None for ordinary pictures, of three channels.
+        Three channels count as red, green and blue, so mean and std stay those that the weights know. Otherwise they
+        are those of the rule, measured on the training images.
         """
         if bands is None or bands.channels == RGB:
             return replace(self.with_channels(RGB), bands=bands)
@@ -276,9 +252,5 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Preprocessing:
-        """Checked as if it had been made by hand.
-
-        Raises:
-            pydantic.ValidationError: an unknown field or a value out of range.
-        """
+        """Read plain JSON values. Raises pydantic.ValidationError for an unknown field or a value out of range."""
         return TypeAdapter(cls).validate_python(plain)

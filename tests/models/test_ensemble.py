@@ -110,9 +110,9 @@ def test_a_damaged_list_is_named(tmp_path):
         (["../other.safetensors"], r"member '\.\./other\.safetensors' is no file in it"),
         (["/elsewhere/other.safetensors"], "member '/elsewhere/other.safetensors' is no file in it"),
         (["C:\\other.safetensors"], "is no file in it"),
-        ("0.safetensors", "no list with a name or more"),
-        ([], "no list with a name or more"),
-        ([3], "member 3 is no name of a file"),
+        ("0.safetensors", "no list of names"),
+        ([], "no list of names"),
+        ([3], "no list of names"),
     ],
 )
 def test_a_list_of_anything_but_files_in_its_folder_is_refused(listed, said, tmp_path):
@@ -167,7 +167,7 @@ def test_what_is_for_one_network_is_refused_to_several(tmp_path):
     together = create(tmp_path)
     assert isinstance(together, Ensemble)
     one = tmp_path / "one.safetensors"
-    told = r"these are 2 networks that answer together, but .* Give one of them, as network\.members\[0\]\."
+    told = r"ensemble of 2 models, but .* Give one of them, as network\.members\[0\]\."
     for refused in (
         lambda: model_file.save(one, together),
         lambda: create(tmp_path, num_classes=5),

@@ -1,1 +1,1 @@
-"""Networks as data: tables, published ones, scaling, cost. No torch."""
+"""Architectures as data: tables, published models, compound scaling, FLOPs. No torch."""

@@ -1,7 +1,4 @@
-"""What a network costs, counted from its table: parameters, multiply-adds, memory of training.
-
-No network is built and no torch is needed, so a search can ask for thousands.
-"""
+"""Parameters, multiply-adds and activation memory of an architecture, counted from its table without torch."""
 
 from __future__ import annotations
 
@@ -15,17 +12,14 @@ FLOAT_BYTES = 4  # fp32
 
 @dataclass(frozen=True)
 class Cost:
-    """What one part of a network costs, for one picture.
+    """Cost of a part of a model, for one image.
 
     Args:
-        parameters: trainable numbers: weights, biases, scale and shift of batch-norm.
-        multiply_adds: of all convolutions and linear layers, squeeze-excite included. What the papers
-            call FLOPs.
-        activation_bytes: what one picture makes the forward pass keep for the backward pass, in fp32:
-            the input of every convolution and linear layer (for the weight's gradient), of every
-            batch-norm and of every SiLU, and both factors of squeeze-excite's product; a tensor that two
-            of them read counts once. Weights, batch statistics, masks of dropout and stochastic depth
-            (one number a picture) and the workspace of the kernels come on top.
+        parameters: Weights, biases, scale and shift of batch-norm.
+        multiply_adds: Of all convolutions and linear layers, squeeze-excite included: what the papers call FLOPs.
+        activation_bytes: What the forward pass keeps for the backward pass, in fp32: the input of every convolution,
+            linear layer, batch-norm and SiLU, and both factors of squeeze-excite's product; a shared tensor counts
+            once. Weights, batch statistics, dropout masks and the kernels' workspace are extra.
     """
 
     parameters: int = 0
@@ -42,14 +36,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """The cost of a network, part by part.
-
-    Args:
-        stem: the first convolution; its activations include the picture itself.
-        blocks: in the order of ``spec.blocks``.
-        head: the last convolution and the pooling.
-        classifier: the linear layer.
-    """
+    """The cost of a model, part by part: ``blocks`` as in ``spec.blocks``, ``head`` with the pooling."""
 
     stem: Cost
     blocks: tuple[Cost, ...]
@@ -65,16 +52,18 @@ class NetworkCost:
 def count_flops(
     architecture: Architecture, *, image_px: int, num_classes: int = 1000, in_channels: int = 3
 ) -> NetworkCost:
-    """Count a network at an image size.
+    """Count parameters, multiply-adds and activation memory at an image size.
 
     Args:
-        architecture: the network.
-        image_px: side of the square picture, in pixels.
+        image_px: Height and width of the image.
         num_classes: 0 for no classifier.
-        in_channels: of the picture.
 
     Raises:
-        InputError: a size below 1, or a negative number of classes.
+        InputError: A size below 1, or a negative number of classes.
+
+    Example::
+
+        ev2.count_flops(ev2.get_architecture("efficientnetv2_s"), image_px=384).total.multiply_adds
     """
     if image_px < 1 or in_channels < 1 or num_classes < 0:
         raise InputError(
@@ -99,7 +88,7 @@ def count_flops(
 
 
 def out_px(px: int, *, stride: int) -> int:
-    """Side of what a convolution gives out: either padding makes it ``px / stride``, rounded up."""
+    """Side of a convolution's output: either padding makes it ``px / stride``, rounded up."""
     return -(-px // stride)
 
 

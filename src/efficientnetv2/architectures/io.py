@@ -1,4 +1,4 @@
-"""A network's table as a file of YAML, to be kept, looked at, changed by hand and trained."""
+"""Architectures as YAML files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,12 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def is_architecture_file(word: str) -> bool:
-    """Whether a word for a network names such a file, be it there or not."""
+    """Whether a model name is such a file's, existing or not."""
     return Path(word).suffix.lower() in SUFFIXES
 
 
 def text_of(architecture: Architecture, *, comment: str = "") -> str:
-    """A network's table as ``write`` writes it.
-
-    Args:
-        architecture: the network.
-        comment: lines for its head.
-    """
+    """An architecture as ``write`` writes it, with the lines of a comment at its head."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
     plain = architecture.to_json()
     stages = [
@@ -38,16 +33,7 @@ def text_of(architecture: Architecture, *, comment: str = "") -> str:
 
 
 def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
-    """Write a network's table.
-
-    Args:
-        path: of the file; its folder is there.
-        architecture: the network.
-        comment: lines for its head.
-
-    Raises:
-        InputError: it can't be written.
-    """
+    """Write an architecture. Raises InputError if the file can't be written."""
     try:
         write_text_atomically(path, text_of(architecture, comment=comment))
     except OSError as error:
@@ -57,14 +43,7 @@ def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
 
 
 def read(path: Path) -> Architecture:
-    """The network of a file.
-
-    Args:
-        path: of YAML or JSON, with the fields of ``Architecture``.
-
-    Raises:
-        InputError: there is no such file, or it holds no network; says where it is wrong.
-    """
+    """The architecture of a YAML or JSON file. Raises InputError if there is none; names the wrong field."""
     try:
         return Architecture.from_json(yaml_io.read(path, "--model"))
     except ValidationError as error:

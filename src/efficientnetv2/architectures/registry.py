@@ -1,8 +1,8 @@
-"""The published networks: six tables typed once, twelve more by compound scaling.
+"""The published models: six tables, and twelve more by compound scaling.
 
-Tables: arXiv:2104.00298 (Table 4) and google/automl, efficientnetv2, for V2; arXiv:1905.11946 (Table 1)
-for V1. The S of the released code and of Table 4 is the one here (21.5 million parameters); the 24
-million of the paper's Table 11 belong to an earlier S.
+Tables: arXiv:2104.00298 (Table 4) and google/automl, efficientnetv2, for V2; arXiv:1905.11946 (Table 1) for V1. S is
+that of the released code and of Table 4 (21.5 million parameters); the 24 million of the paper's Table 11 are of an
+earlier S.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ def round_channels(channels: float, *, rounding: Rounding) -> int:
     """The multiple of 8 nearest to a scaled channel count, at least 8.
 
     Args:
-        channels: the base table's channels times the width coefficient, > 0.
-        rounding: ``v2`` rounds to the nearest (halves up); ``v1`` takes the next multiple where that
-            would lose more than a tenth.
+        rounding: ``v2`` rounds to the nearest (halves up); ``v1`` takes the next multiple where that would lose more
+            than a tenth.
 
     Source: google/automl, efficientnetv2 (``v2``) and tensorflow/tpu, efficientnet (``v1``).
     """
@@ -36,16 +35,10 @@ def round_channels(channels: float, *, rounding: Rounding) -> int:
 
 
 def scale(base: Architecture, *, width: float, depth: float, rounding: Rounding) -> Architecture:
-    """A base table times two coefficients.
-
-    Args:
-        base: the table to scale.
-        width: of the channels of stem, stages and head; > 0.
-        depth: of the layers of each stage, rounded up; > 0.
-        rounding: of the channels, see ``round_channels``.
+    """Scale an architecture's channels (stem, stages, head) by ``width`` and the layers of its stages by ``depth``.
 
     Raises:
-        InputError: a coefficient is not a positive number.
+        InputError: A coefficient is not a positive number.
 
     Source: arXiv:1905.11946, section 3.3; roundings as the released code.
     """
@@ -159,14 +152,12 @@ EFFICIENTNET_B0 = Architecture(
 
 @dataclass(frozen=True)
 class Published:
-    """What was published about a network.
+    """A published model.
 
     Args:
-        name: as ``architecture`` and the command line take it.
-        architecture: the table.
-        eval_px: side of the picture at which it was evaluated, in pixels.
-        dropout: before the classifier, as released (fixed over the run).
-        preprocessing: of evaluation, as released.
+        eval_px: Size of the images at which it was evaluated.
+        dropout: Before the classifier, as released (fixed over the run).
+        preprocessing: Of evaluation, as released.
     """
 
     name: str
@@ -177,14 +168,7 @@ class Published:
 
 
 def published(name: str) -> Published:
-    """A published network with its facts.
-
-    Args:
-        name: one of ``NAMES``.
-
-    Raises:
-        InputError: no such network; names the nearest.
-    """
+    """A published model by name. Raises InputError for another name, with the nearest."""
     if name not in _TABLE:
         raise InputError(
             f"there is no published network '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}."
@@ -200,10 +184,10 @@ def published(name: str) -> Published:
 
 
 def get_architecture(name: str) -> Architecture:
-    """The table of a published network.
+    """The architecture of a published model, one of ``list_models()``.
 
     Raises:
-        InputError: no such network; names the nearest.
+        InputError: No such model; names the nearest.
     """
     return published(name).architecture
 
@@ -222,29 +206,26 @@ class _Row(NamedTuple):
     preprocessing: Callable[[int], Preprocessing]
 
 
-def _margin(eval_px: int) -> float:
-    """Side of the centre crop over the shorter side: the released code leaves 32 px, at that scale.
-
-    It gives the crop_pct that timm 1.0.31 publishes for its tf_ networks, to two digits (B6: 0.943, 0.942).
-    """
+def _crop_fraction(eval_px: int) -> float:
+    """The released code's ``crop_pct``: it leaves 32 px, to two digits as timm 1.0.31 (B6: 0.943, 0.942)."""
     return eval_px / (eval_px + 32)
 
 
 def _imagenet(eval_px: int) -> Preprocessing:
-    """Of V1 and of V2-B0 to B3: ImageNet's mean and standard deviation, bicubic, centre crop."""
-    return Preprocessing(image_px=eval_px, framing="crop", crop_fraction=_margin(eval_px))
+    """V1 and V2-B0 to B3: ImageNet's mean and standard deviation, bicubic, center crop."""
+    return Preprocessing(image_px=eval_px, framing="crop", crop_fraction=_crop_fraction(eval_px))
 
 
 def _symmetric(eval_px: int) -> Preprocessing:
-    """Of S to XL: (x - 128) / 128, bilinear; from 320 px on nothing is cut off, the whole picture is squeezed.
+    """S to XL: (x - 128) / 128, bilinear; from 320 px on the whole image is squeezed.
 
-    There the resize is without antialiasing, which ours has: pictures that are enlarged become the same.
+    The release resizes there without antialiasing, which ours has: enlarged images are the same.
     """
     whole = eval_px >= 320
     return Preprocessing(
         image_px=eval_px,
         framing="whole" if whole else "crop",
-        crop_fraction=1.0 if whole else _margin(eval_px),
+        crop_fraction=1.0 if whole else _crop_fraction(eval_px),
         interpolation="bilinear",
         mean=SYMMETRIC_MEAN,
         std=SYMMETRIC_STD,

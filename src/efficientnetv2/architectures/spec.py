@@ -1,8 +1,4 @@
-"""A network as data: stages as the paper's tables print them, and the blocks they expand to.
-
-An ``Architecture`` is what a table says; ``blocks`` turns it into one row per block. The network and
-its cost are both made from those rows, so they cannot disagree.
-"""
+"""An architecture as data: stages as in the paper's tables, and the blocks that models and FLOPs are made from."""
 
 from __future__ import annotations
 
@@ -25,18 +21,18 @@ _MOST_WIDE = 1_000_000
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Operator:
-    """What the blocks of a stage do.
+    """What the blocks of a stage compute.
 
     Args:
-        kind: ``mbconv`` is 1x1 expansion, depthwise kxk, squeeze-excite, 1x1 projection;
-            ``fused`` has one full kxk convolution in place of the first two.
-        expand: inner channels over the block's input channels. With 1 there is no expansion: ``mbconv``
-            starts at the depthwise convolution, ``fused`` is the kxk convolution alone.
+        kind: ``mbconv`` is 1x1 expansion, depthwise kxk, squeeze-excite, 1x1 projection; ``fused`` has one full kxk
+            convolution in place of the first two.
+        expand: Inner channels over the block's input channels. With 1 there is no expansion: ``mbconv`` starts at the
+            depthwise convolution, ``fused`` is the kxk convolution alone.
         kernel: k, odd.
-        se: width of squeeze-excite over the block's input channels, in (0, 1]; None is off.
+        se: Width of squeeze-excite over the block's input channels, in (0, 1]; None is off.
 
     Raises:
-        pydantic.ValidationError: a value outside its range.
+        pydantic.ValidationError: A value outside its range.
 
     Source: arXiv:2104.00298, Figure 2; squeeze-excite width as google/automl, efficientnetv2.
     """
@@ -76,13 +72,12 @@ class Stage:
     """A row of the table: one operator, repeated.
 
     Args:
-        operator: of every block.
-        stride: of the first block, 1 or 2; the others have 1.
-        channels: that every block gives out.
-        layers: how many blocks.
+        stride: Of the first block, 1 or 2; the others have 1.
+        channels: Output channels of every block.
+        layers: Number of blocks.
 
     Raises:
-        pydantic.ValidationError: a value outside its range.
+        pydantic.ValidationError: A value outside its range.
     """
 
     operator: Operator
@@ -105,21 +100,26 @@ class Stage:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Architecture:
-    """A network but for its input channels and its classes.
+    """A model except for its input channels and its classes.
 
     Args:
-        stem_channels: of the first convolution, 3x3 with stride 2.
-        stages: from the stem on, at least one.
-        head_channels: of the last convolution, 1x1; of its output's maps the classifier reads the pooled ones.
-        padding: ``same`` is TensorFlow's, as released and as in timm's ``tf_`` networks: at stride 2 and
-            an even size the odd pixel goes to the bottom and the right. ``symmetric`` is torchvision's.
-            Weights trained with one lose accuracy with the other.
+        stem_channels: Of the first convolution, 3x3 with stride 2.
+        stages: At least one.
+        head_channels: Of the last convolution, 1x1, whose maps are pooled for the classifier.
+        padding: ``same`` is TensorFlow's, as released and as in timm's ``tf_`` models: at stride 2 and an even size the
+            odd pixel goes to the bottom and the right. ``symmetric`` is torchvision's. Weights trained with one lose
+            accuracy with the other.
         batch_norm_epsilon: 1e-3 as released; torchvision has 1e-5 for EfficientNet B0 to B4.
-        pooling: ``mean`` over the whole of the last maps, as published; ``mean+centre`` puts the mean over their
-            middle third beside it, for pictures whose subject lies at the centre. Ours.
+        pooling: ``mean`` of the last maps, as published; ``mean+centre`` appends the mean of their middle third, for
+            images whose subject is at the center. Ours.
 
     Raises:
-        pydantic.ValidationError: a value outside its range, or no stage.
+        pydantic.ValidationError: A value outside its range, or no stage.
+
+    Example::
+
+        stage = ev2.Stage(ev2.mbconv(expand=4, kernel=3), stride=2, channels=48, layers=2)
+        ev2.Architecture(stem_channels=24, stages=(stage,), head_channels=256)
     """
 
     stem_channels: int
@@ -131,12 +131,12 @@ class Architecture:
 
     @property
     def embed_dim(self) -> int:
-        """Width of what is pooled for the classifier."""
+        """Width of the classifier's input."""
         return self.head_channels * (2 if self.pooling == "mean+centre" else 1)
 
     @property
     def stride(self) -> int:
-        """Sides of the picture over those of the last maps."""
+        """Side of the image over that of the last maps."""
         return 2 * math.prod(stage.stride for stage in self.stages)
 
     @model_validator(mode="after")
@@ -156,11 +156,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Architecture:
-        """Checked as if it had been made by hand.
-
-        Raises:
-            pydantic.ValidationError: an unknown field or a value out of range; says at which stage.
-        """
+        """Read plain JSON values. Raises pydantic.ValidationError for an unknown field or a value out of range."""
         return TypeAdapter(cls).validate_python(plain)
 
 
@@ -171,20 +167,15 @@ def _check_range(name: str, value: int, most: int) -> None:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a network, every number of it.
+    """One block with all its numbers.
 
     Args:
-        kind: as in ``Operator``.
-        stage: index of its stage, from 0.
-        in_channels: what it is given.
-        inner_channels: of its kxk convolution; ``in_channels`` unless it expands. A fused block that does
-            not expand has a single convolution, so there these are ``out_channels``.
-        out_channels: what it gives out.
-        kernel: of the kxk convolution.
-        stride: of the kxk convolution.
-        expands: whether ``inner_channels`` are more than one times ``in_channels``.
-        se_channels: width of squeeze-excite, None without.
-        residual: whether the input is added to the output.
+        kind: As in ``Operator``.
+        stage: Index of its stage, from 0.
+        inner_channels: Of its kxk convolution. A fused block that does not expand has only that, so there these are
+            ``out_channels``.
+        se_channels: Width of squeeze-excite; None without.
+        residual: Whether the input is added to the output.
         depth_fraction: i/N of block i of N, from 0: stochastic depth drops it with ``rate * i/N``.
     """
 
@@ -202,12 +193,12 @@ class Block:
 
     @property
     def projects(self) -> bool:
-        """Whether a 1x1 projection ends the block: always, but for a fused block that does not expand."""
+        """Whether a 1x1 projection ends the block: always, except in a fused block that does not expand."""
         return self.kind == "mbconv" or self.expands
 
 
 def blocks(architecture: Architecture) -> tuple[Block, ...]:
-    """Every block in order: the one table that both the network and its cost are made from."""
+    """Every block in order: models and FLOPs are made from these."""
     total = sum(stage.layers for stage in architecture.stages)
     rows: list[Block] = []
     channels = architecture.stem_channels

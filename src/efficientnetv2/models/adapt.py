@@ -81,11 +81,7 @@ def reset_classifiers(network: WrappedModel, num_classes: int) -> None:
 
 
 def set_classifier_weights(network: Network, weight: Tensor, bias: Tensor) -> None:
-    """Set the classifier's weight (classes, embed_dim) and bias (classes,).
-
-    Raises:
-        InputError: The model has several classifiers.
-    """
+    """Set the classifier's weight (classes, embed_dim) and bias (classes,). Refuses several classifiers."""
     classifier, *others = classifier_layers(network)
     if others:
         raise InputError(
@@ -100,7 +96,7 @@ def set_classifier_weights(network: Network, weight: Tensor, bias: Tensor) -> No
 
 def _set_head(network: Network, num_classes: int) -> None:
     """Replace the classifier by a fresh one; 0 removes it."""
-    require_single_model(network, "a classifier is put on one")
+    require_single_model(network)
     if len(classifier_layers(network)) > 1:
         fix = "Name the classes when it is made: create(..., num_classes=N)."
         if not num_classes:
@@ -134,7 +130,7 @@ def _forget_classes(network: Network, num_classes: int) -> None:
 
 
 def _set_channels(network: Network, in_channels: int) -> None:
-    require_single_model(network, "other channels are given to one")
+    require_single_model(network)
     wrapped = network if isinstance(network, WrappedModel) else None
     stem = wrapped.module.get_submodule(wrapped.stem_name) if wrapped else network.get_submodule("stem.conv")
     assert isinstance(stem, nn.Conv2d)
@@ -154,17 +150,10 @@ def _set_channels(network: Network, in_channels: int) -> None:
 
 
 def adapted_weight(weight: Tensor, in_channels: int) -> Tensor:
-    """A convolution's weight for other channels, scaled so that activations keep their size.
+    """A convolution's weight (out, channels, k, k) for other channels, scaled so that activations keep their size.
 
-    One channel gets the sum of the old ones, and answers a gray image as the old weights did three equal channels.
-    Otherwise the old channels repeat in turn, times old / new, so that the sum over channels stays (nearly, if the new
-    number is not a multiple).
-
-    Args:
-        weight: (out, old, k, k).
-
-    Returns:
-        (out, in_channels, k, k).
+    One channel gets the sum of the old ones, and a gray image gives what three equal channels gave. Otherwise the old
+    channels repeat in turn, times old / new, so that the sum over channels stays (nearly, for no multiple).
 
     Source: timm's ``adapt_input_conv``, which expects three old channels.
     """
@@ -191,12 +180,26 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
     Raises:
         InputError: More stages than there are, "all" without a classifier, or an ensemble.
     """
-    require_single_model(network, "what is frozen is a part of one")
+    require_single_model(network)
     if stages != "all" and (isinstance(stages, bool) or not isinstance(stages, int)):
         raise InputError(
-            f'stages to freeze are {stages!r}, but must be a number, or "all" (but the classifier).'
+            f'stages to freeze are {stages!r}, but must be a number, or "all" (but the classifier)'
         )
-    frozen = {id(weight) for weight in (_backbone(network) if stages == "all" else _first(network, stages))}
+    frozen: set[int] = set()
+    if stages == "all":
+        if network.num_classes == 0:
+            raise InputError('stages to freeze are "all", but the network has no classifier left to train')
+        head = {id(weight) for layer in classifier_layers(network) for weight in layer.parameters()}
+        frozen = {id(weight) for weight in network.parameters()} - head
+    else:
+        groups = layer_groups(network)
+        most = max(0, len(groups) - 2)  # without stem and head
+        if not 0 <= stages <= most:
+            raise InputError(
+                f'stages to freeze are {stages}, but must be 0 to {most} here, or "all" (but the classifier)'
+            )
+        if stages:
+            frozen = {id(weight) for group in groups[: stages + 1] for weight in group}
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) not in frozen)
     names = []
@@ -209,31 +212,11 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
     network.train(network.training)
 
 
-def _backbone(network: Network) -> list[nn.Parameter]:
-    """All parameters except the classifiers'."""
-    if network.num_classes == 0:
-        raise InputError(
-            'stages to freeze are "all", but the network has no classifier that would be left to train'
-        )
-    head = {id(weight) for classifier in classifier_layers(network) for weight in classifier.parameters()}
-    return [weight for weight in network.parameters() if id(weight) not in head]
-
-
-def _first(network: Network, stages: int) -> list[nn.Parameter]:
-    """The parameters of the stem and the first stages; none for 0 stages."""
-    groups = layer_groups(network)
-    most = max(0, len(groups) - 2)  # without stem and head
-    if not 0 <= stages <= most:
-        raise InputError(
-            f'stages to freeze are {stages}, but lie in 0 to {most} for this network, or are "all" (but the classifier)'
-        )
-    return [weight for group in groups[: stages + 1] for weight in group] if stages else []
-
-
 def layer_groups(network: Network) -> list[list[nn.Parameter]]:
     """All parameters in groups from the image to the classes, for layer-wise learning rate decay.
 
-    With L groups and a decay d, group i takes ``lr * d ** (L - 1 - i)`` (arXiv:1801.06146, section 3.2).
+    With L groups and a decay d, group i takes ``lr * d ** (L - 1 - i)`` (arXiv:1801.06146, section 3.2). There are at
+    least two groups, or one for a module of one part; only the last can be empty, if there are no classes.
 
     ``EfficientNet``: the stem, each stage of the table, and the head convolution with the classifier.
 
@@ -242,14 +225,10 @@ def layer_groups(network: Network) -> list[list[nn.Parameter]]:
     first child if it is an ``nn.Sequential`` with most of the weights outside the head (torchvision's ``features``). So
     a ResNet has a stem and four stages, and a transformer a stem and its blocks.
 
-    Returns:
-        At least two groups, or one for a module of one part. Every parameter is in exactly one. Only the last can be
-        empty, if there are no classes.
-
     Raises:
         InputError: An ensemble.
     """
-    require_single_model(network, "layers are in the order of one")
+    require_single_model(network)
     if isinstance(network, EfficientNet):
         rest = iter(network.blocks)
         stages = [[next(rest) for _ in range(stage.layers)] for stage in network.architecture.stages]

@@ -14,10 +14,7 @@ from efficientnetv2.models.layers import ConvNorm, ProductConv2d
 
 
 class SqueezeExcite(nn.Module):
-    """A gate per channel, computed from the means of all channels.
-
-    Source: arXiv:1709.01507, with SiLU as in EfficientNet.
-    """
+    """A gate per channel, computed from the means of all channels (arXiv:1709.01507, with SiLU as in EfficientNet)."""
 
     def __init__(self, channels: int, se_channels: int) -> None:
         super().__init__()
@@ -76,10 +73,7 @@ class DropPath(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """PyTorch's dropout, with draws that a caller may set.
-
-    ``kept`` has the input's shape: 0 for a dropped value, 1 / (1 - p) for the others. None lets PyTorch draw.
-    """
+    """PyTorch's dropout. ``kept``, of the input's shape, replaces its draws: 0 if dropped, else 1 / (1 - p)."""
 
     def __init__(self, p: float) -> None:
         super().__init__(p)

@@ -43,11 +43,9 @@ def download(
     Callers hold a lock, so that no two processes write at a time.
 
     Args:
-        url: Redirections are followed.
         to: Its directory exists. A file there is replaced.
         sha256: In hexadecimal digits, or the first of them.
         size: In bytes; None if unknown.
-        headers: Of the request.
         patience_s: Seconds that one try waits for an answer, and for the next bytes.
 
     Raises:

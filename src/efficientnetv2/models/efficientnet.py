@@ -153,11 +153,9 @@ class EfficientNet(Network):
     def recompute_stages(self, stages: int) -> None:
         """Use gradient checkpointing in the first stages, which have the largest maps; 0 turns it off.
 
-        Stochastic depth drops the same blocks both times. Batch-norm's running statistics are updated twice, unless
-        the trainer corrects them as ``training.batch_norm.GhostBatchNormStats`` does.
-
-        Raises:
-            InputError: The model has fewer stages.
+        Stochastic depth drops the same blocks both times. Batch-norm's running statistics are updated twice, unless the
+        trainer corrects them as ``training.batch_norm.GhostBatchNormStats`` does. Raises InputError for too many
+        stages.
         """
         if not 0 <= stages <= len(self.architecture.stages):
             raise InputError(
@@ -169,11 +167,8 @@ class EfficientNet(Network):
     def features(self, x: Tensor) -> list[Tensor]:
         """The last feature map at each resolution, largest first, without the head.
 
-        Args:
-            x: (N, in_channels, H, W) float, normalized.
-
-        Returns:
-            (N, C, ceil(H/s), ceil(W/s)) for s = 2, 4, 8, 16, 32 in every published model.
+        From (N, in_channels, H, W) float, normalized, to (N, C, ceil(H/s), ceil(W/s)) for s = 2, 4, 8, 16, 32 in every
+        published model.
         """
         maps = []
         x = self.stem(x)

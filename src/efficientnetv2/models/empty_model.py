@@ -44,7 +44,6 @@ def empty_network(
     """The model of a model file, without memory for its weights if possible, otherwise with fresh weights.
 
     Args:
-        path: For messages.
         found: The file's tensors, not yet read.
         given: The module as it was saved, if the header cannot say how to build it.
 
@@ -93,8 +92,7 @@ def _empty_efficientnet(path: Path, header: Header, tensors: int) -> EfficientNe
 def _empty_library_model(source: str, header: Header, found: Mapping[str, TensorLike]) -> WrappedModel:
     """As the library builds it for the file's classes; or as it builds it by default and adapted, if only that fits.
 
-    They differ in models with auxiliary heads: these have as many classes as the classifier when built so, and the
-    library's when pretrained weights were adapted.
+    They differ in auxiliary heads, which have the library's classes when pretrained weights were adapted.
     """
     built = _build(source, header, num_classes=header.num_classes, in_channels=header.in_channels)
     if not describe_differences(built.module.state_dict(), found):
@@ -156,10 +154,7 @@ def describe_differences(wanted: Mapping[str, TensorLike], found: Mapping[str, T
 
 
 def describe_changes(path: Path, header: Header, network: Network, tensors: Mapping[str, TensorLike]) -> str:
-    """How a model differs from the one that ``load`` would build from its file; "" if it does not.
-
-    Only tensors are compared for models of other libraries.
-    """
+    """How a model differs from what ``load`` would build from its file; "" if not. Of other libraries, only tensors."""
     again = empty_network(path, header, tensors, None)
     different = describe_differences(module_of(again).state_dict(), tensors)
     if different or not isinstance(network, EfficientNet):

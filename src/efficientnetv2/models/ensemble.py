@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import TrainingFingerprint, merge_fingerprints
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError, pluralize
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.probability import Answer, probabilities, to_logits
 
@@ -39,10 +39,9 @@ class Member(Protocol):
 
 
 class Ensemble(Network):
-    """Models with the same classes, meaning of the logits and preprocessing.
+    """Models with the same classes, meaning of the logits and preprocessing, in evaluation mode.
 
     Args:
-        members: At least one, in evaluation mode.
         names: For messages; by default the members' numbers, from 0.
 
     Raises:
@@ -77,11 +76,9 @@ class Ensemble(Network):
         return self.blended(lambda member: member(x))
 
     def blended(self, ask: Callable[[Network], Tensor]) -> Tensor:
-        """Logits (N, num_classes) of the members' mean probabilities, as ``forward``.
+        """Logits (N, num_classes) of the members' mean probabilities, from ``ask``: a member to its logits.
 
-        Args:
-            ask: A member's logits before its temperature, (N, num_classes). With test-time augmentation this is the
-                mean over the views, which is what the temperature was fitted to.
+        With test-time augmentation these are the mean over the views, which is what the temperature was fitted to.
         """
         found = []
         for member in self._networks():
@@ -94,45 +91,40 @@ class Ensemble(Network):
 
 
 def require_compatible(members: Sequence[Member], names: Sequence[str]) -> None:
-    """Refuse models, or headers of model files, that cannot form an ensemble.
-
-    Raises:
-        InputError: They differ in classes, in the meaning of their logits, or in their preprocessing.
-    """
+    """Raise InputError for models, or headers of model files, that cannot form an ensemble."""
     first = members[0]
     for name, member in zip(names, members, strict=True):
+        difference = ""
         if member.class_names != first.class_names:
-            raise InputError(
-                f"{name} of the ensemble knows other classes than the first: {list(member.class_names)}, "
-                f"not {list(first.class_names)}. Ask each by itself."
-            )
-        if member.answer != first.answer:
-            raise InputError(
-                f"{name} of the ensemble answers by {member.answer}, the first by {first.answer}, so that the mean of "
-                "their probabilities would mean nothing. Ask each by itself."
-            )
-        if member.preprocessing != first.preprocessing:
-            raise InputError(
-                f"{name} of the ensemble looks at pictures otherwise than the first "
-                f"({_preprocessing_difference(member.preprocessing, first.preprocessing)}), so that they cannot be "
-                "asked together. Ask each by itself."
-            )
+            difference = f"classes {list(member.class_names)}, not {list(first.class_names)}"
+        elif member.answer != first.answer:
+            difference = f"{member.answer} probabilities, not {first.answer}"
+        elif member.preprocessing != first.preprocessing:
+            difference = f"another preprocessing ({_difference(member.preprocessing, first.preprocessing)})"
+        if difference:
+            raise InputError(f"{name} of the ensemble has {difference}. Predict with each model separately.")
 
 
-def require_single_model(network: Network, why: str) -> None:
-    """Refuse an ensemble where one model is needed; ``why`` follows "but" in the message."""
+def _difference(one: Preprocessing, other: Preprocessing) -> str:
+    mine, theirs = one.to_json(), other.to_json()
+    names, parts = [name for name in mine if mine[name] != theirs[name]], []
+    if "bands" in names and one.bands and other.bands and one.bands.numbers == other.bands.numbers:
+        names = [name for name in names if name not in ("bands", "mean", "std")]  # measured together
+        parts = ["the range of the bands was measured on its own training images"]
+    return "; ".join(parts + [f"{name} is {mine[name]}, not {theirs[name]}" for name in names])
+
+
+def require_single_model(network: Network) -> None:
+    """Refuse an ensemble where one model is needed."""
     if isinstance(network, Ensemble):
         raise InputError(
-            f"these are {pluralize(len(network.members), 'network')} that answer together, but {why}. Give one of "
-            "them, as network.members[0]."
+            f"this is an ensemble of {len(network.members)} models, but one model is needed. Give one of them, as "
+            "network.members[0]."
         )
 
 
 def member_calibrations(network: Network) -> tuple[Calibration | None, ...]:
-    """The temperatures of an ensemble's members; () for a single model.
-
-    The ensemble itself has none, since each member's logits are divided by its own.
-    """
+    """The temperatures of an ensemble's members; () for a single model. The ensemble itself has none."""
     if not isinstance(network, Ensemble):
         return ()
     return tuple(member.calibration for member in network.members if isinstance(member, Network))
@@ -148,47 +140,26 @@ def remove_calibration(network: Network) -> bool:
 
 
 def ensemble_members(folder: Path) -> list[Path]:
-    """The model files of an ensemble's directory; [] if the path is none.
-
-    Raises:
-        InputError: The list cannot be read, or names something else than files below the directory.
-    """
+    """The model files of an ensemble's directory; [] if the path is none. Raises InputError for a damaged list."""
     listed = folder / NAME
     if not listed.is_file():
         return []
     try:
-        names = _checked(json.loads(listed.read_text(encoding="utf-8"))["members"], folder)
+        names = json.loads(listed.read_text(encoding="utf-8"))["members"]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("its 'members' are no list of names")
+        for name in names:  # a directory cannot list itself, and can be copied as a whole
+            path = PureWindowsPath(name)  # knows the separators of all systems
+            if path.anchor or ".." in path.parts or (folder / name).is_dir():
+                raise ValueError(f"member '{name}' is no file in it")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{listed} is no list of model files: {error}. Copy the folder again.") from error
     return [folder / name for name in names]
 
 
-def _checked(names: Any, folder: Path) -> list[str]:
-    """Names of files below a directory, so that it cannot list itself and can be copied as a whole."""
-    if not isinstance(names, list) or not names:
-        raise ValueError("its 'members' are no list with a name or more")
-    for name in names:
-        if not isinstance(name, str):
-            raise ValueError(f"member {name!r} is no name of a file")
-        as_path = PureWindowsPath(name)  # knows the separators of all systems
-        if as_path.anchor or ".." in as_path.parts or (folder / name).is_dir():
-            raise ValueError(f"member '{name}' is no file in it")
-    return names
-
-
 def write_members(folder: Path, members: Sequence[str]) -> None:
     """Make the model files of a directory, by their relative paths, an ensemble."""
     write_text_atomically(folder / NAME, json.dumps({"members": list(members)}, indent=1) + "\n")
-
-
-def _preprocessing_difference(one: Preprocessing, other: Preprocessing) -> str:
-    mine, theirs = one.to_json(), other.to_json()
-    names = [name for name in mine if mine[name] != theirs[name]]
-    parts = []
-    if "bands" in names and one.bands and other.bands and one.bands.numbers == other.bands.numbers:
-        parts = ["which values of the bands become 0 to 255 was measured on its own training pictures"]
-        names = [name for name in names if name not in ("bands", "mean", "std")]  # measured together
-    return "; ".join(parts + [f"{name} is {mine[name]}, not {theirs[name]}" for name in names])
 
 
 def _merged_fingerprint(parts: Sequence[TrainingFingerprint | None]) -> TrainingFingerprint | None:

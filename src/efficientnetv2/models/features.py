@@ -59,10 +59,7 @@ class Backbone(nn.Module):
         self.channels = tuple(channels[index] for index in self._indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The maps: (N, in_channels, H, W) float, normalized, to (N, channels[i], H / strides[i], W / strides[i]).
-
-        Sides are rounded up.
-        """
+        """(N, in_channels, H, W) float, normalized, to (N, channels[i], H / strides[i], W / strides[i]), rounded up."""
         maps = self.network.features(x)
         return maps if self._indices is None else [maps[index] for index in self._indices]
 

@@ -15,11 +15,7 @@ from efficientnetv2.models.layers import BatchNorm2d
 
 
 def supports_ghost_batches(network: nn.Module) -> bool:
-    """Whether one pass of several ghost batches equals a pass for each.
-
-    True for ``EfficientNet``, where only batch-norm mixes the images of a batch. Nothing is known of other models, so
-    their ghost batches run one after another.
-    """
+    """Whether one pass of several ghost batches equals a pass for each: if only our batch-norm mixes the images."""
     return isinstance(network, EfficientNet) and all(
         isinstance(module, BatchNorm2d) for module in network.modules() if isinstance(module, _NormBase)
     )

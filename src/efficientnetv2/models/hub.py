@@ -162,8 +162,7 @@ def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
 def _from_hub(entry: Remote, hub: Hub) -> Path:
     """Into huggingface_hub's cache: first the content, checked, then huggingface_hub's own link to it.
 
-    hf_hub_download alone (2.4.0) checks the size but no SHA-256, and never gives up on a server that sends a byte at a
-    time.
+    hf_hub_download (2.4.0) checks no SHA-256, and never gives up on a server that sends a byte at a time.
     """
     source = url(entry, hub)
     stated = call_with_timeout(

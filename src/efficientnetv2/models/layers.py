@@ -55,16 +55,10 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def same_padding(px: int, *, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels before and after a side of ``px`` pixels so that ``ceil(px / stride)`` come out.
+    """Pixels before and after a side of ``px`` pixels so that ``ceil(px / stride)`` come out; an odd pixel goes after.
 
-    An odd pixel goes after. The size, the pixels before and those after add up to a multiple of the stride plus a
-    constant: ``torch.compile`` and ``torch.export`` simplify this sum, however many layers follow each other.
-
-    Args:
-        kernel: Odd.
-        stride: 1 or 2.
-
-    Source: TensorFlow's documentation of the padding "SAME".
+    The size plus both paddings is a multiple of the stride plus a constant. Source: TensorFlow's "same". Integer
+    arithmetic that symbolic shapes simplify.
     """
     if kernel < stride:
         return 0, 0

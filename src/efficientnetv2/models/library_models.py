@@ -31,8 +31,8 @@ def build_library_model(
 
     Args:
         model: "timm:NAME" or "torchvision:NAME" for fresh weights; with a tag ("timm:resnet50.a1_in1k") for pretrained
-            ones. torchvision's vision transformers have one input size: that of the tag, or without a tag the size
-            after the name ("torchvision:vit_b_16@384"), 224 px by default.
+            ones. torchvision's vision transformers have one input size: that of the tag, or the one after the name
+            ("torchvision:vit_b_16@384"), 224 px by default.
         num_classes: As far as the library can build it; ``models.adapt.adapt`` does the rest. 0 for a model without a
             classifier builds one with a single class, so that it is known which layer to remove.
         in_channels: As far as the library can build it.

@@ -27,9 +27,6 @@ def timm_file(config: Mapping[str, Any], name: str, user: hub.Hub | None = None)
         config: timm's ``pretrained_cfg`` of the weights, as a dictionary.
         name: Model name with tag.
         user: Servers and caches; None is the user's environment.
-
-    Raises:
-        InputError: See ``hub.fetch``.
     """
     repository = config.get("hf_hub_id")
     if not repository:
@@ -55,12 +52,7 @@ def torchvision_file(url: str, name: str, user: hub.Hub | None = None) -> Path:
 
 @contextmanager
 def reading(title: str, path: Path | None) -> Iterator[None]:
-    """Raise an InputError that names the file if a library cannot read its own weights.
-
-    Args:
-        title: Model name with tag.
-        path: None if the library downloads the file itself, or reads none.
-    """
+    """Raise an InputError that names the file (None: the library finds it) if a library cannot read its own weights."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:

@@ -18,11 +18,7 @@ _STRIDE_SIZES = (512, 1024)
 
 
 def infer_shapes(module: nn.Module, *, in_channels: int, image_px: int, images: int = 1) -> Any:
-    """A module's output for (images, in_channels, image_px, image_px), as meta tensors; the module stays as it was.
-
-    Raises:
-        InputError: The module cannot take such images, or needs values on its way.
-    """
+    """A module's output for images of ``image_px``, as meta tensors. Raises InputError if it refuses the size."""
     return _run(module, _meta_state(module), in_channels, image_px, images)
 
 
@@ -49,13 +45,10 @@ def _run(module: nn.Module, state: dict[str, Tensor], in_channels: int, image_px
 
 
 def activation_bytes(network: Network, image_px: int) -> int:
-    """Bytes per image that the forward pass keeps for the backward pass.
+    """Bytes per image that the forward pass keeps for the backward pass, of any model.
 
-    Counts what autograd saves, so it holds for any model. Frozen parts save nothing; weights and running statistics do
-    not count. ``architectures.flops.Cost.activation_bytes`` gives it for our architectures without torch.
-
-    Raises:
-        InputError: The model cannot take images of that size.
+    Counts what autograd saves, without weights and running statistics; frozen parts save nothing. Raises InputError if
+    the model cannot take images of that size.
     """
     state = _meta_state(network)
     known = {tensor.untyped_storage()._cdata for tensor in state.values()}
@@ -80,8 +73,7 @@ def activation_bytes(network: Network, image_px: int) -> int:
 def stride(network: Network) -> int | None:
     """Image side over map side where the maps are smallest; None if the model has one input size, or no maps.
 
-    Measured by how much the square maps grow between two image sizes, so that borders and parts of a fixed size do not
-    count.
+    Measured by how much square maps grow between two image sizes, so that borders and fixed parts do not count.
     """
     try:
         small, large = (_map_sides(network, px) for px in _STRIDE_SIZES)
@@ -111,13 +103,10 @@ def _map_sides(network: Network, image_px: int) -> list[int]:
 
 
 def _side(shape: tuple[int, ...]) -> int:
-    """Of a square map, channels first or last; otherwise 0."""
+    """Side of a square map, channels first or last; otherwise 0."""
     if len(shape) != 4:
         return 0
-    _, first, second, last = shape
-    if second == last:
-        return second
-    return first if first == second else 0
+    return shape[2] if shape[2] in (shape[1], shape[3]) else 0
 
 
 def trains_one(network: Network, image_px: int) -> bool:

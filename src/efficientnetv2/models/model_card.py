@@ -90,12 +90,8 @@ class Header:
         recipe: Mapping[str, Any] | None = None,
         metrics: Mapping[str, Any] | None = None,
     ) -> Header:
-        """The header of a model; None takes a value from the model.
-
-        Raises:
-            InputError: Names or channels do not fit the model, recipe or metrics are not JSON, or it is an ensemble.
-        """
-        require_single_model(network, "a model file holds one")
+        """The header of a model; None takes a value from the model. Raises InputError if the values do not fit it."""
+        require_single_model(network)
         try:
             return Header(
                 format_version=FORMAT_VERSION,
@@ -161,11 +157,7 @@ def is_ours(metadata: Mapping[str, str]) -> bool:
 
 
 def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
-    """The header of a model file in the newest format, and the format that it was written in.
-
-    Raises:
-        InputError: It is not a model file, newer than this package, or damaged.
-    """
+    """The header of a model file in the newest format, and the format that it was written in. Raises InputError."""
     if not is_ours(metadata):
         whole = path.parent if (path.parent / "config.json").is_file() else path
         raise InputError(
@@ -176,11 +168,7 @@ def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
 
 
 def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
-    """The header in a metadata entry, and the format that it was written in.
-
-    Raises:
-        InputError: It is newer than this package, or damaged.
-    """
+    """The header in a metadata entry, and the format that it was written in. Raises InputError if newer or damaged."""
     try:
         plain = json.loads(text)
         written = TypeAdapter(int).validate_python(

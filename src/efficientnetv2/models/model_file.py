@@ -182,11 +182,7 @@ class ModelDescription:
 
 
 def describe(path: str | Path) -> ModelDescription:
-    """What a model file or run directory says of its model, without reading weights.
-
-    Raises:
-        InputError: No such file, not a model file, written by a newer version, or its header is damaged.
-    """
+    """What a model file or run directory says of its model, without reading weights. Raises InputError as ``load``."""
     path = _file(Path(path))
     metadata = safetensors_io.read_header(path).metadata
     return ModelDescription(model_card.read(path, metadata)[0], _calibration(path, metadata))

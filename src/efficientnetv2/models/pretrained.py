@@ -80,13 +80,10 @@ def about(name: str) -> Pretrained:
 
 
 def best(model: str) -> tuple[str, ...]:
-    """Every name of a model's weights, the first choice for fine-tuning first.
+    """Every name of a model's weights, the first choice for fine-tuning first. Raises InputError for an unknown model.
 
     By published top-1, so that ``in21k_ft_in1k`` precedes ``in1k``; timm's before torchvision's, since they have the
     padding and epsilon of the published model; last those without a top-1.
-
-    Raises:
-        InputError: No such model.
     """
     model = published(model).name
     known = [about(name) for name in names() if name.startswith(f"{model}.")]
@@ -99,8 +96,7 @@ def best(model: str) -> tuple[str, ...]:
 def timm_crop_fraction(image_px: int, crop_pct: float) -> float:
     """Timm's ``crop_pct`` as our ``crop_fraction``: timm resizes to whole pixels, rounded down, and crops.
 
-    Raises:
-        ValueError: crop_pct is outside of (0, 1].
+    Raises ValueError for a ``crop_pct`` outside of (0, 1].
 
     Source: transforms_imagenet_eval of timm 1.0.31 (timm/data/transforms_factory.py).
     """

@@ -23,12 +23,11 @@ class TrainingFingerprint:
 
     Args:
         pictures: Number of training images.
-        marks: (n,) int64, ascending: ``data.image_metadata.content_marks`` of all images, or of an even sample.
-        of_several: True if it merges several trainings. An image that was in two of them counts twice and is more
-            likely to be in the sample, so the sampled fraction is unknown.
-        earlier: Fingerprint of all trainings before this one, merged; None if training started from random weights
-            or from weights without a fingerprint.
-        chose: Fingerprint of the images (minival) that selected the weights, the size or the temperature.
+        marks: (n,) int64, ascending: content hashes of all images, or of an even sample.
+        of_several: True if it merges several trainings. An image that was in two of them is more likely to be in the
+            sample, so the sampled fraction is unknown.
+        earlier: All trainings before this one, merged; None for random weights or weights without a fingerprint.
+        chose: The images (minival) that selected the weights, the size or the temperature.
     """
 
     pictures: int
@@ -61,12 +60,7 @@ class TrainingFingerprint:
         return self.share == 1 and not self.of_several and all(other.whole for other in others)
 
     def begun_from(self, weights: TrainingFingerprint | None, *, most: int) -> Self:
-        """This training, started from weights with a fingerprint.
-
-        Args:
-            weights: None if the weights have no fingerprint.
-            most: Hashes to keep of all that trained the weights, and of all that selected them.
-        """
+        """This training, started from weights with a fingerprint; at most ``most`` hashes are kept of each kind."""
         if weights is None:
             return self
         chose = merge_fingerprints(weights.choosing)._sample(most) if weights.choosing else None
@@ -120,11 +114,7 @@ def image_count(plain: Mapping[str, Any]) -> int:
 
 
 def merge_fingerprints(parts: Sequence[TrainingFingerprint]) -> TrainingFingerprint:
-    """The union of at least one training. What selected each of them is left out.
-
-    Args:
-        parts: None of them with an ``earlier`` of its own.
-    """
+    """The union of at least one training without ``earlier`` ones. What selected them is left out."""
     marks = np.unique(np.concatenate([part.marks for part in parts]))
     # If every hash is stored, the union is exact. Otherwise the sum is an upper bound.
     if all(part.share == 1 and not part.of_several for part in parts):

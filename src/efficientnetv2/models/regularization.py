@@ -18,6 +18,7 @@ _RATE_ATTRIBUTES = {"StochasticDepth": "p", "DropPath": "drop_prob"}
 # copied with the model.
 _FRACTION = "_efficientnetv2_share"
 _ASSUMED = "_efficientnetv2_assumed"
+_LOOP = ("randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,7 @@ def apply_regularization(
     """
     if setting is not None:
         if (dropout, drop_path) != (None, None):
-            raise InputError(
-                "apply_regularization got a setting and a rate beside it. Give the setting alone."
-            )
+            raise InputError("apply_regularization takes a setting or rates, not both")
         dropout, drop_path = setting.dropout, setting.drop_path
     for name, value in (("dropout", dropout), ("drop_path", drop_path)):
         if value is not None and not 0 <= value < 1:
@@ -87,32 +86,19 @@ def apply_regularization(
     modules = dict(module.named_modules())
     dropouts, dropout_notes = _set_dropout(modules, dropout) if dropout is not None else ((), [])
     drop_paths, drop_path_notes = _set_drop_path(modules, drop_path) if drop_path is not None else ((), [])
-    left = [] if setting is None else _left_to_loop(setting)
-    return RegularizationReport(dropouts, drop_paths, (*dropout_notes, *drop_path_notes, *left))
+    left = [f"{name} {value:g}" for name in _LOOP if setting and (value := getattr(setting, name))]
+    notes = [f"for the training loop: {', '.join(left)}"] if left else []
+    return RegularizationReport(dropouts, drop_paths, (*dropout_notes, *drop_path_notes, *notes))
 
 
 def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
-    """Set the momentum of every batch-norm's running statistics.
-
-    Args:
-        momentum: Weight of the new batch, in (0, 1], as in PyTorch: 1 minus TensorFlow's.
-
-    Returns:
-        Number of batch-norm layers.
-    """
+    """Set the momentum of every batch-norm, in (0, 1] as in PyTorch (1 minus TensorFlow's). Returns their number."""
     if not 0 < momentum <= 1:
         raise InputError(f"momentum is {momentum:g}, but must be in (0, 1]")
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = momentum
     return len(norms)
-
-
-def _left_to_loop(setting: StepSettings) -> list[str]:
-    """A note on what the training loop has to do."""
-    names = ("randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "label_smoothing")
-    active = [f"{name} {value:g}" for name in names if (value := getattr(setting, name))]
-    return [f"for the loop to do: {', '.join(active)}"] if active else []
 
 
 def _rate_attribute(module: nn.Module) -> str | None:

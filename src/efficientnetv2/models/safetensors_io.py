@@ -55,10 +55,7 @@ class TensorFile:
     data_start: int
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor, in memory of its own: the file may change or vanish afterwards.
-
-        Read here because safetensors maps the file, and copies out of the map peak at twice the memory.
-        """
+        """Every tensor, in its own memory: copies out of the map of safetensors peak at twice the memory."""
         tensors = {}
         with open(self.path, "rb", buffering=0) as file:
             for name, entry in sorted(self.entries.items(), key=lambda item: item[1].start):
@@ -85,11 +82,7 @@ class TensorFile:
 
 
 def read_header(path: Path) -> TensorFile:
-    """Read the header of a safetensors file.
-
-    Raises:
-        InputError: It is not a whole safetensors file, or holds an unusual number format.
-    """
+    """Read the header of a safetensors file. Raises InputError if it is not whole, or has an unusual number format."""
     try:
         with safe_open(path, framework="pt") as checked:  # checks that the header fits the file
             metadata = checked.metadata() or {}
@@ -112,11 +105,7 @@ def read_header(path: Path) -> TensorFile:
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, whole or not at all; the last ``UNKNOWN_SHA256`` in its metadata becomes the SHA-256.
 
-    Args:
-        tensors: Contiguous, on the CPU, none sharing memory with another.
-
-    Raises:
-        InputError: It cannot be written.
+    Tensors are contiguous, on the CPU, and share no memory. Raises InputError if the file cannot be written.
     """
 
     def fill(partial: Path) -> None:
@@ -139,11 +128,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def to_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Kernels and matrices in float16, each value within 1/2048 of itself (or 3e-8); all else as it is.
 
-    They are nearly all of a model's bytes. In a bias or batch-norm, a small error concerns every pixel, and variances
-    may be out of float16's range.
-
-    Raises:
-        InputError: A weight is too large for float16.
+    They are nearly all of a model's bytes. A small error in a bias or batch-norm concerns every pixel. Raises
+    InputError for a weight that is too large.
     """
     half = {
         name: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
@@ -168,15 +154,7 @@ def nonfinite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
 def check_values(
     tensors: Mapping[str, Tensor], subject: str, *, fix: str, names: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse NaN, infinity and negative variances.
-
-    Args:
-        subject: The file, or what could not be done; begins the message.
-        names: The names of another library for the message.
-
-    Raises:
-        InputError: Names the tensors.
-    """
+    """Raise an InputError that names the tensors with NaN, infinity or negative variances, as ``names`` has them."""
     variances = {name: tensor for name, tensor in tensors.items() if name.endswith("running_var")}
     faults = {
         "hold NaN or infinity": nonfinite_tensors(tensors),

@@ -30,9 +30,6 @@ def build_torchvision(sized: str, tag: str, *, num_classes: int | None) -> Wrapp
         sized: The name; of a vision transformer optionally with its input size ("vit_b_16@384").
         tag: Of pretrained weights; "" for fresh weights.
         num_classes: With fresh weights; None or 0 is torchvision's default.
-
-    Raises:
-        InputError: No such model, tag or size, or the weights cannot be downloaded.
     """
     models = import_torchvision("models")
     from efficientnetv2.models.library_weights import reading, torchvision_file  # imports an HTTP client

@@ -87,16 +87,10 @@ class WrappedModel(Network):
         return self.source or type(self.module).__name__
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The last feature map at each resolution, largest first; the same maps for images of any size.
+        """The last feature map at each resolution, (N, C, H/s, W/s), largest first; the same for images of any size.
 
-        Args:
-            x: (N, in_channels, H, W) float, normalized.
-
-        Returns:
-            (N, C, H/s, W/s) each. A transformer, which has one resolution, gives the map of its last block.
-
-        Raises:
-            InputError: The module is not a timm model with ``forward_intermediates``.
+        A transformer, which has one resolution, gives the map of its last block. Raises InputError unless the module is
+        a timm model with ``forward_intermediates``.
         """
         if not hasattr(self.module, "forward_intermediates"):
             raise InputError(
@@ -129,11 +123,7 @@ class WrappedModel(Network):
         return seen[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes): the module's output, its first element, or its "logits".
-
-        Raises:
-            InputError: The module returns something else.
-        """
+        """Logits (N, num_classes): the module's output, its first element, or its "logits"."""
         output = self.module(x)
         if isinstance(output, tuple):
             output = output[0]
@@ -163,10 +153,7 @@ class _Intermediates(nn.Module):
 
 
 def _declared_classifiers(module: nn.Module) -> list[nn.Module]:
-    """The classifiers that a timm model declares, by ``get_classifier`` and in its ``pretrained_cfg``.
-
-    ``get_classifier`` may return one of two (VOLO); only models that timm has built by name have a ``pretrained_cfg``.
-    """
+    """The classifiers of a timm model, by ``get_classifier`` (one of two in VOLO) and its ``pretrained_cfg``."""
     getter, stated = getattr(module, "get_classifier", None), getattr(module, "pretrained_cfg", None)
     own = getter() if callable(getter) else ()
     names = (stated.get("classifier") or ()) if isinstance(stated, Mapping) else ()

@@ -1,1 +1,1 @@
-"""Progressive learning: schedules of image size and regularization, as data."""
+"""Progressive learning: image size and regularization as pure functions of the step. No torch."""

@@ -1,4 +1,4 @@
-"""Progressive learning's published settings: the paper's Table 6, and the authors' code."""
+"""Published schedules of progressive learning: the paper's Table 6, and the authors' code."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from efficientnetv2.utils.errors import InputError, did_you_mean
 
 
 def paper_schedule(name: str) -> ProgressiveSchedule:
-    """The settings of the paper: sizes from 128 px, every regularizer growing, dropout too.
+    """The schedule of the paper for S, M or L: sizes from 128 px, every regularizer grows, dropout too.
 
     Source: arXiv:2104.00298, Table 6 and section 5.1 (four stages; survival 0.8 throughout). Label smoothing, of which
         the paper says nothing, is the released code's.
 
     Raises:
-        InputError: the paper gives no progressive settings for that network.
+        InputError: The paper has no schedule for that model.
+
+    Example::
+
+        ev2.paper_schedule("efficientnetv2_s").at(0, total_steps=350_000).image_px  # 128
     """
     #                          image px        RandAugment  mixup          dropout
     table = {
@@ -36,15 +40,15 @@ def paper_schedule(name: str) -> ProgressiveSchedule:
 
 
 def released_schedule(name: str) -> ProgressiveSchedule:
-    """The settings of the authors' code: it starts a quarter of the way up, and dropout stays fixed.
+    """The schedule of the authors' code: it starts a quarter of the way up, and dropout is fixed.
 
-    Sizes are ``128 + (train_px - 128) * (stage + 1) / 4``: S trains at 171, 214, 257, 300.
-    B0 to B3 use AutoAugment there instead of RandAugment, which these settings leave to the recipe.
+    Sizes are ``128 + (train_px - 128) * (stage + 1) / 4``: S trains at 171, 214, 257, 300. B0 to B3 have AutoAugment
+    there instead of RandAugment, which is part of the recipe.
 
     Source: google/automl, efficientnetv2 (the released configurations).
 
     Raises:
-        InputError: no such released network.
+        InputError: No such released model.
     """
     #                     train px  RandAugment  mixup, cutmix  dropout
     table = {

@@ -1,14 +1,11 @@
 """Progressive learning with adaptive regularization: Algorithm 1 of arXiv:2104.00298.
 
-Image size and regularization grow together over a run: small pictures with little regularization
-first, large ones with much of it last. Everything here is a pure function of the step, so a setting
-can be asked for at any step, by any process, without training to get there::
+Image size and regularization grow together over a run. Everything is a pure function of the step, so any process can
+ask for any step::
 
-    plan = Progressive(stages=4, image_px=Ramp(128, 300), randaugment=Ramp(5, 15))
-    plan.at(step=0, total_steps=350_000).image_px       # 128
-    plan.stage(3).randaugment                     # 15.0
-
-The published settings stand in ``presets``.
+    schedule = ProgressiveSchedule(stages=4, image_px=Ramp(128, 300), randaugment=Ramp(5, 15))
+    schedule.at(step=0, total_steps=350_000).image_px  # 128
+    schedule.stage(3).randaugment                      # 15.0
 """
 
 from __future__ import annotations
@@ -30,12 +27,10 @@ from efficientnetv2.utils.rng import Key
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Ramp:
-    """A quantity that goes linearly from its value at the first stage to that at the last.
+    """A quantity that goes linearly from ``start`` at the first stage to ``end`` at the last.
 
     Args:
-        start: value at the first stage.
-        end: value at the last stage.
-        continuous: grow at every step instead of once per stage.
+        continuous: Grow at every step instead of once per stage.
     """
 
     start: float
@@ -43,7 +38,7 @@ class Ramp:
     continuous: bool = False
 
     def at(self, fraction: float) -> float:
-        """The value at a fraction of the way: 0 is the start, 1 the end."""
+        """The value at a fraction of the way, 0 to 1."""
         return self.start + (self.end - self.start) * fraction
 
 
@@ -52,18 +47,18 @@ Quantity = Ramp | float
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StepSettings:
-    """What holds at one step. It travels with the batch, from the sampler to the loss.
+    """The values of one step. They travel with the batch, from the sampler to the loss.
 
     Args:
-        image_px: side of the training picture, in pixels.
-        randaugment: magnitude, 0 to 30 (10 is the full range of most operations); None is off.
-        mixup_alpha: of Beta(alpha, alpha); 0 is off.
-        cutmix_alpha: of Beta(alpha, alpha); 0 is off.
-        cutout: side of the hole over the picture's side, 0 to 1; 0 is off.
-        dropout: probability before the classifier; None is as the network was built, in a recipe 0.
-        drop_path: probability at the last block of stochastic depth; 1 minus the survival; None likewise.
-        label_smoothing: share of the label given to all classes alike.
-        others: further quantities, for a training loop of one's own.
+        image_px: Height and width of the training images.
+        randaugment: Magnitude, 0 to 30 (10 is the full range of most operations); None is off.
+        mixup_alpha: Of Beta(alpha, alpha); 0 is off.
+        cutmix_alpha: Of Beta(alpha, alpha); 0 is off.
+        cutout: Side of the hole over the image's side, 0 to 1; 0 is off.
+        dropout: Before the classifier; None is as the model was built, in a recipe 0.
+        drop_path: Stochastic depth: drop rate of the last block, 1 minus the survival; None as of ``dropout``.
+        label_smoothing: Fraction of the label that is spread over all classes.
+        others: Further quantities, for your own training loop.
     """
 
     image_px: int
@@ -179,14 +174,14 @@ class ProgressiveSchedule:
         return self
 
     def at(self, step: int, *, total_steps: int) -> StepSettings:
-        """The setting of one step of a run.
+        """The values of one step of a run.
 
         Args:
-            step: 0 ≤ step < total_steps.
-            total_steps: of the whole run, at least one per stage; in random order a stage may come out with none.
+            step: From 0.
+            total_steps: Of the whole run, at least one per stage; in random order a stage may get none.
 
         Raises:
-            InputError: the step lies outside the run, or stages that grow are more than the steps.
+            InputError: The step is outside the run, or there are more growing stages than steps.
         """
         if self.order == "growing" and total_steps < self.stages:
             raise InputError(
@@ -202,53 +197,44 @@ class ProgressiveSchedule:
         return self._setting(stage, run_fraction=step / (total_steps - 1) if total_steps > 1 else 1.0)
 
     def stage_end(self, step: int, *, total_steps: int) -> int:
-        """The step before which the stage of this step ends: the next stage's first, or ``total_steps``.
-
-        Where the setting changes all the time (ramps that grow at every step, random order), the run is one stage.
-        """
+        """The first step after the stage of this step. A schedule that always changes is one stage."""
         if self.changes_always:
             return total_steps
         return self._first_steps(total_steps)[self._stage_at(step, total_steps) + 1]
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Each stage's share of the steps; they sum to 1."""
+        """Each stage's fraction of the steps; they sum to 1."""
         shares = self.shares or (1.0,) * self.stages
         return tuple(share / sum(shares) for share in shares)
 
     def stage(self, index: int) -> StepSettings:
-        """The setting at the first step of a stage; of ramps that grow at every step, nearly: of a long run.
-
-        Raises:
-            InputError: no such stage.
-        """
+        """The values at the first step of a stage; with continuous ramps those of a long run. Raises InputError."""
         if not 0 <= index < self.stages:
             raise InputError(f"stage {index} does not exist: there are {self.stages}, from 0")
         return self._setting(index, run_fraction=sum(self.weights[:index]))
 
     @property
     def last(self) -> StepSettings:
-        """The setting where every ramp ends: of the last step, or in random order of the last stage, whenever drawn."""
+        """The values where every ramp ends: of the last step, or in random order of the last stage."""
         return self._setting(self.stages - 1, run_fraction=1.0)
 
     @property
     def continuous(self) -> bool:
-        """Whether anything grows at every step, so that no two steps have the same setting."""
+        """Whether anything grows at every step, so that no two steps have the same values."""
         quantities = [*vars(self).values(), *self.others.values()]
         return any(isinstance(quantity, Ramp) and quantity.continuous for quantity in quantities)
 
     @property
     def changes_always(self) -> bool:
-        """Whether the run has no stages that one could wait for the end of."""
+        """Whether the run has no stages with an end."""
         return self.continuous or self.order == "random"
 
     def with_image_px(self, end_px: int) -> ProgressiveSchedule:
         """The same schedule, its sizes scaled so that the last stage trains at ``end_px``.
 
-        The first does not fall below one ``px_multiple``, to which it would be rounded anyway.
-
         Raises:
-            pydantic.ValidationError: that is outside ``IMAGE_PX``.
+            pydantic.ValidationError: ``end_px`` is outside ``IMAGE_PX``.
         """
         start, end = _ends(self.image_px)
         multiple = self.px_multiple if end_px % self.px_multiple == 0 else 1
@@ -264,16 +250,16 @@ class ProgressiveSchedule:
     def in_time(
         self, step_s: Sequence[float], time_shares: Sequence[float] | None = None
     ) -> ProgressiveSchedule:
-        """The same schedule, its stages so long that each takes its share of the time.
+        """The same schedule with stages so long that each takes its fraction of the time.
 
         Args:
-            step_s: seconds of a step of each stage, as measured.
-            time_shares: of the time, one per stage, above 0; they count in proportion. None is equal shares.
+            step_s: Measured seconds of a step of each stage.
+            time_shares: Of the time, one per stage, above 0, in proportion. None is equal fractions.
 
         Raises:
-            InputError: not one time, or not one share, above 0 for each stage.
+            InputError: Not one time, or not one fraction, above 0 for each stage.
 
-        Source: ours. Algorithm 1 gives every stage as many steps, so that the largest pictures take most of the time.
+        Source: ours. Algorithm 1 gives every stage as many steps, so that the largest images take most of the time.
         """
         wanted = (1.0,) * self.stages if time_shares is None else tuple(time_shares)
         for name, values in (("step_s", tuple(step_s)), ("time_shares", wanted)):
@@ -328,7 +314,7 @@ class ProgressiveSchedule:
 
 
 def _one_each(values: Sequence[float], stages: int) -> bool:
-    """Whether there is a number above 0, and below infinity, for each stage."""
+    """Whether there is a finite number above 0 for each stage."""
     return len(values) == stages and all(0 < value < math.inf for value in values)
 
 

@@ -1,4 +1,4 @@
-"""The number of steps of a run that may change under way, and where each step stands in the schedule."""
+"""The number of steps of a run that may change during it, and the position of each step in the schedule."""
 
 from __future__ import annotations
 
@@ -27,19 +27,15 @@ class Revision:
 
 
 class StepPlan:
-    """How many steps a run has, and where each step stands in the schedule of the recipe.
+    """How many steps a run has, and the position of each step in the recipe's schedule.
 
-    The schedule has ``scheduled`` positions: image size, regularization and learning rate are functions of the
-    position. Without a revision, step ``n`` has position ``n``. A revision changes how fast the steps that follow pass
-    through the rest of the schedule. Positions never jump and never go back, so nor does the learning rate.
-
-    Args:
-        scheduled: Number of steps of the recipe, at least 1.
-        revisions: Revisions that were made before, in order.
+    Image size, regularization and learning rate are functions of the position, 0 to ``scheduled``. Without a revision,
+    step ``n`` has position ``n``. A revision changes how fast later steps pass through the rest of the schedule;
+    positions never jump and never go back.
 
     Attributes:
         revisions: Revisions so far, in order.
-        requested: Number of steps whose images have been requested. A revision cannot hold for these steps any more.
+        requested: Number of steps whose images have been requested: a revision cannot change these.
 
     Example:
         >>> plan = StepPlan(100)
@@ -62,43 +58,23 @@ class StepPlan:
         return self._parts[-1][2]
 
     def position(self, step: int) -> float:
-        """Position in the schedule after so many steps, from 0 to ``scheduled``.
-
-        Args:
-            step: Number of steps done.
-        """
+        """Position in the schedule after ``step`` steps, from 0 to ``scheduled``."""
         first, begin, steps = self._parts[bisect_right(self._parts, step, key=lambda part: part[0]) - 1]
         if step >= steps:
             return float(self.scheduled)
         return begin + (self.scheduled - begin) * (step - first) / (steps - first)
 
     def scheduled_step(self, step: int) -> int:
-        """The step of the schedule that a step of the run takes its settings from.
-
-        Args:
-            step: Number of the step, from 0.
-        """
+        """The step of the schedule that a step of the run, from 0, takes its values from."""
         return min(self.scheduled - 1, math.floor(self.position(step) + _EQUAL))
 
     def passes(self, step: int, moments: Sequence[int]) -> bool:
-        """Whether the run reaches one of some positions of the schedule with a step.
-
-        Args:
-            step: Number of steps done, with this step.
-            moments: Positions, ascending.
-        """
+        """Whether the run reaches one of some ascending positions with the last of ``step`` steps."""
         before, after = (self.position(one) + _EQUAL for one in (step - 1, step))
         return bisect_right(moments, after) > bisect_right(moments, before)
 
     def revise(self, revision: Revision) -> None:
-        """Take over a revision.
-
-        Args:
-            revision: Holds from a step on that no earlier revision comes after, and leaves at least that step.
-
-        Raises:
-            ValueError: The revision would change steps before an earlier revision, or ends the run before its step.
-        """
+        """Add a revision. Raises ValueError if it changes steps before an earlier one, or ends the run too soon."""
         if revision.step < self._parts[-1][0] or revision.steps < max(1, revision.step):
             raise ValueError(f"{revision} does not follow {self._parts[-1]}")
         begin = self.position(revision.step)
@@ -112,10 +88,5 @@ class StepPlan:
 
     @classmethod
     def from_json(cls, scheduled: int, plain: Sequence[Sequence[int]]) -> StepPlan:
-        """The plan whose revisions ``to_json`` gave.
-
-        Args:
-            scheduled: Number of steps of the recipe.
-            plain: Revisions.
-        """
+        """The plan with the revisions that ``to_json`` gave."""
         return cls(scheduled, [Revision(*one) for one in plain])

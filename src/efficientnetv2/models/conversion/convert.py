@@ -104,11 +104,7 @@ def read(
 
 
 def read_pretrained(path: Path, name: str) -> EfficientNet:
-    """The model of a file of pretrained weights: ``read_pretrained(hub.fetch(name), name)``.
-
-    Raises:
-        InputError: The file does not hold the weights of that name.
-    """
+    """The model of a downloaded file of pretrained weights. Raises InputError if it holds other weights."""
     entry = pretrained.about(name)
     network = read(path, model=entry.their_model).network
     if network.num_classes != entry.num_classes:

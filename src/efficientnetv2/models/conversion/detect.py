@@ -21,12 +21,10 @@ class DetectedModel:
     """The model in a file.
 
     Args:
-        name: One of ``architectures.registry.NAMES``.
         theirs: The library's name.
         architecture: With the library's padding and epsilon.
         num_classes: 0 without a classifier.
         tensor_names: From ours to the file's, for all tensors of the model.
-        notes: What had to be assumed.
         own_head: The file's tensors of a head that models here do not have; the model comes without a classifier.
     """
 
@@ -82,9 +80,6 @@ def is_tf(file: WeightFile) -> bool:
 
 def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
     """The published model with these tensors, whatever its classes and input channels.
-
-    Args:
-        named_by_user: Whether the user, and not the file, has named the model.
 
     Raises:
         InputError: No published model, or tensors that are missing, left over or of a wrong shape, by both names.

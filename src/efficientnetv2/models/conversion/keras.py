@@ -61,13 +61,12 @@ _KNOWN = frozenset(
 def read(path: str | Path) -> WeightFile:
     """Read ``.weights.h5``, ``.keras`` or legacy ``.h5``, whatever the file's name.
 
-    Returns:
-        Tensors under Keras' layer names (``block1a_project_conv.kernel``). The only dense layer is ``predictions``
-        whatever the file calls it. Layers that scale pixels become ``preprocessing``.
+    Tensors have Keras' layer names. The only dense layer is ``predictions`` whatever the file calls it. Layers that
+    scale pixels become ``preprocessing``.
 
     Raises:
-        InputError: The file cannot be read, its numbered layers are of no model that Keras has, its preprocessing is
-            not a mean and standard deviation, or its head differs.
+        InputError: The file cannot be read, its layers are of no model that Keras has, its preprocessing is not a mean
+            and standard deviation, or its head differs.
     """
     path = Path(path)
     found = keras_files.read(path)
@@ -96,14 +95,9 @@ def read(path: str | Path) -> WeightFile:
 
 
 def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "softmax") -> None:
-    """Refuse a head that would be read without an error but give other outputs.
+    """Raise InputError for a head that would be read without an error but give other outputs.
 
-    Args:
-        config: The model's description.
-        answer: The activation that this package wrote the model with.
-
-    Raises:
-        InputError: Several dense layers, another pooling or activation, a single output, or an unknown layer.
+    ``answer`` is the activation that this package wrote the model with.
     """
     rows = [(str(layer.get("class_name")), layer.get("config") or {}) for layer in flat_layers(config)]
     last = max((place for place, (kind, _) in enumerate(rows) if kind in _CONVOLUTIONS), default=-1)

@@ -98,11 +98,7 @@ def opens(path: Path) -> bool:
 
 
 def read(path: Path) -> KerasFile:
-    """Read a whole file.
-
-    Raises:
-        InputError: It cannot be read, is cut short, links out of itself, or declares far more than it stores.
-    """
+    """Read a whole file. Raises InputError if it is damaged, links out of itself, or declares more than it stores."""
     h5py = import_optional("h5py", "keras", f"Reading {path}, a Keras file,")
     try:
         if not zipfile.is_zipfile(path):

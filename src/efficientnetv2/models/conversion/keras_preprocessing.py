@@ -59,11 +59,7 @@ class Scaling:
 
 
 def scaling_of(path: Path, file: KerasFile, name: str, channels: int) -> Scaling:
-    """The preprocessing that a file states, for the published model ``name``.
-
-    Raises:
-        InputError: A layer before the first convolution is not a scale and offset per channel.
-    """
+    """The preprocessing that a file states, for the published model ``name``. Refuses what is no mean and std."""
     if file.config is None:
         return _from_weights(path, file, name, channels)
     factor, offset = np.ones(channels), np.zeros(channels)

@@ -32,23 +32,15 @@ FIELDS = ("image_px", "framing", "interpolation", "mean", "std")
 
 @dataclass(frozen=True)
 class UserMetadata:
-    """What the user says of a model.
-
-    Args:
-        preprocessing: Values by field of ``Preprocessing``.
-        class_names: Of the outputs, in order.
-    """
+    """What the user says of a model: fields of ``Preprocessing``, and the names of the outputs."""
 
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
 
     def apply_to(self, base: Preprocessing) -> Preprocessing:
-        """``base`` with the user's values.
+        """``base`` with the user's values. Raises InputError for an invalid value.
 
         A framing without a ``crop_fraction`` keeps the whole image, except "crop", which keeps that of ``base``.
-
-        Raises:
-            InputError: An invalid value, or a mean or std for another number of channels.
         """
         fields = dict(self.preprocessing)
         if fields.get("framing") in ("whole", "pad"):
@@ -70,11 +62,7 @@ class UserMetadata:
             raise InputError(error_summary(error)) from error
 
     def class_names_or(self, num_classes: int, default: tuple[str, ...]) -> tuple[str, ...]:
-        """The user's class names, or ``default``.
-
-        Raises:
-            InputError: There is no classifier, another number of names than outputs, or two equal names.
-        """
+        """The user's class names, or ``default``. Raises InputError if they do not fit the outputs."""
         names = self.class_names
         if names is None:
             return default
@@ -223,11 +211,7 @@ def _shell_path(file: WeightFile) -> str:
 def class_names(
     file: WeightFile, num_classes: int, header: Header | None, user: UserMetadata, notes: list[str]
 ) -> tuple[str, ...]:
-    """The class names as the user, the file or the embedded header states them, or as assumed.
-
-    Raises:
-        InputError: Another number of names than outputs.
-    """
+    """As the user, the file or the embedded header states them, or as assumed. Raises InputError for another number."""
     if user.class_names is not None:
         return user.class_names_or(num_classes, ())
     if file.class_names and len(file.class_names) != num_classes:

@@ -27,12 +27,9 @@ SUFFIXES = (".safetensors", ".pth")  # of a state dict
 
 
 def write_timm(path: Path, network: EfficientNet) -> None:
-    """Write a state dict (``.safetensors``, ``.pth``), or a directory as on timm's hub.
+    """Write a state dict (``.safetensors``, ``.pth``), or a directory for ``timm.create_model("local-dir:PATH")``.
 
-    A directory works with ``timm.create_model("local-dir:PATH", pretrained=True)``.
-
-    Raises:
-        InputError: timm has no such model, a state dict would lose the epsilon, or a file has the directory's name.
+    Raises InputError if timm has no such model, or a state dict would lose the epsilon.
     """
     name, arguments = timm.model_name(network.architecture)
     names = tensor_names("timm", network.architecture)
@@ -55,11 +52,7 @@ def write_timm(path: Path, network: EfficientNet) -> None:
 
 
 def write_torchvision(path: Path, network: EfficientNet) -> None:
-    """Write a state dict (``.pth``, ``.safetensors``) that torchvision's model loads strictly.
-
-    Raises:
-        InputError: torchvision has no such model, another suffix, or there is no classifier.
-    """
+    """Write a state dict (``.pth``, ``.safetensors``) that torchvision's model loads strictly. Raises InputError."""
     if path.suffix not in SUFFIXES:
         raise InputError("a file for torchvision ends in .pth or .safetensors")
     name = torchvision.model_name(network.architecture)

@@ -35,8 +35,7 @@ _OBJECT_BASED = "/.ATTRIBUTES/VARIABLE_VALUE"  # TensorFlow 2's tf.train.Checkpo
 def loading_tensorflow() -> Iterator[None]:
     """Around any import of TensorFlow, or of Keras, which imports it on any backend.
 
-    Triton, which PyTorch imports late (with torchvision, with the first optimizer), aborts the process if TensorFlow
-    2.21 was imported before it. So Triton is imported first.
+    Triton, which PyTorch imports late, aborts the process if TensorFlow 2.21 was imported before it: import it first.
     """
     changed: set[str] = set()
     if "tensorflow" not in sys.modules and find_spec("tensorflow") is not None:
@@ -59,15 +58,9 @@ def opens(path: Path) -> bool:
 
 
 def read(path: str | Path, *, ema: bool = True) -> WeightFile:
-    """Read a checkpoint.
+    """Read a checkpoint: its prefix (``model.ckpt-1234``), ``.index`` file, or directory (the latest one).
 
-    Args:
-        path: Prefix (``model.ckpt-1234``), ``.index`` file, or a directory with a ``checkpoint`` file (reads the
-            latest).
-        ema: Take the moving average of each variable that has one.
-
-    Returns:
-        Tensors under the authors' names without scope, without the optimizer's variables and the step.
+    Tensors have the authors' names without scope. With ``ema``, each variable's moving average is taken if it has one.
 
     Raises:
         InputError: TensorFlow is not installed, there is no checkpoint, or it is of another family.

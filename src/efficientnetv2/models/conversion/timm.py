@@ -90,11 +90,7 @@ _HARMLESS = {"in_chans", "num_classes", "drop_rate", "drop_path_rate", "img_size
 
 
 def published_name(model: str) -> tuple[str, bool]:
-    """The published model that a timm name means (``tf_efficientnet_l2_ns``), and whether it is the ``tf_`` one.
-
-    Raises:
-        InputError: Another model.
-    """
+    """The published model that a timm name means (``tf_efficientnet_l2_ns``), and whether it is the ``tf_`` one."""
     match = re.match(r"(tf_)?(efficientnet(?:v2)?_(?:[a-z]\d|xl|[sml]))(?=[._]|$)", model)
     variant = "" if match is None else model[match.end() :]
     tagged = variant in ("", *_OLD_TAGS) or variant.startswith(".")
@@ -133,14 +129,8 @@ def default_preprocessing(
     """Timm's preprocessing of a published model, if the file states none, and the name of the weights it belongs to.
 
     If timm has no weights of the model, the published preprocessing; for plain S to XL, bicubic with ImageNet's mean
-    and std and a center crop.
-
-    Args:
-        tag: Of timm's weights; "" is its default.
-        num_classes: Without a tag, ``tf_`` weights with as many classes go first.
-
-    Raises:
-        InputError: timm has weights of that model, but none with that tag.
+    and std and a center crop. Without a tag, ``tf_`` weights with as many classes go first. Raises InputError for a
+    wrong tag.
     """
     if tf:
         title = f"tf_{name}.{tag}" if tag else f"tf_{name}"
@@ -180,11 +170,7 @@ def stated_preprocessing(
 ) -> tuple[Preprocessing, tuple[str, ...]]:
     """The evaluation preprocessing of a ``pretrained_cfg``, and notes on what cannot be followed exactly.
 
-    Args:
-        path: For the message.
-
-    Raises:
-        InputError: A value that is not a preprocessing.
+    Raises InputError, with ``path``, for a value that is not a preprocessing.
     """
     notes = []
     mode = config.get("crop_mode") or "center"
@@ -217,11 +203,7 @@ def stated_preprocessing(
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What the config.json of a hub directory states, as fields of ``WeightFile``; and notes.
-
-    Raises:
-        InputError: It is not timm's, or states a model that cannot be followed.
-    """
+    """What the config.json of a hub directory states, as fields of ``WeightFile``; and notes."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -278,11 +260,7 @@ def refuse_rw(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def model_name(table: Architecture) -> tuple[str, dict[str, Any]]:
-    """Timm's name of a model with any padding and epsilon, and the arguments that build exactly this one.
-
-    Raises:
-        InputError: timm has no such model.
-    """
+    """Timm's name of a model with any padding and epsilon, and the arguments that build exactly this one."""
     name = published_shape(table)
     if name is None:
         raise InputError("timm has only the published models, and this is none of them")
