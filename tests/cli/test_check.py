@@ -297,16 +297,12 @@ def test_a_picture_beside_the_class_folders_takes_no_labels_away(class_folders):
     assert "beside the class folders of" in done.stderr
 
 
-ASKED = {"weights": "none", "near_km": 5.0, "device": "cpu", "workers": 0}
-
-
 def test_a_column_without_a_time_is_refused_before_a_picture_is_looked_at(listed, monkeypatch):
     folder, _ = listed
     monkeypatch.setattr(check, "collect_image_stats", lambda *_, **__: pytest.fail("it has looked"))
+    options = check.CheckOptions(folder / "seen", time_column="label", device="cpu", workers=0)
     with pytest.raises(InputError, match=mentioning("--time-column", "label")):
-        check.run_check(
-            DataConfig(str(folder / "list.csv")), folder=folder / "seen", time_column="label", **ASKED
-        )
+        check.run_check(DataConfig(str(folder / "list.csv")), options)
     assert not (folder / "seen").exists()
 
 

@@ -137,7 +137,8 @@ def test_what_a_notebook_hands_down_and_what_libraries_warn_of_stays_off_the_scr
         "    logging.getLogger('some_library').warning('a library warns')\n"
         "    warnings.warn('a library is deprecated', FutureWarning)\n"
         "    logging.getLogger('some_library').error('a library fails')\n"
-        "sys.modules['efficientnetv2.workflows.check'] = types.SimpleNamespace(run_check=talking)\n"
+        "fake = types.SimpleNamespace(run_check=talking, CheckOptions=lambda *_: None)\n"
+        "sys.modules['efficientnetv2.workflows.check'] = fake\n"
         "sys.argv = ['effnetv2', 'check', 'pictures']; cli.main()"
     )
     done = subprocess.run(

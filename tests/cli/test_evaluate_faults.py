@@ -17,10 +17,10 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluate
-from efficientnetv2.workflows.evaluate import evaluate_and_report
-from efficientnetv2.workflows.evaluate_options import EvaluateOptions
+from efficientnetv2.workflows.batch_predict import InferenceOptions
+from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
 
-MACHINE = {"device": "cpu", "workers": 0, "strict": False, "split": None}
+MACHINE = InferenceOptions("cpu", 0)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def saved(tmp_path, name, px):
 
 
 def printing(screen):
-    return {"on_result": ResultPrinter(screen, as_json=False)}
+    return ResultPrinter(screen, as_json=False)
 
 
 def test_a_size_that_the_network_cannot_take_is_refused_before_any_answer(pictures, tmp_path, monkeypatch):
@@ -55,7 +55,7 @@ def test_a_size_that_the_network_cannot_take_is_refused_before_any_answer(pictur
     monkeypatch.setattr(evaluate, "run_prediction", lambda *_, **__: pytest.fail("it has answered"))
     for words in ({"sizes": "224,256"}, {"image_px": 256}):
         with pytest.raises(InputError, match=mentioning("3", "256")):
-            evaluate_and_report(model, pictures, out=None, **MACHINE, **words)
+            evaluate_and_report(model, pictures, EvaluateOptions(**words), MACHINE)
 
 
 def test_a_store_that_is_gone_by_then_costs_no_report(pictures, tmp_path, monkeypatch, capsys, on_screen):
@@ -66,7 +66,7 @@ def test_a_store_that_is_gone_by_then_costs_no_report(pictures, tmp_path, monkey
         raise InputError("https://store/0.tar: no answer")
 
     monkeypatch.setattr(evaluate, "train_overlap", gone)
-    evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE, **printing(on_screen))
+    evaluate_and_report(model, pictures, EvaluateOptions(out=tmp_path / "out"), MACHINE, printing(on_screen))
     said = " ".join(capsys.readouterr().out.split())
     assert mentions(said, "https://store/0.tar")
     assert mentions(said, "not known")
@@ -81,7 +81,9 @@ def test_a_full_disk_costs_no_figure(pictures, tmp_path, monkeypatch, capsys, on
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match="No space left on device"):
-        evaluate_and_report(model, pictures, out=tmp_path / "out", **MACHINE, **printing(on_screen))
+        evaluate_and_report(
+            model, pictures, EvaluateOptions(out=tmp_path / "out"), MACHINE, printing(on_screen)
+        )
     assert "top-1" in capsys.readouterr().out
 
 
@@ -91,8 +93,8 @@ def test_a_picture_that_cannot_be_read_costs_no_report_where_it_alone_was_cut_of
     """Its size is not known, so that there are two; without it all others have one."""
     (tmp_path / "pictures/red/0.jpg").write_bytes(b"")
     model = saved(tmp_path, "efficientnetv2_b0", 32)
-    words = MACHINE | {"asking": EvaluateOptions(slices="longer_side_px")}
-    evaluate_and_report(model, pictures, out=tmp_path / "out", **words, **printing(on_screen))
+    options = EvaluateOptions(out=tmp_path / "out", slices="longer_side_px")
+    evaluate_and_report(model, pictures, options, MACHINE, printing(on_screen))
     said = " ".join(capsys.readouterr().out.split())
     assert mentions(said, "longer_side_px")
     assert "slices" not in json.loads((tmp_path / "out/report.json").read_text())
@@ -101,6 +103,6 @@ def test_a_picture_that_cannot_be_read_costs_no_report_where_it_alone_was_cut_of
 def test_a_size_that_is_not_looked_up_is_refused_as_such(pictures, tmp_path, monkeypatch):
     """It is no column of DATA, and yet --help offers it."""
     monkeypatch.setattr(image_metadata, "MAX_MEASURED", 1)
-    words = MACHINE | {"asking": EvaluateOptions(slices="longer_side_px")}
+    options = EvaluateOptions(slices="longer_side_px")
     with pytest.raises(InputError, match=mentioning("50,000")):
-        evaluate_and_report(saved(tmp_path, "efficientnetv2_b0", 32), pictures, out=None, **words)
+        evaluate_and_report(saved(tmp_path, "efficientnetv2_b0", 32), pictures, options, MACHINE)

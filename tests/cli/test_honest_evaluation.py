@@ -159,7 +159,7 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
         (["--baseline", "."], ("predictions.csv",)),
         (["--calibrate", "m.pt"], ("--calibrate", "m.pt")),
         (["--calibrate", "run/model.safetensors"], ("exists already",)),
-        (["--calibrate", "m.safetensors", "--split", "train"], ("pictures of train trained the model",)),
+        (["--calibrate", "m.safetensors", "--split", "train"], ("images of train trained the model",)),
         (["--baseline", "elsewhere"], ("--baseline",)),
         (["--abstain-below", "80"], ("between 0 and 1",)),
         (["--views", "all"], ("--views", "all")),

@@ -31,7 +31,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.area import _of_table
+from efficientnetv2.workflows.area import _from_table
 from efficientnetv2.workflows.predict_map import MapResult
 
 NAMES = ("forest", "other", "plantation")
@@ -526,7 +526,7 @@ def test_a_class_is_known_however_its_letters_are_composed(tmp_path):
     one, two = (unicodedata.normalize(form, "Wälder") for form in ("NFC", "NFD"))
     rows = pd.DataFrame({"map": [two, "elm", one], "label": [two, "elm", "elm"]})
     rows.to_csv(tmp_path / "sample.csv", index=False)
-    crossed, lost = _of_table(tmp_path / "sample.csv", "label", (one, "elm"), tmp_path / "map.tif")
+    crossed, lost = _from_table(tmp_path / "sample.csv", "label", (one, "elm"), tmp_path / "map.tif")
     assert (crossed.toarray().tolist(), lost) == ([[1, 1], [0, 1]], 0)
 
 

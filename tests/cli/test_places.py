@@ -32,16 +32,17 @@ from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import run_options, train
 from efficientnetv2.workflows.area import _of_table
-from efficientnetv2.workflows.batch_predict import write_skipped
+from efficientnetv2.workflows.batch_predict import InferenceOptions
+from efficientnetv2.workflows.calibrate import check_calibration
 from efficientnetv2.workflows.crossval import _folder, load_images
-from efficientnetv2.workflows.evaluate import evaluate_and_report
-from efficientnetv2.workflows.evaluate_options import check_calibration
+from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
-from efficientnetv2.workflows.predict import predict_and_write
+from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
+from efficientnetv2.workflows.predictions_io import write_skipped
 from efficientnetv2.workflows.report_folder import report_folder
 from efficientnetv2.workflows.run_options import decided
 
-MACHINE = {"device": "cpu", "workers": 0}
+MACHINE = InferenceOptions("cpu", 0)
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
@@ -58,10 +59,10 @@ def test_a_run_within_its_data_is_refused_before_anything_is_loaded(more, class_
 def test_the_report_of_a_cross_validation_is_not_written_over(tmp_path):
     (tmp_path / "crossval.json").write_text("{}")
     with pytest.raises(InputError, match=mentioning("run", "report")):
-        evaluate_and_report("m", DataConfig("d"), split=None, out=tmp_path, strict=False, **MACHINE)
+        evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path), MACHINE)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=mentioning("file", "folder")):
-        evaluate_and_report("m", DataConfig("d"), split=None, out=tmp_path / "file", strict=False, **MACHINE)
+        evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path / "file"), MACHINE)
 
 
 @pytest.mark.parametrize("option", ["--out", "--rank"])
@@ -69,7 +70,7 @@ def test_a_folder_in_place_of_a_table_is_refused_before_the_pictures_are_answere
     (tmp_path / "folder.csv").mkdir()
     places = {"out": tmp_path / "p.csv", "rank": None} | {option.strip("-"): tmp_path / "folder.csv"}
     with pytest.raises(InputError, match=mentioning(option, "folder.csv")):
-        predict_and_write("m", DataConfig("d"), strict=False, **places, **MACHINE)
+        predict_and_write("m", DataConfig("d"), PredictOptions(**places), MACHINE)
 
 
 def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_at(tmp_path):
@@ -84,8 +85,8 @@ def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_
 
 def test_the_answers_of_a_run_are_not_written_over(tmp_path):
     (tmp_path / "beginning.json").write_text("{}")
-    with pytest.raises(InputError, match="holds the answers of the run there, which comparisons read"):
-        predict_and_write("m", DataConfig("d"), out=tmp_path / "predictions.csv", strict=False, **MACHINE)
+    with pytest.raises(InputError, match="holds the predictions of the run there, which comparisons read"):
+        predict_and_write("m", DataConfig("d"), PredictOptions(out=tmp_path / "predictions.csv"), MACHINE)
 
 
 def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):

@@ -260,7 +260,7 @@ def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
     recipe = {"model": "efficientnetv2_b0", "weights": "none", "eval_px": 64}
     limited = ReportMetadata("x", "val", train_pictures=48, epochs=2.0, recipe=recipe, stored_px=256.0)
     found = EvaluationResult(right, dataset, dataset.class_names, limited)
-    assert len(found.next_steps) == 3
+    assert len(found.to_json()["next_steps"]) == 3
     assert [line.startswith("Next: ") and "effnetv2 train x" in line for line in found.next_lines] == [
         True
     ] * 2

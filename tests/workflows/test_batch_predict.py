@@ -24,9 +24,10 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import batch_predict
-from efficientnetv2.workflows.evaluate import evaluate_and_report
+from efficientnetv2.workflows.batch_predict import InferenceOptions
+from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
 from efficientnetv2.workflows.label_alignment import align_labels
-from efficientnetv2.workflows.predict import _counted, predict_and_write
+from efficientnetv2.workflows.predict import PredictOptions, _class_counts, predict_and_write
 
 MODEL = "model.safetensors"
 SMALL = Architecture(8, (Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), 16)
@@ -118,7 +119,9 @@ def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
     assert (report["pictures"], report["skipped"]) == (38, 10)
 
 
-def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model, class_folders, tmp_path):
+def test_of_many_unreadable_files_the_first_are_named_and_the_rest_class_counts(
+    model, class_folders, tmp_path
+):
     broken = sorted(class_folders.rglob("*.jpg"))[3:15]
     for file in broken:
         file.write_bytes(b"\xff\xd8 no more than this")
@@ -128,7 +131,7 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
     assert [line.split()[1].rstrip(":") for line in named] == [
         f"{f.parent.name}/{f.name}" for f in broken[:5]
     ]
-    assert [line.endswith(": likewise.") for line in named] == [False, True, True, True, True]
+    assert [line.endswith(": for the same reason.") for line in named] == [False, True, True, True, True]
     assert mentions(done.stdout, "7 more", "read")
     assert mentions(done.stdout, "12", "48", "--out", "FOLDER")
     done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--out", "rated", cwd=tmp_path)
@@ -222,11 +225,11 @@ def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tm
         batch_predict, "device_note", lambda word, device: f"{device} computes, as {word} says."
     )
     model, source = str(tmp_path / model), DataConfig(str(class_folders))
-    plain = {"device": "cpu"}
+    plain = InferenceOptions("cpu", 0)
     if verb == "predict":
-        predict_and_write(model, source, out=tmp_path / "out.csv", workers=0, strict=False, **plain)
+        predict_and_write(model, source, PredictOptions(out=tmp_path / "out.csv"), plain)
     elif verb == "evaluate":
-        evaluate_and_report(model, source, split=None, out=None, workers=0, strict=False, **plain)
+        evaluate_and_report(model, source, EvaluateOptions(), plain)
     else:
         pytest.importorskip("rasterio", reason="needs the extra geo")
         from tests.rasters import write_raster  # which needs it too
@@ -234,18 +237,18 @@ def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tm
         from efficientnetv2.workflows.predict_map import MapOptions, predict_map
 
         scene = write_raster(tmp_path / "scene.tif", np.full((3, 64, 64), 90, np.uint8))
-        predict_map(model, scene, MapOptions(), out=tmp_path / "map.tif", batch_images=8, **plain)
+        predict_map(model, scene, MapOptions(), out=tmp_path / "map.tif", batch_images=8, device="cpu")
     assert "cpu computes, as cpu says." in capsys.readouterr().out
 
 
 def test_of_many_classes_the_most_frequent_are_counted_on_the_screen():
     """And always those that are left to a person, be they ever so few."""
     labels = [f"c{number:03d}" for number in range(1_000) for _ in range(1_000 - number)]
-    told = _counted(pd.DataFrame({"label": [*labels, ""]}), None, "softmax")
-    assert told.startswith("500,501 pictures: c000 1000, c001 999, ")
+    told = _class_counts(pd.DataFrame({"label": [*labels, ""]}), None, "softmax")
+    assert told.startswith("500,501 images: c000 1000, c001 999, ")
     assert told.endswith("c009 991, left to a person 1, 990 more classes")
     few = pd.DataFrame({"label": ["oak", "elm;oak"]})
-    assert _counted(few, ";", "sigmoid") == "2 pictures: oak 2, elm 1"
+    assert _class_counts(few, ";", "sigmoid") == "2 images: oak 2, elm 1"
 
 
 def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tmp_path):

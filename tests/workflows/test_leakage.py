@@ -77,7 +77,7 @@ def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
     write_shards(load_dataset(class_folders), tmp_path / "served/small", PackOptions(10**9, image_px=16))
-    said = "Optimistic: 39 of these 48 pictures trained the model."
+    said = "Optimistic: 39 of these 48 images trained the model."
     with serving(tmp_path / "served") as server:
         for data in ("copies", "served/small", f"{server.url}/small"):
             done = effnetv2("evaluate", "far/m.safetensors", data, "--device", "cpu", cwd=tmp_path)
@@ -167,7 +167,6 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
     prepared = prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, strict=False)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
-    end = "the figure on them is optimistic. For an honest one hold out others, by a column split or the --seed of"
     chain = alone.begun_from(replace(alone, chose=chose), most=100)
     further = alone.begun_from(chain, most=100)  # of a third run
     for trained_on in (replace(alone, chose=chose), chain, further):
@@ -175,8 +174,8 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
         found = pretrain_overlap(place, network, prepared)
         assert (found.pictures, found.chose, found.flattering) == (0, 3, True)
         (line,) = found.lines
-        said = "3 of the 9 pictures of val have chosen them, as the minival of an earlier run"
-        assert line.startswith(f"Weights {place}: {said}, so {end}")
+        said = "3 of the 9 images of val have chosen them, as the minival of an earlier run"
+        assert line.startswith(f"Weights {place}: {said}, so the metrics on them are optimistic.")
         assert found.to_json() == {"pictures": 0, "chose": 3, "note": line}
     network.trained_on = replace(remembered(prepared.val.select([2, 3])), chose=chose)
     found = pretrain_overlap(place, network, prepared)
@@ -195,7 +194,7 @@ def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_fol
     for name, weights in (("first", ("none", "--set", "minival=6")), ("second", ("first",))):
         done = effnetv2("train", f"{name}.csv", *words, "--weights", *weights, "--out", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    said = "Weights first: 6 of the 6 pictures of val have chosen them, as the minival of an earlier run"
+    said = "Weights first: 6 of the 6 images of val have chosen them, as the minival of an earlier run"
     assert said in done.stdout
     report = json.loads((tmp_path / "second/report.json").read_text())
     assert (report["trained_on"], report["chose"], report["optimistic"]) == (0, 6, True)
@@ -234,7 +233,7 @@ def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_fo
         known = sum(split == "val" and path in trained for path, split in splits(out))
         assert reports[seed]["trained_on"] == known
         assert reports[seed]["optimistic"] is (known > 0) is (seed == 1)
-        said = f"{known} of the 9 pictures of val have trained them"
+        said = f"{known} of the 9 images of val have trained them"
         assert (said in done.stdout) is (known > 0)
         assert (said in (out / "log.txt").read_text()) is (known > 0)
     assert "have trained them" in reports[1]["notes"][0]
@@ -422,7 +421,7 @@ def test_pictures_called_train_are_its_own_where_the_file_can_not_tell(trained_o
     assert "also chose" not in done.stdout
     refused = effnetv2(*words, "--calibrate", "calibrated.safetensors", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "pictures of train trained the model" in refused.stderr
+    assert "images of train trained the model" in refused.stderr
     assert "evaluating at" not in refused.stdout
 
 
@@ -442,13 +441,13 @@ def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders
     fitted = "Its temperature was fitted on those of minival: the calibration error is optimistic."
     found = told(class_folders)
     assert (found["trained_on"], found["chose"], found["unseen"]["pictures"]) == (10, 8, 30)
-    trained = "10 of these 48 pictures trained the model."
-    assert found["notes"] == [trained, f"8 of these 48 pictures {chose}", fitted]
+    trained = "10 of these 48 images trained the model."
+    assert found["notes"] == [trained, f"8 of these 48 images {chose}", fitted]
     page = (tmp_path / "rated/report.html").read_text()
     assert mentions(page, "30", "48")
     found = told(called(files.select(np.arange(10, 48)), "val", tmp_path / "others.csv"))
     assert (found["trained_on"], found["optimistic"], found["unseen"]["pictures"]) == (0, True, 30)
-    assert found["notes"] == [f"8 of these 38 pictures {chose}", fitted]
+    assert found["notes"] == [f"8 of these 38 images {chose}", fitted]
     page = (tmp_path / "rated/report.html").read_text()
     assert mentions(page, "selected", "8")
 
@@ -549,6 +548,7 @@ def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():
     known = TrainOverlap(20, exact=True, of=60, unseen=np.arange(20, 60))
     whole = Clusters(np.arange(60) // 5, "places")
     alone, together = (
-        unseen_metrics(predictions, known, ("a", "b"), one).told["intervals"]["top1"] for one in (None, whole)
+        unseen_metrics(predictions, known, ("a", "b"), one).values["intervals"]["top1"]
+        for one in (None, whole)
     )
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])

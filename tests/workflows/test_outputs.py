@@ -23,7 +23,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.evaluate import evaluate_and_report
+from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
 from efficientnetv2.workflows.predictions_io import is_predictions_csv, predictions_table, write_predictions
 
 NAMES = ("blue", "green", "red")
@@ -159,7 +159,7 @@ def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp
 
     monkeypatch.setattr(Path, "mkdir", fails)
     with pytest.raises(InputError, match=mentioning("--out", "Read-only file system")):
-        evaluate_and_report("m", DataConfig("d"), split=None, out=tmp_path / "rated", strict=False, **MACHINE)
+        evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path / "rated"), MACHINE)
 
 
 def test_a_sheet_replaces_no_picture_but_a_sheet(here):

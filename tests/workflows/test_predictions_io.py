@@ -43,7 +43,7 @@ def test_the_true_label_stands_beside_the_answer(tmp_path):
 def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
     """Beside a class of that name, which keeps its own column; places are read as numbers of any kind."""
     names, pictures = ["cat", "drawn_whole"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
-    table = written(tmp_path, pictures, names, true_labels=["cat"] * 3, drawn_whole=np.array([7, 3, 7]))
+    table = written(tmp_path, pictures, names, true_labels=["cat"] * 3, clusters=np.array([7, 3, 7]))
     assert table.columns.tolist() == [
         "path", "label", "probability", "true_label", "cat", "probability of drawn_whole", "drawn_whole",
     ]  # fmt: skip

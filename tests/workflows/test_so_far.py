@@ -30,7 +30,13 @@ from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import batch_predict
 from efficientnetv2.workflows import predict as predict_job
-from efficientnetv2.workflows.batch_predict import PredictionCheckpoint, PredictionJob, run_prediction
+from efficientnetv2.workflows.batch_predict import (
+    InferenceOptions,
+    PredictionCheckpoint,
+    PredictionJob,
+    Runtime,
+    run_prediction,
+)
 
 MODEL = "model.safetensors"
 CLASSES = ("blue", "green", "red")
@@ -51,15 +57,18 @@ def so_far(network, class_folders, tmp_path):
     said = logged_lines()
 
     def made(**words):
-        of = {
-            "network": network,
-            "preprocessing": network.preprocessing,
-            "dataset": load_dataset(class_folders, require_labels=False),
-        } | words
-        return PredictionCheckpoint(tmp_path / "labels.csv", **of)
+        every_s = words.pop("every_s", 300)
+        dataset = load_dataset(class_folders, require_labels=False)
+        return PredictionCheckpoint(
+            tmp_path / "labels.csv", replace(_job(network, dataset), **words), every_s=every_s
+        )
 
     made.said = said
     return made
+
+
+def _job(network, dataset):
+    return PredictionJob(network, dataset, ShardDamage({}, ()), network.preprocessing)
 
 
 def _answers(rows):
@@ -68,54 +77,54 @@ def _answers(rows):
 
 def test_answers_are_found_by_whoever_asks_for_the_same(so_far, network, class_folders):
     one = so_far(every_s=0)
-    one.keep(*_answers([4, 1]))
-    one.keep(*_answers([1, 7]))  # by another process, at the same time
-    rows, logits = so_far().found()
+    one.add(*_answers([4, 1]))
+    one.add(*_answers([1, 7]))  # by another process, at the same time
+    rows, logits = so_far().load()
     assert rows.tolist() == [1, 4, 7]
     assert logits.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     others = load_dataset(class_folders, require_labels=False).select(np.arange(20))
-    assert not len(so_far(dataset=others).found()[0])
-    assert not len(so_far(preprocessing=replace(network.preprocessing, views="symmetries")).found()[0])
+    assert not len(so_far(dataset=others).load()[0])
+    assert not len(so_far(preprocessing=replace(network.preprocessing, views="symmetries")).load()[0])
     network.calibration = Calibration(2.0, 100, "minival")
-    assert not len(so_far().found()[0])
+    assert not len(so_far().load()[0])
     network.calibration = None
     with torch.no_grad():
         next(network.parameters()).view(-1)[0] += 1
-    assert not len(so_far().found()[0])
+    assert not len(so_far().load()[0])
 
 
 @pytest.mark.parametrize("changed", [{"padding": "symmetric"}, {"batch_norm_epsilon": 1e-5}])
 def test_the_same_weights_in_another_network_are_asked_anew(changed, so_far, network):
-    so_far(every_s=0).keep(*_answers([4, 1]))
+    so_far(every_s=0).add(*_answers([4, 1]))
     other = EfficientNet(replace(network.architecture, **changed), num_classes=3).eval()
     other.load_state_dict(network.state_dict())
     other.answer, other.preprocessing = network.answer, network.preprocessing
-    assert not len(so_far(network=other).found()[0])
+    assert not len(so_far(network=other).load()[0])
     same = EfficientNet(network.architecture, num_classes=3).eval()
     same.load_state_dict(network.state_dict())
     same.answer, same.preprocessing = network.answer, network.preprocessing
-    assert len(so_far(network=same).found()[0]) == 2
+    assert len(so_far(network=same).load()[0]) == 2
 
 
 def test_networks_of_others_are_told_apart_by_where_they_come_from(so_far):
     one, other = (create("torchvision:resnet18", num_classes=3).eval() for _ in range(2))
     other.load_state_dict(one.state_dict())
-    so_far(network=one, every_s=0).keep(*_answers([4, 1]))
-    assert len(so_far(network=other).found()[0]) == 2
+    so_far(network=one, every_s=0).add(*_answers([4, 1]))
+    assert len(so_far(network=other).load()[0]) == 2
     other.source = "timm:resnet18"
-    assert not len(so_far(network=other).found()[0])
+    assert not len(so_far(network=other).load()[0])
 
 
 def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):
     one = so_far(every_s=0)
-    one.keep(*_answers([0, 1, 2, 3]))
+    one.add(*_answers([0, 1, 2, 3]))
     paths = load_dataset(class_folders, require_labels=False).paths
     paint(class_folders / paths[1], (1, 2, 3))
     os.utime(class_folders / paths[2], ns=(1, 1))
     (class_folders / paths[3]).unlink()
-    assert so_far(dataset=load_dataset(class_folders, require_labels=False)).found()[0].tolist() == []
+    assert so_far(dataset=load_dataset(class_folders, require_labels=False)).load()[0].tolist() == []
     paint(class_folders / paths[3], (1, 2, 3))
-    assert so_far().found()[0].tolist() == [0]
+    assert so_far().load()[0].tolist() == [0]
 
 
 def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
@@ -123,11 +132,11 @@ def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
         load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_pictures=10)
     )
     dataset = load_dataset(tmp_path / "packed", require_labels=False)
-    so_far(dataset=dataset, every_s=0).keep(*_answers(list(range(11))))
+    so_far(dataset=dataset, every_s=0).add(*_answers(list(range(11))))
     os.utime(tmp_path / "packed/pictures-000001.tar", ns=(1, 1))
     others = [row for row in range(11) if not dataset.paths[row].startswith("pictures-000001.tar#")]
     assert 0 < len(others) < 11
-    assert so_far(dataset=dataset).found()[0].tolist() == others
+    assert so_far(dataset=dataset).load()[0].tolist() == others
 
 
 def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and_as_old(so_far, tmp_path):
@@ -139,9 +148,9 @@ def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and
             Image.new("RGB", (8, 8), (100 * number, 0, 0)).save(file)
             os.utime(file, ns=(1, 1))
     one, other = (load_dataset(tmp_path / folder, require_labels=False) for folder in ("one", "other"))
-    so_far(dataset=one, every_s=0).keep(*_answers([0, 1, 2]))
-    assert so_far(dataset=one).found()[0].tolist() == [0, 1, 2]
-    assert not len(so_far(dataset=other).found()[0])
+    so_far(dataset=one, every_s=0).add(*_answers([0, 1, 2]))
+    assert so_far(dataset=one).load()[0].tolist() == [0, 1, 2]
+    assert not len(so_far(dataset=other).load()[0])
 
 
 def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
@@ -160,32 +169,32 @@ def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
         asked.clear()
         one = so_far(dataset=monday)
         for row in rows:
-            one.keep(*_answers([row]))
+            one.add(*_answers([row]))
         assert len(asked) == len(set(asked)) > 1, "each shard is asked for once"
         server.head_fails = 503
         assert one.write(), "a store that has gone costs no answer"
         server.head_fails = None
-        assert so_far(dataset=monday).found()[0].tolist() == rows
-        assert not len(so_far(dataset=tuesday).found()[0])
+        assert so_far(dataset=monday).load()[0].tolist() == rows
+        assert not len(so_far(dataset=tuesday).load()[0])
         tar = tmp_path / "monday/pictures-000001.tar"
         content = tar.read_bytes()
         tar.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         others = [row for row in rows if not monday.paths[row].startswith("pictures-000001.tar#")]
         assert 0 < len(others) < len(rows)
-        assert so_far(dataset=monday).found()[0].tolist() == others
+        assert so_far(dataset=monday).load()[0].tolist() == others
 
 
 def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far, tmp_path):
     one = so_far(every_s=3600)
-    one.keep(*_answers([1]))
+    one.add(*_answers([1]))
     assert not (tmp_path / ".labels.csv.answers").exists()
     assert one.write()
     first = set((tmp_path / ".labels.csv.answers").iterdir())
-    one.keep(*_answers([2, 3]))
+    one.add(*_answers([2, 3]))
     one.write()
     (second,) = set((tmp_path / ".labels.csv.answers").iterdir()) - first
     second.write_bytes(second.read_bytes()[:200])
-    assert so_far().found()[0].tolist() == [1]
+    assert so_far().load()[0].tolist() == [1]
     one.remove()
     assert not (tmp_path / ".labels.csv.answers").exists()
     assert not one.write(), "nothing has come since"
@@ -194,10 +203,10 @@ def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far,
 def test_a_disk_that_takes_no_more_is_told_of_once_and_costs_no_answer(so_far, tmp_path):
     (tmp_path / ".labels.csv.answers").write_text("in the way")
     one = so_far(every_s=0)
-    one.keep(*_answers([1]))
-    one.keep(*_answers([2]))
+    one.add(*_answers([1]))
+    one.add(*_answers([2]))
     assert len(so_far.said) == 1
-    assert "are not kept" in so_far.said[0]
+    assert "are not saved" in so_far.said[0]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("the store is gone")])
@@ -211,18 +220,9 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
     before = signal.getsignal(signal.SIGTERM)
     kept = so_far()
     with pytest.raises(stop if isinstance(stop, type) else type(stop)) as ended:
-        run_prediction(
-            PredictionJob(network, dataset, ShardDamage({}, ())),
-            "predicting",
-            preprocessing=network.preprocessing,
-            device=torch.device("cpu"),
-            workers=0,
-            strict=False,
-            world=World(),
-            so_far=kept,
-        )
-    assert ("the same command goes on" in str(ended.value)) == (stop is KeyboardInterrupt)
-    assert so_far().found()[0].tolist() == [0, 2]
+        run_prediction(_job(network, dataset), Runtime(World(), torch.device("cpu"), 0), "predicting", kept)
+    assert ("the same command resumes" in str(ended.value)) == (stop is KeyboardInterrupt)
+    assert so_far().load()[0].tolist() == [0, 2]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -232,15 +232,14 @@ def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_f
     given = Predictions(np.arange(48), dataset.targets, torch.randn(48, 3))
     monkeypatch.setattr(batch_predict, "predict_distributed", lambda *_, **__: given)
     found, _ = run_prediction(
-        PredictionJob(network, dataset, ShardDamage({}, ())), "predicting", preprocessing=network.preprocessing,
-        device=torch.device("cpu"), workers=0, strict=False, world=World(), so_far=so_far(),
-    )  # fmt: skip
+        _job(network, dataset), Runtime(World(), torch.device("cpu"), 0), "predicting", so_far()
+    )
     assert found.logits.data_ptr() == given.logits.data_ptr()
 
 
 def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class_folders, monkeypatch):
     """Of a million pictures they are gigabytes, which the others would only throw away."""
-    so_far(every_s=0).keep(*_answers([0, 2]))
+    so_far(every_s=0).add(*_answers([0, 2]))
     dataset = load_dataset(class_folders, require_labels=False)
     said, asked = [], []
 
@@ -257,9 +256,11 @@ def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class
     answers = []
     for rank in (0, 1):
         found, _ = run_prediction(
-            PredictionJob(network, dataset, ShardDamage({}, ())), "predicting", preprocessing=network.preprocessing,
-            device=torch.device("cpu"), workers=0, strict=False, world=World(rank=rank, size=2), so_far=so_far(),
-        )  # fmt: skip
+            _job(network, dataset),
+            Runtime(World(rank=rank, size=2), torch.device("cpu"), 0),
+            "predicting",
+            so_far(),
+        )
         answers.append(found)
     assert [one.tolist() for one in said] == [[0, 2]]
     assert asked == [46, 46], "neither asks for what is there"
@@ -279,12 +280,14 @@ def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_fol
     monkeypatch.setattr(predict_job, "write_ranking", stopped)
     with pytest.raises((InputError, KeyboardInterrupt)) as ended:
         predict_job.predict_and_write(
-            str(tmp_path / MODEL), DataConfig(str(class_folders)), out=tmp_path / "labels.csv",
-            rank=tmp_path / "next.csv", device="cpu", workers=0, strict=False,
-        )  # fmt: skip
-    assert ("the same command goes on" in str(ended.value)) == (stop == signal.SIGTERM)
+            str(tmp_path / MODEL),
+            DataConfig(str(class_folders)),
+            predict_job.PredictOptions(out=tmp_path / "labels.csv", rank=tmp_path / "next.csv"),
+            InferenceOptions("cpu", 0),
+        )
+    assert ("the same command resumes" in str(ended.value)) == (stop == signal.SIGTERM)
     assert (tmp_path / "labels.csv").exists()
-    assert len(so_far().found()[0]) == 48
+    assert len(so_far().load()[0]) == 48
 
 
 def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
@@ -296,11 +299,11 @@ def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
     alone = pd.read_csv(tmp_path / "labels.csv")
     planted = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]])
     kept = so_far()
-    kept.keep(np.array([30, 3]), planted)
+    kept.add(np.array([30, 3]), planted)
     kept.write()
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Going on with the answers to 2 pictures that an earlier start has kept." in done.stdout
+    assert "Resuming with 2 predictions that an earlier run has saved." in done.stdout
     table = pd.read_csv(tmp_path / "labels.csv")
     assert table["path"].tolist() == alone["path"].tolist()
     assert table["label"][[30, 3]].tolist() == ["blue", "green"]
@@ -316,7 +319,7 @@ def test_all_of_them_may_be_there(so_far, class_folders, tmp_path):
     """Killed between the last answer and the table."""
     kept = so_far()
     rows = np.arange(len(load_dataset(class_folders, require_labels=False)))
-    kept.keep(rows, torch.eye(3)[torch.from_numpy(rows % 3)])
+    kept.add(rows, torch.eye(3)[torch.from_numpy(rows % 3)])
     kept.write()
     done = effnetv2(
         "predict",

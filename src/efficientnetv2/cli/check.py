@@ -53,18 +53,16 @@ def check(
 
     folder = out or inspection_folder(data)
     refuse_within(data, folder, "--out", verb="check" if out is None else None)
-    from efficientnetv2.workflows.check import run_check  # torch, which takes seconds
+    from efficientnetv2.workflows.check import CheckOptions, run_check  # torch, which takes seconds
 
     def show(found: CheckResult) -> None:
         if as_json:
             print_json(found.to_json())
         _print(found, screen)
 
+    chosen = CheckOptions(folder, weights, near_km, time_column, device, workers)
     with Screen(quiet=as_json) as screen:
-        run_check(
-            table.source(data), folder=folder, weights=weights, near_km=near_km, time_column=time_column,
-            device=device, workers=workers, on_result=show
-        )  # fmt: skip
+        run_check(table.source(data), chosen, show)
 
 
 def _print(found: CheckResult, screen: Screen) -> None:

@@ -53,13 +53,13 @@ def evaluate(
     - `effnetv2 evaluate model.safetensors test.csv --slices year,region`
     """
     from efficientnetv2.cli.results import ResultPrinter
-    from efficientnetv2.workflows.evaluate import evaluate_and_report
-    from efficientnetv2.workflows.evaluate_options import EvaluateOptions
+    from efficientnetv2.workflows.batch_predict import InferenceOptions
+    from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
 
+    chosen = EvaluateOptions(
+        split, out, image_px, sizes, views, slices, costs, abstain_below, calibrate, baseline
+    )
+    inference = InferenceOptions(device, workers, strict)
     with Screen(quiet=as_json) as screen:
-        evaluate_and_report(
-            model, table.source(data), split=split, out=out, device=device, workers=workers, strict=strict,
-            image_px=image_px, sizes=sizes, views=views,
-            asking=EvaluateOptions(slices, costs, abstain_below, baseline, calibrate),
-            on_result=ResultPrinter(screen, as_json=as_json)
-        )  # fmt: skip
+        on_result = ResultPrinter(screen, as_json=as_json)
+        evaluate_and_report(model, table.source(data), chosen, inference, on_result)

@@ -48,12 +48,12 @@ def predict(
     - `effnetv2 predict runs/demo unlabeled/ --rank next.csv`
     """
     from efficientnetv2.data.config import DataConfig
-    from efficientnetv2.workflows.predict import predict_and_write
+    from efficientnetv2.workflows.batch_predict import InferenceOptions
+    from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
 
+    chosen = PredictOptions(out, rank, abstain_below, views, label_separator)
+    inference = InferenceOptions(device, workers, strict)
     with Screen(quiet=as_json):
-        table = predict_and_write(
-            model, DataConfig(data, path_column, label_column), out=out, rank=rank, device=device, workers=workers,
-            strict=strict, abstain_below=abstain_below, views=views, separator=label_separator
-        )  # fmt: skip
+        table = predict_and_write(model, DataConfig(data, path_column, label_column), chosen, inference)
     if as_json and table is not None:
         print_json(table.to_dict(orient="records"))

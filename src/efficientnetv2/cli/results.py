@@ -45,13 +45,13 @@ class ResultPrinter:
 
 def print_outcome(outcome: EvaluationResult, screen: Screen) -> None:
     """Print the metrics of an evaluation."""
-    columns, rows = _by_class(outcome.figures)
+    columns, rows = _by_class(outcome.metrics)
     more = f" (the first {_CLASSES_SHOWN} of {len(rows)}; all in the report)"
     title = f"By class{more if len(rows) > _CLASSES_SHOWN else ''}"
     screen.table(title, columns, rows[:_CLASSES_SHOWN])
     for line in (*_headline(outcome), *_probe(outcome), *summary_lines(outcome.findings.context)):
         screen.say(line)
-    facts = outcome.facts
+    facts = outcome.metadata
     if facts.optimistic:
         reason = "trained the model" if facts.on_training_split else "also selected the model"
         screen.say("Optimistic: " + " ".join(facts.notes or [f"these images {reason}."]))
@@ -63,14 +63,14 @@ def print_outcome(outcome: EvaluationResult, screen: Screen) -> None:
 
 def _headline(outcome: EvaluationResult) -> Iterator[str]:
     """Accuracy with intervals, compared with the majority class."""
-    score, intervals = outcome.figures, outcome.intervals
+    score, intervals = outcome.metrics, outcome.intervals
     low, high = intervals["top1"]
     name, mean = macro_metric(score)
     reach = f" ({intervals[name][0]:.1%} to {intervals[name][1]:.1%})" if name in intervals else ""
     unit = outcome.findings.context.bootstrap_unit
     yield (
         f"top-1 {score.top1:.1%} (95 % interval {low:.1%} to {high:.1%}), {MACRO_METRICS[name]} {mean:.1%}{reach} on "
-        f"{pluralize(score.num_images, 'image')} ({outcome.facts.evaluated_on})"
+        f"{pluralize(score.num_images, 'image')} ({outcome.metadata.evaluated_on})"
         f"{'' if unit is None else f', bootstrap of whole {unit}'}."
     )
     if isinstance(score, MultilabelMetrics):
@@ -88,12 +88,12 @@ def _headline(outcome: EvaluationResult) -> Iterator[str]:
 
 def _probe(outcome: EvaluationResult) -> Iterator[str]:
     """The linear probe on the initial weights, or a warning that the model is below it."""
-    facts, probe = outcome.facts, outcome.findings.context.probe
-    warning = probe_warning(outcome.figures, facts, probe)
+    facts, probe = outcome.metadata, outcome.findings.context.probe
+    warning = probe_warning(outcome.metrics, facts, probe)
     if warning is not None:
         yield warning
     elif facts.linear_probe is not None and facts.linear_probe_macro_f1 is not None:
-        fewer, on = probe_training_images(facts), probe_evaluated_images(outcome.figures, probe)
+        fewer, on = probe_training_images(facts), probe_evaluated_images(outcome.metrics, probe)
         trained = "" if fewer is None else f", trained on {fewer}"
         yield (
             f"Linear probe on the initial weights{trained}{f', on {on}' if on else ''}: top-1 "

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from PIL import Image
 
-from efficientnetv2.checks import report
-from efficientnetv2.checks import report as page
-from efficientnetv2.checks.report import CheckResult, check_dataset
+from efficientnetv2.checks.report import (
+    JSON_NAME,
+    PAGE_NAME,
+    CheckResult,
+    check_dataset,
+    is_check_json,
+    is_check_page,
+    write_check_report,
+)
 from efficientnetv2.checks.split_leakage import check_time_column
 from efficientnetv2.checks.thumbnail_index import ImageStats, collect_image_stats
 from efficientnetv2.data.config import DataConfig, report_notes, with_bands
@@ -52,81 +57,85 @@ from efficientnetv2.workflows.results import html_table
 
 _logger = logging.getLogger(__name__)
 
-# Looking waits for the disk as well as for the processor. Ours.
+# Threads that read images: they wait for the disk as well. Ours.
 _THREADS_PER_CORE = 2
-_SEED = 0  # of the search for copies and of folds: an inspection is to say the same each time
+_SEED = 0  # the same dataset gives the same check
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Options of ``effnetv2 check`` by their names, besides those of data."""
+
+    folder: Path
+    weights: str = "none"
+    near_km: float = 5.0
+    time_column: str | None = None
+    device: str = "auto"
+    workers: int | None = None
 
 
 def run_check(
-    source: DataConfig,
-    *,
-    folder: Path,
-    weights: str,
-    near_km: float,
-    time_column: str | None,
-    device: str,
-    workers: int | None,
-    on_result: Callable[[CheckResult], None] = lambda found: None,
+    data: DataConfig, options: CheckOptions, on_result: Callable[[CheckResult], None] = lambda result: None
 ) -> CheckResult:
-    """Look for duplicates, leakage and label errors, and write_check_report the page.
+    """Find duplicates, leakage and label errors, and write the page.
 
-    Args:
-        source: of the pictures.
-        folder: for the page, not within DATA; made if need be.
-        weights: a word for the network that looks at the pictures; "none" for none.
-        near_km: within which two pictures are of one place.
-        time_column: of a table; None finds it.
-        device: as ``--device`` says it.
-        workers: processes that read pictures for the network; None chooses by the machine.
-        on_result: gets what was found before it is written: a full disk loses no finding.
+    ``on_result`` is called before the page is written, so that a full disk loses no finding.
 
     Raises:
-        InputError: anything a user can mend.
+        InputError: An option or a file that the caller can fix.
     """
-    on = pick_device(device)
-    dataset = source.read_any()
-    check_time_column(dataset, time_column)
-    with output_dir(folder, "--out"):  # where no page comes, nothing is left of it
-        for file, ours in (
-            (report.JSON_NAME, report.is_check_json),
-            (report.PAGE_NAME, report.is_check_page),
-        ):
-            refuse_others(folder / file, f"--out {folder}:", ours, "is no inspection of effnetv2 check")
-        tell_replaced(folder / report.PAGE_NAME)
-        network, name = _network(weights)
+    folder = options.folder
+    device = pick_device(options.device)
+    dataset = data.read_any()
+    check_time_column(dataset, options.time_column)
+    with output_dir(folder, "--out"):  # removed again if the check fails
+        for name, is_own in ((JSON_NAME, is_check_json), (PAGE_NAME, is_check_page)):
+            refuse_others(folder / name, f"--out {folder}:", is_own, "is no inspection of effnetv2 check")
+        tell_replaced(folder / PAGE_NAME)
+        network, weights = _load_network(options.weights)
         damage = report_notes(dataset, strict=False)
-        dataset = with_bands(dataset, source, seed=_SEED)
-        # A person looks at three bands, and so do the networks that find look-alikes.
+        dataset = with_bands(dataset, data, seed=_SEED)
+        # Thumbnails and pretrained networks have three bands.
         if dataset.bands is not None:
             dataset = replace(dataset, bands=dataset.bands.shown)
-        looked = _looked(dataset)
-        embeddings = None if network is None else _embedded(network, dataset, looked, on, workers)
-        found = check_dataset(
+        with progress("looking", len(dataset)) as update:
+            stats = collect_image_stats(dataset, workers=_THREADS_PER_CORE * cores(), progress=update)
+        if not len(stats.readable):
+            raise none_readable_error(dataset, 0, stats.table["reason"].iloc[0])
+        embeddings = None
+        if network is not None:
+            workers = workers_for(options.workers, device)
+            embeddings = _embed(network, dataset, stats, device, workers)
+        result = check_dataset(
             dataset,
-            looked,
+            stats,
             key=Key.of(_SEED).fold("inspect"),
-            near_km=near_km,
-            time_column=time_column,
+            near_km=options.near_km,
+            time_column=options.time_column,
             embeddings=embeddings,
-            weights=name,
+            weights=weights,
             damage=damage,
         )
-        on_result(found)
-        _write(folder, found)
-    _logger.info(f"Pictures and all the rest: {folder / report.PAGE_NAME}")
-    return found
+        on_result(result)
+        reader = BestEffortReader(source_reader(dataset))
+        try:
+            write_check_report(
+                folder,
+                result,
+                picture=lambda row: reader.read(row, load_image),
+                command=command_line(),
+                versions=library_versions(),
+            )
+        except OSError as error:
+            raise InputError(
+                f"--out {folder}: the page could not be written ({error.strerror or error})."
+            ) from error
+    _logger.info(f"Pictures and all the rest: {folder / PAGE_NAME}")
+    return result
 
 
-def _looked(dataset: ImageDataset) -> ImageStats:
-    with progress("looking", len(dataset)) as counted:
-        looked = collect_image_stats(dataset, workers=_THREADS_PER_CORE * cores(), progress=counted)
-    if not len(looked.readable):
-        raise none_readable_error(dataset, 0, looked.table["reason"].iloc[0])
-    return looked
-
-
-def _network(weights: str) -> tuple[Network | None, str | None]:
-    """The network that embeds, and what it is called; none unless asked for."""
+def _load_network(weights: str) -> tuple[Network | None, str | None]:
+    """The network that embeds images, and the name of its weights; None without."""
     if weights == "none":
         return None, None
     if weights == "auto":
@@ -134,55 +143,36 @@ def _network(weights: str) -> tuple[Network | None, str | None]:
         _logger.info(found.note)
         if found.word == "none":
             raise InputError(
-                "--weights auto: there are none to be had. Give a model file, or leave the option out: all but labels "
-                "and look-alikes is found without."
+                "--weights auto: there are no pretrained weights. Give a model file, or leave the option out: only "
+                "label errors and lookalikes need it."
             )
         weights = found.word
     network, notes = load_weights(weights)
     if network.in_channels != RGB:
         raise InputError(
-            f"--weights {weights} takes pictures of {pluralize(network.in_channels, 'channel')}, but an inspection "
-            f"looks at {RGB}. Give weights for red, green and blue."
+            f"--weights {weights} takes images of {pluralize(network.in_channels, 'channel')}, but an inspection uses "
+            f"{RGB}. Give weights for red, green and blue."
         )
     for note in notes:
         _logger.info(f"{weights}: {note}.")
     return network, weights
 
 
-def _embedded(
-    network: Network,
-    dataset: ImageDataset,
-    looked: ImageStats,
-    on: torch.device,
-    workers: int | None,
+def _embed(
+    network: Network, dataset: ImageDataset, stats: ImageStats, device: torch.device, workers: int
 ) -> Embeddings:
-    readable = dataset.select(looked.readable)
-    with progress("embedding", len(readable)) as counted:
+    """Embeddings of the readable images, by rows of the dataset."""
+    readable = dataset.select(stats.readable)
+    with progress("embedding", len(readable)) as update:
         found = embed_dataset(
             network,
             readable,
             preprocessing=network.preprocessing,
-            device=on,
-            workers=workers_for(workers, on),
-            progress=counted,
+            device=device,
+            workers=workers,
+            progress=update,
         )
-    return Embeddings(looked.readable[found.samples], found.labels, found.vectors)
-
-
-def _write(folder: Path, found: CheckResult) -> None:
-    pictures = BestEffortReader(source_reader(found.dataset))
-
-    def picture(row: int) -> Image.Image | None:
-        return pictures.read(row, load_image)
-
-    try:
-        report.write_check_report(
-            folder, found, picture=picture, command=command_line(), versions=library_versions()
-        )
-    except OSError as error:
-        raise InputError(
-            f"--out {folder}: the page could not be written ({error.strerror or error})."
-        ) from error
+    return Embeddings(stats.readable[found.samples], found.labels, found.vectors)
 
 
 class DatasetCheck:
@@ -204,12 +194,12 @@ class DatasetCheck:
     @cached_property
     def report(self) -> dict[str, Any]:
         """All that was found and counted, as plain values."""
-        return read_object(self.path / page.JSON_NAME, "findings", "copies", fix="Check the dataset again.")
+        return read_object(self.path / JSON_NAME, "findings", "copies", fix="Check the dataset again.")
 
     @property
     def report_path(self) -> Path:
         """The HTML page, with the images."""
-        return self.path / page.PAGE_NAME
+        return self.path / PAGE_NAME
 
     @property
     def findings(self) -> list[dict[str, Any]]:
@@ -247,7 +237,7 @@ class DatasetCheck:
         return f"DatasetCheck({str(self.path)!r}, {', '.join(counts)})"
 
     def _repr_html_(self) -> str:
-        rows = [(one["severity"], one["sentence"], one["advice"]) for one in self.findings]
+        rows = [(each["severity"], each["sentence"], each["advice"]) for each in self.findings]
         title = f"{self.report['data']}: {self.report['pictures']:,} images, {len(rows)} findings"
         return html_table(title, ["severity", "finding", "advice"], rows, self.report_path)
 
@@ -293,13 +283,13 @@ def check(
     source = source_of(data, table)
     folder = path_of("output", output) or inspection_folder(source.data)
     refuse_within(source.data, folder, "--out", verb="check" if output is None else None)
-    run_check(
-        source,
-        folder=folder,
+    options = CheckOptions(
+        folder,
         weights=path_text("weights", weights),
         near_km=number("near_km", near_km, 0, 20_000, whole=False),
         time_column=time_column,
         device=str(device),
         workers=number("workers", workers, 0),
     )
+    run_check(source, options)
     return DatasetCheck(folder)

@@ -51,7 +51,6 @@ from efficientnetv2.workflows.arguments import (
     settings_of,
 )
 from efficientnetv2.workflows.auto_config import refuse_unlike
-from efficientnetv2.workflows.batch_predict import SKIPPED, write_skipped
 from efficientnetv2.workflows.crossval_config import (
     CROSSVAL_JSON,
     CrossValConfig,
@@ -63,7 +62,7 @@ from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossVal
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.output_paths import RUNS, refuse_run_within, refuse_within
-from efficientnetv2.workflows.predictions_io import MOST_CLASSES
+from efficientnetv2.workflows.predictions_io import MOST_CLASSES, SKIPPED, write_skipped
 from efficientnetv2.workflows.results import CrossValidation
 
 _logger = logging.getLogger(__name__)

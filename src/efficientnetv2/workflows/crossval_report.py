@@ -26,7 +26,6 @@ from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.probability import to_logits
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.batch_predict import SKIPPED, write_skipped
 from efficientnetv2.workflows.crossval_baseline import ProbeBaseline, compare_folds, probe_baseline
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
 from efficientnetv2.workflows.crossval_runs import (
@@ -38,6 +37,7 @@ from efficientnetv2.workflows.crossval_runs import (
 )
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explain_folds
+from efficientnetv2.workflows.predictions_io import SKIPPED, write_skipped
 from efficientnetv2.workflows.report_sections import Known
 
 _logger = logging.getLogger(__name__)

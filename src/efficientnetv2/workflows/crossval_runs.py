@@ -37,9 +37,8 @@ from efficientnetv2.utils.errors import InputError, format_duration, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.logs import attached, hushed
 from efficientnetv2.utils.probability import Answer
-from efficientnetv2.workflows.batch_predict import SKIPPED
 from efficientnetv2.workflows.crossval_config import CrossValConfig, with_settings
-from efficientnetv2.workflows.predictions_io import read_predictions
+from efficientnetv2.workflows.predictions_io import SKIPPED, read_predictions
 from efficientnetv2.workflows.train import trained
 
 _logger = logging.getLogger(__name__)

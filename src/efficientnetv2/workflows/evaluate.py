@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +16,16 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.evaluation.clusters import evaluation_clusters
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.predictions import PairedDifference
+from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import member_calibrations
 from efficientnetv2.models.memory_profile import infer_shapes
-from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.device import workers_for
-from efficientnetv2.utils.distributed import broadcast_from_main, process_group, world_from_env
+from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (
     TTA,
@@ -42,33 +39,24 @@ from efficientnetv2.workflows.arguments import (
     views_of,
 )
 from efficientnetv2.workflows.batch_predict import (
-    SKIPPED,
+    InferenceOptions,
     PredictionJob,
-    device_for_rank,
+    log_skipped_count,
     log_unreadable,
     refuse_swapped_arguments,
     run_prediction,
-    skipped_summary,
-    write_skipped,
+    start_processes,
 )
-from efficientnetv2.workflows.evaluate_options import (
-    EvaluateOptions,
-    check_calibration,
-    require_unseen,
-    write_calibrated,
-)
+from efficientnetv2.workflows.calibrate import check_calibration, require_unseen, write_calibrated
+from efficientnetv2.workflows.cost_matrix import read_cost_matrix
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explain_predictions
 from efficientnetv2.workflows.label_alignment import align_labels
-from efficientnetv2.workflows.leakage import (
-    TrainOverlap,
-    UnseenMetrics,
-    find_run,
-    train_overlap,
-    unseen_metrics,
-)
+from efficientnetv2.workflows.leakage import TrainOverlap, find_run, train_overlap, unseen_metrics
+from efficientnetv2.workflows.predictions_io import SKIPPED, write_skipped
+from efficientnetv2.workflows.previous_runs import Other
 from efficientnetv2.workflows.report_folder import report_folder
-from efficientnetv2.workflows.report_sections import Known, Wanted
+from efficientnetv2.workflows.report_sections import Known, Wanted, check_slices
 from efficientnetv2.workflows.results import Evaluation
 from efficientnetv2.workflows.test_time_augmentation import (
     for_own_views,
@@ -83,260 +71,250 @@ _logger = logging.getLogger(__name__)
 
 _SPLITS = (*SPLITS, "all")
 
+OnResult = Callable[[EvaluationResult, SizeCurve | None], object]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of ``effnetv2 evaluate`` by their names, besides those of data and ``InferenceOptions``."""
+
+    split: str | None = None
+    out: Path | None = None
+    image_px: int | None = None
+    sizes: str | None = None
+    views: str | None = None
+    slices: str | None = None
+    costs: Path | None = None
+    abstain_below: float | None = None
+    calibrate: Path | None = None
+    against: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """An evaluation whose options were checked: the main process makes it for all."""
+
+    model: str
+    data: str
+    job: PredictionJob
+    split: str
+    sizes: tuple[int, ...]
+    report: Wanted
+    options: EvaluateOptions
+
 
 def evaluate_and_report(
     model: str,
-    source: DataConfig,
-    *,
-    split: str | None,
-    out: Path | None,
-    device: str,
-    workers: int | None,
-    strict: bool,
-    image_px: int | None = None,
-    sizes: str | None = None,
-    views: str | None = None,
-    asking: EvaluateOptions = EvaluateOptions(),  # noqa: B008 - frozen
-    on_result: Callable[[EvaluationResult, SizeCurve | None], None] = lambda outcome, sizes: None,
+    data: DataConfig,
+    options: EvaluateOptions,
+    inference: InferenceOptions,
+    on_result: OnResult = lambda result, curve: None,
 ) -> EvaluationResult | None:
-    """Evaluate a model and report, alone or as one of many processes.
+    """Evaluate a model and write its report, by one process or several.
 
-    Args:
-        model: a model file or run folder.
-        source: of the pictures.
-        split: of them; None takes the one that is meant for it.
-        out: folder for the report; None writes none.
-        device: as ``--device`` says it.
-        workers: processes that read pictures; None chooses by the machine.
-        strict: refuse the first unreadable picture.
-        image_px: at which the pictures are seen; None is as the model file says.
-        sizes: further ones, to compare, as ``--sizes`` gives them; None compares none.
-        views: how each is looked at, as ``--views`` says it; None is as the model file says.
-        asking: what else is asked.
-        on_result: gets the metrics before the report is written: a full disk loses none.
-
-    Returns:
-        The metrics and predictions; None on every process but the first.
+    ``on_result`` is called before the report is written, so that a full disk loses no metrics. Other processes than
+    the main one return None.
 
     Raises:
-        InputError: anything a user can mend.
+        InputError: An option, a file or an image that the caller can fix.
     """
-    world, outcome = world_from_env(), None
-    with process_group(world, mend="Run it again."), ExitStack() as kept:
-        if not world.is_main_process:
-            kept.enter_context(silenced())
-        if out is not None and world.is_main_process:
-            kept.enter_context(report_folder(out, source.data))
-        on = device_for_rank(device, world)
-        readers = workers_for(workers, on, sharing=world.local_size)
-        asked, name, looking, compared, wanted = broadcast_from_main(
-            world, lambda: _asked(model, source, split, strict, image_px, sizes, views, asking)
+    with start_processes(inference) as runtime, ExitStack() as stack:
+        if options.out is not None and runtime.world.is_main_process:
+            stack.enter_context(report_folder(options.out, data.data))
+        plan = broadcast_from_main(
+            runtime.world, lambda: _plan(model, data, options, strict=inference.strict)
         )
-        answers_at = partial(run_prediction, asked, device=on, workers=readers, strict=strict, world=world)
-        px, own = looking.image_px, asked.network.preprocessing.views
-        answers = {
-            size: answers_at(f"evaluating at {size} px", preprocessing=replace(looking, image_px=size))
-            for size in dict.fromkeys((px, *compared))
-        }
-        # One look more beside eight; eight beside one would be most of the work.
-        beside = None
-        if looking.views != own == "one" and asked.dataset.separator is None:
-            beside, _ = answers_at("evaluating with its own view", preprocessing=replace(looking, views=own))
-        if world.is_main_process:
-            predictions, seconds = answers[px]
-            looked_at = asked.dataset.select(predictions.samples)
-            known = _known(model, asked.network, looked_at)
-            whole = evaluation_clusters(find_run(Path(model)), looked_at)
-            facts = _facts(model, source, asked, name, known, predictions, seconds)
-            chosen_by = (known.pictures or 0) + known.chose == len(looked_at)
-            may_choose = facts.on_training_split or name == "minival" or chosen_by
-            curve = size_curve(answers, compared, asked.network, may_choose=may_choose) if compared else None
-            gained = over_own(predictions, beside, asked.dataset, asked.network.class_names, whole)
-            fresh = (
-                unseen_metrics(predictions, known, asked.network.class_names, whole)
-                if _chose(asked, name) is None
-                else None
-            )
-            facts = replace(facts, views=looking.views, others=_others(px, curve, gained, fresh))
-            there = Known(
-                asked.network.calibration,
-                member_calibrations(asked.network),
-                views=gained,
-                unseen=None if fresh is None else fresh.words,
-                whole=whole,
-            )
-            outcome = _report(asked, predictions, facts, wanted, there, curve, out, on_result)
-            if asking.calibrate is not None:
-                write_calibrated(asking.calibrate, asked.network, predictions, known, name)
-        return outcome
+        job, own = plan.job, plan.job.network.preprocessing
+        by_size = {}
+        for px in dict.fromkeys((job.preprocessing.image_px, *plan.sizes)):
+            sized = replace(job, preprocessing=replace(job.preprocessing, image_px=px))
+            by_size[px] = run_prediction(sized, runtime, f"evaluating at {px} px")
+        single_view = None
+        # A single view more beside eight is cheap; eight more beside one would be most of the work.
+        if job.preprocessing.views != own.views == "one" and job.dataset.separator is None:
+            single = replace(job, preprocessing=replace(job.preprocessing, views=own.views))
+            single_view, _ = run_prediction(single, runtime, "evaluating with its own view")
+        return _report(plan, by_size, single_view, on_result) if runtime.world.is_main_process else None
 
 
-def _asked(
-    model: str,
-    source: DataConfig,
-    split: str | None,
-    strict: bool,
-    image_px: int | None,
-    sizes: str | None,
-    views: str | None,
-    asking: EvaluateOptions,
-) -> tuple[PredictionJob, str, Preprocessing, tuple[int, ...], Wanted]:
-    """The network, the pictures for it, their name, how they are seen, at which sizes, and what else is asked."""
-    compared = () if sizes is None else several_sizes(sizes)
-    refuse_swapped_arguments(model, source.data, "evaluate")
+def _plan(model: str, data: DataConfig, options: EvaluateOptions, *, strict: bool) -> _Plan:
+    """Check the options, and load the model and the dataset."""
+    sizes = () if options.sizes is None else several_sizes(options.sizes)
+    refuse_swapped_arguments(model, data.data, "evaluate")
     network = model_file.load(model)
     own = network.preprocessing
-    px = own.image_px if image_px is None else one_size(image_px, "--image-px")
-    looking = replace(own, image_px=px, views=views_asked(views, own.views))
+    px = own.image_px if options.image_px is None else one_size(options.image_px, "--image-px")
+    preprocessing = replace(own, image_px=px, views=views_asked(options.views, own.views))
     require_classes(network, model)
     require_image_channels(network, model)
-    if network.answer == "sigmoid" and source.label_separator is None:
+    if network.answer == "sigmoid" and data.label_separator is None:
         raise InputError(
-            f"{model} answers each class by itself (sigmoid), maybe several or none, and is compared with all labels "
-            "of a picture. Say what stands between these in the label column, even where each has one, as "
-            "--label-separator ';'."
+            f"{model} predicts each class independently (sigmoid), and is compared with all labels of an image. Give "
+            "the text between these in the label column, even if each image has a single label: --label-separator ';'."
         )
-    part, name = _part(source.read(for_training=False), split)
-    part = replace(part, bands=network.preprocessing.bands)
-    part = align_labels(part, network.class_names, model, merge=source.labels == "casefold")
-    if compared and part.separator is not None:
-        raise InputError(
-            "--sizes compares answers of one label, but these pictures have several. Leave it out."
-        )
-    for size in sorted({px, *compared} - {own.image_px}):  # of its own size it has answered many
+    dataset, split = _select_split(data.read(for_training=False), options.split)
+    dataset = replace(dataset, bands=own.bands)
+    dataset = align_labels(dataset, network.class_names, model, merge=data.labels == "casefold")
+    if sizes and dataset.separator is not None:
+        raise InputError("--sizes is for images with one label, but these have several. Leave it out.")
+    for size in sorted({px, *sizes} - {own.image_px}):
         infer_shapes(network, in_channels=network.in_channels, image_px=size)
-    wanted = asking.wanted(part, network.class_names)
-    if asking.calibrate is not None:
-        check_calibration(asking.calibrate, network, part, name, looking)
-        # Before hours of answers; the report asks again, of the pictures that could be read.
-        require_unseen(asking.calibrate, train_overlap(Path(model), network.trained_on, part), name)
-    for_own_views(network, looking)
-    asked = PredictionJob(network, part, report_notes(part, strict=strict))
-    return asked, name, looking, compared, wanted
+    report = _report_options(options, dataset, network.class_names)
+    if options.calibrate is not None:
+        check_calibration(options.calibrate, network, dataset, split, preprocessing)
+        # Checked again at the end, for the images that could be read.
+        require_unseen(options.calibrate, train_overlap(Path(model), network.trained_on, dataset), split)
+    for_own_views(network, preprocessing)
+    job = PredictionJob(network, dataset, report_notes(dataset, strict=strict), preprocessing)
+    return _Plan(model, data.data, job, split, sizes, report, options)
 
 
-def _known(model: str, network: Network, looked_at: ImageDataset) -> TrainOverlap:
-    """Whether the pictures trained the model: to find out is no reason to lose their answers."""
-    try:
-        return train_overlap(Path(model), network.trained_on, looked_at)
-    except InputError as error:
-        _logger.info(f"What is in the pictures can't be looked up any more: {error}")
-        return TrainOverlap(None, exact=False, of=len(looked_at))
-
-
-def _facts(
-    model: str,
-    source: DataConfig,
-    asked: PredictionJob,
-    name: str,
-    known: TrainOverlap,
-    predictions: Predictions,
-    seconds: float,
-) -> ReportMetadata:
-    recipe = asked.network.recipe
-    # Of a training split of which nothing is known there is nothing to ask: its figures are called optimistic.
-    note = None if known.pictures is None and name in ("train", "minival") else known.note
-    chose = _chose(asked, name)
-    notes = [note, chose or known.choosing, _fitted(asked, name, some_chose=known.chose > known.chose_before)]
-    return ReportMetadata(
-        data=source.data,
-        evaluated_on=name,
-        selected_on=name if chose else None,
-        chose=known.chose,
-        trained_on=known.pictures if known.pictures or known.none else None,
-        notes=[one for one in notes if one],
-        model=model,
-        command=command_line(),
-        versions=library_versions(),
-        recipe=recipe or None,
-        seed=recipe.get("seed"),
-        epochs=_epochs(asked.network),
-        wall_s=round(seconds, 2),
-        images_per_s=round(len(predictions.samples) / seconds, 1),
-        skipped=len(predictions.unreadable),
-        hashes=file_hashes(Path(model), Path(model) / model_file.NAME),
-    )
-
-
-def _epochs(network: Network) -> float | None:
-    """That trained the network, as far as its file says: the recipe knows only how many were planned."""
-    planned = None if network.metrics.get("stopped_early") else network.recipe.get("epochs")
-    epochs = network.metrics.get("epochs", planned)
-    return epochs if isinstance(epochs, (int, float)) else None
-
-
-def _chose(asked: PredictionJob, name: str) -> str | None:
-    """A sentence where the pictures chose the weights; known by what they are called alone, not by their contents."""
-    return "These pictures chose its weights." if name == asked.network.metrics.get("selected_on") else None
-
-
-def _fitted(asked: PredictionJob, name: str, *, some_chose: bool = False) -> str | None:
-    """A sentence where the temperature was fitted on these pictures: on some of minival, or, by name alone, on all."""
-    members = member_calibrations(asked.network)
-    whose = "A temperature of its members" if members else "Its temperature"
-    fitted_on = {one.fitted_on for one in (asked.network.calibration, *members) if one is not None}
-    if some_chose and "minival" in fitted_on:
-        return f"{whose} was fitted on those of minival: the calibration error is optimistic."
-    if name in fitted_on:
-        return f"{whose} was fitted on {name}: if on these pictures, the calibration error is optimistic."
-    return None
-
-
-def _others(
-    px: int, curve: SizeCurve | None, gained: PairedDifference | None, fresh: UnseenMetrics | None
-) -> dict[str, Any]:
-    """Further keys of ``report.json``."""
-    return {
-        "image_px": px,
-        **({} if curve is None else {"sizes": curve.to_json()}),
-        **({} if gained is None else {"views_compared": asdict(gained)}),
-        **({} if fresh is None else {"unseen": fresh.told}),
-    }
-
-
-def _report(
-    asked: PredictionJob,
-    predictions: Predictions,
-    facts: ReportMetadata,
-    wanted: Wanted,
-    known: Known,
-    curve: SizeCurve | None,
-    out: Path | None,
-    on_result: Callable[[EvaluationResult, SizeCurve | None], None],
-) -> EvaluationResult:
-    part, unreadable = asked.dataset, predictions.unreadable
-    log_unreadable(part, unreadable, asked.damage)
-    if out is not None:
-        names, as_seen = asked.network.class_names, asked.network.preprocessing
-        px = int(facts.others["image_px"])
-        sections = explain_predictions(asked.network, predictions, part, names, replace(as_seen, image_px=px))
-        known = replace(known, sections=sections)
-    outcome = EvaluationResult(
-        predictions, part, asked.network.class_names, facts, wanted=wanted, known=known
-    )
-    on_result(outcome, curve)
-    if out is not None:
-        write_skipped(out / SKIPPED, [(part.paths[row], why) for row, why in unreadable])
-        outcome.write(out, sizes=curve)
-    if not facts.optimistic:  # else it has been said with that
-        for note in facts.notes:
-            _logger.info(note)
-    if unreadable:
-        _logger.info(skipped_summary(part, unreadable, None if out is None else out / SKIPPED))
-    if out is not None:
-        _logger.info(f"Report: {out / 'report.html'}")
-    return outcome
-
-
-def _part(dataset: ImageDataset, split: str | None) -> tuple[ImageDataset, str]:
-    """The pictures to evaluate on, and what to call them."""
+def _select_split(dataset: ImageDataset, split: str | None) -> tuple[ImageDataset, str]:
     if split is None:
         split = next((name for name in ("test", "val") if (dataset.split == name).any()), "all")
     if split not in _SPLITS:
         raise InputError(
-            f"--split is '{split}', but is one of {', '.join(_SPLITS)}{did_you_mean(split, _SPLITS)}"
+            f"--split: invalid value '{split}' (choose from {', '.join(_SPLITS)}){did_you_mean(split, _SPLITS)}"
         )
     return (dataset, "all pictures") if split == "all" else (dataset.subset(split), split)
+
+
+def _report_options(options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]) -> Wanted:
+    single_label = {
+        "--costs": options.costs, "--baseline": options.against, "--calibrate": options.calibrate,
+    }  # fmt: skip
+    option = next((name for name, value in single_label.items() if value is not None), None)
+    if dataset.separator is not None and option is not None:
+        raise InputError(f"{option} is for images with one label, but these have several. Leave it out.")
+    slices: tuple[str, ...] | None = None
+    if options.slices is not None:
+        slices = () if options.slices == "none" else tuple(map(str.strip, options.slices.split(",")))
+    if slices:
+        check_slices(dataset, slices)
+    against = options.against
+    return Wanted(
+        slices,
+        None if options.costs is None else read_cost_matrix(options.costs, class_names),
+        options.abstain_below,
+        None if against is None else Other.named(against, load_predictions(against), dataset),
+    )
+
+
+def _report(
+    plan: _Plan,
+    by_size: Mapping[int, tuple[Predictions, float]],
+    single_view: Predictions | None,
+    on_result: OnResult,
+) -> EvaluationResult:
+    """Compute the metrics and write the report."""
+    job, out = plan.job, plan.options.out
+    network, preprocessing = job.network, job.preprocessing
+    predictions, seconds = by_size[preprocessing.image_px]
+    evaluated = job.dataset.select(predictions.samples)
+    overlap = _overlap(plan, evaluated)
+    clusters = evaluation_clusters(find_run(Path(plan.model)), evaluated)
+    metadata = _metadata(plan, overlap, predictions, seconds)
+    curve = None
+    if plan.sizes:
+        all_seen = (overlap.pictures or 0) + overlap.chose == len(evaluated)
+        may_choose = metadata.on_training_split or plan.split == "minival" or all_seen
+        curve = size_curve(by_size, plan.sizes, network, may_choose=may_choose)
+    view_gain = over_own(predictions, single_view, job.dataset, network.class_names, clusters)
+    unseen = None
+    if metadata.selected_on is None:
+        unseen = unseen_metrics(predictions, overlap, network.class_names, clusters)
+    others: dict[str, Any] = {"image_px": preprocessing.image_px}
+    if curve is not None:
+        others["sizes"] = curve.to_json()
+    if view_gain is not None:
+        others["views_compared"] = asdict(view_gain)
+    if unseen is not None:
+        others["unseen"] = unseen.values
+    log_unreadable(job, predictions.unreadable)
+    sections: tuple[TemplateSection, ...] = ()
+    if out is not None:
+        seen_as = replace(network.preprocessing, image_px=preprocessing.image_px)
+        sections = explain_predictions(network, predictions, job.dataset, network.class_names, seen_as)
+    known = Known(
+        network.calibration,
+        member_calibrations(network),
+        views=view_gain,
+        unseen=None if unseen is None else unseen.sentence,
+        whole=clusters,
+        sections=sections,
+    )
+    metadata = replace(metadata, views=preprocessing.views, others=others)
+    result = EvaluationResult(
+        predictions, job.dataset, network.class_names, metadata, wanted=plan.report, known=known
+    )
+    on_result(result, curve)
+    if out is not None:
+        write_skipped(out / SKIPPED, [(job.dataset.paths[row], why) for row, why in predictions.unreadable])
+        result.write(out, sizes=curve)
+    if not metadata.optimistic:  # otherwise the summary has said it
+        for note in metadata.notes:
+            _logger.info(note)
+    log_skipped_count(job, predictions.unreadable, None if out is None else out / SKIPPED)
+    if out is not None:
+        _logger.info(f"Report: {out / 'report.html'}")
+    if plan.options.calibrate is not None:
+        write_calibrated(plan.options.calibrate, network, predictions, overlap, plan.split)
+    return result
+
+
+def _overlap(plan: _Plan, evaluated: ImageDataset) -> TrainOverlap:
+    """Overlap with the training images; a storage that fails by now loses no predictions."""
+    try:
+        return train_overlap(Path(plan.model), plan.job.network.trained_on, evaluated)
+    except InputError as error:
+        _logger.info(f"Whether these images trained the model is not known: {error}")
+        return TrainOverlap(None, exact=False, of=len(evaluated))
+
+
+def _metadata(plan: _Plan, overlap: TrainOverlap, predictions: Predictions, seconds: float) -> ReportMetadata:
+    network, split = plan.job.network, plan.split
+    recipe, metrics = network.recipe, network.metrics
+    # Metrics of a training split are called optimistic anyway.
+    note = None if overlap.pictures is None and split in ("train", "minival") else overlap.note
+    selected = split == metrics.get("selected_on")  # by name, not by contents
+    notes = (
+        note,
+        "These images chose its weights." if selected else overlap.choosing,
+        _calibration_note(network, split, overlap),
+    )
+    epochs = metrics.get("epochs", None if metrics.get("stopped_early") else recipe.get("epochs"))
+    return ReportMetadata(
+        data=plan.data,
+        evaluated_on=split,
+        selected_on=split if selected else None,
+        chose=overlap.chose,
+        trained_on=overlap.pictures if overlap.pictures or overlap.none else None,
+        notes=[note for note in notes if note],
+        model=plan.model,
+        command=command_line(),
+        versions=library_versions(),
+        recipe=recipe or None,
+        seed=recipe.get("seed"),
+        epochs=epochs if isinstance(epochs, (int, float)) else None,
+        wall_s=round(seconds, 2),
+        images_per_s=round(len(predictions.samples) / seconds, 1),
+        skipped=len(predictions.unreadable),
+        hashes=file_hashes(Path(plan.model), Path(plan.model) / model_file.NAME),
+    )
+
+
+def _calibration_note(network: Network, split: str, overlap: TrainOverlap) -> str | None:
+    """A sentence if the temperature was fitted on some of these images, or on a split of this name."""
+    members = member_calibrations(network)
+    temperature = "A temperature of its members" if members else "Its temperature"
+    fitted_on = {each.fitted_on for each in (network.calibration, *members) if each is not None}
+    if overlap.chose > overlap.chose_before and "minival" in fitted_on:
+        return f"{temperature} was fitted on those of minival: the calibration error is optimistic."
+    if split in fitted_on:
+        return (
+            f"{temperature} was fitted on {split}: if on these images, the calibration error is optimistic."
+        )
+    return None
 
 
 @api
@@ -406,24 +384,19 @@ def evaluate(
         "label_separator": label_separator, "layout": layout,
     }  # fmt: skip
     folder = path_of("output", output)
-    outcome = evaluate_and_report(
-        path_text("model", model),
-        source_of(data, table),
+    options = EvaluateOptions(
         split=split,
         out=folder,
-        device=str(device),
-        workers=number("workers", workers, 0),
-        strict=strict,
         image_px=number("image_size", image_size, 1),
         sizes=",".join(map(str, sizes)) or None,
         views=views_of(tta),
-        asking=EvaluateOptions(
-            None if slices is None else ",".join(slices) or "none",
-            path_of("costs", costs),
-            number("abstain_below", abstain_below, 0, 1, whole=False),
-            path_of("baseline", baseline),
-            path_of("calibrate", calibrate),
-        ),
+        slices=None if slices is None else ",".join(slices) or "none",
+        costs=path_of("costs", costs),
+        abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
+        calibrate=path_of("calibrate", calibrate),
+        against=path_of("baseline", baseline),
     )
-    assert outcome is not None, "this is the only process"
-    return Evaluation(folder, outcome.to_json(), outcome.table())
+    inference = InferenceOptions(str(device), number("workers", workers, 0), strict)
+    result = evaluate_and_report(path_text("model", model), source_of(data, table), options, inference)
+    assert result is not None, "this is the only process"
+    return Evaluation(folder, result.to_json(), result.table())

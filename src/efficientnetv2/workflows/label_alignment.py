@@ -1,4 +1,4 @@
-"""The labels of pictures, counted as a model counts its classes."""
+"""Class ids of a dataset in the order of a model's classes."""
 
 from __future__ import annotations
 
@@ -17,68 +17,69 @@ from efficientnetv2.utils.shell import shell_join
 def align_labels(
     dataset: ImageDataset, class_names: tuple[str, ...], model: str, *, merge: bool
 ) -> ImageDataset:
-    """The same pictures, their labels counted as the model counts its classes.
+    """The labeled dataset with the class ids of a model.
 
-    Args:
-        dataset: labelled.
-        class_names: of the model.
-        model: for the message.
-        merge: Match labels by ``normalize_label``. A label that is a class as it stands stays that class.
+    With ``merge`` labels match by ``normalize_label``; a label that is a class as it is spelled stays that class.
 
     Raises:
-        InputError: a label that is no class of the model, or maybe two of it, or a model whose classes have no names.
+        InputError: A label is no class of the model, or matches two; or the model's classes have no names.
     """
     if merge:
-        _refuse_two(dataset, class_names, model)
+        _refuse_ambiguous(dataset, class_names, model)
         spelled = {normalize_label(name): name for name in class_names} | {name: name for name in class_names}
         dataset = dataset.map_classes(
             lambda label: spelled.get(label, spelled.get(normalize_label(label), label))
         )
-    call = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
     known = set(class_names)
     present = {dataset.class_names[label] for label in np.unique(dataset.targets) if label >= 0}
-    strange = sorted(present - known)
-    if strange:
-        place = dataset.class_names.index(strange[0])
-        row = int(np.argwhere(dataset.targets == place)[0, 0])
-        if class_names == tuple(str(number) for number in range(len(class_names))):
-            raise InputError(
-                f"{dataset.where(row)}: label {shorten(strange)}, but the outputs of {model} have no names, only "
-                f"numbers ('0' to '{len(class_names) - 1}'). Name them, in their order: {call} (a name on each line)"
-            )
-        named = np.isin(dataset.targets, [dataset.class_names.index(name) for name in strange])
-        asked = int(named.reshape(len(dataset), -1).any(axis=1).sum())
-        fix = (
-            f"Correct the labels of the {pluralize(asked, 'picture')} so called, or leave them out: in a table their "
-            "rows, else their folders."
-        )
-        if {normalize_label(name) for name in strange} <= {normalize_label(name) for name in known}:
-            fix = "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
-        elif known.isdisjoint(present):
-            fix = "No label is; so this model answers something else, or its classes are called wrongly. " + (
-                # Of several networks that answer together convert takes none, for a file holds one.
-                "Call the labels of the table as it does."
-                if ensemble_members(Path(model))
-                else f"To call them otherwise: {call} (a name on each line)"
-            )
-        raise InputError(
-            f"{dataset.where(row)}: label {shorten(strange)} is no class of {model}, which knows "
-            f"{shorten(class_names, 10)}{did_you_mean(strange[0], known)} {fix}"
+    if unknown := sorted(present - known):
+        raise _unknown_labels_error(
+            dataset, class_names, model, unknown, none_known=known.isdisjoint(present)
         )
     return replace(dataset, class_names=class_names)
 
 
-def _refuse_two(dataset: ImageDataset, class_names: tuple[str, ...], model: str) -> None:
-    """Refuse a label that is none of the model's classes as it stands, but is folded like two of them."""
+def _unknown_labels_error(
+    dataset: ImageDataset, class_names: tuple[str, ...], model: str, unknown: list[str], *, none_known: bool
+) -> InputError:
+    where = f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)}"
+    rename = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
+    if class_names == tuple(str(number) for number in range(len(class_names))):
+        return InputError(
+            f"{where}, but the outputs of {model} have no names, only numbers ('0' to '{len(class_names) - 1}'). Name "
+            f"them, in their order: {rename} (a name on each line)"
+        )
+    if {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
+        fix = (
+            "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
+        )
+    elif none_known and ensemble_members(Path(model)):  # convert takes single networks
+        fix = "No label is. Rename the labels of the table."
+    elif none_known:
+        fix = f"No label is. If its classes have other names: {rename} (a name on each line)"
+    else:
+        ids = [dataset.class_names.index(name) for name in unknown]
+        count = int(np.isin(dataset.targets, ids).reshape(len(dataset), -1).any(axis=1).sum())
+        fix = f"Correct the labels of these {pluralize(count, 'image')}, or remove their rows or folders."
+    hint = did_you_mean(unknown[0], class_names)
+    return InputError(f"{where} is no class of {model}, which knows {shorten(class_names, 10)}{hint} {fix}")
+
+
+def _refuse_ambiguous(dataset: ImageDataset, class_names: tuple[str, ...], model: str) -> None:
+    """Refuse a label that is no class as it is spelled, but normalizes like two of them."""
     spellings: dict[str, list[str]] = {}
     for name in class_names:
         spellings.setdefault(normalize_label(name), []).append(name)
     for place, label in enumerate(dataset.class_names):
         alike = spellings.get(normalize_label(label), [])
-        if label in alike or len(alike) < 2 or not (dataset.targets == place).any():
-            continue
-        row = int(np.argwhere(dataset.targets == place)[0, 0])
-        raise InputError(
-            f"{dataset.where(row)}: label '{label}' may be {shorten(alike)}, which {model} tells apart, so --labels "
-            "casefold does not say which. Correct the label to one of them."
-        )
+        if label not in alike and len(alike) > 1 and (dataset.targets == place).any():
+            raise InputError(
+                f"{_first_with(dataset, label)}: label '{label}' may be {shorten(alike)}, two classes of {model}, so "
+                "--labels casefold does not say which. Correct the label to one of them."
+            )
+
+
+def _first_with(dataset: ImageDataset, label: str) -> str:
+    """Where the first image with a label is."""
+    place = dataset.class_names.index(label)
+    return dataset.where(int(np.argwhere(dataset.targets == place)[0, 0]))

@@ -1,4 +1,4 @@
-"""Whether the pictures that a model is evaluated on have trained it, or the weights that its training begins with."""
+"""Leakage: whether evaluated images trained or selected the model, or the pretrained weights of its training."""
 
 from __future__ import annotations
 
@@ -27,18 +27,17 @@ from efficientnetv2.workflows.previous_runs import KINDS
 
 @dataclass(frozen=True, eq=False)
 class TrainOverlap:
-    """What is known about that.
+    """How many of the evaluated images trained or selected a model.
 
-    Args:
-        pictures: how many of those evaluated trained the model; None where nothing is known about what did.
-        exact: whether all were compared with all; else it was judged by a sample.
-        of: how many are evaluated.
-        unseen: places of those that neither trained nor chose it; None where it is not known of each.
-        least: whether ``pictures`` are those that are known, and nobody can say how many more there are.
-        before: whether some are known to have trained only the weights that the model's own training began with.
-        chose: how many of the others are known to have chosen it, as minival: its weights, its size, its temperature.
-            Of the very many of which ``unseen`` is None these may not be all.
-        chose_before: how many of those have chosen only the weights that its training began with.
+    Attributes:
+        pictures: Number that trained the model. None if nothing is known about its training images.
+        exact: Whether all images were compared; otherwise it is an estimate from a sample.
+        of: Number of evaluated images.
+        unseen: Rows that neither trained nor selected the model. None if not known of each image.
+        least: Whether ``pictures`` is a lower bound.
+        before: Whether some trained only the pretrained weights.
+        chose: Number of the others that selected the model, as minival. A lower bound if ``unseen`` is None.
+        chose_before: How many of these selected only the pretrained weights.
     """
 
     pictures: int | None
@@ -52,26 +51,26 @@ class TrainOverlap:
 
     @property
     def none(self) -> bool:
-        """Whether it is known of each that it did not train the model."""
+        """Whether each image is known not to have trained the model."""
         return self.pictures == 0 and self.unseen is not None
 
     @property
     def choosing(self) -> str | None:
-        """A sentence on those that chose the model; None where none is known to have."""
+        """A sentence on the images that selected the model."""
         if not self.chose:
             return None
         least = "At least " if self.unseen is None else ""
         how = "or those that it began with, as minival" if self.chose_before else "as its minival"
-        return f"{least}{self.chose} of these {self.of} pictures chose its weights, {how}."
+        return f"{least}{self.chose} of these {self.of} images chose its weights, {how}."
 
     @property
     def note(self) -> str | None:
-        """A sentence for the user; None where there is nothing to say."""
+        """A sentence on the images that trained the model."""
         if self.pictures is None:
-            return "Whether some of these pictures trained the model is not known: its file does not say which did."
+            return "Whether some of these images trained the model is not known: its file does not say which did."
         if not self.pictures:
             return None
-        trained = f"of these {self.of} pictures trained the model"
+        trained = f"of these {self.of} images trained the model"
         if self.before:
             trained += ", or the weights that it began with"
         if self.exact:
@@ -81,15 +80,88 @@ class TrainOverlap:
         return f"About {self.pictures} {trained}, judging by a sample of their contents."
 
 
-@dataclass(frozen=True)
-class PretrainOverlap:
-    """What of the pictures that a run holds out has trained, or chosen, the weights that it begins with.
+def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: ImageDataset) -> TrainOverlap:
+    """Find evaluated images among those that trained or selected a model, or its pretrained weights.
+
+    Images are found by their contents, as the model file remembers them, and by their paths where the dataset of the
+    run lies beside the model: an image that was saved again has other contents.
 
     Args:
-        pictures: how many of those that its figures are of have trained them.
-        chose: how many of the others have chosen them, as the minival of an earlier run.
-        lines: sentences for the user, that on these pictures first.
-        chooser: whether pictures of the run's minival have trained them, so that these choose nothing.
+        model: Model file or run folder.
+        trained_on: What the model file remembers.
+        dataset: The evaluated images.
+
+    Raises:
+        InputError: Remote storage does not answer.
+    """
+    run = find_run(model)
+    if trained_on is None and run is None:
+        return TrainOverlap(None, exact=True, of=len(dataset))
+    known, chose = np.zeros((2, len(dataset)), dtype=bool) if run is None else _by_path(run, dataset)
+    if trained_on is None:
+        return TrainOverlap(int(known.sum()), exact=True, of=len(dataset))
+    rows, marks = content_hashes(dataset)
+    compared, (last, *before) = len(rows) / max(1, len(dataset)), trained_on.parts
+    same = np.isin(marks, last.marks)
+    known[rows] |= same
+    own, estimate = int(known.sum()), _estimate(last, same, compared)
+    for earlier in before:
+        further = np.isin(marks, earlier.marks) & ~known[rows]
+        estimate = max(estimate, own + _estimate(earlier, further, compared))
+        known[rows] |= further
+    if trained_on.chose is None:  # it did not use the minival of its run
+        chose[:] = False
+    else:
+        chose[rows] |= np.isin(marks, trained_on.chose.marks)
+    own_chose = chose & ~known
+    if trained_on.earlier is not None and trained_on.earlier.chose is not None:
+        chose[rows] |= np.isin(marks, trained_on.earlier.chose.marks)
+    chose &= ~known
+    found, ensemble = int(known.sum()), any(part.of_several for part in trained_on.parts)
+    all_compared = len(rows) == len(dataset) and trained_on.whole
+    return TrainOverlap(
+        max(found, min(len(dataset), estimate)),
+        exact=estimate <= found and not ensemble,
+        of=len(dataset),
+        unseen=np.flatnonzero(~(known | chose)) if all_compared else None,
+        least=ensemble and estimate <= found,
+        before=found > own,
+        chose=int(chose.sum()),
+        chose_before=int((chose & ~own_chose).sum()),
+    )
+
+
+def find_run(model: Path) -> Path | None:
+    """The folder of the run or cross-validation that a model file lies in, with its dataset."""
+    folder = model if model.is_dir() else model.parent
+    # Beside anything else a manifest.csv is a table of the user's own.
+    is_run = any((folder / name).is_file() for name in KINDS) and (folder / "manifest.csv").exists()
+    return folder if is_run else None
+
+
+def _estimate(training: TrainingFingerprint, same: npt.NDArray[np.bool_], compared: float) -> int:
+    """Estimated number of images in a training, of which ``same`` were found in its sample; 0 if unknown."""
+    share = compared * training.share
+    return round(int(same.sum()) / share) if share and not training.of_several else 0
+
+
+def _by_path(run: Path, dataset: ImageDataset) -> npt.NDArray[np.bool_]:
+    """(2, N) whether an image has the path of a training image of the run, and of a minival image."""
+    of_run = ImageDataset.from_csv(run / "manifest.csv", root=run.absolute(), source=str(run))
+    files, of_run_files = resolved_files(dataset), np.array(resolved_files(of_run), dtype=object)
+    splits = [set(of_run_files[of_run.split == split]) for split in ("train", "minival")]
+    return np.array([[file in split for file in files] for split in splits], dtype=bool)
+
+
+@dataclass(frozen=True)
+class PretrainOverlap:
+    """Validation images of a run that trained or selected its pretrained weights.
+
+    Attributes:
+        pictures: Number of validation images that trained them.
+        chose: Number of the others that selected them, as minival of an earlier run.
+        lines: Sentences; the first is on these images.
+        chooser: Whether minival images trained them, so that these select nothing.
     """
 
     pictures: int = 0
@@ -99,222 +171,121 @@ class PretrainOverlap:
 
     @property
     def flattering(self) -> bool:
-        """Whether the run's figures are optimistic by that."""
+        """Whether the metrics of the run are optimistic."""
         return bool(self.pictures or self.chose)
 
     def to_json(self) -> dict[str, object]:
-        """Plain values for the run's beginning, and its report."""
+        """Plain values for the start of the run, and its report."""
         return {"pictures": self.pictures, "chose": self.chose, "note": self.lines[0]}
 
 
 def pretrain_overlap(
-    word: str, network: Network, prepared: DataModule, *, refuse: bool = True
+    weights: str, network: Network, prepared: DataModule, *, refuse: bool = True
 ) -> PretrainOverlap:
-    """Whether a run is measured by pictures that have trained, or chosen, the weights that it begins with.
+    """Find validation and minival images of a run among those that trained or selected its pretrained weights.
 
-    And whether it chooses by some that have trained them.
-
-    Pictures of minival that have trained them for the very classes of the run are refused: their labels are known by
-    heart, so of all weights they would choose those closest to the given ones, and a temperature that is far too low.
-    Where only the features have seen them, with other classes, as in training on a large set before its part, they
-    choose well enough, and it is said. Nothing is said of those that have chosen them before: their labels are in no
-    weights.
+    Minival images that trained the weights for the same classes are refused: they would select weights close to the
+    given ones, and a temperature that is far too low. With other classes only the features have seen them, which is
+    logged. Images that selected the weights before are fine: their labels are in no weights.
 
     Args:
-        word: for the weights, as the recipe has it; "none" for none.
-        network: fitted to the run's classes, with these weights.
-        prepared: the pictures.
-        refuse: whether such a minival is refused; else it chooses nothing.
+        weights: As in the recipe; "none" for none.
+        network: Network with these weights, adapted to the classes of the run.
+        prepared: Data of the run.
+        refuse: Refuse such a minival; otherwise it selects nothing.
 
     Raises:
-        InputError: minival is refused, or a store of another machine does not answer.
+        InputError: Minival is refused, or remote storage does not answer.
     """
-    place = Path(word)
-    if word == "none" or not place.exists():  # of weights by name nobody says what trained them
+    path = Path(weights)
+    if weights == "none" or not path.exists():  # named weights do not tell
         return PretrainOverlap()
     lines, chooser = [], False
-    measured = train_overlap(place, network.trained_on, prepared.val)
-    trained, chose = _trained_them(measured, prepared.answered), _chose_them(measured, prepared.answered)
-    said = " and ".join(one for one in (trained, chose) if one)
-    if said:
+    measured = train_overlap(path, network.trained_on, prepared.val)
+    parts = (_trained(measured, prepared.answered), _selected(measured, prepared.answered))
+    if said := " and ".join(filter(None, parts)):
         lines.append(
-            f"Weights {word}: {said}, so the figure on them is optimistic. For an honest one hold out others, by a "
-            "column split or the --seed of that training."
+            f"Weights {weights}: {said}, so the metrics on them are optimistic. Hold out other images, by a column "
+            "split or the --seed of that training."
         )
     if prepared.minival is not None:
-        # By the last training alone: for which classes those before it were, nobody knows.
+        # The last training only: the classes of earlier ones are not known.
         last = None if network.trained_on is None else network.trained_on.parts[0]
-        said = _trained_them(train_overlap(place, last, prepared.minival), "minival")
+        said = _trained(train_overlap(path, last, prepared.minival), "minival")
         chooser = bool(said and network.class_names)
         if chooser and refuse:
             raise InputError(
-                f"--weights {word}: {said}, for the same classes, so they can't choose among those of this run. Give "
-                "others as minival, by a column split, or leave it out (--set minival=null)."
+                f"--weights {weights}: {said}, for the same classes, so they can't choose among those of this run. "
+                "Give others as minival, by a column split, or leave it out (--set minival=null)."
             )
         if chooser:
             lines.append(
-                f"Weights {word}: {said}, for the same classes. So these images choose no model and no image size, and "
-                "fit no temperature. Name others in a column split, with the value minival."
+                f"Weights {weights}: {said}, for the same classes. So these images choose no model and no image size, "
+                "and fit no temperature. Name others in a column split, with the value minival."
             )
         elif said:
-            lines.append(f"Weights {word}: {said}, for other classes; they choose all the same.")
+            lines.append(f"Weights {weights}: {said}, for other classes; they choose all the same.")
     return PretrainOverlap(measured.pictures or 0, measured.chose, tuple(lines), chooser)
 
 
-def _trained_them(known: TrainOverlap, name: str) -> str:
-    """How many pictures of a part are known to have trained given weights, in words; '' where none is."""
-    if not known.pictures:
+def _trained(overlap: TrainOverlap, split: str) -> str:
+    """How many images of a split trained given weights; '' for none."""
+    if not overlap.pictures:
         return ""
-    about, by = ("", "") if known.exact else ("about ", ", judging by a sample of their contents")
-    have = "has" if known.pictures == 1 else "have"
-    of = f"of the {pluralize(known.of, 'picture')} of {name}"
-    return f"{about}{known.pictures:,} {of} {have} trained them{by}"
+    about, by = ("", "") if overlap.exact else ("about ", ", judging by a sample of their contents")
+    have = "has" if overlap.pictures == 1 else "have"
+    of = f"of the {pluralize(overlap.of, 'image')} of {split}"
+    return f"{about}{overlap.pictures:,} {of} {have} trained them{by}"
 
 
-def _chose_them(known: TrainOverlap, name: str) -> str:
-    """How many of the others are known to have chosen given weights, in words; '' where none is."""
-    if not known.chose:
+def _selected(overlap: TrainOverlap, split: str) -> str:
+    """How many of the other images of a split selected given weights; '' for none."""
+    if not overlap.chose:
         return ""
-    least, have = "at least " if known.unseen is None else "", "has" if known.chose == 1 else "have"
-    others = "other" if known.chose == 1 else "others"
-    of = others if known.pictures else f"of the {pluralize(known.of, 'picture')} of {name}"
-    return f"{least}{known.chose:,} {of} {have} chosen them, as the minival of an earlier run"
-
-
-def train_overlap(model: Path, trained_on: TrainingFingerprint | None, part: ImageDataset) -> TrainOverlap:
-    """How many pictures trained a model: by their contents, as its file remembers them, and by their paths.
-
-    Those that trained the weights that its training began with count as well, where the file remembers them.
-
-    A picture that was changed since, were it only saved anew, is another one by its content; it is known by its path
-    where the dataset of the run lies beside the model. Those of minival, which chose the model, are found likewise.
-
-    Args:
-        model: its file, or the run folder.
-        trained_on: what its file remembers; None for nothing.
-        part: the pictures that it was evaluated on.
-
-    Raises:
-        InputError: a store of another machine does not answer.
-    """
-    run = find_run(model)
-    if trained_on is None and run is None:
-        return TrainOverlap(None, exact=True, of=len(part))
-    known, chose = np.zeros((2, len(part)), dtype=bool) if run is None else _by_path(run, part)
-    if trained_on is None:
-        return TrainOverlap(int(known.sum()), exact=True, of=len(part))
-    rows, marks = content_hashes(part)
-    looked_at, (last, *before) = len(rows) / max(1, len(part)), trained_on.parts
-    same = np.isin(marks, last.marks)
-    known[rows] |= same
-    own, estimate = int(known.sum()), _estimate(last, same, looked_at)
-    for earlier in before:
-        further = np.isin(marks, earlier.marks) & ~known[rows]
-        estimate = max(estimate, own + _estimate(earlier, further, looked_at))
-        known[rows] |= further
-    if trained_on.chose is None:  # it left aside what the table of its run may call minival
-        chose[:] = False
-    else:
-        chose[rows] |= np.isin(marks, trained_on.chose.marks)
-    own_chose = chose & ~known
-    if trained_on.earlier is not None and trained_on.earlier.chose is not None:
-        chose[rows] |= np.isin(marks, trained_on.earlier.chose.marks)
-    chose &= ~known
-    found, several = int(known.sum()), any(one.of_several for one in trained_on.parts)
-    whole = len(rows) == len(part) and trained_on.whole
-    return TrainOverlap(
-        max(found, min(len(part), estimate)),
-        # Where all was compared with all, the estimate is the count itself.
-        exact=estimate <= found and not several,
-        of=len(part),
-        unseen=np.flatnonzero(~(known | chose)) if whole else None,
-        least=several and estimate <= found,
-        before=found > own,
-        chose=int(chose.sum()),
-        chose_before=int((chose & ~own_chose).sum()),
-    )
-
-
-def find_run(model: Path) -> Path | None:
-    """The folder of the run, or of the cross-validation, that a model lies in, with its dataset; None without.
-
-    Args:
-        model: its file, or the folder.
-    """
-    folder = model if model.is_dir() else model.parent
-    # Beside anything else a manifest.csv is a table of the user's own, which says nothing of this model.
-    is_run = any((folder / name).is_file() for name in KINDS) and (folder / "manifest.csv").exists()
-    return folder if is_run else None
-
-
-def _estimate(training: TrainingFingerprint, same: npt.NDArray[np.bool_], looked_at: float) -> int:
-    """How many pictures were in a training, by those of a part that are known again; 0 where nobody can say.
-
-    Args:
-        training: with a sample of its pictures.
-        same: (n,) whether a picture that was looked at is in the sample.
-        looked_at: share of the pictures.
-    """
-    share = looked_at * training.share
-    return round(int(same.sum()) / share) if share and not training.of_several else 0
-
-
-def _by_path(run: Path, part: ImageDataset) -> npt.NDArray[np.bool_]:
-    """(2, N) whether a picture lies where one lay that the run trained on; and where one that chose, of minival."""
-    there = ImageDataset.from_csv(run / "manifest.csv", root=run.absolute(), source=str(run))
-    asked, places = resolved_files(part), np.array(resolved_files(there), dtype=object)
-    found = []
-    for split in ("train", "minival"):
-        theirs = set(places[there.split == split])
-        found.append([place in theirs for place in asked])
-    return np.array(found, dtype=bool)
+    least, one = "at least " if overlap.unseen is None else "", overlap.chose == 1
+    others = "other" if one else "others"
+    of = others if overlap.pictures else f"of the {pluralize(overlap.of, 'image')} of {split}"
+    have = "has" if one else "have"
+    return f"{least}{overlap.chose:,} {of} {have} chosen them, as the minival of an earlier run"
 
 
 @dataclass(frozen=True)
 class UnseenMetrics:
-    """Figures of the pictures that neither trained nor chose a model, where others did.
+    """Metrics of the images that neither trained nor selected a model, as a sentence and as plain values."""
 
-    Args:
-        words: for people.
-        told: for programs: how many there are, their figures, their 95 % intervals.
-    """
-
-    words: str
-    told: Mapping[str, Any]
+    sentence: str
+    values: Mapping[str, Any]
 
 
 def unseen_metrics(
-    predictions: Predictions, known: TrainOverlap, class_names: Sequence[str], whole: Clusters | None = None
+    predictions: Predictions,
+    overlap: TrainOverlap,
+    class_names: Sequence[str],
+    clusters: Clusters | None = None,
 ) -> UnseenMetrics | None:
-    """The figures of those alone; of an ensemble, of those that trained or chose no member of it.
+    """Metrics of the unseen images alone; of an ensemble, unseen by every member.
 
-    Args:
-        predictions: of all pictures.
-        known: which of them trained or chose the model, in the same order.
-        class_names: of the network.
-        whole: what hangs together among all pictures, in the same order; None where nothing does.
-
-    Returns:
-        None where there is nothing to part: all or none did, it is not known of each, or fewer than 30 did neither.
+    ``overlap`` and ``clusters`` are of the predicted images. None if all or none are unseen, it is not known of each,
+    or there are fewer than 30.
     """
-    rows = known.unseen
-    if rows is None or not SMALL_SLICE <= len(rows) < known.of:
+    rows = overlap.unseen
+    if rows is None or not SMALL_SLICE <= len(rows) < overlap.of:
         return None
-    labels, shares = predictions.labels[rows], predictions.probabilities[rows]
-    found = compute_metrics(labels, shares, class_names, predictions.answer)
-    clusters = None if whole is None else whole.clusters[rows]
-    intervals = metric_intervals(found, labels, shares, clusters=clusters, key=Key.of(0).fold("unseen"))
-    name, mean = macro_metric(found)
-    figures = {"top1": found.top1, name: mean}
-    reach = {one: intervals[one] for one in figures if one in intervals}
+    labels, probabilities = predictions.labels[rows], predictions.probabilities[rows]
+    metrics = compute_metrics(labels, probabilities, class_names, predictions.answer)
+    ids = None if clusters is None else clusters.clusters[rows]
+    found = metric_intervals(metrics, labels, probabilities, clusters=ids, key=Key.of(0).fold("unseen"))
+    name, mean = macro_metric(metrics)
+    values = {"top1": metrics.top1, name: mean}
+    intervals = {metric: found[metric] for metric in values if metric in found}
 
-    def said(one: str) -> str:
-        low_high = f" ({reach[one][0]:.1%} to {reach[one][1]:.1%})" if one in reach else ""
-        return f"{figures[one]:.1%}{low_high}"
+    def text(metric: str) -> str:
+        ends = intervals.get(metric)
+        return f"{values[metric]:.1%}" + ("" if ends is None else f" ({ends[0]:.1%} to {ends[1]:.1%})")
 
-    which = "neither trained nor chose it" if known.chose else "did not train it"
+    which = "neither trained nor chose it" if overlap.chose else "did not train it"
     return UnseenMetrics(
-        f"On the {len(rows):,} of these {known.of:,} pictures that {which}: top-1 {said('top1')}, "
-        f"{MACRO_METRICS[name]} {said(name)}; 95 % intervals.",
-        {"pictures": len(rows), **figures, "intervals": reach},
+        f"On the {len(rows):,} of these {overlap.of:,} images that {which}: top-1 {text('top1')}, "
+        f"{MACRO_METRICS[name]} {text(name)}; 95 % intervals.",
+        {"pictures": len(rows), **values, "intervals": intervals},
     )

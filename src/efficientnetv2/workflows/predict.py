@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from efficientnetv2.data.config import DataConfig, report_notes
-from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
+from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV
 from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
 from efficientnetv2.models import model_file
-from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.device import workers_for
-from efficientnetv2.utils.distributed import broadcast_from_main, process_group, world_from_env
+from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
-from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.workflows.active_learning import check_rank_output, require_rankable, write_ranking
 from efficientnetv2.workflows.arguments import (
@@ -35,111 +30,82 @@ from efficientnetv2.workflows.arguments import (
     views_of,
 )
 from efficientnetv2.workflows.batch_predict import (
+    InferenceOptions,
     PredictionCheckpoint,
     PredictionJob,
-    device_for_rank,
-    is_skipped_csv,
+    log_skipped_count,
     log_unreadable,
     refuse_swapped_arguments,
     run_prediction,
     saving_on_interrupt,
-    skipped_csv_for,
-    skipped_summary,
-    write_skipped,
+    start_processes,
 )
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
-from efficientnetv2.workflows.predictions_io import is_predictions_csv, predictions_table, write_predictions
+from efficientnetv2.workflows.predictions_io import (
+    is_predictions_csv,
+    is_skipped_csv,
+    predictions_table,
+    skipped_csv_for,
+    write_predictions,
+    write_skipped,
+)
 from efficientnetv2.workflows.previous_runs import KINDS
 from efficientnetv2.workflows.test_time_augmentation import for_own_views, views_asked
 
 _logger = logging.getLogger(__name__)
 
-# Classes whose pictures the screen counts; the table has them all. Ours.
+# Classes whose number of images is logged; the table has all. Ours.
 _COUNTED = 10
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of ``effnetv2 predict`` by their names, besides those of data and ``InferenceOptions``."""
+
+    out: Path | None = None
+    rank: Path | None = None
+    abstain_below: float | None = None
+    views: str | None = None
+    label_separator: str | None = None
+
+
 def predict_and_write(
-    model: str,
-    source: DataConfig,
-    *,
-    out: Path | None,
-    rank: Path | None = None,
-    device: str,
-    workers: int | None,
-    strict: bool,
-    abstain_below: float | None = None,
-    views: str | None = None,
-    separator: str | None = None,
+    model: str, data: DataConfig, options: PredictOptions, inference: InferenceOptions
 ) -> pd.DataFrame | None:
-    """Predict images and write a table, alone or as one of many processes.
-
-    Args:
-        model: a model file or run folder.
-        source: of the pictures.
-        out: table to write. None writes none.
-        rank: table of what to label next; None writes none.
-        device: as ``--device`` says it.
-        workers: processes that read pictures; None chooses by the machine.
-        strict: refuse the first unreadable picture.
-        abstain_below: probability below which a picture's label stays empty; None labels all.
-        views: how each is looked at, as ``--views`` says it; None is as the model file says.
-        separator: between the labels of a picture that may have several; None gives each one.
-
-    Returns:
-        The table; None on every process but the first.
+    """Predict images and write a table, by one process or several; None in other processes than the main one.
 
     Raises:
-        InputError: anything a user can mend.
+        InputError: An option, a file or an image that the caller can fix.
     """
-    world, table = world_from_env(), None
-    with process_group(world, mend="Run it again."), nullcontext() if world.is_main_process else silenced():
-        on = device_for_rank(device, world)
-        readers = workers_for(workers, on, sharing=world.local_size)
-        asked, looking = broadcast_from_main(
-            world, lambda: _asked(model, source, out, rank, strict, views, separator)
+    with start_processes(inference) as runtime:
+        job = broadcast_from_main(
+            runtime.world, lambda: _prepare(model, data, options, strict=inference.strict)
         )
-        so_far = None
-        if out is not None:
-            so_far = PredictionCheckpoint(out, asked.network, looking, asked.dataset)
-        predictions, _ = run_prediction(
-            asked,
-            "predicting",
-            preprocessing=looking,
-            device=on,
-            workers=readers,
-            strict=strict,
-            world=world,
-            so_far=so_far,
-        )
-        if world.is_main_process:
-            with saving_on_interrupt(so_far):  # ranking looks at all pictures once more
-                table = _write(asked, predictions, out, abstain_below, separator)
-                if rank is not None:
-                    write_ranking(rank, asked, predictions, device=on, workers=readers)
-            if so_far is not None:
-                so_far.remove()
+        checkpoint = None if options.out is None else PredictionCheckpoint(options.out, job)
+        predictions, _ = run_prediction(job, runtime, "predicting", checkpoint)
+        if not runtime.world.is_main_process:
+            return None
+        with saving_on_interrupt(checkpoint):  # ranking reads all images again
+            table = _write(job, predictions, options)
+            if options.rank is not None:
+                write_ranking(options.rank, job, predictions, runtime)
+        if checkpoint is not None:
+            checkpoint.remove()
         return table
 
 
-def _asked(
-    model: str,
-    source: DataConfig,
-    out: Path | None,
-    rank: Path | None,
-    strict: bool,
-    views: str | None,
-    separator: str | None,
-) -> tuple[PredictionJob, Preprocessing]:
-    """The network, the pictures for it to answer, and how they are seen."""
-    refuse_swapped_arguments(model, source.data, "predict")
+def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: bool) -> PredictionJob:
+    """Check the options, and load the model and the dataset."""
+    out, rank = options.out, options.rank
+    refuse_swapped_arguments(model, data.data, "predict")
     if out is not None:
-        _check_places(out, rank, source.data)
-    check_rank_output(rank, out, source.data)
+        _check_outputs(out, rank, Path(data.data))
+    check_rank_output(rank, out, data.data)
     network = model_file.load(model)
     require_classes(network, model)
-    _check_separator(separator, network.class_names)
+    _check_separator(options.label_separator, network.class_names)
     own = network.preprocessing
-    looking = replace(own, views=views_asked(views, own.views))
+    preprocessing = replace(own, views=views_asked(options.views, own.views))
     if out is not None:
         refuse_others(
             out,
@@ -151,94 +117,84 @@ def _asked(
     if rank is not None:
         require_rankable(network, model)
     require_image_channels(network, model)
-    for_own_views(network, looking)
-    dataset = replace(source.read(require_labels=False), bands=own.bands)
+    for_own_views(network, preprocessing)
+    dataset = replace(data.read(require_labels=False), bands=own.bands)
     damage = report_notes(dataset, strict=strict)
-    for place in filter(None, (rank, out)):  # not of a run that is refused
-        tell_replaced(place)
-    return PredictionJob(network, dataset, damage), looking
+    for file in filter(None, (rank, out)):
+        tell_replaced(file)
+    return PredictionJob(network, dataset, damage, preprocessing)
 
 
-def _check_separator(separator: str | None, class_names: Sequence[str]) -> None:
-    """Refuse what could not be taken apart again."""
+def _check_separator(separator: str | None, class_names: tuple[str, ...]) -> None:
+    """Refuse a separator by which labels could not be split again."""
     if separator == "":
-        raise InputError("--label-separator is empty, but is what stands between two labels, such as ';'.")
-    holding = [name for name in class_names if separator is not None and separator in name]
-    if holding:
+        raise InputError("--label-separator is empty. Give the text between two labels, such as ';'.")
+    inside = [name for name in class_names if separator is not None and separator in name]
+    if inside:
         raise InputError(
-            f"--label-separator '{separator}' stands within the class '{holding[0]}'. Give another one, such as '|'."
+            f"--label-separator '{separator}' is part of the class '{inside[0]}'. Give another one, such as '|'."
         )
 
 
-def _check_places(out: Path, rank: Path | None, data: str) -> None:
-    """Refuse places that can't be written to, and whose files belong to something else."""
+def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
+    """Refuse outputs that can't be written, or would replace something else."""
     check_writable_file(out, "--out", such_as="predictions.csv")
     if out.suffix.lower() != ".csv":
         raise InputError(
             f"--out {out}: predictions are written as CSV. Give a name that ends in .csv, or pass --json."
         )
-    if out.resolve() == Path(data).resolve():
+    if out.resolve() == data.resolve():
         raise InputError(f"--out {out} is DATA itself. Give another file.")
-    if out.name == ANSWERS and any((out.parent / kind).is_file() for kind in (*KINDS, "report.json")):
+    if out.name == PREDICTIONS_CSV and any((out.parent / kind).is_file() for kind in (*KINDS, "report.json")):
         raise InputError(
-            f"--out {out} holds the answers of the run there, which comparisons read. Give another name or place."
+            f"--out {out} holds the predictions of the run there, which comparisons read. Give another name or folder."
         )
-    listed = skipped_csv_for(out)
-    if rank is not None and rank.absolute() == listed.absolute():
+    skipped = skipped_csv_for(out)
+    if rank is not None and rank.absolute() == skipped.absolute():
+        raise InputError(f"--rank {rank}: the list of unreadable images gets that name. Give another one.")
+    if skipped.resolve() == data.resolve():
         raise InputError(
-            f"--rank {rank}: the list of what could not be read gets that name. Give another one."
+            f"--out {out}: the list of unreadable images gets the name of DATA, {skipped.name}. Give another file."
         )
-    if listed.resolve() == Path(data).resolve():
-        raise InputError(
-            f"--out {out}: the list of what could not be read gets the name of DATA, {listed.name}. Give another file."
-        )
-    refuse_others(listed, f"--out {out}:", is_skipped_csv, "is no list of what could not be read")
+    refuse_others(skipped, f"--out {out}:", is_skipped_csv, "is no list of unreadable images")
 
 
-def _write(
-    asked: PredictionJob,
-    predictions: Predictions,
-    out: Path | None,
-    abstain_below: float | None,
-    separator: str | None,
-) -> pd.DataFrame:
-    dataset, unreadable = asked.dataset, predictions.unreadable
-    log_unreadable(dataset, unreadable, asked.damage)
-    paths = [dataset.paths[row] for row in predictions.samples]
+def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions) -> pd.DataFrame:
+    dataset, unreadable, out = job.dataset, predictions.unreadable, options.out
+    log_unreadable(job, unreadable)
     table = predictions_table(
         predictions,
-        paths,
-        asked.network.class_names,
-        abstain_below=abstain_below,
-        separator=separator,
+        [dataset.paths[row] for row in predictions.samples],
+        job.network.class_names,
+        abstain_below=options.abstain_below,
+        separator=options.label_separator,
     )
-    listed = None
-    if out is not None:
+    skipped = None if out is None else skipped_csv_for(out)
+    if out is not None and skipped is not None:
         write_predictions(out, table)
-        listed = skipped_csv_for(out)
-        write_skipped(listed, [(dataset.paths[row], why) for row, why in unreadable])
-    _logger.info(_counted(table, separator, asked.network.answer))
-    if unreadable:
-        _logger.info(skipped_summary(dataset, unreadable, listed))
+        write_skipped(skipped, [(dataset.paths[row], why) for row, why in unreadable])
+    _logger.info(_class_counts(table, options.label_separator, job.network.answer))
+    log_skipped_count(job, unreadable, skipped)
     if out is not None:
         _logger.info(f"Written to {out}.")
     return table
 
 
-def _counted(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:
-    labels = (
-        table["label"] if separator is None else table["label"].str.split(separator, regex=False).explode()
-    )
+def _class_counts(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:
+    """Numbers of images of the most frequent classes, and of those without a label, however few."""
+    labels = table["label"]
+    if separator is not None:
+        labels = labels.str.split(separator, regex=False).explode()
     counts = labels.value_counts()
-    without = "left to a person" if separator is None or answer == "softmax" else "without a label"
+    unlabeled = "left to a person" if separator is None or answer == "softmax" else "without a label"
     shown = [
-        f"{label or without} {many}"
-        for place, (label, many) in enumerate(counts.items())
-        if place < _COUNTED or not label  # those for a person are told, be they ever so few
+        f"{label or unlabeled} {number}"
+        for place, (label, number) in enumerate(counts.items())
+        if place < _COUNTED or not label
     ]
     if len(shown) < len(counts):
         shown.append(pluralize(len(counts) - len(shown), "more class"))
-    return f"{pluralize(len(table), 'picture')}: {', '.join(shown)}"
+    return f"{pluralize(len(table), 'image')}: {', '.join(shown)}"
 
 
 @api
@@ -288,17 +244,18 @@ def predict(
         InputError: An argument, a file or an image that the caller can fix.
     """
     refuse_launched("predict")
+    options = PredictOptions(
+        out=path_of("output", output),
+        rank=path_of("rank", rank),
+        abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
+        views=views_of(tta),
+        label_separator=label_separator,
+    )
     table = predict_and_write(
         path_text("model", model),
         source_of(data, {"path_column": path_column, "label_column": label_column}),
-        out=path_of("output", output),
-        rank=path_of("rank", rank),
-        device=str(device),
-        workers=number("workers", workers, 0),
-        strict=strict,
-        abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
-        views=views_of(tta),
-        separator=label_separator,
+        options,
+        InferenceOptions(str(device), number("workers", workers, 0), strict),
     )
     assert table is not None, "this is the only process"
     return table

@@ -12,10 +12,9 @@ from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
 from efficientnetv2.training.run_dir import REPORT_FILES
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import output_dir
-from efficientnetv2.workflows.batch_predict import SKIPPED, is_skipped_csv
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
-from efficientnetv2.workflows.predictions_io import read_header
+from efficientnetv2.workflows.predictions_io import SKIPPED, csv_columns, is_skipped_csv
 from efficientnetv2.workflows.previous_runs import KINDS
 
 
@@ -59,7 +58,7 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
 
 
 def _is_answers(file: Path) -> bool:
-    return {"path", "label", "true_label"} <= set(read_header(file))
+    return {"path", "label", "true_label"} <= set(csv_columns(file))
 
 
 def _is_report(file: Path) -> bool:

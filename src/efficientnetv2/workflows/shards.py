@@ -1,4 +1,4 @@
-"""Pack the pictures of a data set into shards."""
+"""Pack a dataset into shards."""
 
 from __future__ import annotations
 
@@ -17,38 +17,25 @@ _logger = logging.getLogger(__name__)
 
 
 def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[ImageDataset, PackResult]:
-    """Pack labelled pictures into shards, and return both.
+    """Pack labeled images into shards; returns the dataset and the result.
 
     Raises:
-        InputError: anything a user can mend.
+        InputError: ``out`` is a URL, not empty, or within the dataset; or the dataset is wrong.
     """
-    place = _place(source.data, out)
+    if is_url(str(out).replace(":/", "://", 1)):
+        raise InputError(f"OUT {out}: shards are written to this machine. Give a folder, then upload it.")
+    folder = out.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds something already" if folder.is_dir() else "is a file"
+        raise InputError(f"OUT {out} {what}. Give a new or empty folder.")
+    if lies_within(source.data, folder):
+        raise InputError(
+            f"OUT {out} lies in DATA {source.data}: the shards would become part of it. Give a folder beside it."
+        )
     dataset = source.read(for_training=False)
     report_notes(dataset, strict=packing.strict)
-    with progress("packing", len(dataset)) as counted:
-        packed = write_shards(dataset, place, packing, progress=counted, called=source.words)
+    with progress("packing", len(dataset)) as update:
+        packed = write_shards(dataset, folder, packing, progress=update, called=source.words)
     for path, reason in packed.skipped:
         _logger.info(f"Left out {path}: {reason}.")
     return dataset, packed
-
-
-def _place(data: str, out: Path) -> Path:
-    """OUT spelled out.
-
-    Raises:
-        InputError: it is not new or empty, not on this machine, or a part of what it is made from.
-    """
-    if is_url(str(out).replace(":/", "://", 1)):
-        raise InputError(
-            f"OUT is {out}, but shards are written to this machine. Give a folder, then copy it up."
-        )
-    place = out.resolve()
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        what = "holds something already" if place.is_dir() else "is a file"
-        raise InputError(f"OUT {out} {what}. Give a new or empty folder.")
-    if lies_within(data, place):
-        raise InputError(
-            f"OUT {out} lies in DATA {data}: the shards would become part of what they are made from. "
-            "Give a folder beside it."
-        )
-    return place
