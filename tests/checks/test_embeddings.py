@@ -78,5 +78,5 @@ def test_many_scenes_on_both_sides_of_a_split_are_quickly_told(monkeypatch):
     begun = time.process_time()
     section, groups = lookalike_section(dataset, embeddings, [])
     assert time.process_time() - begun < 3
-    assert [one.kind for one in section.findings] == ["lookalike_across_splits"]
+    assert [one.kind for one in section.issues] == ["lookalike_across_splits"]
     assert groups == [group for group, _ in found]

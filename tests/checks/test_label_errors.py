@@ -48,23 +48,23 @@ def test_a_class_that_is_one_scene_over_and_over_is_not_asked_about():
     film = [(row, row + 1) for row in range(EACH, 2 * EACH - 1)]
     alone = asked(film)
     assert alone.facts == {}, "of the other class alone nothing can be said"
-    (note,) = alone.findings  # else the page would call its labels right
+    (note,) = alone.issues  # else the page would call its labels right
     assert (note.kind, note.severity) == ("unchecked_labels", "note")
     assert mentions(note.sentence, "'c1'", "5", "'c0'")
     found = asked(film, classes=3)
     assert found.facts["asked"] == 2 * EACH - 1
     assert found.facts["suspected_labels"] == []
-    (note,) = found.findings
+    (note,) = found.issues
     assert mentions(note.sentence, "1", "3", "'c1'", "5")
 
 
 def test_classes_of_a_few_pictures_are_named_and_one_class_alone_is_not():
     vectors = np.random.default_rng(0).normal(size=(9 + EACH, 8)).astype(np.float32)
     few = np.repeat([0, 1], [9, EACH])
-    (note,) = doubted(few, vectors).findings
+    (note,) = doubted(few, vectors).issues
     assert mentions(note.sentence, "'c0'", "10", "'c1'")
     for labels in (np.zeros_like(few), np.full_like(few, -1)):
-        assert doubted(labels, vectors).findings == [], "of that there are findings already"
+        assert doubted(labels, vectors).issues == [], "of that there are findings already"
 
 
 @pytest.mark.parametrize("scenes", [5, 6])
@@ -93,20 +93,20 @@ def test_scenes_shown_again_do_not_choose_the_strength():
 
 def test_of_very_many_pictures_some_of_each_class_teach_the_others(monkeypatch):
     """In 8 dimensions a fit of two classes takes 3,200 multiply-adds a picture; five of them answer, five choose."""
-    sizes, learnt = [], module._fit_classifier
+    sizes, learnt = [], module.fit_classifier
 
-    def counted(vectors, labels, strength):
+    def counted(vectors, labels, strength, balanced):
         sizes.append(len(vectors))
-        return learnt(vectors, labels, strength)
+        return learnt(vectors, labels, strength, balanced)
 
-    monkeypatch.setattr(module, "_fit_classifier", counted)
+    monkeypatch.setattr(module, "fit_classifier", counted)
     monkeypatch.setattr(module, "_MAX_PREDICTION_WORK", 26 * 5 * 3200)
     monkeypatch.setattr(module, "_MAX_TUNING_WORK", 26 * 5 * 3200)
     found = asked([])
     assert max(sizes) <= 26
     assert found.facts["asked"] == 2 * EACH
     assert [one["path"] for one in found.facts["suspected_labels"]] == ["0.jpg"]
-    assert mentions(found.findings[0].advice, "26")
+    assert mentions(found.issues[0].advice, "26")
     monkeypatch.setattr(module, "_MAX_TUNING_WORK", 0)
     sizes.clear()
     asked([])
@@ -117,11 +117,11 @@ def test_so_many_classes_that_they_would_take_hours_are_not_asked_about(monkeypa
     monkeypatch.setattr(
         module, "_MAX_PREDICTION_WORK", 19 * 5 * 3200
     )  # ten pictures of either class are twenty
-    monkeypatch.setattr(module, "_fit_classifier", lambda *_: pytest.fail("it has learnt"))
+    monkeypatch.setattr(module, "fit_classifier", lambda *_, **__: pytest.fail("it has learnt"))
     found = asked([])
     assert found.facts == {}
-    assert [one.kind for one in found.findings] == ["unchecked_labels"]
-    assert mentions(found.findings[0].sentence, "2", "class")
+    assert [one.kind for one in found.issues] == ["unchecked_labels"]
+    assert mentions(found.issues[0].sentence, "2", "class")
 
 
 def test_the_longest_part_tells_how_far_it_is_and_ends_where_it_said():

@@ -131,7 +131,7 @@ def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
         Image.open(planted.folder / "020.jpg").save(planted.folder / name, quality=quality)
         planted.add(name, like=20)
     dataset = planted.read()
-    (found,) = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).findings
+    (found,) = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).issues
     assert found.kind == "near_picture"
     assert len(found.groups) == 10
     assert mentions(found.sentence, "4", "108")
@@ -150,7 +150,7 @@ def test_files_that_cannot_be_read(planted):
     (planted.folder / "031.jpg").write_text("path,label")
     assert found_in(planted.read()) == {"unreadable": [["030.jpg"], ["031.jpg"]]}
     dataset = planted.read()
-    (told,) = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).findings
+    (told,) = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).issues
     assert mentions(told.sentence, "030.jpg")
 
 
@@ -301,7 +301,7 @@ def test_always_answering_the_commonest_of_several_labels_is_right_for_pictures(
     counted = class_count_section(planted.read(label_separator=";"))
     assert counted.facts["majority_share"] == 1
     assert counted.facts["by_split"] == {"train": 80, "val": 24}
-    (imbalance,) = [one for one in counted.findings if one.kind == "imbalance"]
+    (imbalance,) = [one for one in counted.issues if one.kind == "imbalance"]
     assert mentions(imbalance.advice, "animal", "100")
 
 

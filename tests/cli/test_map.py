@@ -190,7 +190,7 @@ def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):
         (("--window-m", "3"), {}, ("scene.tif", "10", "2", "20")),
         (("--bands", "1,2,4"), {}, ("scene.tif", "3", "1", "2", "4")),
         (("--bands", "3,x"), {}, ("--bands", "3,x", "1")),
-        (("--bands", "3,2"), {}, ("trained on ordinary pictures of 3 channels. Say which are to be seen as red",)),
+        (("--bands", "3,2"), {}, ("trained on ordinary images of 3 channels", "red")),
         (("--value-range", "5,5"), {}, ("--value-range", "5,5")),
         (("--out", "scene.tif"), {}, ("--out", "scene.tif", "RASTER")),
         (("--out", "nowhere/map.tif"), {}, ("--out", "nowhere/map.tif")),
@@ -402,7 +402,7 @@ def planted_map(tmp_path):
             source,
             NAMES,
             lambda put: put(values, values, ((0, 101), (0, 300))),
-            told={},
+            metadata={},
         )
     return "map.tif"
 

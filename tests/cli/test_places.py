@@ -31,7 +31,7 @@ from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import run_options, train
-from efficientnetv2.workflows.area import _of_table
+from efficientnetv2.workflows.area import _from_table
 from efficientnetv2.workflows.batch_predict import InferenceOptions
 from efficientnetv2.workflows.calibrate import check_calibration
 from efficientnetv2.workflows.crossval import _folder, load_images
@@ -187,27 +187,27 @@ def visited(folder: Path, content: bytes) -> Path:
 @pytest.mark.parametrize("content", [b"", b"label,map\n\xff,a\n", b"label,map\na,a\na,a,a,a\n"])
 def test_a_sample_that_is_no_table_is_refused(content, tmp_path):
     with pytest.raises(InputError, match=mentioning("visited.csv", "CSV", "UTF-8")):
-        _of_table(visited(tmp_path, content), "label", ["a"], Path("map.tif"))
+        _from_table(visited(tmp_path, content), "label", ["a"], Path("map.tif"))
 
 
 def test_a_class_may_be_called_as_pandas_calls_nothing(tmp_path):
     file = visited(tmp_path, b"label,map\nNA,NA\nNA,None\nNone,None\n")
-    counts, left_out = _of_table(file, "label", ["NA", "None"], Path("map.tif"))
+    counts, left_out = _from_table(file, "label", ["NA", "None"], Path("map.tif"))
     assert (counts.toarray().tolist(), left_out) == ([[1, 0], [1, 1]], 0)
     with pytest.raises(InputError, match=mentioning("2", "label", "empty")):
-        _of_table(visited(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"))
+        _from_table(visited(tmp_path, b"label,map\n,NA\n"), "label", ["NA"], Path("map.tif"))
 
 
 def test_a_sample_is_read_as_a_spreadsheet_writes_it(tmp_path):
     """In much of Europe by semicolons; rows left blank do not count, but those behind them keep their numbers."""
     label = ("label", ["a", "b"], Path("map.tif"))
     file = visited(tmp_path, b"\xef\xbb\xbflabel;map\na;a\n\n;\nb;a\n;\n")
-    counts, left_out = _of_table(file, *label)
+    counts, left_out = _from_table(file, *label)
     assert (counts.toarray().tolist(), left_out) == ([[1, 1], [0, 0]], 0)
     with pytest.raises(InputError, match=mentioning("5", "'c'")):
-        _of_table(visited(tmp_path, b"label;map\na;a\n\n;\nb;c\n"), *label)
+        _from_table(visited(tmp_path, b"label;map\na;a\n\n;\nb;c\n"), *label)
     with pytest.raises(InputError, match=mentioning("4", "7,5")):
-        _of_table(visited(tmp_path, b"label;x;y\na;7;7\n;;\na;7,5;7\n"), *label)
+        _from_table(visited(tmp_path, b"label;x;y\na;7;7\n;;\na;7,5;7\n"), *label)
 
 
 @pytest.mark.parametrize(

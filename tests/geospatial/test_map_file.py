@@ -35,7 +35,7 @@ def written(tmp_path):
                 put(values[rows, columns], sure[rows, columns], window)
 
     with open_raster(raster) as source:
-        map_file.write_map(tmp_path / "map.tif", source, NAMES, fill, told={"model": "m"})
+        map_file.write_map(tmp_path / "map.tif", source, NAMES, fill, metadata={"model": "m"})
     return tmp_path / "map.tif", values
 
 
@@ -89,7 +89,7 @@ def test_a_small_map_needs_no_copies(tmp_path):
     ones = np.ones((90, 90), np.int64)
     with open_raster(raster) as source:
         map_file.write_map(
-            tmp_path / "map.tif", source, NAMES, lambda put: put(ones, ones, ((0, 90), (0, 90))), told={}
+            tmp_path / "map.tif", source, NAMES, lambda put: put(ones, ones, ((0, 90), (0, 90))), metadata={}
         )
     with rasterio.open(tmp_path / "map.tif") as target:
         assert target.overviews(1) == []
@@ -102,7 +102,9 @@ def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_p
         open_raster(raster) as source,
         pytest.raises(InputError, match=mentioning("map.tif", "65,536", "65,535")),
     ):
-        map_file.write_map(tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), told={})
+        map_file.write_map(
+            tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), metadata={}
+        )
     assert not (tmp_path / "map.tif").exists()
 
 
@@ -146,6 +148,8 @@ def test_a_disk_that_fills_under_the_smaller_copies_leaves_the_old_map(written, 
         open_raster(path.with_name("blank.tif")) as source,
         pytest.raises(InputError, match=mentioning("map.tif", "write error")),
     ):
-        map_file.write_map(path, source, NAMES, lambda put: put(ones, ones, ((0, 700), (0, 1300))), told={})
+        map_file.write_map(
+            path, source, NAMES, lambda put: put(ones, ones, ((0, 700), (0, 1300))), metadata={}
+        )
     assert path.read_bytes() == before
     assert not list(path.parent.glob(".*"))

@@ -44,7 +44,8 @@ def mapped(tmp_path, raster, *, window_px, stride_px=None, bands=RGB, network=No
         grid = Grid(source.height, source.width, window_px, stride_px or window_px // 2)
         map_file.write_map(
             out, source, network.class_names,
-            lambda put: tallies.append(predict_blocks(network, source, put, grid, bands, **words)), told={"model": "m"},
+            lambda put: tallies.append(predict_blocks(network, source, put, grid, bands, **words)),
+            metadata={"model": "m"},
         )  # fmt: skip
     return tallies[0], out
 

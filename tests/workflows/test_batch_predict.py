@@ -237,7 +237,7 @@ def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tm
         from efficientnetv2.workflows.predict_map import MapOptions, predict_map
 
         scene = write_raster(tmp_path / "scene.tif", np.full((3, 64, 64), 90, np.uint8))
-        predict_map(model, scene, MapOptions(), out=tmp_path / "map.tif", batch_images=8, device="cpu")
+        predict_map(model, scene, MapOptions(device="cpu"), out=tmp_path / "map.tif")
     assert "cpu computes, as cpu says." in capsys.readouterr().out
 
 

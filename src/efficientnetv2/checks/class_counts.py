@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.checks.issues import CheckSection, Issue, share_text, single_rows
+from efficientnetv2.checks.issues import CheckSection, Issue, issue, share_text, single_rows
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.metrics.confidence_intervals import Z95
 from efficientnetv2.utils.errors import pluralize, shorten
@@ -43,14 +43,9 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
         "largest_over_smallest": float(totals.max() / totals.min()) if len(totals) > 1 else None,
         "majority_share": float(totals.max() / labeled.sum()) if len(totals) else None,
     }
-    findings = [
-        *_ignored_files(dataset),
-        *_unlabeled(dataset),
-        *_one_class(table),
-        *_small_classes(totals),
-        *_imbalance(totals, int(labeled.sum())),
-    ]
-    return CheckSection(facts, findings)
+    num_labeled = int(labeled.sum())
+    issues = [*_ignored_files(dataset), *_unlabeled(dataset), *_class_sizes(totals, num_labeled)]
+    return CheckSection(facts, issues)
 
 
 def class_table(dataset: ImageDataset) -> pd.DataFrame:
@@ -80,73 +75,41 @@ def _ignored_files(dataset: ImageDataset) -> Iterator[Issue]:
     for suffix, folders in dataset.unsupported_files.items():
         files = pluralize(sum(folders.values()), "file")
         where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
-        yield Issue(
-            "passed_over",
-            "doubtful",
-            f"{files} {suffix or 'without a suffix'} ignored: {where}.",
-            "Such files are not read and not counted below. If they are images, convert them to JPEG. Otherwise their "
-            "classes have fewer training images, and only those of other cameras.",
-        )
+        yield issue("passed_over", f"{files} {suffix or 'without a suffix'} ignored: {where}.")
 
 
 def _unlabeled(dataset: ImageDataset) -> Iterator[Issue]:
     lost = np.flatnonzero(dataset.labels < 0)
     if len(lost) and len(lost) == len(dataset):
-        yield Issue(
-            "no_labels",
-            "note",
-            "No image has a label, so classes are not checked.",
-            "Name the column of their labels with --label-column."
-            if dataset.rows is not None
-            else "Put the images of each class into a sub-folder of its own.",
-        )
+        advice = None if dataset.rows is None else "Name the column of their labels with --label-column."
+        yield issue("no_labels", "No image has a label, so classes are not checked.", advice=advice)
     elif len(lost):
-        yield Issue(
-            "unlabelled",
-            "wrong",
-            f"{share_text(len(lost), len(dataset))} have no label.",
-            "Training refuses them. Fill the labels in, or move these rows into a table of their own; effnetv2 predict "
-            "MODEL DATA --rank OUT ranks them by how useful a label would be.",
-            single_rows(lost),
-        )
+        yield issue("unlabelled", f"{share_text(len(lost), len(dataset))} have no label.", single_rows(lost))
 
 
-def _one_class(table: pd.DataFrame) -> Iterator[Issue]:
-    if len(table) == 1 and table.to_numpy().sum() > 1:  # a single image is looked at, not trained on
-        yield Issue(
-            "one_class",
-            "wrong",
-            f"All labels are the same: '{table.index[0]}'.",
-            "Training refuses that: a classifier needs two classes. Add images of another class, or give the parent "
-            "folder if it has the class folders.",
-        )
-
-
-def _small_classes(totals: pd.Series[int]) -> Iterator[Issue]:
+def _class_sizes(totals: pd.Series[int], num_images: int) -> Iterator[Issue]:
+    """A single class, small classes, and class imbalance among labeled images."""
+    if len(totals) == 1 and num_images > 1:  # a single image is looked at, not trained on
+        yield issue("one_class", f"All labels are the same: '{totals.index[0]}'.")
+    if len(totals) < 2:
+        return
     few = totals[totals < _FEW].sort_values()
-    if not len(few) or len(totals) < 2:
-        return
-    name, number = str(few.index[0]), int(few.iloc[0])
-    held_out = max(1, round(_HOLDOUT * number))
-    yield Issue(
-        "small_class",
-        "doubtful",
-        f"{len(few)} of {len(totals)} classes have fewer than {_FEW} images: {shorten(few.index)}.",
-        f"A held-out fifth of '{name}' ({number}) is {held_out}: its metrics are accurate to "
-        f"±{100 * half_width(held_out):.0f} points. Cross-validation uses every image; more images help most here.",
-    )
-
-
-def _imbalance(totals: pd.Series[int], images: int) -> Iterator[Issue]:
-    """Class imbalance among so many labeled images."""
-    if len(totals) < 2 or totals.max() < _IMBALANCED * totals.min():
-        return
-    ratio = totals.max() / totals.min()
-    yield Issue(
-        "imbalance",
-        "doubtful" if ratio >= _STRONGLY else "note",
-        f"'{totals.idxmax()}' has {totals.max():,} images, '{totals.idxmin()}' {totals.min():,}: {ratio:.1f} times as "
-        "many.",
-        f"Always predicting '{totals.idxmax()}' would be right for {100 * totals.max() / images:.0f} %. So look at "
-        "macro-F1 and balanced accuracy, not at accuracy alone. To balance the classes: --set balance=sqrt.",
-    )
+    if len(few):
+        number = int(few.iloc[0])
+        held_out = max(1, round(_HOLDOUT * number))
+        yield issue(
+            "small_class",
+            f"{len(few)} of {len(totals)} classes have fewer than {_FEW} images: {shorten(few.index)}.",
+            advice=f"A held-out fifth of '{few.index[0]}' ({number}) is {held_out}: its metrics are accurate to "
+            f"±{100 * half_width(held_out):.0f} points. Cross-validation uses every image; more images help most here.",
+        )
+    largest, ratio = totals.idxmax(), totals.max() / totals.min()
+    if ratio >= _IMBALANCED:
+        yield issue(
+            "imbalance",
+            f"'{largest}' has {totals.max():,} images, '{totals.idxmin()}' {totals.min():,}: {ratio:.1f} times as "
+            "many.",
+            severity="doubtful" if ratio >= _STRONGLY else "note",
+            advice=f"Always predicting '{largest}' would be right for {100 * totals.max() / num_images:.0f} %. So look "
+            "at macro-F1 and balanced accuracy, not at accuracy alone. To balance the classes: --set balance=sqrt.",
+        )

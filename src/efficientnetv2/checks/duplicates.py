@@ -10,7 +10,7 @@ at the largest distance with 99 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,10 +23,10 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from efficientnetv2.checks.issues import (
     CheckSection,
     Issue,
-    Severity,
     connected_groups,
     count_groups,
     crosses_splits,
+    issue,
     labels_differ,
     share_text,
 )
@@ -173,19 +173,15 @@ def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
 def duplicate_section(
     dataset: ImageDataset, stats: ImageStats, *, key: Key
 ) -> tuple[CheckSection, list[DuplicatePair]]:
-    """Findings on exact and near duplicates by the harm that they do, and the pairs of near duplicates."""
+    """Issues of exact and near duplicates by the harm that they do, and the pairs of near duplicates."""
     exact = [tuple(group) for group in exact_duplicates(stats)]
     pairs = near_duplicates(stats, key=key)
-    file_pairs = _between(dataset, exact, pairs)
+    file_pairs = _file_pairs(dataset, exact, pairs)
     captions = {
         group: f"correlation {pair.alike:.2f}"
         for pair, groups in zip(pairs, file_pairs, strict=True)
         for group in groups
     }
-    findings = [
-        *_harms(dataset, [[group] for group in exact], "same", {}),
-        *_harms(dataset, file_pairs, "near", captions),
-    ]
     facts = {
         "same_files": [[dataset.paths[row] for row in group] for group in exact],
         "near_duplicates": [
@@ -198,10 +194,12 @@ def duplicate_section(
             for pair, groups in zip(pairs, file_pairs, strict=True)
         ],
     }
-    return CheckSection(facts, findings), pairs
+    same = _issues(dataset, [[group] for group in exact], "same", "the same file", {})
+    near = _issues(dataset, file_pairs, "near", "nearly the same image", captions)
+    return CheckSection(facts, [*same, *near]), pairs
 
 
-def _between(
+def _file_pairs(
     dataset: ImageDataset, exact: Sequence[tuple[int, ...]], pairs: Sequence[DuplicatePair]
 ) -> list[list[tuple[int, ...]]]:
     """For each near pair the pairs of files that it stands for, with exact duplicates of another split or label."""
@@ -224,58 +222,32 @@ def _between(
     ]
 
 
-def _harms(
+def _issues(
     dataset: ImageDataset,
     duplicates: Sequence[Sequence[tuple[int, ...]]],
-    how: Literal["same", "near"],
+    prefix: Literal["same", "near"],
+    what: str,
     captions: Mapping[tuple[int, ...], str],
-) -> list[Issue]:
-    """A finding for duplicates across splits, one for different labels, and one for the rest.
+) -> Iterator[Issue]:
+    """Duplicates across splits, those with different labels, and harmless ones.
 
     ``duplicates`` has for each all groups that it stands for; the first that does harm is reported.
     """
-    across = [
-        next((group for group in groups if crosses_splits(dataset, group)), None) for groups in duplicates
-    ]
-    unlike = [
-        next((group for group in groups if labels_differ(dataset, group)), None) for groups in duplicates
-    ]
-    harmless = [
-        groups[0] for groups, *harms in zip(duplicates, across, unlike, strict=True) if harms == [None, None]
-    ]
+    across, unlike, harmless = [], [], []
+    for groups in duplicates:
+        crossing = next((group for group in groups if crosses_splits(dataset, group)), None)
+        differing = next((group for group in groups if labels_differ(dataset, group)), None)
+        across += [crossing] if crossing else []
+        unlike += [differing] if differing else []
+        harmless += [] if crossing or differing else [groups[0]]
     # Pairs share images: five alike images are ten pairs, but only four images are redundant.
     redundant = len(dataset) - len(np.unique(connected_groups(len(dataset), harmless)))
-    what = {"same": "the same file", "near": "nearly the same image"}[how]
-    severity: Severity = "wrong" if how == "same" else "doubtful"
-    kinds: tuple[tuple[str, Severity, Sequence[tuple[int, ...] | None], str, str], ...] = (
-        (
-            "across_splits",
-            severity,
-            across,
-            f"in two splits: {what} is trained on and evaluated.",
-            "Remove them from one of the splits: metrics of the other are too high.",
-        ),
-        (
-            "other_label",
-            severity,
-            unlike,
-            f"with different labels: {what}, but two labels.",
-            "At least one label is wrong, or the image shows several things. Look at them.",
-        ),
-        (
-            "picture",
-            "note",
-            harmless,
-            f"of {what}, with equal labels and splits: {share_text(redundant, len(dataset))} are redundant.",
-            "Automatic splits keep equal files together."
-            if how == "same"
-            else "Give them one value in a column group and name it with --group-column, so that no split parts them.",
-        ),
-    )
-    findings = []
-    for kind, of_severity, found, text, advice in kinds:
-        if groups := tuple(group for group in found if group is not None):
-            shown = tuple(captions.get(group, "") for group in groups)
-            sentence = f"{count_groups(groups)} {text}"
-            findings.append(Issue(f"{how}_{kind}", of_severity, sentence, advice, groups, shown))
-    return findings
+    share = share_text(redundant, len(dataset))
+    for kind, found, text in (
+        ("across_splits", across, f"in two splits: {what} is trained on and evaluated."),
+        ("other_label", unlike, f"with different labels: {what}, but two labels."),
+        ("picture", harmless, f"of {what}, with equal labels and splits: {share} are redundant."),
+    ):
+        if found:
+            shown = [captions.get(group, "") for group in found]
+            yield issue(f"{prefix}_{kind}", f"{count_groups(found)} {text}", found, shown)

@@ -9,11 +9,10 @@ import numpy.typing as npt
 
 from efficientnetv2.checks.issues import (
     CheckSection,
-    Issue,
-    Severity,
     connected_groups,
     count_groups,
     crosses_splits,
+    issue,
     labels_differ,
 )
 from efficientnetv2.data.dataset import ImageDataset
@@ -35,25 +34,19 @@ Floats = npt.NDArray[np.float32]
 
 
 def lookalike_section(
-    dataset: ImageDataset,
-    embeddings: Embeddings,
-    copies: Sequence[Sequence[int]],
+    dataset: ImageDataset, embeddings: Embeddings, copies: Sequence[Sequence[int]]
 ) -> tuple[CheckSection, list[tuple[int, ...]]]:
     """Images far more alike than any other: one scene again, shifted, rotated, or in other light.
 
     A group counts if each of its images is much closer to the rest of the group than to any other image. Pixel
-    duplicates count as one image. All pairs are compared, in n² short steps: less work than the embedding, up to a
-    million images.
-
-    Args:
-        copies: Rows of pixel duplicates, two or more each.
+    duplicates, given as rows of two or more each in ``copies``, count as one image. All pairs are compared, in n² short
+    steps: less work than the embedding, up to a million images.
 
     Returns:
         The section, and the groups with all their copies.
     """
     copy_ids = connected_groups(len(dataset), copies)[embeddings.samples]
-    originals = np.unique(copy_ids, return_index=True)[1]
-    originals.sort()
+    originals = np.sort(np.unique(copy_ids, return_index=True)[1])
     rows_of: dict[int, list[int]] = {}
     for copy_id, row in zip(copy_ids.tolist(), embeddings.samples.tolist(), strict=True):
         rows_of.setdefault(copy_id, []).append(row)
@@ -64,46 +57,22 @@ def lookalike_section(
     across = [scene for scene in scenes if crosses_splits(dataset, scene[0])]
     unlike = [scene for scene in scenes if labels_differ(dataset, scene[0])]
     harmful = {*across, *unlike}
-    kinds: tuple[tuple[str, Severity, list[tuple[tuple[int, ...], float]], str, str], ...] = (
-        (
-            "lookalike_across_splits",
-            "doubtful",
-            across,
-            ", on both sides of a split",
-            "The evaluation repeats training images. Look at them, and put them into one split.",
-        ),
-        (
-            "lookalike_other_label",
-            "doubtful",
-            unlike,
-            ", with different labels",
-            "Look at them: one label may be wrong.",
-        ),
-        (
-            "lookalike",
-            "note",
-            [scene for scene in scenes if scene not in harmful],
-            "",
-            "Shifted, rotated, taken twice? Then name what they share with --group-column, so that no split parts "
-            "them.",
-        ),
-    )
-    findings = [
-        Issue(
-            kind,
-            severity,
-            f"{count_groups([group for group, _ in found])} of images look like one scene{what}.",
-            advice,
-            tuple(group for group, _ in found),
-            tuple(f"distance ratio {ratio:.2f}" for _, ratio in found),
-        )
-        for kind, severity, found, what, advice in kinds
-        if found
-    ]
+    issues = []
+    for kind, found, how in (
+        ("lookalike_across_splits", across, ", on both sides of a split"),
+        ("lookalike_other_label", unlike, ", with different labels"),
+        ("lookalike", [scene for scene in scenes if scene not in harmful], ""),
+    ):
+        if found:
+            groups = [group for group, _ in found]
+            sentence = f"{count_groups(groups)} of images look like one scene{how}."
+            issues.append(
+                issue(kind, sentence, groups, [f"distance ratio {ratio:.2f}" for _, ratio in found])
+            )
     facts = {
         "lookalikes": [{"paths": [dataset.paths[row] for row in group], "ratio": r} for group, r in scenes]
     }
-    return CheckSection(facts, findings), [group for group, _ in scenes]
+    return CheckSection(facts, issues), [group for group, _ in scenes]
 
 
 def find_lookalikes(vectors: Floats, *, most: float = STANDS_OUT) -> list[tuple[tuple[int, ...], float]]:
@@ -118,8 +87,8 @@ def find_lookalikes(vectors: Floats, *, most: float = STANDS_OUT) -> list[tuple[
         nested ones the larger counts.
     """
     largest = min(LARGEST_SCENE, len(vectors) - 1)  # one at least is outside
-    with progress("comparing", len(vectors)) as counted:
-        nearest, distances = _neighbours(vectors, max(0, largest), counted)
+    with progress("comparing", len(vectors)) as update:
+        nearest, distances = _nearest_neighbors(vectors, max(0, largest), update)
     found: list[tuple[tuple[int, ...], float]] = []
     named = np.zeros(len(vectors), dtype=bool)
     for size in range(largest, 1, -1):
@@ -133,23 +102,23 @@ def find_lookalikes(vectors: Floats, *, most: float = STANDS_OUT) -> list[tuple[
     return sorted(found, key=lambda each: each[1])
 
 
-def _neighbours(
-    vectors: Floats, many: int, counted: Callable[[int], object]
+def _nearest_neighbors(
+    vectors: Floats, count: int, update: Callable[[int], object]
 ) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """(n, many) nearest other vectors and their chord distances."""
-    count = len(vectors)
+    """(n, count) nearest other vectors and their chord distances."""
+    total = len(vectors)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    nearest, distances = np.empty((count, many), dtype=np.int64), np.empty((count, many))
-    rows = max(1, _AT_ONCE // max(1, count))
-    for start in range(0, count if many else 0, rows):
-        alike = unit[start : start + rows] @ unit.T
-        places = np.arange(len(alike))
-        alike[places, start + places] = -np.inf
-        some = np.argpartition(-alike, many - 1, axis=1)[:, :many]
-        values = np.take_along_axis(alike, some, axis=1)
+    nearest, distances = np.empty((total, count), dtype=np.int64), np.empty((total, count))
+    rows = max(1, _AT_ONCE // max(1, total))
+    for start in range(0, total if count else 0, rows):
+        cosine = unit[start : start + rows] @ unit.T
+        places = np.arange(len(cosine))
+        cosine[places, start + places] = -np.inf
+        best = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
+        values = np.take_along_axis(cosine, best, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
-        block = slice(start, start + len(alike))
-        nearest[block] = np.take_along_axis(some, order, axis=1)
+        block = slice(start, start + len(cosine))
+        nearest[block] = np.take_along_axis(best, order, axis=1)
         distances[block] = np.sqrt(np.maximum(0, 2 - 2 * np.take_along_axis(values, order, axis=1)))
-        counted(block.stop)
+        update(block.stop)
     return nearest, distances

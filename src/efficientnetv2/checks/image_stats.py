@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.checks.duplicates import is_blank
-from efficientnetv2.checks.issues import CheckSection, Issue, share_text, single_rows
+from efficientnetv2.checks.issues import CheckSection, Issue, issue, share_text, single_rows
 from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.thumbnails import BRIGHT, DARK
@@ -41,15 +41,12 @@ def image_stats_section(dataset: ImageDataset, stats: ImageStats) -> CheckSectio
         "contrast": _range(readable["contrast"]),
         "by_class": _class_means(dataset, readable),
     }
-    findings = [
+    issues = [
         *_unreadable(dataset, stats),
-        *_blank(dataset, stats),
-        *_shapes(readable),
-        *_enlarged(readable),
-        *_brightness(readable),
+        *_appearance(dataset, stats, readable),
         *_revealed_class(dataset, readable, sizes),
     ]
-    return CheckSection(facts, findings)
+    return CheckSection(facts, issues)
 
 
 def cramers_v(values: pd.Series[str], labels: np.typing.NDArray[np.int64]) -> float:
@@ -97,84 +94,46 @@ def _class_means(dataset: ImageDataset, readable: pd.DataFrame) -> dict[str, dic
 
 def _unreadable(dataset: ImageDataset, stats: ImageStats) -> Iterator[Issue]:
     lost = np.setdiff1d(np.arange(len(dataset)), stats.readable)
-    if not len(lost):
-        return
-    reasons = [str(stats.table["reason"].iloc[row]) for row in lost]
-    yield Issue(
-        "unreadable",
-        "wrong",
-        f"{share_text(len(lost), len(dataset))} cannot be used{', the first' if len(lost) > 1 else ''}: "
-        f"{dataset.paths[lost[0]]} {reasons[0]}.",
-        "Repair or remove them. Training skips up to 5 %.",
-        single_rows(lost),
-        tuple(reasons),
-    )
+    if len(lost):
+        reasons = [str(stats.table["reason"].iloc[row]) for row in lost]
+        first = f"{', the first' if len(lost) > 1 else ''}: {dataset.paths[lost[0]]} {reasons[0]}"
+        sentence = f"{share_text(len(lost), len(dataset))} cannot be used{first}."
+        yield issue("unreadable", sentence, single_rows(lost), reasons)
 
 
-def _blank(dataset: ImageDataset, stats: ImageStats) -> Iterator[Issue]:
+def _appearance(dataset: ImageDataset, stats: ImageStats, readable: pd.DataFrame) -> Iterator[Issue]:
+    """Images without content, small, long, enlarged, dark or bright ones."""
     blank = np.flatnonzero(is_blank(stats))
     if len(blank):
-        yield Issue(
-            "flat",
-            "doubtful",
-            f"{share_text(len(blank), len(dataset))} have a single color.",
-            "A missing tile, a lens cap, a failed download? Remove them, unless they show the class.",
-            single_rows(blank),
-        )
-
-
-def _shapes(readable: pd.DataFrame) -> Iterator[Issue]:
+        sentence = f"{share_text(len(blank), len(dataset))} have a single color."
+        yield issue("flat", sentence, single_rows(blank))
     sides = readable[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     tiny, long = readable.index[shorter < _TINY_PX], readable.index[longer >= _LONG * shorter]
     if len(tiny):
-        yield Issue(
-            "tiny",
-            "doubtful",
-            f"{share_text(len(tiny), len(readable))} are less than {_TINY_PX} px high or wide.",
-            "They show little, and enlarging adds nothing. Were they made smaller on the way?",
-            single_rows(tiny),
-        )
+        sentence = f"{share_text(len(tiny), len(readable))} are less than {_TINY_PX} px high or wide."
+        yield issue("tiny", sentence, single_rows(tiny))
     if len(long):
-        yield Issue(
-            "long",
-            "note",
-            f"{share_text(len(long), len(readable))} are at least {_LONG:g} times as long as wide.",
-            "--framing whole squeezes them into a square, crop cuts their ends off, pad keeps them as they are.",
-            single_rows(long),
+        sentence = f"{share_text(len(long), len(readable))} are at least {_LONG:g} times as long as wide."
+        yield issue("long", sentence, single_rows(long))
+    measured = readable["enlarged"].dropna()
+    enlarged = measured[measured > 1]
+    if len(measured) >= _MIN_MEASURED and len(enlarged) >= _MOST_ENLARGED * len(measured):
+        factor = float(enlarged.median())
+        side = round(float(shorter.median()) / factor)
+        yield issue(
+            "enlarged",
+            f"{len(enlarged)} of {len(measured)} images measured have no detail finer than {factor:g} pixels: they "
+            "were probably enlarged, or are blurred.",
+            single_rows(enlarged.index),
+            [f"about {each:g} times enlarged" for each in enlarged],
+            advice="Use the original images if you have them. Otherwise --image-px "
+            f"{side} shows a model as much and costs less.",
         )
-
-
-def _enlarged(readable: pd.DataFrame) -> Iterator[Issue]:
-    """Images that were enlarged, if most of those measured were."""
-    known = readable["enlarged"].dropna()
-    enlarged = known[known > 1]
-    if len(known) < _MIN_MEASURED or len(enlarged) < _MOST_ENLARGED * len(known):
-        return
-    factor = float(enlarged.median())
-    side = round(float(readable[["width", "height"]].min(axis=1).median()) / factor)
-    yield Issue(
-        "enlarged",
-        "doubtful",
-        f"{len(enlarged)} of {len(known)} images measured have no detail finer than {factor:g} pixels: they were "
-        "probably enlarged, or are blurred.",
-        f"Use the original images if you have them. Otherwise --image-px {side} shows a model as much and costs less.",
-        single_rows(enlarged.index),
-        tuple(f"about {each:g} times enlarged" for each in enlarged),
-    )
-
-
-def _brightness(readable: pd.DataFrame) -> Iterator[Issue]:
-    if not len(readable) or DARK <= (median := float(readable["brightness"].median())) <= BRIGHT:
-        return
-    kind = "dark" if median < DARK else "bright"
-    yield Issue(
-        kind,
-        "note",
-        f"The images are {kind}: their median brightness is {median:.0f} of 255.",
-        "If they were made from other values (reflectances, 16 bits), most of the range is unused. Stretch all images "
-        "alike when you make them, for example from the 2nd to the 98th percentile.",
-    )
+    median = float(readable["brightness"].median()) if len(readable) else DARK
+    if not DARK <= median <= BRIGHT:
+        kind = "dark" if median < DARK else "bright"
+        yield issue(kind, f"The images are {kind}: their median brightness is {median:.0f} of 255.")
 
 
 def _revealed_class(dataset: ImageDataset, readable: pd.DataFrame, sizes: pd.Series[str]) -> Iterator[Issue]:
@@ -183,12 +142,6 @@ def _revealed_class(dataset: ImageDataset, readable: pd.DataFrame, sizes: pd.Ser
     labeled = labels >= 0
     properties = {"format": readable["format"], "channels": readable["mode"], "size": sizes}
     found = {name: cramers_v(values[labeled], labels[labeled]) for name, values in properties.items()}
-    values = " and ".join(f"{name} (Cramér's V {v:.2f})" for name, v in found.items() if v >= _REVEALS)
-    if values:
-        yield Issue(
-            "giveaway",
-            "doubtful",
-            f"The class depends on the image's {values}.",
-            "A model may learn that instead of the content, and fail on other files. Convert all images to one form, "
-            "or find out why they differ.",
-        )
+    revealing = " and ".join(f"{name} (Cramér's V {v:.2f})" for name, v in found.items() if v >= _REVEALS)
+    if revealing:
+        yield issue("giveaway", f"The class depends on the image's {revealing}.")

@@ -1,4 +1,4 @@
-"""Findings of a dataset check: sentences with the images that they are about."""
+"""Issues that a dataset check reports: sentences with the images that they are about."""
 
 from __future__ import annotations
 
@@ -15,17 +15,118 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.utils.errors import pluralize
 
+# ``wrong`` biases a metric or a training; ``doubtful`` needs a look; ``note`` is information.
 Severity = Literal["wrong", "doubtful", "note"]
 _SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
+
+# Severity of each kind of issue, and what to do.
+_REMOVE_FROM_SPLIT = "Remove them from one of the splits: metrics of the other are too high."
+_LOOK_AT_LABELS = "At least one label is wrong, or the image shows several things. Look at them."
+_HALF_LOCATED = "Fill them in, or remove both columns: training refuses a dataset that is located in part."
+_STRETCH = (
+    "If they were made from other values (reflectances, 16 bits), most of the range is unused. Stretch all images "
+    "alike when you make them, for example from the 2nd to the 98th percentile."
+)
+_CATALOG: Mapping[str, tuple[Severity, str]] = {
+    "passed_over": (
+        "doubtful",
+        "Such files are not read and not counted below. If they are images, convert them to JPEG. Otherwise their "
+        "classes have fewer training images, and only those of other cameras.",
+    ),
+    "no_labels": ("note", "Put the images of each class into a sub-folder of its own."),
+    "unlabelled": (
+        "wrong",
+        "Training refuses them. Fill the labels in, or move these rows into a table of their own; effnetv2 predict "
+        "MODEL DATA --rank OUT ranks them by how useful a label would be.",
+    ),
+    "one_class": (
+        "wrong",
+        "Training refuses that: a classifier needs two classes. Add images of another class, or give the parent "
+        "folder if it has the class folders.",
+    ),
+    "small_class": ("doubtful", ""),
+    "imbalance": ("note", ""),
+    "same_across_splits": ("wrong", _REMOVE_FROM_SPLIT),
+    "near_across_splits": ("doubtful", _REMOVE_FROM_SPLIT),
+    "same_other_label": ("wrong", _LOOK_AT_LABELS),
+    "near_other_label": ("doubtful", _LOOK_AT_LABELS),
+    "same_picture": ("note", "Automatic splits keep equal files together."),
+    "near_picture": (
+        "note",
+        "Give them one value in a column group and name it with --group-column, so that no split parts them.",
+    ),
+    "lookalike_across_splits": (
+        "doubtful",
+        "The evaluation repeats training images. Look at them, and put them into one split.",
+    ),
+    "lookalike_other_label": ("doubtful", "Look at them: one label may be wrong."),
+    "lookalike": (
+        "note",
+        "Shifted, rotated, taken twice? Then name what they share with --group-column, so that no split parts them.",
+    ),
+    "label": ("doubtful", ""),
+    "unchecked_labels": (
+        "note",
+        "A classifier needs images of a class for training and others for prediction. Duplicates, scenes and groups "
+        "count as one thing each; add images of other things.",
+    ),
+    "unreadable": ("wrong", "Repair or remove them. Training skips up to 5 %."),
+    "flat": (
+        "doubtful",
+        "A missing tile, a lens cap, a failed download? Remove them, unless they show the class.",
+    ),
+    "tiny": (
+        "doubtful",
+        "They show little, and enlarging adds nothing. Were they made smaller on the way?",
+    ),
+    "long": (
+        "note",
+        "--framing whole squeezes them into a square, crop cuts their ends off, pad keeps them as they are.",
+    ),
+    "enlarged": ("doubtful", ""),
+    "dark": ("note", _STRETCH),
+    "bright": ("note", _STRETCH),
+    "giveaway": (
+        "doubtful",
+        "A model may learn that instead of the content, and fail on other files. Convert all images to one form, or "
+        "find out why they differ.",
+    ),
+    "place_across_splits": (
+        "doubtful",
+        "Their metrics say little about new locations. Without this split, effnetv2 train holds out spatial blocks.",
+    ),
+    "place": (
+        "doubtful",
+        "A random split would put neighbors on both sides. effnetv2 train holds out spatial blocks instead if every "
+        "image has a location.",
+    ),
+    "no_place": ("wrong", _HALF_LOCATED),
+    "half_a_place": ("wrong", ""),
+    "group_across_splits": (
+        "wrong",
+        "Put each group into one split. Its images are not independent, so metrics are too high.",
+    ),
+    "group_tells_label": (
+        "note",
+        "Only new groups show whether a model knows the class or recognizes the group. Keep groups whole in splits.",
+    ),
+    "no_group": ("note", ""),
+    "time_across_splits": ("note", ""),
+    "time": (
+        "doubtful",
+        "Images of one scene belong into one split: name what they share with --group-column.",
+    ),
+    "no_time": ("note", "To split by time, fill it in."),
+    "damaged_shard": ("wrong", "Restore the shard."),
+}
 
 
 @dataclass(frozen=True)
 class Issue:
-    """One finding. The fields are keys of ``inspection.json``.
+    """An issue of a dataset. The fields are keys of ``inspection.json``.
 
     Attributes:
         kind: Identifier of its kind.
-        severity: ``wrong`` biases a metric or a training; ``doubtful`` needs a look; ``note`` is information.
         advice: What to do; '' for nothing.
         groups: Rows of the dataset: single images, pairs, or larger groups.
         captions: A text for each group, or empty.
@@ -39,22 +140,43 @@ class Issue:
     captions: tuple[str, ...] = ()
 
 
+def issue(
+    kind: str,
+    sentence: str,
+    groups: Iterable[Sequence[int]] = (),
+    captions: Iterable[str] = (),
+    *,
+    advice: str | None = None,
+    severity: Severity | None = None,
+) -> Issue:
+    """An issue with the severity and the advice of its kind, unless others are given."""
+    usual_severity, usual_advice = _CATALOG[kind]
+    return Issue(
+        kind,
+        severity or usual_severity,
+        sentence,
+        usual_advice if advice is None else advice,
+        tuple(tuple(group) for group in groups),
+        tuple(captions),
+    )
+
+
 @dataclass(frozen=True)
 class CheckSection:
-    """A part of the check: values for programs, and findings in any order."""
+    """A part of the check: values for programs, and issues in any order."""
 
     facts: Mapping[str, Any]
-    findings: Sequence[Issue] = ()
+    issues: Sequence[Issue] = ()
 
 
-def by_severity(findings: Sequence[Issue]) -> list[Issue]:
+def by_severity(issues: Iterable[Issue]) -> list[Issue]:
     """The most severe first."""
-    return sorted(findings, key=lambda each: _SEVERITIES.index(each.severity))
+    return sorted(issues, key=lambda each: _SEVERITIES.index(each.severity))
 
 
-def single_rows(rows: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
+def single_rows(rows: Iterable[Any]) -> list[tuple[int]]:
     """Rows as groups of one image each."""
-    return tuple((int(row),) for row in rows)
+    return [(int(row),) for row in rows]
 
 
 def crosses_splits(dataset: ImageDataset, rows: Sequence[int]) -> bool:

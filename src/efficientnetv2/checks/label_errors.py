@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
-from efficientnetv2.checks.issues import CheckSection, Issue, connected_groups, share_text
+from efficientnetv2.checks.issues import CheckSection, Issue, connected_groups, issue, share_text
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
-from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, GroupedData, tuning_splits
+from efficientnetv2.inference.linear_probe import (
+    DEFAULT_STRENGTH,
+    GroupedData,
+    fit_classifier,
+    tuning_splits,
+)
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import shorten
 from efficientnetv2.utils.progress import progress
@@ -77,7 +76,7 @@ def _contradicted(
     probabilities: npt.NDArray[np.float64],
     most: int,
 ) -> tuple[dict[str, Any], Issue | None]:
-    """Values for programs, and the finding if a label is contradicted.
+    """Values for programs, and the issue if a label is contradicted.
 
     Args:
         rows: (n,) rows of the checked images.
@@ -100,37 +99,33 @@ def _contradicted(
     agrees = (own == predicted[:, None]).any(axis=1)
     order = order[~agrees[order]]
     names = dataset.class_names
+    confidence = [round(float(probabilities[at].max()), 3) for at in order]
     suspected = [
         {
             "path": dataset.paths[rows[at]],
             "label": (dataset.separator or "").join(names[label] for label in own[at] if label >= 0),
             "suggested": names[predicted[at]],
-            "probability": round(float(probabilities[at].max()), 3),
+            "probability": probability,
             "probability_of_label": round(float(probabilities[at, labels[at]]), 3),
         }
-        for at in order
+        for at, probability in zip(order, confidence, strict=True)
     ]
     accuracy = float(agrees.mean())
-    facts: dict[str, Any] = {
-        "asked": len(labels),
-        "out_of_fold_accuracy": accuracy,
-        "suspected_labels": suspected,
-    }
+    facts = {"asked": len(labels), "out_of_fold_accuracy": accuracy, "suspected_labels": suspected}
     if not len(order):
         return facts, None
     some_of = f"{most:,} of " if most < len(labels) * (FOLDS - 1) // FOLDS else ""
-    return facts, Issue(
+    return facts, issue(
         "label",
-        "doubtful",
         f"{share_text(len(order), len(labels))} may have a wrong label, the most likely first.",
-        f"A linear classifier trained on {some_of}the other images predicts another class (it agrees with "
+        [(int(rows[at]),) for at in order],
+        [
+            f"looks like {names[predicted[at]]}, {100 * probability:.0f} %"
+            for at, probability in zip(order, confidence, strict=True)
+        ],
+        advice=f"A linear classifier trained on {some_of}the other images predicts another class (it agrees with "
         f"{100 * accuracy:.0f} % of all labels). Look at each: hard images with a correct label are among them. Never "
         "remove them from a test set.",
-        tuple((int(rows[at]),) for at in order),
-        tuple(
-            f"looks like {each['suggested']}, {100 * float(str(each['probability'])):.0f} %"
-            for each in suspected
-        ),
     )
 
 
@@ -147,42 +142,30 @@ def _class_sizes(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) ->
 
 def _unchecked(names: Sequence[str], counted: Ints, distinct: Ints, classes: Ints, most: int) -> list[Issue]:
     """Which classes are not checked, and why."""
-    there = int((counted > 0).sum())
-    if there < 2:
+    present = int((counted > 0).sum())
+    if present < 2:
         return []
     if most < _MIN_CLASS_IMAGES * len(classes):
+        sentence = (
+            f"No label was checked: a classifier of {len(classes):,} classes would take hours to train."
+        )
         return [
-            Issue(
-                "unchecked_labels",
-                "note",
-                f"No label was checked: a classifier of {len(classes):,} classes would take hours to train.",
-                "Check the images of some of the classes at a time.",
-            )
+            issue("unchecked_labels", sentence, advice="Check the images of some of the classes at a time.")
         ]
-    few = (counted > 0) & (counted < _MIN_CLASS_IMAGES)
-    alike = (counted >= _MIN_CLASS_IMAGES) & (distinct < FOLDS)
+    few = np.flatnonzero((counted > 0) & (counted < _MIN_CLASS_IMAGES))
+    alike = np.flatnonzero((counted >= _MIN_CLASS_IMAGES) & (distinct < FOLDS))
     reasons = {
-        f"fewer than {_MIN_CLASS_IMAGES} images": np.flatnonzero(few),
-        f"fewer than {FOLDS} different things": np.flatnonzero(alike),
+        f"fewer than {_MIN_CLASS_IMAGES} images": few,
+        f"fewer than {FOLDS} different things": alike,
         "no other class is left": classes if len(classes) == 1 else classes[:0],
     }
-    said = [f"{shorten([names[k] for k in them])} ({why})" for why, them in reasons.items() if len(them)]
-    if not said:
+    parts = [f"{shorten([names[k] for k in ids])} ({why})" for why, ids in reasons.items() if len(ids)]
+    if not parts:
         return []
-    whose = (
-        f"The labels of {there - len(classes):,} of {there:,} classes were not checked"
-        if len(classes) > 1
-        else "No label was checked"
-    )
-    return [
-        Issue(
-            "unchecked_labels",
-            "note",
-            f"{whose}: {', '.join(said)}.",
-            "A classifier needs images of a class for training and others for prediction. Duplicates, scenes and "
-            "groups count as one thing each; add images of other things.",
-        )
-    ]
+    subject = "No label was checked"
+    if len(classes) > 1:
+        subject = f"The labels of {present - len(classes):,} of {present:,} classes were not checked"
+    return [issue("unchecked_labels", f"{subject}: {', '.join(parts)}.")]
 
 
 def _affordable_images(work: float, fits: int, classes: int, width: int) -> int:
@@ -216,21 +199,21 @@ def out_of_fold_probabilities(
     classes = int(labels.max()) + 1
     most = _affordable_images(_MAX_PREDICTION_WORK, FOLDS, classes, vectors.shape[1])
     probabilities = np.zeros((len(labels), classes))
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=_seed(key.fold("folds")))
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=key.fold("folds").torch_seed() % 2**32)
     parts = [
         (train_part[_stratified_sample(labels[train_part], most, key.fold("lesson", number))], test_rows)
         for number, (train_part, test_rows) in enumerate(folds.split(vectors, labels, groups))
         if len(test_rows)  # not where there are few groups, and they are large
     ]
     done = 0
-    with progress("checking labels", sum(len(train_rows) for train_rows, _ in parts)) as counted:
+    with progress("checking labels", sum(len(train_rows) for train_rows, _ in parts)) as update:
         for train_rows, test_rows in parts:
-            classifier = _fit_classifier(vectors[train_rows], labels[train_rows], strength)
+            classifier = fit_classifier(vectors[train_rows], labels[train_rows], strength, balanced=False)
             probabilities[np.ix_(test_rows, classifier.classes_)] = classifier.predict_proba(
                 vectors[test_rows]
             )
             done += len(train_rows)
-            counted(done)
+            update(done)
     return probabilities
 
 
@@ -252,7 +235,7 @@ def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> f
         probabilities = np.zeros((len(true), len(every)), dtype=vectors.dtype)
         ends = np.cumsum([len(test_rows) for _, test_rows in parts])
         for (train_part, test_rows), end in zip(parts, ends.tolist(), strict=True):
-            classifier = _fit_classifier(vectors[train_part], labels[train_part], strength)
+            classifier = fit_classifier(vectors[train_part], labels[train_part], strength, balanced=False)
             # A class that is one large group may have no training images.
             rows = np.arange(end - len(test_rows), end)
             probabilities[np.ix_(rows, classifier.classes_)] = classifier.predict_proba(vectors[test_rows])
@@ -260,22 +243,8 @@ def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> f
 
     losses: dict[float, float] = {}
     each = sum(len(train_part) for train_part, _ in parts)
-    with progress("choosing the label classifier", each * len(_STRENGTHS)) as counted:
+    with progress("choosing the label classifier", each * len(_STRENGTHS)) as update:
         for strength in _STRENGTHS:
             losses[strength] = loss(strength)
-            counted(each * len(losses))
+            update(each * len(losses))
     return min(losses, key=lambda strength: losses[strength])
-
-
-def _fit_classifier(vectors: Floats, labels: Ints, strength: float) -> Pipeline:
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS))
-    # As in ``inference.linear_probe``: the matrices are small, and near convergence is good enough.
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        pipeline.fit(vectors, labels)
-    return pipeline
-
-
-def _seed(key: Key) -> int:
-    """A seed for scikit-learn."""
-    return key.torch_seed() % 2**32

@@ -15,7 +15,7 @@ from efficientnetv2.checks.class_counts import class_count_section, class_table,
 from efficientnetv2.checks.duplicates import duplicate_section, exact_duplicates
 from efficientnetv2.checks.embeddings import lookalike_section
 from efficientnetv2.checks.image_stats import image_stats_section
-from efficientnetv2.checks.issues import CheckSection, Issue, by_severity
+from efficientnetv2.checks.issues import CheckSection, Issue, by_severity, issue
 from efficientnetv2.checks.label_errors import label_error_section
 from efficientnetv2.checks.plots import draw_places, draw_times, legend
 from efficientnetv2.checks.split_leakage import (
@@ -53,9 +53,9 @@ class CheckResult:
     weights: str | None = None
 
     @property
-    def findings(self) -> list[Issue]:
-        """All findings, the most severe first."""
-        return by_severity([each for section in self.sections.values() for each in section.findings])
+    def issues(self) -> list[Issue]:
+        """All issues, the most severe first."""
+        return by_severity(each for section in self.sections.values() for each in section.issues)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -69,7 +69,7 @@ class CheckResult:
                 "pictures": [[paths[row] for row in group] for group in each.groups],
                 "remarks": list(each.captions) if any(each.captions) else [],
             }
-            for each in self.findings
+            for each in self.issues
         ]
         values: dict[str, Any] = json_values(
             {
@@ -117,7 +117,7 @@ def check_dataset(
         "group": group_section(dataset),
     }
     if damage is not None and damage.notes:
-        sections["shards"] = CheckSection({}, _damaged(damage))
+        sections["shards"] = CheckSection({}, [issue("damaged_shard", note) for note in damage.notes])
     if embeddings is not None:
         # A copy has the label of its original: in training it would confirm a wrong one.
         copies = [
@@ -129,19 +129,13 @@ def check_dataset(
         together: list[Sequence[int]] = [*copies, *scenes, *group_members(dataset)]
         label_errors = label_error_section(dataset, embeddings, together, key=key.fold("labels"))
         sections["network"] = CheckSection(
-            {**lookalikes.facts, **label_errors.facts}, [*lookalikes.findings, *label_errors.findings]
+            {**lookalikes.facts, **label_errors.facts}, [*lookalikes.issues, *label_errors.issues]
         )
     return CheckResult(dataset, stats, sections, weights)
 
 
-def _damaged(damage: ShardDamage) -> list[Issue]:
-    """A finding for each damaged shard."""
-    advice = "Restore the shard."
-    return [Issue("damaged_shard", "wrong", note, advice) for note in damage.notes]
-
-
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
-# Limits of a page of 2 MB: groups of a finding, images of a group; classes with images, images of each, rows of the
+# Limits of a page of 2 MB: groups of an issue, images of a group; classes with images, images of each, rows of the
 # class table; size and quality of images. Ours.
 _GROUPS, _OF_A_GROUP = 12, 4
 _CLASSES, _OF_A_CLASS, _ROWS = 30, 4, 1000
@@ -160,15 +154,15 @@ class _Shown:
 
 def write_check_report(
     folder: str | Path,
-    inspection: CheckResult,
+    result: CheckResult,
     *,
     picture: Callable[[int], Image.Image | None],
     command: str,
     versions: Mapping[str, str],
 ) -> None:
     """Write ``inspection.json`` and ``inspection.html``; ``picture`` gives the image of a row, None if unreadable."""
-    write_text_atomically(Path(folder) / JSON_NAME, json_text(inspection.to_json()))
-    page = _page(inspection, picture, command, versions)
+    write_text_atomically(Path(folder) / JSON_NAME, json_text(result.to_json()))
+    page = _page(result, picture, command, versions)
     write_text_atomically(Path(folder) / PAGE_NAME, page)
 
 
@@ -188,15 +182,15 @@ def is_check_page(file: Path) -> bool:
 
 
 def _page(
-    inspection: CheckResult,
+    result: CheckResult,
     picture: Callable[[int], Image.Image | None],
     command: str,
     versions: Mapping[str, str],
 ) -> str:
-    dataset = inspection.dataset
+    dataset = result.dataset
     table = class_table(dataset)
     largest = table.index[np.sort(np.argsort(-table.sum(axis=1).to_numpy(), kind="stable")[:_ROWS])]
-    stretched = any(each.kind in ("dark", "bright") for each in inspection.findings)
+    stretched = any(each.kind in ("dark", "bright") for each in result.issues)
     addresses: dict[int, str | None] = {}
 
     def shown(row: int) -> _Shown:
@@ -208,52 +202,52 @@ def _page(
         text = "no label" if dataset.labels[row] < 0 else str(label)
         return _Shown(addresses[row], dataset.paths[row], text, dataset.split[row])
 
-    looks = inspection.sections["looks"].facts
+    looks = result.sections["looks"].facts
     rows = set(largest)
-    colours = {name: each for name, each in looks["by_class"].items() if name in rows}
+    colors = {name: each for name, each in looks["by_class"].items() if name in rows}
     return render(
         "inspection.html.j2",
         source=dataset.source,
         pictures=len(dataset),
         classes=dataset.class_names,
         notes=dataset.notes,
-        findings=[(each, _groups(each, shown)) for each in inspection.findings],
-        wrong=sum(each.severity == "wrong" for each in inspection.findings),
-        doubtful=sum(each.severity == "doubtful" for each in inspection.findings),
-        weights=inspection.weights,
+        findings=[(each, _groups(each, shown)) for each in result.issues],
+        wrong=sum(each.severity == "wrong" for each in result.issues),
+        doubtful=sum(each.severity == "doubtful" for each in result.issues),
+        weights=result.weights,
         stretched=thumbnails.CONTRAST_NOTE if stretched else None,
         splits=column_headings(table),
         by_class=[
             (str(name), [int(number) for number in row]) for name, row in table.loc[largest].iterrows()
         ],
         total=max(1, int(table.to_numpy().sum())),
-        examples={name: [shown(row) for row in rows] for name, rows in _examples(inspection).items()},
-        looks={**looks, "by_class": colours},
-        place=inspection.sections["place"].facts,
-        time=inspection.sections["time"].facts,
-        group=inspection.sections["group"].facts,
+        examples={name: [shown(row) for row in rows] for name, rows in _examples(result).items()},
+        looks={**looks, "by_class": colors},
+        place=result.sections["place"].facts,
+        time=result.sections["time"].facts,
+        group=result.sections["group"].facts,
         legend=legend(dataset),
         map=draw_places(dataset),
-        times=draw_times(dataset, inspection.sections["time"].facts.get("column")),
+        times=draw_times(dataset, result.sections["time"].facts.get("column")),
         command=command,
         versions=versions,
     )
 
 
-def _groups(finding: Issue, shown: Callable[[int], _Shown]) -> list[tuple[str, list[_Shown], int]]:
-    """The first groups of a finding: caption, first images, and how many more there are."""
-    captions = finding.captions or ("",) * len(finding.groups)
+def _groups(found: Issue, shown: Callable[[int], _Shown]) -> list[tuple[str, list[_Shown], int]]:
+    """The first groups of an issue: caption, first images, and how many more there are."""
+    captions = found.captions or ("",) * len(found.groups)
     return [
         (caption, [shown(row) for row in group[:_OF_A_GROUP]], max(0, len(group) - _OF_A_GROUP))
-        for caption, group in zip(captions[:_GROUPS], finding.groups[:_GROUPS], strict=True)
+        for caption, group in zip(captions[:_GROUPS], found.groups[:_GROUPS], strict=True)
     ]
 
 
-def _examples(inspection: CheckResult) -> dict[str, list[int]]:
+def _examples(result: CheckResult) -> dict[str, list[int]]:
     """A few readable images of each of the largest classes, a fixed random choice."""
-    dataset: ImageDataset = inspection.dataset
+    dataset: ImageDataset = result.dataset
     labels = np.full(len(dataset), -1)
-    labels[inspection.stats.readable] = dataset.labels[inspection.stats.readable]
+    labels[result.stats.readable] = dataset.labels[result.stats.readable]
     numbers = np.bincount(labels[labels >= 0], minlength=len(dataset.class_names))
     chosen: dict[str, list[int]] = {}
     for label in np.argsort(-numbers, kind="stable")[:_CLASSES]:

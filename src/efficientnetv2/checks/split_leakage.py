@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.checks.issues import CheckSection, Issue, share_text, single_rows, split_names
+from efficientnetv2.checks.issues import CheckSection, Issue, issue, share_text, single_rows, split_names
 from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
@@ -35,45 +35,33 @@ def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Chec
         nearest_of_label[own] = places.nearest_km(own, own)[own]
     close = nearest <= near_km
     near, alike = int(close.sum()), int((close & (nearest_of_label <= nearest)).sum())
-    across = {}
+    leaking, issues = {}, []
     for name in sorted(set(split) - {"train"}):
-        asking = split == name
-        leaking = (places.nearest_km(asking, split == "train") <= near_km) & asking
-        across[name] = (int(leaking.sum()), int(asking.sum()))
+        held_out = split == name
+        leaking[name] = int(((places.nearest_km(held_out, split == "train") <= near_km) & held_out).sum())
+        if leaking[name]:
+            share = share_text(leaking[name], int(held_out.sum()))
+            sentence = f"{share} in {name} are within {near_km:g} km of a training image."
+            issues.append(issue("place_across_splits", sentence))
+    if near:
+        sentence = (
+            f"{share_text(near, len(places.rows))} have another within {near_km:g} km. For {alike:,} of these the "
+            "nearest has the same label."
+        )
+        issues.append(issue("place", sentence, severity="note" if leaking else "doubtful"))
+    lost = np.setdiff1d(np.arange(len(dataset)), places.rows)
+    if len(lost):
+        sentence = f"{share_text(len(lost), len(dataset))} have no latitude or longitude; the others do."
+        issues.append(issue("no_place", sentence, single_rows(lost)))
     facts = {
         "near_km": near_km,
         "placed": len(places.rows),
         "near_another": near,
         "nearest_of_its_label": alike,
-        "near_training_pictures": {name: count for name, (count, _) in across.items()},
+        "near_training_pictures": leaking,
         "median_km_to_nearest": float(np.median(nearest)) if len(nearest) > 1 else None,
     }
-    findings = [
-        Issue(
-            "place_across_splits",
-            "doubtful",
-            f"{share_text(count, of)} in {name} are within {near_km:g} km of a training image.",
-            "Their metrics say little about new locations. Without this split, effnetv2 train holds out spatial "
-            "blocks.",
-        )
-        for name, (count, of) in across.items()
-        if count
-    ]
-    if near:
-        findings.append(
-            Issue(
-                "place",
-                "note" if across else "doubtful",
-                f"{share_text(near, len(places.rows))} have another within {near_km:g} km. For {alike:,} of these the "
-                "nearest has the same label.",
-                "A random split would put neighbors on both sides. effnetv2 train holds out spatial blocks instead if "
-                "every image has a location.",
-            )
-        )
-    return CheckSection(facts, [*findings, *_without_location(dataset, places)])
-
-
-_HALF_LOCATED = "Fill them in, or remove both columns: training refuses a dataset that is located in part."
+    return CheckSection(facts, issues)
 
 
 def _incomplete_locations(dataset: ImageDataset) -> Iterator[Issue]:
@@ -81,24 +69,15 @@ def _incomplete_locations(dataset: ImageDataset) -> Iterator[Issue]:
     table = dataset.table
     filled = [name for name in DEGREES if name in table and table[name].notna().any()]
     if len(filled) == 2:
-        sentence = "No image has both a latitude and a longitude: each has one of them at most."
-        yield Issue("no_place", "wrong", sentence, _HALF_LOCATED)
+        yield issue("no_place", "No image has both a latitude and a longitude: each has one of them at most.")
     elif filled:
         (name,), (other,) = filled, set(DEGREES) - set(filled)
         missing = f"the column {other} is empty" if other in table else f"there is no column {other}"
-        yield Issue(
+        yield issue(
             "half_a_place",
-            "wrong",
             f"There is a {name}, but {missing}. A location needs both.",
-            f"Add the {other}, or remove the column {name}: training refuses one without the other.",
+            advice=f"Add the {other}, or remove the column {name}: training refuses one without the other.",
         )
-
-
-def _without_location(dataset: ImageDataset, places: Places) -> Iterator[Issue]:
-    lost = np.setdiff1d(np.arange(len(dataset)), places.rows)
-    if len(lost):
-        sentence = f"{share_text(len(lost), len(dataset))} have no latitude or longitude; the others do."
-        yield Issue("no_place", "wrong", sentence, _HALF_LOCATED, single_rows(lost))
 
 
 def group_members(dataset: ImageDataset) -> list[list[int]]:
@@ -127,50 +106,33 @@ def group_section(dataset: ImageDataset) -> CheckSection:
     known = table.dropna(subset="group")
     groups = known.groupby("group")
     num_splits = groups["split"].nunique()
-    across = num_splits[num_splits > 1]
+    across = num_splits[num_splits > 1].index
     several = groups.size() > 1
     labeled = known[known["label"] >= 0]
     pure = labeled.groupby("group")["label"].nunique().reindex(several[several].index) == 1
-    facts = {
-        "groups": len(several),
-        "of_one_picture": int((~several).sum()),
-        "across_splits": [str(name) for name in across.index],
-        "of_one_label": int(pure.sum()),
-    }
-    findings = []
+    issues = []
     if len(across):
-        findings.append(
-            Issue(
-                "group_across_splits",
-                "wrong",
-                f"{pluralize(len(across), 'group')} of {len(several):,} are in two splits: {shorten(across.index)}.",
-                "Put each group into one split. Its images are not independent, so metrics are too high.",
-                tuple(tuple(known.index[known["group"] == name].tolist()) for name in across.index[:_SHOWN]),
-            )
-        )
+        count = f"{pluralize(len(across), 'group')} of {len(several):,}"
+        members = [known.index[known["group"] == name].tolist() for name in across[:_SHOWN]]
+        issues.append(issue("group_across_splits", f"{count} are in two splits: {shorten(across)}.", members))
     if len(pure) > 1 and pure.all() and labeled["label"].nunique() > 1:
-        findings.append(
-            Issue(
-                "group_tells_label",
-                "note",
-                f"Each of the {len(pure):,} groups of several images has one label only.",
-                "Only new groups show whether a model knows the class or recognizes the group. Keep groups whole in "
-                "splits.",
-            )
-        )
+        sentence = f"Each of the {len(pure):,} groups of several images has one label only."
+        issues.append(issue("group_tells_label", sentence))
     lost = table.index[table["group"].isna()]
     if len(lost):
         sentence = f"{share_text(len(lost), len(table))} have no group; each counts as a group of its own."
-        findings.append(Issue("no_group", "note", sentence, "", single_rows(lost)))
-    return CheckSection(facts, findings)
+        issues.append(issue("no_group", sentence, single_rows(lost)))
+    facts = {
+        "groups": len(several),
+        "of_one_picture": int((~several).sum()),
+        "across_splits": [str(name) for name in across],
+        "of_one_label": int(pure.sum()),
+    }
+    return CheckSection(facts, issues)
 
 
 def check_time_column(dataset: ImageDataset, column: str | None) -> None:
-    """Reject a column without times before the images are read.
-
-    Raises:
-        InputError: The column was requested and is missing, or nothing in it is a time.
-    """
+    """Refuse a requested column without times, before the images are read."""
     name = time_column(dataset, column)
     if column is not None and name is not None and not times_of(dataset, name).notna().any():
         raise InputError(
@@ -180,46 +142,30 @@ def check_time_column(dataset: ImageDataset, column: str | None) -> None:
 
 
 def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSection:
-    """Images of one time, and splits with common times. ``column`` None takes a likely column.
-
-    Raises:
-        InputError: As of ``check_time_column``.
-    """
+    """Images of one time, and splits with common times. ``column`` None takes a likely column."""
     check_time_column(dataset, column)
     name = time_column(dataset, column)
-    if name is None:
+    if name is None or not (known := times_of(dataset, name).notna().to_numpy()).any():
         return CheckSection({})
-    times = times_of(dataset, name)
-    known = times.notna().to_numpy()
-    if not known.any():
-        return CheckSection({})
-    split = split_names(dataset)
+    times, split = times_of(dataset, name), split_names(dataset)
     timed = known & _has_time_of_day(times)
     by_hour = bool(timed.any())
     used = timed if by_hour else known
-    findings, shared = [], {}
+    issues, shared = [], {}
     for part in sorted(set(split) - {"train"}):
-        asking = (split == part) & used
-        shared[part] = _num_shared(times[asking], times[(split == "train") & used], by_hour=by_hour)
+        held_out = (split == part) & used
+        shared[part] = _num_shared(times[held_out], times[(split == "train") & used], by_hour=by_hour)
         if shared[part]:
-            images = share_text(shared[part], int(asking.sum()))
-            findings.append(_times_across_splits(part, name, images, by_hour=by_hour))
+            images = f"{share_text(shared[part], int(held_out.sum()))} in {part}"
+            issues.append(_times_across_splits(images, name, by_hour=by_hour))
     in_bursts = _num_in_bursts(times[timed]) if by_hour else 0
     if in_bursts:
-        findings.append(
-            Issue(
-                "time",
-                "doubtful",
-                f"{share_text(in_bursts, len(dataset))} were taken within an hour of another, by column {name}.",
-                "Images of one scene belong into one split: name what they share with --group-column.",
-            )
-        )
+        images = share_text(in_bursts, len(dataset))
+        issues.append(issue("time", f"{images} were taken within an hour of another, by column {name}."))
     lost = np.flatnonzero(~known)
     if len(lost):
-        sentence = f"{share_text(len(lost), len(dataset))} have no {name}."
-        findings.append(
-            Issue("no_time", "note", sentence, "To split by time, fill it in.", single_rows(lost))
-        )
+        images = share_text(len(lost), len(dataset))
+        issues.append(issue("no_time", f"{images} have no {name}.", single_rows(lost)))
     facts = {
         "column": name,
         "first": format_time(times[known].min()),
@@ -228,7 +174,7 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
         "shared_with_training": shared,
         "within_an_hour": in_bursts,
     }
-    return CheckSection(facts, findings)
+    return CheckSection(facts, issues)
 
 
 def _has_time_of_day(times: pd.Series[Any]) -> Bools:
@@ -238,14 +184,14 @@ def _has_time_of_day(times: pd.Series[Any]) -> Bools:
     return np.asarray(times.notna() & (times != times.dt.normalize()), dtype=bool)
 
 
-def _num_shared(asking: pd.Series[Any], training: pd.Series[Any], *, by_hour: bool) -> int:
+def _num_shared(held_out: pd.Series[Any], training: pd.Series[Any], *, by_hour: bool) -> int:
     """Number of images with the time of a training image, or within an hour of one."""
     if not by_hour:
-        return int(asking.isin(list(set(training))).sum())
+        return int(held_out.isin(list(set(training))).sum())
     moments = np.sort(training.dt.tz_localize(None).to_numpy())
-    asked = asking.dt.tz_localize(None).to_numpy()
-    first = np.searchsorted(moments, asked - _NEAR.to_timedelta64(), side="left")
-    last = np.searchsorted(moments, asked + _NEAR.to_timedelta64(), side="right")
+    own = held_out.dt.tz_localize(None).to_numpy()
+    first = np.searchsorted(moments, own - _NEAR.to_timedelta64(), side="left")
+    last = np.searchsorted(moments, own + _NEAR.to_timedelta64(), side="right")
     return int((last > first).sum())
 
 
@@ -255,17 +201,16 @@ def _num_in_bursts(times: pd.Series[Any]) -> int:
     return int((gaps | np.append(gaps[1:], False)).sum())
 
 
-def _times_across_splits(part: str, name: str, images: str, *, by_hour: bool) -> Issue:
+def _times_across_splits(images: str, name: str, *, by_hour: bool) -> Issue:
     if by_hour:
-        return Issue(
+        return issue(
             "time_across_splits",
-            "doubtful",
-            f"{images} in {part} were taken within an hour of a training image, by column {name}.",
-            "A burst in two splits leaks training images. Put each burst into one split, or split by time.",
+            f"{images} were taken within an hour of a training image, by column {name}.",
+            severity="doubtful",
+            advice="A burst in two splits leaks training images. Put each burst into one split, or split by time.",
         )
-    return Issue(
+    return issue(
         "time_across_splits",
-        "note",
-        f"{images} in {part} share their {name} with training images.",
-        f"Their metrics say nothing about a later {name}. To measure that, split by time.",
+        f"{images} share their {name} with training images.",
+        advice=f"Their metrics say nothing about a later {name}. To measure that, split by time.",
     )

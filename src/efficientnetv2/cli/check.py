@@ -73,8 +73,8 @@ def _print(found: CheckResult, screen: Screen) -> None:
         more = f" (the first {_CLASSES_SHOWN} of {len(table)})" if len(table) > _CLASSES_SHOWN else ""
         rows = [[str(name), *(f"{number:,}" for number in row)] for name, row in table.iterrows()]
         screen.table(f"Images by class{more}", ["class", *column_headings(table)], rows[:_CLASSES_SHOWN])
-    screen.say(f"{pluralize(len(dataset), 'image')}, {pluralize(len(found.findings), 'finding')}.")
-    for finding in found.findings:
+    screen.say(f"{pluralize(len(dataset), 'image')}, {pluralize(len(found.issues), 'finding')}.")
+    for finding in found.issues:
         screen.say(f"{_SEVERITIES[finding.severity]}: {finding.sentence} {finding.advice}".rstrip())
         if finding.kind.startswith(_NAMED):
             _print_groups(finding, dataset.paths, screen)

@@ -55,9 +55,9 @@ def draw_map(
     """
     from efficientnetv2.workflows.predict_map import MapOptions, predict_map
 
-    wanted = MapOptions(window_m, window_px, stride_px, bands, value_range)
+    chosen = MapOptions(window_m, window_px, stride_px, bands, value_range, batch_images, device)
     with Screen(quiet=as_json) as screen:
-        drawn = predict_map(model, raster, wanted, out=out, batch_images=batch_images, device=device)
+        drawn = predict_map(model, raster, chosen, out=out)
         print_map(drawn, screen)
     if as_json:
         print_json(drawn.to_json())

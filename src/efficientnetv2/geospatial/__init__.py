@@ -1,1 +1,1 @@
-"""What is done with a finished model: maps."""
+"""Maps from rasters, and the ground area of pixels."""

@@ -1,4 +1,4 @@
-"""How much ground a raster's pixels cover."""
+"""Ground area of the pixels of a raster."""
 
 from __future__ import annotations
 
@@ -12,20 +12,13 @@ from efficientnetv2.data.geotiff import RasterDataset, is_mercator, pixel_side_m
 
 
 def row_hectares(dataset: RasterDataset) -> npt.NDArray[np.float64] | None:
-    """Hectares that a pixel covers, for each row of a raster.
+    """(H,) hectares of a pixel in each row of an opened raster; None if not known.
 
-    In a projection what the projection says, where that is true to 1 %, as it is of UTM and of equal-area ones. In
-    degrees the part of the ellipsoid WGS 84 between the row's latitudes.
+    In a projection that is true to area within 1 %, as UTM or an equal-area one, from its units. In degrees, north up,
+    the area of the ellipsoid WGS 84 between the row's latitudes. Not known without coordinates, in rotated degrees, in
+    Mercator's projection, and in others that distort areas here.
 
-    Args:
-        dataset: opened, north up where it is in degrees.
-
-    Returns:
-        (H,); None where that can't be said: without coordinates, in degrees but turned, in Mercator's projection, whose
-        areas are wrong by the square of the latitude's secant, or in another that is not true to area here.
-
-    Source: the ellipsoid's, Snyder, Map projections: a working manual (USGS Professional Paper 1395, 1987), equation
-    3-12.
+    Source: Snyder, Map projections: a working manual (USGS Professional Paper 1395, 1987), equation 3-12.
     """
     crs, transform = dataset.crs, dataset.transform
     if crs is None:
@@ -39,52 +32,35 @@ def row_hectares(dataset: RasterDataset) -> npt.NDArray[np.float64] | None:
     if not crs.is_geographic or transform.b or transform.d:
         return None
     edges = transform.f + transform.e * np.arange(dataset.height + 1)
-    zones = np.abs(np.diff(_authalic(np.radians(edges.clip(-90, 90)))))
-    result: npt.NDArray[np.float64] = RADIUS_M**2 / 2 * math.radians(abs(transform.a)) * zones / 1e4
-    return result
+    sine, eccentricity = np.sin(np.radians(edges.clip(-90, 90))), math.sqrt(ECCENTRICITY_2)
+    logarithm = np.log((1 - eccentricity * sine) / (1 + eccentricity * sine))
+    # Snyder's q: from the equator to a latitude the area is radius² / 2 * q per radian of longitude.
+    q = (1 - ECCENTRICITY_2) * (sine / (1 - ECCENTRICITY_2 * sine**2) - logarithm / (2 * eccentricity))
+    hectares: npt.NDArray[np.float64] = (
+        RADIUS_M**2 / 2 * math.radians(abs(transform.a)) * np.abs(np.diff(q)) / 1e4
+    )
+    return hectares
 
 
 def distortion_warning(dataset: RasterDataset) -> str:
-    """Why a projection's areas are not told in hectares, as a sentence; '' where they are true, or none is given.
+    """Why areas of a projected raster are given in pixels, not in hectares; '' if they are true.
 
-    Measured at the raster's middle and its corners, as far as they lie on the earth.
-
-    Args:
-        dataset: opened.
+    Areas are compared in the middle and the corners, as far as they lie on the earth.
     """
     crs = dataset.crs
     if crs is None or not crs.is_projected:
         return ""
-    shares = _ground_shares(dataset)
+    bottom, right = dataset.height - 1, dataset.width - 1
+    middle = (dataset.height // 2, dataset.width // 2)
+    places = [middle, (0, 0), (0, right), (bottom, 0), (bottom, right)]
+    shares = [share for place in places if (share := ground_share(dataset, *place)) is not None]
     if shares and not is_mercator(crs) and max(abs(share - 1) for share in shares) <= TOLERANCE:
         return ""
     ends = [f"{share:.0%}" for share in (min(shares), max(shares))] if shares else ["an unknown share"]
-    covered = " to ".join(dict.fromkeys(ends))
-    where = (
-        "Mercator's projection, which enlarges towards the poles," if is_mercator(crs) else "this projection"
-    )
+    projection = "this projection"
+    if is_mercator(crs):
+        projection = "Mercator's projection, which enlarges towards the poles,"
     return (
-        f"Areas are told in pixels: in {where} a pixel covers {covered} of the ground that it states. Project the "
-        "raster first, as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
+        f"Areas are told in pixels: in {projection} a pixel covers {' to '.join(dict.fromkeys(ends))} of the ground "
+        "that it states. Project the raster first, as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
     )
-
-
-def _ground_shares(dataset: RasterDataset) -> list[float]:
-    """Of the area that a projection states, what is there on the ellipsoid: at a raster's middle, then its corners."""
-    rows, columns = (0, dataset.height - 1), (0, dataset.width - 1)
-    places = [
-        (dataset.height // 2, dataset.width // 2),
-        *((row, column) for row in rows for column in columns),
-    ]
-    shares = [ground_share(dataset, row, column) for row, column in places]
-    return [share for share in shares if share is not None]
-
-
-def _authalic(latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Snyder's q: the area from the equator to a latitude is radius^2 / 2 * q for each radian of longitude."""
-    sine, eccentricity = np.sin(latitude), math.sqrt(ECCENTRICITY_2)
-    logarithm = np.log((1 - eccentricity * sine) / (1 + eccentricity * sine))
-    result: npt.NDArray[np.float64] = (1 - ECCENTRICITY_2) * (
-        sine / (1 - ECCENTRICITY_2 * sine**2) - logarithm / (2 * eccentricity)
-    )
-    return result

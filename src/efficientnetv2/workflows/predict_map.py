@@ -1,4 +1,4 @@
-"""Map a raster: settle windows and bands, then draw."""
+"""Predict a map from a raster: `effnetv2 geo map`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
-from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import device_for_rank, refuse_swapped_arguments
 from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
@@ -45,33 +44,20 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MapOptions:
-    """The options of those names; None is not given.
-
-    Args:
-        window_m, window_px, stride_px: of the windows.
-        bands, value_range: as text, numbers with commas between.
-    """
+    """Options of ``effnetv2 geo map`` by their names."""
 
     window_m: float | None = None
     window_px: int | None = None
     stride_px: int | None = None
     bands: str | None = None
     value_range: str | None = None
+    batch_images: int = 32
+    device: str = "auto"
 
 
 @dataclass(frozen=True, eq=False)
 class MapResult:
-    """A map that has been drawn.
-
-    Args:
-        out: the file.
-        raster: it is of.
-        class_names: of the model.
-        tally: of its pixels.
-        grid: of the windows.
-        bands: read.
-        seconds: that it took.
-    """
+    """A map that was written to ``out``: its statistics, windows, bands, and the seconds that it took."""
 
     out: Path
     raster: Path
@@ -82,8 +68,9 @@ class MapResult:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        covered = max(1, int(self.tally.pixels.sum()))
+        """Plain values."""
+        tally = self.tally
+        covered = max(1, int(tally.pixels.sum()))
         return {
             "map": str(self.out),
             "raster": str(self.raster),
@@ -92,31 +79,31 @@ class MapResult:
             "window_px": self.grid.window_px,
             "stride_px": self.grid.stride_px,
             "seconds": round(self.seconds, 2),
-            "nodata_pixels": self.tally.nodata,
+            "nodata_pixels": tally.nodata,
             "classes": {
                 name: {
                     "value": place + 1,
-                    "pixels": int(self.tally.pixels[place]),
-                    "share": int(self.tally.pixels[place]) / covered,
-                    "hectares": None if self.tally.hectares is None else float(self.tally.hectares[place]),
-                    "probability": float(self.tally.confidence[place]) if self.tally.pixels[place] else None,
+                    "pixels": int(tally.pixels[place]),
+                    "share": int(tally.pixels[place]) / covered,
+                    "hectares": None if tally.hectares is None else float(tally.hectares[place]),
+                    "probability": float(tally.confidence[place]) if tally.pixels[place] else None,
                 }
                 for place, name in enumerate(self.class_names)
             },
         }
 
 
-def predict_map(
-    model: str, raster: Path, wanted: MapOptions, *, out: Path, batch_images: int, device: str
-) -> MapResult:
-    """Map a raster.
+def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> MapResult:
+    """Predict a map of a raster and write it.
 
     Raises:
-        InputError: anything a user can mend.
+        InputError: An option or a file that the caller can fix.
     """
-    on = device_for_rank(device, World())
+    device = device_for_rank(options.device, World())
     refuse_swapped_arguments(model, raster, "map")
-    _refuse_place(out, raster)
+    check_writable_file(out, "--out", such_as="map.tif")
+    if out.exists() and raster.exists() and out.samefile(raster):
+        raise InputError(f"--out {out} is RASTER itself. Give another file.")
     with open_raster(raster) as source:
         refuse_others(out, "--out", map_file.is_map, "is no map of effnetv2 geo map")
         tell_replaced(out)
@@ -124,106 +111,87 @@ def predict_map(
         require_classes(network, model)
         require_single_label(network, "a map has one class at each place", model)
         require_image_channels(network, model)
-        bands = resolve_bands(source, network.preprocessing, wanted, str(raster))
-        grid = resolve_grid(source, network.preprocessing, wanted, raster)
-        for line in _chosen(source, raster, grid, bands, wanted, _trained_m(network.preprocessing)):
-            _logger.info(line)
-        tallies: list[MapStatistics] = []
+        bands = resolve_bands(source, network.preprocessing, options, str(raster))
+        grid = resolve_grid(source, network.preprocessing, options, raster)
+        _log_plan(source, raster, grid, bands, options, network.preprocessing)
+        statistics: list[MapStatistics] = []
         started = time.perf_counter()
-        with signals_as_ctrl_c(), progress("mapping", len(grid), "windows") as counted:
 
-            def fill(put: map_file.WriteBlock) -> None:
-                tallies.append(
-                    predict_blocks(
-                        network,
-                        source,
-                        put,
-                        grid,
-                        bands,
-                        batch_images=batch_images,
-                        device=on,
-                        progress=counted,
-                    )
-                )
+        def fill(write_block: map_file.WriteBlock) -> None:
+            batch_images = options.batch_images
+            found = predict_blocks(
+                network, source, write_block, grid, bands, batch_images=batch_images, device=device
+            )
+            statistics.append(found)
 
-            told = {
-                "model": model,
-                "command": command_line(),
-                "window_px": str(grid.window_px),
-                "stride_px": str(grid.stride_px),
-            }
-            map_file.write_map(out, source, network.class_names, fill, told=told)
+        metadata = {
+            "model": model,
+            "command": command_line(),
+            "window_px": str(grid.window_px),
+            "stride_px": str(grid.stride_px),
+        }
+        with signals_as_ctrl_c():
+            map_file.write_map(out, source, network.class_names, fill, metadata=metadata)
         seconds = time.perf_counter() - started
-    return MapResult(out, raster, network.class_names, tallies[0], grid, bands, seconds)
-
-
-def _refuse_place(out: Path, raster: Path) -> None:
-    check_writable_file(out, "--out", such_as="map.tif")
-    if out.exists() and raster.exists() and out.samefile(raster):
-        raise InputError(f"--out {out} is RASTER itself. Give another file.")
+    return MapResult(out, raster, network.class_names, statistics[0], grid, bands, seconds)
 
 
 def resolve_bands(
-    source: RasterDataset, preprocessing: Preprocessing, wanted: MapOptions, name: str
+    source: RasterDataset, preprocessing: Preprocessing, options: MapOptions, name: str
 ) -> Bands:
-    """How a raster is to be seen: as given, else as the model's pictures were, else as the raster says.
-
-    Args:
-        source: the raster.
-        preprocessing: of the model.
-        wanted: what was given.
-        name: of the raster, for messages.
+    """Bands and value range: from the options, else those of the model's images, else those of the raster.
 
     Raises:
-        InputError: bands that are not there or not known, values of another kind than the model's pictures had, or of
-            which nobody says what becomes 0 and 255.
+        InputError: Bands are missing or unknown, values are of another type than the model's images had, or no value
+            range is known. ``name`` is that of the raster.
     """
     known = preprocessing.bands
     numbers = None if known is None else known.numbers
-    asked = None if wanted.bands is None else parse_bands(wanted.bands)
-    if asked is not None:
-        numbers = None if asked == "all" else asked
-    if not isinstance(asked, tuple) and (fault := multipage_fault(source) or palette_fault(source)):
+    requested = None if options.bands is None else parse_bands(options.bands)
+    if requested is not None:
+        numbers = None if requested == "all" else requested
+    by_number = isinstance(requested, tuple)
+    if not by_number and (fault := multipage_fault(source) or palette_fault(source)):
         raise InputError(f"{name} {fault}")
     if numbers is None:
-        numbers = (visible_bands if asked is None else all_bands)(source)
-    _refuse_other_number(numbers, preprocessing, source, name)
+        numbers = (visible_bands if requested is None else all_bands)(source)
+    _require_band_count(numbers, preprocessing, source, name)
     if known is None:
-        known = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
-    elif numbers != known.numbers or isinstance(asked, tuple):
-        # Asked for by number, so what they are called does not count.
-        known = replace(known, numbers=numbers, names=band_names(source, numbers))
-    by_rule = preprocessing.bands is not None and wanted.value_range is None
-    if fault := (mismatch if by_rule else band_mismatch)(source, known):
+        bands = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
+    elif by_number or numbers != known.numbers:
+        bands = replace(known, numbers=numbers, names=band_names(source, numbers))  # any names are right
+    else:
+        bands = known
+    check = mismatch if known is not None and options.value_range is None else band_mismatch
+    if fault := check(source, bands):
         raise InputError(f"{name} {fault}")
-    kinds = dtypes_of(source, known.numbers)
-    if wanted.value_range is not None:
-        low, high = _value_range(wanted.value_range)
-        return replace(known, low=(low,) * known.channels, high=(high,) * known.channels, kinds=kinds)
-    if preprocessing.bands is None and kinds != ("uint8",):
+    dtypes = dtypes_of(source, bands.numbers)
+    if options.value_range is not None:
+        low, high = _value_range(options.value_range)
+        return replace(bands, low=(low,) * bands.channels, high=(high,) * bands.channels, kinds=dtypes)
+    if known is None and dtypes != ("uint8",):
         raise InputError(
-            f"{name} holds {', '.join(kinds)}, but the model was trained on 8-bit pictures, and does not know "
-            "which values were made 0 and 255 for these. Say it, as --value-range 0,3000."
+            f"{name} holds {', '.join(dtypes)}, but the model was trained on 8-bit images, so the values that become 0 "
+            "and 255 are not known. Give them, as --value-range 0,3000."
         )
-    return known
+    return bands
 
 
-def _refuse_other_number(
+def _require_band_count(
     numbers: tuple[int, ...], preprocessing: Preprocessing, source: RasterDataset, name: str
 ) -> None:
-    """Refuse bands of another number than the model's pictures had."""
     count, bands = preprocessing.channels, preprocessing.bands
     if len(numbers) == count:
         return
-    asked = f"--bands {','.join(map(str, numbers))}"
+    given = f"--bands {','.join(map(str, numbers))}"
     if bands is None:
         raise InputError(
-            f"{name} has {pluralize(source.count, 'band')}, and the model was trained on ordinary pictures of {count} "
-            f"channels. Say which are to be seen as red, green and blue, as --bands 4,3,2 (not {asked})."
+            f"{name} has {pluralize(source.count, 'band')}, and the model was trained on ordinary images of {count} "
+            f"channels. Give the bands of red, green and blue, as --bands 4,3,2 (not {given})."
         )
     raise InputError(
-        f"{asked}: the model was trained on {pluralize(count, 'band')} ({bands.listed}). Give so many, in that "
-        "order, or leave --bands out."
+        f"{given}: the model was trained on {pluralize(count, 'band')} ({bands.listed}). Give as many, in that order, "
+        "or leave --bands out."
     )
 
 
@@ -234,86 +202,78 @@ def _value_range(text: str) -> tuple[float, float]:
             raise ValueError
     except ValueError:
         raise InputError(
-            f"--value-range is '{text}', but is two numbers, the lower first: the values seen as 0 and 255, as 0,3000."
+            f"--value-range: invalid value '{text}'. Give the values that become 0 and 255, the lower first, as 0,3000."
         ) from None
     return low, high
 
 
 def resolve_grid(
-    source: RasterDataset, preprocessing: Preprocessing, wanted: MapOptions, raster: Path
+    source: RasterDataset, preprocessing: Preprocessing, options: MapOptions, raster: Path
 ) -> Grid:
-    """Where the windows lie.
-
-    Args:
-        source: the raster.
-        preprocessing: of the model; the default is the ground that its pictures showed, or else its size.
-        wanted: what was given.
-        raster: for messages.
+    """Windows: from the options, else of the ground that the model's images showed, else of its image size.
 
     Raises:
-        InputError: windows that do not fit, or metres where the raster has none.
+        InputError: Windows do not fit, or are in meters and the raster has none.
     """
-    px = wanted.window_px
-    if wanted.window_m is not None:
+    px, side = options.window_px, pixel_side_m(source)
+    if options.window_m is not None:
         if px is not None:
-            raise InputError("--window-px and --window-m both say how large a window is. Give one of them.")
-        px = _pixels(source, wanted.window_m, raster)
+            raise InputError("--window-px and --window-m both give the size of a window. Give one of them.")
+        px = _window_px(source, side, options.window_m, raster)
     if px is None:
-        side, trained_m = pixel_side_m(source), _trained_m(preprocessing)
-        px = preprocessing.image_px
-        if side is not None and trained_m is not None:
-            px = max(2, round(trained_m / side))
-    stride = max(1, px // 2) if wanted.stride_px is None else wanted.stride_px
+        px, bands = preprocessing.image_px, preprocessing.bands
+        if side is not None and bands is not None and bands.picture_m is not None:
+            px = max(2, round(bands.picture_m / side))
+    stride = max(1, px // 2) if options.stride_px is None else options.stride_px
     return Grid(source.height, source.width, px, stride)
 
 
-def _pixels(source: RasterDataset, metres: float, raster: Path) -> int:
-    side = pixel_side_m(source)
+def _window_px(source: RasterDataset, side: float | None, meters: float, raster: Path) -> int:
     if side is None:
-        unit, fix = "no coordinate system", "."
+        reason, fix = "no coordinate system", "."
         if source.crs is not None:
-            unit = (
-                "coordinates in degrees"
-                if source.crs.is_geographic
-                else "a coordinate system that is not projected"
-            )
+            geographic = source.crs.is_geographic
+            reason = "coordinates in degrees" if geographic else "a coordinate system that is not projected"
             fix = ", or project it first: with GDAL, gdalwarp -t_srs EPSG:32721 (with your UTM zone)."
         raise InputError(
-            f"--window-m is {metres:g}, but {raster} has {unit}, so its pixels have no size in metres. Give "
+            f"--window-m is {meters:g}, but {raster} has {reason}, so its pixels have no size in meters. Give "
             f"--window-px{fix}"
         )
-    if not 0 < metres < math.inf or round(metres / side) < 2:
+    if not 0 < meters < math.inf or round(meters / side) < 2:
         raise InputError(
-            f"--window-m is {metres:g}, but a pixel of {raster} is {side:g} m wide and a window has at least 2. Give "
+            f"--window-m is {meters:g}, but a pixel of {raster} is {side:g} m wide and a window has at least 2. Give "
             f"{2 * side:g} or more."
         )
-    return round(metres / side)
+    return round(meters / side)
 
 
-def _trained_m(preprocessing: Preprocessing) -> float | None:
-    return None if preprocessing.bands is None else preprocessing.bands.picture_m
-
-
-def _chosen(
-    source: RasterDataset, raster: Path, grid: Grid, bands: Bands, wanted: MapOptions, trained_m: float | None
-) -> list[str]:
-    """What a person should know before it begins, a sentence each."""
+def _log_plan(
+    source: RasterDataset,
+    raster: Path,
+    grid: Grid,
+    bands: Bands,
+    options: MapOptions,
+    preprocessing: Preprocessing,
+) -> None:
+    """Log what was chosen, before the work begins."""
     side = pixel_side_m(source)
     ground = "" if side is None else f" ({side * grid.window_px:,.0f} m)"
-    lines = [
-        f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}"
-        f"{' as red, green and blue' if bands.channels == RGB else ''}.",
-        f"Windows: {len(grid.lefts)} x {len(grid.tops)} of {grid.window_px} px{ground}, one every {grid.stride_px} px.",
-    ]
+    seen_as = " as red, green and blue" if bands.channels == RGB else ""
+    trained_m = None if preprocessing.bands is None else preprocessing.bands.picture_m
+    _logger.info(
+        f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}{seen_as}."
+    )
+    _logger.info(
+        f"Windows: {len(grid.lefts)} x {len(grid.tops)} of {grid.window_px} px{ground}, one every {grid.stride_px} px."
+    )
     if trained_m is not None and side is not None:
-        lines.append(f"The pictures that trained the model showed {trained_m:,.0f} m.")
-    elif wanted.window_px is None and wanted.window_m is None:
-        lines.append(
-            "That is the size of the model's input. A window should show as much ground as the pictures that trained "
-            "the model: if theirs was another, say --window-m or --window-px."
+        _logger.info(f"The images that trained the model showed {trained_m:,.0f} m.")
+    elif options.window_px is None and options.window_m is None:
+        _logger.info(
+            "That is the size of the model's input. A window should show as much ground as the images that trained the "
+            "model: if theirs was another, give --window-m or --window-px."
         )
     if source.crs is None:
-        lines.append(f"{raster} has no coordinate system, so the map has none either.")
-    if fault := distortion_warning(source):
-        lines.append(fault)
-    return lines
+        _logger.info(f"{raster} has no coordinate system, so the map has none either.")
+    if warning := distortion_warning(source):
+        _logger.info(warning)
