@@ -94,7 +94,7 @@ def sets(table):
 def test_a_picture_is_given_each_of_its_marks_and_one_without_any_no_label(place, run):
     said, table = predicted(place, run, *SEPARATED)
     assert sets(table) == WANTED
-    assert "16 pictures: " in said
+    assert "16 images: " in said
     assert "without a label 2" in said
     shares = table[["blue", "green", "red"]].to_numpy()
     assert shares.sum(axis=1).max() > 2, "each class has a probability of its own"

@@ -123,21 +123,14 @@ _CATALOG: Mapping[str, tuple[Severity, str]] = {
 
 @dataclass(frozen=True)
 class Issue:
-    """An issue of a dataset. The fields are keys of ``inspection.json``.
-
-    Attributes:
-        kind: Identifier of its kind.
-        advice: What to do; '' for nothing.
-        groups: Rows of the dataset: single images, pairs, or larger groups.
-        captions: A text for each group, or empty.
-    """
+    """An issue of a dataset. The fields are keys of ``inspection.json``."""
 
     kind: str
     severity: Severity
     sentence: str
     advice: str = ""
-    groups: tuple[tuple[int, ...], ...] = ()
-    captions: tuple[str, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()  # rows of the dataset: single images, pairs, or larger groups
+    captions: tuple[str, ...] = ()  # a text for each group, or empty
 
 
 def issue(

@@ -38,19 +38,12 @@ from efficientnetv2.utils.rng import Key
 
 @dataclass(frozen=True, eq=False)
 class CheckResult:
-    """Everything that was found in a dataset.
-
-    Attributes:
-        stats: Statistics of its images.
-        sections: By key of ``inspection.json``: ``counts``, ``looks``, ``copies``, ``place``, ``time``, ``group``,
-            ``network`` and ``shards``.
-        weights: Pretrained weights of the embeddings. None without embeddings.
-    """
+    """Everything that was found in a dataset, in sections by their key of ``inspection.json``."""
 
     dataset: ImageDataset
     stats: ImageStats
     sections: Mapping[str, CheckSection]
-    weights: str | None = None
+    weights: str | None = None  # of the embeddings
 
     @property
     def issues(self) -> list[Issue]:
@@ -95,17 +88,9 @@ def check_dataset(
     weights: str | None = None,
     damage: ShardDamage | None = None,
 ) -> CheckResult:
-    """Run all checks.
+    """Run all checks; without embeddings of the readable images, labels are not checked.
 
-    Args:
-        near_km: Distance within which two locations count as one.
-        time_column: See ``time_section``.
-        embeddings: Of readable images. Without them labels are not checked.
-        weights: What computed the embeddings.
-        damage: Damage of the shards of the dataset. None for image files.
-
-    Raises:
-        InputError: The time column has no times.
+    Raises InputError if the time column has no times.
     """
     duplicates, near = duplicate_section(dataset, stats, key=key.fold("near"))
     sections = {

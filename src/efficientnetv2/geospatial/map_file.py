@@ -48,14 +48,9 @@ def write_map(
     *,
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a map atomically, and the category names beside it.
+    """Write a map of the size and location of ``source`` atomically, and the category names beside it.
 
-    Args:
-        path: File of the map, in an existing folder.
-        source: Raster that gives size and location.
-        class_names: K names.
-        fill: Gets the function that writes a block.
-        metadata: Further metadata items.
+    ``fill`` gets the function that writes a block.
 
     Raises:
         InputError: There are too many classes, or the file can't be written, as on a full disk.

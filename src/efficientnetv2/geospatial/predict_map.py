@@ -42,20 +42,13 @@ class Grid:
     """Windows in a raster; none sticks out.
 
     The first window of a row or column begins with the raster, the last ends with it, and the others are evenly spaced.
-
-    Attributes:
-        height, width: Size of the raster in pixels.
-        window_px: Side of a window.
-        stride_px: Largest distance between windows.
-
-    Raises:
-        InputError: Windows that do not fit into the raster, or leave gaps.
+    Raises InputError if windows do not fit into the raster, or leave gaps.
     """
 
-    height: int
+    height: int  # of the raster, in pixels
     width: int
     window_px: int
-    stride_px: int
+    stride_px: int  # largest distance between windows
 
     def __post_init__(self) -> None:
         least = min(self.height, self.width)
@@ -92,19 +85,12 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class MapStatistics:
-    """Sums over a map.
+    """Sums over a map."""
 
-    Attributes:
-        pixels: (K,) of each class.
-        hectares: (K,); None if the area of a pixel is not known.
-        confidence: (K,) mean probability of the pixels of a class; NaN without any.
-        nodata: Pixels without data.
-    """
-
-    pixels: Ints
-    hectares: npt.NDArray[np.float64] | None
-    confidence: npt.NDArray[np.float64]
-    nodata: int
+    pixels: Ints  # (K,) of each class
+    hectares: npt.NDArray[np.float64] | None  # (K,); None if the area of a pixel is not known
+    confidence: npt.NDArray[np.float64]  # (K,) mean probability of the pixels of a class; NaN without any
+    nodata: int  # pixels without data
 
 
 def predict_blocks(
@@ -121,15 +107,6 @@ def predict_blocks(
 
     A pixel gets the mean of the windows over it, weighted by ``window_weights`` and by the fraction of a window with
     data. Windows without data are not predicted.
-
-    Args:
-        network: Network for the channels of ``bands``.
-        source: The opened raster.
-        write_block: Writes a block of the map.
-        grid: The windows.
-        bands: How the raster becomes an image.
-        batch_images: Windows to compute at a time.
-        device: Device to compute on.
 
     Raises:
         InputError: The raster can't be read, or the network predicts NaN.
@@ -176,14 +153,7 @@ def _blocks(source: RasterDataset, bands: Bands, top: int, bottom: int) -> Itera
 
 
 def window_weights(starts: list[int], window_px: int, first: int, last: int) -> Floats:
-    """(last - first, n) weights of n windows for pixels along one side: 1 in the middle of a window, 0 outside.
-
-    Args:
-        starts: First pixels of the windows.
-        window_px: Their length.
-        first: First pixel.
-        last: The pixel behind the last.
-    """
+    """(last - first, n) weights of n windows for a range of pixels: 1 in the middle of a window, 0 outside."""
     offset = np.arange(first, last)[:, None] + 0.5 - np.asarray(starts)
     weights: Floats = np.maximum(0, 1 - np.abs(2 * offset / window_px - 1)).astype(np.float32)
     return weights

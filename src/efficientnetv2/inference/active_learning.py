@@ -27,19 +27,12 @@ _CHUNK = 2**18
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Images in the order in which labels would help most.
+    """Images in the order in which labels would help most."""
 
-    Attributes:
-        order: (n,) positions, the most useful first.
-        diverse: How many of the first were chosen by gradients; the others follow by entropy.
-        entropy: (n,) of the predictions, in the given order; 0 is certain, 1 uniform.
-        margin: (n,) probability of the best class minus that of the second.
-    """
-
-    order: Ints
-    diverse: int
-    entropy: Floats
-    margin: Floats
+    order: Ints  # (n,) positions, the most useful first
+    diverse: int  # how many of the first were chosen by gradients; the others follow by entropy
+    entropy: Floats  # (n,) of the predictions, in the given order; 0 is certain, 1 uniform
+    margin: Floats  # (n,) probability of the best class minus that of the second
 
 
 def rank_for_labeling(
@@ -50,14 +43,10 @@ def rank_for_labeling(
     most: int = MAX_DIVERSE,
     progress: Callable[[int], object] | None = None,
 ) -> Ranking:
-    """Rank images by how much their labels would help.
+    """Rank images by how much their labels would help, from (n, K) probabilities and (n, d) embeddings.
 
-    Args:
-        probabilities: (n, K) with K at least 2; rows sum to 1.
-        vectors: (n, d) embeddings. Neither array is copied as a whole.
-        key: Key of the draws.
-        most: Number of images chosen by gradients; fewer if the rest are copies of these.
-        progress: Called with the number of images chosen so far.
+    At ``most`` so many are chosen by gradients, fewer if the rest are copies of these. Neither array is copied as a
+    whole. ``progress`` is called with the number chosen so far.
     """
     count = len(probabilities)
     entropy, margin = np.empty(count), np.empty(count)

@@ -35,14 +35,7 @@ _EXPONENT_FACTORS = (1.0, 0.5, 0.0)
 
 @dataclass(frozen=True)
 class LearningCurvePoint:
-    """Metrics of probes with a number of labels.
-
-    Attributes:
-        pictures: Number of training images.
-        macro_f1: Mean over the draws.
-        low, high: 95 % interval over images and draws.
-        draws: Number of draws.
-    """
+    """Mean macro-F1 of probes with a number of training images, and its 95 % interval over images and draws."""
 
     pictures: int
     macro_f1: float
@@ -53,21 +46,16 @@ class LearningCurvePoint:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Macro-F1 of the probe against the number of labels.
+    """Macro-F1 of the probe against the number of labels."""
 
-    Attributes:
-        points: Measured, ascending; the last has all training images, or the sample of them.
-        forecast: Extrapolated to twice as many labels as there are.
-        gain, gain_low, gain_high: Difference of the forecast and all labels, with its 95 % interval.
-        carried: Extrapolated to all labels, if the points are of a sample.
-    """
-
-    points: tuple[LearningCurvePoint, ...]
-    forecast: LearningCurvePoint
-    gain: float
+    points: tuple[
+        LearningCurvePoint, ...
+    ]  # ascending; the last has all training images, or the sample of them
+    forecast: LearningCurvePoint  # extrapolated to twice as many labels as there are
+    gain: float  # forecast minus all labels, with its 95 % interval
     gain_low: float
     gain_high: float
-    carried: LearningCurvePoint | None = None
+    carried: LearningCurvePoint | None = None  # extrapolated to all labels, if the points are of a sample
 
 
 def learning_curve(
@@ -86,14 +74,8 @@ def learning_curve(
     both, and its interval covers both over resampled images and draws. Beyond a sample, the errors fall with each
     exponent, with half of it, and not at all; mean and interval are of all these.
 
-    Args:
-        train: All training images, or a sample of them.
-        val: Images to evaluate on.
-        predicted: Classes of ``val``, predicted by the probe of all of ``train``.
-        fit: Fits that probe: vectors and labels to a classifier.
-        num_labeled: Number of training images in the dataset, without copies.
-        key: Key of the draws.
-        groups: Groups of ``train``. Copies are no further labels.
+    ``predicted`` are the classes of ``val`` by the probe of all of ``train``; ``fit`` fits it to vectors and labels.
+    ``num_labeled`` training images are in the dataset, without copies; ``groups`` are those of ``train``.
 
     Source: power laws, arXiv:1712.00409; fitting and extrapolating them for own datasets, Figueroa et al.,
         BMC Medical Informatics and Decision Making 12:8 (2012); the two readings are ours.

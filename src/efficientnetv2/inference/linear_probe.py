@@ -58,17 +58,11 @@ _MIN_IMAGES, _MIN_CLASS_IMAGES = 500, 5
 
 @dataclass(frozen=True, eq=False)
 class GroupedData:
-    """Which images must stay on one side of a split.
+    """Which images must stay on one side of a split."""
 
-    Attributes:
-        clusters: (n,) ids; images of a cluster are not separated.
-        family: (n,) ids, equal for an image and its augmented copies (``data.augmented_copies``).
-        made: (n,) whether an image is an augmented copy.
-    """
-
-    clusters: Ints
-    family: Ints
-    made: npt.NDArray[np.bool_]
+    clusters: Ints  # (n,) ids; images of a cluster are not separated
+    family: Ints  # (n,) ids, equal for an image and its augmented copies (``data.augmented_copies``)
+    made: npt.NDArray[np.bool_]  # (n,) whether an image is an augmented copy
 
     @classmethod
     def independent(cls, count: int) -> Self:
@@ -115,17 +109,10 @@ class GroupedData:
         train_size: int | None = None,
         test_fraction: float | None = None,
     ) -> list[tuple[Ints, Ints]]:
-        """Random splits, stratified by class, that keep clusters whole.
+        """Random splits, stratified by (n,) class ids with two originals or more each, that keep clusters whole.
 
-        Args:
-            labels: (n,) class ids, two originals or more of each.
-            key: Key of the draws.
-            draws: Number of splits.
-            train_size: Number of originals for training, as nearly as whole clusters allow; or else
-            test_fraction: Fraction of originals for testing.
-
-        Returns:
-            For each draw the positions for training (originals, then their copies) and for testing (originals).
+        Either ``train_size`` is the number of originals to train on, as nearly as clusters allow, or ``test_fraction``
+        the fraction to test on. Returns the positions to train on, copies last, and to test on, originals only.
         """
         originals = self.originals
         own_labels = labels[originals]
@@ -159,61 +146,39 @@ class GroupedData:
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """How a linear probe is computed.
-
-    Attributes:
-        key: Key of the draws.
-        balanced: Weight classes by the inverse of their number of images.
-        max_images: Images of either part at most. None takes ``max_probe_images``.
-        device: Device to embed on.
-        workers: Processes that read images.
-    """
+    """How a linear probe is computed."""
 
     key: Key
-    balanced: bool = False
-    max_images: int | None = None
+    balanced: bool = False  # weight classes by the inverse of their number of images
+    max_images: int | None = None  # of either part; None takes ``max_probe_images``
     device: str | torch.device = "cpu"
     workers: int = 0
 
 
 @dataclass(frozen=True)
 class ProbeMetrics:
-    """Metrics of a linear probe.
-
-    Attributes:
-        pictures, train_pictures: Numbers of images that it was evaluated and trained on.
-        strength: Inverse of the L2 penalty, chosen within the training images.
-        seconds: Time, reading included.
-    """
+    """Metrics of a linear probe, and the numbers of images that it was evaluated and trained on."""
 
     top1: float
     macro_f1: float
     pictures: int
     train_pictures: int
-    strength: float
-    seconds: float
+    strength: float  # inverse of the L2 penalty, chosen within the training images
+    seconds: float  # reading included
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """A fitted linear probe.
-
-    Attributes:
-        train, val: Embeddings of the images that it was trained and evaluated on.
-        val_dataset: Dataset that ``val.samples`` refers to.
-        predicted: (n,) predicted classes of ``val``.
-        groups: Groups of ``train``.
-        num_unreadable: Number of unreadable training images, without copies.
-    """
+    """A fitted linear probe, with the embeddings that it was trained and evaluated on."""
 
     metrics: ProbeMetrics
     classifier: Pipeline
     train: Embeddings
     val: Embeddings
-    val_dataset: ImageDataset
-    predicted: Ints
-    groups: GroupedData
-    num_unreadable: int
+    val_dataset: ImageDataset  # that ``val.samples`` refers to
+    predicted: Ints  # (n,) classes of ``val``
+    groups: GroupedData  # of ``train``
+    num_unreadable: int  # training images, without copies
 
 
 def linear_probe(
@@ -225,15 +190,9 @@ def linear_probe(
     *,
     contents: Ints | None = None,
 ) -> ProbeResult:
-    """Fit logistic regression on embeddings of ``train`` and evaluate it on ``val``; larger parts are sampled.
+    """Fit logistic regression on embeddings of labeled images and evaluate it on others; large parts are sampled.
 
-    Args:
-        network: Network with pretrained weights. It is not changed.
-        train: Labeled images to train on.
-        val: Labeled images to evaluate on.
-        preprocessing: Preprocessing of evaluation.
-        options: Draws, class weights and device.
-        contents: (N,) of ``train``, see ``deduplicate``.
+    ``contents`` are those of ``train``, see ``deduplicate``.
 
     Raises:
         InputError: An embedding is not finite, a part has no readable image, or training images of one class only.
@@ -372,10 +331,9 @@ def tuning_splits(groups: GroupedData, labels: Ints, *, key: Key) -> list[tuple[
 def strictest_grouping(
     levels: Sequence[Grouping], labels: Ints, *, parts: int, key: Key
 ) -> tuple[Grouping, list[tuple[Ints, Ints]]]:
-    """The first of ``levels``, strictest first, whose folds leave every class in training; else the last.
+    """The first of ``levels``, strictest first, whose folds leave every class in training, else the last.
 
-    Returns:
-        The grouping, and the rows to train and to test on of each of ``parts`` folds.
+    Also its folds: the rows to train and to test on.
     """
     for level in levels:
         if len(np.unique(level.clusters)) < parts and level is not levels[-1]:
@@ -406,16 +364,10 @@ def deduplicate(dataset: ImageDataset, contents: Ints | None) -> npt.NDArray[np.
 def sample_training_rows(
     labels: Ints, most: int, key: Key, distinct: npt.NDArray[np.bool_] | None = None
 ) -> Ints:
-    """About ``most`` ascending rows to train on.
+    """About ``most`` ascending rows of (N,) labels to train on, drawn uniformly.
 
-    Classes have the sizes of a uniform draw, but copies are drawn only where a class has no other image left. If the
-    draw has a single class, a few images of others are added.
-
-    Args:
-        labels: (N,) of two classes or more.
-        most: Number of images.
-        key: Key of the draw.
-        distinct: (N,) as of ``deduplicate``. None if no image is a copy.
+    Of images that are not ``distinct`` (N,), as of ``deduplicate``, some are drawn only where a class has no others
+    left. If the draw has a single class, a few images of others are added.
     """
     drawn = _sample_rows(len(labels), most, key)
     if len(drawn) < len(labels) and distinct is not None and not distinct.all():

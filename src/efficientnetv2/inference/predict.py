@@ -37,20 +37,12 @@ Progress = Callable[[int], object]  # takes the number of images done so far
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Logits of the readable images of a dataset, in its order.
+    """Logits of the readable images of a dataset, in its order."""
 
-    Attributes:
-        samples: (n,) rows of the dataset.
-        labels: (n,) true classes, -1 without a label; (n, M) for multi-label data, padded with -1.
-        logits: (n, K) float32.
-        unreadable: Row and reason of every other image.
-        answer: What the logits mean.
-    """
-
-    samples: Ints
-    labels: Ints
-    logits: Tensor
-    unreadable: tuple[tuple[int, str], ...] = ()
+    samples: Ints  # (n,) rows of the dataset
+    labels: Ints  # (n,) classes, -1 without a label; (n, M) for multi-label data, padded with -1
+    logits: Tensor  # (n, K) float32
+    unreadable: tuple[tuple[int, str], ...] = ()  # row and reason of every other image
     answer: Answer = "softmax"
 
     @property
@@ -61,15 +53,11 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Embeddings of the readable images of a dataset; the fields are those of ``Predictions``.
-
-    Attributes:
-        vectors: (n, embed_dim) float32.
-    """
+    """Embeddings of the readable images of a dataset; see ``Predictions``."""
 
     samples: Ints
     labels: Ints
-    vectors: npt.NDArray[np.float32]
+    vectors: npt.NDArray[np.float32]  # (n, embed_dim)
     unreadable: tuple[tuple[int, str], ...] = ()
 
 
@@ -83,19 +71,11 @@ def predict(
     on_batch: Callable[[Tensor], object] | None = None,
     num_images: int | None = None,
 ) -> Tensor:
-    """Predict logits, in order. The network moves to ``device``; its training mode is restored.
+    """(N, K) float32 logits on the CPU, in order, divided by the temperature; of several views the mean probabilities'.
 
-    Args:
-        network: Network in any mode.
-        batches: (n, C, H, W) uint8 each. Where memory runs out, a batch is split.
-        preprocessing: Its mean, std and views are used.
-        device: Device to compute on.
-        progress: Called after every batch with the number of images done so far.
-        on_batch: Called with the (n, K) logits of every batch.
-        num_images: Upper bound of the number of images. With it the logits are never in memory twice.
-
-    Returns:
-        (N, K) float32 on the CPU, divided by the temperature. With several views: logits of the mean probabilities.
+    ``batches`` are (n, C, H, W) uint8, split where memory runs out. ``progress`` is called after each with the number
+    of images so far, ``on_batch`` with its logits. With ``num_images``, an upper bound, the logits are never in memory
+    twice. The network moves to ``device``, and keeps its training mode.
 
     Raises:
         InputError: The network has no classes or takes other channels, a logit is not finite, or a single image does
@@ -103,15 +83,13 @@ def predict(
     """
     require_classes(network)
     temperature = 1.0 if network.calibration is None else network.calibration.temperature
+    width = network.num_classes
+
+    def logits(inputs: Tensor) -> Tensor:
+        return _view_logits(network, inputs, preprocessing.views).float() / temperature
+
     return _run_batches(
-        network,
-        lambda inputs: _view_logits(network, inputs, preprocessing.views).float() / temperature,
-        batches,
-        preprocessing=preprocessing,
-        device=torch.device(device),
-        progress=progress,
-        on_batch=on_batch,
-        shape=(num_images, network.num_classes),
+        network, logits, batches, preprocessing, torch.device(device), (num_images, width), progress, on_batch
     )
 
 
@@ -125,15 +103,8 @@ def embed(
     num_images: int | None = None,
 ) -> Tensor:
     """What the classifier reads, (N, embed_dim) float32 on the CPU, from one view. Arguments: see ``predict``."""
-    return _run_batches(
-        network,
-        network.embed,
-        batches,
-        preprocessing=preprocessing,
-        device=torch.device(device),
-        progress=progress,
-        shape=(num_images, network.embed_dim),
-    )
+    shape = (num_images, network.embed_dim)
+    return _run_batches(network, network.embed, batches, preprocessing, torch.device(device), shape, progress)
 
 
 def predict_dataset(
@@ -148,21 +119,10 @@ def predict_dataset(
     on_batch: Callable[[Ints, Tensor], object] | None = None,
     strict: bool = False,
 ) -> Predictions:
-    """Predict every readable image of a dataset.
+    """Predict every readable image of a dataset; see ``predict``.
 
-    Args:
-        network: Network in any mode.
-        dataset: Images with or without labels.
-        preprocessing: Preprocessing of the network.
-        device: Device to compute on.
-        workers: Processes that read images. 0 reads in this process.
-        batch_images: Batch size, see ``predict``.
-        progress: See ``predict``.
-        on_batch: Called with the (n,) rows and (n, K) logits of every batch.
-        strict: Refuse the first unreadable image instead of skipping it.
-
-    Raises:
-        InputError: An image is unreadable, with ``strict``; see also ``predict``.
+    ``workers`` processes read images, 0 reads in this one. ``on_batch`` gets the (n,) rows and (n, K) logits of each
+    batch. With ``strict`` the first unreadable image is refused, otherwise it is skipped.
     """
     read = _DatasetBatches(dataset, preprocessing, batch_images, workers, torch.device(device), strict)
     logits = predict(
@@ -214,10 +174,9 @@ def predict_distributed(
     on_batch: Callable[[Ints, Tensor], object] | None = None,
     strict: bool = False,
 ) -> Predictions:
-    """Predict a dataset in all processes of ``world``, each every ``world.size``-th image.
+    """``predict_dataset`` by all processes of ``world``, each every ``world.size``-th image.
 
-    Every process calls it with the same network and dataset, and gets ``on_batch`` for its own images. The main process
-    returns all predictions, the others none. Arguments: see ``predict_dataset``.
+    The main process returns all predictions, the others none. ``on_batch`` gets those of this process.
     """
     own = np.arange(world.rank, len(dataset), world.size)
     shard = predict_dataset(
@@ -293,13 +252,9 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 def retry_halving_batch(
     compute: Callable[[Tensor], Tensor], images: Tensor, most: int, device: torch.device
 ) -> tuple[Tensor, int]:
-    """Compute a batch (n, C, H, W) in parts of ``most`` images; halve the parts while memory runs out.
+    """Compute a batch in parts of ``most`` images, halved while memory runs out; returns it and the size that fits.
 
-    Returns:
-        (n, ...), and the size of parts that fits.
-
-    Raises:
-        MemoryShortError: A single image does not fit.
+    Raises MemoryShortError if a single image does not fit.
     """
     results: list[Tensor] = []
     done = 0
@@ -365,11 +320,10 @@ def _run_batches(
     network: Network,
     compute: Callable[[Tensor], Tensor],
     batches: Iterable[Tensor],
-    *,
     preprocessing: Preprocessing,
     device: torch.device,
-    progress: Progress | None,
     shape: tuple[int | None, int],
+    progress: Progress | None,
     on_batch: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """Apply ``compute`` to normalized batches; stop at the first result that is not finite."""

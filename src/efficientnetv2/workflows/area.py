@@ -32,19 +32,12 @@ _DEGREES = (180, 90)
 
 @dataclass(frozen=True, eq=False)
 class MapAreas:
-    """Areas of a map's classes.
+    """Areas of a map's classes."""
 
-    Attributes:
-        found: Areas as shares of the map.
-        pixels: Pixels of the map with data.
-        hectares: Hectares of the map. None if the size of its pixels is not known.
-        left_out: Sampled locations that are not on the map.
-    """
-
-    found: AdjustedAreas
-    pixels: int
-    hectares: float | None
-    left_out: int
+    found: AdjustedAreas  # as shares of the map
+    pixels: int  # with data
+    hectares: float | None  # of the map; None if the size of its pixels is not known
+    left_out: int  # sampled locations that are not on the map
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; hectares beside shares if they are known."""

@@ -27,27 +27,16 @@ from efficientnetv2.workflows.previous_runs import KINDS
 
 @dataclass(frozen=True, eq=False)
 class TrainOverlap:
-    """How many of the evaluated images trained or selected a model.
+    """How many of the evaluated images trained or selected a model."""
 
-    Attributes:
-        pictures: Number that trained the model. None if nothing is known about its training images.
-        exact: Whether all images were compared; otherwise it is an estimate from a sample.
-        of: Number of evaluated images.
-        unseen: Rows that neither trained nor selected the model. None if not known of each image.
-        least: Whether ``pictures`` is a lower bound.
-        before: Whether some trained only the pretrained weights.
-        chose: Number of the others that selected the model, as minival. A lower bound if ``unseen`` is None.
-        chose_before: How many of these selected only the pretrained weights.
-    """
-
-    pictures: int | None
-    exact: bool
-    of: int
-    unseen: npt.NDArray[np.intp] | None = None
-    least: bool = False
-    before: bool = False
-    chose: int = 0
-    chose_before: int = 0
+    pictures: int | None  # that trained it; None if nothing is known about its training images
+    exact: bool  # whether all images were compared; otherwise it is an estimate from a sample
+    of: int  # evaluated images
+    unseen: npt.NDArray[np.intp] | None = None  # rows that did neither; None if not known of each image
+    least: bool = False  # whether ``pictures`` is a lower bound
+    before: bool = False  # whether some trained only the pretrained weights
+    chose: int = 0  # others that selected it, as minival; a lower bound if ``unseen`` is None
+    chose_before: int = 0  # of these, those that selected only the pretrained weights
 
     @property
     def none(self) -> bool:
@@ -83,16 +72,9 @@ class TrainOverlap:
 def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: ImageDataset) -> TrainOverlap:
     """Find evaluated images among those that trained or selected a model, or its pretrained weights.
 
-    Images are found by their contents, as the model file remembers them, and by their paths where the dataset of the
-    run lies beside the model: an image that was saved again has other contents.
-
-    Args:
-        model: Model file or run folder.
-        trained_on: What the model file remembers.
-        dataset: The evaluated images.
-
-    Raises:
-        InputError: Remote storage does not answer.
+    Images are found by their contents, as ``trained_on`` of the model file remembers them, and by their paths where the
+    dataset of the run lies beside the model: an image that was saved again has other contents. Raises InputError if
+    remote storage does not answer.
     """
     run = find_run(model)
     if trained_on is None and run is None:
@@ -155,19 +137,12 @@ def _by_path(run: Path, dataset: ImageDataset) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class PretrainOverlap:
-    """Validation images of a run that trained or selected its pretrained weights.
+    """Validation images of a run that trained or selected its pretrained weights."""
 
-    Attributes:
-        pictures: Number of validation images that trained them.
-        chose: Number of the others that selected them, as minival of an earlier run.
-        lines: Sentences; the first is on these images.
-        chooser: Whether minival images trained them, so that these select nothing.
-    """
-
-    pictures: int = 0
-    chose: int = 0
-    lines: tuple[str, ...] = ()
-    chooser: bool = False
+    pictures: int = 0  # that trained them
+    chose: int = 0  # others that selected them, as minival of an earlier run
+    lines: tuple[str, ...] = ()  # sentences; the first is on these images
+    chooser: bool = False  # whether minival images trained them, so that these select nothing
 
     @property
     def flattering(self) -> bool:
@@ -188,14 +163,8 @@ def pretrain_overlap(
     given ones, and a temperature that is far too low. With other classes only the features have seen them, which is
     logged. Images that selected the weights before are fine: their labels are in no weights.
 
-    Args:
-        weights: As in the recipe; "none" for none.
-        network: Network with these weights, adapted to the classes of the run.
-        prepared: Data of the run.
-        refuse: Refuse such a minival; otherwise it selects nothing.
-
-    Raises:
-        InputError: Minival is refused, or remote storage does not answer.
+    Without ``refuse`` such a minival selects nothing. ``weights`` are those of the recipe, and ``network`` has them,
+    adapted to the classes of the run. Raises InputError also if remote storage does not answer.
     """
     path = Path(weights)
     if weights == "none" or not path.exists():  # named weights do not tell
