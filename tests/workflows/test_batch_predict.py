@@ -119,9 +119,7 @@ def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
     assert (report["pictures"], report["skipped"]) == (38, 10)
 
 
-def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(
-    model, class_folders, tmp_path
-):
+def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model, class_folders, tmp_path):
     broken = sorted(class_folders.rglob("*.jpg"))[3:15]
     for file in broken:
         file.write_bytes(b"\xff\xd8 no more than this")
