@@ -455,7 +455,7 @@ def test_two_train_at_once_and_whoever_has_enough_ends_both():
 
 def test_a_study_that_ends_badly_ends_the_measurement(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        search_studies.effnetv2_search("best", str(tmp_path / "nowhere"))
+        search_studies.effnetv2_search("show", str(tmp_path / "nowhere"))
     assert ended.value.code == 2
     assert mentions(capsys.readouterr().err, "no study")
 

@@ -272,14 +272,18 @@ class Command(_WithoutTypes, TyperCommand):
 class Group(_WithoutTypes, TyperGroup):
     """Commands under one name; an unknown command is answered with ours."""
 
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the program, and exit with its code."""
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the program, and exit with its code; see ``TyperGroup``."""
         try:
-            code = super().main(*args, **extra | {"standalone_mode": False})
+            code = super().main(*args, standalone_mode=False, **extra)
         except UsageError as error:
+            if not standalone_mode:
+                raise
             if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
                 sys.exit(2)
             code = end(*_usage_message(error), code=2)
+        if not standalone_mode:
+            return code
         sys.exit(code)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
