@@ -46,7 +46,6 @@ def check(
     Examples:
     - `effnetv2 check photos/`
     - `effnetv2 check train.csv --group-column site --near-km 2`
-    - `effnetv2 check train.csv --weights auto --json`
     """
     from efficientnetv2.workflows.output_paths import refuse_within
     from efficientnetv2.workflows.report_folder import inspection_folder

@@ -134,14 +134,7 @@ class Screen:
 
 
 class Bar:
-    """A progress bar below the lines that are printed; where none can be drawn, lines are due now and then.
-
-    Args:
-        screen: Where it is shown.
-        counter: Column of what is done, such as "3/10".
-        what: Text before the bar.
-        total: Number that is complete. None is unknown.
-    """
+    """A progress bar below the lines that are printed; where none can be drawn, lines are due now and then."""
 
     def __init__(
         self, screen: Screen, counter: ProgressColumn, *, what: str = "starting", total: int | None = None

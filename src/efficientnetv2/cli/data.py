@@ -39,7 +39,6 @@ def pack(
     Examples:
     - `effnetv2 data pack images.csv shards/ --image-px 384 --shard-mb 200`
     - `effnetv2 train shards/`
-    - `effnetv2 train s3://bucket/shards/`
     """
     from efficientnetv2.data.shards.writer import PackOptions
     from efficientnetv2.workflows.shards import pack_shards
@@ -100,7 +99,6 @@ def write_balanced(
 
     Examples:
     - `effnetv2 data balance train.csv balanced/ --set augment.flip=symmetries`
-    - `effnetv2 data balance train.csv balanced/ --to sqrt`
     - `effnetv2 data balance photos/ fewer.csv --fewer`
     """
     from efficientnetv2.workflows.oversample import balance_and_write

@@ -48,8 +48,6 @@ _SHORTEST_S = 24.0
 # At most so long, as far as that can be estimated; with at most so many epochs. Ours.
 MOST_S, _EPOCHS = 360.0, 6
 
-Step = tuple[str, str, list[str]]
-
 
 def demo(
     context: typer.Context,
@@ -69,9 +67,11 @@ def demo(
     - `effnetv2 demo`
     - `effnetv2 demo --out my_demo --seed 1`
     """
+    from efficientnetv2.data.dataset import load_dataset
+
     images = bundled_images()
     screen = Screen(quiet=as_json)
-    epochs, seconds = affordable(slowness() * _count_rows(images) / IMAGES)
+    epochs, seconds = affordable(slowness() * len(load_dataset(images)) / IMAGES)
     steps = story(images, out, seed=seed, workers=workers, epochs=epochs)
     make_room(out)
     screen.say(f"Time: about {format_duration(seconds)} on this machine")
@@ -136,18 +136,8 @@ def affordable(slow: float) -> tuple[int, float]:
     return epochs, seconds if seconds <= MOST_S else slow * _SHORTEST_S
 
 
-def _count_rows(table: Path) -> int:
-    import pandas as pd
-
-    return len(pd.read_csv(table, usecols=["path"]))
-
-
 def make_room(out: Path) -> None:
-    """Remove an earlier demo in its own place, ``OUT``.
-
-    Raises:
-        InputError: The folder holds something else.
-    """
+    """Remove an earlier demo in its own place, ``OUT``."""
     from efficientnetv2.training.run_dir import RUN_FILES
     from efficientnetv2.training.run_lock import validate_new_run_dir
 
@@ -177,12 +167,10 @@ def _is_demo(out: Path) -> bool:
         return False
 
 
-def story(images: Path, out: Path, *, seed: int, workers: int | None, epochs: int = _EPOCHS) -> list[Step]:
-    """The steps: a title, a command, and its words.
-
-    Raises:
-        InputError: The weights are not beside the images.
-    """
+def story(
+    images: Path, out: Path, *, seed: int, workers: int | None, epochs: int = _EPOCHS
+) -> list[tuple[str, str, list[str]]]:
+    """The steps: a title, a command, and its words."""
     weights = _from_here(images.absolute().parents[1] / "weights/efficientnetv2_b0.safetensors")
     if not weights.is_file():
         raise InputError(
@@ -236,11 +224,7 @@ def _from_here(path: Path) -> Path:
 
 
 def bundled_images() -> Path:
-    """The table of images in the clone that this is run in, or that the package was installed from.
-
-    Raises:
-        InputError: There is no clone.
-    """
+    """The table of images in the clone that this is run in, or that the package was installed from."""
     for place in [Path.cwd(), *Path.cwd().parents[:2], Path(__file__).resolve().parents[3]]:
         if (place / "examples/land_cover/pictures.csv").exists():
             return _from_here(place / "examples/land_cover/pictures.csv")

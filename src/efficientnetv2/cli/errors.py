@@ -21,11 +21,7 @@ _OUT_OF_MEMORY = ("failed to map segment from shared object", "can't start new t
 
 @contextmanager
 def ends(spell: Callable[[str], str] = lambda message: message) -> Iterator[None]:
-    """Turn foreseen errors into messages and exit codes.
-
-    Args:
-        spell: Names options in a message as the command line spells them; see ``spelled``.
-    """
+    """Turn foreseen errors into messages, whose options ``spell`` names, and exit codes."""
     try:
         yield
     except InputError as error:
@@ -61,12 +57,7 @@ def end(message: str, hint: str | None = None, *, code: int, kind: str = "error:
 
 
 def spelled(message: str, options: Mapping[str, str]) -> str:
-    """A message of the library that begins with a field, such as ``epochs: must be ...``, with its option.
-
-    Args:
-        message: Of an ``InputError``.
-        options: Option of each field, such as ``--epochs``; an argument as the command calls it.
-    """
+    """A message of the library that begins with a field, such as ``epochs: must be ...``, with the field's option."""
     field = re.match(r"[a-z]\w*(?=: )", message)
     if field is None or not (option := options.get(field[0], "")).startswith("--"):
         return message

@@ -50,7 +50,6 @@ def evaluate(
     Examples:
     - `effnetv2 evaluate runs/demo test.csv --out evaluation/`
     - `effnetv2 evaluate model.safetensors test.csv --baseline runs/before`
-    - `effnetv2 evaluate model.safetensors test.csv --slices year,region`
     """
     from efficientnetv2.cli.results import ResultPrinter
     from efficientnetv2.workflows.batch_predict import InferenceOptions

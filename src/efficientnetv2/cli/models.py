@@ -18,7 +18,6 @@ def models(
     """List the published models, or pretrained weights.
 
     Examples:
-    - `effnetv2 models`
     - `effnetv2 models --pretrained`
     - `effnetv2 models --fetch efficientnetv2_b0.in1k`
     """

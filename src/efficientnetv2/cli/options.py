@@ -145,11 +145,7 @@ class RecipeOptions:
     ] = None
 
     def words(self) -> TrainOverrides:
-        """The overrides of a recipe.
-
-        Raises:
-            InputError: Two of them contradict each other, or a value is out of range.
-        """
+        """The overrides of a recipe."""
         from efficientnetv2.training.overrides import TrainOverrides
 
         given = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -112,11 +112,7 @@ class Command(_WithoutTypes, TyperCommand):
     """A command that takes options of other tools, hides advanced options, and ends with a message and a code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the options and arguments.
-
-        Raises:
-            UsageError: Some do not fit; its ``hint`` says what to do.
-        """
+        """Read the options and arguments."""
         if "--help-all" in args:
             ctx.meta["help-all"] = True
             print(ctx.get_help(), end="")
@@ -275,7 +271,7 @@ class Group(_WithoutTypes, TyperGroup):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run the program, and exit with its code; see ``TyperGroup``."""
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(*args, **extra | {"standalone_mode": False})
         except UsageError as error:
             if not standalone_mode:
                 raise
@@ -287,11 +283,7 @@ class Group(_WithoutTypes, TyperGroup):
         sys.exit(code)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """See ``TyperGroup``.
-
-        Raises:
-            UsageError: There is no such command; its ``hint`` names ours.
-        """
+        """See ``TyperGroup``."""
         try:
             return super().resolve_command(ctx, args)
         except UsageError as error:

@@ -27,7 +27,6 @@ def recipes(
     """List the recipes, show one, or explain the fields.
 
     Examples:
-    - `effnetv2 recipes`
     - `effnetv2 recipes runs/demo`
     - `effnetv2 recipes finetune --field optimizer`
     """

@@ -139,7 +139,6 @@ def run(
     Examples:
     - `effnetv2 search run studies/photos --data photos/ --dry-run`
     - `effnetv2 search run studies/photos --data photos/ --trials 50`
-    - `effnetv2 search run big --data imagenet/ --preset paper`
     """
     from efficientnetv2.cli import bars, search_tables  # torch, which takes seconds
     from efficientnetv2.workflows import search_plan, search_run
