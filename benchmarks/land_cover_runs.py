@@ -22,7 +22,7 @@ from benchmarks.record import RESULTS, hardware
 from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.nas.trial import die_with_parent
+from efficientnetv2.nas.trial_process import exit_with_parent
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.cpu import keep_freed_memory
@@ -266,7 +266,7 @@ def each(does: Callable[[Work, Any], Any], work: Work, asked: Sequence[Any]) -> 
 
 
 def _begin_worker(threads: int) -> None:
-    die_with_parent()
+    exit_with_parent()
     keep_freed_memory()  # as the program does
     torch.set_num_threads(threads)
 

@@ -32,7 +32,7 @@ from benchmarks.surrogate import Surrogate, Table, agreement, read
 
 from efficientnetv2.nas.evolution import RegularizedEvolution
 from efficientnetv2.nas.policy_gradient import PolicyGradient
-from efficientnetv2.nas.samplers import SpaceSampler, sampler, suggest
+from efficientnetv2.nas.samplers import SpaceSampler, create_sampler, suggest
 from efficientnetv2.utils.io import write_text_atomically
 
 SAMPLERS = {"random": "random", "policy_gradient": "policy", "evolution": "evolution", "tpe": "tpe"}
@@ -70,7 +70,9 @@ def compare(surrogate: Surrogate, seeds: int, trials: int) -> dict[str, np.ndarr
     curves = {}
     for shown, name in SAMPLERS.items():
         space = surrogate.table.space
-        runs = [incumbents(surrogate, sampler(name, space, seed=seed), trials) for seed in range(seeds)]
+        runs = [
+            incumbents(surrogate, create_sampler(name, space, seed=seed), trials) for seed in range(seeds)
+        ]
         curves[shown] = np.array(runs)
         print(f"{shown}: {curves[shown][:, -1].mean():.4f} after {trials} trials", flush=True)
     return curves

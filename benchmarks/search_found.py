@@ -53,8 +53,8 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement, Reward
-from efficientnetv2.nas.proxy_task import Proxy
-from efficientnetv2.nas.trial import measurement, try_out
+from efficientnetv2.nas.proxy_task import ProxyTask
+from efficientnetv2.nas.trial import run_trial, to_measurement
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
 
@@ -63,10 +63,10 @@ SEEDS = (1, 2, 3)
 FOUND, RANDOM = "found", "random search's best"
 
 
-def trained(network: Architecture, proxy: Proxy, seed: int) -> Measurement:
+def trained(network: Architecture, proxy: ProxyTask, seed: int) -> Measurement:
     """A network trained with a seed."""
     one = replace(proxy, seeds=(seed,))
-    return measurement(network, one, try_out(network, one))
+    return to_measurement(network, one, run_trial(network, one))
 
 
 def compared(runs: dict[str, list[Measurement]]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def compared(runs: dict[str, list[Measurement]]) -> dict[str, Any]:
     for name, each in runs.items():
         # Step times are of the machine, not of the seed: all of a network's runs share their mean.
         step = mean(one.step_seconds or 0.0 for one in each)
-        rewards = [Reward().of(replace(one, step_seconds=step), base) for one in each]
+        rewards = [Reward().compute(replace(one, step_seconds=step), base) for one in each]
         low, high = interval([one.top1 or 0.0 for one in each])
         rows[name] = {
             "top1": mean(one.top1 or 0.0 for one in each),
@@ -98,7 +98,7 @@ def compared(runs: dict[str, list[Measurement]]) -> dict[str, Any]:
 
 
 def judged(
-    networks: dict[str, Architecture], proxy: Proxy, kept: Path, workers: int = 1
+    networks: dict[str, Architecture], proxy: ProxyTask, kept: Path, workers: int = 1
 ) -> dict[str, list[Measurement]]:
     """Every network trained with every seed, or what was kept of that: the networks by turns, seed after seed.
 
@@ -134,7 +134,7 @@ def _key(name: str, seed: int, network: Architecture) -> str:
 
 
 def searched_both(
-    options: argparse.Namespace, file: Path, proxy: Proxy, common: dict[str, Any], trials: int
+    options: argparse.Namespace, file: Path, proxy: ProxyTask, common: dict[str, Any], trials: int
 ) -> dict[str, Architecture]:
     """The networks that policy gradient and random search have found."""
     # The studies compute as the recipe was settled, and measure nothing that might come out otherwise.
@@ -202,7 +202,7 @@ def main() -> None:
         sharing(proxy, options.workers),
         recipe=proxy.recipe.model_copy(update={"epochs": options.full_epochs}),
         train=dataset.select(np.flatnonzero(np.isin(dataset.split, ("train", "minival")))),
-        choosing=dataset.subset("val"),
+        selection=dataset.subset("val"),
     )
     rows = compared(judged(networks, proxy, options.out / "trained.json", options.workers))
     for name, row in rows.items():

@@ -59,10 +59,10 @@ from benchmarks.surrogate import rank_agreement
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.nas.builtin_spaces import small
-from efficientnetv2.nas.proxy_task import Proxy
+from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
-from efficientnetv2.nas.trial import measurement, try_out
+from efficientnetv2.nas.trial import run_trial, to_measurement
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
 
@@ -79,12 +79,12 @@ CALLED = {
 }
 
 
-def tried(space: Space, point: Point, proxy: Proxy) -> dict[str, Any]:
+def tried(space: Space, point: Point, proxy: ProxyTask) -> dict[str, Any]:
     """A network's row, but for its name."""
     began = time.perf_counter()
     network = space.decode(point)
-    outcome = try_out(network, proxy)
-    found = measurement(network, proxy, outcome)
+    outcome = run_trial(network, proxy)
+    found = to_measurement(network, proxy, outcome)
     plain = found.to_json()
     return {name: short(plain[name]) for name in MEASURED if name in plain} | {
         **dict.fromkeys(("step_foretold", "step_first_seconds", "step_first_spread")),
@@ -115,7 +115,7 @@ def crashes(before: int, found: dict[str, Any]) -> int:
     return before + 1
 
 
-def fill(kept: Record, points: Sequence[Point], proxy: Proxy, workers: int = 1) -> None:
+def fill(kept: Record, points: Sequence[Point], proxy: ProxyTask, workers: int = 1) -> None:
     """Try those networks that have no row yet."""
     done, in_a_row = {int(row["number"]) for row in kept.rows()}, 0
     missing = [number for number in range(len(points)) if number not in done]
@@ -134,7 +134,9 @@ def chosen(kept: Record, count: int) -> list[dict[str, str]]:
     return [rows[place] for place in np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
 
 
-def longer(kept: Record, proxy: Proxy, count: int, epochs: float, workers: int = 1) -> list[dict[str, Any]]:
+def longer(
+    kept: Record, proxy: ProxyTask, count: int, epochs: float, workers: int = 1
+) -> list[dict[str, Any]]:
     """Train some of the recorded networks for longer; what is done is kept beside the table.
 
     Returns:

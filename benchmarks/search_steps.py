@@ -20,9 +20,9 @@ import torch
 from benchmarks.search_table import Record, short
 from benchmarks.search_trials import at_pace_of, backbone_measured, untrained
 
-from efficientnetv2.nas.latency import StepTimes
+from efficientnetv2.nas.latency import StepTimeCache
 from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.nas.proxy_task import Proxy
+from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.utils.io import write_text_atomically
 
@@ -81,7 +81,7 @@ def twice(rows: Sequence[Mapping[str, str]], again: Sequence[Mapping[str, Any]])
     return [one.agrees(other) for one, other in both if one and other]
 
 
-def timed(kept: Record, proxy: Proxy, by: Mapping[str, str], *, retime: bool = False) -> list[int]:
+def timed(kept: Record, proxy: ProxyTask, by: Mapping[str, str], *, retime: bool = False) -> list[int]:
     """Time what has not been timed of a table's networks: the backbone, each of them, and some a second time.
 
     Args:
@@ -119,7 +119,7 @@ def timed(kept: Record, proxy: Proxy, by: Mapping[str, str], *, retime: bool = F
     return doubtful
 
 
-def _time(kept: Record, number: int, points: Sequence[Point], proxy: Proxy) -> None:
+def _time(kept: Record, number: int, points: Sequence[Point], proxy: ProxyTask) -> None:
     network = kept.space.decode(points[number])
     foretold = _times(proxy).foretold(network)  # by others' parts: its own are known only afterwards
     found = untrained(network, proxy)
@@ -135,7 +135,7 @@ def _time(kept: Record, number: int, points: Sequence[Point], proxy: Proxy) -> N
     print(f"network {number}: step {1000 * (found.step_seconds or 0):.4g} ms", flush=True)
 
 
-def _time_some_twice(kept: Record, points: Sequence[Point], proxy: Proxy) -> None:
+def _time_some_twice(kept: Record, points: Sequence[Point], proxy: ProxyTask) -> None:
     done = kept.timed_twice()
     timed_ones = [int(row["number"]) for row in kept.rows() if row["step_seconds"]]
     places = np.linspace(0, len(timed_ones) - 1, _TWICE).round().astype(int) if timed_ones else ()
@@ -148,12 +148,12 @@ def _time_some_twice(kept: Record, points: Sequence[Point], proxy: Proxy) -> Non
         write_text_atomically(kept.twice, json.dumps(done, indent=1) + "\n")
 
 
-def _times(proxy: Proxy) -> StepTimes:
+def _times(proxy: ProxyTask) -> StepTimeCache:
     device = torch.device(proxy.device)
-    return StepTimes(proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=device)
+    return StepTimeCache(proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=device)
 
 
-def time_again(kept: Record, proxy: Proxy) -> list[int]:
+def time_again(kept: Record, proxy: ProxyTask) -> list[int]:
     """Measure those steps again that are not the sum of their parts, as all networks together know them by now.
 
     The measurement with the lesser spread stands, for what is disturbed is spread wider; the row's first one stays as

@@ -17,11 +17,11 @@ from efficientnetv2.architectures.io import read as read_network
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.main import app
 from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.nas.results import Row, rows_of
+from efficientnetv2.nas.results import TrialRow, load_rows
 from efficientnetv2.nas.space import Space
-from efficientnetv2.nas.storage import Storage, url_of
-from efficientnetv2.nas.study import opened, plan_of
-from efficientnetv2.nas.trial import die_with_parent
+from efficientnetv2.nas.storage import Storage, sqlite_url
+from efficientnetv2.nas.study import load_config, open_study
+from efficientnetv2.nas.trial_process import exit_with_parent
 from efficientnetv2.utils.cpu import keep_freed_memory
 
 ENDLESS = 1_000_000  # trials of a study that its minutes end
@@ -51,13 +51,13 @@ def searched(
     return read_network(network)
 
 
-def trials_of(study: Path) -> list[Row]:
+def trials_of(study: Path) -> list[TrialRow]:
     """The trials of a study that have ended; none where it has not begun."""
     file = study / "study.db"
     if not file.exists():
         return []
-    storage = Storage(url_of(file), patience_s=60)
-    return [] if plan_of(storage, study.name) is None else rows_of(opened(storage, study.name))
+    storage = Storage(sqlite_url(file), timeout_s=60)
+    return [] if load_config(storage, study.name) is None else load_rows(open_study(storage, study.name))
 
 
 def rows_recorded(table: Path, common: dict[str, Any]) -> list[dict[str, str]]:
@@ -133,6 +133,6 @@ def together(workers: int, words: list[str]) -> None:
 
 def _join(words: list[str]) -> None:
     """The main function of a further worker."""
-    die_with_parent()
+    exit_with_parent()
     keep_freed_memory()
     effnetv2_search(*words)

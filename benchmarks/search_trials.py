@@ -20,12 +20,12 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.validate import validate_images
-from efficientnetv2.nas.latency import Pace
+from efficientnetv2.nas.latency import ReferenceTiming
 from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.nas.proxy_task import Proxy, refuse_leaks
+from efficientnetv2.nas.proxy_task import ProxyTask, require_no_leakage
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
-from efficientnetv2.nas.trial import measurement, try_out
+from efficientnetv2.nas.trial import run_trial, to_measurement
 from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.recipe import Recipe
@@ -88,7 +88,7 @@ def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
         for path, given, judges in zip(whole.paths, whole.split, judging, strict=True)
     ]
     try:
-        refuse_leaks(whole.with_split(np.array(splits, dtype=object)), validate_images(whole).contents)
+        require_no_leakage(whole.with_split(np.array(splits, dtype=object)), validate_images(whole).contents)
     except InputError as error:
         raise SystemExit(str(error)) from error
 
@@ -137,13 +137,13 @@ def settled_recipe(asked: Recipe, train: ImageDataset, space: Space, about: Path
     return settled.recipe.model_copy(update={"model": "auto", "group_images": None})
 
 
-def proxy_of(dataset: ImageDataset, recipe: Recipe, folder: Path) -> Proxy:
+def proxy_of(dataset: ImageDataset, recipe: Recipe, folder: Path) -> ProxyTask:
     """How networks are tried: by a settled recipe, on the pictures' train and minival."""
-    return Proxy(
+    return ProxyTask(
         recipe=recipe,
         seeds=(SEED,),
         train=dataset.subset("train"),
-        choosing=dataset.subset("minival"),
+        selection=dataset.subset("minival"),
         device="cpu",
         workers=0,
         threads=torch.get_num_threads(),
@@ -152,7 +152,7 @@ def proxy_of(dataset: ImageDataset, recipe: Recipe, folder: Path) -> Proxy:
     )
 
 
-def sharing(proxy: Proxy, workers: int) -> Proxy:
+def sharing(proxy: ProxyTask, workers: int) -> ProxyTask:
     """How networks are tried where so many train at once, each on its share of the processor."""
     return replace(proxy, training_threads=max(1, (proxy.threads or 1) // workers))
 
@@ -171,26 +171,26 @@ def code(package: Path = Path(efficientnetv2.__file__).parent) -> str:
     return content.hexdigest()
 
 
-def untrained(network: Architecture, proxy: Proxy) -> Measurement:
+def untrained(network: Architecture, proxy: ProxyTask) -> Measurement:
     """A network's step and costs alone.
 
     Raises:
         SystemExit: its step could not be measured.
     """
-    outcome = try_out(network, replace(proxy, seeds=()), watch=lambda told: False)  # stopped there
+    outcome = run_trial(network, replace(proxy, seeds=()), on_message=lambda told: False)  # stopped there
     if outcome.failed is not None:
         failed = f"{outcome.failed.kind}: {outcome.failed.reason}"
         raise SystemExit(f"the step of a network could not be measured ({failed}). Run it again.")
-    return measurement(network, replace(proxy, seeds=()), outcome)
+    return to_measurement(network, replace(proxy, seeds=()), outcome)
 
 
-def backbone_measured(space: Space, proxy: Proxy) -> Measurement:
+def backbone_measured(space: Space, proxy: ProxyTask) -> Measurement:
     """The costs of a space's backbone; of some measurements of its step the shortest."""
     found = [untrained(space.backbone, proxy) for _ in range(_TIMED)]
     return min(found, key=lambda one: one.step_seconds or np.inf)
 
 
-def at_pace_of(proxy: Proxy, space: Space, backbone: Measurement) -> Proxy:
+def at_pace_of(proxy: ProxyTask, space: Space, backbone: Measurement) -> ProxyTask:
     """The same, with steps told at the pace at which the backbone's took what was measured of it.
 
     Args:
@@ -199,7 +199,7 @@ def at_pace_of(proxy: Proxy, space: Space, backbone: Measurement) -> Proxy:
         backbone: measured.
     """
     assert backbone.step_seconds is not None, "it was measured"
-    return replace(proxy, pace=Pace(space.backbone, proxy.recipe, backbone.step_seconds))
+    return replace(proxy, reference=ReferenceTiming(space.backbone, proxy.recipe, backbone.step_seconds))
 
 
 def tell_other_code(about: Path) -> None:
@@ -208,7 +208,7 @@ def tell_other_code(about: Path) -> None:
         print(f"{about} was begun with another version of the code.")
 
 
-def in_common(space: Space, asked: Recipe, dataset: ImageDataset, proxy: Proxy) -> dict[str, Any]:
+def in_common(space: Space, asked: Recipe, dataset: ImageDataset, proxy: ProxyTask) -> dict[str, Any]:
     """What has to be the same in whoever goes on with a table, times its steps, or is compared with it."""
     return {
         "space": space.to_json(),
@@ -237,6 +237,6 @@ def smallest(space: Space) -> Architecture:
         return count_flops(space.decode(point), image_px=64, num_classes=10).total.parameters
 
     point = space.encode(space.backbone)
-    while (least := min(space.neighbours(point), key=parameters)) and parameters(least) < parameters(point):
+    while (least := min(space.neighbors(point), key=parameters)) and parameters(least) < parameters(point):
         point = least
     return space.decode(point)

@@ -60,7 +60,7 @@ class Table:
 def worth(backbone: Measurement, top1: float, step_seconds: float, parameters: float) -> float:
     """The paper's reward of three numbers; a foretold accuracy may lie a little outside of [0, 1]."""
     top1 = min(max(float(top1), 0.0), 1.0)
-    return Reward().of(Measurement(int(parameters), 1, top1=top1, step_seconds=step_seconds), backbone)
+    return Reward().compute(Measurement(int(parameters), 1, top1=top1, step_seconds=step_seconds), backbone)
 
 
 def read(path: Path) -> Table:

@@ -21,7 +21,7 @@ from efficientnetv2.cli.main import app
 from efficientnetv2.cli.parsing import _expanded
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
-from efficientnetv2.nas.storage import file_of
+from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
@@ -381,7 +381,7 @@ def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch)
     refuse_within("~backup_of_nobody", Path("~runs_of_nobody/1"), "--out")
     with pytest.raises(InputError, match=mentioning("~nobody_at_all/x.csv")):
         DataConfig("~nobody_at_all/x.csv").read()
-    assert file_of("sqlite:///~nobody_at_all/study.db") == Path.cwd() / "~nobody_at_all/study.db"
+    assert sqlite_file("sqlite:///~nobody_at_all/study.db") == Path.cwd() / "~nobody_at_all/study.db"
 
 
 @pytest.mark.parametrize("words", [("--out=~/look",), ("--out", "~/look")])

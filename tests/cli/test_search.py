@@ -32,9 +32,10 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.models.model_file import load
 from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.nas.storage import Storage, url_of
-from efficientnetv2.nas.study import opened, plan_of
-from efficientnetv2.nas.trial import Outcome, StepTold, Trained
+from efficientnetv2.nas.storage import Storage, sqlite_url
+from efficientnetv2.nas.study import load_config, open_study
+from efficientnetv2.nas.trial import TrialResult
+from efficientnetv2.nas.trial_process import StepTimed, Trained
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunLog
@@ -42,9 +43,9 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.timer import TimingStats
 from efficientnetv2.workflows import search_run
-from efficientnetv2.workflows.search_config import Asked
-from efficientnetv2.workflows.search_export import compound, grow
-from efficientnetv2.workflows.study_dir import StudyFolder
+from efficientnetv2.workflows.model_scaling import compound_scaling, scale_up
+from efficientnetv2.workflows.search_config import SearchConfig
+from efficientnetv2.workflows.study_dir import StudyDir
 
 TRIALS = 4
 
@@ -112,7 +113,7 @@ def test_a_study_may_count_what_the_paper_does_not(found, tmp_path):
         assert row["reward"] == pytest.approx(one["top1"] * costs)
     joined = here(*words(tmp_path, found / "pictures", "--trials", 2))
     assert joined.returncode == 2
-    assert "holds another study: reward: " in joined.stderr
+    assert "another study: reward: " in joined.stderr
 
 
 def test_best_reads_like_table_4(found):
@@ -195,8 +196,8 @@ def test_a_larger_network_can_be_made_of_the_one_found(found):
     done = here("search", "export", found / "study", "--trial", 2, "--grow", "1", "--out", file)
     assert done.returncode == 0, done.stderr
     small = SPACE.decode(tuple(answer(found / "study", "show")["rows"][2]["point"]))
-    assert read(file) == grow(small, compound(1), eval_px=32).architecture
-    assert "pictures of 40 px" in done.stdout
+    assert read(file) == scale_up(small, compound_scaling(1), eval_px=32).architecture
+    assert "images of 40 px" in done.stdout
     assert (
         f"--model {shlex.quote(str(file))} --image-px 32 --set eval_px=40 --set minival=0.1\n" in done.stdout
     )
@@ -232,8 +233,8 @@ def test_a_study_begun_by_another_version_goes_on_and_says_so(found, tmp_path):
     shutil.copytree(found / "study", tmp_path / "study")
     resume = ("search", "resume", tmp_path / "study", "--workers", 0)
     assert "was begun with" not in here(*resume).stdout
-    storage = Storage(url_of(tmp_path / "study/study.db"), patience_s=5)
-    plan = plan_of(storage, "study").to_json()
+    storage = Storage(sqlite_url(tmp_path / "study/study.db"), timeout_s=5)
+    plan = load_config(storage, "study").to_json()
     assert plan["version"] == version("efficientnetv2")
     study_id = storage.rdb.get_study_id_from_name("study")
     storage.rdb.set_study_user_attr(study_id, "plan", plan | {"version": "0.0.1"})
@@ -252,7 +253,7 @@ def test_time_is_up(found, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Time is up" in done.stdout
-    again = f"Go on with: effnetv2 search resume {tmp_path / 'study'} --workers 0 --threads 1\n"
+    again = f"Continue with: effnetv2 search resume {tmp_path / 'study'} --workers 0 --threads 1\n"
     assert again in done.stdout, "as it was started"
 
 
@@ -284,9 +285,9 @@ def test_a_study_is_not_gone_on_with_as_another(change, said, found):
     assert "Traceback" not in done.stderr
 
 
-def no_work(study, _machine, _prepared, folder, *_) -> search_run.Worked:
+def no_work(study, context, *_) -> search_run.SearchResult:
     """What a worker leaves that has tried nothing."""
-    return search_run.Worked(study, folder, finished=False, again="")
+    return search_run.SearchResult(study, context.folder, finished=False, command="")
 
 
 @pytest.fixture
@@ -299,9 +300,9 @@ def on_rasters(tmp_path, monkeypatch):
         for number in range(12):
             values = rng.integers(0, 9_000, (4, 32, 32)).astype(np.uint16)
             rasters.write_raster(tmp_path / "pictures" / name / f"{name}_{number:02d}.tif", values)
-    step = StepTold(TimingStats(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
-    timed = Outcome(step, (), Trained((), 1000), None)
-    monkeypatch.setattr(search_run, "try_out", lambda *given, **more: timed)
+    step = StepTimed(TimingStats(0.1, 0.1, 0.1, rounds=1), predicted=None, measured=True)
+    timed = TrialResult(step, (), Trained((), 1000), None)
+    monkeypatch.setattr(search_run, "run_trial", lambda *given, **more: timed)
     monkeypatch.setattr(search_run, "_work", no_work)
     done = here(*words(tmp_path, tmp_path / "pictures", "--bands", "4,3,2"))
     assert done.returncode == 0, done.stderr
@@ -311,9 +312,9 @@ def on_rasters(tmp_path, monkeypatch):
 @pytest.fixture
 def untrained(monkeypatch):
     """Studies whose backbone nobody times, and for which nobody works; what their workers were given."""
-    step = StepTold(TimingStats(0.1, 0.1, 0.1, rounds=1), foretold=None, measured=True)
-    timed, given = Outcome(step, (), Trained((), 1000), None), []
-    monkeypatch.setattr(search_run, "try_out", lambda *words, **more: timed)
+    step = StepTimed(TimingStats(0.1, 0.1, 0.1, rounds=1), predicted=None, measured=True)
+    timed, given = TrialResult(step, (), Trained((), 1000), None), []
+    monkeypatch.setattr(search_run, "run_trial", lambda *words, **more: timed)
     monkeypatch.setattr(search_run, "_work", lambda *words: given.append(words) or no_work(*words))
     return given
 
@@ -346,18 +347,18 @@ def test_a_workers_minutes_begin_when_it_does(class_folders, untrained, tmp_path
     """What the pictures and the backbone take is of them, not before them."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(search_run, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    read = search_run.pictures
+    read = search_run.load_search_data
 
     def slowly(*given, **more):
         clock.now += 120
         return read(*given, **more)
 
-    monkeypatch.setattr(search_run, "pictures", slowly)
+    monkeypatch.setattr(search_run, "load_search_data", slowly)
     begun = here(*words(tmp_path, class_folders, "--minutes", 5))
     assert begun.returncode == 0, begun.stderr
     resume = ("search", "resume", tmp_path / "study", "--minutes", 5, "--workers", 0, "--device", "cpu")
     assert here(*resume).returncode == 0
-    assert [given[4] for given in untrained] == [1000 + 300, 1120 + 300]
+    assert [given[2] for given in untrained] == [1000 + 300, 1120 + 300]
 
 
 @pytest.mark.parametrize("emptied", [True, False])
@@ -420,14 +421,14 @@ def test_a_study_is_not_gone_on_with_on_other_bands(more, on_rasters):
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_network_found_is_trained_on_the_bands_of_its_search(kept, on_rasters):
     """Also of a study begun before plans kept them, as it was said to this machine."""
-    storage = Storage(url_of(on_rasters / "study/study.db"), patience_s=5)
+    storage = Storage(sqlite_url(on_rasters / "study/study.db"), timeout_s=5)
     if not kept:
-        plain = plan_of(storage, "study").to_json() | {"bands": None}
+        plain = load_config(storage, "study").to_json() | {"bands": None}
         study_id = storage.rdb.get_study_id_from_name("study")
         storage.rdb.set_study_user_attr(study_id, "plan", plain)
     measured = Measurement(1000, 1000, top1=0.5, step_seconds=0.1).to_json()
     told = {"measurement": measured, "point": list(SPACE.encode(SPACE.backbone))}
-    opened(storage, "study").study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs=told))
+    open_study(storage, "study").optuna_study.add_trial(optuna.trial.create_trial(value=0.5, user_attrs=told))
     done = here("search", "export", on_rasters / "study")
     assert done.returncode == 0, done.stderr
     train = shlex.split(done.stdout.partition("that the search did not see: effnetv2 ")[2])
@@ -457,7 +458,7 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
             ("--memory-exponent", "0.1"),
             ("--memory-exponent", "peak_memory_bytes", "0.1"),
         ),
-        (("--image-px", "4"), ("smaller than the stride",)),
+        (("--image-px", "4"), ("--image-px", "4")),
         (
             (
                 "--set",
@@ -467,7 +468,7 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
                 "--set",
                 "progressive.px_multiple=32",
             ),
-            ("pictures of 2 px are smaller than the stride",),
+            ("images of 2 px are smaller than the stride",),
         ),
         (
             ("--set", "progressive.image_px=8", "--set", "progressive.px_multiple=8", "--space", "small"),
@@ -477,9 +478,9 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--sampler", "polcy"), ("did you mean", "policy")),
         (("--space", "nowhere.json"), ("nowhere.json",)),
         (("--space", "efficientnetv2_b9"), ("there is no such space",)),
-        (("--seeds", "1,x"), ("give whole numbers",)),
-        (("--seeds", "1,1"), ("stands there twice",)),
-        (("--step-time", "guessed"), ("is measured or cached",)),
+        (("--seeds", "1,x"), ("--seeds", "1,x", "whole numbers")),
+        (("--seeds", "1,1"), ("--seeds", "twice")),
+        (("--step-time", "guessed"), ("guessed", "measured", "cached")),
         (("--storage", "mysql://host/one"), ("SQLite",)),
         (("--set", "weights=efficientnetv2_b0.in1k"), ("trained from scratch",)),
         (("--set", "model=efficientnetv2_s"), ("--space",)),
@@ -491,19 +492,19 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--set", "answered=test"), ("answered=test",)),
         (
             ("--set", "several_labels=sigmoid"),
-            ("the pictures of a search have one label each. Leave it out",),
+            ("several_labels", "one label each"),
         ),
         (
             ("--label-separator", ";"),
             ("--label-separator", "';'"),
         ),
-        (("--set", "minival=null"), ("a search does not go without. Leave it out (a share of 0.2",)),
+        (("--set", "minival=null"), ("minival", "0.2")),
         (
             ("--label-separator", ";", "--set", "minival=null"),
             ("effnetv2 train",),
         ),
         (("--recipe", "nothing"), ("nothing",)),
-        (("--threads", "0"), ("has to be at least 1",)),
+        (("--threads", "0"), ("--threads", "at least 1")),
         (("--threads", "9999"), ("--threads", "9999", "PyTorch")),
     ],
 )
@@ -518,8 +519,8 @@ def test_what_can_not_be_is_refused_before_anything_is_made(more, said, found, t
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("patience=3", "says patience=3, but a trial trains to its end"),
-        ("eval_px_tried=[32,64]", "says eval_px_tried=(32, 64), but a trial answers at one size"),
+        ("patience=3", "sets patience=3, but a trial trains to its end"),
+        ("eval_px_tried=[32,64]", "sets eval_px_tried=(32, 64), but a trial is evaluated at one size"),
     ],
 )
 def test_what_a_recipe_file_says_in_vain_is_refused(setting, said, tmp_path):
@@ -529,7 +530,7 @@ def test_what_a_recipe_file_says_in_vain_is_refused(setting, said, tmp_path):
 
     def asked(*settings):
         proxy = ProxyOptions(recipe=str(tmp_path / "mine.yaml"), settings=list(settings))
-        return Asked(
+        return SearchConfig(
             tmp_path, None, None, None, SearchOptions(), proxy, DataConfig("pictures"), WorkerOptions()
         )
 
@@ -595,7 +596,7 @@ def test_who_has_looked_at_a_study_from_afar_may_still_join_it(found, tmp_path):
     """Of another machine: no folder here, only the database."""
     afar = ("--storage", f"sqlite:///{found}/study/study.db".replace("%", "%25").replace("?", "%3F"))
     best = here("search", "show", tmp_path / "study", *afar)
-    export = shlex.split(best.stdout.partition("for training: effnetv2 ")[2])
+    export = shlex.split(best.stdout.partition("for training: effnetv2 ")[2].partition("\nPage: ")[0])
     assert export[:3] == ["search", "export", str(tmp_path / "study")]
     assert here(*export).returncode == 0
     exported = SPACE.encode(read(tmp_path / "study/found.yaml"))
@@ -720,7 +721,7 @@ def test_a_study_takes_no_file_of_the_users_for_its_own(name, found, tmp_path):
 
 def test_a_study_that_never_began_leaves_its_place_to_the_next(tmp_path):
     """What its backbone failed of stands in its log; the plan comes before the list of pictures."""
-    folder = StudyFolder(tmp_path)
+    folder = StudyDir(tmp_path)
     log = RunLog()
     log.write_to(tmp_path)
     with attached(log):

@@ -26,12 +26,13 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement, Reward
-from efficientnetv2.nas.proxy_task import Proxy
-from efficientnetv2.nas.trial import Failed, Outcome
+from efficientnetv2.nas.proxy_task import ProxyTask
+from efficientnetv2.nas.trial import TrialResult
+from efficientnetv2.nas.trial_process import Failed
 from efficientnetv2.training.recipes import get_recipe
 
 # Of no pictures: what tries a network is replaced where this is used.
-PROXY = Proxy(
+PROXY = ProxyTask(
     get_recipe("proxy_small"), (search_trials.SEED,), SimpleNamespace(class_names=("a", "b")), None, "cpu", 0,
     Path(), Path(),
 )  # fmt: skip
@@ -499,7 +500,7 @@ def test_two_workers_share_the_threads_and_the_minutes(tmp_path, monkeypatch):
 
 
 def test_a_run_that_fails_is_no_accuracy(tmp_path, monkeypatch):
-    failed = Outcome(None, (), None, Failed("crashed", "the process was killed by SIGKILL", 0))
+    failed = TrialResult(None, (), None, Failed("crashed", "the process was killed by SIGKILL", 0))
     monkeypatch.setattr(search_found, "try_out", lambda network, proxy: failed)
     kept = tmp_path / "trained.json"
     with pytest.raises(SystemExit, match=mentioning("1", "seed")):
@@ -527,7 +528,7 @@ def test_the_table_takes_differences_seed_by_seed():
     }
     rows = search_found.compared(runs)
     assert rows["V2-B0"]["reward"] == pytest.approx(0.6), "over itself its reward is its accuracy"
-    slower = Reward().of(replace(base, top1=1.0, step_seconds=0.2), base)
+    slower = Reward().compute(replace(base, top1=1.0, step_seconds=0.2), base)
     assert rows["found"]["minus_v2b0"] == pytest.approx(
         [0.6 * slower - 0.5, 0.7 * slower - 0.6, 0.8 * slower - 0.7]
     )

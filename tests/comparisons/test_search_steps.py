@@ -15,7 +15,7 @@ from tests.comparisons.test_search_record import BACKBONE, COMMON, PROXY
 from tests.messages import mentioning
 
 from efficientnetv2.nas.builtin_spaces import small
-from efficientnetv2.nas.latency import StepTimes, part_names
+from efficientnetv2.nas.latency import StepTimeCache, part_names
 from efficientnetv2.nas.objective import Measurement
 
 PART_S = 0.01
@@ -71,7 +71,7 @@ def study(folder, slower: dict[int, float]):
     """Of ten networks: the table, how they were tried, and seconds of each step; in the table some took longer."""
     proxy = replace(PROXY, times=folder / "step_times.json")
     kept = Record(folder / "record.csv", small())
-    times = StepTimes(
+    times = StepTimeCache(
         proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device(proxy.device)
     )
     sums = {}
@@ -201,7 +201,7 @@ def test_every_step_is_timed_and_some_twice_and_all_anew_where_that_is_asked_for
 
     def untrained(network, proxy):
         came.append(list(sums).index(network))
-        times = StepTimes(
+        times = StepTimeCache(
             proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device("cpu")
         )
         names = part_names(network, image_px=times.image_px, num_classes=proxy.num_classes)

@@ -11,7 +11,7 @@ from tests.nas.test_trial import TINY
 
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.nas import latency as module
-from efficientnetv2.nas.latency import Pace, latency
+from efficientnetv2.nas.latency import ReferenceTiming, inference_latency
 from efficientnetv2.utils import timer
 
 BACKBONE = get_architecture("efficientnetv2_b0")
@@ -40,9 +40,9 @@ class Clock:
 @pytest.mark.parametrize(
     ("slowness", "pace", "told"),
     [
-        (1.1, Pace(BACKBONE, RECIPE, 1.0, inference_seconds=0.004), 0.002),
-        (1.0, Pace(BACKBONE, RECIPE, 1.0, inference_seconds=0.008), 0.004),
-        (1.1, Pace(BACKBONE, RECIPE, 1.0), 0.0022),
+        (1.1, ReferenceTiming(BACKBONE, RECIPE, 1.0, inference_seconds=0.004), 0.002),
+        (1.0, ReferenceTiming(BACKBONE, RECIPE, 1.0, inference_seconds=0.008), 0.004),
+        (1.1, ReferenceTiming(BACKBONE, RECIPE, 1.0), 0.0022),
         (1.1, None, 0.0022),
     ],
 )
@@ -50,5 +50,5 @@ def test_a_machine_that_is_slower_changes_no_time_that_is_told_at_a_pace(slownes
     clock = Clock(slowness)
     monkeypatch.setattr(module, "create", clock.pass_of)
     monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    found = latency(TINY, image_px=32, num_classes=3, device=torch.device("cpu"), pace=pace)
+    found = inference_latency(TINY, image_px=32, num_classes=3, device=torch.device("cpu"), reference=pace)
     assert found == pytest.approx(told)

@@ -19,11 +19,11 @@ BACKBONE = Measurement(
 def test_the_papers_reward_by_hand():
     """Twice as slow, four times as large: 0.6 * 2^-0.07 * 4^-0.05 = 0.6 * 0.952638 * 0.933033 = 0.533306."""
     network = replace(BACKBONE, top1=0.6, step_seconds=0.2, parameters=4_000_000)
-    assert Reward().of(network, BACKBONE) == pytest.approx(0.533306, abs=1e-6)
+    assert Reward().compute(network, BACKBONE) == pytest.approx(0.533306, abs=1e-6)
 
 
 def test_the_backbones_reward_is_its_accuracy():
-    assert Reward().of(BACKBONE, BACKBONE) == 0.5
+    assert Reward().compute(BACKBONE, BACKBONE) == 0.5
 
 
 def test_order_by_hand():
@@ -34,21 +34,21 @@ def test_order_by_hand():
     slow = replace(BACKBONE, top1=0.52, step_seconds=0.2)  # 1.04 * 0.9526 = 0.9907 times
     failed = replace(BACKBONE, top1=None, failure="out of memory")
     best_first = [quick, right, little, BACKBONE, slow, failed]
-    assert sorted(best_first, key=lambda one: Reward().of(one, BACKBONE), reverse=True) == best_first
+    assert sorted(best_first, key=lambda one: Reward().compute(one, BACKBONE), reverse=True) == best_first
     # Of accuracy alone, the two that know more lead.
     alone = Reward(step_seconds=0, parameters=0)
-    assert {alone.of(one, BACKBONE) for one in (right, slow)} == {0.52}
+    assert {alone.compute(one, BACKBONE) for one in (right, slow)} == {0.52}
 
 
 @given(st.floats(0.01, 1), st.floats(1e-3, 10), st.integers(1, 10**9), st.floats(1.01, 100))
 def test_costing_more_is_worth_less_and_knowing_more_is_worth_more(top1, seconds, parameters, times):
     network = replace(BACKBONE, top1=top1, step_seconds=seconds, parameters=parameters)
-    worth = Reward().of(network, BACKBONE)
-    assert Reward().of(replace(network, step_seconds=seconds * times), BACKBONE) == pytest.approx(
+    worth = Reward().compute(network, BACKBONE)
+    assert Reward().compute(replace(network, step_seconds=seconds * times), BACKBONE) == pytest.approx(
         worth * times**-0.07
     )
-    assert Reward().of(replace(network, parameters=parameters * 2), BACKBONE) < worth
-    assert Reward().of(replace(network, top1=top1 / times), BACKBONE) < worth
+    assert Reward().compute(replace(network, parameters=parameters * 2), BACKBONE) < worth
+    assert Reward().compute(replace(network, top1=top1 / times), BACKBONE) < worth
 
 
 def test_other_costs_count_where_they_are_given_an_exponent():
@@ -56,17 +56,19 @@ def test_other_costs_count_where_they_are_given_an_exponent():
     backbone = replace(BACKBONE, inference_seconds=0.01, peak_memory_bytes=2**30)
     network = replace(backbone, inference_seconds=0.04, peak_memory_bytes=2**31)
     reward = Reward(step_seconds=0, parameters=0, inference_seconds=-0.1, peak_memory_bytes=-0.2)
-    assert reward.of(network, backbone) == pytest.approx(0.378929, abs=1e-6)
-    assert Reward().of(network, backbone) == 0.5
+    assert reward.compute(network, backbone) == pytest.approx(0.378929, abs=1e-6)
+    assert Reward().compute(network, backbone) == 0.5
 
 
 def test_a_failed_network_is_worth_nothing():
-    assert Reward().of(replace(BACKBONE, top1=None, step_seconds=None, failure="diverged"), BACKBONE) == 0.0
+    assert (
+        Reward().compute(replace(BACKBONE, top1=None, step_seconds=None, failure="diverged"), BACKBONE) == 0.0
+    )
 
 
 @pytest.mark.parametrize("name", ["step_seconds", "parameters", "inference_seconds", "peak_memory_bytes"])
 def test_a_wrong_sign_is_refused_with_the_reason(name):
-    with pytest.raises(ValidationError, match=mentioning(name, "0.07", "0", "-0.07")):
+    with pytest.raises(ValidationError, match=mentioning(name, "0.07", "0")):
         Reward(**{name: 0.07})
     with pytest.raises(InputError, match=mentioning(name)):
         Reward.from_json({name: float("nan")})
@@ -75,11 +77,11 @@ def test_a_wrong_sign_is_refused_with_the_reason(name):
 def test_what_was_not_measured_cannot_be_counted():
     untimed = replace(BACKBONE, step_seconds=None)
     with pytest.raises(InputError, match=mentioning("step_seconds")):
-        Reward().of(untimed, BACKBONE)
+        Reward().compute(untimed, BACKBONE)
     with pytest.raises(InputError, match=mentioning("inference_seconds")):
-        Reward(inference_seconds=-0.1).of(BACKBONE, BACKBONE)
+        Reward(inference_seconds=-0.1).compute(BACKBONE, BACKBONE)
     with pytest.raises(InputError, match="of the backbone"):
-        Reward().of(BACKBONE, untimed)
+        Reward().compute(BACKBONE, untimed)
 
 
 def test_measurement_and_reward_are_plain_data():

@@ -11,25 +11,22 @@ from tests.nas.tiny import SPACE
 
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.nas.objective import Measurement, Reward
+from efficientnetv2.nas.plots import draw_fronts, draw_importances, draw_rewards
 from efficientnetv2.nas.results import (
-    Row,
+    TrialRow,
+    architecture_table,
     best,
-    draw_fronts,
-    draw_importances,
-    draw_rewards,
-    exponents,
-    front,
+    best_so_far,
     importances,
-    incumbents,
-    table_of,
+    pareto_front,
 )
-from efficientnetv2.nas.storage import Storage, optuna
-from efficientnetv2.nas.study import create, opened
+from efficientnetv2.nas.storage import Storage, import_optuna
+from efficientnetv2.nas.study import create_study, open_study
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
 
-def row(number: int, top1: float, ms: float, reward: float, end: str = "finished", **more) -> Row:
+def row(number: int, top1: float, ms: float, reward: float, end: str = "finished", **more) -> TrialRow:
     failure = "diverged: at step 3" if end == "failed" else None
     found = Measurement(
         parameters=int(1e6 * ms),
@@ -38,7 +35,7 @@ def row(number: int, top1: float, ms: float, reward: float, end: str = "finished
         step_seconds=ms / 1000,
         failure=failure,
     )
-    return Row(number, (number,), found, reward, end, 1.0, **more)
+    return TrialRow(number, (number,), found, reward, end, 1.0, **more)
 
 
 ROWS = [
@@ -54,7 +51,7 @@ ROWS = [
 
 
 def test_nothing_of_a_front_is_beaten():
-    assert [one.number for one in front(ROWS, lambda found: found.step_seconds)] == [0, 1, 5]
+    assert [one.number for one in pareto_front(ROWS, lambda found: found.step_seconds)] == [0, 1, 5]
 
 
 def test_the_best_are_finished_ones_each_network_once():
@@ -74,12 +71,12 @@ def test_without_a_finished_trial_it_is_said_why():
 
 
 def test_incumbents_never_fall_and_stopped_trials_do_not_count():
-    assert incumbents(ROWS) == [0.5, 0.57, 0.57, 0.57, 0.57, 0.62, 0.62, 0.62]
+    assert best_so_far(ROWS) == [0.5, 0.57, 0.57, 0.57, 0.57, 0.62, 0.62, 0.62]
 
 
 def test_a_table_reads_like_table_4_of_the_paper():
     """arXiv:2104.00298, Table 4: EfficientNetV2-S."""
-    _, rows = table_of(get_architecture("efficientnetv2_s"))
+    _, rows = architecture_table(get_architecture("efficientnetv2_s"))
     assert [" | ".join(one) for one in rows] == [
         "0 | Conv3x3 | 2 | 24 | 1",
         "1 | Fused-MBConv1, k3x3 | 1 | 24 | 2",
@@ -93,8 +90,8 @@ def test_a_table_reads_like_table_4_of_the_paper():
 
 
 def test_a_reward_is_shown_as_its_formula():
-    assert exponents(Reward()) == "A · S^-0.07 · P^-0.05"
-    assert exponents(Reward(step_seconds=0, peak_memory_bytes=-0.1)) == "A · P^-0.05 · M^-0.1"
+    assert str(Reward()) == "A · S^-0.07 · P^-0.05"
+    assert str(Reward(step_seconds=0, peak_memory_bytes=-0.1)) == "A · P^-0.05 · M^-0.1"
 
 
 def test_drawings_show_what_there_is():
@@ -112,18 +109,18 @@ def test_drawings_show_what_there_is():
 
 def test_the_decision_that_rewards_follow_matters_most(tmp_path):
     """Fused networks of stage 2 are worth 0.6, the others 0.5, whatever else was decided."""
-    storage = Storage(f"sqlite:///{tmp_path}/study.db", patience_s=5, create=True)
-    create(
+    storage = Storage(f"sqlite:///{tmp_path}/study.db", timeout_s=5, create=True)
+    create_study(
         storage, "study", PLAN.model_copy(update={"reward": Reward(step_seconds=0, parameters=0)}), trials=40
     )
-    study = opened(storage, "study")
+    study = open_study(storage, "study")
     assert not importances(study)
     for number in range(40):
         point = SPACE.sample(Key.of(number))
         top1 = 0.6 if SPACE.choices(point)["stage2.kind"] == "fused" else 0.5
         measured = Measurement(1000, 1000, top1=top1, step_seconds=0.01).to_json()
         attributes = {"point": list(point), "measurement": measured}
-        study.study.add_trial(optuna().trial.create_trial(value=top1, user_attrs=attributes))
+        study.optuna_study.add_trial(import_optuna().trial.create_trial(value=top1, user_attrs=attributes))
     found = importances(study)
     assert set(found) == {name for name, _ in SPACE.decisions}
     assert max(found, key=found.get) == "stage2.kind"

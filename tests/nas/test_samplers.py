@@ -15,9 +15,16 @@ from tests.nas.test_space import RICH, TINY
 
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.nas.builtin_spaces import paper, small
-from efficientnetv2.nas.evolution import RegularizedEvolution, Tried, mutated, untried
+from efficientnetv2.nas.evolution import PastTrial, RegularizedEvolution, mutate, sample_untried
 from efficientnetv2.nas.policy_gradient import PolicyGradient
-from efficientnetv2.nas.samplers import NAMES, RandomSearch, distributions, history, sampler, suggest
+from efficientnetv2.nas.samplers import (
+    NAMES,
+    RandomSearch,
+    create_sampler,
+    distributions,
+    past_trials,
+    suggest,
+)
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -44,7 +51,7 @@ def searched(proposer, seed, trials):
     tried, key = [], Key.of(seed)
     for number in range(trials):
         point = proposer.propose(SPACE, tried, key.fold(number))
-        tried.append(Tried(point, worth(point)))
+        tried.append(PastTrial(point, worth(point)))
     return tried
 
 
@@ -55,7 +62,7 @@ def test_what_a_policy_learns_by_hand():
     took the other options and is made less likely by 0.5 * (1 - 0.377541) = 0.311230.
     """
     policy = PolicyGradient(learning_rate=0.5, warmup=2, entropy=0.0)
-    tried = [Tried((0, 0, 0, 0, 0), 1.0), Tried((1, 1, 1, 1, 0), 0.0)]
+    tried = [PastTrial((0, 0, 0, 0, 0), 1.0), PastTrial((1, 1, 1, 1, 0), 0.0)]
     logits = policy.logits(TINY, tried)
     assert logits[:4].tolist() == pytest.approx(np.array([[0.56123, -0.56123]] * 4), abs=1e-5)
     # The last decision took the same option both times: up by 0.25, then down by 0.5 * 0.377541.
@@ -65,14 +72,14 @@ def test_what_a_policy_learns_by_hand():
 def test_a_policy_learns_nothing_from_decisions_without_effect():
     """The second stage is removed: of its decisions only that is taught."""
     policy = PolicyGradient(warmup=2, entropy=0.0)
-    logits = policy.logits(TINY, [Tried((0, 0, 0, 0, 1), 1.0), Tried((1, 0, 0, 0, 1), 0.0)])
+    logits = policy.logits(TINY, [PastTrial((0, 0, 0, 0, 1), 1.0), PastTrial((1, 0, 0, 0, 1), 0.0)])
     assert (logits[2:4] == 0).all()
     assert (logits[[0, 4]] != 0).all()
 
 
 def test_equal_rewards_teach_nothing_and_options_that_are_not_there_stay_so():
     policy = PolicyGradient(warmup=3)
-    tried = [Tried(RICH.sample(Key.of(seed)), 0.5) for seed in range(20)]
+    tried = [PastTrial(RICH.sample(Key.of(seed)), 0.5) for seed in range(20)]
     logits = policy.logits(RICH, tried)
     sizes = [len(decision.options) for decision in RICH.decisions]
     for row, size in zip(logits, sizes, strict=True):
@@ -83,7 +90,11 @@ def test_equal_rewards_teach_nothing_and_options_that_are_not_there_stay_so():
 def test_entropy_pulls_towards_even_chances():
     """The third reward is the usual one, so its step is that of entropy alone: the gradient by finite differences."""
     policy = PolicyGradient(warmup=2, entropy=0.1, learning_rate=1.0, baseline_decay=1.0)
-    tried = [Tried((0, 0, 0, 0, 0), 1.0), Tried((0, 0, 0, 0, 1), 0.0), Tried((1, 1, 1, 1, 1), 0.5)]
+    tried = [
+        PastTrial((0, 0, 0, 0, 0), 1.0),
+        PastTrial((0, 0, 0, 0, 1), 0.0),
+        PastTrial((1, 1, 1, 1, 1), 0.5),
+    ]
 
     def entropy(logits):
         chances = np.exp(logits) / np.exp(logits).sum()
@@ -100,18 +111,18 @@ def test_the_parent_is_the_best_of_the_living():
     """Of 6 trials the youngest 4 live, all in the tournament: the best of all has died."""
     evolution = RegularizedEvolution(population=4, tournament=4)
     points = [TINY.sample(Key.of(seed).fold("first")) for seed in range(6)]
-    tried = [Tried(point, reward) for point, reward in zip(points, (9, 1, 2, 5, 3, 4), strict=True)]
+    tried = [PastTrial(point, reward) for point, reward in zip(points, (9, 1, 2, 5, 3, 4), strict=True)]
     for seed in range(20):
         child = evolution.propose(TINY, tried, Key.of(seed))
-        assert child in TINY.neighbours(points[3])
+        assert child in TINY.neighbors(points[3])
 
 
 def test_a_small_tournament_lets_others_be_parents():
     evolution = RegularizedEvolution(population=4, tournament=1)
     points = list(itertools.islice(SPACE.points(), 0, 73728, 20000))
-    tried = [Tried(point, number) for number, point in enumerate(points)]
+    tried = [PastTrial(point, number) for number, point in enumerate(points)]
     children = [evolution.propose(SPACE, tried, Key.of(seed)) for seed in range(60)]
-    assert all(any(child in SPACE.neighbours(point) for child in children) for point in points)
+    assert all(any(child in SPACE.neighbors(point) for child in children) for point in points)
 
 
 def test_which_decision_changes_is_drawn_evenly():
@@ -120,8 +131,8 @@ def test_which_decision_changes_is_drawn_evenly():
     900 draws: chi-square with 2 degrees of freedom is below 13.8 with probability 0.999.
     """
     removed = (0, 0, 0, 0, 1)
-    drawn = Counter(mutated(TINY, removed, Key.of(seed)) for seed in range(900))
-    assert set(drawn) == set(TINY.neighbours(removed))
+    drawn = Counter(mutate(TINY, removed, Key.of(seed)) for seed in range(900))
+    assert set(drawn) == set(TINY.neighbors(removed))
     kinds = (drawn[(1, 0, 0, 0, 1)], drawn[(0, 1, 0, 0, 1)])
     assert sum((count - 300) ** 2 / 300 for count in (*kinds, 900 - sum(kinds))) < 13.8
 
@@ -132,15 +143,15 @@ def test_nothing_is_tried_twice_until_everything_was(name):
     tried = []
     for number in range(TINY.count + 2):
         point = OURS[name].propose(TINY, tried, Key.of(3).fold(number))
-        tried.append(Tried(point, float(number % 7)))
+        tried.append(PastTrial(point, float(number % 7)))
     assert {one.point for one in tried[: TINY.count]} == set(TINY.points())
 
 
 def test_the_last_network_is_found_whatever_is_drawn():
     *known, left = TINY.points()
-    tried = [Tried(point, 0.0) for point in known]
+    tried = [PastTrial(point, 0.0) for point in known]
     for seed in range(30):
-        assert untried(TINY.sample, TINY, tried, Key.of(seed)) == left
+        assert sample_untried(TINY.sample, TINY, tried, Key.of(seed)) == left
 
 
 @pytest.mark.parametrize("name", ["policy", "evolution"])
@@ -157,9 +168,9 @@ def test_learning_beats_drawing(name):
 def test_a_policy_of_the_papers_space_goes_on_for_a_thousand_trials():
     """Ever more certain, without overflow."""
     space = paper()
-    tried = [Tried(space.sample(Key.of(seed)), seed % 10 / 10) for seed in range(40)]
+    tried = [PastTrial(space.sample(Key.of(seed)), seed % 10 / 10) for seed in range(40)]
     good = tried[9].point
-    tried += [Tried(good, 1.0), Tried(space.sample(Key.of(41)), 0.1)] * 480
+    tried += [PastTrial(good, 1.0), PastTrial(space.sample(Key.of(41)), 0.1)] * 480
     logits = PolicyGradient().logits(space, tried)
     assert all(math.isfinite(logits[row, index]) for row, index in enumerate(good))
     point = PolicyGradient().propose(space, tried, Key.of(5))
@@ -177,7 +188,7 @@ def one_trial(study, space=SPACE):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_study_that_is_opened_anew_goes_on_as_if_it_had_never_stopped(name, tmp_path):
     """27 trials at once; and the same with a new sampler and a new study of the same database every 9."""
-    whole = optuna.create_study(direction="maximize", sampler=sampler(name, RICH, seed=5))
+    whole = optuna.create_study(direction="maximize", sampler=create_sampler(name, RICH, seed=5))
     expected = [one_trial(whole, RICH) for _ in range(27)]
     url = f"sqlite:///{tmp_path}/study.db"
     found = []
@@ -187,23 +198,23 @@ def test_a_study_that_is_opened_anew_goes_on_as_if_it_had_never_stopped(name, tm
             storage=url,
             direction="maximize",
             load_if_exists=True,
-            sampler=sampler(name, RICH, seed=5),
+            sampler=create_sampler(name, RICH, seed=5),
         )
         found += [one_trial(study, RICH) for _ in range(9)]
     assert found == expected
-    other = optuna.create_study(direction="maximize", sampler=sampler(name, RICH, seed=6))
+    other = optuna.create_study(direction="maximize", sampler=create_sampler(name, RICH, seed=6))
     assert [one_trial(other, RICH) for _ in range(27)] != expected
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_proposal_is_that_of_the_studys_trials(name):
-    study = optuna.create_study(direction="maximize", sampler=sampler(name, SPACE, seed=1))
+    study = optuna.create_study(direction="maximize", sampler=create_sampler(name, SPACE, seed=1))
     points = [one_trial(study) for _ in range(30)]
     tried, key = [], Key.of(1).fold("sampler")
     for number, point in enumerate(points):
         assert OURS[name].propose(SPACE, tried, key.fold(number)) == point
-        tried.append(Tried(point, worth(point)))
-    assert history(study, SPACE) == tried
+        tried.append(PastTrial(point, worth(point)))
+    assert past_trials(study, SPACE) == tried
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -212,7 +223,7 @@ def test_workers_of_one_seed_try_different_networks(name):
     study = optuna.create_study(direction="maximize")
     workers = [
         optuna.load_study(
-            study_name=study.study_name, storage=study._storage, sampler=sampler(name, SPACE, seed=5)
+            study_name=study.study_name, storage=study._storage, sampler=create_sampler(name, SPACE, seed=5)
         )
         for _ in range(4)
     ]
@@ -221,7 +232,7 @@ def test_workers_of_one_seed_try_different_networks(name):
 
 def test_what_became_of_a_trial_counts_as_it_should():
     """Finished: its reward; pruned or failed: the lowest; killed: not at all; running: known, without a reward."""
-    study = optuna.create_study(direction="maximize", sampler=sampler("random", TINY, seed=0))
+    study = optuna.create_study(direction="maximize", sampler=create_sampler("random", TINY, seed=0))
     trials = [study.ask() for _ in range(7)]
     points = [suggest(trial, TINY) for trial in trials[:6]]
     study.tell(trials[0], 0.6)
@@ -229,15 +240,15 @@ def test_what_became_of_a_trial_counts_as_it_should():
     study.tell(trials[2], state=TrialState.PRUNED)
     study.tell(trials[3], state=TrialState.FAIL)
     study.tell(trials[5], 0.0)
-    assert history(study, TINY) == [
-        Tried(points[0], 0.6), Tried(points[1], 0.4), Tried(points[2], 0.4), Tried(points[4], None),
-        Tried(points[5], 0.4),
+    assert past_trials(study, TINY) == [
+        PastTrial(points[0], 0.6), PastTrial(points[1], 0.4), PastTrial(points[2], 0.4), PastTrial(points[4], None),
+        PastTrial(points[5], 0.4),
     ]  # fmt: skip
 
 
 def test_a_queued_network_is_tried_as_it_was_queued():
     """The backbone first, say."""
-    study = optuna.create_study(direction="maximize", sampler=sampler("policy", SPACE, seed=0))
+    study = optuna.create_study(direction="maximize", sampler=create_sampler("policy", SPACE, seed=0))
     backbone = SPACE.encode(SPACE.backbone)
     study.enqueue_trial(SPACE.choices(backbone))
     assert one_trial(study) == backbone
@@ -246,17 +257,21 @@ def test_a_queued_network_is_tried_as_it_was_queued():
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_study_of_another_aim_is_refused(name):
-    study = optuna.create_study(sampler=sampler(name, TINY, seed=0))
+    study = optuna.create_study(sampler=create_sampler(name, TINY, seed=0))
     with pytest.raises(InputError, match=mentioning("minimize", "maximize")):
         study.ask(distributions(TINY))
-    several = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler(name, TINY, seed=0))
+    several = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=create_sampler(name, TINY, seed=0)
+    )
     with pytest.raises(InputError, match="maximize, minimize"):
         several.ask(distributions(TINY))
 
 
 def test_nsga2_seeks_fronts():
     """Fewer parameters and more reward."""
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler("nsga2", SPACE, seed=0))
+    study = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=create_sampler("nsga2", SPACE, seed=0)
+    )
     for _ in range(8):
         trial = study.ask()
         point = suggest(trial, SPACE)
@@ -266,11 +281,11 @@ def test_nsga2_seeks_fronts():
 
 
 def test_what_is_no_decision_is_refused():
-    study = optuna.create_study(direction="maximize", sampler=sampler("policy", TINY, seed=0))
+    study = optuna.create_study(direction="maximize", sampler=create_sampler("policy", TINY, seed=0))
     with pytest.raises(InputError, match=mentioning("'lr'")):
         study.ask().suggest_float("lr", 0, 1)
     with pytest.raises(InputError, match=mentioning("evolutoin", "did you mean", "evolution")):
-        sampler("evolutoin", TINY, seed=0)
+        create_sampler("evolutoin", TINY, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -296,4 +311,4 @@ def test_the_baseline_moves_and_what_is_far_above_it_is_cut_off(most, last):
 
 @pytest.mark.parametrize(("name", "made"), [("tpe", TPESampler), ("nsga2", NSGAIISampler)])
 def test_samplers_are_those_of_their_names(name, made):
-    assert isinstance(sampler(name, SPACE, seed=0).make(0), made)
+    assert isinstance(create_sampler(name, SPACE, seed=0).make(0), made)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +16,8 @@ from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused_mbconv
 from efficientnetv2.models.layers import BatchNorm2d
 from efficientnetv2.nas import latency
-from efficientnetv2.nas.latency import Bench, Pace, StepTimes, fewest_steps, measure, part_names
+from efficientnetv2.nas.latency import ReferenceTiming, StepTimeCache, min_timed_steps, part_names, time_step
+from efficientnetv2.nas.step_benchmark import StepBenchmark
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
@@ -32,7 +32,7 @@ def rates(optimizer: torch.optim.Optimizer) -> set[float]:
 
 
 def times(tmp_path, recipe=RECIPE):
-    return StepTimes(tmp_path / "times.json", recipe, num_classes=3, device=CPU)
+    return StepTimeCache(tmp_path / "times.json", recipe, num_classes=3, device=CPU)
 
 
 def test_every_block_has_a_name_that_equal_ones_share():
@@ -68,7 +68,7 @@ def test_a_step_is_timed_with_the_update_of_a_training(clipped, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *given: clips.append(1) or clip(*given))
     hook = register_optimizer_step_post_hook(lambda optimizer, *given: updates.append(rates(optimizer)))
     try:
-        measure(TINY, RECIPE if clipped else with_overrides(RECIPE, UNCLIPPED), num_classes=3, device=CPU)
+        time_step(TINY, RECIPE if clipped else with_overrides(RECIPE, UNCLIPPED), num_classes=3, device=CPU)
     finally:
         hook.remove()
     assert len(clips) == len(updates) * clipped
@@ -76,7 +76,7 @@ def test_a_step_is_timed_with_the_update_of_a_training(clipped, monkeypatch):
 
 
 def test_the_parts_add_up_to_the_step():
-    found = measure(TINY, RECIPE, num_classes=3, device=CPU)
+    found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
     names = part_names(TINY, image_px=32, num_classes=3)
     assert set(found.parts) == set(names)
     assert all(seconds > 0 for seconds in found.parts.values())
@@ -90,16 +90,16 @@ class Sittings:
     def __init__(self, seconds: list[float]) -> None:
         self.seconds, self.made = seconds, []
 
-    def of(self, architecture: Architecture, *given: object) -> Sittings:
+    def __call__(self, architecture: Architecture, *given: object) -> Sittings:
         self.made.append(architecture)
         return self
 
-    def plain(self) -> float:
+    def step(self) -> float:
         return self.seconds[len(self.made) - 1]
 
-    def in_parts(self) -> list[float]:
+    def step_by_part(self) -> list[float]:
         names = part_names(TINY, image_px=32, num_classes=3)
-        return [self.plain() / len(names)] * len(names)
+        return [self.step() / len(names)] * len(names)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
 ):
     """Within each of them all rounds are alike: a spread over rounds alone would be 0."""
     bench = Sittings(seconds)
-    monkeypatch.setattr(latency, "Bench", bench)
-    found = measure(TINY, RECIPE, num_classes=3, device=CPU)
+    monkeypatch.setattr(latency, "StepBenchmark", bench)
+    found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
     assert (found.whole.median, found.whole.low, found.whole.high, found.whole.rounds) == (
         median, low, high, rounds,
     )  # fmt: skip
-    assert found.unsteadiness == pytest.approx((high - low) / median)
+    assert found.spread == pytest.approx((high - low) / median)
     assert bench.made == [TINY] * 3
 
 
@@ -129,8 +129,8 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
     other = get_architecture("efficientnetv2_b0")
     slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
     bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
-    monkeypatch.setattr(latency, "Bench", bench)
-    found = measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(other, RECIPE, 1.0))
+    monkeypatch.setattr(latency, "StepBenchmark", bench)
+    found = time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(other, RECIPE, 1.0))
     assert bench.made == [other, TINY, other, TINY, other, TINY, other]
     assert found.whole.median == pytest.approx(0.5)
     assert (found.whole.low, found.whole.high) == pytest.approx((0.5, 0.5))
@@ -144,34 +144,34 @@ def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
     steps = Counter[Architecture]()
 
     class Counting(Sittings):
-        def plain(self) -> float:
+        def step(self) -> float:
             steps[self.made[-1]] += 1
             return 2.0
 
-        def in_parts(self) -> list[float]:
-            return [2.0] + [0.0] * (len(super().in_parts()) - 1)
+        def step_by_part(self) -> list[float]:
+            return [2.0] + [0.0] * (len(super().step_by_part()) - 1)
 
-    monkeypatch.setattr(latency, "Bench", Counting([]))
-    measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(other, RECIPE, 1.0))
-    assert (steps[TINY], steps[other]) == fewest_steps()
+    monkeypatch.setattr(latency, "StepBenchmark", Counting([]))
+    time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(other, RECIPE, 1.0))
+    assert (steps[TINY], steps[other]) == min_timed_steps()
 
 
 def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):
     kept = times(tmp_path)
-    assert kept.foretold(TINY) is None
+    assert kept.predict(TINY) is None
     kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.25))
     deeper = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], layers=5)))
-    assert kept.foretold(TINY) == pytest.approx(0.25 * 6)
-    assert kept.foretold(deeper) == pytest.approx(0.25 * 9), "three more blocks of a shape that is known"
+    assert kept.predict(TINY) == pytest.approx(0.25 * 6)
+    assert kept.predict(deeper) == pytest.approx(0.25 * 9), "three more blocks of a shape that is known"
     wider = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], channels=32)))
-    assert kept.foretold(wider) is None
+    assert kept.predict(wider) is None
 
 
 def test_the_middle_one_of_several_times_counts(tmp_path):
     kept = times(tmp_path)
     for seconds in (0.1, 0.1, 9.0):
         kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), seconds))
-    assert kept.foretold(TINY) == pytest.approx(0.6)
+    assert kept.predict(TINY) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_middle_one_of_several_times_counts(tmp_path):
 def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
     times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
     other = with_overrides(RECIPE, [change])
-    assert times(tmp_path, other).foretold(TINY) is None
+    assert times(tmp_path, other).predict(TINY) is None
 
 
 @pytest.mark.parametrize(
@@ -200,30 +200,30 @@ def test_a_damaged_file_counts_as_empty(damage, tmp_path):
     kept = times(tmp_path)
     part = part_names(TINY, image_px=32, num_classes=3)[0]
     kept.file.write_text(damage.replace("KEY", kept._key(TINY)).replace("PART", part))
-    assert kept.foretold(TINY) is None
+    assert kept.predict(TINY) is None
     kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
     assert json.loads(kept.file.read_text())
-    assert kept.foretold(TINY) is not None
+    assert kept.predict(TINY) is not None
 
 
 def test_a_step_of_several_groups_takes_as_many_passes():
     halves = with_overrides(RECIPE, ["batch_images=64", "group_images=8"])
     one = with_overrides(RECIPE, ["batch_images=8"])
-    eight, single = (measure(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
+    eight, single = (time_step(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
     assert 3 < eight.whole.median / single.whole.median < 24
 
 
 def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
     """Seven groups, three at a time as in training: passes of three, three and one, of their own statistics each."""
     seven = with_overrides(RECIPE, ["batch_images=28", "group_images=4"])
-    bench = Bench.of(TINY, seven, 3, CPU, 3)
+    bench = StepBenchmark(TINY, seven, 3, CPU, 3)
     stem = bench.state.network.stem
     seen: list[tuple[int, int]] = []
     norm = next(one for one in stem.modules() if isinstance(one, BatchNorm2d))
     stem.register_forward_hook(lambda module, given, output: seen.append((len(output), norm.groups)))
-    bench.plain()
+    bench.step()
     assert seen == [(12, 3), (12, 3), (4, 1)]
-    assert len(bench.in_parts()) == len(part_names(TINY, image_px=32, num_classes=3))
+    assert len(bench.step_by_part()) == len(part_names(TINY, image_px=32, num_classes=3))
     assert seen == [(12, 3), (12, 3), (4, 1)] * 2
     assert norm.groups == 1, "as it was"
 
@@ -231,16 +231,16 @@ def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
 def test_times_of_more_groups_at_a_time_are_kept_apart(tmp_path):
     times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
     file = tmp_path / "times.json"
-    assert StepTimes(file, RECIPE, num_classes=3, device=CPU, at_a_time=2).foretold(TINY) is None
-    assert StepTimes(file, RECIPE, num_classes=3, device=CPU, at_a_time=1).foretold(TINY) is not None
+    assert StepTimeCache(file, RECIPE, num_classes=3, device=CPU, groups_per_pass=2).predict(TINY) is None
+    assert StepTimeCache(file, RECIPE, num_classes=3, device=CPU, groups_per_pass=1).predict(TINY) is not None
 
 
 def test_memory_that_runs_out_with_the_network_of_the_pace_is_told_as_that(monkeypatch):
     def of(architecture: Architecture, *given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(latency, "Bench", SimpleNamespace(of=of))
+    monkeypatch.setattr(latency, "StepBenchmark", of)
     with pytest.raises(InputError, match=mentioning("CUDA", "out of memory")):
-        measure(TINY, RECIPE, num_classes=3, device=CPU, pace=Pace(TINY, RECIPE, 1.0))
+        time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(TINY, RECIPE, 1.0))
     with pytest.raises(torch.OutOfMemoryError):
-        measure(TINY, RECIPE, num_classes=3, device=CPU)
+        time_step(TINY, RECIPE, num_classes=3, device=CPU)

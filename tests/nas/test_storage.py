@@ -21,37 +21,36 @@ from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning
 from tests.postgres import server
 
-from efficientnetv2.nas import storage as ledger
+from efficientnetv2.nas import trial_queue as module
 from efficientnetv2.nas.storage import (
-    Ledger,
-    NoStudiesError,
+    EmptyDatabaseError,
     Storage,
-    file_of,
-    hidden,
-    machine,
-    optuna,
-    url_of,
+    import_optuna,
+    redact_password,
+    sqlite_file,
+    sqlite_url,
 )
+from efficientnetv2.nas.trial_queue import TrialQueue, machine_id
 from efficientnetv2.utils.errors import InputError
 
 
-def opened(tmp_path, *, patience_s: float = 30, create: bool = True) -> Storage:
-    return Storage(f"sqlite:///{tmp_path}/study.db", patience_s=patience_s, create=create)
+def opened(tmp_path, *, timeout_s: float = 30, create: bool = True) -> Storage:
+    return Storage(f"sqlite:///{tmp_path}/study.db", timeout_s=timeout_s, create=create)
 
 
-def study(tmp_path) -> Ledger:
+def study(tmp_path) -> TrialQueue:
     storage = opened(tmp_path)
-    storage.rdb.create_new_study([optuna().study.StudyDirection.MAXIMIZE], "study")
-    return Ledger(storage, "study", beat_s=0.05, lost_s=0.3)
+    storage.rdb.create_new_study([import_optuna().study.StudyDirection.MAXIMIZE], "study")
+    return TrialQueue(storage, "study", heartbeat_s=0.05, lost_after_s=0.3)
 
 
-def states(one: Ledger) -> list[str]:
+def states(one: TrialQueue) -> list[str]:
     return [trial.state.name for trial in one.storage.rdb.get_all_trials(one.study_id)]
 
 
-def beat(one: Ledger) -> object:
+def beat(one: TrialQueue) -> object:
     """The last sign of life of the first trial."""
-    return one.storage.rdb.get_trial(one.id_of(0)).user_attrs.get("beat")
+    return one.storage.rdb.get_trial(one.trial_id(0)).user_attrs.get("beat")
 
 
 @pytest.mark.parametrize(
@@ -64,19 +63,19 @@ def beat(one: Ledger) -> object:
     ],
 )
 def test_a_password_is_not_shown(url, shown):
-    assert hidden(url) == shown
+    assert redact_password(url) == shown
 
 
 @pytest.mark.parametrize("url", ["mysql://host/db", "study.db", "sqlite://", "http://host"])
 def test_other_databases_are_refused(url):
     with pytest.raises(InputError, match="SQLite"):
-        Storage(url, patience_s=0, create=True)
+        Storage(url, timeout_s=0, create=True)
 
 
 def test_another_driver_is_refused_by_its_name():
     with pytest.raises(InputError, match=mentioning("+psycopg2")):
-        file_of("postgresql+psycopg2://me:secret@host/db")
-    assert file_of("postgresql+pg8000://me@host/db") is None
+        sqlite_file("postgresql+psycopg2://me:secret@host/db")
+    assert sqlite_file("postgresql+pg8000://me@host/db") is None
 
 
 @pytest.mark.parametrize(
@@ -86,29 +85,29 @@ def test_a_folder_may_have_any_name(name, tmp_path):
     """The file is where it is said to be, and Optuna's own programs find the study by the URL."""
     file = tmp_path / name / "study.db"
     file.parent.mkdir()
-    assert file_of(url_of(file)) == file
-    storage = Storage(url_of(file), patience_s=5, create=True)
-    storage.rdb.create_new_study([optuna().study.StudyDirection.MAXIMIZE], "study")
+    assert sqlite_file(sqlite_url(file)) == file
+    storage = Storage(sqlite_url(file), timeout_s=5, create=True)
+    storage.rdb.create_new_study([import_optuna().study.StudyDirection.MAXIMIZE], "study")
     assert [one.name for one in tmp_path.iterdir()] == [name]
     with contextlib.closing(sqlite3.connect(file)) as database:
         assert database.execute("select study_name from studies").fetchall() == [("study",)]
-    theirs = optuna().storages.RDBStorage(url_of(file))
+    theirs = import_optuna().storages.RDBStorage(sqlite_url(file))
     assert [one.study_name for one in theirs.get_all_studies()] == ["study"]
     theirs.engine.dispose()
 
 
 def test_a_file_takes_no_options(tmp_path):
     with pytest.raises(InputError, match="is written %3F"):
-        Storage(f"sqlite:///{tmp_path}/study.db?timeout=10", patience_s=0, create=True)
+        Storage(f"sqlite:///{tmp_path}/study.db?timeout=10", timeout_s=0, create=True)
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match=mentioning("TLS")) as refused:
-        Storage("postgresql://me:secret@host/db?sslmode=require", patience_s=0)
+        Storage("postgresql://me:secret@host/db?sslmode=require", timeout_s=0)
     assert "secret" not in str(refused.value)
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match=mentioning("No such file")):
-        Storage(f"sqlite:///{tmp_path}/nowhere/study.db", patience_s=0, create=True)
+        Storage(f"sqlite:///{tmp_path}/nowhere/study.db", timeout_s=0, create=True)
 
 
 def test_tables_of_another_version_are_told_with_what_to_do(tmp_path):
@@ -125,8 +124,8 @@ def test_as_many_trials_as_asked_for_however_many_ask(tmp_path):
     taken: list[int] = []
 
     def work() -> None:
-        own = Ledger(opened(tmp_path), "study")
-        while (claim := own.claim(8)) is not None:
+        own = TrialQueue(opened(tmp_path), "study")
+        while (claim := own.acquire(8)) is not None:
             taken.append(claim.number)
 
     workers = [threading.Thread(target=work) for _ in range(8)]
@@ -139,17 +138,17 @@ def test_as_many_trials_as_asked_for_however_many_ask(tmp_path):
 
 def test_what_was_given_back_is_taken_first_and_has_not_been_begun(tmp_path):
     one = study(tmp_path)
-    first, _ = one.claim(3), one.claim(3)
+    first, _ = one.acquire(3), one.acquire(3)
     one.give_back(first)
     assert states(one) == ["WAITING", "RUNNING"]
-    with one.storage.turn():
-        assert not one.owns(first), "it waits"
-    again = one.claim(3)
-    assert (again.number, again.begun) == (0, 1)
+    with one.storage.exclusive():
+        assert not one.holds(first), "it waits"
+    again = one.acquire(3)
+    assert (again.number, again.attempt) == (0, 1)
     assert again.token != first.token
-    with one.storage.turn():
-        assert one.owns(again)
-        assert not one.owns(first)
+    with one.storage.exclusive():
+        assert one.holds(again)
+        assert not one.holds(first)
     one.give_back(first)
     assert states(one) == ["RUNNING", "RUNNING"], "it is another worker's by now"
 
@@ -169,7 +168,7 @@ def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(
     """What was asked for was done, but the answer never came: asked again, the worker gets the trial that it has."""
     one = study(tmp_path)
     if call == "set_trial_state_values":
-        one.give_back(one.claim(1))
+        one.give_back(one.acquire(1))
     done, cuts = getattr(one.storage.rdb, call), [True]
 
     def cut(*words: object) -> object:
@@ -181,45 +180,45 @@ def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(
 
     monkeypatch.setattr(one.storage.rdb, call, cut)
     until = time.monotonic() + 10  # one that is nobody's has to stand still for a while
-    while (claim := one.claim(1)) is None and time.monotonic() < until:
+    while (claim := one.acquire(1)) is None and time.monotonic() < until:
         time.sleep(0.1)
     assert not cuts
     assert states(one) == ["RUNNING"]
-    with one.storage.turn():
-        assert one.owns(claim)
+    with one.storage.exclusive():
+        assert one.holds(claim)
 
 
 def on_two_machines(tmp_path, monkeypatch):
     """A ledger on each, of which neither can look for the other's process; what the other took; the time here."""
-    here, there = study(tmp_path), Ledger(opened(tmp_path), "study", beat_s=0.05, lost_s=0.3)
-    monkeypatch.setattr(ledger, "machine", lambda: "there")
-    claim, now = there.claim(1), [0.0]
-    monkeypatch.setattr(ledger, "machine", machine)
-    monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    here, there = study(tmp_path), TrialQueue(opened(tmp_path), "study", heartbeat_s=0.05, lost_after_s=0.3)
+    monkeypatch.setattr(module, "machine_id", lambda: "there")
+    claim, now = there.acquire(1), [0.0]
+    monkeypatch.setattr(module, "machine_id", machine_id)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
     return here, there, claim, now
 
 
 def test_a_worker_elsewhere_is_lost_when_it_gives_no_sign_of_life(tmp_path, monkeypatch):
     here, there, claim, now = on_two_machines(tmp_path, monkeypatch)
-    with there.alive(claim):
+    with there.heartbeat(claim):
         for _ in range(3):
-            assert here.claim(1) is None, "it is alive"
+            assert here.acquire(1) is None, "it is alive"
             now[0] += 1  # more than it may be silent for
             before = beat(there)
             while beat(there) == before:
                 time.sleep(0.01)
-    assert here.claim(1) is None, "it has given signs of life since"
+    assert here.acquire(1) is None, "it has given signs of life since"
     now[0] += 0.2
-    assert here.claim(1) is None, "it has been silent for a moment only"
+    assert here.acquire(1) is None, "it has been silent for a moment only"
     now[0] += 0.2
-    taken = here.claim(1)
-    assert (taken.number, taken.begun) == (0, 2)
+    taken = here.acquire(1)
+    assert (taken.number, taken.attempt) == (0, 2)
 
 
 def test_the_time_in_which_the_database_did_not_answer_counts_for_nobody(tmp_path, monkeypatch):
     """A worker that waits is the first to hear of it again, before the one that it waits for can say that it lives."""
     here, there, claim, now = on_two_machines(tmp_path, monkeypatch)
-    assert here.claim(1) is None, "it has just been seen"
+    assert here.acquire(1) is None, "it has just been seen"
     cuts = [True]
 
     def looked() -> list[object]:
@@ -229,38 +228,38 @@ def test_the_time_in_which_the_database_did_not_answer_counts_for_nobody(tmp_pat
             raise OperationalError("select", {}, Exception("server closed the connection"))
         return here.storage.rdb.get_all_trials(here.study_id)
 
-    assert len(here.storage.patiently(looked)) == 1
-    assert here.claim(1) is None
+    assert len(here.storage.retry(looked)) == 1
+    assert here.acquire(1) is None
     now[0] += 0.2
-    assert here.claim(1) is None
-    with there.storage.turn():
-        assert there.owns(claim)
+    assert here.acquire(1) is None
+    with there.storage.exclusive():
+        assert there.holds(claim)
     now[0] += 0.2
-    assert here.claim(1).begun == 2, "by now it has been silent for as long as others may be"
+    assert here.acquire(1).attempt == 2, "by now it has been silent for as long as others may be"
 
 
 def others() -> Iterator[dict[str, object]]:
     """Workers that are gone: of no process, of another one with the number, of one that has ended but is listed."""
     yield {"pid": 2**22 - 1}
-    yield {"since": ledger.since(os.getpid()) - 1}
+    yield {"since": module.process_start_time(os.getpid()) - 1}
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         process = psutil.Process(ended.pid)
         while process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-        yield {"pid": ended.pid, "since": ledger.since(ended.pid)}
+        yield {"pid": ended.pid, "since": module.process_start_time(ended.pid)}
 
 
 def test_a_worker_here_is_lost_with_its_process(tmp_path):
     one = study(tmp_path)
-    claim = one.claim(1)
-    assert one.claim(1) is None, "its process is this one"
-    worker = one.storage.rdb.get_trial(one.id_of(0)).user_attrs["worker"]
+    claim = one.acquire(1)
+    assert one.acquire(1) is None, "its process is this one"
+    worker = one.storage.rdb.get_trial(one.trial_id(0)).user_attrs["worker"]
     for begun, gone in enumerate(others(), 2):
-        one.storage.rdb.set_trial_user_attr(one.id_of(claim.number), "worker", worker | gone)
-        first = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
+        one.storage.rdb.set_trial_user_attr(one.trial_id(claim.number), "worker", worker | gone)
+        first = one.storage.rdb.get_trial(one.trial_id(0)).datetime_start
         time.sleep(0.01)
-        assert one.claim(1).begun == begun
-        again = one.storage.rdb.get_trial(one.id_of(0)).datetime_start
+        assert one.acquire(1).attempt == begun
+        again = one.storage.rdb.get_trial(one.trial_id(0)).datetime_start
         assert again > first, (
             "how long a trial takes is counted from when it was begun again, not over a night"
         )
@@ -286,18 +285,18 @@ def test_a_database_that_does_not_answer_is_waited_for_and_told_once(error, reas
             raise error
         return "done"
 
-    assert storage.patiently(call) == "done"
+    assert storage.retry(call) == "done"
     assert each_mentions(said, (reason, "database"), ("database", "study"))
 
 
 def test_patience_ends_with_what_to_do(tmp_path):
-    storage = opened(tmp_path, patience_s=0)
+    storage = opened(tmp_path, timeout_s=0)
 
     def call() -> None:
         raise OperationalError("insert", {}, Exception("database or disk is full"))
 
     with pytest.raises(InputError, match=mentioning("disk")) as error:
-        storage.patiently(call)
+        storage.retry(call)
     assert "nothing that was finished is lost" in str(error.value)
 
 
@@ -330,7 +329,7 @@ def test_a_file_that_is_no_study_is_refused_at_once(damage, tmp_path):
 
     def ask():
         storage = opened(tmp_path, create=False)
-        storage.patiently(storage.rdb.get_all_studies)
+        storage.retry(storage.rdb.get_all_studies)
 
     with pytest.raises(InputError, match=mentioning("study.db", "database")):
         ask()
@@ -353,7 +352,7 @@ def test_a_password_comes_with_the_environment_and_a_wrong_one_is_not_tried_agai
     monkeypatch.setattr(pg8000, "connect", connect)
     monkeypatch.setenv("PGPASSWORD", "of the environment")
     with pytest.raises(InputError, match="PGPASSWORD") as error:
-        Storage(url, patience_s=600, create=True)
+        Storage(url, timeout_s=600, create=True)
     assert [(words["user"], words["password"]) for words in asked] == [("me", given)]
     assert given not in str(error.value)
 
@@ -368,17 +367,17 @@ def test_a_server_that_wants_a_password(monkeypatch):
     with server() as one:
         rules = one.folder / "data/pg_hba.conf"
         rules.write_text(f"host all reader 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
-        trusted = Storage(one.url, patience_s=30, create=True)
+        trusted = Storage(one.url, timeout_s=30, create=True)
         with trusted.rdb.engine.connect() as connection, connection.begin():
             connection.execute(text("CREATE USER reader SUPERUSER PASSWORD 's%c'"))
             connection.execute(text("SELECT pg_reload_conf()"))
         trusted.rdb.engine.dispose()
         theirs = one.url.replace("tester", "reader")
         with pytest.raises(InputError, match="PGPASSWORD"):
-            Storage(theirs, patience_s=600)
+            Storage(theirs, timeout_s=600)
         for environment, url in [("s%c", theirs), ("old", theirs.replace("reader", "reader:s%25c"))]:
             monkeypatch.setenv("PGPASSWORD", environment)
-            let_in = Storage(url, patience_s=30)
+            let_in = Storage(url, timeout_s=30)
             assert let_in.rdb.get_all_studies() == []
             let_in.rdb.engine.dispose()
     gc.collect()
@@ -386,14 +385,14 @@ def test_a_server_that_wants_a_password(monkeypatch):
 
 def test_our_own_mistakes_are_not_taken_for_the_databases(tmp_path):
     with pytest.raises(KeyError):
-        opened(tmp_path).patiently(lambda: {}["nothing"])
+        opened(tmp_path).retry(lambda: {}["nothing"])
 
 
 def test_a_file_that_is_gone_is_not_made_anew(tmp_path):
-    storage = opened(tmp_path, patience_s=0)
+    storage = opened(tmp_path, timeout_s=0)
     (tmp_path / "study.db").unlink()
     with pytest.raises(InputError, match=mentioning("unable to open database file")):
-        storage.patiently(storage.rdb.get_all_studies)
+        storage.retry(storage.rdb.get_all_studies)
     assert not (tmp_path / "study.db").exists()
     with pytest.raises(InputError, match=mentioning("database")):
         opened(tmp_path, create=False)
@@ -402,7 +401,7 @@ def test_a_file_that_is_gone_is_not_made_anew(tmp_path):
 def test_who_looks_at_an_empty_database_leaves_it_so(tmp_path):
     """Optuna would make its tables there."""
     (tmp_path / "study.db").write_bytes(b"")
-    with pytest.raises(NoStudiesError, match=mentioning("empty")):
+    with pytest.raises(EmptyDatabaseError, match=mentioning("empty")):
         opened(tmp_path, create=False)
     assert (tmp_path / "study.db").read_bytes() == b""
     opened(tmp_path)

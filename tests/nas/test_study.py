@@ -13,15 +13,23 @@ from tests.nas.tiny import SPACE
 from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.samplers import suggest
-from efficientnetv2.nas.space import other_version
-from efficientnetv2.nas.storage import Ledger, Storage, optuna
-from efficientnetv2.nas.study import Plan, Wanted, create, opened, plan_of, refuse_other
+from efficientnetv2.nas.storage import Storage, import_optuna
+from efficientnetv2.nas.study import (
+    RequestedConfig,
+    StudyConfig,
+    create_study,
+    load_config,
+    open_study,
+    require_same_config,
+    version_warning,
+)
+from efficientnetv2.nas.trial_queue import TrialQueue
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
 
 RECIPE = with_overrides(get_recipe("proxy_small"), ["precision=fp32"])
-PLAN = Plan(
+PLAN = StudyConfig(
     space=SPACE,
     reward=Reward(),
     recipe=RECIPE,
@@ -40,98 +48,105 @@ PLAN = Plan(
 
 
 def storage(tmp_path) -> Storage:
-    return Storage(f"sqlite:///{tmp_path}/study.db", patience_s=5, create=True)
+    return Storage(f"sqlite:///{tmp_path}/study.db", timeout_s=5, create=True)
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path):
-    assert create(storage(tmp_path), "study", PLAN, trials=7) == PLAN
-    study = opened(storage(tmp_path), "study")
-    assert (study.plan, study.target) == (PLAN, 7)
+    assert create_study(storage(tmp_path), "study", PLAN, trials=7) == PLAN
+    study = open_study(storage(tmp_path), "study")
+    assert (study.config, study.target) == (PLAN, 7)
     assert [there.study_name for there in study.storage.rdb.get_all_studies()] == ["study"]
 
 
 def test_a_study_begun_before_versions_and_bands_were_kept_is_opened(tmp_path):
     one = storage(tmp_path)
-    create(one, "study", PLAN, trials=7)
+    create_study(one, "study", PLAN, trials=7)
     study_id = one.rdb.get_study_id_from_name("study")
     plain = PLAN.to_json()
     del plain["version"], plain["bands"]
     one.rdb.set_study_user_attr(study_id, "plan", plain)
-    plan = opened(one, "study").plan
+    plan = open_study(one, "study").config
     assert plan == PLAN.model_copy(update={"bands": None})
-    refuse_other(plan, Wanted(bands=(3, 2, 1)), "the study 'study'")
+    require_same_config(plan, RequestedConfig(bands=(3, 2, 1)), "the study 'study'")
 
 
 @pytest.mark.parametrize(
     ("begun", "said"), [("0.1", ("efficientnetv2", "0.1")), (None, ("of an earlier version",))]
 )
 def test_another_version_of_the_package_is_told(begun, said):
-    assert other_version("1.0", "1.0") is None
-    told = other_version(begun, "1.0")
+    assert version_warning("1.0", "1.0") is None
+    told = version_warning(begun, "1.0")
     assert mentions(told, *said)
     assert mentions(told, "1.0")
 
 
 def test_who_comes_second_finds_the_firsts_plan(tmp_path):
-    create(storage(tmp_path), "study", PLAN, trials=7)
+    create_study(storage(tmp_path), "study", PLAN, trials=7)
     other = PLAN.model_copy(update={"sampler": "tpe"})
-    assert create(storage(tmp_path), "study", other, trials=9) == PLAN
-    assert opened(storage(tmp_path), "study").target == 7
+    assert create_study(storage(tmp_path), "study", other, trials=9) == PLAN
+    assert open_study(storage(tmp_path), "study").target == 7
 
 
 def test_a_study_that_is_not_there_is_told_with_those_that_are(tmp_path):
-    create(storage(tmp_path), "study", PLAN, trials=7)
+    create_study(storage(tmp_path), "study", PLAN, trials=7)
     with pytest.raises(InputError, match=mentioning("other", "study")):
-        opened(storage(tmp_path), "other")
+        open_study(storage(tmp_path), "other")
 
 
 def test_a_plan_of_another_version_is_told(tmp_path):
     one = storage(tmp_path)
-    create(one, "study", PLAN, trials=7)
+    create_study(one, "study", PLAN, trials=7)
     study_id = one.rdb.get_study_id_from_name("study")
     one.rdb.set_study_user_attr(study_id, "plan", PLAN.to_json() | {"format": 2})
     with pytest.raises(InputError, match=mentioning("version")):
-        opened(one, "study")
+        open_study(one, "study")
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        (Wanted(space=small()), ("space: ",)),
-        (Wanted(recipe=RECIPE.model_copy(update={"epochs": 9.0})), ("5.0", "9.0", "epoch")),
-        (Wanted(reward=Reward(step_seconds=-0.2)), ("reward: ",)),
-        (Wanted(seeds=(0,)), ("seeds: (0, 1) there, (0,) here",)),
-        (Wanted(step_time="cached"), ("step time: measured there, cached here",)),
-        (Wanted(sampler="tpe"), ("sampler: random there, tpe here",)),
-        (Wanted(seed=3), ("0", "3", "seed")),
-        (Wanted(prune=False), ("prune: True there, False here",)),
-        (Wanted(pictures="other"), ("data: ",)),
-        (Wanted(bands=(3, 2, 1)), ("--bands", "4,3,2", "3,2,1")),
-        (Wanted(bands=()), ("--bands", "4,3,2")),
-        (Wanted(hardware="another one"), ("hardware, and so step times: a machine there, another one here",)),
+        (RequestedConfig(space=small()), ("space: ",)),
+        (RequestedConfig(recipe=RECIPE.model_copy(update={"epochs": 9.0})), ("5.0", "9.0", "epoch")),
+        (RequestedConfig(reward=Reward(step_seconds=-0.2)), ("reward: ",)),
+        (RequestedConfig(seeds=(0,)), ("seeds: (0, 1) there, (0,) here",)),
+        (RequestedConfig(step_time="cached"), ("step time: measured there, cached here",)),
+        (RequestedConfig(sampler="tpe"), ("sampler: random there, tpe here",)),
+        (RequestedConfig(seed=3), ("0", "3", "seed")),
+        (RequestedConfig(prune=False), ("prune: True there, False here",)),
+        (RequestedConfig(pictures="other"), ("data: ",)),
+        (RequestedConfig(bands=(3, 2, 1)), ("--bands", "4,3,2", "3,2,1")),
+        (RequestedConfig(bands=()), ("--bands", "4,3,2")),
+        (
+            RequestedConfig(hardware="another one"),
+            ("hardware, and so step times: a machine there, another one here",),
+        ),
     ],
 )
 def test_another_study_is_refused_with_what_differs(wanted, said):
     with pytest.raises(InputError) as error:
-        refuse_other(PLAN, wanted, "the study 'study'")
+        require_same_config(PLAN, wanted, "the study 'study'")
     assert mentions(str(error.value), *said)
 
 
 @pytest.mark.parametrize(
     ("wanted", "resumed", "ways"),
     [
-        (Wanted(seed=3), False, ["search resume"]),
-        (Wanted(pictures="other"), False, ["search resume"]),
-        (Wanted(pictures="other"), True, ["Bring back the pictures"]),
-        (Wanted(hardware="another one"), False, ["on hardware such as"]),
-        (Wanted(hardware="another one"), True, ["on hardware such as"]),
-        (Wanted(pictures="other", hardware="another one"), True, ["Bring back", "on hardware such as"]),
+        (RequestedConfig(seed=3), False, ["search resume"]),
+        (RequestedConfig(pictures="other"), False, ["search resume"]),
+        (RequestedConfig(pictures="other"), True, ["Bring back the images"]),
+        (RequestedConfig(hardware="another one"), False, ["on hardware such as"]),
+        (RequestedConfig(hardware="another one"), True, ["on hardware such as"]),
+        (
+            RequestedConfig(pictures="other", hardware="another one"),
+            True,
+            ["Bring back", "on hardware such as"],
+        ),
     ],
 )
 def test_who_is_refused_is_told_what_would_help(wanted, resumed, ways):
     """Not to type what was typed, nor what would be refused for the same."""
-    with pytest.raises(InputError, match="or begin another under another name") as error:
-        refuse_other(PLAN, wanted, "the study 'study'", resumed=resumed)
+    with pytest.raises(InputError, match="another under another name") as error:
+        require_same_config(PLAN, wanted, "the study 'study'", resumed=resumed)
     known = ["search resume", "Bring back", "on hardware such as"]
     said = str(error.value)
     assert all(way in said for way in ways)
@@ -139,15 +154,15 @@ def test_who_is_refused_is_told_what_would_help(wanted, resumed, ways):
 
 
 def test_the_same_study_is_not_refused():
-    same = Wanted(space=SPACE, recipe=RECIPE, reward=Reward(), seeds=(0, 1), pictures=PLAN.pictures)
-    refuse_other(PLAN, same, "the study 'study'")
-    refuse_other(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
+    same = RequestedConfig(space=SPACE, recipe=RECIPE, reward=Reward(), seeds=(0, 1), pictures=PLAN.pictures)
+    require_same_config(PLAN, same, "the study 'study'")
+    require_same_config(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
 
 
 def test_the_pace_is_the_references():
     timed = replace(PLAN.reference, inference_seconds=0.003)
-    pace = PLAN.model_copy(update={"reference": timed}).pace
-    assert (pace.architecture, pace.seconds, pace.inference_seconds) == (SPACE.backbone, 0.01, 0.003)
+    timing = PLAN.model_copy(update={"reference": timed}).reference_timing
+    assert (timing.architecture, timing.seconds, timing.inference_seconds) == (SPACE.backbone, 0.01, 0.003)
 
 
 @pytest.mark.parametrize("done", range(5))
@@ -165,24 +180,24 @@ def test_what_was_begun_and_not_written_to_its_end_is_made_whole(done, tmp_path,
         for name in ("create_new_study", "set_study_user_attr", "delete_study"):
             patched.setattr(one.rdb, name, partial(killed, getattr(one.rdb, name)))
         with pytest.raises(KeyboardInterrupt):
-            create(one, "study", PLAN, trials=7)
+            create_study(one, "study", PLAN, trials=7)
     if done < 4:
         with pytest.raises(InputError, match=mentioning("study")):
-            opened(one, "study")
-    assert create(one, "study", PLAN, trials=7) == PLAN
-    assert opened(one, "study").target == 7
+            open_study(one, "study")
+    assert create_study(one, "study", PLAN, trials=7) == PLAN
+    assert open_study(one, "study").target == 7
     assert [there.study_name for there in one.rdb.get_all_studies()] == ["study"]
 
 
 @pytest.mark.parametrize("trials", [0, 2])
 def test_a_study_of_another_program_is_left_as_it_is(trials, tmp_path):
     one = storage(tmp_path)
-    theirs = optuna().create_study(study_name="study", storage=one.rdb, direction="minimize")
+    theirs = import_optuna().create_study(study_name="study", storage=one.rdb, direction="minimize")
     for _ in range(trials):
-        theirs.tell(theirs.ask({"x": optuna().distributions.FloatDistribution(0, 1)}), 0.5)
+        theirs.tell(theirs.ask({"x": import_optuna().distributions.FloatDistribution(0, 1)}), 0.5)
     theirs.set_user_attr("trials", 100)
     database = (tmp_path / "study.db").read_bytes()
-    for ask in (opened, plan_of, partial(create, plan=PLAN, trials=7)):
+    for ask in (open_study, load_config, partial(create_study, config=PLAN, trials=7)):
         with pytest.raises(InputError, match="did not make") as error:
             ask(one, "study")
         assert all(
@@ -193,19 +208,19 @@ def test_a_study_of_another_program_is_left_as_it_is(trials, tmp_path):
 
 def test_a_database_without_studies_says_so(tmp_path):
     with pytest.raises(InputError, match=mentioning("other", "study")):
-        opened(storage(tmp_path), "other")
+        open_study(storage(tmp_path), "other")
 
 
 def test_a_study_gets_more_trials_but_not_fewer_than_it_had(tmp_path):
-    create(storage(tmp_path), "study", PLAN, trials=7)
-    study = opened(storage(tmp_path), "study")
+    create_study(storage(tmp_path), "study", PLAN, trials=7)
+    study = open_study(storage(tmp_path), "study")
     for _ in range(3):
-        study.study.ask()
+        study.optuna_study.ask()
     with pytest.raises(InputError, match=mentioning("--trials", "2", "3")):
         study.extend(2)
     assert study.target == 7
     study.extend(3)
-    assert opened(storage(tmp_path), "study").target == 3
+    assert open_study(storage(tmp_path), "study").target == 3
 
 
 def test_what_is_drawn_follows_the_plans_seed(tmp_path):
@@ -213,8 +228,8 @@ def test_what_is_drawn_follows_the_plans_seed(tmp_path):
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
         one = storage(tmp_path / str(seed))
-        create(one, "study", PLAN.model_copy(update={"seed": seed}), trials=7)
-        study = opened(one, "study").study
+        create_study(one, "study", PLAN.model_copy(update={"seed": seed}), trials=7)
+        study = open_study(one, "study").optuna_study
         drawn.append([suggest(study.ask(), SPACE) for _ in range(4)])
     assert drawn[0] != drawn[1]
 
@@ -225,9 +240,9 @@ def test_what_is_drawn_follows_the_plans_seed(tmp_path):
 )
 def test_the_worst_quarter_is_stopped_at_its_second_point(before, prune, hopeless, tmp_path):
     """Ten ended with 0.0 to 0.9 at every point, a quarter of them below 0.225; these have a little more than one."""
-    create(storage(tmp_path), "study", PLAN.model_copy(update={"prune": prune}), trials=20)
-    study = opened(storage(tmp_path), "study").study
-    trial = optuna().trial
+    create_study(storage(tmp_path), "study", PLAN.model_copy(update={"prune": prune}), trials=20)
+    study = open_study(storage(tmp_path), "study").optuna_study
+    trial = import_optuna().trial
     for place in range(before):
         curve = {1: place / 10, 2: place / 10}
         study.add_trial(trial.create_trial(value=place / 10, intermediate_values=curve))
@@ -243,8 +258,8 @@ def test_the_worst_quarter_is_stopped_at_its_second_point(before, prune, hopeles
 
 def test_of_trials_that_come_one_after_the_other_a_quarter_is_stopped(tmp_path):
     """Though those that were stopped have no end: else the bar would rise with each that passes, and stop most."""
-    create(storage(tmp_path), "study", PLAN, trials=200)
-    study = opened(storage(tmp_path), "study").study
+    create_study(storage(tmp_path), "study", PLAN, trials=200)
+    study = open_study(storage(tmp_path), "study").optuna_study
     stopped = 0
     for value in np.random.default_rng(0).random(160).tolist():
         one = study.ask()
@@ -252,7 +267,7 @@ def test_of_trials_that_come_one_after_the_other_a_quarter_is_stopped(tmp_path):
             one.report(value, point)
         if one.should_prune():
             stopped += 1
-            study.tell(one, state=optuna().trial.TrialState.PRUNED)
+            study.tell(one, state=import_optuna().trial.TrialState.PRUNED)
             continue
         one.report(-1.0, 3)  # asked once: what comes later counts in the end alone
         assert not one.should_prune()
@@ -262,9 +277,9 @@ def test_of_trials_that_come_one_after_the_other_a_quarter_is_stopped(tmp_path):
 
 def test_what_has_failed_is_no_curve_to_be_worse_than(tmp_path):
     """Six without any and four with one: too few to stop another by."""
-    create(storage(tmp_path), "study", PLAN, trials=20)
-    study = opened(storage(tmp_path), "study").study
-    trial = optuna().trial
+    create_study(storage(tmp_path), "study", PLAN, trials=20)
+    study = open_study(storage(tmp_path), "study").optuna_study
+    trial = import_optuna().trial
     for place in range(10):
         curve = {1: place / 10, 2: place / 10} if place > 5 else {}
         study.add_trial(trial.create_trial(value=place / 10 if curve else 0.0, intermediate_values=curve))
@@ -275,14 +290,14 @@ def test_what_has_failed_is_no_curve_to_be_worse_than(tmp_path):
 
 
 def test_a_trial_that_waits_again_keeps_what_was_chosen(tmp_path):
-    create(storage(tmp_path), "study", PLAN, trials=2)
-    study = opened(storage(tmp_path), "study")
-    ledger = Ledger(study.storage, "study")
+    create_study(storage(tmp_path), "study", PLAN, trials=2)
+    study = open_study(storage(tmp_path), "study")
+    ledger = TrialQueue(study.storage, "study")
     points = []
     for _ in range(2):
-        claim = ledger.claim(2)
+        claim = ledger.acquire(2)
         assert claim.number == 0
-        trial = optuna().trial.Trial(study.study, ledger.id_of(claim.number))
+        trial = import_optuna().trial.Trial(study.optuna_study, ledger.trial_id(claim.number))
         points.append(suggest(trial, SPACE))
         ledger.give_back(claim)
     assert points[0] == points[1]
@@ -290,7 +305,7 @@ def test_a_trial_that_waits_again_keeps_what_was_chosen(tmp_path):
 
 def test_the_backbone_is_timed_beside_the_others_in_the_groups_that_it_began_with():
     """Memory that is taken by another program since makes its own steps slower, not those of all told faster."""
-    assert PLAN.model_copy(update={"reference_group": 8}).pace.recipe.group_images == 8
-    assert PLAN.pace.recipe.group_images == PLAN.recipe.group_images
-    assert PLAN.model_copy(update={"reference_at_a_time": 4}).pace.at_a_time == 4
-    assert PLAN.pace.at_a_time == 1, "of studies begun when all were timed so"
+    assert PLAN.model_copy(update={"reference_group": 8}).reference_timing.recipe.group_images == 8
+    assert PLAN.reference_timing.recipe.group_images == PLAN.recipe.group_images
+    assert PLAN.model_copy(update={"reference_at_a_time": 4}).reference_timing.groups_per_pass == 4
+    assert PLAN.reference_timing.groups_per_pass == 1, "of studies begun when all were timed so"

@@ -23,20 +23,12 @@ from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.validate import validate_images
-from efficientnetv2.nas import trial as child
-from efficientnetv2.nas.latency import Pace, StepTime, part_names
+from efficientnetv2.nas import trial_process as child
+from efficientnetv2.nas.latency import ReferenceTiming, StepTiming, part_names
 from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.nas.proxy_task import LEFT_OUT, Proxy, refuse_leaks
-from efficientnetv2.nas.trial import (
-    EpochTold,
-    Failed,
-    Outcome,
-    Refused,
-    StepTold,
-    Trained,
-    measurement,
-    try_out,
-)
+from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
+from efficientnetv2.nas.trial import TrialResult, run_trial, to_measurement
+from efficientnetv2.nas.trial_process import EpochDone, Failed, StepTimed, Trained
 from efficientnetv2.training.auto_batch import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
@@ -78,13 +70,13 @@ def split(folder: Path) -> ImageDataset:
     return dataset.with_split(np.array(parts, dtype=object))
 
 
-def proxy_of(folder: Path, tmp_path: Path, *settings: str, seeds: tuple[int, ...] = (0,)) -> Proxy:
+def proxy_of(folder: Path, tmp_path: Path, *settings: str, seeds: tuple[int, ...] = (0,)) -> ProxyTask:
     dataset = split(folder)
-    return Proxy(
+    return ProxyTask(
         recipe=with_overrides(get_recipe("quick"), [*SETTINGS, *settings]),
         seeds=seeds,
         train=dataset.subset("train"),
-        choosing=dataset.subset("minival"),
+        selection=dataset.subset("minival"),
         device="cpu",
         workers=0,
         threads=1,
@@ -102,8 +94,8 @@ def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path
         return True
 
     proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
-    tried = try_out(TINY, proxy, watch=watch)
-    found = measurement(TINY, proxy, tried)
+    tried = run_trial(TINY, proxy, on_message=watch)
+    found = to_measurement(TINY, proxy, tried)
     counted = count_flops(TINY, image_px=32, num_classes=3).total
     assert (found.parameters, found.multiply_adds) == (counted.parameters, counted.multiply_adds)
     assert found.top1 == pytest.approx(sum(tried.trained.top1) / 2)
@@ -114,42 +106,42 @@ def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path
     assert 0 < found.step_seconds < 10
     assert 50e6 < found.peak_memory_bytes < 5e9
     assert found.inference_seconds is None, "nobody has asked for it"
-    assert isinstance(told[0], StepTold), "known before training, so that a reward can be had at every epoch"
-    assert [one.seed for one in told[1:]] == [0, 0, 1, 1]
+    assert isinstance(told[0], StepTimed), "known before training, so that a reward can be had at every epoch"
+    assert [one.run for one in told[1:]] == [0, 0, 1, 1]
     assert all(len(each) == 1 for each in folders), "the trial's, while it is under way"
     assert not list(own_folder().glob("trial-*"))
 
 
 def test_the_same_trial_gives_the_same_answers_and_remembers_the_step(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, "epochs=1")
-    first, second = (try_out(TINY, proxy) for _ in range(2))
+    first, second = (run_trial(TINY, proxy) for _ in range(2))
     assert first.trained.top1 == second.trained.top1
-    assert first.step.foretold is None
-    assert second.step.foretold > 0
-    cached = try_out(TINY, replace(proxy, step_time="cached"), verify=False)
+    assert first.step.predicted is None
+    assert second.step.predicted > 0
+    cached = run_trial(TINY, replace(proxy, step_time="cached"), verify=False)
     assert not cached.step.measured
-    assert cached.step.time.median == cached.step.foretold
+    assert cached.step.time.median == cached.step.predicted
 
 
 def test_a_hopeless_trial_is_stopped_where_it_stands(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, "epochs=100000")
-    tried = try_out(TINY, proxy, watch=lambda one: isinstance(one, StepTold))
-    assert tried.stopped
-    found = measurement(TINY, proxy, tried)
+    tried = run_trial(TINY, proxy, on_message=lambda one: isinstance(one, StepTimed))
+    assert tried.pruned
+    found = to_measurement(TINY, proxy, tried)
     assert found.epochs == pytest.approx(1, abs=0.2)
     assert found.top1 == tried.epochs[0].top1
     assert found.peak_memory_bytes > 50e6, "told with the point, for rewards that count it"
     assert not trials(), "it computes no further"
 
 
-STEP = StepTold(TimingStats(0.1, 0.08, 0.13, rounds=5), foretold=None, measured=True)
-CURVE = (EpochTold(0, 1.0, 0.2), EpochTold(0, 2.0, 0.4), EpochTold(1, 1.0, 0.6))
+STEP = StepTimed(TimingStats(0.1, 0.08, 0.13, rounds=5), predicted=None, measured=True)
+CURVE = (EpochDone(0, 1.0, 0.2), EpochDone(0, 2.0, 0.4), EpochDone(1, 1.0, 0.6))
 
 
 def test_of_a_trial_that_was_stopped_the_last_points_count(class_folders, tmp_path):
     """By hand: of the first seed 0.4 after two epochs, of the second 0.6 after one, of the third nothing."""
     proxy = proxy_of(class_folders, tmp_path, "eval_px=64", seeds=(7, 8, 9))
-    found = measurement(TINY, proxy, Outcome(STEP, CURVE, None, None))
+    found = to_measurement(TINY, proxy, TrialResult(STEP, CURVE, None, None))
     assert (found.top1, found.epochs, found.seeds) == (pytest.approx(0.5), 1.5, (7, 8))
     assert found.step_seconds == 0.1
     assert found.step_spread == pytest.approx(0.5), "from quartile to quartile, over the median"
@@ -160,9 +152,9 @@ def test_of_a_trial_that_was_stopped_the_last_points_count(class_folders, tmp_pa
 
 def test_the_most_memory_of_any_point_counts(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path)
-    curve = (EpochTold(0, 1.0, 0.2, 3000), EpochTold(0, 2.0, 0.4, 2000))
+    curve = (EpochDone(0, 1.0, 0.2, 3000), EpochDone(0, 2.0, 0.4, 2000))
     for ended, most in ((None, 3000), (Trained((0.7,), 5000), 5000), (Trained((0.7,), 0), 3000)):
-        assert measurement(TINY, proxy, Outcome(STEP, curve, ended, None)).peak_memory_bytes == most
+        assert to_measurement(TINY, proxy, TrialResult(STEP, curve, ended, None)).peak_memory_bytes == most
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a CPU's peak is the process's for life")
@@ -171,44 +163,46 @@ def test_the_memory_of_a_network_is_not_that_of_the_one_that_tells_the_pace(clas
     """That one's head makes maps of 50 MB, several at a time; it is timed in the same process, before the training."""
     proxy = proxy_of(class_folders, tmp_path, "epochs=1")
     alone, paced = (
-        measurement(TINY, each, try_out(TINY, each)).peak_memory_bytes
-        for each in (proxy, replace(proxy, pace=Pace(WIDE, proxy.recipe, 0.1)))
+        to_measurement(TINY, each, run_trial(TINY, each)).peak_memory_bytes
+        for each in (proxy, replace(proxy, reference=ReferenceTiming(WIDE, proxy.recipe, 0.1)))
     )
     assert paced == pytest.approx(alone, rel=0.2)
 
 
 def test_a_picture_at_inference_is_timed_where_that_is_asked_for(class_folders, tmp_path):
     proxy = replace(proxy_of(class_folders, tmp_path), seeds=(), latency=True)
-    found = measurement(TINY, proxy, try_out(TINY, proxy))
+    found = to_measurement(TINY, proxy, run_trial(TINY, proxy))
     assert 0 < found.inference_seconds < 10
 
 
 def test_of_a_trial_that_ended_its_last_answers_count(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, seeds=(7, 8))
-    found = measurement(TINY, proxy, Outcome(STEP, CURVE, Trained((0.7, 0.9), 1000), None))
+    found = to_measurement(TINY, proxy, TrialResult(STEP, CURVE, Trained((0.7, 0.9), 1000), None))
     assert found.top1 == pytest.approx(0.8)
     assert found.peak_memory_bytes == 1000
-    without = measurement(TINY, proxy, Outcome(STEP, (), Trained((0.7, 0.9), 0), None))
+    without = to_measurement(TINY, proxy, TrialResult(STEP, (), Trained((0.7, 0.9), 0), None))
     assert (without.peak_memory_bytes, without.seeds) == (None, (7, 8)), "of no curve, and no memory told"
 
 
 def test_of_a_trial_that_has_an_end_nobody_stopped_it():
     trained, failed = Trained((0.7,), 1000), Failed("diverged", "the loss is inf", 1000)
-    ended = [Outcome(STEP, CURVE, *end) for end in ((trained, None), (None, failed), (None, None))]
-    assert [one.stopped for one in ended] == [False, False, True]
+    ended = [TrialResult(STEP, CURVE, *end) for end in ((trained, None), (None, failed), (None, None))]
+    assert [one.pruned for one in ended] == [False, False, True]
 
 
 def test_of_a_trial_that_failed_no_accuracy_is_kept(class_folders, tmp_path):
     """However good it was before."""
     proxy = proxy_of(class_folders, tmp_path, seeds=(7, 8))
-    found = measurement(TINY, proxy, Outcome(STEP, CURVE, None, Failed("diverged", "the loss is inf", 1000)))
+    found = to_measurement(
+        TINY, proxy, TrialResult(STEP, CURVE, None, Failed("diverged", "the loss is inf", 1000))
+    )
     assert (found.top1, found.failure) == (None, "diverged: the loss is inf")
     assert (found.step_seconds, found.epochs, found.peak_memory_bytes) == (0.1, 1.5, 1000)
 
 
 def test_of_a_network_that_was_timed_alone_that_is_said(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, seeds=())
-    found = measurement(TINY, proxy, Outcome(STEP, (), Trained((), 1000), None))
+    found = to_measurement(TINY, proxy, TrialResult(STEP, (), Trained((), 1000), None))
     assert (found.top1, found.failure, found.seeds, found.epochs) == (None, "not trained", (), 0.0)
 
 
@@ -225,12 +219,12 @@ def test_of_a_network_that_was_timed_alone_that_is_said(class_folders, tmp_path)
     ],
 )
 def test_a_failure_is_told_in_a_line(failure, said):
-    assert Measurement(1, 1, top1=0.5, failure=failure).failed_because == said
+    assert Measurement(1, 1, top1=0.5, failure=failure).failure_line == said
 
 
-def whole_of(median: float, apart: float = 0.0) -> StepTime:
+def whole_of(median: float, apart: float = 0.0) -> StepTiming:
     names = part_names(TINY, image_px=32, num_classes=3)
-    return StepTime(TimingStats(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
+    return StepTiming(TimingStats(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
 
 
 @pytest.mark.parametrize(
@@ -248,8 +242,10 @@ def test_a_step_that_is_not_the_sum_of_its_parts_is_measured_again(
     """The parts come to 0.1 s. More than 15 % away from that it is measured twice, and the steadier one counts."""
     proxy = proxy_of(class_folders, tmp_path)
     answers = [first, whole_of(0.12, apart=0.01)]
-    monkeypatch.setattr(child, "measure", lambda *given, **more: answers.pop(0))
-    found = child.step_time(TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False)
+    monkeypatch.setattr(child, "time_step", lambda *given, **more: answers.pop(0))
+    found = child.time_trial_step(
+        TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False
+    )
     assert (2 - len(answers), found.time.median, found.measured) == (times, counts, True)
 
 
@@ -261,13 +257,13 @@ def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
     by, verify, measured, class_folders, tmp_path, monkeypatch
 ):
     proxy = replace(proxy_of(class_folders, tmp_path), step_time=by)
-    monkeypatch.setattr(child, "measure", lambda *given, **more: whole_of(0.11))
+    monkeypatch.setattr(child, "time_step", lambda *given, **more: whole_of(0.11))
     for turn in range(2):
-        found = child.step_time(
+        found = child.time_trial_step(
             TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=verify or turn == 0
         )
     assert found.measured is measured
-    assert found.foretold == pytest.approx(0.1, rel=0.01)
+    assert found.predicted == pytest.approx(0.1, rel=0.01)
     assert found.time.median == pytest.approx(0.11 if measured else 0.1, rel=0.01)
 
 
@@ -275,14 +271,16 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
     """``train`` keeps the memory that it frees, and a trial has to before its step is timed, or it is another step."""
     came: list[str] = []
     monkeypatch.setattr(child, "keep_freed_memory", lambda: came.append("memory kept"))
-    monkeypatch.setattr(child, "step_time", lambda *given, **more: came.append("timed"))
+    monkeypatch.setattr(child, "time_trial_step", lambda *given, **more: came.append("timed"))
     monkeypatch.setattr(child, "reset_peak_memory", lambda device: came.append("peak forgotten"))
     monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
-    monkeypatch.setattr(child, "_job", lambda *given: "a run")
-    monkeypatch.setattr(child.rates, "measure_timings", lambda job, folder: came.append(f"a little of {job}"))
-    for name in ("die_with_parent", "_write_into"):
+    monkeypatch.setattr(child, "_run_config", lambda *given: "a run")
+    monkeypatch.setattr(
+        child.timing, "measure_timings", lambda job, folder: came.append(f"a little of {job}")
+    )
+    for name in ("exit_with_parent", "_redirect_output"):
         monkeypatch.setattr(child, name, lambda *given: None)
-    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
+    monkeypatch.setattr(child, "resolve_task", lambda network, proxy, device: proxy)
     told = SimpleNamespace(send=came.append)
     proxy = SimpleNamespace(
         device="cpu",
@@ -292,14 +290,14 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
         quiet=tmp_path / "quiet",
         seeds=(),
         latency=False,
-        pace=None,
+        reference=None,
         step_time="measured",
     )
-    child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
+    child.trial_process_main(told, TINY, proxy, verify=True, scratch=tmp_path)
     assert came == ["memory kept", "timed", None, "peak forgotten", "a little of a run", Trained((), 1)]
     came.clear()
     proxy.step_time = "unmeasured"
-    child.tried(told, TINY, proxy, verify=True, scratch=tmp_path)
+    child.trial_process_main(told, TINY, proxy, verify=True, scratch=tmp_path)
     assert came == ["memory kept", "a little of a run", Trained((), 1)], "no step is timed, nor told of"
 
 
@@ -309,12 +307,12 @@ def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(
 ):
     """What the trial's process does, done in this one: its two halves say how many threads they have."""
     came: list[object] = []
-    monkeypatch.setattr(child, "step_time", lambda *given, **more: torch.get_num_threads())
-    monkeypatch.setattr(child, "_trained", lambda *given: torch.get_num_threads())
-    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+    monkeypatch.setattr(child, "time_trial_step", lambda *given, **more: torch.get_num_threads())
+    monkeypatch.setattr(child, "_train", lambda *given: torch.get_num_threads())
+    for name in ("exit_with_parent", "_redirect_output", "keep_freed_memory"):
         monkeypatch.setattr(child, name, lambda *given: None)
-    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
-    proxy = Proxy(
+    monkeypatch.setattr(child, "resolve_task", lambda network, proxy, device: proxy)
+    proxy = ProxyTask(
         get_recipe("quick"),
         (0,),
         SimpleNamespace(),
@@ -328,7 +326,9 @@ def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(
     )
     before = torch.get_num_threads()
     try:
-        child.tried(SimpleNamespace(send=came.append), TINY, proxy, verify=True, scratch=tmp_path)
+        child.trial_process_main(
+            SimpleNamespace(send=came.append), TINY, proxy, verify=True, scratch=tmp_path
+        )
     finally:
         torch.set_num_threads(before)
     assert came[0] == 2
@@ -337,7 +337,7 @@ def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(
 
 def test_divergence_is_a_result(class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, "optimizer.lr=1e30", "optimizer.clip_norm=null")
-    found = measurement(TINY, proxy, try_out(TINY, proxy))
+    found = to_measurement(TINY, proxy, run_trial(TINY, proxy))
     assert found.failure.startswith("diverged: ")
     assert found.top1 is None
     assert found.step_seconds is not None
@@ -357,19 +357,21 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
         )
 
     monkeypatch.setattr(child, "resolve_recipe", settled)
-    halved = child.grouped(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
+    halved = child.resolve_task(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
     timed: list[tuple[Recipe, int]] = []
 
-    def measured(network, recipe, *, at_a_time, **more):
-        timed.append((recipe, at_a_time))
+    def measured(network, recipe, *, groups_per_pass, **more):
+        timed.append((recipe, groups_per_pass))
         return whole_of(0.1)
 
-    monkeypatch.setattr(child, "measure", measured)
-    told = child.step_time(TINY, halved, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False)
+    monkeypatch.setattr(child, "time_step", measured)
+    told = child.time_trial_step(
+        TINY, halved, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False
+    )
     assert limits == [3.0]
-    own = {"group_images": batch // 2, "model": TINY, "seed": 0, **LEFT_OUT}
+    own = {"group_images": batch // 2, "model": TINY, "seed": 0, **PROXY_OVERRIDES}
     assert timed[0] == (proxy.recipe.model_copy(update=own), 2)
-    assert told.at_a_time == 2, "by which the backbone is timed for as long as the study lasts"
+    assert told.groups_per_pass == 2, "by which the backbone is timed for as long as the study lasts"
 
 
 @pytest.mark.parametrize(("begun", "groups"), [(None, 1), (2, 2)])
@@ -381,7 +383,7 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
     proxy = proxy_of(class_folders, tmp_path, seeds=())
     batch = proxy.recipe.batch_images
     of_pace = proxy.recipe.model_copy(update={"group_images": begun and batch // begun})
-    proxy = replace(proxy, pace=Pace(other, of_pace, 0.1))
+    proxy = replace(proxy, reference=ReferenceTiming(other, of_pace, 0.1))
 
     def settled(recipe, *given):
         fitting = 1 if recipe.model == other else 4
@@ -392,16 +394,18 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
 
     timed = []
     monkeypatch.setattr(child, "resolve_recipe", settled)
-    monkeypatch.setattr(child, "measure", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
-    for name in ("die_with_parent", "_write_into", "_job"):
+    monkeypatch.setattr(
+        child, "time_step", lambda *given, **more: timed.append((given, more)) or whole_of(0.1)
+    )
+    for name in ("exit_with_parent", "_redirect_output", "_run_config"):
         monkeypatch.setattr(child, name, lambda *given: None)
-    monkeypatch.setattr(child.rates, "measure_timings", lambda *given: None)
+    monkeypatch.setattr(child.timing, "measure_timings", lambda *given: None)
     told = []
-    child.tried(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
-    assert isinstance(told[0], StepTold), told
+    child.trial_process_main(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
+    assert isinstance(told[0], StepTimed), told
     ((network, recipe), more) = timed[0]
     assert (network, recipe.group_images) == (TINY, batch // 4)
-    assert (more["pace"].architecture, more["pace"].recipe.group_images) == (other, batch // groups)
+    assert (more["reference"].architecture, more["reference"].recipe.group_images) == (other, batch // groups)
 
 
 def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_path, monkeypatch):
@@ -409,23 +413,23 @@ def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_
     proxy = proxy_of(class_folders, tmp_path, "group_images=8")
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
     with pytest.raises(MemoryShortError, match=mentioning("group_images", "8", "4")):
-        child.grouped(TINY, proxy, torch.device("cpu"))
+        child.resolve_task(TINY, proxy, torch.device("cpu"))
 
 
 def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folders, tmp_path, monkeypatch):
     """It did fit when the search began: the network that is tried is not to blame."""
     proxy = proxy_of(class_folders, tmp_path, "group_images=8")
-    proxy = replace(proxy, threads=None, pace=Pace(TINY, proxy.recipe, 0.1))
+    proxy = replace(proxy, threads=None, reference=ReferenceTiming(TINY, proxy.recipe, 0.1))
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
-    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+    for name in ("exit_with_parent", "_redirect_output", "keep_freed_memory"):
         monkeypatch.setattr(child, name, lambda *given: None)
     told = []
-    child.tried(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
+    child.trial_process_main(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
     (refused,) = told
-    assert isinstance(refused, Refused)
-    assert mentions(refused.message, "memory")
-    assert "the largest that fits" in refused.message
-    assert mentions(refused.message, "effnetv2 search resume")
+    assert isinstance(refused, InputError)
+    assert mentions(str(refused), "memory")
+    assert "the largest that fits" in str(refused)
+    assert mentions(str(refused), "effnetv2 search resume")
 
 
 def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_path, monkeypatch):
@@ -433,12 +437,12 @@ def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_pat
     proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
     cpu = torch.device("cpu")
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
-    once = child.grouped(TINY, proxy, cpu)
+    once = child.resolve_task(TINY, proxy, cpu)
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 1)
-    first, second = (child._job(TINY, once, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds)
+    first, second = (child._run_config(TINY, once, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds)
     assert [one.recipe.group_images for one in (first, second)] == [4, 4]
     assert [one.recipe.seed for one in (first, second)] == [0, 1]
-    assert first.microbatches == once.at_a_time
+    assert first.microbatches == once.microbatches
     weights = [next(iter(one.network.parameters())) for one in (first, second)]
     assert not torch.equal(*weights), "each begins with its own"
 
@@ -446,7 +450,7 @@ def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_pat
 def test_no_memory_is_a_result(class_folders, tmp_path):
     """The program alone takes more than a hundredth of a GiB."""
     proxy = replace(proxy_of(class_folders, tmp_path), memory_gib=0.01)
-    found = measurement(TINY, proxy, try_out(TINY, proxy))
+    found = to_measurement(TINY, proxy, run_trial(TINY, proxy))
     assert mentions(found.failure, "out of memory")
 
 
@@ -467,16 +471,16 @@ def test_what_a_network_leaves_no_memory_for_is_its_own_affair(error, said, monk
     def trained(*given: object) -> float:
         raise error
 
-    monkeypatch.setattr(child, "_trained", trained)
-    for name in ("die_with_parent", "_write_into", "keep_freed_memory"):
+    monkeypatch.setattr(child, "_train", trained)
+    for name in ("exit_with_parent", "_redirect_output", "keep_freed_memory"):
         monkeypatch.setattr(child, name, lambda *given: None)
-    monkeypatch.setattr(child, "grouped", lambda network, proxy, device: proxy)
+    monkeypatch.setattr(child, "resolve_task", lambda network, proxy, device: proxy)
     nothing = SimpleNamespace()
-    proxy = Proxy(
+    proxy = ProxyTask(
         get_recipe("quick"), (0,), nothing, nothing, "cpu", 0, tmp_path / "times", tmp_path / "quiet"
     )
     told = []
-    child.tried(
+    child.trial_process_main(
         SimpleNamespace(send=told.append),
         TINY,
         replace(proxy, step_time="unmeasured"),
@@ -485,7 +489,7 @@ def test_what_a_network_leaves_no_memory_for_is_its_own_affair(error, said, monk
     )
     (one,) = told
     if said is None:
-        assert isinstance(one, Refused)
+        assert isinstance(one, InputError)
         return
     assert (one.kind, said in one.reason) == ("out of memory", True)
 
@@ -496,12 +500,12 @@ def test_a_process_that_dies_is_a_result(number, class_folders, tmp_path):
     proxy = proxy_of(class_folders, tmp_path, "epochs=1000")
 
     def watch(told) -> bool:
-        if isinstance(told, EpochTold):
+        if isinstance(told, EpochDone):
             for process in trials():
                 process.send_signal(number)
         return True
 
-    found = measurement(TINY, proxy, try_out(TINY, proxy, watch=watch))
+    found = to_measurement(TINY, proxy, run_trial(TINY, proxy, on_message=watch))
     assert found.failure.startswith("crashed: ")
     assert number.name in found.failure
 
@@ -524,11 +528,11 @@ def test_what_is_wrong_with_the_pictures_is_no_result(class_folders, tmp_path):
     for file in class_folders.rglob("*.jpg"):
         file.unlink()
     with pytest.raises(InputError, match=mentioning("unreadable")):
-        try_out(TINY, proxy)
+        run_trial(TINY, proxy)
 
 
 def _try_for_long(folder: Path, tmp_path: Path) -> None:
-    try_out(TINY, proxy_of(folder, tmp_path, "epochs=100000"))
+    run_trial(TINY, proxy_of(folder, tmp_path, "epochs=100000"))
 
 
 def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
@@ -548,11 +552,11 @@ def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
 def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
     dataset = split(class_folders)
     contents = validate_images(dataset).contents
-    refuse_leaks(dataset, contents)
+    require_no_leakage(dataset, contents)
     judging, trained = (dataset.paths[list(dataset.split).index(name)] for name in ("val", "train"))
     contents[dataset.paths.index(judging)] = contents[dataset.paths.index(trained)]
     with pytest.raises(InputError, match=mentioning("1", "search")) as error:
-        refuse_leaks(dataset, contents)
+        require_no_leakage(dataset, contents)
     assert judging in str(error.value)
     assert trained in str(error.value)
 
@@ -560,8 +564,8 @@ def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
 def test_a_search_leaves_something_to_judge_by(class_folders):
     dataset = split(class_folders)
     kept = dataset.select([row for row, name in enumerate(dataset.split) if name != "val"])
-    with pytest.raises(InputError, match="no pictures"):
-        refuse_leaks(kept, np.arange(len(kept)))
+    with pytest.raises(InputError, match="no images"):
+        require_no_leakage(kept, np.arange(len(kept)))
 
 
 def test_a_search_that_is_stopped_while_a_process_begins_leaves_none(class_folders, tmp_path, monkeypatch):
@@ -576,5 +580,5 @@ def test_a_search_that_is_stopped_while_a_process_begins_leaves_none(class_folde
 
     monkeypatch.setattr(BaseProcess, "start", start)
     with pytest.raises(KeyboardInterrupt):
-        try_out(TINY, proxy_of(class_folders, tmp_path))
+        run_trial(TINY, proxy_of(class_folders, tmp_path))
     assert [process.is_alive() for process in started] == [False]

@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 from efficientnetv2.cli.main import app
 from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.nas.storage import optuna
-from efficientnetv2.nas.study import create, opened
+from efficientnetv2.nas.storage import import_optuna
+from efficientnetv2.nas.study import create_study, open_study
 from efficientnetv2.training.auto_batch import Hardware
 from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.search_export import compound, grow
+from efficientnetv2.workflows.model_scaling import compound_scaling, scale_up
 
 SPACE = small()
 
@@ -35,12 +35,14 @@ def study(folder: Path, image_px: int) -> None:
     seen = {"progressive": recipe.progressive.with_image_px(image_px), "eval_px": image_px}
     plan = PLAN.model_copy(update={"space": SPACE, "recipe": recipe.model_copy(update=seen), "bands": ()})
     database = storage(folder)
-    create(database, "study", plan, trials=1)
+    create_study(database, "study", plan, trials=1)
     found = Measurement(1000, 1000, top1=0.5, step_seconds=0.01).to_json()
     drawn = SPACE.decode(SPACE.sample(Key.of(0)))
     for reward, network in ((0.5, SPACE.backbone), (0.25, drawn)):
         told = {"measurement": found, "point": list(SPACE.encode(network))}
-        opened(database, "study").study.add_trial(optuna().trial.create_trial(value=reward, user_attrs=told))
+        open_study(database, "study").optuna_study.add_trial(
+            import_optuna().trial.create_trial(value=reward, user_attrs=told)
+        )
     (folder / "study").mkdir()
     (folder / "study/pictures.csv").write_text("path,label,split\n")
 
@@ -76,7 +78,7 @@ def test_a_larger_network_is_trained_as_the_printed_command_says(image_px, phi, 
     settled = resolve_recipe(
         recipe.model_copy(update=quickly), TrainingSet(64, ("a", "b")), Hardware(torch.device("cpu"))
     ).recipe
-    grown = grow(SPACE.backbone, compound(float(phi)), eval_px=image_px)
+    grown = scale_up(SPACE.backbone, compound_scaling(float(phi)), eval_px=image_px)
     assert settled.model == grown.architecture
     assert (settled.eval_px, settled.progressive.last.image_px) == (grown.eval_px, grown.train_px)
     assert settled.progressive.stage(0).image_px == 32

@@ -11,15 +11,15 @@ from tests.nas.test_study import PLAN
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.workflows.study_dir import StudyFolder
+from efficientnetv2.workflows.study_dir import StudyDir
 
 PICTURES = SimpleNamespace(to_csv=lambda file: file.write_text("path,label,split\n"))
 
 
-def begun(tmp_path, data: str = "pictures", plan=PLAN) -> StudyFolder:
-    folder = StudyFolder(tmp_path / "study")
+def begun(tmp_path, data: str = "pictures", plan=PLAN) -> StudyDir:
+    folder = StudyDir(tmp_path / "study")
     folder.make()
-    folder.begin(DataConfig(data), folder.own_storage, PICTURES, plan)
+    folder.write(DataConfig(data), folder.own_storage, PICTURES, plan)
     return folder
 
 
@@ -53,7 +53,7 @@ def test_a_study_keeps_its_name_wherever_its_folder_goes(kept, name, tmp_path):
         del said["name"]
         folder.file.write_text(yaml.safe_dump(said))
     folder.path.rename(tmp_path / "renamed")
-    assert StudyFolder(tmp_path / "renamed").name == name
+    assert StudyDir(tmp_path / "renamed").name == name
 
 
 @pytest.mark.parametrize(("seconds", "there"), [(0.01, True), (0.02, False)])

@@ -9,8 +9,8 @@ from rich.progress import MofNCompleteColumn, TaskProgressColumn
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Bar, Screen
-from efficientnetv2.nas.trial import EpochTold, StepTold
-from efficientnetv2.nas.worker import Standing, Watch
+from efficientnetv2.nas.trial_process import EpochDone, StepTimed
+from efficientnetv2.nas.worker import SearchCallback, StudyProgress
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.utils.errors import format_duration, pluralize
@@ -63,7 +63,7 @@ class TrainingBar(Callback):
             self._bar = None
 
 
-class StudyBar(Watch):
+class StudyBar(SearchCallback):
     """A progress bar of a study: trials done, the largest reward, time left."""
 
     def __init__(self, screen: Screen) -> None:
@@ -79,20 +79,20 @@ class StudyBar(Watch):
         if self._bar is not None:
             self._bar.__exit__()
 
-    def stands(self, standing: Standing) -> None:
+    def on_progress(self, progress: StudyProgress) -> None:
         """After every trial."""
-        left = "" if standing.seconds_left is None else f"about {format_duration(standing.seconds_left)} left"
-        best = "" if standing.best is None else f"best {standing.best:.4f}"
-        self._update(completed=standing.done, total=standing.target, speed=best, left=left)
+        left = "" if progress.seconds_left is None else f"about {format_duration(progress.seconds_left)} left"
+        best = "" if progress.best is None else f"best {progress.best:.4f}"
+        self._update(completed=progress.done, total=progress.target, speed=best, left=left)
 
-    def began(self, number: int, architecture: Architecture) -> None:
+    def on_trial_start(self, number: int, architecture: Architecture) -> None:
         """A trial is being tried."""
         layers = sum(stage.layers for stage in architecture.stages)
         self._update(what=f"trial {number}, {pluralize(layers, 'layer')}: measuring")
 
-    def told(self, number: int, one: StepTold | EpochTold) -> None:
+    def on_message(self, number: int, one: StepTimed | EpochDone) -> None:
         """Something is known of it."""
-        if isinstance(one, StepTold):
+        if isinstance(one, StepTimed):
             self._update(what=f"trial {number}: {1000 * one.time.median:.3g} ms a step")
         else:
             self._update(what=f"trial {number}: epoch {one.epoch:.3g}, top-1 {one.top1:.1%}")

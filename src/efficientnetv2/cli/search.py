@@ -142,9 +142,9 @@ def run(
     """
     from efficientnetv2.cli import bars, search_tables  # torch, which takes seconds
     from efficientnetv2.workflows import search_plan, search_run
-    from efficientnetv2.workflows.search_config import Asked
+    from efficientnetv2.workflows.search_config import SearchConfig
 
-    asked = Asked(study, storage, trials, minutes, searched, proxy, table.source(data), worker)
+    asked = SearchConfig(study, storage, trials, minutes, searched, proxy, table.source(data), worker)
     with Screen(quiet=worker.as_json) as screen:
         if dry_run:
             search_tables.print_cost(search_plan.dry_run(asked), screen, as_json=worker.as_json)
@@ -222,7 +222,7 @@ def export(
     - `effnetv2 train studies/photos/pictures.csv --model studies/photos/found.yaml`
     - `effnetv2 search export studies/photos --grow 1.5 --out studies/photos/larger.yaml`
     """
-    from efficientnetv2.workflows.search_export import export_found
+    from efficientnetv2.workflows.search_export import export_trial
 
     with Screen():
-        export_found(study, storage, wait, out=out, trial=trial, grown_by=grow)
+        export_trial(study, storage, wait, out=out, trial=trial, grown_by=grow)

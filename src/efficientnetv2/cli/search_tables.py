@@ -8,14 +8,21 @@ from typing import Any
 
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.data.cache_writer import format_bytes
-from efficientnetv2.nas.objective import figures
-from efficientnetv2.nas.results import Row, best, ended, front, millions, rows_of, table_of
-from efficientnetv2.nas.storage import hidden
+from efficientnetv2.nas.results import (
+    TrialRow,
+    architecture_table,
+    best,
+    count_states,
+    load_rows,
+    millions,
+    pareto_front,
+)
+from efficientnetv2.nas.storage import redact_password
 from efficientnetv2.utils.errors import format_duration, pluralize
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.search_plan import StudyCost
-from efficientnetv2.workflows.search_report import LEADERS, Drawn, any_finished
-from efficientnetv2.workflows.search_run import Worked
+from efficientnetv2.workflows.search_report import LEADERS, StudyReport
+from efficientnetv2.workflows.search_run import SearchResult
 
 
 def print_cost(cost: StudyCost, screen: Screen, *, as_json: bool) -> None:
@@ -43,11 +50,11 @@ def print_cost(cost: StudyCost, screen: Screen, *, as_json: bool) -> None:
     )
 
 
-def print_end(worked: Worked, screen: Screen, *, as_json: bool) -> None:
+def print_end(worked: SearchResult, screen: Screen, *, as_json: bool) -> None:
     """Print how far a study has come, and which trial is the best."""
-    study, rows = worked.study, rows_of(worked.study)
-    ends = ended(rows)
-    leader = best(rows)[0] if any_finished(rows) else None
+    study, rows = worked.study, load_rows(worked.study)
+    ends = count_states(rows)
+    leader = best(rows)[0] if any(row.end == "finished" for row in rows) else None
     if as_json:
         print_json(
             {
@@ -62,19 +69,17 @@ def print_end(worked: Worked, screen: Screen, *, as_json: bool) -> None:
     state = "All trials have ended" if worked.finished else "Time is up"
     screen.say(f"{state}: {_counted(ends)}, of {study.target}.")
     if leader is not None:
-        screen.say(
-            f"The best is trial {leader.number}: {figures(leader.measurement)}; reward {leader.reward:.4f}."
-        )
+        screen.say(f"The best is trial {leader.number}: {leader.measurement}; reward {leader.reward:.4f}.")
         screen.say(f"See all: effnetv2 search show {path}")
     if not worked.finished:
-        screen.say(f"Continue with: {worked.again}")
+        screen.say(f"Continue with: {worked.command}")
 
 
-def print_study(drawn: Drawn, path: Path, screen: Screen, *, top: int, as_json: bool) -> None:
+def print_study(drawn: StudyReport, path: Path, screen: Screen, *, top: int, as_json: bool) -> None:
     """Print the best architecture as a table, the next ones in a line each, and which decisions matter."""
     read, rows = drawn.read, drawn.read.rows
-    leaders = best(rows, most=top) if any_finished(rows) else []
-    architectures = [read.study.plan.space.decode(row.point) for row in leaders]
+    leaders = best(rows, most=top) if any(row.end == "finished" for row in rows) else []
+    architectures = [read.study.config.space.decode(row.point) for row in leaders]
     if as_json:
         found = [
             row.to_json() | {"architecture": table.to_json()}
@@ -82,15 +87,15 @@ def print_study(drawn: Drawn, path: Path, screen: Screen, *, top: int, as_json: 
         ]
         print_json(drawn.to_json() | {"best": found})
         return
-    screen.say(f"{len(rows)} of {read.study.target} trials have ended: {_counted(ended(rows))}.")
+    screen.say(f"{len(rows)} of {read.study.target} trials have ended: {_counted(count_states(rows))}.")
     if leaders:
         first = leaders[0]
-        title = f"Trial {first.number}: {figures(first.measurement)}; reward {first.reward:.4f}"
-        screen.table(title, *table_of(architectures[0]))
+        title = f"Trial {first.number}: {first.measurement}; reward {first.reward:.4f}"
+        screen.table(title, *architecture_table(architectures[0]))
         if len(leaders) > 1:
             _table("Next best", leaders[1:], screen)
-        _table("Most accurate for their step time", front(rows, lambda one: one.step_seconds), screen)
-        _table("Most accurate for their size", front(rows, millions), screen)
+        _table("Most accurate for their step time", pareto_front(rows, lambda one: one.step_seconds), screen)
+        _table("Most accurate for their size", pareto_front(rows, millions), screen)
         if drawn.shares:
             screen.table(
                 "Importance of decisions",
@@ -99,7 +104,7 @@ def print_study(drawn: Drawn, path: Path, screen: Screen, *, top: int, as_json: 
             )
         words = ["effnetv2", "search", "export", str(path)]
         if not read.folder.file.exists():  # which would state the database
-            words += ["--storage", hidden(read.study.storage.url)]
+            words += ["--storage", redact_password(read.study.storage.url)]
         screen.say(f"Write the best for training: {shell_join(words)}")
     screen.say(f"Page: {drawn.page}")
 
@@ -108,7 +113,7 @@ def _counted(ends: Mapping[Any, int]) -> str:
     return f"{ends['finished']} finished, {ends['stopped']} stopped early, {ends['failed']} failed"
 
 
-def _table(title: str, rows: Sequence[Row], screen: Screen) -> None:
+def _table(title: str, rows: Sequence[TrialRow], screen: Screen) -> None:
     screen.table(
         title,
         ["trial", "reward", "top-1, %", "step, ms", "parameters, M", "multiply-adds, M"],

@@ -1,8 +1,7 @@
-"""Regularised evolution: the best of a few of the youngest networks, changed in one decision.
+"""Regularized evolution: mutate the best of a random subset of the youngest architectures.
 
-Source: arXiv:1802.01548 (aging evolution, Algorithm 1): a population whose oldest member dies with each new one, a
-tournament for the parent, one mutation for the child. Ours draws the tournament without replacement, and knows neither
-the identity mutation nor a network tried before: a child that was tried is bred anew.
+Source: arXiv:1802.01548 (aging evolution, Algorithm 1). Ours draws the tournament without replacement, has no identity
+mutation, and never repeats an architecture.
 """
 
 from __future__ import annotations
@@ -14,44 +13,32 @@ from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.utils.rng import Key
 
-# Ours. A policy that has settled draws what it knows; each further draw costs a millisecond, a trial minutes.
-_DRAWS = 50
+# Ours. A converged policy draws known architectures; each further draw costs a millisecond, a trial minutes.
+_MAX_DRAWS = 50
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One trial.
-
-    Args:
-        point: canonical.
-        reward: None while it runs.
-    """
+class PastTrial:
+    """The canonical point of a trial and its reward, None while it runs."""
 
     point: Point
     reward: float | None
 
 
-def untried(draw: Callable[[Key], Point], space: Space, tried: Sequence[Tried], key: Key) -> Point:
-    """The first point drawn that was not tried; if only tried ones come, a neighbour of what was drawn that was not.
+def sample_untried(draw: Callable[[Key], Point], space: Space, past: Sequence[PastTrial], key: Key) -> Point:
+    """The first point drawn that was not tried, running trials included.
 
-    Trying a network again would teach little: its reward differs by noise alone. Where all neighbours were tried it is
-    another one of the space; where every network was, the last one drawn is tried again.
-
-    Args:
-        draw: a canonical point by a key.
-        space: of the points.
-        tried: running trials among them, so that workers beside each other do not repeat each other.
-        key: of this proposal.
+    If ``draw`` gives only tried points, an untried neighbor of the last one; else any untried point of the space; else,
+    where all were tried, the last one drawn.
     """
-    known = {one.point for one in tried}
-    for turn in range(_DRAWS):
+    known = {trial.point for trial in past}
+    for turn in range(_MAX_DRAWS):
         point = draw(key.fold(turn))
         if point not in known:
             return point
-    near = [other for other in space.neighbours(point) if other not in known]
-    if near:
-        return near[int(key.fold("near").generator().integers(len(near)))]
-    for turn in range(_DRAWS):
+    if neighbors := [other for other in space.neighbors(point) if other not in known]:
+        return neighbors[int(key.fold("near").generator().integers(len(neighbors)))]
+    for turn in range(_MAX_DRAWS):
         other = space.sample(key.fold("any", turn))
         if other not in known:
             return other
@@ -60,14 +47,14 @@ def untried(draw: Callable[[Key], Point], space: Space, tried: Sequence[Tried], 
 
 @dataclass(frozen=True)
 class RegularizedEvolution:
-    """How networks are bred. The defaults are ours; ``benchmarks/samplers_replay.py --tune`` compares others with them.
+    """The defaults are ours; ``benchmarks/samplers_replay.py --tune`` compares others with them.
 
     Args:
-        population: how many of the newest finished trials may be parents; as many are drawn uniformly to begin with.
-        tournament: how many of them are drawn, the best of which is the parent.
+        population: The newest finished trials, which may be parents. As many are drawn uniformly at first.
+        tournament: How many of them are drawn for the best to be the parent.
 
     Raises:
-        ValueError: either is below 1.
+        ValueError: Either is below 1.
     """
 
     population: int = 20
@@ -76,42 +63,31 @@ class RegularizedEvolution:
     def __post_init__(self) -> None:
         if min(self.population, self.tournament) < 1:
             raise ValueError(
-                f"population is {self.population} and tournament {self.tournament}, but each has to be at least 1"
+                f"population is {self.population} and tournament {self.tournament}, but both must be at least 1"
             )
 
-    def propose(self, space: Space, tried: Sequence[Tried], key: Key) -> Point:
-        """A canonical point to try next, another than those tried where a change leads to one.
-
-        Args:
-            space: to choose from.
-            tried: by the trials' numbers.
-            key: of this proposal.
-        """
-        rewarded = [(one.reward, one.point) for one in tried if one.reward is not None]
+    def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
+        """The point to try next. ``past`` is in the order of trial numbers."""
+        rewarded = [(trial.reward, trial.point) for trial in past if trial.reward is not None]
         if len(rewarded) < self.population:
-            return untried(space.sample, space, tried, key)
+            return sample_untried(space.sample, space, past, key)
         living = rewarded[-self.population :]
 
         def child(key: Key) -> Point:
             generator = key.generator()
             rivals = generator.choice(len(living), size=min(self.tournament, len(living)), replace=False)
             _, parent = max(living[index] for index in rivals)
-            return mutated(space, parent, key.fold("mutation"))
+            return mutate(space, parent, key.fold("mutation"))
 
-        return untried(child, space, tried, key)
+        return sample_untried(child, space, past, key)
 
 
-def mutated(space: Space, point: Point, key: Key) -> Point:
-    """The point with one decision changed: which, and to what, are drawn uniformly.
-
-    A stage that comes back does so with whatever its other decisions may say; see ``Space.neighbours``.
-    """
+def mutate(space: Space, point: Point, key: Key) -> Point:
+    """The point with one decision changed; the decision and its new option are drawn uniformly."""
     changes: dict[int, list[Point]] = {}
-    for other in space.neighbours(point):
-        # Of a stage the number of layers is decided last: where it goes or comes back, that is the last to differ.
-        last = max(
-            place for place, (mine, theirs) in enumerate(zip(point, other, strict=True)) if mine != theirs
-        )
+    for other in space.neighbors(point):
+        # A stage's number of layers is its last decision: where a stage goes or comes back, that one differs last.
+        last = max(place for place, (a, b) in enumerate(zip(point, other, strict=True)) if a != b)
         changes.setdefault(last, []).append(other)
     generator = key.generator()
     chosen = changes[sorted(changes)[generator.integers(len(changes))]]

@@ -1,13 +1,9 @@
-"""Policy gradient over factorised choices: the controller of MnasNet and of the EfficientNetV2 search, made small.
+"""Policy gradient over factorized choices, after the controller of MnasNet and of the EfficientNetV2 search.
 
-The loop is that of MnasNet (arXiv:1807.11626, section 4.2), which the search of EfficientNetV2 builds on
-(arXiv:2104.00298, section 3.3): a policy draws networks, and the reward of each makes the options that it took likelier
-or less likely. Their policy is a recurrent network that decides one thing after the other and is trained by proximal
-policy optimization, on about a thousand samples or more. Ours is a vector of logits for each decision, drawn from by
-itself as in TuNAS (arXiv:2008.06120), and learns from a hundred by REINFORCE: each reward is compared with a moving
-baseline, over the spread of those so far, and the entropy of the policy is ascended beside it.
-
-Source: Williams 1992, "Simple statistical gradient-following algorithms", for the gradient and its baseline.
+A policy draws architectures, and each reward makes the options that it took more or less likely (arXiv:1807.11626,
+section 4.2; arXiv:2104.00298, section 3.3). Their policy is a recurrent network trained by PPO on a thousand samples.
+Ours is a vector of logits for each decision, drawn independently as in TuNAS (arXiv:2008.06120), trained by REINFORCE
+(Williams 1992) on a hundred: with a moving baseline, rewards normalized by their spread, and an entropy bonus.
 """
 
 from __future__ import annotations
@@ -16,30 +12,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from efficientnetv2.nas.evolution import Tried, untried
+from efficientnetv2.nas.evolution import PastTrial, sample_untried
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
-from efficientnetv2.utils.rng import Key
-
-Floats = npt.NDArray[np.float64]
+from efficientnetv2.utils.rng import Floats, Key
 
 
 @dataclass(frozen=True)
 class PolicyGradient:
-    """How a policy learns. The defaults are ours; ``benchmarks/samplers_replay.py --tune`` compares others with them.
+    """The defaults are ours; ``benchmarks/samplers_replay.py --tune`` compares others with them.
 
     Args:
-        learning_rate: of the logits, for each finished trial, at an advantage of 1.
-        warmup: trials drawn uniformly before the policy is asked; they teach it all the same.
-        baseline_decay: of the moving mean of rewards that each reward is compared with.
-        entropy: weight of the policy's entropy in what is ascended, against settling early.
-        most_advantage: the advantage is the reward less the baseline, over the standard deviation of the rewards so
-            far; beyond this, on either side, it counts as this.
+        learning_rate: Of the logits, for each finished trial at an advantage of 1.
+        warmup: Trials drawn uniformly before the policy is used; the policy learns from them too.
+        baseline_decay: Of the moving mean that each reward is compared with.
+        entropy: Weight of the policy's entropy, against early convergence.
+        most_advantage: Limit of the advantage, the reward minus the baseline in standard deviations of the rewards.
 
     Raises:
-        ValueError: no trial to begin with.
+        ValueError: ``warmup`` is below 1.
     """
 
     learning_rate: float = 0.4
@@ -51,74 +43,57 @@ class PolicyGradient:
     def __post_init__(self) -> None:
         if self.warmup < 1:
             raise ValueError(
-                f"warmup is {self.warmup}, but has to be at least 1: rewards are compared with others"
+                f"warmup is {self.warmup}, but must be at least 1: rewards are compared with others"
             )
 
-    def propose(self, space: Space, tried: Sequence[Tried], key: Key) -> Point:
-        """A canonical point to try next, another than those tried where the policy draws one.
-
-        Args:
-            space: to choose from.
-            tried: by the trials' numbers.
-            key: of this proposal.
-        """
-        rewarded = [one for one in tried if one.reward is not None]
+    def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
+        """The point to try next. ``past`` is in the order of trial numbers."""
+        rewarded = [trial for trial in past if trial.reward is not None]
         if len(rewarded) < self.warmup:
-            return untried(space.sample, space, tried, key)
-        chances = np.cumsum(_chances(self.logits(space, rewarded)), axis=1)
+            return sample_untried(space.sample, space, past, key)
+        cumulative = np.cumsum(_softmax(self.logits(space, rewarded)), axis=1)
 
         def draw(key: Key) -> Point:
-            below = key.generator().random((len(chances), 1)) >= chances[:, :-1]
+            below = key.generator().random((len(cumulative), 1)) >= cumulative[:, :-1]
             return space.canonical(tuple(int(index) for index in below.sum(axis=1)))
 
-        return untried(draw, space, tried, key)
+        return sample_untried(draw, space, past, key)
 
-    def logits(self, space: Space, tried: Sequence[Tried]) -> Floats:
-        """What the policy has learnt from trials in their order.
-
-        Args:
-            space: of the points.
-            tried: those that have a reward.
-
-        Returns:
-            (D, K) float64: of each decision's options; -inf beyond its own number of them.
-        """
+    def logits(self, space: Space, past: Sequence[PastTrial]) -> Floats:
+        """The policy after trials that all have a reward: (decisions, options) float64, padded with -inf."""
         sizes = np.array([len(decision.options) for decision in space.decisions])
-        there = np.arange(sizes.max()) < sizes[:, None]
-        logits = np.where(there, 0.0, -np.inf)
-        taken = np.array([one.point for one in tried])[:, :, None] == np.arange(sizes.max())
-        counts = np.array([space.effective(one.point) for one in tried])[:, :, None]
-        rewards = np.array([one.reward for one in tried], dtype=float)
-        for took, counting, advantage in zip(taken, counts, self._advantages(rewards), strict=True):
-            chances = _chances(logits)
-            step = advantage * (took - chances) * counting + self.entropy * _entropy_gradient(chances)
+        logits = np.where(np.arange(sizes.max()) < sizes[:, None], 0.0, -np.inf)
+        taken = np.array([trial.point for trial in past])[:, :, None] == np.arange(sizes.max())
+        effective = np.array([space.effective(trial.point) for trial in past])[:, :, None]
+        rewards = np.array([trial.reward for trial in past], dtype=float)
+        for took, counts, advantage in zip(taken, effective, self._advantages(rewards), strict=True):
+            chances = _softmax(logits)
+            step = advantage * (took - chances) * counts + self.entropy * _entropy_gradient(chances)
             logits = logits + self.learning_rate * step
         return logits
 
     def _advantages(self, rewards: Floats) -> Floats:
-        """(N,) of each trial, from the rewards up to it."""
-        found = np.zeros(len(rewards))
+        """(N,) The advantage of each trial, from the rewards up to it."""
+        advantages = np.zeros(len(rewards))
         baseline = rewards[: self.warmup].mean() if len(rewards) else 0.0
         for index, reward in enumerate(rewards):
             spread = rewards[: max(index + 1, self.warmup)].std()
             if spread > 0:
-                found[index] = np.clip(
-                    (reward - baseline) / spread, -self.most_advantage, self.most_advantage
-                )
+                limit = self.most_advantage
+                advantages[index] = np.clip((reward - baseline) / spread, -limit, limit)
             if index >= self.warmup:
                 baseline = self.baseline_decay * baseline + (1 - self.baseline_decay) * reward
-        return found
+        return advantages
 
 
-def _chances(logits: Floats) -> Floats:
-    """Softmax of each row."""
+def _softmax(logits: Floats) -> Floats:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     chances: Floats = powers / powers.sum(axis=1, keepdims=True)
     return chances
 
 
 def _entropy_gradient(chances: Floats) -> Floats:
-    """Of each row's entropy H in its logits: -p (log p + H)."""
+    """The gradient of each row's entropy H in its logits: -p (log p + H)."""
     logs = np.log(np.where(chances > 0, chances, 1.0))
     entropy = -(chances * logs).sum(axis=1, keepdims=True)
     gradient: Floats = -chances * (logs + entropy)

@@ -1,8 +1,7 @@
-"""Who says which network is tried next: our samplers and Optuna's, for a study of Optuna's.
+"""The samplers of a study, ours and Optuna's.
 
-Ours keep no state: each proposal is a function of the study's trials and of a key of seed and trial number. So workers
-may come and go, a study that is opened anew goes on as if it had never stopped, and one worker's run is repeated
-exactly by its seed.
+Ours keep no state: each proposal is a function of the study's trials and of a key of the seed and the trial's number.
+So workers may come and go, a resumed study continues as if it had never stopped, and a seed repeats a run exactly.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from efficientnetv2.nas.evolution import RegularizedEvolution, Tried, untried
+from efficientnetv2.nas.evolution import PastTrial, RegularizedEvolution, sample_untried
 from efficientnetv2.nas.policy_gradient import PolicyGradient
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
@@ -30,28 +29,22 @@ NAMES: tuple[Name, ...] = get_args(Name)
 
 
 class Proposer(Protocol):
-    """What decides, of a space and what was tried, the point to try next."""
+    """Chooses the point to try next from a space and past trials."""
 
-    def propose(self, space: Space, tried: Sequence[Tried], key: Key) -> Point:
-        """A canonical point; the same for the same arguments."""
+    def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
+        """A canonical point, the same for the same arguments."""
 
 
 class RandomSearch:
-    """Every network as likely as every other, none twice."""
+    """Draws architectures uniformly, none twice."""
 
-    def propose(self, space: Space, tried: Sequence[Tried], key: Key) -> Point:
+    def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
         """A canonical point that was not tried."""
-        return untried(space.sample, space, tried, key)
+        return sample_untried(space.sample, space, past, key)
 
 
 class SpaceSampler(BaseSampler):
-    """A proposer as a sampler of Optuna.
-
-    Args:
-        proposer: decides.
-        space: the study's.
-        seed: of all that is drawn, with the trial's number.
-    """
+    """A proposer as an Optuna sampler. ``seed`` and the trial's number determine all draws."""
 
     def __init__(self, proposer: Proposer, space: Space, *, seed: int) -> None:
         self.proposer = proposer
@@ -65,34 +58,22 @@ class SpaceSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The options of the point to try next, by the names of their decisions.
-
-        Raises:
-            InputError: the study does not seek one largest reward.
-        """
-        point = self.proposer.propose(self.space, history(study, self.space), self.key.fold(trial.number))
-        return dict(self.space.choices(point))
+        """The options of the point to try next. Raises InputError unless the study maximizes one reward."""
+        past = past_trials(study, self.space)
+        return dict(self.space.choices(self.proposer.propose(self.space, past, self.key.fold(trial.number))))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """There is none: asked for a parameter that is no decision of the space.
-
-        Raises:
-            InputError: always; names the parameter.
-        """
+        """Raises InputError: the parameter is no decision of the space."""
         raise InputError(f"'{param_name}' is no decision of the space that this sampler was made for")
 
 
-class EachTrialAnew(BaseSampler):
-    """A sampler of Optuna's, made anew for every trial with a seed of its own.
+class ReseededSampler(BaseSampler):
+    """An Optuna sampler, created for every trial with a seed of its own.
 
-    Optuna's samplers learn all they know from the study, but draw from random numbers that go on: workers with one
-    seed would propose the same networks, and a study that is resumed would repeat its first ones.
-
-    Args:
-        make: a sampler of a seed.
-        seed: of all that is drawn, with the trial's number.
+    Optuna's samplers draw from a running stream: workers with one seed would propose the same architectures, and a
+    resumed study would repeat its first ones.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], *, seed: int) -> None:
@@ -101,29 +82,29 @@ class EachTrialAnew(BaseSampler):
         self._running: dict[int, BaseSampler] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As the sampler has it."""
+        """As the trial's sampler does."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As the sampler has it."""
+        """As the trial's sampler does."""
         return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As the sampler has it."""
+        """As the trial's sampler does."""
         return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """As the sampler has it."""
+        """As the trial's sampler does."""
         self._of(trial).before_trial(study, trial)
 
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """As the sampler has it, which is done with."""
+        """As the trial's sampler does, which is then dropped."""
         self._of(trial).after_trial(study, trial, state, values)
         self._running.pop(trial.number, None)
 
@@ -134,17 +115,11 @@ class EachTrialAnew(BaseSampler):
         return self._running[trial.number]
 
 
-def sampler(name: str, space: Space, *, seed: int) -> BaseSampler:
-    """A sampler by its name.
-
-    Args:
-        name: ``policy`` (policy gradient, the paper's kind), ``evolution`` (regularised evolution), ``random`` (the
-            paper's other one), or Optuna's ``tpe`` and ``nsga2`` with its own defaults.
-        space: the study's.
-        seed: the same gives the same trials, with one worker.
+def create_sampler(name: str, space: Space, *, seed: int) -> BaseSampler:
+    """A sampler by its name: ``policy``, ``evolution``, ``random``, or Optuna's ``tpe`` and ``nsga2``.
 
     Raises:
-        InputError: no such sampler; names the nearest.
+        InputError: An unknown name.
     """
     ours: dict[str, Proposer] = {
         "policy": PolicyGradient(),
@@ -154,41 +129,41 @@ def sampler(name: str, space: Space, *, seed: int) -> BaseSampler:
     if name in ours:
         return SpaceSampler(ours[name], space, seed=seed)
     if name == "tpe":
-        return EachTrialAnew(lambda seed: TPESampler(seed=seed), seed=seed)
+        return ReseededSampler(lambda seed: TPESampler(seed=seed), seed=seed)
     if name == "nsga2":
-        return EachTrialAnew(lambda seed: NSGAIISampler(seed=seed), seed=seed)
+        return ReseededSampler(lambda seed: NSGAIISampler(seed=seed), seed=seed)
     raise InputError(f"there is no sampler '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """A space as Optuna has it: a categorical parameter for every decision, by its name."""
+    """A space as Optuna's: one categorical parameter for each decision."""
     return {name: CategoricalDistribution(options) for name, options in space.decisions}
 
 
 def suggest(trial: Trial, space: Space) -> Point:
-    """What a study's sampler decides for a trial, as a canonical point."""
+    """The canonical point that a study's sampler chooses for a trial."""
     return space.point({name: trial.suggest_categorical(name, options) for name, options in space.decisions})
 
 
-def history(study: Study, space: Space) -> list[Tried]:
-    """The trials of a study by their numbers, as our samplers see them.
+def past_trials(study: Study, space: Space) -> list[PastTrial]:
+    """The trials of a study in the order of their numbers, as our samplers see them.
 
-    A pruned trial was hopeless, and a network that failed is worth 0: both count with the lowest reward above 0, for a
-    single 0 among rewards that hardly differ would hide how they do. A trial whose process was killed says nothing
-    about its network and is left out.
+    Pruned and failed trials count with the lowest reward above 0: a single 0 among rewards that hardly differ would
+    hide their differences. Trials whose process was killed are left out.
 
     Raises:
-        InputError: the study does not seek one largest reward.
+        InputError: The study does not maximize one reward.
     """
     if study.directions != [StudyDirection.MAXIMIZE]:
-        sought = ", ".join(direction.name.lower() for direction in study.directions)
+        directions = ", ".join(direction.name.lower() for direction in study.directions)
         raise InputError(
-            f"this sampler makes one reward as large as can be, but the study was made to {sought}: make it with the "
-            "direction maximize, or take the sampler nsga2."
+            f"this sampler maximizes one reward, but the study has the directions {directions}: create it with "
+            "maximize, or use the sampler nsga2."
         )
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
-    # A trial that has just begun, or waits to begin, may have decided nothing yet.
-    trials = [trial for trial in study.get_trials(deepcopy=False, states=states) if _decided(trial, space)]
+    names = {name for name, _ in space.decisions}
+    # A trial that has just started may have no decisions yet.
+    trials = [one for one in study.get_trials(deepcopy=False, states=states) if names <= one.params.keys()]
     rewards = [trial.values[0] for trial in trials if trial.state is TrialState.COMPLETE]
     lowest = min((reward for reward in rewards if reward > 0), default=None)
 
@@ -200,32 +175,28 @@ def history(study: Study, space: Space) -> list[Tried]:
         return None
 
     return [
-        Tried(space.point({name: trial.params[name] for name, _ in space.decisions}), reward(trial))
+        PastTrial(space.point({name: trial.params[name] for name in names}), reward(trial))
         for trial in sorted(trials, key=lambda trial: trial.number)
     ]
 
 
-def _decided(trial: FrozenTrial, space: Space) -> bool:
-    return all(name in trial.params for name, _ in space.decisions)
+class BottomQuartilePruner(BasePruner):
+    """Prunes a trial that is in the bottom quartile at the second point of its curve, once ten trials came there.
 
-
-# At the second point of the curve the worst quarter of all that came so far is stopped, once there are ten. Ours.
-_POINT, _WORST, _AMONG = 2, 0.25, 10
-
-
-class WorstQuarter(BasePruner):
-    """Stops a trial that at the second point of its curve is among the worst quarter of all that came there.
-
-    Those that were stopped there count too, and a trial is asked once: were it compared with those alone that have
-    finished, as Optuna's own pruner does, the bar would rise with each that passes it, and most would be stopped.
+    Pruned trials count too, and a trial is judged once. If it were compared with finished trials alone, as in Optuna's
+    pruner, the bar would rise with each one that passes, and most trials would be pruned. All numbers are ours.
     """
 
+    POINT, QUANTILE, MIN_TRIALS = 2, 0.25, 10
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the trial is hopeless; asked after each point that it has told of."""
-        if trial.last_step != _POINT:
+        """Whether to prune the trial after its last reported point."""
+        if trial.last_step != self.POINT:
             return False
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        there = [one.intermediate_values[_POINT] for one in ended if _POINT in one.intermediate_values]
-        if len(there) < _AMONG:
+        values = [
+            one.intermediate_values[self.POINT] for one in ended if self.POINT in one.intermediate_values
+        ]
+        if len(values) < self.MIN_TRIALS:
             return False
-        return bool(trial.intermediate_values[_POINT] < np.quantile(there, _WORST))
+        return bool(trial.intermediate_values[self.POINT] < np.quantile(values, self.QUANTILE))

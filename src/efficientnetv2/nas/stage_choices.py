@@ -1,36 +1,32 @@
-"""One stage of a search space: what may be decided about it."""
+"""One stage of a search space: the options of each of its fields."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from efficientnetv2.architectures.spec import Operator, Stage
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, first_error
 
 Kind = Literal["mbconv", "fused"]
 Option = int | float | str | None
 Point = tuple[int, ...]
+Value = TypeVar("Value")
 
-SE = 0.25  # width of squeeze-excite in MBConv blocks: arXiv:2104.00298, Table 4
-
-# Of a stage, in the order of the columns of the paper's Table 4.
-FIELDS = ("kind", "kernel", "expand", "se", "channels", "layers")
+SE = 0.25  # Squeeze-excite ratio of MBConv blocks. Source: arXiv:2104.00298, Table 4.
+FIELDS = ("kind", "kernel", "expand", "se", "channels", "layers")  # The columns of the paper's Table 4.
 BY_KIND = "by kind"
 
 
 class Decision(NamedTuple):
-    """One choice of a search.
+    """One choice of a search: a name such as ``stage2.kind``, and at least two different options.
 
-    Args:
-        name: of stage and field: ``stage2.kind``. Stages count from 1 as in the paper's Table 4, and keep the
-            backbone's number when one before them is removed.
-        options: at least two, different from each other.
+    Stages count from 1 as in the paper's Table 4, and keep the backbone's number where one before them is removed.
     """
 
     name: str
@@ -39,21 +35,20 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StageChoices:
-    """What may be decided about one stage; a field with a single option is fixed and no decision.
+    """The options of one stage. A field with a single option is fixed, and no decision.
 
-    A *part* is a stage's share of a point: an index for each of its decisions, in the order of ``FIELDS``.
+    A *part* is a stage's share of a point: one index for each of its decisions, in the order of ``FIELDS``.
 
     Args:
-        channels: that its blocks give out.
-        layers: how many blocks; 0 removes the stage.
-        kinds: of block.
-        kernels: k of its kxk convolution, odd.
-        expands: inner channels over input channels.
-        se: widths of squeeze-excite over the block's input channels, None for none; or ``by kind``: 0.25 in
-            MBConv and none in Fused-MBConv, as in the paper's networks.
+        channels: Output channels.
+        layers: Number of blocks; 0 removes the stage.
+        kinds: Kinds of block.
+        kernels: Sizes of the kernel, odd.
+        expands: Expansion ratios.
+        se: Squeeze-excite ratios, None for none; or ``by kind``: 0.25 in MBConv and none in Fused-MBConv.
 
     Raises:
-        pydantic.ValidationError: no option, one given twice, or one that no stage can have.
+        pydantic.ValidationError: No option, an option given twice, or one that no stage can have.
     """
 
     channels: tuple[int, ...]
@@ -64,32 +59,32 @@ class StageChoices:
     se: tuple[float | None, ...] | Literal["by kind"] = "by kind"
 
     @model_validator(mode="after")
-    def _possible(self) -> StageChoices:
+    def _validate(self) -> StageChoices:
         for field, options in self.options.items():
             if not options:
                 raise ValueError(f"{field} has no option, but a stage needs at least one")
             if len(set(options)) < len(options):
-                raise ValueError(f"{field} is one of {listed(options)}, where one is given twice")
+                raise ValueError(f"{field} is one of {format_options(options)}, where one is given twice")
         if min(self.layers) < 0 or max(self.layers) == 0:
             raise ValueError(
-                f"layers is one of {listed(self.layers)}, but 0 (no stage) or more, and not 0 alone"
+                f"layers is one of {format_options(self.layers)}, but must be at least 0 (no stage), and not only 0"
             )
         first = {field: options[0] for field, options in self.options.items()}
         for field, options in self.options.items():
-            for option in options:
-                made({**first, field: option, "layers": 1}, stride=1)  # refuses what no stage can have
+            for option in options:  # Refuses what no stage can have.
+                build_stage({**first, field: option, "layers": 1}, stride=1)
         return self
 
     @cached_property
     def options(self) -> dict[str, tuple[Option, ...]]:
-        """Of every field, in the order of ``FIELDS``."""
+        """The options of every field, in the order of ``FIELDS``."""
         se: tuple[Option, ...] = (BY_KIND,) if isinstance(self.se, str) else self.se
-        every = (self.kinds, self.kernels, self.expands, se, self.channels, self.layers)
-        return dict(zip(FIELDS, every, strict=True))
+        values = (self.kinds, self.kernels, self.expands, se, self.channels, self.layers)
+        return dict(zip(FIELDS, values, strict=True))
 
     @cached_property
     def decided(self) -> dict[str, tuple[Option, ...]]:
-        """The fields that are decisions, with their options."""
+        """The options of the fields that are decisions."""
         return {field: options for field, options in self.options.items() if len(options) > 1}
 
     @property
@@ -99,97 +94,82 @@ class StageChoices:
 
     @cached_property
     def parts(self) -> tuple[Point, ...]:
-        """Every different stage once, and once that there is none where that may be."""
-        every = itertools.product(*(range(len(options)) for options in self.decided.values()))
-        return tuple(part for part in every if self.canonical(part) == part)
+        """Every different stage once, "removed" included where that is possible."""
+        parts = itertools.product(*(range(len(options)) for options in self.decided.values()))
+        return tuple(part for part in parts if self.canonical(part) == part)
 
     def values(self, part: Point) -> dict[str, Option]:
-        """The option that every field has, decided or fixed."""
+        """The option of every field, decided or fixed."""
         first = {field: options[0] for field, options in self.options.items()}
         decided = zip(part, self.decided.items(), strict=True)
         return first | {field: options[index] for index, (field, options) in decided}
 
     def canonical(self, part: Point) -> Point:
-        """With index 0 for all else where there are 0 layers."""
-        return tuple(index if counts else 0 for index, counts in zip(part, self.effective(part), strict=True))
+        """The part with index 0 for all other decisions where there are 0 layers."""
+        return tuple(index * counts for index, counts in zip(part, self.effective(part), strict=True))
 
     def effective(self, part: Point) -> tuple[bool, ...]:
-        """Whether each decision has an effect: with 0 layers only the number of layers has."""
-        if not self._gone(part):
-            return (True,) * len(part)
-        return (*(False,) * (len(part) - 1), True)
+        """Which decisions have an effect: with 0 layers only the last one, the number of layers."""
+        is_removed = self._is_removed(part)
+        return tuple(not is_removed or place == len(part) - 1 for place in range(len(part)))
 
-    def part(self, stage: Stage | None, number: int) -> Point:
-        """Where a stage lies among the choices.
-
-        Args:
-            stage: None where there is none.
-            number: of the stage, from 1, for the message.
+    def encode(self, stage: Stage | None, number: int) -> Point:
+        """The part of a stage, None for a removed one; ``number`` names it in messages.
 
         Raises:
-            InputError: it is none of them; says in which field.
+            InputError: It is none of the choices; names the field.
         """
         if stage is None:
             return self.canonical((*(0,) * (len(self.decided) - 1), self.layers.index(0)))
         operator = stage.operator
-        found: dict[str, Option] = {
-            "kind": operator.kind,
-            "kernel": operator.kernel,
-            "expand": operator.expand,
-            "se": operator.se,
-            "channels": stage.channels,
-            "layers": stage.layers,
-        }
-        if self.se == BY_KIND and operator.se == se_of(operator.kind):
-            found["se"] = BY_KIND
-        for field, options in self.options.items():
-            if found[field] not in options:
+        by_kind = self.se == BY_KIND and operator.se == default_se(operator.kind)
+        se = BY_KIND if by_kind else operator.se
+        values = (operator.kind, operator.kernel, operator.expand, se, stage.channels, stage.layers)
+        for (field, options), value in zip(self.options.items(), values, strict=True):
+            if value not in options:
+                shown = format_options([value])
                 raise InputError(
-                    f"stage {number}: {field} is {_shown(found[field])}, but in this space {listed(options)}"
+                    f"stage {number}: {field} is {shown}, but in this space {format_options(options)}"
                 )
+        found = dict(zip(FIELDS, values, strict=True))
         return tuple(options.index(found[field]) for field, options in self.decided.items())
 
-    def near(self, part: Point) -> Iterator[Point]:
-        """The parts one decision away; from and to a stage that is removed, every part is one away.
-
-        Args:
-            part: a canonical one.
-        """
-        gone = self._gone(part)
+    def neighbors(self, part: Point) -> Iterator[Point]:
+        """The parts one decision away from a canonical part; a removed stage is one away from every other part."""
         for other in self.parts:
-            apart = sum(mine != theirs for mine, theirs in zip(part, other, strict=True))
-            if apart == 1 or gone != self._gone(other):
+            num_changes = sum(mine != theirs for mine, theirs in zip(part, other, strict=True))
+            if num_changes == 1 or self._is_removed(part) != self._is_removed(other):
                 yield other
 
-    def _gone(self, part: Point) -> bool:
-        return self.removable and self.layers[part[-1]] == 0  # removable: the layers are decided, and last
+    def _is_removed(self, part: Point) -> bool:
+        return self.removable and self.layers[part[-1]] == 0  # Where removable, layers is decided, and last.
 
 
-def se_of(kind: Kind) -> float | None:
-    """Squeeze-excite as the paper's networks have it (arXiv:2104.00298, Table 4)."""
+def default_se(kind: Kind) -> float | None:
+    """The squeeze-excite ratio of the paper's networks. Source: arXiv:2104.00298, Table 4."""
     return SE if kind == "mbconv" else None
 
 
-def made(values: Mapping[str, Any], *, stride: int) -> Stage:
-    """A stage of one option for each field.
-
-    Raises:
-        pydantic.ValidationError: no stage can have one of them.
-    """
-    se = se_of(values["kind"]) if values["se"] == BY_KIND else values["se"]
+def build_stage(values: Mapping[str, Any], *, stride: int) -> Stage:
+    """A stage of one option for each field. Raises pydantic.ValidationError."""
+    se = default_se(values["kind"]) if values["se"] == BY_KIND else values["se"]
     operator = Operator(values["kind"], values["expand"], values["kernel"], se)
     return Stage(operator, stride, values["channels"], values["layers"])
 
 
-def listed(options: Iterable[object]) -> str:
-    """Options in words: ``3, 5 or 7``, ``1 to 12`` where there are many in a row; None is ``none``."""
+def format_options(options: Iterable[object]) -> str:
+    """Options as text: ``3, 5 or 7``, or ``1 to 12`` for more than three in a row."""
     options = list(options)
     first = options[0]
     if len(options) > 3 and isinstance(first, int) and options == list(range(first, first + len(options))):
         return f"{first} to {options[-1]}"
-    shown = [_shown(option) for option in options]
+    shown = ["none" if option is None else str(option) for option in options]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}"
 
 
-def _shown(option: object) -> str:
-    return "none" if option is None else str(option)
+def validate_json(kind: type[Value], plain: Any, what: str) -> Value:
+    """A pydantic dataclass from plain JSON values. Raises InputError, which names ``what`` and the field."""
+    try:
+        return TypeAdapter(kind).validate_python(plain)
+    except ValidationError as error:
+        raise InputError(f"{what} cannot be read: {first_error(error.errors())}.") from error

@@ -1,7 +1,7 @@
-"""A worker of a study: takes a trial, tries its network, writes down what came of it, takes the next.
+"""A worker of a study: leases a trial, runs it, writes its result, and takes the next.
 
-Any number of workers share a study; each may come and go, be stopped or be killed. What is known of a trial is written
-down when it has ended, in one turn, so that it counts once.
+Any number of workers share a study; each may come and go, be stopped or be killed. A result is written in one locked
+step, so that each trial counts once.
 """
 
 from __future__ import annotations
@@ -16,33 +16,28 @@ from textwrap import shorten
 from typing import Any
 
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.nas.objective import Measurement, figures
-from efficientnetv2.nas.proxy_task import Proxy
-from efficientnetv2.nas.storage import MOST_BEGUN, Claim, Ledger, optuna, token_of
-from efficientnetv2.nas.study import Opened
-from efficientnetv2.nas.trial import EpochTold, Outcome, StepTold, measurement, try_out
+from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.proxy_task import ProxyTask
+from efficientnetv2.nas.stage_choices import Point
+from efficientnetv2.nas.storage import import_optuna
+from efficientnetv2.nas.study import OpenStudy
+from efficientnetv2.nas.trial import TrialResult, run_trial, to_measurement
+from efficientnetv2.nas.trial_process import EpochDone, Failed, StepTimed
+from efficientnetv2.nas.trial_queue import MAX_ATTEMPTS, TrialLease, lease_token
 from efficientnetv2.utils.errors import InputError
 
 _logger = logging.getLogger(__name__)
 
-# All ours. With cached step times every so many trials one is measured all the same. So many failures in a row are no
-# accident. Seconds between two looks at whether the others have finished, at first and at last.
-_VERIFIED, _FAILED_IN_A_ROW, _LOOK_S, _LONGEST_LOOK_S = 10, 5, 1.0, 30.0
-_REASON = 160  # letters of why a trial failed; log.txt has the rest
-_AT_ITS_END = 0.95  # of the epochs, which come out as whole steps: ours
+# All ours. With cached step times, every tenth trial is measured nevertheless. So many failures in a row are no
+# accident. Seconds between two looks at whether the other workers have finished, at first and at most.
+_VERIFY_EVERY, _MAX_FAILURES, _POLL_S, _MAX_POLL_S = 10, 5, 1.0, 30.0
+_REASON_LENGTH = 160  # Characters of a failure on the screen; log.txt has all.
+_LAST_EPOCH = 0.95  # Of the epochs, which come out as whole steps.
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How far a study is.
-
-    Args:
-        done: trials finished.
-        target: trials asked for.
-        running: trials that workers are at now.
-        best: the largest reward so far; None before the first.
-        seconds_left: until all have finished, as fast as now; None where nobody knows.
-    """
+class StudyProgress:
+    """How far a study is. ``best`` is the largest reward; ``seconds_left`` assumes the present number of workers."""
 
     done: int
     target: int
@@ -51,243 +46,221 @@ class Standing:
     seconds_left: float | None
 
 
-class Watch:
-    """What looks on while a worker tries networks: a subclass overrides the methods that it needs."""
+class SearchCallback:
+    """Base class of callbacks of a worker: override the methods that you need."""
 
-    def stands(self, standing: Standing) -> None:
-        """After every trial, and when the worker begins."""
+    def on_progress(self, progress: StudyProgress) -> None:
+        """Called at the start and after every trial."""
 
-    def began(self, number: int, architecture: Architecture) -> None:
-        """A trial is being tried."""
+    def on_trial_start(self, number: int, architecture: Architecture) -> None:
+        """Called before a trial is run."""
 
-    def told(self, number: int, one: StepTold | EpochTold) -> None:
-        """Something is known of it."""
+    def on_message(self, number: int, message: StepTimed | EpochDone) -> None:
+        """Called with the step time and each epoch of a trial."""
 
-    def ended(self, number: int, found: Measurement, reward: float, *, stopped: bool) -> None:
-        """It has ended."""
+    def on_trial_end(self, number: int, found: Measurement, reward: float, *, pruned: bool) -> None:
+        """Called after a trial has ended."""
 
 
 class Worker:
-    """One worker of a study.
+    """One worker of a study, which trains as ``task`` says."""
 
-    Args:
-        opened: the study.
-        proxy: how its networks are tried.
-        ledger: whose trials are whose.
-        watch: gets told.
-    """
-
-    def __init__(self, opened: Opened, proxy: Proxy, ledger: Ledger, watch: Watch) -> None:
-        self.opened, self.proxy, self.ledger, self.watch = opened, proxy, ledger, watch
-        self.storage, self.plan = opened.storage, opened.plan
-        self._step: StepTold | None = None  # of the trial under way, and its curve so far
-        self._points: list[EpochTold] = []
+    def __init__(self, study: OpenStudy, task: ProxyTask, callback: SearchCallback) -> None:
+        self.study, self.task, self.callback = study, task, callback
+        self.queue, self.storage, self.config = study.queue, study.storage, study.config
+        self._result = TrialResult()  # Of the running trial so far.
 
     def work(self, *, until: float | None = None) -> bool:
-        """Try networks until all trials have finished, those of other workers included, or time is up.
+        """Run trials until all have finished, also those of other workers, or time is up.
 
         Args:
-            until: of ``time.monotonic``: no trial is begun that would probably not end before; None for no end.
+            until: A value of ``time.monotonic``. No trial is started that would probably end later.
 
         Returns:
-            Whether all have finished.
+            Whether all trials have finished.
 
         Raises:
-            InputError: something is wrong that is no network's affair: the pictures, the disk, the database; or so many
-                trials failed in a row that it can't be the networks'.
+            InputError: Something is wrong that is no architecture's fault, or five trials failed in a row.
         """
-        failed: list[str] = []
+        num_failures = 0
         waiting: float | None = None
         while True:
-            standing = self.standing()
-            self.watch.stands(standing)
-            if standing.done >= standing.target:
+            progress = self.progress()
+            self.callback.on_progress(progress)
+            if progress.done >= progress.target:
                 return True
             if until is not None and time.monotonic() + self._usual_s() > until:
                 return False
-            claim = self.ledger.claim(standing.target)
-            if claim is None:
+            lease = self.queue.acquire(progress.target)
+            if lease is None:
                 if waiting is None:
                     _logger.info("The last trials are with other workers; waiting for them.")
-                # Seldom, after a while: dozens of workers may be waiting, each of whom reads all of the study.
-                waiting = _LOOK_S if waiting is None else min(_LONGEST_LOOK_S, 1.5 * waiting)
+                # More and more rarely: dozens of workers may wait, and each reads the whole study.
+                waiting = _POLL_S if waiting is None else min(_MAX_POLL_S, 1.5 * waiting)
                 time.sleep(waiting)
                 continue
             waiting = None
-            failure = self._one(claim)
-            failed = [*failed, failure] if failure else []
-            if len(failed) == _FAILED_IN_A_ROW:
+            failure = self._run(lease)
+            num_failures = num_failures + 1 if failure else 0
+            if failure and num_failures == _MAX_FAILURES:
                 raise InputError(
-                    f"the last {_FAILED_IN_A_ROW} trials have all failed; the last: {failed[-1].rstrip('.')}. If it is "
-                    "not the networks, mend it, then go on with effnetv2 search resume. All of it stands in log.txt; "
-                    "those that have failed stay so, as networks worth 0."
+                    f"the last {_MAX_FAILURES} trials have all failed; the last: {failure.rstrip('.')}. If this is not "
+                    "due to the networks, fix it, then continue with effnetv2 search resume. log.txt has the details; "
+                    "failed trials keep the reward 0."
                 )
 
-    def standing(self) -> Standing:
+    def progress(self) -> StudyProgress:
         """How far the study is."""
-        states = optuna().trial.TrialState
-        trials = self._trials()
-        done = [one for one in trials if one.state.is_finished()]
-        running = sum(one.state == states.RUNNING for one in trials)
-        rewards = [one.value for one in done if one.state == states.COMPLETE]
-        target = self.opened.target
-        took = _seconds(done)
-        each = statistics.mean(took) if took else None
-        # This worker asks between two trials: it is none of those that run, but will take one if any is left.
-        working = min(running + 1, target - len(done))
-        left = None if each is None else each * (target - len(done)) / max(1, working)
-        return Standing(len(done), target, running, max(rewards, default=None), left)
+        states = import_optuna().trial.TrialState
+        trials = self.study.trials()
+        done = [trial for trial in trials if trial.state.is_finished()]
+        num_running = sum(trial.state == states.RUNNING for trial in trials)
+        rewards = [trial.value for trial in done if trial.state == states.COMPLETE]
+        target, durations = self.study.target, _durations(done)
+        # This worker is between two trials: it does not count as running, but takes one if any is left.
+        num_workers = max(1, min(num_running + 1, target - len(done)))
+        left = statistics.mean(durations) * (target - len(done)) / num_workers if durations else None
+        return StudyProgress(len(done), target, num_running, max(rewards, default=None), left)
 
     def _usual_s(self) -> float:
         """How long a trial takes that comes to its end; one that fails may do so in a second."""
-        states = optuna().trial.TrialState
-        ended = [one for one in self._trials() if one.state == states.COMPLETE]
-        took = _seconds([one for one in ended if "failure" not in one.user_attrs])
-        return statistics.median(took) if took else 0.0
+        states = import_optuna().trial.TrialState
+        complete = [trial for trial in self.study.trials() if trial.state == states.COMPLETE]
+        durations = _durations([trial for trial in complete if "failure" not in trial.user_attrs])
+        return statistics.median(durations) if durations else 0.0
 
-    def _trials(self) -> list[Any]:
-        rdb = self.storage.rdb
-        trials: list[Any] = self.storage.patiently(
-            lambda: rdb.get_all_trials(self.ledger.study_id, deepcopy=False)
-        )
-        return trials
-
-    def _one(self, claim: Claim) -> str | None:
-        """One trial; why it failed, in a line, if it did."""
+    def _run(self, lease: TrialLease) -> str | None:
+        """Run one trial. Returns its failure in one line, if it failed."""
         try:
-            with self.ledger.alive(claim):
-                point = self.storage.patiently(lambda: self._decided(claim))
-                architecture = self.plan.space.decode(point)
-                if claim.begun > MOST_BEGUN:
-                    return self._give_up(claim, architecture)
-                if (same := self._same(claim.number, point)) is not None:
-                    self._finish(claim, Measurement.from_json(same.user_attrs["measurement"]), same=same)
+            with self.queue.heartbeat(lease):
+                point = self.storage.retry(lambda: self._suggest(lease))
+                architecture = self.config.space.decode(point)
+                if lease.attempt > MAX_ATTEMPTS:
+                    lost = Failed("crashed", f"its worker was lost {lease.attempt - 1} times", 0)
+                    result = TrialResult(failed=lost)
+                elif (same := self._same_architecture(lease.number, point)) is not None:
+                    self._finish(lease, Measurement.from_json(same.user_attrs["measurement"]), same=same)
                     return None
-                self.watch.began(claim.number, architecture)
-                outcome = try_out(
-                    architecture,
-                    self.proxy,
-                    verify=claim.number % _VERIFIED == 0,
-                    watch=lambda told: self._told(claim, architecture, told),
-                )
-                found = measurement(architecture, self.proxy, outcome)
-                # Which may take as long as there is patience with a database that does not answer.
-                self._finish(claim, found, outcome=outcome)
+                else:
+                    self.callback.on_trial_start(lease.number, architecture)
+                    result = run_trial(
+                        architecture,
+                        self.task,
+                        verify=lease.number % _VERIFY_EVERY == 0,
+                        on_message=lambda message: self._on_message(lease, architecture, message),
+                    )
+                found = to_measurement(architecture, self.task, result)
+                # Under the heartbeat: writing may wait long for a database that does not answer.
+                self._finish(lease, found, result=result)
         except BaseException:
-            self.ledger.give_back(claim)
+            self.queue.give_back(lease)
             raise
-        return found.failed_because or None
+        return found.failure_line or None
 
-    def _decided(self, claim: Claim) -> tuple[int, ...]:
-        """The point of a trial. Workers decide one after the other, so that each knows what the others are at."""
-        from efficientnetv2.nas.samplers import suggest  # with Optuna, which is an extra
+    def _suggest(self, lease: TrialLease) -> Point:
+        """The point of a trial. Workers take turns, so that each knows what the others run."""
+        from efficientnetv2.nas.samplers import suggest  # With Optuna, an extra.
 
-        with self.storage.turn():
-            # As its ``ask`` does: Optuna keeps the trials that it has read until one is told of.
-            self.opened.study._thread_local.cached_all_trials = None
-            trial_id = self.ledger.id_of(claim.number)
-            point = suggest(optuna().trial.Trial(self.opened.study, trial_id), self.plan.space)
+        with self.storage.exclusive():
+            # As Optuna's ``ask`` does: it caches the trials until it is told of one.
+            self.study.optuna_study._thread_local.cached_all_trials = None
+            trial_id = self.queue.trial_id(lease.number)
+            point = suggest(import_optuna().trial.Trial(self.study.optuna_study, trial_id), self.config.space)
             self.storage.rdb.set_trial_user_attr(trial_id, "point", list(point))
         return point
 
-    def _same(self, number: int, point: Sequence[int]) -> Any | None:
-        """A trial of the same network that was finished, or stopped: it would come to the same."""
-        states = optuna().trial.TrialState
-        for one in self._trials():
-            there = one.state in (states.COMPLETE, states.PRUNED) and "failure" not in one.user_attrs
-            if there and one.number != number and one.user_attrs.get("point") == list(point):
-                return one
+    def _same_architecture(self, number: int, point: Point) -> Any | None:
+        """Another trial of the same architecture that has finished or was pruned."""
+        states = import_optuna().trial.TrialState
+        for trial in self.study.trials():
+            attributes = trial.user_attrs
+            has_result = trial.state in (states.COMPLETE, states.PRUNED) and "failure" not in attributes
+            if has_result and trial.number != number and attributes.get("point") == list(point):
+                return trial
         return None
 
-    def _give_up(self, claim: Claim, architecture: Architecture) -> str:
-        """A trial that took its worker down again and again is not begun once more."""
-        failure = f"crashed: its worker was lost {claim.begun - 1} times"
-        nothing = Outcome(None, (), None, None)
-        found = measurement(architecture, self.proxy, nothing)
-        plain = found.to_json() | {"failure": failure}
-        self._finish(claim, Measurement.from_json(plain))
-        return failure
-
-    def _told(self, claim: Claim, architecture: Architecture, told: StepTold | EpochTold) -> bool:
-        """Pass it on; whether the trial is worth going on with."""
-        self.watch.told(claim.number, told)
-        if isinstance(told, StepTold):
-            self._step, self._points = told, []
+    def _on_message(
+        self, lease: TrialLease, architecture: Architecture, message: StepTimed | EpochDone
+    ) -> bool:
+        """Report a message. Returns whether the trial should go on."""
+        self.callback.on_message(lease.number, message)
+        if isinstance(message, StepTimed):
+            self._result = TrialResult(message)
             return True
-        self._points.append(told)
-        so_far = measurement(architecture, self.proxy, Outcome(self._step, tuple(self._points), None, None))
-        reward = self.plan.reward.of(so_far, self.plan.reference)
+        self._result = TrialResult(self._result.step, (*self._result.epochs, message))
+        measured = to_measurement(architecture, self.task, self._result)
+        reward = self.config.reward.compute(measured, self.config.reference)
+        point = len(self._result.epochs)
+        is_last_run = message.run == len(self.task.seeds) - 1
+        is_at_end = is_last_run and message.epoch >= _LAST_EPOCH * float(self.config.recipe.epochs)
 
-        point = len(self._points)
-        last = told.seed == len(self.proxy.seeds) - 1
-        at_its_end = last and told.epoch >= _AT_ITS_END * float(self.plan.recipe.epochs)
-
-        def reported() -> bool:
-            with self.storage.turn():
-                if not self.ledger.owns(claim):
+        def report() -> bool:
+            with self.storage.exclusive():
+                if not self.queue.holds(lease):
                     return False
-                trial_id = self.ledger.id_of(claim.number)
+                trial_id = self.queue.trial_id(lease.number)
                 self.storage.rdb.set_trial_intermediate_value(trial_id, point, reward)
                 attempt = self.storage.rdb.get_trial(trial_id)
-            # Of this attempt: one that was killed before may have told of more points, and of another reward.
+            # An earlier attempt that was killed may have reported more points.
             attempt.intermediate_values = {point: reward}
-            return at_its_end or not self.opened.study.pruner.prune(self.opened.study, attempt)
+            study = self.study.optuna_study
+            return is_at_end or not study.pruner.prune(study, attempt)
 
-        return self.storage.patiently(reported)
+        return self.storage.retry(report)
 
     def _finish(
-        self, claim: Claim, found: Measurement, *, outcome: Outcome | None = None, same: Any | None = None
+        self,
+        lease: TrialLease,
+        found: Measurement,
+        *,
+        result: TrialResult | None = None,
+        same: Any | None = None,
     ) -> None:
-        """Write a trial's end down, unless another worker has taken it over."""
-        states = optuna().trial.TrialState
-        stopped = outcome is not None and outcome.stopped
-        if same is not None:
-            stopped = same.state == states.PRUNED
-        reward = self.plan.reward.of(found, self.plan.reference)
+        """Write the end of a trial, unless another worker has taken it over."""
+        states = import_optuna().trial.TrialState
+        is_pruned = same.state == states.PRUNED if same is not None else result is not None and result.pruned
+        reward = self.config.reward.compute(found, self.config.reference)
         attributes: dict[str, Any] = {"measurement": found.to_json()}
         if found.failure:
             attributes["failure"] = found.failure
         if same is not None:
             attributes["same_as"] = same.number
-        if outcome is not None and outcome.step is not None:
-            attributes["foretold"] = outcome.step.foretold
-            attributes["step_measured"] = outcome.step.measured
+        if result is not None and result.step is not None:
+            attributes |= {"foretold": result.step.predicted, "step_measured": result.step.measured}
 
         def write() -> bool:
-            with self.storage.turn():
-                if not self.ledger.owns(claim):
-                    there = self.storage.rdb.get_trial(self.ledger.id_of(claim.number))
-                    return token_of(there) == claim.token and bool(there.state.is_finished())
+            rdb, trial_id = self.storage.rdb, self.queue.trial_id(lease.number)
+            with self.storage.exclusive():
+                if not self.queue.holds(lease):
+                    trial = rdb.get_trial(trial_id)
+                    return lease_token(trial) == lease.token and bool(trial.state.is_finished())
                 for name, value in attributes.items():
-                    self.storage.rdb.set_trial_user_attr(self.ledger.id_of(claim.number), name, value)
+                    rdb.set_trial_user_attr(trial_id, name, value)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    if stopped:
-                        self.opened.study.tell(claim.number, state=states.PRUNED)
+                    if is_pruned:
+                        self.study.optuna_study.tell(lease.number, state=states.PRUNED)
                     else:
-                        self.opened.study.tell(claim.number, reward)
+                        self.study.optuna_study.tell(lease.number, reward)
                 return True
 
-        if self.storage.patiently(write):
-            _log_end(claim.number, found, reward, stopped=stopped)
-            self.watch.ended(claim.number, found, reward, stopped=stopped)
+        if not self.storage.retry(write):
+            _logger.info(f"Trial {lease.number} was taken over by another worker meanwhile.")
+            return
+        if found.failure is None:
+            end = ", stopped early" if is_pruned else ""
+            _logger.info(f"Trial {lease.number}: {found}; reward {reward:.4f}{end}.")
         else:
-            _logger.info(f"Trial {claim.number} was taken over by another worker meanwhile.")
+            reason = shorten(found.failure_line, _REASON_LENGTH, placeholder=" ... (log.txt)")
+            _logger.info(f"Trial {lease.number} failed: {reason}")
+            _logger.debug(f"Trial {lease.number} failed: {found.failure}")
+        self.callback.on_trial_end(lease.number, found, reward, pruned=is_pruned)
 
 
-def _log_end(number: int, found: Measurement, reward: float, *, stopped: bool) -> None:
-    if found.failure is None:
-        _logger.info(f"Trial {number}: {figures(found)}; reward {reward:.4f}{', stopped early' * stopped}.")
-        return
-    reason = shorten(found.failed_because, _REASON, placeholder=" ... (log.txt)")
-    _logger.info(f"Trial {number} failed: {reason}")
-    _logger.debug(f"Trial {number} failed: {found.failure}")
-
-
-def _seconds(trials: Sequence[Any]) -> list[float]:
-    """How long trials took that were really tried."""
+def _durations(trials: Sequence[Any]) -> list[float]:
+    """Seconds of the trials that were really run."""
     return [
-        (one.datetime_complete - one.datetime_start).total_seconds()
-        for one in trials
-        if one.datetime_start and one.datetime_complete and "same_as" not in one.user_attrs
+        trial.duration.total_seconds()
+        for trial in trials
+        if trial.duration is not None and "same_as" not in trial.user_attrs
     ]

@@ -29,11 +29,11 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.report_folder import inspection_folder
 from efficientnetv2.workflows.results import html_table
-from efficientnetv2.workflows.search_config import Asked
+from efficientnetv2.workflows.search_config import SearchConfig
 from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
-from efficientnetv2.workflows.search_report import Read, show_study
+from efficientnetv2.workflows.search_report import LoadedStudy, show_study
 from efficientnetv2.workflows.search_run import resume_study, run_study
-from efficientnetv2.workflows.study_dir import DRAWN, StudyFolder, from_anywhere
+from efficientnetv2.workflows.study_dir import REPORT_FILES, StudyDir, absolute_source
 
 _SHOWN = 10  # Trials of the HTML table. Ours.
 
@@ -44,9 +44,6 @@ class Study:
     Args:
         path: Folder of the study.
         storage: URL of its database, where that is not known from the folder.
-
-    Attributes:
-        path: Folder of the study.
 
     Raises:
         InputError: On first use, where there is no such study.
@@ -61,14 +58,14 @@ class Study:
 
         ``state`` is "finished", "stopped" (early) or "failed".
         """
-        rows = [row.to_json() for row in self._read().rows]
+        rows = [row.to_json() for row in self._load().rows]
         measured = pd.DataFrame([row.pop("measurement") for row in rows])
         return pd.concat([pd.DataFrame(rows).rename(columns={"end": "state"}), measured], axis=1)
 
     @property
     def best_trial(self) -> int:
         """Number of the finished trial with the largest reward."""
-        return best(self._read().rows)[0].number
+        return best(self._load().rows)[0].number
 
     def architecture(self, trial: int | None = None) -> Architecture:
         """The architecture of a trial, for `train`, `create` or `count_flops`. None is the best trial.
@@ -76,38 +73,37 @@ class Study:
         Raises:
             InputError: There is no such trial.
         """
-        read = self._read()
-        wanted = best(read.rows)[0].number if trial is None else trial
-        for row in read.rows:
-            if row.number == wanted:
-                return read.study.plan.space.decode(row.point)
-        raise InputError(
-            f"trial {wanted}: the study in {self.path} has {len(read.rows):,} trials that have ended."
-        )
+        loaded = self._load()
+        rows = {row.number: row for row in loaded.rows}
+        row = best(loaded.rows)[0] if trial is None else rows.get(trial)
+        if row is None:
+            raise InputError(
+                f"trial {trial}: the study in {self.path} has {len(rows):,} trials that have ended."
+            )
+        return loaded.study.config.space.decode(row.point)
 
     @property
     def report_path(self) -> Path:
         """The HTML page that `write_report` writes."""
-        return self.path / DRAWN[0]
+        return self.path / REPORT_FILES[0]
 
     def write_report(self) -> Path:
         """Write the page and its plots: accuracy against step time and size, reward over trials."""
         return show_study(self.path, self.storage, 1.0).page
 
-    def _read(self) -> Read:
-        return Read.of(self.path, self.storage, 1.0)
+    def _load(self) -> LoadedStudy:
+        return LoadedStudy.of(self.path, self.storage, 1.0)
 
     def __repr__(self) -> str:
-        read = self._read()
-        finished = [row for row in read.rows if row.end == "finished"]
-        reward = f", best_reward={best(read.rows)[0].reward:.4f}" if finished else ""
-        return f"Study({str(self.path)!r}, trials={len(read.rows)} of {read.study.target}{reward})"
+        loaded = self._load()
+        has_finished = any(row.end == "finished" for row in loaded.rows)
+        reward = f", best_reward={best(loaded.rows)[0].reward:.4f}" if has_finished else ""
+        return f"Study({str(self.path)!r}, trials={len(loaded.rows)} of {loaded.study.target}{reward})"
 
     def _repr_html_(self) -> str:
-        rows = self._read().rows
         cells = [
             (row.number, f"{row.reward:.4f}", row.measurement.top1, row.measurement.step_seconds, row.end)
-            for row in sorted(rows, key=lambda row: -row.reward)[:_SHOWN]
+            for row in sorted(self._load().rows, key=lambda row: -row.reward)[:_SHOWN]
         ]
         page = self.report_path if self.report_path.is_file() else None
         return html_table(repr(self), ["trial", "reward", "top1", "step_seconds", "state"], cells, page)
@@ -199,7 +195,7 @@ def search(
     folder = path_of("output", output) or Path("studies") / inspection_folder(source.data).name
     number("trials", trials, 1, MAX_COUNT)
     number("minutes", minutes, 0, whole=False)
-    place = WorkerOptions(
+    worker = WorkerOptions(
         str(device),
         number("workers", workers, 0),
         number("threads", threads, 1),
@@ -208,14 +204,14 @@ def search(
         number("wait_minutes", wait_minutes, 0, whole=False),
     )
     if resume:
-        known = StudyFolder(folder).source(storage)
-        if known.data != from_anywhere(source.data):
+        data_of_study = StudyDir(folder).source(storage).data
+        if data_of_study != absolute_source(source.data):
             raise InputError(
-                f"resume: the study in {folder} is of {known.data}, not of {source.data}. Pass its data."
+                f"resume: the study in {folder} is of {data_of_study}, not of {source.data}. Pass its data."
             )
-        resume_study(folder, storage, trials, minutes, place)
+        resume_study(folder, storage, trials, minutes, worker)
         return Study(folder, storage)
-    searched = SearchOptions(
+    options = SearchOptions(
         preset=preset,
         space=None if space is None else path_text("space", space),
         sampler=sampler,
@@ -235,5 +231,5 @@ def search(
         seed=number("seed", seed, 0),
         settings=list(settings_of(settings or {})),
     )
-    run_study(Asked(folder, storage, trials, minutes, searched, proxy, source, place))
+    run_study(SearchConfig(folder, storage, trials, minutes, options, proxy, source, worker))
     return Study(folder, storage)

@@ -1,11 +1,11 @@
-"""From the words of ``search run`` to what is asked for."""
+"""The configuration of ``search run``, resolved from its options."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from pydantic import ValidationError
@@ -16,9 +16,9 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas import builtin_spaces
 from efficientnetv2.nas.objective import Reward
 from efficientnetv2.nas.proxy_task import StepTimeBy
-from efficientnetv2.nas.space import Space, require_room
-from efficientnetv2.nas.storage import file_of, optuna
-from efficientnetv2.nas.study import Wanted
+from efficientnetv2.nas.space import Space, require_image_size
+from efficientnetv2.nas.storage import import_optuna, sqlite_file
+from efficientnetv2.nas.study import RequestedConfig
 from efficientnetv2.training.image_sizes import requested_px
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
@@ -29,22 +29,18 @@ from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
 
 
-@dataclass(frozen=True)
-class Preset:
-    """What holds where nothing else is said.
-
-    Args:
-        space: a word for it.
-        recipe: of a trial.
-        trials: how many.
-    """
+class Preset(NamedTuple):
+    """Defaults of a search: the names of its space and recipe, and the number of trials."""
 
     space: str
     recipe: str
     trials: int
 
 
-# The exponents of a reward, and the options that say them.
+# The paper's: at most 1,000 samples of about 10 epochs (arXiv:2104.00298, section 3.3). The small one: ours.
+PRESETS = {"small": Preset("small", "proxy_small", 100), "paper": Preset("paper", "proxy_paper", 1000)}
+
+# The exponents of a reward, and their options.
 _EXPONENTS = {
     "step_seconds": "w",
     "parameters": "v",
@@ -52,235 +48,210 @@ _EXPONENTS = {
     "peak_memory_bytes": "memory_exponent",
 }
 
-# Fields of a recipe that trials do not read, and what to do instead. A recipe may bring them, so they are told by their
-# value.
-_UNREAD = {
-    "patience": "a trial trains to its end, unless it is hopeless (--no-prune). Say --set patience=null, or leave it "
-    "out.",
-    "eval_px_tried": "a trial answers at one size. Say --set eval_px_tried=null, and which size with --set "
-    "eval_px=SIZE.",
-    "time_shares": "the stages of a trial are not timed, and last as progressive.shares says, or equally long. Say "
-    "--set progressive.shares=[...], or --set time_shares=null.",
-    "chosen_by": "a trial keeps the last weights, and a search rewards top-1. Say --set chosen_by=top1, or leave it "
-    "out.",
-    "recompute_stages": "the step that is timed keeps its activations. Say --set recompute_stages=0, or leave it out.",
-    "pooling": "the step that is timed takes the mean over the last maps. Say --set pooling=null, or leave it out.",
-    "answered": "pictures of the search choose among networks, and it looks at none of val and test. Say --set "
-    "answered=val, or leave it out.",
-    "cache_detail": "a trial reads the files whenever it draws a picture. Say --set cache_detail=null, or leave it "
-    "out.",
+# Recipe fields that trials do not support, from any source, and why.
+_UNSUPPORTED = {
+    "patience": "a trial trains to its end, unless it is pruned (--no-prune)",
+    "eval_px_tried": "a trial is evaluated at one size (--set eval_px=SIZE)",
+    "time_shares": "the stages of a trial are not timed (--set progressive.shares=[...])",
+    "chosen_by": "a trial keeps the last weights, and a search rewards top-1",
+    "recompute_stages": "the step that is timed keeps its activations",
+    "pooling": "the step that is timed has average pooling",
+    "answered": "a trial is evaluated on images of the search, never on val or test",
+    "cache_detail": "a trial reads the image files",
 }
-
-# Those that ``--set`` must not say: of a recipe the network is passed over, and what it says of pictures of several
-# labels; without minival, which a search has of its own, the others would be refused for the lack of it.
-_NOT_OF_TRIALS = {
-    "model": "the networks are those of a space. Say which with --space, which also takes a published network's name.",
-    "several_labels": "the pictures of a search have one label each. Leave it out.",
-    **{name: _UNREAD[name] for name in ("patience", "eval_px_tried")},
+# Fields that ``--set`` cannot set. Those of a recipe do not matter, or are refused for another reason.
+_NOT_SETTABLE = {
+    "model": "the space determines the networks (--space NAME)",
+    "several_labels": "the images of a search have one label each",
+    "patience": _UNSUPPORTED["patience"],
+    "eval_px_tried": _UNSUPPORTED["eval_px_tried"],
 }
-
-# The paper's: at most 1,000 samples of about 10 epochs (arXiv:2104.00298, section 3.3). The small one: ours.
-PRESETS = {"small": Preset("small", "proxy_small", 100), "paper": Preset("paper", "proxy_paper", 1000)}
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """What the user asks for.
+class SearchConfig:
+    """What ``search run`` was asked for.
 
     Args:
-        study: its folder.
-        storage: where the trials lie; None in the folder.
-        said_trials: how many; None by the preset.
-        minutes: for this worker.
-        searched, proxy, place: the options.
-        source: of the pictures.
+        study: Folder of the study.
+        storage: URL of its database; None is a file in the folder.
+        requested_trials: None takes the preset's.
+        minutes: For this worker.
+        options, proxy, worker: The command's options.
+        source: The dataset.
 
     Raises:
-        InputError: a word that means nothing, or words that do not go together.
+        InputError: An unknown value, or options that contradict each other.
     """
 
     study: Path
     storage: str | None
-    said_trials: int | None
+    requested_trials: int | None
     minutes: float | None
-    searched: SearchOptions
+    options: SearchOptions
     proxy: ProxyOptions
     source: DataConfig
-    place: WorkerOptions
+    worker: WorkerOptions
 
     def __post_init__(self) -> None:
-        if self.searched.preset not in PRESETS:
-            raise InputError(
-                f"--preset is '{self.searched.preset}', but is small or paper"
-                f"{did_you_mean(self.searched.preset, PRESETS)}"
-            )
-        if self.searched.step_time not in ("measured", "cached"):
-            raise InputError(
-                f"--step-time is '{self.searched.step_time}', but is measured or cached"
-                f"{did_you_mean(self.searched.step_time, ['measured', 'cached'])}"
-            )
+        for option, value, choices in (
+            ("--preset", self.options.preset, tuple(PRESETS)),
+            ("--step-time", self.options.step_time, ("measured", "cached")),
+        ):
+            if value not in choices:
+                raise InputError(
+                    f"{option}: invalid value '{value}' (choose from {', '.join(choices)})"
+                    f"{did_you_mean(value, choices)}"
+                )
         if self.source.label_separator is not None:
             raise InputError(
-                "search takes pictures of one label each, but --label-separator "
-                f"{shell_join([self.source.label_separator])} says that these have several. Leave it out, or train a "
-                f"published network: effnetv2 train {shell_join(self.source.words)}"
+                f"--label-separator {shell_join([self.source.label_separator])}: search takes images of one label "
+                f"each. Remove it, or train a published model: effnetv2 train {shell_join(self.source.words)}"
             )
         if self.storage is not None:
-            file_of(self.storage)
-        optuna()  # an extra: missed here in words that say how to get it
-        from efficientnetv2.nas.samplers import sampler
+            sqlite_file(self.storage)
+        import_optuna()  # An extra; its message says how to install it.
+        from efficientnetv2.nas.samplers import create_sampler
 
-        sampler(self.sampler, self.space, seed=self.seed)
+        create_sampler(self.sampler, self.space, seed=self.proxy.seed)
         first_px = round(requested_px(self.recipe)[0])
-        require_room(self.space, min(first_px, self.recipe.eval_px or first_px))
+        require_image_size(self.space, min(first_px, self.recipe.eval_px or first_px))
         _ = self.reward, self.seeds
 
     @property
     def preset(self) -> Preset:
-        """What holds where nothing else is said."""
-        return PRESETS[self.searched.preset]
+        """Defaults of this search."""
+        return PRESETS[self.options.preset]
 
     @property
     def trials(self) -> int:
-        """How many networks to try."""
-        return self.said_trials or self.preset.trials
+        """Number of trials."""
+        return self.requested_trials or self.preset.trials
 
     @property
     def sampler(self) -> str:
-        """Who says what is tried next."""
-        return self.searched.sampler or "policy"
-
-    @property
-    def seed(self) -> int:
-        """Of what the sampler draws."""
-        return self.proxy.seed
-
-    @property
-    def prune(self) -> bool:
-        """Whether hopeless trials are stopped."""
-        return self.searched.prune
+        """Name of the sampler."""
+        return self.options.sampler or "policy"
 
     @property
     def step_time(self) -> StepTimeBy:
-        """How a step time is had."""
-        return cast(StepTimeBy, self.searched.step_time)
+        """How step times are found."""
+        return cast(StepTimeBy, self.options.step_time)
 
     @cached_property
     def space(self) -> Space:
-        """The networks to choose from."""
-        return space_named(self.searched.space or self.preset.space)
+        """The architectures to choose from."""
+        return load_space(self.options.space or self.preset.space)
 
     @cached_property
     def reward(self) -> Reward:
-        """What they are worth."""
-        given = {name: getattr(self.searched, option) for name, option in _EXPONENTS.items()}
-        said = {name: value for name, value in given.items() if value is not None}
+        """What is maximized."""
+        options = {name: getattr(self.options, option) for name, option in _EXPONENTS.items()}
+        given = {name: value for name, value in options.items() if value is not None}
         try:
-            return Reward(**said)
+            return Reward(**given)
         except ValidationError as error:
-            words = " or ".join(f"--{_EXPONENTS[name].replace('_', '-')}" for name in said)
-            raise InputError(f"{words}: {format_rule(error.errors()[0])}.") from error
+            problem = error.errors()[0]
+            name = str(problem["loc"][0])
+            raise InputError(
+                f"--{_EXPONENTS[name].replace('_', '-')} {given[name]:g}: the exponent of {name} "
+                f"{format_rule(problem)}, or a higher cost would be rewarded."
+            ) from error
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """Of the runs of a trial."""
+        """Seeds of the runs of a trial."""
         try:
-            seeds = tuple(int(one) for one in self.proxy.seeds.split(","))
+            seeds = tuple(int(seed) for seed in self.proxy.seeds.split(","))
         except ValueError:
             raise InputError(
-                f"--seeds {self.proxy.seeds}: give whole numbers with commas between them, as in --seeds 0,1,2."
+                f"--seeds {self.proxy.seeds}: must be whole numbers with commas between them, as in --seeds 0,1,2."
             ) from None
         if len(set(seeds)) < len(seeds):
-            raise InputError(
-                f"--seeds {self.proxy.seeds}: a seed stands there twice; its run would be the same."
-            )
+            raise InputError(f"--seeds {self.proxy.seeds}: a seed is given twice; its run would be the same.")
         return seeds
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Of a trial, as it is asked for."""
-        words = TrainOverrides(
+        """The requested recipe of a trial."""
+        overrides = TrainOverrides(
             recipe=self.proxy.recipe or self.preset.recipe,
             epochs=self.proxy.epochs,
             image_px=self.proxy.image_px,
             batch_images=self.proxy.batch_images,
             settings=tuple(self.proxy.settings or ()),
         )
-        for setting in words.settings:
-            name, _, value = (part.strip() for part in setting.partition("="))
-            if value != "null" and (why := _NOT_OF_TRIALS.get(name)) is not None:
-                raise InputError(f"--set {setting}: {why}")
-        recipe, _ = requested_recipe(words, torch.device("cpu"))
-        named = {setting.partition("=")[0].strip() for setting in words.settings}
-        if recipe.minival is None and "minival" in named:
+        assigned = {
+            name.strip(): value.strip() for name, _, value in (s.partition("=") for s in overrides.settings)
+        }
+        for name, value in assigned.items():
+            if value != "null" and name in _NOT_SETTABLE:
+                raise InputError(f"--set {name}={value}: {_NOT_SETTABLE[name]}. Leave it out.")
+        recipe, _ = requested_recipe(overrides, torch.device("cpu"))
+        if recipe.minival is None and "minival" in assigned:
             raise InputError(
-                "--set minival=null: the pictures of minival choose among networks, so a search does not go without. "
-                f"Leave it out (a share of {CHOOSING} is then set aside), or give a number or a share."
+                f"--set minival=null: a search selects networks on minival. Leave it out (a fraction of {CHOOSING} is "
+                "then set aside), or pass a number or a fraction."
             )
         if recipe.weights not in ("none", "auto"):
             raise InputError(
-                f"the recipe {recipe.name} begins with weights ({recipe.weights}), but the networks of a search have "
-                "none: they are trained from scratch. Leave them out (--set weights=none)."
+                f"the recipe {recipe.name} sets weights={recipe.weights}, but the networks of a search are trained "
+                "from scratch. Use --set weights=none."
             )
-        _refuse_unread(recipe)
-        if recipe.compile is True:
-            raise InputError(
-                f"the recipe {recipe.name} says compile=true, but the step that is timed is not compiled. Say --set "
-                "compile=false, or leave it out."
-            )
-        if recipe.model != "auto" and self.proxy.recipe is not None:
+        _require_supported(recipe)
+        if self.proxy.recipe is not None:
             recipe = recipe.model_copy(update={"model": "auto"})
         minival = CHOOSING if recipe.minival in (None, "auto") else recipe.minival
         return recipe.model_copy(update={"weights": "none", "minival": minival, "compile": False})
 
     @property
-    def wanted(self) -> Wanted:
-        """As a study is compared with it."""
-        return Wanted(
+    def requested(self) -> RequestedConfig:
+        """What a study is compared with."""
+        return RequestedConfig(
             space=self.space,
             reward=self.reward,
             recipe=self.recipe,
             seeds=self.seeds,
             step_time=self.step_time,
             sampler=self.sampler,
-            seed=self.seed,
-            prune=self.prune,
+            seed=self.proxy.seed,
+            prune=self.options.prune,
         )
 
 
-def _refuse_unread(recipe: Recipe) -> None:
-    """A recipe says nothing that trials would pass over, whether it was named, a file or changed by ``--set``.
+def _require_supported(recipe: Recipe) -> None:
+    """Refuse a recipe with a field that trials would ignore."""
+    if recipe.compile is True:
+        raise InputError(
+            f"the recipe {recipe.name} sets compile=true, but the step that is timed is not compiled. Use --set "
+            "compile=false, or leave it out."
+        )
+    for name, reason in _UNSUPPORTED.items():
+        value, default = getattr(recipe, name), Recipe.model_fields[name].default
+        # Of a run that has measured time_shares, progressive.shares is read.
+        is_measured = name == "time_shares" and recipe.progressive.shares is not None
+        if value != default and not is_measured:
+            raise InputError(
+                f"the recipe {recipe.name} sets {name}={value}, but {reason}. Use --set "
+                f"{name}={'null' if default is None else default}, or leave it out."
+            )
+
+
+def load_space(name: str) -> Space:
+    """A space by its name: ``small``, ``paper``, a published model, or a file of `Space.to_json`.
 
     Raises:
-        InputError: naming the field, its value, and what to do instead.
+        InputError: It is none of these.
     """
-    for name, why in _UNREAD.items():
-        value = getattr(recipe, name)
-        if value == Recipe.model_fields[name].default:
-            continue
-        if name == "time_shares" and recipe.progressive.shares is not None:
-            continue  # of a run that has measured them: these are read
-        raise InputError(f"the recipe {recipe.name} says {name}={value}, but {why}")
-
-
-def space_named(word: str) -> Space:
-    """A space by a word.
-
-    Args:
-        word: ``small``, ``paper``, a published network, or a file of what ``Space.to_json`` gives.
-
-    Raises:
-        InputError: it is none of these.
-    """
-    if word == "small":
+    if name == "small":
         return builtin_spaces.small()
-    if word == "paper":
+    if name == "paper":
         return builtin_spaces.paper()
-    if is_architecture_file(word):
-        return Space.from_json(yaml_io.read(Path(word), "--space"))
-    if word in NAMES:
-        return builtin_spaces.around(get_architecture(word))
+    if is_architecture_file(name):
+        return Space.from_json(yaml_io.read(Path(name), "--space"))
+    if name in NAMES:
+        return builtin_spaces.around(get_architecture(name))
     raise InputError(
-        f"--space {word}: there is no such space{did_you_mean(word, ['small', 'paper', *NAMES])} Give small, paper, "
-        "a published network (effnetv2 models), or a file."
+        f"--space {name}: there is no such space{did_you_mean(name, ['small', 'paper', *NAMES])} Pass small, paper, a "
+        "published model (effnetv2 models), or a file."
     )

@@ -1,4 +1,4 @@
-"""The options of an architecture search, as the command line and Python give them."""
+"""The options of an architecture search, for the command line and Python. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from efficientnetv2.utils.shell import option_args
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is searched, and for what; None takes the preset's."""
+    """What is searched, and the reward. None takes the preset's value."""
 
     preset: str = "small"
     space: str | None = None
@@ -25,7 +25,7 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class ProxyOptions:
-    """How a network is tried; None takes the recipe's."""
+    """How an architecture is trained in a trial. None takes the recipe's value."""
 
     recipe: str | None = None
     epochs: float | None = None
@@ -38,7 +38,7 @@ class ProxyOptions:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker takes of the machine."""
+    """The share of the machine that a worker uses. ``wait`` is in minutes."""
 
     device: str = "auto"
     workers: int | None = None
@@ -48,8 +48,8 @@ class WorkerOptions:
     wait: float = 10.0
 
     @property
-    def words(self) -> list[str]:
-        """The options as one types them, which a worker that goes on with a study needs again."""
+    def args(self) -> list[str]:
+        """The options as command-line arguments, for the command that resumes."""
         return option_args(
             device=None if self.device == "auto" else self.device,
             workers=self.workers,

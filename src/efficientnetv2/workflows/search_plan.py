@@ -1,4 +1,4 @@
-"""What ``search run --dry-run`` does: say what a study would cost, and leave nothing behind."""
+"""``search run --dry-run``: estimate the cost of a study, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ import torch
 
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.data.data_module import DataModule
-from efficientnetv2.nas.latency import fewest_steps
+from efficientnetv2.nas.latency import min_timed_steps
 from efficientnetv2.nas.space import Space
-from efficientnetv2.training.auto_batch import Hardware
-from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.estimate import RunEstimate, estimate_run
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
@@ -25,30 +22,24 @@ from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.search_config import Asked
-from efficientnetv2.workflows.search_run import Machine, for_all, looked_at, refuse_joining, settled
-from efficientnetv2.workflows.study_dir import StudyFolder
+from efficientnetv2.workflows.search_config import SearchConfig
+from efficientnetv2.workflows.search_run import (
+    SearchContext,
+    new_context,
+    require_joinable,
+    resolve_for_backbone,
+    trial_recipe,
+)
 
 _logger = logging.getLogger(__name__)
 
-# Networks that are rehearsed beside the backbone, drawn from the space; starting a trial and timing its step, in
-# seconds, where steps are short. Ours.
-_DRAWN, _AROUND_S = 2, 10.0
+# Ours: architectures that are measured besides the backbone, and the least seconds around the training of a trial.
+_NUM_SAMPLES, _OVERHEAD_S = 2, 10.0
 
 
 @dataclass(frozen=True)
 class StudyCost:
-    """What a study would take.
-
-    Args:
-        trials: number.
-        space: of the networks.
-        recipe: of a trial.
-        images: to train on.
-        trial_s: seconds of a trial of each network that was rehearsed.
-        memory_bytes: likewise.
-        parameters: likewise.
-    """
+    """The estimated cost of a study. The dictionaries are by name of the measured architecture."""
 
     trials: int
     space: Space
@@ -60,16 +51,16 @@ class StudyCost:
 
     @property
     def seconds(self) -> float:
-        """Of the whole study, by one worker."""
+        """Time of the whole study with one worker."""
         return self.trials * statistics.mean(self.trial_s.values())
 
     @property
     def most_memory_bytes(self) -> int:
-        """Of a trial."""
+        """Memory of the largest trial."""
         return max(self.memory_bytes.values())
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Plain JSON values."""
         return {
             "trials": self.trials,
             "trial_seconds": self.trial_s,
@@ -79,68 +70,60 @@ class StudyCost:
         }
 
 
-def dry_run(asked: Asked) -> StudyCost:
-    """Foretell a study by rehearsing a few of its networks.
-
-    Raises:
-        InputError: anything that ``search run`` would refuse before its first trial.
-    """
-    machine = Machine.of(asked.place)
-    folder = StudyFolder(asked.study)
-    prepared = looked_at(asked, folder)
-    refuse_joining(asked, prepared, machine, folder)
-    recipe = for_all(settled(asked, prepared, machine), asked)
-    drawn = {
-        f"drawn {number}": asked.space.decode(
-            asked.space.sample(Key.of(asked.seed).fold("rehearsal", number))
-        )
-        for number in range(1, _DRAWN + 1)
-    }
-    networks = {"the backbone": asked.space.backbone} | drawn
-    if machine.training_threads is not None:
-        torch.set_num_threads(machine.training_threads)
+def dry_run(config: SearchConfig) -> StudyCost:
+    """Estimate a study from short measurements. Raises InputError for what ``search run`` would refuse."""
+    context = new_context(config)
+    require_joinable(config, context)
+    recipe = trial_recipe(resolve_for_backbone(config, context), config)
+    networks = {"the backbone": config.space.backbone}
+    for number in range(1, _NUM_SAMPLES + 1):
+        point = config.space.sample(Key.of(config.proxy.seed).fold("rehearsal", number))
+        networks[f"drawn {number}"] = config.space.decode(point)
+    if config.worker.threads is not None:
+        torch.set_num_threads(config.worker.threads)
     _logger.info(f"Measuring a few steps of {pluralize(len(networks), 'network')}.")
-    runs = {name: _foretold(network, recipe, prepared, machine) for name, network in networks.items()}
-    around = {name: _around_s(run, runs["the backbone"]) for name, run in runs.items()}
-    each = {name: around[name] + len(asked.seeds) * run.seconds for name, run in runs.items()}
-    classes = len(prepared.train.class_names)
-    sizes = {name: count_flops(one, image_px=64, num_classes=classes).total for name, one in networks.items()}
-    memory = {name: run.memory_bytes for name, run in runs.items()}
-    parameters = {name: size.parameters for name, size in sizes.items()}
-    return StudyCost(asked.trials, asked.space, recipe, len(prepared.train), each, memory, parameters)
-
-
-def _around_s(run: RunEstimate, backbone: RunEstimate) -> float:
-    """Seconds until a trial trains: of long steps, those that are timed take most of them."""
-    own, paced = (one.stages[-1].seconds / max(1, one.stages[-1].steps) for one in (run, backbone))
-    own_steps, paced_steps = fewest_steps()
-    return max(_AROUND_S, own_steps * own + paced_steps * paced)
-
-
-def _foretold(network: Architecture, recipe: Recipe, prepared: DataModule, machine: Machine) -> RunEstimate:
-    found = resolve_recipe(
-        recipe.model_copy(update={"model": network}),
-        TrainingSet(len(prepared.train), prepared.train.class_names),
-        Hardware(machine.device, machine.memory_gib),
+    runs = {name: _estimate(network, recipe, context) for name, network in networks.items()}
+    train = context.data.train
+    sizes = {
+        name: count_flops(network, image_px=64, num_classes=len(train.class_names)).total
+        for name, network in networks.items()
+    }
+    return StudyCost(
+        config.trials,
+        config.space,
+        recipe,
+        len(train),
+        {
+            name: _overhead_s(run, runs["the backbone"]) + len(config.seeds) * run.seconds
+            for name, run in runs.items()
+        },
+        {name: run.memory_bytes for name, run in runs.items()},
+        {name: size.parameters for name, size in sizes.items()},
     )
-    choosing = prepared.minival
-    assert choosing is not None, "a search sets pictures aside that choose"
+
+
+def _overhead_s(run: RunEstimate, backbone: RunEstimate) -> float:
+    """Seconds of a trial before it trains: where steps are long, those that are timed take most of them."""
+    own, reference = (one.stages[-1].seconds / max(1, one.stages[-1].steps) for one in (run, backbone))
+    own_steps, reference_steps = min_timed_steps()
+    return max(_OVERHEAD_S, own_steps * own + reference_steps * reference)
+
+
+def _estimate(network: Architecture, recipe: Recipe, context: SearchContext) -> RunEstimate:
+    resolved = context.resolve(recipe.model_copy(update={"model": network}))
+    train, selection = context.data.train, context.selection
     with tempfile.TemporaryDirectory(prefix="effnetv2-rehearsal-") as scratch:
-        job = RunConfig(
-            recipe=found.recipe,
-            network=found.network,
-            train=prepared.train,
-            val=choosing,
-            preprocessing=eval_preprocessing(found.recipe, found.network, prepared.dataset.bands),
+        config = RunConfig(
+            recipe=resolved.recipe,
+            network=resolved.network,
+            train=train,
+            val=selection,
+            preprocessing=eval_preprocessing(resolved.recipe, resolved.network, context.data.dataset.bands),
             folder=NullRunDir(Path(scratch)),
-            device=machine.device,
-            workers=machine.workers,
-            microbatches=found.microbatches,
+            device=context.machine.device,
+            workers=context.machine.workers,
+            microbatches=resolved.microbatches,
         )
-        rates = measure_timings(job, Path(scratch))
-        return estimate_run(
-            found.recipe,
-            rates,
-            ImageCounts(len(prepared.train), len(choosing)),
-            microbatches=found.microbatches,
-        )
+        timings = measure_timings(config, Path(scratch))
+        counts = ImageCounts(len(train), len(selection))
+        return estimate_run(resolved.recipe, timings, counts, microbatches=resolved.microbatches)

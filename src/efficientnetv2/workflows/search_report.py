@@ -1,8 +1,7 @@
-"""Read a study, and draw it."""
+"""Read a study, and write its report."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,150 +12,121 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.plot_style import png
+from efficientnetv2.nas.plots import draw_fronts, draw_importances, draw_rewards
 from efficientnetv2.nas.results import (
-    Row,
+    TrialRow,
+    architecture_table,
     best,
-    draw_fronts,
-    draw_importances,
-    draw_rewards,
-    ended,
-    exponents,
-    front,
+    count_states,
     importances,
-    rows_of,
-    table_of,
+    load_rows,
+    pareto_front,
 )
-from efficientnetv2.nas.storage import hidden
-from efficientnetv2.nas.study import Opened, opened
+from efficientnetv2.nas.storage import redact_password
+from efficientnetv2.nas.study import OpenStudy, open_study
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
-from efficientnetv2.workflows.study_dir import DRAWN, StudyFolder
+from efficientnetv2.workflows.study_dir import REPORT_FILES, StudyDir
 
-_logger = logging.getLogger(__name__)
-
-LEADERS = 10  # Networks of a list. Ours.
+LEADERS = 10  # Architectures of a list. Ours.
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
-    """A study that is looked at.
+class LoadedStudy:
+    """A study, its folder, and its ended trials."""
 
-    Args:
-        folder: its.
-        study: its, with the database open.
-        rows: its trials that have ended.
-    """
-
-    folder: StudyFolder
-    study: Opened
-    rows: Sequence[Row]
+    folder: StudyDir
+    study: OpenStudy
+    rows: Sequence[TrialRow]
 
     @classmethod
-    def of(cls, path: Path, storage: str | None, wait: float) -> Read:
-        """Open it.
-
-        Raises:
-            InputError: there is none.
-        """
-        folder = StudyFolder(path)
-        url = folder.storage(storage)
-        study = opened(folder.database(url, patience_s=60 * wait), folder.name)
-        return cls(folder, study, rows_of(study))
+    def of(cls, path: Path, storage: str | None, wait: float) -> LoadedStudy:
+        """Open a study; ``wait`` is in minutes. Raises InputError."""
+        folder = StudyDir(path)
+        url = folder.storage_url(storage)
+        study = open_study(folder.open_storage(url, timeout_s=60 * wait), folder.name)
+        return cls(folder, study, load_rows(study))
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """A study that has been drawn.
+class StudyReport:
+    """The report of a study: the share of each decision in the variance of the rewards, and the HTML page."""
 
-    Args:
-        read: the study.
-        shares: of each decision in the spread of the rewards.
-        page: with the drawings.
-    """
-
-    read: Read
+    read: LoadedStudy
     shares: Mapping[str, float]
     page: Path
 
     def to_json(self) -> dict[str, object]:
-        """The trials, and which of them are best, as plain values."""
+        """Plain JSON values: the trials, and which of them are best."""
         rows = self.read.rows
         return {
             "study": self.read.study.name,
             "trials": self.read.study.target,
             "rows": [row.to_json() for row in rows],
             "fronts": {
-                "step_seconds": [row.number for row in front(rows, lambda one: one.step_seconds)],
-                "parameters": [row.number for row in front(rows, lambda one: float(one.parameters))],
+                "step_seconds": [row.number for row in pareto_front(rows, lambda one: one.step_seconds)],
+                "parameters": [row.number for row in pareto_front(rows, lambda one: float(one.parameters))],
             },
             "importances": self.shares,
-            "reference": self.read.study.plan.reference.to_json(),
+            "reference": self.read.study.config.reference.to_json(),
         }
 
 
-def show_study(path: Path, storage: str | None, wait: float) -> Drawn:
-    """Draw a study.
-
-    Raises:
-        InputError: there is none, its folder here holds something else, or the page can't be written.
-    """
-    read = Read.of(path, storage, wait)
+def show_study(path: Path, storage: str | None, wait: float) -> StudyReport:
+    """Write the page and the plots of a study into its folder; ``wait`` is in minutes. Raises InputError."""
+    read = LoadedStudy.of(path, storage, wait)
     read.folder.check()
-    study, rows = read.study, read.rows
-    shares = importances(study)
-    drawings = {
-        "fronts": draw_fronts(rows),
-        "rewards": draw_rewards(rows),
+    shares = importances(read.study)
+    plots = {
+        "fronts": draw_fronts(read.rows),
+        "rewards": draw_rewards(read.rows),
         "importances": draw_importances(shares),
     }
-    read.folder.path.mkdir(parents=True, exist_ok=True)
-    page = read.folder.path / DRAWN[0]
-    write_text_atomically(page, _page(read, drawings))  # by which the drawings are known for the study's
-    for name, figure in drawings.items():
+    folder = read.folder.path
+    folder.mkdir(parents=True, exist_ok=True)
+    # The page first: beside it, the plots are known to be the study's.
+    write_text_atomically(folder / REPORT_FILES[0], _page(read, plots))
+    for name, figure in plots.items():
         if figure is not None:
-            write_atomically(read.folder.path / f"{name}.png", partial(_write, png(figure)))
-    return Drawn(read, shares, page)
+            write_atomically(folder / f"{name}.png", partial(_write_png, figure))
+    return StudyReport(read, shares, folder / REPORT_FILES[0])
 
 
-def _write(contents: bytes, file: Path) -> None:
-    file.write_bytes(contents)
+def _write_png(figure: Figure, file: Path) -> None:
+    file.write_bytes(png(figure))
 
 
-def _page(read: Read, drawn: dict[str, Figure | None]) -> str:
+def _page(read: LoadedStudy, plots: Mapping[str, Figure | None]) -> str:
     study, rows = read.study, read.rows
-    plan = study.plan
-    leaders = best(rows, most=LEADERS) if any_finished(rows) else []
-    columns, table = table_of(plan.space.decode(leaders[0].point)) if leaders else ([], [])
+    config, states = study.config, count_states(rows)
+    leaders = best(rows, most=LEADERS) if states["finished"] else []
+    columns, table = architecture_table(config.space.decode(leaders[0].point)) if leaders else ([], [])
     failures = [row for row in rows if row.end == "failed"]
-    ends = ended(rows)
     return render(
         "search.html.j2",
         name=study.name,
         done=len(rows),
         target=study.target,
-        networks=plan.space.count,
-        formula=exponents(plan.reward),
+        networks=config.space.count,
+        formula=str(config.reward),
         failed=len(failures),
         failures=failures[:LEADERS],
         leaders=leaders,
-        reference=plan.reference,
+        reference=config.reference,
         columns=columns,
         table=table,
-        fronts=drawn["fronts"],
-        rewards=drawn["rewards"],
-        weights=drawn["importances"],
+        fronts=plots["fronts"],
+        rewards=plots["rewards"],
+        weights=plots["importances"],
         facts={
-            "sampler": f"{plan.sampler}, seed {plan.seed}",
-            "trials": f"{ends['finished']} finished, {ends['stopped']} stopped early, {ends['failed']} failed",
-            "step time": f"{plan.step_time}, on {plan.hardware}",
-            "classes": f"{len(plan.class_names)}",
-            "seeds of a trial": ", ".join(map(str, plan.seeds)),
-            "database": hidden(study.storage.url) if study.storage.file is None else study.storage.file.name,
+            "sampler": f"{config.sampler}, seed {config.seed}",
+            "trials": f"{states['finished']} finished, {states['stopped']} stopped early, {states['failed']} failed",
+            "step time": f"{config.step_time}, on {config.hardware}",
+            "classes": f"{len(config.class_names)}",
+            "seeds of a trial": ", ".join(map(str, config.seeds)),
+            "database": redact_password(study.storage.url)
+            if study.storage.file is None
+            else study.storage.file.name,
         },
-        space=plan.space.describe(),
-        recipe=yaml.safe_dump(plan.recipe.to_json(), sort_keys=False),
+        space=config.space.describe(),
+        recipe=yaml.safe_dump(config.recipe.to_json(), sort_keys=False),
     )
-
-
-def any_finished(rows: Sequence[Row]) -> bool:
-    """Whether a trial has finished."""
-    return any(row.end == "finished" for row in rows)

@@ -1,4 +1,4 @@
-"""Open a study or begin it, then work for it."""
+"""Start, join or resume a study, then work for it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ import torch
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import DataModule, prepare_data
-from efficientnetv2.nas.proxy_task import LEFT_OUT, Proxy, refuse_leaks
-from efficientnetv2.nas.results import exponents
-from efficientnetv2.nas.space import other_version
-from efficientnetv2.nas.storage import Ledger, NoStudiesError
-from efficientnetv2.nas.study import Opened, Plan, Wanted, create, opened, plan_of, refuse_other
-from efficientnetv2.nas.trial import measurement, try_out
-from efficientnetv2.nas.worker import Watch, Worker
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
+from efficientnetv2.nas.storage import EmptyDatabaseError
+from efficientnetv2.nas.study import (
+    OpenStudy,
+    RequestedConfig,
+    StudyConfig,
+    create_study,
+    load_config,
+    open_study,
+    require_same_config,
+    version_warning,
+)
+from efficientnetv2.nas.trial import run_trial, to_measurement
+from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.auto_batch import Hardware
-from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
+from efficientnetv2.training.auto_config import ResolvedRecipe, TrainingSet, resolve_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.run_dir import RunLog
@@ -34,101 +42,105 @@ from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.utils.timer import boot_id
 from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
-from efficientnetv2.workflows.search_config import Asked
+from efficientnetv2.workflows.search_config import SearchConfig
 from efficientnetv2.workflows.search_options import WorkerOptions
-from efficientnetv2.workflows.study_dir import STUDY_FILES, StudyFolder
+from efficientnetv2.workflows.study_dir import STUDY_FILES, StudyDir
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Machine:
-    """What a worker has.
+class WorkerMachine:
+    """What a worker uses of this machine. ``threads`` is None on a GPU, where CPU threads do not matter."""
 
-    Args:
-        device: to train on.
-        workers: processes that read pictures.
-        threads: of PyTorch; None on a GPU, where they do not matter.
-        training_threads: those that a network trains with; None for all.
-        memory_gib: that a trial may take; None is what there is.
-        strict: a trial ends at the first picture that can't be read any more.
-    """
-
+    options: WorkerOptions
     device: torch.device
     workers: int
     threads: int | None
-    training_threads: int | None
-    memory_gib: float | None
-    strict: bool
 
     @classmethod
-    def of(cls, place: WorkerOptions) -> Machine:
-        """As the options say.
-
-        Raises:
-            InputError: no such device here, or not so many threads.
-        """
-        device = pick_device(place.device)
-        workers = workers_for(place.workers, device)
+    def of(cls, options: WorkerOptions) -> WorkerMachine:
+        """Resolve the options. Raises InputError for a device or threads that are not there."""
+        device = pick_device(options.device)
         threads = torch.get_num_threads() if device.type == "cpu" else None
-        if place.threads is not None and place.threads > (threads or 0):
-            there = (
-                f"PyTorch has {pluralize(threads, 'thread')} here"
-                if threads
-                else "networks train on a GPU here"
-            )
-            raise InputError(
-                f"--threads {place.threads}: {there}. Give no more of them, or leave --threads out."
-            )
-        return cls(device, workers, threads, place.threads, place.memory_gib, place.strict)
-
-    def proxy(self, recipe: Recipe, plan: Plan | Asked, prepared: DataModule, folder: StudyFolder) -> Proxy:
-        """How networks are tried here."""
-        choosing = prepared.minival
-        assert choosing is not None, "a search sets pictures aside that choose"
-        return Proxy(
-            recipe=recipe,
-            seeds=plan.seeds,
-            train=prepared.train,
-            choosing=choosing,
-            device=str(self.device),
-            workers=self.workers,
-            threads=self.threads,
-            training_threads=self.training_threads,
-            memory_gib=self.memory_gib,
-            strict=self.strict,
-            step_time=plan.step_time,
-            times=folder.times_file,
-            quiet=cache_folder("quiet") / boot_id(),
-            latency=plan.reward.inference_seconds != 0,
-            pace=plan.pace if isinstance(plan, Plan) else None,
-        )
+        if options.threads is not None and options.threads > (threads or 0):
+            reason = f"PyTorch has {pluralize(threads, 'thread')} here" if threads else "this device is a GPU"
+            raise InputError(f"--threads {options.threads}: {reason}. Pass fewer, or leave --threads out.")
+        return cls(options, device, workers_for(options.workers, device), threads)
 
 
 @dataclass(frozen=True, eq=False)
-class Worked:
-    """What a worker leaves when it ends.
+class SearchContext:
+    """A worker's machine, dataset and study folder."""
 
-    Args:
-        study: it worked for.
-        folder: of the study.
-        finished: whether all trials have ended.
-        again: the command by which it goes on.
-    """
+    machine: WorkerMachine
+    data: DataModule
+    folder: StudyDir
 
-    study: Opened
-    folder: StudyFolder
+    @property
+    def selection(self) -> ImageDataset:
+        """The images that the top-1 of a trial is measured on."""
+        assert self.data.minival is not None, "a search always has a selection set"
+        return self.data.minival
+
+    @property
+    def found_here(self) -> dict[str, Any]:
+        """The fields of a study's configuration that depend on data and machine."""
+        bands = self.data.dataset.bands
+        return {
+            "pictures": self.data.dataset.digest(),
+            "bands": () if bands is None else bands.numbers,
+            "hardware": device_title(self.machine.device),
+        }
+
+    def resolve(self, recipe: Recipe, *, stored_px: float | None = None) -> ResolvedRecipe:
+        """A recipe with no "auto" left, its model and its groups, see ``resolve_recipe``."""
+        return resolve_recipe(
+            recipe,
+            TrainingSet(len(self.data.train), self.data.train.class_names, stored_px=stored_px),
+            Hardware(self.machine.device, self.machine.options.memory_gib),
+        )
+
+    def task(self, recipe: Recipe, config: StudyConfig | SearchConfig) -> ProxyTask:
+        """How architectures are trained here."""
+        options = self.machine.options
+        return ProxyTask(
+            recipe=recipe,
+            seeds=config.seeds,
+            train=self.data.train,
+            selection=self.selection,
+            device=str(self.machine.device),
+            workers=self.machine.workers,
+            threads=self.machine.threads,
+            training_threads=options.threads,
+            memory_gib=options.memory_gib,
+            strict=options.strict,
+            step_time=config.step_time,
+            times=self.folder.times_file,
+            quiet=cache_folder("quiet") / boot_id(),
+            latency=config.reward.inference_seconds != 0,
+            reference=config.reference_timing if isinstance(config, StudyConfig) else None,
+        )
+
+    def resume_command(self) -> str:
+        """The command that continues the study with the same options."""
+        path = str(self.folder.path)
+        return shell_join(["effnetv2", "search", "resume", path, *self.machine.options.args])
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """The study at a worker's end. ``finished``: all trials have ended. ``command`` continues the study."""
+
+    study: OpenStudy
+    folder: StudyDir
     finished: bool
-    again: str
+    command: str
 
 
-def pictures(source: DataConfig, recipe: Recipe, *, strict: bool) -> DataModule:
-    """The pictures of a search: what trains, what chooses, and what it never looks at.
-
-    Raises:
-        InputError: what ``prepare`` refuses, or pictures that stand on both sides.
-    """
-    prepared = prepare_data(
+def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> DataModule:
+    """The dataset of a search, split. Raises InputError, also for images of train or minival in val or test."""
+    data = prepare_data(
         source,
         holdout=recipe.holdout,
         minival=recipe.minival,
@@ -136,110 +148,89 @@ def pictures(source: DataConfig, recipe: Recipe, *, strict: bool) -> DataModule:
         seed=recipe.seed,
         strict=strict,
     )
-    if prepared.dataset.channels != RGB:
+    if data.dataset.channels != RGB:
         raise InputError(
-            f"A search compares networks on pictures of {RGB} channels, but these rasters have "
-            f"{pluralize(prepared.dataset.channels, 'band')}. Search on rasters of three (with GDAL, gdal_translate "
-            "-b), then train the network that is found on all of them."
+            f"search supports images of {RGB} channels, but these rasters have "
+            f"{pluralize(data.dataset.channels, 'band')}. Search on three of them (with GDAL, gdal_translate -b), then "
+            "train the architecture on all."
         )
-    _logger.info(prepared.split_note.replace("the weights to keep", "among networks"))
-    refuse_leaks(prepared.dataset, prepared.contents)
-    return prepared
+    _logger.info(data.split_note.replace("the weights to keep", "among networks"))
+    require_no_leakage(data.dataset, data.contents)
+    return data
 
 
-def run_study(asked: Asked, watch: Watch | None = None) -> Worked:
-    """Begin a study, or join one, and work for it.
+def new_context(config: SearchConfig) -> SearchContext:
+    """The context of ``search run``. Nothing is written yet. Raises InputError."""
+    machine = WorkerMachine.of(config.worker)
+    folder = StudyDir(config.study)
+    if not folder.file.exists():
+        refuse_within(config.source.data, folder.path, "STUDY")
+        refuse_replaced(config.source.data, folder.path, STUDY_FILES, "STUDY")
+    data = load_search_data(config.source, config.recipe, strict=config.worker.strict)
+    folder.check()
+    return SearchContext(machine, data, folder)
 
-    Raises:
-        InputError: anything a user can mend.
-    """
+
+def run_study(config: SearchConfig, callback: SearchCallback | None = None) -> SearchResult:
+    """Start or join a study, and work for it. Raises InputError."""
     log = RunLog()
     with attached(log):
-        return _run_study(asked, watch, log)
+        until = _deadline(config.minutes)
+        context = new_context(config)
+        study = _start_or_join(config, context, log)
+        return _work(study, context, until, callback)
 
 
-def _run_study(asked: Asked, watch: Watch | None, log: RunLog) -> Worked:
-    until = _end_of(asked.minutes)
-    machine = Machine.of(asked.place)
-    folder = StudyFolder(asked.study)
-    prepared = looked_at(asked, folder)
-    url = _url(asked, folder)
+def _start_or_join(config: SearchConfig, context: SearchContext, log: RunLog) -> OpenStudy:
+    folder, url = context.folder, _storage_url(config, context.folder)
     if url == folder.own_storage:
         folder.make()
-    known = folder.file.exists()  # of a study that was begun nothing is made anew: its database may be lost
-    storage = folder.database(url, patience_s=60 * asked.place.wait, create=not known)
-    wanted = replace(asked.wanted, **_found_here(prepared, machine))
-    where = folder.where(url)
-    plan = plan_of(storage, folder.name)
-    if plan is not None:
-        refuse_other(plan, wanted, where)
-    elif known:
-        raise InputError(folder.lost(url))
-    folder.make()  # only now: what is refused leaves nothing
+    was_started = folder.file.exists()  # Then nothing is created: the database may be lost.
+    storage = folder.open_storage(url, timeout_s=60 * config.worker.wait, create=not was_started)
+    requested = replace(config.requested, **context.found_here)
+    written = load_config(storage, folder.name)
+    if written is not None:
+        require_same_config(written, requested, folder.describe(url))
+    elif was_started:
+        raise folder.lost_error(url)
+    folder.make()  # Only now: what is refused leaves nothing.
     log.write_to(folder.path)
-    if plan is None:
+    if written is None:
         folder.forget_times()
-        plan = create(
-            storage,
-            folder.name,
-            begun(asked, prepared, machine, folder),
-            trials=asked.trials,
-        )
-    refuse_other(plan, wanted, where)
-    study = opened(storage, folder.name)
-    _refuse_trials(asked, study, where)
-    folder.begin(asked.source, url, prepared.dataset, plan)
-    return _work(study, machine, prepared, folder, until, asked.place, watch)
+        new = new_study_config(config, context)
+        written = create_study(storage, folder.name, new, trials=config.trials)
+        require_same_config(written, requested, folder.describe(url))
+    study = open_study(storage, folder.name)
+    _require_same_trials(config, study, folder.describe(url))
+    folder.write(config.source, url, context.data.dataset, written)
+    return study
 
 
-def looked_at(asked: Asked, folder: StudyFolder) -> DataModule:
-    """The pictures of a study that may lie in that folder; nothing is made there.
-
-    Raises:
-        InputError: the folder lies in DATA, or holds something else; or what ``pictures`` refuses.
-    """
-    if not folder.file.exists():
-        refuse_within(asked.source.data, folder.path, "STUDY")
-        refuse_replaced(asked.source.data, folder.path, STUDY_FILES, "STUDY")
-    prepared = pictures(asked.source, asked.recipe, strict=asked.place.strict)
-    folder.check()
-    return prepared
-
-
-def refuse_joining(asked: Asked, prepared: DataModule, machine: Machine, folder: StudyFolder) -> None:
-    """Refuse what ``run_study`` would of a study that is there already; nothing is made.
-
-    Raises:
-        InputError: it is another one, or has another number of trials; or its database can't be read.
-    """
-    url = _url(asked, folder)
+def require_joinable(config: SearchConfig, context: SearchContext) -> None:
+    """Refuse what `run_study` would refuse of an existing study; nothing is written."""
+    folder, url = context.folder, _storage_url(config, context.folder)
     try:
-        storage = folder.database(url, patience_s=60 * asked.place.wait)
-    except NoStudiesError:
+        storage = folder.open_storage(url, timeout_s=60 * config.worker.wait)
+    except EmptyDatabaseError:
         return
-    plan = plan_of(storage, folder.name)
-    if plan is not None:
-        where = folder.where(url)
-        refuse_other(plan, replace(asked.wanted, **_found_here(prepared, machine)), where)
-        _refuse_trials(asked, opened(storage, folder.name), where)
+    written = load_config(storage, folder.name)
+    if written is not None:
+        requested = replace(config.requested, **context.found_here)
+        require_same_config(written, requested, folder.describe(url))
+        _require_same_trials(config, open_study(storage, folder.name), folder.describe(url))
 
 
-def _url(asked: Asked, folder: StudyFolder) -> str:
-    return folder.storage(asked.storage or (None if folder.file.exists() else folder.own_storage))
+def _storage_url(config: SearchConfig, folder: StudyDir) -> str:
+    return folder.storage_url(config.storage or (None if folder.file.exists() else folder.own_storage))
 
 
-def _refuse_trials(asked: Asked, study: Opened, where: str) -> None:
-    if asked.said_trials is None or asked.said_trials == study.target:
+def _require_same_trials(config: SearchConfig, study: OpenStudy, where: str) -> None:
+    requested, target = config.requested_trials, study.target
+    if requested is None or requested == target:
         return
-    if asked.said_trials < study.target:
-        raise InputError(
-            f"--trials {asked.said_trials}: {where} is to have {study.target}. Leave --trials out to work for all of "
-            "them."
-        )
-    raise InputError(
-        f"--trials {asked.said_trials}: {where} has {study.target}. Let it have more of them with effnetv2 search "
-        f"resume {shell_join([str(asked.study)])} --trials {asked.said_trials}, or leave --trials out."
-    )
+    extend = shell_join(["effnetv2", "search", "resume", str(config.study), "--trials", str(requested)])
+    fix = f"Extend it: {extend}, or leave" if requested > target else "Leave"
+    raise InputError(f"--trials {requested}: {where} has {target}. {fix} --trials out.")
 
 
 def resume_study(
@@ -247,141 +238,109 @@ def resume_study(
     storage_url: str | None,
     trials: int | None,
     minutes: float | None,
-    place: WorkerOptions,
-    watch: Watch | None = None,
-) -> Worked:
-    """Go on with a study.
+    worker: WorkerOptions,
+    callback: SearchCallback | None = None,
+) -> SearchResult:
+    """Continue a study of this machine; ``trials`` extends it.
 
     Raises:
-        InputError: there is no such study, its pictures are others by now, or anything else a user can mend.
+        InputError: There is no such study, or its images or hardware are others by now.
     """
-    until = _end_of(minutes)
-    folder = StudyFolder(path)
+    until = _deadline(minutes)
+    folder = StudyDir(path)
     source = folder.source(storage_url)
-    url = folder.storage(storage_url)
-    storage = folder.database(url, patience_s=60 * place.wait)
-    study = opened(storage, folder.name)
-    machine = Machine.of(place)
-    prepared = pictures(source, study.plan.asked, strict=place.strict)
-    wanted = Wanted(**_found_here(prepared, machine))
-    refuse_other(study.plan, wanted, folder.where(url), resumed=True)
+    url = folder.storage_url(storage_url)
+    study = open_study(folder.open_storage(url, timeout_s=60 * worker.wait), folder.name)
+    machine = WorkerMachine.of(worker)
+    data = load_search_data(source, study.config.asked, strict=worker.strict)
+    context = SearchContext(machine, data, folder)
+    requested = RequestedConfig(**context.found_here)
+    require_same_config(study.config, requested, folder.describe(url), resumed=True)
     if trials is not None:
         study.extend(trials)
     log = RunLog()
     with attached(log):
         log.write_to(folder.path)
-        return _work(study, machine, prepared, folder, until, place, watch)
+        return _work(study, context, until, callback)
 
 
-def _end_of(minutes: float | None) -> float | None:
-    """When a worker's minutes that begin now are over, by ``time.monotonic``; None where it has no end."""
+def _deadline(minutes: float | None) -> float | None:
     return None if minutes is None else time.monotonic() + 60 * minutes
 
 
-def _found_here(prepared: DataModule, machine: Machine) -> dict[str, Any]:
-    """What a plan has of the pictures and the machine, by which whoever goes on with it is compared."""
-    bands = prepared.dataset.bands
-    return {
-        "pictures": prepared.dataset.digest(),
-        "bands": () if bands is None else bands.numbers,
-        "hardware": device_title(machine.device),
-    }
-
-
-def begun(asked: Asked, prepared: DataModule, machine: Machine, folder: StudyFolder) -> Plan:
-    """The plan of a new study: its recipe settled, its backbone measured.
+def new_study_config(config: SearchConfig, context: SearchContext) -> StudyConfig:
+    """The configuration of a new study, for which the backbone is measured.
 
     Raises:
-        InputError: the recipe can't be had, or the backbone can't be trained by it.
+        InputError: The backbone cannot be trained with this recipe.
     """
-    of_backbone = settled(asked, prepared, machine)
-    group, backbone = of_backbone.group_images, asked.space.backbone
+    recipe = resolve_for_backbone(config, context)
+    backbone = config.space.backbone
     _logger.info("Measuring the backbone's training step.")
-    proxy = machine.proxy(of_backbone, asked, prepared, folder)
-    outcome = try_out(backbone, replace(proxy, seeds=()))
-    reference = measurement(backbone, proxy, outcome)
-    if outcome.failed is not None:
+    task = context.task(recipe, config)
+    result = run_trial(backbone, replace(task, seeds=()))
+    reference = to_measurement(backbone, task, result)
+    if result.failed is not None:
         _logger.debug(f"The backbone failed: {reference.failure}")
         raise InputError(
-            f"the backbone of the space can't be trained by this recipe ({reference.failed_because}; all of it stands "
-            "in log.txt). Take smaller pictures (--image-px), fewer at a time (--batch-images), or another space."
+            f"the backbone of the space cannot be trained with this recipe ({reference.failure_line}; log.txt has the "
+            "details). Use smaller images (--image-px), a smaller batch (--batch-images), or another space."
         )
     assert reference.step_seconds is not None, "it was measured, and did not fail"
-    assert outcome.step is not None, "as its time was"
+    assert result.step is not None, "as its time was"
     _logger.info(
         f"The backbone: {1000 * reference.step_seconds:.3g} ms a step, {reference.parameters / 1e6:.3g} M parameters."
     )
-    return Plan(
-        space=asked.space,
-        reward=asked.reward,
-        recipe=for_all(of_backbone, asked),
-        asked=asked.recipe,
-        seeds=asked.seeds,
-        step_time=asked.step_time,
-        sampler=asked.sampler,
-        seed=asked.seed,
-        prune=asked.prune,
-        class_names=prepared.train.class_names,
-        **_found_here(prepared, machine),
+    return StudyConfig(
+        space=config.space,
+        reward=config.reward,
+        recipe=trial_recipe(recipe, config),
+        asked=config.recipe,
+        seeds=config.seeds,
+        step_time=config.step_time,
+        sampler=config.sampler,
+        seed=config.proxy.seed,
+        prune=config.options.prune,
+        class_names=context.data.train.class_names,
+        **context.found_here,
         reference=reference,
-        reference_group=group,
-        reference_at_a_time=outcome.step.at_a_time,
+        reference_group=recipe.group_images,
+        reference_at_a_time=result.step.groups_per_pass,
         version=version("efficientnetv2"),
     )
 
 
-def settled(asked: Asked, prepared: DataModule, machine: Machine) -> Recipe:
-    """The recipe of a trial of the backbone, with nothing left to decide."""
-    plain = asked.recipe.to_json() | {
-        "model": asked.space.backbone.to_json(),
-        **LEFT_OUT,
-    }
-    found = resolve_recipe(
-        validate_recipe(plain, where=asked.recipe.name),
-        TrainingSet(
-            len(prepared.train),
-            prepared.train.class_names,
-            stored_px=None if asked.recipe.enlarge is None else prepared.stored_px,
-        ),
-        Hardware(machine.device, machine.memory_gib),
-    )
-    for note in found.notes:
+def resolve_for_backbone(config: SearchConfig, context: SearchContext) -> Recipe:
+    """The recipe of the backbone's trial, with no "auto" left except the model."""
+    changes = {"model": config.space.backbone.to_json(), **PROXY_OVERRIDES}
+    recipe = validate_recipe(config.recipe.to_json() | changes, where=config.recipe.name)
+    stored_px = None if recipe.enlarge is None else context.data.stored_px
+    resolved = context.resolve(recipe, stored_px=stored_px)
+    for note in resolved.notes:
         _logger.info(note)
-    return found.recipe.model_copy(update={"model": "auto"})
+    return resolved.recipe.model_copy(update={"model": "auto"})
 
 
-def for_all(of_backbone: Recipe, asked: Asked) -> Recipe:
-    """The recipe of every trial, which leaves to each network the groups that it has memory for."""
-    return of_backbone.model_copy(update={"group_images": asked.recipe.group_images})
+def trial_recipe(backbone_recipe: Recipe, config: SearchConfig) -> Recipe:
+    """The recipe of every trial, which resolves the groups that fit into memory for each architecture."""
+    return backbone_recipe.model_copy(update={"group_images": config.recipe.group_images})
 
 
 def _work(
-    study: Opened,
-    machine: Machine,
-    prepared: DataModule,
-    folder: StudyFolder,
-    until: float | None,
-    place: WorkerOptions,
-    watch: Watch | None,
-) -> Worked:
-    plan = study.plan
-    if (other := other_version(plan.version, version("efficientnetv2"))) is not None:
-        _logger.info(other)
+    study: OpenStudy, context: SearchContext, until: float | None, callback: SearchCallback | None
+) -> SearchResult:
+    config, data = study.config, context.data
+    if (warning := version_warning(config.version, version("efficientnetv2"))) is not None:
+        _logger.info(warning)
     _logger.info(
-        f"The study '{study.name}': {pluralize(study.target, 'trial')} of {plan.space.count:,} networks by "
-        f"{plan.sampler}, for {exponents(plan.reward)}; {pluralize(float(plan.recipe.epochs), 'epoch')} of "
-        f"{pluralize(len(prepared.train), 'picture')}, {pluralize(len(prepared.minival or ()), 'picture')} choose."
+        f"The study '{study.name}': {pluralize(study.target, 'trial')} of {config.space.count:,} networks by "
+        f"{config.sampler}, for {config.reward}; {pluralize(float(config.recipe.epochs), 'epoch')} of "
+        f"{pluralize(len(data.train), 'image')}, {pluralize(len(context.selection), 'image')} for selection."
     )
-    proxy = machine.proxy(plan.recipe, plan, prepared, folder)
+    worker = Worker(study, context.task(config.recipe, config), callback or SearchCallback())
     try:
         with signals_as_ctrl_c():
-            worker = Worker(study, proxy, Ledger(study.storage, study.name), watch or Watch())
             finished = worker.work(until=until)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"Go on with: {_again(folder, place)}") from stop
-    return Worked(study, folder, finished, _again(folder, place))
-
-
-def _again(folder: StudyFolder, place: WorkerOptions) -> str:
-    """How a worker goes on with a study, in the same way."""
-    return shell_join(["effnetv2", "search", "resume", str(folder.path), *place.words])
+        raise KeyboardInterrupt(f"Go on with: {context.resume_command()}") from stop
+    return SearchResult(study, context.folder, finished, context.resume_command())

@@ -1,4 +1,4 @@
-"""The folder of a study: what this machine knows of it."""
+"""The folder of a study on this machine."""
 
 from __future__ import annotations
 
@@ -14,214 +14,185 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.index import is_pattern, is_url, split_location
 from efficientnetv2.evaluation.html import is_page
-from efficientnetv2.nas.storage import NoStudiesError, Storage, file_of, hidden, url_of
-from efficientnetv2.nas.study import Plan
+from efficientnetv2.nas.storage import EmptyDatabaseError, Storage, redact_password, sqlite_file, sqlite_url
+from efficientnetv2.nas.study import StudyConfig
 from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
 from efficientnetv2.utils.shell import shell_join
 
-#: Of what a study leaves there, what ``search show`` draws: the page first.
-DRAWN = ("search.html", "fronts.png", "rewards.png", "importances.png")
-#: What a study leaves there; anything else is somebody else's.
+#: The files of ``search show``, the page first.
+REPORT_FILES = ("search.html", "fronts.png", "rewards.png", "importances.png")
+#: All files of a study; any other file belongs to the user.
 STUDY_FILES = {
     "study.yaml", "study.db", "study.db.lock", "study.db-journal", "pictures.csv", "step_times.json",
-    "step_times.lock", "log.txt", "found.yaml", *DRAWN,
+    "step_times.lock", "log.txt", "found.yaml", *REPORT_FILES,
 }  # fmt: skip
-# A line of its log begins so; a list of pictures looks like anybody's.
-_LOGGED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ")
+_LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ")
 
 
 @dataclass(frozen=True)
-class StudyFolder:
-    """A study's folder.
-
-    Args:
-        path: of the folder, which need not be there; its last part is the name of a study begun there.
-    """
+class StudyDir:
+    """The folder of a study, which may not exist. Its last part is the name of a study started there."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """Of the study, which keeps that of the folder that it was begun in."""
-        kept = self._read().get("name") if self.file.exists() else None
-        return self.path.absolute().name if kept is None else str(kept)
+        """The study's name, also after its folder was renamed."""
+        name = self._read().get("name") if self.file.exists() else None
+        return self.path.absolute().name if name is None else str(name)
 
     @property
     def file(self) -> Path:
-        """What this machine needs to go on with it."""
+        """What this machine needs to continue the study."""
         return self.path / "study.yaml"
 
     @property
-    def pictures_file(self) -> Path:
-        """Every picture, its label, and whether it trains, chooses or judges."""
+    def split_file(self) -> Path:
+        """Every image, its label and its split."""
         return self.path / "pictures.csv"
 
     @property
     def times_file(self) -> Path:
-        """How long the parts of networks take here."""
+        """The step times of parts on this machine."""
         return self.path / "step_times.json"
 
     @property
     def own_storage(self) -> str:
-        """The database in the folder."""
-        return url_of(self.path / "study.db")
+        """The URL of the database in the folder."""
+        return sqlite_url(self.path / "study.db")
 
     def check(self) -> None:
-        """Whether the folder is, or can become, a study's; nothing is made.
-
-        Raises:
-            InputError: it holds something else, such as a list of pictures where no study has been begun, or drawings
-                without the page that they were drawn for.
-        """
+        """Refuse a folder that holds files of anything but a study."""
         if self.file.exists():
             return
-        there = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
-        ours = STUDY_FILES - {"pictures.csv"}
-        if not _is_log(self.path / "log.txt"):  # what is left of a study whose backbone could not be trained
-            ours -= {"log.txt"}
-        page = self.path / DRAWN[0]
-        if not (page.is_file() and is_page(page)):  # of a study looked at from afar
-            ours -= set(DRAWN)
-        others = [name for name in there if name not in ours and not name.endswith(".partial")]
+        files = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
+        known = STUDY_FILES - {"pictures.csv"}  # Where no study was started, it may be the user's.
+        if not _is_log(self.path / "log.txt"):  # Of a study whose backbone could not be trained.
+            known -= {"log.txt"}
+        page = self.path / REPORT_FILES[0]
+        if not (page.is_file() and is_page(page)):  # Of a study that another machine works for.
+            known -= set(REPORT_FILES)
+        others = [name for name in files if name not in known and not name.endswith(".partial")]
         if others:
             raise InputError(
-                f"{self.path} holds something that is no study ({shorten(others, 3)}). Give another folder."
+                f"{self.path} is not the folder of a study: it holds {shorten(others, 3)}. Pass another folder."
             )
 
     def make(self) -> None:
-        """Make the folder, unless it is there.
-
-        Raises:
-            InputError: it can't be made.
-        """
+        """Create the folder where it is missing. Raises InputError."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"{self.path}: {error.strerror or error}. Give another folder for the study."
+                f"{self.path}: {error.strerror or error}. Pass another folder for the study."
             ) from error
 
-    def begin(self, source: DataConfig, storage: str, dataset: ImageDataset, plan: Plan) -> None:
-        """Write down what it takes to go on here; the plan for people to read, the database has it too.
-
-        The plan first, for beside it the list of pictures is known for the study's.
-        """
-        where = None if storage == self.own_storage else hidden(storage)
-        told = asdict(source) | {"data": from_anywhere(source.data)}
-        said: dict[str, Any] = {"name": self.name, "storage": where, "data": told, "plan": plan.to_json()}
-        before = self._read().get("plan") or {} if self.file.exists() else said["plan"]
-        if before.get("reference") != said["plan"]["reference"]:
+    def write(self, source: DataConfig, storage: str, dataset: ImageDataset, config: StudyConfig) -> None:
+        """Write what it takes to continue here. The configuration is for people to read: the database has it too."""
+        content: dict[str, Any] = {
+            "name": self.name,
+            "storage": None if storage == self.own_storage else redact_password(storage),
+            "data": asdict(source) | {"data": absolute_source(source.data)},
+            "plan": config.to_json(),
+        }
+        before = self._read().get("plan") or {} if self.file.exists() else content["plan"]
+        if before.get("reference") != content["plan"]["reference"]:
             self.forget_times()
-        write_text_atomically(self.file, yaml.safe_dump(said, sort_keys=False, width=100))
-        if not self.pictures_file.exists():  # who joins with the same pictures leaves what was changed there
-            write_atomically(self.pictures_file, dataset.to_csv)
+        # study.yaml first: only beside it, the split file is known to be the study's.
+        write_text_atomically(self.file, yaml.safe_dump(content, sort_keys=False, width=100))
+        if not self.split_file.exists():
+            write_atomically(self.split_file, dataset.to_csv)
 
     def forget_times(self) -> None:
-        """Those of another study were told at the pace of its own backbone."""
+        """Remove the step times: they were normalized by another study's backbone."""
         self.times_file.unlink(missing_ok=True)
 
-    def where(self, url: str) -> str:
-        """Which study it is, and where, for messages."""
-        return f"the study '{self.name}' in {hidden(url)}"
+    def describe(self, url: str) -> str:
+        """The study and its database, for messages."""
+        return f"the study '{self.name}' in {redact_password(url)}"
 
-    def lost(self, url: str) -> str:
-        """The message for a study that was begun here and is not in its database."""
-        return (
-            f"{self.where(url)} was begun, but is not there: the study's database is lost, or is another by now. Bring "
-            f"it back, or remove {self.file} and {self.pictures_file} to begin anew."
+    def lost_error(self, url: str) -> InputError:
+        """The error for a study that was started here and is not in its database."""
+        return InputError(
+            f"{self.describe(url)} was started, but is not there: the database is lost, or another one. Bring it "
+            f"back, or remove {self.file} and {self.split_file} to begin anew."
         )
 
-    def database(self, url: str, *, patience_s: float, create: bool = False) -> Storage:
-        """The study's database, open.
-
-        Args:
-            url: of the database.
-            patience_s: how long to try again while it can't be reached.
-            create: make the file or the tables if they are not there.
-
-        Raises:
-            NoStudiesError: it is not there, or empty, and no study was begun here.
-            InputError: one was; or it can't be opened.
-        """
+    def open_storage(self, url: str, *, timeout_s: float, create: bool = False) -> Storage:
+        """Open the study's database, see `Storage`. A database that was lost is an InputError of its own."""
         try:
-            return Storage(url, patience_s=patience_s, create=create)
-        except NoStudiesError as error:
+            return Storage(url, timeout_s=timeout_s, create=create)
+        except EmptyDatabaseError as error:
             if not self.file.exists():
                 raise
-            raise InputError(self.lost(url)) from error
+            raise self.lost_error(url) from error
 
-    def storage(self, given: str | None) -> str:
-        """Where the trials lie.
-
-        Args:
-            given: as the user says; None where nothing is said.
+    def storage_url(self, given: str | None) -> str:
+        """The URL of the study's database; ``given`` is the user's.
 
         Raises:
-            InputError: there is no study here and nothing is said, or it lies elsewhere.
+            InputError: It is not known, or ``given`` is another one.
         """
         if not self.file.exists():
             if given is None:
+                run = shell_join(["effnetv2", "search", "run", str(self.path)])
                 raise InputError(
-                    f"{self.path} holds no study. Begin one: effnetv2 search run {shell_join([str(self.path)])} --data "
-                    "DATA; or say where its trials lie (--storage)."
+                    f"{self.path} holds no study. Start one: {run} --data DATA; or pass the --storage of its trials."
                 )
-            return _absolute(given)
-        there = _absolute(self._read().get("storage") or self.own_storage)
-        given = None if given is None else _absolute(given)
-        if given is not None and hidden(given) != hidden(there):
+            return _absolute_url(given)
+        url = _absolute_url(self._read().get("storage") or self.own_storage)
+        if given is None:
+            return url
+        given = _absolute_url(given)
+        if redact_password(given) != redact_password(url):
             raise InputError(
-                f"--storage {hidden(given)}: the study in {self.path} lies in {hidden(there)}. Leave --storage out, or "
-                "give the study another folder."
+                f"--storage {redact_password(given)}: the study in {self.path} is in {redact_password(url)}. Remove "
+                "--storage, or use another folder."
             )
-        return given or there
+        return given
 
     def source(self, storage: str | None = None) -> DataConfig:
-        """The pictures of the study.
-
-        Args:
-            storage: where its trials lie, as the user says.
+        """The dataset of the study. ``storage`` is the user's, for the message.
 
         Raises:
-            InputError: there is no study here, and so its pictures are not known.
+            InputError: There is no study here.
         """
         if not self.file.exists():
-            words = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
-            words += [] if storage is None else ["--storage", hidden(storage)]
+            args = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
+            args += [] if storage is None else ["--storage", redact_password(storage)]
             raise InputError(
-                f"{self.path} holds no study, so its pictures are not known. Begin or join one with all "
-                f"that is said of it: {shell_join(words)}"
+                f"{self.path} holds no study, so its dataset is unknown. Start or join one with all its options: "
+                f"{shell_join(args)}"
             )
         return DataConfig(**self._read()["data"])
 
     def _read(self) -> dict[str, Any]:
-        said = yaml_io.read(self.file)
-        if not isinstance(said, dict) or "data" not in said:
-            raise InputError(f"{self.file} says nothing of a study. Bring it back, or begin another study.")
-        return said
+        content = yaml_io.read(self.file)
+        if not isinstance(content, dict) or "data" not in content:
+            raise InputError(f"{self.file} does not describe a study. Restore it, or start another study.")
+        return content
 
 
 def _is_log(file: Path) -> bool:
-    """Whether a study has written it."""
     try:
         with file.open(encoding="utf-8") as lines:
-            return _LOGGED.match(lines.readline(100)) is not None
+            return _LOG_LINE.match(lines.readline(100)) is not None
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def from_anywhere(data: str) -> str:
-    """DATA, wherever one stands: a path and a pattern of shards with their folder; URLs and names as they are."""
-    place = Path(os.path.expanduser(data))
-    if place.exists():
-        return str(place.absolute())
+def absolute_source(data: str) -> str:
+    """DATA independent of the working directory: paths and patterns become absolute, URLs and names stay."""
+    path = Path(os.path.expanduser(data))
+    if path.exists():
+        return str(path.absolute())
     if is_url(data) or not is_pattern(data):
         return data
     return "/".join(split_location(data))
 
 
-def _absolute(url: str) -> str:
-    """The same database, wherever one stands: of a file there is one URL."""
-    file = file_of(url)
-    return url if file is None else url_of(file)
+def _absolute_url(url: str) -> str:
+    file = sqlite_file(url)
+    return url if file is None else sqlite_url(file)

@@ -1,0 +1,323 @@
+"""The process of a trial: it measures and trains one architecture, and sends messages to its worker.
+
+An architecture that diverges, runs out of memory or crashes is a result like any other. What is wrong with the images
+or the disk is not, and ends the search: it is sent as an `InputError`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.nas.latency import (
+    ReferenceTiming,
+    StepTimeCache,
+    StepTiming,
+    inference_latency,
+    reference_memory_error,
+    time_step,
+)
+from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask
+from efficientnetv2.progressive.schedule import StepSettings
+from efficientnetv2.training import timing
+from efficientnetv2.training.auto_batch import Hardware
+from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
+from efficientnetv2.training.callbacks import Callback
+from efficientnetv2.training.initial_weights import build_initial_model
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
+from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_dir import NullRunDir
+from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
+from efficientnetv2.utils.memory import (
+    first_line,
+    is_out_of_memory,
+    limit_memory,
+    peak_bytes,
+    reset_peak_memory,
+)
+from efficientnetv2.utils.timer import MachineLock, TimingStats
+
+FailureKind = Literal["diverged", "out of memory", "crashed"]
+
+
+@dataclass(frozen=True)
+class StepTimed:
+    """The time of a training step, known before training.
+
+    ``predicted`` is the sum over parts as other architectures had them, None where a part is new. Without ``measured``
+    it is also ``time``. ``inference_seconds`` is of one image, None where that is not timed.
+    """
+
+    time: TimingStats
+    predicted: float | None
+    measured: bool
+    inference_seconds: float | None = None
+    groups_per_pass: int = 1
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """A point of the validation curve of a run (from 0). ``peak_bytes`` is 0 where the device does not tell."""
+
+    run: int
+    epoch: float
+    top1: float
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All runs are done: the top-1 of each, and the peak memory of training (on a CPU, of the process)."""
+
+    top1: tuple[float, ...]
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The architecture could not be trained."""
+
+    kind: FailureKind
+    reason: str
+    peak_bytes: int
+
+
+TrialMessage = StepTimed | EpochDone | Trained | Failed | InputError
+
+# On an idle machine, a step differs from the sum over its parts by less. Otherwise one of the two was disturbed, and
+# the step is measured once more. Ours; the same value that estimates are tested against.
+_MAX_DISAGREEMENT = 0.15
+
+
+def trial_process_main(
+    connection: Connection, architecture: Architecture, task: ProxyTask, verify: bool, scratch: Path
+) -> None:
+    """Measure and train an architecture, and send each ``TrialMessage``.
+
+    Args:
+        connection: To the worker.
+        architecture: To try.
+        task: How it is trained.
+        verify: Measure the step even where its parts are known.
+        scratch: An empty folder for files of the runs.
+    """
+    exit_with_parent()
+    _redirect_output(scratch / "output.txt")
+    keep_freed_memory()  # As training does: its step is the one to time.
+    device = torch.device(task.device)
+    try:
+        if task.threads is not None:
+            torch.set_num_threads(task.threads)
+        if task.memory_gib is not None:
+            limit_memory(device, task.memory_gib)
+        lock = MachineLock(task.quiet)
+        with lock.working():
+            if task.reference is not None:
+                task = replace(task, reference=resolve_reference(task.reference, task, device))
+            task = resolve_task(architecture, task, device)
+        if task.step_time != "unmeasured":
+            connection.send(time_trial_step(architecture, task, device, lock, verify=verify))
+            reset_peak_memory(device)  # The reference, timed too, may take more than this training.
+        if task.training_threads is not None:
+            torch.set_num_threads(task.training_threads)
+        with lock.working():
+            top1 = []
+            for number in range(len(task.seeds)):
+                folder = _MessageRunDir(scratch / f"run_{number}", number, device, connection.send)
+                top1.append(_train(architecture, task, number, device, lock, folder))
+            if not task.seeds:  # For the memory of training.
+                timing.measure_timings(
+                    _run_config(architecture, task, 0, device, NullRunDir(scratch)), scratch
+                )
+        connection.send(Trained(tuple(top1), peak_bytes(device)))
+    except Exception as error:
+        connection.send(_to_message(error, device))
+
+
+def _to_message(error: Exception, device: torch.device) -> TrialMessage:
+    if isinstance(error, DivergedError):
+        return Failed("diverged", str(error), peak_bytes(device))
+    if isinstance(error, MemoryShortError | ReaderKilledError):
+        return Failed("out of memory", str(error), peak_bytes(device))
+    if isinstance(error, InputError):
+        return InputError(str(error))
+    if is_out_of_memory(error):
+        return Failed("out of memory", first_line(error), peak_bytes(device))
+    if isinstance(error, OSError):
+        return InputError(f"{error.filename or 'the trial'}: {error.strerror or error}")
+    return Failed("crashed", traceback.format_exc(), peak_bytes(device))
+
+
+def resolve_task(architecture: Architecture, task: ProxyTask, device: torch.device) -> ProxyTask:
+    """The task with the recipe of this architecture, in the groups and passes that there is memory for.
+
+    This happens once per trial: what is timed is what is trained, with every seed. Raises MemoryShortError.
+    """
+    resolved = resolve_recipe(
+        task.recipe.model_copy(update={"model": architecture, "seed": 0, **PROXY_OVERRIDES}),
+        TrainingSet(len(task.train), task.train.class_names),
+        Hardware(device, task.memory_gib),
+    )
+    return replace(task, recipe=resolved.recipe, microbatches=resolved.microbatches)
+
+
+def resolve_reference(reference: ReferenceTiming, task: ProxyTask, device: torch.device) -> ReferenceTiming:
+    """The reference in the groups in which it was timed when the study began; else in those that fit now.
+
+    Raises:
+        InputError: Those groups no longer fit, which is not the trial's fault.
+    """
+    try:
+        resolved = resolve_task(reference.architecture, replace(task, recipe=reference.recipe), device)
+    except MemoryShortError as error:
+        raise reference_memory_error(str(error).partition(". ")[0]) from error
+    return replace(reference, recipe=resolved.recipe)
+
+
+def time_trial_step(
+    architecture: Architecture, task: ProxyTask, device: torch.device, lock: MachineLock, *, verify: bool
+) -> StepTimed:
+    """Time a training step while no other trial of this machine computes, or add up parts that are known."""
+    recipe, num_classes = task.recipe, task.num_classes
+    last_px = recipe.progressive.last.image_px
+    groups = (task.microbatches or ONE_GROUP_PER_PASS).at(last_px)
+    cache = StepTimeCache(task.times, recipe, num_classes=num_classes, device=device, groups_per_pass=groups)
+    predicted = cache.predict(architecture)
+    if predicted is not None and task.step_time == "cached" and not verify:
+        timed = StepTimed(
+            TimingStats(predicted, predicted, predicted, 0), predicted, measured=False, groups_per_pass=groups
+        )
+    else:
+
+        def measure() -> StepTiming:
+            return time_step(
+                architecture,
+                recipe,
+                num_classes=num_classes,
+                device=device,
+                groups_per_pass=groups,
+                reference=task.reference,
+            )
+
+        with lock.exclusive():
+            found = measure()
+            known = predicted or sum(found.parts[name] for name in cache.part_names(architecture))
+            if abs(known / found.whole.median - 1) > _MAX_DISAGREEMENT:
+                found = min(found, measure(), key=lambda one: one.spread)  # A disturbed one spreads wider.
+            cache.add(architecture, found.parts)
+        timed = StepTimed(found.whole, predicted, measured=True, groups_per_pass=groups)
+    if not task.latency:
+        return timed
+    with lock.exclusive():
+        seconds = inference_latency(
+            architecture,
+            image_px=recipe.eval_px or last_px,
+            num_classes=num_classes,
+            device=device,
+            reference=task.reference,
+        )
+    return replace(timed, inference_seconds=seconds)
+
+
+def _train(
+    architecture: Architecture,
+    task: ProxyTask,
+    run: int,
+    device: torch.device,
+    lock: MachineLock,
+    folder: NullRunDir,
+) -> float:
+    """The top-1 of one run on the selection images."""
+    config = _run_config(architecture, task, task.seeds[run], device, folder)
+    predictions = Trainer(config, [_PauseForTiming(lock)]).fit().predictions
+    return classification_metrics(predictions.labels, predictions.probabilities, task.train.class_names).top1
+
+
+def _run_config(
+    architecture: Architecture, task: ProxyTask, seed: int, device: torch.device, folder: NullRunDir
+) -> RunConfig:
+    assert task.microbatches is not None, "resolve_task() comes first"
+    recipe = task.recipe.model_copy(update={"model": architecture, "seed": seed})
+    network = build_initial_model(recipe, class_names=task.train.class_names, device=device).network
+    return RunConfig(
+        recipe=recipe,
+        network=network,
+        train=task.train,
+        val=task.selection,
+        preprocessing=eval_preprocessing(recipe, network, task.train.bands),
+        folder=folder,
+        device=device,
+        workers=task.workers,
+        microbatches=task.microbatches,
+        strict=task.strict,
+    )
+
+
+class _MessageRunDir(NullRunDir):
+    """A run directory that sends the validation curve instead of writing it."""
+
+    def __init__(
+        self, path: Path, run: int, device: torch.device, send: Callable[[TrialMessage], None]
+    ) -> None:
+        super().__init__(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self._run, self._device, self._send = run, device, send
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Send a row of validation metrics."""
+        if row["kind"] == "val":
+            epoch, top1 = float(row["epoch"]), float(row["top1"])
+            self._send(EpochDone(self._run, epoch, top1, peak_bytes(self._device)))
+
+
+class _PauseForTiming(Callback):
+    """Pauses training while another trial of this machine times its step."""
+
+    def __init__(self, lock: MachineLock) -> None:
+        self._lock = lock
+
+    def on_log(
+        self,
+        step: int,
+        num_steps: int,
+        settings: StepSettings,
+        loss: float,
+        images_per_s: float,
+        seconds_left: float,
+    ) -> None:
+        """Pause if needed."""
+        self._lock.pause()
+
+
+def _redirect_output(file: Path) -> None:
+    """Write stdout, stderr and the traceback of a crash to a file."""
+    output = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    faulthandler.enable()
+
+
+def exit_with_parent() -> None:
+    """End this child process as soon as its parent has ended."""
+    parent = parent_process()
+    assert parent is not None, "this is a child"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
