@@ -1,1 +1,1 @@
-"""One file per verb of the command line: what each takes, and which floors it wires together."""
+"""The command line: a file per command parses, calls one function and prints."""
