@@ -52,7 +52,7 @@ def end(message: str, hint: str | None = None, *, code: int, kind: str = "error:
     """Print the last message of the program; returns the exit code."""
     text = escape_controls(f"{kind}{message}" + (f"\nhint: {hint}" if hint else ""), lines=True)
     print(text, file=sys.stderr)
-    report_to_torchrun(text)
+    report_to_torchrun(text.replace("\nhint: ", " "))  # which shows one line
     return code
 
 
