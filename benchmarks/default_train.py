@@ -29,7 +29,7 @@ from typing import Any
 import pandas as pd
 import torch
 from benchmarks.arms import machines
-from benchmarks.record import RESULTS, begun, hardware, record, refuse_others, versions_of
+from benchmarks.record import RESULTS, begun, hardware, record, refuse_foreign_file, versions_of
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
@@ -39,7 +39,7 @@ from efficientnetv2.training.initial_weights import build_initial_model, weights
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.linear_probe import PROBE
+from efficientnetv2.workflows.run_report import PROBE_DIR
 
 _KEPT = (
     "top1",
@@ -77,7 +77,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
     advice = f"move {out} away, or give another --out"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        refuse_others(kept, found, asked, advice)
+        refuse_foreign_file(kept, found, asked, advice)
         return found
     out.mkdir(parents=True, exist_ok=True)
     begun(out / "about.json", asked, tuple(asked), advice)
@@ -112,7 +112,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
 
 def over_probe(run: Path) -> dict[str, Any]:
     """What the network has over the probe on the pictures that both have answered."""
-    ours, theirs = load_predictions(run), load_predictions(run / PROBE)
+    ours, theirs = load_predictions(run), load_predictions(run / PROBE_DIR)
     both = compare_predictions(ours, theirs)
     assert both is not None, "both answer val"
     shared = theirs.loc[theirs.index.isin(ours.index)]
@@ -145,7 +145,7 @@ def other_probe(pictures: str, run: Path) -> tuple[str, int]:
     )
     names, shown = val.class_names, fit.val_dataset.select(fit.val.samples)
     save_predictions(
-        run / PROBE,
+        run / PROBE_DIR,
         pd.DataFrame(
             {
                 "path": shown.paths,

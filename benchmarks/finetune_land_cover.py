@@ -33,19 +33,19 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.arms import machines
-from benchmarks.record import RESULTS, hardware, record, refuse_others
+from benchmarks.record import RESULTS, hardware, record, refuse_foreign_file
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
-from efficientnetv2.training.auto_batch import Hardware
-from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.estimate import epochs_for_budget
 from efficientnetv2.training.initial_weights import load_weights
+from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.timing import measure_timings
@@ -105,7 +105,7 @@ def kept_or(file: Path, asked: dict[str, Any], make: Callable[[], dict]) -> dict
     if file.exists():
         found = json.loads(file.read_text())
         now = json.loads(json.dumps(asked))  # as it was kept
-        refuse_others(file, found.get("asked", {}), now, "move it away, or give another --out")
+        refuse_foreign_file(file, found.get("asked", {}), now, "move it away, or give another --out")
         return found
     found = {**make(), "hardware": hardware(DEVICE), "asked": asked}
     file.parent.mkdir(parents=True, exist_ok=True)

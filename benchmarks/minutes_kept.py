@@ -37,7 +37,7 @@ from benchmarks.record import RESULTS, hardware, record, versions_of
 
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.linear_probe import PROBE
+from efficientnetv2.workflows.run_report import PROBE_DIR
 
 
 def train(
@@ -82,8 +82,10 @@ def train(
         "versions": report["versions"],
         "when": time.strftime("%Y-%m-%d"),
     }
-    if (folder / "run" / PROBE).is_dir():
-        both = compare_predictions(load_predictions(folder / "run"), load_predictions(folder / "run" / PROBE))
+    if (folder / "run" / PROBE_DIR).is_dir():
+        both = compare_predictions(
+            load_predictions(folder / "run"), load_predictions(folder / "run" / PROBE_DIR)
+        )
         assert both is not None, "both predict the validation images"
         row["minus_probe"] = {**asdict(both.top1), "images": both.pictures}
     write_text_atomically(kept, json.dumps(row, indent=1) + "\n")

@@ -148,11 +148,11 @@ def begun(about: Path, common: dict, same: Sequence[str], advice: str) -> dict:
         write_text_atomically(about, json.dumps(common, indent=1) + "\n")
         return common
     there: dict = json.loads(about.read_text(encoding="utf-8"))
-    refuse_others(about, there, {name: common[name] for name in same}, advice)
+    refuse_foreign_file(about, there, {name: common[name] for name in same}, advice)
     return there
 
 
-def refuse_others(file: Path, there: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:
+def refuse_foreign_file(file: Path, there: Mapping[str, Any], asked: Mapping[str, Any], advice: str) -> None:
     """What is kept is what is asked for.
 
     Args:

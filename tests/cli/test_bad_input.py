@@ -25,7 +25,7 @@ from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.resume import as_begun
+from efficientnetv2.workflows.resume import restore_dataset
 
 
 def refused(done, *words):
@@ -370,13 +370,13 @@ def test_a_run_goes_on_where_a_picture_of_it_cannot_be_read_any_more(tmp_path, c
     now = looked_at(data, minival=6)
     assert now.dataset.digest() != before.dataset.digest()
     with caplog.at_level(logging.INFO, logger="efficientnetv2"):
-        again = as_begun(tmp_path / "run", now)
+        again = restore_dataset(tmp_path / "run", now)
     assert again.dataset.digest() == before.dataset.digest()
     assert again.dataset.class_names == before.dataset.class_names
     assert len(np.unique(again.contents)) == len(before.dataset)
     (data / before.train.paths[0]).write_bytes(whole)
     with caplog.at_level(logging.INFO, logger="efficientnetv2"):
-        again = as_begun(tmp_path / "run", looked_at(data, minival=6))
+        again = restore_dataset(tmp_path / "run", looked_at(data, minival=6))
     assert again.dataset.digest() == before.dataset.digest()
     assert sum(mentions(line, "1", "can't be read") for line in caplog.messages) == 1
 
@@ -387,7 +387,7 @@ def test_a_run_goes_on_without_a_picture_that_was_repaired_since_it_began(tmp_pa
     before = begun(data, tmp_path / "run")
     (data / "red/07.png").write_bytes(whole)
     with caplog.at_level(logging.INFO, logger="efficientnetv2"):
-        again = as_begun(tmp_path / "run", looked_at(data))
+        again = restore_dataset(tmp_path / "run", looked_at(data))
     assert again.dataset.digest() == before.dataset.digest()
     assert mentions(caplog.messages, "red/07.png")
 
@@ -400,12 +400,12 @@ def test_what_else_differs_is_refused_where_pictures_cannot_be_read(tmp_path):
     cut_short(first)
     second.rename(tmp_path / "away.png")
     with pytest.raises(InputError, match=mentioning("2", "gone")):
-        as_begun(tmp_path / "run", looked_at(data))
+        restore_dataset(tmp_path / "run", looked_at(data))
     (tmp_path / "away.png").rename(second)
     cut_short(second)
     cut_short(third)  # of 48 that are trained on, and of 60 in all
     with pytest.raises(InputError, match=r"3 gone \(first: "):
-        as_begun(tmp_path / "run", looked_at(data))
+        restore_dataset(tmp_path / "run", looked_at(data))
 
 
 def test_a_given_split_that_was_changed_is_refused_where_a_picture_cannot_be_read(tmp_path):
@@ -416,12 +416,12 @@ def test_a_given_split_that_was_changed_is_refused_where_a_picture_cannot_be_rea
     frame.to_csv(tmp_path / "given.csv", index=False)
     before = begun(tmp_path / "given.csv", tmp_path / "run")
     cut_short(paths[0])
-    again = as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"))
+    again = restore_dataset(tmp_path / "run", looked_at(tmp_path / "given.csv"))
     assert again.dataset.digest() == before.dataset.digest()
     frame.loc[1, "split"] = "val"
     frame.to_csv(tmp_path / "given.csv", index=False)
     with pytest.raises(InputError, match="1 gone"):
-        as_begun(tmp_path / "run", looked_at(tmp_path / "given.csv"))
+        restore_dataset(tmp_path / "run", looked_at(tmp_path / "given.csv"))
 
 
 def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_short(tmp_path):

@@ -27,18 +27,22 @@ from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
+from efficientnetv2.training import image_cache, run_length
+from efficientnetv2.training.image_cache import build_cache, estimate_cache
 from efficientnetv2.training.image_sizes import settings_by_size
+from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_length import LengthBudget
+from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunRequest
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import image_cache, time_budget
-from efficientnetv2.workflows.image_cache import cached, foreseen
-from efficientnetv2.workflows.resume import go_on
+from efficientnetv2.workflows.resume import resume_run
 
 
 @pytest.fixture
@@ -194,6 +198,7 @@ def of_recipe(**changes):
 
 
 CPU = torch.device("cpu")
+HARDWARE = Hardware(CPU)
 
 
 def test_the_train_part_of_a_given_split_is_kept_alone(tmp_path, caches):
@@ -207,7 +212,7 @@ def test_the_train_part_of_a_given_split_is_kept_alone(tmp_path, caches):
                 )
     given = prepared(tmp_path / "set")
     assert (len(given.train), len(given.trainable)) == (12, 12)
-    kept = cached("disk", of_recipe(), given, CPU)
+    kept = build_cache("disk", of_recipe(), given, HARDWARE)
     assert "12 pictures" in kept.note
 
 
@@ -216,7 +221,7 @@ def test_samples_find_their_own_pictures(where, large, caches):
     """Whatever the order of the list and the hold-out are: each has one colour."""
     for seed in (0, 1):
         train = prepared(large, seed).train
-        kept = cached(where, of_recipe(), prepared(large, seed), CPU)
+        kept = build_cache(where, of_recipe(), prepared(large, seed), HARDWARE)
         for sample in range(len(train)):
             strongest = kept.reader.source(sample).reshape(-1, 3).mean(0).argmax()
             assert "rgb"[strongest] == train.paths[sample][0]
@@ -228,15 +233,16 @@ def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_wi
     ready = prepared(large)
     settings = ("precision=fp32", "compile=false", "epochs=1", "batch_images=4", "group_images=4")
     begun = with_overrides(of_recipe(model="efficientnetv2_b0", weights="none", minival=None), settings)
-    filled = cached("ram", begun, ready, CPU)
+    filled = build_cache("ram", begun, ready, HARDWARE)
     lower = begun.model_copy(update={"progressive": begun.progressive.with_image_px(64)})
     run = RunDir(tmp_path / "run")
     facts = {"cache": "ram", "cache_px": filled.image_px}
     run.begin(lower, ready.dataset, {**BEGINNING, **facts})
-    *_, again = go_on(run.path, lower, TrainOverrides(), ready, CPU, None, World())
+    request = RunRequest(run.path, lower, TrainOverrides(), RunOptions(), resumed=True)
+    again = resume_run(request, ready, HARDWARE).cache
     pixels = [[one.reader.source(sample) for sample in range(3)] for one in (filled, again)]
     np.testing.assert_array_equal(*pixels)
-    assert len(pixels[0][0]) > len(cached("ram", lower, ready, CPU).reader.source(0))
+    assert len(pixels[0][0]) > len(build_cache("ram", lower, ready, HARDWARE).reader.source(0))
 
 
 def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
@@ -244,17 +250,17 @@ def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
     growing = quick.model_copy(update={"progressive": replace(quick.progressive, image_px=Ramp(64, 128))})
     drawn = replace(growing.progressive, order="random", turns=8, seed=0)
     at_random = quick.model_copy(update={"progressive": drawn})
-    assert image_cache._kept(at_random) == image_cache._kept(growing) == CacheSpec(177, "shorter")
+    assert image_cache._spec(at_random) == image_cache._spec(growing) == CacheSpec(177, "shorter")
     for stages in (1, 4):  # the last of four begins at 112 px
         always = ProgressiveSchedule(image_px=Ramp(64, 128, continuous=True), stages=stages)
-        assert image_cache._kept(of_recipe(progressive=always)) == CacheSpec(177, "shorter")
+        assert image_cache._spec(of_recipe(progressive=always)) == CacheSpec(177, "shorter")
 
 
 def test_a_list_in_another_order_has_the_same_cache(large, caches):
     first = prepared(large)
-    cached("disk", of_recipe(), first, CPU)
+    build_cache("disk", of_recipe(), first, HARDWARE)
     backwards = replace(first, dataset=first.dataset.select(range(len(first.dataset))[::-1]))
-    kept = cached("disk", of_recipe(), backwards, CPU)
+    kept = build_cache("disk", of_recipe(), backwards, HARDWARE)
     assert "there already" in kept.note
     strongest = kept.reader.source(0).reshape(-1, 3).mean(0).argmax()
     assert "rgb"[strongest] == backwards.train.paths[0][0]
@@ -266,7 +272,7 @@ def test_each_rule_of_rasters_has_its_own_cache(large, caches):
     for low in (0.0, 9.0, 0.0):
         rule = Bands((1, 2, 3), low=(low,) * 3, high=(255.0,) * 3)
         ready = replace(given, dataset=replace(given.dataset, bands=rule))
-        done.append(cached("disk", of_recipe(), ready, CPU))
+        done.append(build_cache("disk", of_recipe(), ready, HARDWARE))
     assert done[0].reader.path == done[2].reader.path != done[1].reader.path
     assert "there already" in done[2].note
 
@@ -274,7 +280,7 @@ def test_each_rule_of_rasters_has_its_own_cache(large, caches):
 def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, monkeypatch):
     monkeypatch.setattr(image_cache, "free_bytes", lambda device: 1_000_000)
     with pytest.raises(InputError, match=mentioning("24", "2", "MiB", "--cache")):
-        cached("ram", of_recipe(), prepared(large), CPU)
+        build_cache("ram", of_recipe(), prepared(large), HARDWARE)
 
 
 def test_processes_of_one_machine_read_the_memory_that_the_first_has_filled(large, tmp_path):
@@ -292,33 +298,33 @@ def test_shards_are_kept_as_their_files_are(large, caches, tmp_path):
     done = effnetv2("data", "pack", large, tmp_path / "packed", "--shard-images", "7", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     of_files, of_shards = prepared(large), prepared(tmp_path / "packed")
-    files, shards = (cached("disk", of_recipe(), one, CPU) for one in (of_files, of_shards))
+    files, shards = (build_cache("disk", of_recipe(), one, HARDWARE) for one in (of_files, of_shards))
     assert shards.reader.path != files.reader.path
     for sample in range(24):
         assert np.array_equal(files.reader.source(sample), shards.reader.source(sample))
-    assert "there already" in cached("disk", of_recipe(), of_shards, CPU).note
+    assert "there already" in build_cache("disk", of_recipe(), of_shards, HARDWARE).note
     tar = next((tmp_path / "packed").glob("*.tar"))
     os.utime(tar, (0, 0))
-    assert "filled in" in cached("disk", of_recipe(), of_shards, CPU).note
+    assert "filled in" in build_cache("disk", of_recipe(), of_shards, HARDWARE).note
 
 
 def test_memory_does_not_reach_to_another_machine(large, caches):
     two = World(rank=0, size=4, local_rank=0, local_size=2)
     with pytest.raises(InputError, match=mentioning("2", "--cache")):
-        cached("ram", of_recipe(), prepared(large), CPU, two)
-    assert cached("disk", of_recipe(), prepared(large), CPU, two).where == "disk"
+        build_cache("ram", of_recipe(), prepared(large), Hardware(CPU, world=two))
+    assert build_cache("disk", of_recipe(), prepared(large), Hardware(CPU, world=two)).where == "disk"
 
 
 def test_minutes_count_the_filling(large, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        time_budget,
+        run_length,
         "epochs_for_budget",
         lambda minutes, *_, spent_s, **__: asked.append((minutes, spent_s)) or 12.0,
     )
     ready = prepared(large)
     job = RunConfig(get_recipe("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
-    recipe, notes = time_budget.settled_by(None, job, 4, spent_s=90.0)
+    recipe, notes = LengthBudget(job, 4, 90.0).set_length(None)
     assert asked == [(4, 90.0)]
     assert recipe.epochs == 12
     assert each_mentions(notes, ("12", "4", "epoch"))
@@ -334,23 +340,22 @@ def test_minutes_that_filling_alone_takes_are_refused(large):
         0.0, tuple(StepTiming(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1
     )
     with pytest.raises(InputError, match=mentioning("--minutes", "1.5", "1.6")):
-        time_budget.settled_by(rates, job, 1.5, spent_s=90.0)
-    lost = time_budget.in_vain(1.5, job, spent_s=90.0)
-    assert lost(rates)
-    assert not time_budget.in_vain(1.6, job, spent_s=90.0)(rates)
-    assert not time_budget.in_vain(None, job, spent_s=90.0)(rates)
+        LengthBudget(job, 1.5, 90.0).set_length(rates)
+    assert LengthBudget(job, 1.5, 90.0).is_exceeded(rates)
+    assert not LengthBudget(job, 1.6, 90.0).is_exceeded(rates)
+    assert not LengthBudget(job, None, 90.0).is_exceeded(rates)
 
 
 def test_minutes_count_every_process_with_its_part_of_the_cores(large, monkeypatch):
     """Four processes of one core each, of which one was measured: they do four times as much in the same minutes."""
     asked = []
     monkeypatch.setattr(
-        time_budget, "epochs_for_budget", lambda minutes, *_, at_once, **__: asked.append(at_once) or 12.0
+        run_length, "epochs_for_budget", lambda minutes, *_, at_once, **__: asked.append(at_once) or 12.0
     )
     monkeypatch.setattr("efficientnetv2.training.ddp.cores", lambda: 4 * torch.get_num_threads())
     ready = prepared(large)
     job = RunConfig(get_recipe("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
-    time_budget.settled_by(None, job, 4, spent_s=0.0, world=World(size=4, local_size=4))
+    LengthBudget(job, 4, 0.0, World(size=4, local_size=4)).set_length(None)
     assert asked == [4]
 
 
@@ -358,11 +363,11 @@ def test_minutes_count_every_process_with_its_part_of_the_cores(large, monkeypat
 def test_what_a_cache_will_take_is_foreseen_from_some_of_the_pictures(where, large, caches, monkeypatch):
     """Half of the pictures are kept to foresee all: the bytes are those of the cache but for its index."""
     ready = prepared(large)
-    monkeypatch.setattr(image_cache, "_FORESEEN", len(ready.train) // 2)
-    before = foreseen(where, of_recipe(), ready, CPU)
-    assert len(before.pictures) == len(ready.train) // 2
+    monkeypatch.setattr(image_cache, "_ESTIMATED", len(ready.train) // 2)
+    before = estimate_cache(where, of_recipe(), ready, CPU)
+    assert len(before.images) == len(ready.train) // 2
     assert not list(caches.rglob("*")), "nothing was kept"
-    real = cached(where, of_recipe(), ready, CPU)
+    real = build_cache(where, of_recipe(), ready, HARDWARE)
     size = real.reader.path.stat().st_size
     assert before.bytes == pytest.approx(size, rel=0.3)
     assert before.seconds > 0
@@ -372,34 +377,34 @@ def test_a_cache_on_disk_that_is_there_takes_no_time(large, caches, monkeypatch)
     """But for looking whether it is there; keeping some takes 100 s here."""
     ready, now = prepared(large), [0.0]
 
-    def kept(*given, real=image_cache._in_ram):
+    def kept(*given, real=image_cache._in_memory):
         now[0] += 100
         return real(*given)
 
-    monkeypatch.setattr(image_cache, "_in_ram", kept)
+    monkeypatch.setattr(image_cache, "_in_memory", kept)
     monkeypatch.setattr(image_cache, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    assert foreseen("disk", of_recipe(), ready, CPU).seconds >= 100
-    cached("disk", of_recipe(), ready, CPU)
-    assert foreseen("disk", of_recipe(), ready, CPU).seconds == 0
+    assert estimate_cache("disk", of_recipe(), ready, CPU).seconds >= 100
+    build_cache("disk", of_recipe(), ready, HARDWARE)
+    assert estimate_cache("disk", of_recipe(), ready, CPU).seconds == 0
 
 
 def test_a_cache_that_will_not_fit_into_memory_is_foreseen(large, monkeypatch):
     monkeypatch.setattr(image_cache, "_room", lambda device: 200_000)
-    monkeypatch.setattr(image_cache, "_FORESEEN", 1)
+    monkeypatch.setattr(image_cache, "_ESTIMATED", 1)
     with pytest.raises(InputError, match=mentioning("--cache", "disk")):
-        foreseen("ram", of_recipe(), prepared(large), CPU)
+        estimate_cache("ram", of_recipe(), prepared(large), CPU)
 
 
 def test_a_cache_on_disk_is_foreseen_from_as_many_pictures_as_memory_has_room_for(large, caches, monkeypatch):
     ready = prepared(large)
-    whole = cached("disk", of_recipe(), ready, CPU).reader.path.stat().st_size
+    whole = build_cache("disk", of_recipe(), ready, HARDWARE).reader.path.stat().st_size
     monkeypatch.setattr(image_cache, "_room", lambda device: whole // 3)
-    before = foreseen("disk", of_recipe(), ready, CPU)
-    assert len(ready.train) // 8 < len(before.pictures) < len(ready.train) // 2
+    before = estimate_cache("disk", of_recipe(), ready, CPU)
+    assert len(ready.train) // 8 < len(before.images) < len(ready.train) // 2
     assert before.bytes == pytest.approx(whole, rel=0.4)
     monkeypatch.setattr(image_cache, "_room", lambda device: 1)
     with pytest.raises(InputError, match="--cache ram"):
-        foreseen("disk", of_recipe(), ready, CPU)
+        estimate_cache("disk", of_recipe(), ready, CPU)
 
 
 def test_a_detail_that_was_set_is_not_overwritten_by_the_word():
@@ -412,9 +417,9 @@ def test_pictures_of_one_name_are_not_kept_on_disk():
     """Tars of others may call two alike. In memory all are those that train, in their order."""
     twice = SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#a.jpg", "x.tar#b.jpg"])
     pictures = SimpleNamespace(paths=["x.tar#b.jpg", "x.tar#c.jpg", "x.tar#a.jpg"])
-    assert image_cache.rows_of(pictures, SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#b.jpg"])).tolist() == [
+    assert image_cache._rows_in(pictures, SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#b.jpg"])).tolist() == [
         2,
         0,
     ]
     with pytest.raises(InputError, match=mentioning("x.tar#a.jpg", "--cache")):
-        image_cache.rows_of(twice, pictures)
+        image_cache._rows_in(twice, pictures)

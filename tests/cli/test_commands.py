@@ -31,8 +31,8 @@ from efficientnetv2.cli.recipes import recipes
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.run_summary import preprocessing_note
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.auto_config import pictures_note
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +422,7 @@ def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_bat
 
 def test_a_size_at_evaluation_that_training_does_not_end_at_is_not_called_so():
     here = Preprocessing(image_px=96, framing="whole")
-    said = pictures_note(here, here, trained_px=128, eval_px=96)
+    said = preprocessing_note(here, here, trained_px=128, eval_px=96)
     assert mentions(said, "96", "128")
 
 
@@ -656,7 +656,7 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
         raise InputError("as far as the measurement")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("efficientnetv2.workflows.start_run.measure_timings", ended)
+    monkeypatch.setattr("efficientnetv2.training.run_length.measure_timings", ended)
     length = TINY.index("--epochs")
     words = ["train", class_folders, *TINY[:length], *TINY[length + 2 :], "--minutes", "2", "--out", "run"]
     done = CliRunner().invoke(app, [str(word) for word in words])

@@ -38,6 +38,7 @@ from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.train_overlap import train_overlap
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows import crossval, crossval_baseline, crossval_runs, evaluate
@@ -45,7 +46,6 @@ from efficientnetv2.workflows.crossval_baseline import compare_folds
 from efficientnetv2.workflows.crossval_config import CrossValConfig, SavedCrossVal
 from efficientnetv2.workflows.crossval_report import write_ensemble
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
-from efficientnetv2.workflows.leakage import train_overlap
 from efficientnetv2.workflows.predictions_io import predictions_table, read_predictions, write_predictions
 
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
@@ -930,7 +930,7 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
         better = "_try2" if "fold2" in out.name else "_try1"
         return 0.9 if out.name.endswith(better) else 0.5
 
-    monkeypatch.setattr(crossval_runs, "trained", fake_training(reached, asked))
+    monkeypatch.setattr(crossval_runs, "train_run", fake_training(reached, asked))
     data = load_dataset(painted(tmp_path, 48))
     plan = CrossValConfig(
         folds=3,

@@ -21,20 +21,21 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training import weights_selection
 from efficientnetv2.training.initial_weights import WeightsCandidate
+from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunRequest, repeat_recipe
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import crossval_runs, weights_selection
+from efficientnetv2.workflows import crossval_runs
 from efficientnetv2.workflows import train as train_job
 from efficientnetv2.workflows.crossval import check_recipes
 from efficientnetv2.workflows.crossval_config import CrossValConfig
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, best_candidates, run_name
 from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
-from efficientnetv2.workflows.run_options import Decided, repeating
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (
@@ -45,15 +46,15 @@ TRIES = ("balance=null", "balance=equal")
 THREE = (*TRIES, "balance=sqrt")
 
 
-def answered(ready, *_):
+def answered(job, run, *_):
     """In place of training: what a run leaves whose recipe is settled."""
-    val = ready.prepared.val
+    val, path = run.data.val, run.request.path
     answers = Predictions(np.arange(len(val)), val.labels, torch.eye(2)[torch.tensor(val.labels)] * 9)
     table = predictions_table(answers, val.paths, val.class_names, true_labels=list(val.table["label"]))
-    write_predictions(ready.path / "predictions.csv", table)
-    report = {"top1": 1.0, "macro_f1": 1.0, "epochs": ready.recipe.epochs, "wall_s": 1.0}
-    (ready.path / "report.json").write_text(json.dumps(report))
-    (ready.path / model_file.NAME).touch()
+    write_predictions(path / "predictions.csv", table)
+    report = {"top1": 1.0, "macro_f1": 1.0, "epochs": run.recipe.epochs, "wall_s": 1.0}
+    (path / "report.json").write_text(json.dumps(report))
+    (path / model_file.NAME).touch()
 
 
 @pytest.fixture
@@ -82,12 +83,12 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
     picture = Path(data.paths[dealt.parts[odd].val_rows[0]]).name
 
     def answers(found, recipe, task, *_):
-        learnt = picture in {Path(path).name for path in task.pictures.paths}
+        learnt = picture in {Path(path).name for path in task.images.paths}
         right = learnt == (found == starts[0])
-        return task.pictures.labels if right else 1 - task.pictures.labels
+        return task.images.labels if right else 1 - task.images.labels
 
-    monkeypatch.setattr(weights_selection, "_answers", answers)
-    monkeypatch.setattr(train_job, "_run", answered)
+    monkeypatch.setattr(weights_selection, "_predict", answers)
+    monkeypatch.setattr(train_job, "_train", answered)
     place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
     runs = FoldTrainer(TrainOverrides(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0)
     told = runs.predict(dealt, tmp_path / "out", "Fold")
@@ -127,7 +128,7 @@ def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, t
     def reached(words, out):
         return 0.9 if out.name.endswith("_try2" if "fold2" in out.name else "_try1") else 0.5
 
-    monkeypatch.setattr(crossval_runs, "trained", fake_training(reached, [], epochs_of))
+    monkeypatch.setattr(crossval_runs, "train_run", fake_training(reached, [], epochs_of))
     data, contents = of_years(tmp_path, 96), np.arange(96)
     plan = CrossValConfig(folds=3, by="time", tries=tries, try_settings=while_choosing, members=members)
     dealt = plan.make_folds(data, contents, 0)
@@ -143,7 +144,7 @@ def test_tries_that_leave_nothing_of_the_minutes_are_refused(tmp_path, monkeypat
     def epochs_of(words, place, pictures):
         return 100.0
 
-    monkeypatch.setattr(crossval_runs, "trained", fake_training(lambda words, out: 0.5, [], epochs_of))
+    monkeypatch.setattr(crossval_runs, "train_run", fake_training(lambda words, out: 0.5, [], epochs_of))
     data, contents = load_dataset(painted(tmp_path, 48)), np.arange(48)
     plan = CrossValConfig(folds=3, by="class", tries=TRIES, try_settings=("epochs=100",))
     runs = FoldTrainer(TrainOverrides(minutes=1), plan, RunOptions(out=tmp_path / "out"), data, contents, 0)
@@ -192,7 +193,7 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
         order = [0.5, 0.2, 0.9] if "fold2" in out.name else [0.1, 0.8, 0.6]
         return order[int(out.name[-1]) - 1] if "_try" in out.name else 0.0
 
-    monkeypatch.setattr(crossval_runs, "trained", unlike(asked, reached))
+    monkeypatch.setattr(crossval_runs, "train_run", unlike(asked, reached))
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = CrossValConfig(folds=3, by="class", tries=THREE, members=2)
     dealt = plan.make_folds(data, np.arange(48), 0)
@@ -220,7 +221,7 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
 
 def test_without_tries_networks_of_other_seeds_answer_together(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(crossval_runs, "trained", unlike(asked, lambda words, out: 0.5))
+    monkeypatch.setattr(crossval_runs, "train_run", unlike(asked, lambda words, out: 0.5))
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = CrossValConfig(folds=2, by="class", members=3)
     dealt = plan.make_folds(data, np.arange(48), 7)
@@ -244,10 +245,10 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
 
     def answers(found, recipe, task, *_):
         compared.append(found.word)
-        return task.pictures.labels if found == starts[len(compared) > 2] else 1 - task.pictures.labels
+        return task.images.labels if found == starts[len(compared) > 2] else 1 - task.images.labels
 
-    monkeypatch.setattr(weights_selection, "_answers", answers)
-    monkeypatch.setattr(train_job, "_run", answered)
+    monkeypatch.setattr(weights_selection, "_predict", answers)
+    monkeypatch.setattr(train_job, "_train", answered)
     data, plan = load_dataset(painted(tmp_path, 24)), CrossValConfig(folds=2, by="class", members=3)
     random = ("progressive.stages=2", "progressive.image_px={start: 32, end: 64}", "progressive.order=random")
     words = TrainOverrides(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
@@ -276,11 +277,11 @@ def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts,
     """Which --resume would refuse: the group of the first fold is chosen, but then it is that of all."""
     room = [8]
 
-    def first(ready, *others):
-        answered(ready, *others)
+    def first(job, run, *others):
+        answered(job, run)
         room[0] = 4
 
-    monkeypatch.setattr(train_job, "_run", first)
+    monkeypatch.setattr(train_job, "_train", first)
     monkeypatch.setattr(
         MemoryProbe,
         "largest_group",
@@ -312,7 +313,7 @@ def test_networks_that_answered_other_pictures_do_not_answer_together(tmp_path):
 
 def test_as_many_members_as_tries_leave_nothing_to_choose(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(crossval_runs, "trained", unlike(asked, lambda words, out: 0.5))
+    monkeypatch.setattr(crossval_runs, "train_run", unlike(asked, lambda words, out: 0.5))
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = CrossValConfig(folds=2, by="class", tries=TRIES, members=2)
     dealt = plan.make_folds(data, np.arange(48), 0)
@@ -351,7 +352,7 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
     """By time, where the last period trains no run: those that answer a fold, and those that choose inside it."""
     begun = []
     monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "caches"))
-    monkeypatch.setattr(train_job, "_run", lambda ready, *_: begun.append(ready) or answered(ready))
+    monkeypatch.setattr(train_job, "_train", lambda job, run, *_: begun.append(run) or answered(job, run))
     pd.read_csv(painted(tmp_path, 48)).assign(year=np.arange(48) // 2).to_csv(
         tmp_path / "all.csv", index=False
     )
@@ -366,22 +367,23 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
         place = RunOptions(out=out, device="cpu", workers=0)
         FoldTrainer(words, plan, place, data, contents, 0).predict(dealt, out, "Fold")
     assert len(begun) == 2 * plan.num_runs
-    assert len({len(ready.prepared.train) for ready in begun}) == 4, "of two folds, and to choose inside each"
-    assert "32 pictures decoded" in begun[0].pictures.note
-    assert "filled in" in begun[0].pictures.note
-    assert all("there already" in ready.pictures.note for ready in begun[1:])
+    assert len({len(ready.data.train) for ready in begun}) == 4, "of two folds, and to choose inside each"
+    assert "32 pictures decoded" in begun[0].cache.note
+    assert "filled in" in begun[0].cache.note
+    assert all("there already" in ready.cache.note for ready in begun[1:])
     assert len(list((tmp_path / "caches/pictures").iterdir())) == 1
     for ready in begun:
-        train = ready.prepared.train
+        train = ready.data.train
         for sample in range(len(train)):
             own = np.asarray(Image.open(train.file(sample)), dtype=float)
-            assert abs(ready.pictures.reader.source(sample) - own).mean() < 3, "not another's, of other noise"
+            assert abs(ready.cache.reader.source(sample) - own).mean() < 3, "not another's, of other noise"
 
 
 def test_each_fold_sets_its_own_pictures_aside(tmp_path):
     """The first had too few, so that its settled recipe has no minival; the next may have enough."""
     settled = get_recipe("quick").model_copy(update={"minival": None, "epochs": 3.0})
     (tmp_path / "recipe.yaml").write_text(settled.to_yaml())
-    known = Decided(tmp_path / "next", get_recipe("quick"))
-    found, _ = repeating(known, TrainOverrides(), RunOptions(settled=(tmp_path / "recipe.yaml",)))
+    options = RunOptions(settled=(tmp_path / "recipe.yaml",))
+    request = RunRequest(tmp_path / "next", get_recipe("quick"), TrainOverrides(), options)
+    found = repeat_recipe(request)
     assert (found.recipe.epochs, found.recipe.minival, found.repeated) == (3.0, "auto", True)

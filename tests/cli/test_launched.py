@@ -10,12 +10,13 @@ from tests.command_line import effnetv2_fresh
 from tests.messages import mentions
 
 from efficientnetv2.data.config import DataConfig
+from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import request_run
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
-from efficientnetv2.workflows.run_options import decided
 
 
 @pytest.mark.parametrize("words", [("models",), ("search", "show", "study")])
@@ -54,7 +55,7 @@ def test_that_other_gpus_are_idle_is_told_with_the_launch_that_takes_them(
     def stopped(*_, **__):
         raise InputError("as far as this")
 
-    monkeypatch.setattr(train, "trained", stopped)
+    monkeypatch.setattr(train, "train_run", stopped)
     monkeypatch.setattr(train, "pick_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(sys, "argv", ["effnetv2", "train", "photos/", "--epochs", "3"])
@@ -73,6 +74,7 @@ def test_a_run_that_is_damaged_bars_no_launch_of_another(tmp_path, monkeypatch):
     (damaged / "recipe.yaml").write_text("name: quick\n")
     (damaged / "beginning.json").write_text('{"command": "effn')
     words = TrainOverrides(model="efficientnetv2_b0", weights="none")
-    begun = decided(words, RunOptions(), torch.device("cpu"), World(launch="a-new-one"))
+    hardware = Hardware(torch.device("cpu"), world=World(launch="a-new-one"))
+    begun = request_run(words, RunOptions(), hardware)
     assert not begun.resumed
     assert begun.path != damaged

@@ -12,17 +12,18 @@ from tests.messages import mentioning
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.training import resolve
+from efficientnetv2.training.linear_probe import images_within, probe_s
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_length import LengthBudget
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import auto_config, estimate
+from efficientnetv2.workflows import estimate
 from efficientnetv2.workflows.estimate import plan_run
-from efficientnetv2.workflows.linear_probe import images_within, probe_s
-from efficientnetv2.workflows.time_budget import lowered_by, settled_by
 
 # 32 images of 128, 192 and 224 px a step, in proportion to their pixels.
 RATES = StepTimings(
@@ -50,7 +51,7 @@ def job_of(images: int, *settings: str) -> RunConfig:
 def test_sizes_are_those_at_which_three_epochs_fit_by_the_measurement(minutes, last_px):
     """An epoch of 640 images takes 20 steps of 1 to 3 s, 42 s in all; 25 s go elsewhere."""
     job = job_of(640)
-    recipe, rates, said = lowered_by(RATES, job, minutes, None, spent_s=25.0)
+    recipe, rates, said = LengthBudget(job, minutes, 25.0).lower_sizes(RATES, None)
     assert recipe.progressive.last.image_px == last_px
     assert recipe.eval_px == last_px
     assert (said == []) is (last_px == 224)
@@ -59,7 +60,7 @@ def test_sizes_are_those_at_which_three_epochs_fit_by_the_measurement(minutes, l
     lower = RunConfig(
         recipe, *[getattr(job, one) for one in ("network", "train", "val")], None, None, job.device, 0
     )
-    found, _ = settled_by(rates, lower, minutes, spent_s=25.0)
+    found, _ = LengthBudget(lower, minutes, 25.0).set_length(rates)
     assert found.epochs >= 3 or last_px == 64
 
 
@@ -88,9 +89,9 @@ def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, ima
 
 
 def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
-    monkeypatch.setattr(auto_config, "load_eval_image", lambda *given: time.sleep(0.02))
+    monkeypatch.setattr(resolve, "load_eval_image", lambda *given: time.sleep(0.02))
     alone, shared = (
-        auto_config._read_s(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
+        resolve._read_s(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
     )
     assert alone >= 0.02
     assert shared < alone / 4
@@ -147,8 +148,8 @@ def test_plan_gives_what_comes_before_the_first_step_its_part_of_the_minutes():
 
 
 def test_minutes_that_nothing_fits_into_are_refused_with_what_goes_elsewhere():
-    recipe, rates, _ = lowered_by(RATES, job_of(640), 0.5, None, spent_s=29.0)
+    recipe, rates, _ = LengthBudget(job_of(640), 0.5, 29.0).lower_sizes(RATES, None)
     job = job_of(640)
     lower = RunConfig(recipe, None, job.train, job.val, None, None, job.device, workers=0)
     with pytest.raises(InputError, match=mentioning("--minutes", "0.5", "0.48")):
-        settled_by(rates, lower, 0.5, spent_s=29.0)
+        LengthBudget(lower, 0.5, 29.0).set_length(rates)

@@ -23,24 +23,27 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training import run_request
+from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
 from efficientnetv2.training.run_lock import validate_new_run_dir
 from efficientnetv2.training.run_options import RunOptions
-from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
+from efficientnetv2.training.run_request import request_run
+from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import run_options, train
+from efficientnetv2.workflows import train
 from efficientnetv2.workflows.area import _from_table
 from efficientnetv2.workflows.batch_predict import InferenceOptions
 from efficientnetv2.workflows.calibrate import check_calibration
 from efficientnetv2.workflows.crossval import _folder, load_images
 from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
-from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
+from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
 from efficientnetv2.workflows.predictions_io import write_skipped
 from efficientnetv2.workflows.report_folder import report_folder
-from efficientnetv2.workflows.run_options import decided
 
 MACHINE = InferenceOptions("cpu", 0)
 
@@ -78,7 +81,7 @@ def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_
     for out in (tmp_path / "file", tmp_path / "file/run"):
         place = RunOptions(out=out)
         with pytest.raises(InputError, match=mentioning("file", "folder")):
-            decided(TrainOverrides(recipe="quick"), place, torch.device("cpu"), SINGLE_PROCESS)
+            request_run(TrainOverrides(recipe="quick"), place, Hardware(torch.device("cpu")))
         with pytest.raises(InputError, match=mentioning("file", "folder")):
             _folder(place)
 
@@ -120,7 +123,7 @@ def test_data_is_said_again_with_how_it_is_read():
     assert DataConfig("photos").words == ["photos"]
 
 
-@pytest.mark.parametrize("stopped", ["run", "report_of"])
+@pytest.mark.parametrize("stopped", ["fit", "write_run_report"])
 def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
     stopped, class_folders, tmp_path, monkeypatch
 ):
@@ -129,16 +132,19 @@ def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "run", lambda *_, **__: None)
-    monkeypatch.setattr(train, stopped, stop)
+    monkeypatch.setattr(Trainer, "fit", stop if stopped == "fit" else lambda *_, **__: None)
+    if stopped != "fit":
+        monkeypatch.setattr(train, stopped, stop)
     words = TrainOverrides(model=NETWORK, weights="none", epochs=10, settings=("compile=false",))
     place = RunOptions(tmp_path / "run", device="cpu", workers=0, memory_gib=6.5, strict=True)
     with pytest.raises(KeyboardInterrupt) as told:
-        train.trained(words, DataConfig(str(class_folders)), place, RunLog())
+        train.train_run(words, DataConfig(str(class_folders)), place, RunLog())
     again = f"effnetv2 train {class_folders} --out {tmp_path / 'run'} --resume"
     assert mentions(str(told.value), again, "--device", "--workers", "0", "--memory-gib", "6.5", "--strict")
     plain = RunOptions(tmp_path / "run")
-    assert train._again(DataConfig(str(class_folders)), plain, tmp_path / "run") == f"Go on with: {again}"
+    assert train._resume_hint(DataConfig(str(class_folders)), plain, tmp_path / "run", World()) == (
+        f"Go on with: {again}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,18 +162,18 @@ def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "run", stop)
+    monkeypatch.setattr(Trainer, "fit", stop)
     # What they would say to each other.
     monkeypatch.setattr(train, "with_tensor_group", lambda world, device: world)
     monkeypatch.setattr(train, "broadcast_from_main", lambda world, make: make())
-    monkeypatch.setattr(train, "refuse_missing", lambda pictures, world: None)
+    monkeypatch.setattr(train, "require_images_here", lambda images, world: None)
     words = TrainOverrides(
         model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32")
     )
     place = RunOptions(tmp_path / "run", device="cpu", workers=0)
     world = World(size=2 * machines, local_size=2)
     with pytest.raises(KeyboardInterrupt) as told:
-        train.trained(words, DataConfig(str(class_folders)), place, RunLog(), world)
+        train.train_run(words, DataConfig(str(class_folders)), place, RunLog(), world)
     again = f"{class_folders} --out {tmp_path / 'run'} --resume --device cpu --workers 0"
     assert str(told.value) == f"{said} {again}"
 
@@ -273,10 +279,10 @@ def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, mon
     (tmp_path / "set/all.csv").write_text("path,label\n")
     monkeypatch.chdir(tmp_path / "set")
     for data, out in ((".", "runs/1"), ("all.csv", "runs/1"), ("train", "runs/1"), ("train", "train2")):
-        refuse_within(data, Path(out), "--out")
+        refuse_inside_data(data, Path(out), "--out")
     for out in ("train", "train/runs/1"):
         with pytest.raises(InputError, match=mentioning(out, "OUT", "DATA")):
-            refuse_within(".", Path(out), "OUT")
+            refuse_inside_data(".", Path(out), "OUT")
 
 
 def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders):
@@ -368,9 +374,9 @@ def test_only_what_a_run_writes_may_not_be_its_data(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "predictions.csv").write_text("")
     with pytest.raises(InputError, match=mentioning("probe")):
-        refuse_replaced(str(tmp_path / "probe/predictions.csv"), tmp_path, RUN_FILES, "--out")
+        refuse_replacing_data(str(tmp_path / "probe/predictions.csv"), tmp_path, RUN_FILES, "--out")
     for data in ("tables/predictions.csv", "manifest.csv", "cifar10"):
-        refuse_replaced(str(tmp_path / data), tmp_path, RUN_FILES, "--out")
+        refuse_replacing_data(str(tmp_path / data), tmp_path, RUN_FILES, "--out")
 
 
 def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch):
@@ -378,7 +384,7 @@ def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch)
     class_folders.rename(class_folders.parent / "~backup_of_nobody")
     monkeypatch.chdir(class_folders.parent)
     assert len(DataConfig("~backup_of_nobody").read()) == 48
-    refuse_within("~backup_of_nobody", Path("~runs_of_nobody/1"), "--out")
+    refuse_inside_data("~backup_of_nobody", Path("~runs_of_nobody/1"), "--out")
     with pytest.raises(InputError, match=mentioning("~nobody_at_all/x.csv")):
         DataConfig("~nobody_at_all/x.csv").read()
     assert sqlite_file("sqlite:///~nobody_at_all/study.db") == Path.cwd() / "~nobody_at_all/study.db"
@@ -443,7 +449,7 @@ def test_a_launch_goes_on_with_its_own_run_and_passes_over_what_is_none(tmp_path
                 "launch": launch,
             }
             (folder / "beginning.json").write_text(json.dumps(whole))
-    assert run_options._begun_by(World(size=2, launch="this"), None) == Path("runs/own")
-    assert run_options._begun_by(World(size=2, launch="a third"), None) is None
-    assert run_options._begun_by(World(size=2, launch="this"), tmp_path / "nothing") is None
+    assert run_request._run_of_launch(World(size=2, launch="this"), None) == Path("runs/own")
+    assert run_request._run_of_launch(World(size=2, launch="a third"), None) is None
+    assert run_request._run_of_launch(World(size=2, launch="this"), tmp_path / "nothing") is None
     assert not (tmp_path / "nothing").exists()

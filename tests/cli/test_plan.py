@@ -15,16 +15,16 @@ from tests.messages import mentions
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.plots import draw_training_curves
 from efficientnetv2.training.estimate import RunEstimate, StageEstimate
+from efficientnetv2.training.image_cache import CacheEstimate
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.resolve import no_probe_note
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.timing import LinearCost
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.workflows import estimate
-from efficientnetv2.workflows.auto_config import unprobed
-from efficientnetv2.workflows.image_cache import Foreseen
 
 SCRATCH = (*TINY, "--weights", "none")
 
@@ -101,9 +101,14 @@ def test_the_plan_says_what_the_run_says(first, class_folders, tmp_path):
 
 def test_that_weights_are_not_probed_is_foretold():
     asked = get_recipe("finetune").model_copy(update={"weights": "some.safetensors"})
-    one, several = (SimpleNamespace(dataset=SimpleNamespace(separator=mark)) for mark in (None, ";"))
-    assert unprobed(asked, RunOptions(), one) == unprobed(asked, RunOptions(probe=False), several) == []
-    (said,) = unprobed(asked, RunOptions(), several)
+
+    def run(separator, *, probe=True):
+        data = SimpleNamespace(dataset=SimpleNamespace(separator=separator))
+        request = SimpleNamespace(options=RunOptions(probe=probe))
+        return SimpleNamespace(recipe=asked, data=data, request=request)
+
+    assert no_probe_note(run(None)) == no_probe_note(run(";", probe=False)) == []
+    (said,) = no_probe_note(run(";"))
     assert mentions(said, "weight", "label")
 
 
@@ -159,7 +164,7 @@ def test_what_train_refuses_is_refused(class_folders, tmp_path):
 @pytest.mark.parametrize(("device", "counted"), [("cpu", 9_000), ("cuda", 2_000)])
 def test_a_cache_in_memory_is_in_the_processors(device, counted):
     foretold = RunEstimate(RunLength(1, 1.0), (StageEstimate(32, 1, 1.0, 1.0, 1, 2_000),), {})
-    kept = Foreseen("ram", None, None, 7_000, 0.0)
+    kept = CacheEstimate("ram", None, None, 7_000, 0.0)
     assert estimate.RunPlan(foretold, kept, torch.device(device), (), 1.0).memory_bytes == counted
 
 

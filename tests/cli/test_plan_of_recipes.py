@@ -9,7 +9,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.models import hub
 from efficientnetv2.training import timing
-from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import RECIPES, get_recipe

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -33,11 +34,12 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
-from efficientnetv2.workflows.linear_probe import keep
 from efficientnetv2.workflows.report_sections import Known
+from efficientnetv2.workflows.run_report import save_probe
 from efficientnetv2.workflows.train import train_and_report
 
 SMALL = Architecture(
@@ -198,7 +200,8 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
     network = create(SMALL, num_classes=0)
     Path(train.file(7)).write_bytes(b"no picture")
     found = linear_probe(network, train, val, Preprocessing(image_px=32), ProbeOptions(Key.of(0)))
-    curve = keep(found, tmp_path, labelled=60, balanced=False, seed=0)["label_curve"]
+    recipe = get_recipe("finetune").model_copy(update={"balance": None, "seed": 0})
+    curve = save_probe(found, SimpleNamespace(train=train), recipe, tmp_path)["label_curve"]
     assert curve["points"][-1]["pictures"] == 59
     assert curve["carried"] is None
     assert curve["forecast"]["pictures"] == 118

@@ -20,7 +20,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.resume import as_begun
+from efficientnetv2.workflows.resume import restore_dataset
 
 LEVELS = {
     "dark": (600, 600, 600),
@@ -125,7 +125,7 @@ def test_a_map_of_them_is_what_predict_says_of_them(trained, tmp_path):
     assert [names[value - 1] for value in values] == [one.label for one in Predictor(place / "run")(files)]
 
 
-def test_a_run_goes_on_with_the_bands_it_was_begun_with(trained, tmp_path):
+def test_a_run_goes_on_with_the_bands_it_wrestore_dataset_with(trained, tmp_path):
     place, _, _ = trained
     words = ("train", place / "pictures", *TINY, "--weights", "none", "--out", tmp_path / "run")
     killed_at("efficientnetv2.training.post_training:save_model", *words, "--bands", "4,3,2", cwd=tmp_path)
@@ -155,13 +155,13 @@ def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(
     recipe = read_recipe(tmp_path / "run/recipe.yaml")
     words = {"holdout": recipe.holdout, "seed": recipe.seed, "strict": False}
     now = prepare_data(DataConfig(str(tmp_path / "pictures"), bands="4,3,2"), **words)
-    again = as_begun(tmp_path / "run", now)
+    again = restore_dataset(tmp_path / "run", now)
     bands = model_file.load(tmp_path / "run").preprocessing.bands
     assert now.dataset.bands != bands == again.dataset.bands
     assert again.dataset.digest() == begun.digest()
     other = prepare_data(DataConfig(str(tmp_path / "pictures"), bands="2,3,4"), **words)
     with pytest.raises(InputError, match=mentioning("4,3,2", "raster")):
-        as_begun(tmp_path / "run", other)
+        restore_dataset(tmp_path / "run", other)
 
 
 def test_bands_that_are_not_there_are_refused(trained, tmp_path):

@@ -16,7 +16,7 @@ from efficientnetv2.workflows import train
 def test_before_the_first_step_the_same_command_is_enough(number, resume, how, tmp_path, monkeypatch):
     """As while every file is looked at, which may take an hour."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(train, "_readied", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(train, "_resolve_or_resume", lambda *_: signal.raise_signal(number))
     with pytest.raises(KeyboardInterrupt, match=mentioning(how, "step")):
         train.train_and_report(
             TrainOverrides(),

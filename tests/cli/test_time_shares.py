@@ -21,11 +21,11 @@ from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir
+from efficientnetv2.training.run_length import LengthBudget, needs_timing, scratch_dir
 from efficientnetv2.training.run_lock import validate_new_run_dir
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import remove_partial
-from efficientnetv2.workflows.time_budget import scratch, settled_by, to_be_measured
 
 FAR_APART = "progressive.image_px={start: 32, end: 256}"  # the machine may be busy
 TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
@@ -64,7 +64,7 @@ def settled(class_folders, tmp_path):
             device=torch.device("cpu"),
             workers=0,
         )
-        return settled_by(RATES, job, minutes, spent_s=0.0)
+        return LengthBudget(job, minutes, 0.0).set_length(RATES)
 
     return settle
 
@@ -98,11 +98,11 @@ def test_minutes_are_filled_with_stages_of_those_lengths(settled):
 
 def test_what_has_been_measured_is_not_measured_again():
     open_one = recipe("time_shares=equal")
-    assert to_be_measured(None, open_one)
-    assert to_be_measured(1.0, recipe())
-    assert not to_be_measured(None, recipe())
-    assert not to_be_measured(None, recipe("time_shares=equal", "progressive.stages=1"))
-    assert not to_be_measured(None, recipe("time_shares=equal", "progressive.shares=[0.75, 0.25]"))
+    assert needs_timing(open_one, None)
+    assert needs_timing(recipe(), 1.0)
+    assert not needs_timing(recipe(), None)
+    assert not needs_timing(recipe("time_shares=equal", "progressive.stages=1"), None)
+    assert not needs_timing(recipe("time_shares=equal", "progressive.shares=[0.75, 0.25]"), None)
 
 
 @pytest.mark.parametrize(
@@ -124,17 +124,17 @@ def test_shares_that_cannot_be_are_refused(settings, sentence):
 def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeypatch):
     """Its parent may lie on another disk, or be closed to the user; a run not there yet will be made in its parent."""
     run = tmp_path / "run"
-    with scratch(run / "deeper") as folder:
+    with scratch_dir(run / "deeper") as folder:
         assert folder.parent == tmp_path
     run.mkdir()
-    with scratch(run) as folder:
+    with scratch_dir(run) as folder:
         assert folder.parent == run
         (folder / "model.safetensors").write_text("")
         validate_new_run_dir(run)  # as if it had been left by a kill
         remove_partial(run)
         assert not list(run.iterdir())
     monkeypatch.setattr("tempfile.mkdtemp", closed)
-    with pytest.raises(InputError, match=mentioning("Permission denied", "--out")), scratch(run):
+    with pytest.raises(InputError, match=mentioning("Permission denied", "--out")), scratch_dir(run):
         pass
 
 
@@ -143,7 +143,7 @@ def test_nothing_is_left_of_a_measurement_that_is_stopped(tmp_path, number):
     before = signal.getsignal(signal.SIGTERM)
 
     def stopped():
-        with scratch(tmp_path / "run") as folder:
+        with scratch_dir(tmp_path / "run") as folder:
             (folder / "model.safetensors").write_text("")
             signal.raise_signal(number)
 

@@ -21,7 +21,7 @@ from efficientnetv2.training import checkpoint
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.crossval_runs import first_preprocessing, selection_results
-from efficientnetv2.workflows.linear_probe import known_of_run
+from efficientnetv2.workflows.run_report import _report_context
 
 
 @pytest.fixture(scope="module")
@@ -155,5 +155,5 @@ def test_damaged_predictions_of_the_probe_do_not_keep_a_run_from_its_report(tmp_
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe/predictions.csv").write_bytes(b"\xff\xfe\0\0")
     said = logged_lines()
-    assert known_of_run(tmp_path, {"linear_probe": {}}, None).probe is None
+    assert _report_context(tmp_path, {"linear_probe": {}}, None).probe is None
     assert mentions(said[0], "probe/predictions.csv", "damaged")

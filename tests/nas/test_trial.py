@@ -29,7 +29,7 @@ from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
 from efficientnetv2.nas.trial import TrialResult, run_trial, to_measurement
 from efficientnetv2.nas.trial_process import EpochDone, Failed, StepTimed, Trained
-from efficientnetv2.training.auto_batch import MemoryProbe
+from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import with_overrides

@@ -15,8 +15,8 @@ from tests.training.test_loop import SMALL, recipe_of
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
-from efficientnetv2.training import auto_batch as room
-from efficientnetv2.training.auto_batch import Hardware, MemoryProbe, largest
+from efficientnetv2.training import memory_probe as room
+from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, largest
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError

@@ -16,16 +16,16 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.progressive.schedule import Ramp, StepSettings
-from efficientnetv2.training import auto_batch as preflight
-from efficientnetv2.training import auto_config as settle_room
-from efficientnetv2.training import initial_weights
-from efficientnetv2.training.auto_batch import Hardware, MemoryProbe
-from efficientnetv2.training.auto_config import TimeConstraints, TrainingSet, fit_into_memory, resolve_recipe
-from efficientnetv2.training.image_sizes import smallest_group
+from efficientnetv2.training import auto_batch, initial_weights
+from efficientnetv2.training import memory_probe as preflight
+from efficientnetv2.training import resolve as resolving
+from efficientnetv2.training.auto_batch import fit_groups, smallest_group
 from efficientnetv2.training.initial_weights import build_model
+from efficientnetv2.training.memory_probe import Hardware, MemoryProbe
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.resolve import TimeConstraints, TrainingSet, resolve_recipe
 from efficientnetv2.transforms.mixup import mix
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB
@@ -165,10 +165,10 @@ def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
     network = build_model(recipe, recipe.model, num_classes=2)
     room_for(13)
     with pytest.raises(InputError, match=mentioning("8", "memory")):
-        fit_into_memory(recipe, network, Hardware(CPU))
+        fit_groups(recipe, MemoryProbe(recipe, network, Hardware(CPU)), is_set=True, is_fixed=True)
     room_for(0.4)
     with pytest.raises(InputError, match=mentioning("1", "memory")):
-        fit_into_memory(recipe, network, Hardware(CPU))
+        fit_groups(recipe, MemoryProbe(recipe, network, Hardware(CPU)), is_set=True, is_fixed=True)
 
 
 @pytest.mark.parametrize(("known", "begins"), [((), "fresh"), (CLASSES, "probe")])
@@ -439,14 +439,14 @@ def test_quick_with_weights_is_told_of_finetune(tmp_path):
 )
 def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(device, batch, told):
     recipe = with_overrides(get_recipe("quick"), [f"batch_images={batch}", "group_images=8"])
-    preflight = SimpleNamespace(
+    probe = SimpleNamespace(
         device=torch.device(device),
         groups_at_a_time=lambda settings, group_images: MicrobatchPlan(),
         world=SimpleNamespace(is_distributed=True, size=4),
     )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(settle_room, "_group_size", lambda *given, **how: 8)
-        *_, notes = settle_room._fit_groups(recipe, preflight, is_set=True, begun=True)
+        patched.setattr(auto_batch, "group_size", lambda *given, **how: 8)
+        *_, notes = fit_groups(recipe, probe, is_set=True, is_fixed=True)
     assert any("Each of the 4 GPUs gets 8 images a step" in note for note in notes) == told
     assert any("--batch-images 128" in note for note in notes) == told
 
@@ -462,7 +462,7 @@ def test_minutes_decide_whether_every_stage_gets_a_step():
 @pytest.mark.parametrize(("training_s", "last_px"), [(None, 128), (1000.0, 128), (300.0, 96), (1.0, 64)])
 def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last_px, monkeypatch):
     """An image of 128 px takes 1 s, and 300 s are enough for 3 epochs of 200 images at up to 96 px."""
-    monkeypatch.setattr(settle_room, "seconds_per_image", lambda *given: 1.0)
+    monkeypatch.setattr(resolving, "seconds_per_image", lambda *given: 1.0)
     recipe = with_overrides(get_recipe("quick"), ["precision=fp32", "compile=off"])
     found = resolve_recipe(
         recipe,

@@ -10,6 +10,7 @@ from tests.messages import mentioning
 from torch import nn
 
 from efficientnetv2.training import checkpoint, optim
+from efficientnetv2.training.ema import EMA
 from efficientnetv2.training.recipe import Optimizer
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.errors import InputError
@@ -70,7 +71,7 @@ def state(kind):
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     optimizer = optim.build_optimizer(network, Optimizer(kind=kind, lr=0.1, momentum=0.9))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
-    return TrainState(network, optimizer, optim.EMA(network, 0.9), scaler=scaler)
+    return TrainState(network, optimizer, EMA(network, 0.9), scaler=scaler)
 
 
 def steps(state, count):

@@ -21,7 +21,7 @@ from efficientnetv2.training.run_lock import create_run_dir, is_running, lock_ru
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import auto_config, crossval
+from efficientnetv2.workflows import crossval
 from efficientnetv2.workflows import train as train_job
 from efficientnetv2.workflows.crossval_config import CrossValConfig
 
@@ -110,12 +110,12 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
     """It began in the same --out while this one looked at its pictures."""
     out = tmp_path / "mine"
 
-    def prepare(*given, real=auto_config.prepare_data, **named):
+    def prepare(*given, real=train_job.prepare_data, **named):
         resume.save(out / "checkpoints", {"step": 1}, 1)
         (out / "recipe.yaml").write_text("")
         return real(*given, **named)
 
-    monkeypatch.setattr(auto_config, "prepare_data", prepare)
+    monkeypatch.setattr(train_job, "prepare_data", prepare)
     with pytest.raises(InputError, match=mentioning("mine", "run")):
         train_job.train_and_report(
             WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.messages import mentions
 
-from efficientnetv2.training.auto_config import unused_settings
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.run_summary import unused_settings
 
 STAGES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
 

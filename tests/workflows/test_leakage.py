@@ -35,20 +35,21 @@ from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import post_training
 from efficientnetv2.training.callbacks import RunContext
+from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.train_state import init_state
-from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import resume
-from efficientnetv2.workflows.leakage import (
+from efficientnetv2.training.train_overlap import (
     PretrainOverlap,
     TrainOverlap,
     pretrain_overlap,
     train_overlap,
-    unseen_metrics,
 )
+from efficientnetv2.training.train_state import init_state
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import resume
+from efficientnetv2.workflows.leakage import unseen_metrics
 
 
 def remembered(dataset, most=10**6):
@@ -262,8 +263,8 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
     prepared = SimpleNamespace(train=pictures, dataset=pictures)
     monkeypatch.setattr(resume, "saved_steps", lambda _: [7])
-    folder, device = RunDir(tmp_path), torch.device("cpu")
-    network = resume._network_to_go_on_with(folder, recipe, prepared, device)
+    folder, hardware = RunDir(tmp_path), Hardware(torch.device("cpu"))
+    network = resume._initial_model(folder, folder.beginning(), recipe, prepared, hardware)
     again = network.trained_on
     assert (again.pictures, again.marks.tolist()) == (3, [4, 5, 6])
     assert (again.earlier.pictures, again.earlier.marks.tolist()) == (9, [1, 2])

@@ -14,9 +14,9 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
+from efficientnetv2.evaluation.previous_runs import PreviousRun, find_previous_run
 from efficientnetv2.evaluation.summary import ReportContext, summary_lines
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.previous_runs import Other, last_before
 
 
 def run(
@@ -52,34 +52,34 @@ def test_it_is_the_newest_finished_one_that_answered_the_same_pictures(tmp_path)
     run(tmp_path / "an_evaluation", kind="nothing.json")
     (run(tmp_path / "broken") / "report.json").write_text("{")
     (run(tmp_path / "unfinished") / "predictions.csv").unlink()
-    name, theirs = last_before(own, load_predictions(own))
+    name, theirs = find_previous_run(own, load_predictions(own))
     assert name == "newest"
     assert theirs.loc["a", "label"] == "y"
 
 
 def test_where_there_is_none_there_is_none(tmp_path):
     own = run(tmp_path / "own")
-    assert last_before(own, load_predictions(own)) is None
+    assert find_previous_run(own, load_predictions(own)) is None
     run(tmp_path / "evaluation", kind="nothing.json")
-    assert last_before(tmp_path / "evaluation", load_predictions(own)) is None
+    assert find_previous_run(tmp_path / "evaluation", load_predictions(own)) is None
 
 
 def test_pictures_of_another_folder_are_others_whatever_they_are_called(tmp_path):
     """As cameras call theirs: last year's 0001.jpg is no picture of this year."""
     own = run(tmp_path / "own", data="photos_2024")
     run(tmp_path / "before", age_s=10, data="photos_2023")
-    assert last_before(own, load_predictions(own)) is None
+    assert find_previous_run(own, load_predictions(own)) is None
     (tmp_path / "photos_2024").mkdir()
     (tmp_path / "photos_now").symlink_to("photos_2024")
     run(tmp_path / "by_a_link", age_s=20, data="photos_now")
-    assert last_before(own, load_predictions(own))[0] == "by_a_link"
+    assert find_previous_run(own, load_predictions(own))[0] == "by_a_link"
     (tmp_path / "by_a_link" / "manifest.csv").unlink()
-    assert last_before(own, load_predictions(own)) is None
+    assert find_previous_run(own, load_predictions(own)) is None
 
 
 def test_absolute_paths_need_no_root(tmp_path):
     own, _ = (run(tmp_path / name, pictures=("/x/a", "/x/b")) for name in ("own", "before"))
-    assert last_before(own, load_predictions(own))[0] == "before"
+    assert find_previous_run(own, load_predictions(own))[0] == "before"
 
 
 def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path):
@@ -87,32 +87,32 @@ def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path)
     own = tmp_path / "photos_2024"
     own.mkdir()
     val = listed(own, "path,label,split", "a,x,val", "b,y,val")
-    named = Other.named(there, load_predictions(there), val)
+    named = PreviousRun.named(there, load_predictions(there), val)
     assert mentions(named.by_name, own, tmp_path / "photos_2023")
-    kept = Other.kept(own, named.keep(own))
-    found = replace(compare_predictions(named.answers, named.answers), by_name=kept.by_name)
+    kept = PreviousRun.load(own, named.save(own))
+    found = replace(compare_predictions(named.predictions, named.predictions), by_name=kept.by_name)
     assert summary_lines(ReportContext(last=("there", found)))[0].endswith(named.by_name)
     same = listed(own, "path,label,split", "a,x,val")
-    assert not Other.named(run(tmp_path / "new", data=own.name), load_predictions(there), same).by_name
+    assert not PreviousRun.named(run(tmp_path / "new", data=own.name), load_predictions(there), same).by_name
 
 
 def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):
     """At random neighbours teach what is asked: better than by place says nothing of the recipe."""
     own = run(tmp_path / "own", kind="crossval.json", split_by="class")
     run(tmp_path / "by_place", age_s=10, kind="crossval.json", split_by="place")
-    assert last_before(own, load_predictions(own), split_by="class") is None
+    assert find_previous_run(own, load_predictions(own), split_by="class") is None
     run(tmp_path / "at_random", age_s=20, kind="crossval.json", split_by="class")
-    assert last_before(own, load_predictions(own), split_by="class")[0] == "at_random"
-    assert last_before(own, load_predictions(own), split_by="place")[0] == "by_place"
+    assert find_previous_run(own, load_predictions(own), split_by="class")[0] == "at_random"
+    assert find_previous_run(own, load_predictions(own), split_by="place")[0] == "by_place"
 
 
 def test_a_run_whose_weights_knew_the_pictures_is_no_bar(tmp_path):
     """It has learnt labels that it is asked for: an honest run looks worse, and is not."""
     own = run(tmp_path / "own")
     run(tmp_path / "knew", age_s=10, optimistic=True)
-    assert last_before(own, load_predictions(own)) is None
+    assert find_previous_run(own, load_predictions(own)) is None
     run(tmp_path / "honest", age_s=20, optimistic=False)
-    assert last_before(own, load_predictions(own))[0] == "honest"
+    assert find_previous_run(own, load_predictions(own))[0] == "honest"
 
 
 def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
@@ -120,15 +120,15 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
     found = {}
     for name, optimistic in (("knew", True), ("honest", False)):
         there = run(tmp_path / name, optimistic=optimistic)
-        named = Other.named(there, load_predictions(there), val)
-        kept = Other.kept(tmp_path / "own", named.keep(tmp_path / "own"))
-        gained = kept.qualified(compare_predictions(named.answers, named.answers))
+        named = PreviousRun.named(there, load_predictions(there), val)
+        kept = PreviousRun.load(tmp_path / "own", named.save(tmp_path / "own"))
+        gained = kept.qualified(compare_predictions(named.predictions, named.predictions))
         (found[name],) = summary_lines(ReportContext(last=(name, gained)))
     assert mentions(found["knew"], "warning", "knew", "report")
     assert "optimistic" not in found["honest"]
     for told in ("{", "[]", "{}"):  # of other programs, or damaged: the answers are compared all the same
         (tmp_path / "knew/report.json").write_text(told)
-        assert Other.named(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic == ""
+        assert PreviousRun.named(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic == ""
 
 
 def listed(folder, header, *rows):
@@ -141,18 +141,18 @@ def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
     """It may have answered more; of it there is need for the pictures of this run alone."""
     there = run(tmp_path / "there", pictures=("c", "b", "a"), labels=("z", "y", "x"), answers=("z", "z", "x"))
     val = listed(tmp_path, "path,label,split", "a,x,val", "b,y,val", "d,y,val")
-    named = Other.named(there, load_predictions(there), val)
-    beginning = named.keep(tmp_path / "own")
+    named = PreviousRun.named(there, load_predictions(there), val)
+    beginning = named.save(tmp_path / "own")
     shutil.rmtree(there)
-    kept = Other.kept(tmp_path / "own", json.loads(json.dumps(beginning)))
+    kept = PreviousRun.load(tmp_path / "own", json.loads(json.dumps(beginning)))
     assert kept is not None
     assert kept.name == "there"
-    assert kept.answers.to_dict("index") == {
+    assert kept.predictions.to_dict("index") == {
         "a": {"label": "x", "true_label": "x"}, "b": {"label": "z", "true_label": "y"}
     }  # fmt: skip
-    assert Other.kept(tmp_path / "own", {}) is None
+    assert PreviousRun.load(tmp_path / "own", {}) is None
     shutil.rmtree(tmp_path / "own")
-    assert Other.kept(tmp_path / "own", beginning) is None
+    assert PreviousRun.load(tmp_path / "own", beginning) is None
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
 def test_a_run_that_can_not_be_compared_with_is_refused(row, said, tmp_path):
     there = run(tmp_path / "there")
     with pytest.raises(InputError, match=mentioning(*said)):
-        Other.named(there, load_predictions(there), listed(tmp_path, "path,label,split", row))
+        PreviousRun.named(there, load_predictions(there), listed(tmp_path, "path,label,split", row))
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     second = effnetv2(*words, "--out", "runs/second", cwd=tmp_path)
     assert mentions(second.stdout + second.stderr, "first", "not clearly")
     # Killed before its report, gone on with when the other run is no longer there.
-    before = "efficientnetv2.workflows.train:report_of"
+    before = "efficientnetv2.workflows.train:write_run_report"
     killed_at(before, *words, "--out", "elsewhere/third", "--baseline", "runs/first", cwd=tmp_path)
     (tmp_path / "runs/first").rename(tmp_path / "put_away")
     named = effnetv2(*words, "--out", "elsewhere/third", "--resume", cwd=tmp_path)

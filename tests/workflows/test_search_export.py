@@ -18,11 +18,11 @@ from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.storage import import_optuna
 from efficientnetv2.nas.study import create_study, open_study
-from efficientnetv2.training.auto_batch import Hardware
-from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
+from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.model_scaling import compound_scaling, scale_up
 

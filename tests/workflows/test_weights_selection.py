@@ -24,17 +24,17 @@ from efficientnetv2.inference import predict
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import initial_weights
+from efficientnetv2.training import initial_weights, weights_selection
 from efficientnetv2.training.initial_weights import WeightsCandidate
+from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunRequest
+from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows import weights_selection
-from efficientnetv2.workflows.run_options import Decided
-from efficientnetv2.workflows.weights_selection import chosen
 
-CPU = torch.device("cpu")
+CPU = Hardware(torch.device("cpu"))
 SMALL = ("progressive.stages=2", "progressive.image_px={start: 32, end: 32}")
 
 
@@ -46,16 +46,17 @@ def painted(folder, names=("red", "green", "blue"), each=12):
     return folder
 
 
-def decided(words, starts, tmp_path):
-    recipe, notes = requested_recipe(words, CPU, found=starts[0])
-    return Decided(tmp_path / "run", recipe, tuple(notes), starts=starts)
+def requested(words, starts, tmp_path, options=None):
+    recipe, notes = requested_recipe(words, CPU.device, found=starts[0])
+    options = options or RunOptions()
+    return RunRequest(tmp_path / "run", recipe, words, options, tuple(notes), candidates=starts)
 
 
 def compared(words, starts, source, tmp_path, place=None):
-    known = decided(words, starts, tmp_path)
+    known = requested(words, starts, tmp_path, place)
     recipe = known.recipe
     prepared = prepare_data(source, holdout=recipe.holdout, seed=recipe.seed, strict=False)
-    return known, chosen(known, words, prepared, CPU, 0, place or RunOptions()), prepared
+    return known, select_weights(known, prepared, CPU), prepared
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_a_comparison_says_that_it_begins(files, tmp_path, capsys, monkeypatch):
     def ended(*_):
         raise InputError("as far as the first answer")
 
-    monkeypatch.setattr(weights_selection, "_answers", ended)
+    monkeypatch.setattr(weights_selection, "_predict", ended)
     source = DataConfig(str(painted(tmp_path / "pictures")))
     starts = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     with pytest.raises(InputError, match="first answer"):
@@ -100,11 +101,11 @@ def test_the_better_features_win_wherever_they_stand(files, tmp_path):
     for starts in ((blind, drawn), (drawn, blind)):
         _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
         assert after.recipe.weights == drawn.word
-        assert after.compared is not None
-        figures = {one["weights"]: one["value"] for one in after.compared["starts"]}
+        assert after.comparison is not None
+        figures = {one["weights"]: one["value"] for one in after.comparison["starts"]}
         assert figures[drawn.word] > figures[blind.word] + 0.2
-        assert "for drawn" in after.chosen[0]
-        assert "for blind" in after.chosen[0]
+        assert "for drawn" in after.notes[0]
+        assert "for blind" in after.notes[0]
 
 
 def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(files, tmp_path, monkeypatch):
@@ -128,13 +129,13 @@ def test_bundled_weights_have_to_be_better_than_none_by_more_than_chance(files, 
     drawn = found(files / "drawn.safetensors", "drawn")
     same = np.zeros(36, dtype=np.int64)
     monkeypatch.setattr(
-        weights_selection, "_answers", lambda one, recipe, task, *rest: same[: len(task.pictures)]
+        weights_selection, "_predict", lambda one, recipe, task, *rest: same[: len(task.images)]
     )
     for bundled, weights, recipe in ((True, "none", "quick"), (False, drawn.word, "finetune")):
         starts = (replace(drawn, bundled=bundled), SCRATCH)
         _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
         assert (after.recipe.weights, after.recipe.name) == (weights, recipe)
-        assert ("drawn is not better than that" in after.chosen[0]) == bundled
+        assert ("drawn is not better than that" in after.notes[0]) == bundled
 
 
 def test_bundled_weights_that_are_clearly_better_than_none_are_taken(files, tmp_path, monkeypatch):
@@ -142,9 +143,9 @@ def test_bundled_weights_that_are_clearly_better_than_none_are_taken(files, tmp_
     drawn = replace(found(files / "drawn.safetensors", "drawn"), bundled=True)
 
     def answers(one, recipe, task, *rest):
-        return task.pictures.labels if one is drawn else np.zeros_like(task.pictures.labels)
+        return task.images.labels if one is drawn else np.zeros_like(task.images.labels)
 
-    monkeypatch.setattr(weights_selection, "_answers", answers)
+    monkeypatch.setattr(weights_selection, "_predict", answers)
     _, after, _ = compared(TrainOverrides(settings=SMALL), (drawn, SCRATCH), source, tmp_path)
     assert after.recipe.weights == drawn.word
 
@@ -158,7 +159,7 @@ def test_better_weights_that_could_not_be_had_are_named_whichever_wins(files, tm
     ):
         _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
         assert after.recipe.weights == drawn.word
-        assert "Not compared, but promising more: no network." in after.chosen
+        assert "Not compared, but promising more: no network." in after.notes
 
 
 def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_comparison(files, tmp_path):
@@ -170,16 +171,16 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     _, alone, _ = compared(shares, (blind, SCRATCH), source, tmp_path)
     assert alone.recipe.weights == blind.word
-    assert alone.compared is None
-    assert mentions(alone.chosen[-1], "--set", "weight")
+    assert alone.comparison is None
+    assert mentions(alone.notes[-1], "--set", "weight")
     _, after, _ = compared(shares, (blind, SCRATCH, drawn), source, tmp_path)
-    assert [one["weights"] for one in after.compared["starts"]] == [blind.word, drawn.word]
+    assert [one["weights"] for one in after.comparison["starts"]] == [blind.word, drawn.word]
     assert after.recipe.weights == drawn.word
-    assert "random weights left out" in after.chosen[-1]
+    assert "random weights left out" in after.notes[-1]
     # Of 56 px finetune begins with 32, quick with 28.
     small = TrainOverrides(image_px=56)
     _, after, _ = compared(small, (blind, SCRATCH), source, tmp_path)
-    assert after.chosen[-1].startswith(
+    assert after.notes[-1].startswith(
         "Weights: random weights left out of the comparison. Of its recipe: the smallest"
     )
 
@@ -188,9 +189,9 @@ def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_p
     source = DataConfig(str(painted(tmp_path / "pictures", each=8)))
     one, same = found(files / "drawn.safetensors", "one"), found(files / "drawn.safetensors", "same")
     _, after, _ = compared(TrainOverrides(settings=SMALL), (one, same), source, tmp_path)
-    assert after.compared is not None
-    assert len({one["value"] for one in after.compared["starts"]}) == 1
-    assert "for one" in after.chosen[0]
+    assert after.comparison is not None
+    assert len({one["value"] for one in after.comparison["starts"]}) == 1
+    assert "for one" in after.notes[0]
     before, alone, _ = compared(TrainOverrides(settings=SMALL), (one,), source, tmp_path)
     assert alone == before
 
@@ -207,27 +208,28 @@ def test_what_promises_less_wins_only_by_more_than_chance(tmp_path):
         answers[wrong[:number]] = 1 - answers[wrong[:number]]
         return answers
 
-    assert not task.better(right_but(37), right_but(40))
-    assert task.better(right_but(20), right_but(40))
-    assert not task.better(right_but(40), right_but(20))
+    assert not task.is_better(right_but(37), right_but(40))
+    assert task.is_better(right_but(20), right_but(40))
+    assert not task.is_better(right_but(40), right_but(20))
     together = replace(task, clusters=(np.argsort(wrong) < 40).astype(np.int64))
-    assert not together.better(right_but(20), right_but(40)), "two places are too few to say it of a third"
+    assert not together.is_better(right_but(20), right_but(40)), "two places are too few to say it of a third"
     nobody = np.full(100, -1)
-    assert not task.better(nobody, right_but(40))
+    assert not task.is_better(nobody, right_but(40))
 
 
 def test_of_a_start_that_is_chosen_with_the_lower_figure_it_is_said_why():
-    assert weights_selection._said(0, [0.509, 0.563]) == (
-        "; chosen although lower: the difference is within what chance explains"
-    )
-    assert weights_selection._said(1, [0.509, 0.563]) == weights_selection._said(0, [0.5, 0.5]) == ""
+    task = SimpleNamespace(is_better=lambda predicted, other: False)
+    starts = [found("one", "one"), found("other", "other")]
+    best, why = weights_selection._select(starts, [np.zeros(1)] * 2, [0.509, 0.563], task)
+    assert (best, why) == (0, "; chosen although lower: the difference is within what chance explains")
+    assert weights_selection._select(starts, [np.zeros(1)] * 2, [0.5, 0.5], task) == (0, "")
 
 
 def test_few_places_that_differ_alike_choose_nothing():
     """Four of ten pictures, in each two mistakes against one: more than chance by places, not by their pictures."""
     labels, one, other, place = alike_places()
     task = weights_selection._Task(dataset(labels), [], place, "", "top1", Key.of(0))
-    assert not task.better(one, other)
+    assert not task.is_better(one, other)
 
 
 def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, monkeypatch):
@@ -251,10 +253,10 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
     _, after, prepared = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
     assert len(seen) == 2
     assert not {path for part in seen for path in part.paths} & set(prepared.val.paths)
-    assert "groups kept whole" in after.chosen[0]
-    task = weights_selection._task(after.recipe.model_copy(update={"eval_px": 32}), prepared, None, CPU)
+    assert "groups kept whole" in after.notes[0]
+    task = weights_selection._task(after.recipe.model_copy(update={"eval_px": 32}), prepared, None, CPU, None)
     for learning, answering in task.folds:
-        group = task.pictures.table["group"].to_numpy()
+        group = task.images.table["group"].to_numpy()
         assert not set(group[learning]) & set(group[answering])
 
 
@@ -279,13 +281,13 @@ def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(fi
 def test_few_minutes_look_at_few_pictures_and_rare_classes_are_among_them():
     labels = np.repeat(np.arange(5), [2000, 800, 300, 6, 3])
     key = weights_selection.Key.of(0)
-    rows = weights_selection._drawn(labels, 150, key)
+    rows = weights_selection._draw(labels, 150, key)
     counts = np.bincount(labels[rows], minlength=5)
     assert len(rows) == 150
     assert list(counts[3:]) == [4, 3]
-    assert np.array_equal(rows, weights_selection._drawn(labels, 150, key))
+    assert np.array_equal(rows, weights_selection._draw(labels, 150, key))
     many = np.arange(900) % 300  # more classes than are looked at
-    assert len(np.unique(many[weights_selection._drawn(many, 240, key)])) == 60
+    assert len(np.unique(many[weights_selection._draw(many, 240, key)])) == 60
 
 
 class Ticking:
@@ -320,19 +322,19 @@ def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, file
     starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
     words = TrainOverrides(minutes=60, settings=SMALL)
     source = DataConfig(str(painted(tmp_path / "pictures", each=120)))
-    known = decided(words, starts, tmp_path)
+    known = requested(words, starts, tmp_path)
     prepared = prepare_data(source, holdout=known.recipe.holdout, seed=0, strict=False)
     assert len(prepared.train) == 288
     budget = SimpleNamespace(left_s=left_s)
-    after = chosen(known, words, prepared, CPU, 0, RunOptions(), budget)
+    after = select_weights(known, prepared, CPU, budget)
     assert clock.images == looked_at
     assert clock.now <= 40 * 1.5 + 187 * 0.5
     if len(looked_at) < 3:
         assert after.recipe.weights == starts[0].word
-        assert after.compared is None
-        assert mentions(after.chosen[-1], "not compared", "time")
+        assert after.comparison is None
+        assert mentions(after.notes[-1], "not compared", "time")
     else:
-        assert after.compared["pictures"] == looked_at[-1]
+        assert after.comparison["pictures"] == looked_at[-1]
 
 
 def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monkeypatch):

@@ -47,11 +47,10 @@ def check(
     - `effnetv2 check photos/`
     - `effnetv2 check train.csv --group-column site --near-km 2`
     """
-    from efficientnetv2.workflows.output_paths import refuse_within
-    from efficientnetv2.workflows.report_folder import inspection_folder
+    from efficientnetv2.workflows.output_paths import default_check_dir, refuse_inside_data
 
-    folder = out or inspection_folder(data)
-    refuse_within(data, folder, "--out", verb="check" if out is None else None)
+    folder = out or default_check_dir(data)
+    refuse_inside_data(data, folder, "--out", command="check" if out is None else None)
     from efficientnetv2.workflows.check import CheckOptions, run_check  # torch, which takes seconds
 
     def show(found: CheckResult) -> None:

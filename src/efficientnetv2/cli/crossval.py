@@ -80,10 +80,10 @@ def crossval(
     - `effnetv2 crossval train.csv --by time --time-column year --folds 4`
     - `effnetv2 crossval train.csv --try balance=null --try balance=equal`
     """
-    from efficientnetv2.workflows.output_paths import refuse_run_within
+    from efficientnetv2.workflows.output_paths import refuse_run_inside_data
 
     if not resume:
-        refuse_run_within(data, out, "crossval")
+        refuse_run_inside_data(data, out, "crossval")
     from efficientnetv2.cli.bars import TrainingBar  # torch, which takes seconds
     from efficientnetv2.cli.results import ResultPrinter
     from efficientnetv2.workflows.crossval import run_crossval

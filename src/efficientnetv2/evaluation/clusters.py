@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from efficientnetv2.data.augmented_copies import copy_groups
-from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.dataset import ImageDataset, resolved_files
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.groups import BLOCKS, Grouping, groupings, has_groups, has_places
 from efficientnetv2.data.records import Ints
@@ -107,19 +106,6 @@ def relative_prefix(dataset: Sequence[str], paths: Sequence[str]) -> str | None:
     # The prefix must end a folder (5.jpg is not x/25.jpg) and be the shortest (x/, not x/more/).
     folders = sorted(dict.fromkeys(each for each in prefixes if not each or each.endswith("/")), key=len)
     return next((each for each in folders if all(each + path in known for path in paths)), None)
-
-
-def resolved_files(dataset: ImageDataset) -> list[str]:
-    """(N) files of the images without links, to find the images of one dataset in another."""
-    # Links of a folder are followed once: for each of a million images it would take tens of seconds.
-    folder_of = lru_cache(maxsize=None)(os.path.realpath)
-
-    def resolved(path: str) -> str:
-        folder, name = os.path.split(path)
-        file = os.path.join(folder_of(folder), name)
-        return os.path.realpath(file) if os.path.islink(file) else file
-
-    return [resolved(dataset.file(row)) for row in range(len(dataset))]
 
 
 def different_root_note(first: str | None, second: str | None) -> str:

@@ -32,11 +32,11 @@ from efficientnetv2.nas.latency import (
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training import timing
-from efficientnetv2.training.auto_batch import Hardware
-from efficientnetv2.training.auto_config import TrainingSet, resolve_recipe
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import build_initial_model
+from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
+from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.trainer import Trainer

@@ -1,236 +1,171 @@
-"""Which group size fits into memory, and how many groups per pass.
-
-The activations of a pass are counted first, without time or memory. If the count is far below the free memory, it
-decides. If not, a real pass on noise does.
-"""
+"""Resolve the batch of a step: which group size fits into memory, and how many groups per pass."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
-import torch
-
-from efficientnetv2.data.loader import Batch
-from efficientnetv2.data.sampler import BatchRequest
-from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.ghost_batch import supports_ghost_batches
-from efficientnetv2.models.memory_profile import activation_bytes, stride, trains_one
-from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.training.loop import StepContext, forward_backward
-from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.training.ddp import evenly_shared
+from efficientnetv2.training.image_sizes import settings_by_size, sizes_by_field, validate_stride
+from efficientnetv2.training.initial_weights import model_title
+from efficientnetv2.training.memory_probe import MemoryProbe
+from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.utils.device import place
-from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
-from efficientnetv2.utils.errors import MemoryShortError
-from efficientnetv2.utils.memory import (
-    GIB,
-    PeakMemory,
-    free_bytes,
-    in_use_bytes,
-    is_out_of_memory,
-    release_memory,
-)
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
+from efficientnetv2.utils.memory import GIB
 
-# Fraction of the free memory for a measured pass. The rest is for fragmentation and other programs. Ours.
-_MEASURED = 0.9
-# Fraction for a counted pass that is then tried: a pass took 1.1 to 1.3 times the count of its activations. Ours.
-_COUNTED = 0.6
-# Fraction for a counted pass that needs no trial. Ours.
-_PLENTY = 0.25
-# A number is tried if it is at least this multiple of one that fits. Ours.
-_WORTH_A_TRIAL = 1.05
-# Copies of the weights in a run: two moments and the EMA.
-_BESIDE_WEIGHTS = 3
+# A GPU with fewer images per step waits more than it computes. Ours.
+_MIN_GPU_IMAGES = 32
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """What a run computes on.
-
-    Args:
-        device: Device of the model.
-        memory_gib: Memory limit of each process. None is all that is free.
-        world: Processes that share the groups of a step and, on a CPU, the memory.
-    """
-
-    device: torch.device
-    memory_gib: float | None = None
-    world: World = SINGLE_PROCESS
-
-
-class MemoryProbe:
-    """Finds what fits into memory, by passes of a run that has not begun.
-
-    Args:
-        recipe: Recipe, whose ``group_images`` may be open, and whose ``precision`` counts as fp32 if it is open.
-        network: Model to train. Copies of it run.
-        hardware: What the run computes on.
-
-    Attributes:
-        room: Bytes for a pass.
-        limited: Whether ``memory_gib`` decides ``room``, rather than the free memory.
-        took: Bytes of each group size that ``largest_group`` tried; None where memory ran out.
+def validate_sizes(recipe: Recipe, probe: MemoryProbe) -> None:
+    """Check that the model can process every size in training and evaluation.
 
     Raises:
-        MemoryShortError: Program and weights reach the memory limit already.
+        InputError: It can't. The message gives the size and a fix.
     """
-
-    def __init__(self, recipe: Recipe, network: Network, hardware: Hardware) -> None:
-        self.recipe, self.network, self.hardware = recipe, network, hardware
-        self.device, self.world = hardware.device, hardware.world
-        limit_gib = hardware.memory_gib
-        release_memory(self.device)
-        self._taken = in_use_bytes(self.device)
-        weights = sum(weight.nbytes for weight in network.parameters() if weight.requires_grad)
-        sharing = self.world.local_size if self.device.type == "cpu" else 1
-        free = free_bytes(self.device, limit_gib, sharing=sharing)
-        self.room = max(0, int((free - _BESIDE_WEIGHTS * weights) * _MEASURED))
-        self.limited = limit_gib is not None and free < free_bytes(self.device, None, sharing=sharing)
-        self.took: dict[int, int | None] = {}
-        self._counts: dict[int, int] = {}
-        self._need_two: dict[int, bool] = {}
-        least = (self._taken + _BESIDE_WEIGHTS * weights) / GIB
-        if limit_gib is not None and limit_gib <= least:
-            raise MemoryShortError(
-                f"--memory-gib {limit_gib:g}: the program and the weights alone take "
-                f"{math.ceil(100 * least) / 100:.2f} GiB, before the first image. Give more."
-            )
-
-    def counted(self, image_px: int) -> int:
-        """Bytes of activations per image of a size.
-
-        Raises:
-            InputError: The model cannot process images of that size.
-        """
-        if image_px not in self._counts:
-            self._counts[image_px] = activation_bytes(self.network, image_px)
-        return self._counts[image_px]
-
-    @cached_property
-    def stride(self) -> int | None:
-        """Total stride of the model; None if it is not known."""
-        if isinstance(self.network, EfficientNet):
-            return self.network.architecture.stride
-        return stride(self.network)
-
-    def needs_two(self, image_px: int) -> bool:
-        """Whether a training pass of one image fails, as batch-norm does with one value per channel."""
-        if image_px not in self._need_two:
-            self._need_two[image_px] = not trains_one(self.network, image_px)
-        return self._need_two[image_px]
-
-    def for_recipe(self, recipe: Recipe) -> MemoryProbe:
-        """The same for a more resolved recipe: memory is measured again, but not counted again."""
-        other = MemoryProbe(recipe, self.network, self.hardware)
-        other._counts, other._need_two = self._counts, self._need_two
-        return other
-
-    def trial(self, setting: StepSettings, *, group_images: int, groups: int = 1) -> int | None:
-        """Peak bytes of a pass of some groups, above the use before any pass; None if memory ran out."""
-        network = copy.deepcopy(self.network)
-        place(network, self.device)
-        network.train()
-        apply_regularization(network, setting)
-        channels = self.network.in_channels
-        num_classes = self.network.num_classes
-        batches = [_noise(setting, group, group_images, channels, num_classes) for group in range(groups)]
-        sizes = {"batch_images": groups * group_images, "group_images": group_images}
-        precision = "fp32" if self.recipe.precision == "auto" else self.recipe.precision
-        context = StepContext(
-            self.recipe.model_copy(update=sizes | {"precision": precision}),
-            self.network.preprocessing,
-            num_classes=num_classes,
-            key=Key.of(self.recipe.seed).fold("preflight"),
-            device=self.device,
-        )
-        taken = None
+    validate_stride(recipe, recipe.model, probe.stride)
+    if isinstance(probe.network, EfficientNet):
+        return
+    trained = sorted(setting.image_px for setting in settings_by_size(recipe))
+    for field, px in [*(("progressive", px) for px in trained), *sizes_by_field(recipe)]:
+        if px is None:
+            continue
         try:
-            with PeakMemory(self.device) as peak:
-                forward_backward(network, batches, context, network)
-            taken = peak.bytes - self._taken
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        del network, batches
-        release_memory(self.device)
-        return taken
-
-    def largest_group(self, setting: StepSettings, *, among: Sequence[int]) -> int:
-        """The largest of some group sizes that fits; 0 if none does (the first was tried)."""
-
-        def taken(images: int) -> int | None:
-            self.took[images] = self.trial(setting, group_images=images)
-            return self.took[images]
-
-        self.took = {}
-        return largest(among, each=self.counted(setting.image_px), room=self.room, taken=taken)
-
-    def groups_at_a_time(self, settings: Sequence[StepSettings], *, group_images: int) -> MicrobatchPlan:
-        """Groups per pass at each size: as many as fit, in passes of about equal size.
-
-        Larger passes are faster: V2-B0 at 64 px and groups of 4 was 1.7 times as fast with 8 groups per pass as with
-        one, on one core.
-
-        Args:
-            settings: One for each image size.
-            group_images: Images of a group. One group fits at each size.
-        """
-        groups = len(self.world.groups(self.recipe.batch_images // group_images))
-        synchronized = self.recipe.sync_batch_norm and self.world.is_distributed
-        if groups == 1 or synchronized or not supports_ghost_batches(self.network):
-            return MicrobatchPlan({setting.image_px: 1 for setting in settings})
-        by_px = {}
-        for setting in sorted(settings, key=lambda setting: setting.image_px):
-
-            def taken(count: int, setting: StepSettings = setting) -> int | None:
-                return self.trial(setting, group_images=group_images, groups=count)
-
-            each = group_images * self.counted(setting.image_px)
-            most = largest(range(1, groups + 1), each=each, room=self.room, taken=taken)
-            passes = math.ceil(groups / max(1, most))
-            by_px[setting.image_px] = math.ceil(groups / passes)
-        return MicrobatchPlan(by_px)
+            probe.counted(px)
+        except InputError as error:
+            what = "a training image" if field == "progressive" else field
+            raise InputError(f"{what} is {px} px. {error}{_fix(recipe, probe, field)}") from error
 
 
-def largest(among: Sequence[int], *, each: int, room: int, taken: Callable[[int], int | None]) -> int:
-    """The largest number that fits, by trials from what the count says is safe; 0 if not even the first fits.
+def _fix(recipe: Recipe, probe: MemoryProbe, field: str) -> str:
+    """A size that the model can process and how to set it; '' if none is known."""
+    for px in (recipe.progressive.last.image_px, probe.network.preprocessing.image_px):
+        try:
+            probe.counted(px)
+        except InputError:
+            continue
+        options = {
+            "progressive": f"--image-px {px} --set progressive.stages=1",
+            "eval_px": f"--set eval_px={px}",
+            "eval_px_tried": "--set eval_px_tried=null",
+        }
+        return f" It takes {px} px: {options[field]}."
+    return ""
+
+
+def fit_groups(
+    recipe: Recipe, probe: MemoryProbe, *, is_set: bool, is_fixed: bool = False
+) -> tuple[int, MicrobatchPlan, list[str]]:
+    """Images per group, groups per pass, and a note for each choice."""
+    group = group_size(recipe, probe, is_set=is_set, is_fixed=is_fixed)
+    microbatches = probe.groups_at_a_time(settings_by_size(recipe), group_images=group)
+    world, batch = probe.world, recipe.batch_images
+    notes = []
+    if group < batch:
+        notes.append(f"Groups of {group} of the {batch} images of a batch share batch-norm statistics.")
+    notes += filter(None, [unmixed_note(recipe, group)])
+    if world.is_distributed and probe.device.type != "cpu" and batch // world.size < _MIN_GPU_IMAGES:
+        notes.append(
+            f"Each of the {world.size} GPUs gets {batch // world.size} images a step, which leaves it idle between "
+            f"them. --batch-images {_MIN_GPU_IMAGES * world.size} or more uses them better; the learning rate follows."
+        )
+    if microbatches.most > 1:
+        notes.append(f"Of a step's {batch // group} groups run at a time: {microbatches}.")
+    return group, microbatches, notes
+
+
+def group_size(recipe: Recipe, probe: MemoryProbe, *, is_set: bool, is_fixed: bool = False) -> int:
+    """``group_images``: as set, if it fits; else the largest divisor of the batch that fits and can be shared.
 
     Args:
-        among: Numbers to choose from, growing.
-        each: Counted bytes of a single one.
-        room: Bytes available.
-        taken: Tries a number, and returns the bytes it took, or None where memory ran out.
+        recipe: Recipe, whose ``group_images`` may be open or a choice that may become smaller.
+        probe: Memory of the run.
+        is_set: Whether the user has set it.
+        is_fixed: Whether the run, or others of its kind, exist already.
     """
-    if among[-1] * each <= room * _PLENTY:
-        return among[-1]
-    number = max((count for count in among if count * each <= room * _COUNTED), default=among[0])
-    fits, too_many = 0, among[-1] + 1
-    while number:
-        bytes_taken = taken(number)
-        # The measured bytes say how many fit. Without a measurement, try half as many.
-        reach = number / 2 if bytes_taken is None else number * room / max(1, bytes_taken)
-        if bytes_taken is not None and bytes_taken <= room:
-            fits = number
-        else:
-            too_many = number
-        untried = [count for count in among if fits * _WORTH_A_TRIAL < count < too_many]
-        number = max((count for count in untried if count <= reach), default=0)
-        if number == 0 and fits == 0 and untried:
-            number = untried[0]
-    return fits
+    batch, given = recipe.batch_images, recipe.group_images
+    least, reason = smallest_group(recipe, probe)
+    if (given or batch) < least:
+        larger = next((images for images in divisors(batch, most=batch) if images >= least), None)
+        fix = f"--set group_images={larger}" if larger else "a larger batch, with --batch-images"
+        raise InputError(
+            f"A group of {pluralize(given or batch, 'image')} {reason}: take at least {least} ({fix})."
+        )
+    possible = [images for images in divisors(batch, most=given or batch) if images >= least]
+    candidates = (
+        possible if is_set else evenly_shared(possible, batch_images=batch, processes=probe.world.size)
+    )
+    largest = max(settings_by_size(recipe), key=lambda setting: setting.image_px)
+    group = probe.largest_group(largest, among=candidates)
+    if group == 0 or (is_set and given is not None and group < given):
+        raise _group_too_large(recipe, probe, candidates[0], group, is_fixed=is_fixed)
+    return group
 
 
-def _noise(setting: StepSettings, group: int, images: int, channels: int, num_classes: int) -> Batch:
-    """A group of random images."""
-    px = setting.image_px
-    samples = np.arange(group * images, (group + 1) * images, dtype=np.int64)
-    noise = np.random.default_rng(group).integers(0, 256, (images, px, px, channels), dtype=np.uint8)
-    request = BatchRequest(0, group, setting, samples, np.zeros_like(samples))
-    return Batch(request, torch.from_numpy(noise).permute(0, 3, 1, 2), torch.arange(images) % num_classes, ())
+def _group_too_large(
+    recipe: Recipe, probe: MemoryProbe, smallest: int, fitting: int, *, is_fixed: bool
+) -> MemoryShortError:
+    px = max(setting.image_px for setting in settings_by_size(recipe))
+    room = f"the {probe.room / GIB:.2f} GiB of memory that are free for it"
+    more = "Give more (--memory-gib)" if probe.limited else "End what else takes memory"
+    if fitting == 0:
+        took = probe.took[smallest]
+        result = "memory ran out, with" if took is None else f"it took {took / GIB:.2f} GiB, more than"
+        less = "" if is_fixed else ", or use a smaller model (--model) or smaller images (--image-px)"
+        return MemoryShortError(
+            f"Not even a group of {smallest} of {px} px fits. When {model_title(recipe.model)} tried one, {result} "
+            f"{room}. {more}{less}."
+        )
+    fix = (
+        f"{more}: the run was begun with it" if is_fixed else f"Set it to that (--set group_images={fitting})"
+    )
+    return MemoryShortError(
+        f"group_images is {recipe.group_images}, but of the divisors of the batch of {recipe.batch_images} the largest "
+        f"that fits at {px} px into {room} is {fitting}. {fix}."
+    )
+
+
+def smallest_group(recipe: Recipe, probe: MemoryProbe) -> tuple[int, str]:
+    """The fewest images of a group, and what is wrong with fewer."""
+    mixup, cutmix = _mixes(recipe)
+    if mixup and cutmix:
+        return 4, "leaves mixup or cutmix, which share a group by halves, an image without a partner"
+    if mixup or cutmix:
+        return 2, f"leaves {'mixup' if mixup else 'cutmix'} an image without a partner to be mixed with"
+    if recipe.frozen_statistics:  # batch-norm takes no statistics of the group
+        return 1, ""
+    px = min(setting.image_px for setting in settings_by_size(recipe))
+    if isinstance(probe.network, EfficientNet):
+        single_value = math.ceil(px / probe.network.architecture.stride) == 1
+    else:
+        single_value = probe.needs_two(px)
+    reason = f"of {px} px leaves batch-norm one number per channel, which has no spread"
+    return (2, reason) if single_value else (1, "")
+
+
+def unmixed_note(recipe: Recipe, group: int) -> str:
+    """A note on images that mixing leaves without a partner; '' if there are none.
+
+    Partners are the images in reverse order, as in the released code, so the middle of an odd number has none.
+    """
+    mixup, cutmix = _mixes(recipe)
+    if not (mixup or cutmix):
+        return ""
+    parts = (group // 2, group - group // 2) if mixup and cutmix else (group,)
+    unmixed = sum(part % 2 for part in parts)
+    if unmixed == 0:
+        return ""
+    return (
+        f"Mixing: of each group of {group} images {unmixed} without a partner {'is' if unmixed == 1 else 'are'} left "
+        f"unmixed; groups of a multiple of {2 * len(parts)} leave none (--set group_images)."
+    )
+
+
+def _mixes(recipe: Recipe) -> tuple[bool, bool]:
+    """Whether any setting has mixup, and CutMix."""
+    settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
+    mixup, cutmix = (
+        any(getattr(setting, name) for setting in settings) for name in ("mixup_alpha", "cutmix_alpha")
+    )
+    return mixup, cutmix

@@ -1,4 +1,4 @@
-"""A network compiled by PyTorch for every stage of a run, if that gives the same network."""
+"""Compile a model for every stage of a run, and check that it gives the same gradients."""
 
 from __future__ import annotations
 
@@ -46,18 +46,17 @@ def compile_model(
     *,
     world: World = SINGLE_PROCESS,
 ) -> nn.Module:
-    """The network itself or, where the recipe says ``compile``, what PyTorch compiles of it.
+    """The network itself or, with ``compile`` in the recipe, what PyTorch compiles of it.
 
-    Every stage is compiled here, so that nothing is compiled in the loop. A network that does not compile, or not to
-    the same gradients, is given back as it is, with a warning.
+    Every stage is compiled here, so that nothing is compiled in the loop. A network that does not compile, or gives
+    other gradients, is returned as it is, with a warning. Its weights and statistics stay.
 
     Args:
-        network: on the device, in training mode; a ``Network`` if it is to be compiled. Its weights and statistics
-            stay as they are.
-        recipe: settled.
-        device: that holds the network.
-        microbatches: how many groups run in one pass.
-        world: the processes that share a step's groups; compiled is what this one makes of its share.
+        network: Model on the device, in training mode; a ``Network`` if it is to be compiled.
+        recipe: Resolved recipe.
+        device: Device of the model.
+        microbatches: Groups per pass.
+        world: Processes that share the groups of a step.
     """
     if recipe.compile is not True:
         return network
@@ -106,10 +105,10 @@ def compile_model(
 
 
 def _every_program() -> AbstractContextManager[object]:
-    """Within: PyTorch compiles as many programs of a function as it ever lets it have.
+    """Within, PyTorch compiles as many programs of a function as it ever does.
 
-    Unasked it stops after 8, those of other networks in this process counted too, and with a line on stderr runs what
-    comes later uncompiled: the last stages, where most of the time goes.
+    By default it stops after 8, those of other models included, and runs the last stages, which take most of the
+    time, uncompiled.
     """
     config = torch._dynamo.config
     raised: AbstractContextManager[object] = config.patch(recompile_limit=config.accumulated_recompile_limit)
@@ -117,10 +116,7 @@ def _every_program() -> AbstractContextManager[object]:
 
 
 def _passes(groups: int, microbatches: int) -> list[int]:
-    """How many groups there are in a pass of a step: as many as run at a time, and the rest in the last one.
-
-    Each is compiled apart, and PyTorch may compile one of them rightly and another wrongly.
-    """
+    """Groups of each pass of a step. Each number is compiled apart, and one of them may come out wrong."""
     whole, rest = divmod(groups, microbatches)
     return [microbatches] * (whole > 0) + [rest] * (rest > 0)
 
@@ -131,7 +127,7 @@ def _tensors(network: nn.Module) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Random pictures through a network whose weights may be changed."""
+    """Random images through a network whose weights may be changed."""
 
     network: Network
     precision: Precision
@@ -140,10 +136,10 @@ class _Trial:
     device: torch.device
 
     def agrees(self, call: Callable[[Tensor], Tensor], image_px: int) -> bool:
-        """Whether the compiled network gives the gradients of the plain one, but for the noise of the precision.
+        """Whether the compiled network gives the gradients of the plain one, up to the noise of the precision.
 
-        A compiler may be wrong without an error, and nobody would notice for hours. The weights are moved a
-        little first, for a calm network's gradients are mostly 0.
+        A compiler may be wrong without an error. The weights are moved a little first, as most gradients of a
+        zero-initialized residual network are 0.
         """
         with torch.no_grad():
             for weight in self.network.parameters():
@@ -163,14 +159,7 @@ class _Trial:
     def _gradients(
         self, call: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision, *, microbatches: int
     ) -> list[Tensor]:
-        """One for each weight, of a loss that every class takes part in: the mean over all pictures.
-
-        Args:
-            call: the network itself, or what was compiled of it.
-            pictures: (groups * group_images, C, S, S).
-            precision: of the multiplications.
-            microbatches: groups in a pass.
-        """
+        """A gradient per weight, of a loss of all classes, for (groups * group_images, C, S, S) images."""
         for seeds in chunks(range(self.groups), microbatches):
             part = pictures[seeds[0] * self.group_images : (seeds[-1] + 1) * self.group_images]
             with ghost_batches(self.network, images=self.group_images, seeds=seeds):
@@ -184,6 +173,6 @@ class _Trial:
 
 
 def _lengths(tensors: list[Tensor], others: list[Tensor] | None = None) -> Tensor:
-    """(tensors,) the length of each, or of its difference from another."""
+    """(tensors,) norm of each tensor, or of its difference from another."""
     apart = tensors if others is None else [one - other for one, other in zip(tensors, others, strict=True)]
     return torch.stack([torch.linalg.vector_norm(tensor) for tensor in apart])

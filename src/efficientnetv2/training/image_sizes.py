@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.progressive.schedule import Ramp, StepSettings
-from efficientnetv2.training.auto_batch import MemoryProbe
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError
 
-# Distances of image sizes are multiples of it: the stride of most models.
+# Sizes are lowered, and those at evaluation lie apart, in multiples of the stride of most models.
 _STRIDE = 32
+# Smallest image size that sizes are lowered to: the feature maps still have two positions each way. Ours.
+_MIN_PX = 64
+# Sizes are lowered until this many epochs fit into the time. With fewer, most images are seen at one size only. Ours.
+_MIN_EPOCHS = 3.0
 
 
 def settings_by_size(recipe: Recipe) -> list[StepSettings]:
@@ -65,24 +69,89 @@ def rounding_note(recipe: Recipe) -> list[str]:
     ]
 
 
-def validate_sizes(recipe: Recipe, probe: MemoryProbe) -> None:
-    """Check that the model can process every size in training and evaluation.
+def limit_upscaling(recipe: Recipe, stored_px: float | None) -> tuple[Recipe, list[str]]:
+    """The recipe with ``enlarge`` applied to its sizes, and a note if they change."""
+    plan, most = recipe.progressive, recipe.enlarge
+    recipe = recipe.model_copy(update={"enlarge": None})
+    if most is None or stored_px is None:
+        return recipe, []
+    multiple = plan.px_multiple
+    end_px = max(_MIN_PX, math.ceil(most * stored_px / multiple) * multiple)
+    if end_px >= plan.last.image_px:
+        return recipe, []
+    smaller = plan.with_image_px(end_px)
+    first_px = smaller.stage(0).image_px
+    sizes = f"{end_px} px" if first_px == end_px else f"{first_px} to {end_px} px"
+    return recipe.model_copy(update={"progressive": smaller}), [
+        f"Sizes: {sizes} instead of up to {plan.last.image_px}: the images are stored at {stored_px:g} px, and more "
+        f"than {most:g} times that would take longer and show no more (--image-px {plan.last.image_px}, or --set "
+        "enlarge=null)."
+    ]
 
-    Raises:
-        InputError: It can't. The message gives the size and a fix.
+
+def lower_sizes_for_budget(
+    recipe: Recipe, epochs_of: Callable[[Recipe], float], stored_px: float | None
+) -> tuple[Recipe, list[str]]:
+    """The recipe with image sizes at which three epochs fit into the time, and a note if they are lower.
+
+    Lowered sizes are not above the stored size. Where three epochs fit at no size, the recipe gets the smallest.
+
+    Args:
+        recipe: Recipe with its sizes.
+        epochs_of: Number of epochs that fit into the time with the sizes of a recipe.
+        stored_px: Size of the stored images, in pixels. None if it is not known.
     """
-    validate_stride(recipe, recipe.model, probe.stride)
-    if isinstance(probe.network, EfficientNet):
-        return
-    trained = sorted(setting.image_px for setting in settings_by_size(recipe))
-    for field, px in [*(("progressive", px) for px in trained), *_eval_sizes(recipe)]:
-        if px is None:
-            continue
-        try:
-            probe.counted(px)
-        except InputError as error:
-            what = "a training image" if field == "progressive" else field
-            raise InputError(f"{what} is {px} px. {error}{_fix(recipe, probe, field)}") from error
+    plan = recipe.progressive
+    last_px, fitting = plan.last.image_px, epochs_of(recipe)
+    if fitting >= _MIN_EPOCHS or last_px <= _MIN_PX:
+        return recipe, []
+    step = plan.px_multiple if plan.px_multiple > 1 else _STRIDE
+    most_px = last_px - 1 if stored_px is None else min(last_px - 1, max(_MIN_PX, int(stored_px)))
+    sizes = [px for px in range(most_px // step * step, 0, -step) if px >= _MIN_PX] or [_MIN_PX]
+    lower = recipe
+    for px in sizes:
+        lower = _with_last_size(recipe, px)
+        if epochs_of(lower) >= _MIN_EPOCHS:
+            break
+    evaluated = "" if lower.eval_px is None else f", and evaluation at {lower.eval_px} px"
+    trained = sorted({lower.progressive.stage(0).image_px, lower.progressive.last.image_px})
+    return lower, [
+        f"Sizes: {' to '.join(map(str, trained))} px instead of up to {last_px} px (--minutes leaves time for about "
+        f"{fitting:.2g} epochs at up to {last_px} px, and {epochs_of(lower):.2g} at these){evaluated}. "
+        f"To keep the sizes, pass --image-px {last_px}."
+    ]
+
+
+def _with_last_size(recipe: Recipe, px: int) -> Recipe:
+    """The recipe with another last training size, and the other sizes in proportion."""
+    factor = px / recipe.progressive.last.image_px
+
+    def scaled(size: int) -> int:
+        return max(px, round(size * factor / _STRIDE) * _STRIDE)
+
+    changes: dict[str, object] = {"progressive": recipe.progressive.with_image_px(px), "enlarge": None}
+    if recipe.eval_px is not None:
+        changes["eval_px"] = scaled(recipe.eval_px)
+    if isinstance(recipe.eval_px_tried, tuple):
+        changes["eval_px_tried"] = tuple(sorted({scaled(size) for size in recipe.eval_px_tried}))
+    return recipe.model_copy(update=changes)
+
+
+def resolve_eval_sizes(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+    """Fields with the image sizes at evaluation that are open, and a note."""
+    last_px = recipe.progressive.last.image_px
+    fields: dict[str, Any] = {}
+    among = ""
+    if recipe.eval_px_tried == "auto":
+        fields["eval_px_tried"] = default_eval_sizes(last_px)
+        among = f" among {', '.join(map(str, default_eval_sizes(last_px)))}"
+    if recipe.eval_px is None:
+        fields["eval_px"] = last_px
+    if not fields:
+        return {}, []
+    px, which = recipe.eval_px or last_px, "" if recipe.eval_px else ", the last training size"
+    selected = "" if recipe.eval_px_tried is None else f", or what minival selects in the end{among}"
+    return fields, [f"Evaluation at {px} px{which}{selected}."]
 
 
 def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | None) -> None:
@@ -105,7 +174,9 @@ def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | Non
     ]
     if first == last:
         trained = [("every training image", last, larger)]
-    evaluated = [(field, px, f"Take larger ones (--set {field}=...).") for field, px in _eval_sizes(recipe)]
+    evaluated = [
+        (field, px, f"Take larger ones (--set {field}=...).") for field, px in sizes_by_field(recipe)
+    ]
     for what, px, fix in [*trained, *evaluated]:
         if px is not None and stride is not None and px < stride:
             raise InputError(
@@ -113,68 +184,7 @@ def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | Non
             )
 
 
-def _eval_sizes(recipe: Recipe) -> list[tuple[str, int | None]]:
+def sizes_by_field(recipe: Recipe) -> list[tuple[str, int | None]]:
     """The sizes at evaluation with the field of each."""
     candidates = [("eval_px_tried", px) for px in eval_size_candidates(recipe) if px != recipe.eval_px]
     return [("eval_px", recipe.eval_px), *candidates]
-
-
-def _fix(recipe: Recipe, probe: MemoryProbe, field: str) -> str:
-    """A size that the model can process and how to set it; '' if none is known."""
-    for px in (recipe.progressive.last.image_px, probe.network.preprocessing.image_px):
-        try:
-            probe.counted(px)
-        except InputError:
-            continue
-        options = {
-            "progressive": f"--image-px {px} --set progressive.stages=1",
-            "eval_px": f"--set eval_px={px}",
-            "eval_px_tried": "--set eval_px_tried=null",
-        }
-        return f" It takes {px} px: {options[field]}."
-    return ""
-
-
-def smallest_group(recipe: Recipe, probe: MemoryProbe) -> tuple[int, str]:
-    """The fewest images of a group, and what is wrong with fewer."""
-    mixup, cutmix = _mixes(recipe)
-    if mixup and cutmix:
-        return 4, "leaves mixup or cutmix, which share a group by halves, an image without a partner"
-    if mixup or cutmix:
-        return 2, f"leaves {'mixup' if mixup else 'cutmix'} an image without a partner to be mixed with"
-    if recipe.frozen_statistics:  # batch-norm takes no statistics of the group
-        return 1, ""
-    px = min(setting.image_px for setting in settings_by_size(recipe))
-    if isinstance(probe.network, EfficientNet):
-        single_value = math.ceil(px / probe.network.architecture.stride) == 1
-    else:
-        single_value = probe.needs_two(px)
-    reason = f"of {px} px leaves batch-norm one number per channel, which has no spread"
-    return (2, reason) if single_value else (1, "")
-
-
-def unmixed_note(recipe: Recipe, group: int) -> str:
-    """A note on images that mixing leaves without a partner; '' if there are none.
-
-    Partners are the images in reverse order, as in the released code, so the middle of an odd number has none.
-    """
-    mixup, cutmix = _mixes(recipe)
-    if not (mixup or cutmix):
-        return ""
-    parts = (group // 2, group - group // 2) if mixup and cutmix else (group,)
-    unmixed = sum(part % 2 for part in parts)
-    if unmixed == 0:
-        return ""
-    return (
-        f"Mixing: of each group of {group} images {unmixed} without a partner {'is' if unmixed == 1 else 'are'} left "
-        f"unmixed; groups of a multiple of {2 * len(parts)} leave none (--set group_images)."
-    )
-
-
-def _mixes(recipe: Recipe) -> tuple[bool, bool]:
-    """Whether any setting has mixup, and CutMix."""
-    settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
-    mixup, cutmix = (
-        any(getattr(setting, name) for setting in settings) for name in ("mixup_alpha", "cutmix_alpha")
-    )
-    return mixup, cutmix

@@ -1,7 +1,4 @@
-"""In which precision a run computes, and whether it compiles: chosen once, before the first step, by measuring.
-
-What is chosen goes into the recipe, so a resumed run computes as it began.
-"""
+"""Choose precision and compiling of a run by measuring, once, before the first step."""
 
 from __future__ import annotations
 
@@ -55,13 +52,7 @@ _MOST_STAGES = 8
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """How a run computes.
-
-    Args:
-        precision: of the network's multiplications.
-        compile: whether ``torch.compile`` is used.
-        note: what was chosen and why, in one line; empty where the recipe left nothing open.
-    """
+    """Precision of the passes, whether to compile, and a note; '' if the recipe left nothing open."""
 
     precision: Precision
     compile: bool
@@ -80,19 +71,19 @@ def choose_precision(
 ) -> PrecisionChoice:
     """Decide the recipe's open ``precision`` and ``compile``.
 
-    The 16-bit format of the hardware is taken if it measures faster than fp32 by a tenth; a run of less than 150 steps
-    (on a CPU of less than 1,280 pictures) takes it unmeasured where there is one. One of less than 150 steps does not
-    compile. How many steps fit into given minutes is not known yet: then both are measured.
+    The 16-bit format of the hardware is taken if it measures a tenth faster than fp32; runs too short for the test
+    take it untested and do not compile. With ``minutes`` the number of steps is not known yet: then both are
+    measured.
 
     Args:
-        recipe: with ``group_images`` settled.
-        network: to train, on the CPU; unchanged, a copy is measured.
-        steps: of the run, where no minutes are given.
-        device: to train on.
-        minutes: that the run is to take; None is what its steps take.
-        at_once: processes that share the steps, each as fast as this one alone.
-        compile_within_s: Seconds that compiling may take before the first step. With 0, compiling is not tried. None
-            sets no bound; with a bound, a single step of each precision is timed.
+        recipe: Recipe with ``group_images``.
+        network: Model to train, on the CPU. A copy is measured.
+        steps: Steps of the run; without effect with ``minutes``.
+        device: Device to train on.
+        minutes: Time of the run. None is what its steps take.
+        at_once: Processes that share the steps, each as fast as this one.
+        compile_within_s: Seconds that compiling may take before the first step. 0 does not try it. With a limit, a
+            single step of each precision is timed.
     """
     timed = _TIMED_STEPS if compile_within_s is None else 1
     bench = _Bench(recipe, network, device, None if minutes is not None else steps, timed)
@@ -108,15 +99,10 @@ def choose_precision(
 
 
 def seconds_per_image(recipe: Recipe, network: Network, device: torch.device) -> float:
-    """Seconds of forward and backward for one image of the last training size; a rough measurement.
+    """Roughly measured seconds of forward and backward for an image of the last training size.
 
-    Where the recipe leaves the precision open, a GPU computes in the 16 bits that it has, and a CPU in the faster of 16
-    and 32 bits. Fewer images are measured together where memory runs out.
-
-    Args:
-        recipe: Recipe with its sizes.
-        network: Network to train, on the CPU. A copy is measured.
-        device: Device to train on.
+    If the precision is open, a GPU takes its 16-bit format, and a CPU the faster one. If memory runs out, fewer
+    images are measured together.
     """
     precisions: list[Precision] = [recipe.precision] if recipe.precision != "auto" else ["fp32"]
     lower = lower_precision(device)
@@ -192,7 +178,7 @@ def _compile(
 
 @dataclass(frozen=True)
 class _Bench:
-    """Where candidates are measured: at the last stage's setting, where most of the time goes."""
+    """Measures candidates at the last stage, where most of the time goes."""
 
     recipe: Recipe
     network: Network
@@ -213,7 +199,7 @@ class _Bench:
         return self.short
 
     def run_seconds(self, plain: _Side, at_once: int) -> float:
-        """Of the whole run, called in one way by so many processes at once; a step takes time like its pixels."""
+        """Seconds of the whole run by ``at_once`` processes; the time of a step follows its pixels."""
         assert self.steps is not None, "else it takes the minutes that it is given"
         plan = self.recipe.progressive
         pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
@@ -222,7 +208,7 @@ class _Bench:
         return last_s * pixels / plan.last.image_px**2 * images / len(plain.images) / at_once
 
     def side(self, precision: Precision, *, compiles: bool = False) -> _Side:
-        """A copy of the network, called in one way."""
+        """A copy of the model, called in one way."""
         network = copy.deepcopy(self.network)
         place(network, self.device)
         setting = self.recipe.progressive.last
@@ -244,7 +230,7 @@ class _Bench:
         return _Side(network, call, precision, images, labels)
 
     def step_seconds(self, sides: Sequence[_Side]) -> list[float]:
-        """Of each side the median step, the sides in turn."""
+        """Median step of each side, measured in turn."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             rounds = [[side.step() for side in sides] for _ in range(1 + self.timed_steps)]
         return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
@@ -252,7 +238,7 @@ class _Bench:
 
 @dataclass(frozen=True)
 class _Side:
-    """A network called in one way, and what it is given."""
+    """A model called in one way, and its inputs."""
 
     network: Network
     call: nn.Module

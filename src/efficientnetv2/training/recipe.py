@@ -1,6 +1,6 @@
 """The configuration of a run: one frozen, validated value, written as YAML into every run directory.
 
-A function of ``training.recipes`` makes a recipe and ``--set a.b=c`` changes it. ``training.auto_config`` replaces each
+A function of ``training.recipes`` makes a recipe and ``--set a.b=c`` changes it. ``training.resolve`` replaces each
 "auto" before the first step. Only ``minival: auto`` stays, as its rule gives the same images again on resume.
 """
 

@@ -1,4 +1,4 @@
-"""What a run is given: a settled recipe, two parts of a dataset, a folder, a device."""
+"""The configuration of a run: resolved recipe, model, images, run directory, device."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ class RunConfig:
     """What to run, on what, where.
 
     Args:
-        recipe: settled.
-        network: to begin with, or to go on with: then its weights are the checkpoint's. Any ``Network``, so a wrapped
-            module of one's own too.
-        train: the training pictures.
-        val: the pictures that figures are of: the validation pictures, or test where the recipe answers that.
-        preprocessing: of evaluation, and of the model file.
-        folder: the run's.
-        device: to train on.
-        workers: processes that read pictures.
-        microbatches: how many groups run in one pass.
-        strict: stop at the first picture that can't be read, in training and in evaluation.
-        world: the processes that run it together, each with a job of its own that differs in folder and device.
-        reader: of the training pictures; None reads the originals.
-        minival: the pictures that choose the weights to keep, as the recipe wants it; None keeps the last ones.
+        recipe: Resolved recipe.
+        network: Initial model; of a resumed run, one of the same shape. Any ``Network``, so your own wrapped module
+            too.
+        train: Training images.
+        val: Images that give the metrics: those of val, or of test.
+        preprocessing: Preprocessing of evaluation, and of the model file.
+        folder: Run directory.
+        device: Device to train on.
+        workers: Processes that read images.
+        microbatches: Groups per pass.
+        strict: Whether an unreadable image ends the run.
+        world: Processes that run it together, each with its own configuration.
+        reader: Reads the training images; None reads the files.
+        minival: Images that select the weights. None keeps the last ones.
     """
 
     recipe: Recipe
@@ -75,7 +75,7 @@ class RunConfig:
 
     @property
     def answer(self) -> Answer:
-        """What the network is to answer; ``training.trainer`` tells it so."""
+        """Activation of the head; the trainer sets it."""
         return self.recipe.answer(self.train.separator)
 
     @property
@@ -85,7 +85,7 @@ class RunConfig:
 
     @property
     def answered(self) -> str:
-        """What the pictures of ``val`` are called: their split, where it is test; else val."""
+        """Name of the split of ``val``: test, or else val."""
         return "test" if (self.val.split == "test").all() else "val"
 
     @property
@@ -95,7 +95,7 @@ class RunConfig:
 
     @property
     def start(self) -> str:
-        """What the network is before training, in words, where it can classify already; '' where it can't."""
+        """Name of the initial model for users if it can classify; '' if it can't."""
         if self.recipe.weights == "none":
             return ""
         if self.network.class_names:
@@ -104,7 +104,7 @@ class RunConfig:
 
     @property
     def key(self) -> Key:
-        """Of everything random in the run."""
+        """Key of everything random in the run."""
         return Key.of(self.recipe.seed)
 
     def predict(
@@ -115,18 +115,18 @@ class RunConfig:
         once: bool = False,
         progress: Callable[[int], object] | None = None,
     ) -> Predictions:
-        """Answers of the network that would be kept now; pictures that can't be read are counted, named and skipped.
+        """Predictions of the model that would be kept now; unreadable images are counted, listed and skipped.
 
-        Every process answers its share; the first gets all answers, the others an empty part of them.
+        Every process predicts its share; the first gets all predictions, the others none.
 
         Args:
-            state: of the run.
-            part: pictures to answer.
-            once: look at each picture once, whatever the preprocessing's views are: a curve can do with that.
-            progress: called after every batch, see ``predict_distributed``.
+            state: State of the run.
+            part: Images to predict.
+            once: Whether to leave out test-time augmentation.
+            progress: Called after every batch.
 
         Raises:
-            InputError: all of them, or more than half, can't be read any more (``strict``: any); on the first process.
+            InputError: All of them, or more than half, can't be read (``strict``: any). In the first process.
         """
         predictions = self.look(state, part, once=once, progress=progress)
         self._refuse_outage(part, predictions.unreadable)
@@ -149,7 +149,7 @@ class RunConfig:
         once: bool,
         progress: Callable[[int], object] | None = None,
     ) -> Predictions:
-        """The same answers, whatever can't be read."""
+        """The same predictions, whatever can't be read."""
         return predict_distributed(
             eval_network(state),
             part,
@@ -161,7 +161,7 @@ class RunConfig:
         )
 
     def _refuse_outage(self, part: ImageDataset, unreadable: Sequence[tuple[int, str]]) -> None:
-        """Refuse what can't be read, if it is too much; what could not be when the run began has been left out then."""
+        """Refuse too many unreadable images: they were readable when the run began."""
         if not unreadable:
             return
         first = f"{part.paths[unreadable[0][0]]}: {unreadable[0][1]}"
@@ -211,13 +211,7 @@ class UnreadableImages:
 
 
 def eval_preprocessing(recipe: Recipe, network: Network, bands: Bands | None) -> Preprocessing:
-    """As the weights want it, or as the network was published; size, framing and views as the recipe has them.
-
-    Args:
-        recipe: settled.
-        network: of the run.
-        bands: the rule by which rasters are read, and those of other than three bands normalised too; None of pictures.
-    """
+    """The preprocessing of the weights, with size, framing and views of the recipe. ``bands`` are of rasters."""
     assert recipe.eval_px is not None, "resolve_recipe() comes first"
     return replace(
         network.preprocessing.seeing(bands),
@@ -229,6 +223,6 @@ def eval_preprocessing(recipe: Recipe, network: Network, bands: Bands | None) ->
 
 
 def eval_network(state: TrainState) -> Network:
-    """The network that is evaluated and goes into the model file."""
+    """The model that is evaluated and saved."""
     assert isinstance(state.eval_network, Network)
     return state.eval_network

@@ -1,4 +1,4 @@
-"""The run folder: everything a run leaves, in one place that explains itself."""
+"""The run directory: everything that a run leaves, and its log."""
 
 from __future__ import annotations
 
@@ -47,19 +47,18 @@ RUN_FILES = (
     "checkpoints", "model.safetensors", "probe", "against", LOCK, RUNNING, *REPORT_FILES,
 )  # fmt: skip
 
+# By which a run directory, and that of a cross-validation, is recognized.
+RUN_MARKERS = ("beginning.json", "crossval.json")
 # What a run needs of its beginning to go on.
 _NEEDED = ("command", "chosen", "preprocessing", "groups_at_a_time")
 _DAMAGED = ".damaged"  # behind the name of a file that was set aside
 
 
 class RunDir:
-    """A folder under ``runs/`` and what lies in it, ``RUN_FILES``; the report is written beside them.
-
-    Args:
-        path: of the folder; made if need be.
+    """A run directory and the files in it (``RUN_FILES``). It is made if need be.
 
     Raises:
-        InputError: the folder can't be made.
+        InputError: It can't be made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,61 +72,57 @@ class RunDir:
 
     @property
     def recipe_file(self) -> Path:
-        """The settled recipe."""
+        """The resolved recipe."""
         return self.path / "recipe.yaml"
 
     @property
     def manifest_file(self) -> Path:
-        """Every picture, its label, its split."""
+        """Every image with its label and split."""
         return self.path / "manifest.csv"
 
     @property
     def skipped_file(self) -> Path:
-        """Pictures that could not be read, and why."""
+        """Unreadable images, and why."""
         return self.path / "skipped.csv"
 
     @property
     def metrics_file(self) -> Path:
-        """A JSON object per line: the training rows and the validation rows."""
+        """A JSON object per line: training and validation rows."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """What a run needs to go on."""
+        """Checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def model_file(self) -> Path:
-        """The shareable result."""
+        """The model file."""
         return self.path / "model.safetensors"
 
     @property
     def beginning_file(self) -> Path:
-        """How the run was begun: command, and what was chosen for the user."""
+        """How the run was started: command, and what was resolved."""
         return self.path / "beginning.json"
 
     @property
     def reported(self) -> bool:
-        """Whether the report is whole."""
+        """Whether the report is complete."""
         return all((self.path / name).exists() for name in REPORT_FILES)
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do: there is a model file, and a report or nothing to make one from.
 
-        A run that was killed between the two still has its checkpoints, from which it goes on.
+        A run that was killed between the two still has its checkpoints, from which it resumes.
         """
         return self.model_file.exists() and (self.reported or not saved_steps(self.checkpoints))
 
     def begin(self, recipe: Recipe, dataset: ImageDataset, beginning: dict[str, Any]) -> None:
-        """Write down what was decided, before the first step.
+        """Write what was resolved, before the first step.
 
-        The beginning first, for beside it the rest is known for a run's; the recipe last, for with it the run is there.
-
-        Args:
-            recipe: settled.
-            dataset: of the pictures.
-            beginning: how the run was begun, as plain values.
+        ``beginning`` comes first, as it marks the other files as a run's; the recipe comes last, as with it the run
+        exists.
         """
         remove_partial(self.path)
         for old in (self.checkpoints, self.path / "tensorboard"):
@@ -156,19 +151,19 @@ class RunDir:
         return plain
 
     def amend_beginning(self, **changed: Any) -> None:
-        """Write down what turned out otherwise than the run was begun with.
+        """Change values of ``beginning``.
 
         Raises:
-            InputError: it can't be written, as on a full disk.
+            InputError: It can't be written, as on a full disk.
         """
         with _writing(self.beginning_file):
             write_text_atomically(self.beginning_file, json.dumps(self.beginning() | changed, indent=2))
 
     def record(self, row: dict[str, Any]) -> None:
-        """A row for ``metrics.jsonl`` and TensorBoard.
+        """Write a row to ``metrics.jsonl`` and TensorBoard.
 
         Raises:
-            InputError: it can't be written, as on a full disk.
+            InputError: It can't be written, as on a full disk.
         """
         with _writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -180,13 +175,10 @@ class RunDir:
                     self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
     def skip(self, path: str, reason: str) -> bool:
-        """Count a picture that could not be read and list it in ``skipped.csv``, once.
-
-        Returns:
-            Whether it is new there.
+        """List an unreadable image in ``skipped.csv``, once; returns whether it is new there.
 
         Raises:
-            InputError: it can't be written, as on a full disk.
+            InputError: It can't be written, as on a full disk.
         """
         if path in self._skipped:
             return False
@@ -202,7 +194,7 @@ class RunDir:
         return {path for path, _ in read_skipped(self.skipped_file) or ()}
 
     def set_aside_damaged(self) -> None:
-        """Rename a log and a list of skipped images that are damaged, before the run goes on; whole rows stay.
+        """Rename a damaged log and a damaged list of skipped images before the run resumes; whole rows stay.
 
         Raises:
             InputError: A file can't be renamed or written.
@@ -218,16 +210,16 @@ class RunDir:
 
     @property
     def skipped(self) -> frozenset[str]:
-        """Paths of the pictures skipped so far."""
+        """Paths of the images skipped so far."""
         return frozenset(self._skipped)
 
     @property
     def skipped_count(self) -> int:
-        """Pictures skipped so far."""
+        """Number of images skipped so far."""
         return len(self._skipped)
 
     def history(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``, whole ones only."""
+        """The whole rows of ``metrics.jsonl``."""
         return self._rows()[0]
 
     def _rows(self) -> tuple[list[dict[str, Any]], bool]:
@@ -240,7 +232,7 @@ class RunDir:
         return [row for row in (*found, last) if row is not None], None in found
 
     def forget_after(self, step: int) -> None:
-        """Drop the rows of steps that a resumed run will do again."""
+        """Drop the rows of steps that a resumed run will repeat."""
         kept = [json.dumps(row) + "\n" for row in self.history() if row["step"] <= step]
         with _writing(self.metrics_file):
             write_text_atomically(self.metrics_file, "".join(kept))
@@ -254,7 +246,7 @@ class RunDir:
 
 
 class RunLog(Recorder):
-    """The lines of a run with their time: in memory until its folder is there, from then on in ``log.txt``.
+    """The log of a run with its times: in memory until there is a run directory, then in ``log.txt``.
 
     A line that can't be written, as on a full disk, raises InputError where it is logged.
     """
@@ -265,7 +257,7 @@ class RunLog(Recorder):
         self._waiting: list[logging.LogRecord] = []
 
     def write_to(self, folder: Path) -> None:
-        """Write what was logged so far, and from now on each line, into ``log.txt`` of a folder."""
+        """Write what was logged so far, and each line from now on, into ``log.txt`` of a folder."""
         self._file = folder / "log.txt"
         waiting, self._waiting = self._waiting, []
         for record in waiting:
@@ -282,11 +274,7 @@ class RunLog(Recorder):
 
 
 class NullRunDir(RunDir):
-    """The run folder as all processes but the first have it: what they would write is left to the first.
-
-    Args:
-        path: of the folder, which may lie on another machine.
-    """
+    """The run directory for all processes but the first, which writes for them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -316,11 +304,7 @@ class NullRunDir(RunDir):
 
 
 def read_skipped(file: Path) -> list[tuple[str, str]] | None:
-    """Path and reason of each image that a list names; none where there is no such file. None if it is damaged.
-
-    Args:
-        file: ``skipped.csv``. A full disk may have cut it off, even within its first line.
-    """
+    """Path and reason of each image in ``skipped.csv``; none without the file, None if it is damaged."""
     if not file.exists():
         return []
     try:
@@ -332,11 +316,7 @@ def read_skipped(file: Path) -> list[tuple[str, str]] | None:
 
 
 def quarantine(file: Path, then: str) -> str:
-    """Rename a damaged file of a run, and say so in a line.
-
-    Args:
-        file: To rename.
-        then: What happens without it, as a sentence.
+    """Rename a damaged file of a run, and return a line that says so and ends with ``then``.
 
     Raises:
         InputError: It can't be renamed.
@@ -348,7 +328,7 @@ def quarantine(file: Path, then: str) -> str:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """A row of ``metrics.jsonl``; None of a line that is none."""
+    """A row of ``metrics.jsonl``; None if the line is damaged."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -360,10 +340,10 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 @contextmanager
 def _writing(file: Path) -> Iterator[None]:
-    """Within, the file of a run is written.
+    """Within, a file of the run is written.
 
     Raises:
-        InputError: it can't be; the run is told how it goes on.
+        InputError: It can't be; the message says how the run resumes.
     """
     try:
         yield

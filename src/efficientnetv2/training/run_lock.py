@@ -1,4 +1,4 @@
-"""A run's folder while the run begins, and while it is under way: nobody else begins one there, or goes on with it."""
+"""Names of new run directories, and locks: one process starts or resumes a run in a directory at a time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import locked, output_dir
 from efficientnetv2.utils.shell import shell_join
 
+# Where runs without --out go.
+RUNS = Path("runs")
+
 
 def validate_new_run_dir(path: Path) -> None:
-    """A new run's folder is new, empty, or what is left of a run that never began; an inspection may lie in it.
+    """Check that a directory is new, empty, or what is left of a run that never began; an inspection may be in it.
 
-    A table called ``manifest.csv`` may be anybody's: only beside the beginning of a run is it a run's.
+    ``manifest.csv`` may be a user's table: only with the beginning of a run it is a run's.
 
     Raises:
-        InputError: it holds a run, or something else.
+        InputError: It holds a run, or something else.
     """
     if (path / "recipe.yaml").exists():
         if RunDir(path).finished:
@@ -55,7 +58,7 @@ def _is_beginning(file: Path) -> bool:
 
 
 def new_run_path(runs: Path, name: str) -> Path:
-    """A folder under ``runs`` that is not there yet: name, date and a number if need be."""
+    """A new path under ``runs``: date, name, and a number if need be."""
     stem = f"{datetime.now():%Y%m%d-%H%M%S}_{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}"
     for number in range(1000):
         path = runs / (stem if number == 0 else f"{stem}_{number}")
@@ -65,13 +68,13 @@ def new_run_path(runs: Path, name: str) -> Path:
 
 
 def newest_run(runs: Path) -> Path | None:
-    """The run that was begun or went on last; None if there is none."""
+    """The run that was started or resumed last; None if there is none."""
     recipes = runs_newest_first(runs)
     return recipes[0].parent if recipes else None
 
 
 def runs_newest_first(runs: Path) -> list[Path]:
-    """The ``recipe.yaml`` of every run; first that of the run that was begun or went on last."""
+    """The ``recipe.yaml`` of every run, the one started or resumed last first."""
 
     def touched(recipe: Path) -> float:
         metrics = recipe.with_name("metrics.jsonl")
@@ -89,23 +92,21 @@ _PATIENCE_S = 10.0
 def create_run_dir(
     path: Path, *, name: str | None = None, refuse: Callable[[Path], None] = validate_new_run_dir
 ) -> Iterator[Path]:
-    """A folder in which, within, no other run begins; ended by an error or Ctrl-C, it goes if it is empty.
+    """A run directory in which no other run begins meanwhile; removed after an error or Ctrl-C if it is empty.
 
-    Between the choice of a folder and the first file in it every picture is looked at, and meanwhile another run may
-    have chosen the same. The claim is a lock of the operating system, which ends with the process that holds it: a
-    beginning that was killed bars nobody.
+    It is claimed by a lock of the operating system, which ends with the process.
 
     Args:
-        path: of the folder, which may be there.
-        name: what the folder is called after, where nobody has named it: then the next free one under the same folder
-            is taken instead of one that another run has by now. None refuses that one.
-        refuse: raises an InputError for a folder in which nothing may be begun.
+        path: The directory, which may exist.
+        name: Name of the run if nobody has chosen the directory: then the next free one is taken instead of one that
+            another run has by now. None refuses that one.
+        refuse: Raises an InputError for a directory in which nothing may begin.
 
     Yields:
-        The folder, made.
+        The directory.
 
     Raises:
-        InputError: another run begins there, or ``refuse`` raises it; or the folder can't be made.
+        InputError: Another run begins there, ``refuse`` raises it, or the directory can't be made.
     """
     with ExitStack() as kept:
         while True:
@@ -121,16 +122,10 @@ def create_run_dir(
 
 @contextmanager
 def lock_run_dir(path: Path) -> Iterator[None]:
-    """Within, nobody else goes on with what was begun in a folder: two would write the same checkpoints.
-
-    Like a claim it is a lock of the operating system: a run that was killed bars nobody. Of many processes of one run
-    the first holds it for all.
-
-    Args:
-        path: of the folder, which is there.
+    """Within, no other process resumes the run, as two would write the same checkpoints.
 
     Raises:
-        InputError: another process is at work there; or the folder can't be written into.
+        InputError: Another process is at work there, or the directory can't be written to.
     """
     file = path / RUNNING
     taken = (
@@ -143,16 +138,9 @@ def lock_run_dir(path: Path) -> Iterator[None]:
 
 
 def is_running(path: Path) -> bool:
-    """Whether a process is at work in a folder at this moment, ``lock_run_dir`` by it.
+    """Whether a process on this machine is at work in a run directory (``lock_run_dir``).
 
-    A file that a killed run has left says nothing; its lock has ended with the process.
-
-    Args:
-        path: of the folder.
-
-    Returns:
-        False too where it can't be known: of a folder that may not be written into, or of a process on another machine
-        whose locks the file system does not pass on.
+    False also where that can't be known: if the directory is not writable, or the file system does not pass on locks.
     """
     file = path / RUNNING
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Ctrl-C, a cluster's SIGTERM, a window that is closed: finish the step, keep the work, then stop."""
+"""Ctrl-C, SIGTERM and a closed terminal: finish the step, save a checkpoint, then stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has 
 
 
 def _stopping() -> tuple[signal.Signals, ...]:
-    """The signals that ask a process to stop; not that of a terminal that goes, where nohup has it ignored."""
+    """The signals that ask a process to stop; not that of a closed terminal if nohup ignores it."""
     if _HANGUP is None or signal.getsignal(_HANGUP) == signal.SIG_IGN:
         return (signal.SIGINT, signal.SIGTERM)
     return (signal.SIGINT, signal.SIGTERM, _HANGUP)
@@ -26,7 +26,7 @@ def _stopping() -> tuple[signal.Signals, ...]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Within, a signal that stops this process waits until the end; for what must not be left half done."""
+    """Within, signals wait until the end, for what must not be left half done."""
     if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
         yield
         return
@@ -45,7 +45,7 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def signals_as_ctrl_c() -> Iterator[None]:
-    """Within, SIGTERM or a closed window raises KeyboardInterrupt, so that what cleans up after itself does so too."""
+    """Within, SIGTERM or a closed terminal raises KeyboardInterrupt, so that temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
         yield
         return
@@ -69,13 +69,10 @@ def signals_as_ctrl_c() -> Iterator[None]:
 
 
 class GracefulStop:
-    """Within it, the first signal asks the run to stop after this step; a second one stops it at once.
+    """Within, the first signal asks the run to stop after this step; a second one stops it at once.
 
-    A window that is closed never does: its shell hands the signal on, and as the shell ends the system sends it again.
-
-    Args:
-        launched: by something that signals its processes as it likes, often twice, and kills them when its patience
-            ends: no further signal counts then.
+    A closed terminal sends its signal several times, which counts once. With ``launched``, no further signal counts:
+    launchers signal their processes several times, and kill them in the end.
     """
 
     def __init__(self, *, launched: bool = False) -> None:
@@ -123,7 +120,7 @@ class GracefulStop:
             self._said.set()
 
     def _leave_terminal(self) -> None:
-        """What is still to be told goes nowhere: to write to a terminal that is gone is an error."""
+        """Send further output nowhere: writing to a closed terminal is an error."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in self._terminals:
             os.dup2(nowhere, stream)

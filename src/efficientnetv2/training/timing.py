@@ -1,7 +1,7 @@
-"""How long the pieces of a run take on this machine: a few steps of every picture size, answers, a checkpoint.
+"""Time the parts of a run on this machine: some steps of each image size, predictions, a checkpoint.
 
-All is measured as the run will do it, by its own loop on its own pictures: precision and compiling as settled, as many
-groups at a time, reading included. What a whole run comes to is worked out in ``training.estimate``.
+Everything runs as the run will do it, by its own loop on its own images. ``training.estimate`` calculates the whole
+run.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Steps of one picture size.
+    """Steps of an image size.
 
     Args:
-        image_px: side of the pictures.
-        begin_s: that the first step takes longer than those that follow.
-        each_s: of a step of the whole batch.
-        memory_bytes: the most in use meanwhile, all that the process takes included.
+        image_px: Image size.
+        begin_s: Seconds that the first step takes longer.
+        each_s: Seconds of a step of the whole batch.
+        memory_bytes: Peak memory, all that the process takes included.
     """
 
     image_px: int
@@ -55,34 +55,29 @@ class StepTiming:
 
 @dataclass(frozen=True)
 class LinearCost:
-    """Answers to pictures, or files written.
-
-    Args:
-        begin_s: before the first of them, or that the first takes longer.
-        each_s: for each.
-    """
+    """Predictions or files: seconds before the first, and seconds for each."""
 
     begin_s: float
     each_s: float
 
     def seconds(self, number: int) -> float:
-        """For so many."""
+        """Seconds of a number of them."""
         return self.begin_s + self.each_s * number if number else 0.0
 
 
 @dataclass(frozen=True)
 class StepTimings:
-    """What the pieces of a run take.
+    """What the parts of a run take.
 
     Args:
-        compile_s: to compile the network for every stage; about 0 where the recipe does not.
-        steps: one for each size, growing.
-        curve: answers for a point of the validation curve.
-        answers: final ones, with all views.
-        checkpoints: written, one after the other.
-        checkpoint_bytes: of one.
-        model_s: to write the model file.
-        model_bytes: of it.
+        compile_s: Compiling the model for all stages.
+        steps: One for each size, growing.
+        curve: Predictions of a validation.
+        answers: Final predictions, with test-time augmentation.
+        checkpoints: Checkpoints, one after the other.
+        checkpoint_bytes: Bytes of a checkpoint.
+        model_s: Writing the model file.
+        model_bytes: Bytes of the model file.
     """
 
     compile_s: float
@@ -95,16 +90,12 @@ class StepTimings:
     model_bytes: int
 
     def step_s(self, image_px: float) -> float:
-        """Of a step at any size; between those that were measured, in proportion to the pixels."""
+        """Seconds of a step at any size; between measured ones in proportion to the pixels."""
         pixels = [rate.image_px**2 for rate in self.steps]
         return float(np.interp(image_px**2, pixels, [rate.each_s for rate in self.steps]))
 
     def of_sizes(self, sizes: Sequence[int]) -> StepTimings:
-        """The same with a rate for each of some sizes; below the smallest measured size in proportion to the pixels.
-
-        Args:
-            sizes: Image sizes in pixels.
-        """
+        """The same for other sizes; below the smallest measured size in proportion to the pixels."""
         least = self.steps[0]
 
         def rate(px: int) -> StepTiming:
@@ -116,13 +107,10 @@ class StepTimings:
         return replace(self, steps=tuple(rate(px) for px in sorted(set(sizes))))
 
     def shared(self, processes: int, groups: int) -> StepTimings:
-        """The same for processes that share steps and answers.
+        """The same for processes that share the ``groups`` of a step, and predictions.
 
-        What begins them, compiling included, each does for itself at the same time; files are written by one alone.
-
-        Args:
-            processes: at least 1, each as fast as the one that was measured.
-            groups: of a step, which are dealt whole: the process that has most of them ends it.
+        The process with most groups ends the step. What comes once, such as compiling, each does at the same time;
+        files are written by one alone.
         """
         most = math.ceil(groups / processes)
 
@@ -159,20 +147,19 @@ def measure_timings(
 ) -> StepTimings:
     """Do a little of everything that the run will do.
 
-    Answers come first and small pictures before large ones, so that what is in vain shows early.
+    Small images come before large ones, so that a run that is impossible shows early.
 
     Args:
-        job: to be run, by one process; its network stays as it is, a copy is trained.
-        scratch: a folder on the disk that the run will write to; checkpoints and a model file are left there.
-        run_steps: of the whole run: of each size no more are timed than are its share, or measuring a short run would
-            take longer than the run. None where the rates decide how long it is.
-        in_vain: told after every size, of rates that are those of the run or better, whether a run of such rates is out
-            of the question. Then the sizes left are not measured, but taken to grow as their pixels do.
-        within_s: Seconds that the steps may take, about. Fewer steps are timed then, and sizes that no time is left for
-            are taken to grow as their pixels do. None measures all sizes thoroughly.
+        job: The run, by one process. A copy of its model is trained.
+        scratch: Folder on the disk of the run; checkpoints and a model file are left there.
+        run_steps: Steps of the whole run. Of each size no more than its share are timed. None if the timings decide
+            them.
+        in_vain: Whether a run of such timings, or better ones, is impossible. Then the sizes left are extrapolated.
+        within_s: Rough limit of the seconds for steps: fewer steps are timed, and sizes without time are
+            extrapolated.
 
     Raises:
-        InputError: what the run would raise: pictures that can't be read, memory or disk too short.
+        InputError: What the run would raise: unreadable images, memory or disk too short.
     """
     state = init_state(place(copy.deepcopy(job.network), job.device), job.recipe)
     _logger.info("Measuring answers.")
@@ -240,18 +227,9 @@ def _steps(
 
 
 class _Timed:
-    """Gives a loop steps of one size after the other, as many of each as it takes to know how long they are.
+    """Gives the loop steps of one size after the other, as many as it takes to time them.
 
-    Args:
-        job: to be run.
-        recipe: its own, perhaps with a part of the batch.
-        run_steps: see ``measure_timings``.
-        lost: whether sizes like these, after so many seconds of compiling, make the rest of no use.
-        within_s: see ``measure_timings``.
-
-    Attributes:
-        compile_s: until the loop asked for the first pictures.
-        rates: of the sizes done.
+    ``compile_s`` is the time until the loop asked for the first images; ``rates`` are the timings of the sizes done.
     """
 
     def __init__(
@@ -272,7 +250,7 @@ class _Timed:
         self._watching, self._peak = ExitStack(), PeakMemory(job.device)
 
     def batches(self) -> Iterator[Batch]:
-        """The groups of steps of every size, small ones first; asked for by the loop."""
+        """The groups of steps of each size, small ones first."""
         job, recipe = self.job, self.recipe
         threads = decode_threads(job.workers)
         seen = replace(job.preprocessing, framing=recipe.train_framing)
@@ -302,9 +280,9 @@ class _Timed:
                 return
 
     def after_step(self) -> None:
-        """Told of every step done. The device is waited for only where timing begins and ends: the run does not wait.
+        """Note the time of a step. The device is waited for only where timing starts and ends.
 
-        What workers had read ahead by then is trained on, but not counted.
+        Steps whose images workers had read ahead are trained on, but not counted.
         """
         if self._enough:
             return
@@ -319,7 +297,7 @@ class _Timed:
             self._watching.close()
 
     def _all(self, *, growth: float) -> tuple[StepTiming, ...]:
-        """The sizes done, and those left as the last of these with its time grown by this power of the pixels."""
+        """The sizes done, and those left as the last one, its time grown by this power of the pixels."""
         last = self.rates[-1]
         left = (
             replace(
@@ -333,13 +311,13 @@ class _Timed:
         return (*self.rates, *left)
 
     def _next_ends_s(self) -> float:
-        """Seconds of measuring until the next size is done, as the last size promises."""
+        """Seconds of measuring until the next size is done, by the last size."""
         last, now = self.rates[-1], time.perf_counter()
         sizes = [setting.image_px for setting in self._settings[: len(self.rates) + 1]]
         return now - self._begun + (now - self._marks[0]) * (sizes[-1] / last.image_px) ** 2
 
     def _left(self) -> str:
-        """How long all sizes that are left will take, as those that are done promise; '' before any is."""
+        """Time of the remaining sizes for the log, by those that are done; '' before any is."""
         if not self.rates or self._within_s is not None:
             return ""
         last, seconds = self.rates[-1], 0.0
@@ -352,7 +330,7 @@ class _Timed:
 
     @property
     def _warm_up(self) -> int:
-        """Steps that are not counted. Workers begin at the same time: what each reads first comes at once."""
+        """Steps that are not counted. Workers start at the same time: what each reads first comes at once."""
         return max(_WARM_UP if self._within_s is None else 1, self.job.workers)
 
     def _sampler(self) -> TrainSampler:
@@ -369,7 +347,7 @@ class _Timed:
         )
 
     def _requests(self, drawn: Iterator[BatchRequest], setting: StepSettings) -> Iterator[BatchRequest]:
-        """Whole steps at a setting, until those done have taken long enough."""
+        """Whole steps at a setting, until they have taken long enough."""
         groups = self.recipe.batch_images // (self.recipe.group_images or self.recipe.batch_images)
         while not self._enough:
             for request in itertools.islice(drawn, groups):
@@ -377,7 +355,7 @@ class _Timed:
 
     @property
     def _enough(self) -> bool:
-        """Whether the steps done say how long one takes: with workers, whole rounds of them."""
+        """Whether the steps done say how long one takes; with workers, whole rounds of them."""
         timed, workers = len(self._marks) - 1 - self._warm_up, self.job.workers
         if self._within_s is not None and timed >= max(1, workers):
             part_s = self._within_s / len(self._settings)
@@ -403,7 +381,7 @@ class _Timed:
 
 
 def _answers(job: RunConfig, state: TrainState, *, once: bool) -> LinearCost:
-    """How long pictures of ``val`` take, from few to as many as fill a little time."""
+    """Time of predictions on images of ``val``, from few to as many as fill a little time."""
 
     def seconds(count: int) -> float:
         part = job.val.select(np.unique(np.linspace(0, len(job.val) - 1, count).astype(np.int64)))
@@ -423,7 +401,7 @@ def _answers(job: RunConfig, state: TrainState, *, once: bool) -> LinearCost:
 
 
 def _checkpoints(state: TrainState, folder: Path) -> tuple[LinearCost, Path]:
-    """How long checkpoints take, and one of them. Most of a run find memory and disk warm, as the second does."""
+    """Time of checkpoints, and one of them. Most find memory and disk warm, as the second does."""
 
     def save(step: int) -> tuple[float, Path]:
         began = time.perf_counter()

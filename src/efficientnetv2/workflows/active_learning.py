@@ -28,7 +28,7 @@ from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import PredictionJob, Runtime
-from efficientnetv2.workflows.outputs import refuse_others
+from efficientnetv2.workflows.output_paths import refuse_foreign_file
 from efficientnetv2.workflows.predictions_io import csv_columns
 
 _logger = logging.getLogger(__name__)
@@ -63,11 +63,11 @@ def check_rank_output(file: Path | None, out: Path | None, data: str) -> None:
     for option, other in (("--out", out), ("DATA", Path(data))):
         if other is not None and file.resolve() == other.resolve():
             raise InputError(f"--rank {file} is {option} too. Give another file.")
-    refuse_others(
+    refuse_foreign_file(
         file, "--rank", lambda csv: csv_columns(csv) == _COLUMNS, "is no table of what to label next"
     )
     page = file.with_suffix(".html")
-    refuse_others(page, f"--rank {file}:", lambda page: file.exists(), "is no sheet of such a table")
+    refuse_foreign_file(page, f"--rank {file}:", lambda page: file.exists(), "is no sheet of such a table")
 
 
 def require_rankable(network: Network, model: str) -> None:

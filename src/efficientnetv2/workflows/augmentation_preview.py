@@ -23,7 +23,8 @@ from efficientnetv2.evaluation.plot_style import is_titled, png
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows, is_low_contrast, stretch_contrast
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSettings
-from efficientnetv2.training.auto_config import limit_upscaling
+from efficientnetv2.training.image_cache import preview_cache
+from efficientnetv2.training.image_sizes import limit_upscaling
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.loop import StepContext, augment_batch
 from efficientnetv2.training.losses import NO_CLASS_TERMS, class_terms
@@ -34,9 +35,7 @@ from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_file, write_atomically
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.image_cache import shown
-from efficientnetv2.workflows.output_paths import refuse_within
-from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file, refuse_inside_data
 
 _logger = logging.getLogger(__name__)
 
@@ -57,9 +56,9 @@ def draw_sheet(
     if out.suffix.lower() != ".png":
         raise InputError(f"--preview {out}: the sheet is a PNG. Give a name that ends in .png.")
     check_writable_file(out, "--preview", such_as="sheet.png")
-    refuse_within(source.data, out.parent, "--preview")
-    refuse_others(out, "--preview", _is_sheet, "is no sheet of effnetv2 train --preview")
-    tell_replaced(out)
+    refuse_inside_data(source.data, out.parent, "--preview")
+    refuse_foreign_file(out, "--preview", _is_sheet, "is no sheet of effnetv2 train --preview")
+    note_replaced(out)
     on = pick_device(device)
     recipe, chosen = requested_recipe(words, on)
     prepared = prepare_data(
@@ -80,7 +79,7 @@ def draw_sheet(
     recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
     preprocessing = eval_preprocessing(recipe, network, train.bands)
     samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
-    reader = shown(recipe, train, samples, on)
+    reader = preview_cache(recipe, train, samples, on)
     rows = [
         _as_evaluated(train, samples, preprocessing),
         *(

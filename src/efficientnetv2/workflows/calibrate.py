@@ -13,9 +13,9 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.train_overlap import TrainOverlap
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
-from efficientnetv2.workflows.leakage import TrainOverlap
 
 _logger = logging.getLogger(__name__)
 

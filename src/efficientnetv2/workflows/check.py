@@ -50,9 +50,12 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.batch_predict import none_readable_error
 from efficientnetv2.workflows.evaluation_result import library_versions
-from efficientnetv2.workflows.output_paths import refuse_within
-from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
-from efficientnetv2.workflows.report_folder import inspection_folder
+from efficientnetv2.workflows.output_paths import (
+    default_check_dir,
+    note_replaced,
+    refuse_foreign_file,
+    refuse_inside_data,
+)
 from efficientnetv2.workflows.results import html_table
 
 _logger = logging.getLogger(__name__)
@@ -90,8 +93,10 @@ def run_check(
     check_time_column(dataset, options.time_column)
     with output_dir(folder, "--out"):  # removed again if the check fails
         for name, is_own in ((JSON_NAME, is_check_json), (PAGE_NAME, is_check_page)):
-            refuse_others(folder / name, f"--out {folder}:", is_own, "is no inspection of effnetv2 check")
-        tell_replaced(folder / PAGE_NAME)
+            refuse_foreign_file(
+                folder / name, f"--out {folder}:", is_own, "is no inspection of effnetv2 check"
+            )
+        note_replaced(folder / PAGE_NAME)
         network, weights = _load_network(options.weights)
         damage = report_notes(dataset, strict=False)
         dataset = with_bands(dataset, data, seed=_SEED)
@@ -281,8 +286,8 @@ def check(
     refuse_launched("check")
     refuse_unknown(check, table, TableArguments)
     source = source_of(data, table)
-    folder = path_of("output", output) or inspection_folder(source.data)
-    refuse_within(source.data, folder, "--out", verb="check" if output is None else None)
+    folder = path_of("output", output) or default_check_dir(source.data)
+    refuse_inside_data(source.data, folder, "--out", command="check" if output is None else None)
     options = CheckOptions(
         folder,
         weights=path_text("weights", weights),

@@ -22,7 +22,7 @@ from efficientnetv2.evaluation.plots import draw_costs, draw_hyperparameters, dr
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_dir, write_atomically, write_text_atomically
 from efficientnetv2.workflows.arguments import PathLike, api, path_of, path_text
-from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
 
 _logger = logging.getLogger(__name__)
 
@@ -115,9 +115,9 @@ def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comp
     if out is not None:
         check_writable_dir(out, "--out")
         why = "is of no comparison of effnetv2 compare"
-        refuse_others(out / _JSON_NAME, f"--out {out}:", _is_comparison, why)
+        refuse_foreign_file(out / _JSON_NAME, f"--out {out}:", _is_comparison, why)
         for name in _PLOTS:
-            refuse_others(out / name, f"--out {out}:", lambda file: is_titled(file, _TITLE), why)
+            refuse_foreign_file(out / name, f"--out {out}:", lambda file: is_titled(file, _TITLE), why)
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -129,7 +129,7 @@ def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comp
     )
     found = Comparison((first, *others), paired, unpaired)
     if out is not None:
-        tell_replaced(out / _JSON_NAME)
+        note_replaced(out / _JSON_NAME)
         _write(out, found)
         _logger.info(f"Plots: {out}")
     return found

@@ -29,11 +29,12 @@ from efficientnetv2.training.overrides import (
     open_weights,
     requested_recipe,
     sets_length,
+    validate_label_settings,
     validate_requested_sizes,
 )
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
-from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir, new_run_path
+from efficientnetv2.training.run_lock import RUNS, create_run_dir, lock_run_dir, new_run_path
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
@@ -50,7 +51,6 @@ from efficientnetv2.workflows.arguments import (
     run_arguments,
     settings_of,
 )
-from efficientnetv2.workflows.auto_config import refuse_unlike
 from efficientnetv2.workflows.crossval_config import (
     CROSSVAL_JSON,
     CrossValConfig,
@@ -61,7 +61,7 @@ from efficientnetv2.workflows.crossval_config import (
 from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossValResults, write_crossval_report
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
-from efficientnetv2.workflows.output_paths import RUNS, refuse_run_within, refuse_within
+from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_run_inside_data
 from efficientnetv2.workflows.predictions_io import MOST_CLASSES, SKIPPED, write_skipped
 from efficientnetv2.workflows.results import CrossValidation
 
@@ -104,7 +104,7 @@ def run_crossval(
         saved.check_same(folder, words, config, source, pick_device(place.device), given)
         words, config, source = saved.words, saved.config, saved.source
     else:
-        refuse_within(source.data, folder, "--out", verb="crossval" if place.out is None else None)
+        refuse_inside_data(source.data, folder, "--out", command="crossval" if place.out is None else None)
     # Recipes first: the check of every image takes longer.
     recipe = check_recipes(words, config, place, source.label_separator)
     dataset, contents, skipped = load_images(source, place, recipe.seed, folder if saved else None)
@@ -201,7 +201,7 @@ def check_recipes(
     def check(words: TrainOverrides) -> Recipe:
         with silenced():
             recipe, _ = requested_recipe(words, device)
-        refuse_unlike(recipe, words, separator)
+        validate_label_settings(recipe, words, separator)
         if not place.resume:  # the initial weights of a resumed one may be gone
             validate_weights_name(recipe.weights)
         validate_requested_sizes(recipe, device, starts)
@@ -425,5 +425,5 @@ def cross_validate(
         compare_splits=compare_splits,
     )
     if not resume:
-        refuse_run_within(source.data, place.out, "crossval")
+        refuse_run_inside_data(source.data, place.out, "crossval")
     return CrossValidation(run_crossval(words, source, place, config))

@@ -39,7 +39,7 @@ from efficientnetv2.utils.logs import attached, hushed
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.workflows.crossval_config import CrossValConfig, with_settings
 from efficientnetv2.workflows.predictions_io import SKIPPED, read_predictions
-from efficientnetv2.workflows.train import trained
+from efficientnetv2.workflows.train import train_run
 
 _logger = logging.getLogger(__name__)
 
@@ -298,7 +298,7 @@ class _Fold:
             )
             log, is_first = RunLog(), not started and not resolved  # later runs would repeat its messages
             with nullcontext() if is_first else hushed(), attached(log):
-                trained(words, source, place, log, callbacks=trainer.callbacks)
+                train_run(words, source, place, log, callbacks=trainer.callbacks)
         except InputError as error:
             note = ""
             if trainer.words.minutes is not None and words.minutes is not None:

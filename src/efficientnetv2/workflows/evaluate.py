@@ -17,6 +17,7 @@ from efficientnetv2.data.records import SPLITS
 from efficientnetv2.evaluation.clusters import evaluation_clusters
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import load_predictions
+from efficientnetv2.evaluation.previous_runs import PreviousRun
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
@@ -24,6 +25,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import member_calibrations
 from efficientnetv2.models.memory_profile import infer_shapes
+from efficientnetv2.training.train_overlap import TrainOverlap, find_run, train_overlap
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.shell import command_line
@@ -52,9 +54,8 @@ from efficientnetv2.workflows.cost_matrix import read_cost_matrix
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explain_predictions
 from efficientnetv2.workflows.label_alignment import align_labels
-from efficientnetv2.workflows.leakage import TrainOverlap, find_run, train_overlap, unseen_metrics
+from efficientnetv2.workflows.leakage import unseen_metrics
 from efficientnetv2.workflows.predictions_io import SKIPPED, write_skipped
-from efficientnetv2.workflows.previous_runs import Other
 from efficientnetv2.workflows.report_folder import report_folder
 from efficientnetv2.workflows.report_sections import Known, Wanted, check_slices
 from efficientnetv2.workflows.results import Evaluation
@@ -196,7 +197,7 @@ def _report_options(options: EvaluateOptions, dataset: ImageDataset, class_names
         slices,
         None if options.costs is None else read_cost_matrix(options.costs, class_names),
         options.abstain_below,
-        None if against is None else Other.named(against, load_predictions(against), dataset),
+        None if against is None else PreviousRun.named(against, load_predictions(against), dataset),
     )
 
 

@@ -29,8 +29,8 @@ from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import Metrics, compute_metrics
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.output_paths import default_check_dir
 from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
-from efficientnetv2.workflows.report_folder import inspection_folder
 from efficientnetv2.workflows.report_sections import Findings, Known, Wanted, gathered
 
 # Next steps that the command prints; the report has all. Ours.
@@ -203,7 +203,7 @@ def _links(folder: Path, data: str) -> dict[str, str]:
     folds = sorted(
         folder.glob("fold*/report.html"), key=lambda file: (len(file.parent.name), file.parent.name)
     )
-    check = inspection_folder(data) / "inspection.html"
+    check = default_check_dir(data) / "inspection.html"
     return {
         **{f"Report of {file.parent.name}": _address(file, folder) for file in folds},
         **({"Dataset check": _address(check, folder)} if check.is_file() else {}),

@@ -1,106 +1,85 @@
-"""Results lie outside the pictures that they are made from, or the next reading takes them for some of these.
+"""Where results may go: not inside the dataset, not over its table, not over a file that is no such result.
 
-Nor do they take the place of the table that these are read from.
+What commands compute anew (tables, maps, sheets, reports) replaces its earlier version. Models, runs and sets of images
+are never replaced unasked.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from efficientnetv2.data.builtin_datasets import is_cifar_folder
 from efficientnetv2.data.image_folder import lists_images
 from efficientnetv2.data.shards.open import is_shards
+from efficientnetv2.training.run_lock import RUNS
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.shell import rank_and_world_size, shell_join
 
-RUNS = Path("runs")
+_logger = logging.getLogger(__name__)
 
 
-def lies_within(data: str, out: Path) -> bool:
-    """Whether a place lies in DATA, or is DATA.
+def default_check_dir(data: str) -> Path:
+    """Where a check writes its page unless a folder is given: ``inspection/NAME``."""
+    place = Path(os.path.expanduser(data))
+    # A folder's name may have dots: photos.v1 and photos.v2 are two datasets.
+    return Path("inspection") / ((place.name if place.is_dir() else place.stem) or "pictures")
 
-    Args:
-        data: as the user gave it; only a folder can hold anything.
-        out: there or not.
-    """
+
+def is_inside_data(data: str, path: Path) -> bool:
+    """Whether a path, which need not exist, is in the folder of a dataset."""
     source = Path(os.path.expanduser(data))
-    return source.is_dir() and out.resolve().is_relative_to(source.resolve())
+    return source.is_dir() and path.resolve().is_relative_to(source.resolve())
 
 
-def refuse_within(data: str, out: Path, called: str, *, verb: str | None = None) -> None:
-    """Refuse a folder for results that would become a class of DATA, or hold pictures of one.
+def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None = None) -> None:
+    """Refuse results in a class folder of the dataset, where they would become a part of it.
 
-    Beside ``train/`` and ``val/``, in a folder of shards and beside a table anything may lie.
+    Beside ``train/`` and ``val/``, in a folder of shards and beside a table, anything may be.
 
     Args:
-        data: as the user gave it.
-        out: folder to write into.
-        called: what the user calls it by: ``--out``.
-        verb: that writes there by itself, below where the user is; None where the user gave the folder.
+        data: Dataset as given.
+        out: Folder to write into.
+        option: Option that gives ``out``.
+        command: Command that chooses ``out`` itself, in the working directory. None if the user gave it.
 
     Raises:
-        InputError: it lies among the class folders.
+        InputError: It is among the class folders.
     """
     source = Path(os.path.expanduser(data))
-    if not lies_within(data, out) or is_shards(data) or is_cifar_folder(source):
+    if not is_inside_data(data, out) or is_shards(data) or is_cifar_folder(source):
         return
     if not lists_images(source, out):
         return
-    if verb is None or not Path.cwd().is_relative_to(source.resolve()):
+    if command is None or not Path.cwd().is_relative_to(source.resolve()):
         raise InputError(
-            f"{called} {out} lies in DATA {data}, whose folders are its classes: what is written there would become "
+            f"{option} {out} lies in DATA {data}, whose folders are its classes: what is written there would become "
             "part of what it is made from. Give a folder outside."
         )
-    raise InputError(_within_here(source.resolve(), out, called, verb))
-
-
-def refuse_run_within(data: str, out: Path | None, verb: str) -> None:
-    """Refuse a run's folder by its place alone, before anything that takes time to load.
-
-    Args:
-        data: as the user gave it.
-        out: folder of the run; None is one in ``runs/``.
-        verb: that begins it.
-
-    Raises:
-        InputError: it lies among the class folders.
-    """
-    if rank_and_world_size() is None:  # else the first process says it for all of them, later
-        refuse_within(data, out or RUNS, "--out", verb=verb if out is None else None)
-
-
-def _within_here(source: Path, out: Path, called: str, verb: str) -> str:
-    """That the user stands in DATA, and from where the command works.
-
-    Args:
-        source: DATA, without links.
-        out: where the verb writes by itself.
-        called: the option that says another place.
-        verb: of the command.
-    """
+    source = source.resolve()
     place = f"to {out.parts[0]}/ here" if out.parts else "here"
     here = "DATA itself" if Path.cwd() == source else f"within DATA {source}"
     up = os.path.relpath(source.parent)
-    folders = "one folder" if up == ".." else "to where it lies"
-    return (
-        f"Results would go {place}, but here is {here}, whose folders are its classes. Go up {folders} (cd {up}) and "
-        f"name it: effnetv2 {verb} {shell_join([source.name])}/. Or say {called}."
+    raise InputError(
+        f"Results would go {place}, but here is {here}, whose folders are its classes. Go up "
+        f"{'one folder' if up == '..' else 'to where it lies'} (cd {up}) and name it: effnetv2 {command} "
+        f"{shell_join([source.name])}/. Or say {option}."
     )
 
 
-def refuse_replaced(data: str, out: Path, names: Iterable[str], called: str) -> None:
-    """Refuse a folder where a result would be written over DATA itself, such as a table called as a run calls its own.
+def refuse_run_inside_data(data: str, out: Path | None, command: str) -> None:
+    """The same for a run directory (None: in ``runs/``), before anything that takes time to load."""
+    if rank_and_world_size() is None:  # else the first process says it for all, later
+        refuse_inside_data(data, out or RUNS, "--out", command=command if out is None else None)
 
-    Args:
-        data: as the user gave it.
-        out: folder to write into.
-        names: of all that may be written there.
-        called: what the user calls it by: ``--out``.
+
+def refuse_replacing_data(data: str, out: Path, names: Iterable[str], option: str) -> None:
+    """Refuse a folder where a result, of one of these names, would replace the dataset itself.
 
     Raises:
-        InputError: DATA is one of these, or lies in one.
+        InputError: The dataset has such a name in ``out``, or is in a folder of such a name.
     """
     source, folder = Path(os.path.expanduser(data)), out.resolve()
     if not source.exists() or not source.resolve().is_relative_to(folder):
@@ -108,6 +87,28 @@ def refuse_replaced(data: str, out: Path, names: Iterable[str], called: str) -> 
     parts = source.resolve().relative_to(folder).parts
     if parts and parts[0] in names:
         raise InputError(
-            f"{called} {out}: DATA {data} lies there as {parts[0]}, which would be written over. Give another folder, "
+            f"{option} {out}: DATA {data} lies there as {parts[0]}, which would be written over. Give another folder, "
             "or move DATA out of it."
         )
+
+
+def note_replaced(file: Path) -> None:
+    """Log that a file will be replaced, if it exists."""
+    if file.exists():
+        _logger.info(f"{file} is there already: it will be replaced.")
+
+
+def refuse_foreign_file(
+    file: Path,
+    option: str,
+    is_ours: Callable[[Path], bool],
+    why: str,
+    fix: str = "Give another name, or remove it",
+) -> None:
+    """Refuse to replace a file that, by its content, the same command has not written.
+
+    Raises:
+        InputError: It exists and is not such a result. ``why`` follows its name in the message.
+    """
+    if file.exists() and not is_ours(file):
+        raise InputError(f"{option} {file} is there already, and {why}. {fix}.")

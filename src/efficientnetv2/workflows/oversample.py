@@ -29,7 +29,7 @@ from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.output_paths import refuse_within
+from efficientnetv2.workflows.output_paths import refuse_inside_data
 
 _logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def balance_and_write(
         )
     _check_out(out, fewer)
     if not fewer:  # a table holds no pictures
-        refuse_within(source.data, out, "OUT")
+        refuse_inside_data(source.data, out, "OUT")
     words = TrainOverrides(recipe=recipe, weights="none", seed=seed, settings=settings)
     with silenced():
         decided, _ = requested_recipe(words, pick_device("cpu"))

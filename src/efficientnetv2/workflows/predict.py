@@ -13,6 +13,7 @@ from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV
 from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
 from efficientnetv2.models import model_file
+from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
@@ -40,7 +41,7 @@ from efficientnetv2.workflows.batch_predict import (
     saving_on_interrupt,
     start_processes,
 )
-from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
 from efficientnetv2.workflows.predictions_io import (
     is_predictions_csv,
     is_skipped_csv,
@@ -49,7 +50,6 @@ from efficientnetv2.workflows.predictions_io import (
     write_predictions,
     write_skipped,
 )
-from efficientnetv2.workflows.previous_runs import KINDS
 from efficientnetv2.workflows.test_time_augmentation import for_own_views, views_asked
 
 _logger = logging.getLogger(__name__)
@@ -107,12 +107,12 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     own = network.preprocessing
     preprocessing = replace(own, views=views_asked(options.views, own.views))
     if out is not None:
-        refuse_others(
+        refuse_foreign_file(
             out,
             "--out",
             lambda file: is_predictions_csv(file, network.class_names),
             f"is no table of predictions of the classes of {model}, but maybe of another model's",
-            mend="Give another name, as --out NAME.csv, or remove it",
+            fix="Give another name, as --out NAME.csv, or remove it",
         )
     if rank is not None:
         require_rankable(network, model)
@@ -121,7 +121,7 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     dataset = replace(data.read(require_labels=False), bands=own.bands)
     damage = report_notes(dataset, strict=strict)
     for file in filter(None, (rank, out)):
-        tell_replaced(file)
+        note_replaced(file)
     return PredictionJob(network, dataset, damage, preprocessing)
 
 
@@ -145,7 +145,9 @@ def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
         )
     if out.resolve() == data.resolve():
         raise InputError(f"--out {out} is DATA itself. Give another file.")
-    if out.name == PREDICTIONS_CSV and any((out.parent / kind).is_file() for kind in (*KINDS, "report.json")):
+    if out.name == PREDICTIONS_CSV and any(
+        (out.parent / kind).is_file() for kind in (*RUN_MARKERS, "report.json")
+    ):
         raise InputError(
             f"--out {out} holds the predictions of the run there, which comparisons read. Give another name or folder."
         )
@@ -156,7 +158,7 @@ def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
         raise InputError(
             f"--out {out}: the list of unreadable images gets the name of DATA, {skipped.name}. Give another file."
         )
-    refuse_others(skipped, f"--out {out}:", is_skipped_csv, "is no list of unreadable images")
+    refuse_foreign_file(skipped, f"--out {out}:", is_skipped_csv, "is no list of unreadable images")
 
 
 def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions) -> pd.DataFrame:

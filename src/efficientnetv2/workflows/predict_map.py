@@ -37,7 +37,7 @@ from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import device_for_rank, refuse_swapped_arguments
-from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
 
 _logger = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
     if out.exists() and raster.exists() and out.samefile(raster):
         raise InputError(f"--out {out} is RASTER itself. Give another file.")
     with open_raster(raster) as source:
-        refuse_others(out, "--out", map_file.is_map, "is no map of effnetv2 geo map")
-        tell_replaced(out)
+        refuse_foreign_file(out, "--out", map_file.is_map, "is no map of effnetv2 geo map")
+        note_replaced(out)
         network = model_file.load(model)
         require_classes(network, model)
         require_single_label(network, "a map has one class at each place", model)

@@ -9,16 +9,19 @@ from pathlib import Path
 from efficientnetv2.data.shards.index import INDEX_NAME
 from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
-from efficientnetv2.training.run_dir import REPORT_FILES
+from efficientnetv2.training.run_dir import REPORT_FILES, RUN_MARKERS
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import output_dir
-from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
-from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+from efficientnetv2.workflows.output_paths import (
+    note_replaced,
+    refuse_foreign_file,
+    refuse_inside_data,
+    refuse_replacing_data,
+)
 from efficientnetv2.workflows.predictions_io import SKIPPED, csv_columns, is_skipped_csv
-from efficientnetv2.workflows.previous_runs import KINDS
 
 
-def inspection_folder(data: str) -> Path:
+def default_check_dir(data: str) -> Path:
     """Where ``inspect`` writes its page, unless another folder is given.
 
     Args:
@@ -40,20 +43,20 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
         InputError: it can't be written to, lies among the class folders of DATA, is a run's or a cross-validation's
             own, or holds a file of the user's by the name of one that will be written.
     """
-    if any((out / name).is_file() for name in KINDS):
+    if any((out / name).is_file() for name in RUN_MARKERS):
         raise InputError(
             f"--out {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
             f"{out / 'evaluation'}."
         )
-    refuse_within(data, out, "--out")
-    refuse_replaced(data, out, (*REPORT_FILES, SKIPPED), "--out")
+    refuse_inside_data(data, out, "--out")
+    refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "--out")
     if (out / INDEX_NAME).is_file():
         raise InputError(
             f"--out {out} is a folder of shards, which has a {SKIPPED} of its own. Give another folder."
         )
     for name, (ours, other) in _OURS.items():
-        refuse_others(out / name, f"--out {out}:", ours, f"is {other}")
-    tell_replaced(out / "report.html")
+        refuse_foreign_file(out / name, f"--out {out}:", ours, f"is {other}")
+    note_replaced(out / "report.html")
     return output_dir(out, "--out")
 
 

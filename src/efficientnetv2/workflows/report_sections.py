@@ -1,4 +1,4 @@
-"""What a report says beyond the figures: gathered from answers, their table and what the user asked for."""
+"""Sections of a report beyond the metrics: reliability, costs, subgroups, comparisons."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from efficientnetv2.evaluation.breakdown import cost_section, subgroup_section, 
 from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
+from efficientnetv2.evaluation.previous_runs import PreviousRun, find_previous_run
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.evaluation.summary import ReportContext
@@ -28,7 +29,6 @@ from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils import probability
 from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.previous_runs import Other, last_before
 
 # Columns of a dataset that say no property of a picture.
 _OTHERWISE = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
@@ -38,38 +38,38 @@ SIZE = "longer_side_px"
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """What is asked of a report beyond the figures.
+    """What the user wants of a report beyond the metrics.
 
     Args:
-        slices: columns to cut the pictures by; None takes those that there are, empty none.
-        costs: of mistakes; None where they are not known.
-        abstain_below: probability below which a picture is left to a person; None answers all.
-        against: another run or evaluation to compare with; None takes the last run before.
+        slices: Columns of subgroups; None takes all that are suitable, empty none.
+        costs: Costs of errors; None if they are not known.
+        abstain_below: Probability below which a person decides; None never.
+        against: Run or evaluation to compare with; None takes the previous one.
     """
 
     slices: tuple[str, ...] | None = None
     costs: ErrorCosts | None = None
     abstain_below: float | None = None
-    against: Other | None = None
+    against: PreviousRun | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known beside the answers.
+    """What is known besides the predictions.
 
     Args:
-        calibration: by which the answers' probabilities are stated.
-        members: the same of the networks that have answered, where they are several; None where one has none.
-        probe: answers of the linear probe, as ``evaluation.predictions.load_predictions`` gives them.
-        labels: verdict and words on more labels.
-        elsewhere: what a cross-validation says of pictures from new places.
-        apart: how far the pictures are from those learnt from.
-        views: what these answers have over those with the network's own views.
-        unseen: words on the pictures alone that did not train the network.
-        sections: that others have made.
-        folder: of the run, beside which lie those before it; None: there is none.
-        split_by: the rule of the folds of a cross-validation; None of others.
-        whole: what hangs together among the pictures that were answered, in their order; None where nothing does.
+        calibration: Temperature of the predictions.
+        members: Temperatures of the members of an ensemble; None of one without.
+        probe: Predictions of the linear probe, see ``evaluation.predictions.load_predictions``.
+        labels: Verdict and text on more labels.
+        elsewhere: Estimate for new places, from a cross-validation.
+        apart: Distance of the images from the training images.
+        views: Difference made by test-time augmentation.
+        unseen: Text on the images that did not train the model.
+        sections: Further sections.
+        folder: Run directory, beside which earlier runs are; None without.
+        split_by: Rule of the folds of a cross-validation; None without.
+        whole: Clusters of the predicted images; None without.
     """
 
     calibration: Calibration | None = None
@@ -88,12 +88,7 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What a report says beyond the figures.
-
-    Args:
-        sections: of the page.
-        context: for its summary.
-    """
+    """Sections of the page, and the context of its summary."""
 
     sections: tuple[TemplateSection, ...]
     context: ReportContext
@@ -111,21 +106,21 @@ def gathered(
     reach: Interval,
     key: Key,
 ) -> Findings:
-    """Everything that there is to say of these answers.
+    """Everything that a report says of predictions beyond the metrics.
 
     Args:
-        predictions: on the dataset's pictures.
-        dataset: labelled.
-        class_names: of the network.
-        wanted: what the user asked for.
-        known: what is known beside.
-        trainers: as ``reliability_section`` takes them.
-        choosers: likewise.
-        reach: the 95 % interval of top-1.
-        key: of resampling.
+        predictions: Predictions of labeled images.
+        dataset: Dataset of the images.
+        class_names: Classes of the model.
+        wanted: What the user wants.
+        known: What is known besides.
+        trainers: See ``reliability_section``.
+        choosers: See ``reliability_section``.
+        reach: 95 % interval of top-1.
+        key: Key of the bootstrap.
 
     Raises:
-        InputError: the other run answered other pictures.
+        InputError: The other run predicted other images.
     """
     labels, probabilities = predictions.labels, predictions.probabilities
     shown = dataset.select(predictions.samples)
@@ -173,20 +168,14 @@ def gathered(
 
 
 def _of_slices(parts: Sequence[SliceMetrics], uncut: Sequence[str]) -> tuple[str, str] | None:
-    """Verdict and words on the subgroups; None where the images are not cut."""
+    """Verdict and text on the subgroups; None without."""
     if not parts:
         return ("Not measured.", " ".join(uncut)) if uncut else None
     return subgroup_verdict(parts), " ".join([worst_slice(parts), *uncut])
 
 
 def by_picture(predictions: Predictions, dataset: ImageDataset, class_names: Sequence[str]) -> pd.DataFrame:
-    """Answers as ``evaluation.predictions.load_predictions`` gives those that were written down.
-
-    Args:
-        predictions: of labelled pictures of one label each.
-        dataset: of them.
-        class_names: of the network.
-    """
+    """Predictions of images with one label as ``evaluation.predictions.load_predictions`` gives saved ones."""
     shown = dataset.select(predictions.samples)
     called = predictions.probabilities.argmax(axis=1)
     return pd.DataFrame(
@@ -196,14 +185,7 @@ def by_picture(predictions: Predictions, dataset: ImageDataset, class_names: Seq
 
 
 def sized(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> ImageDataset:
-    """The same pictures with a column of their size, where they may be cut by it and it is known.
-
-    A column of DATA of the same name stays.
-
-    Args:
-        dataset: of the pictures.
-        wanted: as ``Wanted.slices``.
-    """
+    """The dataset with a column of image sizes, if it may be used and is known; an own column stays."""
     if SIZE in dataset.table or not (wanted is None or SIZE in wanted):
         return dataset
     sides = longer_sides(dataset)
@@ -211,14 +193,10 @@ def sized(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> ImageDataset
 
 
 def check_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
-    """Refuse columns that pictures cannot be cut by, before any of them is answered.
-
-    Args:
-        dataset: of the pictures.
-        wanted: names of columns.
+    """Check columns of subgroups before an image is predicted.
 
     Raises:
-        InputError: a column is not there, or cuts the pictures into nothing of use.
+        InputError: A column does not exist, or is not suitable.
     """
     table = sized(dataset, wanted).table
     there = [str(name) for name in table.columns if name not in _OTHERWISE]
@@ -245,15 +223,7 @@ def check_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
 
 
 def _cut(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> tuple[pd.DataFrame, list[str]]:
-    """The columns by which the pictures that were answered are cut, and words on those that do not cut them any more.
-
-    Before the answers all did that were asked for (``check_slices``). Without the pictures that could not be read
-    all others may be alike in one, which is no reason to lose their answers.
-
-    Args:
-        dataset: of the pictures that were answered.
-        wanted: as ``Wanted.slices``.
-    """
+    """The columns of subgroups, and a note on those that are not suitable any more without unreadable images."""
     table = sized(dataset, wanted).table
     if wanted is None:
         return table[sliceable_columns(table, without=_OTHERWISE)], []
@@ -280,10 +250,10 @@ def _last(
     if other is None:
         found = None
         if known.folder is not None:
-            found = last_before(known.folder, answers, split_by=known.split_by)
+            found = find_previous_run(known.folder, answers, split_by=known.split_by)
         if found is None:
             return None
-        other = Other(f"the last run, {found[0]}", found[1])
+        other = PreviousRun(f"the last run, {found[0]}", found[1])
     # The other may have answered more pictures, or fewer; those of both count.
-    gained = compare_predictions(answers, other.answers, clusters=whole)
+    gained = compare_predictions(answers, other.predictions, clusters=whole)
     return None if gained is None else (other.name, other.qualified(gained))

@@ -2,52 +2,98 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from pydantic import TypeAdapter
 
+from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.generalization import train_distance
+from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.evaluation.next_steps import late_gain
 from efficientnetv2.evaluation.plots import SizeCurve, stage_costs
-from efficientnetv2.evaluation.predictions import per_class_f1
+from efficientnetv2.evaluation.predictions import (
+    PREDICTIONS_CSV,
+    load_predictions,
+    per_class_f1,
+    save_predictions,
+)
+from efficientnetv2.evaluation.previous_runs import PreviousRun
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.models import model_file as modelfile
+from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
+from efficientnetv2.inference.linear_probe import ProbeResult, fit_classifier
+from efficientnetv2.models import model_file
+from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.training.checkpoint import remove_checkpoints
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.metrics_log import data_wait_fraction, training_seconds
 from efficientnetv2.training.post_training import Result, epochs_trained, unreadable_note
+from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explain_predictions
-from efficientnetv2.workflows.linear_probe import known_of_run
-from efficientnetv2.workflows.previous_runs import Other
-from efficientnetv2.workflows.report_sections import Wanted
+from efficientnetv2.workflows.report_sections import Known, Wanted
+
+_logger = logging.getLogger(__name__)
 
 # Why the weights are kept that are, where no images were set aside to choose them.
 _LAST_KEPT = "No images chose the model, so the weights after the last step are kept."
 
 
-def report_of(job: RunConfig, prepared: DataModule, result: Result) -> EvaluationResult:
-    """Write the report of a run that has come to its end; its checkpoints go.
+PROBE_DIR = "probe"  # in a run directory: predictions of the linear probe
 
-    Args:
-        job: that was run.
-        prepared: its pictures.
-        result: what it came to.
+
+def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) -> dict[str, Any]:
+    """Save the probe's predictions and measure its learning curve.
+
+    Returns:
+        Plain values for the run directory: the probe's metrics and, if it could be measured, the learning curve.
     """
-    recipe, beginning = job.recipe, job.folder.beginning()
+    names, balanced = probe.val_dataset.class_names, recipe.balance is not None
+    predictions = pd.DataFrame(
+        {
+            "path": probe.val_dataset.select(probe.val.samples).paths,
+            "label": [names[label] for label in probe.predicted],
+            "true_label": [names[label] for label in probe.val.labels],
+        }
+    )
+    save_predictions(run / PROBE_DIR, predictions)
+    curve = learning_curve(
+        probe.train,
+        probe.val,
+        probe.predicted,
+        fit=partial(fit_classifier, strength=probe.metrics.strength, balanced=balanced),
+        num_labeled=int((~is_copy(data.train)).sum()) - probe.num_unreadable,
+        key=Key.of(recipe.seed).fold("label curve"),
+        groups=probe.groups,
+    )
+    facts: dict[str, Any] = {"linear_probe": asdict(probe.metrics)}
+    return facts if curve is None else facts | {"label_curve": asdict(curve)}
+
+
+def write_run_report(config: RunConfig, data: DataModule, result: Result) -> EvaluationResult:
+    """Write the report of a run whose training has ended, and remove its checkpoints."""
+    recipe, beginning = config.recipe, config.folder.beginning()
     probe = beginning.get("linear_probe")
     before = beginning.get("seen_before", {"pictures": 0})
     selected = result.selection.to_json() if result.selection else {}
-    known = known_of_run(job.folder.path, beginning, result.calibration)
-    learnt = _learnt_from(job)
+    known = _report_context(config.folder.path, beginning, result.calibration)
+    train_images = _train_images(config)
     facts = ReportMetadata(
-        data=prepared.dataset.source,
-        evaluated_on=job.answered,
+        data=data.dataset.source,
+        evaluated_on=config.answered,
         trained_on=before["pictures"],
         chose=before.get("chose", 0),  # a run begun by an earlier version did not ask
         selected_on=selected.pop("selected_on", None),
@@ -60,58 +106,60 @@ def report_of(job: RunConfig, prepared: DataModule, result: Result) -> Evaluatio
         chosen=beginning["chosen"],
         notes=[
             *([before["note"]] if "note" in before else []),
-            prepared.split_note,
-            *unreadable_note(job, result.predictions),
+            data.split_note,
+            *unreadable_note(config, result.predictions),
             *(str(choice) for choice in (result.selection, result.sizes) if choice),
         ],
         recipe=recipe.to_json(),
         seed=recipe.seed,
-        epochs=epochs_trained(job, result.images // job.recipe.batch_images),
-        train_pictures=len(learnt),
-        train_lost=len(job.train) - len(learnt),
+        epochs=epochs_trained(config, result.images // config.recipe.batch_images),
+        train_pictures=len(train_images),
+        train_lost=len(config.train) - len(train_images),
         linear_probe=probe["top1"] if probe else None,
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
         linear_probe_f1={} if known.probe is None else per_class_f1(known.probe),
         linear_probe_pictures=probe["train_pictures"] if probe else None,
-        linear_probe_of_pictures=len(job.train) if probe else None,
-        train_support={} if prepared.dataset.separator else dict(learnt.table["label"].value_counts()),
-        hashes=file_hashes(job.folder.model_file, job.folder.manifest_file),
+        linear_probe_of_pictures=len(config.train) if probe else None,
+        train_support={} if data.dataset.separator else dict(train_images.table["label"].value_counts()),
+        hashes=file_hashes(config.folder.model_file, config.folder.manifest_file),
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
         input_wait_share=data_wait_fraction(result.history),
-        skipped=job.folder.skipped_count,
-        stored_px=median_shorter_side(job.train),
-        check_notes=prepared.check_notes,
-        label_conflicts=prepared.label_conflicts,
+        skipped=config.folder.skipped_count,
+        stored_px=median_shorter_side(config.train),
+        check_notes=data.check_notes,
+        label_conflicts=data.label_conflicts,
         late_gain=late_gain(result.history),
         others={
             "train_s": round(training_seconds(result.history), 2),
-            "run": str(job.folder.path),
-            "model_file": str(job.folder.model_file),
-            "processes": job.world.size,
+            "run": str(config.folder.path),
+            "model_file": str(config.folder.model_file),
+            "processes": config.world.size,
             "stages": [asdict(stage) for stage in stage_costs(result.history)],
             **{name: beginning[name] for name in ("weights_compared",) if name in beginning},
             **selected,
             **(result.sizes.to_json() if result.sizes else {}),
         },
     )
-    kept = modelfile.load(job.folder.model_file, job.device)  # the moving average, not what was trained last
+    kept = model_file.load(
+        config.folder.model_file, config.device
+    )  # the moving average, not what was trained last
     explanation = explain_predictions(
-        kept, result.predictions, job.val, job.train.class_names, kept.preprocessing
+        kept, result.predictions, config.val, config.train.class_names, kept.preprocessing
     )
     known = replace(
         known,
         sections=(*known.sections, *explanation),
-        apart=train_distance(prepared.dataset, job.answered),
-        folder=job.folder.path,
-        whole=split_clusters(job.folder.path, job.val.select(result.predictions.samples).paths),
+        apart=train_distance(data.dataset, config.answered),
+        folder=config.folder.path,
+        whole=split_clusters(config.folder.path, config.val.select(result.predictions.samples).paths),
     )
     outcome = EvaluationResult(
         result.predictions,
-        job.val,
-        job.train.class_names,
+        config.val,
+        config.train.class_names,
         facts,
-        wanted=Wanted(against=Other.kept(job.folder.path, beginning)),
+        wanted=Wanted(against=PreviousRun.load(config.folder.path, beginning)),
         known=known,
     )
     curve = None
@@ -119,14 +167,36 @@ def report_of(job: RunConfig, prepared: DataModule, result: Result) -> Evaluatio
         curve = SizeCurve(
             result.sizes.points, result.sizes.image_px, recipe.progressive.last.image_px, "chose"
         )
-    outcome.write(job.folder.path, history=result.history, sizes=curve)
+    outcome.write(config.folder.path, history=result.history, sizes=curve)
     remove_checkpoints(
-        job.folder.checkpoints
+        config.folder.checkpoints
     )  # only now: until the report is whole there may be something to go on with
     return outcome
 
 
-def _learnt_from(job: RunConfig) -> ImageDataset:
+def _train_images(config: RunConfig) -> ImageDataset:
     """The training pictures that could be read all the while: of the others nobody knows how often they were seen."""
-    skipped = job.folder.skipped
-    return job.train.select(np.flatnonzero([path not in skipped for path in job.train.paths]))
+    skipped = config.folder.skipped
+    return config.train.select(np.flatnonzero([path not in skipped for path in config.train.paths]))
+
+
+def _report_context(folder: Path, beginning: Mapping[str, Any], calibration: Calibration | None) -> Known:
+    """What a run knows besides its predictions: those of the probe, the learning curve, its temperature."""
+    predictions = None
+    if (folder / PROBE_DIR / PREDICTIONS_CSV).is_file() and "linear_probe" in beginning:
+        try:
+            predictions = load_predictions(folder / PROBE_DIR)
+        except InputError:
+            _logger.info(
+                f"{folder / PROBE_DIR / PREDICTIONS_CSV} is damaged. The report leaves the linear probe's classes out."
+            )
+    labels, sections = None, []
+    if "label_curve" in beginning:
+        curve = TypeAdapter(LearningCurve).validate_python(beginning["label_curve"])
+        labels, sections = label_efficiency_verdict(curve), [learning_curve_section(curve)]
+    return Known(
+        calibration=calibration,
+        probe=predictions,
+        labels=labels,
+        sections=tuple(sections),
+    )

@@ -27,7 +27,7 @@ from efficientnetv2.workflows.arguments import (
     settings_of,
     source_of,
 )
-from efficientnetv2.workflows.report_folder import inspection_folder
+from efficientnetv2.workflows.output_paths import default_check_dir
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.search_config import SearchConfig
 from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
@@ -192,7 +192,7 @@ def search(
     refuse_launched("search")
     refuse_unknown(search, table, TableArguments)
     source = source_of(data, table)
-    folder = path_of("output", output) or Path("studies") / inspection_folder(source.data).name
+    folder = path_of("output", output) or Path("studies") / default_check_dir(source.data).name
     number("trials", trials, 1, MAX_COUNT)
     number("minutes", minutes, 0, whole=False)
     worker = WorkerOptions(

@@ -16,7 +16,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.model_scaling import ScaledArchitecture, parse_scaling, scale_up
-from efficientnetv2.workflows.outputs import refuse_others, tell_replaced
+from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
 from efficientnetv2.workflows.search_report import LoadedStudy
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def export_trial(
         raise InputError(f"--trial {trial}: no such trial has ended; there are {known}.")
     architecture, comment, scaled = _exported(read, row, grown_by)
     target = _target(read, out)
-    tell_replaced(target)
+    note_replaced(target)
     io.write(target, architecture, comment=comment)
     _logger.info(f"{comment}.")
     _logger.info(f"Written: {target}")
@@ -113,7 +113,7 @@ def _target(read: LoadedStudy, out: Path | None) -> Path:
         return found
     if not io.is_architecture_file(str(out)):
         raise InputError(f"--out {out}: must end in .yaml, .yml or .json, so that train recognizes it.")
-    refuse_others(out, "--out", lambda file: False, reason)
+    refuse_foreign_file(out, "--out", lambda file: False, reason)
     return out
 
 

@@ -29,10 +29,10 @@ from efficientnetv2.nas.study import (
 from efficientnetv2.nas.trial import run_trial, to_measurement
 from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.auto_batch import Hardware
-from efficientnetv2.training.auto_config import ResolvedRecipe, TrainingSet, resolve_recipe
+from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.resolve import ResolvedRecipe, TrainingSet, resolve_recipe
 from efficientnetv2.training.run_dir import RunLog
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_title, pick_device, workers_for
@@ -41,7 +41,7 @@ from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.utils.timer import boot_id
-from efficientnetv2.workflows.output_paths import refuse_replaced, refuse_within
+from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.search_config import SearchConfig
 from efficientnetv2.workflows.search_options import WorkerOptions
 from efficientnetv2.workflows.study_dir import STUDY_FILES, StudyDir
@@ -164,8 +164,8 @@ def new_context(config: SearchConfig) -> SearchContext:
     machine = WorkerMachine.of(config.worker)
     folder = StudyDir(config.study)
     if not folder.file.exists():
-        refuse_within(config.source.data, folder.path, "STUDY")
-        refuse_replaced(config.source.data, folder.path, STUDY_FILES, "STUDY")
+        refuse_inside_data(config.source.data, folder.path, "STUDY")
+        refuse_replacing_data(config.source.data, folder.path, STUDY_FILES, "STUDY")
     data = load_search_data(config.source, config.recipe, strict=config.worker.strict)
     folder.check()
     return SearchContext(machine, data, folder)

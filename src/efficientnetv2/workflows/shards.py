@@ -11,7 +11,7 @@ from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.writer import PackOptions, PackResult, write_shards
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.progress import progress
-from efficientnetv2.workflows.output_paths import lies_within
+from efficientnetv2.workflows.output_paths import is_inside_data
 
 _logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[Im
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "holds something already" if folder.is_dir() else "is a file"
         raise InputError(f"OUT {out} {what}. Give a new or empty folder.")
-    if lies_within(source.data, folder):
+    if is_inside_data(source.data, folder):
         raise InputError(
             f"OUT {out} lies in DATA {source.data}: the shards would become part of it. Give a folder beside it."
         )

@@ -1,0 +1,279 @@
+"""``--cache ram|disk``: where the training images are kept decoded, and how many bytes they may take."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from efficientnetv2.data.cache_writer import (
+    CacheFile,
+    CacheJob,
+    cache_in_memory,
+    cache_on_disk,
+    format_bytes,
+    is_cached,
+)
+from efficientnetv2.data.data_module import DataModule
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.image_cache import CacheSpec
+from efficientnetv2.data.readers import Reader, source_reader
+from efficientnetv2.data.records import Ints
+from efficientnetv2.training.image_sizes import settings_by_size
+from efficientnetv2.training.memory_probe import Hardware
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.utils.device import cores
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_gather_object
+from efficientnetv2.utils.errors import InputError, pluralize
+from efficientnetv2.utils.io import cache_folder
+from efficientnetv2.utils.memory import free_bytes
+from efficientnetv2.utils.rng import Key
+
+# Fraction of the free memory that ``--cache ram`` may take. Where the CPU trains, activations have up to 60 %. Ours.
+_MEMORY_FRACTION_CPU, _MEMORY_FRACTION = 0.4, 0.7
+# Images that are cached to estimate the whole: a second's or two's worth. Ours.
+_ESTIMATED = 512
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """The training images, decoded.
+
+    Args:
+        where: ``ram`` or ``disk``.
+        reader: Reads them.
+        note: What was done, in a sentence.
+        seconds: Time that it took.
+        image_px: Largest training size that they are kept for.
+    """
+
+    where: str
+    reader: Reader
+    note: str
+    seconds: float
+    image_px: int
+
+
+@dataclass(frozen=True)
+class CacheEstimate:
+    """What a cache will take: bytes, and seconds to fill it; ``reader`` reads some of the ``images``, cached."""
+
+    where: str
+    images: ImageDataset
+    reader: Reader
+    bytes: int
+    seconds: float
+
+
+def build_cache(
+    where: str | None,
+    recipe: Recipe,
+    data: DataModule,
+    hardware: Hardware,
+    image_px: int | None = None,
+) -> ImageCache | None:
+    """Keep the training images decoded; None if the recipe reads the files.
+
+    Args:
+        where: ``ram`` or ``disk``; None if the run has no ``--cache``.
+        recipe: Recipe of the run.
+        data: Its images.
+        hardware: Processes on one machine share what the first has filled.
+        image_px: Largest training size to keep them for, if the run's own was lowered since.
+
+    Raises:
+        InputError: The recipe wants a cache and ``where`` is not given; there is no room; or ``ram`` is to serve
+            several machines.
+    """
+    if recipe.cache_detail is None:
+        return None
+    where = _place(where, recipe, hardware.world)
+    began = time.perf_counter()
+    images, rows = _images(where, data)
+    px = image_px or _largest_px(recipe)
+    job = _job(images, recipe, px)
+    file = (
+        _in_memory(job, hardware.device)
+        if where == "ram"
+        else cache_on_disk(_folder(images, job.spec, data), job)
+    )
+    seconds = time.perf_counter() - began
+    reader = file.reader(rows, source_reader(data.train))
+    return ImageCache(where, reader, _note(where, file, job, seconds), seconds, px)
+
+
+def estimate_cache(
+    where: str | None, recipe: Recipe, data: DataModule, device: torch.device
+) -> CacheEstimate | None:
+    """What ``build_cache`` would take, from some images in memory; nothing stays behind.
+
+    Raises:
+        InputError: See ``build_cache``.
+    """
+    if recipe.cache_detail is None:
+        return None
+    where = _place(where, recipe, SINGLE_PROCESS)
+    images, _ = _images(where, data)
+    whole = _job(images, recipe)
+    began = time.perf_counter()
+    exists = where == "disk" and is_cached(_folder(images, whole.spec, data), whole)
+    look_s = time.perf_counter() - began
+    order = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(data.train))
+    some, file, began = _as_many_as_fit(data.train, order[:_ESTIMATED], recipe, device)
+    share = len(some) / len(images)
+    size, seconds = round(file.bytes / share), (time.perf_counter() - began) / share
+    if where == "ram" and size > _room(device):
+        raise InputError(
+            f"--cache ram: {pluralize(len(images), 'picture')} need about {format_bytes(size)}, but of the free "
+            f"memory only {format_bytes(_room(device))} can be spared for it. Use --cache disk, or leave --cache out."
+        )
+    reader = file.reader(np.arange(len(some)), source_reader(some))
+    return CacheEstimate(where, some, reader, size, look_s if exists else seconds)
+
+
+def preview_cache(recipe: Recipe, train: ImageDataset, samples: Ints, device: torch.device) -> Reader | None:
+    """What training reads of a few samples where all are cached; None if it reads the files.
+
+    Raises:
+        InputError: They do not fit into memory.
+    """
+    if recipe.cache_detail is None:
+        return None
+    rows = np.full(len(train), -1, dtype=np.int64)
+    rows[samples] = np.arange(len(samples))
+    return _in_memory(_job(train.select(samples), recipe), device).reader(rows, source_reader(train))
+
+
+def local_reader(
+    cache: ImageCache | None, recipe: Recipe, data: DataModule, hardware: Hardware
+) -> Reader | None:
+    """What this process reads: the cache of the first process, or one on its own machine's disk. All call this.
+
+    Raises:
+        InputError: See ``build_cache``.
+    """
+    if cache is None:
+        return None
+    here: ImageCache | None = cache
+    if hardware.world.machines > 1 and not hardware.world.is_main_process:
+        here = build_cache(cache.where, recipe, data, hardware, cache.image_px)
+    all_gather_object(hardware.world, None)  # nobody waits within a step for one that is still filling
+    assert here is not None, "the recipe is the same for all"
+    return here.reader
+
+
+def _as_many_as_fit(
+    train: ImageDataset, rows: Ints, recipe: Recipe, device: torch.device
+) -> tuple[ImageDataset, CacheFile, float]:
+    """Some of the images cached in memory, and since when; a disk cache may be larger than memory."""
+    while True:
+        some, began = train.select(np.sort(rows)), time.perf_counter()
+        try:
+            return some, _in_memory(_job(some, recipe), device), began
+        except InputError:
+            if len(rows) == 1:
+                raise
+            rows = rows[: len(rows) // 2]
+
+
+def _rows_in(images: ImageDataset, train: ImageDataset) -> Ints:
+    """(N,) places of the training images among those that are cached, by path."""
+    if images is train:
+        return np.arange(len(train), dtype=np.int64)
+    places = pd.Index(images.paths)
+    if not places.is_unique:  # as tars of others may name them
+        raise InputError(
+            f"--cache disk: two pictures are called '{places[places.duplicated()][0]}', so one could not be told from "
+            "the other. Use --cache ram, or leave --cache out."
+        )
+    rows: Ints = places.get_indexer(pd.Index(train.paths)).astype(np.int64)
+    return rows
+
+
+def _place(where: str | None, recipe: Recipe, world: World) -> str:
+    if where is None:
+        raise InputError(
+            f"The recipe keeps decoded pictures (cache_detail is {recipe.cache_detail:g}), but not where: give --cache "
+            "ram or --cache disk, or --set cache_detail=null to read the files each time."
+        )
+    if where == "ram" and world.machines > 1:
+        raise InputError(
+            f"--cache ram is for the processes of one machine, and these are of {world.machines}. Use --cache disk, "
+            "which each machine fills for itself unless they share it."
+        )
+    return where
+
+
+def _images(where: str, data: DataModule) -> tuple[ImageDataset, Ints]:
+    """The images to cache, and (N,) places of the training images among them.
+
+    On disk, runs with another seed, whose split is another, or of the other folds use them too.
+    """
+    train, common = data.train, data.common
+    if where == "ram":
+        return train, _rows_in(train, train)
+    if common is None:
+        by_path = np.argsort(np.array(data.trainable.paths, dtype=object), kind="stable")
+        images = data.trainable.select(by_path)  # a list in another order has the same cache
+        return images, _rows_in(images, train)
+    return replace(common.pictures, bands=train.bands), common.rows[_rows_in(common.own, train)]
+
+
+def _job(images: ImageDataset, recipe: Recipe, image_px: int | None = None) -> CacheJob:
+    spec = _spec(recipe, image_px)
+    return CacheJob(reader=source_reader(images), count=len(images), spec=spec, threads=cores())
+
+
+def _spec(recipe: Recipe, image_px: int | None = None) -> CacheSpec:
+    assert recipe.cache_detail is not None
+    return CacheSpec.enough(
+        image_px=image_px or _largest_px(recipe),
+        framing=recipe.train_framing,
+        area_min=recipe.crop_area_min,
+        detail=recipe.cache_detail,
+    )
+
+
+def _largest_px(recipe: Recipe) -> int:
+    return max(setting.image_px for setting in settings_by_size(recipe))
+
+
+def _in_memory(job: CacheJob, device: torch.device) -> CacheFile:
+    return cache_in_memory(job, room_bytes=_room(device))
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that a cache in memory may take."""
+    fraction = _MEMORY_FRACTION_CPU if device.type == "cpu" else _MEMORY_FRACTION
+    return int(fraction * free_bytes(torch.device("cpu")))
+
+
+def _folder(images: ImageDataset, spec: CacheSpec, data: DataModule) -> Path:
+    """The folder of this data at this size and by this rule; when the images change, its content is replaced.
+
+    The rule of rasters is measured on the training images, so each seed and fold has its own. Folds train on other
+    images than other folds of the same data, and than a plain run.
+    """
+    name = Path(images.source).name
+    about = f"{images.root}\0{name}\0{spec}" + ("" if images.bands is None else f"\0{images.bands!r}")
+    if data.common is not None:
+        about = "\0".join([about, *images.paths])
+    digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:40]
+    return cache_folder("pictures") / f"{stem}-{spec.px}px-{digest}"
+
+
+def _note(where: str, file: CacheFile, job: CacheJob, seconds: float) -> str:
+    side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[job.spec.side]
+    decoded = pluralize(job.count, "picture")
+    size = f"{decoded} decoded, their {side} at most {job.spec.px} px, {format_bytes(file.bytes)}"
+    if where == "ram":
+        return f"Cache: {size} of memory, filled in {seconds:.0f} s."
+    done = "there already" if file.reused else f"filled in {seconds:.0f} s"
+    return f"Cache: {size} in {file.path.parent}, {done}. To be rid of it, delete that folder."

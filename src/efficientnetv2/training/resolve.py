@@ -1,0 +1,419 @@
+"""Resolve a run before its first step: every "auto" of its recipe becomes a value, once, in one place.
+
+``resolve`` is the pipeline of a run, from top to bottom: head, image sizes, epochs, batch, precision, cache, and what
+measured steps decide. ``resolve_recipe`` is the part of it that needs no images.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from efficientnetv2.data.data_module import DataModule
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.decode import load_eval_image
+from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.loader import decode_threads, thread_map
+from efficientnetv2.data.readers import source_reader
+from efficientnetv2.models.adapt import classifier_layers
+from efficientnetv2.models.efficientnet import EfficientNet, Network
+from efficientnetv2.preprocessing import RGB, Preprocessing
+from efficientnetv2.training.auto_batch import fit_groups, group_size, validate_sizes
+from efficientnetv2.training.ddp import parallel_speed, validate_sharing
+from efficientnetv2.training.early_stopping import unused_patience
+from efficientnetv2.training.image_cache import build_cache, estimate_cache
+from efficientnetv2.training.image_sizes import (
+    limit_upscaling,
+    lower_sizes_for_budget,
+    resolve_eval_sizes,
+    rounding_note,
+)
+from efficientnetv2.training.initial_weights import (
+    NOTHING_FROZEN,
+    InitialModel,
+    build_initial_model,
+    model_title,
+)
+from efficientnetv2.training.linear_probe import (
+    resolve_head_init,
+)
+from efficientnetv2.training.memory_probe import Hardware, MemoryProbe
+from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.overrides import sets_sizes
+from efficientnetv2.training.precision import choose_precision, seconds_per_image
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import validate_recipe
+from efficientnetv2.training.resolved_run import ResolvedRun
+from efficientnetv2.training.run_config import eval_preprocessing
+from efficientnetv2.training.run_length import needs_timing, resolve_length, without_epochs
+from efficientnetv2.training.run_request import RunRequest, repeat_recipe
+from efficientnetv2.training.run_summary import (
+    better_weights_note,
+    channel_notes,
+    log_notes,
+    model_lines,
+    multilabel_notes,
+    preprocessing_note,
+    regularization_notes,
+    unused_settings,
+)
+from efficientnetv2.training.time_budget import StartupBudget
+from efficientnetv2.training.train_overlap import pretrain_overlap
+from efficientnetv2.training.train_state import RunLength
+from efficientnetv2.transforms.autoaugment import refuse_channels
+from efficientnetv2.utils.errors import pluralize
+from efficientnetv2.utils.logs import as_details
+from efficientnetv2.utils.progress import progress
+
+_logger = logging.getLogger(__name__)
+
+# Rough fraction of `--minutes` for the steps, besides what comes before, validation and the report. Ours.
+_STEPS_FRACTION = 0.6
+# Images that are read to time one. Ours.
+_TIMED_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a recipe depends on in the training images.
+
+    Args:
+        images: Number of images.
+        class_names: Names of the classes.
+        in_channels: Channels of an image.
+        stored_px: Size of the stored images. None if it is not known.
+    """
+
+    images: int
+    class_names: tuple[str, ...]
+    in_channels: int = RGB
+    stored_px: float | None = None
+
+
+@dataclass(frozen=True)
+class TimeConstraints:
+    """What a time limit means before the first step. None is no limit.
+
+    Args:
+        minutes: Minutes of the whole run, which decide the number of steps later.
+        training_s: Seconds for steps. Image sizes are lowered until three epochs fit.
+        read_s: Seconds to read one training image.
+        compile_within_s: Seconds that compiling may take.
+    """
+
+    minutes: float | None = None
+    training_s: float | None = None
+    read_s: float = 0.0
+    compile_within_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe without "auto", its initial model on the device, and a note for each choice."""
+
+    recipe: Recipe
+    network: Network
+    microbatches: MicrobatchPlan
+    notes: tuple[str, ...]
+
+
+def resolve(
+    request: RunRequest,
+    data: DataModule,
+    hardware: Hardware,
+    *,
+    budget: StartupBudget | None = None,
+    estimate_in: Path | None = None,
+) -> ResolvedRun:
+    """Decide everything that a run leaves open, and log the choices.
+
+    Args:
+        request: What is requested; its weights are selected (``training.weights_selection``).
+        data: Its images.
+        hardware: What it computes on.
+        budget: Time before the first step. With ``minutes``, the run then ends in that time, and image sizes are
+            lowered until three epochs fit. None keeps the sizes.
+        estimate_in: Folder to measure in if the run is only estimated: steps are always timed, nothing is compiled or
+            cached, and nothing is logged.
+
+    Raises:
+        InputError: The run is impossible on these images or this hardware.
+    """
+    # All as in an earlier run of the same kind, if there is one.
+    request = repeat_recipe(request)
+    minutes = request.overrides.minutes
+    seconds = {} if request.comparison is None else {"comparing weights": request.comparison_s}
+    # The classifier, and whether minival selects.
+    recipe = resolve_head_init(request.recipe, data)
+    if recipe.minival == "auto" and not data.chooses:
+        recipe = validate_recipe(recipe.to_json() | {"minival": None}, where=recipe.name)
+    lowers = budget is not None and minutes is not None and not sets_sizes(request.overrides)
+    # Image sizes, model, epochs, batch and precision.
+    with progress("choosing precision and memory", None), as_details():
+        resolved = resolve_recipe(
+            recipe,
+            TrainingSet(
+                len(data.train),
+                data.train.class_names,
+                in_channels=data.dataset.channels,
+                stored_px=data.stored_px if lowers or recipe.enlarge is not None else None,
+            ),
+            hardware,
+            time=TimeConstraints(
+                minutes=minutes,
+                training_s=60 * minutes * _STEPS_FRACTION if lowers and minutes is not None else None,
+                read_s=_read_s(data.train, recipe, hardware.workers) if lowers else 0.0,
+                compile_within_s=0.0 if estimate_in else None if budget is None else budget.left_s,
+            ),
+            repeated=request.repeated,
+        )
+    recipe, network = resolved.recipe, resolved.network
+    # Images that trained the weights select nothing.
+    overlap = pretrain_overlap(recipe.weights, network, data, refuse=recipe.minival != "auto")
+    if overlap.chooser:
+        data = replace(data, chooses=False)
+    run = ResolvedRun(
+        request,
+        recipe,
+        network,
+        resolved.microbatches,
+        eval_preprocessing(recipe, network, data.dataset.bands),
+        data,
+        notes=(
+            *request.notes,
+            *resolved.notes,
+            *better_weights_note(recipe, request.candidates),
+            *multilabel_notes(recipe, data.dataset.separator),
+            *overlap.lines,
+        ),
+        warnings=frozenset(overlap.lines),
+        overlap=overlap,
+        seconds=seconds,
+    )
+    # The cache of decoded images; then what measured steps decide: sizes, epochs and stage lengths.
+    if estimate_in is not None:
+        if budget is not None:
+            seconds["start-up"] = budget.used_s - request.comparison_s
+        cache = estimate_cache(request.overrides.cache, recipe, data, hardware.device)
+        return _with_last_notes(resolve_length(replace(run, cache=cache), hardware, budget, estimate_in))
+    built = build_cache(request.overrides.cache, recipe, data, hardware)
+    if built is not None:
+        run = replace(run, cache=built, notes=(*run.notes, built.note))
+    weights, model = model_lines(recipe, run.notes, hardware.device)
+    _logger.info(weights)
+    _logger.info(model)
+    told: tuple[str, ...] = ()
+    if needs_timing(recipe, minutes):
+        told = without_epochs(run.notes, minutes)
+        log_notes(told, run.warnings, shown=weights)
+        run = resolve_length(run, hardware, budget if minutes is not None else None)
+    run = _with_last_notes(run)
+    log_notes([*run.notes[len(told) :], *no_probe_note(run)], run.warnings, shown=weights)
+    return run
+
+
+def resolve_recipe(
+    recipe: Recipe,
+    data: TrainingSet,
+    hardware: Hardware,
+    *,
+    time: TimeConstraints | None = None,
+    repeated: bool = False,
+) -> ResolvedRecipe:
+    """Decide what the recipe leaves open.
+
+    Args:
+        recipe: Recipe of the run.
+        data: Its training images.
+        hardware: Device, memory and processes.
+        time: Time constraints. None for a run without a time limit.
+        repeated: Whether earlier runs of the same kind used this recipe, so that its groups are fixed.
+
+    Raises:
+        InputError: The run is impossible: weights that are missing or of another model, more stages than steps, a group
+            that does not fit into memory, or fewer groups than processes.
+    """
+    time = time or TimeConstraints()
+    if recipe.augment.autoaugment:
+        refuse_channels(data.in_channels)
+    # Image sizes: not far above those of the stored images.
+    recipe, size_notes = limit_upscaling(recipe, data.stored_px)
+    # Model and weights.
+    initial = build_initial_model(
+        recipe, class_names=data.class_names, device=hardware.device, in_channels=data.in_channels
+    )
+    network, scratch = initial.network, initial.weights == "none"
+    # Image sizes: so small that three epochs fit into the time.
+    if time.training_s is not None:
+        without_candidates = recipe.model_copy(update={"eval_px_tried": None})
+        validate_sizes(without_candidates, MemoryProbe(recipe, network, hardware))  # before a size is timed
+        epochs_of = _epochs_in_time(time, recipe, network, data.images, hardware)
+        recipe, lowered = lower_sizes_for_budget(recipe, epochs_of, data.stored_px)
+        size_notes = lowered or size_notes
+    notes = [
+        *initial.notes,
+        *(size_notes or rounding_note(recipe)),
+        *channel_notes(recipe, data.in_channels),
+        *unused_settings(recipe, scratch=scratch, processes=hardware.world.size),
+    ]
+    # Fields that follow from the model, the number of images, the last size and the seed.
+    changes: dict[str, Any] = {}
+    for fields, more_notes in (
+        _model_fields(recipe, initial),
+        _epoch_fields(recipe, data.images),
+        resolve_eval_sizes(recipe),
+    ):
+        changes |= fields
+        notes += more_notes
+    if recipe.time_shares is not None and recipe.progressive.shares is not None:
+        notes.append(
+            "Stage lengths: progressive.shares, as measured for time_shares before; "
+            "--set progressive.shares=null measures again."
+        )
+    if recipe.progressive.order == "random" and recipe.progressive.seed is None:
+        changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
+    recipe = _changed(recipe, changes)
+    notes += regularization_notes(recipe, network)
+    steps = RunLength.of(recipe, data.images).steps
+    if time.minutes is None:
+        recipe.progressive.at(0, total_steps=steps)  # raises if there are more stages than steps
+    # Group size, precision, compiling, and groups per pass.
+    probe, is_set = MemoryProbe(recipe, network, hardware), recipe.group_images is not None
+    validate_sizes(recipe, probe)
+    recipe = _changed(recipe, {"group_images": group_size(recipe, probe, is_set=is_set, is_fixed=repeated)})
+    validate_sharing(recipe, hardware.device, hardware.world)
+    choice = choose_precision(
+        recipe,
+        network,
+        steps=steps,
+        device=hardware.device,
+        minutes=time.minutes,
+        at_once=parallel_speed(hardware.world, hardware.device),
+        compile_within_s=time.compile_within_s,
+    )
+    recipe = _changed(recipe, {"precision": choice.precision, "compile": choice.compile})
+    # In that precision, compiled, and with the memory that is free by now, a chosen group may have to be smaller.
+    group, microbatches, group_notes = fit_groups(
+        recipe, probe.for_recipe(recipe), is_set=is_set, is_fixed=repeated
+    )
+    recipe = _changed(recipe, {"group_images": group})
+    validate_sharing(recipe, hardware.device, hardware.world)
+    notes += [*([choice.note] if choice.note else []), *group_notes]
+    return ResolvedRecipe(recipe, network, microbatches, tuple(notes))
+
+
+def no_probe_note(run: ResolvedRun) -> list[str]:
+    """A note that there is no linear probe where a run wants one, for it predicts a single label."""
+    recipe, wanted = run.recipe, run.request.options.probe or run.recipe.classifier == "probe"
+    if recipe.weights == "none" or not wanted or run.data.dataset.separator is None:
+        return []
+    return ["No linear probe of the given weights: it answers one label, and these pictures have several."]
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    return validate_recipe(recipe.to_json() | changes, where=recipe.name)
+
+
+def _model_fields(recipe: Recipe, initial: InitialModel) -> tuple[dict[str, Any], list[str]]:
+    """Fields that the initial model decides, and notes."""
+    model = initial.model if isinstance(initial.model, str) else initial.model.to_json()
+    fields: dict[str, Any] = {"weights": initial.weights, "model": model}
+    if initial.weights == "none":
+        all_layers_train = recipe.optimizer.model_dump() | {"unfreeze": None}
+        fields |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": all_layers_train}
+        if recipe.name == "finetune":
+            return fields, [
+                "The recipe finetune is made for pretrained weights; from scratch, quick learns faster."
+            ]
+        return fields, []
+    if isinstance(initial.network, EfficientNet):
+        fields["pooling"] = initial.network.architecture.pooling  # a checkpoint needs the same
+    notes = []
+    # Whoever fits a probe has set "probe" before.
+    fields["classifier"] = "fresh" if recipe.classifier == "auto" else recipe.classifier
+    classifiers = len(classifier_layers(initial.network))
+    if recipe.classifier == "probe" and classifiers > 1 and not initial.network.class_names:
+        fields["classifier"] = "fresh"
+        notes.append(
+            f"Classifier: fresh, as {model_title(initial.model)} has {classifiers} classifiers and combines their "
+            "predictions, and a linear probe would be one."
+        )
+    if recipe.name == "quick":
+        notes.append(
+            "The recipe quick is made for training from scratch: its rate is ten times finetune's. With given weights "
+            "finetune mostly reaches more (--recipe finetune)."
+        )
+    return fields, notes
+
+
+def _epoch_fields(recipe: Recipe, images: int) -> tuple[dict[str, Any], list[str]]:
+    """The epochs, if they are open, and a note on what decides them."""
+    if recipe.steps is not None:
+        epochs = recipe.steps * recipe.batch_images / images
+        note = f"Epochs: {epochs:g}, for {pluralize(recipe.steps, 'step')} of {recipe.batch_images}."
+        return {"epochs": epochs, "steps": None}, [note]
+    if recipe.epochs != "auto":
+        return {}, []
+    seen, least, most = recipe.epochs_auto
+    epochs = round(min(most, max(least, seen / images)), 2)
+    bound = "most" if seen > most * images else "fewest" if seen < least * images else None
+    if bound is None:
+        return {"epochs": epochs}, [f"Epochs: {epochs:g}, so that about {seen:,} images are seen."]
+    return {"epochs": epochs}, [
+        f"Epochs: {epochs:g}, the {bound} that the recipe chooses by itself: {round(epochs * images):,} images are "
+        f"seen, where it aims at {seen:,}."
+    ]
+
+
+def _epochs_in_time(
+    time: TimeConstraints, recipe: Recipe, network: Network, images: int, hardware: Hardware
+) -> Callable[[Recipe], float]:
+    """About how many epochs fit into the time, as a function of the recipe with its sizes."""
+    pixel_s = seconds_per_image(recipe, network, hardware.device) / recipe.progressive.last.image_px**2
+    parallel = parallel_speed(hardware.world, hardware.device)
+    training_s = time.training_s or 0.0
+
+    def epochs_of(sized: Recipe) -> float:
+        plan = sized.progressive
+        pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
+        return training_s * parallel / (images * (time.read_s + pixel_s * pixels))
+
+    return epochs_of
+
+
+def _read_s(train: ImageDataset, recipe: Recipe, workers: int) -> float:
+    """Seconds to read one training image, from a few of them; each worker reads another one meanwhile."""
+    reader, preprocessing = source_reader(train), Preprocessing(image_px=recipe.progressive.last.image_px)
+    rows = np.unique(np.linspace(0, len(train) - 1, _TIMED_IMAGES).astype(np.int64)).tolist()
+
+    def read(place: int) -> None:
+        with suppress(UnreadableImageError):  # counted and named elsewhere
+            load_eval_image(reader.source(rows[place]), preprocessing)
+
+    began = time.perf_counter()
+    thread_map(read, len(rows), decode_threads(workers))
+    return (time.perf_counter() - began) / (len(rows) * max(1, workers))
+
+
+def _with_last_notes(run: ResolvedRun) -> ResolvedRun:
+    """The run with the notes on its length and its preprocessing, which are known last."""
+    recipe = run.recipe
+    patience = unused_patience(recipe, RunLength.of(recipe, len(run.data.train)))
+    notes = [*patience]
+    if recipe.weights != "none":
+        notes.append(
+            preprocessing_note(
+                run.preprocessing,
+                run.network.preprocessing,
+                trained_px=recipe.progressive.last.image_px,
+                eval_px=run.request.recipe.eval_px,
+            )
+        )
+    return replace(run, notes=(*run.notes, *notes), warnings=run.warnings | set(patience))

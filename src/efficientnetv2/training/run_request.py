@@ -1,0 +1,162 @@
+"""What a run is asked to do, before an image is looked at: its directory, its recipe, the weights to choose among."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from efficientnetv2.training.initial_weights import WeightsCandidate, validate_weights_name
+from efficientnetv2.training.memory_probe import Hardware
+from efficientnetv2.training.overrides import (
+    TrainOverrides,
+    open_weights,
+    requested_recipe,
+    resumed_recipe,
+    validate_requested_sizes,
+)
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import read_recipe, validate_recipe
+from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_lock import (
+    RUNS,
+    new_run_path,
+    newest_run,
+    runs_newest_first,
+    validate_new_run_dir,
+)
+from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.utils.device import device_note
+from efficientnetv2.utils.distributed import World
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import check_writable_dir
+from efficientnetv2.utils.logs import as_details
+from efficientnetv2.utils.shell import shell_join
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run as requested.
+
+    Args:
+        path: Run directory.
+        recipe: Recipe whose "auto" fields may be open.
+        overrides: What was said about the recipe.
+        options: Where and how to run.
+        notes: A sentence for each choice so far.
+        resumed: Whether the run exists already.
+        candidates: Weights to choose among, the most promising first; empty if there is no choice.
+        comparison: Metrics of the candidates as plain values. None if they were not compared.
+        comparison_s: Seconds of comparing them.
+        repeated: Whether an earlier run of the same kind has resolved the recipe.
+    """
+
+    path: Path
+    recipe: Recipe
+    overrides: TrainOverrides
+    options: RunOptions
+    notes: tuple[str, ...] = ()
+    resumed: bool = False
+    candidates: tuple[WeightsCandidate, ...] = ()
+    comparison: dict[str, Any] | None = None
+    comparison_s: float = 0.0
+    repeated: bool = False
+
+
+def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardware) -> RunRequest:
+    """Everything that can be decided without looking at an image.
+
+    A launcher starts and restarts a run with one command, so that there ``--resume`` may find no run yet.
+
+    Raises:
+        InputError: Options contradict each other, or ``--resume`` names no run.
+    """
+    world, device = hardware.world, hardware.device
+    if world.launch is not None and not options.resume:
+        path = _run_of_launch(world, options.out)
+        if path is not None:
+            _logger.info(f"Started again by the same launch (restart {world.restarts}).")
+            return _resumed(path, overrides, options)
+    if options.resume:
+        path = options.out or newest_run(RUNS)
+        if path is not None and (path / "recipe.yaml").exists():
+            return _resumed(path, overrides, options)
+        if world.launch is None and (path is None or not _never_began(path)):
+            raise InputError(f"--resume: there is no run in {path or RUNS}. {_how_to_resume(path)}")
+        _logger.info(f"There is no run in {path or RUNS} yet: starting one.")
+    if options.out is not None:
+        validate_new_run_dir(options.out)
+    check_writable_dir(options.out or RUNS, "--out")
+    if note := device_note(options.device, device):
+        _logger.info(note)
+    candidates = open_weights(overrides, device)
+    with as_details():
+        recipe, notes = requested_recipe(overrides, device, found=candidates[0] if candidates else None)
+    validate_weights_name(recipe.weights)
+    validate_requested_sizes(recipe, device, [candidate.word for candidate in candidates])
+    path = options.out or new_run_path(RUNS, recipe.name)
+    return RunRequest(path, recipe, overrides, options, tuple(notes), candidates=candidates)
+
+
+def repeat_recipe(request: RunRequest) -> RunRequest:
+    """The request with the recipe that an earlier run of the same kind has resolved for the same weights, if any.
+
+    The seed, that of random sizes if it follows from it, and minival stay; ``minutes`` no longer decide the epochs.
+    """
+    own = request.recipe
+    for file in () if request.resumed else request.options.settled:
+        earlier = read_recipe(file)
+        if earlier.weights == own.weights:
+            plain = earlier.to_json() | {"seed": own.seed, "minival": own.minival}
+            if own.progressive.seed is None:
+                plain["progressive"] = plain["progressive"] | {"seed": None}
+            recipe, overrides = (
+                validate_recipe(plain, where=str(file)),
+                replace(request.overrides, minutes=None),
+            )
+            return replace(request, recipe=recipe, overrides=overrides, repeated=True)
+    return request
+
+
+def _resumed(path: Path, overrides: TrainOverrides, options: RunOptions) -> RunRequest:
+    recipe = resumed_recipe(overrides, path / "recipe.yaml")
+    return RunRequest(path, recipe, overrides, options, resumed=True)
+
+
+def _never_began(path: Path) -> bool:
+    """Whether a folder was made for a run that was stopped before it began."""
+    return path.is_dir() and not runs_newest_first(path)
+
+
+def _how_to_resume(path: Path | None) -> str:
+    """The command that resumes the run that was most likely meant: the newest unfinished one."""
+    places = [RUNS] if path is None else [path, path.parent, RUNS]
+    runs = {recipe.parent.resolve(): recipe.parent for place in places for recipe in runs_newest_first(place)}
+    if not runs:
+        return "To start a run, leave out --resume."
+    run = next((run for run in runs.values() if not RunDir(run).finished), next(iter(runs.values())))
+    command = shell_join(["effnetv2", "train", "DATA", "--out", str(run), "--resume"])
+    return f"To resume the newest run: {command}. To start a new run, leave out --resume."
+
+
+def _run_of_launch(world: World, out: Path | None) -> Path | None:
+    """The run that an earlier try of this launch began; None if there is none.
+
+    A machine that takes another's place does not know of restarts. So an unfinished run is resumed at any try, but a
+    finished one only at a restart: else it is of an earlier launch of the same name.
+    """
+    for recipe_file in runs_newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
+        if not recipe_file.exists():
+            continue
+        folder = RunDir(recipe_file.parent)
+        if not folder.beginning_file.exists():  # a copy of a part of a run, or a run of an early version
+            continue
+        with suppress(InputError):  # a damaged one is not resumed, and bars no other
+            is_open = world.restarts > 0 or not folder.finished
+            if is_open and folder.beginning().get("launch") == world.launch:
+                return folder.path
+    return None
