@@ -67,13 +67,13 @@ REGIME = Regime(
     epochs=60,
     tune_pictures=1000,
     tune_epochs=60,
-    image_px=96,
-    px_multiple=16,
-    batch_images=64,
+    image_size=96,
+    size_multiple=16,
+    batch_size=64,
 )
 GROWING, RANDOM = "growing", "random"
 _TURNS = 44  # a size for each 8 of the paper's 350 epochs
-ORDERS: Mapping[str, tuple[str, ...]] = {GROWING: (), RANDOM: (f"progressive.turns={_TURNS}",)}
+ORDERS: Mapping[str, tuple[str, ...]] = {GROWING: (), RANDOM: (f"progressive.random_draws={_TURNS}",)}
 VANILLA, ADAPTIVE = "vanilla", "adaptive"
 KINDS = (VANILLA, ADAPTIVE)
 _ENDS = {GROWING: "", RANDOM: "_random_resize"}  # of the claims' names
@@ -84,10 +84,10 @@ def cell(
 ) -> Cell:
     """One arm: recipe ``quick``, its schedule replaced."""
     settings = (
-        *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"batch_images={regime.batch_images}",
+        *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"batch_size={regime.batch_size}",
         "progressive.stages=4",
-        f"progressive.image_px={{start: {regime.image_px / 2:g}, end: {regime.image_px}}}",
-        f"progressive.px_multiple={regime.px_multiple}", f"progressive.order={order}", *ORDERS[order],
+        f"progressive.image_size={{start: {regime.image_size / 2:g}, end: {regime.image_size}}}",
+        f"progressive.size_multiple={regime.size_multiple}", f"progressive.order={order}", *ORDERS[order],
         *regularized(strength, growing=kind == ADAPTIVE),
     )  # fmt: skip
     return Cell(f"{order} {kind}", column, "quick", regime.model, settings)
@@ -157,9 +157,9 @@ def main() -> None:
     regime = smaller(REGIME, options)
     orders = tuple(ORDERS) if options.only is None else (options.only,)
     dataset = load_dataset(options.pictures)
-    options.out.mkdir(parents=True, exist_ok=True)
-    runs = Runs(DataConfig(options.pictures), options.seeds, "none", options.device, options.out, print)
-    kept = options.out / "tuned.json"
+    options.output.mkdir(parents=True, exist_ok=True)
+    runs = Runs(DataConfig(options.pictures), options.seeds, "none", options.device, options.output, print)
+    kept = options.output / "tuned.json"
     if options.tune:
         made = tuned(dataset, regime, runs, orders)
         if options.only is None:
@@ -206,7 +206,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--only", choices=ORDERS, help="this order of sizes alone")
     parser.add_argument("--seeds", type=int, default=REGIME.seeds)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=RESULTS / "adaptive")
+    parser.add_argument("--output", type=Path, default=RESULTS / "adaptive")
     parser.add_argument(
         "--record", action="store_true", help="write results/summary.json, the raw figures and docs/paper.md"
     )

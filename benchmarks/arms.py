@@ -28,7 +28,7 @@ from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.evaluation_result import library_versions
 
 # No validation between but at the ends of stages, where it has to be, and then on few pictures.
-HARDLY_VALIDATED = ("validate_epochs=1000", "validate_images=32")
+HARDLY_VALIDATED = ("val_interval_epochs=1000", "val_max_images=32")
 # Of two runs whose times are compared, how much faster one may have been at the same size. Ours: with nothing else on a
 # machine most recorded pairs are within 4 %.
 _SAME_PACE = 1.1
@@ -86,7 +86,7 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
     Returns:
         ``seed``, ``top1``, ``macro_f1``, ``epochs``, ``train_s`` (wall time of the steps, waiting for pictures
         included), ``wall_s`` (validation and saving too), ``linear_probe`` (where weights were given), ``sizes``:
-        for each size of picture, ``image_px``, how many ``images`` were trained on and the ``train_s`` that took;
+        for each size of picture, ``image_size``, how many ``images`` were trained on and the ``train_s`` that took;
         ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting;
         ``hardware``, ``versions`` and ``when`` of the run; and ``asked``: what decided it (``Runs.config``). What was
         kept before that was said has neither the latter three nor all that is asked.
@@ -135,7 +135,7 @@ def refuse_other_regime(file: Path, tuned: Mapping[str, Any], regime: Mapping[st
     if differing:
         raise SystemExit(
             f"{file} was tuned in another regime: {'; '.join(differing)}. Run the same with --tune first, in a "
-            "folder of its own (--out)."
+            "folder of its own (--output)."
         )
 
 
@@ -175,11 +175,11 @@ def refuse_other_pace(one: Mapping[str, Any], other: Mapping[str, Any], folder: 
     """
     if not (one.get("sizes") and other.get("sizes")):
         return
-    paces = [max(row["sizes"], key=lambda size: size["image_px"]) for row in (one, other)]
+    paces = [max(row["sizes"], key=lambda size: size["image_size"]) for row in (one, other)]
     a, b = (size["images"] / size["train_s"] for size in paces)
-    if paces[0]["image_px"] == paces[1]["image_px"] and max(a, b) > _SAME_PACE * min(a, b):
+    if paces[0]["image_size"] == paces[1]["image_size"] and max(a, b) > _SAME_PACE * min(a, b):
         raise SystemExit(
-            f"With seed {one['seed']} one trained {a:.0f} images/s at {paces[0]['image_px']} px, the other {b:.0f}. "
+            f"With seed {one['seed']} one trained {a:.0f} images/s at {paces[0]['image_size']} px, the other {b:.0f}. "
             f"The machine has changed its pace between them, so their times do not compare: delete both in {folder}, "
             "and run this again."
         )
@@ -204,7 +204,7 @@ def by_size(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
     for row in history:
         if row["kind"] == "train":
             size = sizes.setdefault(
-                row["image_px"], {"image_px": row["image_px"], "images": 0, "train_s": 0.0}
+                row["image_size"], {"image_size": row["image_size"], "images": 0, "train_s": 0.0}
             )
             size["images"] += round(row["images_per_s"] * row["train_s"])
             size["train_s"] = round(size["train_s"] + row["train_s"], 2)

@@ -22,7 +22,7 @@ from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.utils.rng import Key
 
-PICTURES, IMAGE_PX, AREA_MIN = 500, 128, 0.35
+PICTURES, IMAGE_SIZE, AREA_MIN = 500, 128, 0.35
 
 
 def crop(picture: Image.Image, part: Box, beside: float = 0.0) -> np.ndarray:
@@ -31,7 +31,9 @@ def crop(picture: Image.Image, part: Box, beside: float = 0.0) -> np.ndarray:
     box = Box(part.left * across, part.top * down, part.right * across, part.bottom * down)
     shift = beside if box.right + beside <= across else -beside if box.left >= beside else 0.0
     moved = box._replace(left=box.left + shift, right=min(across, box.right + shift))
-    return np.asarray(picture.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BICUBIC, box=moved), dtype=float)
+    return np.asarray(
+        picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box=moved), dtype=float
+    )
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
     reader = source_reader(dataset)
     chosen = Key.of(0).generator().permutation(len(dataset))[:PICTURES].tolist()
     kept = {
-        detail: CacheSpec.enough(image_px=IMAGE_PX, framing="whole", area_min=AREA_MIN, detail=detail)
+        detail: CacheSpec.enough(image_size=IMAGE_SIZE, crop_mode="squash", area_min=AREA_MIN, detail=detail)
         for detail in (1.0, 0.5)
     }
     found: dict[object, list[float]] = {1.0: [], 0.5: [], "beside": []}

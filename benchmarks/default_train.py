@@ -7,7 +7,7 @@ and the linear probe's are then compared on the same pictures: ``default_train_m
 in points, with the interval of a bootstrap of pairs. The probe is of the weights that the run itself took. Where it was
 begun from scratch it prints none: then the probe is of the best weights at hand that it did not take, or where there
 are none of random weights, and the record says so (``probe_of``). Of very many training pictures a probe learns
-from a part, the network from all: ``probe_train_pictures`` of ``train_pictures``.
+from a part, the network from all: ``probe_num_train_images`` of ``num_train_images``.
 
 A run that was stopped goes on; one that is done is only read, and one of other pictures or minutes is refused.
 Everything lies in OUT (results/default_train_NAME), of
@@ -57,7 +57,7 @@ _KEPT = (
 def command(pictures: str, minutes: float, run: Path) -> list[str]:
     """What a user types, and where the run is to lie."""
     resume = ["--resume"] if (run / "recipe.yaml").exists() else []
-    words = ["train", pictures, "--minutes", f"{minutes:g}", "--out", str(run), *resume]
+    words = ["train", pictures, "--minutes", f"{minutes:g}", "--output", str(run), *resume]
     return [sys.executable, "-m", "efficientnetv2", *words]
 
 
@@ -74,7 +74,7 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
     """
     kept, run = out / "measured.json", out / "run"
     asked = {"minutes": minutes, "pictures_digest": load_dataset(pictures).digest()}
-    advice = f"move {out} away, or give another --out"
+    advice = f"move {out} away, or give another --output"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         refuse_foreign_file(kept, found, asked, advice)
@@ -85,8 +85,8 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
         train(pictures, minutes, run)
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     probe_of = "the weights that the run took"
-    probe = json.loads((run / "beginning.json").read_text(encoding="utf-8")).get("linear_probe")
-    learnt = None if probe is None else probe["train_pictures"]
+    probe = json.loads((run / "run.json").read_text(encoding="utf-8")).get("linear_probe")
+    learnt = None if probe is None else probe["num_train_images"]
     if learnt is None:
         probe_of, learnt = other_probe(pictures, run)
     row = {
@@ -98,9 +98,9 @@ def measured(pictures: str, minutes: float, out: Path) -> dict[str, Any]:
             {**one, "weights": Path(one["weights"]).name}
             for one in report.get("weights_compared", {}).get("starts", [])
         ],
-        "train_pictures": report["train_pictures"],
+        "num_train_images": report["num_train_images"],
         "probe_of": probe_of,
-        "probe_train_pictures": learnt,
+        "probe_num_train_images": learnt,
         **over_probe(run),
         "when": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
@@ -117,7 +117,7 @@ def over_probe(run: Path) -> dict[str, Any]:
     assert both is not None, "both answer val"
     shared = theirs.loc[theirs.index.isin(ours.index)]
     return {
-        "pictures": both.pictures,
+        "pictures": both.num_images,
         "probe_top1": float((shared["label"] == shared["true_label"]).mean()),
         "over_probe": {"top1": asdict(both.top1), "macro_f1": asdict(both.macro_f1)},
     }
@@ -127,14 +127,14 @@ def other_probe(pictures: str, run: Path) -> tuple[str, int]:
     """Write down the answers of a probe that the run has not made; what it is of, and from how many it learnt."""
     recipe = read_recipe(run / "recipe.yaml")
     found = weights_candidates(recipe.model)[0]
-    dataset = ImageDataset.from_csv(run / "manifest.csv", root=load_dataset(pictures).root, source=pictures)
+    dataset = ImageDataset.from_csv(run / "dataset.csv", root=load_dataset(pictures).root, source=pictures)
     train, val = dataset.subset("train"), dataset.subset("val")
     begun = build_initial_model(
         recipe.model_copy(update={"weights": found.word}),
         class_names=train.class_names,
         device=torch.device("cpu"),
     )
-    kept = json.loads((run / "beginning.json").read_text(encoding="utf-8"))["preprocessing"]
+    kept = json.loads((run / "run.json").read_text(encoding="utf-8"))["preprocessing"]
     how = {**kept, "mean": begun.network.preprocessing.mean, "std": begun.network.preprocessing.std}
     fit = linear_probe(
         begun.network,
@@ -154,7 +154,7 @@ def other_probe(pictures: str, run: Path) -> tuple[str, int]:
             }
         ),
     )
-    return f"{found.title}, which the run did not begin with", fit.metrics.train_pictures
+    return f"{found.title}, which the run did not begin with", fit.metrics.num_train_images
 
 
 def told(name: str, row: Mapping[str, Any]) -> str:
@@ -164,7 +164,7 @@ def told(name: str, row: Mapping[str, Any]) -> str:
         for figure, one in row["over_probe"].items()
     ]
     # A record that was made before it said so has none.
-    learnt, there = row.get("probe_train_pictures", row["train_pictures"]), row["train_pictures"]
+    learnt, there = row.get("probe_num_train_images", row["num_train_images"]), row["num_train_images"]
     fewer = f", learnt from {learnt:,} of {there:,} training pictures" if learnt < there else ""
     return (
         f"{name}: {row['recipe']} from {row['weights']}, top-1 {row['top1']:.1%}; over the linear probe of "
@@ -178,7 +178,7 @@ def main() -> None:
     )
     parser.add_argument("sets", nargs="+", metavar="NAME=PICTURES")
     parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the default_train_NAME")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the default_train_NAME")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
     if options.record and options.minutes != 15:
@@ -187,7 +187,7 @@ def main() -> None:
         name, separator, pictures = given.partition("=")
         if not (name.isidentifier() and separator and pictures):
             parser.error(f"'{given}' is not NAME=PICTURES, where NAME is a word for the figure's name.")
-        row = measured(pictures, options.minutes, options.out / f"default_train_{name}")
+        row = measured(pictures, options.minutes, options.output / f"default_train_{name}")
         print(told(name, row), flush=True)
         if options.record:
             for figure, one in row["over_probe"].items():

@@ -1,6 +1,6 @@
 """What ``effnetv2 demo`` comes to and how long it takes, over several seeds.
 
-Run: python -m benchmarks.demo [--seeds 5] [--out runs/demo_seeds]
+Run: python -m benchmarks.demo [--seeds 5] [--output runs/demo_seeds]
 
 Each seed is a process of its own, on all cores; its wall time is that of the whole story, from typing to the prompt.
 Figures are those of the cross-validation by place: every picture answered once, by a network that had not been there.
@@ -49,7 +49,7 @@ def told(seed: int, out: Path, by: dict[str, Any]) -> dict[str, float]:
         if took:
             print(f"{out} is of another {', '.join(differing)}: run again.", flush=True)
         shutil.rmtree(out, ignore_errors=True)
-        words = ["demo", "--seed", str(seed), "--out", str(out)]
+        words = ["demo", "--seed", str(seed), "--output", str(out)]
         begun = time.perf_counter()
         subprocess.run([sys.executable, "-m", "efficientnetv2", *words], cwd=ROOT, check=True)
         took = {"wall_s": round(time.perf_counter() - begun, 2), **by}
@@ -70,16 +70,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5, help="at least 2")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs/demo_seeds")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs/demo_seeds")
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error(f"--seeds {options.seeds}: an interval over seeds takes at least 2")
     target, by = RESULTS / "land_cover_demo", made_by()
-    each = [told(seed, options.out.absolute() / str(seed), by) for seed in range(options.seeds)]
+    each = [told(seed, options.output.absolute() / str(seed), by) for seed in range(options.seeds)]
     said = claims(each)  # before the record of earlier ones is gone
     shutil.rmtree(target, ignore_errors=True)
     for seed in range(options.seeds):
-        run = options.out.absolute() / str(seed)
+        run = options.output.absolute() / str(seed)
         here = {f"{ROOT.absolute()}/": ""}
         keep(run, target / str(seed), renamed=here)
         keep(run / "folds", target / str(seed) / "folds", renamed=here)

@@ -88,12 +88,12 @@ def our_epoch(pictures: Path, px: int, batch: int) -> tuple[float, float, dict]:
         out = Path(folder) / "run"
         settings = {
             "progressive.stages": 1, "progressive.randaugment": 9, "progressive.dropout": 0.2,
-            "progressive.drop_path": 0.2, "crop_area_min": 0.08, "validate_images": 64, "checkpoint_minutes": 60,
+            "progressive.drop_path": 0.2, "crop_scale_min": 0.08, "val_max_images": 64, "checkpoint_minutes": 60,
         }  # fmt: skip
         words = [
             sys.executable, "-m", "efficientnetv2", "train", pictures, "--model", "efficientnetv2_b0",
-            "--recipe", "quick", "--weights", "none", "--epochs", 1, "--image-px", px, "--batch-images", batch,
-            "--device", "cpu", "--out", out,
+            "--recipe", "quick", "--weights", "none", "--epochs", 1, "--image-size", px, "--batch-size", batch,
+            "--device", "cpu", "--output", out,
         ]  # fmt: skip
         for name, value in settings.items():
             words += ["--set", f"{name}={value}"]
@@ -105,8 +105,8 @@ def our_epoch(pictures: Path, px: int, batch: int) -> tuple[float, float, dict]:
         seconds = sum(row["train_s"] for row in counted)
         images = (counted[-1]["step"] - rows[first]["step"]) * batch
         report = json.loads((out / "report.json").read_text())
-        chosen = {name: report["recipe"].get(name) for name in ("precision", "compile", "group_images")}
-        return seconds / images, sum(row["waited_s"] for row in counted) / seconds, chosen
+        chosen = {name: report["recipe"].get(name) for name in ("precision", "compile", "ghost_batch_size")}
+        return seconds / images, sum(row["data_wait_s"] for row in counted) / seconds, chosen
 
 
 class Timm:
@@ -122,7 +122,7 @@ class Timm:
 
     def seconds_per_image(self, more: Sequence[str], most: int | None) -> float:
         """Of an epoch, or of so many updates of it."""
-        px, batch = self.options.image_px, self.options.batch_images
+        px, batch = self.options.image_size, self.options.batch_size
         command = timm_command(self.options.script, self.options.pictures, px, batch, self.classes, more)
         seconds = timm_updates(command, most)
         return sum(seconds) / len(seconds) / batch
@@ -149,12 +149,12 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json and epoch.json")
     other = parser.add_argument_group("another measurement, to see that it runs; not to be recorded")
-    other.add_argument("--image-px", type=int, default=128)
-    other.add_argument("--batch-images", type=int, default=64)
+    other.add_argument("--image-size", type=int, default=128)
+    other.add_argument("--batch-size", type=int, default=64)
     other.add_argument("--updates", type=int, help="at most so many of timm's per epoch; all otherwise")
     other.add_argument("--tune-updates", type=int, default=12, help="per setting that is tried for timm best")
     options = parser.parse_args()
-    names = ("image_px", "batch_images", "updates", "tune_updates")
+    names = ("image_size", "batch_size", "updates", "tune_updates")
     if options.record and any(getattr(options, name) != parser.get_default(name) for name in names):
         parser.error("--record is for whole epochs at 128 px and batches of 64, and 12 updates to tune by.")
     return options
@@ -172,7 +172,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for side, words in sides.items():
             per_image[side].append(timm.seconds_per_image(words, options.updates))
-        seconds, waited, chosen = our_epoch(options.pictures, options.image_px, options.batch_images)
+        seconds, waited, chosen = our_epoch(options.pictures, options.image_size, options.batch_size)
         per_image["ours"].append(seconds)
         waits.append(waited)
         epochs = ", ".join(f"{side} {images * values[-1]:.0f} s" for side, values in per_image.items())
@@ -192,8 +192,8 @@ def main() -> None:
             "when": time.strftime("%Y-%m-%d"),
             "hardware": hardware(),
             "images": images,
-            "image_px": options.image_px,
-            "batch_images": options.batch_images,
+            "image_size": options.image_size,
+            "batch_size": options.batch_size,
             "seconds_per_epoch": {
                 side: [images * one for one in values] for side, values in per_image.items()
             },

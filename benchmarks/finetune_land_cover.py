@@ -1,6 +1,6 @@
 """Fine-tuning on satellite pictures, cross-validated: given weights, and from scratch in as many planned minutes.
 
-Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--out OUT] [--only FOLD ...] [--record]
+Run: python -m benchmarks.finetune_land_cover PICTURES.csv WEIGHTS [--output OUT] [--only FOLD ...] [--record]
 
 5 stratified folds. In each fold every candidate setting is trained, for half the epochs, on three quarters of the
 other folds' pictures and scored on the last quarter; the better one is trained again on all of the other folds and
@@ -57,19 +57,19 @@ DEVICE = torch.device("cpu")
 FOLDS = 5
 # What is known of such pictures beforehand: they have no upright, the subject lies at the centre, much else around it.
 KNOWN = [
-    "augment.flip=symmetries",
-    "eval_views=symmetries",
-    "pooling=mean+centre",
-    "classifier=fresh",
-    "frozen_statistics=false",
-    "crop_area_min=0.7",
+    "augment.flip=d4",
+    "tta=d4",
+    "global_pool=avg+center",
+    "head_init=random",
+    "freeze_bn=false",
+    "crop_scale_min=0.7",
     "progressive.randaugment=null",
-    "progressive.image_px={start: 160, end: 256}",
+    "progressive.image_size={start: 160, end: 256}",
     "epochs=8",
-    "validate_epochs=8",
+    "val_interval_epochs=8",
 ]
-CHOOSING = ["epochs=4", "validate_epochs=4"]
-CANDIDATES = {"frozen": ["frozen_statistics=true"], "adapted": ["frozen_statistics=false"]}
+CHOOSING = ["epochs=4", "val_interval_epochs=4"]
+CANDIDATES = {"frozen": ["freeze_bn=true"], "adapted": ["freeze_bn=false"]}
 
 
 class _Quiet:
@@ -105,7 +105,7 @@ def kept_or(file: Path, asked: dict[str, Any], make: Callable[[], dict]) -> dict
     if file.exists():
         found = json.loads(file.read_text())
         now = json.loads(json.dumps(asked))  # as it was kept
-        refuse_foreign_file(file, found.get("asked", {}), now, "move it away, or give another --out")
+        refuse_foreign_file(file, found.get("asked", {}), now, "move it away, or give another --output")
         return found
     found = {**make(), "hardware": hardware(DEVICE), "asked": asked}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -147,10 +147,10 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
     recipe = settled.recipe
     preprocessing = replace(
         settled.network.preprocessing,
-        image_px=recipe.eval_px,
-        framing=recipe.framing,
-        crop_fraction=1.0,
-        views=recipe.eval_views,
+        image_size=recipe.eval_image_size,
+        crop_mode=recipe.crop_mode,
+        crop_pct=1.0,
+        tta=recipe.tta,
     )
     runs = RunDir(folder)
     job = RunConfig(recipe, settled.network, train, val, preprocessing, runs, DEVICE, workers=0)
@@ -181,7 +181,7 @@ def score(answers: dict, class_names: tuple[str, ...]):
 
 def fold(dataset: ImageDataset, number: int, learning: np.ndarray, answering: np.ndarray, options) -> dict:
     """One fold: choose, train, answer; from scratch in what is planned as the same minutes; the linear probe."""
-    out = options.out / f"fold{number}"
+    out = options.output / f"fold{number}"
     finetune = with_overrides(get_recipe("finetune"), [*KNOWN, f"weights={options.weights}"])
     draw = StratifiedShuffleSplit(1, test_size=0.25, random_state=number)
     inner, choosing = next(draw.split(learning, dataset.labels[learning]))
@@ -217,7 +217,7 @@ def fold(dataset: ImageDataset, number: int, learning: np.ndarray, answering: np
 def probed(weights: str, train: ImageDataset, val: ImageDataset) -> dict:
     """The linear probe of the weights on a fold."""
     network, _ = load_weights(weights)
-    preprocessing = replace(network.preprocessing, image_px=256, framing="whole", crop_fraction=1.0)
+    preprocessing = replace(network.preprocessing, image_size=256, crop_mode="squash", crop_pct=1.0)
     fitted = linear_probe(
         network, train, val, preprocessing, ProbeOptions(Key.of(0), balanced=True, device=DEVICE)
     )
@@ -250,7 +250,7 @@ def main() -> None:
     )
     parser.add_argument("pictures")
     parser.add_argument("weights")
-    parser.add_argument("--out", type=Path, default=RESULTS / "finetune_land_cover")
+    parser.add_argument("--output", type=Path, default=RESULTS / "finetune_land_cover")
     parser.add_argument("--only", type=int, nargs="+", choices=range(FOLDS), metavar="FOLD")
     parser.add_argument(
         "--record", action="store_true", help="write results/summary.json and finetune_land_cover.json"
@@ -259,7 +259,7 @@ def main() -> None:
     if options.record and options.only is not None:
         parser.error("--record is for all folds: leave out --only.")
     if options.record:
-        refuse_unchecked(options.out)
+        refuse_unchecked(options.output)
     dataset = load_dataset(options.pictures)
     dealt = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(dataset.labels, dataset.labels))
     if options.only is not None:

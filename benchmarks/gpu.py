@@ -103,7 +103,7 @@ def shares(work: Workload, folder: Path, *, rounds: int) -> dict[str, TimingStat
     strong = recipe.model_copy(update={"progressive": replace(recipe.progressive, randaugment=MAGNITUDE)})
     dataset = load_dataset(str(folder))
     pictures = TrainingImages(
-        dataset, Preprocessing(image_px=work.image_px), recipe.crop_area_min, Key.of(0), threads=1
+        dataset, Preprocessing(image_size=work.image_size), recipe.crop_scale_min, Key.of(0), threads=1
     )
     workers = len(os.sched_getaffinity(0))
     ahead = PREFETCH * workers

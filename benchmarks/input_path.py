@@ -1,7 +1,7 @@
 """From image files to augmented float batches on one core: ours against timm's and torchvision's training transforms.
 
 Run: python -m benchmarks.input_path DATA [--runs 3] [--record]
-     python -m benchmarks.input_path [DATA] --as-is [--image-px 224] [--json]
+     python -m benchmarks.input_path [DATA] --as-is [--image-size 224] [--json]
 
 Every side opens, decodes, draws a crop of 8 to 100 % of the area, resizes bilinearly with antialiasing, flips, applies
 RandAugment with two operations of magnitude 9, normalizes and stacks, from a warm page cache. timm applies each drawn
@@ -51,7 +51,7 @@ from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.sampler import BatchRequest
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
@@ -69,7 +69,7 @@ CACHED = f"{OURS} cached"
 # Inception's crops; RandAugment as timm's documentation trains with it, and the same for the others.
 AREA_MIN, MAGNITUDE, LAYERS, TIMM_RANDAUGMENT = 0.08, 9, 2, "rand-m9-mstd0.5"
 # What ``--cache ram`` keeps of an image by default; the fraction of free memory that it may take here. Ours.
-_CACHE_DETAIL, _MEMORY_FRACTION = 0.5, 0.5
+_CACHE_RESOLUTION, _MEMORY_FRACTION = 0.5, 0.5
 KEY = Key.of(0)
 
 Round = Callable[[], None]
@@ -77,16 +77,16 @@ Round = Callable[[], None]
 
 @dataclass(frozen=True)
 class Reading:
-    """What every side reads in a round: each image of the dataset once, as squares of ``image_px``."""
+    """What every side reads in a round: each image of the dataset once, as squares of ``image_size``."""
 
     dataset: ImageDataset
-    image_px: int
-    batch_images: int = 64
+    image_size: int
+    batch_size: int = 64
 
     def batches(self) -> Iterator[range]:
         """The images of each batch; the last one may be smaller."""
-        for first in range(0, len(self.dataset), self.batch_images):
-            yield range(first, min(first + self.batch_images, len(self.dataset)))
+        for first in range(0, len(self.dataset), self.batch_size):
+            yield range(first, min(first + self.batch_size, len(self.dataset)))
 
     def sides(self, *, cached: bool = True) -> dict[str, Round]:
         """Side -> a round of it, for the libraries that are installed; decodes the images of the cached one.
@@ -108,7 +108,7 @@ def timm_round(reading: Reading) -> Round:
     from timm.data.transforms_factory import create_transform
 
     transform = create_transform(
-        reading.image_px, is_training=True, scale=(AREA_MIN, 1), auto_augment=TIMM_RANDAUGMENT
+        reading.image_size, is_training=True, scale=(AREA_MIN, 1), auto_augment=TIMM_RANDAUGMENT
     )
 
     def load(source: bytes | Path) -> Tensor:
@@ -122,10 +122,10 @@ def timm_round(reading: Reading) -> Round:
 def torchvision_round(reading: Reading) -> Round:
     """Transforms v2 of torchvision, one by one, on tensors that it has decoded: faster than on Pillow images."""
     tv_io, v2 = import_torchvision("io"), import_torchvision("transforms.v2")
-    means = Preprocessing(image_px=reading.image_px)
+    means = Preprocessing(image_size=reading.image_size)
     transform = v2.Compose(
         [
-            v2.RandomResizedCrop(reading.image_px, scale=(AREA_MIN, 1), antialias=True),
+            v2.RandomResizedCrop(reading.image_size, scale=(AREA_MIN, 1), antialias=True),
             v2.RandomHorizontalFlip(),
             v2.RandAugment(num_ops=LAYERS, magnitude=MAGNITUDE),
             v2.ToDtype(torch.float32, scale=True),
@@ -174,13 +174,13 @@ class Ours:
     @classmethod
     def of(cls, reading: Reading, reader: Reader | None = None) -> Ours:
         """Read from the files, or by another reader."""
-        preprocessing = Preprocessing(reading.image_px, framing="crop", interpolation="bilinear")
+        preprocessing = Preprocessing(reading.image_size, crop_mode="center", interpolation="bilinear")
         return cls(TrainingImages(reading.dataset, preprocessing, AREA_MIN, KEY, reader=reader), reading)
 
     def requests(self) -> list[BatchRequest]:
         """A request per batch of the next round."""
         number = next(self.rounds)
-        setting = StepSettings(image_px=self.reading.image_px, randaugment=MAGNITUDE)
+        setting = StepSettings(image_size=self.reading.image_size, randaugment=MAGNITUDE)
         batches = [np.array(samples, np.int64) for samples in self.reading.batches()]
         return [BatchRequest(0, 0, setting, samples, np.full_like(samples, number)) for samples in batches]
 
@@ -217,7 +217,7 @@ def kept_in_memory(reading: Reading) -> Reader:
         reader=source_reader(dataset),
         count=len(dataset),
         spec=CacheSpec.enough(
-            image_px=reading.image_px, framing="crop", area_min=AREA_MIN, detail=_CACHE_DETAIL
+            image_size=reading.image_size, crop_mode="center", area_min=AREA_MIN, detail=_CACHE_RESOLUTION
         ),
         threads=1,
     )
@@ -271,7 +271,7 @@ def sample(data: str | None, most: int) -> ImageDataset:
             f"{dataset.source}: its images are stored as bare pixels, so there is nothing to decode. Give a folder, "
             "table or shards of JPEG or PNG files as DATA."
         )
-    chosen = chosen.select(validate_images(chosen).readable)
+    chosen = chosen.select(val_max_images(chosen).readable)
     if not len(chosen):
         raise InputError(f"{dataset.source} has no readable training images. Give others as DATA.")
     return chosen
@@ -319,7 +319,7 @@ def decode(ours: Ours, request: BatchRequest) -> None:
     for number, row in zip(request.samples, uniforms, strict=True):
         with open_stored(ours.pictures.reader.source(int(number))) as picture:
             box = draw_crop(picture.width, picture.height, AREA_MIN, ASPECT, row)
-            spare = min(box.width, box.height) / request.setting.image_px
+            spare = min(box.width, box.height) / request.setting.image_size
             scale = max(one for one in picture.scales if one <= max(1, spare))
             picture.pixels(scale, False, math.ceil(box.bottom) + scale)
 
@@ -355,13 +355,13 @@ def as_is(options: argparse.Namespace) -> None:
     dataset = sample(options.data, options.images)
     say(f"Measured on {len(dataset)} images of {dataset.source}.")
     sizes = []
-    for px in options.image_px or (128, 300):
+    for px in options.image_size or (128, 300):
         sides = able(Reading(dataset, px).sides(), say)
         speeds = Speeds(interleave(sides, rounds=options.rounds), len(dataset))
         plain = speeds.to_json()
         for side, values in plain["sides"].items():
             values["cached_ahead"] = asdict(speeds.ahead_of(side, ours=CACHED))
-        sizes.append({"image_px": px, **plain})
+        sizes.append({"image_size": px, **plain})
         if not options.json:
             print(f"{px} px:", *speeds.lines(), sep="\n", flush=True)
     facts = {"data": dataset.source, "images": len(dataset), "rounds": options.rounds}
@@ -398,7 +398,9 @@ def main() -> None:
     add("--record", action="store_true", help="write results/summary.json and input_path.json")
     other = parser.add_argument_group("files as they are, which is not recorded")
     other.add_argument("--as-is", action="store_true", help="read the files of DATA, not resized copies")
-    other.add_argument("--image-px", type=int, action="append", help="may be repeated (default: 128 and 300)")
+    other.add_argument(
+        "--image-size", type=int, action="append", help="may be repeated (default: 128 and 300)"
+    )
     other.add_argument("--images", type=int, default=IMAGES, help="of a round, spread over DATA")
     other.add_argument("--rounds", type=int, default=7)
     other.add_argument("--json", action="store_true", help="print JSON")

@@ -32,7 +32,7 @@ NAME, LEAST, MOST = "inspect_10000_pictures_s", 9_900, 10_100
 def inspected(data: Path) -> tuple[dict, float]:
     """What an inspection answers, and the seconds it took."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ("check", str(data), "--out", f"{folder}/inspection", "--json")
+        words = ("check", str(data), "--output", f"{folder}/inspection", "--json")
         began = time.perf_counter()
         command = [sys.executable, "-m", "efficientnetv2", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,7 +88,7 @@ def main() -> None:
     print(f"{NAME}: {value:.1f} s ({low:.1f} to {high:.1f}), n = {len(seconds)}")
     if not options.record:
         return
-    if not LEAST <= told["pictures"] <= MOST:
+    if not LEAST <= told["num_images"] <= MOST:
         raise SystemExit(
             f"{NAME} is of ten thousand pictures, but there are {told['pictures']:,}: not recorded."
         )
@@ -100,7 +100,7 @@ def main() -> None:
     raw = {
         "when": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
-        "pictures": told["pictures"],
+        "pictures": told["num_images"],
         "seconds": seconds,
         "near_duplicates": pairs,
         "same_files": files,

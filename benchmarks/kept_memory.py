@@ -1,6 +1,6 @@
 """What it gains on a CPU that a process keeps the memory it frees: V2-B0's training steps with and without.
 
-Run: python -m benchmarks.kept_memory [--image-px 128] [--rounds 5] [--record]
+Run: python -m benchmarks.kept_memory [--image-size 128] [--rounds 5] [--record]
 
 ``utils.cpu.keep_freed_memory``, which the program calls as it starts, holds for a whole process, so each side is
 a process of its own: the toolkit's loop on pictures of noise in memory, batch 32, two steps to warm up, then six. Sides
@@ -30,19 +30,19 @@ WARM, STEPS, BATCH = 2, 6, 32
 _ROUNDS = 5
 
 
-def work(image_px: int) -> Workload:
+def work(image_size: int) -> Workload:
     """What both sides train."""
-    return Workload("efficientnetv2_b0", image_px, BATCH, 0.1, torch.device("cpu"))
+    return Workload("efficientnetv2_b0", image_size, BATCH, 0.1, torch.device("cpu"))
 
 
-def child(side: str, image_px: int, precision: str) -> dict[str, float]:
+def child(side: str, image_size: int, precision: str) -> dict[str, float]:
     """One side, in a process of its own."""
     if side == "kept" and not keep_freed_memory():
         raise SystemExit(
             "Nothing to measure: this system's allocator has nothing to set, or it is set already."
         )
-    recipe, _ = our_recipe(work(image_px), precision=precision, compile=False)
-    loop = our_losses(work(image_px), recipe)
+    recipe, _ = our_recipe(work(image_size), precision=precision, compile=False)
+    loop = our_losses(work(image_size), recipe)
     for _ in range(WARM):
         next(loop)
     faults, times = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, []
@@ -62,22 +62,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--image-px", type=int, default=128)
+    parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--precision", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(child(options.child, options.image_px, options.precision)))
+        print(json.dumps(child(options.child, options.image_size, options.precision)))
         return
     # Chosen once, for where pages are cleared anew fp32 suffers more than 16 bits, and each side might take its own.
-    precision = our_recipe(work(options.image_px), compile=False)[0].precision
+    precision = our_recipe(work(options.image_size), compile=False)[0].precision
     print(f"Precision of both: {precision}")
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(options.rounds):
         for side in SIDES:
-            words = ["-m", "benchmarks.kept_memory", "--child", side, "--image-px", str(options.image_px)]
+            words = ["-m", "benchmarks.kept_memory", "--child", side, "--image-size", str(options.image_size)]
             words += ["--precision", precision]
             done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True)
             found[side].append(json.loads(done.stdout.splitlines()[-1]))
@@ -91,11 +91,11 @@ def main() -> None:
     low, ratio, high = np.quantile(
         [other["step_s"] / one["step_s"] for other, one in pairs], [0.25, 0.5, 0.75]
     )
-    name = f"kept_memory_b0_{options.image_px}"
+    name = f"kept_memory_b0_{options.image_size}"
     print(f"{name}: {ratio:.3f} ({low:.3f} to {high:.3f})")
     if options.record:
         more = "" if options.rounds == _ROUNDS else f" --rounds {options.rounds}"
-        command = f"python -m benchmarks.kept_memory --image-px {options.image_px}{more} --record"
+        command = f"python -m benchmarks.kept_memory --image-size {options.image_size}{more} --record"
         record(name, ratio, unit="ratio", low=low, high=high, n=options.rounds, command=command)
 
 

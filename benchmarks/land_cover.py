@@ -12,11 +12,11 @@ wide       every start (from scratch, WEIGHTS, aerial, both), with and without b
            5 folds by spatial blocks and on 5 stratified ones; beside each the linear probe and the most frequent class
 balancing  every way of balancing, from WEIGHTS, small, 3 seeds, by spatial blocks
 
-A stopped run goes on from --out; what a cross-validation came to is kept under results/land_cover/ and not done again,
-for all of it may take longer than a sitting: pretrain and best want one, or --out kept; what is kept says by a digest
-which pretrained weights it began with. With `best` done the claims go into results/summary.json; what a step came
-to goes into results/land_cover.json. --workers N runs N cross-validations at once, each on its share of the processor:
-nothing here is a time.
+A stopped run goes on from --output; what a cross-validation came to is kept under results/land_cover/ and not done
+again, for all of it may take longer than a sitting: pretrain and best want one, or --output kept; what is kept says by
+a digest which pretrained weights it began with. With `best` done the claims go into results/summary.json; what a step
+came to goes into results/land_cover.json. --workers N runs N cross-validations at once, each on its share of the
+processor: nothing here is a time.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ from efficientnetv2.utils.io import write_text_atomically
 STEPS = ("pretrain", "best", "wide", "balancing")
 SEEDS = 3
 FROM_SCRATCH = ("epochs=16",)  # of the same pictures; without weights four epochs are nothing
-BALANCED = ("balance=null", "balance=equal")
+BALANCED = ("class_sampling=null", "class_sampling=equal")
 BALANCING = (
-    "balance=null",
-    "balance=sqrt",
-    "balance=effective",
-    "balance=equal",
-    "balance=equal progressive.randaugment=2",
-    "balance=equal rare_randaugment=2 progressive.randaugment=2",
-    "balance=null class_weights=equal",
-    "balance=null class_weights=effective",
-    "balance=null logit_adjustment=1",
+    "class_sampling=null",
+    "class_sampling=sqrt",
+    "class_sampling=effective",
+    "class_sampling=equal",
+    "class_sampling=equal progressive.randaugment=2",
+    "class_sampling=equal minority_randaugment_scale=2 progressive.randaugment=2",
+    "class_sampling=null class_weights=equal",
+    "class_sampling=null class_weights=effective",
+    "class_sampling=null logit_adjustment=1",
 )
 
 
@@ -68,7 +68,9 @@ Asked = dict[tuple[Any, ...], Validation]
 
 def best_asked(work: Work) -> Asked:
     """By the kind of folds: starts and balancing chosen inside the training folds, small; full size answers."""
-    tries = tuple(f"weights={start} {balance}" for start in work.starts.values() for balance in BALANCED)
+    tries = tuple(
+        f"weights={start} {class_sampling}" for start in work.starts.values() for class_sampling in BALANCED
+    )
     words, more = (
         work.words(work.weights, work.full),
         {"tries": tries, "try_settings": work.small, "members": work.members},
@@ -79,23 +81,29 @@ def best_asked(work: Work) -> Asked:
 def wide_asked(work: Work) -> Asked:
     """By the kind of folds, start and balancing; from scratch, which takes longest, comes last."""
     asked: Asked = {}
-    for (name, start), split, balance in product(
+    for (name, start), split, class_sampling in product(
         [*work.starts.items(), ("scratch", "none")], SPLITS, BALANCED
     ):
         longer = FROM_SCRATCH if start == "none" else ()
-        words = work.words(start, [*work.small, *longer, *HARDLY_VALIDATED, balance])
-        asked[split, name, balance] = Validation(f"wide/{split}/{name}_{_slug(balance)}", words, split)
+        words = work.words(start, [*work.small, *longer, *HARDLY_VALIDATED, class_sampling])
+        asked[split, name, class_sampling] = Validation(
+            f"wide/{split}/{name}_{_slug(class_sampling)}", words, split
+        )
     return asked
 
 
 def balancing_asked(work: Work) -> Asked:
     """By the way of balancing and the seed, from ImageNet's weights; what the wide comparison has too is the same."""
     asked: Asked = {}
-    for balance, seed in product(BALANCING, range(SEEDS)):
-        shared = balance in BALANCED and seed == 0
-        name = f"wide/spatial/imagenet_{_slug(balance)}" if shared else f"balancing/{_slug(balance)}_{seed}"
-        words = work.words(work.weights, [*work.small, *HARDLY_VALIDATED, *balance.split()], seed)
-        asked[balance, seed] = Validation(name, words, "spatial", probe=shared)
+    for class_sampling, seed in product(BALANCING, range(SEEDS)):
+        shared = class_sampling in BALANCED and seed == 0
+        name = (
+            f"wide/spatial/imagenet_{_slug(class_sampling)}"
+            if shared
+            else f"balancing/{_slug(class_sampling)}_{seed}"
+        )
+        words = work.words(work.weights, [*work.small, *HARDLY_VALIDATED, *class_sampling.split()], seed)
+        asked[class_sampling, seed] = Validation(name, words, "spatial", probe=shared)
     return asked
 
 
@@ -122,11 +130,11 @@ def gains(scores: dict[tuple[Any, ...], float]) -> dict[str, Any]:
         scores: by way and seed.
     """
     told = {}
-    for balance in dict.fromkeys(way for way, _ in scores):
-        seeds = [seed for way, seed in scores if way == balance]
-        over = [scores[balance, seed] - scores[BALANCING[0], seed] for seed in seeds]
-        told[balance] = {
-            "macro_f1": [scores[balance, seed] for seed in seeds],
+    for class_sampling in dict.fromkeys(way for way, _ in scores):
+        seeds = [seed for way, seed in scores if way == class_sampling]
+        over = [scores[class_sampling, seed] - scores[BALANCING[0], seed] for seed in seeds]
+        told[class_sampling] = {
+            "macro_f1": [scores[class_sampling, seed] for seed in seeds],
             "gain": statistics.fmean(over),
             "gain_interval": interval(over) if len(set(over)) > 1 else (over[0], over[0]),
         }
@@ -172,11 +180,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("pictures")
     parser.add_argument("weights")
     parser.add_argument("aerial")
-    parser.add_argument("--out", type=Path, default=Path("runs/land_cover_folds"))
+    parser.add_argument("--output", type=Path, default=Path("runs/land_cover_folds"))
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="cross-validations at once")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS)
     given = parser.parse_args(words)
-    run(Work(given.pictures, given.weights, given.aerial, given.out, workers=given.workers), given.only)
+    run(Work(given.pictures, given.weights, given.aerial, given.output, workers=given.workers), given.only)
 
 
 def run(work: Work, steps: Sequence[str] = STEPS) -> None:

@@ -68,11 +68,11 @@ def looks(path: Path) -> dict[str, float]:
     height, width = pixels.shape[:2]
     middle = np.zeros((height, width), dtype=bool)
     middle[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8] = True
-    grey, most, least = pixels.mean(axis=2), pixels.max(axis=2), pixels.min(axis=2)
-    slopes = np.hypot(*np.gradient(grey))
+    gray, most, least = pixels.mean(axis=2), pixels.max(axis=2), pixels.min(axis=2)
+    slopes = np.hypot(*np.gradient(gray))
     return {
-        "brightness": float(grey.mean()),
-        "contrast": float(grey.std()),
+        "brightness": float(gray.mean()),
+        "contrast": float(gray.std()),
         "saturation": float(((most - least) / (most + 1e-6)).mean()),
         "white": float((least > WHITE).mean()),
         "edges at the centre": float(slopes[middle].mean()),
@@ -100,7 +100,7 @@ def apart(vectors: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(0, 2 - 2 * unit @ unit.T))
 
 
-def likeness(distances: np.ndarray, asking: np.ndarray, neighbour: np.ndarray) -> dict[str, Any]:
+def likeness(distances: np.ndarray, asking: np.ndarray, neighbor: np.ndarray) -> dict[str, Any]:
     """How alike pictures and these neighbours of theirs look, beside all others.
 
     Args:
@@ -110,7 +110,7 @@ def likeness(distances: np.ndarray, asking: np.ndarray, neighbour: np.ndarray) -
     """
     others = distances[asking].copy()
     others[np.arange(len(asking)), asking] = np.nan
-    pair = distances[asking, neighbour[asking]]
+    pair = distances[asking, neighbor[asking]]
     less = (others > pair[:, None]).sum(axis=1) / (others.shape[1] - 1)
     return {
         "pictures": len(asking),
@@ -137,12 +137,12 @@ def draw(dataset: ImageDataset, paths: list[Path], pairs: list[tuple[int, int, f
 
 
 def most_alike(
-    dataset: ImageDataset, distances: np.ndarray, asking: np.ndarray, neighbour: np.ndarray, km: np.ndarray
+    dataset: ImageDataset, distances: np.ndarray, asking: np.ndarray, neighbor: np.ndarray, km: np.ndarray
 ) -> list[tuple[int, int, float]]:
     """Pairs of neighbours of different labels, those that look most alike first, no picture twice."""
     pairs: list[tuple[int, int, float]] = []
-    for picture in asking[np.argsort(distances[asking, neighbour[asking]])]:
-        two = (int(picture), int(neighbour[picture]))
+    for picture in asking[np.argsort(distances[asking, neighbor[asking]])]:
+        two = (int(picture), int(neighbor[picture]))
         if not {*two} & {one for pair in pairs for one in pair[:2]}:
             pairs.append((*two, float(km[picture])))
     return pairs[:SHOWN]
@@ -161,8 +161,8 @@ def main() -> None:
     measures = [looks(path) for path in paths]
     network, _ = load_weights(given.weights)
     distances = apart(embed_dataset(network, dataset, preprocessing=network.preprocessing).vectors)
-    neighbour, km = nearest(dataset)
-    alike = dataset.labels[neighbour] == dataset.labels
+    neighbor, km = nearest(dataset)
+    alike = dataset.labels[neighbor] == dataset.labels
     near = km <= NEAR_KM
     groups = {"same label": np.flatnonzero(near & alike), "another label": np.flatnonzero(near & ~alike)}
     found = {
@@ -170,12 +170,12 @@ def main() -> None:
             name: [asdict(one) for one in by_quarter(np.array([each[name] for each in measures]), right)]
             for name in measures[0]
         },
-        "neighbours": {name: likeness(distances, which, neighbour) for name, which in groups.items()}
+        "neighbours": {name: likeness(distances, which, neighbor) for name, which in groups.items()}
         | {"all_pairs_distance": float(distances[np.triu_indices(len(distances), 1)].mean())},
     }
     text = json.dumps(found, indent=1)
     write_text_atomically(RESULTS / "land_cover_content.json", text + "\n")
-    pairs = most_alike(dataset, distances, groups["another label"], neighbour, km)
+    pairs = most_alike(dataset, distances, groups["another label"], neighbor, km)
     draw(dataset, paths, pairs).savefig(FILE, dpi=85, pil_kwargs={"quality": 80, "optimize": True})
     print(text)
 

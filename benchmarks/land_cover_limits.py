@@ -2,7 +2,7 @@
 
 Run: python -m benchmarks.land_cover_limits FOLDER
 
-FOLDER is what ``benchmarks.land_cover`` kept its runs in (its ``--out``); of ``best`` both kinds of folds have to be
+FOLDER is what ``benchmarks.land_cover`` kept its runs in (its ``--output``); of ``best`` both kinds of folds have to be
 done there. From their answers, each to a picture that its networks had not seen:
 
 both         how many pictures are answered wrongly with both kinds of folds, and how many would be if the two were
@@ -83,7 +83,7 @@ class Answers:
     @classmethod
     def read(cls, folder: Path) -> Answers:
         """Of a cross-validation that is done."""
-        dataset = ImageDataset.from_csv(folder / "manifest.csv", root=folder, source=str(folder))
+        dataset = ImageDataset.from_csv(folder / "dataset.csv", root=folder, source=str(folder))
         table = pd.read_csv(folder / "predictions.csv")
         # Both list the pictures in the order of the table that they were dealt from.
         pairs = zip(dataset.paths, table["path"], strict=True)
@@ -110,7 +110,7 @@ def both_wrong(one: Answers, other: Answers) -> dict[str, Any]:
     }
 
 
-def neighbours(given: Answers) -> dict[str, Any]:
+def neighbors(given: Answers) -> dict[str, Any]:
     """Labels of the nearest picture, and what that means for the answers."""
     places = Places.of(given.dataset)
     assert places is not None, "the pictures have places"
@@ -188,11 +188,11 @@ def limits(folder: Path) -> dict[str, Any]:
     for kind, given in answers.items():
         report = json.loads((folder / "best" / kind / "report.json").read_text(encoding="utf-8"))
         found[kind] = {
-            "neighbours": neighbours(given),
+            "neighbours": neighbors(given),
             "labels": doubted(given),
             "years": years(given),
             "classes": classes(given),
-            "labelled": report["label_curve"],
+            "labelled": report["data_scaling_curve"],
         }
     return found
 

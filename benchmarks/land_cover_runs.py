@@ -38,15 +38,15 @@ ALWAYS = (
     *(
         setting
         for setting in KNOWN
-        if not setting.startswith(("progressive.image_px", "epochs", "validate_epochs"))
+        if not setting.startswith(("progressive.image_size", "epochs", "val_interval_epochs"))
     ),
     *same_numbers("cpu"),
 )
-SMALL = ("progressive.image_px={start: 96, end: 128}", "epochs=4", "validate_epochs=4")
-FULL = ("progressive.image_px={start: 160, end: 288}", "epochs=10", "validate_epochs=10")
+SMALL = ("progressive.image_size={start: 96, end: 128}", "epochs=4", "val_interval_epochs=4")
+FULL = ("progressive.image_size={start: 160, end: 288}", "epochs=10", "val_interval_epochs=10")
 # Of a report, what is kept as it stands.
 TOLD = (
-    "top1", "macro_f1", "over_folds", "linear_probe", "linear_probe_macro_f1", "splits_compared", "wall_s",
+    "top1", "macro_f1", "fold_mean", "linear_probe", "linear_probe_macro_f1", "split_comparison", "wall_s",
 )  # fmt: skip
 PRETRAINING = {"aerial": ("epochs=20",), "both": ("epochs=5",)}
 
@@ -149,9 +149,9 @@ def pretrained(work: Work, name: str) -> None:
     """One of them."""
     start = "none" if name == "aerial" else work.weights
     out = work.out / "pretrained" / name
-    small = [one for one in work.small if not one.startswith(("epochs", "validate_epochs"))]
+    small = [one for one in work.small if not one.startswith(("epochs", "val_interval_epochs"))]
     # Pooling is that of the pictures to come, whose subject lies at the centre; of these it does not.
-    words = work.words(start, [*small, *PRETRAINING[name], "pooling=mean"])
+    words = work.words(start, [*small, *PRETRAINING[name], "global_pool=avg"])
     with Screen(verbose=True) as screen, TrainingBar(screen) as bar:
         place = _place(out, (out / "recipe.yaml").exists(), probe=False)
         train_and_report(words, DataConfig(work.aerial), place, callbacks=[bar])
@@ -192,12 +192,13 @@ def told(report: dict[str, Any]) -> dict[str, Any]:
 
 def chosen(report: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     """What each fold has chosen, by names that are the same on every machine; nothing where nothing was to choose."""
-    if not report["tries"]:
+    if not report["candidates"]:
         return {}
     return {
         "chosen": [[_named(one, names) for one in fold["chosen"]] for fold in report["folds"]],
         "tries": [
-            {"settings": _named(one["settings"], names), "scores": one["scores"]} for one in report["tries"]
+            {"settings": _named(one["settings"], names), "scores": one["scores"]}
+            for one in report["candidates"]
         ],
     }
 

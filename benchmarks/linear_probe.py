@@ -53,7 +53,7 @@ def variants(network: EfficientNet) -> dict[str, tuple[EfficientNet, dict]]:
         "mean and std 0.5": (network, {"mean": half, "std": half}),
         "scaled to [0, 1], not normalised": (network, {"mean": zero, "std": one}),
         "values of 0 to 255, not scaled": (network, {"mean": zero, "std": wide}),
-        "a narrower crop (0.7)": (network, {"crop_fraction": 0.7}),
+        "a narrower crop (0.7)": (network, {"crop_pct": 0.7}),
     }
 
 
@@ -100,7 +100,7 @@ def measure(network, learn, answer, px, key, rows, *, only_right=False) -> None:
     """Add one draw's figures to the rows."""
     right = None
     for name, (one, changes) in variants(network).items():
-        preprocessing = replace(network.preprocessing, **{"image_px": px} | changes)
+        preprocessing = replace(network.preprocessing, **{"image_size": px} | changes)
         features = [embed_dataset(one, part, preprocessing=preprocessing) for part in (learn, answer)]
         probe, _ = fit_probe(features[0], key=key, balanced=False)
         right = right or probe

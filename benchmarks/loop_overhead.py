@@ -43,12 +43,12 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     other = parser.add_argument_group("another measurement, not to be recorded")
-    other.add_argument("--image-px", type=int, default=128)
-    other.add_argument("--batch-images", type=int, default=64)
+    other.add_argument("--image-size", type=int, default=128)
+    other.add_argument("--batch-size", type=int, default=64)
     other.add_argument("--steps", type=int, default=4)
     other.add_argument("--like-with-like", action="store_true")
     options = parser.parse_args()
-    names = ("image_px", "batch_images", "steps", "like_with_like")
+    names = ("image_size", "batch_size", "steps", "like_with_like")
     if options.record and any(getattr(options, name) != parser.get_default(name) for name in names):
         parser.error(
             "--record is for 4 steps a round at 128 px and batches of 64, and the loop that people write."
@@ -58,7 +58,7 @@ def asked() -> argparse.Namespace:
 
 def main() -> None:
     options = asked()
-    px, batch = options.image_px, options.batch_images
+    px, batch = options.image_size, options.batch_size
     pictures = torch.randint(0, 256, (batch, px, px, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     labels = torch.arange(batch) % 10
     sides = {
@@ -100,7 +100,7 @@ def bare(pictures: torch.Tensor, labels: torch.Tensor, like_with_like: bool):
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.05)
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
-    means = Preprocessing(image_px=pictures.shape[-1])
+    means = Preprocessing(image_size=pictures.shape[-1])
     while True:
         images = normalize(pictures, mean=means.mean, std=means.std)
         loss = loss_of(network(images), labels)
@@ -121,12 +121,12 @@ def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
     plain = get_recipe("quick").to_json() | {
         "model": "efficientnetv2_b0",
         "epochs": steps,
-        "batch_images": batch,
+        "batch_size": batch,
     }
-    fixed = ProgressiveSchedule(image_px=px, dropout=0.1, drop_path=0.1, label_smoothing=0.1)
+    fixed = ProgressiveSchedule(image_size=px, dropout=0.1, drop_path=0.1, label_smoothing=0.1)
     plain |= {"precision": "fp32", "compile": False}
     recipe = validate_recipe(
-        plain | {"group_images": batch, "progressive": fixed.to_json()}, where="benchmark"
+        plain | {"ghost_batch_size": batch, "progressive": fixed.to_json()}, where="benchmark"
     )
     network = place(create("efficientnetv2_b0", num_classes=10), CPU)
     requests = TrainSampler(labels.numpy(), fixed, steps, batch, batch, None, Key.of(0))
@@ -134,7 +134,7 @@ def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
     return train_steps(
         init_state(network, recipe),
         batches,
-        StepContext(recipe, Preprocessing(image_px=px), num_classes=10, key=Key.of(0), device=CPU),
+        StepContext(recipe, Preprocessing(image_size=px), num_classes=10, key=Key.of(0), device=CPU),
         length=RunLength(steps, steps_per_epoch=1.0),
     )
 

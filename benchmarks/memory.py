@@ -44,8 +44,8 @@ CPU = torch.device("cpu")
 # Of the limited run: 32 training pictures, 2 steps an epoch, 4 epochs: 2 steps a stage.
 WORDS = (
     "--recipe", "quick", "--model", "efficientnetv2_s", "--device", "cpu", "--workers", "0", "--epochs", "4",
-    "--batch-images", "16", "--set", "group_images=2", "--set", "precision=fp32", "--set", "compile=false",
-    "--set", "progressive={stages: 4, image_px: {start: 128, end: 300}, dropout: {start: 0.1, end: 0.3}}",
+    "--batch-size", "16", "--set", "ghost_batch_size=2", "--set", "precision=fp32", "--set", "compile=false",
+    "--set", "progressive={stages: 4, image_size: {start: 128, end: 300}, dropout: {start: 0.1, end: 0.3}}",
 )  # fmt: skip
 BATCH, PASSES, STEPS = 32, 10, 4
 
@@ -78,17 +78,17 @@ def limited(limit_gib: float, *, write: bool) -> None:
 def pictures_in(folder: Path) -> Path:
     """40 noisy pictures of two colours, 8 of which become val."""
     for number in range(40):
-        name, colour = (("red", (190, 60, 60)), ("blue", (60, 60, 190)))[number % 2]
+        name, color = (("red", (190, 60, 60)), ("blue", (60, 60, 190)))[number % 2]
         noise = np.random.default_rng(number).integers(-40, 40, (320, 320, 3))
         (folder / name).mkdir(parents=True, exist_ok=True)
-        array = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+        array = (np.array(color) + noise).clip(0, 255).astype(np.uint8)
         Image.fromarray(array).save(folder / name / f"{number}.jpg")
     return folder
 
 
 def run(data: Path, out: Path, *more: str) -> tuple[list[float], dict[str, int], float]:
     """A run of the command line: its losses, its groups at a time, and the most GiB it was seen to take."""
-    words = ["train", str(data), *WORDS, "--out", str(out), *more]
+    words = ["train", str(data), *WORDS, "--output", str(out), *more]
     process = subprocess.Popen([sys.executable, "-m", "efficientnetv2", *words], stdout=subprocess.DEVNULL)
     peak = 0
     watched = psutil.Process(process.pid)
@@ -101,7 +101,7 @@ def run(data: Path, out: Path, *more: str) -> tuple[list[float], dict[str, int],
     if process.wait() != 0:
         raise SystemExit(f"effnetv2 {' '.join(words)} ended with {process.returncode}")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    groups = json.loads((out / "beginning.json").read_text())["groups_at_a_time"]
+    groups = json.loads((out / "run.json").read_text())["microbatches"]
     return [row["loss"] for row in rows if row["kind"] == "train"], groups, peak / GIB
 
 
@@ -115,7 +115,7 @@ def requests(plan: ProgressiveSchedule):
 
 def noise(request: BatchRequest) -> Batch:
     """Noise of the size asked for."""
-    px = request.setting.image_px
+    px = request.setting.image_size
     array = np.random.default_rng(request.step).integers(0, 256, (BATCH, px, px, 3), dtype=np.uint8)
     return Batch(request, torch.from_numpy(array).permute(0, 3, 1, 2), torch.arange(BATCH) % 10, ())
 
@@ -124,26 +124,26 @@ def flat(*, write: bool) -> None:
     """Train, and look at the memory after every pass."""
     plan = ProgressiveSchedule(
         stages=4,
-        image_px=Ramp(64, 128),
-        px_multiple=16,
+        image_size=Ramp(64, 128),
+        size_multiple=16,
         dropout=Ramp(0, 0.3),
         drop_path=0,
         randaugment=Ramp(5, 15),
     )
     changes = {
-        "model": "efficientnetv2_b0", "epochs": PASSES, "batch_images": BATCH, "group_images": BATCH,
+        "model": "efficientnetv2_b0", "epochs": PASSES, "batch_size": BATCH, "ghost_batch_size": BATCH,
         "precision": "fp32", "compile": False, "progressive": plan.to_json(),
     }  # fmt: skip
     recipe = validate_recipe(get_recipe("quick").to_json() | changes, where="benchmark")
     steps = train_steps(
         init_state(place(create("efficientnetv2_b0", num_classes=10), CPU), recipe),
         map(noise, requests(plan)),
-        StepContext(recipe, Preprocessing(image_px=128), num_classes=10, key=Key.of(0), device=CPU),
+        StepContext(recipe, Preprocessing(image_size=128), num_classes=10, key=Key.of(0), device=CPU),
         length=RunLength(PASSES * plan.stages * STEPS, steps_per_epoch=plan.stages * STEPS),
     )
     memory = [psutil.Process().memory_info().rss / 2**20 for done in steps if (done.step + 1) % STEPS == 0]
     passes = [memory[first : first + plan.stages] for first in range(0, len(memory), plan.stages)]
-    sizes = [plan.stage(stage).image_px for stage in range(plan.stages)]
+    sizes = [plan.stage(stage).image_size for stage in range(plan.stages)]
     for number, one in enumerate(passes):
         told = (f"{mb:.0f} MB at {px} px" for mb, px in zip(one, sizes, strict=True))
         print(f"pass {number}: {', '.join(told)}")

@@ -61,18 +61,20 @@ def train(
     weights = [] if start == "offline" else ["--weights", start]
     began = time.monotonic()
     _run(
-        ["train", data, "--minutes", f"{minutes:g}", *weights, "--out", str(folder / "run")], checkout, cores
+        ["train", data, "--minutes", f"{minutes:g}", *weights, "--output", str(folder / "run")],
+        checkout,
+        cores,
     )
     wall_s = time.monotonic() - began
-    _run(["evaluate", str(folder / "run"), test, "--out", str(folder / "test")], checkout, cores)
+    _run(["evaluate", str(folder / "run"), test, "--output", str(folder / "test")], checkout, cores)
     report = json.loads((folder / "run/report.json").read_text(encoding="utf-8"))
     tested = json.loads((folder / "test/report.json").read_text(encoding="utf-8"))
-    last = report["recipe"]["progressive"]["image_px"]
+    last = report["recipe"]["progressive"]["image_size"]
     row = {
         "minutes": minutes,
         "wall_s": round(wall_s, 1),
         "epochs": report["epochs"],
-        "image_px": last["end"] if isinstance(last, dict) else last,
+        "image_size": last["end"] if isinstance(last, dict) else last,
         "weights": Path(report["recipe"]["weights"]).name,
         "top1": report["top1"],
         "probe_top1": report.get("linear_probe"),
@@ -87,7 +89,7 @@ def train(
             load_predictions(folder / "run"), load_predictions(folder / "run" / PROBE_DIR)
         )
         assert both is not None, "both predict the validation images"
-        row["minus_probe"] = {**asdict(both.top1), "images": both.pictures}
+        row["minus_probe"] = {**asdict(both.top1), "images": both.num_images}
     write_text_atomically(kept, json.dumps(row, indent=1) + "\n")
     return row
 
@@ -135,7 +137,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[6, 20])
     parser.add_argument("--start", default="offline", help="offline, or a file of weights")
     parser.add_argument("--before", type=Path, required=True, help="clone at an earlier version")
-    parser.add_argument("--out", type=Path, default=RESULTS / "minutes_kept")
+    parser.add_argument("--output", type=Path, default=RESULTS / "minutes_kept")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
     name, _, folders = options.set.partition("=")
@@ -143,20 +145,20 @@ def main() -> None:
     if not (name.isidentifier() and data and test):
         parser.error(f"'{options.set}' is not NAME=TRAIN,TEST.")
     start = "offline" if options.start == "offline" else "weights"
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
     typed = (
         f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"
     )
     for minutes in options.minutes:
         called = f"{name}_{start}_{minutes:g}min"
-        rows = compared(data, test, minutes, options.start, options.out / called, options.before)
+        rows = compared(data, test, minutes, options.start, options.output / called, options.before)
         now = rows["now"]
-        predicted = {side: load_predictions(options.out / f"{called}_{side}/test") for side in rows}
+        predicted = {side: load_predictions(options.output / f"{called}_{side}/test") for side in rows}
         differences = {}
         for side in ("before", "before_longer"):
             between = compare_predictions(predicted["now"], predicted[side])
             assert between is not None, "both predict the test images"
-            differences[f"minus_{side}"] = {**asdict(between.top1), "images": between.pictures}
+            differences[f"minus_{side}"] = {**asdict(between.top1), "images": between.num_images}
         if "minus_probe" in now:
             differences["minus_probe"] = now["minus_probe"]
         for side, row in rows.items():

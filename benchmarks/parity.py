@@ -31,7 +31,7 @@ from benchmarks.random_weights import distance, randomise
 from benchmarks.search_trials import code
 from torch import Tensor, nn
 
-from efficientnetv2.architectures.registry import NAMES, get_architecture, published
+from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models.conversion import convert
@@ -65,7 +65,7 @@ Row = dict[str, Any]
 
 def photographs(preprocessing: Preprocessing, px: int, number: int = 2) -> Tensor:
     """(number, 3, px, px) uint8, from JPEG files, as the network's own preprocessing frames them."""
-    framed = [load_eval_image(path, replace(preprocessing, image_px=px)) for path in PICTURES[:number]]
+    framed = [load_eval_image(path, replace(preprocessing, image_size=px)) for path in PICTURES[:number]]
     return torch.from_numpy(np.stack(framed)).permute(0, 3, 1, 2)
 
 
@@ -80,7 +80,7 @@ def random_weights(network: nn.Module, name: str) -> nn.Module:
     Noise is among the pictures that the statistics are taken from, for photographs of land are alike: a deep network
     that only knew a few of them would explode on the next.
     """
-    preprocessing = published(name).preprocessing
+    preprocessing = get_model_info(name).preprocessing
     pixels = photographs(preprocessing, 128, number=16)
     real = normalize(pixels, mean=preprocessing.mean, std=preprocessing.std)
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
@@ -94,7 +94,7 @@ def torch_rows(side: Timm | Torchvision, place: Path, sizes: Sequence[int] | Non
     ours = imported.network
     assert imported.name == side.name
     back, out = side.load(ours, place)
-    for px in sizes or (ours.preprocessing.image_px, ODD_PX):
+    for px in sizes or (ours.preprocessing.image_size, ODD_PX):
         pixels = photographs(ours.preprocessing, px)
         expected, got = side.logits(theirs, pixels), our_logits(ours, pixels)
         yield {"what": "read", "px": px, "distance": distance(got, expected)}
@@ -113,8 +113,8 @@ def keras_rows(side: Keras, place: Path, sizes: Sequence[int] | None) -> Iterato
     """Of Keras: our random weights written for it, and its file of them read."""
     ours = random_weights(EfficientNet(get_architecture(side.name)), side.name)
     assert isinstance(ours, EfficientNet)
-    ours.preprocessing = published(side.name).preprocessing
-    for px in sizes or (ours.preprocessing.image_px, ODD_PX):
+    ours.preprocessing = get_model_info(side.name).preprocessing
+    for px in sizes or (ours.preprocessing.image_size, ODD_PX):
         theirs = side.load(ours, place, px)
         read = convert.read(side.save(theirs, place)).network
         pixels = photographs(ours.preprocessing, px)
@@ -136,15 +136,15 @@ def keras_rows(side: Keras, place: Path, sizes: Sequence[int] | None) -> Iterato
 
 def wrong_rows(ours: EfficientNet, expected: Tensor, pixels: Tensor) -> Iterator[Row]:
     """The same weights with padding, epsilon and preprocessing of the other kind."""
-    table, framing = ours.architecture, ours.preprocessing
-    imagenet = framing.mean == IMAGENET_MEAN
+    table, crop_mode = ours.architecture, ours.preprocessing
+    imagenet = crop_mode.mean == IMAGENET_MEAN
     mean, std = (SYMMETRIC_MEAN, SYMMETRIC_STD) if imagenet else (IMAGENET_MEAN, IMAGENET_STD)
     padding = replace(table, padding="symmetric" if table.padding == "same" else "same")
     epsilon = replace(table, batch_norm_epsilon=1e-5 if table.batch_norm_epsilon > 1e-4 else 1e-3)
     for what, wrong, preprocessing in (
-        ("padding", padding, framing),
-        ("epsilon", epsilon, framing),
-        ("preprocessing", table, replace(framing, mean=mean, std=std)),
+        ("padding", padding, crop_mode),
+        ("epsilon", epsilon, crop_mode),
+        ("preprocessing", table, replace(crop_mode, mean=mean, std=std)),
     ):
         with torch.device("meta"):
             network = EfficientNet(wrong)

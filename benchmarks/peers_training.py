@@ -28,13 +28,13 @@ class Timm:
 
     Args:
         script: train.py of timm's repository.
-        image_px: of training and evaluation.
+        image_size: of training and evaluation.
         quick: words that make it faster (memory format, precision, workers).
         parts: words by what they decide; a later part of the same name takes the place of the earlier.
     """
 
     script: Path
-    image_px: int
+    image_size: int
     quick: tuple[str, ...] = ()
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class Timm:
         classes = sum(folder.is_dir() for folder in (pictures / "train").iterdir())
         words = [
             sys.executable, self.script, pictures, "--model", "tf_efficientnetv2_b0", "--num-classes", classes,
-            "--input-size", 3, self.image_px, self.image_px, "--epochs", epochs, "--val-interval", epochs,
+            "--input-size", 3, self.image_size, self.image_size, "--epochs", epochs, "--val-interval", epochs,
             "--sched-on-updates", "--device", "cpu", "--log-interval", 1_000_000, "--checkpoint-hist", 1,
             "--seed", seed, "--output", output, *self.quick,
         ]  # fmt: skip
@@ -74,19 +74,19 @@ class Reference:
     """A training by torchvision's reference recipe (``benchmarks.reference_recipe``).
 
     Args:
-        image_px: of training and evaluation.
+        image_size: of training and evaluation.
         lr: peak learning rate.
         quick: words that make it faster (precision, workers).
     """
 
-    image_px: int
+    image_size: int
     lr: float
     quick: tuple[str, ...] = ()
 
     def asked(self, pictures: Path, *, epochs: int, seed: int) -> dict[str, Any]:
         """What decides a run but for the pictures: ``epochs``, and the ``words`` after them."""
         words = (
-            "--epochs", epochs, "--lr", self.lr, "--image-px", self.image_px, "--seed", seed, *self.quick,
+            "--epochs", epochs, "--lr", self.lr, "--image-size", self.image_size, "--seed", seed, *self.quick,
         )  # fmt: skip
         return {"epochs": epochs, "words": [str(word) for word in words]}
 
@@ -94,7 +94,14 @@ class Reference:
         """``top1`` on val at the end, ``train_s`` of the updates of all epochs."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "found.json"
-            command = [sys.executable, "-m", "benchmarks.reference_recipe", str(pictures), "--out", str(out)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.reference_recipe",
+                str(pictures),
+                "--output",
+                str(out),
+            ]
             subprocess.run([*command, *self.asked(pictures, epochs=epochs, seed=seed)["words"]], check=True)
             found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
             return {name: found[name] for name in ("top1", "train_s")}
@@ -134,7 +141,7 @@ def once(
         if kept.get(name, value) != value:
             raise SystemExit(
                 f"{file} is of a run with {name} {_words(kept[name])}; asked for is {_words(value)}. Move it away, or "
-                "give another folder (--out)."
+                "give another folder (--output)."
             )
     return kept
 

@@ -127,7 +127,7 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
     order = np.random.default_rng(_TUNING).permutation(
         rows_of(dataset, "train", fit + options.tune_answers, _TUNING)
     )
-    pictures = link_folders(dataset, order[:fit], order[fit:], options.out / "tuning")
+    pictures = link_folders(dataset, order[:fit], order[fit:], options.output / "tuning")
     timm, speeds, on = _quickest(options)  # with all cores to itself
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
     tried: dict[str, float] = {}
@@ -135,7 +135,7 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
     def kept(name: str, side: Timm | Reference) -> float:
         of = {"epochs": options.tune_epochs, "seed": 0}
         found = once(
-            options.out / "tried" / f"{name.replace(' ', '_').replace(',', '')}.json",
+            options.output / "tried" / f"{name.replace(' ', '_').replace(',', '')}.json",
             partial(side.trained, pictures, **of),
             side.asked(pictures, **of),
         )
@@ -152,7 +152,7 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
             return found
 
         def of_rate(lr: float) -> Future[float]:
-            return pool.submit(kept, f"torchvision_{lr:g}", Reference(options.image_px, lr, as_timm(timm)))
+            return pool.submit(kept, f"torchvision_{lr:g}", Reference(options.image_size, lr, as_timm(timm)))
 
         def of_torchvision(rates: Sequence[float]) -> dict[float, float]:
             runs = {lr: of_rate(lr) for lr in rates}
@@ -184,7 +184,7 @@ def regime_of(options: argparse.Namespace) -> dict[str, int]:
     Args:
         options: of ``benchmarks.time_to_accuracy``.
     """
-    names = ("image_px", "tune_epochs", "tune_pictures", "tune_answers")
+    names = ("image_size", "tune_epochs", "tune_pictures", "tune_answers")
     return {name: getattr(options, name) for name in names}
 
 
@@ -208,13 +208,13 @@ def _quickest(options: argparse.Namespace) -> tuple[Timm, dict[str, float], str]
 
     def tried() -> dict[str, Any]:
         asked = Namespace(
-            pictures=options.pictures, script=options.script, image_px=options.image_px, batch_images=64,
+            pictures=options.pictures, script=options.script, image_size=options.image_size, batch_size=64,
             tune_updates=options.tune_updates,
         )  # fmt: skip
         return {"speeds": {"|".join(name): 1 / one for name, one in epoch.Timm(asked).tuned().items()}}
 
     on = here()
     asked = {"on": on, "tune_updates": options.tune_updates}
-    speeds: dict[str, float] = once(options.out / "tried" / "timm_updates.json", tried, asked)["speeds"]
+    speeds: dict[str, float] = once(options.output / "tried" / "timm_updates.json", tried, asked)["speeds"]
     kind, workers = max(speeds, key=lambda name: speeds[name]).split("|")
-    return Timm(options.script, options.image_px, (*epoch.BEST[kind], "-j", workers)), speeds, on
+    return Timm(options.script, options.image_size, (*epoch.BEST[kind], "-j", workers)), speeds, on

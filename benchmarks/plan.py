@@ -24,9 +24,9 @@ from benchmarks.record import RESULTS, hardware, record
 MODEL = ("--model", "efficientnetv2_b0", "--device", "cpu")
 QUICK = (
     "--recipe", "quick", "--weights", "none", "--epochs", "16",
-    "--set", "progressive.image_px={start: 48, end: 96}", "--set", "progressive.px_multiple=16",
+    "--set", "progressive.image_size={start: 48, end: 96}", "--set", "progressive.size_multiple=16",
 )  # fmt: skip
-FINETUNE = ("--recipe", "finetune", "--epochs", "4", "--image-px", "160")
+FINETUNE = ("--recipe", "finetune", "--epochs", "4", "--image-size", "160")
 
 
 def effnetv2(*words: str) -> tuple[str, float]:
@@ -44,18 +44,18 @@ def planned_and_run(data: Path, words: tuple[str, ...]) -> dict:
     answer, plan_s = effnetv2("train", "--dry-run", str(data), *words, "--json")
     told = json.loads(answer)
     with tempfile.TemporaryDirectory() as folder:
-        report, run_s = effnetv2("train", str(data), *words, "--out", f"{folder}/run", "--json")
+        report, run_s = effnetv2("train", str(data), *words, "--output", f"{folder}/run", "--json")
         lines = (Path(folder) / "run/metrics.jsonl").read_text().splitlines()
         rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
-        training_s = {stage["image_px"]: 0.0 for stage in told["stages"]}
+        training_s = {stage["image_size"]: 0.0 for stage in told["stages"]}
         for row in rows:
-            training_s[row["image_px"]] += row["train_s"]
+            training_s[row["image_size"]] += row["train_s"]
     return {
         "foretold_s": told["seconds"],
         "measured_s": run_s,
         "plan_took_s": plan_s,
         "foretold_others_s": told["others_s"],
-        "foretold_training_s": {str(one["image_px"]): one["seconds"] for one in told["stages"]},
+        "foretold_training_s": {str(one["image_size"]): one["seconds"] for one in told["stages"]},
         "measured_training_s": {str(px): seconds for px, seconds in training_s.items()},
         "measured_wall_s_of_report": json.loads(report)["wall_s"],
     }

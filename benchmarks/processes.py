@@ -32,13 +32,13 @@ from PIL import Image
 STEPS = 30
 WORDS = (
     "--model", "efficientnetv2_b0", "--recipe", "quick", "--weights", "none", "--device", "cpu", "--workers", "0",
-    "--set", "epochs=auto", "--set", f"steps={STEPS}", "--set", "batch_images=32", "--set", "group_images=8",
-    "--set", "optimizer={kind: sgd, lr: 0.01}",
-    "--set", "precision=fp32", "--set", "checkpoint_minutes=0", "--set", "validate_epochs=100",
-    "--set", "progressive={stages: 2, image_px: {start: 64, end: 96}, dropout: 0.2, drop_path: 0.2, "
+    "--set", "epochs=auto", "--set", f"steps={STEPS}", "--set", "batch_size=32", "--set", "ghost_batch_size=8",
+    "--set", "optimizer={name: sgd, lr: 0.01}",
+    "--set", "precision=fp32", "--set", "checkpoint_minutes=0", "--set", "val_interval_epochs=100",
+    "--set", "progressive={stages: 2, image_size: {start: 64, end: 96}, dropout: 0.2, drop_path: 0.2, "
     "randaugment: {start: 5, end: 10}, mixup_alpha: {start: 0, end: 0.2}}",
 )  # fmt: skip
-COLOURS = {"red": (200, 60, 60), "green": (60, 190, 60), "blue": (50, 70, 200), "grey": (128, 128, 128)}
+COLORS = {"red": (200, 60, 60), "green": (60, 190, 60), "blue": (50, 70, 200), "grey": (128, 128, 128)}
 
 
 def main() -> None:
@@ -80,11 +80,11 @@ def keep(name: str, apart: float, wrong: int) -> None:
 
 def paint(folder: Path) -> None:
     """256 noisy pictures of four colours."""
-    for label, colour in COLOURS.items():
+    for label, color in COLORS.items():
         (folder / label).mkdir(parents=True)
         for number in range(64):
-            noise = np.random.default_rng([number, *colour]).integers(-40, 40, (96, 96, 3))
-            pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+            noise = np.random.default_rng([number, *color]).integers(-40, 40, (96, 96, 3))
+            pixels = (np.array(color) + noise).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{number:02d}.jpg")
 
 
@@ -94,7 +94,7 @@ def started(run: Path, processes: int, *more: str, restarts: int = 0) -> subproc
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--max-restarts",
             str(restarts), "-m", "benchmarks.logged_train", f"{run}_log", "train", str(run.parent / "pictures"),
-            *WORDS, "--out", str(run), *more,
+            *WORDS, "--output", str(run), *more,
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,

@@ -107,15 +107,15 @@ def cell(row: str, column: str, choice: Choice, regime: Regime, epochs: float, d
     """One arm: recipe ``quick``, its schedule and its rate replaced."""
     settings = [
         *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"optimizer.lr={choice.lr:g}",
-        f"batch_images={regime.batch_images}",
+        f"batch_size={regime.batch_size}",
         f"progressive.stages={4 if row == PROGRESSIVE else 1}",
-        f"progressive.image_px={{start: {regime.image_px / 2:g}, end: {regime.image_px}}}",
+        f"progressive.image_size={{start: {regime.image_size / 2:g}, end: {regime.image_size}}}",
         *regularized(choice.strength, growing=True),  # with one stage a ramp stands at its end
     ]  # fmt: skip
-    if regime.px_multiple is not None:
-        settings.append(f"progressive.px_multiple={regime.px_multiple}")
+    if regime.size_multiple is not None:
+        settings.append(f"progressive.size_multiple={regime.size_multiple}")
     if row == PROGRESSIVE and choice.shares is not None:
-        settings.append(f"progressive.shares={list(choice.shares)}")
+        settings.append(f"progressive.stage_fractions={list(choice.shares)}")
     return Cell(row, column, "quick", regime.model, tuple(settings))
 
 
@@ -235,7 +235,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, help="5, of resnet50 3")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="benchmarks/results/progressive_REGIME otherwise")
+    parser.add_argument("--output", type=Path, help="benchmarks/results/progressive_REGIME otherwise")
     parser.add_argument(
         "--record", action="store_true", help="write results/summary.json and the raw figures"
     )
@@ -246,7 +246,7 @@ def main() -> None:
     if options.record and (regime != REGIMES[options.regime] or seeds < 2 or options.tune):
         parser.error("--record is for a whole regime and 2 seeds or more, and not for --tune.")
     refuse_to_record_elsewhere(parser, options)
-    out = options.out or RESULTS / f"progressive_{options.regime}"
+    out = options.output or RESULTS / f"progressive_{options.regime}"
     out.mkdir(parents=True, exist_ok=True)
     dataset = load_dataset(options.pictures)
     runs = Runs(DataConfig(options.pictures), seeds, "none", options.device, out, print)

@@ -50,7 +50,7 @@ def _accuracy(axes: Axes, arms: Arms) -> None:
 
 
 def _cost(axes: Axes, arms: Arms) -> None:
-    sizes = sorted({size["image_px"] for rows in arms.values() for row in rows for size in row["sizes"]})
+    sizes = sorted({size["image_size"] for rows in arms.values() for row in rows for size in row["sizes"]})
     bottom = [0.0] * len(arms)
     for px in sizes:
         minutes = [statistics.fmean(_minutes(row, px) for row in rows) for rows in arms.values()]
@@ -61,7 +61,7 @@ def _cost(axes: Axes, arms: Arms) -> None:
 
 
 def _minutes(row: Mapping[str, Any], px: int) -> float:
-    return sum(size["train_s"] for size in row["sizes"] if size["image_px"] == px) / 60
+    return sum(size["train_s"] for size in row["sizes"] if size["image_size"] == px) / 60
 
 
 def write(regime: str) -> Path:

@@ -42,7 +42,7 @@ EPOCHS = 10
 GROWING, FIXED = "quick, growing", "fixed"
 FIGURE = "quick_over_time.png"
 _CLAIMED = {GROWING: "quick_b0_imagenette_10ep", FIXED: "quick_b0_imagenette_10ep_fixed"}
-_ROW = ("kind", "step", "epoch", "image_px", "train_s", "images_per_s", "top1", "images")
+_ROW = ("kind", "step", "epoch", "image_size", "train_s", "images_per_s", "top1", "images")
 
 
 def arms(epochs: float) -> dict[str, Cell]:
@@ -89,13 +89,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="another is not to be recorded")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=RESULTS / "quick")
+    parser.add_argument("--output", type=Path, default=RESULTS / "quick")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and quick.json")
     options = parser.parse_args()
     if options.record and options.epochs != EPOCHS:
         parser.error(f"--record is for {EPOCHS} epochs.")
     refuse_to_record_elsewhere(parser, options)
-    runs = Runs(DataConfig(options.pictures), options.seeds, "none", options.device, options.out, print)
+    runs = Runs(DataConfig(options.pictures), options.seeds, "none", options.device, options.output, print)
     found: dict[str, list[dict[str, Any]]] = {GROWING: [], FIXED: []}
     for seed in range(options.seeds):
         for way, cell in arms(options.epochs).items():

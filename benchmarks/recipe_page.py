@@ -29,11 +29,11 @@ _INTRODUCTION = """\
 A recipe decides a run, the data aside. `--set FIELD=VALUE` changes a field of it, and may be repeated:
 
 ```bash
-effnetv2 train photos/ --set crop_area_min=0.7 --set optimizer.lr=1e-4
+effnetv2 train photos/ --set crop_scale_min=0.7 --set optimizer.lr=1e-4
 effnetv2 train photos/ --set ema_decay=null                                  # null: off, or left open
-effnetv2 train photos/ --set "progressive.image_px={start: 64, end: 128}"    # a ramp, from the first stage to the last
-effnetv2 train photos/ --set progressive.image_px.end=192                    # the end of the ramp that is there
-effnetv2 train photos/ --set "progressive.shares=[3, 2, 2, 1]" --recipe quick   # a list
+effnetv2 train photos/ --set "progressive.image_size={start: 64, end: 128}"    # a ramp, from the first stage to the
+last effnetv2 train photos/ --set progressive.image_size.end=192                    # the end of the ramp that is there
+effnetv2 train photos/ --set "progressive.stage_fractions=[3, 2, 2, 1]" --recipe quick   # a list
 ```
 
 `effnetv2 recipes` lists the recipes that have a name, `effnetv2 recipes finetune` shows one whole. The `recipe.yaml` of
@@ -46,10 +46,10 @@ effnetv2 recipes --field crop                    # fields that begin so; or one 
 effnetv2 recipes finetune --field optimizer      # and what finetune says
 ```
 
-Some fields have an option of their own: `--model`, `--weights`, `--epochs`, `--image-px` (all stages are scaled, and
-`enlarge` becomes null), `--batch-images` (the learning rate follows), `--framing` (`crop_fraction` goes back to 1,
-`crop_framing` to null), `--seed`; `--cache` sets `cache_detail`. What `--set` says is done after them. The length is
-said once: by `--epochs`, by `--minutes`, or by `--set epochs=...`.
+Some fields have an option of their own: `--model`, `--weights`, `--epochs`, `--image-size` (all stages are scaled, and
+`max_upscale` becomes null), `--batch-size` (the learning rate follows), `--crop-mode` (`crop_pct` goes back to 1,
+`train_crop_mode` to null), `--seed`; `--cache` sets `cache_resolution`. What `--set` says is done after them. The
+length is said once: by `--epochs`, by `--minutes`, or by `--set epochs=...`.
 
 In the tables, an empty cell below a recipe's name is the default; a field without a default is said by every recipe.
 `{start, end, continuous}` is a ramp; with `continuous: true` it grows at every step instead of once per stage. Names

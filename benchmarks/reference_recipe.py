@@ -1,6 +1,6 @@
 """torchvision's reference training of EfficientNetV2, cut to a short run: a plain loop, its transforms, its recipe.
 
-Run: python -m benchmarks.reference_recipe PICTURES --out FILE.json [--epochs 10] [--lr 0.03125] [--seed 0]
+Run: python -m benchmarks.reference_recipe PICTURES --output FILE.json [--epochs 10] [--lr 0.03125] [--seed 0]
 
 From pytorch/vision, references/classification (README, "EfficientNet-V2"): SGD with momentum 0.9, rate 0.5 for 1,024
 pictures (here in proportion to the batch), linear warm-up (5 of 600 epochs there, 1 here) from a hundredth, cosine;
@@ -36,7 +36,7 @@ _EMA_STEPS, _EMA_WHOLE_RUN = 32, 0.00109 * 23_456
 
 def loaders(options: argparse.Namespace) -> tuple[DataLoader, DataLoader, int]:
     """Training and validation batches, and the number of classes."""
-    px = options.image_px
+    px = options.image_size
     end = [v2.PILToTensor(), v2.ToDtype(torch.float, scale=True), v2.Normalize(_MEAN, _STD)]
     augment = [v2.RandomResizedCrop(px), v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()]
     train = ImageFolder(options.pictures / "train", v2.Compose([*augment, *end, v2.RandomErasing(0.1)]))
@@ -48,10 +48,10 @@ def loaders(options: argparse.Namespace) -> tuple[DataLoader, DataLoader, int]:
     )
     return (
         DataLoader(
-            train, options.batch_images, shuffle=True, drop_last=True, num_workers=options.workers,
+            train, options.batch_size, shuffle=True, drop_last=True, num_workers=options.workers,
             collate_fn=lambda batch: mix(*default_collate(batch)), persistent_workers=options.workers > 0,
         ),
-        DataLoader(val, options.batch_images, num_workers=options.workers),
+        DataLoader(val, options.batch_size, num_workers=options.workers),
         classes,
     )  # fmt: skip
 
@@ -111,11 +111,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("pictures", type=Path, help="train/ and val/ with a folder per class")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, default=0.5 * 64 / 1024)
-    parser.add_argument("--image-px", type=int, default=128)
-    parser.add_argument("--batch-images", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
@@ -124,7 +124,7 @@ def main() -> None:
     train, val, classes = loaders(options)
     network, seconds = trained(train, classes, options)
     found = {"top1": top1(network, val), "train_s": round(seconds, 2), "epochs": options.epochs}
-    options.out.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    options.output.write_text(json.dumps(found) + "\n", encoding="utf-8")
     print(found)
 
 

@@ -27,9 +27,9 @@ class Regime:
         tune_pictures, tune_epochs: as pictures and epochs, of tuning.
         tune_answers: pictures of train to choose by.
         model: that is trained.
-        image_px: at the end; the beginning is half of it.
-        px_multiple: of which sizes are; None is the recipe's.
-        batch_images: pictures a step.
+        image_size: at the end; the beginning is half of it.
+        size_multiple: of which sizes are; None is the recipe's.
+        batch_size: pictures a step.
         shares: of the steps, one per stage of progressive, to choose from beside equally many; quicker ones last.
         seeds: how often.
     """
@@ -42,9 +42,9 @@ class Regime:
     tune_answers: int = 2000
     answers: int | None = None
     model: str = "efficientnetv2_b0"
-    image_px: int = 128
-    px_multiple: int | None = None
-    batch_images: int = 32
+    image_size: int = 128
+    size_multiple: int | None = None
+    batch_size: int = 32
     shares: tuple[tuple[int, ...], ...] = ()
     seeds: int = 5
 
@@ -60,7 +60,7 @@ REGIMES = {
         epochs=60,
         tune_pictures=1000,
         tune_epochs=60,
-        batch_images=64,
+        batch_size=64,
         shares=((3, 2, 2, 2), (2, 1, 1, 1)),
     ),
     "short": Regime(
@@ -74,9 +74,9 @@ REGIMES = {
         tune_pictures=2400,
         tune_epochs=12,
         model="torchvision:resnet50",
-        image_px=96,
-        px_multiple=16,
-        batch_images=64,
+        image_size=96,
+        size_multiple=16,
+        batch_size=64,
         shares=((3, 2, 2, 2), (2, 1, 1, 1)),
         seeds=3,
     ),
@@ -166,7 +166,7 @@ def each_seed(dataset: ImageDataset, regime: Regime, runs: Runs) -> Iterator[tup
 def add_smaller(parser: argparse.ArgumentParser) -> None:
     """Options that make a regime smaller."""
     group = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
-    for name in ("train-pictures", "answers", "image-px"):
+    for name in ("num-train-images", "answers", "image-size"):
         group.add_argument(f"--{name}", type=int)
     group.add_argument("--epochs", type=float)
 
@@ -174,12 +174,12 @@ def add_smaller(parser: argparse.ArgumentParser) -> None:
 def smaller(regime: Regime, options: argparse.Namespace) -> Regime:
     """A regime with what was said in the options of ``add_smaller``."""
     changes: dict[str, Any] = {}
-    if options.train_pictures is not None:
-        changes |= {"pictures": options.train_pictures, "tune_pictures": options.train_pictures}
+    if options.num_train_images is not None:
+        changes |= {"pictures": options.num_train_images, "tune_pictures": options.num_train_images}
     if options.epochs is not None:
         changes |= {"epochs": options.epochs, "tune_epochs": options.epochs}
     if options.answers is not None:
         changes |= {"answers": options.answers, "tune_answers": options.answers}
-    if options.image_px is not None:
-        changes["image_px"] = options.image_px
+    if options.image_size is not None:
+        changes["image_size"] = options.image_size
     return replace(regime, **changes)

@@ -88,8 +88,8 @@ def main() -> None:
     def as_training(source: Source, row: int) -> Pixels:
         return load_train_image(
             source,
-            image_px=preprocessing.image_px,
-            framing=preprocessing.framing,
+            image_size=preprocessing.image_size,
+            crop_mode=preprocessing.crop_mode,
             area_min=AREA_MIN,
             uniforms=uniforms[row],
             interpolation=preprocessing.interpolation,

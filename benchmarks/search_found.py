@@ -17,7 +17,7 @@ pictures by the same recipe on this machine: random search's best is then the be
 the study of policy gradient has tried, each of them trained to its end. That study then ends with as many trials as
 there are rows, if its minutes have not ended before. Steps of those who are judged are told at that table's pace.
 
-What is done is kept in --out and not done again; a study that was killed goes on for the minutes that it still has.
+What is done is kept in --output and not done again; a study that was killed goes on for the minutes that it still has.
 """
 
 from __future__ import annotations
@@ -142,12 +142,12 @@ def searched_both(
     more = [word for setting in settings for word in ("--set", setting)]
 
     def by(sampler: str) -> Architecture:
-        return searched(sampler, file, options.out, options.minutes, more, trials, options.workers)
+        return searched(sampler, file, options.output, options.minutes, more, trials, options.workers)
 
     found = by("policy")
     if options.recorded is None:
         return {FOUND: found, RANDOM: by("random")}
-    count = len(trials_of(options.out / "policy"))
+    count = len(trials_of(options.output / "policy"))
     return {FOUND: found, RANDOM: best_recorded(options.recorded, count, common)}
 
 
@@ -163,18 +163,18 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], help="of proxy_small")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="networks tried at once")
     parser.add_argument("--recorded", type=Path, metavar="TABLE", help="of benchmarks.search_record")
-    parser.add_argument("--out", type=Path, default=Path("runs/search_found"))
+    parser.add_argument("--output", type=Path, default=Path("runs/search_found"))
     parser.add_argument(
         "--record", action="store_true", help="keep the table and write the claim into summary.json"
     )
     options = parser.parse_args()
     keep_freed_memory()  # as the program does
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
     space, whole = small(), load_dataset(options.data)
     used = some_pictures(options.data, options.pictures)
-    asked, file = asked_recipe(options.settings), options.out / "asked.json"
+    asked, file = asked_recipe(options.settings), options.output / "asked.json"
     about = file if options.recorded is None else options.recorded.with_suffix(".json")
-    proxy = proxy_of(used, settled_recipe(asked, used.subset("train"), space, about), options.out)
+    proxy = proxy_of(used, settled_recipe(asked, used.subset("train"), space, about), options.output)
     common = in_common(space, asked, used, proxy)
     # Before any study: one that can't be compared in the end would be hours lost.
     recorded = None if options.recorded is None else rows_recorded(options.recorded, common)
@@ -193,8 +193,8 @@ def main() -> None:
         "recipe": proxy.recipe.to_json(),
         "trials": ENDLESS if recorded is None else len(recorded),
     }
-    trials = begun(file, words | settled, tuple(words), "give another --out")["trials"]
-    pictures = pictures_file(whole, used, options.out)
+    trials = begun(file, words | settled, tuple(words), "give another --output")["trials"]
+    pictures = pictures_file(whole, used, options.output)
     networks = searched_both(options, pictures, proxy, common, trials)
     networks |= {"V2-B0": space.backbone, "smallest": smallest(space)}
     dataset = load_dataset(pictures)
@@ -204,7 +204,7 @@ def main() -> None:
         train=dataset.select(np.flatnonzero(np.isin(dataset.split, ("train", "minival")))),
         selection=dataset.subset("val"),
     )
-    rows = compared(judged(networks, proxy, options.out / "trained.json", options.workers))
+    rows = compared(judged(networks, proxy, options.output / "trained.json", options.workers))
     for name, row in rows.items():
         print(
             f"{name:22} top-1 {row['top1']:.1%}, {row['step_ms']:.3g} ms, {row['parameters'] / 1e6:.3g} M, reward "
@@ -218,9 +218,9 @@ def _record(rows: dict[str, Any], networks: dict[str, Architecture], options: ar
     told = {name: row | {"architecture": networks[name].to_json()} for name, row in rows.items()}
     about = {name: getattr(options, name) for name in ("minutes", "full_epochs", "pictures", "workers")}
     about["recorded"] = None if options.recorded is None else options.recorded.name
-    tried = {"policy": len(trials_of(options.out / "policy"))}
+    tried = {"policy": len(trials_of(options.output / "policy"))}
     # Of a table random search had the first ones, as many as the study has tried.
-    tried["random"] = tried["policy"] if options.recorded else len(trials_of(options.out / "random"))
+    tried["random"] = tried["policy"] if options.recorded else len(trials_of(options.output / "random"))
     whole = {"networks": told, "hardware": hardware(), "trials": tried, **about}
     write_text_atomically(RESULTS / "search_found.json", json.dumps(whole, indent=1) + "\n")
     differences = rows[FOUND]["minus_v2b0"]

@@ -47,7 +47,7 @@ def searched(
             words += ["--threads", str(max(1, torch.get_num_threads() // workers))]
         if left > 0:
             together(workers, [*words, "--seeds", str(SEED), "--minutes", str(left), *more])
-        effnetv2_search("export", str(study), "--out", str(network))
+        effnetv2_search("export", str(study), "--output", str(network))
     return read_network(network)
 
 

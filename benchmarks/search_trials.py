@@ -19,7 +19,7 @@ from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.minival import with_minival
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.nas.latency import ReferenceTiming
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import ProxyTask, require_no_leakage
@@ -88,7 +88,7 @@ def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
         for path, given, judges in zip(whole.paths, whole.split, judging, strict=True)
     ]
     try:
-        require_no_leakage(whole.with_split(np.array(splits, dtype=object)), validate_images(whole).contents)
+        require_no_leakage(whole.with_split(np.array(splits, dtype=object)), val_max_images(whole).contents)
     except InputError as error:
         raise SystemExit(str(error)) from error
 
@@ -134,7 +134,7 @@ def settled_recipe(asked: Recipe, train: ImageDataset, space: Space, about: Path
         return validate_recipe(json.loads(about.read_text(encoding="utf-8"))["recipe"], where=str(about))
     begun = asked.model_copy(update={"model": space.backbone})
     settled = resolve_recipe(begun, TrainingSet(len(train), train.class_names), Hardware(torch.device("cpu")))
-    return settled.recipe.model_copy(update={"model": "auto", "group_images": None})
+    return settled.recipe.model_copy(update={"model": "auto", "ghost_batch_size": None})
 
 
 def proxy_of(dataset: ImageDataset, recipe: Recipe, folder: Path) -> ProxyTask:
@@ -234,7 +234,7 @@ def smallest(space: Space) -> Architecture:
     """The network of a space with the fewest parameters: stages add up, so going down from anywhere leads there."""
 
     def parameters(point: tuple[int, ...]) -> int:
-        return count_flops(space.decode(point), image_px=64, num_classes=10).total.parameters
+        return count_flops(space.decode(point), image_size=64, num_classes=10).total.parameters
 
     point = space.encode(space.backbone)
     while (least := min(space.neighbors(point), key=parameters)) and parameters(least) < parameters(point):

@@ -34,7 +34,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio
 
-DISTINCT, CLASSES, STORED_PX, PX, BATCH = 2_000, 10, 96, 64, 50
+DISTINCT, CLASSES, STORED_SIZE, PX, BATCH = 2_000, 10, 96, 64, 50
 SHARD_BYTES = 20_000_000
 _ROUNDS = 7
 
@@ -101,12 +101,12 @@ def main() -> None:
 def make(folder: Path, pictures: int) -> None:
     """Class folders of small pictures, smooth with some noise, as photographs are."""
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[0:STORED_PX, 0:STORED_PX] / STORED_PX
+    y, x = np.mgrid[0:STORED_SIZE, 0:STORED_SIZE] / STORED_SIZE
     contents = []
     for _ in range(min(DISTINCT, pictures)):
         phase = rng.random((3, 2)) * 12
         waves = np.stack([np.sin(a * x + b * y) for a, b in phase], axis=2)
-        noisy = 128 + 90 * waves + rng.normal(0, 8, (STORED_PX, STORED_PX, 3))
+        noisy = 128 + 90 * waves + rng.normal(0, 8, (STORED_SIZE, STORED_SIZE, 3))
         file = io.BytesIO()
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
         contents.append(file.getvalue())
@@ -121,13 +121,13 @@ def requests(dataset: ImageDataset, pictures: int) -> list[BatchRequest]:
     """The first requests of a run."""
     steps = pictures // BATCH
     return list(
-        TrainSampler(dataset.labels, ProgressiveSchedule(image_px=PX), steps, BATCH, BATCH, None, Key.of(0))
+        TrainSampler(dataset.labels, ProgressiveSchedule(image_size=PX), steps, BATCH, BATCH, None, Key.of(0))
     )
 
 
 def trained_on(dataset: ImageDataset, order: list[BatchRequest]):
     """Answers the requests as in training."""
-    pictures = TrainingImages(dataset, Preprocessing(image_px=PX), 0.3, Key.of(0))
+    pictures = TrainingImages(dataset, Preprocessing(image_size=PX), 0.3, Key.of(0))
 
     def work() -> None:
         for request in order:

@@ -20,14 +20,14 @@ _TRANSFERRED = "efficientnetv2_s", "cifar10"  # the row and column of Table 8 th
 _NOT_RUN = Measurement(why="not run at scale small")
 
 
-def table_8(rows: Rows, *, image_px: int, epochs: float, batch_images: int, answered: str) -> Table:
+def table_8(rows: Rows, *, image_size: int, epochs: float, batch_size: int, answered: str) -> Table:
     """Transfer by the paper's recipe: CIFAR-10.
 
     Args:
         rows: of EfficientNetV2-B0, which stands in for S.
-        image_px: of training and of the answers.
+        image_size: of training and of the answers.
         epochs: of all of train.
-        batch_images: of a step.
+        batch_size: of a step.
         answered: the split that was.
     """
     columns = [heading for heading, _ in published.headings("8").values()]
@@ -42,7 +42,7 @@ def table_8(rows: Rows, *, image_px: int, epochs: float, batch_images: int, answ
     )
     says = (
         "EfficientNetV2-B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10 for "
-        f"{epochs:g} epochs at {image_px} px, batches of {batch_images} and a rate in proportion, "
+        f"{epochs:g} epochs at {image_size} px, batches of {batch_size} and a rate in proportion, "
         f"{pluralize(len(rows), 'seed')}. Answered is all of {answered}."
     )
     return published.table("8", made, says, "small", len(rows))
@@ -122,7 +122,7 @@ def _trained(network: str, regime: Regime, rows: Rows) -> str:
     pictures = "all pictures" if regime.pictures is None else f"{regime.pictures:,} pictures"
     return (
         f"{network} by recipe quick on {pictures} of Imagenette for {regime.epochs:g} epochs, sizes between "
-        f"{regime.image_px // 2} and {regime.image_px} px, {len(rows)} seeds."
+        f"{regime.image_size // 2} and {regime.image_size} px, {len(rows)} seeds."
     )
 
 

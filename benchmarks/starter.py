@@ -39,7 +39,7 @@ def ship(run: Path, pictures: str) -> None:
     """Make the shipped file of a run, in half precision; keep its record and claim its figure."""
     model_file.save(SHIPPED, model_file.load(run), half=True)
     report = keep(run, RESULTS / "starter", renamed={pictures.rstrip("/"): "ucmerced"})
-    val = load_dataset(str(run / "manifest.csv")).subset("val")
+    val = load_dataset(str(run / "dataset.csv")).subset("val")
     network = model_file.load(SHIPPED)
     found = predict_dataset(network, val, preprocessing=network.preprocessing)
     top1 = float((found.probabilities.argmax(axis=1) == found.labels).mean())

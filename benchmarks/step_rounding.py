@@ -1,6 +1,6 @@
 """How much bf16 rounds in our training step, beside timm's: gradients of one step, and losses over twenty.
 
-Run: python -m benchmarks.step_rounding [--model efficientnetv2_s] [--image-px 128] [--batch 8] [--seeds 6] [--record]
+Run: python -m benchmarks.step_rounding [--model efficientnetv2_s] [--image-size 128] [--batch 8] [--seeds 6] [--record]
 
 For each seed both networks have the same weights and pictures, in channels-last memory, without regularization, on
 the CPU. First the gradients of one step: how far those in bf16 lie from those in fp32, relative to their length; of
@@ -49,7 +49,7 @@ class Rounded:
 def gradients(network: nn.Module, work: Workload, precision: Precision) -> dict[str, Tensor]:
     """Of one step, by the network's own names; its weights stay as they are."""
     raw, labels = work.images()
-    means = Preprocessing(image_px=work.image_px)
+    means = Preprocessing(image_size=work.image_size)
     images = normalize(raw, mean=means.mean, std=means.std).contiguous(memory_format=torch.channels_last)
     with autocast(work.device, precision):
         logits = network(images)
@@ -99,18 +99,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="efficientnetv2_s")
-    parser.add_argument("--image-px", type=int, default=128)
+    parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
-    names = ("model", "image_px", "batch")
+    names = ("model", "image_size", "batch")
     if options.record and any(getattr(options, name) != parser.get_default(name) for name in names):
         parser.error("--record is for V2-S at 128 px in batches of 8: so the page says.")
     ratios, means = [], []
     for seed in range(options.seeds):
         device = torch.device("cpu")
-        work = Workload(options.model, options.image_px, options.batch, rate=0.0, device=device, seed=seed)
+        work = Workload(options.model, options.image_size, options.batch, rate=0.0, device=device, seed=seed)
         ours, theirs = both(work)
         ratios.append(ours.whole / theirs.whole)
         print(f"seed {seed}: gradients in bf16 are off by {ours}, timm's by {theirs}", flush=True)

@@ -157,7 +157,7 @@ class Surrogate:
 
 def trunk(space: Space, point: Point) -> int:
     """Parameters but for the classifier's; the picture's size has no part in them."""
-    return count_flops(space.decode(point), image_px=64, num_classes=0).total.parameters
+    return count_flops(space.decode(point), image_size=64, num_classes=0).total.parameters
 
 
 def agreement(table: Table) -> dict[str, tuple[float, float, float]]:

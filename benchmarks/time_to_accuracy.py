@@ -71,9 +71,9 @@ def peers(side: str, options: argparse.Namespace, chosen: Mapping[str, Any]) -> 
     """What goes the whole length of timm's or torchvision's side, one row per seed each; the last one counts."""
     told = chosen["timm"]
     parts = {name: tuple(words) for name, words in told["parts"].items()}
-    timm = Timm(options.script, options.image_px, tuple(told["quick"]), parts)
+    timm = Timm(options.script, options.image_size, tuple(told["quick"]), parts)
     if side == "torchvision":
-        reference = Reference(options.image_px, chosen["torchvision"]["lr"], as_timm(timm))
+        reference = Reference(options.image_size, chosen["torchvision"]["lr"], as_timm(timm))
         return [_rows(side, reference, options)]
     found, first = [_rows(side, timm, options)], at_first_rate(timm)
     if first.parts["optimizer"][-1] != timm.parts["optimizer"][-1]:
@@ -87,7 +87,7 @@ def _rows(side: str, trained: Timm | Reference, options: argparse.Namespace) -> 
         of = {"epochs": options.epochs, "seed": seed}
         rows.append(
             once(
-                options.out / "sides" / f"{side}_{seed}.json",
+                options.output / "sides" / f"{side}_{seed}.json",
                 lambda of=of: {
                     **trained.trained(options.pictures, **of),
                     "hardware": hardware(),
@@ -100,11 +100,11 @@ def _rows(side: str, trained: Timm | Reference, options: argparse.Namespace) -> 
     return rows
 
 
-def ours(runs: Runs, epochs: float, image_px: int) -> Rows:
+def ours(runs: Runs, epochs: float, image_size: int) -> Rows:
     """Our side at one length, one row per seed."""
     settings = (
-        f"epochs={epochs:g}", "validate_epochs=1000", "validate_images=32",
-        f"progressive.image_px={{start: {image_px / 2:g}, end: {image_px}}}",
+        f"epochs={epochs:g}", "val_interval_epochs=1000", "val_max_images=32",
+        f"progressive.image_size={{start: {image_size / 2:g}, end: {image_size}}}",
     )  # fmt: skip
     cell = Cell(f"ours {epochs:g} epochs", "run", "quick", "efficientnetv2_b0", settings)
     rows = [measured(runs, cell, seed) for seed in range(runs.seeds)]
@@ -131,17 +131,17 @@ def seconds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [row["train_s"] for row in rows]
 
 
-def climbed(runs: Runs, image_px: int, top1: float) -> dict[float, Rows]:
+def climbed(runs: Runs, image_size: int, top1: float) -> dict[float, Rows]:
     """Ours, longer and longer until the mean top-1 is at least this; epochs -> rows.
 
     A length whose first seed is hopelessly below it is left out, but for the last.
     """
     found: dict[float, Rows] = {}
     for epochs in _LADDER:
-        first = ours(replace(runs, seeds=1), epochs, image_px)
+        first = ours(replace(runs, seeds=1), epochs, image_size)
         if mean_top1(first) < top1 - HOPELESS and epochs < _LADDER[-1]:
             continue
-        found[epochs] = ours(runs, epochs, image_px)
+        found[epochs] = ours(runs, epochs, image_size)
         if mean_top1(found[epochs]) >= top1:
             break
     return found
@@ -202,14 +202,14 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--at-once", type=int, default=1, help="runs of tuning at a time")
     parser.add_argument("--only", choices=_SIDES[:1], help="against timm alone")
     parser.add_argument("--seeds", type=int, default=_SEEDS)
-    parser.add_argument("--out", type=Path, default=RESULTS / "time_to_accuracy")
+    parser.add_argument("--output", type=Path, default=RESULTS / "time_to_accuracy")
     parser.add_argument(
         "--record", action="store_true", help="write results/summary.json and the raw figures"
     )
     smaller = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
     defaults = {
         "epochs": 10,
-        "image-px": 128,
+        "image-size": 128,
         "tune-epochs": 20,
         "tune-pictures": 2400,
         "tune-answers": CHOOSING,
@@ -221,7 +221,7 @@ def _parsed() -> argparse.Namespace:
     whole = all(getattr(options, name.replace("-", "_")) == value for name, value in defaults.items())
     if options.record and (not whole or options.seeds < 2 or options.tune or options.only):
         parser.error("--record is for the whole measurement, both sides and 2 seeds or more, not for --tune.")
-    options.pictures, options.tuned = options.pictures.absolute(), options.out / "tuned.json"
+    options.pictures, options.tuned = options.pictures.absolute(), options.output / "tuned.json"
     if not options.tune and not options.tuned.exists():
         parser.error(f"{options.tuned} does not exist: run the same with --tune first.")
     return options
@@ -237,18 +237,20 @@ def main() -> None:
         refuse_other_regime(options.tuned, chosen, regime_of(options))
     if (on := chosen["timm"].get("on", "a machine that was not kept")) != here():
         print(f"Timm's format, compiling and workers were the fastest on {on}; --tune would try them here.")
-    runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.out / "ours", print)
+    runs = Runs(
+        DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.output / "ours", print
+    )
     theirs: dict[str, Rows] = {}
     lower: dict[str, Rows] = {}
     climbs: dict[str, dict[float, Rows]] = {}
     for side in (options.only,) if options.only else _SIDES:
         *less, theirs[side] = peers(side, options, chosen)
         lower |= {f"{side}_lower": rows for rows in less}
-        climbs[side] = climbed(runs, options.image_px, mean_top1(theirs[side]))
+        climbs[side] = climbed(runs, options.image_size, mean_top1(theirs[side]))
     longest, last = list(climbs["timm"].items())[-1]
     refuse_incomparable_seeds(theirs["timm"], last)
     allowed = longest * statistics.fmean(seconds(theirs["timm"])) / statistics.fmean(seconds(last))
-    same = ours(runs, _within(runs.out, round(allowed, 1)), options.image_px)
+    same = ours(runs, _within(runs.out, round(allowed, 1)), options.image_size)
     ladder = dict(sorted((epochs, rows) for climb in climbs.values() for epochs, rows in climb.items()))
     found = claims(theirs, ladder, same)
     for name, claim in found.items():

@@ -1,7 +1,7 @@
 """One training step against those of timm and torchvision: the same network, images, optimizer and regularization.
 
 Run: python -m benchmarks.train_step [--only b0_224] [--compiled] [--rounds 9] [--record]
-     python -m benchmarks.train_step --model efficientnetv2_s --image-px 128 [--device cuda] [--json]
+     python -m benchmarks.train_step --model efficientnetv2_s --image-size 128 [--device cuda] [--json]
 
 The sides alternate within one process, a step each per round: the others as people run them (fp32, contiguous memory, a
 plain loop with AdamW); with channels-last memory and fused AdamW, as ours is; that with 16 bits; with ``--compiled``
@@ -68,8 +68,8 @@ class Workload:
     """What every side trains: a published network on noise, with dropout and stochastic depth of ``rate``."""
 
     model: str
-    image_px: int
-    batch_images: int
+    image_size: int
+    batch_size: int
     rate: float
     device: torch.device
     num_classes: int = 1000
@@ -91,9 +91,9 @@ class Workload:
     def images(self) -> tuple[Tensor, Tensor]:
         """(N, 3, px, px) uint8 in channels-last memory and (N,) labels, on the CPU; the same each time."""
         generator = torch.Generator().manual_seed(self.seed)
-        shape = (self.batch_images, self.image_px, self.image_px, 3)
+        shape = (self.batch_size, self.image_size, self.image_size, 3)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        return images.permute(0, 3, 1, 2), torch.arange(self.batch_images) % self.num_classes
+        return images.permute(0, 3, 1, 2), torch.arange(self.batch_size) % self.num_classes
 
 
 workload = partial(Workload, device=torch.device("cpu"))
@@ -131,7 +131,7 @@ class Peer:
         """A training step for each loss, from our weights where the library has the same network."""
         memory = torch.channels_last if self.channels_last else torch.contiguous_format
         raw, labels = (tensor.to(work.device) for tensor in work.images())
-        means = Preprocessing(image_px=work.image_px)
+        means = Preprocessing(image_size=work.image_size)
         images = normalize(raw, mean=means.mean, std=means.std).contiguous(memory_format=memory)
         network = (timm_network if self.library == "timm" else _torchvision_network)(work).to(work.device)
         network = network.to(memory_format=memory)
@@ -201,17 +201,17 @@ def our_recipe(work: Workload, **settled: Any) -> tuple[Recipe, str]:
 
     ``settled`` are fields of the recipe; ``precision`` and ``compile`` among them are not chosen.
     """
-    optimizer = {"kind": "adamw", "lr": _LR, "weight_decay": _WEIGHT_DECAY, "momentum": 0.9, "decay": 0.999}
+    optimizer = {"name": "adamw", "lr": _LR, "weight_decay": _WEIGHT_DECAY, "momentum": 0.9, "beta2": 0.999}
     steps = _CPU_STEPS if work.device.type == "cpu" else _GPU_STEPS
-    plan = ProgressiveSchedule(image_px=work.image_px, dropout=work.rate, drop_path=work.rate)
+    plan = ProgressiveSchedule(image_size=work.image_size, dropout=work.rate, drop_path=work.rate)
     changes: dict[str, Any] = {
         "model": work.model,
         "epochs": steps,
-        "batch_images": work.batch_images,
-        "group_images": work.batch_images,
+        "batch_size": work.batch_size,
+        "ghost_batch_size": work.batch_size,
         "progressive": plan.to_json(),
         "optimizer": optimizer,
-        "schedule": {"kind": "constant"},
+        "schedule": {"name": "constant"},
         "ema_decay": None,
         "augment": {"flip": "none"},
         **settled,
@@ -236,14 +236,14 @@ def our_losses(work: Workload, recipe: Recipe) -> Iterator[Tensor]:
 
 def our_steps(work: Workload, recipe: Recipe, read: Reader, labels: Ints) -> Iterator[StepOutput]:
     """Endless steps of our training loop; ``read`` makes batches of the requested images, whose labels are (N,)."""
-    size, steps = work.batch_images, 1_000_000  # nobody reaches the end
+    size, steps = work.batch_size, 1_000_000  # nobody reaches the end
     requests = TrainSampler(labels, recipe.progressive, steps, size, size, None, Key.of(0))
     return train_steps(
         init_state(place(work.network(), work.device), recipe),
         read(requests),
         StepContext(
             recipe,
-            Preprocessing(image_px=work.image_px),
+            Preprocessing(image_size=work.image_size),
             num_classes=work.num_classes,
             key=Key.of(0),
             device=work.device,
@@ -330,7 +330,7 @@ def time_steps(
         first_s[side] = time.perf_counter() - began
         say(f"{side} begins ({first_s[side]:.1f} s)")
     calls = {side: loop.__next__ for side, loop in loops.items()}
-    return StepSpeeds(interleave(calls, rounds=rounds, wait=wait), work.batch_images, note, first_s)
+    return StepSpeeds(interleave(calls, rounds=rounds, wait=wait), work.batch_size, note, first_s)
 
 
 def claims(name: str, found: Speeds) -> tuple[dict[str, TimingStats], str]:
@@ -375,8 +375,8 @@ def main() -> None:
     add("--record", action="store_true", help="write results/summary.json and train_step.json")
     other = parser.add_argument_group("another network, which is not recorded")
     other.add_argument("--model", help="a published network")
-    other.add_argument("--image-px", type=int, default=224)
-    other.add_argument("--batch-images", type=int, default=32)
+    other.add_argument("--image-size", type=int, default=224)
+    other.add_argument("--batch-size", type=int, default=32)
     other.add_argument("--device", default="auto")
     other.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
@@ -409,7 +409,7 @@ def main() -> None:
 def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """A network by name on any device; JSON or lines on stdout."""
     device = pick_device(options.device)
-    work = Workload(options.model, options.image_px, options.batch_images, rate=0.1, device=device)
+    work = Workload(options.model, options.image_size, options.batch_size, rate=0.1, device=device)
     try:
         found = time_steps(
             work,
@@ -419,7 +419,7 @@ def _time_other(options: argparse.Namespace, parser: argparse.ArgumentParser) ->
         )
     except InputError as error:
         parser.error(str(error))
-    facts = {"model": work.model, "image_px": work.image_px, "batch_images": work.batch_images}
+    facts = {"model": work.model, "image_size": work.image_size, "batch_size": work.batch_size}
     facts |= {"device": str(device), "rounds": options.rounds, "versions": library_versions()}
     print(json.dumps(facts | found.to_json()) if options.json else "\n".join(found.lines()))
 

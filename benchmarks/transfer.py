@@ -51,21 +51,23 @@ from efficientnetv2.utils.io import write_text_atomically
 
 PAPER, OURS = "transfer_paper", "finetune"
 SEEDS = 3
-_IMAGE_PX, _EPOCHS = 96, 3
+_IMAGE_SIZE, _EPOCHS = 96, 3
 _BATCH = 64
 _LR = 1e-3 * _BATCH / 512  # the paper's, for its batch
 
 
-def arms(image_px: int, epochs: float) -> dict[str, Cell]:
+def arms(image_size: int, epochs: float) -> dict[str, Cell]:
     """Both recipes at this size and length."""
-    both = (*HARDLY_VALIDATED, f"epochs={epochs:g}", f"eval_px={image_px}")
+    both = (*HARDLY_VALIDATED, f"epochs={epochs:g}", f"eval_image_size={image_size}")
     paper = (
         "steps=null",
-        f"progressive.image_px={image_px}",
-        f"batch_images={_BATCH}",
+        f"progressive.image_size={image_size}",
+        f"batch_size={_BATCH}",
         f"optimizer.lr={_LR:g}",
     )
-    ours = (f"progressive.image_px={{start: {image_px * 4 / 7:.4g}, end: {image_px}}}",)  # its own 128 to 224
+    ours = (
+        f"progressive.image_size={{start: {image_size * 4 / 7:.4g}, end: {image_size}}}",
+    )  # its own 128 to 224
     return {
         PAPER: Cell(PAPER, "run", PAPER, "efficientnetv2_b0", (*both, *paper)),
         OURS: Cell(OURS, "run", OURS, "efficientnetv2_b0", (*both, *ours)),
@@ -107,29 +109,32 @@ def main() -> None:
     parser.add_argument("weights")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=RESULTS / "transfer")
-    parser.add_argument("--image-px", type=int, default=_IMAGE_PX, help="another is not to be recorded")
+    parser.add_argument("--output", type=Path, default=RESULTS / "transfer")
+    parser.add_argument("--image-size", type=int, default=_IMAGE_SIZE, help="another is not to be recorded")
     parser.add_argument("--epochs", type=float, default=_EPOCHS, help="likewise")
-    parser.add_argument("--train-pictures", type=int, help="all otherwise; not to be recorded")
+    parser.add_argument("--num-train-images", type=int, help="all otherwise; not to be recorded")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and transfer.json")
     options = parser.parse_args()
-    whole = options.train_pictures is None and (options.image_px, options.epochs) == (_IMAGE_PX, _EPOCHS)
+    whole = options.num_train_images is None and (options.image_size, options.epochs) == (
+        _IMAGE_SIZE,
+        _EPOCHS,
+    )
     if options.record and (not whole or options.seeds < 2):
         parser.error(
-            f"--record is for all pictures, {_IMAGE_PX} px, {_EPOCHS} epochs and 2 seeds or more: so the page says."
+            f"--record is for all pictures, {_IMAGE_SIZE} px, {_EPOCHS} epochs and 2 seeds or more: so the page says."
         )
     refuse_to_record_elsewhere(parser, options)
     dataset = load_dataset(options.pictures)
-    learning = rows_of(dataset, "train", options.train_pictures, 0)
+    learning = rows_of(dataset, "train", options.num_train_images, 0)
     answers = "test" if (dataset.split == "test").any() else "val"
-    answering = rows_of(dataset, answers, options.train_pictures, 0)
-    file = write_pictures(options.out / "pictures.csv", dataset, learning, answering)
+    answering = rows_of(dataset, answers, options.num_train_images, 0)
+    file = write_pictures(options.output / "pictures.csv", dataset, learning, answering)
     runs = Runs(
-        DataConfig(str(file)), options.seeds, options.weights, options.device, options.out / "arms", print
+        DataConfig(str(file)), options.seeds, options.weights, options.device, options.output / "arms", print
     )
     found: dict[str, list[dict[str, Any]]] = {PAPER: [], OURS: []}
     for seed in range(options.seeds):
-        for arm, cell in arms(options.image_px, options.epochs).items():
+        for arm, cell in arms(options.image_size, options.epochs).items():
             found[arm].append(asked(runs, cell, seed))
             row = found[arm][-1]
             print(
@@ -156,8 +161,8 @@ def _record(
     rows = [row for rows in found.values() for row in rows]
     on = machines(rows)
     raw = {
-        "when": time.strftime("%Y-%m-%d"), "hardware": on, "image_px": options.image_px,
-        "epochs": options.epochs, "train_pictures": learnt, "answered": answered,
+        "when": time.strftime("%Y-%m-%d"), "hardware": on, "image_size": options.image_size,
+        "epochs": options.epochs, "num_train_images": learnt, "answered": answered,
         "arms": found,
     }  # fmt: skip
     (RESULTS / "transfer.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
@@ -167,9 +172,9 @@ def _record(
         record(name, unit=unit, command=command, on=on, versions=versions_of(rows), **asdict(figure))
     made = small_tables.table_8(
         found[PAPER],
-        image_px=options.image_px,
+        image_size=options.image_size,
         epochs=options.epochs,
-        batch_images=_BATCH,
+        batch_size=_BATCH,
         answered=answers,
     )
     write_record("8", made, "small", command, machines(found[PAPER]))

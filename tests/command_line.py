@@ -23,8 +23,8 @@ NETWORK = str(Path(__file__).with_name("network.yaml"))
 # The smallest run that goes the whole way: at 32 and 64 px, a few steps, two stages; from scratch, for of published
 # networks the weights that come with the repository would be taken.
 TINY = (
-    "--model", NETWORK, "--epochs", "1", "--batch-images", "8", "--workers", "0", "--device", "cpu",
-    "--set", "progressive.stages=2", "--set", "progressive.image_px={start: 32, end: 64}", "--weights", "none",
+    "--model", NETWORK, "--epochs", "1", "--batch-size", "8", "--workers", "0", "--device", "cpu",
+    "--set", "progressive.stages=2", "--set", "progressive.image_size={start: 32, end: 64}", "--weights", "none",
 )  # fmt: skip
 
 # Forked off a server that has imported everything already: a fresh interpreter would spend most of a test's time on

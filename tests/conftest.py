@@ -75,11 +75,11 @@ def pytest_collection_finish() -> None:
         forkserver.ensure_running()
 
 
-def paint(path: Path, colour: tuple[int, int, int], number: int = 0, px: int = 48) -> Path:
-    """A noisy picture of one colour: easy to learn, different for every number."""
+def paint(path: Path, color: tuple[int, int, int], number: int = 0, px: int = 48) -> Path:
+    """A noisy picture of one color: easy to learn, different for every number."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(abs(hash((colour, number))) % 2**32).integers(-40, 40, (px, px, 3))
-    Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    noise = np.random.default_rng(abs(hash((color, number))) % 2**32).integers(-40, 40, (px, px, 3))
+    Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(path, quality=90)
     return path
 
 
@@ -96,13 +96,13 @@ def on_screen():
         yield screen
 
 
-COLOURS = {"red": (200, 60, 60), "green": (60, 190, 60), "blue": (50, 70, 200)}
+COLORS = {"red": (200, 60, 60), "green": (60, 190, 60), "blue": (50, 70, 200)}
 
 
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Path:
     """Three classes of 16 pictures each, a folder per class."""
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(tmp_path / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+            paint(tmp_path / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
     return tmp_path / "pictures"

@@ -31,7 +31,7 @@ def write_raster(path: Path, values: npt.ArrayLike, **words: object) -> Path:
     return path
 
 
-def coloured(*colours: tuple[int, int, int], px: int) -> npt.NDArray[np.uint8]:
-    """(3, px, n * px): squares of colours, from left to right."""
-    row = np.repeat(np.array(colours, np.uint8).T, px, axis=1)  # (3, n * px)
+def colored(*colors: tuple[int, int, int], px: int) -> npt.NDArray[np.uint8]:
+    """(3, px, n * px): squares of colors, from left to right."""
+    row = np.repeat(np.array(colors, np.uint8).T, px, axis=1)  # (3, n * px)
     return np.repeat(row[:, None], px, axis=1)

@@ -195,9 +195,9 @@ def test_the_labels_of_transfer_give_what_was_measured_in_small(recipe):
     raw = json.loads((RESULTS / "transfer.json").read_text())
     said = [SHOWN["fraction"](SUMMARY[f"{arm}_cifar10_top1"]["value"]) for arm in raw["arms"]]
     told = {
-        "finetune": f"{raw['train_pictures']:,} of CIFAR-10 at up to {raw['image_px']} px, {raw['epochs']:g} epochs: "
+        "finetune": f"{raw['num_train_images']:,} of CIFAR-10 at up to {raw['image_size']} px, {raw['epochs']:g} epochs: "
         f"{said[1]}, recipe transfer_paper {said[0]}, means of {len(raw['arms']['finetune'])} seeds",
-        "transfer_paper": f"CIFAR-10 at {raw['image_px']} px, {raw['epochs']:g} epochs in batches of 64: {said[0]}, "
+        "transfer_paper": f"CIFAR-10 at {raw['image_size']} px, {raw['epochs']:g} epochs in batches of 64: {said[0]}, "
         f"mean of {len(raw['arms']['transfer_paper'])} seeds",
     }
     assert told[recipe] in _label(recipe)
@@ -244,9 +244,9 @@ def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
     """By another recipe on another set, which is said."""
     speedup, gain = (SUMMARY[f"progressive_{what}_resnet50_imagenette"] for what in ("speedup", "top1_gain"))
     raw = json.loads((RESULTS / "progressive_resnet50.json").read_text())
-    px, asked = raw["regime"]["image_px"], raw["arms"]["progressive"][0]["asked"]
+    px, asked = raw["regime"]["image_size"], raw["arms"]["progressive"][0]["asked"]
     assert (asked["recipe"], asked["model"]) == ("quick", get_recipe(recipe).model)
-    assert f"progressive.image_px={{start: {px // 2}, end: {px}}}" in asked["settings"]
+    assert f"progressive.image_size={{start: {px // 2}, end: {px}}}" in asked["settings"]
     ratio, points = SHOWN["ratio"], SHOWN["points"]
     assert (
         f"not measured on ImageNet. In small, with recipe quick on Imagenette from {px // 2} to {px} px: "
@@ -260,8 +260,8 @@ def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
 def test_what_stands_beside_finetune_is_said_to_be_quick_as_it_comes(where):
     """Another recipe, not the same from scratch: the benchmark changes nothing of it but its length."""
     quick = get_recipe("quick")
-    px, views = quick.progressive.image_px, {"one": "one view"}[quick.eval_views]
-    told = f"{px.start:g} to {px.end:g} px, {quick.augment.flip} flips, {quick.pooling or 'mean'} pooling, {views}"
+    px, tta = quick.progressive.image_size, {"one": "one view"}[quick.tta]
+    told = f"{px.start:g} to {px.end:g} px, {quick.augment.flip} flips, {quick.global_pool or 'mean'} pooling, {tta}"
     text = _label("finetune") if where == "label" else (ROOT / "docs" / where).read_text(encoding="utf-8")
     assert "same from scratch" not in text
     assert told in " ".join(text.split())
@@ -281,7 +281,7 @@ def test_the_default_run_stands_with_its_intervals_and_with_what_it_and_its_prob
     said = [f"{claim['low']:+.1f} to {claim['high']:+.1f}"]
     if figure == "top1":
         said += [f"{100 * raw[side]:.1f} %" for side in ("top1", "probe_top1")] + [
-            f"{raw['train_pictures']:,}"
+            f"{raw['num_train_images']:,}"
         ]
     assert not [one for one in said if f" {one} |" not in row]
     assert figure == "top1" or f", {raw[figure]:.3f} of the run" in row
@@ -301,10 +301,10 @@ def test_the_page_of_land_cover_gives_the_folds_with_their_intervals_and_what_st
         _land_cover_page(),
     )
     # Of what the first fold began with, which is ImageNet's weights only where folds are dealt at random.
-    (probe,) = best["stratified"]["splits_compared"]
+    (probe,) = best["stratified"]["split_comparison"]
     for split, told in best.items():
         (low, high), (least, most) = told["intervals"]["macro_f1"], told["intervals"]["top1"]
-        over = told["over_folds"]["macro_f1"]
+        over = told["fold_mean"]["macro_f1"]
         beside = probe["by_place" if split == "spatial" else "at_random"]["macro_f1"]
         assert (
             f"`land_cover_top1_{split}`) | {told['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | "
@@ -312,8 +312,8 @@ def test_the_page_of_land_cover_gives_the_folds_with_their_intervals_and_what_st
             f"({100 * least:.1f} to {100 * most:.1f}) | {beside:.3f} | {told['majority']['macro_f1']:.3f} |"
         ).replace("%", " %") in page
     first = [choice[0].partition(" ")[2] for told in best.values() for choice in told["chosen"]]
-    assert first.count("balance=equal") == 9
-    assert "`balance=equal` was the best in nine of the ten folds" in page
+    assert first.count("class_sampling=equal") == 9
+    assert "`class_sampling=equal` was the best in nine of the ten folds" in page
     assert not any(
         tried.startswith("aerial") for told in best.values() for row in told["chosen"] for tried in row
     )
@@ -368,14 +368,16 @@ def test_the_page_of_land_cover_gives_every_start_as_it_was_measured(split):
         "scratch": "none: from scratch",
     }
     drawn = {"null": "as they come", "equal": "equally often"}
-    assert set(wide[split]) == {f"{start} balance={balance}" for start in starts for balance in drawn}
+    assert set(wide[split]) == {
+        f"{start} class_sampling={class_sampling}" for start in starts for class_sampling in drawn
+    }
     rows = []
-    for start, balance in product(starts, drawn):
-        told = wide[split][f"{start} balance={balance}"]
+    for start, class_sampling in product(starts, drawn):
+        told = wide[split][f"{start} class_sampling={class_sampling}"]
         (low, high), (least, most) = told["intervals"]["macro_f1"], told["intervals"]["top1"]
-        over, probe = told["over_folds"]["macro_f1"], told["linear_probe_macro_f1"]
+        over, probe = told["fold_mean"]["macro_f1"], told["linear_probe_macro_f1"]
         rows.append(
-            f"| {starts[start]} | {drawn[balance]} | {told['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | "
+            f"| {starts[start]} | {drawn[class_sampling]} | {told['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | "
             f"{over['mean']:.3f} ± {over['deviation']:.3f} | {100 * told['top1']:.1f} % "
             f"({100 * least:.1f} to {100 * most:.1f}) | {'' if probe is None else f'{probe:.3f} '}|"
         )
@@ -390,6 +392,6 @@ def test_the_page_of_rare_classes_gives_every_way_of_balancing_as_it_was_measure
         low, high = told["gain_interval"]
         seeds = ", ".join(f"{score:.3f}" for score in told["macro_f1"])
         assert len(told["macro_f1"]) == 3
-        over = "" if way == "balance=null" else f"{told['gain']:+.3f} ({low:+.3f} to {high:+.3f}) "
+        over = "" if way == "class_sampling=null" else f"{told['gain']:+.3f} ({low:+.3f} to {high:+.3f}) "
         rows.append(f"| `{way}` | {seeds} | {sum(told['macro_f1']) / 3:.3f} | {over}|")
     assert "\n".join(rows) in page

@@ -134,11 +134,11 @@ def test_help_names_the_columns_that_are_taken_for_the_time(verb):
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
-def test_recipes_made_for_imagenet_are_not_shown_with_photos_of_ones_own(page):
+def test_recipes_expected_dataset_imagenet_are_not_shown_with_photos_of_ones_own(page):
     """They refuse other pictures, however many processes a launcher starts."""
     shown = [re.search(r"\btrain (\S*photos\S*) .*--recipe (\w+)", line) for line in shell_lines(page)]
     assert not [
-        found[0] for found in shown if found is not None and get_recipe(found[2]).made_for is not None
+        found[0] for found in shown if found is not None and get_recipe(found[2]).expected_dataset is not None
     ]
 
 
@@ -148,9 +148,9 @@ def test_the_page_gives_the_settings_of_the_figure():
     (given,) = [
         train.make_context("train", words[1:]).params
         for words in commands(PAGE)
-        if "pooling=mean+centre" in words
+        if "global_pool=avg+center" in words
     ]
-    settings = [*given["settings"], f"epochs={given['epochs']:g}", "validate_epochs=8"]
+    settings = [*given["settings"], f"epochs={given['epochs']:g}", "val_interval_epochs=8"]
     assert with_overrides(get_recipe("finetune"), settings) == with_overrides(get_recipe("finetune"), KNOWN)
     assert sorted(settings) == sorted(KNOWN)
 
@@ -158,7 +158,9 @@ def test_the_page_gives_the_settings_of_the_figure():
 def test_the_page_explains_each_setting_of_the_figure():
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     for setting in KNOWN:
-        assert setting.startswith(("epochs", "validate_epochs")) or any(f"`{setting}`" in row for row in rows)
+        assert setting.startswith(("epochs", "val_interval_epochs")) or any(
+            f"`{setting}`" in row for row in rows
+        )
 
 
 def anchors(page: Path) -> set[str]:

@@ -59,7 +59,11 @@ def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentPars
     add("--seeds", type=int, help="runs per cell (default: 1 at tiny, 3 at small, 5 at paper)")
     add("--weights", help="table 8: weights to transfer; at paper each network has its own, NETWORK.in1k")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    add("--out", type=Path, help="folder (default: runs/reproduce_TABLE_SCALE); what is done there is reused")
+    add(
+        "--output",
+        type=Path,
+        help="folder (default: runs/reproduce_TABLE_SCALE); what is done there is reused",
+    )
     add("--json", action="store_true", help="print JSON instead of Markdown")
     add("--record", action="store_true", help="write results/reproduce/ and docs/paper.md")
     options = parser.parse_args(words)
@@ -67,8 +71,8 @@ def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentPars
         parser.error(f"--seeds is {options.seeds}, but must be between 1 and 1,000")
     if (rank_and_world_size() or (0, 1))[1] > 1:
         parser.error("this program is started once, not under torchrun: give each table a GPU of its own")
-    if options.out is not None and (options.record or len(options.tables) > 1):
-        parser.error("--out is for one table that is not recorded: leave it out")
+    if options.output is not None and (options.record or len(options.tables) > 1):
+        parser.error("--output is for one table that is not recorded: leave it out")
     return parser, options
 
 
@@ -81,7 +85,7 @@ def requests(options: argparse.Namespace) -> list[Request]:
         weights = options.weights if name == "8" or len(options.tables) == 1 else None
         data, seeds = (options.data, options.seeds) if trains else (None, None)
         made.append(
-            Request(name, options.scale, data, seeds, weights, options.device, options.out, options.json)
+            Request(name, options.scale, data, seeds, weights, options.device, options.output, options.json)
         )
     return made
 

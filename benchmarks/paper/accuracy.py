@@ -12,7 +12,7 @@ from benchmarks.paper.runs import MINUTES, TOP1, Cell, Runs
 from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table
 
-from efficientnetv2.architectures.registry import published as published_network
+from efficientnetv2.architectures.registry import get_model_info as published_network
 from efficientnetv2.progressive.presets import paper_schedule as preset
 from efficientnetv2.training.initial_weights import model_title as network_title
 from efficientnetv2.training.recipes import get_recipe
@@ -24,16 +24,16 @@ _SMALL = "efficientnetv2_b0"  # replaces the paper's networks below its scale
 
 # Below the paper's scale: its rate, warm-up, moving average and minival are made for 350 epochs of a million images.
 _BELOW_PAPER = (
-    "batch_images=32", "optimizer.kind=adamw", "optimizer.lr=2e-3", "optimizer.weight_decay=0.05",
-    "optimizer.decay=0.99", "optimizer.epsilon=1e-8", "optimizer.clip_norm=1.0", "schedule.kind=cosine",
-    "schedule.warmup_epochs=1", "ema_decay=0.998", "batch_norm_momentum=0.9", "initialisation=calm",
-    "eval_px=null", "crop_fraction=1.0", "framing=whole", "crop_framing=null", "crop_area_min=0.35",
-    "minival=null", "made_for=null",
+    "batch_size=32", "optimizer.name=adamw", "optimizer.lr=2e-3", "optimizer.weight_decay=0.05",
+    "optimizer.beta2=0.99", "optimizer.epsilon=1e-8", "optimizer.clip_norm=1.0", "schedule.name=cosine",
+    "schedule.warmup_epochs=1", "ema_decay=0.998", "batch_norm_momentum=0.9", "init=zero_residual",
+    "eval_image_size=null", "crop_pct=1.0", "crop_mode=squash", "train_crop_mode=null", "crop_scale_min=0.35",
+    "minival=null", "expected_dataset=null",
 )  # fmt: skip
 # The same in words.
 _BELOW_PAPER_NOTE = (
     "length, sizes, optimizer, schedule, batch, initialisation, moving average, batch-norm momentum, smallest crop, "
-    "framing, evaluation size and minival"
+    "crop mode, evaluation size and minival"
 )
 
 
@@ -50,8 +50,8 @@ def table_5(scale: Scale, runs: Runs) -> Table:
             None if whole else _SMALL,
             {"tiny": 3, "small": 1000, "paper": None}[scale.name],
             recipe="efficientnetv2_s_paper" if whole else "quick",
-            more=("eval_px=null",) if whole else (),
-            progressive={"stages": 1, "image_px": scale.px(px), "randaugment": magnitude},
+            more=("eval_image_size=null",) if whole else (),
+            progressive={"stages": 1, "image_size": scale.px(px), "randaugment": magnitude},
         )
         for magnitude, row in magnitudes.items()
         for px, column in sizes.items()
@@ -89,7 +89,7 @@ def table_10(scale: Scale, runs: Runs) -> Table:
             {"tiny": 4, "small": 3000, "paper": None}[scale.name],
             recipe="efficientnetv2_m_paper",
             more=_evaluated_as_published(row) if whole else (),
-            progressive={"stages": 2 if scale.name == "tiny" else 4, "image_px": sizes},
+            progressive={"stages": 2 if scale.name == "tiny" else 4, "image_size": sizes},
         )
         for row, model in models.items()
     ]
@@ -122,7 +122,7 @@ def table_10(scale: Scale, runs: Runs) -> Table:
 def _evaluated_as_published(model: str) -> tuple[str, ...]:
     """Settings of the size at which its multiply-adds and time are counted; the recipe has that of M."""
     of = published_network(model).preprocessing
-    return f"eval_px={of.image_px}", f"framing={of.framing}", f"crop_fraction={of.crop_fraction}"
+    return f"eval_image_size={of.image_size}", f"crop_mode={of.crop_mode}", f"crop_pct={of.crop_pct}"
 
 
 def table_12(scale: Scale, runs: Runs) -> Table:
@@ -134,7 +134,7 @@ def table_12(scale: Scale, runs: Runs) -> Table:
     cells = []
     for row in ["resnet50_224"] if scale.name == "small" else models:
         for column, stages in columns.items():
-            progressive: dict[str, object] = {"stages": stages} | ({"image_px": sizes} if sizes else {})
+            progressive: dict[str, object] = {"stages": stages} | ({"image_size": sizes} if sizes else {})
             recipe = f"{row}_progressive"
             cells.append(_cell(scale, row, column, None, steps, recipe=recipe, progressive=progressive))
     found = runs.measurements(cells)
@@ -182,7 +182,7 @@ def table_13(scale: Scale, runs: Runs) -> Table:
             # The paper names no network; its last result is M's top-1 of Tables 7 and 10.
             recipe="efficientnetv2_m_paper" if whole else "quick",
             more=("epochs=10",) if scale.name == "small" else (),
-            progressive={"stages": 4, "image_px": sizes} | order | regularization,
+            progressive={"stages": 4, "image_size": sizes} | order | regularization,
         )
         for row, order in orders.items()
         for column, regularization in regularizations.items()
@@ -201,7 +201,7 @@ def _regularization(scale: Scale) -> tuple[tuple[float, float], dict[str, dict[s
     if scale.name == "paper":
         schedule = preset("efficientnetv2_m")
         final = {name: getattr(schedule.last, name) for name in ("randaugment", "mixup_alpha", "dropout")}
-        sizes = schedule.stage(0).image_px, schedule.last.image_px
+        sizes = schedule.stage(0).image_size, schedule.last.image_size
         return sizes, {"vanilla": final, "adaptive": {}}
     return (32, 64) if scale.name == "tiny" else (48, 96), {
         "vanilla": {"randaugment": 15, "dropout": 0.3},
@@ -222,14 +222,14 @@ def _cell(
 ) -> Cell:
     """A run of a recipe with another schedule, below the paper's scale with a batch size and optimizer that suit it."""
     settings = [f"progressive.{name}={_as_setting(value)}" for name, value in progressive.items()]
-    if "image_px" in progressive and scale.name != "paper":
-        settings += ["progressive.px_multiple=16"]
+    if "image_size" in progressive and scale.name != "paper":
+        settings += ["progressive.size_multiple=16"]
     if steps is not None:
         settings += ["epochs=auto", f"steps={steps}"]
     if scale.name != "paper" and recipe != "quick":
         settings += _BELOW_PAPER
     if scale.name == "tiny":
-        settings += ["batch_images=8", "validate_images=32", "holdout=0.1"]
+        settings += ["batch_size=8", "val_max_images=32", "val_fraction=0.1"]
     return Cell(row, column, recipe, model, (*settings, *more))
 
 

@@ -15,7 +15,7 @@ from benchmarks.paper.table import Measurement, Row, Table, untrained
 
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.registry import NAMES
-from efficientnetv2.architectures.registry import published as published_network
+from efficientnetv2.architectures.registry import get_model_info as published_network
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.factory import create
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
@@ -106,9 +106,9 @@ def rounds_note(rounds: int) -> str:
     return f"median of {pluralize(rounds, 'round')} ± standard deviation"
 
 
-def params_and_flops(architecture: Architecture, image_px: int) -> dict[str, Measurement]:
+def params_and_flops(architecture: Architecture, image_size: int) -> dict[str, Measurement]:
     """Heading -> parameters in millions, and multiply-adds in billions at an image size."""
-    total = count_flops(architecture, image_px=image_px).total
+    total = count_flops(architecture, image_size=image_size).total
     return {
         _PARAMS[0]: Measurement((total.parameters / 1e6,), "M"),
         _FLOPS[0]: Measurement((total.multiply_adds / 1e9,), "B"),
@@ -120,7 +120,7 @@ def network_sizes(network: str) -> dict[str, Measurement]:
     if network not in NAMES:
         return {heading: Measurement(unit=unit, why=_FOREIGN) for heading, unit in (_PARAMS, _FLOPS)}
     found = published_network(network)
-    return params_and_flops(found.architecture, found.eval_px)
+    return params_and_flops(found.architecture, found.eval_image_size)
 
 
 def latencies(
@@ -131,7 +131,7 @@ def latencies(
     Each network has its published evaluation size, reduced by the scale. Missing for networks of another family and
     where memory runs out.
     """
-    sizes = {name: scale.px(published_network(name).eval_px) for name in networks if name in NAMES}
+    sizes = {name: scale.px(published_network(name).eval_image_size) for name in networks if name in NAMES}
     say(f"timing the inference of {pluralize(len(sizes), 'network')} in turn")
     seconds = latency_s(sizes, rounds=scale.latency_rounds, device=device, timing=timing)
 

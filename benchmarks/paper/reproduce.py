@@ -230,20 +230,22 @@ def _refuse_another(folder: Path, config: Mapping[str, str | None]) -> None:
         InputError: it is such a folder.
     """
     file = folder / _CONFIG
-    stored = read_object(file, fix="Give another --out.") if file.exists() else {}
+    stored = read_object(file, fix="Give another --output.") if file.exists() else {}
     differences = [
         f"{'' if name == 'table' else '--'}{name} is {stored[name]} there, {here} here"
         for name, here in config.items()
         if name in stored and stored[name] != here
     ]
     if differences and any_begun(folder / CELLS):
-        raise InputError(f"{folder} has runs of another kind: {'; '.join(differences)}. Give another --out.")
+        raise InputError(
+            f"{folder} has runs of another kind: {'; '.join(differences)}. Give another --output."
+        )
     owner = stored.get("table") or _table_in(folder / _TABLE)  # folders of before have no table in their file
     there = [name for name in _WRITTEN if (folder / name).exists()]
     if there and owner != config["table"]:
         raise InputError(
-            f"--out {folder}: {folder / there[0]} is there already, and is not of {title_of(str(config['table']))}. "
-            "Give another --out, or remove it."
+            f"--output {folder}: {folder / there[0]} is there already, and is not of {title_of(str(config['table']))}. "
+            "Give another --output, or remove it."
         )
 
 

@@ -160,7 +160,7 @@ class Runs:
         if differences := list(_differences(there, self.config(cell))):
             raise InputError(
                 f"{folder} has a run of another kind: {'; '.join(differences)}. Delete that folder to train it again, "
-                "or give another --out."
+                "or give another --output."
             )
 
     def data_of(self, cell: Cell) -> str:

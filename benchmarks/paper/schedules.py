@@ -13,7 +13,7 @@ from efficientnetv2.progressive.presets import paper_schedule
 
 _SIZES = ("s", "m", "l")
 _SETTINGS = {
-    "image_px": "image px",
+    "image_size": "image px",
     "randaugment": "RandAugment",
     "mixup_alpha": "mixup",
     "dropout": "dropout",

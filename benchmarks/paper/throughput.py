@@ -16,7 +16,7 @@ from benchmarks.paper.table import Measurement, Row, Table, untrained
 from torch.nn import functional
 
 from efficientnetv2.architectures.registry import get_architecture
-from efficientnetv2.architectures.registry import published as published_network
+from efficientnetv2.architectures.registry import get_model_info as published_network
 from efficientnetv2.architectures.spec import Architecture, fused_mbconv
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.utils.device import Precision, autocast, place
@@ -28,8 +28,8 @@ class Step(NamedTuple):
     """A training step, of a network with 1,000 classes."""
 
     architecture: Architecture
-    image_px: int
-    batch_images: int
+    image_size: int
+    batch_size: int
 
 
 def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
@@ -62,8 +62,11 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
 
 def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B4 with Fused-MBConv in its first stages, with its own kernels and with 3x3 throughout."""
-    b4, eval_px = get_architecture("efficientnet_b4"), published_network("efficientnet_b4").eval_px
-    px, batch, precision = scale.px(eval_px), scale.batch(32), precision_of(scale, device)
+    b4, eval_image_size = (
+        get_architecture("efficientnet_b4"),
+        published_network("efficientnet_b4").eval_image_size,
+    )
+    px, batch, precision = scale.px(eval_image_size), scale.batch(32), precision_of(scale, device)
     variants: dict[str, tuple[str | None, Architecture]] = {"no fused": ("no_fused", b4)}
     for stages in (3, 5, 7):
         name = f"fused stages 1-{stages}"
@@ -76,12 +79,12 @@ def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
         Row(
             name,
             published.row("3", key) if key else {},
-            params_and_flops(variant, eval_px) | {"images/s": found[name]},
+            params_and_flops(variant, eval_image_size) | {"images/s": found[name]},
         )
         for name, (key, variant) in variants.items()
     ]
     note = (
-        f"{untrained(scale.name)}counted at {eval_px} px; steps on {device} in {precision} at {px} px, "
+        f"{untrained(scale.name)}counted at {eval_image_size} px; steps on {device} in {precision} at {px} px, "
         f"batch {batch}, {rounds_note(scale.rounds)}; accuracy is not measured here."
     )
     return published.table("3", rows, note, scale.name)
@@ -109,7 +112,7 @@ def images_per_s(
     begin = {name: partial(_step, step, device, precision) for name, step in steps.items()}
     seconds = time_in_turn(begin, rounds, device)
     return {
-        name: Measurement(tuple(step.batch_images / one for one in seconds[name]), "images/s")
+        name: Measurement(tuple(step.batch_size / one for one in seconds[name]), "images/s")
         if name in seconds
         else Measurement(unit="images/s", why=OUT_OF_MEMORY)
         for name, step in steps.items()
@@ -119,9 +122,9 @@ def images_per_s(
 def _step(of: Step, device: torch.device, precision: Precision) -> Callable[[], None]:
     model = place(EfficientNet(of.architecture, num_classes=_CLASSES).train(), device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    images = torch.randn(of.batch_images, 3, of.image_px, of.image_px, device=device)
+    images = torch.randn(of.batch_size, 3, of.image_size, of.image_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(of.batch_images, device=device) % _CLASSES
+    labels = torch.arange(of.batch_size, device=device) % _CLASSES
 
     def step() -> None:
         with autocast(device, precision):

@@ -10,7 +10,7 @@ from benchmarks.paper.runs import TOP1, Cell, Runs
 from benchmarks.paper.scale import Scale
 from benchmarks.paper.table import Measurement, Row, Table, untrained
 
-from efficientnetv2.architectures.registry import published as published_network
+from efficientnetv2.architectures.registry import get_model_info as published_network
 from efficientnetv2.data.builtin_datasets import VARIABLE, DatasetNotFoundError, read_builtin
 from efficientnetv2.utils.errors import InputError
 
@@ -26,10 +26,10 @@ _SETS = {
 DATA = {"small": "cifar10", "paper": ",".join(_SETS.values())}
 _OTHER = "these pictures"  # the column of images that the paper has not; stored in records
 _SETTINGS = {
-    "tiny": ("steps=3", "batch_images=16", "progressive.image_px=32", "eval_px=32"),
+    "tiny": ("steps=3", "batch_size=16", "progressive.image_size=32", "eval_image_size=32"),
     # The paper's learning rate is for a batch of 512; in proportion.
     "small": (
-        "steps=1500", "batch_images=64", "optimizer.lr=1.25e-4", "progressive.image_px=96", "eval_px=96",
+        "steps=1500", "batch_size=64", "optimizer.lr=1.25e-4", "progressive.image_size=96", "eval_image_size=96",
     ),
 }  # fmt: skip
 
@@ -89,8 +89,8 @@ def table_8(scale: Scale, runs: Runs) -> Table:
 
 def _own_size(model: str) -> tuple[str, ...]:
     """Settings of the model's own size, where the recipe has that of S."""
-    px = published_network(model).preprocessing.image_px
-    return f"progressive.image_px={px}", f"eval_px={px}"
+    px = published_network(model).preprocessing.image_size
+    return f"progressive.image_size={px}", f"eval_image_size={px}"
 
 
 def _columns(data: str) -> dict[str, str]:

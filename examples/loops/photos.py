@@ -12,14 +12,14 @@ import efficientnetv2 as ev2
 
 FOLDER = Path(__file__).resolve().parents[1] / "land_cover"
 PLAN = ev2.ProgressiveSchedule(
-    stages=3, image_px=ev2.Ramp(32, 64), randaugment=ev2.Ramp(2, 6), dropout=ev2.Ramp(0.0, 0.2)
+    stages=3, image_size=ev2.Ramp(32, 64), randaugment=ev2.Ramp(2, 6), dropout=ev2.Ramp(0.0, 0.2)
 )
 TO_FLOATS = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
 
 
 def augmentation(setting):
     """What a picture goes through in training, at its setting's size and magnitude."""
-    parts = [v2.RandomResizedCrop(setting.image_px, scale=(0.35, 1)), v2.RandomHorizontalFlip()]
+    parts = [v2.RandomResizedCrop(setting.image_size, scale=(0.35, 1)), v2.RandomHorizontalFlip()]
     if setting.randaugment:
         # Of a plan's magnitudes 10 is the full range of most operations; of torchvision's it is 30, the largest.
         parts.append(v2.RandAugment(2, min(30, round(3 * setting.randaugment))))
@@ -52,7 +52,7 @@ class Whole(Dataset):
 
     def __init__(self, pictures, setting):
         self.pictures, self.setting = pictures, setting
-        size = (setting.image_px, setting.image_px)
+        size = (setting.image_size, setting.image_size)
         self.transform = v2.Compose([v2.Resize(size), *TO_FLOATS])
 
     def __len__(self):

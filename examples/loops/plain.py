@@ -19,7 +19,7 @@ def train(steps=60, first_step=0, accumulate=1):
     network = efficientnet_b0(num_classes=len(pictures.classes))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     words = {"progressive": PLAN, "steps": steps, "first_step": first_step, "accumulate": accumulate}
-    batches = ev2.ProgressiveBatchSampler(len(pictures), batch_images=16, **words)
+    batches = ev2.ProgressiveBatchSampler(len(pictures), batch_size=16, **words)
     loader = DataLoader(Growing(pictures), batch_sampler=batches, collate_fn=collate)
     for micro, batch in enumerate(loader, start=first_step * accumulate):
         reached = ev2.apply_regularization(network, batch["setting"])
@@ -29,7 +29,7 @@ def train(steps=60, first_step=0, accumulate=1):
             optimizer.step()
             optimizer.zero_grad()
         step, setting = micro // accumulate, batch["setting"]
-        print(f"step {step}: {setting.image_px} px, dropout {setting.dropout:.2f}; set: {reached}")
+        print(f"step {step}: {setting.image_size} px, dropout {setting.dropout:.2f}; set: {reached}")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ class Classifier(lightning.LightningModule):
         of = self.trainer
         words = {"rank": of.global_rank, "world": of.world_size, "accumulate": of.accumulate_grad_batches}
         words |= {"progressive": PLAN, "steps": of.max_steps, "first_step": of.global_step}
-        batches = ev2.ProgressiveBatchSampler(len(self.pictures), batch_images=16, **words)
+        batches = ev2.ProgressiveBatchSampler(len(self.pictures), batch_size=16, **words)
         return DataLoader(Growing(self.pictures), batch_sampler=batches, collate_fn=plain)
 
     def training_step(self, batch, batch_idx):
         setting = ev2.StepSettings(**batch["setting"])
         reached = ev2.apply_regularization(self.network, setting)
-        at = f"{setting.image_px} px, dropout {setting.dropout:.2f}"
+        at = f"{setting.image_size} px, dropout {setting.dropout:.2f}"
         print(f"step {self.global_step}: {at}; set: {reached}")
         return self._loss(batch)
 

@@ -26,14 +26,14 @@ class ProgressiveTrainer(Trainer):
         world, accumulate = of.world_size, of.gradient_accumulation_steps
         words = {"rank": of.process_index, "world": world, "accumulate": accumulate}
         images = of.train_batch_size * world * accumulate
-        words |= {"progressive": PLAN, "steps": of.max_steps, "batch_images": images}
+        words |= {"progressive": PLAN, "steps": of.max_steps, "batch_size": images}
         batches = ev2.ProgressiveBatchSampler(len(pictures), **words)
         return DataLoader(Growing(pictures), batch_sampler=batches, collate_fn=with_setting)
 
     def training_step(self, model, inputs, *others):
         setting = inputs.pop("setting")
         reached = ev2.apply_regularization(model, setting)
-        at = f"{setting.image_px} px, dropout {setting.dropout:.2f}"
+        at = f"{setting.image_size} px, dropout {setting.dropout:.2f}"
         print(f"step {self.state.global_step}: {at}; set: {reached}")
         return super().training_step(model, inputs, *others)
 

@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from efficientnetv2.utils.errors import pluralize, short_repr
 
-Framing = Literal["whole", "crop", "pad"]
-Views = Literal["one", "symmetries"]
+CropMode = Literal["squash", "center", "border"]
+TTA = Literal["none", "d4"]
 
 # ImageNet's channel statistics on [0, 1], as the released B0-B3 and V1 networks use them
 # (google/automl, efficientnetv2).
@@ -131,42 +131,42 @@ class Preprocessing:
         logits = network(network.preprocessing("a.jpg")[None])  # (1, num_classes)
 
     Args:
-        image_px: Height and width of the input.
-        framing: ``whole`` squeezes the whole image into the square, ``crop`` cuts the center square, ``pad`` keeps the
-            shape and fills the rest with the mean.
-        crop_fraction: With ``crop``, the side of the center square over the image's shorter side; with ``whole`` the
-            fraction of each side that is kept, 1 except for some of timm's weights; with ``pad`` it is 1.
+        image_size: Height and width of the input.
+        crop_mode: ``squash`` squeezes the whole image into the square, ``center`` cuts the center square, ``border``
+            keeps the shape and fills the rest with the mean.
+        crop_pct: With ``center``, the side of the center square over the image's shorter side; with ``squash`` the
+            fraction of each side that is kept, 1 except for some of timm's weights; with ``border`` it is 1.
         interpolation: Of the resize; antialiased.
         mean: Per channel, for values in [0, 1].
         std: Per channel, for values in [0, 1]; above 0.
-        views: ``one`` predicts on the image as it is; ``symmetries`` averages the probabilities of all eight flips and
+        tta: ``one`` predicts on the image as it is; ``d4`` averages the probabilities of all eight flips and
             turns of the square (for images without an upright; eight times the work).
         bands: How a raster (``data.geotiff``) becomes an image; None for ordinary images.
     """
 
-    image_px: int
-    framing: Framing = "whole"
-    crop_fraction: float = 1.0
+    image_size: int
+    crop_mode: CropMode = "squash"
+    crop_pct: float = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    views: Views = "one"
+    tta: TTA = "none"
     bands: Bands | None = None
 
-    @field_validator("image_px")
+    @field_validator("image_size")
     @classmethod
     def _positive(cls, value: int) -> int:
         if not 1 <= value <= MOST_PX:
             raise ValueError(
-                f"image_px is {short_repr(value)}, but is at least 1 pixel and at most {MOST_PX:,}"
+                f"image_size is {short_repr(value)}, but is at least 1 pixel and at most {MOST_PX:,}"
             )
         return value
 
-    @field_validator("crop_fraction")
+    @field_validator("crop_pct")
     @classmethod
     def _fraction(cls, value: float) -> float:
         if not 0 < value <= 1:
-            raise ValueError(f"crop_fraction is {value}, but lies in (0, 1]")
+            raise ValueError(f"crop_pct is {value}, but lies in (0, 1]")
         return value
 
     @field_validator("mean")
@@ -204,9 +204,9 @@ class Preprocessing:
         return self
 
     def __call__(self, image: Any) -> Any:
-        """A path, bytes, a stream, a PIL image or an array as the model's input (C, image_px, image_px) float32.
+        """A path, bytes, a stream, a PIL image or an array as the model's input (C, image_size, image_size) float32.
 
-        ``views`` is not applied: ``Predictor`` does that.
+        ``tta`` is not applied: ``Predictor`` does that.
 
         Raises:
             InputError: The image can't be read, or is of no known type.

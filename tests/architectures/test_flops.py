@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from efficientnetv2.architectures.flops import Cost, count_flops
-from efficientnetv2.architectures.registry import NAMES, get_architecture, published
+from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info
 from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused_mbconv, mbconv
 from efficientnetv2.models.factory import create
 from efficientnetv2.utils.errors import InputError
@@ -57,17 +57,17 @@ def test_the_golden_table_has_every_network():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_counts(name):
-    parameters, eval_px, multiply_adds = GOLDEN[name]
-    total = count_flops(get_architecture(name), image_px=eval_px).total
-    assert published(name).eval_px == eval_px
+    parameters, eval_image_size, multiply_adds = GOLDEN[name]
+    total = count_flops(get_architecture(name), image_size=eval_image_size).total
+    assert get_model_info(name).eval_image_size == eval_image_size
     assert (total.parameters, total.multiply_adds) == (parameters, multiply_adds)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_module_is_what_was_counted(name):
     """Parameters, and multiply-adds by hooks on every convolution and linear layer, block by block."""
-    eval_px = GOLDEN[name][1]
-    counted = count_flops(get_architecture(name), image_px=eval_px)
+    eval_image_size = GOLDEN[name][1]
+    counted = count_flops(get_architecture(name), image_size=eval_image_size)
     with torch.device("meta"):
         network = create(name).eval()
         parts = {"stem": network.stem, "head": network.head, "classifier": network.classifier}
@@ -75,7 +75,7 @@ def test_the_module_is_what_was_counted(name):
         seen = dict.fromkeys(parts, 0)
         for part, module in parts.items():
             watch(module, seen, part)
-        network(torch.empty(1, 3, eval_px, eval_px))
+        network(torch.empty(1, 3, eval_image_size, eval_image_size))
     expected = {"stem": counted.stem, "head": counted.head, "classifier": counted.classifier}
     expected |= {f"blocks.{i}": row for i, row in enumerate(counted.blocks)}
     assert seen == {part: row.multiply_adds for part, row in expected.items()}
@@ -93,8 +93,8 @@ def watch(module, seen, part):
             layer.register_forward_hook(add)
 
 
-@pytest.mark.parametrize(("padding", "image_px"), [("same", 33), ("symmetric", 33), ("symmetric", 40)])
-def test_activation_bytes_are_what_autograd_keeps(padding, image_px):
+@pytest.mark.parametrize(("padding", "image_size"), [("same", 33), ("symmetric", 33), ("symmetric", 40)])
+def test_activation_bytes_are_what_autograd_keeps(padding, image_size):
     """Every tensor that PyTorch saves for the backward pass, once, without weights and batch statistics."""
     architecture_ = Architecture(
         EVERY_KIND.stem_channels, EVERY_KIND.stages, EVERY_KIND.head_channels, padding=padding
@@ -110,44 +110,46 @@ def test_activation_bytes_are_what_autograd_keeps(padding, image_px):
 
     batch = 3
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = network(torch.randn(batch, 4, image_px, image_px))
+        logits = network(torch.randn(batch, 4, image_size, image_size))
     saved_bytes = sum(tensor.numel() * 4 for tensor in kept.values())
     assert logits.requires_grad
-    counted = count_flops(architecture_, image_px=image_px, num_classes=5, in_channels=4)
+    counted = count_flops(architecture_, image_size=image_size, num_classes=5, in_channels=4)
     assert saved_bytes == batch * counted.total.activation_bytes
 
 
 def test_one_block_by_hand():
     """A fused block 8 to 8 at 4 px: 3*3*8*8 weights, 16 of batch-norm; 576 * 16 products; 3 maps of 128."""
     one = Architecture(8, (Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),), 8)
-    assert count_flops(one, image_px=8).blocks == (Cost(592, 9216, 3 * 128 * 4),)
+    assert count_flops(one, image_size=8).blocks == (Cost(592, 9216, 3 * 128 * 4),)
 
 
 def test_without_classifier_and_with_other_channels():
     s = get_architecture("efficientnetv2_s")
-    full = count_flops(s, image_px=64)
-    assert count_flops(s, image_px=64, num_classes=0).total.parameters == full.total.parameters - 1281 * 1000
-    assert count_flops(s, image_px=64, in_channels=13).stem.parameters == full.stem.parameters + 10 * 9 * 24
+    full = count_flops(s, image_size=64)
+    assert (
+        count_flops(s, image_size=64, num_classes=0).total.parameters == full.total.parameters - 1281 * 1000
+    )
+    assert count_flops(s, image_size=64, in_channels=13).stem.parameters == full.stem.parameters + 10 * 9 * 24
     assert len(full.blocks) == len(blocks(s)) == 40
 
 
-@pytest.mark.parametrize("wrong", [{"image_px": 0}, {"in_channels": 0}, {"num_classes": -1}])
+@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"in_channels": 0}, {"num_classes": -1}])
 def test_sizes_that_cannot_be(wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))} {next(iter(wrong.values()))}"):
-        count_flops(EVERY_KIND, **{"image_px": 32, **wrong})
+        count_flops(EVERY_KIND, **{"image_size": 32, **wrong})
 
 
 def test_counting_needs_no_torch():
     program = (
         "import sys; from efficientnetv2.architectures.flops import count_flops; "
         "from efficientnetv2.architectures.registry import get_architecture; "
-        "count_flops(get_architecture('efficientnetv2_s'), image_px=300); sys.exit('torch' in sys.modules)"
+        "count_flops(get_architecture('efficientnetv2_s'), image_size=300); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_a_classifier_that_reads_the_centre_too_is_twice_as_wide():
-    wide = replace(EVERY_KIND, pooling="mean+centre")
-    counted = count_flops(wide, image_px=64, num_classes=10).total.parameters
+def test_a_classifier_that_reads_the_center_too_is_twice_as_wide():
+    wide = replace(EVERY_KIND, global_pool="avg+center")
+    counted = count_flops(wide, image_size=64, num_classes=10).total.parameters
     assert counted == sum(weight.numel() for weight in create(wide, num_classes=10).parameters())
-    assert counted - count_flops(EVERY_KIND, image_px=64, num_classes=10).total.parameters == 48 * 10
+    assert counted - count_flops(EVERY_KIND, image_size=64, num_classes=10).total.parameters == 48 * 10

@@ -3,7 +3,7 @@
 import pytest
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.registry import EFFICIENTNETV2_S, NAMES, get_architecture, published
+from efficientnetv2.architectures.registry import EFFICIENTNETV2_S, NAMES, get_architecture, get_model_info
 from efficientnetv2.utils.errors import InputError
 
 # timm 1.0.31, default configurations of the tf_ networks: crop_pct.
@@ -68,18 +68,18 @@ def test_eighteen_networks_v2_first():
 
 def test_evaluation_crops_as_timm_publishes():
     for name, fraction in TIMM_CROP.items():
-        facts = published(name)
-        assert facts.preprocessing.framing == "crop"
+        facts = get_model_info(name)
+        assert facts.preprocessing.crop_mode == "center"
         # timm cuts to three digits, and L2 to two.
-        assert facts.preprocessing.crop_fraction == pytest.approx(fraction, abs=0.0016)
+        assert facts.preprocessing.crop_pct == pytest.approx(fraction, abs=0.0016)
         assert facts.preprocessing.mean == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(TIMM_CROP)))
 def test_s_to_xl_see_the_whole_picture_between_minus_1_and_1(name):
     """Released: (x - 128) / 128 on 0 to 255, so that 0 is -1 and 128 is 0."""
-    p = published(name).preprocessing
-    assert (p.framing, p.crop_fraction) == ("whole", 1.0)
+    p = get_model_info(name).preprocessing
+    assert (p.crop_mode, p.crop_pct) == ("squash", 1.0)
     assert [(x / 255 - p.mean[0]) / p.std[0] for x in (0, 128, 192)] == pytest.approx([-1, 0, 0.5], abs=1e-12)
 
 
@@ -87,15 +87,18 @@ def test_s_to_xl_see_the_whole_picture_between_minus_1_and_1(name):
 def test_s_to_xl_are_resized_bilinearly_and_all_others_bicubically(name):
     """Released: tf.image.resize, which is bilinear; of the others resize_bicubic, in preprocess_legacy.py."""
     expected = "bicubic" if name in TIMM_CROP else "bilinear"
-    assert published(name).preprocessing.interpolation == expected
+    assert get_model_info(name).preprocessing.interpolation == expected
 
 
 def test_every_size_is_that_of_its_preprocessing():
-    assert all(published(name).preprocessing.image_px == published(name).eval_px for name in NAMES)
+    assert all(
+        get_model_info(name).preprocessing.image_size == get_model_info(name).eval_image_size
+        for name in NAMES
+    )
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(InputError, match=mentioning("efficientnetv2s", "did you mean", "efficientnetv2_s")):
         get_architecture("efficientnetv2s")
     with pytest.raises(InputError, match=mentioning("xyz", "efficientnetv2_b0")):
-        published("xyz")
+        get_model_info("xyz")

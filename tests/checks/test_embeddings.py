@@ -1,4 +1,4 @@
-"""Scenes that a network recognises."""
+"""Scenes that a network recognizes."""
 
 from __future__ import annotations
 

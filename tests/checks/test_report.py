@@ -51,7 +51,7 @@ def found_in(dataset, **options):
     """Kind of finding -> the groups of paths that it names."""
     inspection = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0), **options)
     json.dumps(inspection.to_json(), allow_nan=False)
-    return {one["kind"]: one["pictures"] for one in inspection.to_json()["findings"]}
+    return {one["kind"]: one["images"] for one in inspection.to_json()["findings"]}
 
 
 def recompressed(folder, source, name):
@@ -96,8 +96,8 @@ def test_the_same_picture_in_another_file(planted, changes, kind):
     ("first", "again", "saved_again", "kinds"),
     [
         ({}, {"split": "train"}, {}, {"same_across_splits", "near_across_splits"}),
-        ({"label": None}, {"label": "a"}, {"label": "b"}, {"same_picture", "near_other_label", "unlabelled"}),
-        ({"label": None}, {"label": "b"}, {"label": "b"}, {"same_picture", "near_picture", "unlabelled"}),
+        ({"label": None}, {"label": "a"}, {"label": "b"}, {"same_picture", "near_other_label", "unlabeled"}),
+        ({"label": None}, {"label": "b"}, {"label": "b"}, {"same_picture", "near_picture", "unlabeled"}),
     ],
 )
 def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, again, saved_again, kinds):
@@ -116,7 +116,7 @@ def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, a
     assert found[near] == [[one, "other.jpg"]]
     facts = (
         check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
-        .sections["copies"]
+        .sections["duplicates"]
         .facts
     )
     (pair,) = facts["near_duplicates"]
@@ -154,9 +154,9 @@ def test_files_that_cannot_be_read(planted):
     assert mentions(told.sentence, "030.jpg")
 
 
-def test_pictures_of_one_colour_are_flat_and_not_duplicates(planted):
-    for name, grey in (("040.jpg", 90), ("041.jpg", 91), ("044.jpg", 200)):
-        Image.new("RGB", (64, 64), (grey, grey, grey)).save(planted.folder / name)
+def test_pictures_of_one_color_are_flat_and_not_duplicates(planted):
+    for name, gray in (("040.jpg", 90), ("041.jpg", 91), ("044.jpg", 200)):
+        Image.new("RGB", (64, 64), (gray, gray, gray)).save(planted.folder / name)
     assert found_in(planted.read()) == {"flat": [["040.jpg"], ["041.jpg"], ["044.jpg"]]}
 
 
@@ -170,7 +170,7 @@ def test_shapes_that_a_square_network_sees_badly(planted, size, kind):
 @pytest.mark.parametrize("cell", ["", "  "])
 def test_rows_without_a_label(planted, cell):
     planted.table.loc[60, "label"] = cell
-    assert found_in(planted.read()) == {"unlabelled": [["060.jpg"]]}
+    assert found_in(planted.read()) == {"unlabeled": [["060.jpg"]]}
 
 
 def test_pictures_of_one_place(planted):
@@ -197,9 +197,9 @@ def test_places_across_the_date_line_are_near():
 
 
 @pytest.mark.skipif(
-    not DEFORESTATION.is_file(), reason=f"there is no {DEFORESTATION}: its neighbours are not counted"
+    not DEFORESTATION.is_file(), reason=f"there is no {DEFORESTATION}: its neighbors are not counted"
 )
-def test_neighbours_of_the_deforestation_pictures_are_counted():
+def test_neighbors_of_the_deforestation_pictures_are_counted():
     """Near is within 5 km; of so many of these the nearest has the same label."""
     facts = location_section(load_dataset(DEFORESTATION)).facts
     assert (facts["near_another"], facts["nearest_of_its_label"]) == (446, 330)
@@ -296,7 +296,7 @@ def test_imbalance_and_small_classes(planted):
     assert set(found_in(planted.read())) == {"imbalance", "small_class"}
 
 
-def test_always_answering_the_commonest_of_several_labels_is_right_for_pictures(planted):
+def test_always_answering_the_commonest_of_multilabel_is_right_for_pictures(planted):
     planted.table["label"] = np.where(planted.table.index % 4, "animal;cat", "animal;dog")
     counted = class_count_section(planted.read(label_separator=";"))
     assert counted.facts["majority_share"] == 1
@@ -374,7 +374,7 @@ def test_copies_with_the_same_wrong_label_do_not_bear_it_out(planted, change):
     assert not {"lookalike", "lookalike_across_splits"} & set(found), "a copy is no scene taken again"
 
 
-def test_of_several_labels_each_is_right(planted):
+def test_of_multilabel_each_is_right(planted):
     """To the network even ones are cats: 13 looks like any animal, which it is; 12 is a cat, which is not said."""
     planted.table["label"] = np.where(planted.table.index % 2, "animal", "cat;animal")
     planted.table.loc[[12, 13], "label"] = ["animal", "cat;animal"]
@@ -383,7 +383,7 @@ def test_of_several_labels_each_is_right(planted):
     assert found["label"] == [["012.jpg"]]
 
 
-def test_copies_of_several_labels_agree_if_all_do(planted):
+def test_copies_of_multilabel_agree_if_all_do(planted):
     """The rarest label of both, by which a picture is counted, is the same."""
     planted.table["label"] = np.where(planted.table.index % 2, "plant", "animal")
     for row, name, label in ((10, "other.jpg", "cat;plant"), (12, "same.jpg", "animal;cat")):
@@ -404,7 +404,7 @@ def test_right_labels_are_not_suspected(planted):
     ("row", "kind"), [(32, "lookalike"), (85, "lookalike_across_splits"), (31, "lookalike_other_label")]
 )
 @pytest.mark.parametrize("further", [{}, {"104.jpg": 0.1, "106.jpg": 0.12}])
-def test_scenes_that_only_a_network_recognises(planted, row, kind, further):
+def test_scenes_that_only_a_network_recognizes(planted, row, kind, further):
     """Twice, or four times: then the second nearest is as near as the nearest."""
     for name in further:
         scene(int(name[:3])).save(planted.folder / name)
@@ -480,13 +480,13 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     text = (tmp_path / report.PAGE_NAME).read_text()
     rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)
     assert [name for name, of in rows if of != "mean color"] == ["a", "b", "d"]
-    assert [name for name, of in rows] == ["a", "b", "d"] * 2, "of their colours too"
+    assert [name for name, of in rows] == ["a", "b", "d"] * 2, "of their colors too"
     assert mentions(text, "3", "5", "inspection.json")
     told = json.loads((tmp_path / report.JSON_NAME).read_text())
     assert list(told["counts"]["by_class"]) == [*"abcde"]
 
 
-def test_the_classes_without_a_colour_of_their_own_are_counted():
+def test_the_classes_without_a_color_of_their_own_are_counted():
     for classes, said in ((4, []), (5, ["1 other class"]), (6, ["2 other classes"])):
         dataset = SimpleNamespace(labels=np.arange(classes), class_names=tuple("abcdef"))
         assert [name for name, _ in legend(dataset)][4:] == said

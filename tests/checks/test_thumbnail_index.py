@@ -1,4 +1,4 @@
-"""What a picture looks like, from one pass: its kind and its colours, whatever it is stored as."""
+"""What a picture looks like, from one pass: its kind and its colors, whatever it is stored as."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_image
 
 
-def test_format_size_channels_and_colours_are_those_of_the_file(tmp_path):
+def test_format_size_channels_and_colors_are_those_of_the_file(tmp_path):
     for name, picture in {
         "red.png": Image.new("RGB", (40, 30), (255, 0, 0)),
-        "grey.jpg": Image.new("L", (64, 64), 100),
+        "gray.jpg": Image.new("L", (64, 64), 100),
         "clear.png": Image.new("RGBA", (20, 20), (0, 0, 0, 0)),  # is laid over white
     }.items():
         picture.save(tmp_path / name)
@@ -24,7 +24,7 @@ def test_format_size_channels_and_colours_are_those_of_the_file(tmp_path):
     assert looked["mode"].tolist() == ["RGBA", "L", "RGB"]
     assert list(zip(looked["width"], looked["height"], strict=True)) == [(20, 20), (64, 64), (40, 30)]
     assert looked["bytes"].tolist() == [
-        (tmp_path / name).stat().st_size for name in ("clear.png", "grey.jpg", "red.png")
+        (tmp_path / name).stat().st_size for name in ("clear.png", "gray.jpg", "red.png")
     ]
     assert looked["brightness"].tolist() == pytest.approx([255, 100, 0.299 * 255], abs=0.5)
     assert looked.loc[2, ["red", "green", "blue"]].tolist() == [255, 0, 0]

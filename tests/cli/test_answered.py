@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 from tests.standard_sets import write_cifar, write_flowers
 
@@ -32,8 +32,8 @@ def prepared(data: object, recipe: str) -> DataModule:
     of = get_recipe(recipe)
     return prepare_data(
         DataConfig(str(data)),
-        holdout=of.holdout,
-        answered=of.answered,
+        val_fraction=of.val_fraction,
+        eval_split=of.eval_split,
         minival=of.minival,
         seed=of.seed,
         strict=False,
@@ -45,9 +45,9 @@ def table(folder: Path, **splits: int) -> Path:
     rows = []
     for split, count in splits.items():
         for number in range(count):
-            colour = list(COLOURS)[number % 3]
-            file = paint(folder / "pictures" / f"{split}_{number}.jpg", COLOURS[colour], 1000 * len(rows))
-            rows.append({"path": file.relative_to(folder).as_posix(), "label": colour, "split": split})
+            color = list(COLORS)[number % 3]
+            file = paint(folder / "pictures" / f"{split}_{number}.jpg", COLORS[color], 1000 * len(rows))
+            rows.append({"path": file.relative_to(folder).as_posix(), "label": color, "split": split})
     pd.DataFrame(rows).to_csv(folder / "pictures.csv", index=False)
     return folder / "pictures.csv"
 
@@ -104,16 +104,24 @@ def test_test_pictures_of_which_none_can_be_read_are_refused(tmp_path):
 
 def test_a_run_that_answers_test_says_so_everywhere(place):
     write_cifar(place / "cifar-10-batches-bin", builtin_datasets.CIFAR10, train=50, test=10)
-    words = ("--recipe", "transfer_paper", *TINY, "--set", "schedule.warmup_epochs=0", "--set", "eval_px=32")
+    words = (
+        "--recipe",
+        "transfer_paper",
+        *TINY,
+        "--set",
+        "schedule.warmup_epochs=0",
+        "--set",
+        "eval_image_size=32",
+    )
     run = place.parent / "run"
-    done = effnetv2("train", "cifar10", *words, "--out", run, cwd=place.parent)
+    done = effnetv2("train", "cifar10", *words, "--output", run, cwd=place.parent)
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
     assert mentions(shown, "10", "test", "50")
     assert mentions(shown, "10", "test")
     report = json.loads((run / "report.json").read_text())
     assert (report["evaluated_on"], report["selected_on"], report["optimistic"]) == ("test", None, False)
-    assert (report["train_pictures"], report["pictures"]) == (50, 10)
+    assert (report["num_train_images"], report["num_images"]) == (50, 10)
     assert model_file.load(run / "model.safetensors").metrics["test_images"] == 10
-    splits = pd.read_csv(run / "manifest.csv")["split"]
+    splits = pd.read_csv(run / "dataset.csv")["split"]
     assert splits.value_counts().to_dict() == {"train": 50, "test": 10}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from tests.command_line import effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
@@ -26,12 +26,12 @@ from efficientnetv2.workflows.augmentation_preview import (
     settings_of,
 )
 
-SEEN = Preprocessing(image_px=64)
+SEEN = Preprocessing(image_size=64)
 
 
 def rows(data, *settings: str):
     """The pictures as evaluated, and as trained on at the recipe's last stage."""
-    recipe = with_overrides(get_recipe("quick"), ["progressive.image_px=64", "crop_area_min=1", *settings])
+    recipe = with_overrides(get_recipe("quick"), ["progressive.image_size=64", "crop_scale_min=1", *settings])
     samples = in_turn(data, 6, Key.of(0))
     trained = _as_trained(data, samples, recipe, SEEN, recipe.progressive.last, 0)
     return _as_evaluated(data, samples, SEEN), trained
@@ -43,7 +43,7 @@ def apart(one, other) -> float:
 
 
 def test_with_nothing_done_to_them_pictures_are_as_evaluation_sees_them(class_folders):
-    """Normalised, and back again: far nearer to itself than to any other."""
+    """Normalized, and back again: far nearer to itself than to any other."""
     plain, trained = rows(load_dataset(class_folders), "augment.flip=none")
     for number, one in enumerate(trained.images):
         distances = [apart(one, other) for other in plain.images]
@@ -53,7 +53,7 @@ def test_with_nothing_done_to_them_pictures_are_as_evaluation_sees_them(class_fo
 
 
 def test_the_symmetries_of_the_square_are_to_be_seen(class_folders):
-    plain, trained = rows(load_dataset(class_folders), "augment.flip=symmetries")
+    plain, trained = rows(load_dataset(class_folders), "augment.flip=d4")
     found = set()
     for one, other in zip(plain.images, trained.images, strict=True):
         image = torch.from_numpy(one).permute(2, 0, 1)[None]
@@ -82,18 +82,18 @@ def test_what_is_mixed_says_so(class_folders):
 
 
 def test_every_stage_and_moments_of_what_grows_all_the_time():
-    stages = ProgressiveSchedule(stages=3, image_px=Ramp(32, 64))
-    assert [setting.image_px for setting in settings_of(stages)] == [
-        stages.stage(i).image_px for i in range(3)
+    stages = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64))
+    assert [setting.image_size for setting in settings_of(stages)] == [
+        stages.stage(i).image_size for i in range(3)
     ]
-    always = ProgressiveSchedule(image_px=Ramp(32, 64, continuous=True), px_multiple=8)
-    sizes = [setting.image_px for setting in settings_of(always)]
+    always = ProgressiveSchedule(image_size=Ramp(32, 64, continuous=True), size_multiple=8)
+    sizes = [setting.image_size for setting in settings_of(always)]
     assert (sizes[0], sizes[-1]) == (32, 64)
     assert sizes == sorted(sizes)
 
 
 def test_the_sheet_is_written(class_folders, tmp_path):
-    words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-px", "64")
+    words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-size", "64")
     done = effnetv2(
         "train", class_folders, *words, "--preview", "sheet.png", "--preview-images", "3", cwd=tmp_path
     )
@@ -102,7 +102,7 @@ def test_the_sheet_is_written(class_folders, tmp_path):
     assert _is_sheet(tmp_path / "sheet.png"), "another sheet may replace it"
     with Image.open(tmp_path / "sheet.png") as sheet:
         levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
-    for channel in range(3):  # red, green and blue pictures are on it, in their colours
+    for channel in range(3):  # red, green and blue pictures are on it, in their colors
         assert ((levels[:, channel] - np.delete(levels, channel, axis=1).max(axis=1)) > 60).mean() > 0.02
     for out, said in (
         ("sheet.jpg", "the sheet is a PNG"),
@@ -131,13 +131,13 @@ def test_a_dark_sets_columns_are_stretched_alike_and_other_sets_are_not():
 
 def test_kept_pictures_are_shown_as_they_are_kept(tmp_path):
     """Shrunk by far before the crops are drawn, of which the small ones are then enlarged: they are softer."""
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(4):
-            paint(tmp_path / "pictures" / name / f"{number}.jpg", colour, number, px=96)
-    words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-px", "32",
-             "--set", "progressive.stages=1", "--set", "crop_area_min=0.1", "--preview-images", "6")  # fmt: skip
+            paint(tmp_path / "pictures" / name / f"{number}.jpg", color, number, px=96)
+    words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-size", "32",
+             "--set", "progressive.stages=1", "--set", "crop_scale_min=0.1", "--preview-images", "6")  # fmt: skip
     grain = {}
-    for name, further in (("files", ()), ("kept", ("--cache", "disk", "--set", "cache_detail=0.01"))):
+    for name, further in (("files", ()), ("kept", ("--cache", "disk", "--set", "cache_resolution=0.01"))):
         out = f"{name}.png"
         done = effnetv2("train", "pictures", *words, *further, "--preview", out, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from tests.command_line import TINY, effnetv2, killed_at
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
@@ -39,15 +39,15 @@ def refused(done, *words):
 def stopped(tmp_path_factory):
     """A folder with pictures and a run on them whose steps are done, but no more than that."""
     place = tmp_path_factory.mktemp("stopped")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
     killed(place / "pictures", place)
     return place
 
 
 def train(data, cwd, *more):
-    return effnetv2("train", data, *TINY, "--out", cwd / "run", *more, cwd=cwd)
+    return effnetv2("train", data, *TINY, "--output", cwd / "run", *more, cwd=cwd)
 
 
 def killed(data, cwd):
@@ -57,7 +57,7 @@ def killed(data, cwd):
         "train",
         data,
         *TINY,
-        "--out",
+        "--output",
         cwd / "run",
         cwd=cwd,
     )
@@ -107,7 +107,7 @@ def test_a_class_with_one_picture(class_folders, tmp_path):
     done = train(class_folders, tmp_path, "--min-images-per-class", "2")
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "1", "2", "class", "training")
-    assert set(pd.read_csv(tmp_path / "run/manifest.csv")["label"]) == set(COLOURS)
+    assert set(pd.read_csv(tmp_path / "run/dataset.csv")["label"]) == set(COLORS)
 
 
 def test_a_missing_column(table, tmp_path):
@@ -144,7 +144,7 @@ def test_labels_that_differ_by_space_are_merged_on_request(table, tmp_path):
     refused(train(data, tmp_path), "row 5", "--labels casefold")
     done = train(data, tmp_path, "--labels", "casefold")
     assert done.returncode == 0, done.stderr
-    assert set(pd.read_csv(tmp_path / "run/manifest.csv")["label"]) == set(COLOURS)
+    assert set(pd.read_csv(tmp_path / "run/dataset.csv")["label"]) == set(COLORS)
 
 
 def test_a_label_unseen_in_training(table, tmp_path):
@@ -208,7 +208,7 @@ def test_an_unreadable_picture_is_skipped_counted_and_listed(class_folders, tmp_
     assert f"listed in {tmp_path / 'run/skipped.csv'}." in done.stdout
     skipped = pd.read_csv(tmp_path / "run/skipped.csv")
     assert skipped["path"].tolist() == [f"red/{name}"]
-    assert f"red/{name}" not in (tmp_path / "run/manifest.csv").read_text()
+    assert f"red/{name}" not in (tmp_path / "run/dataset.csv").read_text()
 
 
 def test_strict_stops_at_an_unreadable_picture(class_folders, tmp_path):
@@ -279,19 +279,19 @@ def test_a_flat_folder_is_told_how_classes_are_laid_out(class_folders, tmp_path)
 
 
 def test_the_folder_of_a_run_is_no_data(stopped):
-    refused(effnetv2("train", "run", "--weights", "none", cwd=stopped), "run/manifest.csv")
+    refused(effnetv2("train", "run", "--weights", "none", cwd=stopped), "run/dataset.csv")
 
 
 def test_resuming_with_another_recipe_says_what_differs(stopped):
-    words = ("train", stopped / "pictures", "--out", stopped / "run", "--resume")
+    words = ("train", stopped / "pictures", "--output", stopped / "run", "--resume")
     done = effnetv2(*words, "--epochs", "7", "--set", "ema_decay=0.5", cwd=stopped)
-    refused(done, "epochs", "1.0", "7.0", "ema_decay", "--out")
+    refused(done, "epochs", "1.0", "7.0", "ema_decay", "--output")
     done = effnetv2(*words, "--recipe", "finetune", cwd=stopped)
     refused(done, "recipe: quick there, finetune here")
 
 
 def test_open_words_and_the_same_words_go_on(class_folders, tmp_path):
-    words = ("train", class_folders, *TINY, "--out", tmp_path / "run")
+    words = ("train", class_folders, *TINY, "--output", tmp_path / "run")
     killed(class_folders, tmp_path)
     done = effnetv2(*words, "--weights", "auto", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -302,54 +302,54 @@ def test_a_recipe_file_is_a_recipe_and_is_compared_whole_on_resume(class_folders
     words = ("train", class_folders, "--workers", "0")
     assert train(class_folders, tmp_path).returncode == 0
     again = effnetv2(
-        *words, "--recipe", tmp_path / "run/recipe.yaml", "--out", tmp_path / "again", cwd=tmp_path
+        *words, "--recipe", tmp_path / "run/recipe.yaml", "--output", tmp_path / "again", cwd=tmp_path
     )
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again/recipe.yaml").read_text() == (tmp_path / "run/recipe.yaml").read_text()
-    text = (tmp_path / "run/recipe.yaml").read_text().replace("crop_area_min: 0.35", "crop_area_min: 0.5")
+    text = (tmp_path / "run/recipe.yaml").read_text().replace("crop_scale_min: 0.35", "crop_scale_min: 0.5")
     (tmp_path / "other.yaml").write_text(text)
     done = effnetv2(
-        *words, "--recipe", tmp_path / "other.yaml", "--out", tmp_path / "run", "--resume", cwd=tmp_path
+        *words, "--recipe", tmp_path / "other.yaml", "--output", tmp_path / "run", "--resume", cwd=tmp_path
     )
-    refused(done, "crop_area_min", "0.35", "0.5")
+    refused(done, "crop_scale_min", "0.35", "0.5")
 
 
 def test_a_folder_that_holds_something_else_is_not_taken_for_a_run(class_folders, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters/one.txt").write_text("x")
     refused(
-        effnetv2("train", class_folders, *TINY, "--out", tmp_path / "letters", cwd=tmp_path),
+        effnetv2("train", class_folders, *TINY, "--output", tmp_path / "letters", cwd=tmp_path),
         "no run",
         "another folder",
     )
     (tmp_path / "file").write_text("x")
-    refused(effnetv2("train", class_folders, *TINY, "--out", tmp_path / "file", cwd=tmp_path), "file")
+    refused(effnetv2("train", class_folders, *TINY, "--output", tmp_path / "file", cwd=tmp_path), "file")
 
 
 def test_resuming_with_other_pictures_says_what_differs(class_folders, tmp_path):
     killed(class_folders, tmp_path)
     (class_folders / "red/red_03.jpg").unlink()
-    done = effnetv2("train", class_folders, "--out", tmp_path / "run", "--resume", cwd=tmp_path)
+    done = effnetv2("train", class_folders, "--output", tmp_path / "run", "--resume", cwd=tmp_path)
     refused(done, "1 gone", "red_03.jpg")
 
 
-def lossless(folder, number=60, classes=COLOURS):
+def lossless(folder, number=60, classes=COLORS):
     """Class folders of PNG files, ``broken`` not among them."""
-    for name, colour in classes.items():
+    for name, color in classes.items():
         for one in range(number // len(classes)):
-            paint(folder / name / f"{one:02d}.png", colour, one, px=32)
+            paint(folder / name / f"{one:02d}.png", color, one, px=32)
     return folder
 
 
 def looked_at(data, **more):
-    return prepare_data(DataConfig(str(data)), **{"holdout": 0.2, "seed": 0, "strict": False} | more)
+    return prepare_data(DataConfig(str(data)), **{"val_fraction": 0.2, "seed": 0, "strict": False} | more)
 
 
 def begun(data, path, **more):
     """A run's folder as it is when its first step begins, and its pictures."""
     prepared, folder = looked_at(data, **more), RunDir(path)
-    beginning = {"preprocessing": Preprocessing(image_px=32).to_json()}
-    beginning |= {"command": "effnetv2 train", "chosen": [], "groups_at_a_time": {}}
+    beginning = {"preprocessing": Preprocessing(image_size=32).to_json()}
+    beginning |= {"command": "effnetv2 train", "chosen": [], "microbatches": {}}
     folder.begin(get_recipe("quick"), prepared.dataset, beginning)
     for skipped, reason in prepared.skipped:
         folder.skip(skipped, reason)
@@ -426,10 +426,10 @@ def test_a_given_split_that_was_changed_is_refused_where_a_picture_cannot_be_rea
 
 def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_short(tmp_path):
     data = lossless(tmp_path / "pictures")
-    words = ("train", data, *TINY, "--out", tmp_path / "run", "--set", "epochs=2")
+    words = ("train", data, *TINY, "--output", tmp_path / "run", "--set", "epochs=2")
     words = tuple(word for word in words if word not in ("--epochs", "1"))
     killed_at("efficientnetv2.training.trainer:Trainer._train", *words, cwd=tmp_path)
-    frame = pd.read_csv(tmp_path / "run/manifest.csv")
+    frame = pd.read_csv(tmp_path / "run/dataset.csv")
     lost = frame.loc[frame["split"] == "train", "path"].iloc[0].removeprefix("../pictures/")
     cut_short(data / lost)
     done = effnetv2(*words, "--resume", cwd=tmp_path)
@@ -438,8 +438,12 @@ def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_shor
     assert pd.read_csv(tmp_path / "run/skipped.csv")["path"].tolist() == [lost]
     learnt = frame[(frame["split"] == "train") & (frame["path"] != f"../pictures/{lost}")]
     report = json.loads((tmp_path / "run/report.json").read_text())
-    assert (report["train_pictures"], report["train_lost"], report["skipped"]) == (len(learnt), 1, 1)
-    assert report["train_support"] == learnt["label"].value_counts().to_dict()
+    assert (report["num_train_images"], report["num_train_lost"], report["num_skipped"]) == (
+        len(learnt),
+        1,
+        1,
+    )
+    assert report["train_images_per_class"] == learnt["label"].value_counts().to_dict()
     page = (tmp_path / "run/report.html").read_text()
     assert mentions(page, "Trained on", len(learnt))
     assert mentions(page, "unreadable", "training", "class")
@@ -457,68 +461,68 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
     [
         (("--model", "efficientnetv2-b0"), ("efficientnetv2-b0", "did you mean", "efficientnetv2_b0")),
         (("--recipe", "quik"), ("quik", "did you mean", "quick")),
-        (("--set", "optimiser.lr=1"), ("optimiser", "did you mean", "optimizer")),
+        (("--set", "optimiser.lr=1"), ("optimizer", "did you mean", "optimizer")),
         (("--epochs", "-2"), ("epochs", "-2")),
         (
-            ("--weights", "none", "--epochs", "2", "--set", "pooling=mean+center"),
-            ("--set pooling=mean+center", "did you mean 'mean+centre'"),
+            ("--weights", "none", "--epochs", "2", "--set", "global_pool=avg+center"),
+            ("--set global_pool=avg+center", "did you mean 'avg+center'"),
         ),
         (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
         (
             ("--minutes", "3", "--set", "epochs=5"),
             ("--minutes", "--set epochs=5"),
         ),
-        (("--framing", "squash"), ("framing", "whole", "crop", "pad")),
+        (("--crop-mode", "center"), ("crop-mode", "squash", "center", "border")),
         (("--device", "quantum"), ("--device", "quantum")),
         (("--labels", "fold"), ("--labels", "casefold")),
         (("--epochs", "0.05"), ("stages", "1 step:")),
-        (("--batch-images", "-1"), ("--batch-images",)),
+        (("--batch-size", "-1"), ("--batch-size",)),
         (("--minutes", "nan"), ("--minutes",)),
         (
             (
                 "--set",
-                "batch_images=1",
+                "batch_size=1",
                 "--set",
-                "progressive.image_px=32",
+                "progressive.image_size=32",
                 "--set",
-                "frozen_statistics=false",
+                "freeze_bn=false",
             ),
-            ("batch-norm", "--batch-images"),
+            ("batch-norm", "--batch-size"),
         ),
-        (("--set", "group_images=3"), ("group_images", "3", "divide", "2")),
+        (("--set", "ghost_batch_size=3"), ("ghost_batch_size", "3", "divide", "2")),
         (
-            ("--image-px", "24", "--recipe", "quick", "--weights", "none"),
-            ("24", "training", "stride of 32 px", "--image-px"),
+            ("--image-size", "24", "--recipe", "quick", "--weights", "none"),
+            ("24", "training", "stride of 32 px", "--image-size"),
         ),
         (
-            ("--set", "progressive.image_px={start: 8, end: 64}", "--recipe", "quick", "--weights", "none"),
+            ("--set", "progressive.image_size={start: 8, end: 64}", "--recipe", "quick", "--weights", "none"),
             (
                 "8",
                 "training",
                 "stride of 32 px",
                 "--set",
-                "progressive.image_px={start: 32, end: 64}",
+                "progressive.image_size={start: 32, end: 64}",
             ),
         ),
-        (("--set", "eval_px=16"), ("eval_px", "16", "stride of 32 px", "--set")),
+        (("--set", "eval_image_size=16"), ("eval_image_size", "16", "stride of 32 px", "--set")),
         (
-            ("--image-px", "40", "--recipe", "quick", "--weights", "none"),
-            ("20", "training", "--set", "progressive.image_px={start: 32, end: 40}"),
+            ("--image-size", "40", "--recipe", "quick", "--weights", "none"),
+            ("20", "training", "--set", "progressive.image_size={start: 32, end: 40}"),
         ),
         (
-            ("--model", "torchvision:vit_b_16", "--image-px", "224", "--weights", "none"),
-            ("128", "training", "--image-px", "224", "--set", "progressive.stages=1"),
+            ("--model", "torchvision:vit_b_16", "--image-size", "224", "--weights", "none"),
+            ("128", "training", "--image-size", "224", "--set", "progressive.stages=1"),
         ),
         (
-            ("--set", "progressive.image_px={start: 128, end: 64}"),
-            ("image_px", "{start: 64, end: 128}"),
+            ("--set", "progressive.image_size={start: 128, end: 64}"),
+            ("image_size", "{start: 64, end: 128}"),
         ),
         (
             ("--set", "progressive.dropout={start: 0.3, end: 0.1}"),
             ("dropout", "0.3", "0.1"),
         ),
         (
-            ("--set", "progressive.mixup_alpha=0.2", "--set", "group_images=1"),
+            ("--set", "progressive.mixup_alpha=0.2", "--set", "ghost_batch_size=1"),
             ("mixup", "at least 2"),
         ),
         (("--memory-gib", "0.05"), ("--memory-gib", "0.05", "alone take")),
@@ -530,7 +534,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
     ],
 )
 def test_wrong_words_are_refused_before_anything_runs(words, messages, class_folders, tmp_path):
-    data = ("train", class_folders, "--workers", "0", "--out", tmp_path / "run", "--set", "batch_images=8")
+    data = ("train", class_folders, "--workers", "0", "--output", tmp_path / "run", "--set", "batch_size=8")
     refused(effnetv2(*data, *words, cwd=tmp_path), *messages)
     assert not (tmp_path / "run/checkpoints").exists()
 
@@ -538,8 +542,8 @@ def test_wrong_words_are_refused_before_anything_runs(words, messages, class_fol
 def test_mixup_with_pictures_of_one_class_is_refused_before_anything_runs(tmp_path):
     """Every batch would be of that class, and mixed with itself."""
     for number in range(16):
-        paint(tmp_path / "pictures/red" / f"{number}.jpg", COLOURS["red"], number)
-    data = ("train", tmp_path / "pictures", "--workers", "0", "--out", tmp_path / "run")
+        paint(tmp_path / "pictures/red" / f"{number}.jpg", COLORS["red"], number)
+    data = ("train", tmp_path / "pictures", "--workers", "0", "--output", tmp_path / "run")
     done = effnetv2(*data, "--set", "progressive.mixup_alpha=0.2", cwd=tmp_path)
     refused(done, "red", "16", "Add images of another class")
     assert not (tmp_path / "run").exists()
@@ -548,7 +552,7 @@ def test_mixup_with_pictures_of_one_class_is_refused_before_anything_runs(tmp_pa
 @pytest.mark.parametrize("more", [(), ("--weights", "none"), ("--model", "efficientnetv2_s")])
 def test_sizes_below_the_stride_are_refused_before_a_picture_is_looked_at(more, class_folders, tmp_path):
     """Not after minutes of comparing weights on them."""
-    done = effnetv2("train", class_folders, "--image-px", "8", "--device", "cpu", *more, cwd=tmp_path)
+    done = effnetv2("train", class_folders, "--image-size", "8", "--device", "cpu", *more, cwd=tmp_path)
     network = more[1] if more[:1] == ("--model",) else "efficientnetv2_b0"
     refused(done)
     assert mentions(done.stderr, "largest training image", "8 px", network, "stride of 32 px")
@@ -560,8 +564,8 @@ def test_sizes_below_the_stride_are_refused_before_a_picture_is_looked_at(more, 
     [
         ({"minutes": 3, "settings": ("steps = 5",)}, "--minutes and --set steps = 5"),
         ({"epochs": 2, "settings": ("lr=1", "epochs=5")}, "--epochs and --set epochs=5"),
-        ({"minutes": 3, "settings": ("epochs=auto", "steps=null", "validate_epochs=2")}, None),
-        ({"settings": ("epochs=30", "epochs=5")}, None),  # as a --try changes what --set says
+        ({"minutes": 3, "settings": ("epochs=auto", "steps=null", "val_interval_epochs=2")}, None),
+        ({"settings": ("epochs=30", "epochs=5")}, None),  # as a --candidate changes what --set says
     ],
 )
 def test_two_words_on_how_long_to_train_are_refused(words, both):

@@ -14,7 +14,7 @@ from tests.messages import mentions
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 
-ONE_STAGE = ("--weights", "none", "--set", "progressive.stages=1", "--set", "progressive.image_px=32")
+ONE_STAGE = ("--weights", "none", "--set", "progressive.stages=1", "--set", "progressive.image_size=32")
 
 
 @pytest.fixture
@@ -26,9 +26,7 @@ def imbalanced(class_folders):
 
 
 def test_copies_are_written_and_trained_on_but_not_evaluated_on(imbalanced, tmp_path):
-    done = effnetv2(
-        "data", "balance", imbalanced, "even", "--set", "augment.flip=symmetries", "--json", cwd=tmp_path
-    )
+    done = effnetv2("data", "balance", imbalanced, "even", "--set", "augment.flip=d4", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     table = pd.read_csv(tmp_path / "even/pictures.csv")
@@ -42,7 +40,7 @@ def test_copies_are_written_and_trained_on_but_not_evaluated_on(imbalanced, tmp_
     held = table[table["split"] == "val"]
     # The same again into folds: whose figures are of taken pictures alone.
     done = effnetv2(
-        "crossval", "even/pictures.csv", *TINY, *ONE_STAGE, "--folds", "2", "--out", "folds", cwd=tmp_path
+        "crossval", "even/pictures.csv", *TINY, *ONE_STAGE, "--folds", "2", "--output", "folds", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     answered = pd.read_csv(tmp_path / "folds/predictions.csv")
@@ -95,7 +93,7 @@ def test_several_labels_are_refused_with_a_command_that_takes_them(imbalanced, t
     done = effnetv2("data", "balance", "several.csv", "x", "--label-separator", ";", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     (words,) = re.findall(r"effnetv2 (train .*)$", done.stderr, re.MULTILINE)
-    assert words == "train several.csv --label-separator ';' --set balance=sqrt"
+    assert words == "train several.csv --label-separator ';' --set class_sampling=sqrt"
     begun = effnetv2("train", "--dry-run", *shlex.split(words)[1:], *TINY, cwd=tmp_path)
     assert begun.returncode == 0, begun.stderr
 
@@ -116,7 +114,7 @@ def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
             Image.effect_noise((48, 32), 20 + 9 * number + 50 * (name == "b")).save(
                 tmp_path / "wide" / name / f"{number}.png"
             )
-    done = effnetv2("data", "balance", "wide", "out", "--set", "augment.flip=symmetries", cwd=tmp_path)
+    done = effnetv2("data", "balance", "wide", "out", "--set", "augment.flip=d4", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "48", "32", "90")
 

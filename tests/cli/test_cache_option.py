@@ -16,7 +16,7 @@ import yaml
 from tests.cli.test_train_together import STEADY, losses
 from tests.cli.test_train_together import WORDS as TOGETHER
 from tests.command_line import TINY, effnetv2, killed_at
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, rows, start
 from tests.messages import each_mentions, mentioning, mentions
 from tests.processes import effnetv2_together
@@ -54,21 +54,21 @@ def caches(tmp_path, monkeypatch):
 @pytest.fixture
 def large(tmp_path):
     """Pictures of 150 px: at 64 px of training they are kept smaller."""
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(10):
-            paint(tmp_path / "large" / name / f"{number}.jpg", colour, number, px=150)
+            paint(tmp_path / "large" / name / f"{number}.jpg", color, number, px=150)
     return tmp_path / "large"
 
 
 def train(pictures, run, *more, run_command=effnetv2):
-    words = ("train", pictures, *TINY, "--recipe", "quick", "--weights", "none", "--out", run, *more)
+    words = ("train", pictures, *TINY, "--recipe", "quick", "--weights", "none", "--output", run, *more)
     return run_command(*words, cwd=run.parent, environment={"EFFNETV2_CACHE": str(run.parent / "caches")})
 
 
 def note_of(run):
     (note,) = [
         line
-        for line in json.loads((run / "beginning.json").read_text())["chosen"]
+        for line in json.loads((run / "run.json").read_text())["auto_choices"]
         if line.startswith("Cache:")
     ]
     return note
@@ -80,8 +80,8 @@ def test_a_run_with_the_cache_in_memory_leaves_nothing_of_it_behind(large, cache
     # 64 px, crops of 35 % or more: half of them are wider than 0.725 of the shorter side
     assert mentions(note_of(tmp_path / "run"), "24", "89", "1", "MiB")
     assert note_of(tmp_path / "run") in (tmp_path / "run/log.txt").read_text()
-    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["cache_detail"] == 0.5
-    assert json.loads((tmp_path / "run/beginning.json").read_text())["cache_px"] == 64
+    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["cache_resolution"] == 0.5
+    assert json.loads((tmp_path / "run/run.json").read_text())["cache_px"] == 64
     assert not caches.exists()
 
 
@@ -94,15 +94,15 @@ def test_the_cache_on_disk_serves_the_next_run_and_other_hold_outs(large, caches
     second = train(large, tmp_path / "second", "--cache", "disk", "--seed", "1")
     assert second.returncode == 0, second.stderr
     assert mentions(note_of(tmp_path / "second"), folder, "1", "MiB", "already")
-    third = train(large, tmp_path / "third", "--cache", "disk", "--set", "cache_detail=1")
+    third = train(large, tmp_path / "third", "--cache", "disk", "--set", "cache_resolution=1")
     assert mentions(note_of(tmp_path / "third"), "125"), third.stderr
     assert len(list(caches.iterdir())) == 2, "another size is another cache"
 
 
 def test_all_runs_of_a_cross_validation_have_one_cache(large, caches, tmp_path):
-    words = ("--folds", "2", "--members", "2", "--cache", "disk", "--out", tmp_path / "folds")
+    words = ("--folds", "2", "--ensemble", "2", "--cache", "disk", "--output", tmp_path / "folds")
     environment = {"EFFNETV2_CACHE": str(tmp_path / "caches")}
-    one_stage = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
+    one_stage = ("--set", "progressive.stages=1", "--set", "progressive.image_size=32")
     done = effnetv2("crossval", large, *TINY, *one_stage, *words, cwd=tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
     (folder,) = caches.iterdir()
@@ -115,7 +115,7 @@ def test_all_runs_of_a_cross_validation_have_one_cache(large, caches, tmp_path):
 
 
 def test_the_demo_passes_without_a_cache_and_recipes_have_none():
-    assert get_recipe("quick").cache_detail is None
+    assert get_recipe("quick").cache_resolution is None
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_the_demo_passes_without_a_cache_and_recipes_have_none():
     [
         (("--cache", "dsk"), ("--cache", "dsk", "did you mean", "disk")),
         (
-            ("--set", "cache_detail=0.5"),
-            ("cache_detail", "0.5", "--cache"),
+            ("--set", "cache_resolution=0.5"),
+            ("cache_resolution", "0.5", "--cache"),
         ),
-        (("--cache", "ram", "--set", "cache_detail=0"), ("--set", "cache_detail=0", "0")),
-        (("--cache", "ram", "--set", "cache_detail=1.5"), ("--set", "cache_detail=1.5", "1")),
+        (("--cache", "ram", "--set", "cache_resolution=0"), ("--set", "cache_resolution=0", "0")),
+        (("--cache", "ram", "--set", "cache_resolution=1.5"), ("--set", "cache_resolution=1.5", "1")),
     ],
 )
 def test_wrong_words_are_refused_and_leave_nothing(words, message, large, caches, tmp_path):
@@ -143,7 +143,7 @@ def test_what_was_begun_with_or_without_a_cache_goes_on_so(large, caches, tmp_pa
     assert train(large, tmp_path / "without").returncode == 0
     refused = train(large, tmp_path / "without", "--cache", "ram", "--resume")
     assert refused.returncode == 2
-    assert mentions(refused.stderr, "cache_detail", "0.5")
+    assert mentions(refused.stderr, "cache_resolution", "0.5")
     before_its_end = partial(killed_at, "efficientnetv2.training.post_training:save_model")
     train(large, tmp_path / "with", "--cache", "disk", run_command=before_its_end)
     gone_on = train(large, tmp_path / "with", "--resume")
@@ -155,7 +155,16 @@ def test_what_was_begun_with_or_without_a_cache_goes_on_so(large, caches, tmp_pa
 def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bits(large, caches, tmp_path):
     """In memory, killed, from disk, both with two workers: the same pixels as alone, in memory without workers."""
     alone = effnetv2(
-        "train", large, *WORDS, "--workers", "0", "--cache", "ram", "--out", tmp_path / "alone", cwd=tmp_path
+        "train",
+        large,
+        *WORDS,
+        "--workers",
+        "0",
+        "--cache",
+        "ram",
+        "--output",
+        tmp_path / "alone",
+        cwd=tmp_path,
     )
     assert alone.returncode == 0, alone.stderr
     process = start(large, tmp_path / "killed", 2, "--cache", "ram")
@@ -172,14 +181,16 @@ def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bit
         2,
         "--cache",
         "disk",
-        "--out",
+        "--output",
         tmp_path / "killed",
         "--resume",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
-    without = effnetv2("train", large, *WORDS, "--workers", "0", "--out", tmp_path / "without", cwd=tmp_path)
+    without = effnetv2(
+        "train", large, *WORDS, "--workers", "0", "--output", tmp_path / "without", cwd=tmp_path
+    )
     assert without.returncode == 0, without.stderr
     assert bits(tmp_path / "without") != bits(tmp_path / "alone"), "the cache was read at all"
     losses = [
@@ -190,11 +201,11 @@ def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bit
 
 
 def prepared(pictures, seed=0):
-    return prepare_data(DataConfig(str(pictures)), holdout=0.2, seed=seed, strict=False)
+    return prepare_data(DataConfig(str(pictures)), val_fraction=0.2, seed=seed, strict=False)
 
 
 def of_recipe(**changes):
-    return get_recipe("quick").model_copy(update={"cache_detail": 0.5, **changes})
+    return get_recipe("quick").model_copy(update={"cache_resolution": 0.5, **changes})
 
 
 CPU = torch.device("cpu")
@@ -207,7 +218,7 @@ def test_the_train_part_of_a_given_split_is_kept_alone(tmp_path, caches):
             for name in ("red", "blue"):
                 paint(
                     tmp_path / "set" / part / name / f"{number}.jpg",
-                    COLOURS[name],
+                    COLORS[name],
                     first + number,
                 )
     given = prepared(tmp_path / "set")
@@ -218,7 +229,7 @@ def test_the_train_part_of_a_given_split_is_kept_alone(tmp_path, caches):
 
 @pytest.mark.parametrize("where", ["ram", "disk"])
 def test_samples_find_their_own_pictures(where, large, caches):
-    """Whatever the order of the list and the hold-out are: each has one colour."""
+    """Whatever the order of the list and the hold-out are: each has one color."""
     for seed in (0, 1):
         train = prepared(large, seed).train
         kept = build_cache(where, of_recipe(), prepared(large, seed), HARDWARE)
@@ -231,12 +242,12 @@ def test_samples_find_their_own_pictures(where, large, caches):
 def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_with(large, tmp_path):
     """``--minutes`` may lower sizes when the cache is filled already: what is filled later is kept as large."""
     ready = prepared(large)
-    settings = ("precision=fp32", "compile=false", "epochs=1", "batch_images=4", "group_images=4")
+    settings = ("precision=fp32", "compile=false", "epochs=1", "batch_size=4", "ghost_batch_size=4")
     begun = with_overrides(of_recipe(model="efficientnetv2_b0", weights="none", minival=None), settings)
     filled = build_cache("ram", begun, ready, HARDWARE)
-    lower = begun.model_copy(update={"progressive": begun.progressive.with_image_px(64)})
+    lower = begun.model_copy(update={"progressive": begun.progressive.with_image_size(64)})
     run = RunDir(tmp_path / "run")
-    facts = {"cache": "ram", "cache_px": filled.image_px}
+    facts = {"cache": "ram", "cache_px": filled.image_size}
     run.begin(lower, ready.dataset, {**BEGINNING, **facts})
     request = RunRequest(run.path, lower, TrainOverrides(), RunOptions(), resumed=True)
     again = resume_run(request, ready, HARDWARE).cache
@@ -247,12 +258,12 @@ def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_wi
 
 def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
     quick = of_recipe()
-    growing = quick.model_copy(update={"progressive": replace(quick.progressive, image_px=Ramp(64, 128))})
+    growing = quick.model_copy(update={"progressive": replace(quick.progressive, image_size=Ramp(64, 128))})
     drawn = replace(growing.progressive, order="random", turns=8, seed=0)
     at_random = quick.model_copy(update={"progressive": drawn})
     assert image_cache._spec(at_random) == image_cache._spec(growing) == CacheSpec(177, "shorter")
     for stages in (1, 4):  # the last of four begins at 112 px
-        always = ProgressiveSchedule(image_px=Ramp(64, 128, continuous=True), stages=stages)
+        always = ProgressiveSchedule(image_size=Ramp(64, 128, continuous=True), stages=stages)
         assert image_cache._spec(of_recipe(progressive=always)) == CacheSpec(177, "shorter")
 
 
@@ -285,9 +296,9 @@ def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, mon
 
 def test_processes_of_one_machine_read_the_memory_that_the_first_has_filled(large, tmp_path):
     words = ("train", large, *TOGETHER, *STEADY, "--epochs", "4", "--cache", "ram")
-    alone = effnetv2(*words, "--out", tmp_path / "alone", cwd=tmp_path)
+    alone = effnetv2(*words, "--output", tmp_path / "alone", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
-    first, second = effnetv2_together(2, *words, "--out", tmp_path / "both", cwd=tmp_path)
+    first, second = effnetv2_together(2, *words, "--output", tmp_path / "both", cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == second.stderr == ""
     # Alone, both groups run in one pass, which rounds otherwise.
@@ -332,10 +343,10 @@ def test_minutes_count_the_filling(large, monkeypatch):
 
 def test_minutes_that_filling_alone_takes_are_refused(large):
     ready = prepared(large)
-    recipe = with_overrides(get_recipe("quick"), ["compile=false", "batch_images=8", "epochs=1"])
+    recipe = with_overrides(get_recipe("quick"), ["compile=false", "batch_size=8", "epochs=1"])
     job = RunConfig(recipe, None, ready.train, ready.val, None, None, CPU, workers=0)
     second = LinearCost(0.0, 0.0)
-    sizes = sorted({setting.image_px for setting in settings_by_size(recipe)})
+    sizes = sorted({setting.image_size for setting in settings_by_size(recipe)})
     rates = StepTimings(
         0.0, tuple(StepTiming(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1
     )
@@ -408,9 +419,9 @@ def test_a_cache_on_disk_is_foreseen_from_as_many_pictures_as_memory_has_room_fo
 
 
 def test_a_detail_that_was_set_is_not_overwritten_by_the_word():
-    words = TrainOverrides(recipe="quick", cache="ram", settings=("cache_detail=0.9",))
+    words = TrainOverrides(recipe="quick", cache="ram", settings=("cache_resolution=0.9",))
     recipe, _ = requested_recipe(words, CPU)
-    assert recipe.cache_detail == 0.9
+    assert recipe.cache_resolution == 0.9
 
 
 def test_pictures_of_one_name_are_not_kept_on_disk():

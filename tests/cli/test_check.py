@@ -33,8 +33,8 @@ def table(folder, rows, header="path,label,latitude,longitude,year"):
 def listed(class_folders):
     """16 pictures of red, 16 of green, far from each other."""
     rows = [
-        f"{colour}/{colour}_{number:02d}.jpg,{colour},{number},{100 + (colour == 'red')},20{number:02d}"
-        for colour in ("red", "green")
+        f"{color}/{color}_{number:02d}.jpg,{color},{number},{100 + (color == 'red')},20{number:02d}"
+        for color in ("red", "green")
         for number in range(16)
     ]
     table(class_folders, rows)
@@ -53,7 +53,7 @@ def test_a_folder_is_inspected_and_the_page_stands_alone(class_folders):
     assert "data:image/jpeg" in page
     assert not re.search(r"(src|href|srcset)=\"(?!data:)", page)
     told = json.loads((folder / "inspection.json").read_text())
-    assert told["pictures"] == 49
+    assert told["num_images"] == 49
     assert told["counts"]["by_class"]["blue"] == {"no split": 17}
 
 
@@ -89,21 +89,21 @@ def test_images_enlarged_from_small_ones_are_a_finding(tmp_path):
     done = effnetv2("check", tmp_path / "set", "--json", cwd=tmp_path)
     (found,) = [one for one in json.loads(done.stdout)["findings"] if one["kind"] == "enlarged"]
     assert "24 of 24" in found["sentence"]
-    assert "--image-px 32" in found["advice"]
+    assert "--image-size 32" in found["advice"]
 
 
 def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
     """A class may have many more pictures than are counted, as where a telephone stores them as HEIC."""
     for number in range(3):
         (class_folders / "blue" / f"{number}.HEIC").write_bytes(b"x")
-    done = effnetv2("check", class_folders, "--out", "seen", cwd=class_folders.parent)
+    done = effnetv2("check", class_folders, "--output", "seen", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     found = "3 files .heic ignored: 3 in 'blue'."
     assert f"Warning: {found}" in done.stdout
     folder = class_folders.parent / "seen"
     told = json.loads((folder / "inspection.json").read_text())
-    assert [one["sentence"] for one in told["findings"] if one["kind"] == "passed_over"] == [found]
-    assert told["counts"]["passed_over"] == {".heic": {"blue": 3}}
+    assert [one["sentence"] for one in told["findings"] if one["kind"] == "ignored_files"] == [found]
+    assert told["counts"]["ignored_files"] == {".heic": {"blue": 3}}
     assert [note.partition(" in ")[0] for note in told["notes"]] == ["Passed over"]
     page = html.unescape((folder / "inspection.html").read_text().replace("<wbr>", ""))
     assert f"{told['notes'][0]}</p>" in page
@@ -112,8 +112,8 @@ def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
 
 
 def test_where_no_split_is_known_there_are_just_pictures(class_folders):
-    """Nor is a colour told by a square alone."""
-    done = effnetv2("check", class_folders, "--out", "seen", cwd=class_folders.parent)
+    """Nor is a color told by a square alone."""
+    done = effnetv2("check", class_folders, "--output", "seen", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^class +images$", done.stdout, re.MULTILINE)
     page = (class_folders.parent / "seen/inspection.html").read_text()
@@ -123,7 +123,7 @@ def test_where_no_split_is_known_there_are_just_pictures(class_folders):
 
 
 def test_where_the_page_comes_to_lie_is_said():
-    """Of an inspection without --out."""
+    """Of an inspection without --output."""
     (out,) = [one for one in typer.main.get_command(app).commands["check"].params if one.name == "out"]
     assert mentions(out.help, "inspection/NAME")
     page = (Path(__file__).parents[2] / "docs/inspect.md").read_text(encoding="utf-8")
@@ -139,7 +139,7 @@ def test_two_sets_whose_names_differ_behind_a_point_have_two_pages(class_folders
 
 def test_json_on_stdout_is_that_of_the_file(listed):
     folder, _ = listed
-    done = effnetv2("check", folder / "list.csv", "--out", "seen", "--json", cwd=folder)
+    done = effnetv2("check", folder / "list.csv", "--output", "seen", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((folder / "seen/inspection.json").read_text())
     assert json.loads(done.stdout)["time"]["column"] == "year"
@@ -176,7 +176,7 @@ def test_names_cannot_command_the_terminal(class_folders):
     (class_folders / "green").rename(class_folders / "gr\x1b[31meen")
     (class_folders / "red/red_00.jpg").rename(class_folders / "red/\x1b]0;x\x07\n.jpg")
     (class_folders / "red/\x1b]0;x\x07\n.jpg").write_bytes(b"")
-    done = effnetv2("check", class_folders, "--out", "seen", cwd=class_folders.parent)
+    done = effnetv2("check", class_folders, "--output", "seen", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     assert r"gr\x1b[31meen" in done.stdout
@@ -195,7 +195,7 @@ def test_a_shard_cut_in_half_is_named(class_folders, indexed):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     if not indexed:
         (folder / "shards/index.parquet").unlink()
-    done = effnetv2("check", "shards", "--out", "seen", cwd=folder)
+    done = effnetv2("check", "shards", "--output", "seen", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, file.name)
     findings = json.loads((folder / "seen/inspection.json").read_text())["findings"]
@@ -218,7 +218,7 @@ def test_missing_numbers_and_labels_are_findings(listed):
     table(folder, ["red/red_00.jpg,,NaN,100,", *rows[1:]])
     done = effnetv2("check", folder / "list.csv", "--json", cwd=folder)
     found = {one["kind"]: one for one in json.loads(done.stdout)["findings"]}
-    assert found["unlabelled"]["pictures"] == found["no_place"]["pictures"] == [["red/red_00.jpg"]]
+    assert found["unlabeled"]["pictures"] == found["no_place"]["pictures"] == [["red/red_00.jpg"]]
     assert found["no_time"]["pictures"] == [["red/red_00.jpg"]]
     assert "refuse" in found["no_place"]["advice"]
 
@@ -238,7 +238,7 @@ def test_pictures_without_labels_are_inspected_too(listed):
         (["--time-column", "yaer"], ("yaer", "did you mean", "year")),
         (["--near-km", "-1"], ("0", "20,000")),
         (
-            ["--out", "list.csv"],
+            ["--output", "list.csv"],
             (
                 "is a file",
                 "Give a folder",
@@ -262,17 +262,17 @@ def test_pictures_of_which_none_can_be_read_leave_nothing(tmp_path):
     photos = tmp_path / "photos"
     (photos / "red").mkdir(parents=True)
     (photos / "red/one.jpg").write_bytes(b"no picture")
-    done = effnetv2("check", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    done = effnetv2("check", photos, "--output", tmp_path / "pages/inspection", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, photos, "one.jpg")
     (photos / "red/two.jpg").write_bytes(b"")
-    done = effnetv2("check", photos, "--out", tmp_path / "pages/inspection", cwd=tmp_path)
+    done = effnetv2("check", photos, "--output", tmp_path / "pages/inspection", cwd=tmp_path)
     assert mentions(done.stderr, photos, "2", "read")
     assert [one.name for one in tmp_path.iterdir()] == ["photos"]
 
 
 def test_weights_doubt_labels(class_folders):
-    """Any network will do for colours: one picture of 16 in the wrong folder is doubted."""
+    """Any network will do for colors: one picture of 16 in the wrong folder is doubted."""
     from efficientnetv2.models import model_file
     from efficientnetv2.models.factory import create
 
@@ -283,7 +283,7 @@ def test_weights_doubt_labels(class_folders):
         cwd=class_folders.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = {one["kind"]: one["pictures"] for one in json.loads(done.stdout)["findings"]}
+    found = {one["kind"]: one["images"] for one in json.loads(done.stdout)["findings"]}
     assert ["blue/blue_99.jpg"] in found["label"]
 
 
@@ -292,7 +292,7 @@ def test_a_picture_beside_the_class_folders_takes_no_labels_away(class_folders):
     done = effnetv2("check", class_folders, "--json", cwd=class_folders.parent)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["pictures"] == 48
+    assert told["num_images"] == 48
     assert set(told["counts"]["by_class"]) == {"red", "green", "blue"}
     assert "beside the class folders of" in done.stderr
 

@@ -20,7 +20,7 @@ import torchvision
 import typer
 from PIL import Image
 from tests.command_line import TINY, effnetv2, effnetv2_fresh, killed_at
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 from typer.testing import CliRunner
 
@@ -37,12 +37,12 @@ from efficientnetv2.utils.errors import InputError
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of the smallest network way on three colours, and its pictures."""
+    """A run of the smallest network way on three colors, and its pictures."""
     place = tmp_path_factory.mktemp("trained")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
-    words = ("train", place / "pictures", *TINY, "--epochs", "40", "--out", place / "run")
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
+    words = ("train", place / "pictures", *TINY, "--epochs", "40", "--output", place / "run")
     done = effnetv2(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     return place
@@ -57,7 +57,7 @@ def test_models_lists_every_network_with_its_counts(tmp_path):
         "name": "efficientnetv2_b0",
         "parameters": 7139704,
         "multiply_adds": 718086176,
-        "eval_px": 224,
+        "eval_image_size": 224,
     }
 
 
@@ -92,8 +92,8 @@ def test_the_version_is_said(tmp_path):
         (("train", "photos", "--gpus", "2"), "--device"),
         (("train", "photos", "--early-stopping"), "--set patience="),
         (("train", "photos", "--num-classes", "3"), "read from DATA"),
-        (("train", "photos", "--batch", "--epochs", "3"), "--batch-images VALUE"),
-        (("train", "photos", "imgsz=64"), "--image-px 64"),
+        (("train", "photos", "--batch", "--epochs", "3"), "--batch-size VALUE"),
+        (("train", "photos", "imgsz=64"), "--image-size 64"),
     ],
 )
 def test_an_unknown_word_is_answered_with_ours(words, instead, tmp_path):
@@ -159,15 +159,15 @@ def test_what_a_notebook_hands_down_and_what_libraries_warn_of_stays_off_the_scr
     assert done.stderr == "a library fails\n"
 
 
-RAMP = "progressive.image_px={start: 64, end: 96}"
+RAMP = "progressive.image_size={start: 64, end: 96}"
 
 
 @pytest.mark.parametrize(
     ("words", "apart"),
     [
-        (("--set", *RAMP.split()), "progressive.image_px={start:"),
-        (("--set", "progressive.image_px=start:64", "progressive.image_px=end:96"), "progressive.image_px=start:64"),
-        (("--set=progressive.shares=[3,", "2]"), "progressive.shares=[3,"),
+        (("--set", *RAMP.split()), "progressive.image_size={start:"),
+        (("--set", "progressive.image_size=start:64", "progressive.image_size=end:96"), "progressive.image_size=start:64"),
+        (("--set=progressive.stage_fractions=[3,", "2]"), "progressive.stage_fractions=[3,"),
         (("--set", RAMP, "more_photos"), None),
         (("--set", "epochs=2", "--set", "epochs=3", "more_photos"), None),
     ],
@@ -179,14 +179,14 @@ def test_a_value_that_the_shell_took_apart_is_to_be_quoted(words, apart, tmp_pat
     assert done.returncode == 2
     assert "unexpected extra argument" in told
     assert (f"The shell has split --set {apart}." in told) == (apart is not None)
-    assert ('--set "progressive.image_px={start: 64, end: 128}"' in told) == (apart is not None)
+    assert ('--set "progressive.image_size={start: 64, end: 128}"' in told) == (apart is not None)
 
 
 def test_recipes_shows_the_stages_of_the_paper(tmp_path):
     shown = json.loads(effnetv2("recipes", "efficientnetv2_s_paper", "--json", cwd=tmp_path).stdout)
-    assert [stage["image_px"] for stage in shown["stages"]] == [128, 185, 243, 300]
+    assert [stage["image_size"] for stage in shown["stages"]] == [128, 185, 243, 300]
     assert set(shown["stages"][0]) == {
-        "image_px", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "label_smoothing",
+        "image_size", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "label_smoothing",
         "epochs",
     }  # fmt: skip
     assert shown["stages"][0]["epochs"] == 87.5
@@ -228,14 +228,14 @@ def test_recipes_shows_the_recipe_of_a_run(tmp_path):
 
 def test_recipes_says_what_the_fields_mean_and_what_a_recipe_makes_of_them(tmp_path):
     told = effnetv2("recipes", "finetune", "--field", "optimizer", cwd=tmp_path).stdout.splitlines()
-    (row,) = [line for line in told if line.startswith("optimizer.head_lr ")]
+    (row,) = [line for line in told if line.startswith("optimizer.head_lr_mult ")]
     assert mentions(row.split("  ")[-1], "learning rate", "classifier", "backbone")
     assert {"number above 0", "1", "5"} <= {cell.strip() for cell in row.split("  ")}
     (one,) = json.loads(
-        effnetv2("recipes", "quick", "--field", "schedule.kind", "--json", cwd=tmp_path).stdout
+        effnetv2("recipes", "quick", "--field", "schedule.name", "--json", cwd=tmp_path).stdout
     )
     assert one | {"meaning": "..."} == {
-        "name": "schedule.kind",
+        "name": "schedule.name",
         "values": "cosine, staircase or constant",
         "required": True,
         "default": None,
@@ -243,16 +243,16 @@ def test_recipes_says_what_the_fields_mean_and_what_a_recipe_makes_of_them(tmp_p
         "value": "cosine",
     }
     every = json.loads(effnetv2("recipes", "--fields", "--json", cwd=tmp_path).stdout)
-    assert {"epochs", "optimizer.lr", "progressive.image_px", "augment.flip"} <= {
+    assert {"epochs", "optimizer.lr", "progressive.image_size", "augment.flip"} <= {
         one["name"] for one in every
     }
     assert "value" not in every[0]
 
 
 def test_an_unknown_field_names_the_nearest(tmp_path):
-    done = effnetv2("recipes", "--field", "optimiser", cwd=tmp_path)
+    done = effnetv2("recipes", "--field", "optimizer", cwd=tmp_path)
     assert done.returncode == 2
-    assert mentions(done.stderr, "optimiser")
+    assert mentions(done.stderr, "optimizer")
     assert mentions(done.stderr, "did you mean", "optimizer")
 
 
@@ -281,7 +281,7 @@ def test_help_teaches_by_example_and_fits_on_a_screen():
 def test_a_run_leaves_what_the_design_says(trained):
     left = {path.name for path in (trained / "run").iterdir()}
     assert {
-        "recipe.yaml", "manifest.csv", "metrics.jsonl", "log.txt", "tensorboard", "checkpoints",
+        "recipe.yaml", "dataset.csv", "metrics.jsonl", "log.txt", "tensorboard", "checkpoints",
         "model.safetensors", "report.json", "report.html",
     } <= left  # fmt: skip
     report = json.loads((trained / "run/report.json").read_text())
@@ -290,9 +290,9 @@ def test_a_run_leaves_what_the_design_says(trained):
         "selected_on", "wall_s", "images_per_s", "epochs", "seed", "versions",
     } <= set(report)  # fmt: skip
     assert report["evaluated_on"] == "val"
-    assert 0 < report["input_wait_share"] < 1
-    assert report["top1"] == 1.0, "three plain colours can be told apart"
-    dataset = pd.read_csv(trained / "run/manifest.csv")
+    assert 0 < report["data_wait_fraction"] < 1
+    assert report["top1"] == 1.0, "three plain colors can be told apart"
+    dataset = pd.read_csv(trained / "run/dataset.csv")
     assert len(dataset) == 48
     assert set(dataset["split"]) == {"train", "val"}
     assert any((trained / "run/tensorboard").iterdir())
@@ -305,7 +305,7 @@ def test_a_colleague_may_read_all_that_a_run_leaves(trained):
     umask = os.umask(0)
     os.umask(umask)
     files = [path for path in (trained / "run").rglob("*") if path.is_file()]
-    assert {"model.safetensors", "report.json", "manifest.csv"} <= {path.name for path in files}
+    assert {"model.safetensors", "report.json", "dataset.csv"} <= {path.name for path in files}
     assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in files} == {oct(0o666 & ~umask)}
 
 
@@ -314,16 +314,16 @@ def test_evaluate_gives_the_runs_own_figures_back(trained, tmp_path):
     words = (
         "evaluate",
         trained / "run",
-        trained / "run/manifest.csv",
+        trained / "run/dataset.csv",
         "--json",
-        "--out",
+        "--output",
         tmp_path / "evaluation",
     )
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told, report = json.loads(done.stdout), json.loads((trained / "run/report.json").read_text())
-    assert (told["top1"], told["pictures"], told["confusion"]) == (
-        report["top1"], report["pictures"], report["confusion"],
+    assert (told["top1"], told["num_images"], told["confusion"]) == (
+        report["top1"], report["num_images"], report["confusion"],
     )  # fmt: skip
     assert (tmp_path / "evaluation/report.html").exists()
 
@@ -339,8 +339,8 @@ def test_evaluate_refuses_labels_that_the_model_does_not_know(trained, tmp_path)
 
 
 def test_predict_writes_path_label_and_probabilities(trained, tmp_path):
-    paint(tmp_path / "new/deep/one.png", COLOURS["blue"], 77)
-    paint(tmp_path / "new/two.jpg", COLOURS["green"], 78)
+    paint(tmp_path / "new/deep/one.png", COLORS["blue"], 77)
+    paint(tmp_path / "new/two.jpg", COLORS["green"], 78)
     (tmp_path / "new/broken.jpg").write_bytes(b"")
     done = effnetv2("predict", trained / "run/model.safetensors", tmp_path / "new", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -353,7 +353,7 @@ def test_predict_writes_path_label_and_probabilities(trained, tmp_path):
 
 
 def test_predict_takes_a_single_picture_and_answers_programs(trained, tmp_path):
-    file = paint(tmp_path / "one.jpg", COLOURS["red"], 5)
+    file = paint(tmp_path / "one.jpg", COLORS["red"], 5)
     done = effnetv2("predict", trained / "run", file, "--json", cwd=tmp_path)
     (answer,) = json.loads(done.stdout)
     assert answer["label"] == "red"
@@ -371,7 +371,7 @@ def test_a_thousand_workers_are_lowered_and_told_why(verb, trained, tmp_path):
 
 
 def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
-    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--out", tmp_path / "run")
+    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--output", tmp_path / "run")
     done = effnetv2(*words, "--verbose", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Recipe: finetune" in done.stdout
@@ -401,7 +401,7 @@ def test_weights_that_give_no_answers_are_refused_and_leave_nothing(verb, endles
         "evaluate": (endless, trained / "pictures"),
         "train": (trained / "pictures", *TINY, "--weights", endless),
     }[verb]
-    done = effnetv2(verb, *words, "--out", out, cwd=tmp_path)
+    done = effnetv2(verb, *words, "--output", out, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert mentions(done.stderr, "NaN")
     assert "Traceback" not in done.stderr
@@ -410,7 +410,7 @@ def test_weights_that_give_no_answers_are_refused_and_leave_nothing(verb, endles
 
 def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_batch(trained, tmp_path):
     """finetune has 2e-4 for 32 pictures; AdamW's follows with the square root: 2e-4 / 2 for 8."""
-    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--verbose", "--out")
+    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--verbose", "--output")
     named = effnetv2(*words, tmp_path / "named", "--set", "optimizer.lr=3e-4", cwd=tmp_path)
     assert named.returncode == 0, named.stderr
     assert "Learning rate" not in named.stdout
@@ -421,27 +421,27 @@ def test_a_learning_rate_that_is_named_stays_and_one_that_is_not_follows_the_bat
 
 
 def test_a_size_at_evaluation_that_training_does_not_end_at_is_not_called_so():
-    here = Preprocessing(image_px=96, framing="whole")
-    said = preprocessing_note(here, here, trained_px=128, eval_px=96)
+    here = Preprocessing(image_size=96, crop_mode="squash")
+    said = preprocessing_note(here, here, trained_px=128, eval_image_size=96)
     assert mentions(said, "96", "128")
 
 
 def test_which_of_the_preprocessing_is_the_weights_is_said(trained, tmp_path):
     network = load(trained / "run")
     network.preprocessing = replace(
-        network.preprocessing, framing="crop", crop_fraction=0.875, image_px=64, mean=(0.1, 0.2, 0.3)
+        network.preprocessing, crop_mode="center", crop_pct=0.875, image_size=64, mean=(0.1, 0.2, 0.3)
     )
     model_file.save(tmp_path / "cropped.safetensors", network)
-    words = ("train", trained / "pictures", *TINY, "--weights", tmp_path / "cropped.safetensors", "--out")
+    words = ("train", trained / "pictures", *TINY, "--weights", tmp_path / "cropped.safetensors", "--output")
     done = effnetv2(*words, tmp_path / "run", "--verbose", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "64", "interpolation")
-    advice = "--framing crop --set crop_fraction=0.875 --image-px 64"
+    advice = "--crop-mode center --set crop_pct=0.875 --image-size 64"
     assert advice in done.stdout
     there = load(tmp_path / "run").preprocessing
-    assert (there.framing, there.image_px, there.mean) == ("whole", 64, (0.1, 0.2, 0.3))
-    fixed = effnetv2(*words, tmp_path / "fixed", "--verbose", "--set", "eval_px=48", cwd=tmp_path)
-    assert mentions(fixed.stdout, advice, "--set", "eval_px=64"), (
+    assert (there.crop_mode, there.image_size, there.mean) == ("squash", 64, (0.1, 0.2, 0.3))
+    fixed = effnetv2(*words, tmp_path / "fixed", "--verbose", "--set", "eval_image_size=48", cwd=tmp_path)
+    assert mentions(fixed.stdout, advice, "--set", "eval_image_size=64"), (
         "a size that the recipe names stays where it is"
     )
     followed = effnetv2(*words, tmp_path / "followed", "--verbose", *shlex.split(advice), cwd=tmp_path)
@@ -455,7 +455,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
     torch.manual_seed(0)
     torch.save(torchvision.models.efficientnet_b0(num_classes=3).state_dict(), tmp_path / "theirs.pth")
     assert TINY[-2:] == ("--weights", "none")
-    words = ("train", trained / "pictures", *TINY[2:-2], "--out", tmp_path / "run")
+    words = ("train", trained / "pictures", *TINY[2:-2], "--output", tmp_path / "run")
     killed_at(
         "efficientnetv2.evaluation.report:Report.write",
         *words,
@@ -479,7 +479,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again_from_its_weights(trained, tmp_path):
-    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--out", tmp_path / "run")
+    words = ("train", trained / "pictures", *TINY, "--weights", trained / "run", "--output", tmp_path / "run")
     assert effnetv2(*words, cwd=tmp_path).returncode == 0
     expected = load(tmp_path / "run").state_dict()
     for name in ("checkpoints", "tensorboard"):
@@ -495,12 +495,12 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_from_its_weights
 
 def test_a_network_of_another_library_goes_the_whole_way(trained, tmp_path):
     words = ("train", trained / "pictures", "--model", "torchvision:resnet18", *TINY[2:], "--weights", "auto")
-    done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2(*words, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "torchvision:resnet18", "weight", "training")
     evaluated = effnetv2("evaluate", tmp_path / "run", trained / "pictures", "--json", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads(evaluated.stdout)["pictures"] == 48
+    assert json.loads(evaluated.stdout)["num_images"] == 48
 
 
 def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
@@ -512,7 +512,7 @@ def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
         "auto",
     )  # of which none come with the repository
     done = effnetv2(
-        "train", trained / "pictures", *words, "--verbose", "--out", tmp_path / "run", cwd=tmp_path
+        "train", trained / "pictures", *words, "--verbose", "--output", tmp_path / "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "weights", "from scratch")
@@ -531,7 +531,7 @@ def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_
         "--minutes",
         "0.5",
         "--verbose",
-        "--out",
+        "--output",
         tmp_path / "run",
         cwd=tmp_path,
     )
@@ -540,7 +540,7 @@ def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_
     log = (tmp_path / "run/log.txt").read_text()
     assert re.search(r"Epochs: \S+, what fits into 0.5 minutes", log)
     assert mentions(log, f"{epochs:g}", "epochs")
-    beginning = json.loads((tmp_path / "run/beginning.json").read_text())
+    beginning = json.loads((tmp_path / "run/run.json").read_text())
     assert beginning["time_limit"]["seconds"] == pytest.approx(30)
     *_, (_, _, steps) = beginning["revisions"]
     assert epochs == pytest.approx(8 * steps / 39, abs=0.01), "39 of 48 images train, 8 in each step"
@@ -548,7 +548,7 @@ def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_
     shutil.rmtree(tmp_path / "run/checkpoints", ignore_errors=True)
     for name in ("report.json", "model.safetensors"):  # as a run that was stopped
         (tmp_path / "run" / name).unlink()
-    words = ("train", trained / "pictures", "--out", tmp_path / "run", "--resume", "--minutes", "5")
+    words = ("train", trained / "pictures", "--output", tmp_path / "run", "--resume", "--minutes", "5")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "--minutes", "0.5")
@@ -556,7 +556,9 @@ def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_
 
 
 def test_json_keeps_stdout_for_the_answer(trained, tmp_path):
-    done = effnetv2("train", trained / "pictures", *TINY, "--out", tmp_path / "run", "--json", cwd=tmp_path)
+    done = effnetv2(
+        "train", trained / "pictures", *TINY, "--output", tmp_path / "run", "--json", cwd=tmp_path
+    )
     assert json.loads(done.stdout)["evaluated_on"] == "val"
     assert "held out" in done.stderr
 
@@ -569,7 +571,7 @@ def test_evaluating_on_training_pictures_is_called_optimistic(trained, tmp_path)
 
 
 def test_evaluate_takes_pictures_of_one_class_and_merges_spellings_on_request(trained, tmp_path):
-    paint(tmp_path / "some/RED/one.jpg", COLOURS["red"], 91)
+    paint(tmp_path / "some/RED/one.jpg", COLORS["red"], 91)
     refused = effnetv2("evaluate", trained / "run", tmp_path / "some", cwd=tmp_path)
     assert refused.returncode == 2
     merged = effnetv2(
@@ -588,7 +590,7 @@ def test_weights_decide_the_network_and_refuse_another(trained, tmp_path):
         *TINY[2:],
         "--weights",
         "b0.safetensors",
-        "--out",
+        "--output",
         tmp_path / "run",
     )
     done = effnetv2(*words, "--verbose", cwd=tmp_path)
@@ -608,25 +610,25 @@ def test_a_model_for_other_channels_is_refused_by_its_name(verb, trained, tmp_pa
     assert mentions(done.stderr, "four.safetensors", "4", "channel")
 
 
-def test_grey_pictures_are_counted_before_training(trained, tmp_path):
+def test_gray_pictures_are_counted_before_training(trained, tmp_path):
     shutil.copytree(trained / "pictures", tmp_path / "pictures")
     for file in (tmp_path / "pictures/red").iterdir():
         Image.open(file).convert("L").save(file)
-    done = effnetv2("train", tmp_path / "pictures", *TINY, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2("train", tmp_path / "pictures", *TINY, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "RGB", "16", "channel")
 
 
 def test_odd_class_names_go_the_whole_way(tmp_path):
     names = ["[/red]", "path", "ärgerlich, sehr", ":car:"]
-    colours = [*COLOURS.values(), (220, 220, 60)]
+    colors = [*COLORS.values(), (220, 220, 60)]
     rows = []
-    for name, colour in zip(names, colours, strict=True):
+    for name, color in zip(names, colors, strict=True):
         for number in range(10):
             rows.append({"path": f"p/{len(rows)}.jpg", "label": name})
-            paint(tmp_path / rows[-1]["path"], colour, number)
+            paint(tmp_path / rows[-1]["path"], color, number)
     pd.DataFrame(rows).to_csv(tmp_path / "odd.csv", index=False)
-    done = effnetv2("train", tmp_path / "odd.csv", *TINY, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2("train", tmp_path / "odd.csv", *TINY, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in names)
     done = effnetv2("predict", tmp_path / "run", tmp_path / "odd.csv", cwd=tmp_path)
@@ -644,8 +646,8 @@ def test_odd_class_names_go_the_whole_way(tmp_path):
 
 
 def test_a_batch_larger_than_the_data_set_trains(trained, tmp_path):
-    words = ("train", trained / "pictures", *TINY, "--epochs", "4", "--set", "batch_images=64")
-    done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
+    words = ("train", trained / "pictures", *TINY, "--epochs", "4", "--set", "batch_size=64")
+    done = effnetv2(*words, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -658,7 +660,7 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("efficientnetv2.training.run_length.measure_timings", ended)
     length = TINY.index("--epochs")
-    words = ["train", class_folders, *TINY[:length], *TINY[length + 2 :], "--minutes", "2", "--out", "run"]
+    words = ["train", class_folders, *TINY[:length], *TINY[length + 2 :], "--minutes", "2", "--output", "run"]
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == 2, done.output
     said = done.stdout.splitlines()
@@ -672,7 +674,7 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
 
 
 def test_five_lines_come_before_the_first_step_and_the_log_has_the_rest(class_folders, tmp_path):
-    words = ("train", class_folders, *TINY, "--out")
+    words = ("train", class_folders, *TINY, "--output")
     brief = effnetv2(*words, "run", cwd=tmp_path)
     assert brief.returncode == 0, brief.stderr
     said, log = brief.stdout.splitlines(), (tmp_path / "run/log.txt").read_text()

@@ -41,7 +41,7 @@ def save_ours(path, table, classes=("oak", "elm")):
     model_file.save(
         path,
         network,
-        preprocessing=Preprocessing(image_px=96),
+        preprocessing=Preprocessing(image_size=96),
         class_names=classes,
         recipe={"a": 1},
         metrics={},
@@ -76,7 +76,7 @@ def test_json_says_all_of_it(tmp_path, timm_file):
     done = effnetv2("convert", timm_file, "out.safetensors", "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
     assert (told["num_classes"], told["in_channels"], told["class_names"]) == (3, 3, ["0", "1", "2"])
-    assert told["preprocessing"]["image_px"] == 224
+    assert told["preprocessing"]["image_size"] == 224
     assert told["architecture"]["padding"] == "same"
     assert told["notes"]
 
@@ -145,7 +145,7 @@ def test_that_others_do_not_see_the_rule_for_bands_is_said(tmp_path, to, out):
     table = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
     network = EfficientNet(table, num_classes=2)
     rule = Bands((4, 3, 2), (100,) * 3, (4000,) * 3, names=("red", "", ""), kinds=("uint16",))
-    network.preprocessing = Preprocessing(image_px=96, bands=rule)
+    network.preprocessing = Preprocessing(image_size=96, bands=rule)
     model_file.save(tmp_path / "in.safetensors", network, class_names=("oak", "elm"))
     done = effnetv2("convert", "in.safetensors", out, "--to", to, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -275,8 +275,8 @@ def test_a_temperature_of_other_pictures_is_left_out(tmp_path):
     network.calibration = Calibration(1.75, 60, "minival")
     model_file.save(tmp_path / "calibrated.safetensors", network, class_names=network.class_names)
     for words, kept in (
-        (["--views", "symmetries"], False),
-        (["--image-px", "320"], False),
+        (["--tta", "d4"], False),
+        (["--image-size", "320"], False),
         (["--half"], True),
     ):
         out = f"{words[0].strip('-')}.safetensors"
@@ -300,13 +300,13 @@ def test_a_cross_validation_has_more_networks_than_a_file_holds(name, tmp_path):
 def test_networks_of_others_change_what_their_file_says_and_go_to_nobody(tmp_path):
     network = create("torchvision:mobilenet_v3_small", num_classes=2)
     model_file.save(tmp_path / "theirs.safetensors", network, class_names=("oak", "elm"))
-    words = ("convert", "theirs.safetensors", "out.safetensors", "--half", "--views", "symmetries", "--json")
+    words = ("convert", "theirs.safetensors", "out.safetensors", "--half", "--tta", "d4", "--json")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["architecture"], told["num_classes"]) == (None, 2)
     made = model_file.load(tmp_path / "out.safetensors")
-    assert (made.preprocessing.views, made.class_names) == ("symmetries", ("oak", "elm"))
+    assert (made.preprocessing.tta, made.class_names) == ("d4", ("oak", "elm"))
     done = effnetv2(
         "convert", "theirs.safetensors", "again.safetensors", "--class-names", "a,b", cwd=tmp_path
     )
@@ -332,10 +332,10 @@ def test_a_folder_for_timm_does_not_take_a_runs_place(tmp_path):
 
 def test_a_padded_picture_is_not_cut(tmp_path):
     save_ours(tmp_path / "in.safetensors", get_architecture("efficientnetv2_b0"))
-    words = ("convert", "in.safetensors", "out.safetensors", "--framing", "pad")
-    refused = effnetv2(*words, "--crop-fraction", "0.8", cwd=tmp_path)
+    words = ("convert", "in.safetensors", "out.safetensors", "--crop-mode", "border")
+    refused = effnetv2(*words, "--crop-pct", "0.8", cwd=tmp_path)
     assert refused.returncode == 2
-    assert mentions(refused.stderr, "crop_fraction", "0.8")
+    assert mentions(refused.stderr, "crop_pct", "0.8")
     assert effnetv2(*words, cwd=tmp_path).returncode == 0
     done = effnetv2("convert", "out.safetensors", "hub", "--to", "timm", cwd=tmp_path)
     assert done.returncode == 0

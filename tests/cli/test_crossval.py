@@ -17,7 +17,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 from tests.command_line import TINY, effnetv2, killed_at
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.data.test_folds import places
 from tests.data.test_splits import dataset
 from tests.messages import mentioning, mentions
@@ -48,7 +48,7 @@ from efficientnetv2.workflows.crossval_report import write_ensemble
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
 from efficientnetv2.workflows.predictions_io import predictions_table, read_predictions, write_predictions
 
-ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
+ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_size=32")
 CPU = torch.device("cpu")
 RUN = (*TINY, *ONE_STAGE, "--weights", "none", "--folds", "2")
 
@@ -57,10 +57,10 @@ RUN = (*TINY, *ONE_STAGE, "--weights", "none", "--folds", "2")
 def whole(tmp_path_factory):
     """A cross-validation that was not disturbed, of 48 pictures in two folds."""
     folder = tmp_path_factory.mktemp("whole")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(folder / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
-    done = effnetv2("crossval", folder / "pictures", *RUN, "--out", "folds", "--json", cwd=folder)
+            paint(folder / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
+    done = effnetv2("crossval", folder / "pictures", *RUN, "--output", "folds", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -71,7 +71,7 @@ def test_every_picture_is_answered_once_by_a_network_that_had_not_seen_it(whole)
     assert sorted(pooled.index) == sorted(load_dataset(folder / "pictures").paths)
     for number in (1, 2):
         run = folder / "folds" / f"fold{number}"
-        listed = pd.read_csv(run / "manifest.csv")
+        listed = pd.read_csv(run / "dataset.csv")
         alone = pd.read_csv(run / "predictions.csv")
         names = {Path(path).name for path in alone["path"]}
         assert names.isdisjoint(Path(path).name for path in listed[listed["split"] == "train"]["path"])
@@ -84,14 +84,14 @@ def test_the_figures_are_of_all_answers_together(whole):
     folder, done = whole
     report = json.loads(done.stdout)
     pooled = pd.read_csv(folder / "folds/predictions.csv")
-    assert report["pictures"] == 48
+    assert report["num_images"] == 48
     assert report["top1"] == pytest.approx((pooled["label"] == pooled["true_label"]).mean())
     assert report["macro_f1"] == pytest.approx(
         f1_score(pooled["true_label"], pooled["label"], average="macro")
     )
     each = [one["top1"] for one in report["folds"]]
-    assert report["over_folds"]["top1"]["mean"] == pytest.approx(np.mean(each))
-    assert report["over_folds"]["top1"]["deviation"] == pytest.approx(np.std(each, ddof=1))
+    assert report["fold_mean"]["top1"]["mean"] == pytest.approx(np.mean(each))
+    assert report["fold_mean"]["top1"]["deviation"] == pytest.approx(np.std(each, ddof=1))
     assert not report["optimistic"]
     low, high = report["intervals"]["macro_f1"]
     assert low <= report["macro_f1"] <= high
@@ -101,24 +101,24 @@ def test_the_figures_are_of_all_answers_together(whole):
     assert "out-of-fold" in page
     assert page.count('alt="Grad-CAM"') >= 8, "of each picture shown, by the network that answered it"
     assert "Training curves are in the report of each fold" in page
-    files = ("manifest.csv", "fold1/model.safetensors", "fold2/model.safetensors")
-    assert report["hashes"] == {
+    files = ("dataset.csv", "fold1/model.safetensors", "fold2/model.safetensors")
+    assert report["sha256"] == {
         name: hashlib.sha256((folder / "folds" / name).read_bytes()).hexdigest() for name in files
     }
-    assert report["train_support"] == dict.fromkeys(COLOURS, 8)
+    assert report["train_images_per_class"] == dict.fromkeys(COLORS, 8)
 
 
 def test_beside_given_weights_stands_their_probe_on_the_same_folds(whole):
     folder, _ = whole
-    words = ("--weights", "folds/fold1", "--out", "further", "--json")
+    words = ("--weights", "folds/fold1", "--output", "further", "--json")
     done = effnetv2("crossval", folder / "pictures", *RUN, *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     page = (folder / "further/report.html").read_text()
     assert mentions(page, "48", "classifier", "weight")
     report = json.loads(done.stdout)
-    assert 0 <= report["linear_probe"] <= 1
-    assert report["linear_probe_pictures"] == report["linear_probe_of_pictures"] == 24
-    assert set(report["linear_probe_f1"]) == set(COLOURS)
+    assert 0 <= report["linear_probe_top1"] <= 1
+    assert report["linear_probe_num_images"] == report["linear_probe_num_available"] == 24
+    assert set(report["linear_probe_f1"]) == set(COLORS)
 
 
 def test_whether_more_labels_would_help_is_read_off_the_first_fold():
@@ -144,12 +144,12 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
 
 def test_the_folds_answer_together_for_new_pictures(whole):
     folder, _ = whole
-    done = effnetv2("predict", "folds", "pictures/red", "--out", "new.csv", "--device", "cpu", cwd=folder)
+    done = effnetv2("predict", "folds", "pictures/red", "--output", "new.csv", "--device", "cpu", cwd=folder)
     assert done.returncode == 0, done.stderr
     told = pd.read_csv(folder / "new.csv")
     files = [folder / "pictures/red" / Path(path).name for path in told["path"]]
     alone = [Predictor(folder / "folds" / f"fold{number}")(files) for number in (1, 2)]
-    for name in COLOURS:
+    for name in COLORS:
         mean = np.mean([[one.probabilities[name] for one in answers] for answers in alone], axis=0)
         assert told[name].to_numpy() == pytest.approx(mean, abs=1e-4)
 
@@ -163,8 +163,8 @@ def test_temperatures_of_the_folds_are_told_in_both_reports(whole):
         network = model_file.load(folder / f"scaled/fold{number}")
         network.calibration = Calibration(temperature, 30 + number, "minival")
         model_file.save(folder / f"scaled/fold{number}" / model_file.NAME, network)
-    words = ("crossval", "pictures", "--out", "scaled", "--resume")
-    evaluating = ("evaluate", "scaled", "pictures", "--out", "rated", "--device", "cpu")
+    words = ("crossval", "pictures", "--output", "scaled", "--resume")
+    evaluating = ("evaluate", "scaled", "pictures", "--output", "rated", "--device", "cpu")
     said = "Each of the 2 models has its own temperature (1.25 to 1.5), fitted on 31 to 32 images of minival."
     for line, out in ((words, "scaled"), (evaluating, "rated")):
         done = effnetv2(*line, cwd=folder)
@@ -181,7 +181,7 @@ def test_temperatures_of_the_folds_are_told_in_both_reports(whole):
 
 def test_training_does_not_begin_from_several_networks(whole):
     folder, _ = whole
-    done = effnetv2("train", "pictures", "--weights", "folds", "--out", "more", cwd=folder)
+    done = effnetv2("train", "pictures", "--weights", "folds", "--output", "more", cwd=folder)
     assert done.returncode == 2
     assert "ensemble of 2 models" in done.stderr
     assert mentions(done.stderr, "--weights", "folds/fold1")
@@ -202,11 +202,11 @@ def test_pictures_that_no_member_has_seen_have_figures_of_their_own(whole, tmp_p
         for path in load_dataset(folder / "pictures").paths
     ]
     for number in range(36):
-        name = list(COLOURS)[number % 3]
-        rows.append((str(paint(tmp_path / f"{number}.jpg", COLOURS[name], 100 + number)), name))
+        name = list(COLORS)[number % 3]
+        rows.append((str(paint(tmp_path / f"{number}.jpg", COLORS[name], 100 + number)), name))
     table = pd.DataFrame(rows, columns=["path", "label"])
     table.to_csv(tmp_path / "both.csv", index=False)
-    words = ("evaluate", folder / "folds", "both.csv", "--device", "cpu", "--out", "rated")
+    words = ("evaluate", folder / "folds", "both.csv", "--device", "cpu", "--output", "rated")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "36", "84", "top-1")
@@ -228,14 +228,14 @@ def test_pictures_that_no_member_has_seen_have_figures_of_their_own(whole, tmp_p
 def in_pairs(whole, tmp_path_factory):
     """The same with two networks a fold."""
     place = tmp_path_factory.mktemp("pairs")
-    words = ("crossval", whole[0] / "pictures", *RUN, "--members", "2", "--out", "folds", "--json")
+    words = ("crossval", whole[0] / "pictures", *RUN, "--ensemble", "2", "--output", "folds", "--json")
     done = effnetv2(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     return place, done
 
 
 def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(whole, in_pairs):
-    """The first of each fold is the one that answers it alone without --members."""
+    """The first of each fold is the one that answers it alone without --ensemble."""
     (folder, _), (place, done) = whole, in_pairs
     pooled = pd.read_csv(place / "folds/predictions.csv").set_index("path")
     for number in (1, 2):
@@ -249,8 +249,8 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
         assert own[0].to_numpy() == pytest.approx(first["red"].to_numpy(), abs=1e-5)
         assert pooled.loc[own[0].index, "red"].to_numpy() == pytest.approx((own[0] + own[1]) / 2, abs=1e-5)
     report = json.loads(done.stdout)
-    assert "fold2_member2/model.safetensors" in report["hashes"]
-    asked = effnetv2("predict", "folds", folder / "pictures", "--out", "answers.csv", cwd=place)
+    assert "fold2_member2/model.safetensors" in report["sha256"]
+    asked = effnetv2("predict", "folds", folder / "pictures", "--output", "answers.csv", cwd=place)
     assert asked.returncode == 0, asked.stderr
     members = json.loads((place / "folds" / ensemble.NAME).read_text())["members"]
     assert len(members) == 4
@@ -260,7 +260,7 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
     assert mentions(page, "first of the 2 models")
     assert mentions(page.replace("<wbr>", ""), "fold 1")
     assert "new locations" not in page, "nothing is known of where these images come from"
-    assert report["members"] == 2
+    assert report["ensemble_size"] == 2
     each = [json.loads(file.read_text())["wall_s"] for file in (place / "folds").glob("fold*/report.json")]
     assert len(each) == 4
     assert report["wall_s"] == pytest.approx(sum(each), abs=0.05)
@@ -269,12 +269,12 @@ def test_two_networks_a_fold_answer_it_together_and_all_of_them_new_pictures(who
 @pytest.mark.slow
 def test_one_killed_between_two_networks_of_a_fold_goes_on_with_the_second(whole, in_pairs, tmp_path):
     folder, _ = whole
-    command = ("crossval", folder / "pictures", *RUN, "--members", "2", "--out", "killed")
+    command = ("crossval", folder / "pictures", *RUN, "--ensemble", "2", "--output", "killed")
     killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *command, cwd=tmp_path)
     shutil.rmtree(tmp_path / "killed/fold1_member2")  # as by a kill before it had begun
     first = tmp_path / "killed/fold1/model.safetensors"
     before = first.stat().st_mtime_ns
-    again = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=tmp_path)
+    again = effnetv2("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert first.stat().st_mtime_ns == before
     tables = [pd.read_csv(out / "predictions.csv") for out in (in_pairs[0] / "folds", tmp_path / "killed")]
@@ -285,23 +285,23 @@ def test_one_killed_between_two_networks_of_a_fold_goes_on_with_the_second(whole
 def test_a_killed_one_goes_on_and_ends_as_the_undisturbed(whole):
     """Killed when the first fold was done: that one is left as it is, and the answers come out the same."""
     folder, _ = whole
-    command = ("crossval", folder / "pictures", *RUN, "--out", "killed")
+    command = ("crossval", folder / "pictures", *RUN, "--output", "killed")
     killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *command, cwd=folder)
     model = folder / "killed/fold1/model.safetensors"
     before = model.stat().st_mtime_ns
     assert not (folder / "killed/fold2").exists()
-    again = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
+    again = effnetv2("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=folder)
     assert again.returncode == 0, again.stderr
     assert model.stat().st_mtime_ns == before
     assert "Better than the last run, " in again.stdout  # whose pictures are the same
     (folder / "killed/predictions.csv").unlink()  # as by a kill after report.json: it is written again
     (folder / "killed/report.html").unlink()
-    again = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
+    again = effnetv2("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=folder)
     assert again.returncode == 0, again.stderr
     assert (folder / "killed/report.html").is_file()
     tables = [pd.read_csv(folder / out / "predictions.csv") for out in ("folds", "killed")]
     pd.testing.assert_frame_equal(*tables)
-    third = effnetv2("crossval", folder / "pictures", "--out", "killed", "--resume", cwd=folder)
+    third = effnetv2("crossval", folder / "pictures", "--output", "killed", "--resume", cwd=folder)
     assert mentions(third.stdout, "finished")
 
 
@@ -318,13 +318,13 @@ def test_one_that_began_from_weights_of_ones_own_goes_on_from_another_folder(who
         "2",
         "--weights",
         "folds/fold1",
-        "--out",
+        "--output",
         "onwards",
     )
     killed_at("efficientnetv2.workflows.crossval_runs:_mean_probabilities", *began, cwd=folder)
     (folder / "elsewhere/folds").mkdir(parents=True)
     shutil.copytree(folder / "folds/fold2", folder / "elsewhere/folds/fold1")
-    resumed = ("crossval", "../pictures", "--out", "../onwards", "--resume", "--weights")
+    resumed = ("crossval", "../pictures", "--output", "../onwards", "--resume", "--weights")
     other = effnetv2(*resumed, "folds/fold1", cwd=folder / "elsewhere")
     assert other.returncode == 2
     assert mentions(other.stderr, folder / "folds/fold1", folder / "elsewhere/folds/fold1")
@@ -352,8 +352,8 @@ def test_a_recipe_given_as_a_file_is_saved_whole(tmp_path):
     file.write_text(get_recipe("finetune").to_yaml())
     words = TrainOverrides(recipe=str(file))
     saved = saved_in(tmp_path, words)
-    file.write_text(get_recipe("finetune").model_copy(update={"crop_area_min": 0.6}).to_yaml())
-    with pytest.raises(InputError, match=mentioning("crop_area_min", "0.6")):
+    file.write_text(get_recipe("finetune").model_copy(update={"crop_scale_min": 0.6}).to_yaml())
+    with pytest.raises(InputError, match=mentioning("crop_scale_min", "0.6")):
         saved.check_same(
             tmp_path, TrainOverrides(recipe=str(file)), CrossValConfig(), DataConfig("a.csv"), CPU
         )
@@ -389,7 +389,7 @@ def test_options_given_again_are_compared_by_the_recipe_that_they_give(tmp_path)
 )
 def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, said, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        crossval, "validate_images", lambda *_, **__: pytest.fail("it looks at pictures first")
+        crossval, "val_max_images", lambda *_, **__: pytest.fail("it looks at pictures first")
     )
     source, place = DataConfig(str(table_of(tmp_path))), RunOptions(tmp_path / "folds", device="cpu")
     with pytest.raises(InputError, match=mentioning(*said)):
@@ -404,8 +404,8 @@ def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, cap
     data = dataset(np.arange(150) % 2)
     dealt = assign_folds(data, k=3, seed=0, contents=np.arange(150), by="class")
     begun_as(tmp_path)
-    begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
-    (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
+    begun = {"preprocessing": Preprocessing(image_size=32).to_json()}
+    (tmp_path / "fold1/run.json").write_text(json.dumps(begun))
     runs = FoldTrainer(
         TrainOverrides(), CrossValConfig(folds=3), RunOptions(device="cpu"), data, np.arange(150), 0
     )
@@ -416,19 +416,19 @@ def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, cap
 
 
 def test_settings_that_cannot_be_taken_apart_are_refused():
-    with pytest.raises(InputError, match=mentioning("--try", "No closing quotation")):
-        CrossValConfig(tries=("", "balance='sqrt"))
+    with pytest.raises(InputError, match=mentioning("--candidate", "No closing quotation")):
+        CrossValConfig(tries=("", "class_sampling='sqrt"))
 
 
 @pytest.mark.parametrize(
     ("text", "settings"),
     [
         ("", ()),
-        ("balance=sqrt epochs=4", ("balance=sqrt", "epochs=4")),
-        ("progressive.image_px={start: 64, end: 128}", ("progressive.image_px={start: 64, end: 128}",)),
-        ("progressive={stages: 2, image_px: {start: 64, end: 128}} epochs=4",
-         ("progressive={stages: 2, image_px: {start: 64, end: 128}}", "epochs=4")),
-        ("progressive.shares=[1, 2] 'balance=sqrt'", ("progressive.shares=[1, 2]", "balance=sqrt")),
+        ("class_sampling=sqrt epochs=4", ("class_sampling=sqrt", "epochs=4")),
+        ("progressive.image_size={start: 64, end: 128}", ("progressive.image_size={start: 64, end: 128}",)),
+        ("progressive={stages: 2, image_size: {start: 64, end: 128}} epochs=4",
+         ("progressive={stages: 2, image_size: {start: 64, end: 128}}", "epochs=4")),
+        ("progressive.stage_fractions=[1, 2] 'class_sampling=sqrt'", ("progressive.stage_fractions=[1, 2]", "class_sampling=sqrt")),
     ],
 )  # fmt: skip
 def test_a_try_is_parted_between_its_settings(text, settings):
@@ -437,15 +437,15 @@ def test_a_try_is_parted_between_its_settings(text, settings):
 
 def test_a_bracket_that_is_not_closed_is_refused():
     with pytest.raises(InputError, match=mentioning("No closing bracket")):
-        CrossValConfig(tries=("", "progressive.image_px={start: 64, epochs=4"))
+        CrossValConfig(tries=("", "progressive.image_size={start: 64, epochs=4"))
 
 
 def test_what_is_wrong_with_a_try_is_said_of_it():
-    plan = CrossValConfig(tries=("", "crop_area_min=2 epochs=4"), try_settings=("ema_decay=null",))
+    plan = CrossValConfig(tries=("", "crop_scale_min=2 epochs=4"), try_settings=("ema_decay=null",))
     with pytest.raises(InputError) as refused:
         crossval.check_recipes(TrainOverrides(weights="none"), plan, RunOptions(device="cpu"))
-    assert mentions(str(refused.value), "crop_area_min=2", "epochs=4", "--try-set", "ema_decay=null")
-    assert "--set" not in str(refused.value).replace("--try-set", "")
+    assert mentions(str(refused.value), "crop_scale_min=2", "epochs=4", "--candidate-set", "ema_decay=null")
+    assert "--set" not in str(refused.value).replace("--candidate-set", "")
 
 
 @pytest.mark.parametrize(
@@ -459,12 +459,12 @@ def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_c
     """As of several labels, or as it would answer, without what holds while choosing alone: hours later."""
     words, place = TrainOverrides(weights="none"), RunOptions(device="cpu")
     others, own = (
-        CrossValConfig(tries=("", one), try_settings=while_choosing) for one in ("balance=null", tried)
+        CrossValConfig(tries=("", one), try_settings=while_choosing) for one in ("class_sampling=null", tried)
     )
     assert crossval.check_recipes(words, others, place, separator).weights == "none"
     with pytest.raises(InputError) as refused:
         crossval.check_recipes(words, own, place, separator)
-    assert str(refused.value).startswith(f"--try {tried}: ")
+    assert str(refused.value).startswith(f"--candidate {tried}: ")
     assert mentions(str(refused.value), *said)
 
 
@@ -490,7 +490,10 @@ def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeyp
     looked_at = np.sort(np.random.default_rng(0).permutation(150)[:90])
     found = probed_on(looked_at, data, dealt, tmp_path, monkeypatch)
     assert (found.num_train_images, found.num_available_images) == (60, 100)
-    assert (found.label_curve.carried.pictures, found.label_curve.forecast.pictures) == (100, 200)
+    assert (found.data_scaling_curve.carried.pictures, found.data_scaling_curve.forecast.pictures) == (
+        100,
+        200,
+    )
     assert mentions(found.label_curve_note, "1", "100", "150")
 
 
@@ -511,13 +514,13 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
     )
     monkeypatch.setattr(crossval_baseline, "max_probe_images", lambda *_: 1_000)
     begun_as(tmp_path)
-    begun = {"preprocessing": Preprocessing(image_px=32).to_json()}
-    (tmp_path / "fold1/beginning.json").write_text(json.dumps(begun))
+    begun = {"preprocessing": Preprocessing(image_size=32).to_json()}
+    (tmp_path / "fold1/run.json").write_text(json.dumps(begun))
     place = RunOptions(device="cpu", workers=0)
     runs = FoldTrainer(TrainOverrides(), CrossValConfig(folds=3), place, data, np.arange(156), 0)
     found = crossval_baseline.probe_baseline(tmp_path, runs, dealt, None)
-    assert found.label_curve.points[-1].pictures == 99
-    assert (found.label_curve.carried, found.label_curve.forecast.pictures) == (None, 198)
+    assert found.data_scaling_curve.points[-1].pictures == 99
+    assert (found.data_scaling_curve.carried, found.data_scaling_curve.forecast.pictures) == (None, 198)
 
 
 def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, monkeypatch):
@@ -525,9 +528,12 @@ def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, mon
     data = dataset(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
     dealt = time_folds(data, k=5, column="year")
     found = probed_on(np.arange(180), data, dealt, tmp_path, monkeypatch)
-    assert (found.label_curve.points[-1].pictures, found.label_curve.forecast.pictures) == (150, 300)
+    assert (found.data_scaling_curve.points[-1].pictures, found.data_scaling_curve.forecast.pictures) == (
+        150,
+        300,
+    )
     assert mentions(found.label_curve_note, "5", "150", "180")
-    assert label_efficiency_verdict(found.label_curve, note=found.label_curve_note)[1].endswith(
+    assert label_efficiency_verdict(found.data_scaling_curve, note=found.label_curve_note)[1].endswith(
         found.label_curve_note
     )
 
@@ -577,14 +583,14 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
         (("--by", "group"), "by is auto there, group here"),
         (("--folds", "5"), "folds is 2 there, 5 here"),
     ):
-        done = effnetv2("crossval", "pictures", "--out", "other", "--resume", *words, cwd=folder)
+        done = effnetv2("crossval", "pictures", "--output", "other", "--resume", *words, cwd=folder)
         assert done.returncode == 2
         assert said in done.stderr
-    paint(folder / "more/red/new.jpg", COLOURS["red"], 77)
-    paint(folder / "more/red/newer.jpg", COLOURS["red"], 78)
+    paint(folder / "more/red/new.jpg", COLORS["red"], 77)
+    paint(folder / "more/red/newer.jpg", COLORS["red"], 78)
     for number in range(2):
-        paint(folder / f"more/blue/{number}.jpg", COLOURS["blue"], number + 80)
-    done = effnetv2("crossval", "more", "--out", "other", "--resume", cwd=folder)
+        paint(folder / f"more/blue/{number}.jpg", COLORS["blue"], number + 80)
+    done = effnetv2("crossval", "more", "--output", "other", "--resume", cwd=folder)
     assert done.returncode == 2
     assert mentions(done.stderr, "--resume", "images", "other")
 
@@ -596,7 +602,7 @@ def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, 
     shutil.copytree(folder / "folds", tmp_path / "folds")
     (tmp_path / "folds/report.json").unlink()
     there = {file: file.read_bytes() for file in sorted((tmp_path / "folds").rglob("*.csv"))}
-    words = ("--out", "folds", "--resume", "--device", "cpu")
+    words = ("--output", "folds", "--resume", "--device", "cpu")
     done = effnetv2("crossval", "set/pictures", *words, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert mentions(done.stderr, tmp_path, "--resume")
@@ -611,12 +617,12 @@ def test_a_picture_that_can_no_more_be_read_is_passed_over_by_the_folds_left(who
     """One of a fold that is done and one of a fold that is not; and one that was left out can be read again."""
     folder, _ = whole
     shutil.copytree(folder / "pictures", tmp_path / "pictures")
-    kept = paint(tmp_path / "pictures/red/kept.jpg", COLOURS["red"], 99)
+    kept = paint(tmp_path / "pictures/red/kept.jpg", COLORS["red"], 99)
     whole_bytes = kept.read_bytes()
     kept.write_bytes(b"no picture")
-    words = ("crossval", "pictures", *RUN, "--out", "folds")
+    words = ("crossval", "pictures", *RUN, "--output", "folds")
     killed_at("efficientnetv2.workflows.crossval:write_crossval_report", *words, cwd=tmp_path)
-    dealt = pd.read_csv(tmp_path / "folds/manifest.csv").set_index("path")["fold"]
+    dealt = pd.read_csv(tmp_path / "folds/dataset.csv").set_index("path")["fold"]
     shutil.rmtree(tmp_path / "folds/fold2")
     kept.write_bytes(whole_bytes)
     for fold in (1, 2):
@@ -627,14 +633,14 @@ def test_a_picture_that_can_no_more_be_read_is_passed_over_by_the_folds_left(who
     assert mentions(said, "2", "read")
     assert mentions(said, "1", "read")
     report = json.loads((tmp_path / "folds/report.json").read_text())
-    assert report["pictures"] == len(dealt) - 1, "the fold that is done has answered its own"
-    assert report["skipped"] == 2, "that, and the one that was left out from the beginning"
+    assert report["num_images"] == len(dealt) - 1, "the fold that is done has answered its own"
+    assert report["num_skipped"] == 2, "that, and the one that was left out from the beginning"
 
 
 def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
     """In a moment; were each compared with each, a million would take hours."""
     data = dataset(np.arange(60_000) % 2)
-    data.to_csv(tmp_path / "manifest.csv")
+    data.to_csv(tmp_path / "dataset.csv")
     began = time.perf_counter()
     rows, left_out = crossval.readable_at_start(tmp_path, data, np.arange(1, 60_000))
     assert time.perf_counter() - began < 10
@@ -644,17 +650,17 @@ def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
 
 def test_by_links_to_the_pictures_and_to_the_folder_the_same_files_are_found(tmp_path):
     """The way from the folder is one from where the link leads to."""
-    for name, colour in COLOURS.items():
-        paint(tmp_path / "pictures" / name / "one.jpg", colour, 0)
+    for name, color in COLORS.items():
+        paint(tmp_path / "pictures" / name / "one.jpg", color, 0)
     (tmp_path / "far/away/folds").mkdir(parents=True)
     (tmp_path / "near").symlink_to(tmp_path / "far/away")
     (tmp_path / "link").symlink_to(tmp_path / "pictures")
     folder = tmp_path / "near/folds"
-    load_dataset(tmp_path / "pictures").to_csv(folder / "manifest.csv")
+    load_dataset(tmp_path / "pictures").to_csv(folder / "dataset.csv")
     found = crossval.with_saved_paths(folder, load_dataset(tmp_path / "link"))
     assert all(Path(found.file(row)).is_file() for row in range(len(found)))
-    there = pd.read_csv(folder / "manifest.csv")["path"].tolist()
-    assert found.relative_to(folder / "manifest.csv")["path"].tolist() == there
+    there = pd.read_csv(folder / "dataset.csv")["path"].tolist()
+    assert found.relative_to(folder / "dataset.csv")["path"].tolist() == there
 
 
 def test_pictures_that_are_reached_by_a_link_are_where_they_were(whole, tmp_path):
@@ -663,7 +669,7 @@ def test_pictures_that_are_reached_by_a_link_are_where_they_were(whole, tmp_path
     shutil.copytree(folder / "folds", tmp_path / "folds")
     (tmp_path / "folds/report.json").unlink()
     (tmp_path / "link").symlink_to(tmp_path / "pictures")
-    done = effnetv2("crossval", "link", "--out", "folds", "--resume", "--device", "cpu", cwd=tmp_path)
+    done = effnetv2("crossval", "link", "--output", "folds", "--resume", "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "folds/report.json").is_file()
 
@@ -677,10 +683,10 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
     first = tmp_path / "folds/fold1"
     answers = pd.read_csv(first / "predictions.csv")
     answers.iloc[1:].to_csv(first / "predictions.csv", index=False)
-    learnt = pd.read_csv(first / "manifest.csv").query("split == 'train'")["path"].iloc[0]
+    learnt = pd.read_csv(first / "dataset.csv").query("split == 'train'")["path"].iloc[0]
     listed = pd.DataFrame({"path": [answers["path"][0], learnt], "reason": "truncated"})
     listed.to_csv(first / "skipped.csv", index=False)
-    done = effnetv2("crossval", "pictures", "--out", "folds", "--resume", "--device", "cpu", cwd=tmp_path)
+    done = effnetv2("crossval", "pictures", "--output", "folds", "--resume", "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lost = str(Path(*Path(answers["path"][0]).parts[-2:]))
     assert mentions(done.stdout, lost, "1", "unreadable", "skipped")
@@ -688,7 +694,7 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
     table = pd.read_csv(tmp_path / "folds/skipped.csv")
     assert table.to_dict("records") == [{"path": lost, "reason": "truncated"}]
     report = json.loads((tmp_path / "folds/report.json").read_text())
-    assert (report["pictures"], report["skipped"]) == (47, 1)
+    assert (report["num_images"], report["num_skipped"]) == (47, 1)
     page = (tmp_path / "folds/report.html").read_text()
     assert mentions(page, "1", "read")
 
@@ -708,31 +714,31 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
                 "--time-column",
             ),
         ),
-        (("--try", "balance=null"), ("--try",)),
-        (("--try", "", "--try", "balanse=null"), ("balanse", "did you mean", "balance")),
+        (("--candidate", "class_sampling=null"), ("--candidate",)),
+        (("--candidate", "", "--candidate", "balanse=null"), ("balanse", "did you mean", "balance")),
         (
-            ("--model", "efficientnetv2_b0", "--set", "progressive.image_px=8"),
+            ("--model", "efficientnetv2_b0", "--set", "progressive.image_size=8"),
             ("8", "efficientnetv2_b0", "training"),
         ),
         (
             (
                 "--model",
                 "efficientnetv2_b0",
-                "--try",
+                "--candidate",
                 "",
-                "--try",
-                "progressive.image_px={start: 8, end: 64}",
+                "--candidate",
+                "progressive.image_size={start: 8, end: 64}",
             ),
-            ("--try", "progressive.image_px={start", "8", "64"),
+            ("--candidate", "progressive.image_size={start", "8", "64"),
         ),
-        (("--try-set", "epochs=2"), ("--try-set",)),
-        (("--try", "", "--try", "balance=null", "--members", "3"), ("--members", "3")),
-        (("--members", "0"), ("--members",)),
+        (("--candidate-set", "epochs=2"), ("--candidate-set",)),
+        (("--candidate", "", "--candidate", "class_sampling=null", "--ensemble", "3"), ("--ensemble", "3")),
+        (("--ensemble", "0"), ("--ensemble",)),
         (("--folds", "49"), ("48", "49", "2")),
         (("--compare-splits",), ("--compare-splits",)),
         (("--resume",), ("--resume",)),
-        (("--resume", "--out", "fold"), ("effnetv2 crossval DATA --out", "resume")),
-        (("--out", "."), ("--out", "empty")),
+        (("--resume", "--output", "fold"), ("effnetv2 crossval DATA --output", "resume")),
+        (("--output", "."), ("--output", "empty")),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_trained(whole, words, said):
@@ -745,7 +751,7 @@ def test_wrong_words_are_refused_before_anything_is_trained(whole, words, said):
 
 def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
     for number in range(4):
-        paint(tmp_path / f"{number}.jpg", COLOURS["red"], number)
+        paint(tmp_path / f"{number}.jpg", COLORS["red"], number)
     good = pd.DataFrame(
         {
             "path": [f"{n}.jpg" for n in range(4)],
@@ -775,7 +781,7 @@ def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
 def table_of(folder: Path, **columns: list[str]) -> Path:
     """A table of six pictures, alternately of two classes, with further columns."""
     for number in range(6):
-        paint(folder / f"{number}.jpg", COLOURS["red"], number, px=16)
+        paint(folder / f"{number}.jpg", COLORS["red"], number, px=16)
     table = pd.DataFrame({"path": [f"{n}.jpg" for n in range(6)], "label": list("ababab"), **columns})
     table.to_csv(folder / "six.csv", index=False)
     return folder / "six.csv"
@@ -784,7 +790,7 @@ def table_of(folder: Path, **columns: list[str]) -> Path:
 def test_copies_of_test_pictures_are_refused_as_in_train(tmp_path):
     made_from, split = ["", "", "", "", "1.jpg", "5.jpg"], ["train", "test", "val", "", "val", "train"]
     table_of(tmp_path, augmented_from=made_from, split=split)
-    done = effnetv2("crossval", "six.csv", *RUN, "--out", "folds", cwd=tmp_path)
+    done = effnetv2("crossval", "six.csv", *RUN, "--output", "folds", cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert mentions(done.stderr, "six.csv", "6", "4.jpg", "1.jpg")
     assert not (tmp_path / "folds").exists()
@@ -828,13 +834,13 @@ def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, sto
     monkeypatch.setattr(module, stopped, stop)
     file, out = table_of(tmp_path), tmp_path / "folds"
     words = TrainOverrides(
-        model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",)
+        model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_size=32",)
     )
     place = RunOptions(out, device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
     with pytest.raises(KeyboardInterrupt) as told:
         crossval.run_crossval(words, DataConfig(str(file)), place, CrossValConfig(folds=2))
     how = "--device cpu --workers 0 --memory-gib 6.5 --strict"
-    assert mentions(str(told.value), file, out, how, "effnetv2 crossval", "--out", "--resume")
+    assert mentions(str(told.value), file, out, how, "effnetv2 crossval", "--output", "--resume")
 
 
 def begun(words, source, place, plan, monkeypatch):
@@ -853,7 +859,7 @@ def begun(words, source, place, plan, monkeypatch):
 
 
 SHORT = TrainOverrides(
-    model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_px=32",)
+    model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_size=32",)
 )
 
 
@@ -912,7 +918,7 @@ def painted(folder: Path, count: int) -> Path:
     """A table of so many pictures of two classes, in pairs of one place each."""
     rows = []
     for number in range(count):
-        paint(folder / f"{number}.jpg", COLOURS["red"], number, px=16)
+        paint(folder / f"{number}.jpg", COLORS["red"], number, px=16)
         rows.append(
             (f"{number}.jpg", "ab"[number // 2 % 2], number // 2 % 40 + 0.5, 3.0 * (number // 2) + 0.5)
         )
@@ -935,12 +941,12 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     plan = CrossValConfig(
         folds=3,
         by="place",
-        tries=("balance=null", "balance=equal optimizer.lr=0.001"),
+        tries=("class_sampling=null", "class_sampling=equal optimizer.lr=0.001"),
         try_settings=("epochs=2",),
     )
     contents = np.arange(48)
     dealt = plan.make_folds(data, contents, 0)
-    words = TrainOverrides(minutes=90, settings=("batch_images=16",))
+    words = TrainOverrides(minutes=90, settings=("batch_size=16",))
     runs = FoldTrainer(words, plan, RunOptions(out=tmp_path / "out"), data, contents, 0)
     answered = runs.predict(dealt, tmp_path / "out", "Fold")
 
@@ -961,9 +967,12 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
             kept = dict(zip((Path(p).name for p in data.paths), dealt.clusters, strict=True))
             assert list(listed.table["kept_whole"]) == [kept[Path(p).name] for p in listed.paths]
     first = [words for words, _, _ in asked]
-    assert (first[0].minutes, first[0].settings) == (None, ("batch_images=16", "balance=null", "epochs=2"))
-    assert first[1].settings == ("batch_images=16", "balance=equal", "optimizer.lr=0.001", "epochs=2")
-    assert first[2].settings == ("batch_images=16", "balance=null")
+    assert (first[0].minutes, first[0].settings) == (
+        None,
+        ("batch_size=16", "class_sampling=null", "epochs=2"),
+    )
+    assert first[1].settings == ("batch_size=16", "class_sampling=equal", "optimizer.lr=0.001", "epochs=2")
+    assert first[2].settings == ("batch_size=16", "class_sampling=null")
     # Both tries of the first fold took 3 epochs of 1 s a picture; what those of all take goes off the minutes.
     tried = (
         sum(len(listed.subset("train")) for _, listed, _ in asked[:2]) * 3 / len(dealt.parts[0].train_rows)
@@ -984,19 +993,22 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
     assert [one.candidate_scores for one in again] == [one.candidate_scores for one in answered]
 
 
-def test_a_try_that_cannot_be_chosen_by_is_refused():
+def test_a_try_that_cannot_be_monitor_is_refused():
     data = dataset([0] * 20 + [1] * 4, group=["a"] * 10 + ["b"] * 10 + ["c"] * 2 + ["d"] * 2)
-    plan = CrossValConfig(folds=2, by="group", tries=("", "balance=null"))
+    plan = CrossValConfig(folds=2, by="group", tries=("", "class_sampling=null"))
     dealt = plan.make_folds(data, np.arange(24), 0)
-    with pytest.raises(InputError, match=mentioning("--try", "1")):
+    with pytest.raises(InputError, match=mentioning("--candidate", "1")):
         plan.selection_split(data, np.arange(24), dealt, 0, 0)
 
 
 def test_a_val_split_of_ones_own_is_no_way_out_of_a_cross_validation():
     """Of a class with two pictures in two folds, each fold has one to learn: it cannot choose between tries as well."""
-    data, plan = dataset([0] * 10 + [1] * 2), CrossValConfig(folds=2, by="class", tries=("", "balance=null"))
+    data, plan = (
+        dataset([0] * 10 + [1] * 2),
+        CrossValConfig(folds=2, by="class", tries=("", "class_sampling=null")),
+    )
     dealt = plan.make_folds(data, np.arange(12), 0)
-    with pytest.raises(InputError, match=mentioning("'c1'", "--try")):
+    with pytest.raises(InputError, match=mentioning("'c1'", "--candidate")):
         plan.selection_split(data, np.arange(12), dealt, 0, 0)
 
 
@@ -1004,7 +1016,7 @@ def test_few_years_are_enough_to_choose_by():
     """Two years teach: the earlier one the tries, the later one chooses. One year cannot do both."""
     years = np.repeat([2001, 2002, 2003, 2004], 10)
     data, contents = dataset([0, 1] * 20, year=years), np.arange(40)
-    plan = CrossValConfig(folds=1, by="time", tries=("", "balance=null"))
+    plan = CrossValConfig(folds=1, by="time", tries=("", "class_sampling=null"))
     dealt = plan.make_folds(data, contents, 0)
     assert set(years[dealt.parts[0].train_rows]) == {2001, 2002}
     learning, asked = plan.selection_split(data, contents, dealt, 0, 0)
@@ -1013,7 +1025,7 @@ def test_few_years_are_enough_to_choose_by():
     with pytest.raises(InputError, match=mentioning("1", "training", "fold")):
         more.selection_split(data, contents, more.make_folds(data, contents, 0), 0, 0)
     two, dealt = data.select(range(20)), plan.make_folds(data.select(range(20)), contents[:20], 0)
-    with pytest.raises(InputError, match=mentioning("--try")):
+    with pytest.raises(InputError, match=mentioning("--candidate")):
         plan.selection_split(two, contents[:20], dealt, 0, 0)
 
 
@@ -1061,7 +1073,7 @@ def test_by_time_the_last_period_has_trained_nobody(tmp_path):
     dealt = plan.make_folds(data, np.arange(12), 0)
     crossval.write_start(folder, SavedCrossVal(TrainOverrides(), plan, source, "d"), data, dealt)
     assert (
-        pd.read_csv(folder / "manifest.csv", keep_default_na=False)["split"].tolist()
+        pd.read_csv(folder / "dataset.csv", keep_default_na=False)["split"].tolist()
         == ["train"] * 8 + [""] * 4
     )
     assert train_overlap(folder, None, data).pictures == 8
@@ -1131,14 +1143,14 @@ def test_networks_that_cannot_be_asked_together_are_called_by_their_folders(tmp_
     network = create("efficientnetv2_b0", num_classes=2)
     for run, px in (("fold1", 32), ("fold1_member2", 32), ("fold2", 32), ("fold2_member2", 48)):
         (tmp_path / run).mkdir()
-        preprocessing = Preprocessing(image_px=px)
+        preprocessing = Preprocessing(image_size=px)
         model_file.save(
             tmp_path / run / model_file.NAME, network, preprocessing=preprocessing, class_names=("a", "b")
         )
     runs = ["fold1", "fold1_member2", "fold2", "fold2_member2"]
     said = write_ensemble(tmp_path, runs, 2)
     assert mentions(said, "fold2_member2", "ensemble")
-    assert mentions(said, "image_px", "48", "32")
+    assert mentions(said, "image_size", "48", "32")
     assert mentions(said, tmp_path / "fold1", "effnetv2 predict", "NEW_IMAGES")
     assert not (tmp_path / ensemble.NAME).exists()
     ensemble.write_members(tmp_path, [f"{run}/{model_file.NAME}" for run in runs])

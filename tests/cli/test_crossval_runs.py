@@ -39,11 +39,11 @@ from efficientnetv2.workflows.predictions_io import predictions_table, write_pre
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (
-    "progressive.stages=1", "progressive.image_px=32", "epochs=auto", "epochs_auto=[200, 1, 50]", "batch_images=8",
-    "classifier=fresh", "precision=fp32", "compile=false",
+    "progressive.stages=1", "progressive.image_size=32", "epochs=auto", "auto_epochs=[200, 1, 50]", "batch_size=8",
+    "head_init=random", "precision=fp32", "compile=false",
 )  # fmt: skip
-TRIES = ("balance=null", "balance=equal")
-THREE = (*TRIES, "balance=sqrt")
+TRIES = ("class_sampling=null", "class_sampling=equal")
+THREE = (*TRIES, "class_sampling=sqrt")
 
 
 def answered(job, run, *_):
@@ -64,7 +64,7 @@ def starts(tmp_path, monkeypatch):
     for name in ("first", "second"):
         network = create(io.read(Path(NETWORK)), num_classes=0)
         place = tmp_path / f"{name}.safetensors"
-        model_file.save(place, network, preprocessing=Preprocessing(image_px=32), class_names=())
+        model_file.save(place, network, preprocessing=Preprocessing(image_size=32), class_names=())
         found.append(WeightsCandidate(str(place), f"Weights: {place}.", name))
     monkeypatch.setattr("efficientnetv2.training.overrides.weights_candidates", lambda model: tuple(found))
     return found
@@ -154,8 +154,8 @@ def test_tries_that_leave_nothing_of_the_minutes_are_refused(tmp_path, monkeypat
 
 def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
     words, place = TrainOverrides(minutes=5, weights="none"), RunOptions(device="cpu")
-    with pytest.raises(InputError, match=mentioning("--try", "balance=null", "epochs=4")):
-        check_recipes(words, CrossValConfig(tries=("", "balance=null epochs=4")), place)
+    with pytest.raises(InputError, match=mentioning("--candidate", "class_sampling=null", "epochs=4")):
+        check_recipes(words, CrossValConfig(tries=("", "class_sampling=null epochs=4")), place)
     short = CrossValConfig(tries=TRIES, try_settings=("epochs=4",))
     assert check_recipes(words, short, place).weights == "none"
     assert check_recipes(TrainOverrides(epochs=30, weights="none"), short, place).epochs == 30, (
@@ -250,7 +250,11 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
     monkeypatch.setattr(weights_selection, "_predict", answers)
     monkeypatch.setattr(train_job, "_train", answered)
     data, plan = load_dataset(painted(tmp_path, 24)), CrossValConfig(folds=2, by="class", members=3)
-    random = ("progressive.stages=2", "progressive.image_px={start: 32, end: 64}", "progressive.order=random")
+    random = (
+        "progressive.stages=2",
+        "progressive.image_size={start: 32, end: 64}",
+        "progressive.order=random",
+    )
     words = TrainOverrides(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
     place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
     dealt = plan.make_folds(data, np.arange(24), 5)
@@ -295,10 +299,10 @@ def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts,
     words = TrainOverrides(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
     place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
     runs = FoldTrainer(words, plan, place, data, contents, 0)
-    with pytest.raises(InputError, match=mentioning("2", "group_images", "8", "4")) as told:
+    with pytest.raises(InputError, match=mentioning("2", "ghost_batch_size", "8", "4")) as told:
         runs.predict(plan.make_folds(data, contents, 0), tmp_path / "out", "Fold")
     assert mentions(str(told.value), "memory")
-    assert read_recipe(tmp_path / "out/fold1/recipe.yaml").group_images == 8
+    assert read_recipe(tmp_path / "out/fold1/recipe.yaml").ghost_batch_size == 8
 
 
 def test_networks_that_answered_other_pictures_do_not_answer_together(tmp_path):
@@ -335,7 +339,7 @@ def test_equally_good_tries_answer_in_their_order():
     [
         (
             {"tries": TRIES, "members": 3},
-            ("--members", "3", "2", "--try"),
+            ("--ensemble", "3", "2", "--candidate"),
         ),
         (
             {"tries": TRIES, "members": 2, "try_settings": ("epochs=4",)},

@@ -47,13 +47,13 @@ def test_the_story_from_pictures_to_an_honest_figure(clone):
     told = json.loads(done.stdout)
     out = clone / "runs/demo"
     assert json.loads((out / "folds/report.json").read_text())["top1"] == told["top1"]
-    assert (told["pictures"], told["split_by"], told["evaluated_on"]) == (60, "place", "out-of-fold")
-    assert {"recipe": "finetune", "balance": "sqrt"}.items() <= {
+    assert (told["num_images"], told["split_by"], told["evaluated_on"]) == (60, "place", "out-of-fold")
+    assert {"recipe": "finetune", "class_sampling": "sqrt"}.items() <= {
         "recipe": told["recipe"]["name"],
-        "balance": told["recipe"]["balance"],
+        "class_sampling": told["recipe"]["class_sampling"],
     }.items()
     assert told["recipe"]["weights"] == f"examples/{WEIGHTS}"
-    assert json.loads((out / "beginning.json").read_text())["command"].startswith("effnetv2 demo ")
+    assert json.loads((out / "run.json").read_text())["command"].startswith("effnetv2 demo ")
     assert {path.name for path in out.iterdir()} <= {*RUN_FILES, "inspection", "folds"}, (
         "what the next demo replaces"
     )
@@ -84,13 +84,13 @@ def test_each_step_is_a_command_that_one_can_type():
             assert context.params["seed"] == 3
             settled = with_overrides(get_recipe("finetune"), context.params["settings"])
     assert settled == with_overrides(get_recipe("finetune"), SETTINGS)
-    assert settled.balance == "sqrt"
+    assert settled.class_sampling == "sqrt"
 
 
 def test_how_long_the_folds_take_follows_from_the_run_before(tmp_path):
     """24 s for 480 of 600 pictures are 60 s for three times 400 of them; five seeds took 62 to 65 s."""
     (tmp_path / "report.json").write_text(
-        json.dumps({"train_pictures": 480, "pictures": 120, "wall_s": 24.0})
+        json.dumps({"num_train_images": 480, "pictures": 120, "wall_s": 24.0})
     )
     assert demo.crossval_seconds(tmp_path) == pytest.approx(60)
 
@@ -115,7 +115,7 @@ def test_a_slow_machine_is_told_how_long_it_takes_and_leaves_the_folds_out(clone
         ran.append((verb, words))
         if verb == "train":
             Path("runs/demo").mkdir(parents=True)
-            told = {"train_pictures": 480, "pictures": 120, "wall_s": 300.0}
+            told = {"num_train_images": 480, "pictures": 120, "wall_s": 300.0}
             Path("runs/demo/report.json").write_text(json.dumps(told))
 
     monkeypatch.setattr(demo, "run", run)
@@ -127,7 +127,7 @@ def test_a_slow_machine_is_told_how_long_it_takes_and_leaves_the_folds_out(clone
     assert "Skipped" in said
     assert "folds/report.html" not in said
     for setting in SETTINGS:
-        assert setting.startswith(("epochs=", "validate_epochs=")) or setting in ran[1][1]
+        assert setting.startswith(("epochs=", "val_interval_epochs=")) or setting in ran[1][1]
 
 
 def test_installing_shows_its_progress():
@@ -160,7 +160,7 @@ def test_without_the_weights_it_says_where_they_come_from(clone):
 def lies(folder, command, *further):
     """As a run that this command has begun, and what else there is."""
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "beginning.json").write_text(json.dumps({"command": command}))
+    (folder / "run.json").write_text(json.dumps({"command": command}))
     for name in ("recipe.yaml", "model.safetensors", *further):
         (folder / name).write_text("kept")
     return folder
@@ -184,7 +184,7 @@ def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
     ("command", "further", "out", "said"),
     [
         (
-            "effnetv2 train pictures.csv --out runs/demo",
+            "effnetv2 train pictures.csv --output runs/demo",
             (),
             "runs/demo",
             "holds a run that is not of the demonstration",
@@ -217,7 +217,7 @@ def test_an_earlier_demo_stays_where_another_could_not_be_made(clone):
 def test_only_its_own_folder_is_cleared(clone):
     (clone / "mine").mkdir()
     (clone / "mine/notes.txt").write_text("kept")
-    done = effnetv2("demo", "--out", "mine", cwd=clone)
+    done = effnetv2("demo", "--output", "mine", cwd=clone)
     assert done.returncode == 2
     assert mentions(done.stderr, "notes.txt")
     assert [path.name for path in (clone / "mine").iterdir()] == ["notes.txt"]

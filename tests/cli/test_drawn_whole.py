@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 pytestmark = pytest.mark.slow  # two runs come before the first
@@ -26,12 +26,12 @@ def place(tmp_path_factory):
     for number in range(120):
         film = number // 6
         held_out, name = film >= 12, ("red", "blue")[film % 2]
-        paint(folder / f"{number:03d}.png", COLOURS["red"] if held_out else COLOURS[name], number, px=32)
+        paint(folder / f"{number:03d}.png", COLORS["red"] if held_out else COLORS[name], number, px=32)
         rows.append((f"{number:03d}.png", name, "val" if held_out else "train", f"film {film}"))
     table = pd.DataFrame(rows, columns=["path", "label", "split", "film"])
     table.to_csv(folder / "all.csv", index=False)
     for run, words in (("known", ("--group-column", "film")), ("unknown", ())):
-        done = effnetv2("train", "all.csv", *words, *TINY, "--out", run, cwd=folder)
+        done = effnetv2("train", "all.csv", *words, *TINY, "--output", run, cwd=folder)
         assert done.returncode == 0, done.stderr
         (folder / f"{run}.txt").write_text(done.stdout)
     return folder
@@ -54,7 +54,7 @@ def widths(told):
 def test_a_run_that_knows_groups_draws_them_whole(place):
     known, unknown = report(place / "known"), report(place / "unknown")
     assert known["confusion"] == unknown["confusion"]
-    assert (known["drawn_whole"], unknown["drawn_whole"]) == ("groups", None)
+    assert (known["bootstrap_unit"], unknown["bootstrap_unit"]) == ("groups", None)
     assert known["intervals"].keys() == unknown["intervals"].keys()
     for name, (low, high) in unknown["intervals"].items():
         assert known["intervals"][name][0] <= low <= high <= known["intervals"][name][1], name
@@ -73,7 +73,7 @@ def test_an_evaluation_of_what_the_run_held_out_agrees_with_its_report(place):
     own = report(place / "known")
     again = evaluated("known", "all.csv", cwd=place)
     assert again["intervals"] == own["intervals"]
-    assert again["drawn_whole"] == "groups"
+    assert again["bootstrap_unit"] == "groups"
     assert evaluated("unknown", "all.csv", cwd=place)["intervals"] == report(place / "unknown")["intervals"]
 
 
@@ -93,13 +93,13 @@ def test_groups_and_places_of_any_table_are_drawn_whole_in_an_evaluation(place, 
     }
     by_film = ("m.safetensors", "plain.csv", "--group-column", "film")
     told["grouped"] = evaluated(*by_film, cwd=tmp_path)
-    assert {name: one["drawn_whole"] for name, one in told.items()} == {
+    assert {name: one["bootstrap_unit"] for name, one in told.items()} == {
         "plain": None, "placed": "places", "apart": "places", "grouped": "groups",
     }  # fmt: skip
     assert told["apart"]["intervals"] == told["plain"]["intervals"]
     assert told["placed"]["intervals"] == told["grouped"]["intervals"]
     assert widths(told["grouped"])["top1"] > 2 * widths(told["plain"])["top1"]
-    assert evaluated(*by_film, "--views", "symmetries", cwd=tmp_path)["views_compared"]["together"] == 8
+    assert evaluated(*by_film, "--tta", "d4", cwd=tmp_path)["views_compared"]["together"] == 8
     for name, width in widths(told["grouped"]).items():
         assert width >= widths(told["plain"])[name], name
 
@@ -110,8 +110,8 @@ def test_a_comparison_of_evaluations_draws_whole_what_their_reports_do(place, tm
     for words, drawn in ((("--group-column", "film"), True), ((), False)):
         for run in ("known", "unknown"):
             shutil.copy(place / run / "model.safetensors", tmp_path / f"{run}.safetensors")
-            evaluated(f"{run}.safetensors", place / "all.csv", *words, "--out", run, cwd=tmp_path)
-        assert ("drawn_whole" in pd.read_csv(tmp_path / "known/predictions.csv")) is drawn
+            evaluated(f"{run}.safetensors", place / "all.csv", *words, "--output", run, cwd=tmp_path)
+        assert ("cluster" in pd.read_csv(tmp_path / "known/predictions.csv")) is drawn
         done = effnetv2("compare", "known", "unknown", cwd=tmp_path)
         assert (whole in " ".join(done.stdout.split())) is drawn, done.stdout
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.data.config import DataConfig
@@ -21,33 +21,41 @@ from efficientnetv2.models import model_file
 from efficientnetv2.training.image_sizes import default_eval_sizes
 from efficientnetv2.utils.distributed import SINGLE_PROCESS
 
-WORDS = (*TINY, "--set", "holdout=0.25", "--set", "minival=9", "--set", "eval_px_tried=[48,32]")
+WORDS = (
+    *TINY,
+    "--set",
+    "val_fraction=0.25",
+    "--set",
+    "minival=9",
+    "--set",
+    "eval_image_size_candidates=[48,32]",
+)
 
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
     """Three classes of 16 pictures."""
     place = tmp_path_factory.mktemp("painted")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(place / name / f"{name}_{number:02d}.jpg", colour, number)
+            paint(place / name / f"{name}_{number:02d}.jpg", color, number)
     return place
 
 
 def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
     """Chosen as one would by hand: the kept weights on minival's pictures at each size, the best, then val at it."""
-    done = effnetv2("train", painted, *WORDS, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2("train", painted, *WORDS, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
     network = model_file.load(tmp_path / "run/model.safetensors")
-    source = DataConfig(str(tmp_path / "run/manifest.csv"))
-    parts = prepare_data(source, holdout=0.25, minival=9, seed=0, strict=False)
+    source = DataConfig(str(tmp_path / "run/dataset.csv"))
+    parts = prepare_data(source, val_fraction=0.25, minival=9, seed=0, strict=False)
 
     def top1(part, px):
         answers = predict_distributed(
             network,
             part,
-            preprocessing=replace(network.preprocessing, image_px=px),
+            preprocessing=replace(network.preprocessing, image_size=px),
             device=torch.device("cpu"),
             workers=0,
             world=SINGLE_PROCESS,
@@ -55,9 +63,9 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
         return classification_metrics(answers.labels, answers.probabilities, network.class_names).top1
 
     by_hand = {px: top1(parts.minival, px) for px in (32, 48, 64)}
-    assert {point["image_px"]: point["top1"] for point in report["sizes"]} == by_hand
+    assert {point["image_size"]: point["top1"] for point in report["sizes"]} == by_hand
     best = max(by_hand, key=lambda px: (by_hand[px], -px))
-    assert network.preprocessing.image_px == report["image_px"] == best
+    assert network.preprocessing.image_size == report["image_size"] == best
     assert report["top1"] == top1(parts.val, best)
     assert mentions(" ".join(done.stdout.split()), best, "minival")
     assert mentions((tmp_path / "run/report.html").read_text(), "minival", "chose", f"{best} px")
@@ -80,29 +88,38 @@ def test_the_sizes_above_training_go_half_as_far_again(trained, tried):
 def test_a_run_tries_the_sizes_above_its_training_by_itself(painted, tmp_path):
     """64 px in the end, so 64 and 96; the recipe that it keeps names them."""
     done = effnetv2(
-        "train", painted, *WORDS[:-1], "eval_px_tried=auto", "--out", tmp_path / "run", cwd=tmp_path
+        "train",
+        painted,
+        *WORDS[:-1],
+        "eval_image_size_candidates=auto",
+        "--output",
+        tmp_path / "run",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     said = " ".join((tmp_path / "run/log.txt").read_text().split())
     assert mentions(said, "64", "minival", "96")
     report = json.loads((tmp_path / "run/report.json").read_text())
-    assert [point["image_px"] for point in report["sizes"]] == [64, 96]
-    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["eval_px_tried"] == [64, 96]
+    assert [point["image_size"] for point in report["sizes"]] == [64, 96]
+    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["eval_image_size_candidates"] == [
+        64,
+        96,
+    ]
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["eval_px_tried=auto", "minival=null"], ("eval_px_tried", "minival")),
-        (["eval_px_tried=[64]", "minival=null"], ("minival",)),
-        (["eval_px_tried=[8]"], ("eval_px_tried", "8")),
-        (["eval_px_tried=[]"], ("eval_px_tried",)),
-        (["eval_px_tried=[99999]"], ("eval_px_tried",)),
+        (["eval_image_size_candidates=auto", "minival=null"], ("eval_image_size_candidates", "minival")),
+        (["eval_image_size_candidates=[64]", "minival=null"], ("minival",)),
+        (["eval_image_size_candidates=[8]"], ("eval_image_size_candidates", "8")),
+        (["eval_image_size_candidates=[]"], ("eval_image_size_candidates",)),
+        (["eval_image_size_candidates=[99999]"], ("eval_image_size_candidates",)),
     ],
 )
 def test_bad_sizes_are_refused_before_the_run(settings, told, painted, tmp_path):
     words = [word for setting in settings for word in ("--set", setting)]
-    done = effnetv2("train", painted, *WORDS, *words, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2("train", painted, *WORDS, *words, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(" ".join(done.stderr.split()), *told)
     assert not Path(tmp_path / "run/recipe.yaml").exists()

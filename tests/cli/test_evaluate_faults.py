@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.cli.results import ResultPrinter
@@ -25,20 +25,20 @@ MACHINE = InferenceOptions("cpu", 0)
 
 @pytest.fixture
 def pictures(tmp_path):
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(3):
-            paint(tmp_path / "pictures" / name / f"{number}.jpg", colour, number)
+            paint(tmp_path / "pictures" / name / f"{number}.jpg", color, number)
     return DataConfig(str(tmp_path / "pictures"))
 
 
 def saved(tmp_path, name, px):
     file = tmp_path / "model.safetensors"
-    network = create(name, num_classes=len(COLOURS))
+    network = create(name, num_classes=len(COLORS))
     model_file.save(
         file,
         network,
-        preprocessing=Preprocessing(image_px=px),
-        class_names=sorted(COLOURS),
+        preprocessing=Preprocessing(image_size=px),
+        class_names=sorted(COLORS),
         recipe={},
         metrics={},
     )
@@ -53,7 +53,7 @@ def test_a_size_that_the_network_cannot_take_is_refused_before_any_answer(pictur
     pytest.importorskip("timm")
     model = saved(tmp_path, "timm:vit_tiny_patch16_224", 224)
     monkeypatch.setattr(evaluate, "run_prediction", lambda *_, **__: pytest.fail("it has answered"))
-    for words in ({"sizes": "224,256"}, {"image_px": 256}):
+    for words in ({"sizes": "224,256"}, {"image_size": 256}):
         with pytest.raises(InputError, match=mentioning("3", "256")):
             evaluate_and_report(model, pictures, EvaluateOptions(**words), MACHINE)
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.models import model_file
@@ -26,16 +26,16 @@ def trained(tmp_path_factory):
     place = tmp_path_factory.mktemp("honest")
     generator, rows = np.random.default_rng(0), []
     for number in range(360):
-        name = list(COLOURS)[number % 3]
-        paint(place / f"{number:03d}.jpg", COLOURS[name], number, px=32)
-        label = str(generator.choice(list(COLOURS))) if generator.random() < 1 / 3 else name
+        name = list(COLORS)[number % 3]
+        paint(place / f"{number:03d}.jpg", COLORS[name], number, px=32)
+        label = str(generator.choice(list(COLORS))) if generator.random() < 1 / 3 else name
         split = ("train", "train", "train", "minival", "val", "test")[number // 3 % 6]
         year = 2010 + number % 2
         rows.append((f"{number:03d}.jpg", label, split, year, f"id {number}"))
     table = pd.DataFrame(rows, columns=["path", "label", "split", "year", "note"])
     table.to_csv(place / "all.csv", index=False)
     words = (*TINY, "--epochs", "5", "--weights", "none", "--set", "minival=60")
-    done = effnetv2("train", "all.csv", *words, "--out", "run", cwd=place)
+    done = effnetv2("train", "all.csv", *words, "--output", "run", cwd=place)
     assert done.returncode == 0, done.stderr
     # The same network, its logits eight times too large: known to be too sure.
     network = model_file.load(place / "run")
@@ -59,7 +59,7 @@ def test_a_run_fits_its_temperature_on_minival_alone(trained):
     assert (found.pictures, found.fitted_on) == (60, "minival")
     assert report["calibration"]["temperature"] == found.temperature
     assert report["calibration"]["fitted_on"] == "minival"
-    assert report["hashes"]["model.safetensors"]
+    assert report["sha256"]["model.safetensors"]
     again = told("evaluate", "run", "all.csv", "--split", "val", cwd=trained)
     assert again["ece"] == pytest.approx(report["ece"], abs=1e-6)
     page = (trained / "run/report.html").read_text()
@@ -73,7 +73,11 @@ def test_what_it_has_not_seen_is_without_minival(trained, tmp_path):
     """180 pictures have trained it, 60 have chosen its weights and its temperature; the model file alone knows it."""
     shutil.copy(trained / "run/model.safetensors", tmp_path / "m.safetensors")
     report = told("evaluate", "m.safetensors", trained / "all.csv", "--split", "all", cwd=tmp_path)
-    assert (report["pictures"], report["trained_on"], report["chose"]) == (360, 180, 60)
+    assert (
+        report["num_images"],
+        report["num_eval_images_seen_in_training"],
+        report["num_eval_images_used_for_selection"],
+    ) == (360, 180, 60)
     assert report["unseen"]["pictures"] == 120
     assert mentions(report["notes"][-1], "minival", "temperature")
 
@@ -104,15 +108,15 @@ def test_calibrating_elsewhere_lowers_the_error_on_held_out_pictures(trained, tm
 
 def test_silence_below_a_probability(trained, tmp_path):
     report = told("evaluate", trained / "run", trained / "all.csv", "--split", "test", "--abstain-below", "0.6",
-                  "--out", "out", cwd=tmp_path)  # fmt: skip
+                  "--output", "out", cwd=tmp_path)  # fmt: skip
     answers = pd.read_csv(tmp_path / "out/predictions.csv")
-    sure = answers[list(COLOURS)].max(axis=1) >= 0.6
+    sure = answers[list(COLORS)].max(axis=1) >= 0.6
     (asked,) = [row for row in report["abstention"]["points"] if row["asked"]]
-    assert asked["answered"] == pytest.approx(sure.mean())
+    assert asked["coverage"] == pytest.approx(sure.mean())
     done = effnetv2("predict", trained / "run", trained / "all.csv", "--abstain-below", "0.6", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
-    silent = written[list(COLOURS)].max(axis=1) < 0.6
+    silent = written[list(COLORS)].max(axis=1) < 0.6
     assert (written["label"] == "").equals(silent)
     assert ("left to a person" in done.stdout) == silent.any()
 
@@ -128,13 +132,13 @@ def test_a_parquet_column_of_categories_with_an_empty_cell_is_cut_too(trained, t
 
 
 def test_costs_slices_and_another_run_beside(trained, tmp_path):
-    names = sorted(COLOURS)
+    names = sorted(COLORS)
     lines = [",".join(["true", *names, "no_answer"])]
     lines += [",".join([one, *("0" if one == two else "1" for two in names), "0.2"]) for one in names]
     (tmp_path / "costs.csv").write_text("\n".join(lines) + "\n")
     words = (trained / "all.csv", "--split", "val", "--costs", "costs.csv", "--slices", "year")
     report = told(
-        "evaluate", trained / "run", *words, "--baseline", trained / "run", "--out", "all", cwd=tmp_path
+        "evaluate", trained / "run", *words, "--baseline", trained / "run", "--output", "all", cwd=tmp_path
     )
     assert report["costs"]["most_probable"] == pytest.approx(1 - report["top1"])
     assert report["costs"]["cheapest"] <= report["costs"]["most_probable"]
@@ -162,14 +166,14 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
         (["--calibrate", "m.safetensors", "--split", "train"], ("images of train trained the model",)),
         (["--baseline", "elsewhere"], ("--baseline",)),
         (["--abstain-below", "80"], ("between 0 and 1",)),
-        (["--views", "all"], ("--views", "all")),
+        (["--tta", "all"], ("--tta", "all")),
         (
-            ["--calibrate", "m.safetensors", "--views", "symmetries"],
-            ("--views",),
+            ["--calibrate", "m.safetensors", "--tta", "d4"],
+            ("--tta",),
         ),
         (
-            ["--calibrate", "m.safetensors", "--image-px", "48"],
-            ("--image-px",),
+            ["--calibrate", "m.safetensors", "--image-size", "48"],
+            ("--image-size",),
         ),
         (["--slices", "longer_side_px"], ("--slices", "longer_side_px")),
     ],
@@ -193,14 +197,14 @@ def test_a_new_run_begins_without_the_temperature_of_its_weights(trained, tmp_pa
     network.calibration = Calibration(3.0, 50, "elsewhere")
     model_file.save(tmp_path / "warm.safetensors", network)
     words = ("train", trained / "all.csv", *TINY, "--weights", "warm.safetensors", "--set", "minival=null")
-    done = effnetv2(*words, "--out", "run", cwd=tmp_path)
+    done = effnetv2(*words, "--output", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert model_file.load(tmp_path / "run").calibration is None
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert "temperature" not in report["calibration"]
     assert report["linear_probe_f1"]
     assert (tmp_path / "run/probe/predictions.csv").is_file()
-    assert report["label_curve"]["points"][-1]["pictures"] == 180
+    assert report["data_scaling_curve"]["points"][-1]["pictures"] == 180
     assert "Would more labels help?" in (tmp_path / "run/report.html").read_text()
 
 
@@ -208,8 +212,8 @@ def test_eight_views_beside_the_models_own(trained, tmp_path):
     """As of the same model file with these views in it; the difference to one view is paired."""
     words = (trained / "all.csv", "--split", "test")
     own = told("evaluate", trained / "run", *words, cwd=tmp_path)
-    eight = told("evaluate", trained / "run", *words, "--views", "symmetries", "--out", "eight", cwd=tmp_path)
-    assert (own["views"], eight["views"]) == ("one", "symmetries")
+    eight = told("evaluate", trained / "run", *words, "--tta", "d4", "--output", "eight", cwd=tmp_path)
+    assert (own["tta"], eight["tta"]) == ("one", "d4")
     assert "views_compared" not in own
     difference = eight["views_compared"]["top1"]
     assert difference["value"] == pytest.approx(eight["top1"] - own["top1"])
@@ -219,17 +223,17 @@ def test_eight_views_beside_the_models_own(trained, tmp_path):
     assert "Is it better with test-time augmentation?" in page
 
     network = model_file.load(trained / "run")
-    network.preprocessing = replace(network.preprocessing, views="symmetries")
+    network.preprocessing = replace(network.preprocessing, tta="d4")
     model_file.save(tmp_path / "eight.safetensors", network)
     kept = told("evaluate", "eight.safetensors", *words, cwd=tmp_path)
-    assert (kept["views"], kept["top1"]) == ("symmetries", eight["top1"])
+    assert (kept["tta"], kept["top1"]) == ("d4", eight["top1"])
     assert "views_compared" not in kept
-    once = told("evaluate", "eight.safetensors", *words, "--views", "one", cwd=tmp_path)
-    assert (once["views"], once["top1"]) == ("one", own["top1"])
+    once = told("evaluate", "eight.safetensors", *words, "--tta", "none", cwd=tmp_path)
+    assert (once["tta"], once["top1"]) == ("one", own["top1"])
 
-    done = effnetv2("predict", trained / "run", trained / "all.csv", "--views", "symmetries", cwd=tmp_path)
+    done = effnetv2("predict", trained / "run", trained / "all.csv", "--tta", "d4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    names = list(COLOURS)
+    names = list(COLORS)
     answers = pd.read_csv(tmp_path / "eight/predictions.csv").set_index("path")
     written = pd.read_csv(tmp_path / "predictions.csv").set_index("path").loc[answers.index]
     assert written[names].to_numpy() == pytest.approx(answers[names].to_numpy(), abs=1e-5)
@@ -238,8 +242,8 @@ def test_eight_views_beside_the_models_own(trained, tmp_path):
 def test_pictures_of_two_sizes_are_cut_by_them(trained, tmp_path):
     rows = []
     for number in range(40):
-        name, px = list(COLOURS)[number % 3], (32, 80)[number % 2]
-        paint(tmp_path / f"{number}.jpg", COLOURS[name], 1000 + number, px=px)
+        name, px = list(COLORS)[number % 3], (32, 80)[number % 2]
+        paint(tmp_path / f"{number}.jpg", COLORS[name], 1000 + number, px=px)
         rows.append((f"{number}.jpg", name, 2010 + number % 4 // 2))
     pd.DataFrame(rows, columns=["path", "label", "year"]).to_csv(tmp_path / "sizes.csv", index=False)
     whole = told("evaluate", trained / "run", "sizes.csv", cwd=tmp_path)

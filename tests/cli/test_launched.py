@@ -72,7 +72,7 @@ def test_a_run_that_is_damaged_bars_no_launch_of_another(tmp_path, monkeypatch):
     damaged = tmp_path / "runs/old"
     damaged.mkdir(parents=True)
     (damaged / "recipe.yaml").write_text("name: quick\n")
-    (damaged / "beginning.json").write_text('{"command": "effn')
+    (damaged / "run.json").write_text('{"command": "effn')
     words = TrainOverrides(model="efficientnetv2_b0", weights="none")
     hardware = Hardware(torch.device("cpu"), world=World(launch="a-new-one"))
     begun = request_run(words, RunOptions(), hardware)

@@ -28,7 +28,7 @@ SMALL = Architecture(
     stages=(Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1), Stage(mbconv(expand=2, kernel=3), 2, 16, 1)),
     head_channels=32,
 )
-ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_px=32")
+ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_size=32")
 FAST = (*TINY[2:], *ONE_STAGE, "--model")
 
 
@@ -58,10 +58,10 @@ def trained(tmp_path_factory):
     io.write(place / "small.yaml", SMALL)
     words = ("train", "pictures", *FAST, "small.yaml", "--epochs", "30", "--weights", "none")
     deep = ended_well(
-        *words, "--bands", "3,2,1,5", "--cache", "ram", "--set", "progressive.randaugment=3", "--out", "deep",
+        *words, "--bands", "3,2,1,5", "--cache", "ram", "--set", "progressive.randaugment=3", "--output", "deep",
         cwd=place,
     )  # fmt: skip
-    ended_well(*words, "--bands", "3,2,1", "--out", "rgb", cwd=place)
+    ended_well(*words, "--bands", "3,2,1", "--output", "rgb", cwd=place)
     return place, deep
 
 
@@ -96,7 +96,7 @@ def test_evaluate_predict_rank_and_python_agree(trained, tmp_path):
     report = json.loads((place / "deep/report.json").read_text())
     done = ended_well(
         "evaluate", place / "deep", place / "pictures", "--split", "val", "--workers", "0",
-        "--out", "evaluation", "--json", cwd=tmp_path,
+        "--output", "evaluation", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert json.loads(done.stdout)["confusion"] == report["confusion"]
     ended_well(
@@ -181,7 +181,7 @@ def test_a_run_goes_on_with_all_its_bands(trained, tmp_path):
         place / "small.yaml",
         "--weights",
         place / "rgb",
-        "--out",
+        "--output",
         tmp_path / "run",
     )
     killed_at("efficientnetv2.training.post_training:save_model", *words, "--bands", "all", cwd=tmp_path)
@@ -191,8 +191,8 @@ def test_a_run_goes_on_with_all_its_bands(trained, tmp_path):
     # All of them is what nobody has to say.
     done = ended_well(*words, "--resume", cwd=tmp_path)
     assert model_file.load(tmp_path / "run").preprocessing.bands.numbers == (1, 2, 3, 4, 5)
-    begun = json.loads((tmp_path / "run/beginning.json").read_text())
-    chosen = " ".join(begun["chosen"])
+    begun = json.loads((tmp_path / "run/run.json").read_text())
+    chosen = " ".join(begun["auto_choices"])
     assert mentions(chosen, "5", "3", "channel")
     assert mentions(chosen, "raster", "band")
     assert begun["linear_probe"]["top1"] > 0
@@ -210,7 +210,7 @@ def test_fewer_pictures_train_with_the_same_bands(tmp_path):
     )
     command = " ".join(done.stdout.split()).partition("drawn as often as listed: ")[2]
     assert shlex.split(command) == [
-        "effnetv2", "train", "few of them.csv", "--bands", "3,2,1", "--set", "balance=null",
+        "effnetv2", "train", "few of them.csv", "--bands", "3,2,1", "--set", "class_sampling=null",
     ]  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def test_the_other_verbs(trained, tmp_path):
     place, _ = trained
     data = place / "pictures"
     small = ("--weights", "none", "--bands", "all")
-    ended_well("check", data, "--bands", "all", "--out", "page", cwd=tmp_path)
+    ended_well("check", data, "--bands", "all", "--output", "page", cwd=tmp_path)
     assert (tmp_path / "page/inspection.html").stat().st_size > 20_000
     ended_well("train", data, "--bands", "all", "--preview", "sheet.png", cwd=tmp_path)
     ended_well(
@@ -234,7 +234,7 @@ def test_the_other_verbs(trained, tmp_path):
         *small,
         "--folds",
         "2",
-        "--out",
+        "--output",
         "folds",
         cwd=tmp_path,
     )
@@ -242,7 +242,7 @@ def test_the_other_verbs(trained, tmp_path):
     told = folds.stdout + folds.stderr
     assert mentions(told, "fold2", "ensemble")
     assert mentions(told, "effnetv2 predict folds/fold1 NEW_PICTURES")
-    ended_well("predict", "folds/fold1", data / "val", "--out", "new.csv", cwd=tmp_path)
+    ended_well("predict", "folds/fold1", data / "val", "--output", "new.csv", cwd=tmp_path)
     done = effnetv2("data", "balance", data, "out", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "JPEG", "3", "5")

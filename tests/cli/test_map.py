@@ -47,7 +47,7 @@ def model(tmp_path_factory):
     """A network of 32 px whose random weights answer noise with every class."""
     torch.manual_seed(3)
     network = EfficientNet(SMALL, num_classes=3)
-    network.preprocessing, network.class_names = Preprocessing(image_px=32), NAMES
+    network.preprocessing, network.class_names = Preprocessing(image_size=32), NAMES
     with torch.no_grad():
         network.classifier.weight.mul_(30)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
@@ -132,15 +132,15 @@ def test_sixteen_bits_are_seen_as_the_model_file_says(model, tmp_path):
         model,
         write_raster(tmp_path / "plain.tif", scene),
         *words,
-        "--out",
+        "--output",
         "one.tif",
         cwd=tmp_path,
     )
     raster = write_raster(tmp_path / "deep.tif", deep)
     known = with_bands(model, Bands((5, 3, 1), (100,) * 3, (2650,) * 3), tmp_path)
-    ended_well("geo", "map", known, raster, *words, "--out", "two.tif", cwd=tmp_path)
+    ended_well("geo", "map", known, raster, *words, "--output", "two.tif", cwd=tmp_path)
     said = ("--bands", "5,3,1", "--value-range", "100,2650")
-    ended_well("geo", "map", model, raster, *words, *said, "--out", "three.tif", cwd=tmp_path)
+    ended_well("geo", "map", model, raster, *words, *said, "--output", "three.tif", cwd=tmp_path)
     maps = []
     for name in ("one.tif", "two.tif", "three.tif"):
         with rasterio.open(tmp_path / name) as target:
@@ -192,8 +192,8 @@ def test_a_raster_placed_nowhere_is_mapped_and_said_to_be(model, tmp_path):
         (("--bands", "3,x"), {}, ("--bands", "3,x", "1")),
         (("--bands", "3,2"), {}, ("trained on ordinary images of 3 channels", "red")),
         (("--value-range", "5,5"), {}, ("--value-range", "5,5")),
-        (("--out", "scene.tif"), {}, ("--out", "scene.tif", "RASTER")),
-        (("--out", "nowhere/map.tif"), {}, ("--out", "nowhere/map.tif")),
+        (("--output", "scene.tif"), {}, ("--output", "scene.tif", "RASTER")),
+        (("--output", "nowhere/map.tif"), {}, ("--output", "nowhere/map.tif")),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_written(model, tmp_path, words, profile, message):
@@ -204,10 +204,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(model, tmp_path
 def test_a_map_replaces_a_map_and_no_other_raster(model, tmp_path):
     write_raster(tmp_path / "scene.tif", patches(2, 2))
     other = write_raster(tmp_path / "other.tif", patches(2, 2)).read_bytes()
-    told = refused("geo", "map", model, "scene.tif", "--out", "other.tif", cwd=tmp_path)
-    assert mentions(told, "--out", "other.tif", "effnetv2 geo map")
+    told = refused("geo", "map", model, "scene.tif", "--output", "other.tif", cwd=tmp_path)
+    assert mentions(told, "--output", "other.tif", "effnetv2 geo map")
     assert (tmp_path / "other.tif").read_bytes() == other
-    words = ("geo", "map", model, "scene.tif", "--out", "cover.tif")
+    words = ("geo", "map", model, "scene.tif", "--output", "cover.tif")
     assert "already" not in ended_well(*words, cwd=tmp_path).stdout
     assert mentions(ended_well(*words, cwd=tmp_path).stdout, "cover.tif", "replaced")
 
@@ -251,10 +251,14 @@ def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tm
     told = refused("geo", "map", known, "scene.tif", cwd=tmp_path)
     assert mentions(told, "scene.tif", "uint8", "100", "2650", "0", "255", "uint16")
     assert mentions(told, "--value-range", "FROM", "TO")
-    ended_well("geo", "map", known, "scene.tif", "--value-range", "0,255", "--out", "one.tif", cwd=tmp_path)
-    ended_well("geo", "map", model, "scene.tif", "--out", "two.tif", cwd=tmp_path)
+    ended_well(
+        "geo", "map", known, "scene.tif", "--value-range", "0,255", "--output", "one.tif", cwd=tmp_path
+    )
+    ended_well("geo", "map", model, "scene.tif", "--output", "two.tif", cwd=tmp_path)
     write_raster(tmp_path / "deep.tif", patches().astype(np.uint16))
-    ended_well("geo", "map", model, "deep.tif", "--value-range", "0,255", "--out", "three.tif", cwd=tmp_path)
+    ended_well(
+        "geo", "map", model, "deep.tif", "--value-range", "0,255", "--output", "three.tif", cwd=tmp_path
+    )
     maps = [rasterio.open(tmp_path / name).read() for name in ("one.tif", "two.tif", "three.tif")]
     assert len(np.unique(maps[0][0])) > 1
     np.testing.assert_array_equal(maps[0], maps[1])
@@ -601,7 +605,7 @@ def test_an_evaluation_of_pictures_that_trained_the_model_is_no_sample(tmp_path)
     assert done.returncode == 2
     told = " ".join(done.stderr.split())
     assert mentions(told, "report.json")
-    assert mentions(told, "effnetv2 evaluate MODEL OTHERS --out FOLDER")
+    assert mentions(told, "effnetv2 evaluate MODEL OTHERS --output FOLDER")
     (tmp_path / "report.json").write_text(json.dumps(report | {"optimistic": False}))
     ended_well("geo", "area", "map.tif", "report.json", cwd=tmp_path)
 

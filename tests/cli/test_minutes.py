@@ -40,7 +40,8 @@ RATES = StepTimings(
 
 def job_of(images: int, *settings: str) -> RunConfig:
     recipe = with_overrides(
-        get_recipe("finetune"), ["compile=false", "epochs=10", "eval_px=224", "minival=null", *settings]
+        get_recipe("finetune"),
+        ["compile=false", "epochs=10", "eval_image_size=224", "minival=null", *settings],
     )
     return RunConfig(recipe, None, range(images), range(50), None, None, torch.device("cpu"), workers=0)
 
@@ -52,11 +53,11 @@ def test_sizes_are_those_at_which_three_epochs_fit_by_the_measurement(minutes, l
     """An epoch of 640 images takes 20 steps of 1 to 3 s, 42 s in all; 25 s go elsewhere."""
     job = job_of(640)
     recipe, rates, said = LengthBudget(job, minutes, 25.0).lower_sizes(RATES, None)
-    assert recipe.progressive.last.image_px == last_px
-    assert recipe.eval_px == last_px
+    assert recipe.progressive.last.image_size == last_px
+    assert recipe.eval_image_size == last_px
     assert (said == []) is (last_px == 224)
-    sizes = {recipe.progressive.stage(index).image_px for index in range(3)}
-    assert {rate.image_px for rate in rates.steps} == sizes
+    sizes = {recipe.progressive.stage(index).image_size for index in range(3)}
+    assert {rate.image_size for rate in rates.steps} == sizes
     lower = RunConfig(
         recipe, *[getattr(job, one) for one in ("network", "train", "val")], None, None, job.device, 0
     )
@@ -66,7 +67,7 @@ def test_sizes_are_those_at_which_three_epochs_fit_by_the_measurement(minutes, l
 
 def test_rates_of_smaller_sizes_follow_their_pixels():
     found = RATES.of_sizes([64, 160, 224, 64])
-    assert [rate.image_px for rate in found.steps] == [64, 160, 224]
+    assert [rate.image_size for rate in found.steps] == [64, 160, 224]
     assert [rate.each_s for rate in found.steps] == pytest.approx([0.25, 1.5625, 3.0625])
 
 
@@ -98,7 +99,7 @@ def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(clas
 
 
 TINY = (
-    "batch_images=8", "progressive.stages=2", "progressive.image_px={start: 32, end: 64}", "precision=fp32",
+    "batch_size=8", "progressive.stages=2", "progressive.image_size={start: 32, end: 64}", "precision=fp32",
 )  # fmt: skip
 
 
@@ -125,8 +126,12 @@ def test_plan_does_not_wait_for_a_compiler_that_hangs(
     monkeypatch.setattr(torch, "compile", hanging)
     monkeypatch.chdir(tmp_path)
     found = planned(capsys, class_folders, tmp_path / "run", *settings, **words)
-    assert any("Compiling: about 3 minutes, estimated" in note for note in found["chosen"]) is bool(settings)
-    assert any("Not compiled (trying it may take minutes)" in note for note in found["chosen"]) is bool(words)
+    assert any("Compiling: about 3 minutes, estimated" in note for note in found["auto_choices"]) is bool(
+        settings
+    )
+    assert any("Not compiled (trying it may take minutes)" in note for note in found["auto_choices"]) is bool(
+        words
+    )
     assert found["others_s"].get("compiling", 0.0) == (200.0 if settings else 0.0)
 
 
@@ -137,7 +142,7 @@ def test_plan_estimates_what_there_is_no_time_to_measure(class_folders, tmp_path
     began = time.perf_counter()
     found = planned(capsys, class_folders, tmp_path / "run", "epochs=2", "compile=false")
     assert time.perf_counter() - began < 90
-    assert any(note.startswith("Estimated") and "the report" in note for note in found["chosen"])
+    assert any(note.startswith("Estimated") and "the report" in note for note in found["auto_choices"])
     assert found["others_s"]["report"] > 0
 
 

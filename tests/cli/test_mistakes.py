@@ -26,7 +26,7 @@ MISTAKES = [
     ("evaluate m photos --split tset", "--split: invalid value 'tset'", "'test'"),
     ("train photos --cache yes", "--cache: invalid value 'yes' (choose from ram, disk)", None),
     ("train photos --epochs ten", "--epochs: invalid value 'ten' (must be a number)", None),
-    ("train photos --image-px 7", "--image-px: invalid value '7' (must be between 32", None),
+    ("train photos --image-size 7", "--image-size: invalid value '7' (must be between 32", None),
     ("train photos --workers -1", "--workers: invalid value '-1' (must be at least 0)", None),
     ("train photos --epochs 1 --minutes 2", "--epochs and --minutes", "one"),
     ("train photos --lr 0.1 --set optimizer.lr=0.2", "--lr: --set optimizer.lr", "one"),
@@ -38,7 +38,7 @@ MISTAKES = [
     ("train photos lr0=0.1", "lr0=0.1", "--lr 0.1"),
     ("train photos more", "more", "one DATA"),
     ("train --data photos", "--data", "effnetv2 train photos"),
-    ("train photos --project runs", "--project", "--out FOLDER"),
+    ("train photos --project runs", "--project", "--output FOLDER"),
     ("convert a b.safetensors --mean half", "--mean: invalid value 'half'", None),
     ("compare runs/one", "compare", "RUN RUN"),
 ]
@@ -58,25 +58,25 @@ def test_a_mistake_is_answered_by_its_name_and_one_fix(words, named, fix, tmp_pa
 
 
 NOTED = [
-    ("train photos --imgsz 7", "--image-px 7"),
-    ("train photos --img-size 7", "--image-px 7"),
-    ("train photos --batch 8 --epochs x", "--batch-images 8"),
-    ("train photos --batch_size 8 --epochs x", "--batch-images 8"),
-    ("train photos -b 8 --epochs x", "--batch-images 8"),
+    ("train photos --imgsz 7", "--image-size 7"),
+    ("train photos --img-size 7", "--image-size 7"),
+    ("train photos --batch 8 --epochs x", "--batch-size 8"),
+    ("train photos --batch_size 8 --epochs x", "--batch-size 8"),
+    ("train photos -b 8 --epochs x", "--batch-size 8"),
     ("train photos --lr0=0.1 --epochs x", "--lr 0.1"),
     ("train photos --learning-rate 0.1 --epochs x", "--lr 0.1"),
-    ("train photos --opt sgd --epochs x", "--set optimizer.kind=sgd"),
-    ("train photos --val-split 0.1 --epochs x", "--set holdout=0.1"),
+    ("train photos --opt sgd --epochs x", "--set optimizer.name=sgd"),
+    ("train photos --val-split 0.1 --epochs x", "--set val_fraction=0.1"),
     ("train photos --patience 3 --epochs x", "--set patience=3"),
     ("train photos --pretrained --epochs x", "--weights auto"),
     ("train photos --pretrained=x.pth --epochs x", "--weights x.pth"),
     ("train photos --amp --epochs x", "precision"),
-    ("train photos --project a --name b --epochs x", "--out a/b"),
-    ("train photos --name b --epochs x", "--out runs/b"),
-    ("train photos -o runs/x --epochs x", "--out runs/x"),
-    ("train photos --against runs/x --epochs x", "--baseline runs/x"),
+    ("train photos --project a --name b --epochs x", "--output a/b"),
+    ("train photos --name b --epochs x", "--output runs/b"),
+    ("train photos -o runs/x --epochs x", "--output runs/x"),
+    ("train photos --baseline runs/x --epochs x", "--baseline runs/x"),
     ("crossval photos -k 3 --epochs x", "--folds 3"),
-    ("predict m photos --tta --workers -1", "--views symmetries"),
+    ("predict m photos --tta --workers -1", "--tta d4"),
 ]
 
 
@@ -86,4 +86,4 @@ def test_an_option_of_another_tool_is_read_as_ours_with_a_note(words, ours, tmp_
     note, error = effnetv2(*words.split(), cwd=tmp_path).stderr.splitlines()
     assert note.startswith("Note: ")
     assert ours in note
-    assert re.match(r"error: --(epochs|image-px|workers): invalid value", error)
+    assert re.match(r"error: --(epochs|image-size|workers): invalid value", error)

@@ -6,7 +6,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.models import model_file
@@ -18,17 +18,17 @@ def test_given_weights_then_pictures_of_the_kind_then_ones_own(tmp_path):
     """Photographs, then aerial pictures, then land cover: with other classes each time."""
     torch.manual_seed(0)
     network = create("efficientnetv2_b0", num_classes=0)
-    how = Preprocessing(image_px=32, mean=(0.4, 0.4, 0.4))
+    how = Preprocessing(image_size=32, mean=(0.4, 0.4, 0.4))
     model_file.save(tmp_path / "photographs.safetensors", network, preprocessing=how, class_names=())
     for kind, count in (("aerial", 3), ("own", 2)):
-        for name, colour in list(COLOURS.items())[:count]:
+        for name, color in list(COLORS.items())[:count]:
             for number in range(8):
-                paint(tmp_path / kind / f"{kind}_{name}" / f"{number}.jpg", colour, number)
+                paint(tmp_path / kind / f"{kind}_{name}" / f"{number}.jpg", color, number)
     for data, weights, out in (
         ("aerial", "photographs.safetensors", "runs/aerial"),
         ("own", "runs/aerial", "runs/own"),
     ):
-        done = effnetv2("train", data, *TINY[2:], "--weights", weights, "--out", out, cwd=tmp_path)
+        done = effnetv2("train", data, *TINY[2:], "--weights", weights, "--output", out, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert mentions(done.stdout, weights, "classifier")
         assert mentions((tmp_path / out / "log.txt").read_text(), "linear probe")

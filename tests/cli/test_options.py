@@ -16,7 +16,7 @@ Length = Annotated[int, option("How long.", panel="The bird")]
 @dataclass(frozen=True)
 class Bird:
     length: Length = 3
-    colours: Annotated[list[str] | None, option("Colors.", None, "--colour", panel="The bird")] = None
+    colors: Annotated[list[str] | None, option("Colors.", None, "--color", panel="The bird")] = None
 
 
 def test_a_dataclass_becomes_options_and_comes_back_as_one():
@@ -33,10 +33,10 @@ def test_a_dataclass_becomes_options_and_comes_back_as_one():
 
     app = typer.Typer()
     app.command()(fly)
-    run = CliRunner().invoke(app, ["north", "--length", "5", "--colour", "red", "--colour", "blue", "--far"])
+    run = CliRunner().invoke(app, ["north", "--length", "5", "--color", "red", "--color", "blue", "--far"])
     assert run.exit_code == 0, run.output
     assert CliRunner().invoke(app, ["south"]).exit_code == 0
     assert got == [("north", Bird(5, ["red", "blue"]), True), ("south", Bird(), False)]
     told = CliRunner().invoke(app, ["--help"]).output
-    assert told.index("The bird") < told.index("--length") < told.index("--colour")
+    assert told.index("The bird") < told.index("--length") < told.index("--color")
     assert "Fly somewhere" in told

@@ -68,7 +68,7 @@ def test_the_report_of_a_cross_validation_is_not_written_over(tmp_path):
         evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path / "file"), MACHINE)
 
 
-@pytest.mark.parametrize("option", ["--out", "--rank"])
+@pytest.mark.parametrize("option", ["--output", "--rank"])
 def test_a_folder_in_place_of_a_table_is_refused_before_the_pictures_are_answered(option, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     places = {"out": tmp_path / "p.csv", "rank": None} | {option.strip("-"): tmp_path / "folder.csv"}
@@ -87,7 +87,7 @@ def test_a_run_that_could_not_be_kept_is_refused_before_the_pictures_are_looked_
 
 
 def test_the_answers_of_a_run_are_not_written_over(tmp_path):
-    (tmp_path / "beginning.json").write_text("{}")
+    (tmp_path / "run.json").write_text("{}")
     with pytest.raises(InputError, match="holds the predictions of the run there, which comparisons read"):
         predict_and_write("m", DataConfig("d"), PredictOptions(out=tmp_path / "predictions.csv"), MACHINE)
 
@@ -102,7 +102,7 @@ def test_what_a_cross_validation_passes_over_is_listed(class_folders, tmp_path):
 
 def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(tmp_path):
     few, network = dataset([0, 1] * 14 + [0]), torch.nn.Identity()
-    network.preprocessing = Preprocessing(image_px=32)
+    network.preprocessing = Preprocessing(image_size=32)
     with pytest.raises(InputError, match=mentioning("30", "29", "val")):
         check_calibration(tmp_path / "m.safetensors", network, few, "val", network.preprocessing)
     check_calibration(tmp_path / "m.safetensors", network, dataset([0, 1] * 15), "val", network.preprocessing)
@@ -111,7 +111,7 @@ def test_too_few_pictures_to_calibrate_on_are_refused_before_they_are_answered(t
 def test_skipped_pictures_are_said_to_be_listed_only_where_there_is_a_run(class_folders):
     (class_folders / "red/text.jpg").write_text("no picture")
     said = logged_lines()
-    prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, strict=False)
+    prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     assert any("Skipped 1 unreadable" in line and "red/text.jpg" in line for line in said)
     assert not any("skipped.csv" in line for line in said)
 
@@ -139,7 +139,7 @@ def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
     place = RunOptions(tmp_path / "run", device="cpu", workers=0, memory_gib=6.5, strict=True)
     with pytest.raises(KeyboardInterrupt) as told:
         train.train_run(words, DataConfig(str(class_folders)), place, RunLog())
-    again = f"effnetv2 train {class_folders} --out {tmp_path / 'run'} --resume"
+    again = f"effnetv2 train {class_folders} --output {tmp_path / 'run'} --resume"
     assert mentions(str(told.value), again, "--device", "--workers", "0", "--memory-gib", "6.5", "--strict")
     plain = RunOptions(tmp_path / "run")
     assert train._resume_hint(DataConfig(str(class_folders)), plain, tmp_path / "run", World()) == (
@@ -174,7 +174,7 @@ def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
     world = World(size=2 * machines, local_size=2)
     with pytest.raises(KeyboardInterrupt) as told:
         train.train_run(words, DataConfig(str(class_folders)), place, RunLog(), world)
-    again = f"{class_folders} --out {tmp_path / 'run'} --resume --device cpu --workers 0"
+    again = f"{class_folders} --output {tmp_path / 'run'} --resume --device cpu --workers 0"
     assert str(told.value) == f"{said} {again}"
 
 
@@ -225,13 +225,13 @@ def test_results_are_refused_a_place_among_the_class_folders(words, class_folder
     done = effnetv2(*words, *TINY, cwd=class_folders)
     assert done.returncode == 2, done.stdout
     assert mentions(done.stderr, "DATA", "class")
-    assert mentions(done.stderr, words[0], "effnetv2", "--out")
+    assert mentions(done.stderr, words[0], "effnetv2", "--output")
     assert sorted(class_folders.iterdir()) == there
 
 
 @pytest.mark.parametrize(
     "words",
-    [("check", ".", "--out", "red/look"), ("train", ".", "--preview", "red/sheet.png")],
+    [("check", ".", "--output", "red/look"), ("train", ".", "--preview", "red/sheet.png")],
 )
 def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders):
     there = sorted(class_folders.rglob("*"))
@@ -247,7 +247,7 @@ def test_who_stands_in_data_is_told_where_to_go(verb, place, class_folders):
     done = effnetv2(verb, ".", "--weights", "none", cwd=class_folders)
     assert done.returncode == 2, done.stdout
     assert mentions(done.stderr, place, "DATA")
-    assert mentions(done.stderr, verb, "effnetv2", "--out")
+    assert mentions(done.stderr, verb, "effnetv2", "--output")
     within = effnetv2(verb, class_folders, "--weights", "none", cwd=class_folders / "red")
     assert mentions(within.stderr, verb, "effnetv2")
 
@@ -258,7 +258,7 @@ def test_a_place_in_data_is_refused_before_any_work(verb, out, class_folders, mo
     """Before the verb's own work is so much as loaded: torch takes seconds, and a list of many pictures minutes."""
     monkeypatch.setitem(sys.modules, f"efficientnetv2.workflows.{verb}", None)
     monkeypatch.chdir(class_folders if out is None else class_folders.parent)
-    words = ("pictures", "--out", out) if out else (".",)
+    words = ("pictures", "--output", out) if out else (".",)
     ended = CliRunner().invoke(app, [verb, *words], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert ended.exit_code == 2, ended.output
     assert ("lies in DATA pictures" if out else "here is DATA itself") in ended.stderr
@@ -279,7 +279,7 @@ def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, mon
     (tmp_path / "set/all.csv").write_text("path,label\n")
     monkeypatch.chdir(tmp_path / "set")
     for data, out in ((".", "runs/1"), ("all.csv", "runs/1"), ("train", "runs/1"), ("train", "train2")):
-        refuse_inside_data(data, Path(out), "--out")
+        refuse_inside_data(data, Path(out), "--output")
     for out in ("train", "train/runs/1"):
         with pytest.raises(InputError, match=mentioning(out, "OUT", "DATA")):
             refuse_inside_data(".", Path(out), "OUT")
@@ -303,7 +303,7 @@ def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders
     notes = {}
     for name in ("given", "plain"):
         source = DataConfig(str(class_folders / f"{name}.csv"))
-        notes[name] = prepare_data(source, holdout=0.2, seed=0, strict=False).split_note
+        notes[name] = prepare_data(source, val_fraction=0.2, seed=0, strict=False).split_note
     assert mentions(notes["given"], "3", "val", "1", "8")
     assert mentions(notes["given"], "'P0'", "val")
     assert "more than one split" not in notes["plain"]
@@ -315,11 +315,11 @@ BEGUN = '{"command": "effnetv2 train photos", "preprocessing": {}}'
 @pytest.mark.parametrize(
     "mine",
     [
-        {"manifest.csv": "path,label\n"},
+        {"dataset.csv": "path,label\n"},
         {"log.txt": "Friday: rain"},
         {"skipped.csv": "lesson,reason\n"},
-        {"beginning.json": '{"chapter": 1}', "manifest.csv": "path,label\n"},
-        {"beginning.json": "Once upon a time"},
+        {"run.json": '{"chapter": 1}', "dataset.csv": "path,label\n"},
+        {"run.json": "Once upon a time"},
     ],
 )
 def test_a_run_takes_no_folder_of_the_users_for_its_own(mine, tmp_path):
@@ -334,9 +334,9 @@ def test_a_run_that_never_began_leaves_its_place_to_the_next(tmp_path):
     for name in ("probe", "against", "inspection"):
         (tmp_path / name).mkdir()
     validate_new_run_dir(tmp_path)
-    for name in ("log.txt", "manifest.csv", "skipped.csv", ".recipe.yaml.0f.partial"):
+    for name in ("log.txt", "dataset.csv", "skipped.csv", ".recipe.yaml.0f.partial"):
         (tmp_path / name).write_text("")
-    (tmp_path / "beginning.json").write_text(BEGUN)
+    (tmp_path / "run.json").write_text(BEGUN)
     validate_new_run_dir(tmp_path)
 
 
@@ -348,7 +348,7 @@ def test_a_run_says_how_it_began_before_it_leaves_anything_else(tmp_path, monkey
             f"efficientnetv2.training.run_dir.{name}", lambda path, _: wrote.append(path.name)
         )
     folder.begin(get_recipe("quick"), dataset([0, 1]), {})
-    assert wrote == ["beginning.json", "manifest.csv", "recipe.yaml"]
+    assert wrote == ["run.json", "dataset.csv", "recipe.yaml"]
 
 
 def test_a_run_is_not_written_over_the_table_that_it_reads(class_folders, tmp_path):
@@ -356,17 +356,17 @@ def test_a_run_is_not_written_over_the_table_that_it_reads(class_folders, tmp_pa
     rows = [f"../{path.relative_to(tmp_path)},{path.parent.name}" for path in class_folders.rglob("*.jpg")]
     text = "\n".join(["path,species", *rows])
     (tmp_path / "exp1").mkdir()
-    (tmp_path / "exp1/manifest.csv").write_text(text)
-    words = ("train", "exp1/manifest.csv", "--label-column", "species", "--out", "exp1", *TINY)
+    (tmp_path / "exp1/dataset.csv").write_text(text)
+    words = ("train", "exp1/dataset.csv", "--label-column", "species", "--output", "exp1", *TINY)
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 2
-    assert mentions(done.stderr, "--out", "exp1", "manifest.csv")
-    (tmp_path / "exp1/beginning.json").write_text(BEGUN)
+    assert mentions(done.stderr, "--output", "exp1", "dataset.csv")
+    (tmp_path / "exp1/run.json").write_text(BEGUN)
     for more in ((), ("--dry-run",)):
         done = effnetv2(*words, *more, cwd=tmp_path)
         assert done.returncode == 2
-        assert mentions(done.stderr, "--out", "DATA", "exp1/manifest.csv")
-    assert (tmp_path / "exp1/manifest.csv").read_text() == text
+        assert mentions(done.stderr, "--output", "DATA", "exp1/dataset.csv")
+    assert (tmp_path / "exp1/dataset.csv").read_text() == text
 
 
 def test_only_what_a_run_writes_may_not_be_its_data(tmp_path):
@@ -374,9 +374,9 @@ def test_only_what_a_run_writes_may_not_be_its_data(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "predictions.csv").write_text("")
     with pytest.raises(InputError, match=mentioning("probe")):
-        refuse_replacing_data(str(tmp_path / "probe/predictions.csv"), tmp_path, RUN_FILES, "--out")
-    for data in ("tables/predictions.csv", "manifest.csv", "cifar10"):
-        refuse_replacing_data(str(tmp_path / data), tmp_path, RUN_FILES, "--out")
+        refuse_replacing_data(str(tmp_path / "probe/predictions.csv"), tmp_path, RUN_FILES, "--output")
+    for data in ("tables/predictions.csv", "dataset.csv", "cifar10"):
+        refuse_replacing_data(str(tmp_path / data), tmp_path, RUN_FILES, "--output")
 
 
 def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch):
@@ -384,13 +384,13 @@ def test_a_user_that_nobody_knows_is_a_name_like_any(class_folders, monkeypatch)
     class_folders.rename(class_folders.parent / "~backup_of_nobody")
     monkeypatch.chdir(class_folders.parent)
     assert len(DataConfig("~backup_of_nobody").read()) == 48
-    refuse_inside_data("~backup_of_nobody", Path("~runs_of_nobody/1"), "--out")
+    refuse_inside_data("~backup_of_nobody", Path("~runs_of_nobody/1"), "--output")
     with pytest.raises(InputError, match=mentioning("~nobody_at_all/x.csv")):
         DataConfig("~nobody_at_all/x.csv").read()
     assert sqlite_file("sqlite:///~nobody_at_all/study.db") == Path.cwd() / "~nobody_at_all/study.db"
 
 
-@pytest.mark.parametrize("words", [("--out=~/look",), ("--out", "~/look")])
+@pytest.mark.parametrize("words", [("--output=~/look",), ("--output", "~/look")])
 def test_a_way_home_is_taken_wherever_a_shell_leaves_it(words, class_folders, monkeypatch):
     """Bash expands no ~ that follows an equals sign; a folder called ~ is nobody's wish, and a danger to clear away."""
     monkeypatch.setenv("HOME", str(class_folders.parent))
@@ -406,7 +406,7 @@ def test_a_way_home_is_taken_wherever_a_shell_leaves_it(words, class_folders, mo
     ("words", "said"),
     [
         (("predict", "~/no.safetensors", "~/pictures"), "{home}/no.safetensors"),
-        (("predict", "m", "~/pictures", "--out=~/no/p.csv"), "there is no folder {home}/no"),
+        (("predict", "m", "~/pictures", "--output=~/no/p.csv"), "there is no folder {home}/no"),
         (("train", "~/pictures", "--weights=~/no.safetensors"), "{home}/no.safetensors"),
         (("train", "~/pictures", "--model=~/no.yaml"), "{home}/no.yaml"),
         (("train", "~/pictures", "--baseline=~/no"), "{home}/no"),
@@ -444,11 +444,11 @@ def test_a_launch_goes_on_with_its_own_run_and_passes_over_what_is_none(tmp_path
             whole = {
                 "command": "effnetv2 train photos",
                 "chosen": [],
-                "preprocessing": Preprocessing(image_px=32).to_json(),
-                "groups_at_a_time": {},
+                "preprocessing": Preprocessing(image_size=32).to_json(),
+                "microbatches": {},
                 "launch": launch,
             }
-            (folder / "beginning.json").write_text(json.dumps(whole))
+            (folder / "run.json").write_text(json.dumps(whole))
     assert run_request._run_of_launch(World(size=2, launch="this"), None) == Path("runs/own")
     assert run_request._run_of_launch(World(size=2, launch="a third"), None) is None
     assert run_request._run_of_launch(World(size=2, launch="this"), tmp_path / "nothing") is None

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.command_line import TINY, effnetv2, killed_at
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
@@ -33,10 +33,10 @@ SCRATCH = (*TINY, "--weights", "none")
 def first(tmp_path_factory):
     """A run on pictures such as ``class_folders``."""
     place = tmp_path_factory.mktemp("first")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
-    done = effnetv2("train", place / "pictures", *SCRATCH, "--out", "run", cwd=place)
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
+    done = effnetv2("train", place / "pictures", *SCRATCH, "--output", "run", cwd=place)
     assert done.returncode == 0, done.stderr
     return place / "run"
 
@@ -59,19 +59,19 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     told = json.loads(done.stdout)
     # At its fullest: the checkpoints go when the report is there.
     place = "efficientnetv2.workflows.run_report:remove_checkpoints"
-    killed_at(place, "train", class_folders, *words, "--out", "run", cwd=tmp_path)
+    killed_at(place, "train", class_folders, *words, "--output", "run", cwd=tmp_path)
     run = RunDir(tmp_path / "run")
     rows = run.history()
     assert told["steps"] == rows[-1]["step"]
-    assert [stage["image_px"] for stage in told["stages"]] == [32, 64]
+    assert [stage["image_size"] for stage in told["stages"]] == [32, 64]
     assert [stage["steps"] for stage in told["stages"]] == [
-        len({row["step"] for row in rows if row["kind"] == "train" and row["image_px"] == px}) for px in (32, 64)
+        len({row["step"] for row in rows if row["kind"] == "train" and row["image_size"] == px}) for px in (32, 64)
     ]  # fmt: skip
     saved = sum(path.stat().st_size for path in run.checkpoints.iterdir())
     assert told["disk_bytes"]["checkpoints"] == pytest.approx(saved, rel=0.01)
     assert told["disk_bytes"]["model file"] == pytest.approx(run.model_file.stat().st_size, rel=0.02)
     lists = [
-        run.manifest_file,
+        run.dataset_file,
         *(run.path / name for name in ("report.json", "report.html", "predictions.csv")),
     ]
     written = sum(path.stat().st_size for path in lists)
@@ -81,19 +81,19 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     }  # fmt: skip
     assert all(seconds > 0 for seconds in told["others_s"].values())
     assert told["memory_bytes"] > saved
-    assert any(note.startswith("Evaluation at 64 px") for note in told["chosen"])
+    assert any(note.startswith("Evaluation at 64 px") for note in told["auto_choices"])
 
 
 def test_the_plan_says_what_the_run_says(first, class_folders, tmp_path):
     """Of the same words the same sentences, but for the cache, which only the run fills."""
-    words = (*TINY[:-2], "--weights", first, "--cache", "ram", "--set", "eval_px=48")
+    words = (*TINY[:-2], "--weights", first, "--cache", "ram", "--set", "eval_image_size=48")
     plan = effnetv2("train", "--dry-run", class_folders, *words, "--json", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
-    done = effnetv2("train", class_folders, *words, "--out", "second", cwd=tmp_path)
+    done = effnetv2("train", class_folders, *words, "--output", "second", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    chosen = json.loads((tmp_path / "second/beginning.json").read_text())["chosen"]
+    chosen = json.loads((tmp_path / "second/run.json").read_text())["auto_choices"]
     assert any(note.startswith("Cache: ") for note in chosen)
-    split_note, *notes = json.loads(plan.stdout)["chosen"]
+    split_note, *notes = json.loads(plan.stdout)["auto_choices"]
     assert notes == [note for note in chosen if not note.startswith("Cache: ")]
     assert split_note[1:] in (tmp_path / "second/log.txt").read_text(), "after Split: in small letters"
     assert mentions(notes[-1], "48", "64")
@@ -173,7 +173,7 @@ def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folde
     monkeypatch.setattr(estimate, "max_probe_images", lambda *given: 100)
     monkeypatch.setattr(estimate, "_PROBED", 1)
     pictures = load_dataset(class_folders)
-    network, small = SimpleNamespace(embed_dim=4), SimpleNamespace(image_px=32)
+    network, small = SimpleNamespace(embed_dim=4), SimpleNamespace(image_size=32)
     job = RunConfig(
         get_recipe("finetune"), network, pictures, pictures, small, None, torch.device("cpu"), workers=0
     )
@@ -182,14 +182,14 @@ def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folde
 
 def test_the_rows_rehearsed_are_those_of_the_run(class_folders):
     """48 pictures in steps of 8, twice: 12 rows, half of them of 32 px, and a point of the curve after each half."""
-    changes = ["progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "epochs=2"]
+    changes = ["progressive={stages: 2, image_size: {start: 32, end: 64}}", "batch_size=8", "epochs=2"]
     pictures = load_dataset(class_folders)
     recipe = with_overrides(get_recipe("quick"), changes)
     rows = estimate._rows(
         RunConfig(recipe, None, pictures, pictures, None, None, torch.device("cpu"), workers=0)
     )
     trained, answered = ([row for row in rows if row["kind"] == kind] for kind in ("train", "val"))
-    assert [(row["step"], row["image_px"]) for row in trained] == [
+    assert [(row["step"], row["image_size"]) for row in trained] == [
         (step, 32 if step <= 6 else 64) for step in range(1, 13)
     ]
     assert [(row["step"], row["epoch"]) for row in answered] == [(6, 1.0), (12, 2.0)]

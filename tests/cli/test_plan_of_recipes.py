@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.config import DataConfig
@@ -23,7 +23,7 @@ SMALL = f"model={{stem_channels: 8, stages: [{STAGE}], head_channels: 8}}"
 TRAIN, PX, STEPS_PER_STAGE = 24, 48, 2
 # Three seconds each: of all recipes that a plan treats alike, one.
 EACH = {
-    (recipe.progressive.stages, recipe.several_labels, recipe.schedule.kind, recipe.made_for): recipe.name
+    (recipe.progressive.stages, recipe.multilabel, recipe.schedule.name, recipe.expected_dataset): recipe.name
     for recipe in map(get_recipe, reversed(RECIPES))
 }.values()
 
@@ -32,10 +32,10 @@ EACH = {
 def imagenet(tmp_path_factory):
     """As ImageNet lies on a disk: train/ and val/ with a folder for each class."""
     folder = tmp_path_factory.mktemp("imagenet")
-    for colour, rgb in COLOURS.items():
+    for color, rgb in COLORS.items():
         for number in range(TRAIN // 3 + 2):
             split = "train" if number < TRAIN // 3 else "val"
-            paint(folder / split / colour / f"{number}.jpg", rgb, number)
+            paint(folder / split / color / f"{number}.jpg", rgb, number)
     return folder
 
 
@@ -46,7 +46,7 @@ def quickly(monkeypatch):
     monkeypatch.setattr(timing, "_ANSWERS_S", 0.0)
     # Of a batch of 4,096, say, two groups of 8 are measured: with memory for all, it would be all of them.
     monkeypatch.setattr(timing, "_MOST_IMAGES", 16)
-    monkeypatch.setattr(MemoryProbe, "groups_at_a_time", lambda *_, **__: ONE_GROUP_PER_PASS)
+    monkeypatch.setattr(MemoryProbe, "microbatches", lambda *_, **__: ONE_GROUP_PER_PASS)
 
 
 @pytest.mark.slow
@@ -60,9 +60,9 @@ def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path
     words = TrainOverrides(
         recipe=recipe,
         model="timm:tf_efficientnet_b0" if package == "timm" else None,
-        image_px=128,
-        epochs=8 * get_recipe(recipe).batch_images / (TRAIN - 6),
-        settings=("minival=6", "eval_px=64", "group_images=2", "precision=fp32", "compile=false"),
+        image_size=128,
+        epochs=8 * get_recipe(recipe).batch_size / (TRAIN - 6),
+        settings=("minival=6", "eval_image_size=64", "ghost_batch_size=2", "precision=fp32", "compile=false"),
     )
     place = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
     told = plan_run(words, DataConfig(str(imagenet)), place).to_json()
@@ -78,20 +78,22 @@ def test_each_stage_of_a_recipe_is_foretold(name, imagenet, tmp_path, quickly, c
     words = TrainOverrides(
         recipe=name,
         weights="none",
-        image_px=PX,
-        epochs=STEPS_PER_STAGE * stages * recipe.batch_images / TRAIN,
-        settings=(SMALL, "minival=null", "group_images=8", "precision=fp32", "compile=false"),
+        image_size=PX,
+        epochs=STEPS_PER_STAGE * stages * recipe.batch_size / TRAIN,
+        settings=(SMALL, "minival=null", "ghost_batch_size=8", "precision=fp32", "compile=false"),
     )
     told = plan_run(
         words, DataConfig(str(imagenet)), RunOptions(out=tmp_path / "run", device="cpu", workers=0)
     ).to_json()
-    plan = recipe.progressive.with_image_px(PX)
-    assert [stage["image_px"] for stage in told["stages"]] == [plan.stage(i).image_px for i in range(stages)]
+    plan = recipe.progressive.with_image_size(PX)
+    assert [stage["image_size"] for stage in told["stages"]] == [
+        plan.stage(i).image_size for i in range(stages)
+    ]
     assert [stage["steps"] for stage in told["stages"]] == [STEPS_PER_STAGE] * stages
     assert told["steps"] == STEPS_PER_STAGE * stages
     assert all(stage["seconds"] > 0 for stage in told["stages"])
-    if recipe.batch_images > 8:
-        assert mentions(" ".join(told["chosen"]), recipe.batch_images, "groups of 8")
+    if recipe.batch_size > 8:
+        assert mentions(" ".join(told["auto_choices"]), recipe.batch_size, "groups of 8")
     assert not (tmp_path / "run").exists()
 
 
@@ -111,7 +113,7 @@ NONE_WILL_DO = "weights none foretells the same steps"
 def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(name, imagenet, tmp_path):
     """Each such recipe is foretold with ``--weights none`` above."""
     place = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
-    words = TrainOverrides(recipe=name, settings=("minival=null", "made_for=null"))
+    words = TrainOverrides(recipe=name, settings=("minival=null", "expected_dataset=null"))
     with pytest.raises(InputError, match=r"not in the cache.* To plan without them: --" + NONE_WILL_DO):
         plan_run(words, DataConfig(str(imagenet)), place)
 
@@ -122,7 +124,7 @@ def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(na
     [
         ({"model": "auto"}, "To plan without them: --model efficientnetv2_s --weights none"),
         ({"settings": ("freeze_stages=2",)}, None),
-        ({"settings": ("frozen_statistics=true",)}, None),
+        ({"settings": ("freeze_bn=true",)}, None),
         ({"recipe": None, "weights": "efficientnetv2_s.in1k"}, None),  # with none it would be quick
     ],
 )

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tests.command_line import TINY, effnetv2, killed_at
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
@@ -86,31 +86,31 @@ def test_a_class_that_the_probe_has_not_seen_is_no_likelier_than_any():
 def place(tmp_path_factory):
     """Three classes of 16 pictures, and weights of a small network."""
     place = tmp_path_factory.mktemp("probe")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
     torch.manual_seed(0)
     network = create(SMALL, num_classes=0)
     model_file.save(
-        place / "trunk.safetensors", network, preprocessing=Preprocessing(image_px=32), class_names=()
+        place / "trunk.safetensors", network, preprocessing=Preprocessing(image_size=32), class_names=()
     )
     return place
 
 
 def words(place, out):
-    return ("train", "pictures", *STILL, "--verbose", "--weights", "trunk.safetensors", "--out", out)
+    return ("train", "pictures", *STILL, "--verbose", "--weights", "trunk.safetensors", "--output", out)
 
 
 def test_untrained_it_answers_as_the_probe_does(place):
-    done = effnetv2(*words(place, "probe"), "--set", "classifier=probe", cwd=place)
+    done = effnetv2(*words(place, "probe"), "--set", "head_init=linear_probe", cwd=place)
     assert done.returncode == 0, done.stderr
     report = json.loads((place / "probe/report.json").read_text())
-    assert report["top1"] == report["linear_probe"]
+    assert report["top1"] == report["linear_probe_top1"]
     assert mentions(done.stdout, "trunk.safetensors", "3", "classifier")
     assert "Training begins there, and has to beat that." in done.stdout
     assert "fresh" not in done.stdout
     assert load_file(place / "probe/model.safetensors")["classifier.weight"].abs().max() > 0
-    fresh = effnetv2(*words(place, "fresh"), "--set", "classifier=fresh", cwd=place)
+    fresh = effnetv2(*words(place, "fresh"), "--set", "head_init=random", cwd=place)
     assert fresh.returncode == 0, fresh.stderr
     assert mentions(fresh.stdout, "trunk.safetensors", "3", "classifier")
     assert "Training has to beat that." in fresh.stdout
@@ -119,11 +119,11 @@ def test_untrained_it_answers_as_the_probe_does(place):
 
 
 def test_killed_before_any_checkpoint_it_begins_with_the_probe_again(place):
-    line = (*words(place, "killed"), "--set", "classifier=probe")
+    line = (*words(place, "killed"), "--set", "head_init=linear_probe")
     killed_at("efficientnetv2.training.trainer:Trainer._train", *line, cwd=place)
-    again = effnetv2("train", "pictures", "--out", "killed", "--resume", "--device", "cpu", cwd=place)
+    again = effnetv2("train", "pictures", "--output", "killed", "--resume", "--device", "cpu", cwd=place)
     assert again.returncode == 0, again.stderr
-    whole = effnetv2(*words(place, "whole"), "--set", "classifier=probe", cwd=place)
+    whole = effnetv2(*words(place, "whole"), "--set", "head_init=linear_probe", cwd=place)
     assert whole.returncode == 0, whole.stderr
     killed, never = (load_file(place / name / "model.safetensors") for name in ("killed", "whole"))
     assert all(torch.equal(killed[name], never[name]) for name in never)
@@ -131,11 +131,12 @@ def test_killed_before_any_checkpoint_it_begins_with_the_probe_again(place):
 
 def test_from_scratch_there_is_none(place):
     done = effnetv2(
-        "train", "pictures", *TINY, "--weights", "none", "--recipe", "finetune", "--set", "classifier=probe", "--set",
-        "optimizer.unfreeze=0.5", "--out", "none", cwd=place,
+        "train", "pictures", *TINY, "--weights", "none", "--recipe", "finetune", "--set", "head_init=linear_probe",
+        "--set",
+        "optimizer.gradual_unfreeze=0.5", "--output", "none", cwd=place,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "classifier: fresh" in (place / "none/recipe.yaml").read_text()
+    assert "head_init: random" in (place / "none/recipe.yaml").read_text()
     assert "unfreeze: null" in (place / "none/recipe.yaml").read_text()
 
 
@@ -143,10 +144,10 @@ def test_finetune_begins_so_unasked_and_keeps_the_statistics(place):
     done = effnetv2(*words(place, "unasked"), cwd=place)
     assert done.returncode == 0, done.stderr
     recipe = yaml.safe_load((place / "unasked/recipe.yaml").read_text())
-    assert (recipe["classifier"], recipe["frozen_statistics"]) == ("probe", True)
+    assert (recipe["head_init"], recipe["freeze_bn"]) == ("probe", True)
     assert mentions(done.stdout, "batch-norm", "statistics", "weight")
     report = json.loads((place / "unasked/report.json").read_text())
-    assert report["top1"] == report["linear_probe"]
+    assert report["top1"] == report["linear_probe_top1"]
     given, kept = (load_file(place / name) for name in ("trunk.safetensors", "unasked/model.safetensors"))
     same = [name for name in given if name.endswith(("running_mean", "running_var"))]
     assert same
@@ -156,9 +157,9 @@ def test_finetune_begins_so_unasked_and_keeps_the_statistics(place):
 @pytest.fixture(scope="module")
 def many(place):
     """Three classes of 340 images: enough that some are set aside unasked."""
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(340):
-            paint(place / "many" / name / f"{name}_{number:03d}.jpg", colour, number, px=32)
+            paint(place / "many" / name / f"{name}_{number:03d}.jpg", color, number, px=32)
     return place
 
 
@@ -169,7 +170,7 @@ def test_training_that_ruins_the_weights_leaves_the_probe(many):
     assert done.returncode == 0, done.stderr
     report = json.loads((many / "ruined/report.json").read_text())
     assert report["kept_model"] == "start"
-    assert report["top1"] == report["linear_probe"]
+    assert report["top1"] == report["linear_probe_top1"]
     assert report["start_metric"] > report["trained_metric"]
     assert f"{report['start_metric']:.1%}" in report["kept_reason"]
     assert report["kept_reason"] in " ".join(done.stdout.split())
@@ -192,16 +193,16 @@ def test_of_few_pictures_nothing_chooses_and_the_report_says_so(place):
 
 def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
     """The 59 that the probe learnt from are all there are: the curve ends there, and nothing is carried on to 60."""
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(21):
-            paint(tmp_path / ("train" if number < 20 else "asked") / name / f"{number}.jpg", colour, number)
+            paint(tmp_path / ("train" if number < 20 else "asked") / name / f"{number}.jpg", color, number)
     train, val = load_dataset(tmp_path / "train"), load_dataset(tmp_path / "asked")
     torch.manual_seed(0)
     network = create(SMALL, num_classes=0)
     Path(train.file(7)).write_bytes(b"no picture")
-    found = linear_probe(network, train, val, Preprocessing(image_px=32), ProbeOptions(Key.of(0)))
-    recipe = get_recipe("finetune").model_copy(update={"balance": None, "seed": 0})
-    curve = save_probe(found, SimpleNamespace(train=train), recipe, tmp_path)["label_curve"]
+    found = linear_probe(network, train, val, Preprocessing(image_size=32), ProbeOptions(Key.of(0)))
+    recipe = get_recipe("finetune").model_copy(update={"class_sampling": None, "seed": 0})
+    curve = save_probe(found, SimpleNamespace(train=train), recipe, tmp_path)["data_scaling_curve"]
     assert curve["points"][-1]["pictures"] == 59
     assert curve["carried"] is None
     assert curve["forecast"]["pictures"] == 118
@@ -211,14 +212,14 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
 def sampled(tmp_path_factory):
     """A run whose probe looked at 48 of 72 training pictures: its folder, and what it said."""
     place = tmp_path_factory.mktemp("sampled")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(30):
-            paint(place / "pictures" / name / f"{number}.jpg", colour, number, px=32)
+            paint(place / "pictures" / name / f"{number}.jpg", color, number, px=32)
     torch.manual_seed(0)
     network = create(SMALL, num_classes=0)
-    model_file.save(place / "trunk.safetensors", network, preprocessing=Preprocessing(image_px=32))
+    model_file.save(place / "trunk.safetensors", network, preprocessing=Preprocessing(image_size=32))
     words = TrainOverrides(
-        recipe="finetune", weights=str(place / "trunk.safetensors"), epochs=1, batch_images=8, image_px=32,
+        recipe="finetune", weights=str(place / "trunk.safetensors"), epochs=1, batch_size=8, image_size=32,
         settings=("progressive.stages=1",),
     )  # fmt: skip
     said = io.StringIO()
@@ -237,8 +238,8 @@ def sampled(tmp_path_factory):
 def test_more_labels_are_more_than_there_are_though_the_probe_learnt_from_a_sample(sampled):
     run, _ = sampled
     report = json.loads((run / "report.json").read_text())
-    curve = report["label_curve"]
-    assert report["train_pictures"] == 72
+    curve = report["data_scaling_curve"]
+    assert report["num_train_images"] == 72
     assert curve["points"][-1]["pictures"] == 48
     assert (curve["carried"]["pictures"], curve["forecast"]["pictures"]) == (72, 144)
     page = (run / "report.html").read_text()
@@ -248,7 +249,7 @@ def test_more_labels_are_more_than_there_are_though_the_probe_learnt_from_a_samp
 def test_from_how_few_pictures_the_probe_learnt_is_said_wherever_its_figures_are(sampled):
     run, said = sampled
     report = json.loads((run / "report.json").read_text())
-    assert (report["linear_probe_pictures"], report["linear_probe_of_pictures"]) == (48, 72)
+    assert (report["linear_probe_num_images"], report["linear_probe_num_available"]) == (48, 72)
     assert mentions(said, "Linear probe", "48", "72"), "before training"
     assert "trained on 48 of 72 training images" in said, "with the metrics in the end"
     page = (run / "report.html").read_text()
@@ -260,8 +261,8 @@ def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
     """Three steps are in the report, two on the screen; the use of the model has a line of its own."""
     dataset = load_dataset(class_folders)
     right = Predictions(np.arange(48), dataset.labels, 9 * torch.eye(3)[dataset.labels.tolist()])
-    recipe = {"model": "efficientnetv2_b0", "weights": "none", "eval_px": 64}
-    limited = ReportMetadata("x", "val", train_pictures=48, epochs=2.0, recipe=recipe, stored_px=256.0)
+    recipe = {"model": "efficientnetv2_b0", "weights": "none", "eval_image_size": 64}
+    limited = ReportMetadata("x", "val", num_train_images=48, epochs=2.0, recipe=recipe, stored_size=256.0)
     found = EvaluationResult(right, dataset, dataset.class_names, limited)
     assert len(found.to_json()["next_steps"]) == 3
     assert [line.startswith("Next: ") and "effnetv2 train x" in line for line in found.next_lines] == [

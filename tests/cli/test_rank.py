@@ -59,7 +59,7 @@ def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_
     [
         ("next.txt", (".csv",)),
         ("nowhere/next.csv", ("there is no folder nowhere",)),
-        ("predictions.csv", ("--out",)),
+        ("predictions.csv", ("--output",)),
     ],
 )
 def test_places_that_will_not_do_are_refused_before_anything_is_answered(class_folders, model, rank, words):
@@ -87,13 +87,13 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
 
 @pytest.mark.usefixtures("on_screen")
 def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, model, capsys):
-    """The picture that is labelled in the first row is no longer asked for; nor are all, once all are labelled."""
+    """The picture that is labeled in the first row is no longer asked for; nor are all, once all are labeled."""
     rows = [(path, Path(path).parent.name) for path in load_dataset(str(class_folders)).paths[:8]]
     device, said = torch.device("cpu"), {}
-    for name, labelled in (("some", 3), ("all", 8), ("none", 0)):
+    for name, labeled in (("some", 3), ("all", 8), ("none", 0)):
         file = class_folders / f"{name}.csv"
         table = pd.DataFrame(rows, columns=["path", "label"])
-        table["label"] = table["label"].where(table.index < labelled)
+        table["label"] = table["label"].where(table.index < labeled)
         table.to_csv(file, index=False)
         dataset = load_dataset(str(file), require_labels=False)
         asked = SimpleNamespace(network=model_file.load(model), dataset=dataset)
@@ -108,7 +108,7 @@ def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, m
 
 
 def test_labels_of_a_column_called_otherwise_are_known_too(class_folders, model):
-    """Else a table that has trained as --label-column species has the labelled ranked among the others."""
+    """Else a table that has trained as --label-column species has the labeled ranked among the others."""
     paths = load_dataset(str(class_folders)).paths[:6]
     species = ["wren", "", "robin", "", "", "wren;robin"]
     pd.DataFrame({"path": paths, "species": species}).to_csv(class_folders / "birds.csv", index=False)

@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
                 bands[band] = value + rng.integers(-300, 300, (40, 40))
             write_raster(place / "pictures" / name / f"{name}{number:02d}.tif", bands)
     words = ("train", place / "pictures", *TINY, "--epochs", "4", "--weights", "none", "--bands", "4,3,2")
-    done = effnetv2(*words, "--out", place / "run", cwd=place)
+    done = effnetv2(*words, "--output", place / "run", cwd=place)
     assert done.returncode == 0, done.stderr
     return place, done, words
 
@@ -53,8 +53,8 @@ def test_folds_are_trained_on_rasters_that_only_the_rule_can_read(tmp_path):
         for number in range(4):
             bands = rng.integers(0, 9_000, (5, 40, 40)).astype(np.uint16)
             write_raster(tmp_path / "pictures" / name / f"{number}.tif", bands)
-    words = ("crossval", "pictures", *TINY, "--batch-images", "2", "--folds", "2", "--bands", "4,3,2")
-    done = effnetv2(*words, "--out", "folds", cwd=tmp_path)
+    words = ("crossval", "pictures", *TINY, "--batch-size", "2", "--folds", "2", "--bands", "4,3,2")
+    done = effnetv2(*words, "--output", "folds", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_csv(tmp_path / "folds/predictions.csv")) == 8
 
@@ -93,8 +93,8 @@ def test_what_holds_of_all_channels_is_told_once(bands, said):
 def test_evaluate_predict_and_python_agree(trained, tmp_path):
     place, _, _ = trained
     report = json.loads((place / "run/report.json").read_text())
-    words = ("evaluate", place / "run", place / "run/manifest.csv", "--split", "val", "--workers", "0")
-    done = effnetv2(*words, "--out", tmp_path / "evaluation", "--json", cwd=tmp_path)
+    words = ("evaluate", place / "run", place / "run/dataset.csv", "--split", "val", "--workers", "0")
+    done = effnetv2(*words, "--output", tmp_path / "evaluation", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
     assert again["confusion"] == report["confusion"]
@@ -127,12 +127,12 @@ def test_a_map_of_them_is_what_predict_says_of_them(trained, tmp_path):
 
 def test_a_run_goes_on_with_the_bands_it_wrestore_dataset_with(trained, tmp_path):
     place, _, _ = trained
-    words = ("train", place / "pictures", *TINY, "--weights", "none", "--out", tmp_path / "run")
+    words = ("train", place / "pictures", *TINY, "--weights", "none", "--output", tmp_path / "run")
     killed_at("efficientnetv2.training.post_training:save_model", *words, "--bands", "4,3,2", cwd=tmp_path)
     other = effnetv2(*words, "--bands", "2,3,4", "--resume", cwd=tmp_path)
     assert other.returncode == 2
     assert mentions(other.stderr, "4,3,2", "raster")
-    begun = tmp_path / "run/beginning.json"
+    begun = tmp_path / "run/run.json"
     told = json.loads(begun.read_text())
     assert told["preprocessing"]["bands"].pop("kinds") == ["uint16"]
     told["preprocessing"]["bands"]["names"] = ["", "", ""]
@@ -147,13 +147,11 @@ def test_a_run_goes_on_with_its_own_rule_where_a_raster_cannot_be_read_any_more(
     place, _, _ = trained
     for name in ("pictures", "run"):
         shutil.copytree(place / name, tmp_path / name)
-    begun = ImageDataset.from_csv(
-        tmp_path / "run/manifest.csv", root=tmp_path / "pictures", source="pictures"
-    )
+    begun = ImageDataset.from_csv(tmp_path / "run/dataset.csv", root=tmp_path / "pictures", source="pictures")
     file = tmp_path / "pictures" / begun.subset("train").paths[0]
     file.write_bytes(b"")
     recipe = read_recipe(tmp_path / "run/recipe.yaml")
-    words = {"holdout": recipe.holdout, "seed": recipe.seed, "strict": False}
+    words = {"val_fraction": recipe.val_fraction, "seed": recipe.seed, "strict": False}
     now = prepare_data(DataConfig(str(tmp_path / "pictures"), bands="4,3,2"), **words)
     again = restore_dataset(tmp_path / "run", now)
     bands = model_file.load(tmp_path / "run").preprocessing.bands
@@ -174,7 +172,7 @@ def test_bands_that_are_not_there_are_refused(trained, tmp_path):
         "none",
         "--bands",
         "7,3,2",
-        "--out",
+        "--output",
         tmp_path / "run",
         cwd=tmp_path,
     )
@@ -185,7 +183,9 @@ def test_bands_that_are_not_there_are_refused(trained, tmp_path):
 
 def test_inspect_looks_at_them_by_the_rule(trained, tmp_path):
     place, _, _ = trained
-    done = effnetv2("check", place / "pictures", "--bands", "4,3,2", "--out", tmp_path / "page", cwd=tmp_path)
+    done = effnetv2(
+        "check", place / "pictures", "--bands", "4,3,2", "--output", tmp_path / "page", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "4", "3", "2", "raster")
     assert "cannot be read" not in done.stdout

@@ -13,9 +13,19 @@ from efficientnetv2.training.run_dir import RunDir
     ("settings", "sizes"),
     [
         # Sizes that no stride divides, one for every step: 32 + 32 i/9.
-        (["progressive.image_px={start: 32, end: 64, continuous: true}", "progressive.px_multiple=1"], 10),
+        (
+            ["progressive.image_size={start: 32, end: 64, continuous: true}", "progressive.size_multiple=1"],
+            10,
+        ),
         (["progressive.order=random"], 2),
-        (["progressive.order=random", "progressive.turns=5", "progressive.dropout={start: 0, end: 0.5}"], 2),
+        (
+            [
+                "progressive.order=random",
+                "progressive.random_draws=5",
+                "progressive.dropout={start: 0, end: 0.5}",
+            ],
+            2,
+        ),
     ],
     ids=["continuous", "random at every step", "random in turns"],
 )
@@ -30,7 +40,7 @@ def test_a_run_follows_its_plan(settings, sizes, class_folders, tmp_path):
         "--epochs",
         "2",
         *words,
-        "--out",
+        "--output",
         "run",
         cwd=tmp_path,
     )
@@ -41,5 +51,5 @@ def test_a_run_follows_its_plan(settings, sizes, class_folders, tmp_path):
     assert [row["step"] for row in rows] == list(range(1, 11))
     for row in rows:
         setting = plan.at(row["step"] - 1, total_steps=10)
-        assert (row["image_px"], row["dropout"]) == (setting.image_px, setting.dropout)
-    assert len({row["image_px"] for row in rows}) == sizes
+        assert (row["image_size"], row["dropout"]) == (setting.image_size, setting.dropout)
+    assert len({row["image_size"] for row in rows}) == sizes

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 from tests.command_line import Done, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 from tests.nas.tiny import SPACE, words
 from typer.testing import CliRunner
@@ -54,9 +54,9 @@ TRIALS = 4
 def found(tmp_path_factory):
     """A folder with pictures and a study that has come to its end; of a name that URLs and shells read otherwise."""
     folder = tmp_path_factory.mktemp("50% of #1, or what?")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(folder / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+            paint(folder / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
     done = effnetv2(*words(folder, folder / "pictures", "--trials", TRIALS), cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "said.txt").write_text(done.stdout)
@@ -161,28 +161,28 @@ def test_the_network_found_is_trained_by_its_file(found):
     train = ["effnetv2", "train", f"{found}/study/pictures.csv", "--model", f"{found}/study/found.yaml"]
     assert shlex.join([*train, "--set", "minival=0.1"]) in done.stdout
     trained = effnetv2(
-        "train", "study/pictures.csv", "--model", "study/found.yaml", "--epochs", 1, "--image-px", 32,
-        "--batch-images", 8, "--workers", 0, "--out", "run", "--set", "minival=0.1", cwd=found,
+        "train", "study/pictures.csv", "--model", "study/found.yaml", "--epochs", 1, "--image-size", 32,
+        "--batch-size", 8, "--workers", 0, "--output", "run", "--set", "minival=0.1", cwd=found,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     given = (found / "study/pictures.csv").read_text().count(",minival")
     assert given > 0
-    assert (found / "run/manifest.csv").read_text().count(",minival") == given, (
+    assert (found / "run/dataset.csv").read_text().count(",minival") == given, (
         "those that chose among networks"
     )
     assert load(found / "run/model.safetensors").architecture == network
     again = effnetv2(
-        "train", "study/pictures.csv", "--model", "study/found.yaml", "--out", "run", "--resume", cwd=found
+        "train", "study/pictures.csv", "--model", "study/found.yaml", "--output", "run", "--resume", cwd=found
     )
     assert "has finished" in again.stdout, again.stderr
 
 
 def test_another_trial_can_be_exported(found):
-    done = here("search", "export", found / "study", "--trial", 2, "--out", found / "second.yaml")
+    done = here("search", "export", found / "study", "--trial", 2, "--output", found / "second.yaml")
     assert done.returncode == 0, done.stderr
     row = answer(found / "study", "show")["rows"][2]
     assert SPACE.encode(read(found / "second.yaml")) == tuple(row["point"])
-    done = here("search", "export", found / "study", "--out", found / "second.yaml")
+    done = here("search", "export", found / "study", "--output", found / "second.yaml")
     assert done.returncode == 2
     assert mentions(done.stderr, "second.yaml")
     done = here("search", "export", found / "study", "--trial", 99)
@@ -193,13 +193,14 @@ def test_another_trial_can_be_exported(found):
 def test_a_larger_network_can_be_made_of_the_one_found(found):
     """Deeper and wider by compound scaling, and the size of picture that goes with it."""
     file = found / "larger.yaml"
-    done = here("search", "export", found / "study", "--trial", 2, "--grow", "1", "--out", file)
+    done = here("search", "export", found / "study", "--trial", 2, "--grow", "1", "--output", file)
     assert done.returncode == 0, done.stderr
     small = SPACE.decode(tuple(answer(found / "study", "show")["rows"][2]["point"]))
-    assert read(file) == scale_up(small, compound_scaling(1), eval_px=32).architecture
+    assert read(file) == scale_up(small, compound_scaling(1), eval_image_size=32).architecture
     assert "images of 40 px" in done.stdout
     assert (
-        f"--model {shlex.quote(str(file))} --image-px 32 --set eval_px=40 --set minival=0.1\n" in done.stdout
+        f"--model {shlex.quote(str(file))} --image-size 32 --set eval_image_size=40 --set minival=0.1\n"
+        in done.stdout
     )
     done = here("search", "export", found / "study", "--grow", "xl")
     assert done.returncode == 2
@@ -433,13 +434,13 @@ def test_the_network_found_is_trained_on_the_bands_of_its_search(kept, on_raster
     assert done.returncode == 0, done.stderr
     train = shlex.split(done.stdout.partition("that the search did not see: effnetv2 ")[2])
     source = DataConfig(train[1], bands=train[train.index("--bands") + 1])
-    prepared = prepare_data(source, holdout=0.2, minival=0.1, seed=0, strict=False)
+    prepared = prepare_data(source, val_fraction=0.2, minival=0.1, seed=0, strict=False)
     assert prepared.dataset.bands.numbers == (4, 3, 2)
 
 
 def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
     shutil.copytree(found, tmp_path / "here")
-    paint(tmp_path / "here/pictures/red/new.jpg", COLOURS["red"], 99)
+    paint(tmp_path / "here/pictures/red/new.jpg", COLORS["red"], 99)
     done = here(*words(tmp_path / "here", tmp_path / "here/pictures"))
     assert done.returncode == 2
     assert mentions(done.stderr, "labels", "splits")
@@ -458,20 +459,20 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
             ("--memory-exponent", "0.1"),
             ("--memory-exponent", "peak_memory_bytes", "0.1"),
         ),
-        (("--image-px", "4"), ("--image-px", "4")),
+        (("--image-size", "4"), ("--image-size", "4")),
         (
             (
                 "--set",
-                "progressive.image_px={start: 2, end: 64}",
+                "progressive.image_size={start: 2, end: 64}",
                 "--set",
                 "progressive.stages=2",
                 "--set",
-                "progressive.px_multiple=32",
+                "progressive.size_multiple=32",
             ),
             ("images of 2 px are smaller than the stride",),
         ),
         (
-            ("--set", "progressive.image_px=8", "--set", "progressive.px_multiple=8", "--space", "small"),
+            ("--set", "progressive.image_size=8", "--set", "progressive.size_multiple=8", "--space", "small"),
             ("stride",),
         ),
         (("--preset", "smal"), ("did you mean", "small")),
@@ -485,14 +486,14 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--set", "weights=efficientnetv2_b0.in1k"), ("trained from scratch",)),
         (("--set", "model=efficientnetv2_s"), ("--space",)),
         (("--set", "patience=3"), ("a trial trains to its end",)),
-        (("--recipe", "quick", "--set", "time_shares=equal"), ("time_shares=equal", "stage")),
-        (("--set", "chosen_by=macro_f1"), ("chosen_by=macro_f1", "trial", "weight")),
-        (("--recipe", "finetune"), ("chosen_by=macro_f1", "trial", "weight")),
-        (("--set", "cache_detail=0.25"), ("cache_detail=0.25", "trial")),
-        (("--set", "answered=test"), ("answered=test",)),
+        (("--recipe", "quick", "--set", "stage_time=equal"), ("stage_time=equal", "stage")),
+        (("--set", "monitor=macro_f1"), ("monitor=macro_f1", "trial", "weight")),
+        (("--recipe", "finetune"), ("monitor=macro_f1", "trial", "weight")),
+        (("--set", "cache_resolution=0.25"), ("cache_resolution=0.25", "trial")),
+        (("--set", "eval_split=test"), ("eval_split=test",)),
         (
-            ("--set", "several_labels=sigmoid"),
-            ("several_labels", "one label each"),
+            ("--set", "multilabel=sigmoid"),
+            ("multilabel", "one label each"),
         ),
         (
             ("--label-separator", ";"),
@@ -520,7 +521,10 @@ def test_what_can_not_be_is_refused_before_anything_is_made(more, said, found, t
     ("setting", "said"),
     [
         ("patience=3", "sets patience=3, but a trial trains to its end"),
-        ("eval_px_tried=[32,64]", "sets eval_px_tried=(32, 64), but a trial is evaluated at one size"),
+        (
+            "eval_image_size_candidates=[32,64]",
+            "sets eval_image_size_candidates=(32, 64), but a trial is evaluated at one size",
+        ),
     ],
 )
 def test_what_a_recipe_file_says_in_vain_is_refused(setting, said, tmp_path):
@@ -551,8 +555,8 @@ def test_a_space_that_can_not_be_is_refused_by_its_place(found, tmp_path):
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_study_does_not_become_a_class_of_its_pictures(more, tmp_path):
-    for name, colour in COLOURS.items():
-        paint(tmp_path / "all" / name / "one.jpg", colour, 0)
+    for name, color in COLORS.items():
+        paint(tmp_path / "all" / name / "one.jpg", color, 0)
     done = here(*words(tmp_path / "all", tmp_path / "all", *more))
     assert done.returncode == 2
     assert "STUDY" in done.stderr
@@ -562,7 +566,7 @@ def test_a_study_does_not_become_a_class_of_its_pictures(more, tmp_path):
 
 def test_pictures_on_both_sides_are_refused(found, tmp_path):
     shutil.copytree(found / "pictures", tmp_path / "all/train")
-    for name in COLOURS:
+    for name in COLORS:
         (tmp_path / "all/val" / name).mkdir(parents=True)
         shutil.copy(tmp_path / f"all/train/{name}/{name}_00.jpg", tmp_path / f"all/val/{name}/other.jpg")
     done = here(*words(tmp_path, tmp_path / "all"))
@@ -746,5 +750,5 @@ def test_a_search_without_optuna_says_what_to_install(more, found, tmp_path, mon
 
 def test_a_plan_says_in_which_groups_its_backbone_was_timed(found):
     plan = yaml.safe_load((found / "study/study.yaml").read_text(encoding="utf-8"))["plan"]
-    assert plan["recipe"]["batch_images"] % plan["reference_group"] == 0
-    assert plan["recipe"]["group_images"] is None, "which each network has for itself"
+    assert plan["recipe"]["batch_size"] % plan["reference_group"] == 0
+    assert plan["recipe"]["ghost_batch_size"] is None, "which each network has for itself"

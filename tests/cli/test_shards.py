@@ -9,7 +9,7 @@ import tarfile
 import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 
@@ -17,13 +17,13 @@ from tests.messages import mentions
 def trained(tmp_path_factory):
     """A folder with five shards and a run on them."""
     place = tmp_path_factory.mktemp("trained")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
     done = effnetv2("data", "pack", "pictures", "packed", "--shard-images", "10", cwd=place)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "48", "3", "5", "class")
-    done = effnetv2("train", "packed", *TINY, "--weights", "none", "--out", "run", cwd=place)
+    done = effnetv2("train", "packed", *TINY, "--weights", "none", "--output", "run", cwd=place)
     assert done.returncode == 0, done.stderr
     return place
 
@@ -35,7 +35,7 @@ def test_packed_then_trained_evaluated_and_predicted(trained):
     done = effnetv2("evaluate", "run", "packed", "--json", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert any("trained the model" in note for note in json.loads(done.stdout)["notes"]), (
-        "they are recognised"
+        "they are recognized"
     )
     words = ("predict", "run", "packed/pictures-{000000..000001}.tar", "--device", "cpu")
     done = effnetv2(*words, cwd=trained)
@@ -58,11 +58,21 @@ def test_the_answer_as_json(tmp_path):
         )
     pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
     (tmp_path / "4.jpg").write_bytes(b"")
-    words = ("data", "pack", "list.csv", "packed", "--label-column", "species", "--image-px", "32", "--json")
+    words = (
+        "data",
+        "pack",
+        "list.csv",
+        "packed",
+        "--label-column",
+        "species",
+        "--image-size",
+        "32",
+        "--json",
+    )
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert answer["pictures"] == 29
+    assert answer["num_images"] == 29
     assert answer["classes"] == ["a", "b"]
     assert answer["splits"] == {"train": 19, "val": 10}
     assert answer["shards"] == ["train-000000.tar", "val-000000.tar"]
@@ -105,7 +115,7 @@ def test_a_truncated_shard_is_survived_unless_strict(class_folders, tmp_path):
     )
     shard = tmp_path / "packed/pictures-000002.tar"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    words = ("train", "packed", *TINY, "--weights", "none", "--epochs", "0.5", "--out", "run")
+    words = ("train", "packed", *TINY, "--weights", "none", "--epochs", "0.5", "--output", "run")
     done = effnetv2(*words, "--strict", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "pictures-000002.tar")
@@ -161,7 +171,7 @@ def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders,
 
 
 def test_bytes_that_went_bad_are_found_when_they_are_read(class_folders, tmp_path):
-    """A hole in a JPEG, which a decoder fills with grey."""
+    """A hole in a JPEG, which a decoder fills with gray."""
     done = effnetv2("data", "pack", class_folders, "packed", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = pd.read_parquet(tmp_path / "packed/index.parquet").iloc[5]
@@ -175,7 +185,7 @@ def test_bytes_that_went_bad_are_found_when_they_are_read(class_folders, tmp_pat
     stop = row["shard_offset"] + row["shard_bytes"]
     where = f"pictures-000000.tar, bytes {row['shard_offset']} to {stop}"
     assert mentions(done.stdout, row["path"], where, "pictures-000000.tar")
-    words = ("train", "packed", *TINY, "--weights", "none", "--out", "run")
+    words = ("train", "packed", *TINY, "--weights", "none", "--output", "run")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     skipped = pd.read_csv(tmp_path / "run/skipped.csv")

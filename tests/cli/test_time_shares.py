@@ -1,4 +1,4 @@
-"""``time_shares``: stages as long as their share of the time wants, by what their steps measured."""
+"""``stage_time``: stages as long as their share of the time wants, by what their steps measured."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import remove_partial
 
-FAR_APART = "progressive.image_px={start: 32, end: 256}"  # the machine may be busy
-TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
+FAR_APART = "progressive.image_size={start: 32, end: 256}"  # the machine may be busy
+TWO_SIZES = "progressive={stages: 2, image_size: {start: 64, end: 128}}"
 # Steps at 128 px take three times as long as at 64.
 RATES = StepTimings(
     compile_s=0.0,
@@ -44,7 +44,7 @@ RATES = StepTimings(
 
 def recipe(*settings):
     return with_overrides(
-        get_recipe("quick"), [TWO_SIZES, "batch_images=8", "epochs=20", "compile=false", *settings]
+        get_recipe("quick"), [TWO_SIZES, "batch_size=8", "epochs=20", "compile=false", *settings]
     )
 
 
@@ -59,7 +59,7 @@ def settled(class_folders, tmp_path):
             network=create(SMALL, num_classes=3),
             train=pictures,
             val=pictures,
-            preprocessing=Preprocessing(image_px=64),
+            preprocessing=Preprocessing(image_size=64),
             folder=NullRunDir(tmp_path / "run"),
             device=torch.device("cpu"),
             workers=0,
@@ -75,21 +75,21 @@ def stages(one):
 
 def test_equal_shares_of_the_time(settled):
     """3 : 1 of 120 steps: 90 of 0.08 s and 30 of 0.24 s, 7.2 s each."""
-    found, (note,) = settled(recipe("time_shares=equal"))
+    found, (note,) = settled(recipe("stage_time=equal"))
     assert [stage.steps for stage in stages(found)] == [90, 30]
     assert [stage.seconds for stage in stages(found)] == pytest.approx([7.2, 7.2])
-    assert found.progressive.shares == (0.75, 0.25)
+    assert found.progressive.stage_fractions == (0.75, 0.25)
     assert mentions(note, "75", "25", "100", "80", "240")
 
 
 def test_any_shares_of_the_time(settled):
     """Three times as long at 128 px as at 64: the same number of steps, here."""
-    found, _ = settled(recipe("time_shares=[1, 3]"))
+    found, _ = settled(recipe("stage_time=[1, 3]"))
     assert [stage.steps for stage in stages(found)] == [60, 60]
 
 
 def test_minutes_are_filled_with_stages_of_those_lengths(settled):
-    found, notes = settled(recipe("time_shares=equal"), minutes=2)
+    found, notes = settled(recipe("stage_time=equal"), minutes=2)
     small, large = (stage.seconds for stage in stages(found))
     assert small == pytest.approx(large, rel=0.01)
     assert small + large == pytest.approx(0.97 * 120, rel=0.01)
@@ -97,22 +97,22 @@ def test_minutes_are_filled_with_stages_of_those_lengths(settled):
 
 
 def test_what_has_been_measured_is_not_measured_again():
-    open_one = recipe("time_shares=equal")
+    open_one = recipe("stage_time=equal")
     assert needs_timing(open_one, None)
     assert needs_timing(recipe(), 1.0)
     assert not needs_timing(recipe(), None)
-    assert not needs_timing(recipe("time_shares=equal", "progressive.stages=1"), None)
-    assert not needs_timing(recipe("time_shares=equal", "progressive.shares=[0.75, 0.25]"), None)
+    assert not needs_timing(recipe("stage_time=equal", "progressive.stages=1"), None)
+    assert not needs_timing(recipe("stage_time=equal", "progressive.stage_fractions=[0.75, 0.25]"), None)
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["time_shares=[1, 2, 3]"], ("time_shares", "1.0", "2.0", "3.0", "0", "2")),
-        (["time_shares=[1, 0]"], ("1.0", "0.0", "0")),
-        (["time_shares=even"], ("time_shares", "even", "equal")),
-        (["time_shares=equal", "progressive.order=random"], ("no stages", "order is random")),
-        (["time_shares=equal", "progressive.image_px={start: 64, end: 128, continuous: true}"],
+        (["stage_time=[1, 2, 3]"], ("stage_time", "1.0", "2.0", "3.0", "0", "2")),
+        (["stage_time=[1, 0]"], ("1.0", "0.0", "0")),
+        (["stage_time=even"], ("stage_time", "even", "equal")),
+        (["stage_time=equal", "progressive.order=random"], ("no stages", "order is random")),
+        (["stage_time=equal", "progressive.image_size={start: 64, end: 128, continuous: true}"],
          ("step", "stage")),
     ],
 )  # fmt: skip
@@ -134,7 +134,7 @@ def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeyp
         remove_partial(run)
         assert not list(run.iterdir())
     monkeypatch.setattr("tempfile.mkdtemp", closed)
-    with pytest.raises(InputError, match=mentioning("Permission denied", "--out")), scratch_dir(run):
+    with pytest.raises(InputError, match=mentioning("Permission denied", "--output")), scratch_dir(run):
         pass
 
 
@@ -158,18 +158,18 @@ def closed(*_, **__):
 
 
 def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path):
-    words = ("train", class_folders, *TINY, "--epochs", "4", "--set", "time_shares=equal", "--out", "run")
+    words = ("train", class_folders, *TINY, "--epochs", "4", "--set", "stage_time=equal", "--output", "run")
     words = (*words, "--set", FAR_APART)
     done = effnetv2(*words, "--verbose", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Stage lengths: " in done.stdout
     run = RunDir(tmp_path / "run")
     kept = read_recipe(run.recipe_file)
-    small, large = kept.progressive.shares
+    small, large = kept.progressive.stage_fractions
     assert small > large, "steps at 32 px are shorter than those at 256"
     rows = [row for row in run.history() if row["kind"] == "train"]
-    assert sum(row["image_px"] == 32 for row in rows) == round(small * len(rows))
-    assert any(line.startswith("Stage lengths: ") for line in run.beginning()["chosen"])
+    assert sum(row["image_size"] == 32 for row in rows) == round(small * len(rows))
+    assert any(line.startswith("Stage lengths: ") for line in run.beginning()["auto_choices"])
     before = run.recipe_file.read_text()
     run.model_file.unlink()  # as if it had been killed at the end, and its checkpoints lost
     again = effnetv2(*words, "--verbose", "--resume", cwd=tmp_path)
@@ -177,16 +177,16 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
     assert mentions(again.stdout, "at step 0")
     assert "Stage lengths: " not in again.stdout
     assert run.recipe_file.read_text() == before
-    sizes = [row["image_px"] for row in run.history() if row["kind"] == "train"]
-    assert sizes == [row["image_px"] for row in rows]
-    other = effnetv2(*words, "--resume", "--set", "time_shares=[1, 3]", cwd=tmp_path)
+    sizes = [row["image_size"] for row in run.history() if row["kind"] == "train"]
+    assert sizes == [row["image_size"] for row in rows]
+    other = effnetv2(*words, "--resume", "--set", "stage_time=[1, 3]", cwd=tmp_path)
     assert other.returncode == 2
-    assert mentions(other.stderr, "time_shares", "1.0", "3.0")
+    assert mentions(other.stderr, "stage_time", "1.0", "3.0")
     asked = yaml.safe_load(before)
-    asked["progressive"]["shares"] = None
+    asked["progressive"]["stage_fractions"] = None
     (tmp_path / "asked.yaml").write_text(yaml.safe_dump(asked))
     by_file = effnetv2(
-        "train", class_folders, "--recipe", "asked.yaml", "--out", "run", "--resume", cwd=tmp_path
+        "train", class_folders, "--recipe", "asked.yaml", "--output", "run", "--resume", cwd=tmp_path
     )
     assert by_file.returncode == 0, by_file.stderr
 
@@ -200,7 +200,7 @@ def test_the_plan_shows_them(class_folders, tmp_path):
         "--epochs",
         "20",
         "--set",
-        "time_shares=[3, 1]",
+        "stage_time=[3, 1]",
         "--json",
     )
     done = effnetv2(*words, cwd=tmp_path)
@@ -208,4 +208,4 @@ def test_the_plan_shows_them(class_folders, tmp_path):
     told = json.loads(done.stdout)
     first, last = told["stages"]
     assert first["seconds"] == pytest.approx(3 * last["seconds"], rel=0.15)
-    assert any(note.startswith("Stage lengths: ") for note in told["chosen"])
+    assert any(note.startswith("Stage lengths: ") for note in told["auto_choices"])

@@ -100,9 +100,9 @@ def test_a_file_that_is_not_there():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"framing": "hole"}, ("framing", "did you mean", "whole")),
+        ({"crop_mode": "hole"}, ("crop_mode", "did you mean", "whole")),
         ({"interpolation": "cubic"}, ("bicubic",)),
-        ({"views": "eight"}, ("views", "eight")),
+        ({"tta": "eight"}, ("tta", "eight")),
         (
             {
                 "mean": (
@@ -154,11 +154,11 @@ def test_a_file_that_is_not_there():
             ("std", "0.5,-0.2,0.5", "0", "1"),
         ),
         (
-            {"crop_fraction": 87.5},
-            ("crop_fraction", "87.5", "0", "1"),
+            {"crop_pct": 87.5},
+            ("crop_pct", "87.5", "0", "1"),
         ),
-        ({"crop_fraction": 0.0}, ("crop_fraction", "0")),
-        ({"crop_fraction": float("nan")}, ("crop_fraction",)),
+        ({"crop_pct": 0.0}, ("crop_pct", "0")),
+        ({"crop_pct": float("nan")}, ("crop_pct",)),
     ],
 )
 def test_words_that_mean_nothing(words, said):
@@ -170,20 +170,20 @@ def test_words_that_mean_nothing(words, said):
     ("words", "base", "expected"),
     [
         # Nothing told: as it was.
-        ({}, {"framing": "crop", "crop_fraction": 0.9}, {"framing": "crop", "crop_fraction": 0.9}),
+        ({}, {"crop_mode": "center", "crop_pct": 0.9}, {"crop_mode": "center", "crop_pct": 0.9}),
         # The whole picture is the whole picture.
-        ({"framing": "whole"}, {"framing": "crop", "crop_fraction": 0.9}, {"framing": "whole"}),
-        ({"framing": "pad"}, {"framing": "crop", "crop_fraction": 0.9}, {"framing": "pad"}),
+        ({"crop_mode": "squash"}, {"crop_mode": "center", "crop_pct": 0.9}, {"crop_mode": "squash"}),
+        ({"crop_mode": "border"}, {"crop_mode": "center", "crop_pct": 0.9}, {"crop_mode": "border"}),
         # A cut without a number is the one that there was.
         (
-            {"framing": "crop"},
-            {"framing": "crop", "crop_fraction": 0.9},
-            {"framing": "crop", "crop_fraction": 0.9},
+            {"crop_mode": "center"},
+            {"crop_mode": "center", "crop_pct": 0.9},
+            {"crop_mode": "center", "crop_pct": 0.9},
         ),
         (
-            {"framing": "whole", "crop_fraction": 0.8},
-            {"framing": "crop", "crop_fraction": 0.9},
-            {"framing": "whole", "crop_fraction": 0.8},
+            {"crop_mode": "squash", "crop_pct": 0.8},
+            {"crop_mode": "center", "crop_pct": 0.9},
+            {"crop_mode": "squash", "crop_pct": 0.8},
         ),
         (
             {
@@ -199,14 +199,14 @@ def test_words_that_mean_nothing(words, said):
     ],
 )
 def test_what_is_told_of_the_preprocessing(words, base, expected):
-    before = Preprocessing(image_px=64, **base)
-    assert user_metadata(None, words).apply_to(before) == Preprocessing(image_px=64, **expected)
+    before = Preprocessing(image_size=64, **base)
+    assert user_metadata(None, words).apply_to(before) == Preprocessing(image_size=64, **expected)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"image_px": 0}, ("image_px", "0")),
+        ({"image_size": 0}, ("image_size", "0")),
         ({"mean": (0.5,)}, ("1", "3", "channel")),
         (
             {
@@ -222,7 +222,7 @@ def test_what_is_told_of_the_preprocessing(words, base, expected):
 )
 def test_preprocessing_that_cannot_be(words, said):
     with pytest.raises(InputError, match=mentioning(*said)):
-        user_metadata(None, words).apply_to(Preprocessing(image_px=64))
+        user_metadata(None, words).apply_to(Preprocessing(image_size=64))
 
 
 def test_a_foreign_file_becomes_a_model_file_that_evaluates(tmp_path, foreign, pictures):
@@ -231,7 +231,7 @@ def test_a_foreign_file_becomes_a_model_file_that_evaluates(tmp_path, foreign, p
     assert done.returncode == 2
     assert mentions(done.stderr, foreign, "effnetv2 convert", "OUT.safetensors")
 
-    done = effnetv2("convert", foreign, "m.safetensors", "--image-px", "64", cwd=tmp_path)
+    done = effnetv2("convert", foreign, "m.safetensors", "--image-size", "64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "interpolation", "mean", "std")
     assert mentions(done.stdout, "'0'", "'2'", "class")
@@ -264,8 +264,8 @@ def test_classes_called_wrongly_are_led_to_the_names(tmp_path, pictures):
 
 
 def test_all_of_it_can_be_told(tmp_path, foreign):
-    words = {"--class-names": "oak,elm,ash", "--image-px": 80, "--framing": "pad", "--interpolation": "bilinear",
-             "--mean": "0.1,0.2,0.3", "--std": "0.4,0.5,0.6", "--views": "symmetries"}  # fmt: skip
+    words = {"--class-names": "oak,elm,ash", "--image-size": 80, "--crop-mode": "border", "--interpolation": "bilinear",
+             "--mean": "0.1,0.2,0.3", "--std": "0.4,0.5,0.6", "--tta": "d4"}  # fmt: skip
     line = [part for word in words.items() for part in word]
     done = effnetv2("convert", foreign, "m.safetensors", *line, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -273,12 +273,12 @@ def test_all_of_it_can_be_told(tmp_path, foreign):
     network = model_file.load(tmp_path / "m.safetensors")
     assert network.class_names == NAMES
     assert network.preprocessing == Preprocessing(
-        image_px=80,
-        framing="pad",
+        image_size=80,
+        crop_mode="border",
         interpolation="bilinear",
         mean=(0.1, 0.2, 0.3),
         std=(0.4, 0.5, 0.6),
-        views="symmetries",
+        tta="d4",
     )
     # Told on the way to others, it is what they get.
     done = effnetv2("convert", foreign, "hub", "--to", "timm", *line, cwd=tmp_path)
@@ -319,10 +319,10 @@ def test_a_model_file_told_otherwise_keeps_no_metrics_of_before(tmp_path):
         {"val_top1": 0.9},
         {"name": "x"},
     )
-    done = effnetv2("convert", "m.safetensors", "whole.safetensors", "--framing", "whole", cwd=tmp_path)
+    done = effnetv2("convert", "m.safetensors", "whole.safetensors", "--crop-mode", "squash", cwd=tmp_path)
     assert mentions(done.stdout, "preprocessing")
     whole = model_file.load(tmp_path / "whole.safetensors")
-    assert (whole.preprocessing.framing, whole.preprocessing.crop_fraction) == ("whole", 1.0)
+    assert (whole.preprocessing.crop_mode, whole.preprocessing.crop_pct) == ("squash", 1.0)
     assert (whole.metrics, whole.class_names) == ({}, ("a", "b"))
 
 

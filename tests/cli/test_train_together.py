@@ -25,18 +25,18 @@ from efficientnetv2.utils.errors import InputError
 # which in 16 bits would be seen.
 WORDS = (
     "--model", NETWORK, "--weights", "none", "--workers", "0", "--device", "cpu", "--epochs", "1",
-    "--set", "batch_images=8", "--set", "group_images=4", "--set", "checkpoint_minutes=0",
-    "--set", "precision=fp32", "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.2}",
+    "--set", "batch_size=8", "--set", "ghost_batch_size=4", "--set", "checkpoint_minutes=0",
+    "--set", "precision=fp32", "--set", "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: 0.2}",
 )  # fmt: skip
 
 # Where the last maps are few numbers, batch-norm divides by the spread of few: that makes more of a rounding at every
 # step, with any optimizer. Of 64 px and eight pictures there are enough. AdamW divides by the size of
 # the gradients, so it makes much of rounding where they are small; SGD does not. 30 steps of 39 pictures.
 STEADY = (
-    "--epochs", "12.3", "--set", "batch_images=16", "--set", "group_images=8",
-    "--set", "checkpoint_minutes=60", "--set", "validate_epochs=100",
-    "--set", "optimizer.kind=sgd", "--set", "optimizer.lr=0.02",
-    "--set", "progressive={stages: 2, image_px: {start: 64, end: 80}, dropout: 0.2, drop_path: 0.2}",
+    "--epochs", "12.3", "--set", "batch_size=16", "--set", "ghost_batch_size=8",
+    "--set", "checkpoint_minutes=60", "--set", "val_interval_epochs=100",
+    "--set", "optimizer.name=sgd", "--set", "optimizer.lr=0.02",
+    "--set", "progressive={stages: 2, image_size: {start: 64, end: 80}, dropout: 0.2, drop_path: 0.2}",
 )  # fmt: skip
 
 
@@ -60,9 +60,9 @@ def until(happened, *processes):
 
 def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):
     words = ("train", class_folders, *WORDS, *STEADY)
-    alone = effnetv2(*words, "--out", tmp_path / "alone", cwd=tmp_path)
+    alone = effnetv2(*words, "--output", tmp_path / "alone", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
-    first, second = effnetv2_together(2, *words, "--out", tmp_path / "both", cwd=tmp_path)
+    first, second = effnetv2_together(2, *words, "--output", tmp_path / "both", cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert mentions((tmp_path / "both/log.txt").read_text(), "cpu", "2 processes")
     assert second.stdout == second.stderr == ""
@@ -82,29 +82,29 @@ def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):
 
 
 def test_what_all_refuse_is_said_once(class_folders, tmp_path):
-    ended = effnetv2_together(3, "train", class_folders, *WORDS, "--out", tmp_path / "run", cwd=tmp_path)
+    ended = effnetv2_together(3, "train", class_folders, *WORDS, "--output", tmp_path / "run", cwd=tmp_path)
     (message,) = (one.stderr for one in ended if "error:" in one.stderr)
     assert not any("Traceback" in one.stderr for one in ended)
     assert mentions(message, "3", "2", "group")
-    assert mentions(message, "--set", "group_images=2")
+    assert mentions(message, "--set", "ghost_batch_size=2")
     assert sorted(one.returncode for one in ended) == [1, 1, 2]
     assert not (tmp_path / "run").exists()
 
 
 def test_unset_groups_are_chosen_so_that_they_can_be_shared(class_folders, tmp_path):
     """A batch of 8 by 3 processes: no number of groups divides evenly, so the fewest that are enough."""
-    words = [word for word in WORDS if word != "group_images=4"]
-    del words[words.index("--set", words.index("batch_images=8"))]
+    words = [word for word in WORDS if word != "ghost_batch_size=4"]
+    del words[words.index("--set", words.index("batch_size=8"))]
     ended = effnetv2_together(
-        3, "train", class_folders, *words, "--epochs", "0.4", "--out", tmp_path / "run", cwd=tmp_path
+        3, "train", class_folders, *words, "--epochs", "0.4", "--output", tmp_path / "run", cwd=tmp_path
     )
     assert ended[0].returncode == 0, ended[0].stderr
-    assert "group_images: 2\n" in (tmp_path / "run/recipe.yaml").read_text()
+    assert "ghost_batch_size: 2\n" in (tmp_path / "run/recipe.yaml").read_text()
 
 
 def test_a_signal_stops_all_after_the_same_step(class_folders, tmp_path):
     """It reaches one of them alone; that one may be any."""
-    words = ("train", class_folders, *WORDS, "--epochs", "40", "--out", tmp_path / "run", "--workers", "1")
+    words = ("train", class_folders, *WORDS, "--epochs", "40", "--output", tmp_path / "run", "--workers", "1")
     rarely = ("--set", "checkpoint_minutes=60")
     running = started_together(2, *words, *rarely, cwd=tmp_path)
     until(lambda: steps_done(tmp_path / "run") >= 3, *running)
@@ -146,7 +146,7 @@ def test_what_was_killed_goes_on_by_itself_where_it_is_started_again(class_folde
 
 
 def test_a_folder_of_another_run_is_refused_at_every_start(class_folders, tmp_path):
-    words = ("train", class_folders, *WORDS, "--epochs", "0.4", "--out", tmp_path / "run")
+    words = ("train", class_folders, *WORDS, "--epochs", "0.4", "--output", tmp_path / "run")
     assert effnetv2(*words, cwd=tmp_path).returncode == 0
     for restarts in (0, 1):
         first, _ = effnetv2_together(2, *words, cwd=tmp_path, restarts=restarts)
@@ -169,10 +169,10 @@ def test_pictures_missing_on_another_machine_are_missed_before_the_first_step(tm
 
 def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
     """Of 39 training pictures 5 % is less than two."""
-    words = ("train", class_folders, *WORDS, "--epochs", "100", "--out", tmp_path / "run")
+    words = ("train", class_folders, *WORDS, "--epochs", "100", "--output", tmp_path / "run")
     running = started_together(2, *words, cwd=tmp_path)
     until(lambda: steps_done(tmp_path / "run") >= 1, *running)
-    pictures = pd.read_csv(tmp_path / "run/manifest.csv").query("split == 'train'").groupby("label").head(1)
+    pictures = pd.read_csv(tmp_path / "run/dataset.csv").query("split == 'train'").groupby("label").head(1)
     lost = {Path(path).name for path in pictures["path"]}
     assert len(lost) == 3
     for file in class_folders.rglob("*.jpg"):
@@ -188,12 +188,12 @@ def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
 
 def test_an_outage_while_all_validate_is_said_once_and_keeps_the_step(class_folders, tmp_path):
     """The pictures of val are gone after the first rows; the first process has all answers, so it says so."""
-    words = ("train", class_folders, *WORDS, "--epochs", "100", "--out", tmp_path / "run")
+    words = ("train", class_folders, *WORDS, "--epochs", "100", "--output", tmp_path / "run")
     words = (*words, "--set", "checkpoint_minutes=60")
     running = started_together(2, *words, cwd=tmp_path)
     until(lambda: steps_done(tmp_path / "run") >= 1, *running)
     held_out = {
-        Path(path).name for path in pd.read_csv(tmp_path / "run/manifest.csv").query("split == 'val'")["path"]
+        Path(path).name for path in pd.read_csv(tmp_path / "run/dataset.csv").query("split == 'val'")["path"]
     }
     for file in class_folders.rglob("*.jpg"):
         if file.name in held_out:

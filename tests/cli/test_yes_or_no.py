@@ -23,10 +23,10 @@ SEPARATED = ("--label-separator", ";")
 # Nothing but the marks, whole and in their places, in every step. An image without a mark is in no step: what the
 # network gives it lies between the marks' probabilities, farther from a half with some seeds than with others.
 TRAIN = (
-    "--recipe", "quick", "--model", NETWORK, "--weights", "none", "--epochs", "20", "--batch-images", "8",
-    "--workers", "0", "--device", "cpu", "--set", "progressive.stages=1", "--set", "progressive.image_px=32",
-    "--set", "augment.flip=none", "--set", "crop_area_min=1", "--set", "ema_decay=0.9", "--set", "optimizer.lr=0.004",
-    "--set", "validate_epochs=20", "--set", "precision=fp32", "--seed", "5",
+    "--recipe", "quick", "--model", NETWORK, "--weights", "none", "--epochs", "20", "--batch-size", "8",
+    "--workers", "0", "--device", "cpu", "--set", "progressive.stages=1", "--set", "progressive.image_size=32",
+    "--set", "augment.flip=none", "--set", "crop_scale_min=1", "--set", "ema_decay=0.9", "--set", "optimizer.lr=0.004",
+    "--set", "val_interval_epochs=20", "--set", "precision=fp32", "--seed", "5",
 )  # fmt: skip
 MARKS = {
     "red": (slice(16), slice(16)),
@@ -37,7 +37,7 @@ SETS = ("red", "green", "blue", "red;green", "red;blue", "green;blue", "red;gree
 
 
 def marked(path: Path, labels: str, seed: int) -> Path:
-    """Grey noise with a corner of each of the colours."""
+    """Gray noise with a corner of each of the colors."""
     pixels = np.random.default_rng(seed).integers(90, 140, (32, 32, 3), dtype=np.uint8)
     for channel, (name, place) in enumerate(MARKS.items()):
         if name in labels.split(";"):
@@ -66,7 +66,7 @@ WANTED = [set(labels.split(";")) - {""} for labels in ("", *SETS) * 2]
 
 def trained(place, out, *words):
     done = effnetv2(
-        "train", place / "marks.csv", *SEPARATED, *TRAIN, *words, "--verbose", "--out", out, cwd=place
+        "train", place / "marks.csv", *SEPARATED, *TRAIN, *words, "--verbose", "--output", out, cwd=place
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -81,7 +81,7 @@ def run(place):
 
 def predicted(place, model, *words):
     done = effnetv2(
-        "predict", model, place / "new", "--workers", "0", "--out", place / "out.csv", *words, cwd=place
+        "predict", model, place / "new", "--workers", "0", "--output", place / "out.csv", *words, cwd=place
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, pd.read_csv(place / "out.csv", keep_default_na=False)
@@ -108,7 +108,7 @@ def test_a_picture_is_given_each_of_its_marks_and_one_without_any_no_label(place
 
 def test_that_is_what_shares_of_one_cannot_say(place):
     """The paper's form learns the same pictures, and gives those without a mark labels all the same."""
-    said = trained(place, place / "shares", "--set", "several_labels=softmax")
+    said = trained(place, place / "shares", "--set", "multilabel=softmax")
     assert "share a probability of 1" in said
     _, table = predicted(place, place / "shares", *SEPARATED)
     assert np.allclose(table[["blue", "green", "red"]].sum(axis=1), 1, atol=1e-4)
@@ -128,12 +128,12 @@ def test_the_same_from_python(place, run):
 
 def test_evaluated_as_it_was_trained(place, run):
     report = json.loads((run / "report.json").read_text())
-    assert (report["answer"], report["recipe"]["several_labels"]) == ("sigmoid", "sigmoid")
+    assert (report["answer"], report["recipe"]["multilabel"]) == ("sigmoid", "sigmoid")
     assert report["f1_micro"] == report["f1_macro"] == 1.0
     page = (run / "report.html").read_text()
     assert mentions(page, "0.5", "probab")
     assert "of the images that class is one of their labels" in page
-    words = ("evaluate", run, run / "manifest.csv", "--split", "val", "--workers", "0")
+    words = ("evaluate", run, run / "dataset.csv", "--split", "val", "--workers", "0")
     done = effnetv2(*words, *SEPARATED, "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)
@@ -149,8 +149,8 @@ def test_what_to_label_next_wants_one_doubt_for_all_classes(place, run):
 
 
 def test_killed_on_its_way_it_ends_with_the_same_bits(place, run, tmp_path):
-    words = ("train", place / "marks.csv", *SEPARATED, "--out", tmp_path / "run")
-    every = ("--set", "checkpoint_minutes=0", "--set", "validate_epochs=10")
+    words = ("train", place / "marks.csv", *SEPARATED, "--output", tmp_path / "run")
+    every = ("--set", "checkpoint_minutes=0", "--set", "val_interval_epochs=10")
     killed_at("efficientnetv2.training.validation:compute_metrics", *words, *TRAIN, *every, cwd=place)
     assert list((tmp_path / "run").rglob("*step*")), "it was killed behind its first steps"
     done = effnetv2(*words, "--resume", "--workers", "0", "--device", "cpu", cwd=place)
@@ -163,13 +163,13 @@ def test_killed_on_its_way_it_ends_with_the_same_bits(place, run, tmp_path):
 
 def test_a_run_begun_before_there_was_a_choice_goes_on_with_shares(place, tmp_path):
     out = tmp_path / "older"
-    trained(place, out, "--set", "several_labels=softmax", "--epochs", "1")
+    trained(place, out, "--set", "multilabel=softmax", "--epochs", "1")
     (out / "model.safetensors").unlink()
     recipe = yaml.safe_load((out / "recipe.yaml").read_text())
-    del recipe["several_labels"]
+    del recipe["multilabel"]
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     done = effnetv2(
-        "train", place / "marks.csv", *SEPARATED, "--out", out, "--resume", "--workers", "0", cwd=place
+        "train", place / "marks.csv", *SEPARATED, "--output", out, "--resume", "--workers", "0", cwd=place
     )
     assert done.returncode == 0, done.stderr
     assert model_file.load(out).answer == "softmax"
@@ -186,8 +186,8 @@ def test_weights_learn_shares_and_yes_or_no_in_turn(place, run, tmp_path):
             *SEPARATED,
             *words,
             "--set",
-            f"several_labels={how}",
-            "--out",
+            f"multilabel={how}",
+            "--output",
             out,
             cwd=place,
         )
@@ -196,7 +196,16 @@ def test_weights_learn_shares_and_yes_or_no_in_turn(place, run, tmp_path):
 
 
 def test_folds_answer_together(place, tmp_path):
-    words = ("crossval", place / "marks.csv", *SEPARATED, *TRAIN, "--folds", "2", "--out", tmp_path / "folds")
+    words = (
+        "crossval",
+        place / "marks.csv",
+        *SEPARATED,
+        *TRAIN,
+        "--folds",
+        "2",
+        "--output",
+        tmp_path / "folds",
+    )
     done = effnetv2(*words, "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -213,23 +222,23 @@ def test_folds_answer_together(place, tmp_path):
     each = [predicted(place, tmp_path / f"folds/fold{number}")[1][names].to_numpy() for number in (1, 2)]
     assert np.allclose(table[names], np.mean(each, axis=0), atol=1e-5)
     assert sets(table) == [{name for name in names if row[name] >= 0.5} for _, row in table.iterrows()]
-    tried = ("--try", "several_labels=softmax", "--try", "several_labels=sigmoid")
+    tried = ("--candidate", "multilabel=softmax", "--candidate", "multilabel=sigmoid")
     refused(effnetv2(*words[:-1], tmp_path / "tried", *tried, cwd=place), "has to mean the same", "--set")
 
 
 def test_what_does_not_go_together_is_refused_before_the_run(place, tmp_path):
-    begin = ("train", place / "marks.csv", *SEPARATED, *TRAIN, "--out", tmp_path / "run")
+    begin = ("train", place / "marks.csv", *SEPARATED, *TRAIN, "--output", tmp_path / "run")
     for setting, value in (("class_weights", "sqrt"), ("logit_adjustment", "1.0")):
         refused(
             effnetv2(*begin, "--set", f"{setting}={value}", cwd=place),
-            f"{setting} is {value}", "several_labels sigmoid", f"set {setting} to null", "balance=sqrt",
+            f"{setting} is {value}", "multilabel sigmoid", f"set {setting} to null", "class_sampling=sqrt",
         )  # fmt: skip
     for name in ("red", "green"):
         for number in range(4):
             paint(tmp_path / "folders" / name / f"{number}.jpg", (200, 30, 30), number)
-    one_each = ("train", tmp_path / "folders", *TRAIN, "--out", tmp_path / "run")
+    one_each = ("train", tmp_path / "folders", *TRAIN, "--output", tmp_path / "run")
     refused(
-        effnetv2(*one_each, "--set", "several_labels=softmax", cwd=place),
-        "--set several_labels=softmax", "each of these has one", "--label-separator",
+        effnetv2(*one_each, "--set", "multilabel=softmax", cwd=place),
+        "--set multilabel=softmax", "each of these has one", "--label-separator",
     )  # fmt: skip
     assert not (tmp_path / "run").exists()

@@ -29,8 +29,8 @@ def test_the_kinds_differ_in_nothing_but_where_regularization_begins(order):
     assert vanilla.model_copy(update={"progressive": grows.progressive}) == grows
     stages = {kind: [made.progressive.stage(number) for number in range(4)] for kind, made in
               ((VANILLA, vanilla), (ADAPTIVE, grows))}  # fmt: skip
-    assert [stage.image_px for stage in stages[VANILLA]] == [48, 64, 80, 96]
-    assert [stage.image_px for stage in stages[ADAPTIVE]] == [48, 64, 80, 96]
+    assert [stage.image_size for stage in stages[VANILLA]] == [48, 64, 80, 96]
+    assert [stage.image_size for stage in stages[ADAPTIVE]] == [48, 64, 80, 96]
     assert [(stage.randaugment, stage.dropout) for stage in stages[VANILLA]] == [(15, 0.3)] * 4
     assert [stage.randaugment for stage in stages[ADAPTIVE]] == pytest.approx(
         [5, 25 / 3, 35 / 3, 15], abs=1e-3
@@ -42,8 +42,8 @@ def test_the_kinds_differ_in_nothing_but_where_regularization_begins(order):
 
 
 def test_sizes_are_drawn_as_often_as_in_table_13():
-    assert recipe(RANDOM, VANILLA).progressive.turns == 350 // 8 + 1 == 44
-    assert recipe(GROWING, VANILLA).progressive.turns is None
+    assert recipe(RANDOM, VANILLA).progressive.random_draws == 350 // 8 + 1 == 44
+    assert recipe(GROWING, VANILLA).progressive.random_draws is None
 
 
 @pytest.fixture

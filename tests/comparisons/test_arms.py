@@ -229,7 +229,7 @@ def test_runs_that_are_not_one_recipe_by_several_seeds_are_no_figure(other, said
 
 def at(px_and_pace, **more):
     """A run of 1,000 pictures at each size."""
-    sizes = [{"image_px": px, "images": 1000, "train_s": 1000 / pace} for px, pace in px_and_pace.items()]
+    sizes = [{"image_size": px, "images": 1000, "train_s": 1000 / pace} for px, pace in px_and_pace.items()]
     return {"seed": 3, "sizes": sizes} | more
 
 
@@ -251,12 +251,12 @@ def test_the_recorded_pairs_are_of_one_pace(regime, tmp_path):
 
 
 def test_what_was_tuned_in_another_regime_is_refused(tmp_path):
-    tuned = {"regime": {"epochs": 60, "image_px": 128, "shares": [[2, 1]]}}  # as JSON has tuples
+    tuned = {"regime": {"epochs": 60, "image_size": 128, "shares": [[2, 1]]}}  # as JSON has tuples
     arms.refuse_other_regime(
-        tmp_path / "tuned.json", tuned, {"epochs": 60, "image_px": 128, "shares": ((2, 1),)}
+        tmp_path / "tuned.json", tuned, {"epochs": 60, "image_size": 128, "shares": ((2, 1),)}
     )
-    with pytest.raises(SystemExit, match=mentioning("tuned.json", "image_px", "128", "64")):
-        arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_px": 64})
+    with pytest.raises(SystemExit, match=mentioning("tuned.json", "image_size", "128", "64")):
+        arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_size": 64})
 
 
 def test_times_on_two_kinds_of_machine_do_not_compare():
@@ -303,12 +303,12 @@ def test_a_gpu_is_named_before_the_machine_that_it_is_in(monkeypatch):
 
 def test_each_size_has_its_pictures_and_seconds():
     def row(px, images, seconds):
-        return {"kind": "train", "image_px": px, "images_per_s": images / seconds, "train_s": seconds}
+        return {"kind": "train", "image_size": px, "images_per_s": images / seconds, "train_s": seconds}
 
     history = [row(64, 320, 1.0), {"kind": "val"}, row(64, 160, 0.5), row(128, 320, 2.0), row(64, 32, 0.1)]
     assert by_size(history) == [
-        {"image_px": 64, "images": 512, "train_s": 1.6},
-        {"image_px": 128, "images": 320, "train_s": 2.0},
+        {"image_size": 64, "images": 512, "train_s": 1.6},
+        {"image_size": 128, "images": 320, "train_s": 2.0},
     ]
 
 

@@ -31,7 +31,7 @@ def answers(*given):
 def test_the_program_is_asked_as_a_user_asks_it_and_goes_on_where_it_was(tmp_path):
     words = default_train.command("pictures/", 15, tmp_path)
     assert words[1:] == [
-        "-m", "efficientnetv2", "train", "pictures/", "--minutes", "15", "--out", str(tmp_path),
+        "-m", "efficientnetv2", "train", "pictures/", "--minutes", "15", "--output", str(tmp_path),
     ]  # fmt: skip
     (tmp_path / "recipe.yaml").write_text("name: quick")
     assert default_train.command("pictures/", 15, tmp_path)[-1] == "--resume"
@@ -42,7 +42,7 @@ def test_the_difference_is_that_of_the_pictures_that_both_answered(tmp_path):
     save_predictions(tmp_path, answers("1aa", "2bb", "3aa", "4ab", "5ab"))
     save_predictions(tmp_path / "probe", answers("1aa", "2ab", "3ba", "4bb"))
     found = default_train.over_probe(tmp_path)
-    assert found["pictures"] == 4
+    assert found["num_images"] == 4
     assert found["probe_top1"] == 0.5
     top1 = found["over_probe"]["top1"]
     assert top1["value"] == pytest.approx(0.25)
@@ -55,14 +55,14 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
 
     def train(pictures, minutes, run):
         calls.append(minutes)
-        short = ["--epochs", "1", "--batch-images", "8", "--image-px", "32", "--workers", "0"]
+        short = ["--epochs", "1", "--batch-size", "8", "--image-size", "32", "--workers", "0"]
         settings = ["--set", "progressive.stages=1", "--device", "cpu", "--weights", "none"]
-        done = effnetv2("train", pictures, "--out", run, *short, *settings, cwd=results)
+        done = effnetv2("train", pictures, "--output", run, *short, *settings, cwd=results)
         assert done.returncode == 0, done.stderr
 
     monkeypatch.setattr(default_train, "train", train)
     monkeypatch.setattr(default_train, "weights_candidates", lambda model: default_train_starts())
-    line = ["default_train", f"tiny={class_folders}", "--out", str(results), "--record"]
+    line = ["default_train", f"tiny={class_folders}", "--output", str(results), "--record"]
     monkeypatch.setattr(sys, "argv", line)
     default_train.main()
     default_train.main()
@@ -75,7 +75,7 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
     kept = json.loads((results / "default_train_tiny/measured.json").read_text())
     assert kept["recipe"] == "quick"
     assert "random weights" in kept["probe_of"]
-    assert kept["probe_train_pictures"] == kept["train_pictures"] > 0
+    assert kept["probe_num_train_images"] == kept["num_train_images"] > 0
     assert str(class_folders) not in json.dumps(kept)
     claim = summary["default_train_minus_probe_tiny_top1"]
     assert claim["value"] == pytest.approx(100 * kept["over_probe"]["top1"]["value"])
@@ -85,7 +85,7 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
     fewer = shutil.copytree(class_folders, results / "fewer")
     next(fewer.glob("*/*.jpg")).unlink()
     for words in ((f"tiny={class_folders}", "--minutes", "1"), (f"tiny={fewer}", "--record")):
-        monkeypatch.setattr(sys, "argv", ["default_train", *words, "--out", str(results)])
+        monkeypatch.setattr(sys, "argv", ["default_train", *words, "--output", str(results)])
         with pytest.raises(SystemExit, match=mentioning("measured.json")):
             default_train.main()
     monkeypatch.setattr(sys, "argv", line)
@@ -107,7 +107,7 @@ def test_a_run_that_was_stopped_is_not_gone_on_with_for_longer(results, monkeypa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(default_train, "train", train)
-    line = ["default_train", f"tiny={class_folders}", "--out", str(results)]
+    line = ["default_train", f"tiny={class_folders}", "--output", str(results)]
     for words, end in ((["--minutes", "1"], KeyboardInterrupt), (["--record"], SystemExit)):
         monkeypatch.setattr(sys, "argv", [*line, *words])
         with pytest.raises(end) as stopped:
@@ -144,12 +144,12 @@ def test_a_probe_of_few_pictures_is_called_so_where_the_record_knows_it():
     one = {"value": 0.01, "low": 0.0, "high": 0.02}
     row = {
         "recipe": "finetune", "weights": "w", "top1": 0.9, "probe_of": "the weights", "probe_top1": 0.8, "pictures": 9,
-        "over_probe": {"top1": one}, "train_pictures": 40_000,
+        "over_probe": {"top1": one}, "num_train_images": 40_000,
     }  # fmt: skip
     assert "(80.0%): top1" in default_train.told("set", row), "of before it was kept"
-    assert "(80.0%): top1" in default_train.told("set", row | {"probe_train_pictures": 40_000})
+    assert "(80.0%): top1" in default_train.told("set", row | {"probe_num_train_images": 40_000})
     assert mentions(
-        default_train.told("set", row | {"probe_train_pictures": 5000}), "80.0", "5,000", "40,000", "top1"
+        default_train.told("set", row | {"probe_num_train_images": 5000}), "80.0", "5,000", "40,000", "top1"
     )
 
 

@@ -31,7 +31,7 @@ def ran(tmp_path, monkeypatch):
 
     def run(words, **how):
         came.append(int(words[words.index("--seed") + 1]))
-        reports(Path(words[words.index("--out") + 1]), came[-1])
+        reports(Path(words[words.index("--output") + 1]), came[-1])
 
     for seed in range(3):
         folder = tmp_path / "out" / str(seed)
@@ -46,7 +46,7 @@ def ran(tmp_path, monkeypatch):
 
 def record(tmp_path, monkeypatch, *, seeds: int = 3) -> dict:
     """The claims, recorded."""
-    monkeypatch.setattr(sys, "argv", ["demo", "--seeds", str(seeds), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["demo", "--seeds", str(seeds), "--output", str(tmp_path / "out")])
     demo.main()
     return json.loads((tmp_path / "summary.json").read_text())
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from benchmarks import finetune_land_cover, record
 from benchmarks.finetune_land_cover import FOLDS
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
@@ -40,7 +40,13 @@ def asked(tmp_path, monkeypatch):
         (tmp_path / name).write_text(name)
 
     def run(pictures, weights, *words):
-        line = ["finetune_land_cover", str(pictures), str(tmp_path / weights), "--out", str(tmp_path / "out")]
+        line = [
+            "finetune_land_cover",
+            str(pictures),
+            str(tmp_path / weights),
+            "--output",
+            str(tmp_path / "out"),
+        ]
         monkeypatch.setattr(sys, "argv", [*line, *words])
         finetune_land_cover.main()
         return len(made)
@@ -54,12 +60,12 @@ def test_what_is_kept_is_refused_for_other_pictures_weights_and_recipes(
     assert asked(class_folders, "weights") == asked(class_folders, "weights") == 4 * FOLDS, "made once"
     with pytest.raises(SystemExit, match=mentioning("answers.json", "weight")):
         asked(class_folders, "others")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(tmp_path / "more" / name / f"other_{number}.jpg", colour, number)
+            paint(tmp_path / "more" / name / f"other_{number}.jpg", color, number)
     with pytest.raises(SystemExit, match=mentioning("answers.json")):
         asked(tmp_path / "more", "weights")
-    monkeypatch.setattr(finetune_land_cover, "KNOWN", ["epochs=3", "validate_epochs=3"])
+    monkeypatch.setattr(finetune_land_cover, "KNOWN", ["epochs=3", "val_interval_epochs=3"])
     with pytest.raises(SystemExit, match=mentioning("answers.json")):
         asked(class_folders, "weights")
 

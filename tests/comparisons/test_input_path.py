@@ -27,12 +27,12 @@ def run(monkeypatch, *words):
 
 
 def test_ratios_are_those_of_the_seconds_and_every_side_is_there(class_folders, monkeypatch, capsys):
-    words = ("--as-is", "--image-px", 16, "--image-px", 24, "--images", 6, "--rounds", 3, "--json")
+    words = ("--as-is", "--image-size", 16, "--image-size", 24, "--images", 6, "--rounds", 3, "--json")
     run(monkeypatch, class_folders, *words)
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert found["images"] == 6
-    assert [size["image_px"] for size in found["sizes"]] == [16, 24]
+    assert [size["image_size"] for size in found["sizes"]] == [16, 24]
     for size in found["sizes"]:
         assert set(size["sides"]) == {"timm", "torchvision v2", OURS, CACHED}
         for side in size["sides"].values():
@@ -76,7 +76,7 @@ def test_bare_pixels_are_refused(tmp_path):
 
 def reading_of(folder: Path) -> Reading:
     dataset = load_dataset(str(folder))
-    return Reading(dataset.select(np.arange(0, len(dataset), 8)), image_px=16, batch_images=4)
+    return Reading(dataset.select(np.arange(0, len(dataset), 8)), image_size=16, batch_size=4)
 
 
 def test_every_side_gives_each_picture_once_in_float_batches(class_folders, monkeypatch):

@@ -16,7 +16,7 @@ from benchmarks import land_cover, land_cover_runs, record
 from benchmarks.land_cover import BALANCED, BALANCING
 from benchmarks.land_cover_runs import Work, told
 from tests.command_line import NETWORK
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentioning
 
 from efficientnetv2 import create
@@ -36,9 +36,9 @@ def results(tmp_path, monkeypatch):
 
 
 def test_every_way_of_balancing_is_a_recipe():
-    for balance in (*BALANCED, *BALANCING):
+    for class_sampling in (*BALANCED, *BALANCING):
         for size in (land_cover_runs.SMALL, land_cover_runs.FULL):
-            with_overrides(get_recipe("finetune"), [*land_cover_runs.ALWAYS, *size, *balance.split()])
+            with_overrides(get_recipe("finetune"), [*land_cover_runs.ALWAYS, *size, *class_sampling.split()])
     scratch = [*land_cover_runs.SMALL, *land_cover.FROM_SCRATCH, *land_cover.HARDLY_VALIDATED]
     with_overrides(get_recipe("quick"), [*land_cover_runs.ALWAYS, *scratch])
 
@@ -56,13 +56,21 @@ def test_of_a_report_the_majority_is_worked_out():
 
 
 def test_gains_are_seed_by_seed():
-    over = {"balance=null": (0.0, 0.0), "balance=sqrt": (0.01, 0.03), "balance=equal": (0.0, 0.0)}
+    over = {
+        "class_sampling=null": (0.0, 0.0),
+        "class_sampling=sqrt": (0.01, 0.03),
+        "class_sampling=equal": (0.0, 0.0),
+    }
     scores = {(way, seed): 0.6 + 0.1 * seed + over[way][seed] for way in over for seed in (0, 1)}
     found = land_cover.gains(scores)
-    assert found["balance=null"]["macro_f1"] == pytest.approx([0.6, 0.7])
-    assert found["balance=sqrt"]["gain"] == pytest.approx(0.02)
-    assert found["balance=sqrt"]["gain_interval"][0] < 0.02 < found["balance=sqrt"]["gain_interval"][1]
-    assert found["balance=equal"]["gain"] == pytest.approx(0)
+    assert found["class_sampling=null"]["macro_f1"] == pytest.approx([0.6, 0.7])
+    assert found["class_sampling=sqrt"]["gain"] == pytest.approx(0.02)
+    assert (
+        found["class_sampling=sqrt"]["gain_interval"][0]
+        < 0.02
+        < found["class_sampling=sqrt"]["gain_interval"][1]
+    )
+    assert found["class_sampling=equal"]["gain"] == pytest.approx(0)
 
 
 def test_a_claim_is_of_the_machine_that_made_the_cross_validation(results):
@@ -166,24 +174,24 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     """Two folds of 24 pictures at 32 px: every step runs, is kept, and is only read the second time."""
     rows = []
     for number in range(24):
-        name = list(COLOURS)[number % 3]
-        paint(tmp_path / f"{number}.jpg", COLOURS[name], number)
-        paint(tmp_path / "aerial" / name / f"{number}.jpg", COLOURS[name], number + 50)
+        name = list(COLORS)[number % 3]
+        paint(tmp_path / f"{number}.jpg", COLORS[name], number)
+        paint(tmp_path / "aerial" / name / f"{number}.jpg", COLORS[name], number + 50)
         rows.append((f"{number}.jpg", name, number % 12 + 0.5, 3 * (number % 12) + 0.5))
     table = pd.DataFrame(rows, columns=["path", "label", "latitude", "longitude"])
     table.to_csv(tmp_path / "all.csv", index=False)
-    tiny = ("progressive.image_px=32", "progressive.stages=1", "epochs=1", "batch_images=8", "eval_views=one")
+    tiny = ("progressive.image_size=32", "progressive.stages=1", "epochs=1", "batch_size=8", "tta=none")
     for module in (land_cover, land_cover_runs):
         monkeypatch.setattr(module, "SPLITS", {"spatial": "place"})
         monkeypatch.setattr(module, "FOLDS", 2)
         monkeypatch.setattr(module, "PRETRAINING", {"aerial": ("epochs=1",)})
     monkeypatch.setattr(land_cover, "FROM_SCRATCH", ())
-    monkeypatch.setattr(land_cover, "BALANCED", ("balance=equal",))
+    monkeypatch.setattr(land_cover, "BALANCED", ("class_sampling=equal",))
     network = create(io.read(Path(NETWORK)), num_classes=5)
     model_file.save(tmp_path / "weights.safetensors", network, class_names=list("abcde"))
     work = Small(
         str(tmp_path / "all.csv"), str(tmp_path / "weights.safetensors"), str(tmp_path / "aerial"), tmp_path / "out",
-        kept=results / "land_cover", always=("augment.flip=symmetries",), small=tiny, full=tiny,
+        kept=results / "land_cover", always=("augment.flip=d4",), small=tiny, full=tiny,
         members=1,
     )  # fmt: skip
     steps = ("pretrain", "wide", "best")  # the ways of balancing are more of the same: their sums are above
@@ -191,7 +199,9 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     kept = json.loads((results / "land_cover.json").read_text())
     assert set(kept) == {"wide", "best"}
     assert set(kept["wide"]["spatial"]) == {
-        f"{start} {balance}" for start in ("scratch", "imagenet", "aerial") for balance in land_cover.BALANCED
+        f"{start} {class_sampling}"
+        for start in ("scratch", "imagenet", "aerial")
+        for class_sampling in land_cover.BALANCED
     }
     assert all(
         one["linear_probe"] is not None
@@ -200,7 +210,7 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     )
     assert {choice.split()[0] for [choice] in kept["best"]["spatial"]["chosen"]} <= {"imagenet", "aerial"}
     assert set(kept["best"]["spatial"]["pretrained"]) == {"aerial"}
-    assert "pretrained" not in kept["wide"]["spatial"]["imagenet balance=equal"]
+    assert "pretrained" not in kept["wide"]["spatial"]["imagenet class_sampling=equal"]
     assert str(tmp_path) not in (results / "land_cover.json").read_text()
     summary = json.loads((results / "summary.json").read_text())
     assert set(summary) == {f"land_cover_{f}_spatial" for f in ("macro_f1", "top1")}

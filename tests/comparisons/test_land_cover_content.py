@@ -40,7 +40,7 @@ def test_quarters_have_the_least_first():
     assert [(one.part, one.of) for one in by_quarter(values, right)] == [(0, 2), (1, 2), (2, 2), (2, 2)]
 
 
-def test_a_white_square_at_the_centre_is_seen(tmp_path):
+def test_a_white_square_at_the_center_is_seen(tmp_path):
     pixels = np.zeros((80, 80, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "dark.png")
     pixels[30:50, 30:50] = 255
@@ -54,8 +54,8 @@ def test_a_white_square_at_the_centre_is_seen(tmp_path):
 
 
 def test_the_nearest_by_kilometres(four):
-    neighbour, km = nearest(four)
-    assert neighbour.tolist() == [1, 0, 3, 2]
+    neighbor, km = nearest(four)
+    assert neighbor.tolist() == [1, 0, 3, 2]
     assert km == pytest.approx([1, 1, 2, 2], rel=1e-3)
 
 
@@ -69,8 +69,8 @@ def test_likeness_is_the_share_of_the_others_that_are_farther():
 
 
 def test_pairs_are_shown_once(four):
-    neighbour, km = nearest(four)
-    pairs = most_alike(four, apart(VECTORS), np.arange(4), neighbour, km)
+    neighbor, km = nearest(four)
+    pairs = most_alike(four, apart(VECTORS), np.arange(4), neighbor, km)
     assert [(one, other) for one, other, _ in pairs] == [(0, 1), (2, 3)]
 
 

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 from benchmarks import land_cover_limits
-from benchmarks.land_cover_limits import Answers, both_wrong, classes, limits, neighbours, years
+from benchmarks.land_cover_limits import Answers, both_wrong, classes, limits, neighbors, years
 
 KM = 1 / 111.2  # of a degree of latitude
 
@@ -32,12 +32,12 @@ def folder(tmp_path):
     ):
         own = tmp_path / "best" / kind
         own.mkdir(parents=True)
-        table.assign(fold=fold).to_csv(own / "manifest.csv", index=False)
+        table.assign(fold=fold).to_csv(own / "dataset.csv", index=False)
         sure = [0.1 if row in wrong else 0.9 for row in range(8)]
         of_a = [one if label == "a" else 1 - one for one, label in zip(sure, table["label"], strict=True)]
         answers = {"path": [f"{row}.jpg" for row in range(8)], "a": of_a, "b": [1 - one for one in of_a]}
         pd.DataFrame(answers).to_csv(own / "predictions.csv", index=False)
-        (own / "report.json").write_text(json.dumps({"label_curve": None}))
+        (own / "report.json").write_text(json.dumps({"data_scaling_curve": None}))
     return tmp_path
 
 
@@ -53,15 +53,15 @@ def test_mistakes_that_both_make(folder):
     assert found["if_independent"] == pytest.approx(3 / 8 * 3 / 8 * 8)
 
 
-def test_neighbours_of_another_label(folder):
+def test_neighbors_of_another_label(folder):
     """The third pair is of two classes; both of its pictures are answered wrongly."""
-    found = neighbours(Answers.read(folder / "best/spatial"))
+    found = neighbors(Answers.read(folder / "best/spatial"))
     assert counts(found["near"]) == (8, 8)
     assert counts(found["nearest_has_the_label"]) == (6, 8)
     assert counts(found["top1_where_it_has"]) == (5, 6)
     assert counts(found["top1_where_it_has_not"]) == (0, 2)
     assert counts(found["top1_learnt_near"]) == (0, 0)
-    parted = neighbours(Answers.read(folder / "best/stratified"))
+    parted = neighbors(Answers.read(folder / "best/stratified"))
     assert counts(parted["top1_learnt_near"]) == (0, 2)
     assert counts(parted["top1_not_learnt_near"]) == (5, 6)
 

@@ -278,13 +278,14 @@ def test_all_that_a_smaller_scale_changes_of_a_recipe_is_said():
     )
     told = accuracy._recipes_note([cell])
     words = {
-        "epochs": "length", "steps": "length", "progressive": "sizes", "batch_images": "batch",
+        "epochs": "length", "steps": "length", "progressive": "sizes", "batch_size": "batch",
         "optimizer": "optimizer",
         "schedule": "schedule", "ema_decay": "moving average", "batch_norm_momentum": "batch-norm momentum",
-        "initialisation": "initialisation", "eval_px": "evaluation size", "crop_fraction": "framing",
-        "framing": "framing", "crop_framing": "framing", "crop_area_min": "smallest crop", "minival": "minival",
+        "init": "init", "eval_image_size": "evaluation size", "crop_pct": "crop_mode",
+        "crop_mode": "crop_mode", "train_crop_mode": "crop_mode", "crop_scale_min": "smallest crop",
+        "minival": "minival",
         # What is looked at meanwhile, how much of the pictures is held out, and what they should be: not the training.
-        "validate_images": "", "holdout": "", "made_for": "",
+        "val_max_images": "", "val_fraction": "", "expected_dataset": "",
     }  # fmt: skip
     assert all(words[setting.partition("=")[0].partition(".")[0]] in told for setting in cell.settings)
     assert "optimizer" not in accuracy._recipes_note([Cell("row", "run", "quick", None, ())])
@@ -316,7 +317,7 @@ def test_weights_that_are_not_there_are_told_before_the_first_run(tmp_path, monk
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):
-    options = ["6", "--out", str(tmp_path / "six")]
+    options = ["6", "--output", str(tmp_path / "six")]
     command_line.main([*options, "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "six" / "table.json").read_text())
@@ -331,7 +332,7 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
         (["77"], "There is no table '77'. Those there are: 1, 2, 3,"),
         (["6", "--scale", "huge"], "argument --scale: invalid choice: 'huge'"),
         (["7", "--seeds", "0"], "--seeds is 0, but must be between 1 and 1,000"),
-        (["6", "7", "--out", "here"], "--out is for one table that is not recorded"),
+        (["6", "7", "--output", "here"], "--output is for one table that is not recorded"),
     ],
 )
 def test_wrong_options_are_refused(words, error, capsys):
@@ -379,7 +380,7 @@ def test_a_table_at_tiny_scale_is_really_made_from_the_command_line(table, words
     if table == "12":
         pytest.importorskip("timm")
     out = tmp_path / "made"
-    command = [sys.executable, "-m", "benchmarks.paper", table, *words, "--out", str(out), "--json"]
+    command = [sys.executable, "-m", "benchmarks.paper", table, *words, "--output", str(out), "--json"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -443,7 +444,7 @@ def test_runs_on_other_pictures_are_not_taken_for_these(tmp_path, monkeypatch):
     (tmp_path / "cells/a_p_0").mkdir(parents=True)
     (tmp_path / "cells/a_p_0/recipe.yaml").touch()
     assert made("13", tmp_path, data="cifar10", seeds=2) == table
-    with pytest.raises(InputError, match=r"--data is cifar10 there, cifar100 here. Give another --out"):
+    with pytest.raises(InputError, match=r"--data is cifar10 there, cifar100 here. Give another --output"):
         made("13", tmp_path, data="cifar100")
 
 
@@ -477,7 +478,7 @@ def test_a_table_replaces_itself_and_says_so(tmp_path, capsys):
     place = f"{tmp_path / 'table.json'} is there already: it will be replaced."
     before = []
     for there in (False, True):
-        command_line.main(["6", "--device", "cpu", "--out", str(tmp_path)])
+        command_line.main(["6", "--device", "cpu", "--output", str(tmp_path)])
         assert (place in " ".join(capsys.readouterr().err.split())) == there
         before.append([(tmp_path / name).read_bytes() for name in WRITTEN])
     assert before[0] == before[1]
@@ -488,7 +489,7 @@ def test_a_table_leaves_files_of_the_users_alone(name, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / name, format="PNG")
     before = (tmp_path / name).read_bytes()
     with pytest.raises(
-        InputError, match=f"{name} is there already, and is not of Table 6. Give another --out"
+        InputError, match=f"{name} is there already, and is not of Table 6. Give another --output"
     ):
         made("6", tmp_path)
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, before)]
@@ -547,7 +548,7 @@ def test_what_runs_come_to_is_a_line_each_and_stdout_has_the_table_alone(tmp_pat
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
     monkeypatch.setattr(runs, "train_and_report", fake)
-    command_line.main(["13", "--data", "here", "--out", str(tmp_path / "made"), "--json"])
+    command_line.main(["13", "--data", "here", "--output", str(tmp_path / "made"), "--json"])
     printed = capsys.readouterr()
     assert printed.err.count("  top-1 50.0%, 1 min 00 s of training: ") == 4
     assert "Training" not in printed.err
@@ -562,7 +563,7 @@ def test_a_table_of_runs_that_is_stopped_says_how_it_continues(tmp_path, monkeyp
 
     monkeypatch.setattr(runs, "train_and_report", stopped)
     words = ["13", "--scale", "tiny", "--data", "my pictures", "--seeds", "2", "--device", "cpu"]
-    words += ["--out", str(tmp_path / "made"), "--json"]
+    words += ["--output", str(tmp_path / "made"), "--json"]
     with pytest.raises(SystemExit) as end:
         command_line.main(words)
     assert end.value.code == 130

@@ -57,7 +57,7 @@ def test_table_5_has_each_size_and_magnitude_in_its_cell(cell_of):
     for (row, column), (recipe, _) in there.items():
         setting = recipe.progressive.last
         assert setting.randaugment == float(row.removeprefix("magnitude "))
-        assert setting.image_px == TINY.px(int(column.removesuffix(" px")))
+        assert setting.image_size == TINY.px(int(column.removesuffix(" px")))
 
 
 def test_table_8_has_each_set_in_its_column(cell_of):
@@ -101,7 +101,7 @@ def test_table_2_has_each_size_and_batch_in_its_cell(monkeypatch):
         throughput,
         "images_per_s",
         lambda steps, *given: {
-            name: Measurement((step.image_px + step.batch_images / 100,)) for name, step in steps.items()
+            name: Measurement((step.image_size + step.batch_size / 100,)) for name, step in steps.items()
         },
     )
     shown = throughput.table_2(SCALES["paper"], torch.device("cpu"), print)
@@ -113,7 +113,7 @@ def test_table_2_has_each_size_and_batch_in_its_cell(monkeypatch):
 
 def test_table_3_has_the_speed_of_each_variant_beside_its_own_counts(monkeypatch):
     def as_large(step):
-        return Measurement((count_flops(step.architecture, image_px=380).total.parameters / 1e6,))
+        return Measurement((count_flops(step.architecture, image_size=380).total.parameters / 1e6,))
 
     monkeypatch.setattr(
         throughput,

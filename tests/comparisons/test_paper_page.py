@@ -192,7 +192,7 @@ def test_the_s_of_table_11_is_an_earlier_one():
     figures = json.loads((RECORDS / "11_tiny.json").read_text())["rows"][-1]
     assert figures["name"] == "efficientnetv2_s"
     assert (
-        round(count_flops(earlier, image_px=384).total.parameters / 1e6)
+        round(count_flops(earlier, image_size=384).total.parameters / 1e6)
         == figures["paper"]["parameters, M"]["mean"]
     )
 

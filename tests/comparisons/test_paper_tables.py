@@ -150,8 +150,8 @@ def test_table_8_at_the_papers_scale_begins_each_network_with_its_own_weights_on
     assert {data for _, data in begun} == {"cifar10", "cifar100", "flowers102", "stanford_cars"}
     sizes = {"efficientnetv2_s": 384, "efficientnetv2_m": 480, "efficientnetv2_l": 480}
     for recipe, _ in begun:
-        assert recipe.progressive.last.image_px == recipe.eval_px == sizes[recipe.model]
-        assert recipe.answered == "test"
+        assert recipe.progressive.last.image_size == recipe.eval_image_size == sizes[recipe.model]
+        assert recipe.eval_split == "test"
     for row in shown.rows:
         assert set(row.ours) == set(row.paper) == {"cifar10", "cifar100", "flowers102", "cars"}
         assert all(figure.values for figure in row.ours.values())
@@ -196,7 +196,7 @@ def test_what_cannot_run_is_refused_and_leaves_nothing_behind(table, words, sent
 @pytest.mark.parametrize(
     ("table", "preset", "varies", "networks"),
     [
-        ("5", "efficientnetv2_s", {"image_px", "randaugment"}, {"efficientnetv2_s"}),
+        ("5", "efficientnetv2_s", {"image_size", "randaugment"}, {"efficientnetv2_s"}),
         ("10", "efficientnetv2_m", set(), {"efficientnet_b7", "efficientnetv2_m"}),
         ("13", "efficientnetv2_m", set(), {"efficientnetv2_m"}),
     ],
@@ -207,7 +207,7 @@ def test_at_the_papers_scale_runs_are_those_of_section_5_1(table, preset, varies
     for recipe, _ in begun:
         last = recipe.progressive.last
         assert replace(last, **{name: getattr(end, name) for name in varies}) == end
-        assert (recipe.epochs, recipe.batch_images) == (facts["epochs"], facts["batch_images"])
+        assert (recipe.epochs, recipe.batch_size) == (facts["epochs"], facts["batch_size"])
     assert {recipe.model for recipe, _ in begun} == networks
     assert all(name in shown.ours_note for name in (*networks, f"recipe {preset}_paper"))
 
@@ -218,7 +218,7 @@ def test_table_13_is_of_m_and_vanilla_is_its_end_throughout(begun, tmp_path):
     assert [name for name, row in published.rows("7").items() if row[0] == adaptive] == ["efficientnetv2_m"]
     made("13", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
     first = [recipe.progressive.stage(0) for recipe, _ in begun if recipe.progressive.order == "growing"]
-    assert first == [replace(plan.last, image_px=128), plan.stage(0)]
+    assert first == [replace(plan.last, image_size=128), plan.stage(0)]
 
 
 def test_the_page_gives_table_13s_cells_as_commands(begun, tmp_path):
@@ -227,7 +227,7 @@ def test_the_page_gives_table_13s_cells_as_commands(begun, tmp_path):
     shown = {}
     for words in lines:
         settings = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
-        recipe, folder = (words[words.index(option) + 1] for option in ("--recipe", "--out"))
+        recipe, folder = (words[words.index(option) + 1] for option in ("--recipe", "--output"))
         if "_" in folder:
             shown[folder] = with_overrides(get_recipe(recipe), settings)
     made("13", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
@@ -247,24 +247,26 @@ def test_the_page_counts_the_runs_of_a_table_at_the_papers_scale(table, begun, t
 
 def test_table_5_evaluates_at_the_size_of_training(begun, tmp_path):
     made("5", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
-    assert {recipe.eval_px for recipe, _ in begun} == {None}
+    assert {recipe.eval_image_size for recipe, _ in begun} == {None}
 
 
 def test_table_10_evaluates_each_network_at_the_size_that_it_is_counted_and_timed_at(begun, tmp_path):
     """B7 at 600 px: the centre square, 600 of 632 px. M at 480 px: the whole picture."""
     shown = made("10", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
-    assert {recipe.model: (recipe.eval_px, recipe.framing, recipe.crop_fraction) for recipe, _ in begun} == {
-        "efficientnet_b7": (600, "crop", 600 / 632),
-        "efficientnetv2_m": (480, "whole", 1.0),
+    assert {
+        recipe.model: (recipe.eval_image_size, recipe.crop_mode, recipe.crop_pct) for recipe, _ in begun
+    } == {
+        "efficientnet_b7": (600, "center", 600 / 632),
+        "efficientnetv2_m": (480, "squash", 1.0),
     }
-    assert {recipe.train_framing for recipe, _ in begun} == {"crop"}
+    assert {recipe.random_crop_mode for recipe, _ in begun} == {"center"}
     assert "Each evaluated at its own size." in shown.ours_note
 
 
 def test_runs_of_another_scale_or_device_are_not_taken_for_these(begun, tmp_path):
     out = tmp_path / "out"
     made("13", out, data="here")
-    with pytest.raises(InputError, match=r"--scale is tiny there, small here. Give another --out"):
+    with pytest.raises(InputError, match=r"--scale is tiny there, small here. Give another --output"):
         made("13", out, data="here", scale="small")
     with pytest.raises(InputError, match=r"has runs of another kind: table is 13 there, 12 here"):
         made("12", out, data="here")
@@ -325,7 +327,7 @@ def test_steps_are_in_16_bits_where_they_are_quick_but_at_scale_tiny(table, monk
     asked = []
 
     def speeds(steps, rounds, device, precision):
-        asked.append((precision, {step.batch_images for step in steps.values()}))
+        asked.append((precision, {step.batch_size for step in steps.values()}))
         return dict.fromkeys(steps, Measurement((1.0,), "images/s"))
 
     monkeypatch.setattr(throughput, "images_per_s", speeds)
@@ -343,9 +345,9 @@ def test_steps_whose_speeds_are_compared_take_turns(monkeypatch):
     called = []
 
     def step(asked, device, precision):
-        if asked.batch_images == 2:
+        if asked.batch_size == 2:
             raise MemoryError
-        return lambda: called.append(asked.batch_images)
+        return lambda: called.append(asked.batch_size)
 
     monkeypatch.setattr(throughput, "_step", step)
     steps = {name: throughput.Step(None, 32, images) for name, images in (("a", 1), ("b", 2), ("c", 3))}

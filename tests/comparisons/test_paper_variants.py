@@ -22,7 +22,7 @@ B4 = get_architecture("efficientnet_b4")
     ],
 )
 def test_fusing_b4s_stages_gives_table_3s_parameters(stages, kernel, millions, paper):
-    counted = count_flops(with_fused(B4, stages=stages, kernel=kernel), image_px=380).total.parameters / 1e6
+    counted = count_flops(with_fused(B4, stages=stages, kernel=kernel), image_size=380).total.parameters / 1e6
     assert counted == pytest.approx(millions, rel=2e-3)
     if paper:
         assert counted == pytest.approx(paper, rel=5e-3)

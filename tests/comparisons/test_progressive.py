@@ -31,7 +31,7 @@ def recipe(arm, choice=CHOICE, regime=REGIMES["paper"], epochs=60.0):
 def test_progressive_goes_from_64_to_128_px_and_from_a_third_of_the_regularization_to_all():
     plan = recipe(PROGRESSIVE).progressive
     stages = [plan.stage(number) for number in range(4)]
-    assert [stage.image_px for stage in stages] == [64, 96, 96, 128]
+    assert [stage.image_size for stage in stages] == [64, 96, 96, 128]
     assert [stage.randaugment for stage in stages] == pytest.approx([5, 25 / 3, 35 / 3, 15], abs=1e-3)
     assert [stage.dropout for stage in stages] == pytest.approx([0.1, 0.5 / 3, 0.7 / 3, 0.3], abs=1e-3)
 
@@ -102,7 +102,7 @@ def test_the_quickest_stages_are_taken_that_cost_no_more_than_a_point(runs, monk
 
     def found(runs, cell, seed):
         row = anew(runs, cell, seed)
-        made = with_overrides(get_recipe("quick"), cell.settings).progressive.shares
+        made = with_overrides(get_recipe("quick"), cell.settings).progressive.stage_fractions
         return row | {"top1": row["top1"] - lost.get(made, 0)}
 
     monkeypatch.setattr(progressive, "measured", found)
@@ -126,7 +126,7 @@ def test_the_quickest_stages_are_taken_that_cost_no_more_than_a_point(runs, monk
 def test_resnet50_grows_from_48_to_96_px_and_is_itself():
     regime = REGIMES["resnet50"]
     plan = recipe(PROGRESSIVE, regime=regime).progressive
-    assert [plan.stage(number).image_px for number in range(4)] == [48, 64, 80, 96]
+    assert [plan.stage(number).image_size for number in range(4)] == [48, 64, 80, 96]
     assert recipe(FIXED, regime=regime).progressive.stage(0) == plan.last
     assert cell(FIXED, "run", CHOICE, regime, 6).model == "torchvision:resnet50"
     assert cell(FIXED, "run", CHOICE, REGIMES["paper"], 6).model == "efficientnetv2_b0"
@@ -136,16 +136,16 @@ def test_longer_first_stages_and_the_batch_are_settings_of_the_run():
     choice = Choice("none", 2e-3, (3, 2, 2, 2))
     assert choice.column == "none 0.002 3 2 2 2"
     growing, fixed = recipe(PROGRESSIVE, choice), recipe(FIXED, choice)
-    assert growing.progressive.shares == (3, 2, 2, 2)
-    assert fixed.progressive.shares is None
-    assert growing.batch_images == fixed.batch_images == 64
-    assert recipe(FIXED, regime=REGIMES["short"]).batch_images == 32
+    assert growing.progressive.stage_fractions == (3, 2, 2, 2)
+    assert fixed.progressive.stage_fractions is None
+    assert growing.batch_size == fixed.batch_size == 64
+    assert recipe(FIXED, regime=REGIMES["short"]).batch_size == 32
     assert progressive._chosen(**json.loads(json.dumps(asdict(choice)))) == choice
 
 
 def test_what_stands_still_is_tried_with_what_a_growing_one_comes_to_on_average():
     """Over four stages a ramp from a third stands at 1/3, 5/9, 7/9 and 1 of its end: two thirds on average."""
-    growing = [*regularized("light", growing=True), "progressive.image_px=64", "progressive.stages=4"]
+    growing = [*regularized("light", growing=True), "progressive.image_size=64", "progressive.stages=4"]
     plan = with_overrides(get_recipe("quick"), growing).progressive
     slight = with_overrides(get_recipe("quick"), regularized("slight", growing=False)).progressive.last
     means = [
@@ -280,7 +280,7 @@ def test_the_claims_are_by_hand():
 def test_what_cannot_be_is_refused(words, sentence, tmp_path):
     pictures = ROOT / "examples/land_cover/pictures.csv"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.progressive", pictures, "--out", tmp_path, *words],
+        [sys.executable, "-m", "benchmarks.progressive", pictures, "--output", tmp_path, *words],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
@@ -290,10 +290,10 @@ def test_what_cannot_be_is_refused(words, sentence, tmp_path):
 def test_the_figure_shows_every_run_and_every_sizes_cost():
     """Two seeds of three arms: three clouds of two points; 3 and 5 minutes of fixed, 1 + 1 + 1 of progressive."""
     fixed = [
-        {"top1": 0.5, "train_s": spent, "sizes": [{"image_px": 128, "images": 9, "train_s": spent}]}
+        {"top1": 0.5, "train_s": spent, "sizes": [{"image_size": 128, "images": 9, "train_s": spent}]}
         for spent in (180.0, 300.0)
     ]
-    sizes = [{"image_px": px, "images": 9, "train_s": 60.0} for px in (64, 96, 128)]
+    sizes = [{"image_size": px, "images": 9, "train_s": 60.0} for px in (64, 96, 128)]
     growing = {"top1": 0.6, "train_s": 180.0, "sizes": sizes}
     figure = progressive_figure.draw({FIXED: fixed, PROGRESSIVE: [growing] * 2, EQUAL_TIME: fixed})
     left, right = figure.axes
@@ -319,6 +319,6 @@ def test_what_was_tuned_serves_any_number_of_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(progressive, "claims", lambda found, of: asked.append(len(found[FIXED])) or {})
     asked = []
     for more in ([], ["--seeds", "2"]):
-        monkeypatch.setattr(sys, "argv", ["progressive", str(pictures), "--out", str(tmp_path), *more])
+        monkeypatch.setattr(sys, "argv", ["progressive", str(pictures), "--output", str(tmp_path), *more])
         progressive.main()
     assert asked == [5, 2]

@@ -21,7 +21,7 @@ from efficientnetv2.training.recipes import get_recipe
 
 def test_both_ways_are_the_recipe_as_it_comes_but_for_the_sizes():
     made = {way: with_overrides(get_recipe("quick"), cell.settings) for way, cell in arms(10).items()}
-    assert [made[GROWING].progressive.stage(number).image_px for number in range(4)] == [64, 96, 96, 128]
+    assert [made[GROWING].progressive.stage(number).image_size for number in range(4)] == [64, 96, 96, 128]
     assert made[FIXED].progressive.stage(0) == made[FIXED].progressive.last == made[GROWING].progressive.last
     own = get_recipe("quick")
     assert made[GROWING] == own.model_copy(update={"epochs": 10.0})
@@ -74,7 +74,7 @@ def test_the_record_holds_every_seed_and_the_drawing_the_first(monkeypatch, tmp_
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
     monkeypatch.setattr(quick, "DOCS", tmp_path)
     curve = [
-        {"kind": "train", "step": 1, "epoch": 1.0, "image_px": 64, "train_s": 60.0},
+        {"kind": "train", "step": 1, "epoch": 1.0, "image_size": 64, "train_s": 60.0},
         {"kind": "val", "step": 1, "epoch": 1.0, "top1": 0.5},
     ]
     words = {"hardware": "2 cores", "versions": {"torch": "1.0"}}

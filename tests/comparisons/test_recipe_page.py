@@ -27,8 +27,8 @@ def test_every_field_has_a_row_with_its_meaning():
 
 def test_a_recipe_is_shown_where_it_differs_from_the_default():
     page = recipe_page.text()
-    assert "| `optimizer.head_lr` | number above 0 | 1 |  | 5 |" in page
+    assert "| `optimizer.head_lr_mult` | number above 0 | 1 |  | 5 |" in page
     assert (
-        "| `progressive.image_px` | number from 1 to 4,096 or {start, end, continuous} |  | {start: 64, end: 128} |"
+        "| `progressive.image_size` | number from 1 to 4,096 or {start, end, continuous} |  | {start: 64, end: 128} |"
         in page
     )

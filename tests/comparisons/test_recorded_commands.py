@@ -70,7 +70,7 @@ def test_timm_at_its_best_has_the_optimizer_of_ours(timed, summary, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "words", [("--image-px", 64), ("--batch-images", 32), ("--updates", 10), ("--tune-updates", 3)]
+    "words", [("--image-size", 64), ("--batch-size", 32), ("--updates", 10), ("--tune-updates", 3)]
 )
 def test_another_epoch_is_not_recorded(words, timed, summary, monkeypatch, capsys):
     with pytest.raises(SystemExit):
@@ -89,7 +89,7 @@ def test_the_loops_claim_names_the_rounds_that_it_is_of(rounds, more, summary, m
 
 
 @pytest.mark.parametrize(
-    "words", [("--image-px", 64), ("--batch-images", 32), ("--steps", 1), ("--like-with-like",)]
+    "words", [("--image-size", 64), ("--batch-size", 32), ("--steps", 1), ("--like-with-like",)]
 )
 def test_another_loop_is_not_recorded(words, summary, monkeypatch, capsys):
     with pytest.raises(SystemExit):
@@ -160,9 +160,9 @@ def test_the_index_of_fewer_pictures_is_not_recorded(summary, monkeypatch, capsy
 def test_kept_memorys_claim_names_the_rounds_and_the_size_that_it_is_of(rounds, more, summary, monkeypatch):
     told = json.dumps({"step_s": 1.0, "faults": 1.0, "resident_mib": 1.0})
     monkeypatch.setattr(kept_memory.subprocess, "run", lambda *given, **how: SimpleNamespace(stdout=told))
-    run(kept_memory, monkeypatch, "--record", "--rounds", rounds, "--image-px", 64)
+    run(kept_memory, monkeypatch, "--record", "--rounds", rounds, "--image-size", 64)
     claim = summary()["kept_memory_b0_64"]
-    assert claim["command"] == f"python -m benchmarks.kept_memory --image-px 64{more} --record"
+    assert claim["command"] == f"python -m benchmarks.kept_memory --image-size 64{more} --record"
     assert claim["n"] == rounds
 
 

@@ -43,7 +43,7 @@ def made_up(networks, noise):
     for seed in range(networks * 2):
         point = SPACE.sample(Key.of(seed))
         points += [point] * (point not in points and len(points) < networks)
-    counted = [count_flops(SPACE.decode(point), image_px=64, num_classes=10).total for point in points]
+    counted = [count_flops(SPACE.decode(point), image_size=64, num_classes=10).total for point in points]
     draws = Key.of(2).generator()
     right = top1(points) + noise * draws.normal(size=networks)
     seconds = [one.multiply_adds / 1e8 * np.exp(noise * draws.normal()) for one in counted]
@@ -108,7 +108,7 @@ def test_what_was_learnt_holds_for_networks_that_were_never_seen():
     surrogate = Surrogate.fitted(TABLE)
     unseen = [SPACE.sample(Key.of(seed).fold("unseen")) for seed in range(150)]
     foretold = [surrogate.reward(point) for point in unseen]
-    counted = [count_flops(SPACE.decode(point), image_px=64, num_classes=10).total for point in unseen]
+    counted = [count_flops(SPACE.decode(point), image_size=64, num_classes=10).total for point in unseen]
     true = [
         right
         * (one.multiply_adds / 1e8 / TABLE.backbone.step_seconds) ** -0.07

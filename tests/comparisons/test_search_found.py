@@ -10,12 +10,12 @@ from statistics import mean
 import pytest
 from benchmarks import record, search_found, search_trials
 from benchmarks.search_table import MEASURED, Record
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 
 from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement
 
-SETTINGS = ["epochs=1", "progressive.image_px=32", "batch_images=8"]
+SETTINGS = ["epochs=1", "progressive.image_size=32", "batch_size=8"]
 TRIALS = 2
 
 
@@ -43,10 +43,10 @@ def table_of(pictures: Path, folder: Path) -> Path:
 def test_a_search_comes_to_its_table(recorded, workers, tmp_path, monkeypatch):
     """48 pictures, two trials for each sampler, one epoch; how many random search had is written, and where."""
     pictures, results = tmp_path / "pictures", tmp_path / "results"
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(20):
             split = "train" if number < 16 else "val"
-            paint(pictures / split / name / f"{name}_{number}.jpg", colour, number)
+            paint(pictures / split / name / f"{name}_{number}.jpg", color, number)
     results.mkdir()
     for module in (search_found, record):
         monkeypatch.setattr(module, "RESULTS", results)
@@ -54,7 +54,7 @@ def test_a_search_comes_to_its_table(recorded, workers, tmp_path, monkeypatch):
     monkeypatch.setattr(search_found, "SEEDS", (1, 2))
     monkeypatch.setattr(search_found, "ENDLESS", TRIALS)
     words: list[object] = [pictures, "--pictures", 48, "--minutes", 60, "--full-epochs", 1, "--record"]
-    words += ["--out", tmp_path / "out", "--workers", workers]
+    words += ["--output", tmp_path / "out", "--workers", workers]
     words += [word for setting in SETTINGS for word in ("--set", setting)]
     if recorded:
         words += ["--recorded", table_of(pictures, tmp_path)]

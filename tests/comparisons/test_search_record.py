@@ -20,7 +20,7 @@ import yaml
 from benchmarks import record, search_found, search_record, search_studies, search_trials
 from benchmarks.at_once import at_once
 from benchmarks.record import begun, median_interval
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.flops import count_flops
@@ -40,7 +40,7 @@ PROXY = ProxyTask(
 
 def test_pictures_are_shares_of_the_classes_and_always_the_same(class_folders):
     for number in range(16, 32):
-        paint(class_folders / "red" / f"red_{number}.jpg", COLOURS["red"], number)
+        paint(class_folders / "red" / f"red_{number}.jpg", COLORS["red"], number)
     first, second = (search_record.some_pictures(str(class_folders), 32) for _ in range(2))
     assert first.digest() == second.digest()
     assert np.bincount(first.labels).tolist() == [8, 8, 16], "of blue, green and red: as there are"
@@ -71,7 +71,7 @@ def test_a_record_goes_on_where_it_was(class_folders, tmp_path, monkeypatch, cap
     def run(networks: int, *more: str) -> str:
         words = [
             "search_record", class_folders, "--pictures", "48", "--networks", networks, "--set", "epochs=1",
-            "--set", "progressive.image_px=32", "--set", "batch_images=8", "--table", table,
+            "--set", "progressive.image_size=32", "--set", "batch_size=8", "--table", table,
             "--scratch", tmp_path / "scratch", *more,
         ]  # fmt: skip
         monkeypatch.setattr(sys, "argv", [str(word) for word in words])
@@ -96,7 +96,7 @@ def test_a_record_goes_on_where_it_was(class_folders, tmp_path, monkeypatch, cap
     assert all(float(row["step_seconds"]) > 0 for row in rows)
     space, about = small(), json.loads(table.with_suffix(".json").read_text())
     for row, point in zip(rows, search_record.drawn(space, 3), strict=True):
-        counted = count_flops(space.decode(point), image_px=32, num_classes=3).total
+        counted = count_flops(space.decode(point), image_size=32, num_classes=3).total
         assert int(row["parameters"]) == counted.parameters
         assert {name: row[name] for name, _ in space.decisions} == {
             name: str(value) for name, value in space.choices(point).items()
@@ -138,9 +138,9 @@ def test_what_was_begun_otherwise_is_refused(tmp_path):
 def test_a_setting_that_came_later_is_as_if_it_had_been_left_open(tmp_path):
     about = tmp_path / "about.json"
     begun(about, {"asked": {"epochs": 5, "eval": {"px": 64}}}, ("asked",), "go")
-    open_since = {"epochs": 5, "crop": None, "eval": {"px": 64, "views": None}}
+    open_since = {"epochs": 5, "crop": None, "eval": {"px": 64, "tta": None}}
     begun(about, {"asked": open_since}, ("asked",), "go")
-    for given in ({"crop": 0}, {"eval": {"px": 64, "views": 2}}, {"epochs": None}):
+    for given in ({"crop": 0}, {"eval": {"px": 64, "tta": 2}}, {"epochs": None}):
         with pytest.raises(SystemExit, match="of another asked"):
             begun(about, {"asked": open_since | given}, ("asked",), "go")
 
@@ -274,9 +274,9 @@ def test_nothing_is_said_of_a_torn_table(tmp_path):
 def test_a_copy_among_those_that_judge_is_refused_before_the_first_network(
     class_folders, tmp_path, monkeypatch
 ):
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         shutil.copytree(class_folders / name, tmp_path / "data/train" / name)
-        paint(tmp_path / "data/val" / name / "judge.jpg", colour, 99)
+        paint(tmp_path / "data/val" / name / "judge.jpg", color, 99)
     datasets = [
         search_record.load_dataset(tmp_path / "data"),
         search_record.some_pictures(str(tmp_path / "data"), 48),
@@ -317,7 +317,7 @@ def test_what_is_gone_on_with_computes_as_it_was_begun(class_folders, tmp_path):
     asked, about = search_trials.asked_recipe(["epochs=1"]), tmp_path / "about.json"
     train = search_trials.some_pictures(str(class_folders), 48).subset("train")
     first = search_trials.settled_recipe(asked, train, small(), about)
-    assert (asked.precision, first.eval_px, first.model) == ("auto", 64, "auto")
+    assert (asked.precision, first.eval_image_size, first.model) == ("auto", 64, "auto")
     for precision in ("fp32", "bf16"):
         about.write_text(json.dumps({"recipe": first.to_json() | {"precision": precision}}))
         again = search_trials.settled_recipe(asked, train, small(), about)
@@ -330,7 +330,7 @@ def test_a_table_that_does_not_fit_is_refused_before_the_search(class_folders, t
     about = COMMON | {"backbone": BACKBONE, "recipe": PROXY.recipe.to_json()}
     table.with_suffix(".json").write_text(json.dumps(about))
     monkeypatch.setattr(search_found, "searched", lambda *given: pytest.fail("hours are spent"))
-    words = [class_folders, "--pictures", 48, "--recorded", table, "--out", tmp_path / "out"]
+    words = [class_folders, "--pictures", 48, "--recorded", table, "--output", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", ["search_found", *map(str, words)])
     with pytest.raises(SystemExit, match="of another asked, pictures"):
         search_found.main()
@@ -342,7 +342,7 @@ def test_a_study_tries_no_more_than_random_search_has(tmp_path, monkeypatch):
     monkeypatch.setattr(search_found, "trials_of", lambda study: [None] * 3)
     table = recorded(tmp_path).table
     table.with_suffix(".json").write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
-    options = SimpleNamespace(recorded=table, out=tmp_path, minutes=9.0, settings=["epochs=5"], workers=2)
+    options = SimpleNamespace(recorded=table, output=tmp_path, minutes=9.0, settings=["epochs=5"], workers=2)
     proxy = replace(PROXY, recipe=PROXY.recipe.model_copy(update={"precision": "bf16"}))
     networks = search_found.searched_both(options, tmp_path / "pictures.csv", proxy, COMMON, 4)
     settings = ["--set", "epochs=5", "--set", "precision=bf16"]
@@ -515,9 +515,9 @@ def test_those_that_judge_have_seeds_of_their_own():
 
 def test_the_smallest_network_has_no_smaller_one_in_the_space():
     space = small()
-    least = count_flops(search_found.smallest(space), image_px=64, num_classes=10).total.parameters
+    least = count_flops(search_found.smallest(space), image_size=64, num_classes=10).total.parameters
     for point in search_record.drawn(space, 300):
-        assert count_flops(space.decode(point), image_px=64, num_classes=10).total.parameters >= least
+        assert count_flops(space.decode(point), image_size=64, num_classes=10).total.parameters >= least
 
 
 def test_the_table_takes_differences_seed_by_seed():

@@ -77,7 +77,7 @@ def study(folder, slower: dict[int, float]):
     sums = {}
     for number, point in enumerate(search_trials.drawn(small(), 10)):
         network = small().decode(point)
-        names = part_names(network, image_px=times.image_px, num_classes=proxy.num_classes)
+        names = part_names(network, image_size=times.image_size, num_classes=proxy.num_classes)
         times.add(network, dict.fromkeys(names, PART_S))
         sums[network] = PART_S * len(names)
         step = {"step_seconds": sums[network] * slower.get(number, 1.0), "step_spread": 0.01}
@@ -204,7 +204,7 @@ def test_every_step_is_timed_and_some_twice_and_all_anew_where_that_is_asked_for
         times = StepTimeCache(
             proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device("cpu")
         )
-        names = part_names(network, image_px=times.image_px, num_classes=proxy.num_classes)
+        names = part_names(network, image_size=times.image_size, num_classes=proxy.num_classes)
         times.add(network, dict.fromkeys(names, PART_S))
         return Measurement(1, 1, step_seconds=sums[network], step_spread=0.02, failure="not trained")
 

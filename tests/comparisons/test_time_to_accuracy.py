@@ -87,7 +87,12 @@ def test_a_shorter_try_is_not_recorded_as_the_whole(tmp_path, monkeypatch, side)
     monkeypatch.setattr(Reference, "trained", trained)
     (tmp_path / "train" / "a").mkdir(parents=True)
     options = Namespace(
-        pictures=tmp_path, script=tmp_path / "train.py", image_px=64, epochs=2, seeds=1, out=tmp_path / "out"
+        pictures=tmp_path,
+        script=tmp_path / "train.py",
+        image_size=64,
+        epochs=2,
+        seeds=1,
+        out=tmp_path / "out",
     )
     parts = {"optimizer": ["--opt", "adamw", "--lr", "0.003"]}
     chosen = {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
@@ -97,7 +102,7 @@ def test_a_shorter_try_is_not_recorded_as_the_whole(tmp_path, monkeypatch, side)
     options.epochs = 10
     with pytest.raises(SystemExit, match=mentioning("_0.json", "2", "10")):
         time_to_accuracy.peers(side, options, chosen)
-    options.epochs, chosen["torchvision"]["lr"], options.image_px = 2, 0.2, 96
+    options.epochs, chosen["torchvision"]["lr"], options.image_size = 2, 0.2, 96
     with pytest.raises(SystemExit, match=mentioning("_0.json", "96")):
         time_to_accuracy.peers(side, options, chosen)
 
@@ -114,7 +119,12 @@ def test_timm_goes_the_whole_length_at_the_rate_that_tuning_began_with_too(tuned
     monkeypatch.setattr(Timm, "trained", trained)
     (tmp_path / "train" / "a").mkdir(parents=True)
     options = Namespace(
-        pictures=tmp_path, script=tmp_path / "train.py", image_px=64, epochs=2, seeds=2, out=tmp_path / "out"
+        pictures=tmp_path,
+        script=tmp_path / "train.py",
+        image_size=64,
+        epochs=2,
+        seeds=2,
+        out=tmp_path / "out",
     )
     parts = {"batch": ["-b", "64"], "optimizer": ["--opt", "sgd", "--lr", "0.4"]}
     found = time_to_accuracy.peers("timm", options, {"timm": {"quick": [], "parts": parts}})

@@ -12,7 +12,7 @@ from benchmarks import train_step
 from benchmarks.train_step import Peer, Workload, our_losses, our_recipe, peers
 
 CPU = torch.device("cpu")
-SMALL = ("--image-px", "32", "--batch-images", "4", "--rounds", "3", "--device", "cpu")
+SMALL = ("--image-size", "32", "--batch-size", "4", "--rounds", "3", "--device", "cpu")
 
 
 def run(monkeypatch, *words):
@@ -24,7 +24,7 @@ def test_the_ratio_is_that_of_the_seconds_and_every_side_is_there(monkeypatch, c
     run(monkeypatch, "--model", "efficientnetv2_b0", *SMALL, "--json")
     printed = capsys.readouterr()
     found = json.loads(printed.out)
-    assert found["batch_images"] == 4
+    assert found["batch_size"] == 4
     assert {"timm", "timm channels-last fused", "efficientnetv2"} <= set(found["sides"])
     ours = found["sides"]["efficientnetv2"]["seconds"]
     for side in found["sides"].values():

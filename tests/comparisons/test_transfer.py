@@ -32,19 +32,19 @@ def test_the_papers_recipe_keeps_all_but_size_length_and_batch():
     assert cut.optimizer.model_copy(update={"lr": whole.optimizer.lr}) == whole.optimizer
     assert cut.schedule == whole.schedule
     assert cut.progressive.last.cutout == whole.progressive.last.cutout == 0.5
-    assert (cut.epochs, cut.steps, cut.batch_images) == (3, None, 64)
+    assert (cut.epochs, cut.steps, cut.batch_size) == (3, None, 64)
 
 
 @pytest.mark.parametrize("arm", [PAPER, OURS])
 def test_both_end_at_the_same_size_and_are_asked_at_it(arm):
     made = recipe(arm)
-    assert (made.progressive.last.image_px, made.eval_px, made.epochs) == (96, 96, 3)
+    assert (made.progressive.last.image_size, made.eval_image_size, made.epochs) == (96, 96, 3)
 
 
 def test_finetune_grows_in_its_own_proportion():
     """128 to 224 px is 4 to 7: from 55 px to 96, in multiples of 32."""
     plan = recipe(OURS).progressive
-    assert [plan.stage(number).image_px for number in range(3)] == [64, 64, 96]
+    assert [plan.stage(number).image_size for number in range(3)] == [64, 64, 96]
 
 
 def rows(*given):
@@ -91,7 +91,7 @@ def test_the_probe_of_each_seed_has_its_part_in_the_interval():
 
 
 @pytest.mark.parametrize(
-    "words", [("--image-px", "64"), ("--epochs", "1"), ("--train-pictures", "9"), ("--seeds", "1")]
+    "words", [("--image-size", "64"), ("--epochs", "1"), ("--num-train-images", "9"), ("--seeds", "1")]
 )
 def test_another_size_or_length_is_not_recorded(words, monkeypatch, capsys):
     monkeypatch.setattr(transfer, "load_dataset", lambda pictures: pytest.fail("was measured"))
@@ -104,7 +104,7 @@ def test_another_size_or_length_is_not_recorded(words, monkeypatch, capsys):
 def test_table_8_has_our_b0_under_cifar10_beside_the_papers_s():
     """Nothing else of the table is run in small."""
     found = [{"top1": 0.93}, {"top1": 0.95}]
-    made = small_tables.table_8(found, image_px=96, epochs=3, batch_images=64, answered="test")
+    made = small_tables.table_8(found, image_size=96, epochs=3, batch_size=64, eval_split="test")
     first, *others = made.rows
     assert [row.name for row in made.rows] == ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"]
     assert first.ours["cifar10"].values == pytest.approx((93, 95))
@@ -139,7 +139,9 @@ def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "asked", lambda *given: row)
     monkeypatch.setattr(transfer, "record", lambda name, **figure: written.append(figure["on"]))
     monkeypatch.setattr(transfer.paper_page, "write", lambda: written.append("the page"))
-    monkeypatch.setattr(sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", "--output", str(tmp_path)]
+    )
     transfer.main()
     assert written == ["another machine"] * 4 + ["the page"]
     assert json.loads((tmp_path / "transfer.json").read_text())["hardware"] == "another machine"

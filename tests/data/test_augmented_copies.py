@@ -46,7 +46,7 @@ def test_a_copy_is_known_by_its_origin_however_that_is_spelled(table):
 def test_a_copy_is_known_by_its_origin_in_a_manifest_written_elsewhere(table, tmp_path):
     """As evaluate and crossval are given the dataset of a run."""
     data = load_dataset(table)
-    written = tmp_path / "runs/one/manifest.csv"
+    written = tmp_path / "runs/one/dataset.csv"
     written.parent.mkdir(parents=True)
     data.to_csv(written)
     again = load_dataset(written)
@@ -57,10 +57,10 @@ def test_a_copy_is_known_by_its_origin_in_a_manifest_written_elsewhere(table, tm
 
 
 def test_a_copy_is_known_by_its_origin_in_shards(table, tmp_path):
-    write_shards(load_dataset(table), tmp_path / "shards", PackOptions(shard_bytes=50_000, shard_pictures=5))
+    write_shards(load_dataset(table), tmp_path / "shards", PackOptions(shard_bytes=50_000, shard_images=5))
     data = load_dataset(str(tmp_path / "shards"))
     assert copy_groups(data).tolist() == of_path(data)
-    written = tmp_path / "runs/one/manifest.csv"
+    written = tmp_path / "runs/one/dataset.csv"
     written.parent.mkdir(parents=True)
     data.to_csv(written)
     again = load_dataset(written)

@@ -41,8 +41,8 @@ def test_a_class_without_images_has_no_share():
 
 
 @given(COUNTS, st.sampled_from(["sqrt", "effective", "equal"]))
-def test_rare_classes_come_forward_and_never_past_the_frequent_ones(counts, balance):
-    before, after = class_fractions(counts, None), class_fractions(counts, balance)
+def test_rare_classes_come_forward_and_never_past_the_frequent_ones(counts, class_sampling):
+    before, after = class_fractions(counts, None), class_fractions(counts, class_sampling)
     rarest, commonest = counts.argmin(), counts.argmax()
     assert after[rarest] >= before[rarest] - 1e-12
     assert after[rarest] <= after[commonest] + 1e-12

@@ -119,7 +119,7 @@ def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
 
 
 def test_a_rule_is_of_the_pixels_not_of_the_averages_that_a_file_holds_beside_them(tmp_path):
-    """As a cloud-optimised GeoTIFF does: of noise, averages of 16 x 16 have a sixteenth of the deviation."""
+    """As a cloud-optimized GeoTIFF does: of noise, averages of 16 x 16 have a sixteenth of the deviation."""
     values = np.random.default_rng(0).normal(2000, 400, (1, 512, 512)).clip(0, 4000).astype(np.uint16)
     plain, beside = (
         write_raster(tmp_path / "plain.tif", values),
@@ -146,9 +146,9 @@ def test_values_far_from_0_keep_what_they_differ_by(kind):
 @pytest.mark.parametrize("big", [False, True])
 def test_a_raster_that_says_how_it_is_turned_is_read_as_it_is_to_be_seen(turned, big, tmp_path):
     """As Pillow reads the same file where no rule is: GDAL leaves it as it is stored."""
-    colours = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    colors = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
     file = tmp_path / "scan.tif"
-    Image.fromarray(colours).save(file, tiffinfo={274: turned}, big_tiff=big)
+    Image.fromarray(colors).save(file, tiffinfo={274: turned}, big_tiff=big)
     seen = load_raster(str(file), Bands((1, 2, 3)))
     assert np.array_equal(seen, np.asarray(load_image(str(file))))
     assert seen.shape == ((30, 20, 3) if turned >= 5 else (20, 30, 3))
@@ -185,7 +185,7 @@ def test_rasters_that_say_too_little_are_refused_by_name(tmp_path):
 
 
 def test_images_of_one_set_may_differ_in_size_and_kind(tmp_path):
-    """Two rasters of different size and a JPEG, through the dataset's reader and a network's framing."""
+    """Two rasters of different size and a JPEG, through the dataset's reader and a network's crop mode."""
     for name in "ab":
         (tmp_path / "set" / name).mkdir(parents=True)
     write_raster(tmp_path / "set/a/one.tif", deep(px=24))
@@ -194,7 +194,7 @@ def test_images_of_one_set_may_differ_in_size_and_kind(tmp_path):
     listed = load_dataset(tmp_path / "set")
     rule = measure_bands([listed.file(row) for row in range(3)], (4, 3, 2), seed=0)
     pictures = source_reader(replace(listed, bands=rule))
-    seen = [load_eval_image(pictures.source(row), Preprocessing(image_px=16)) for row in range(3)]
+    seen = [load_eval_image(pictures.source(row), Preprocessing(image_size=16)) for row in range(3)]
     assert [one.shape for one in seen] == [(16, 16, 3)] * 3
     green = seen[[path.endswith("jpg") for path in listed.paths].index(True)]
     assert green.mean(axis=(0, 1)).argmax() == 1
@@ -369,7 +369,7 @@ def test_the_kinds_of_all_that_train_are_kept_and_others_are_refused(tmp_path):
     bright = str(write_raster(tmp_path / "bright.tif", RNG.integers(0, 255, (5, 24, 24)).astype(np.uint8)))
     rule = measure_bands([deep_one, signed], "all", seed=0, others=[deep_one])
     assert rule.kinds == rule.shown.kinds == ("int16", "uint16")
-    seen = Preprocessing(image_px=16).seeing(rule)
+    seen = Preprocessing(image_size=16).seeing(rule)
     assert Preprocessing.from_json(seen.to_json()) == seen
     older = seen.to_json()
     del older["bands"]["kinds"]
@@ -572,10 +572,10 @@ def test_a_printed_image_is_an_ordinary_one(tmp_path):
     inks = Image.frombytes("CMYK", (24, 24), RNG.bytes(24 * 24 * 4))
     inks.save(path)
     with open_raster(path) as dataset:
-        assert [colour.name for colour in dataset.colorinterp] == ["red", "green", "blue", "alpha"]
+        assert [color.name for color in dataset.colorinterp] == ["red", "green", "blue", "alpha"]
     jpeg = str(paint(tmp_path / "a.jpg", (200, 10, 10)))
     assert measure_bands([str(path), jpeg], None, seed=0) is None
-    # Among rasters it is seen with the same colours, but for rounding.
+    # Among rasters it is seen with the same colors, but for rounding.
     seen = load_raster(str(path), Bands((1, 2, 3))).astype(int)
     np.testing.assert_allclose(seen, np.asarray(inks.convert("RGB")), atol=1)
 
@@ -649,17 +649,17 @@ def test_numbers_that_are_no_levels_are_ordinary_alone_and_refused_among_rasters
     assert measure_bands([path], (1,), seed=0).channels == 1, "by number anything may be seen"
 
 
-def coloured_bands(path, *colours):
+def colored_bands(path, *colors):
     write_raster(path, deep(3))
     with rasterio.open(path, "r+") as target:
-        target.colorinterp = [rasterio.enums.ColorInterp[colour] for colour in colours]
+        target.colorinterp = [rasterio.enums.ColorInterp[color] for color in colors]
     return str(path)
 
 
 def test_bands_that_were_found_by_color_are_looked_for_by_color_in_all(tmp_path):
     """Else red and blue would change places from one image to the next."""
-    bgr = coloured_bands(tmp_path / "bgr.tif", "blue", "green", "red")
-    rgb = coloured_bands(tmp_path / "rgb.tif", "red", "green", "blue")
+    bgr = colored_bands(tmp_path / "bgr.tif", "blue", "green", "red")
+    rgb = colored_bands(tmp_path / "rgb.tif", "red", "green", "blue")
     unnamed = str(write_raster(tmp_path / "unnamed.tif", deep(3)))
     with pytest.raises(InputError, match=mentioning("rgb.tif", "3", "1", "2")):
         measure_bands([bgr, rgb], None, seed=0)
@@ -670,14 +670,12 @@ def test_bands_that_were_found_by_color_are_looked_for_by_color_in_all(tmp_path)
     with pytest.raises(UnreadableImageError, match=mentioning("rgb.tif", "3")):
         load_raster(rgb, rule)
     with open_raster(rgb) as dataset:
-        asked = Preprocessing(image_px=16).seeing(rule)
+        asked = Preprocessing(image_size=16).seeing(rule)
         with pytest.raises(InputError, match=mentioning("rgb.tif", "3")):
             resolve_bands(dataset, asked, MapOptions(), "rgb.tif")
         assert resolve_bands(dataset, asked, MapOptions(bands="3,2,1"), "rgb.tif").numbers == (3, 2, 1)
-    assert measure_bands([bgr, rgb], (3, 2, 1), seed=0).names == ("", "", ""), "by number no colour counts"
-    assert load_raster(rgb, replace(rule, names=())).shape == (24, 24, 3), (
-        "a rule of before colours were kept"
-    )
+    assert measure_bands([bgr, rgb], (3, 2, 1), seed=0).names == ("", "", ""), "by number no color counts"
+    assert load_raster(rgb, replace(rule, names=())).shape == (24, 24, 3), "a rule of before colors were kept"
 
 
 def test_what_a_raster_describes_its_bands_as_counts_before_their_colors(tmp_path):
@@ -706,7 +704,7 @@ def test_ordinary_images_that_pillow_cannot_open_are_read_all_the_same(tmp_path,
     rule = measure_bands([listed.file(row) for row in range(2)], None, seed=0)
     for reader in (source_reader(replace(listed, bands=rule)), eval_reader(listed), display_reader(listed)):
         np.testing.assert_array_equal(reader.source(0), expected)
-        assert load_eval_image(reader.source(1), Preprocessing(image_px=16)).mean(axis=(0, 1)).argmax() == 1
+        assert load_eval_image(reader.source(1), Preprocessing(image_size=16)).mean(axis=(0, 1)).argmax() == 1
     monkeypatch.setattr("efficientnetv2.data.tiff_tags.has_gdal", lambda: False)
     assert mentions(probe(path).reason, "geo", "raster")
     with pytest.raises(UnreadableImageError, match=mentioning("one.tif", "geo")):

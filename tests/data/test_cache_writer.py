@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 from tests.command_line import SERVER
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.data.caches import PLENTY, in_a_cache, order
 from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
@@ -186,9 +186,9 @@ def test_a_folder_that_cannot_be_written_is_named(class_folders, tmp_path):
 @pytest.fixture
 def large(tmp_path):
     """Pictures enough that filling takes a moment, and that their pixels pass 1 MB."""
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(8):
-            paint(tmp_path / "large" / name / f"{number}.jpg", colour, number, px=160)
+            paint(tmp_path / "large" / name / f"{number}.jpg", color, number, px=160)
     return tmp_path / "large"
 
 

@@ -30,8 +30,8 @@ def test_a_crop_lies_inside_with_the_stated_area_and_shape(width, height, area_m
     assert -hair <= box.left < box.right <= width + hair
     assert -hair <= box.top < box.bottom <= height + hair
     assert low - 1e-6 <= box.width / box.height <= 1 / low + 1e-6
-    centred = math.isclose(box.left + box.right, width) and math.isclose(box.top + box.bottom, height)
-    assert centred or box.width * box.height >= area_min * width * height * (1 - 1e-9)
+    centerd = math.isclose(box.left + box.right, width) and math.isclose(box.top + box.bottom, height)
+    assert centerd or box.width * box.height >= area_min * width * height * (1 - 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_crops_are_distributed_as_torchvisions(width, height, area_min):
         assert stats.ks_2samp(np.round(mine, 6), others).statistic < 0.045  # p = 0.0006 at these sizes
 
 
-def test_when_nothing_fits_the_crop_is_the_centre_as_in_torchvision():
+def test_when_nothing_fits_the_crop_is_the_center_as_in_torchvision():
     """A ribbon of 1000 x 10 px holds no crop of 90 % of its area: the largest of shape 4/3 stays."""
     assert draw_crop(1000, 10, 0.9, ASPECT, ROWS[0]) == pytest.approx(Box(500 - 20 / 3, 0, 500 + 20 / 3, 10))
     assert draw_crop(10, 1000, 0.9, ASPECT, ROWS[0]) == pytest.approx(Box(0, 500 - 20 / 3, 10, 500 + 20 / 3))

@@ -97,7 +97,7 @@ def test_there_is_no_empty_part(dataset):
 
 
 def test_a_written_manifest_is_the_same_data_from_wherever_it_lies(dataset, tmp_path):
-    out = tmp_path / "runs/1/manifest.csv"
+    out = tmp_path / "runs/1/dataset.csv"
     out.parent.mkdir(parents=True)
     dataset.to_csv(out)
     back = ImageDataset.from_csv(out, root=dataset.root, source=dataset.source)
@@ -138,10 +138,10 @@ def test_labels_cannot_be_changed_by_accident(dataset):
 
 def test_a_run_without_its_manifest_says_so(tmp_path):
     with pytest.raises(InputError, match=mentioning("manifest")):
-        ImageDataset.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x")
-    (tmp_path / "manifest.csv").write_text("a,b\n1,2\n")
+        ImageDataset.from_csv(tmp_path / "dataset.csv", root=tmp_path, source="x")
+    (tmp_path / "dataset.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=mentioning("manifest")):
-        ImageDataset.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x")
+        ImageDataset.from_csv(tmp_path / "dataset.csv", root=tmp_path, source="x")
 
 
 def test_a_table_written_through_a_link_leads_to_its_files(dataset, tmp_path):
@@ -150,13 +150,13 @@ def test_a_table_written_through_a_link_leads_to_its_files(dataset, tmp_path):
     (tmp_path / "runs").symlink_to(tmp_path / "scratch/of/me/runs", target_is_directory=True)
     for number in (1, 2):
         (tmp_path / f"runs/{number}").mkdir()
-    out = tmp_path / "runs/1/manifest.csv"
+    out = tmp_path / "runs/1/dataset.csv"
     dataset.to_csv(out)
     back = ImageDataset.from_csv(out, root=dataset.root, source=dataset.source)
     assert back.digest() == dataset.digest()
     again = load_dataset(out)
-    again.to_csv(tmp_path / "runs/2/manifest.csv")  # as data of another run there
-    for table in (again, load_dataset(tmp_path / "runs/2/manifest.csv")):
+    again.to_csv(tmp_path / "runs/2/dataset.csv")  # as data of another run there
+    for table in (again, load_dataset(tmp_path / "runs/2/dataset.csv")):
         assert all(os.path.samefile(table.file(i), dataset.file(i)) for i in range(6))
 
 
@@ -165,7 +165,7 @@ def test_a_link_further_up_keeps_the_short_way(dataset, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     here = load_dataset(tmp_path / "link/all.csv")
     (tmp_path / "runs").mkdir()
-    assert here.relative_to(tmp_path / "link/runs/manifest.csv")["path"].iloc[0] == "../0,é.png"
+    assert here.relative_to(tmp_path / "link/runs/dataset.csv")["path"].iloc[0] == "../0,é.png"
 
 
 def test_what_was_derived_does_not_travel_and_opening_makes_no_list_of_paths(dataset):

@@ -55,7 +55,7 @@ def test_a_training_image_is_the_drawn_crop_resized_once():
     """At a size that needs the full decode it is Pillow's own resize of the crop, but for rounding."""
     content = jpeg(scene(), subsampling="4:4:4")
     for row in ROWS[:5]:
-        ours = load_train_image(content, image_px=300, framing="crop", area_min=0.5, uniforms=row)
+        ours = load_train_image(content, image_size=300, crop_mode="center", area_min=0.5, uniforms=row)
         crop = decoded(content).crop(snapped(draw_crop(500, 375, 0.5, ASPECT, row), 300))
         theirs = crop.resize((300, 300), Image.Resampling.BICUBIC)
         assert difference(ours, theirs) < 0.2
@@ -67,13 +67,13 @@ def test_a_training_image_is_the_drawn_crop_resized_once():
 def test_whole_without_a_crop_is_the_whole_image_squeezed():
     content = jpeg(scene(), subsampling="4:4:4")
     ours = load_train_image(
-        content, image_px=320, framing="whole", area_min=1, uniforms=ROWS[0], interpolation="bilinear"
+        content, image_size=320, crop_mode="squash", area_min=1, uniforms=ROWS[0], interpolation="bilinear"
     )
     assert difference(ours, decoded(content).resize((320, 320), Image.Resampling.BILINEAR)) < 0.1
 
 
 def test_colors_stored_at_half_the_resolution_are_repeated_in_training_and_interpolated_in_evaluation():
-    ours = load_train_image(SCENE, image_px=320, framing="whole", area_min=1, uniforms=ROWS[0])
+    ours = load_train_image(SCENE, image_size=320, crop_mode="squash", area_min=1, uniforms=ROWS[0])
     exact = load_eval_image(SCENE, Preprocessing(320))
     assert difference(exact, decoded(SCENE).resize((320, 320), Image.Resampling.BICUBIC)) < 0.1
     assert 0 < difference(ours, exact) < 0.4
@@ -84,18 +84,18 @@ def test_whole_draws_crops_relative_to_the_images_own_shape():
     ramp = np.tile(np.linspace(0, 255, 800).astype(np.uint8)[None, :, None], (100, 1, 3))
     ramp = Image.fromarray(ramp)
     for row in ROWS[:20]:
-        seen = load_train_image(ramp, image_px=50, framing="whole", area_min=0.8, uniforms=row)
+        seen = load_train_image(ramp, image_size=50, crop_mode="squash", area_min=0.8, uniforms=row)
         assert int(seen.max()) - int(seen.min()) > 0.75 * 255
-    strict = load_train_image(ramp, image_px=50, framing="crop", area_min=0.8, uniforms=ROWS[0])
+    strict = load_train_image(ramp, image_size=50, crop_mode="center", area_min=0.8, uniforms=ROWS[0])
     assert int(strict.max()) - int(strict.min()) < 0.25 * 255
 
 
 def test_pad_keeps_the_shape_and_fills_with_the_mean():
     red = Image.new("RGB", (40, 20), (255, 0, 0))
     training = load_train_image(
-        red, image_px=32, framing="pad", area_min=1, uniforms=ROWS[0], mean=(0, 1, 0.5)
+        red, image_size=32, crop_mode="border", area_min=1, uniforms=ROWS[0], mean=(0, 1, 0.5)
     )
-    evaluation = load_eval_image(red, Preprocessing(32, framing="pad", mean=(0, 1, 0.5)))
+    evaluation = load_eval_image(red, Preprocessing(32, crop_mode="border", mean=(0, 1, 0.5)))
     for ours in (training, evaluation):
         assert (ours[8:24] == (255, 0, 0)).all()
         assert (ours[:8] == (0, 255, 128)).all()
@@ -103,15 +103,15 @@ def test_pad_keeps_the_shape_and_fills_with_the_mean():
 
 
 @pytest.mark.parametrize("px", [32, 64, 100, 128, 180, 224])
-@pytest.mark.parametrize("framing", ["whole", "crop"])
-def test_a_scaled_decode_shows_what_a_full_one_does(px, framing):
-    box = None if framing == "whole" else (62.5, 0, 437.5, 375)
+@pytest.mark.parametrize("crop_mode", ["squash", "center"])
+def test_a_scaled_decode_shows_what_a_full_one_does(px, crop_mode):
+    box = None if crop_mode == "squash" else (62.5, 0, 437.5, 375)
     for kind in ("bilinear", "bicubic"):
         full = decoded(SCENE).resize((px, px), getattr(Image.Resampling, kind.upper()), box=box)
-        evaluated = load_eval_image(SCENE, Preprocessing(px, framing=framing, interpolation=kind))
+        evaluated = load_eval_image(SCENE, Preprocessing(px, crop_mode=crop_mode, interpolation=kind))
         assert difference(evaluated, full) < 1.0
-    if framing == "whole":
-        trained = load_train_image(SCENE, image_px=px, framing="whole", area_min=1, uniforms=ROWS[0])
+    if crop_mode == "squash":
+        trained = load_train_image(SCENE, image_size=px, crop_mode="squash", area_min=1, uniforms=ROWS[0])
         assert difference(trained, full) < 3.0
 
 
@@ -127,7 +127,7 @@ def test_small_training_images_are_decoded_at_a_smaller_scale(monkeypatch):
     decode = efficientnetv2.data.jpeg.decode
     monkeypatch.setattr(efficientnetv2.data.jpeg, "decode", spy)
     for px in (300, 128, 64, 40):
-        load_train_image(SCENE, image_px=px, framing="whole", area_min=1, uniforms=ROWS[0])
+        load_train_image(SCENE, image_size=px, crop_mode="squash", area_min=1, uniforms=ROWS[0])
         load_eval_image(SCENE, Preprocessing(px))
     assert sizes == [
         (500, 375), (500, 375), (250, 188), (500, 375), (125, 94), (250, 188), (63, 47), (125, 94),
@@ -154,7 +154,12 @@ def test_rows_below_a_crop_are_not_decoded_and_not_missed(orientation, px, monke
 
     for row in ROWS[:12]:
         crop = partial(
-            load_train_image, buffer.getvalue(), image_px=px, framing="crop", area_min=0.08, uniforms=row
+            load_train_image,
+            buffer.getvalue(),
+            image_size=px,
+            crop_mode="center",
+            area_min=0.08,
+            uniforms=row,
         )
         monkeypatch.setattr(efficientnetv2.data.jpeg, "decode", spy)
         ours = crop()
@@ -164,18 +169,18 @@ def test_rows_below_a_crop_are_not_decoded_and_not_missed(orientation, px, monke
 
 
 def test_whole_may_leave_a_margin_out_as_some_of_timms_weights_want():
-    """Squeezed to 240 x 240, then the centre 216: nine tenths of each side."""
+    """Squeezed to 240 x 240, then the center 216: nine tenths of each side."""
     theirs = decoded(SCENE).resize((240, 240), Image.Resampling.BICUBIC).crop((12, 12, 228, 228))
-    ours = load_eval_image(SCENE, Preprocessing(216, framing="whole", crop_fraction=0.9))
+    ours = load_eval_image(SCENE, Preprocessing(216, crop_mode="squash", crop_pct=0.9))
     assert difference(ours, theirs) < 1
-    assert difference(load_eval_image(SCENE, Preprocessing(216, framing="whole")), theirs) > 4
+    assert difference(load_eval_image(SCENE, Preprocessing(216, crop_mode="squash")), theirs) > 4
 
 
-def test_centre_crop_is_the_fraction_of_the_shorter_side():
-    """7/8 of 375 px about the centre."""
+def test_center_crop_is_the_fraction_of_the_shorter_side():
+    """7/8 of 375 px about the center."""
     side = 375 * 0.875
     box = (250 - side / 2, 187.5 - side / 2, 250 + side / 2, 187.5 + side / 2)
-    ours = load_eval_image(SCENE, Preprocessing(224, framing="crop", crop_fraction=0.875))
+    ours = load_eval_image(SCENE, Preprocessing(224, crop_mode="center", crop_pct=0.875))
     assert np.array_equal(ours, decoded(SCENE).resize((224, 224), Image.Resampling.BICUBIC, box=box))
 
 
@@ -192,37 +197,42 @@ def test_crops_are_those_of_the_upright_image(orientation, px):
     for row in ROWS[:6]:
         box = draw_crop(*upright.size, 0.2, ASPECT, row)
         expected = upright.crop(snapped(box, px)).resize((px, px), Image.Resampling.BICUBIC)
-        ours = load_train_image(content, image_px=px, framing="crop", area_min=0.2, uniforms=row)
+        ours = load_train_image(content, image_size=px, crop_mode="center", area_min=0.2, uniforms=row)
         assert difference(ours, expected) < 3.0
-    centre = load_eval_image(content, Preprocessing(px, framing="crop", crop_fraction=0.8))
-    plain = load_eval_image(upright, Preprocessing(px, framing="crop", crop_fraction=0.8))
-    assert difference(centre, plain) < 1.5
-    padded = load_eval_image(content, Preprocessing(px, framing="pad"))
-    assert difference(padded, load_eval_image(upright, Preprocessing(px, framing="pad"))) < 1.5
+    center = load_eval_image(content, Preprocessing(px, crop_mode="center", crop_pct=0.8))
+    plain = load_eval_image(upright, Preprocessing(px, crop_mode="center", crop_pct=0.8))
+    assert difference(center, plain) < 1.5
+    padded = load_eval_image(content, Preprocessing(px, crop_mode="border"))
+    assert difference(padded, load_eval_image(upright, Preprocessing(px, crop_mode="border"))) < 1.5
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 9), (3, 400)])
-@pytest.mark.parametrize("framing", ["whole", "crop", "pad"])
-def test_tiny_and_thin_images_are_framed_too(size, framing):
+@pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
+def test_tiny_and_thin_images_are_framed_too(size, crop_mode):
     image = Image.new("RGB", size, (9, 8, 7))
     for row in ROWS[:20]:
         ours = load_train_image(
-            image, image_px=24, framing=framing, area_min=0.05, uniforms=row, mean=(0, 0, 0)
+            image, image_size=24, crop_mode=crop_mode, area_min=0.05, uniforms=row, mean=(0, 0, 0)
         )
         assert ours.shape == (24, 24, 3)
         assert (ours == (9, 8, 7)).all(-1).any()
-    assert load_eval_image(image, Preprocessing(24, framing=framing)).shape == (24, 24, 3)
+    assert load_eval_image(image, Preprocessing(24, crop_mode=crop_mode)).shape == (24, 24, 3)
 
 
 def test_damage_is_said_by_training_and_evaluation_alike():
     for content in (b"", SCENE[: len(SCENE) // 2]):
         with pytest.raises(UnreadableImageError):
-            load_train_image(content, image_px=32, framing="crop", area_min=0.1, uniforms=ROWS[0])
+            load_train_image(content, image_size=32, crop_mode="center", area_min=0.1, uniforms=ROWS[0])
         with pytest.raises(UnreadableImageError):
             load_eval_image(content, Preprocessing(32))
 
 
 def test_decoded_pixels_are_a_source_too():
     pixels = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
-    words = {"image_px": 24, "framing": "crop", "area_min": 0.3, "uniforms": np.full(CROP_UNIFORMS, 0.4)}
+    words = {
+        "image_size": 24,
+        "crop_mode": "center",
+        "area_min": 0.3,
+        "uniforms": np.full(CROP_UNIFORMS, 0.4),
+    }
     assert (load_train_image(pixels, **words) == load_train_image(Image.fromarray(pixels), **words)).all()

@@ -33,7 +33,7 @@ def test_by_class_the_folds_are_as_even_as_scikit_learns():
         assert (counts.max(axis=1) - counts.min(axis=1)).max() <= 1
 
 
-def test_by_class_neighbours_part_and_by_place_they_do_not():
+def test_by_class_neighbors_part_and_by_place_they_do_not():
     labels = np.tile([0, 1, 0, 1], 20)
     data = dataset(labels, **places(80))
     by_class, by_place = (

@@ -30,10 +30,10 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
 
-def crops(width, height, framing, area_min, count=4000):
+def crops(width, height, crop_mode, area_min, count=4000):
     """Boxes of many draws, in pixels of the image."""
     for uniforms in Key.of(1).uniform_rows(range(count), CROP_UNIFORMS):
-        if framing == "crop":
+        if crop_mode == "center":
             yield draw_crop(width, height, area_min, (3 / 4, 4 / 3), uniforms)
         else:
             part = draw_crop(1, 1, area_min, (3 / 4, 4 / 3), uniforms)
@@ -45,37 +45,37 @@ def crops(width, height, framing, area_min, count=4000):
             )
 
 
-def share_with_enough(width, height, framing, area_min, kept, image_px):
+def share_with_enough(width, height, crop_mode, area_min, kept, image_size):
     """Of random crops, those for which as many pixels are kept as the crop becomes."""
     kept_width, _ = kept.size(width, height)
     scale, enough = kept_width / width, []
-    for box in crops(width, height, framing, area_min):
+    for box in crops(width, height, crop_mode, area_min):
         sides = box.width * scale, box.height * scale
-        enough.append((max(sides) if framing == "pad" else min(sides)) >= image_px - 1e-6)
+        enough.append((max(sides) if crop_mode == "border" else min(sides)) >= image_size - 1e-6)
     return np.mean(enough)
 
 
 @pytest.mark.parametrize("area_min", [0.05, 0.35, 0.8])
 @pytest.mark.parametrize("detail", [0.25, 0.5, 0.9, 1.0])
 def test_the_stated_share_of_crops_has_all_the_pixels_it_needs(area_min, detail):
-    kept = CacheSpec.enough(image_px=128, framing="whole", area_min=area_min, detail=detail)
+    kept = CacheSpec.enough(image_size=128, crop_mode="squash", area_min=area_min, detail=detail)
     # At 0.8 many shapes do not fit, and then the whole picture is taken.
     above = 0.02 if area_min < 0.8 else 0.06
-    assert -0.02 <= share_with_enough(3000, 3000, "whole", area_min, kept, 128) - detail <= above
-    assert share_with_enough(4000, 3000, "whole", area_min, kept, 128) >= detail - 0.02
+    assert -0.02 <= share_with_enough(3000, 3000, "squash", area_min, kept, 128) - detail <= above
+    assert share_with_enough(4000, 3000, "squash", area_min, kept, 128) >= detail - 0.02
 
 
-@pytest.mark.parametrize("framing", ["crop", "pad"])
-def test_other_framings_keep_enough_for_as_many_crops(framing):
-    kept = CacheSpec.enough(image_px=128, framing=framing, area_min=0.35, detail=0.5)
-    assert share_with_enough(4000, 3000, framing, 0.35, kept, 128) > 0.4
+@pytest.mark.parametrize("crop_mode", ["center", "border"])
+def test_other_framings_keep_enough_for_as_many_crops(crop_mode):
+    kept = CacheSpec.enough(image_size=128, crop_mode=crop_mode, area_min=0.35, detail=0.5)
+    assert share_with_enough(4000, 3000, crop_mode, 0.35, kept, 128) > 0.4
 
 
 def test_full_detail_is_for_the_narrowest_of_the_smallest_crops():
     """35 % of the area in the shape 3:4 is 0.512 of the shorter side: 128 px are that of 250."""
-    kept = CacheSpec.enough(image_px=128, framing="whole", area_min=0.35, detail=1.0)
+    kept = CacheSpec.enough(image_size=128, crop_mode="squash", area_min=0.35, detail=1.0)
     assert kept == CacheSpec(math.ceil(128 / math.sqrt(0.35 * 0.75)), "shorter") == CacheSpec(250, "shorter")
-    assert CacheSpec.enough(image_px=96, framing="whole", area_min=1.0, detail=1.0) == CacheSpec(
+    assert CacheSpec.enough(image_size=96, crop_mode="squash", area_min=1.0, detail=1.0) == CacheSpec(
         96, "shorter"
     )
 
@@ -109,20 +109,20 @@ def smooth(seed, height, width):
 
 
 @pytest.mark.parametrize(("detail", "most"), [(1.0, 0.5), (0.5, 1.0)])
-@pytest.mark.parametrize("framing", ["whole", "crop", "pad"])
-def test_what_is_kept_gives_the_crops_that_the_original_gives(framing, detail, most, tmp_path):
+@pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
+def test_what_is_kept_gives_the_crops_that_the_original_gives(crop_mode, detail, most, tmp_path):
     """Pillow cuts the same box out of both; ours then moves its edges to whole pixels of what it is given."""
     for number in range(8):
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         smooth(number, 300, 400).save(tmp_path / "ab"[number % 2] / f"{number}.jpg", quality=95)
     dataset = load_dataset(tmp_path)
-    kept = CacheSpec.enough(image_px=64, framing=framing, area_min=0.35, detail=detail)
+    kept = CacheSpec.enough(image_size=64, crop_mode=crop_mode, area_min=0.35, detail=detail)
     reader = in_a_cache(dataset, kept)
     differences = []
-    for number, box in enumerate(crops(400, 300, framing, 0.35, count=8)):
+    for number, box in enumerate(crops(400, 300, crop_mode, 0.35, count=8)):
         size = (
             (64, 64)
-            if framing != "pad"
+            if crop_mode != "border"
             else [round(64 * side / max(box.width, box.height)) for side in (box.width, box.height)]
         )
         original, small = Image.open(dataset.file(number)), Image.fromarray(reader.source(number))
@@ -134,7 +134,7 @@ def test_what_is_kept_gives_the_crops_that_the_original_gives(framing, detail, m
             for picture, at in ((original, box), (small, scaled))
         ]
         differences.append(np.abs(np.subtract(*[np.asarray(one, float) for one in cut])).mean())
-    assert np.mean(differences) < most, "grey levels of 256"
+    assert np.mean(differences) < most, "gray levels of 256"
 
 
 def test_a_small_image_is_kept_as_it_is(class_folders):
@@ -151,19 +151,19 @@ def test_images_are_kept_upright_whatever_their_kind(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6  # to be turned by 90 degrees
     wide.save(tmp_path / "a/turned.png", exif=turned)
-    wide.convert("L").save(tmp_path / "a/grey.png")
+    wide.convert("L").save(tmp_path / "a/gray.png")
     wide.save(tmp_path / "b/turned.jpg", exif=turned, quality=95)
     wide.save(tmp_path / "b/wide.jpg", quality=95)
     dataset = load_dataset(tmp_path)
     reader = in_a_cache(dataset, CacheSpec(10, "shorter"))
     shapes = {dataset.paths[row]: reader.source(row).shape for row in range(4)}
     assert shapes == {
-        "a/turned.png": (30, 10, 3), "a/grey.png": (10, 30, 3), "b/turned.jpg": (30, 10, 3), "b/wide.jpg": (10, 30, 3),
+        "a/turned.png": (30, 10, 3), "a/gray.png": (10, 30, 3), "b/turned.jpg": (30, 10, 3), "b/wide.jpg": (10, 30, 3),
     }  # fmt: skip
 
 
 def training(dataset, reader, threads=1):
-    return TrainingImages(dataset, Preprocessing(image_px=40), 0.3, Key.of(0), threads, reader)
+    return TrainingImages(dataset, Preprocessing(image_size=40), 0.3, Key.of(0), threads, reader)
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(0, 3), (2, 1)])
@@ -171,7 +171,7 @@ def test_batches_from_the_cache_do_not_depend_on_who_reads_them(workers, threads
     dataset = load_dataset(class_folders)
     reader = in_a_cache(dataset)
     sampler = TrainSampler(
-        dataset.labels, ProgressiveSchedule(image_px=Ramp(24, 40), stages=2), 6, 8, 4, "equal", Key.of(3)
+        dataset.labels, ProgressiveSchedule(image_size=Ramp(24, 40), stages=2), 6, 8, 4, "equal", Key.of(3)
     )
     alone = list(training_batches(training(dataset, reader), sampler, workers=0))
     shared = list(training_batches(training(dataset, reader, threads), sampler, workers=workers))
@@ -186,7 +186,7 @@ def test_reading_opens_no_original(class_folders, monkeypatch):
     for path in class_folders.rglob("*.jpg"):
         path.unlink()
     sampler = TrainSampler(
-        dataset.labels, ProgressiveSchedule(image_px=Ramp(24, 40), stages=2), 18, 8, 8, None, Key.of(3)
+        dataset.labels, ProgressiveSchedule(image_size=Ramp(24, 40), stages=2), 18, 8, 8, None, Key.of(3)
     )
     batches = list(training_batches(training(dataset, reader), sampler, workers=0))
     assert sum(len(batch.labels) for batch in batches) == 3 * 48
@@ -206,7 +206,7 @@ def test_an_unreadable_image_has_its_stand_in_and_its_reason_as_without_a_cache(
     dataset = load_dataset(class_folders)
     (class_folders / dataset.paths[20]).write_bytes(b"no longer a picture")
     (class_folders / dataset.paths[47]).write_bytes((class_folders / dataset.paths[47]).read_bytes()[:700])
-    request = BatchRequest(0, 0, StepSettings(image_px=32), np.array([20, 47, 3]), np.zeros(3, np.int64))
+    request = BatchRequest(0, 0, StepSettings(image_size=32), np.array([20, 47, 3]), np.zeros(3, np.int64))
     direct = training(dataset, None).batch(request)
     cached = training(dataset, in_a_cache(dataset)).batch(request)
     assert [sample for sample, _ in direct.unreadable] == [20, 47]
@@ -248,7 +248,7 @@ def test_a_run_never_meets_the_images_of_another_cache_in_its_place(class_folder
         batch.message
         for batch in [
             training(dataset, reader)[
-                BatchRequest(0, 0, StepSettings(image_px=32), *[np.zeros(1, np.int64)] * 2)
+                BatchRequest(0, 0, StepSettings(image_size=32), *[np.zeros(1, np.int64)] * 2)
             ]
         ]
     }

@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from efficientnetv2.data import image_folder as folders
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.records import ReadOptions
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -143,7 +143,7 @@ def test_a_class_of_railway_trains_is_no_split(tmp_path):
 
 
 def test_folders_beside_train_and_val_are_no_classes(tmp_path):
-    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg", "unlabelled/3.jpg")))
+    draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg", "unlabeled/3.jpg")))
     assert load_dataset(tmp_path).paths == ["train/x/1.jpg", "train/y/1.jpg", "val/x/2.jpg"]
 
 
@@ -301,7 +301,7 @@ def test_a_link_to_itself_is_a_image_that_cannot_be_read(tmp_path):
     dataset = load_dataset(tmp_path)
     assert dataset.paths == ["a/1.jpg", "a/loop.jpg", "b/2.jpg"]
     with pytest.raises(InputError, match=mentioning("1", "3", "loop.jpg")):
-        validate_images(dataset)
+        val_max_images(dataset)
 
 
 def test_images_beside_class_folders_are_left_out_and_said(tmp_path):
@@ -379,7 +379,7 @@ def test_a_file_of_several_views_is_an_image(tmp_path):
     draw(tmp_path / "a/1.mpo", tmp_path / "b/1.mpo")
     found = load_dataset(tmp_path)
     assert found.paths == ["a/1.mpo", "b/1.mpo"]
-    assert not len(validate_images(found).unreadable)
+    assert not len(val_max_images(found).unreadable)
 
 
 def test_an_empty_class_folder_is_refused_by_name(tmp_path):
@@ -409,7 +409,7 @@ def test_an_inspection_names_class_folders_without_a_image(tmp_path):
 
 
 def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
-    draw(tmp_path / "train/1.jpg", tmp_path / "unlabelled/2.jpg")
+    draw(tmp_path / "train/1.jpg", tmp_path / "unlabeled/2.jpg")
     (tmp_path / "train.csv").write_text("path,label\ntrain/1.jpg,a\n")
     with pytest.raises(InputError, match=mentioning("train.csv")):
         load_dataset(tmp_path)

@@ -22,16 +22,16 @@ def encoded(image, kind="PNG", **options):
     return buffer.getvalue()
 
 
-def one_colour(mode, value, **options):
+def one_color(mode, value, **options):
     return encoded(Image.new(mode, (SIDE, SIDE), value), **options)
 
 
-def colour_of(source):
+def color_of(source):
     picture = load_image(source)
     assert picture.mode == "RGB"
-    colours = {colour for _, colour in picture.getcolors()}
-    assert len(colours) == 1
-    return colours.pop()
+    colors = {color for _, color in picture.getcolors()}
+    assert len(colors) == 1
+    return colors.pop()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def colour_of(source):
     ],
 )
 def test_a_mode_becomes_the_color_it_means(mode, value, options, expected):
-    assert colour_of(one_colour(mode, value, **options)) == expected
+    assert color_of(one_color(mode, value, **options)) == expected
 
 
 def tiff(values):
@@ -88,7 +88,7 @@ def test_deep_values_of_an_unknown_range_are_refused(values):
 
 
 def test_a_cmyk_jpeg_is_not_inverted():
-    red, green, blue = colour_of(one_colour("CMYK", (0, 255, 255, 0), kind="JPEG", quality=95))
+    red, green, blue = color_of(one_color("CMYK", (0, 255, 255, 0), kind="JPEG", quality=95))
     assert red > 245
     assert max(green, blue) < 10
 
@@ -96,25 +96,25 @@ def test_a_cmyk_jpeg_is_not_inverted():
 def test_lab_is_converted():
     """L* = 100 is white and L* = 0 black, whatever the profile."""
     white, black = (Image.new("LAB", (SIDE, SIDE), (level, 128, 128)) for level in (255, 0))
-    assert min(colour_of(encoded(white, "TIFF"))) > 250
-    assert max(colour_of(encoded(black, "TIFF"))) < 5
+    assert min(color_of(encoded(white, "TIFF"))) > 250
+    assert max(color_of(encoded(black, "TIFF"))) < 5
 
 
 def test_palettes_with_and_without_a_transparent_entry():
     picture = Image.new("P", (SIDE, SIDE), 1)
     picture.putpalette([0, 0, 0, 200, 100, 50])
-    assert colour_of(encoded(picture)) == (200, 100, 50)
-    assert colour_of(encoded(picture, "GIF")) == (200, 100, 50)
-    assert colour_of(encoded(picture, transparency=1)) == (255, 255, 255)
+    assert color_of(encoded(picture)) == (200, 100, 50)
+    assert color_of(encoded(picture, "GIF")) == (200, 100, 50)
+    assert color_of(encoded(picture, transparency=1)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "ICO", "AVIF"])
 def test_formats_are_told_by_content_not_by_name(tmp_path, kind):
     """As a path whose suffix lies, as its text and as bytes."""
-    content = one_colour("RGB", (250, 250, 250), kind=kind)
+    content = one_color("RGB", (250, 250, 250), kind=kind)
     (tmp_path / "picture.jpg").write_bytes(content)
     for source in (tmp_path / "picture.jpg", str(tmp_path / "picture.jpg"), content):
-        assert colour_of(source) == pytest.approx((250, 250, 250), abs=3)
+        assert color_of(source) == pytest.approx((250, 250, 250), abs=3)
 
 
 def slope():

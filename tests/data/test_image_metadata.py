@@ -35,7 +35,7 @@ def test_files_copies_and_shards_of_both_kinds_have_the_same_marks(class_folders
 def test_of_shards_with_an_index_no_image_is_read_and_shrunk_ones_count_as_the_originals(
     class_folders, tmp_path, monkeypatch
 ):
-    write_shards(load_dataset(class_folders), tmp_path / "small", PackOptions(10**9, image_px=16))
+    write_shards(load_dataset(class_folders), tmp_path / "small", PackOptions(10**9, image_size=16))
     monkeypatch.setattr(image_metadata, "source_reader", None)
     small = by_name(load_dataset(tmp_path / "small"))
     monkeypatch.undo()

@@ -18,7 +18,7 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.imagenet import compare
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.utils.errors import InputError
 
@@ -66,7 +66,7 @@ def test_missing_classes_are_named():
     some = dict.fromkeys(ids()[2:], 2)
     told = (
         r"/in: 2 of ImageNet-1k's 1,000 classes are missing \('n01440764', 'n01443537'\)\. Complete it .*"
-        r"--set made_for=null"
+        r"--set expected_dataset=null"
     )
     with pytest.raises(InputError, match=told):
         compare(imagenet(some), "imagenet1k", strict=False)
@@ -88,7 +88,9 @@ def test_wrong_counts_are_named_and_refused_with_strict(whole):
         ("ImageNet-1k", "732", "1,300", "n01440764: 600"),
         ("ImageNet-1k", "50", "n15075141: 49"),
     )
-    with pytest.raises(InputError, match=mentioning("1,281,035", "n15075141: 49", "--set", "made_for=null")):
+    with pytest.raises(
+        InputError, match=mentioning("1,281,035", "n15075141: 49", "--set", "expected_dataset=null")
+    ):
         compare(imagenet(short, val), "imagenet1k", strict=True)
 
 
@@ -141,7 +143,7 @@ def test_an_imagenet21k_that_is_not_whole_is_named_and_refused_with_strict(class
     with pytest.raises(InputError) as error:
         compare(data, "imagenet21k", strict=True)
     assert mentions(str(error.value), *said)
-    assert mentions(str(error.value), "--set", "made_for=null")
+    assert mentions(str(error.value), "--set", "expected_dataset=null")
 
 
 def test_a_image_in_train_and_val_is_left_there_in_the_published_sets(tmp_path):
@@ -150,13 +152,13 @@ def test_a_image_in_train_and_val_is_left_there_in_the_published_sets(tmp_path):
         paint(tmp_path / name, (90, 40, 160), int(name[-5]) % 3)  # the first and the last are the same
     small = load_dataset(tmp_path)
     with pytest.raises(InputError, match=mentioning("val/b/4.jpg")):
-        validate_images(small)
+        val_max_images(small)
     for classes, title in ((tuple(ids()), "ImageNet-1k"), (imagenet21k(20_000).class_names, "ImageNet-21k")):
-        notes = validate_images(replace(small, class_names=classes)).notes
+        notes = val_max_images(replace(small, class_names=classes)).notes
         assert f"the published splits of {title} are kept as they are" in notes[0]
     for classes in (tuple(ids()[1:]), (*ids(), "lost+found"), imagenet21k(19_000).class_names):
         with pytest.raises(InputError, match="are the same image"):
-            validate_images(replace(small, class_names=classes))
+            val_max_images(replace(small, class_names=classes))
 
 
 def test_other_sets_of_wordnets_are_no_imagenet21k():
@@ -166,8 +168,8 @@ def test_other_sets_of_wordnets_are_no_imagenet21k():
 
 def test_the_recipes_for_imagenet_say_so():
     """Those for images of one's own, and for other sets, take any."""
-    named_so = {name for name in RECIPES if get_recipe(name).made_for == "imagenet1k"}
-    others = {name for name in RECIPES if get_recipe(name).made_for is None}
+    named_so = {name for name in RECIPES if get_recipe(name).expected_dataset == "imagenet1k"}
+    others = {name for name in RECIPES if get_recipe(name).expected_dataset is None}
     assert {"efficientnetv2_s_paper", "efficientnetv2_b3_released", "imagenet_from_21k_s_paper"} <= named_so
     assert {"resnet50_224_progressive"} <= named_so
     assert {"quick", "finetune", "transfer_paper", "transfer_released"} <= others
@@ -178,7 +180,7 @@ def test_it_is_refused_before_any_image_is_looked_at(tmp_path):
         paint(tmp_path / "in" / name / "1.jpg", (200, 60, 60))
         (tmp_path / "in" / name / "2.jpg").write_bytes(b"not a picture")
     words = ("train", tmp_path / "in", "--recipe", "efficientnetv2_s_paper", *TINY[2:])
-    done = effnetv2(*words, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2(*words, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(" ".join(done.stderr.split()), "998", "ImageNet-1k", "1,000")
 
@@ -190,25 +192,25 @@ def short(tmp_path_factory):
     for number, name in enumerate(ids()):
         for split in ("train", "val")[: 2 if number == 0 else 1]:
             (folder / split / name).mkdir(parents=True)
-            colour = (number % 256, number // 256, 255 * (split == "val"))
-            Image.new("RGB", (8, 8), colour).save(folder / split / name / "1.png")
+            color = (number % 256, number // 256, 255 * (split == "val"))
+            Image.new("RGB", (8, 8), color).save(folder / split / name / "1.png")
     return folder
 
 
 def test_wrong_counts_are_said_before_any_image_is_looked_at(short):
     said = logged_lines()
-    words = {"holdout": 0.2, "seed": 0, "made_for": "imagenet1k"}
+    words = {"val_fraction": 0.2, "seed": 0, "expected_dataset": "imagenet1k"}
     assert len(prepare_data(DataConfig(str(short)), strict=False, **words).train) == 1000
     assert mentions(said[0], "1,000", "ImageNet-1k", "1,281,167")
     assert mentions(said[1], "ImageNet-1k", "732", "1,300")
     assert mentions(said[2], "ImageNet-1k", "50", "n01440764: 1")
     said.clear()
-    with pytest.raises(InputError, match=mentioning("1,000", "--set", "made_for=null")):
+    with pytest.raises(InputError, match=mentioning("1,000", "--set", "expected_dataset=null")):
         prepare_data(DataConfig(str(short)), strict=True, **words)
     assert said == []
 
 
 def test_wrong_counts_of_a_set_that_may_be_any_are_not_remarked_on(short):
     said = logged_lines()
-    prepare_data(DataConfig(str(short)), holdout=0.2, seed=0, strict=False)
+    prepare_data(DataConfig(str(short)), val_fraction=0.2, seed=0, strict=False)
     assert not [line for line in said if "ImageNet" in line]

@@ -62,7 +62,7 @@ XMP = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Orientation="6"/>'
         encoded(scene(mode="L")),
         encoded(scene(64, 65)),
     ],
-    ids=["420", "444", "422", "progressive", "restarts", "segments", "grey", "smallest"],
+    ids=["420", "444", "422", "progressive", "restarts", "segments", "gray", "smallest"],
 )
 def test_pixels_are_pillows_to_the_bit_at_every_scale(content, scale):
     found = jpeg.header(content)

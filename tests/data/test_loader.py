@@ -24,8 +24,8 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepS
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
 from efficientnetv2.utils.rng import Key
 
-PLAN = ProgressiveSchedule(image_px=Ramp(24, 40), stages=2)
-WHOLE = Preprocessing(image_px=40)
+PLAN = ProgressiveSchedule(image_size=Ramp(24, 40), stages=2)
+WHOLE = Preprocessing(image_size=40)
 
 
 def pictures(dataset, threads=1, area_min=0.3, preprocessing=WHOLE):
@@ -35,7 +35,7 @@ def pictures(dataset, threads=1, area_min=0.3, preprocessing=WHOLE):
 def request(samples, turns=None, px=32):
     samples = np.array(samples, dtype=np.int64)
     turns = np.zeros_like(samples) if turns is None else np.array(turns, dtype=np.int64)
-    return BatchRequest(0, 0, StepSettings(image_px=px), samples, turns)
+    return BatchRequest(0, 0, StepSettings(image_size=px), samples, turns)
 
 
 def sampler(dataset):
@@ -98,7 +98,7 @@ def test_padding_is_of_the_networks_mean(class_folders, tmp_path):
 
     Image.new("RGB", (80, 20), (0, 0, 0)).save(class_folders / "red/wide.png")
     dataset = load_dataset(class_folders)
-    padded = Preprocessing(image_px=32, framing="pad", mean=(1.0, 0.5, 0.0), std=(1.0, 1.0, 1.0))
+    padded = Preprocessing(image_size=32, crop_mode="border", mean=(1.0, 0.5, 0.0), std=(1.0, 1.0, 1.0))
     wide = dataset.paths.index("red/wide.png")
     image = pictures(dataset, area_min=1.0, preprocessing=padded).batch(request([wide])).images[0]
     assert image[:, 0, 0].tolist() in ([255, 127, 0], [255, 128, 0])
@@ -108,7 +108,7 @@ def test_padding_is_of_the_networks_mean(class_folders, tmp_path):
 def test_evaluation_sees_every_readable_image_once_in_order(workers, class_folders):
     dataset = load_dataset(class_folders)
     (class_folders / dataset.paths[7]).write_bytes(b"")
-    batches = list(evaluation_batches(dataset, WHOLE, batch_images=10, workers=workers))
+    batches = list(evaluation_batches(dataset, WHOLE, batch_size=10, workers=workers))
     seen = np.concatenate([batch.samples for batch in batches]).tolist()
     assert seen == [row for row in range(48) if row != 7]
     assert [row for batch in batches for row, _ in batch.unreadable] == [7]
@@ -158,7 +158,7 @@ def test_more_workers_than_cores_are_warned_of_by_whoever_counted_them_alone(cla
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
     dataset = load_dataset(class_folders)
     assert len(list(training_batches(pictures(dataset), sampler(dataset), workers=2))) == 12
-    assert len(list(evaluation_batches(dataset, WHOLE, batch_images=24, workers=2))) == 2
+    assert len(list(evaluation_batches(dataset, WHOLE, batch_size=24, workers=2))) == 2
 
 
 def test_readers_read_on_when_a_window_is_closed(class_folders):

@@ -68,23 +68,23 @@ def test_the_rule_of_all_bands_and_its_figures(tmp_path):
         seen = ((stored[band] - low) / (high - low) * 255).clip(0, 255)
         assert rule.missing[band] == pytest.approx(seen.mean(), abs=0.51)
         assert rule.spread[band] == pytest.approx(seen.std(), rel=1e-3)
-    prepared = Preprocessing(image_px=16).seeing(rule)
+    prepared = Preprocessing(image_size=16).seeing(rule)
     pixels = np.stack([load_raster(file, rule) for file in files]).reshape(-1, 5) / 255
-    normalised = (pixels - prepared.mean) / prepared.std
-    assert np.abs(normalised.mean(axis=0)).max() < 0.02
-    assert np.abs(normalised.std(axis=0) - 1).max() < 0.02
+    normalized = (pixels - prepared.mean) / prepared.std
+    assert np.abs(normalized.mean(axis=0)).max() < 0.02
+    assert np.abs(normalized.std(axis=0) - 1).max() < 0.02
     assert Preprocessing.from_json(prepared.to_json()) == prepared
 
 
 def test_three_bands_keep_what_the_weights_know():
     rule = Bands((4, 3, 2), missing=(9, 9, 9), spread=(9, 9, 9))
-    assert Preprocessing(image_px=16).seeing(rule).mean == IMAGENET_MEAN
-    five = Preprocessing(image_px=16).seeing(Bands((1, 2, 3, 4, 5)))
+    assert Preprocessing(image_size=16).seeing(rule).mean == IMAGENET_MEAN
+    five = Preprocessing(image_size=16).seeing(Bands((1, 2, 3, 4, 5)))
     assert five.channels == 5
     back = five.with_channels(3)
     assert (back.channels, back.bands) == (3, None)
     with pytest.raises(ValueError, match=mentioning("3", "5", "band")):
-        replace(Preprocessing(image_px=16), bands=five.bands)
+        replace(Preprocessing(image_size=16), bands=five.bands)
     with pytest.raises(ValueError, match=mentioning("2", "5", "band")):
         Bands((1, 2, 3, 4, 5), low=(0, 1))
 
@@ -126,15 +126,15 @@ def test_a_fourth_band_of_eight_bits_that_gdal_calls_alpha(tmp_path):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from(["whole", "crop", "pad"]), st.integers(1, 7), st.integers(0, 5))
-def test_framing_treats_every_channel_alike(framing, channels, seed):
+@given(st.sampled_from(["squash", "center", "border"]), st.integers(1, 7), st.integers(0, 5))
+def test_framing_treats_every_channel_alike(crop_mode, channels, seed):
     """A image of n channels is framed as each of its channels would be alone, thrice as red, green and blue."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (int(rng.integers(20, 60)), int(rng.integers(20, 60)), channels), np.uint8)
     mean = tuple(rng.uniform(0.2, 0.8, channels))
-    whole = Preprocessing(image_px=16, framing=framing, mean=mean, std=(0.2,) * channels)
+    whole = Preprocessing(image_size=16, crop_mode=crop_mode, mean=mean, std=(0.2,) * channels)
     uniforms = rng.uniform(size=64).tolist()
-    words = {"image_px": 16, "framing": framing, "area_min": 0.4, "uniforms": uniforms}
+    words = {"image_size": 16, "crop_mode": crop_mode, "area_min": 0.4, "uniforms": uniforms}
     seen, trained = load_eval_image(pixels, whole), load_train_image(pixels, mean=mean, **words)
     assert seen.shape == trained.shape == (16, 16, channels)
     for channel in range(channels):
@@ -207,7 +207,7 @@ def test_rasters_of_more_bands_than_the_first_are_refused_as_those_of_fewer(tmp_
 
 
 def test_what_lies_beside_red_green_and_blue_does_not_count(tmp_path):
-    """Colours that all rasters name are seen of all; 8 bits of one or three bands alone are ordinary images."""
+    """Colors that all rasters name are seen of all; 8 bits of one or three bands alone are ordinary images."""
     three = str(write_raster(tmp_path / "three.tif", deep(3), photometric="RGB"))
     four = str(write_raster(tmp_path / "four.tif", deep(4), photometric="RGB", alpha="unspecified"))
     for files in ([three, four], [four, three]):
@@ -282,7 +282,7 @@ def test_an_ordinary_image_among_rasters_is_passed_over_when_asked_for(tmp_path)
 def test_shards_refuse_a_raster_by_name_before_anything_is_packed(values, held, tmp_path):
     (tmp_path / "set/a").mkdir(parents=True)
     paint(tmp_path / "set/a/photo.jpg", (9, 9, 9))
-    grey = write_raster(tmp_path / "set/a/grey.tif", np.full((1, 24, 24), 9, np.uint8))
+    gray = write_raster(tmp_path / "set/a/gray.tif", np.full((1, 24, 24), 9, np.uint8))
     path = write_raster(tmp_path / "set/a/raster.tif", values)
     with pytest.raises(InputError) as refused:
         write_shards(
@@ -291,11 +291,11 @@ def test_shards_refuse_a_raster_by_name_before_anything_is_packed(values, held, 
     assert mentions(str(refused.value), path, held)
     assert str(refused.value).endswith(f"effnetv2 train {tmp_path / 'set'}")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["set"]
-    path.unlink()  # the grey one is an ordinary picture, whatever it is called
+    path.unlink()  # the gray one is an ordinary picture, whatever it is called
     packed = write_shards(
         load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9)
     )
-    assert (grey.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())
+    assert (gray.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())
 
 
 def test_the_command_for_rasters_can_be_pasted(tmp_path):

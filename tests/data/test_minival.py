@@ -171,7 +171,7 @@ def test_auto_takes_nothing_from_a_rare_class_nor_from_its_groups():
     assert not held[1_000:].any()
 
 
-def test_auto_takes_what_is_given_and_sets_nothing_aside_of_several_labels():
+def test_auto_takes_what_is_given_and_sets_nothing_aside_of_multilabel():
     """Given images choose however few they are; of several labels a share of each class can't be counted out."""
     split = ["train"] * 90 + ["minival"] * 10
     parted, note, chooses = with_auto_minival(dataset([0, 1] * 50, split=split))

@@ -19,7 +19,7 @@ from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.multilabel import pad_labels, unseparated_hint
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.splits import with_holdout
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.utils.errors import InputError
 
 ROWS = {  # cat 2, dog 2, animal 4, tree 2
@@ -86,8 +86,8 @@ def test_labels_that_look_like_several_are_told_where_each_part_stands_elsewhere
 def test_a_part_and_a_written_manifest_keep_their_ids(tmp_path):
     dataset = load_dataset(table(tmp_path), label_separator=";")
     assert dataset.select([2, 0]).targets.tolist() == [[3, -1], [1, 0]]
-    dataset.to_csv(tmp_path / "manifest.csv")
-    back = ImageDataset.from_csv(tmp_path / "manifest.csv", root=tmp_path, source="x", separator=";")
+    dataset.to_csv(tmp_path / "dataset.csv")
+    back = ImageDataset.from_csv(tmp_path / "dataset.csv", root=tmp_path, source="x", separator=";")
     assert back.class_names == dataset.class_names
     assert np.array_equal(back.targets, dataset.targets)
     assert back.digest() == dataset.digest()
@@ -195,11 +195,11 @@ def test_copies_with_other_labels_are_told(tmp_path):
     file = table(tmp_path)
     (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "3.png").write_bytes((tmp_path / "1.png").read_bytes())
-    notes = " ".join(validate_images(load_dataset(file, label_separator=";")).notes)
+    notes = " ".join(val_max_images(load_dataset(file, label_separator=";")).notes)
     assert mentions(notes, "0.png", "2", "cat;animal", "4.png", "6", "dog;animal")
 
 
-def test_shards_keep_several_labels(tmp_path):
+def test_shards_keep_multilabel(tmp_path):
     dataset = load_dataset(table(tmp_path), label_separator=";")
     write_shards(dataset, tmp_path / "shards", PackOptions(1_000_000))
     back = load_dataset(tmp_path / "shards", label_separator=";")

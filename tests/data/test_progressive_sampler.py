@@ -29,7 +29,7 @@ from efficientnetv2.transforms.pipeline import AugmentPlan, augment
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
-PLAN = ProgressiveSchedule(stages=3, image_px=Ramp(32, 64), dropout=Ramp(0.0, 0.2))
+PLAN = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64), dropout=Ramp(0.0, 0.2))
 EXAMPLES = Path(__file__).parents[2] / "examples" / "loops"
 PAGE = EXAMPLES.parents[1] / "docs" / "progressive.md"
 
@@ -37,7 +37,7 @@ PAGE = EXAMPLES.parents[1] / "docs" / "progressive.md"
 @given(images=st.integers(1, 50), batch=st.integers(1, 20), epochs=st.integers(1, 4), seed=st.integers(0, 9))
 def test_every_image_comes_once_an_epoch(images, batch, epochs, seed):
     steps = max(3, -(-images * epochs // batch))
-    batches = ProgressiveBatchSampler(images, batch_images=batch, progressive=PLAN, steps=steps, seed=seed)
+    batches = ProgressiveBatchSampler(images, batch_size=batch, progressive=PLAN, steps=steps, seed=seed)
     drawn = [index for group in batches for index, _ in group]
     for epoch in range(epochs):
         part = drawn[epoch * images : (epoch + 1) * images]
@@ -45,27 +45,27 @@ def test_every_image_comes_once_an_epoch(images, batch, epochs, seed):
 
 
 def test_each_index_comes_with_the_setting_of_its_step():
-    batches = list(ProgressiveBatchSampler(10, batch_images=4, progressive=PLAN, steps=6))
-    assert [{setting.image_px for _, setting in batch} for batch in batches] == [
+    batches = list(ProgressiveBatchSampler(10, batch_size=4, progressive=PLAN, steps=6))
+    assert [{setting.image_size for _, setting in batch} for batch in batches] == [
         {32}, {32}, {48}, {48}, {64}, {64}
     ]  # fmt: skip
 
 
 def test_going_on_gives_what_would_have_come():
-    whole = list(ProgressiveBatchSampler(7, batch_images=4, progressive=PLAN, steps=6, seed=3))
-    rest = ProgressiveBatchSampler(7, batch_images=4, progressive=PLAN, steps=6, seed=3, first_step=4)
+    whole = list(ProgressiveBatchSampler(7, batch_size=4, progressive=PLAN, steps=6, seed=3))
+    rest = ProgressiveBatchSampler(7, batch_size=4, progressive=PLAN, steps=6, seed=3, first_step=4)
     assert list(rest) == whole[4:]
 
 
 def test_of_a_run_that_has_come_to_its_end_nothing_is_left():
     """Lightning asks for its batches all the same, and then ends; the length stays that of the run."""
-    rest = ProgressiveBatchSampler(7, batch_images=4, progressive=PLAN, steps=6, first_step=6)
+    rest = ProgressiveBatchSampler(7, batch_size=4, progressive=PLAN, steps=6, first_step=6)
     assert (list(rest), len(rest)) == ([], 6)
 
 
 def test_the_length_is_that_of_the_whole_run():
     """Lightning adds what a run that goes on has behind it, and ends where the sum reaches the length."""
-    rest = ProgressiveBatchSampler(7, batch_images=4, progressive=PLAN, steps=6, first_step=4, accumulate=2)
+    rest = ProgressiveBatchSampler(7, batch_size=4, progressive=PLAN, steps=6, first_step=4, accumulate=2)
     assert (len(rest), len(list(rest))) == (12, 4)
 
 
@@ -74,7 +74,7 @@ def test_the_length_is_that_of_the_whole_run():
 )
 def test_micro_batches_of_a_step_are_its_images(images, micro, accumulate, world):
     """One after the other those of a step alone, with its setting; each process has as many of each."""
-    words = {"batch_images": micro * accumulate * world, "progressive": PLAN, "steps": 4}
+    words = {"batch_size": micro * accumulate * world, "progressive": PLAN, "steps": 4}
     ranks = [
         list(ProgressiveBatchSampler(images, **words, rank=rank, world=world, accumulate=accumulate))
         for rank in range(world)
@@ -90,18 +90,18 @@ def test_micro_batches_of_a_step_are_its_images(images, micro, accumulate, world
 @given(images=st.integers(1, 40), share=st.integers(1, 8), world=st.integers(1, 5), steps=st.integers(3, 12))
 def test_processes_share_the_images_of_each_step(images, share, world, steps):
     """As many each; together those of one process alone, each as often as there, with the same setting."""
-    words = {"batch_images": share * world, "progressive": PLAN, "steps": steps}
+    words = {"batch_size": share * world, "progressive": PLAN, "steps": steps}
     ranks = [list(ProgressiveBatchSampler(images, **words, rank=rank, world=world)) for rank in range(world)]
     assert {len(batch) for batches in ranks for batch in batches} == {share}
-    drawn = [sorted((index, setting.image_px) for batch in step for index, setting in batch)
+    drawn = [sorted((index, setting.image_size) for batch in step for index, setting in batch)
              for step in zip(*ranks, strict=True)]  # fmt: skip
     alone = ProgressiveBatchSampler(images, **words)
-    assert drawn == [sorted((index, setting.image_px) for index, setting in batch) for batch in alone]
+    assert drawn == [sorted((index, setting.image_size) for index, setting in batch) for batch in alone]
 
 
 def test_two_processes_never_train_on_the_same_image():
     first, second = (
-        list(ProgressiveBatchSampler(48, batch_images=16, progressive=PLAN, steps=3, rank=rank, world=2))
+        list(ProgressiveBatchSampler(48, batch_size=16, progressive=PLAN, steps=3, rank=rank, world=2))
         for rank in (0, 1)
     )
     seen = [{index for batch in batches for index, _ in batch} for batches in (first, second)]
@@ -110,21 +110,21 @@ def test_two_processes_never_train_on_the_same_image():
 
 
 def test_epochs_and_seeds_differ_in_order():
-    batches = list(ProgressiveBatchSampler(32, batch_images=32, progressive=PLAN, steps=3))
+    batches = list(ProgressiveBatchSampler(32, batch_size=32, progressive=PLAN, steps=3))
     orders = [[index for index, _ in batch] for batch in batches]
     assert orders[0] != orders[1]
-    other = list(ProgressiveBatchSampler(32, batch_images=32, progressive=PLAN, steps=3, seed=1))
+    other = list(ProgressiveBatchSampler(32, batch_size=32, progressive=PLAN, steps=3, seed=1))
     assert [index for index, _ in other[0]] != orders[0]
 
 
 class _Sizes(Dataset):
     def __getitem__(self, asked):
         index, setting = asked
-        return np.full((setting.image_px, setting.image_px), index)
+        return np.full((setting.image_size, setting.image_size), index)
 
 
 def test_a_dataloader_with_workers_reads_it_in_order():
-    batches = ProgressiveBatchSampler(8, batch_images=4, progressive=PLAN, steps=3)
+    batches = ProgressiveBatchSampler(8, batch_size=4, progressive=PLAN, steps=3)
     loader = DataLoader(_Sizes(), batch_sampler=batches, num_workers=1)
     assert [images.shape[-1] for images in loader] == [32, 48, 64]
     again = [[int(image[0, 0]) for image in images] for images in loader]
@@ -135,16 +135,16 @@ def test_a_dataloader_with_workers_reads_it_in_order():
     ("changes", "sentence"),
     [
         ({"images": 0}, ("0", "image")),
-        ({"batch_images": 0}, ("batch_images", "0")),
+        ({"batch_size": 0}, ("batch_size", "0")),
         ({"steps": 2}, ("3", "2", "stage")),
         ({"steps": -1}, ("-1", "1", "max_steps")),
         ({"first_step": 10}, ("first_step", "10", "9", "0")),
         ({"first_step": -1}, ("first_step", "-1", "9", "0")),
-        ({"world": 3}, ("batch_images", "2", "3")),
+        ({"world": 3}, ("batch_size", "2", "3")),
         ({"accumulate": 0}, ("accumulate", "0", "1")),
         (
             {"accumulate": 4},
-            ("batch_images", "2", "4"),
+            ("batch_size", "2", "4"),
         ),
         (
             {"world": 2, "accumulate": 2},
@@ -155,7 +155,7 @@ def test_a_dataloader_with_workers_reads_it_in_order():
     ],
 )
 def test_what_cannot_be_is_refused(changes, sentence):
-    words = {"images": 5, "batch_images": 2, "progressive": PLAN, "steps": 9} | changes
+    words = {"images": 5, "batch_size": 2, "progressive": PLAN, "steps": 9} | changes
     with pytest.raises(InputError, match=mentioning(*sentence)):
         ProgressiveBatchSampler(words.pop("images"), **words)
 
@@ -225,7 +225,9 @@ def _shown(output):
 def _planned(steps, *, accumulate=1, first_step=0):
     """The same as the plan has it."""
     settings = [(step, PLAN.at(step, total_steps=steps)) for step in range(first_step, steps)]
-    return [(step, one.image_px, round(one.dropout, 2)) for step, one in settings for _ in range(accumulate)]
+    return [
+        (step, one.image_size, round(one.dropout, 2)) for step, one in settings for _ in range(accumulate)
+    ]
 
 
 # Another network without any dropout, in the place of the example's.
@@ -311,20 +313,20 @@ def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):
     monkeypatch.setattr(photos.v2, "RandAugment", lambda *words: asked.append(words) or augmenting(*words))
     growing = photos.Growing(photos.Photos())
     for magnitude in (photos.PLAN.last.randaugment, 15, 0.1, 0, None):
-        growing[0, StepSettings(image_px=32, randaugment=magnitude)]
+        growing[0, StepSettings(image_size=32, randaugment=magnitude)]
     assert photos.PLAN.last.randaugment == 6
     assert asked == [(2, 18), (2, 30), (2, 0)]
     assert augmenting().num_magnitude_bins == 31
 
 
 @pytest.mark.parametrize("plan", ["the page's", "efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"])
-def test_the_examples_images_are_made_for_every_stage_of_any_plan(plan, monkeypatch):
+def test_the_examples_images_are_expected_dataset_every_stage_of_any_plan(plan, monkeypatch):
     """All draws of RandAugment at the magnitudes of the paper, at 16 px to be quick."""
     photos = _photos(monkeypatch)
     progressive = _run_page("PLAN = ")["PLAN"] if plan == "the page's" else paper_schedule(plan)
     pictures = photos.Growing([(Image.new("RGB", (20, 20)), 3)])
     for index in range(progressive.stages):
-        setting = replace(progressive.stage(index), image_px=16)
+        setting = replace(progressive.stage(index), image_size=16)
         for _ in range(20):
             image, label, own = pictures[0, setting]
             assert (tuple(image.shape), label, own) == ((3, 16, 16), 3, setting)
@@ -432,11 +434,11 @@ def test_the_schedule_that_the_page_makes_has_the_sizes_it_says():
 def test_the_loss_that_the_page_mixes_for_is_that_of_a_run():
     """With both ways of mixing on, and smoothed labels."""
     (code,) = [block for block in _blocks() if "import mix" in block]
-    setting = StepSettings(image_px=8, mixup_alpha=0.4, cutmix_alpha=0.4, label_smoothing=0.1)
+    setting = StepSettings(image_size=8, mixup_alpha=0.4, cutmix_alpha=0.4, label_smoothing=0.1)
     pixels = torch.randint(
         0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    labels, to_floats = torch.arange(8) % 3, Preprocessing(image_px=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    labels, to_floats = torch.arange(8) % 3, Preprocessing(image_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
     names = {
         "torch": torch,

@@ -8,7 +8,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.utils.rng import Key
 
 LABELS = np.array([0] * 30 + [1] * 10 + [2] * 4)
-PLAN = ProgressiveSchedule(image_px=Ramp(32, 64), stages=2)
+PLAN = ProgressiveSchedule(image_size=Ramp(32, 64), stages=2)
 
 
 def sampler(**changes):
@@ -16,16 +16,16 @@ def sampler(**changes):
         "labels": LABELS,
         "progressive": PLAN,
         "steps": 11,
-        "batch_images": 8,
-        "group_images": 4,
-        "balance": None,
+        "batch_size": 8,
+        "ghost_batch_size": 4,
+        "class_sampling": None,
         "key": Key.of(1),
     }
     return TrainSampler(**(base | changes))
 
 
 def rows(requests):
-    return [(r.step, r.group, r.setting.image_px, r.samples.tolist(), r.turns.tolist()) for r in requests]
+    return [(r.step, r.group, r.setting.image_size, r.samples.tolist(), r.turns.tolist()) for r in requests]
 
 
 def test_an_epoch_sees_every_image_once_even_if_steps_straddle_it():
@@ -44,7 +44,7 @@ def test_a_sampler_that_begins_later_gives_the_rest_of_the_same_run(first):
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_processes_share_the_groups_of_one_run(world):
     """With more groups than processes, each process takes every ``world``-th group."""
-    four = {"group_images": 2}
+    four = {"ghost_batch_size": 2}
     parts = [rows(sampler(**four, rank=rank, world=world)) for rank in range(world)]
     together = sorted(row for part in parts for row in part)
     assert together == sorted(rows(sampler(**four)))
@@ -92,10 +92,10 @@ def test_order_depends_on_seed_and_epoch_alone(epoch):
     assert (one != epoch_order(LABELS, None, Key.of(5), epoch)).any()
 
 
-@pytest.mark.parametrize("balance", [None, "sqrt", "equal"])
-def test_no_two_draws_of_a_run_have_the_same_id(balance):
+@pytest.mark.parametrize("class_sampling", [None, "sqrt", "equal"])
+def test_no_two_draws_of_a_run_have_the_same_id(class_sampling):
     """A rare class's image that comes several times an epoch is cut and augmented anew each time."""
-    ids = np.concatenate([r.ids for r in sampler(balance=balance, steps=60)])
+    ids = np.concatenate([r.ids for r in sampler(class_sampling=class_sampling, steps=60)])
     assert len(set(ids.tolist())) == len(ids)
 
 

@@ -30,7 +30,7 @@ def written(tmp_path):
         table = table.assign(latitude=place + 0.5 + 0.1 * (np.arange(12) % 2), longitude=100.5)
         table.assign(**columns).dropna(axis=1).to_csv(data / "pictures.csv", index=False)
         dataset = load_dataset(data / "pictures.csv")
-        dataset.to_csv(run / "manifest.csv")
+        dataset.to_csv(run / "dataset.csv")
         return run, dataset
 
     return write
@@ -70,9 +70,9 @@ def test_what_was_dealt_into_folds_hangs_together_whatever_its_size(written):
     row = np.arange(12)
     run, dataset = written(latitude=0.01 + 0.3 * (row // 2) + 0.2 * (row % 2), longitude=100.05)
     dealt = assign_folds(dataset, k=3, seed=0, by="place", blocks=(0.3,))
-    dealt.with_folds(dataset).to_csv(run / "manifest.csv")
+    dealt.with_folds(dataset).to_csv(run / "dataset.csv")
     assert parts(run, dataset.paths) == len(np.unique(dealt.clusters)) == 6
-    again = load_dataset(run / "manifest.csv")
+    again = load_dataset(run / "dataset.csv")
     assert "kept_whole" not in assign_folds(again, k=3, seed=0, by="class").with_folds(again).table
 
 
@@ -83,7 +83,7 @@ def test_what_a_fold_was_dealt_in_hangs_together_in_its_own_run_too(written):
     run, dataset = written(latitude=latitude, longitude=100.05, split=split, kept_whole=row // 2)
     assert list(split_clusters(run, dataset.subset("val").paths).clusters) == [0, 0, 1, 1, 2, 2, 3, 3]
     table = dataset.table.assign(latitude=row // 2 + 0.5, kept_whole=row // 4)
-    replace(dataset, table=table).to_csv(run / "manifest.csv")
+    replace(dataset, table=table).to_csv(run / "dataset.csv")
     assert list(split_clusters(run, dataset.subset("val").paths).clusters) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
@@ -92,7 +92,7 @@ def test_what_other_folds_were_dealt_in_does_not_part_what_the_split_kept_whole(
     split = ["train"] * 6 + ["val"] * 6
     run, dataset = written(split=split, latitude=[*np.arange(6) + 0.5, *[20.1, 20.9, 21.1, 21.9, 22.1, 22.9]])
     table = dataset.table.assign(kept_whole=np.arange(12), fold=1)
-    replace(dataset, table=table).to_csv(run / "manifest.csv")
+    replace(dataset, table=table).to_csv(run / "dataset.csv")
     assert parts(run, dataset.subset("val").paths) == 3
 
 
@@ -172,7 +172,7 @@ def test_what_a_run_held_out_hangs_together_in_an_evaluation_as_in_its_report(wr
     """Wherever the table lies that names the files: here it is the user's own, and that of the run."""
     run, dataset = written(split=HELD_OUT)
     own = split_clusters(run, dataset.subset("val").paths)
-    for table in (dataset, load_dataset(run / "manifest.csv")):
+    for table in (dataset, load_dataset(run / "dataset.csv")):
         found = evaluation_clusters(run, table.subset("val"))
         assert list(found.clusters) == list(own.clusters)
         assert found.what == own.what == "places"

@@ -20,7 +20,7 @@ from efficientnetv2.utils.errors import InputError
 
 
 def _run(name, right, seconds):
-    rows = ({"kind": "train", "step": 1, "train_s": seconds, "image_px": 64},)
+    rows = ({"kind": "train", "step": 1, "train_s": seconds, "image_size": 64},)
     answers = pd.DataFrame({"label": ["a" if one else "b" for one in right], "true_label": "a"})
     answers.index = pd.Index([f"{number}.jpg" for number in range(len(right))])
     return FinishedRun(name, {"wall_s": 99.0}, rows, answers)
@@ -28,7 +28,7 @@ def _run(name, right, seconds):
 
 def placed(run, places):
     """The run, its report knowing where each picture was taken."""
-    return replace(run, predictions=run.predictions.assign(drawn_whole=places.map(str)))
+    return replace(run, predictions=run.predictions.assign(cluster=places.map(str)))
 
 
 def test_a_gain_is_that_of_the_same_pictures():
@@ -37,7 +37,7 @@ def test_a_gain_is_that_of_the_same_pictures():
     one = _run("growing", [True] * 70 + [False] * 10 + [True] * 4 + [False] * 16, 10.0)
     found = compare_runs(one, over)
     assert found.over.top1.value == pytest.approx(-0.06)
-    assert (found.over.pictures, found.time_ratio) == (100, 0.5)
+    assert (found.over.num_images, found.time_ratio) == (100, 0.5)
     # The difference is a sum of 100 draws of -1, 0, 1 with variance 0.14 - 0.06 squared: 2 * 0.0369 wide.
     deviation = ((0.14 - 0.06**2) / 100) ** 0.5
     assert found.over.top1.low == pytest.approx(-0.06 - 1.96 * deviation, abs=0.008)
@@ -207,7 +207,7 @@ def test_of_pictures_in_other_folders_it_is_said_that_their_names_are_the_same(t
         dataset = pd.DataFrame(
             {"path": [f"../{data}/{one}" for one in "ab"], "label": ["x", "y"], "split": "val"}
         )
-        dataset.to_csv(tmp_path / name / "manifest.csv", index=False)
+        dataset.to_csv(tmp_path / name / "dataset.csv", index=False)
         told = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0}
         (tmp_path / name / "report.json").write_text(json.dumps(told))
     compare([tmp_path / "one", tmp_path / "like_one", tmp_path / "other"])
@@ -254,7 +254,7 @@ def test_a_run_that_is_under_way_is_not_called_stopped(tmp_path):
         InputError, match=mentioning("not the folder of a finished run", "report.json")
     ) as said:
         FinishedRun.read(stopped, "here")
-    assert f"--out '{stopped}' --resume" in str(said.value)
+    assert f"--output '{stopped}' --resume" in str(said.value)
 
 
 def test_a_damaged_report_is_refused_by_name(tmp_path):

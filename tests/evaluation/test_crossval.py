@@ -29,20 +29,23 @@ def test_folds_that_began_from_different_weights_are_named():
 
 
 def test_networks_that_answer_together_are_said_to():
-    tries = ("balance=null", "balance=equal")
+    tries = ("class_sampling=null", "class_sampling=equal")
     fold = FoldScore(0, "", 20, 10, 0.5, 0.5, 4.0, 60.0, ("a.in1k", "none"), tries)
     whole = CrossValidationSummary("class", "", "macro_f1", [fold, fold], members=2)
     first = whole.sections()[0]
     assert any(
         "each predicted by 2 models together (their mean) not trained on it" in one for one in first.sentences
     )
-    assert (first.columns[-1], first.rows[0][-1]) == ("hyperparameters", "balance=null; balance=equal")
+    assert (first.columns[-1], first.rows[0][-1]) == (
+        "hyperparameters",
+        "class_sampling=null; class_sampling=equal",
+    )
     assert len(whole.lines()) == 1, "all folds begin alike"
 
 
 def test_how_near_the_learnt_pictures_are_stands_in_the_report():
     near = TrainDistance("place", 40, 10, 9.1)
-    told = CrossValidationSummary("place", "", "macro_f1", [FOLD], apart=near).to_json()["apart"]
+    told = CrossValidationSummary("place", "", "macro_f1", [FOLD], apart=near).to_json()["distance_to_train"]
     assert (told["near"], told["known"], told["near_km"]) == (10, 40, 5.0)
 
 
@@ -52,7 +55,7 @@ def test_whose_recipe_is_shown_is_said_where_it_is_not_that_of_all():
         return [one for one in first.sentences if one.startswith("Recipe, epochs and automatic choices")]
 
     assert said(FOLD, FOLD) == []
-    for other in ({"chosen": ("balance=null",)}, {"epochs": 5.0}, {"weights": ("none",)}):
+    for other in ({"chosen": ("class_sampling=null",)}, {"epochs": 5.0}, {"weights": ("none",)}):
         assert mentions(said(FOLD, replace(FOLD, number=1, **other))[0], "fold 1")
     assert mentions(said(FOLD, FOLD, members=2)[0], "fold 1")
     assert mentions(said(FOLD, FOLD, timed=True)[0], "epoch", "minutes")

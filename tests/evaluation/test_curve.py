@@ -15,7 +15,8 @@ def _train(epoch, **values):
 
 def test_a_panel_for_the_loss_one_for_validation_and_one_per_setting_that_changed():
     rows = [
-        _train(e, image_px=128 + 32 * e, dropout=0.2, randaugment=5.0 + e, mixup_alpha=0.0) for e in range(3)
+        _train(e, image_size=128 + 32 * e, dropout=0.2, randaugment=5.0 + e, mixup_alpha=0.0)
+        for e in range(3)
     ]
     rows.append({"kind": "val", "epoch": 3, "top1": 0.5, "macro_f1": 0.4})
     figure = draw_training_curves(rows)

@@ -29,7 +29,7 @@ TINY = Architecture(
 
 
 def with_cue(count, seed):
-    """Noise with one blot somewhere, red or green: its colour is the class."""
+    """Noise with one blot somewhere, red or green: its color is the class."""
     rng = np.random.default_rng(seed)
     images = rng.integers(60, 180, (count, PX, PX, 3)).astype(np.uint8)
     classes = np.arange(count) % 2
@@ -185,7 +185,7 @@ def test_a_network_without_classes_is_refused():
         grad_cam(network, np.zeros((1, PX, PX, 3), np.uint8), np.zeros(1, np.int64))
 
 
-def test_an_overlay_is_grey_where_nothing_speaks_and_coloured_where_most_does():
+def test_an_overlay_is_gray_where_nothing_speaks_and_colored_where_most_does():
     image = np.full((4, 4, 3), (10, 120, 60), np.uint8)
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0] = 1

@@ -44,7 +44,7 @@ def test_by_place_the_figure_is_that_of_new_places_whatever_random_folds_reach(l
     assert new_place_estimate("place", [], FAR).verdict == "That is what is measured here."
 
 
-def test_neighbours_across_the_border_of_a_block_are_counted():
+def test_neighbors_across_the_border_of_a_block_are_counted():
     """Two pictures 1 km apart, on two sides of the meridian where blocks of a degree meet; the others lie alone."""
     latitude, longitude = [0.5, 0.5, 10.5, 10.5, 20.5, 20.5], [0.9955, 1.0045, 0.5, 5.5, 0.5, 5.5]
     data = dataset([0, 1] * 3, latitude=latitude, longitude=longitude)
@@ -70,7 +70,7 @@ def test_neighbours_across_the_border_of_a_block_are_counted():
 
 
 def test_each_fold_is_asked_what_its_own_network_learnt():
-    """At random each has a neighbour that taught; by place none, for the places lie 300 km from each other."""
+    """At random each has a neighbor that taught; by place none, for the places lie 300 km from each other."""
     data, contents = dataset(np.tile([0, 1, 0, 1], 20), **places(80)), np.arange(80)
     dealt = {by: assign_folds(data, k=4, seed=0, contents=contents, by=by) for by in ("class", "place")}
     found = {

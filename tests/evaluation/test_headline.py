@@ -53,7 +53,7 @@ def test_few_pictures_are_counted(right, of, words):
     assert headline(shown(right, of)) == words
 
 
-def test_of_several_labels_it_says_what_was_right_of_what_was_given():
+def test_of_multilabel_it_says_what_was_right_of_what_was_given():
     """By sigmoid a picture may be given no label, though its most probable class is one of them."""
     labels, shares = [[0, 1], [1, -1], [0, -1]], np.array([[0.4, 0.3], [0.2, 0.1], [0.9, 0.1]])
     by_itself = multilabel_metrics(labels, shares, ("oak", "elm"), "sigmoid")
@@ -109,7 +109,7 @@ def test_rare_classes_told_apart_at_the_cost_of_the_frequent_one_are_learnt():
 
 
 def test_pictures_are_called_what_they_are():
-    assert data_phrase(ReportMetadata("x", "val", train_pictures=5)).behind == ", kept out of training"
+    assert data_phrase(ReportMetadata("x", "val", num_train_images=5)).behind == ", kept out of training"
     assert (
         data_phrase(ReportMetadata("x", "val")).behind == ""
     )  # whether they were, an evaluation does not know
@@ -118,22 +118,27 @@ def test_pictures_are_called_what_they_are():
     assert evaluated_images(1, ReportMetadata("x", "else")) == "1 image (else)"
     assert mentions(evaluated_images(6, ReportMetadata("x", "train")), "6", "image")
     assert (
-        evaluated_images(6, ReportMetadata("x", "train", trained_on=0)) == "6 images (train)"
+        evaluated_images(6, ReportMetadata("x", "train", num_eval_images_seen_in_training=0))
+        == "6 images (train)"
     )  # of another training
-    assert data_phrase(ReportMetadata("x", "train", trained_on=0)).before == "the images (train) of"
+    assert (
+        data_phrase(ReportMetadata("x", "train", num_eval_images_seen_in_training=0)).before
+        == "the images (train) of"
+    )
 
 
 def test_the_set_is_described_by_its_sizes():
     support = dict(pd.Series({"oak": 12, "elm": 3}))  # as value_counts gives it
     said = dataset_notes(
-        shown(4, 5), ReportMetadata("x", "val", train_pictures=15, train_support=support, skipped=1)
+        shown(4, 5),
+        ReportMetadata("x", "val", num_train_images=15, train_images_per_class=support, num_skipped=1),
     )
     assert mentions(said[0], "15", "5", "val", "2")
     assert mentions(said[1], "3", "elm", "12", "oak", "training", "4 times")
     assert mentions(said[-1], "1", "read")
-    lost = replace(ReportMetadata("x", "val", train_pictures=14, skipped=3), train_lost=1)
+    lost = replace(ReportMetadata("x", "val", num_train_images=14, num_skipped=3), num_train_lost=1)
     assert mentions(dataset_notes(shown(4, 5), lost)[-1], "3", "1", "unreadable")
-    even = ReportMetadata("x", "val", train_support=dict(pd.Series({"oak": 3, "elm": 3})))
+    even = ReportMetadata("x", "val", train_images_per_class=dict(pd.Series({"oak": 3, "elm": 3})))
     assert mentions(dataset_notes(shown(4, 5), even)[1], "each class", "3")
     assert mentions(dataset_notes(shown(4, 5), ReportMetadata("x", "test"))[0], "5", "test", "2")
 
@@ -143,7 +148,7 @@ def test_classes_without_a_picture_are_not_counted_as_the_others():
     measured = dataset_notes(shown(4, 5), ReportMetadata("x", "test"))
     assert mentions(measured[1], "5", "elm")
     learnt = dataset_notes(
-        shown(4, 5), ReportMetadata("x", "val", train_support=dict(pd.Series({"oak": 12})))
+        shown(4, 5), ReportMetadata("x", "val", train_images_per_class=dict(pd.Series({"oak": 12})))
     )
     assert mentions(learnt[1], "12", "elm")
     three = classification_metrics([0, 0, 0, 1], np.eye(3)[[0, 0, 0, 1]], ("oak", "elm", "ash"))
@@ -215,13 +220,13 @@ def test_slices_that_are_worse_are_counted(count, end):
 def test_a_probe_of_fewer_pictures_is_compared_on_these():
     """80.5 % of all against the probe's 81.0 % of 500, of which the network has 83 %."""
     figures = SimpleNamespace(top1=0.805, macro_f1=0.8, num_images=2_000)
-    facts = ReportMetadata("x", "val", linear_probe=0.81, linear_probe_macro_f1=0.8)
+    facts = ReportMetadata("x", "val", linear_probe_top1=0.81, linear_probe_macro_f1=0.8)
     even = Difference(0.02, 0.0, 0.04)
     better = PairedDifference(500, even, even, even, {})
     assert "has not beaten" in probe_warning(figures, facts)
     assert probe_warning(figures, facts, better) is None
     assert probe_evaluated_images(figures, better) == "500 of these images"
-    assert probe_evaluated_images(figures, replace(better, pictures=2_000)) is None
+    assert probe_evaluated_images(figures, replace(better, num_images=2_000)) is None
     worse = replace(better, macro_f1=Difference(-0.01, -0.03, 0.01))
     assert mentions(probe_warning(figures, facts, worse), "macro-F1", "79.0", "80.0", "500")
 
@@ -238,8 +243,8 @@ def test_a_probe_of_fewer_pictures_is_compared_on_these():
 def test_training_that_lost_to_a_probe_of_few_pictures_is_told_of_how_few(learnt, there, on, said):
     figures = SimpleNamespace(top1=0.7, macro_f1=0.7, num_images=2_000)
     facts = ReportMetadata(
-        "x", on, linear_probe=0.8, linear_probe_macro_f1=0.8, linear_probe_pictures=learnt,
-        linear_probe_of_pictures=there,
+        "x", on, linear_probe_top1=0.8, linear_probe_macro_f1=0.8, linear_probe_num_images=learnt,
+        linear_probe_num_available=there,
     )  # fmt: skip
     assert mentions(probe_warning(figures, facts), *said)
 
@@ -249,7 +254,7 @@ def test_a_kept_start_is_not_said_to_have_lost_to_itself():
     facts = ReportMetadata(
         "x",
         "val",
-        linear_probe=0.8,
+        linear_probe_top1=0.8,
         linear_probe_macro_f1=0.8,
         kept_model="start",
         kept_reason="Kept: the probe.",

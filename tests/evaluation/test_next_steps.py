@@ -26,14 +26,18 @@ RIGHT = classification_metrics(TRUE, np.eye(3)[TRUE], NAMES)
 MODEL = "efficientnetv2_b0"
 SHIPPED = f"/somewhere/examples/weights/{MODEL}.safetensors"
 CURVE = {
-    "gain": 0.03, "gain_low": 0.01, "gain_high": 0.05, "forecast": {"pictures": 5528, "macro_f1": 0.6},
+    "gain": 0.03, "gain_low": 0.01, "gain_high": 0.05, "forecast": {"num_images": 5528, "macro_f1": 0.6},
 }  # fmt: skip
 
 
-def facts(*, weights=None, px=224, command="effnetv2 train flowers --out runs/a --epochs 10", **more):
-    recipe = {"model": MODEL, "weights": weights or best(MODEL)[0], "progressive": {"image_px": {"end": px}}}
-    given = {"train_pictures": 500, "epochs": 20.0, "command": command, "recipe": recipe} | more
-    return ReportMetadata(**({"data": "flowers", "evaluated_on": "val", "others": {"run": "runs/a"}} | given))
+def facts(*, weights=None, px=224, command="effnetv2 train flowers --output runs/a --epochs 10", **more):
+    recipe = {
+        "model": MODEL,
+        "weights": weights or best(MODEL)[0],
+        "progressive": {"image_size": {"end": px}},
+    }
+    given = {"num_train_images": 500, "epochs": 20.0, "command": command, "recipe": recipe} | more
+    return ReportMetadata(**({"data": "flowers", "evaluated_on": "val", "extra": {"run": "runs/a"}} | given))
 
 
 def topics(steps):
@@ -42,8 +46,8 @@ def topics(steps):
 
 def test_what_limits_a_run_comes_before_more_labels():
     """Weights of aerial images, two epochs, small images: labels come last, and the step says why."""
-    told = facts(weights=SHIPPED, epochs=2.0, px=128, stored_px=256.0, label_conflicts=1)
-    steps = next_steps(RIGHT, told, label_curve=CURVE)
+    told = facts(weights=SHIPPED, epochs=2.0, px=128, stored_size=256.0, label_conflicts=1)
+    steps = next_steps(RIGHT, told, data_scaling_curve=CURVE)
     assert topics(steps) == ["weights", "epochs", "image_size", "label_errors", "more_labels"]
     assert [step.rank for step in steps] == [1, 2, 3, 4, 5]
     assert "aerial" in steps[0].reason
@@ -54,12 +58,12 @@ def test_what_limits_a_run_comes_before_more_labels():
 
 
 def test_where_labels_alone_limit_they_are_the_step():
-    (step,) = next_steps(RIGHT, facts(), label_curve=CURVE)
+    (step,) = next_steps(RIGHT, facts(), data_scaling_curve=CURVE)
     assert step.topic == "more_labels"
     assert "+3.0 points" in step.reason
     assert "steps above" not in step.reason
     assert step.command == "effnetv2 predict runs/a IMAGES --rank next.csv"
-    assert topics(next_steps(RIGHT, facts(), label_curve=CURVE | {"gain": -0.01})) == ["use"]
+    assert topics(next_steps(RIGHT, facts(), data_scaling_curve=CURVE | {"gain": -0.01})) == ["use"]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_imagenet_weights_are_proposed_where_the_run_had_none_or_the_bundled_one
 
 def test_imagenet_weights_that_lost_the_comparison_are_not_proposed():
     starts = [{"weights": best(MODEL)[0], "value": 0.5}, {"weights": "none", "value": 0.6}]
-    told = facts(weights="none", others={"weights_compared": {"starts": starts}})
+    told = facts(weights="none", extra={"weights_compared": {"starts": starts}})
     assert topics(next_steps(RIGHT, told)) == ["use"]
 
 
@@ -91,14 +95,14 @@ def test_more_epochs_where_there_were_few_or_the_metric_still_rose(epochs, gain,
 
 
 def test_a_run_that_ended_by_itself_is_not_made_longer():
-    told = facts(epochs=3.0, others={"stopped_early": True})
+    told = facts(epochs=3.0, extra={"stopped_early": True})
     assert topics(next_steps(RIGHT, told)) == ["use"]
 
 
 def test_where_training_made_the_start_worse_the_rate_is_lowered():
     recipe = {"model": MODEL, "weights": best(MODEL)[0], "optimizer": {"lr": 0.0006}}
     others = {"start_metric": 0.621, "trained_metric": 0.614}
-    step = next_steps(RIGHT, facts(recipe=recipe, kept_model="start", others=others))[0]
+    step = next_steps(RIGHT, facts(recipe=recipe, kept_model="start", extra=others))[0]
     assert "62.1\N{NO-BREAK SPACE}%" in step.reason
     assert "61.4\N{NO-BREAK SPACE}%" in step.reason
     assert step.topic == "learning_rate"
@@ -120,12 +124,12 @@ def test_rare_classes_that_lag_are_balanced():
     """All of the rare class is taken for the frequent one."""
     behind = classification_metrics(TRUE, np.eye(3)[np.where(TRUE == 2, 0, TRUE)], NAMES)
     support = {"daisy": 300, "rose": 150, "tulip": 30}
-    step = next_steps(behind, facts(train_support=support))[0]
+    step = next_steps(behind, facts(train_images_per_class=support))[0]
     assert step.topic == "class_imbalance"
     assert mentions(step.reason, "30", "300")
-    assert mentions(step.command, "--set", "balance=equal")
-    assert topics(next_steps(RIGHT, facts(train_support=support))) == ["use"]
-    assert topics(next_steps(behind, facts(train_support=dict.fromkeys(NAMES, 99)))) == ["use"]
+    assert mentions(step.command, "--set", "class_sampling=equal")
+    assert topics(next_steps(RIGHT, facts(train_images_per_class=support))) == ["use"]
+    assert topics(next_steps(behind, facts(train_images_per_class=dict.fromkeys(NAMES, 99)))) == ["use"]
 
 
 def test_conflicting_labels_of_many_images_come_before_epochs():
@@ -161,10 +165,10 @@ def test_an_evaluation_proposes_nothing_about_training():
     ("command", "again"),
     [
         (
-            "effnetv2 train 'my flowers' --out runs/a --resume --label-column kind --epochs 2 --set minival=0.1",
+            "effnetv2 train 'my flowers' --output runs/a --resume --label-column kind --epochs 2 --set minival=0.1",
             "effnetv2 train 'my flowers' --label-column kind --set minival=0.1 --epochs 10",
         ),
-        ("effnetv2 train flowers --minutes=6 --out=x --json", "effnetv2 train flowers --minutes 12"),
+        ("effnetv2 train flowers --minutes=6 --output=x --json", "effnetv2 train flowers --minutes 12"),
         ("effnetv2 train flowers --output_dir=x --output-dir y", "effnetv2 train flowers --epochs 10"),
         ("effnetv2 train flowers --set=epochs=2 --set lr=1", "effnetv2 train flowers --set lr=1 --epochs 10"),
         ("effnetv2 train flowers --set steps=100", "effnetv2 train flowers --epochs 10"),
@@ -186,10 +190,10 @@ def test_a_check_of_labels_reads_the_data_as_the_run_did():
 def test_every_command_is_one_that_the_command_line_takes():
     behind = classification_metrics(TRUE, np.eye(3)[np.where(TRUE == 2, 0, TRUE)], NAMES)
     told = facts(
-        weights="none", epochs=2.0, px=64, stored_px=300.0, label_conflicts=2,
-        train_support={"daisy": 300, "rose": 150, "tulip": 30},
+        weights="none", epochs=2.0, px=64, stored_size=300.0, label_conflicts=2,
+        train_images_per_class={"daisy": 300, "rose": 150, "tulip": 30},
     )  # fmt: skip
-    steps = next_steps(behind, told, label_curve=CURVE, suspects=4)
+    steps = next_steps(behind, told, data_scaling_curve=CURVE, suspects=4)
     assert len(steps) == 6
     program = get_command(app)
     for step in steps:

@@ -1,4 +1,4 @@
-"""A drawing follows its page from light to dark: whatever is painted says its colour, and each is seen on both."""
+"""A drawing follows its page from light to dark: whatever is painted says its color, and each is seen on both."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from efficientnetv2.metrics.calibration import reliability_bins
 from efficientnetv2.metrics.selective import coverage_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
-OTHERS = "#888888"  # of classes without a colour of their own: as far from light as from dark
+OTHERS = "#888888"  # of classes without a color of their own: as far from light as from dark
 LIGHT_PAPER, DARK_PAPER = "#ffffff", "#161616"  # of the pages' style sheet
 
 
 def places() -> ImageDataset:
-    """Six classes, so that some have no colour of their own, and pictures without a label."""
+    """Six classes, so that some have no color of their own, and pictures without a label."""
     count = 70
     labels = np.arange(count) % 7
     table = pd.DataFrame(
@@ -65,7 +65,7 @@ def of_a_sample(pictures: int, of: int) -> LearningCurve:
 def drawn():
     rng = np.random.default_rng(0)
     shares = rng.dirichlet([1, 1], 200)
-    point = LearningCurvePoint(pictures=10, macro_f1=0.5, low=0.4, high=0.6, draws=3)
+    point = LearningCurvePoint(num_images=10, macro_f1=0.5, low=0.4, high=0.6, draws=3)
     rows = [row | {"loss": 1e-6 * (1 + row["step"]), "macro_f1": 0.3} for row in HISTORY]
     return {
         "learning": draw_training_curves(rows),
@@ -83,7 +83,7 @@ def drawn():
 
 
 def paints(node, inherited=None):
-    """Colour of everything painted, by what is written at it or around it; None where nothing is: that is black."""
+    """Color of everything painted, by what is written at it or around it; None where nothing is: that is black."""
     if node.tag == f"{SVG}clipPath":
         return
     style = dict(re.findall(r"([a-z-]+): ([^;\"]+)", node.get("style", "")))
@@ -95,7 +95,7 @@ def paints(node, inherited=None):
 
 
 @pytest.mark.parametrize("name", drawn())
-def test_whatever_is_painted_says_its_colour(name):
+def test_whatever_is_painted_says_its_color(name):
     figure = drawn()[name]
     assert figure is not None
     found = set(paints(ElementTree.fromstring(svg(figure))))
@@ -107,9 +107,9 @@ def test_whatever_is_painted_says_its_colour(name):
     )
 
 
-def luminance(colour):
+def luminance(color):
     """Source: WCAG 2.2, relative luminance."""
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
     return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
@@ -119,15 +119,15 @@ def contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("colour", [INK, OTHERS, *COLORS])
-def test_each_colour_is_seen_on_both(colour):
+@pytest.mark.parametrize("color", [INK, OTHERS, *COLORS])
+def test_each_color_is_seen_on_both(color):
     """3 : 1 is what WCAG asks of graphical objects; the pink of Okabe and Ito's on white lies a little below."""
-    least = 4.5 if colour == INK else 2.8
-    assert contrast(colour, LIGHT_PAPER) > least
-    assert contrast(ON_DARK.get(colour, colour), DARK_PAPER) > least
+    least = 4.5 if color == INK else 2.8
+    assert contrast(color, LIGHT_PAPER) > least
+    assert contrast(ON_DARK.get(color, color), DARK_PAPER) > least
 
 
-def test_colours_are_told_apart_on_both():
+def test_colors_are_told_apart_on_both():
     assert len({*COLORS, INK, GRID}) == len({ON_DARK.get(one, one) for one in (*COLORS, INK, GRID)}) == 7
 
 

@@ -9,7 +9,7 @@ from efficientnetv2.evaluation.plots import draw_costs, draw_top1_over_time, sta
 
 def _train(step, px, seconds, waited, *, images=32, **setting):
     return {
-        "kind": "train", "step": step, "epoch": step / 10, "image_px": px, "train_s": seconds, "waited_s": waited,
+        "kind": "train", "step": step, "epoch": step / 10, "image_size": px, "train_s": seconds, "data_wait_s": waited,
         "images_per_s": images / seconds, **setting,
     }  # fmt: skip
 
@@ -27,10 +27,10 @@ HISTORY = [
 
 def test_a_stage_is_what_its_rows_come_to():
     small, large = stage_costs(HISTORY)
-    assert (small.image_px, small.epochs, small.seconds, small.top1) == (64, 2.0, 10.0, 0.3)
-    assert (large.image_px, large.epochs, large.seconds, large.top1) == (128, 2.0, 20.0, 0.5)
+    assert (small.image_size, small.epochs, small.seconds, small.top1) == (64, 2.0, 10.0, 0.3)
+    assert (large.image_size, large.epochs, large.seconds, large.top1) == (128, 2.0, 20.0, 0.5)
     assert (small.images_per_s, large.images_per_s) == pytest.approx((6.4, 3.2))
-    assert (small.input_wait_share, large.input_wait_share) == pytest.approx((0.1, 0.3))
+    assert (small.data_wait_fraction, large.data_wait_fraction) == pytest.approx((0.1, 0.3))
 
 
 def test_a_stage_of_the_same_size_with_other_regularization_is_another():

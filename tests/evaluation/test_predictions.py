@@ -24,7 +24,7 @@ def test_only_pictures_that_both_answered_are_compared(tmp_path):
     one = written(tmp_path / "one", [("a", "x", "y"), ("b", "x", "x"), ("c", "x", "x"), ("d", "x", "NA")])
     other = written(tmp_path / "two", [("d", "y", "NA"), ("c", "y", "x"), ("b", "x", "x"), ("e", "x", "x")])
     found = compare_predictions(load_predictions(one), load_predictions(other))
-    assert found.pictures == 3
+    assert found.num_images == 3
     assert found.top1.value == pytest.approx(1 / 3)
     assert list(found.f1) == ["NA", "x"]
     assert found.f1["x"].value == pytest.approx(4 / 5 - 2 / 3)

@@ -64,7 +64,7 @@ def test_temperatures_of_several_networks_are_told_and_none_is_advised(members, 
     assert mentions(found.calibrated, *said)
     assert ("--set minival" in found.calibrated) == (not any(members))
     told = found.data["calibration"].get("members", [None] * len(members))
-    assert [one and (one["temperature"], one["fitted_pictures"], one["fitted_on"]) for one in told] == [
+    assert [one and (one["temperature"], one["num_fitted_images"], one["fitted_on"]) for one in told] == [
         one and (one.temperature, one.pictures, one.fitted_on) for one in members
     ]
 
@@ -127,18 +127,18 @@ def test_which_threshold_reaches_an_accuracy_and_how_many_images_it_leaves():
     shares = np.stack([sure, 1 - sure], axis=1)
     right = (np.arange(100) < 60) | (np.arange(100) % 2 == 0)
     found = {one["target"]: one for one in reliability_section(1 * ~right, shares).targets}
-    assert found[0.8]["pictures"] == 100
+    assert found[0.8]["num_images"] == 100
     assert found[0.8]["threshold"] == 0, "all of them reach it"
     for target, one in found.items():
         if one["threshold"]:
             kept = sure >= one["threshold"]
-            assert kept.sum() == one["pictures"]
+            assert kept.sum() == one["num_images"]
             assert right[kept].mean() >= target
-    assert found[0.99]["pictures"] >= 60
+    assert found[0.99]["num_images"] >= 60
     never = reliability_section(1 * (np.arange(100) % 2 == 0), shares)
-    assert all(one["threshold"] is None and not one["pictures"] for one in never.targets)
+    assert all(one["threshold"] is None and not one["num_images"] for one in never.targets)
     assert never.data["abstention"]["targets"] == never.targets
-    assert never.highest["pictures"] >= 10
+    assert never.highest["num_images"] >= 10
 
 
 @pytest.mark.parametrize("temperature", [None, 1.5])
@@ -157,12 +157,15 @@ def test_of_pictures_that_trained_it_nothing_is_concluded(temperature, overconfi
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"trained_on": 12}, ("12", "optimistic")),
-        ({"chose": 8}, ("8", "optimistic")),
-        ({"trained_on": 12, "chose": 8}, ("12", "8", "optimistic")),
+        ({"num_eval_images_seen_in_training": 12}, ("12", "optimistic")),
+        ({"num_eval_images_used_for_selection": 8}, ("8", "optimistic")),
+        (
+            {"num_eval_images_seen_in_training": 12, "num_eval_images_used_for_selection": 8},
+            ("12", "8", "optimistic"),
+        ),
         ({"evaluated_on": "minival", "selected_on": "minival"}, ("optimistic",)),
         ({"evaluated_on": "train"}, ("optimistic",)),
-        ({"selected_on": "minival", "trained_on": 0}, ()),
+        ({"selected_on": "minival", "num_eval_images_seen_in_training": 0}, ()),
     ],
 )
 def test_what_silence_is_worth_is_called_optimistic_of_pictures_that_had_a_part(
@@ -207,11 +210,11 @@ def test_abstention_as_asked_for(overconfident):
     shares = softmax(logits / 3, axis=1)
     found = reliability_section(labels, shares, abstain_below=0.7)
     sure = shares.max(axis=1) >= 0.7
-    (asked,) = [row for row in found.points if row["asked"]]
-    assert asked["answered"] == pytest.approx(sure.mean())
+    (asked,) = [row for row in found.points if row["requested"]]
+    assert asked["coverage"] == pytest.approx(sure.mean())
     assert asked["accuracy"] == pytest.approx((shares.argmax(axis=1) == labels)[sure].mean())
-    assert [row["answered"] for row in found.points] == sorted(
-        (row["answered"] for row in found.points), reverse=True
+    assert [row["coverage"] for row in found.points] == sorted(
+        (row["coverage"] for row in found.points), reverse=True
     )
     assert found.data["abstention"]["points"] == found.points
     assert mentions(reliability_section(labels, shares, abstain_below=1.0).abstaining, "100.0")
@@ -235,7 +238,7 @@ def test_where_pictures_hang_together_it_is_called_too_sure_beyond_the_wider_int
         assert ("too few" in found) is few
 
 
-def test_of_several_labels_each_by_itself_a_probability_says_how_often_it_is_right():
+def test_of_multilabel_each_by_itself_a_probability_says_how_often_it_is_right():
     """200 pictures, sure of their most probable class to 90 %, which is a label of 140."""
     labels = np.where(np.arange(200)[:, None] < 140, [[0, 2]], [[2, -1]])
     shares = np.tile([0.9, 0.2, 0.8], (200, 1))

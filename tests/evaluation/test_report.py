@@ -50,7 +50,7 @@ class _Page(HTMLParser):
 
 
 def _write(
-    folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), misjudged=(), beside=None, **facts
+    folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), top_errors=(), beside=None, **facts
 ):
     shown = classification_metrics(true, np.eye(len(names))[predicted], names)
     report.Report(
@@ -58,7 +58,7 @@ def _write(
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=200),
         metadata=ReportMetadata(**({"data": "examples/land", "evaluated_on": "val"} | facts)),
         history=history,
-        errors=misjudged,
+        errors=top_errors,
         context=beside or ReportContext(),
     ).write(folder)
     html = (folder / "report.html").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def _history(epochs=8):
     rows = []
     for epoch in range(epochs):
         setting = {
-            "image_px": 128 + 16 * (epoch // 2),
+            "image_size": 128 + 16 * (epoch // 2),
             "dropout": 0.2,
             "randaugment": None,
             "images_per_s": 90.5,
@@ -83,7 +83,7 @@ def test_json_holds_the_figures_and_the_facts(tmp_path):
     """90 of 100 right, half of them forest."""
     told, page = _write(
         tmp_path, selected_on=None, wall_s=12.5, images_per_s=100.0, epochs=3, seed=7,
-        versions={"torch": "2.15"}, others={"protocol": "hold-out"}, input_wait_share=0.031,
+        versions={"torch": "2.15"}, extra={"protocol": "hold-out"}, data_wait_fraction=0.031,
     )  # fmt: skip
     assert told["top1"] == pytest.approx(0.9)
     assert told["majority_top1"] == 0.5
@@ -95,11 +95,11 @@ def test_json_holds_the_figures_and_the_facts(tmp_path):
         assert 0 <= low < high <= 1
     expected = {
         "evaluated_on": "val", "selected_on": None, "wall_s": 12.5, "images_per_s": 100.0, "epochs": 3,
-        "seed": 7, "versions": {"torch": "2.15"}, "linear_probe": None, "optimistic": False,
+        "seed": 7, "versions": {"torch": "2.15"}, "linear_probe_top1": None, "optimistic": False,
         "protocol": "hold-out",
     }  # fmt: skip
     assert {key: told[key] for key in expected} == expected
-    assert told["input_wait_share"] == 0.031
+    assert told["data_wait_fraction"] == 0.031
     assert mentions(page.text, "3.1", "training")
 
 
@@ -120,8 +120,8 @@ def test_the_page_opens_with_how_good_on_what_against_what(tmp_path):
         ({"selected_on": "test"}, False),
         ({"selected_on": None}, False),
         ({"evaluated_on": "train"}, True),
-        ({"evaluated_on": "train", "trained_on": 100}, True),
-        ({"evaluated_on": "train", "trained_on": 0}, False),
+        ({"evaluated_on": "train", "num_eval_images_seen_in_training": 100}, True),
+        ({"evaluated_on": "train", "num_eval_images_seen_in_training": 0}, False),
     ],
 )
 def test_a_figure_of_the_pictures_that_chose_is_called_optimistic(tmp_path, facts, optimistic):
@@ -165,7 +165,7 @@ def test_what_the_galleries_show_is_not_shown_again(tmp_path):
 def test_nothing_is_fetched_and_nothing_runs(tmp_path):
     """One file: no scripts, no handlers, every address a data address."""
     mistake = report.Misclassification("a.jpg", "forest", "maize", 0.9, np.zeros((5, 4, 3), np.uint8))
-    _, page = _write(tmp_path, history=_history(), misjudged=[mistake])
+    _, page = _write(tmp_path, history=_history(), top_errors=[mistake])
     addresses = [a[k] for _, a in page.tags for k in ("src", "srcset", "data", "xlink:href") if k in a]
     assert len(addresses) == 2
     assert {a["href"][:1] for _, a in page.tags if "href" in a} == {"#"}
@@ -181,8 +181,8 @@ def test_hostile_names_stay_text(tmp_path):
     bad = '</title></svg><script>alert("1")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}$\\frac$'
     mistake = report.Misclassification(bad + ".jpg", bad, "森林", 0.9)
     _, page = _write(
-        tmp_path, names=(bad, "森林", "x" * 300), misjudged=[mistake], data=bad, evaluated_on=bad,
-        command=bad, chosen=(bad,), notes=(bad,), model=bad, versions={bad: bad}, recipe={bad: [bad]},
+        tmp_path, names=(bad, "森林", "x" * 300), top_errors=[mistake], data=bad, evaluated_on=bad,
+        command=bad, auto_choices=(bad,), notes=(bad,), model=bad, versions={bad: bad}, recipe={bad: [bad]},
         history=_history(),
     )  # fmt: skip
     assert not [tag for tag, _ in page.tags if tag == "script"]
@@ -193,14 +193,14 @@ def test_hostile_names_stay_text(tmp_path):
 
 def test_file_names_that_are_no_unicode_are_written_and_read_back(tmp_path):
     path = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
-    told, page = _write(tmp_path, misjudged=[report.Misclassification(path, "forest", "maize", 0.9)])
-    assert told["misjudged"][0]["path"] == path
+    told, page = _write(tmp_path, top_errors=[report.Misclassification(path, "forest", "maize", 0.9)])
+    assert told["top_errors"][0]["path"] == path
     assert r"caf\udce9.jpg" in page.text
 
 
 def test_numbers_that_are_none_in_json(tmp_path):
     told, _ = _write(
-        tmp_path, others={"a": float("nan"), "b": np.float32(0.5), "c": (1, np.int64(2)), "d": tmp_path}
+        tmp_path, extra={"a": float("nan"), "b": np.float32(0.5), "c": (1, np.int64(2)), "d": tmp_path}
     )
     assert (told["a"], told["b"], told["c"], told["d"]) == (None, 0.5, [1, 2], str(tmp_path))
 
@@ -328,7 +328,7 @@ def test_the_contents_lead_to_every_section_and_to_the_other_files(tmp_path):
     report.Report(
         metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
-        metadata=ReportMetadata("x", "val", chosen=["Network: b0."]),
+        metadata=ReportMetadata("x", "val", auto_choices=["Network: b0."]),
         errors=[report.Misclassification("a/1.jpg", "forest", "maize", 0.9)],
         links={"Predictions (CSV)": "predictions.csv"},
         images={"a/1.jpg": "../a/1.jpg"},
@@ -343,10 +343,10 @@ def test_the_contents_lead_to_every_section_and_to_the_other_files(tmp_path):
 
 
 def test_how_to_use_the_model_is_told_for_the_shell_and_for_python(tmp_path):
-    _, page = _write(tmp_path, others={"run": "runs/a"})
+    _, page = _write(tmp_path, extra={"run": "runs/a"})
     assert mentions(page.text, "effnetv2 predict runs/a IMAGES")
     assert 'ev2.Predictor("runs/a")' in page.text
-    _, page = _write(tmp_path, others={"run": "runs\\new"})  # as Windows writes it
+    _, page = _write(tmp_path, extra={"run": "runs\\new"})  # as Windows writes it
     assert r'ev2.Predictor("runs\\new")' in page.text
 
 
@@ -360,9 +360,9 @@ def test_identical_images_with_different_labels_are_in_the_report(tmp_path):
 
 def test_thumbnails_are_small_whatever_is_given(tmp_path):
     huge = Image.new("RGBA", (3000, 1500), "red")
-    grey = np.full((50, 60), 128, np.uint8)
-    mistakes = [report.Misclassification("a", "forest", "maize", 0.9, picture) for picture in (huge, grey)]
-    _write(tmp_path, misjudged=mistakes)
+    gray = np.full((50, 60), 128, np.uint8)
+    mistakes = [report.Misclassification("a", "forest", "maize", 0.9, picture) for picture in (huge, gray)]
+    _write(tmp_path, top_errors=mistakes)
     assert (tmp_path / "report.html").stat().st_size < 40_000
     assert huge.size == (3000, 1500)
 
@@ -376,7 +376,7 @@ def test_a_report_without_history_or_facts_is_whole(tmp_path):
 
 
 def test_times_and_settings_in_words(tmp_path):
-    _, page = _write(tmp_path, history=_history(), wall_s=3725.0, skipped=1)
+    _, page = _write(tmp_path, history=_history(), wall_s=3725.0, num_skipped=1)
     assert "1 h 2 min" in page.text
     assert mentions(page.text, "1", "read")
     assert mentions(page.text, "0.2", "0.001", "90.5")
@@ -406,8 +406,8 @@ def test_times_and_settings_in_words(tmp_path):
 )
 def test_the_page_opens_with_a_probe_that_training_has_not_beaten(probe, macro_f1, said, tmp_path):
     """Top-1 is 0.90. The two figures may disagree: the sentence is true of each."""
-    told, page = _write(tmp_path, linear_probe=probe, linear_probe_macro_f1=macro_f1)
-    assert told["linear_probe"] == probe
+    told, page = _write(tmp_path, linear_probe_top1=probe, linear_probe_macro_f1=macro_f1)
+    assert told["linear_probe_top1"] == probe
     if said is None:
         assert "has not beaten" not in page.text
     else:
@@ -420,7 +420,7 @@ def test_of_a_probe_that_answered_fewer_pictures_its_figures_say_so(pictures, fe
     """Beside the network's, which are of all 100: its tile, and the head and the cells of its column."""
     even = Difference(0.0, -0.1, 0.1)
     beside = ReportContext(probe=PairedDifference(pictures, even, even, even, {}))
-    probe = {"linear_probe": 0.8, "linear_probe_macro_f1": 0.8, "linear_probe_f1": {"forest": 0.7}}
+    probe = {"linear_probe_top1": 0.8, "linear_probe_macro_f1": 0.8, "linear_probe_f1": {"forest": 0.7}}
     _, page = _write(tmp_path, beside=beside, **probe)
     cells = [tag["data-of"] for _, tag in page.tags if "probe" in tag.get("data-of", "")]
     assert (page.text.count("on 60 of these images") == 2) is fewer
@@ -432,8 +432,8 @@ def test_what_each_stage_cost_is_shown(tmp_path):
     rows = []
     for step, (px, seconds) in enumerate([(64, 8.0), (128, 80.0)], start=1):
         row = {"step": step, "epoch": step}
-        rows.append(row | {"kind": "train", "image_px": px, "loss": 1.0, "images_per_s": 64 / seconds}
-                    | {"train_s": seconds, "waited_s": seconds / 4})  # fmt: skip
+        rows.append(row | {"kind": "train", "image_size": px, "loss": 1.0, "images_per_s": 64 / seconds}
+                    | {"train_s": seconds, "data_wait_s": seconds / 4})  # fmt: skip
         rows.append(row | {"kind": "val", "top1": 0.3 * step, "macro_f1": 0.3})
     _, page = _write(tmp_path, history=rows)
     assert mentions(page.text, "training time", "stage")

@@ -145,7 +145,7 @@ def page(folder, classes):
         subgroup_section(parts),
         cost_section(true, probabilities, ErrorCosts(1.0 - np.eye(classes), 0.3), names, key=Key.of(0)),
     ]
-    answers = pd.DataFrame({"label": predicted.astype(str), "true_label": true.astype(str)})
+    answers = pd.DataFrame({"predicted_label": predicted.astype(str), "true_label": true.astype(str)})
     shuffled = np.random.default_rng(1).permutation(predicted).astype(str)
     other = compare_predictions(answers, answers.assign(label=shuffled))
     mistake = report.Misclassification(
@@ -159,7 +159,7 @@ def page(folder, classes):
             "loss": 1 / (e + 1),
             "top1": e / 9,
             "macro_f1": e / 9,
-            "image_px": 64 + e,
+            "image_size": 64 + e,
         }
         for e in range(8)
         for kind in ("train", "val")
@@ -168,9 +168,9 @@ def page(folder, classes):
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
         metadata=ReportMetadata(
             data="pictures", evaluated_on="val", command="effnetv2 train " + "word " * 60,
-            hashes={"model.safetensors": "f00d" * 16}, train_pictures=1000, chosen=["a" * 80, "b " * 60],
-            train_support=dict.fromkeys(names, 12345), linear_probe_f1=dict.fromkeys(names, 0.5),
-            linear_probe=0.5, linear_probe_macro_f1=0.5,
+            sha256={"model.safetensors": "f00d" * 16}, num_train_images=1000, auto_choices=["a" * 80, "b " * 60],
+            train_images_per_class=dict.fromkeys(names, 12345), linear_probe_f1=dict.fromkeys(names, 0.5),
+            linear_probe_top1=0.5, linear_probe_macro_f1=0.5,
         ),
         history=rows,
         errors=[mistake] * 8,
@@ -187,7 +187,7 @@ def page(folder, classes):
 def cross_validated(folder, classes):
     """A cross-validation: folds with a note and a choice each, where networks look, the label curve."""
     names, true, _, probabilities = answered(classes)
-    tries = ["progressive.image_px={start: 128, end: 332} augment.flip=symmetries", "balance=effective"]
+    tries = ["progressive.image_size={start: 128, end: 332} augment.flip=d4", "class_sampling=effective"]
     apart = {name: Difference(0.1, 0.05, 0.15) for name in ("top1", "macro_f1")}
     whole = CrossValidationSummary(
         by="time",
@@ -230,7 +230,7 @@ def cross_validated(folder, classes):
     report.Report(
         metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
-        metadata=ReportMetadata(data="pictures", evaluated_on="out-of-fold", views="symmetries"),
+        metadata=ReportMetadata(data="pictures", evaluated_on="out-of-fold", tta="d4"),
         sections=[*whole.sections(), learning_curve_section(curve), looked],
         context=ReportContext(new_places=whole.new_places()),
     ).write(folder)
@@ -259,10 +259,10 @@ def test_nothing_runs_over_the_edge_is_cut_or_overlaps(made, classes, width, tmp
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
 
 
-def colours(picture):
+def colors(picture):
     """Those of at least 20 pixels."""
     with Image.open(picture) as image:
-        return {colour for count, colour in image.convert("RGB").getcolors(2**24) if count >= 20}
+        return {color for count, color in image.convert("RGB").getcolors(2**24) if count >= 20}
 
 
 @pytest.mark.slow
@@ -271,7 +271,7 @@ def colours(picture):
 )
 @pytest.mark.parametrize(("dark", "paper"), [(False, "#ffffff"), (True, "#161616")])
 def test_drawings_are_as_light_or_dark_as_the_page(dark, paper, tmp_path):
-    """A page of drawings alone, in the report's own style: everything on it has the colours for its ground."""
+    """A page of drawings alone, in the report's own style: everything on it has the colors for its ground."""
     page(tmp_path, 3)
     whole = (tmp_path / "report.html").read_text()
     style = whole[whole.index("<style>") : whole.index("</style>")]
@@ -286,11 +286,11 @@ def test_drawings_are_as_light_or_dark_as_the_page(dark, paper, tmp_path):
         ],
         capture_output=True, timeout=300, check=True,
     )  # fmt: skip
-    seen = colours(tmp_path / "shown.png")
+    seen = colors(tmp_path / "shown.png")
     assert ImageColor.getrgb(paper) in seen
     assert (
         ImageColor.getrgb(ON_DARK[INK] if dark else INK) in seen
-    )  # the edges of letters have other greys too
+    )  # the edges of letters have other grays too
     for light in COLORS[:2]:
         there, elsewhere = (ON_DARK[light], light) if dark else (light, ON_DARK[light])
         assert ImageColor.getrgb(there) in seen

@@ -20,7 +20,7 @@ def _curve(**changes):
 
 
 def test_of_equal_ones_the_smallest_is_best():
-    assert best_size(POINTS).image_px == 128
+    assert best_size(POINTS).image_size == 128
     assert mentions(_curve().advice, "128")
 
 

@@ -84,17 +84,17 @@ def test_a_probe_that_learnt_from_a_part_of_what_the_network_learnt_from_is_call
         "Is it better than a linear probe?",
         ReportContext(probe=over((0.05, 0.01, 0.09), (0.04, 0.01, 0.1))),
     )
-    found = told(beside, linear_probe_pictures=5000, linear_probe_of_pictures=40_000)[question]
+    found = told(beside, linear_probe_num_images=5000, linear_probe_num_available=40_000)[question]
     assert mentions(found.text, "5,000", "40,000")
-    fewer = {"linear_probe_pictures": 5000, "linear_probe_of_pictures": 40_000}
-    lost = told(beside, **fewer, train_pictures=39_990, train_lost=10)[question]
+    fewer = {"linear_probe_num_images": 5000, "linear_probe_num_available": 40_000}
+    lost = told(beside, **fewer, num_train_images=39_990, num_train_lost=10)[question]
     assert mentions(lost.text, "39,990", "training")
-    whole = told(beside, linear_probe_pictures=5000, linear_probe_of_pictures=5000)[question]
+    whole = told(beside, linear_probe_num_images=5000, linear_probe_num_available=5000)[question]
     assert "trained on" not in whole.text
 
 
 def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
-    found = told(train_pictures=500)
+    found = told(num_train_images=500)
     assert found["Is it better than a linear probe?"].verdict == "Not measured."
     assert found["Would more labels help?"].verdict == "Not measured."
     assert found["Is it better than the last run?"].verdict == "Not known."
@@ -125,7 +125,7 @@ def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
 )
 def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, words):
     asked = "Is it as good in new locations?" if how.by == "place" else "Is it as good for new groups?"
-    found = told(ReportContext(train_distance=how), train_pictures=5)[asked]
+    found = told(ReportContext(train_distance=how), num_train_images=5)[asked]
     assert (found.verdict, found.command) == (verdict, f"effnetv2 crossval DATA --by {how.by}")
     assert words in found.text
 
@@ -149,7 +149,7 @@ def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, word
 )
 def test_new_places_of_known_groups_are_not_called_new(groups, verdict, words):
     how = TrainDistance("place", 40, 0, 43.7, groups)
-    found = told(ReportContext(train_distance=how), train_pictures=5)["Is it as good in new locations?"]
+    found = told(ReportContext(train_distance=how), num_train_images=5)["Is it as good in new locations?"]
     assert (found.verdict, found.command) == (verdict, "effnetv2 crossval DATA --by place")
     assert words in found.text
     said = " ".join(
@@ -179,7 +179,7 @@ def test_a_cross_validation_says_what_it_does_not_know_too():
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_of_several_networks_it_is_said_that_they_answered_together(members):
-    facts = ReportMetadata(data="x", evaluated_on="out-of-fold", members=members)
+    facts = ReportMetadata(data="x", evaluated_on="out-of-fold", ensemble_size=members)
     who = "a model" if members == 1 else "3 models together"
     said = f", each predicted by {who} not trained on it (out-of-fold)"
     assert data_phrase(facts).behind == said
@@ -227,9 +227,9 @@ def test_pictures_that_are_given_no_label_are_counted(highest, words):
     assert ("label" not in said) if words is None else (words in said)
 
 
-def test_pictures_of_several_labels_are_told_why_there_is_no_probe():
+def test_pictures_of_multilabel_are_told_why_there_is_no_probe():
     shown = multilabel_metrics([[0, 1], [1, -1]], np.array([[0.6, 0.4], [0.2, 0.8]]), ("red", "blue"))
-    facts = ReportMetadata("x", "val", train_pictures=9)
+    facts = ReportMetadata("x", "val", num_train_images=9)
     found = {one.question: one.text for one in summarize(shown, {"top1": (0.2, 1.0)}, facts, ReportContext())}
     assert "these images have several" in found["Is it better than a linear probe?"]
     assert "one label per image" in found["Would more labels help?"]
@@ -238,33 +238,40 @@ def test_pictures_of_several_labels_are_told_why_there_is_no_probe():
 
 def test_why_there_is_no_probe_depends_on_what_the_run_began_with():
     question = "Is it better than a linear probe?"
-    assert "No probe was requested" in told(train_pictures=5, recipe={"weights": "some.in1k"})[question].text
+    assert (
+        "No probe was requested" in told(num_train_images=5, recipe={"weights": "some.in1k"})[question].text
+    )
     assert mentions(
-        told(train_pictures=5, recipe={"weights": "none"})[question].text, "without pretrained weights"
+        told(num_train_images=5, recipe={"weights": "none"})[question].text, "without pretrained weights"
     )
 
 
 def test_new_places_by_cross_validation():
     elsewhere = NewPlaceEstimate("Worse.", "It is worse there.", known=True)
-    found = told(ReportContext(new_places=elsewhere), train_pictures=5)
+    found = told(ReportContext(new_places=elsewhere), num_train_images=5)
     answer = found["Is it as good in new locations?"]
     assert (answer.verdict, answer.text) == ("Worse.", "It is worse there.")
 
 
 def test_what_was_chosen_is_counted_and_named():
-    found = told(chosen=["Network: b0.", "", "--weights x: recognised."])["What was chosen automatically?"]
+    found = told(auto_choices=["Network: b0.", "", "--weights x: recognized."])[
+        "What was chosen automatically?"
+    ]
     assert found.verdict == "2 choices."
     assert found.text.startswith("Among them: network. ")
-    assert "What was chosen automatically?" not in told(chosen=[])
+    assert "What was chosen automatically?" not in told(auto_choices=[])
 
 
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
         ({"selected_on": "val"}, "These images selected the model, so the metrics are optimistic."),
-        ({"trained_on": 3}, "3 of these images trained the model, so the metrics are optimistic."),
         (
-            {"trained_on": 3, "chose": 5},
+            {"num_eval_images_seen_in_training": 3},
+            "3 of these images trained the model, so the metrics are optimistic.",
+        ),
+        (
+            {"num_eval_images_seen_in_training": 3, "num_eval_images_used_for_selection": 5},
             "3 of these images trained the model and 5 of these images selected the model, so the metrics are",
         ),
     ],
@@ -275,19 +282,17 @@ def test_limits_say_how_many_pictures_make_figures_optimistic(facts, said):
     )
 
 
-@pytest.mark.parametrize(
-    ("low", "command"), [(0.01, "effnetv2 convert MODEL OUT --views symmetries"), (-0.01, "")]
-)
+@pytest.mark.parametrize(("low", "command"), [(0.01, "effnetv2 convert MODEL OUT --tta d4"), (-0.01, "")])
 def test_views_are_to_be_kept_only_where_they_are_better(low, command):
-    views = over((0.05, low, 0.09), (0.04, low, 0.1))
-    (found,) = [one for one in told(ReportContext(tta=views)).values() if "test-time" in one.question]
+    tta = over((0.05, low, 0.09), (0.04, low, 0.1))
+    (found,) = [one for one in told(ReportContext(tta=tta)).values() if "test-time" in one.question]
     assert (found.command or "") == command
 
 
 def test_limits_name_small_classes_optimism_and_what_was_skipped():
     said = " ".join(
         limitations(
-            SHOWN, INTERVALS, ReportMetadata("x", "val", selected_on="val", skipped=3), ReportContext()
+            SHOWN, INTERVALS, ReportMetadata("x", "val", selected_on="val", num_skipped=3), ReportContext()
         )
     )
     assert mentions(said, "30", "maize")

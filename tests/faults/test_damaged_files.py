@@ -10,7 +10,7 @@ import shutil
 import pytest
 import torch
 from tests.command_line import effnetv2, killed_at
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.faults.test_finished import SAVING, WORDS
 from tests.faults.test_kill_and_resume import bits
 from tests.log_lines import logged_lines
@@ -28,20 +28,20 @@ from efficientnetv2.workflows.run_report import _report_context
 def stopped(tmp_path_factory):
     """A folder with images, a run that was killed after its last step, and what it comes to when it goes on."""
     here = tmp_path_factory.mktemp("stopped")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(8):
-            paint(here / "pictures" / name / f"{number}.jpg", colour, number)
-    words = ("train", "pictures", *WORDS, "--out", "run")
+            paint(here / "pictures" / name / f"{number}.jpg", color, number)
+    words = ("train", "pictures", *WORDS, "--output", "run")
     killed_at(SAVING, *words, cwd=here)
     shutil.copytree(here / "run", here / "whole")
-    done = effnetv2("train", "pictures", "--out", "whole", "--resume", "--device", "cpu", cwd=here)
+    done = effnetv2("train", "pictures", "--output", "whole", "--resume", "--device", "cpu", cwd=here)
     assert done.returncode == 0, done.stderr
     return here
 
 
 def gone_on_with(stopped, name):
     """Resume a copy of the run."""
-    return effnetv2("train", "pictures", "--out", name, "--resume", "--device", "cpu", cwd=stopped)
+    return effnetv2("train", "pictures", "--output", name, "--resume", "--device", "cpu", cwd=stopped)
 
 
 def copy(stopped, name):
@@ -52,23 +52,32 @@ def copy(stopped, name):
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", '{"command": 1, "chosen": [], "preprocessing": 3}'])
 def test_a_damaged_beginning_is_named_and_how_to_start_again(content, stopped, tmp_path):
     run = copy(stopped, tmp_path.name)
-    (run / "beginning.json").write_text(content)
+    (run / "run.json").write_text(content)
     done = gone_on_with(stopped, run.name)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert mentions(done.stderr, run.name, "beginning.json")
+    assert mentions(done.stderr, run.name, "run.json")
     assert mentions(done.stderr, "resume")
     assert mentions(
-        done.stderr, run.name, "effnetv2 train", "manifest.csv", "--recipe", "recipe.yaml", "--out", "NEW"
+        done.stderr, run.name, "effnetv2 train", "dataset.csv", "--recipe", "recipe.yaml", "--output", "NEW"
     )
 
 
 def test_the_command_that_is_named_trains_on_the_same_split(stopped):
-    words = ("train", "run/manifest.csv", "--recipe", "run/recipe.yaml", "--out", "again", "--device", "cpu")
+    words = (
+        "train",
+        "run/dataset.csv",
+        "--recipe",
+        "run/recipe.yaml",
+        "--output",
+        "again",
+        "--device",
+        "cpu",
+    )
     done = effnetv2(*words, cwd=stopped)
     assert done.returncode == 0, done.stderr
     lists = [
-        ImageDataset.from_csv(stopped / run / "manifest.csv", root=stopped / "pictures", source="")
+        ImageDataset.from_csv(stopped / run / "dataset.csv", root=stopped / "pictures", source="")
         for run in ("run", "again")
     ]
     first, again = (
@@ -143,7 +152,7 @@ def test_a_damaged_report_of_a_finished_run_is_named(stopped, tmp_path):
 def test_damaged_files_of_a_cross_validation_are_named_with_what_trains_them_again(content, tmp_path):
     for name, read in (
         ("choosing/fold1.json", lambda: selection_results(tmp_path, 0)),
-        ("fold1/beginning.json", lambda: first_preprocessing(tmp_path)),
+        ("fold1/run.json", lambda: first_preprocessing(tmp_path)),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)

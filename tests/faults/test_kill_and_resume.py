@@ -19,9 +19,9 @@ from tests.messages import mentions
 # Dropout, stochastic depth, RandAugment, mixup, groups and balance all draw random numbers; a checkpoint after
 # every step makes many moments fall into a save.
 WORDS = (
-    "--model", NETWORK, "--weights", "none", "--device", "cpu", "--epochs", "24", "--set", "batch_images=8",
-    "--set", "group_images=4", "--set", "checkpoint_minutes=0", "--set", "balance=equal",
-    "--set", "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: {start: 0.1, end: 0.4}, "
+    "--model", NETWORK, "--weights", "none", "--device", "cpu", "--epochs", "24", "--set", "batch_size=8",
+    "--set", "ghost_batch_size=4", "--set", "checkpoint_minutes=0", "--set", "class_sampling=equal",
+    "--set", "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: {start: 0.1, end: 0.4}, "
     "drop_path: 0.2, randaugment: {start: 5, end: 15}, mixup_alpha: {start: 0, end: 0.4}}",
 )  # fmt: skip
 
@@ -34,7 +34,7 @@ def bits(run: Path) -> dict[str, bytes]:
 
 
 def start(data: Path, run: Path, workers: int, *more: str) -> Running:
-    words = ("train", data, *WORDS, "--workers", workers, "--out", run, *more)
+    words = ("train", data, *WORDS, "--workers", workers, "--output", run, *more)
     return started(*words, cwd=data.parent)
 
 
@@ -71,7 +71,7 @@ def losses(run: Path) -> list[tuple[object, object]]:
 def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(class_folders, tmp_path):
     """With two workers; the run left alone has none."""
     alone = effnetv2(
-        "train", class_folders, *WORDS, "--workers", "0", "--out", tmp_path / "alone", cwd=tmp_path
+        "train", class_folders, *WORDS, "--workers", "0", "--output", tmp_path / "alone", cwd=tmp_path
     )
     assert alone.returncode == 0, alone.stderr
     moment = random.Random(2)
@@ -79,7 +79,7 @@ def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(class_folde
     for _ in range(5):
         kill_in_the_middle(class_folders, tmp_path / "killed", 2, moment)
         assert not (tmp_path / "killed/model.safetensors").exists(), "it was killed too late to mean anything"
-    words = ("train", class_folders, *WORDS, "--workers", "2", "--out", tmp_path / "killed", "--resume")
+    words = ("train", class_folders, *WORDS, "--workers", "2", "--output", tmp_path / "killed", "--resume")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
@@ -90,7 +90,7 @@ def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(class_folde
 def test_a_killed_run_keeps_the_weights_that_one_left_alone_keeps(class_folders, tmp_path):
     """Without workers. Which validation was best on minival, of all that were before the kills and after."""
     minival = ("--set", "minival=9", "--set", "optimizer.lr=0.02", "--set", "ema_decay=0.3")
-    words = ("train", class_folders, *WORDS, *minival, "--workers", "0", "--out")
+    words = ("train", class_folders, *WORDS, *minival, "--workers", "0", "--output")
     alone = effnetv2(*words, tmp_path / "alone", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     kill_before_the_first_step(class_folders, tmp_path / "killed", 0, *minival)
@@ -117,7 +117,7 @@ def rows(run: Path) -> list[dict[str, object]]:
 
 
 def test_a_run_resumed_without_a_checkpoint_starts_at_step_0(class_folders, tmp_path):
-    words = ("train", class_folders, *QUICK, "--epochs", "0.5", "--out", tmp_path / "run")
+    words = ("train", class_folders, *QUICK, "--epochs", "0.5", "--output", tmp_path / "run")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first = bits(tmp_path / "run")
@@ -142,20 +142,20 @@ def test_a_mistyped_run_is_not_resumed_by_a_new_one(class_folders, tmp_path):
     for name in ("report.json", "model.safetensors"):
         (tmp_path / "runs/finished" / name).write_text("{}")
     for typo in ("runs/newr", "elsewhere", "runs"):
-        done = effnetv2(*words, "--out", typo, cwd=tmp_path)
+        done = effnetv2(*words, "--output", typo, cwd=tmp_path)
         assert done.returncode == 2, done.stdout
         assert mentions(done.stderr, typo, "no run")
-        assert mentions(done.stderr, "--out", "--resume")
+        assert mentions(done.stderr, "--output", "--resume")
     assert not (tmp_path / "elsewhere").exists()
     (tmp_path / "made").mkdir()  # as a job script does, or a start that was stopped
-    assert effnetv2(*words, "--out", "made", cwd=tmp_path).returncode == 0
+    assert effnetv2(*words, "--output", "made", cwd=tmp_path).returncode == 0
 
 
 def test_steps_asked_for_again_are_those_of_the_run(class_folders, tmp_path):
     """The run has them as the epochs they made; a launcher that starts it again uses the same words."""
     epochs = QUICK.index("--epochs")
     without = (*QUICK[:epochs], *QUICK[epochs + 2 :])
-    words = ("train", class_folders, "--out", tmp_path / "run", *without)
+    words = ("train", class_folders, "--output", tmp_path / "run", *without)
     assert effnetv2(*words, "--set", "steps=2", cwd=tmp_path).returncode == 0
     again = effnetv2(*words, "--set", "steps=2", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -167,7 +167,7 @@ def test_steps_asked_for_again_are_those_of_the_run(class_folders, tmp_path):
 
 def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders, tmp_path):
     """A limit on the size of files stands for the disk: writing past it fails as on a full one."""
-    words = ["train", str(class_folders), *QUICK, "--epochs", "1", "--out", str(tmp_path / "run")]
+    words = ["train", str(class_folders), *QUICK, "--epochs", "1", "--output", str(tmp_path / "run")]
     script = (
         "import resource, sys\n"
         "from efficientnetv2.cli import main as cli\n"
@@ -197,7 +197,7 @@ def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders,
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(class_folders, tmp_path):
-    words = ("train", class_folders, *QUICK, "--epochs", "0.5", "--out", tmp_path / "run")
+    words = ("train", class_folders, *QUICK, "--epochs", "0.5", "--output", tmp_path / "run")
     killed_at("efficientnetv2.evaluation.report:Report.write", *words, cwd=tmp_path)
     first = bits(tmp_path / "run")
     files = sorted((tmp_path / "run/checkpoints").iterdir())
@@ -230,7 +230,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(class_folders, tmp_path):
     assert "--resume" in ended.stderr
     assert "Traceback" not in ended.stderr
     (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
-    words = ("train", class_folders, *QUICK, *rarely, "--out", tmp_path / "run", "--resume")
+    words = ("train", class_folders, *QUICK, *rarely, "--output", tmp_path / "run", "--resume")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, int(checkpoint.stem.removeprefix("step_")), "from step")

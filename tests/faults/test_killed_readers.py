@@ -54,11 +54,11 @@ def test_a_reader_that_is_killed_costs_no_step_and_the_way_on_is_named(class_fol
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "A process that reads images was killed" in done.stderr
-    assert f"--out {tmp_path / 'run'} --resume" in " ".join(done.stderr.split())
+    assert f"--output {tmp_path / 'run'} --resume" in " ".join(done.stderr.split())
     (checkpoint,) = (tmp_path / "run/checkpoints").glob("step_*.pt")
     step = int(checkpoint.stem.removeprefix("step_"))
     assert step >= 3
-    words = ("train", class_folders, *QUICK, *LONG[:-1], "60", "--out", tmp_path / "run", "--resume")
+    words = ("train", class_folders, *QUICK, *LONG[:-1], "60", "--output", tmp_path / "run", "--resume")
     running = start_again(words, tmp_path)
     assert mentions(running, step, "from step")
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def torchrun(processes: int, run: Path, data: Path, *more: str) -> subprocess.Popen[bytes]:
-    words = ["train", str(data), *WORDS, "--epochs", "6", "--out", str(run)]
+    words = ["train", str(data), *WORDS, "--epochs", "6", "--output", str(run)]
     return subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), *more,

@@ -26,9 +26,9 @@ def test_a_run_on_shards_killed_and_resumed_ends_with_the_bits_of_the_run_on_fil
         kill_in_the_middle(tmp_path / "packed", run, 2, random.Random(seed))
         assert not (run / "model.safetensors").exists(), "it was killed too late to mean anything"
     words = (*WORDS, "--workers", 0)
-    done = effnetv2("train", tmp_path / "packed", *words, "--out", run, "--resume", cwd=tmp_path)
+    done = effnetv2("train", tmp_path / "packed", *words, "--output", run, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "from step")
-    done = effnetv2("train", class_folders, *words, "--out", tmp_path / "on_files", cwd=tmp_path)
+    done = effnetv2("train", class_folders, *words, "--output", tmp_path / "on_files", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert bits(run) == bits(tmp_path / "on_files")

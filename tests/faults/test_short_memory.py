@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limi
 
 # 8 groups of 2 pictures of 128 px a step; together their activations are about 300 MB.
 WORDS = (
-    "--model", "efficientnetv2_b0", "--device", "cpu", "--workers", "0", "--epochs", "1", "--batch-images", "16",
-    "--set", "group_images=2", "--set", "progressive={stages: 1, image_px: 128, dropout: 0.2, drop_path: 0.2}",
+    "--model", "efficientnetv2_b0", "--device", "cpu", "--workers", "0", "--epochs", "1", "--batch-size", "16",
+    "--set", "ghost_batch_size=2", "--set", "progressive={stages: 1, image_size: 128, dropout: 0.2, drop_path: 0.2}",
     "--set", "precision=fp32",
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ GIVING_BACK = {"MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def train(data, run, before, *more):
-    words = ["effnetv2", "train", str(data), *WORDS, "--out", str(run), *more]
+    words = ["effnetv2", "train", str(data), *WORDS, "--output", str(run), *more]
     script = f"{before}\nimport sys\nfrom efficientnetv2.cli import main as cli\nsys.argv = {words!r}\ncli.main()\n"
     return subprocess.run(
         [sys.executable, "-c", script], cwd=run.parent, capture_output=True, text=True, check=False,
@@ -66,7 +66,7 @@ def test_a_run_whose_memory_is_cut_goes_on_with_fewer_groups_and_the_same_losses
     cut = train(class_folders, tmp_path / "cut", SHORT)
     assert cut.returncode == 0, cut.stderr
     assert mentions(cut.stdout, "0", "8", "128")
-    now = json.loads((tmp_path / "cut/beginning.json").read_text())["groups_at_a_time"]["128"]
+    now = json.loads((tmp_path / "cut/run.json").read_text())["microbatches"]["128"]
     assert now == 4
     assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
-    assert json.loads((tmp_path / "whole/beginning.json").read_text())["groups_at_a_time"] == {"128": 8}
+    assert json.loads((tmp_path / "whole/run.json").read_text())["microbatches"] == {"128": 8}

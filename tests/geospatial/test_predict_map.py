@@ -1,4 +1,4 @@
-"""A map of a planted scene lies where the scene lies; a stand-in network knows colours."""
+"""A map of a planted scene lies where the scene lies; a stand-in network knows colors."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.messages import mentioning
-from tests.rasters import PLACE, UTM, coloured, rasterio, write_raster
+from tests.rasters import PLACE, UTM, colored, rasterio, write_raster
 
 from efficientnetv2.data.geotiff import open_raster
 from efficientnetv2.geospatial import map_file
@@ -20,12 +20,12 @@ NAMES = ("red", "green", "blue")
 RGB = Bands(numbers=(1, 2, 3))
 
 
-class Colours(Network):
-    """Answers with the colour that a window has most of."""
+class Colors(Network):
+    """Answers with the color that a window has most of."""
 
     def __init__(self) -> None:
         super().__init__(num_classes=3, in_channels=3, embed_dim=3)
-        self.preprocessing = Preprocessing(image_px=8, mean=(0, 0, 0), std=(1, 1, 1))
+        self.preprocessing = Preprocessing(image_size=8, mean=(0, 0, 0), std=(1, 1, 1))
         self.class_names = NAMES
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.looked_at = 0
@@ -38,7 +38,7 @@ class Colours(Network):
 def mapped(tmp_path, raster, *, window_px, stride_px=None, bands=RGB, network=None, **words):
     """The tally, and where the map is."""
     out = tmp_path / "map.tif"
-    network = network or Colours()
+    network = network or Colors()
     tallies = []
     with open_raster(raster) as source:
         grid = Grid(source.height, source.width, window_px, stride_px or window_px // 2)
@@ -67,7 +67,7 @@ def test_a_scene_comes_back_where_it_lies(tmp_path):
         assert target.crs == source.crs == rasterio.CRS.from_string(UTM)
         assert target.transform == source.transform == PLACE
         assert (target.width, target.height, target.count) == (600, 600, 2)
-        # In metres: 3,000 m east and 1,000 m south of the corner begins the green square of 2,000 m.
+        # In meters: 3,000 m east and 1,000 m south of the corner begins the green square of 2,000 m.
         for name, east, south in (
             ("green", 4_000, 2_000),
             ("blue", 1_250, 4_750),
@@ -78,7 +78,7 @@ def test_a_scene_comes_back_where_it_lies(tmp_path):
             assert NAMES[value - 1] == name
             assert sure == 100
         values, truth = target.read(1), source.read().argmax(axis=0) + 1
-    # A colour's border lies where half of a window has it; only a corner, of which it is a quarter, is rounded.
+    # A color's border lies where half of a window has it; only a corner, of which it is a quarter, is rounded.
     wrong = values != truth
     assert wrong.mean() < 0.002
     rows, columns = np.nonzero(wrong)
@@ -101,7 +101,7 @@ def test_a_map_does_not_depend_on_how_it_is_cut_into_blocks_and_batches(tmp_path
         expected = target.read()
     monkeypatch.setattr("efficientnetv2.geospatial.predict_map.BLOCK_PX", 48)
     monkeypatch.setattr("efficientnetv2.geospatial.predict_map._READ_PX", 24 * 60)
-    again, out = mapped(tmp_path, raster, window_px=24, stride_px=7, batch_images=5)
+    again, out = mapped(tmp_path, raster, window_px=24, stride_px=7, batch_size=5)
     with rasterio.open(out) as target:
         np.testing.assert_array_equal(target.read(), expected)
     np.testing.assert_array_equal(again.pixels, whole.pixels)
@@ -127,13 +127,13 @@ def test_a_row_of_blocks_is_read_twice_at_most(tmp_path):
     raster = write_raster(tmp_path / "scene.tif", np.full((3, 256, 5000), 90, np.uint8))
     with open_raster(raster) as source:
         counted, grid, put = Counted(source), Grid(256, 5000, 256, 256), []
-        tally = predict_blocks(Colours(), counted, lambda *block: put.append(block[2]), grid, RGB)
+        tally = predict_blocks(Colors(), counted, lambda *block: put.append(block[2]), grid, RGB)
     assert counted.reads == 2
     assert (len(put), tally.pixels.sum()) == (20, 256 * 5000)
 
 
 def test_without_overlap_each_window_is_as_it_was_answered(tmp_path):
-    raster = write_raster(tmp_path / "scene.tif", coloured(RED, BLUE, GREEN, px=16))
+    raster = write_raster(tmp_path / "scene.tif", colored(RED, BLUE, GREEN, px=16))
     _, out = mapped(tmp_path, raster, window_px=16, stride_px=16)
     with rasterio.open(out) as target:
         assert target.read(1)[3].tolist() == [1] * 16 + [3] * 16 + [2] * 16
@@ -141,11 +141,11 @@ def test_without_overlap_each_window_is_as_it_was_answered(tmp_path):
 
 def test_nodata_stays_nodata_and_is_not_looked_at(tmp_path):
     """The right half of the scene has no data; windows that lie there entirely cost nothing."""
-    pixels = coloured(RED, GREEN, px=64)
+    pixels = colored(RED, GREEN, px=64)
     pixels[:, :, 64:] = 7
     pixels[0, 0, 0] = 7  # one band alone has the value: there is data
     raster = write_raster(tmp_path / "scene.tif", pixels, nodata=7)
-    network = Colours()
+    network = Colors()
     tally, out = mapped(tmp_path, raster, window_px=16, network=network)
     with rasterio.open(out) as target:
         values, sure = target.read()
@@ -180,7 +180,7 @@ def test_sixteen_bits_and_floats_are_seen_by_the_rule(tmp_path):
     assert tally.nodata == 1
 
 
-def test_the_file_names_and_colours_its_classes(tmp_path):
+def test_the_file_names_and_colors_its_classes(tmp_path):
     raster = write_raster(tmp_path / "scene.tif", scene(600))
     tally, out = mapped(tmp_path, raster, window_px=60)
     with rasterio.open(out) as target:
@@ -197,12 +197,12 @@ def test_the_file_names_and_colours_its_classes(tmp_path):
     np.testing.assert_allclose(hectares, tally.hectares)
 
 
-def test_classes_of_a_large_set_have_colours_of_their_own():
+def test_classes_of_a_large_set_have_colors_of_their_own():
     assert len(set(map_file.class_colors(200).values())) == 200
 
 
 def test_more_classes_than_a_byte_holds(tmp_path):
-    class Many(Colours):
+    class Many(Colors):
         def __init__(self) -> None:
             super().__init__()
             self.num_classes, self.class_names = 300, tuple(f"c{number}" for number in range(300))
@@ -210,7 +210,7 @@ def test_more_classes_than_a_byte_holds(tmp_path):
         def forward(self, x):
             return torch.nn.functional.one_hot(torch.full((len(x),), 299), 300) * 9.0
 
-    raster = write_raster(tmp_path / "scene.tif", coloured(RED, px=16))
+    raster = write_raster(tmp_path / "scene.tif", colored(RED, px=16))
     _, out = mapped(tmp_path, raster, window_px=16, network=Many())
     with rasterio.open(out) as target:
         assert (target.read(1) == 300).all()

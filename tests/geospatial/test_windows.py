@@ -49,7 +49,7 @@ def test_windows_of_twenty_px_stand_as_counted_by_hand():
 
 
 @given(st.integers(8, 30), st.integers(0, 200), st.integers(0, 200), st.integers(0, 2**32 - 1))
-def test_between_neighbours_no_answer_jumps(window, more_rows, more_columns, seed):
+def test_between_neighbors_no_answer_jumps(window, more_rows, more_columns, seed):
     """With a stride of half a window, going over from one to the next takes as many pixels as lie between them."""
     grid = Grid(window + more_rows, window + more_columns, window, window // 2)
     answers = np.random.default_rng(seed).random((len(grid.tops), len(grid.lefts), 1), np.float32)

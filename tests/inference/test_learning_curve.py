@@ -27,20 +27,20 @@ FIT = partial(fit_classifier, strength=0.01, balanced=False)
 
 
 def embeddings(generator, count, *, apart=0.6, width=60):
-    """Three classes around centres that lie so far apart, in noise of deviation 1."""
-    centres = np.random.default_rng(99).normal(size=(3, width)) * apart / 3
+    """Three classes around centers that lie so far apart, in noise of deviation 1."""
+    centers = np.random.default_rng(99).normal(size=(3, width)) * apart / 3
     labels = np.arange(count) % 3
-    vectors = (centres[labels] + generator.normal(size=(count, width))).astype(np.float32)
+    vectors = (centers[labels] + generator.normal(size=(count, width))).astype(np.float32)
     return Embeddings(np.arange(count), labels, vectors)
 
 
-def curve(seed, *, train=240, labelled=None, apart=0.6, val=300):
-    """Also the macro-F1 reached with ``train`` pictures, and with twice ``labelled``, of which these are a sample."""
-    generator, labelled = np.random.default_rng(seed), labelled or train
-    every, asked = embeddings(generator, 2 * labelled, apart=apart), embeddings(generator, val, apart=apart)
+def curve(seed, *, train=240, labeled=None, apart=0.6, val=300):
+    """Also the macro-F1 reached with ``train`` pictures, and with twice ``labeled``, of which these are a sample."""
+    generator, labeled = np.random.default_rng(seed), labeled or train
+    every, asked = embeddings(generator, 2 * labeled, apart=apart), embeddings(generator, val, apart=apart)
     learn = Embeddings(every.samples[:train], every.labels[:train], every.vectors[:train])
     answers = fit_classifier(learn.vectors, learn.labels, 0.01, False).predict(asked.vectors)
-    found = learning_curve(learn, asked, answers, fit=FIT, num_labeled=labelled, key=Key.of(seed))
+    found = learning_curve(learn, asked, answers, fit=FIT, num_labeled=labeled, key=Key.of(seed))
     twice = fit_classifier(every.vectors, every.labels, 0.01, False).predict(asked.vectors)
     return (
         found,
@@ -55,7 +55,7 @@ def test_the_last_point_is_the_probe_and_twice_as_many_lie_in_the_interval():
     for seed in range(12):
         found, whole, twice = curve(seed)
         assert found.points[-1].macro_f1 == pytest.approx(whole)
-        assert [one.pictures for one in found.points] == [15, 30, 60, 120, 240]
+        assert [one.num_images for one in found.points] == [15, 30, 60, 120, 240]
         inside += found.forecast.low <= twice <= found.forecast.high
         gains.append((found.gain, twice - whole))
     assert inside >= 10, inside
@@ -94,16 +94,16 @@ def test_of_a_sample_twice_as_many_as_there_are_lie_in_the_interval():
     """240 of 1,920 are measured: 3,840 lie four doublings away, where a power law alone promises far too much."""
     inside = 0
     for seed in range(8):
-        found, whole, twice = curve(seed, labelled=1920)
+        found, whole, twice = curve(seed, labeled=1920)
         assert found.points[-1].pictures == 240
         assert found.points[-1].macro_f1 == pytest.approx(whole)
-        assert (found.carried.pictures, found.forecast.pictures) == (1920, 3840)
+        assert (found.carried.num_images, found.forecast.num_images) == (1920, 3840)
         inside += found.forecast.low <= twice <= found.forecast.high
     assert inside >= 7, inside
 
 
 def test_a_forecast_from_a_sample_says_so_and_promises_nothing():
-    found, _, _ = curve(0, labelled=1920)
+    found, _, _ = curve(0, labeled=1920)
     word, words = label_efficiency_verdict(found)
     assert word == "Perhaps."
     assert found.gain_low == 0
@@ -127,7 +127,7 @@ def test_copies_are_no_labels_more(made):
     answers = fit_classifier(vectors, train.labels, 0.01, False).predict(asked.vectors)
     of = 240 if made else 720
     found = learning_curve(train, asked, answers, fit=FIT, num_labeled=of, key=Key.of(0), groups=together)
-    assert [one.pictures for one in found.points] == pytest.approx(
+    assert [one.num_images for one in found.points] == pytest.approx(
         [of / 16, of / 8, of / 4, of / 2, of], abs=3
     )
     assert found.points[-1].pictures == of
@@ -177,6 +177,6 @@ def test_a_class_so_rare_that_small_parts_have_none_of_it(monkeypatch):
     def found():
         return learning_curve(train, train, answers, fit=FIT, num_labeled=2000, key=Key.of(0))
 
-    assert [one.pictures for one in found().points] == [250, 500, 1000, 2000]
+    assert [one.num_images for one in found().points] == [250, 500, 1000, 2000]
     monkeypatch.setattr(label_curve_module, "_MOST_WORK", 2e6)  # of a sixteenth and an eighth
     assert found() is None

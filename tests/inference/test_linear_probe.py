@@ -34,7 +34,7 @@ from efficientnetv2.utils.rng import Key
 SMALL = Architecture(
     stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), head_channels=16
 )
-PREPROCESSING = Preprocessing(image_px=32)
+PREPROCESSING = Preprocessing(image_size=32)
 KEY = Key.of(0)
 
 
@@ -51,18 +51,18 @@ def parts(class_folders):
 
 
 def test_embeddings_are_what_the_classifier_reads(network, parts):
-    embedded = embed_dataset(network, parts[0], preprocessing=PREPROCESSING, batch_images=5)
+    embedded = embed_dataset(network, parts[0], preprocessing=PREPROCESSING, batch_size=5)
     assert embedded.vectors.shape == (24, 16)
     assert embedded.labels.tolist() == parts[0].labels.tolist()
     one = embed_dataset(network, parts[0].select([7]), preprocessing=PREPROCESSING)
     np.testing.assert_allclose(embedded.vectors[7], one.vectors[0], rtol=1e-4, atol=1e-5)
 
 
-def test_colours_are_told_apart_even_by_random_features(network, parts):
+def test_colors_are_told_apart_even_by_random_features(network, parts):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     found = linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY)).metrics
     assert found.top1 == found.macro_f1 == 1.0
-    assert (found.train_pictures, found.pictures) == (24, 24)
+    assert (found.num_train_images, found.num_images) == (24, 24)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
@@ -75,7 +75,7 @@ def test_what_cannot_be_read_is_counted_but_not_its_copies(network, parts):
         Path(train.file(row)).write_bytes(b"no picture")
     found = linear_probe(network, train, val, PREPROCESSING, ProbeOptions(KEY))
     assert [row for row, _ in found.train.unreadable] == [2, 5, 9]
-    assert (found.metrics.train_pictures, found.num_unreadable) == (21, 2)
+    assert (found.metrics.num_train_images, found.num_unreadable) == (21, 2)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ class _Nothing:
         return np.full(len(vectors), -1)
 
 
-def test_copies_and_neighbours_do_not_choose_the_strength():
+def test_copies_and_neighbors_do_not_choose_the_strength():
     """Each vector three times, with a little noise: asked for them, a probe would know them by heart."""
     labels, vectors = _alike(240, np.random.default_rng(2))
     alone = Embeddings(np.arange(240), labels, vectors[:240])
@@ -254,7 +254,7 @@ def test_how_many_pictures_follows_what_they_cost_on_a_cpu():
 def test_of_very_many_pictures_some_are_drawn(network, parts, monkeypatch):
     monkeypatch.setattr(room, "_MAX_IMAGES", 12)
     found = linear_probe(network, *parts, PREPROCESSING, ProbeOptions(KEY)).metrics
-    assert (found.train_pictures, found.pictures) == (12, 12)
+    assert (found.num_train_images, found.num_images) == (12, 12)
 
 
 def test_copies_are_not_drawn_for_pictures():

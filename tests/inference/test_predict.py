@@ -32,7 +32,7 @@ SMALL = Architecture(
     stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=2),),
     head_channels=16,
 )
-PREPROCESSING = Preprocessing(image_px=16, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
+PREPROCESSING = Preprocessing(image_size=16, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
 
 
 def _network():
@@ -68,9 +68,9 @@ def test_the_way_to_a_classifier_can_be_typed_whatever_the_folder_is_called():
         require_classes(EfficientNet(SMALL, num_classes=0), "my runs/net.safetensors")
 
 
-@pytest.mark.parametrize("views", ["one", "symmetries"])
+@pytest.mark.parametrize("tta", ["none", "d4"])
 @pytest.mark.parametrize("poison", ["variance", "overflow"])
-def test_answers_that_are_no_numbers_are_refused_at_once(poison, views):
+def test_answers_that_are_no_numbers_are_refused_at_once(poison, tta):
     """The square root of a negative variance is none; 3e38 times 3e38 is beyond float32."""
     network = _network()
     if poison == "variance":
@@ -78,7 +78,7 @@ def test_answers_that_are_no_numbers_are_refused_at_once(poison, views):
     else:
         nn.init.constant_(network.stem.norm.weight, 3e38)
         nn.init.constant_(network.head.norm.weight, 3e38)
-    preprocessing, seen = replace(PREPROCESSING, views=views), []
+    preprocessing, seen = replace(PREPROCESSING, tta=tta), []
     with pytest.raises(InputError, match=mentioning("4", "0", "NaN")):
         predict(network, _images(12).split(4), preprocessing=preprocessing, progress=seen.append)
     assert not seen
@@ -156,19 +156,19 @@ def _bears(network, most):
     return network, passes
 
 
-@pytest.mark.parametrize("views", ["one", "symmetries"])
-def test_where_memory_runs_out_fewer_pictures_at_a_time_get_the_same_answers(tmp_path, views):
+@pytest.mark.parametrize("tta", ["none", "d4"])
+def test_where_memory_runs_out_fewer_pictures_at_a_time_get_the_same_answers(tmp_path, tta):
     for number in range(30):
         pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "ab"[number % 2] / f"{number:02d}.png")
-    pictures, preprocessing = load_dataset(tmp_path), replace(PREPROCESSING, views=views)
-    expected = predict_dataset(_network(), pictures, preprocessing=preprocessing, batch_images=20)
+    pictures, preprocessing = load_dataset(tmp_path), replace(PREPROCESSING, tta=tta)
+    expected = predict_dataset(_network(), pictures, preprocessing=preprocessing, batch_size=20)
     network, passes = _bears(_network(), 8)
-    found = predict_dataset(network, pictures, preprocessing=preprocessing, batch_images=20)
+    found = predict_dataset(network, pictures, preprocessing=preprocessing, batch_size=20)
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
     assert found.samples.tolist() == list(range(30))
-    each = 1 if views == "one" else 8
+    each = 1 if tta == "none" else 8
     assert passes == [20, 10, *[5] * (6 * each)], "and does not try again what did not fit"
 
 
@@ -197,9 +197,7 @@ def test_a_manifest_is_answered_in_its_order_without_what_cannot_be_read(tmp_pat
     (tmp_path / "odd" / "1.png").write_bytes(b"no picture")
     pictures = load_dataset(tmp_path)
     broken = next(i for i in range(6) if str(pictures.file(i)).endswith("1.png"))
-    found = predict_dataset(
-        _network(), pictures, preprocessing=PREPROCESSING, workers=workers, batch_images=2
-    )
+    found = predict_dataset(_network(), pictures, preprocessing=PREPROCESSING, workers=workers, batch_size=2)
     kept = [i for i in range(6) if i != broken]
     assert found.samples.tolist() == kept
     assert found.labels.tolist() == pictures.labels[kept].tolist()
@@ -220,7 +218,7 @@ def test_answers_to_a_manifest_are_never_in_memory_twice(class_folders, monkeypa
         return whole
 
     monkeypatch.setattr(torch, "cat", spy)
-    words = {"preprocessing": PREPROCESSING, "batch_images": 5}
+    words = {"preprocessing": PREPROCESSING, "batch_size": 5}
     logits = predict_dataset(_network(), pictures, **words).logits
     vectors = embed_dataset(_network(), pictures, **words).vectors
     assert (tuple(logits.shape), vectors.shape) == ((48, 3), (48, 16))
@@ -230,7 +228,7 @@ def test_answers_to_a_manifest_are_never_in_memory_twice(class_folders, monkeypa
 
 def test_eight_views_are_the_mean_of_pils_eight_turns_and_flips():
     network, images = _network(), _images(3)
-    seen = predict(network, [images], preprocessing=replace(PREPROCESSING, views="symmetries"))
+    seen = predict(network, [images], preprocessing=replace(PREPROCESSING, tta="d4"))
     turns = [None, *Image.Transpose]
     assert len(turns) == 8
     total = 0
@@ -246,10 +244,8 @@ def test_eight_views_are_the_mean_of_pils_eight_turns_and_flips():
 
 def test_a_turned_picture_gets_the_same_answer_from_eight_views():
     network, images = _network(), _images(4)
-    views = replace(PREPROCESSING, views="symmetries")
-    one, other = (
-        predict(network, [batch], preprocessing=views) for batch in (images, images.rot90(1, (2, 3)))
-    )
+    tta = replace(PREPROCESSING, tta="d4")
+    one, other = (predict(network, [batch], preprocessing=tta) for batch in (images, images.rot90(1, (2, 3))))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
@@ -258,7 +254,7 @@ def test_a_temperature_is_for_the_mean_over_views_in_an_ensemble_too():
     network, images = _network(), _images(6)
     network.classifier.weight.data *= 20  # so that views differ
     network.calibration = Calibration(temperature=2.5, pictures=60, fitted_on="minival")
-    words = {"preprocessing": replace(PREPROCESSING, views="symmetries")}
+    words = {"preprocessing": replace(PREPROCESSING, tta="d4")}
     alone = predict(network, [images], **words).softmax(dim=1)
     torch.testing.assert_close(predict(Ensemble([network]), [images], **words).softmax(dim=1), alone)
     other = _network()
@@ -273,7 +269,7 @@ def test_eight_views_of_each_class_by_itself_are_the_mean_of_its_probabilities()
         predict(network, [symmetry(images, index)], preprocessing=PREPROCESSING).sigmoid()
         for index in range(8)
     ]
-    together = predict(network, [images], preprocessing=replace(PREPROCESSING, views="symmetries")).sigmoid()
+    together = predict(network, [images], preprocessing=replace(PREPROCESSING, tta="d4")).sigmoid()
     torch.testing.assert_close(together, torch.stack(each).mean(dim=0), atol=1e-5, rtol=0)
 
 

@@ -21,7 +21,7 @@ SMALL = Architecture(
     head_channels=16,
 )
 NAMES = ("forest", "pasture", "maize")
-PREPROCESSING = Preprocessing(image_px=16, mean=(0.2, 0.3, 0.4), std=(0.1, 0.1, 0.1))
+PREPROCESSING = Preprocessing(image_size=16, mean=(0.2, 0.3, 0.4), std=(0.1, 0.1, 0.1))
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def test_every_way_to_give_a_picture_gives_one_answer(model, tmp_path):
 
 def test_the_answer_is_softmax_of_the_network_on_the_normalised_pixels(model):
     pixels = _pixels()
-    normalised = (pixels / 255 - np.array([0.2, 0.3, 0.4])) / 0.1
+    normalized = (pixels / 255 - np.array([0.2, 0.3, 0.4])) / 0.1
     network = model_file.load(model)
     with torch.no_grad():
-        shares = network(torch.from_numpy(normalised).float().permute(2, 0, 1)[None]).softmax(1)[0]
+        shares = network(torch.from_numpy(normalized).float().permute(2, 0, 1)[None]).softmax(1)[0]
     (answer,) = Predictor(network)(pixels)
     assert list(answer.probabilities) == list(NAMES)
     assert list(answer.probabilities.values()) == pytest.approx(shares.tolist(), rel=1e-3)
@@ -102,7 +102,7 @@ def test_an_iterable_is_read_batch_by_batch(model):
             read.append(seed)
             yield _pixels(seed)
 
-    predictor = Predictor(model, batch_images=2)
+    predictor = Predictor(model, batch_size=2)
     answers = predictor(images())
     assert read == list(range(5))
     assert [answer.label for answer in answers] == [predictor(_pixels(seed))[0].label for seed in range(5)]
@@ -112,7 +112,7 @@ def test_an_iterable_is_read_batch_by_batch(model):
 
 
 def test_embeddings_are_what_the_classifier_reads(model):
-    predictor = Predictor(model, batch_images=2)
+    predictor = Predictor(model, batch_size=2)
     pixels = [_pixels(seed) for seed in range(3)]
     embeddings = predictor.embed(pixels)
     assert embeddings.shape == (3, 16)
@@ -131,11 +131,11 @@ def test_a_predictor_says_what_it_predicts(model):
     assert nameless.classes == tuple(nameless(_pixels())[0].probabilities) == ("0", "1")
 
 
-@pytest.mark.parametrize("framing", ["whole", "crop", "pad"])
-def test_a_preprocessing_makes_an_image_the_input_of_the_network(tmp_path, framing):
+@pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
+def test_a_preprocessing_makes_an_image_the_input_of_the_network(tmp_path, crop_mode):
     network = EfficientNet(SMALL, num_classes=3)
     network.preprocessing = Preprocessing(
-        image_px=16, framing=framing, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3)
+        image_size=16, crop_mode=crop_mode, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3)
     )
     Image.fromarray(_pixels(side=40)[:30]).save(tmp_path / "a.png")
     batch = network.preprocessing(tmp_path / "a.png")[None]
@@ -170,20 +170,20 @@ def test_what_is_no_model_is_refused(no_model):
 
 def test_order_is_kept_over_batches_and_sizes(model):
     pictures = [_pixels(seed, side=16 + 5 * seed) for seed in range(5)]
-    together = Predictor(model.parent, batch_images=2)(pictures)
+    together = Predictor(model.parent, batch_size=2)(pictures)
     alone = [Predictor(model)(picture)[0] for picture in pictures]
     for one, other in zip(together, alone, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, rel=1e-4)
     assert len({round(one.probability, 6) for one in alone}) > 1
 
 
-def test_arrays_of_four_dimensions_and_grey_ones(model):
+def test_arrays_of_four_dimensions_and_gray_ones(model):
     predictor = Predictor(model)
     stack = np.stack([_pixels(0), _pixels(1)])
     assert [a.label for a in predictor(stack)] == [predictor(one)[0].label for one in stack]
-    grey = stack[0, :, :, 0]
-    coloured = predictor(np.stack([grey] * 3, axis=2))[0]
-    assert predictor(grey)[0].probabilities == pytest.approx(coloured.probabilities, rel=1e-4)
+    gray = stack[0, :, :, 0]
+    colored = predictor(np.stack([gray] * 3, axis=2))[0]
+    assert predictor(gray)[0].probabilities == pytest.approx(colored.probabilities, rel=1e-4)
     assert predictor([]) == []
 
 
@@ -208,12 +208,12 @@ def test_what_is_no_picture_is_named(model, picture, says):
 def test_the_one_broken_file_among_many_is_named(model, tmp_path):
     (tmp_path / "b.jpg").write_text("no picture")
     with pytest.raises(InputError, match=r"b\.jpg.*number 1"):
-        Predictor(model, batch_images=1)([_pixels(), tmp_path / "b.jpg"])
+        Predictor(model, batch_size=1)([_pixels(), tmp_path / "b.jpg"])
 
 
 def test_a_network_of_five_channels_says_where_to_go(tmp_path):
     network = EfficientNet(SMALL, num_classes=3, in_channels=5)
-    five = Preprocessing(image_px=16, mean=(0.5,) * 5, std=(0.2,) * 5)
+    five = Preprocessing(image_size=16, mean=(0.5,) * 5, std=(0.2,) * 5)
     path = tmp_path / "five.safetensors"
     model_file.save(path, network, preprocessing=five, class_names=NAMES, recipe={}, metrics={})
     with pytest.raises(InputError, match="5 channels"):
@@ -234,11 +234,11 @@ def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_
     )
     (answer,), (expected,) = Predictor(model)(unnamed), Predictor(model)(np.full((16, 16, 3), 99, np.uint8))
     assert answer.probabilities == expected.probabilities, "8 bits that Pillow can't open"
-    grey = Image.new("L", (16, 16), 3_000 >> 8)
-    grey.save(tmp_path / "plain.tif")
+    gray = Image.new("L", (16, 16), 3_000 >> 8)
+    gray.save(tmp_path / "plain.tif")
     assert len(Predictor(model)(tmp_path / "plain.tif")) == 1
     monkeypatch.setattr("efficientnetv2.data.tiff_tags.has_gdal", lambda: False)
-    (answer,), (expected,) = Predictor(model)(path), Predictor(model)(grey)
+    (answer,), (expected,) = Predictor(model)(path), Predictor(model)(gray)
     assert answer.probabilities == expected.probabilities
 
 
@@ -247,7 +247,7 @@ def _by_rule(*numbers, low=1_000.0, kinds=("uint16",)):
     count = len(numbers)
     network = EfficientNet(SMALL, num_classes=3, in_channels=count)
     rule = Bands(numbers, low=(low,) * count, high=(5_000.0,) * count, kinds=kinds)
-    network.preprocessing = Preprocessing(image_px=16, mean=(0.5,) * count, std=(0.2,) * count, bands=rule)
+    network.preprocessing = Preprocessing(image_size=16, mean=(0.5,) * count, std=(0.2,) * count, bands=rule)
     return Predictor(network)
 
 
@@ -309,12 +309,12 @@ def test_16_bits_of_another_format_are_refused_by_a_rule_for_rasters(tmp_path):
             with pytest.raises(InputError, match=mentioning("deep.png", "8", "GeoTIFFs")):
                 predictor(picture)
     eight = Image.fromarray(np.full((16, 16), 200, np.uint8))
-    eight.save(tmp_path / "grey.png")
-    by_path, by_image = (_levels(predictor, one) for one in (tmp_path / "grey.png", eight))
+    eight.save(tmp_path / "gray.png")
+    by_path, by_image = (_levels(predictor, one) for one in (tmp_path / "gray.png", eight))
     np.testing.assert_array_equal(by_path, by_image)
 
 
 @pytest.mark.parametrize("at_once", [0, -1])
 def test_less_than_a_picture_at_a_time_is_refused(model, at_once):
-    with pytest.raises(InputError, match=mentioning(at_once, "batch_images", "1")):
-        Predictor(model, batch_images=at_once)
+    with pytest.raises(InputError, match=mentioning(at_once, "batch_size", "1")):
+        Predictor(model, batch_size=at_once)

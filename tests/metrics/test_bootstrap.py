@@ -213,7 +213,7 @@ def test_average_precision_of_a_draw_is_scikit_learns_of_the_pictures_drawn(seed
             assert np.isnan(found)
 
 
-def test_of_several_labels_too_copies_drawn_as_one_tell_nothing_new(monkeypatch):
+def test_of_multilabel_too_copies_drawn_as_one_tell_nothing_new(monkeypatch):
     rng = np.random.default_rng(0)
     labels = np.stack([rng.permutation(3)[:2] for _ in range(100)])
     shares = rng.dirichlet(np.ones(3), 100)

@@ -79,8 +79,8 @@ def test_nothing_is_left_to_chance_where_it_is_certain():
 def test_the_bins_by_hand():
     """Two pictures at 0.9, one right; two at 0.6, both right: bins 9 and 14 of 15."""
     low, high = reliability_bins([0, 1, 0, 1], [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
-    assert (low.pictures, low.confidence, low.right) == (2, pytest.approx(0.6), 1.0)
-    assert (high.pictures, high.confidence, high.right) == (2, pytest.approx(0.9), 0.5)
+    assert (low.num_images, low.confidence, low.right) == (2, pytest.approx(0.6), 1.0)
+    assert (high.num_images, high.confidence, high.right) == (2, pytest.approx(0.9), 0.5)
     assert (low.low, low.high) == pytest.approx((8 / 15, 9 / 15))
     assert high.interval == wilson_interval(0.5, 2)
 

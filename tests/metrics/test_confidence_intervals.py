@@ -95,8 +95,8 @@ def test_the_interval_holds_the_true_value_as_often_as_it_says():
     """400 sets of 150 pictures from a known classifier; 95 % ± 3 standard errors, less a point for few."""
     generator = np.random.default_rng(5)
     shares = np.array([0.5, 0.3, 0.2])
-    behaviour = np.array([[0.8, 0.15, 0.05], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
-    joint = shares[:, None] * behaviour
+    behavior = np.array([[0.8, 0.15, 0.05], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
+    joint = shares[:, None] * behavior
     f1 = 2 * joint.diagonal() / (joint.sum(0) + joint.sum(1))
     truth = {"top1": joint.trace(), "macro_f1": f1.mean(), "balanced_accuracy": 2.2 / 3, "f1:b": f1[1]}
     inside = dict.fromkeys(truth, 0)

@@ -52,8 +52,8 @@ def test_places_of_a_small_site_are_quarters_too():
         "-122.4191 to -122.419": 11, "-122.419 to -122.4189": 10, "-122.4189 to -122.4188": 10,
         "-122.4188 to -122.4187": 10,
     }  # fmt: skip
-    metres = slice_values(pd.Series(np.linspace(500_000.0, 500_001.0, 41)))
-    assert metres.iloc[[0, -1]].tolist() == ["500000 to 500000.2", "500000.8 to 500001"]
+    meters = slice_values(pd.Series(np.linspace(500_000.0, 500_001.0, 41)))
+    assert meters.iloc[[0, -1]].tolist() == ["500000 to 500000.2", "500000.8 to 500001"]
     assert sliceable_columns(pd.DataFrame({"longitude": 1e-9 * np.arange(30) - 122.4}), without=[]) == [
         "longitude"
     ]
@@ -125,7 +125,7 @@ def test_those_that_are_worse_first_by_hand():
     hits = np.array([True] * 40 + [False] * 10 + [True] * 20 + [False] * 30 + [False] * 5)
     answers = np.where(hits, true, (true + 1) % 3)
     found = slice_metrics(pd.DataFrame({"region": region}), true, answers, hits)
-    assert [(one.value, one.pictures, one.small) for one in found] == [
+    assert [(one.value, one.num_images, one.small) for one in found] == [
         ("south", 50, False), ("west", 5, True), ("north", 50, False),
     ]  # fmt: skip
     south = found[0]

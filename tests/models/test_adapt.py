@@ -58,12 +58,12 @@ def test_what_other_classes_answer_is_not_what_the_old_ones_did():
     assert (network.metrics, network.calibration) == ({}, None)
 
 
-def test_a_grey_picture_is_answered_as_three_equal_channels_were():
+def test_a_gray_picture_is_answered_as_three_equal_channels_were():
     torch.manual_seed(0)
     network = create(TINY, num_classes=4).eval()
-    grey = torch.randn(2, 1, 32, 32)
-    before = network(grey.expand(2, 3, 32, 32))
-    torch.testing.assert_close(adapt(network, in_channels=1)(grey), before)
+    gray = torch.randn(2, 1, 32, 32)
+    before = network(gray.expand(2, 3, 32, 32))
+    torch.testing.assert_close(adapt(network, in_channels=1)(gray), before)
     assert (network.in_channels, network.stem.conv.in_channels) == (1, 1)
 
 
@@ -77,7 +77,7 @@ def test_repeated_channels_are_answered_as_the_three_were(in_channels):
 
 
 def test_means_and_deviations_follow_the_channels():
-    rgb = Preprocessing(image_px=8, mean=(0.1, 0.2, 0.6), std=(1.0, 2.0, 3.0))
+    rgb = Preprocessing(image_size=8, mean=(0.1, 0.2, 0.6), std=(1.0, 2.0, 3.0))
     assert rgb.with_channels(4).mean == (0.1, 0.2, 0.6, 0.1)
     assert rgb.with_channels(2).std == (1.0, 2.0)
     assert rgb.with_channels(1).mean == (pytest.approx(0.3),)
@@ -152,7 +152,7 @@ def test_frozen_stages_change_neither_weights_nor_statistics():
     assert every <= after
 
 
-def test_frozen_statistics_leave_scale_and_shift_to_train():
+def test_freeze_bn_leave_scale_and_shift_to_train():
     network = create(TINY, num_classes=3, drop_path=0, dropout=0)
     freeze(network, statistics=True)
     after = changed(*trained(network))

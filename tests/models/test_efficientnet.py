@@ -117,9 +117,9 @@ def test_an_exported_program_takes_other_sizes():
 
 @pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated by PyTorch, and in use
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
-@pytest.mark.parametrize("pooling", ["mean", "mean+centre"])
-def test_a_scripted_network_predicts_the_same(padding, pooling):
-    network = create(replace(TINY, padding=padding, pooling=pooling), num_classes=5).eval()
+@pytest.mark.parametrize("global_pool", ["avg", "avg+center"])
+def test_a_scripted_network_predicts_the_same(padding, global_pool):
+    network = create(replace(TINY, padding=padding, global_pool=global_pool), num_classes=5).eval()
     file = io.BytesIO()
     torch.jit.save(torch.jit.script(network), file)
     file.seek(0)
@@ -199,9 +199,9 @@ def test_values_that_cannot_be(wrong, said):
     ("px", "middle"),
     [(56, slice(2, 5)), (80, slice(3, 7)), (16, slice(0, 2)), (8, slice(0, 1))],  # maps of 7, 10, 2 and 1
 )
-def test_the_centre_is_the_middle_third_of_the_last_maps(px, middle):
+def test_the_center_is_the_middle_third_of_the_last_maps(px, middle):
     torch.manual_seed(0)
-    network = create(replace(TINY, pooling="mean+centre"), num_classes=3).eval()
+    network = create(replace(TINY, global_pool="avg+center"), num_classes=3).eval()
     pictures = torch.randn(2, 3, px, px)
     maps = network.head(network.features(pictures)[-1])
     assert maps.shape[-1] == px // 8

@@ -25,7 +25,7 @@ def members(count: int = 2):
         torch.manual_seed(seed)
         network = create("efficientnetv2_b0", num_classes=3)
         network.class_names = ("a", "b", "c")
-        network.preprocessing = replace(network.preprocessing, image_px=32)
+        network.preprocessing = replace(network.preprocessing, image_size=32)
         network.trained_on = TrainingFingerprint(3, np.array([seed, seed + 1, 10]))
         made.append(network.eval())
     return made
@@ -43,7 +43,7 @@ def test_a_folder_of_model_files_answers_with_their_mean(tmp_path):
         assert torch.allclose(together(images).softmax(dim=1), expected, atol=1e-6)
         assert together.embed(images).shape == (4, together.embed_dim)
         assert [one.shape[-1] for one in together.features(images)] == [16, 8, 4, 2, 1]
-    assert (together.class_names, together.preprocessing.image_px) == (("a", "b", "c"), 32)
+    assert (together.class_names, together.preprocessing.image_size) == (("a", "b", "c"), 32)
     # What trained any of them has been seen: 0, 1, 10 and 1, 2, 10.
     assert together.trained_on is not None
     assert (together.trained_on.pictures, together.trained_on.marks.tolist()) == (4, [0, 1, 2, 10])
@@ -71,13 +71,13 @@ def test_networks_that_cannot_be_asked_together_are_refused():
     with pytest.raises(InputError, match=mentioning("1", "ensemble")):
         Ensemble([one, other])
     one, other = members()
-    other.preprocessing = replace(other.preprocessing, image_px=64)
-    with pytest.raises(InputError, match=mentioning("image_px", "64", "32")):
+    other.preprocessing = replace(other.preprocessing, image_size=64)
+    with pytest.raises(InputError, match=mentioning("image_size", "64", "32")):
         Ensemble([one, other])
     for network, high in ((one, 3000.0), (other, 3010.0)):
         bands = Bands((4, 3, 2), high=(high,) * 3)
         network.preprocessing = replace(
-            network.preprocessing, image_px=32, std=(high / 1e5,) * 3, bands=bands
+            network.preprocessing, image_size=32, std=(high / 1e5,) * 3, bands=bands
         )
     with pytest.raises(InputError, match=mentioning("band", "training")):
         Ensemble([one, other])

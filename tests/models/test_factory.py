@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tests.messages import mentioning
 from torch import nn
 
-from efficientnetv2.architectures.registry import NAMES, get_architecture, published
+from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
 from efficientnetv2.models import hub, model_file
 from efficientnetv2.models.adapt import adapt
@@ -47,7 +47,7 @@ def test_released_dropout_and_survival(name, dropout, blocks):
 
 def test_the_dropout_of_every_network_is_the_authors():
     """V2: that of the released configurations of training. V1: the released code's table of coefficients."""
-    found = {name: published(name).dropout for name in NAMES}
+    found = {name: get_model_info(name).dropout for name in NAMES}
     v2 = {name: rate for name, rate in found.items() if name.startswith("efficientnetv2_")}
     assert v2 == {name: released_schedule(name).last.dropout for name in v2}
     assert list(v2.values()) == [0.2, 0.2, 0.3, 0.3, 0.2, 0.3, 0.4, 0.4]
@@ -94,12 +94,12 @@ def test_preprocessing_is_the_published_one():
             create("efficientnetv2_b0"),
             create("efficientnetv2_s", in_channels=4),
         )
-    assert (s.preprocessing.image_px, s.preprocessing.mean, s.preprocessing.std) == (
+    assert (s.preprocessing.image_size, s.preprocessing.mean, s.preprocessing.std) == (
         384,
         SYMMETRIC_MEAN,
         SYMMETRIC_STD,
     )
-    assert (b0.preprocessing.image_px, b0.preprocessing.mean) == (224, IMAGENET_MEAN)
+    assert (b0.preprocessing.image_size, b0.preprocessing.mean) == (224, IMAGENET_MEAN)
     assert len(four.preprocessing.mean) == 4
 
 

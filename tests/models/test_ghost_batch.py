@@ -34,7 +34,7 @@ def pictures():
     return torch.randn(len(SEEDS) * IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def test_three_groups_at_a_time_are_each_group_alone():
+def test_three_microbatches_are_each_group_alone():
     net = network()
     with ghost_batches(net, images=IMAGES, seeds=SEEDS):
         together = net(pictures())

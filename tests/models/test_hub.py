@@ -288,8 +288,8 @@ def test_weights_by_name_give_timms_logits(server, hub):
     assert (ours - wanted).abs().max() <= 1e-4 * wanted.std()
     assert not network.training
     assert network.class_names[:2] == ("tench", "goldfish")
-    assert network.preprocessing.image_px == 224
-    assert network.preprocessing.crop_fraction == 0.875
+    assert network.preprocessing.image_size == 224
+    assert network.preprocessing.crop_pct == 0.875
 
 
 def test_create_takes_such_a_name_and_fits_it(tmp_path, monkeypatch):
@@ -331,7 +331,7 @@ def test_torchvisions_weights_by_name_give_its_logits(server, hub, monkeypatch, 
     with torch.inference_mode():
         ours, wanted = network(pictures), theirs(pictures)
     assert (ours - wanted).abs().max() <= 1e-4 * wanted.std()
-    assert network.preprocessing.crop_fraction == 224 / 256
+    assert network.preprocessing.crop_pct == 224 / 256
 
 
 def test_a_file_of_another_head_is_refused(server, hub):
@@ -346,7 +346,7 @@ def test_a_file_of_another_head_is_refused(server, hub):
 
 
 def test_timms_rows_are_what_timm_publishes():
-    """Every tf_ network but the lite ones, with its size, framing, statistics, classes and licence."""
+    """Every tf_ network but the lite ones, with its size, crop mode, statistics, classes and license."""
     pytest.importorskip("timm")
     from timm.models.efficientnet import default_cfgs
 
@@ -362,13 +362,13 @@ def test_timms_rows_are_what_timm_publishes():
         row, preprocessing = ours[name], ours[name].preprocessing
         px = (cfg.test_input_size or cfg.input_size)[1]
         assert row.repository == f"{cfg.hf_hub_id}tf_{name}"
-        assert preprocessing.image_px == px
-        assert preprocessing.framing == {"squash": "whole", "center": "crop"}[cfg.crop_mode]
-        resized_px = px / preprocessing.crop_fraction
+        assert preprocessing.image_size == px
+        assert preprocessing.crop_mode == {"squash": "squash", "center": "center"}[cfg.crop_mode]
+        resized_px = px / preprocessing.crop_pct
         assert round(resized_px, 9) == int(px / cfg.crop_pct)
         assert (preprocessing.mean, preprocessing.std) == (cfg.mean, cfg.std)
         assert (preprocessing.interpolation, row.num_classes) == (cfg.interpolation, cfg.num_classes)
-        assert row.licence.lower() == cfg.license
+        assert row.license.lower() == cfg.license
 
 
 def test_torchvisions_rows_are_what_torchvision_publishes():
@@ -381,8 +381,8 @@ def test_torchvisions_rows_are_what_torchvision_publishes():
         weights = theirs[f"https://download.pytorch.org/{row.repository}/{row.file}"]
         transform, preprocessing = weights.transforms(), row.preprocessing
         assert row.top1_percent == weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-        assert preprocessing.image_px == transform.crop_size[0]
-        assert round(preprocessing.image_px / preprocessing.crop_fraction, 9) == transform.resize_size[0]
+        assert preprocessing.image_size == transform.crop_size[0]
+        assert round(preprocessing.image_size / preprocessing.crop_pct, 9) == transform.resize_size[0]
         assert preprocessing.interpolation == transform.interpolation.value
         assert (preprocessing.mean, preprocessing.std) == (tuple(transform.mean), tuple(transform.std))
 
@@ -447,11 +447,11 @@ def test_the_command_lists_them_and_says_which_are_here(tmp_path, monkeypatch):
     assert rows[0] == {
         "name": NAME,
         "model": "efficientnetv2_b0",
-        "image_px": 224,
+        "image_size": 224,
         "num_classes": 1000,
         "megabytes_about": 28.6,  # 7.1 M parameters of 4 bytes
         "top1_percent": 78.386,
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
         "source": "timm",
         "url": "http://127.0.0.1:9/timm/tf_efficientnetv2_b0.in1k/resolve/main/model.safetensors",
         "cached": str(place),

@@ -166,7 +166,9 @@ def test_without_a_network_training_from_them_fails_within_seconds_and_says_why_
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     started = time.perf_counter()
-    done = effnetv2_fresh("train", class_folders, "--weights", word, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2_fresh(
+        "train", class_folders, "--weights", word, "--output", tmp_path / "run", cwd=tmp_path
+    )
     assert time.perf_counter() - started < 60  # most of it is for importing torch
     assert done.returncode == 2
     folder = tmp_path / "torch/hub/checkpoints" if word.startswith("torchvision") else tmp_path / "hub"
@@ -186,7 +188,7 @@ def test_without_a_network_auto_goes_on_from_scratch_within_seconds(class_folder
         "--weights",
         "auto",
     )  # of which none come with the repository
-    done = effnetv2("train", class_folders, *words, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2("train", class_folders, *words, "--output", tmp_path / "run", cwd=tmp_path)
     assert time.perf_counter() - started < 90  # the training included
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "efficientnetv2_b1.in1k", "cache")

@@ -15,13 +15,13 @@ from efficientnetv2.utils.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("name", "image_px"), [("efficientnetv2_b0", 224), ("efficientnetv2_s", 97), ("efficientnet_b0", 224)]
+    ("name", "image_size"), [("efficientnetv2_b0", 224), ("efficientnetv2_s", 97), ("efficientnet_b0", 224)]
 )
-def test_ours_keep_what_their_table_says(name, image_px):
+def test_ours_keep_what_their_table_says(name, image_size):
     with torch.device("meta"):
         network = create(name)
-    counted = count_flops(get_architecture(name), image_px=image_px).total.activation_bytes
-    assert activation_bytes(network, image_px) == pytest.approx(counted, rel=0.02)
+    counted = count_flops(get_architecture(name), image_size=image_size).total.activation_bytes
+    assert activation_bytes(network, image_size) == pytest.approx(counted, rel=0.02)
 
 
 def test_a_network_small_enough_to_count_by_hand():
@@ -37,7 +37,7 @@ def test_frozen_stages_keep_nothing():
     network = create("efficientnetv2_b0")
     freeze(network, stages=4)
     table = get_architecture("efficientnetv2_b0")
-    counted = count_flops(table, image_px=224)
+    counted = count_flops(table, image_size=224)
     later = [part for part, row in zip(counted.blocks, blocks(table), strict=True) if row.stage >= 4]
     left = sum(part.activation_bytes for part in [*later, counted.head, counted.classifier])
     assert activation_bytes(network, 224) == pytest.approx(left, rel=0.02)
@@ -69,7 +69,7 @@ def test_what_a_module_lacks_of_a_picture_is_told_in_words(fault):
             return super().forward(x)
 
     with pytest.raises(InputError, match=rf"Picky cannot take 1 x 16 x 16 px \({fault}\)"):
-        infer_shapes(Picky(3, 4, 1), in_channels=1, image_px=16)
+        infer_shapes(Picky(3, 4, 1), in_channels=1, image_size=16)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ SMALL = Architecture(
     batch_norm_epsilon=1e-5,
 )
 NAMES = ("forêt", "pasture", "<b>maize</b>")
-PREPROCESSING = Preprocessing(image_px=33, framing="pad", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+PREPROCESSING = Preprocessing(image_size=33, crop_mode="border", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 RECIPE = {"name": "quick", "optimizer": {"lr": 0.1}, "weights": None, "sizes": [32, 48]}
 
 
@@ -126,7 +126,7 @@ def test_loading_leaves_torchs_random_numbers_alone(tmp_path):
 
 def test_more_channels_than_three(tmp_path):
     network = EfficientNet(SMALL, num_classes=3, in_channels=5)
-    five = Preprocessing(image_px=32, mean=(0.5,) * 5, std=(0.2,) * 5)
+    five = Preprocessing(image_size=32, mean=(0.5,) * 5, std=(0.2,) * 5)
     path = _save(tmp_path / "m.safetensors", network, preprocessing=five)
     assert model_file.load(path)(torch.zeros(1, 5, 32, 32)).shape == (1, 3)
 
@@ -139,7 +139,7 @@ def test_a_file_of_format_1_is_read():
         {"name": "quick"},
         {"top1": 0.75},
     )
-    assert loaded.preprocessing == Preprocessing(image_px=16, framing="pad")
+    assert loaded.preprocessing == Preprocessing(image_size=16, crop_mode="border")
     picture = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
     torch.testing.assert_close(loaded(picture), torch.tensor([[0.06610342860221863, 0.2746164798736572]]))
 
@@ -345,7 +345,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
             lambda plain: plain["preprocessing"].update(bands={"numbers": [1, 2, 3, 4]}),
             "mean has 3 values, but pictures are made of 4 bands",
         ),
-        (lambda plain: plain["preprocessing"].update(framing="stretch"), r"preprocessing\.framing"),
+        (lambda plain: plain["preprocessing"].update(crop_mode="stretch"), r"preprocessing\.crop_mode"),
         (
             lambda plain: plain["preprocessing"].update(std=[0.0, 1.0, 1.0]),
             r"\(preprocessing\.std: std is \(0\.0",
@@ -361,9 +361,12 @@ def test_metadata_that_is_no_header(tmp_path, text):
             "layers is 1000.*at most 1,000",
         ),
         (lambda plain: plain["architecture"].update(head_channels=2**70), "head_channels is 118.*at most"),
-        (lambda plain: plain["preprocessing"].update(image_px=10**400), "image_px is 10.400, .*4,096"),
-        (lambda plain: plain["preprocessing"].update(image_px=10**9), "image_px is 1000000000, .*4,096"),
-        (lambda plain: plain["preprocessing"].update(image_px="wide"), "image_px: has to be a whole number"),
+        (lambda plain: plain["preprocessing"].update(image_size=10**400), "image_size is 10.400, .*4,096"),
+        (lambda plain: plain["preprocessing"].update(image_size=10**9), "image_size is 1000000000, .*4,096"),
+        (
+            lambda plain: plain["preprocessing"].update(image_size="wide"),
+            "image_size: has to be a whole number",
+        ),
         (lambda plain: plain["preprocessing"].update(mean=[float("nan")] * 3), r"mean is \(nan, .*1000"),
         (lambda plain: plain["preprocessing"].update(mean=[1e308, 0, 0]), r"mean is \(1e\+308, .*1000"),
         (lambda plain: plain["preprocessing"].update(std=[1e-320, 1, 1]), r"std is \(1e-320, .*1e-06"),

@@ -64,17 +64,17 @@ def test_torchvision_built_without_rates_rises_evenly_and_says_so():
 def test_what_a_plan_does_not_name_stays_as_the_network_was_built():
     network = torchvision.models.efficientnet_b0(weights=None)
     built = torchvision_rates(network)
-    done = apply_regularization(network, ProgressiveSchedule(image_px=32, dropout=0.4).last)
+    done = apply_regularization(network, ProgressiveSchedule(image_size=32, dropout=0.4).last)
     assert (torchvision_rates(network), network.classifier[0].p) == (built, 0.4)
     assert (done.dropout_modules, done.drop_path_modules, done.notes) == (("classifier.0",), (), ())
-    done = apply_regularization(network, ProgressiveSchedule(image_px=32, drop_path=0.1).last)
+    done = apply_regularization(network, ProgressiveSchedule(image_size=32, drop_path=0.1).last)
     assert (max(torchvision_rates(network)), network.classifier[0].p) == (pytest.approx(0.1), 0.4)
     assert (done.dropout_modules, len(done.drop_path_modules)) == ((), 16)
 
 
 def test_a_setting_stands_alone():
     with pytest.raises(InputError, match="a setting or rates"):
-        apply_regularization(nn.Dropout(), StepSettings(image_px=32), dropout=0.1)
+        apply_regularization(nn.Dropout(), StepSettings(image_size=32), dropout=0.1)
 
 
 def test_timm_drop_path_and_drop_rate():
@@ -149,9 +149,11 @@ def test_transformers_blocks_drop_as_much_less_as_they_were_built_to():
 
 def test_what_was_reached_is_said_in_words():
     network = torchvision.models.efficientnet_b0(weights=None)
-    done = apply_regularization(network, StepSettings(image_px=32, dropout=0.1, drop_path=0.1, randaugment=5))
+    done = apply_regularization(
+        network, StepSettings(image_size=32, dropout=0.1, drop_path=0.1, randaugment=5)
+    )
     assert mentions(str(done), "classifier.0", "16", "5")
-    assert str(apply_regularization(nn.Linear(2, 2), StepSettings(image_px=32))) == "nothing"
+    assert str(apply_regularization(nn.Linear(2, 2), StepSettings(image_size=32))) == "nothing"
 
 
 class DropPath(nn.Module):
@@ -244,5 +246,6 @@ def test_what_of_a_setting_no_network_holds_is_named():
     done = apply_regularization(create("efficientnetv2_b0"), last)
     assert each_mentions(done.notes, ("20", "mixup_alpha", "0.2", "label_smoothing", "0.1"))
     assert (
-        apply_regularization(create("efficientnetv2_b0"), StepSettings(image_px=32, dropout=0.1)).notes == ()
+        apply_regularization(create("efficientnetv2_b0"), StepSettings(image_size=32, dropout=0.1)).notes
+        == ()
     )

@@ -44,7 +44,7 @@ def test_the_card_says_which_file_it_is_of_and_what_it_reached():
     report = json.loads((ROOT / "benchmarks/results/starter/report.json").read_text())
     claim = SUMMARY["starter_ucmerced_top1"]
     assert (claim["value"], [claim["low"], claim["high"]]) == (report["top1"], report["intervals"]["top1"])
-    assert report["train_pictures"] == model_file.load(FILE).trained_on.pictures
+    assert report["num_train_images"] == model_file.load(FILE).trained_on.pictures
     for name, shown in (
         ("starter_ucmerced_top1", lambda value: f"{100 * value:.1f} %"),
         ("starter_land_cover_probe_macro_f1", lambda value: f"{value:.3f}"),

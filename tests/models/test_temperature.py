@@ -16,7 +16,7 @@ from efficientnetv2.models.temperature import KEY, Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 
-PREPROCESSING = Preprocessing(image_px=32)
+PREPROCESSING = Preprocessing(image_size=32)
 FOUND = Calibration(2.5, 100, "minival")
 
 
@@ -28,22 +28,22 @@ def network():
     return made
 
 
-def answers(network, views="one"):
+def answers(network, tta="none"):
     images = torch.randint(
         0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
-    return predict(network, [images], preprocessing=Preprocessing(image_px=32, views=views))
+    return predict(network, [images], preprocessing=Preprocessing(image_size=32, tta=tta))
 
 
 def test_it_travels_in_the_file_and_divides_the_logits(network, tmp_path):
-    plain = {views: answers(network, views) for views in ("one", "symmetries")}
+    plain = {tta: answers(network, tta) for tta in ("none", "d4")}
     network.calibration = FOUND
     model_file.save(tmp_path / "m.safetensors", network)
     network.calibration = None
     there = model_file.load(tmp_path / "m.safetensors")
     assert there.calibration == FOUND
-    for views, logits in plain.items():
-        torch.testing.assert_close(answers(there, views), logits / 2.5)
+    for tta, logits in plain.items():
+        torch.testing.assert_close(answers(there, tta), logits / 2.5)
     model_file.save(tmp_path / "again.safetensors", there)
     assert model_file.load(tmp_path / "again.safetensors").calibration == FOUND
     model_file.save(tmp_path / "without.safetensors", network)

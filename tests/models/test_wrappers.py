@@ -33,7 +33,7 @@ def small(classes=3):
 
 
 @pytest.mark.parametrize(
-    ("model", "embed_dim", "image_px"),
+    ("model", "embed_dim", "image_size"),
     [
         ("timm:resnet10t", 512, 224),  # resnet10t's published test size is 224
         ("timm:vit_tiny_patch16_224", 192, 224),
@@ -41,12 +41,12 @@ def small(classes=3):
         ("torchvision:mobilenet_v3_small", 1024, 224),
     ],
 )
-def test_a_library_s_network_answers_as_one_of_ours(model, embed_dim, image_px):
+def test_a_library_s_network_answers_as_one_of_ours(model, embed_dim, image_size):
     network = create(model, num_classes=5).eval()
     assert isinstance(network, Network)
     assert (network.num_classes, network.in_channels, network.embed_dim) == (5, 3, embed_dim)
-    assert network.preprocessing.image_px == image_px
-    pictures = torch.randn(2, 3, image_px, image_px)
+    assert network.preprocessing.image_size == image_size
+    pictures = torch.randn(2, 3, image_size, image_size)
     with torch.inference_mode():
         logits, embedding = network(pictures), network.embed(pictures)
         assert logits.shape == (2, 5)
@@ -94,8 +94,8 @@ def test_a_network_without_its_two_classifiers_is_refused_as_one_without_its_own
 def test_timm_s_own_preprocessing_is_taken_over():
     """timm 1.0's tf_efficientnetv2_s.in1k: evaluated at 384 px, everything kept, mean and std 0.5."""
     preprocessing = create("timm:tf_efficientnetv2_s").preprocessing
-    assert preprocessing.image_px == 384
-    assert preprocessing.crop_fraction == 1
+    assert preprocessing.image_size == 384
+    assert preprocessing.crop_pct == 1
     assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
 
 
@@ -105,17 +105,17 @@ def test_a_module_that_timm_has_made_keeps_what_timm_states_of_it():
         by_name = create("timm:tf_efficientnetv2_s", num_classes=2, in_channels=4)
         network = create(module)
         assert network.preprocessing == by_name.preprocessing
-        assert (network.preprocessing.image_px, network.source) == (384, None)
+        assert (network.preprocessing.image_size, network.source) == (384, None)
         module.pretrained_cfg = module.pretrained_cfg | {"test_input_size": (3, 64, 96)}
-        assert create(module).preprocessing.image_px == 224, "no square, so it is the usual one"
-    assert create(small()).preprocessing.image_px == 224
+        assert create(module).preprocessing.image_size == 224, "no square, so it is the usual one"
+    assert create(small()).preprocessing.image_size == 224
 
 
 def test_torchvision_s_own_preprocessing_is_taken_over():
     """torchvision documents for resnet50 IMAGENET1K_V2: resize to 232, crop 224, bilinear."""
     preprocessing = create("torchvision:resnet50").preprocessing
-    assert (preprocessing.image_px, preprocessing.interpolation) == (224, "bilinear")
-    assert preprocessing.crop_fraction == pytest.approx(224 / 232)
+    assert (preprocessing.image_size, preprocessing.interpolation) == (224, "bilinear")
+    assert preprocessing.crop_pct == pytest.approx(224 / 232)
 
 
 def test_features_are_timm_s():
@@ -151,7 +151,7 @@ def test_a_module_of_ones_own():
     network = create(small())
     assert (network.num_classes, network.in_channels, network.embed_dim) == (3, 3, 6)
     assert network.source is None
-    assert network.preprocessing.image_px == 224
+    assert network.preprocessing.image_size == 224
     assert create(network) is network
     assert create(network, num_classes=2)(torch.zeros(2, 3, 16, 16)).shape == (2, 2)
 
@@ -426,15 +426,15 @@ def test_the_size_that_weights_decided_is_kept(small_transformers, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("model", "image_px", "interpolation"),
+    ("model", "image_size", "interpolation"),
     [("vit_b_16", 224, "bilinear"), ("vit_h_14", 224, "bicubic"), ("vit_h_14@518", 518, "bicubic")],
 )
 def test_fresh_transformers_take_the_pictures_that_they_state(
-    small_transformers, model, image_px, interpolation
+    small_transformers, model, image_size, interpolation
 ):
     """torchvision documents 518 px for vit_h_14's usual weights, but builds it at 224 px without any."""
     network = create(f"torchvision:{model}", num_classes=2)
     stated = network.preprocessing
-    assert (stated.image_px, stated.interpolation) == (image_px, interpolation)
-    assert network(torch.zeros(1, 3, image_px, image_px)).shape == (1, 2)
+    assert (stated.image_size, stated.interpolation) == (image_size, interpolation)
+    assert network(torch.zeros(1, 3, image_size, image_size)).shape == (1, 2)
     assert network.source == f"torchvision:{model}"

@@ -50,5 +50,5 @@ def test_a_machine_that_is_slower_changes_no_time_that_is_told_at_a_pace(slownes
     clock = Clock(slowness)
     monkeypatch.setattr(module, "create", clock.pass_of)
     monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    found = inference_latency(TINY, image_px=32, num_classes=3, device=torch.device("cpu"), reference=pace)
+    found = inference_latency(TINY, image_size=32, num_classes=3, device=torch.device("cpu"), reference=pace)
     assert found == pytest.approx(told)

@@ -42,7 +42,7 @@ def worth(point):
     choices = SPACE.choices(point)
     liked = sum(choices[f"stage{number}.kind"] == "mbconv" for number in (2, 3))
     liked += choices["stage4.layers"] + choices["stage5.layers"] - (choices["stage6.expand"] == 1)
-    parameters = count_flops(SPACE.decode(point), image_px=64, num_classes=10).total.parameters
+    parameters = count_flops(SPACE.decode(point), image_size=64, num_classes=10).total.parameters
     return (0.5 + 0.02 * liked) * (parameters / 200_000) ** -0.05
 
 
@@ -275,7 +275,7 @@ def test_nsga2_seeks_fronts():
     for _ in range(8):
         trial = study.ask()
         point = suggest(trial, SPACE)
-        parameters = count_flops(SPACE.decode(point), image_px=64, num_classes=10).total.parameters
+        parameters = count_flops(SPACE.decode(point), image_size=64, num_classes=10).total.parameters
         study.tell(trial, (worth(point), parameters))
     assert study.best_trials
 

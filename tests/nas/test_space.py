@@ -100,7 +100,7 @@ def test_every_combination_of_indices_is_a_network(space, data):
 
 @settings(max_examples=20)
 @given(st.sampled_from([TINY, RICH, small()]), st.integers())
-def test_neighbours_are_mutual_and_different(space, seed):
+def test_neighbors_are_mutual_and_different(space, seed):
     point = space.sample(Key.of(seed))
     near = space.neighbors(point)
     assert len(set(near)) == len(near)
@@ -108,7 +108,7 @@ def test_neighbours_are_mutual_and_different(space, seed):
     assert all(space.canonical(other) == other and point in space.neighbors(other) for other in near)
 
 
-def test_neighbours_by_hand():
+def test_neighbors_by_hand():
     """Of the network without its second stage: 2 other first stages, 4 second ones."""
     assert set(TINY.neighbors((0, 0, 0, 0, 1))) == {
         (1, 0, 0, 0, 1), (0, 1, 0, 0, 1), (0, 0, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, 1, 0), (0, 0, 1, 1, 0),
@@ -166,7 +166,7 @@ def test_drawn_networks_build_and_cost_what_was_counted(space):
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             module = EfficientNet(network, num_classes=10).eval()
             assert module(torch.empty(1, 3, 64, 64)).shape == (1, 10)
-        total = count_flops(network, image_px=64, num_classes=10).total
+        total = count_flops(network, image_size=64, num_classes=10).total
         assert sum(one.numel() for one in module.parameters()) == total.parameters
         assert counter.get_total_flops() == 2 * total.multiply_adds
 

@@ -37,7 +37,7 @@ def times(tmp_path, recipe=RECIPE):
 
 def test_every_block_has_a_name_that_equal_ones_share():
     b0 = get_architecture("efficientnetv2_b0")
-    names = part_names(b0, image_px=224, num_classes=1000)
+    names = part_names(b0, image_size=224, num_classes=1000)
     assert len(names) == len(blocks(b0)) + 2
     # Of the fifth stage's five blocks the first comes from other channels; the sixth halves the picture first.
     assert len(set(names)) == 2 + sum(min(stage.layers, 2) for stage in b0.stages)
@@ -50,7 +50,7 @@ def test_a_block_of_two_convolutions_is_not_named_as_one_of_a_single_one():
     single, double = (
         part_names(
             replace(TINY, stages=(Stage(fused_mbconv(expand=expand, kernel=3), 1, 32, 1),)),
-            image_px=32,
+            image_size=32,
             num_classes=3,
         )
         for expand in (1, 4)
@@ -77,7 +77,7 @@ def test_a_step_is_timed_with_the_update_of_a_training(clipped, monkeypatch):
 
 def test_the_parts_add_up_to_the_step():
     found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
-    names = part_names(TINY, image_px=32, num_classes=3)
+    names = part_names(TINY, image_size=32, num_classes=3)
     assert set(found.parts) == set(names)
     assert all(seconds > 0 for seconds in found.parts.values())
     # Half as much or twice: this machine may be busy. Without the backward pass it would be a third.
@@ -98,7 +98,7 @@ class Sittings:
         return self.seconds[len(self.made) - 1]
 
     def step_by_part(self) -> list[float]:
-        names = part_names(TINY, image_px=32, num_classes=3)
+        names = part_names(TINY, image_size=32, num_classes=3)
         return [self.step() / len(names)] * len(names)
 
 
@@ -134,7 +134,7 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
     assert bench.made == [other, TINY, other, TINY, other, TINY, other]
     assert found.whole.median == pytest.approx(0.5)
     assert (found.whole.low, found.whole.high) == pytest.approx((0.5, 0.5))
-    assert sum(found.parts[name] for name in part_names(TINY, image_px=32, num_classes=3)) == pytest.approx(
+    assert sum(found.parts[name] for name in part_names(TINY, image_size=32, num_classes=3)) == pytest.approx(
         0.5
     )
 
@@ -159,7 +159,7 @@ def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
 def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):
     kept = times(tmp_path)
     assert kept.predict(TINY) is None
-    kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.25))
+    kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.25))
     deeper = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], layers=5)))
     assert kept.predict(TINY) == pytest.approx(0.25 * 6)
     assert kept.predict(deeper) == pytest.approx(0.25 * 9), "three more blocks of a shape that is known"
@@ -170,15 +170,15 @@ def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path)
 def test_the_middle_one_of_several_times_counts(tmp_path):
     kept = times(tmp_path)
     for seconds in (0.1, 0.1, 9.0):
-        kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), seconds))
+        kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), seconds))
     assert kept.predict(TINY) == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(
-    "change", ["batch_images=16", "precision=bf16", "progressive.image_px=64", "optimizer.clip_norm=null"]
+    "change", ["batch_size=16", "precision=bf16", "progressive.image_size=64", "optimizer.clip_norm=null"]
 )
 def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
-    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
+    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
     other = with_overrides(RECIPE, [change])
     assert times(tmp_path, other).predict(TINY) is None
 
@@ -198,24 +198,24 @@ def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
 )
 def test_a_damaged_file_counts_as_empty(damage, tmp_path):
     kept = times(tmp_path)
-    part = part_names(TINY, image_px=32, num_classes=3)[0]
+    part = part_names(TINY, image_size=32, num_classes=3)[0]
     kept.file.write_text(damage.replace("KEY", kept._key(TINY)).replace("PART", part))
     assert kept.predict(TINY) is None
-    kept.add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
+    kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
     assert json.loads(kept.file.read_text())
     assert kept.predict(TINY) is not None
 
 
 def test_a_step_of_several_groups_takes_as_many_passes():
-    halves = with_overrides(RECIPE, ["batch_images=64", "group_images=8"])
-    one = with_overrides(RECIPE, ["batch_images=8"])
+    halves = with_overrides(RECIPE, ["batch_size=64", "ghost_batch_size=8"])
+    one = with_overrides(RECIPE, ["batch_size=8"])
     eight, single = (time_step(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
     assert 3 < eight.whole.median / single.whole.median < 24
 
 
 def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
     """Seven groups, three at a time as in training: passes of three, three and one, of their own statistics each."""
-    seven = with_overrides(RECIPE, ["batch_images=28", "group_images=4"])
+    seven = with_overrides(RECIPE, ["batch_size=28", "ghost_batch_size=4"])
     bench = StepBenchmark(TINY, seven, 3, CPU, 3)
     stem = bench.state.network.stem
     seen: list[tuple[int, int]] = []
@@ -223,13 +223,13 @@ def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
     stem.register_forward_hook(lambda module, given, output: seen.append((len(output), norm.groups)))
     bench.step()
     assert seen == [(12, 3), (12, 3), (4, 1)]
-    assert len(bench.step_by_part()) == len(part_names(TINY, image_px=32, num_classes=3))
+    assert len(bench.step_by_part()) == len(part_names(TINY, image_size=32, num_classes=3))
     assert seen == [(12, 3), (12, 3), (4, 1)] * 2
     assert norm.groups == 1, "as it was"
 
 
-def test_times_of_more_groups_at_a_time_are_kept_apart(tmp_path):
-    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_px=32, num_classes=3), 0.1))
+def test_times_of_more_microbatches_are_kept_apart(tmp_path):
+    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
     file = tmp_path / "times.json"
     assert StepTimeCache(file, RECIPE, num_classes=3, device=CPU, groups_per_pass=2).predict(TINY) is None
     assert StepTimeCache(file, RECIPE, num_classes=3, device=CPU, groups_per_pass=1).predict(TINY) is not None

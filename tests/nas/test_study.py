@@ -305,7 +305,7 @@ def test_a_trial_that_waits_again_keeps_what_was_chosen(tmp_path):
 
 def test_the_backbone_is_timed_beside_the_others_in_the_groups_that_it_began_with():
     """Memory that is taken by another program since makes its own steps slower, not those of all told faster."""
-    assert PLAN.model_copy(update={"reference_group": 8}).reference_timing.recipe.group_images == 8
-    assert PLAN.reference_timing.recipe.group_images == PLAN.recipe.group_images
+    assert PLAN.model_copy(update={"reference_group": 8}).reference_timing.recipe.ghost_batch_size == 8
+    assert PLAN.reference_timing.recipe.ghost_batch_size == PLAN.recipe.ghost_batch_size
     assert PLAN.model_copy(update={"reference_at_a_time": 4}).reference_timing.groups_per_pass == 4
     assert PLAN.reference_timing.groups_per_pass == 1, "of studies begun when all were timed so"

@@ -22,7 +22,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.nas import trial_process as child
 from efficientnetv2.nas.latency import ReferenceTiming, StepTiming, part_names
 from efficientnetv2.nas.objective import Measurement
@@ -54,12 +54,12 @@ TINY = Architecture(
 WIDE = replace(TINY, head_channels=100_000)
 SETTINGS = (
     "progressive.stages=1",
-    "progressive.image_px=32",
-    "batch_images=8",
+    "progressive.image_size=32",
+    "batch_size=8",
     "epochs=2",
     "precision=fp32",
     "compile=false",
-    "eval_px=32",
+    "eval_image_size=32",
 )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_a_trial_is_trained_with_every_seed_and_measured(class_folders, tmp_path
     proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
     tried = run_trial(TINY, proxy, on_message=watch)
     found = to_measurement(TINY, proxy, tried)
-    counted = count_flops(TINY, image_px=32, num_classes=3).total
+    counted = count_flops(TINY, image_size=32, num_classes=3).total
     assert (found.parameters, found.multiply_adds) == (counted.parameters, counted.multiply_adds)
     assert found.top1 == pytest.approx(sum(tried.trained.top1) / 2)
     assert found.top1 > 0.6, "red, green and blue are easy to tell apart"
@@ -140,13 +140,13 @@ CURVE = (EpochDone(0, 1.0, 0.2), EpochDone(0, 2.0, 0.4), EpochDone(1, 1.0, 0.6))
 
 def test_of_a_trial_that_was_stopped_the_last_points_count(class_folders, tmp_path):
     """By hand: of the first seed 0.4 after two epochs, of the second 0.6 after one, of the third nothing."""
-    proxy = proxy_of(class_folders, tmp_path, "eval_px=64", seeds=(7, 8, 9))
+    proxy = proxy_of(class_folders, tmp_path, "eval_image_size=64", seeds=(7, 8, 9))
     found = to_measurement(TINY, proxy, TrialResult(STEP, CURVE, None, None))
     assert (found.top1, found.epochs, found.seeds) == (pytest.approx(0.5), 1.5, (7, 8))
     assert found.step_seconds == 0.1
     assert found.step_spread == pytest.approx(0.5), "from quartile to quartile, over the median"
     assert found.peak_memory_bytes is None, "it was never told"
-    assert found.multiply_adds == count_flops(TINY, image_px=64, num_classes=3).total.multiply_adds
+    assert found.multiply_adds == count_flops(TINY, image_size=64, num_classes=3).total.multiply_adds
     assert found.failure is None
 
 
@@ -223,7 +223,7 @@ def test_a_failure_is_told_in_a_line(failure, said):
 
 
 def whole_of(median: float, apart: float = 0.0) -> StepTiming:
-    names = part_names(TINY, image_px=32, num_classes=3)
+    names = part_names(TINY, image_size=32, num_classes=3)
     return StepTiming(TimingStats(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
 
 
@@ -346,14 +346,14 @@ def test_divergence_is_a_result(class_folders, tmp_path):
 def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path, monkeypatch):
     """The memory for half a batch: a step is two groups, and both of them run in one pass."""
     proxy = proxy_of(class_folders, tmp_path)
-    batch = proxy.recipe.batch_images
+    batch = proxy.recipe.batch_size
     limits: list[float | None] = []
 
     def settled(recipe, data, hardware):
         limits.append(hardware.memory_gib)
         two = MicrobatchPlan({32: 2})
         return SimpleNamespace(
-            recipe=recipe.model_copy(update={"group_images": batch // 2}), microbatches=two
+            recipe=recipe.model_copy(update={"ghost_batch_size": batch // 2}), microbatches=two
         )
 
     monkeypatch.setattr(child, "resolve_recipe", settled)
@@ -369,7 +369,7 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
         TINY, halved, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False
     )
     assert limits == [3.0]
-    own = {"group_images": batch // 2, "model": TINY, "seed": 0, **PROXY_OVERRIDES}
+    own = {"ghost_batch_size": batch // 2, "model": TINY, "seed": 0, **PROXY_OVERRIDES}
     assert timed[0] == (proxy.recipe.model_copy(update=own), 2)
     assert told.groups_per_pass == 2, "by which the backbone is timed for as long as the study lasts"
 
@@ -381,15 +381,15 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
     """As it was when the search began, however large the one that is tried, and whatever memory there is by now."""
     other = replace(TINY, head_channels=32)
     proxy = proxy_of(class_folders, tmp_path, seeds=())
-    batch = proxy.recipe.batch_images
-    of_pace = proxy.recipe.model_copy(update={"group_images": begun and batch // begun})
+    batch = proxy.recipe.batch_size
+    of_pace = proxy.recipe.model_copy(update={"ghost_batch_size": begun and batch // begun})
     proxy = replace(proxy, reference=ReferenceTiming(other, of_pace, 0.1))
 
     def settled(recipe, *given):
         fitting = 1 if recipe.model == other else 4
-        own = recipe.group_images or batch // fitting
+        own = recipe.ghost_batch_size or batch // fitting
         return SimpleNamespace(
-            recipe=recipe.model_copy(update={"group_images": own}), microbatches=ONE_GROUP_PER_PASS
+            recipe=recipe.model_copy(update={"ghost_batch_size": own}), microbatches=ONE_GROUP_PER_PASS
         )
 
     timed = []
@@ -404,21 +404,24 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
     child.trial_process_main(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
     assert isinstance(told[0], StepTimed), told
     ((network, recipe), more) = timed[0]
-    assert (network, recipe.group_images) == (TINY, batch // 4)
-    assert (more["reference"].architecture, more["reference"].recipe.group_images) == (other, batch // groups)
+    assert (network, recipe.ghost_batch_size) == (TINY, batch // 4)
+    assert (more["reference"].architecture, more["reference"].recipe.ghost_batch_size) == (
+        other,
+        batch // groups,
+    )
 
 
 def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_path, monkeypatch):
     """Of a larger network than the backbone: it has failed, and the search goes on."""
-    proxy = proxy_of(class_folders, tmp_path, "group_images=8")
+    proxy = proxy_of(class_folders, tmp_path, "ghost_batch_size=8")
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
-    with pytest.raises(MemoryShortError, match=mentioning("group_images", "8", "4")):
+    with pytest.raises(MemoryShortError, match=mentioning("ghost_batch_size", "8", "4")):
         child.resolve_task(TINY, proxy, torch.device("cpu"))
 
 
 def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folders, tmp_path, monkeypatch):
     """It did fit when the search began: the network that is tried is not to blame."""
-    proxy = proxy_of(class_folders, tmp_path, "group_images=8")
+    proxy = proxy_of(class_folders, tmp_path, "ghost_batch_size=8")
     proxy = replace(proxy, threads=None, reference=ReferenceTiming(TINY, proxy.recipe, 0.1))
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
     for name in ("exit_with_parent", "_redirect_output", "keep_freed_memory"):
@@ -440,7 +443,7 @@ def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_pat
     once = child.resolve_task(TINY, proxy, cpu)
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 1)
     first, second = (child._run_config(TINY, once, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds)
-    assert [one.recipe.group_images for one in (first, second)] == [4, 4]
+    assert [one.recipe.ghost_batch_size for one in (first, second)] == [4, 4]
     assert [one.recipe.seed for one in (first, second)] == [0, 1]
     assert first.microbatches == once.microbatches
     weights = [next(iter(one.network.parameters())) for one in (first, second)]
@@ -551,7 +554,7 @@ def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
 
 def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
     dataset = split(class_folders)
-    contents = validate_images(dataset).contents
+    contents = val_max_images(dataset).contents
     require_no_leakage(dataset, contents)
     judging, trained = (dataset.paths[list(dataset.split).index(name)] for name in ("val", "train"))
     contents[dataset.paths.index(judging)] = contents[dataset.paths.index(trained)]

@@ -1,4 +1,4 @@
-"""A search of seconds: 48 pictures of three colours at 32 px, 128 networks of some thousand parameters."""
+"""A search of seconds: 48 pictures of three colors at 32 px, 128 networks of some thousand parameters."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def words(folder: Path, pictures: Path, *more: object, study: str = "study") -> 
     if not space.exists():
         space.write_text(json.dumps(SPACE.to_json()))
     return [
-        "search", "run", folder / study, "--data", pictures, "--space", space, "--epochs", 1, "--image-px", 32,
-        "--batch-images", 8, "--workers", 0, "--device", "cpu", "--set", "minival=0.25", "--wait", "0.5", *more,
+        "search", "run", folder / study, "--data", pictures, "--space", space, "--epochs", 1, "--image-size", 32,
+        "--batch-size", 8, "--workers", 0, "--device", "cpu", "--set", "minival=0.25", "--wait", "0.5", *more,
     ]  # fmt: skip

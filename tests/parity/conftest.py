@@ -24,9 +24,9 @@ def randomise():
 def distance():
     """The largest difference of two networks' logits on random pictures, over the logits' spread."""
 
-    def measure(ours, theirs, image_px):
-        torch.manual_seed(image_px)
-        pictures = torch.randn(2, 3, image_px, image_px)
+    def measure(ours, theirs, image_size):
+        torch.manual_seed(image_size)
+        pictures = torch.randn(2, 3, image_size, image_size)
         with torch.inference_mode():
             return random_weights.distance(ours.eval()(pictures), theirs(pictures))
 

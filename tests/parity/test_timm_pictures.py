@@ -64,17 +64,17 @@ def test_pixels_are_timms(name, photographs):
     ("name", "resized_px"),
     [("efficientnetv2_b3.in1k", 331), ("efficientnetv2_b3.in21k_ft_in1k", 333)],
 )
-def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_centre_and_all_else_is_equal(
+def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_center_and_all_else_is_equal(
     name, resized_px
 ):
-    """300 of 331 or 333 px leave 15.5 or 16.5 px on each side; timm begins at pixel 16, we in the very centre.
+    """300 of 331 or 333 px leave 15.5 or 16.5 px on each side; timm begins at pixel 16, we in the very center.
 
     So no bound of a few levels holds pixel for pixel: at an edge, half a pixel is half its step. What holds: with the
-    crop where timm has it both are equal within the same 2 levels, and so are ours and a crop of the exact centre; and
+    crop where timm has it both are equal within the same 2 levels, and so are ours and a crop of the exact center; and
     on photographs the half pixel is less than 2 levels in the mean.
     """
     preprocessing, config = about(name).preprocessing, config_of(name)
-    assert preprocessing.image_px / preprocessing.crop_fraction == pytest.approx(resized_px)
+    assert preprocessing.image_size / preprocessing.crop_pct == pytest.approx(resized_px)
 
     def cut_at(image, offset_px):
         box = [side / resized_px * place for place in (offset_px, offset_px + 300) for side in image.size]

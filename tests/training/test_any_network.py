@@ -20,11 +20,11 @@ from efficientnetv2.training.train_state import RunLength, init_state
 from efficientnetv2.utils.rng import Key
 
 LABELS = np.arange(16) % 2
-PLAN = ProgressiveSchedule(stages=2, image_px=Ramp(32, 64), dropout=Ramp(0, 0.2), drop_path=Ramp(0, 0.2))
+PLAN = ProgressiveSchedule(stages=2, image_size=Ramp(32, 64), dropout=Ramp(0, 0.2), drop_path=Ramp(0, 0.2))
 
 
 def noise(request):
-    px = request.setting.image_px
+    px = request.setting.image_size
     values = np.random.default_rng(request.step).integers(
         0, 256, (len(request.samples), px, px, 3), dtype=np.uint8
     )
@@ -39,17 +39,18 @@ def own():
     )  # fmt: skip
 
 
-def run(network, group_images):
+def run(network, ghost_batch_size):
     """Four steps of two groups or one; the network that would be kept."""
     plain = get_recipe("quick").to_json() | {
-        "progressive": PLAN.to_json(), "epochs": 1, "ema_decay": 0.9, "batch_images": 8, "group_images": group_images,
+        "progressive": PLAN.to_json(), "epochs": 1, "ema_decay": 0.9, "batch_size": 8,
+        "ghost_batch_size": ghost_batch_size,
         "precision": "fp32", "compile": False,
     }  # fmt: skip
     recipe = validate_recipe(plain, where="test")
     state = init_state(network, recipe)
     steps = train_steps(
         state,
-        map(noise, TrainSampler(LABELS, PLAN, 4, 8, group_images, None, Key.of(0))),
+        map(noise, TrainSampler(LABELS, PLAN, 4, 8, ghost_batch_size, None, Key.of(0))),
         StepContext(recipe, network.preprocessing, num_classes=2, key=Key.of(0), device=torch.device("cpu")),
         length=RunLength(4, steps_per_epoch=2),
     )
@@ -59,12 +60,12 @@ def run(network, group_images):
     return state.eval_network
 
 
-@pytest.mark.parametrize("group_images", [8, 4])
+@pytest.mark.parametrize("ghost_batch_size", [8, 4])
 @pytest.mark.parametrize("model", ["timm:resnet10t", "torchvision:mobilenet_v3_small", "own"])
-def test_a_foreign_network_trains_and_is_kept(model, group_images, tmp_path):
+def test_a_foreign_network_trains_and_is_kept(model, ghost_batch_size, tmp_path):
     network = create(own() if model == "own" else model, num_classes=2)
     before = copy.deepcopy(network.state_dict())
-    best = run(network, group_images)
+    best = run(network, ghost_batch_size)
     stem = f"module.{network.stem_name}.weight"
     assert not torch.equal(best.state_dict()[stem], before[stem])
     model_file.save(tmp_path / "m.safetensors", best, class_names=("a", "b"))
@@ -73,13 +74,13 @@ def test_a_foreign_network_trains_and_is_kept(model, group_images, tmp_path):
     assert torch.equal(again(pictures), best.eval()(pictures))
 
 
-@pytest.mark.parametrize("group_images", [8, 4])
+@pytest.mark.parametrize("ghost_batch_size", [8, 4])
 @pytest.mark.parametrize("model", ["efficientnetv2_b0", "timm:resnet10t"])
-def test_what_is_frozen_comes_through_a_run_unchanged(model, group_images):
+def test_what_is_frozen_comes_through_a_run_unchanged(model, ghost_batch_size):
     network = create(model, num_classes=2)
     freeze(network, stages=3, statistics=True)
     before = copy.deepcopy(network.state_dict())
-    best = run(network, group_images)
+    best = run(network, ghost_batch_size)
     for after in (network.state_dict(), best.state_dict()):
         same = {name for name in before if torch.equal(before[name], after[name])}
         frozen = {name for name, weight in network.named_parameters() if not weight.requires_grad}

@@ -23,7 +23,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB, in_use_bytes
 
 CPU = torch.device("cpu")
-PLAN = ProgressiveSchedule(stages=2, image_px=Ramp(32, 64))
+PLAN = ProgressiveSchedule(stages=2, image_size=Ramp(32, 64))
 
 
 class Memory:
@@ -73,14 +73,17 @@ def network():
 
 
 def preflight(net=None, *, limit_gib=None, **changes):
-    recipe = recipe_of(PLAN, **({"batch_images": 32, "group_images": 4} | changes))
+    recipe = recipe_of(PLAN, **({"batch_size": 32, "ghost_batch_size": 4} | changes))
     return MemoryProbe(recipe, net or network(), Hardware(CPU, limit_gib))
 
 
 def test_a_trial_leaves_no_trace():
     net = network()
     before = copy.deepcopy(net.state_dict())
-    assert preflight(net).trial(StepSettings(image_px=64, dropout=0.2), group_images=4, groups=2) is not None
+    assert (
+        preflight(net).trial(StepSettings(image_size=64, dropout=0.2), ghost_batch_size=4, groups=2)
+        is not None
+    )
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(weight.grad is None for weight in net.parameters())
@@ -93,7 +96,7 @@ def test_a_trial_takes_about_what_was_counted():
     """
     tries = preflight(create("efficientnetv2_b0", num_classes=3))
     counted = 32 * tries.counted(192)
-    taken = tries.trial(StepSettings(image_px=192), group_images=4, groups=8)
+    taken = tries.trial(StepSettings(image_size=192), ghost_batch_size=4, groups=8)
     assert counted == pytest.approx(1.4e9, rel=0.05)
     assert 0.8 < taken / counted < 1 / room._COUNTED
 
@@ -105,14 +108,14 @@ def test_memory_that_runs_out_in_a_trial_is_an_answer():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     handle = net.register_forward_pre_hook(short)  # copies have it too
-    assert preflight(net).trial(StepSettings(image_px=32), group_images=4) is None
+    assert preflight(net).trial(StepSettings(image_size=32), ghost_batch_size=4) is None
     handle.remove()
     net.register_forward_pre_hook(lambda module, inputs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        preflight(net).trial(StepSettings(image_px=32), group_images=4)
+        preflight(net).trial(StepSettings(image_size=32), ghost_batch_size=4)
 
 
-def test_small_pictures_run_more_groups_at_a_time_than_large_ones(monkeypatch):
+def test_small_pictures_run_more_microbatches_than_large_ones(monkeypatch):
     """Room for 10 groups of 64 px, which are 4 times as large as those of 32 px: 8 groups in 1 pass, and in 2."""
     tries = preflight()
     tries.room = int(tries.counted(64) * 4 * 6)
@@ -120,16 +123,18 @@ def test_small_pictures_run_more_groups_at_a_time_than_large_ones(monkeypatch):
     monkeypatch.setattr(
         MemoryProbe,
         "trial",
-        lambda self, setting, *, group_images, groups: each[setting.image_px] * group_images * groups,
+        lambda self, setting, *, ghost_batch_size, groups: (
+            each[setting.image_size] * ghost_batch_size * groups
+        ),
     )
     settings = [PLAN.stage(0), PLAN.stage(1)]
-    assert tries.groups_at_a_time(settings, group_images=4) == MicrobatchPlan({32: 8, 64: 4})
+    assert tries.microbatches(settings, ghost_batch_size=4) == MicrobatchPlan({32: 8, 64: 4})
 
 
 def test_groups_of_other_networks_run_one_after_another():
     inner = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     tries = preflight(WrappedModel(inner.append(torch.nn.Linear(8, 3))))
-    assert tries.groups_at_a_time([PLAN.last], group_images=4) == MicrobatchPlan({64: 1})
+    assert tries.microbatches([PLAN.last], ghost_batch_size=4) == MicrobatchPlan({64: 1})
 
 
 def test_a_stated_limit_counts_what_is_taken_already():
@@ -158,7 +163,9 @@ def test_whether_the_limit_or_the_machine_leaves_less_is_known():
 
 
 def test_what_was_tried_is_remembered(monkeypatch):
-    monkeypatch.setattr(MemoryProbe, "trial", lambda self, setting, *, group_images: 100 * group_images)
+    monkeypatch.setattr(
+        MemoryProbe, "trial", lambda self, setting, *, ghost_batch_size: 100 * ghost_batch_size
+    )
     monkeypatch.setattr(MemoryProbe, "counted", lambda self, px: 50)
     tries = preflight()
     tries.room = 250
@@ -177,10 +184,10 @@ def test_what_the_optimizer_and_the_average_will_take_is_left_for_them(monkeypat
 
 def test_processes_on_one_machine_share_its_memory_and_the_groups(monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda device, limit, sharing: 12 * GIB // sharing)
-    recipe = recipe_of(PLAN, batch_images=32, group_images=4)
+    recipe = recipe_of(PLAN, batch_size=32, ghost_batch_size=4)
     world = World(rank=0, size=3, local_rank=0, local_size=3)
     tries = MemoryProbe(recipe, network(), Hardware(CPU, None, world))
     assert tries.room == pytest.approx(4 * GIB * 0.9, rel=0.01)
-    assert tries.groups_at_a_time([PLAN.last], group_images=4) == MicrobatchPlan({64: 3}), (
+    assert tries.microbatches([PLAN.last], ghost_batch_size=4) == MicrobatchPlan({64: 3}), (
         "8 groups: 3, 3 and 2"
     )

@@ -61,8 +61,8 @@ def test_nothing_is_left_open_and_each_choice_is_said():
     assert {name for name, value in plain.items() if value == "auto"} <= {"minival"}, (
         "that is for whoever parts images"
     )
-    assert result.recipe.eval_px == 128
-    assert result.recipe.group_images == 32
+    assert result.recipe.eval_image_size == 128
+    assert result.recipe.ghost_batch_size == 32
     assert any("efficientnetv2_b0" in note for note in result.notes)
     assert any("128 px" in note for note in result.notes)
     assert any("Precision: " in note for note in result.notes)
@@ -91,7 +91,7 @@ def test_nothing_is_left_open_and_each_choice_is_said():
 )
 def test_what_of_a_network_is_regularized_is_said(settings, told):
     """Of the published ResNet-18 nothing: torchvision builds it so."""
-    plain = ("progressive.stages=1", "progressive.image_px=32", "batch_images=4", *settings)
+    plain = ("progressive.stages=1", "progressive.image_size=32", "batch_size=4", *settings)
     notes = [note for note in settled(*plain).notes if note.startswith("Regularization")]
     assert notes == ([] if told is None else [told])
 
@@ -105,7 +105,9 @@ def test_the_memory_of_a_size_is_counted_once(monkeypatch):
         return 1000
 
     monkeypatch.setattr(preflight, "activation_bytes", count)
-    settled("progressive={stages: 2, image_px: {start: 64, end: 128}}", "batch_images=8", "group_images=4")
+    settled(
+        "progressive={stages: 2, image_size: {start: 64, end: 128}}", "batch_size=8", "ghost_batch_size=4"
+    )
     assert sorted(counted) == [64, 128]
 
 
@@ -120,9 +122,9 @@ def room_for(monkeypatch):
         )
         monkeypatch.setattr(preflight, "activation_bytes", lambda network, px: GIB)
 
-        def trial(self, setting, *, group_images, groups=1):
-            tried.append(group_images * groups)
-            return group_images * groups * GIB
+        def trial(self, setting, *, ghost_batch_size, groups=1):
+            tried.append(ghost_batch_size * groups)
+            return ghost_batch_size * groups * GIB
 
         monkeypatch.setattr(MemoryProbe, "trial", trial)
         return tried
@@ -132,14 +134,14 @@ def room_for(monkeypatch):
 
 def test_groups_are_the_largest_divisor_of_the_batch_that_fits(room_for):
     room_for(13)
-    assert settled("batch_images=32").recipe.group_images == 8
-    assert settled("batch_images=36").recipe.group_images == 12
+    assert settled("batch_size=32").recipe.ghost_batch_size == 8
+    assert settled("batch_size=36").recipe.ghost_batch_size == 12
 
 
 def test_a_group_that_does_not_fit_names_the_largest_that_does(room_for):
     room_for(13)
-    with pytest.raises(InputError, match=mentioning("16", "128", "8", "--set", "group_images=8")):
-        settled("group_images=16", "batch_images=32")
+    with pytest.raises(InputError, match=mentioning("16", "128", "8", "--set", "ghost_batch_size=8")):
+        settled("ghost_batch_size=16", "batch_size=32")
 
 
 def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, monkeypatch):
@@ -152,16 +154,16 @@ def test_a_group_that_was_chosen_becomes_smaller_where_memory_does(room_for, mon
         return real(self, recipe)
 
     monkeypatch.setattr(MemoryProbe, "for_recipe", later)
-    result = settled("batch_images=32")
-    assert result.recipe.group_images == 8
+    result = settled("batch_size=32")
+    assert result.recipe.ghost_batch_size == 8
     assert mentions(result.notes, "8", "32", "batch-norm")
     room_for(17)
-    with pytest.raises(InputError, match=mentioning("16", "8", "--set", "group_images=8")):
-        settled("batch_images=32", "group_images=16")
+    with pytest.raises(InputError, match=mentioning("16", "8", "--set", "ghost_batch_size=8")):
+        settled("batch_size=32", "ghost_batch_size=16")
 
 
 def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
-    recipe = settled("batch_images=32", "group_images=16").recipe
+    recipe = settled("batch_size=32", "ghost_batch_size=16").recipe
     network = build_model(recipe, recipe.model, num_classes=2)
     room_for(13)
     with pytest.raises(InputError, match=mentioning("8", "memory")):
@@ -177,10 +179,10 @@ def test_two_classifiers_of_given_weights_begin_fresh_and_it_is_said(known, begi
     network = create("timm:deit_tiny_distilled_patch16_224", num_classes=2)
     network.class_names = known
     monkeypatch.setattr(initial_weights, "load_weights", lambda word, **_: (network, ()))
-    given = ("weights=timm:deit_tiny_distilled_patch16_224.fb_in1k", "classifier=probe")
-    one_size = ("progressive.stages=1", "progressive.image_px=224", "batch_images=2")
+    given = ("weights=timm:deit_tiny_distilled_patch16_224.fb_in1k", "head_init=linear_probe")
+    one_size = ("progressive.stages=1", "progressive.image_size=224", "batch_size=2")
     result = settled(*given, *one_size, recipe="finetune", images=4)
-    assert result.recipe.classifier == begins
+    assert result.recipe.head_init == begins
     facts = ("Classifier: fresh", "timm:deit_tiny_distilled_patch16_224", "2", "linear probe")
     assert mentions(result.notes, *facts) == (begins == "fresh")
     both = [result.network.module.head.weight, result.network.module.head_dist.weight]
@@ -198,7 +200,7 @@ def test_a_network_that_does_not_fit_at_all_is_refused(room_for):
 
 def test_memory_that_ran_out_in_the_trial_is_told_so(room_for, monkeypatch):
     room_for(0.4)
-    monkeypatch.setattr(MemoryProbe, "trial", lambda self, setting, *, group_images, groups=1: None)
+    monkeypatch.setattr(MemoryProbe, "trial", lambda self, setting, *, ghost_batch_size, groups=1: None)
     with pytest.raises(InputError, match=mentioning("1", "memory")):
         settled()
 
@@ -215,28 +217,29 @@ def test_under_a_limit_more_of_it_is_asked_for(room_for, monkeypatch):
 
 def test_with_plenty_of_memory_nothing_is_tried(room_for):
     tried = room_for(4 * 32 + 1)
-    assert settled("batch_images=32").recipe.group_images == 32
+    assert settled("batch_size=32").recipe.ghost_batch_size == 32
     assert tried == []
 
 
 def test_as_many_groups_as_fit_run_at_a_time_and_it_is_said(room_for):
     room_for(13)
-    result = settled("batch_images=32", "group_images=4")
+    result = settled("batch_size=32", "ghost_batch_size=4")
     assert result.microbatches.at(128) == 3  # of 8 groups: 3 + 3 + 2
     assert any(mentions(note, "3", "64") for note in result.notes)
 
 
 def test_one_picture_of_32_px_has_no_batch_norm():
     with pytest.raises(InputError, match=mentioning("batch-norm", "channel")):
-        settled("batch_images=1", "progressive.image_px=32")
+        settled("batch_size=1", "progressive.image_size=32")
     assert (
-        settled("batch_images=1", "progressive.image_px=64", "progressive.stages=1").recipe.group_images == 1
+        settled("batch_size=1", "progressive.image_size=64", "progressive.stages=1").recipe.ghost_batch_size
+        == 1
     )
 
 
 @pytest.mark.parametrize(("kept", "least"), [("true", 1), ("false", 2)])
 def test_one_picture_of_32_px_is_enough_where_the_statistics_are_kept(kept, least):
-    small = ("progressive.image_px=32", "progressive.stages=1", f"frozen_statistics={kept}")
+    small = ("progressive.image_size=32", "progressive.stages=1", f"freeze_bn={kept}")
     looked_at = SimpleNamespace(network=create("efficientnetv2_b0", num_classes=2))
     assert smallest_group(with_overrides(get_recipe("finetune"), small), looked_at)[0] == least
 
@@ -251,11 +254,11 @@ def test_one_picture_of_32_px_is_enough_where_the_statistics_are_kept(kept, leas
 )
 def test_mixing_needs_a_group_in_which_everyone_has_a_partner(mixing, least, named, room_for):
     room_for(13)
-    settings = ["batch_images=8", *(f"progressive.{one}" for one in mixing)]
+    settings = ["batch_size=8", *(f"progressive.{one}" for one in mixing)]
     too_few = least - 1 if 8 % (least - 1) == 0 else least // 2
-    with pytest.raises(InputError, match=mentioning(named, least, "--set", "group_images")):
-        settled(*settings, f"group_images={too_few}")
-    assert settled(*settings, f"group_images={least}").recipe.group_images == least
+    with pytest.raises(InputError, match=mentioning(named, least, "--set", "ghost_batch_size")):
+        settled(*settings, f"ghost_batch_size={too_few}")
+    assert settled(*settings, f"ghost_batch_size={least}").recipe.ghost_batch_size == least
     room_for(least - 0.5)  # not even the least fits
     with pytest.raises(InputError, match=mentioning(least, "128")):
         settled(*settings)
@@ -275,12 +278,12 @@ def test_pictures_that_are_their_own_partner_are_said(mixing, group, alone, room
     """As many as augment.mix leaves unmixed: the group reversed has a middle."""
     room_for(100)
     settings = [f"progressive.{name}=0.5" for name in mixing]
-    notes = settled("batch_images=12", f"group_images={group}", *settings).notes
+    notes = settled("batch_size=12", f"ghost_batch_size={group}", *settings).notes
     said = [note for note in notes if note.startswith("Mixing")]
     assert [re.search(r"group of (\d+) images (\d+)", note).groups() for note in said] == (
         [(str(group), str(alone))] if alone else []
     )
-    setting = StepSettings(image_px=8, **dict.fromkeys(mixing, 0.5))
+    setting = StepSettings(image_size=8, **dict.fromkeys(mixing, 0.5))
     labels = torch.eye(group)
     _, mixed = mix(torch.zeros(group, 3, 8, 8), labels, setting, Key.of(0))
     partners = torch.cat([part.flip(0) for part in labels.tensor_split(len(mixing) or 1)])
@@ -293,47 +296,47 @@ def test_pictures_are_no_smaller_than_the_stride_of_the_network():
     """Three halvings make one number of 8 x 8 pixels; a published network's five, of 32 x 32."""
     small = "{stem_channels: 8, head_channels: 8, stages: [%s, %s]}"
     stage = "{operator: {kind: mbconv, expand: 2, kernel: 3}, stride: 2, channels: 8, layers: 1}"
-    settings = ["batch_images=8", f"model={small % (stage, stage)}", "eval_px=64"]
-    settings += ["progressive.px_multiple=1", "progressive.stages=2"]
-    assert settled(*settings, "progressive.image_px={start: 8, end: 64}").recipe.eval_px == 64
+    settings = ["batch_size=8", f"model={small % (stage, stage)}", "eval_image_size=64"]
+    settings += ["progressive.size_multiple=1", "progressive.stages=2"]
+    assert settled(*settings, "progressive.image_size={start: 8, end: 64}").recipe.eval_image_size == 64
     with pytest.raises(InputError, match=mentioning("7", "8", "stride")):
-        settled(*settings, "progressive.image_px={start: 7, end: 64}")
+        settled(*settings, "progressive.image_size={start: 7, end: 64}")
     with pytest.raises(InputError, match=mentioning("31", "efficientnetv2_b0", "32")):
-        settled("progressive.image_px={start: 31, end: 64}", "progressive.px_multiple=1")
+        settled("progressive.image_size={start: 31, end: 64}", "progressive.size_multiple=1")
     with pytest.raises(InputError, match=mentioning("8", "efficientnetv2_b0", "32")):
-        settled("progressive={image_px: {start: 8, end: 64, continuous: true}}")
+        settled("progressive={image_size: {start: 8, end: 64, continuous: true}}")
 
 
 def test_a_size_below_the_stride_is_refused_though_it_would_be_rounded_to_one_above():
     """Whoever typed it did not mean four times that. Where both are too small, the larger is named."""
     for smallest, settings in {
-        8: ("progressive.image_px={start: 8, end: 64}",),
-        20: ("progressive.image_px={start: 20, end: 64, continuous: true}", "progressive.stages=1"),
-        31: ("progressive.image_px={start: 31, end: 64}", "progressive.order=random"),
+        8: ("progressive.image_size={start: 8, end: 64}",),
+        20: ("progressive.image_size={start: 20, end: 64, continuous: true}", "progressive.stages=1"),
+        31: ("progressive.image_size={start: 31, end: 64}", "progressive.order=random"),
     }.items():
         with pytest.raises(InputError, match=mentioning(smallest, "32")):
-            settled(*settings, "progressive.px_multiple=32")
+            settled(*settings, "progressive.size_multiple=32")
     with pytest.raises(InputError, match=mentioning("16", "efficientnetv2_b0", "32")):
-        settled("progressive.image_px={start: 8, end: 16}", "progressive.px_multiple=32")
+        settled("progressive.image_size={start: 8, end: 16}", "progressive.size_multiple=32")
     # Never trained at: a single stage is the last.
     one = settled(
-        "progressive.image_px={start: 8, end: 64}", "progressive.px_multiple=32", "progressive.stages=1"
+        "progressive.image_size={start: 8, end: 64}", "progressive.size_multiple=32", "progressive.stages=1"
     )
-    assert one.recipe.progressive.last.image_px == 64
+    assert one.recipe.progressive.last.image_size == 64
 
 
 def test_sizes_scaled_with_the_last_are_no_smaller_than_one_multiple():
     """Half of 32 px would be refused, but nobody has asked for 16: all of the run is at 32 px."""
     recipe = get_recipe("quick")
-    plan = recipe.progressive.with_image_px(32)
-    assert plan.px_multiple == 32
-    assert plan.image_px == Ramp(32, 32)
-    assert recipe.progressive.with_image_px(96).image_px == Ramp(48, 96)
-    assert recipe.progressive.with_image_px(40).image_px == Ramp(20, 40)
+    plan = recipe.progressive.with_image_size(32)
+    assert plan.size_multiple == 32
+    assert plan.image_size == Ramp(32, 32)
+    assert recipe.progressive.with_image_size(96).image_size == Ramp(48, 96)
+    assert recipe.progressive.with_image_size(40).image_size == Ramp(20, 40)
 
 
 @pytest.mark.parametrize(
-    ("image_px", "said"),
+    ("image_size", "said"),
     [
         ("70", "64 px instead of 70"),
         ("{start: 40, end: 70}", "32 px instead of 40 and 64 px instead of 70"),
@@ -341,14 +344,14 @@ def test_sizes_scaled_with_the_last_are_no_smaller_than_one_multiple():
         ("{start: 32, end: 64}", None),
     ],
 )
-def test_sizes_that_are_rounded_are_said(image_px, said):
-    notes = settled(f"progressive.image_px={image_px}", "progressive.px_multiple=32").notes
+def test_sizes_that_are_rounded_are_said(image_size, said):
+    notes = settled(f"progressive.image_size={image_size}", "progressive.size_multiple=32").notes
     told = [note for note in notes if note.startswith("Sizes are")]
     if said is None:
         assert told == []
         return
     assert mentions(told[0], said, "32")
-    unrounded = settled(f"progressive.image_px={image_px}", "progressive.px_multiple=1").notes
+    unrounded = settled(f"progressive.image_size={image_size}", "progressive.size_multiple=1").notes
     assert not [note for note in unrounded if note.startswith("Sizes are")]
 
 
@@ -365,30 +368,30 @@ def foreign(monkeypatch):
 def test_nor_smaller_than_the_stride_of_a_network_of_someone_else(foreign):
     """torchvision's ResNet takes 16 px, with padding, and would learn from one number of each."""
     foreign(resnet18(num_classes=2))
-    settings = ("batch_images=8", "progressive.px_multiple=1", "enlarge=null", "eval_px=64")
+    settings = ("batch_size=8", "progressive.size_multiple=1", "max_upscale=null", "eval_image_size=64")
     with pytest.raises(InputError, match=mentioning("31", "32")):
-        settled(*settings, "progressive.image_px={start: 31, end: 64}")
-    with pytest.raises(InputError, match=mentioning("eval_px", "16", "32")):
-        settled(*settings[:-1], "eval_px=16", "progressive.image_px={start: 32, end: 64}")
-    assert settled(*settings, "progressive.image_px={start: 32, end: 64}").recipe.eval_px == 64
+        settled(*settings, "progressive.image_size={start: 31, end: 64}")
+    with pytest.raises(InputError, match=mentioning("eval_image_size", "16", "32")):
+        settled(*settings[:-1], "eval_image_size=16", "progressive.image_size={start: 32, end: 64}")
+    assert settled(*settings, "progressive.image_size={start: 32, end: 64}").recipe.eval_image_size == 64
 
 
 def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
     """The largest size alone would have passed, and the first step, of the smallest, would have failed."""
     foreign(VisionTransformer(64, 16, 1, 2, 32, 64, num_classes=2))
-    growing = ("batch_images=8", "progressive.image_px={start: 32, end: 64}")
+    growing = ("batch_size=8", "progressive.image_size={start: 32, end: 64}")
     with pytest.raises(
         InputError,
-        match=mentioning("32", "64", "--image-px", "--set", "progressive.stages=1"),
+        match=mentioning("32", "64", "--image-size", "--set", "progressive.stages=1"),
     ):
         settled(*growing)
     with pytest.raises(InputError, match=r"a training image is \d+ px"):  # before a step of 96 px is timed
-        settled("batch_images=8", "progressive.image_px={start: 64, end: 96}", minutes=5.0, training_s=100.0)
-    assert settled(*growing, "progressive.stages=1").recipe.eval_px == 64
-    with pytest.raises(InputError, match=mentioning("96", "64", "--set", "eval_px=64")):
-        settled(*growing, "progressive.stages=1", "eval_px=96")
-    with pytest.raises(InputError, match=mentioning("96", "--set", "eval_px_tried=null")):
-        settled(*growing, "progressive.stages=1", "minival=8", "eval_px_tried=[64, 96]")
+        settled("batch_size=8", "progressive.image_size={start: 64, end: 96}", minutes=5.0, training_s=100.0)
+    assert settled(*growing, "progressive.stages=1").recipe.eval_image_size == 64
+    with pytest.raises(InputError, match=mentioning("96", "64", "--set", "eval_image_size=64")):
+        settled(*growing, "progressive.stages=1", "eval_image_size=96")
+    with pytest.raises(InputError, match=mentioning("96", "--set", "eval_image_size_candidates=null")):
+        settled(*growing, "progressive.stages=1", "minival=8", "eval_image_size_candidates=[64, 96]")
 
 
 def test_a_network_of_someone_else_is_taken_at_its_own_word(foreign):
@@ -402,23 +405,23 @@ def test_a_network_of_someone_else_is_taken_at_its_own_word(foreign):
             nn.Linear(4, 2),
         )
     )
-    small = ("batch_images=1", "progressive.stages=1", "progressive.px_multiple=1", "enlarge=null")
-    assert settled(*small, "progressive.image_px=28").recipe.group_images == 1
+    small = ("batch_size=1", "progressive.stages=1", "progressive.size_multiple=1", "max_upscale=null")
+    assert settled(*small, "progressive.image_size=28").recipe.ghost_batch_size == 1
     with pytest.raises(InputError, match=mentioning("4", "batch-norm")):
-        settled(*small, "progressive.image_px=4")
+        settled(*small, "progressive.image_size=4")
     with pytest.raises(InputError, match=mentioning("3", "4", "training")):
-        settled(*small, "progressive.image_px=3")
+        settled(*small, "progressive.image_size=3")
 
 
 def test_a_continuous_ramp_is_settled_at_its_end():
-    ramp = "progressive.image_px={start: 64, end: 128, continuous: true}"
-    assert settled(ramp).recipe.eval_px == 128
+    ramp = "progressive.image_size={start: 64, end: 128, continuous: true}"
+    assert settled(ramp).recipe.eval_image_size == 128
 
 
 def test_finetune_without_weights_is_told_of_quick():
     found = settled("weights=none", recipe="finetune")
     notes = found.notes
-    assert not found.recipe.frozen_statistics
+    assert not found.recipe.freeze_bn
     assert found.network.train().stem.norm.training, "there are no statistics to keep"
     assert any(mentions(note, "quick") for note in notes)
 
@@ -438,22 +441,22 @@ def test_quick_with_weights_is_told_of_finetune(tmp_path):
     ("device", "batch", "told"), [("cuda", 32, True), ("cuda", 128, False), ("cpu", 32, False)]
 )
 def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(device, batch, told):
-    recipe = with_overrides(get_recipe("quick"), [f"batch_images={batch}", "group_images=8"])
+    recipe = with_overrides(get_recipe("quick"), [f"batch_size={batch}", "ghost_batch_size=8"])
     probe = SimpleNamespace(
         device=torch.device(device),
-        groups_at_a_time=lambda settings, group_images: MicrobatchPlan(),
+        microbatches=lambda settings, ghost_batch_size: MicrobatchPlan(),
         world=SimpleNamespace(is_distributed=True, size=4),
     )
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(auto_batch, "group_size", lambda *given, **how: 8)
         *_, notes = fit_groups(recipe, probe, is_set=True, is_fixed=True)
     assert any("Each of the 4 GPUs gets 8 images a step" in note for note in notes) == told
-    assert any("--batch-images 128" in note for note in notes) == told
+    assert any("--batch-size 128" in note for note in notes) == told
 
 
 def test_minutes_decide_whether_every_stage_gets_a_step():
     """Two steps are fewer than four stages; but so many steps the recipe has, not the run."""
-    short = ("epochs=1", "batch_images=16")
+    short = ("epochs=1", "batch_size=16")
     with pytest.raises(InputError, match=mentioning("4", "2", "stage")):
         settled(*short, images=32)
     assert settled(*short, images=32, minutes=5).recipe.progressive.stages == 4
@@ -466,26 +469,28 @@ def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last
     recipe = with_overrides(get_recipe("quick"), ["precision=fp32", "compile=off"])
     found = resolve_recipe(
         recipe,
-        TrainingSet(200, CLASSES, stored_px=256),
+        TrainingSet(200, CLASSES, stored_size=256),
         Hardware(CPU),
         time=TimeConstraints(minutes=10.0, training_s=training_s),
     )
-    assert found.recipe.progressive.last.image_px == last_px
-    assert found.recipe.eval_px == last_px
+    assert found.recipe.progressive.last.image_size == last_px
+    assert found.recipe.eval_image_size == last_px
     assert any("instead of up to 128 px" in note for note in found.notes) == (last_px < 128)
 
 
 def test_the_pooling_of_the_weights_is_settled(tmp_path):
     """Or a checkpoint would be loaded into a network with another classifier."""
     network = EfficientNet(
-        replace(get_architecture("efficientnetv2_b0"), pooling="mean+centre"), num_classes=2
+        replace(get_architecture("efficientnetv2_b0"), global_pool="avg+center"), num_classes=2
     )
     model_file.save(tmp_path / "wide.safetensors", network, class_names=CLASSES)
     found = settled(f"weights={tmp_path / 'wide.safetensors'}", recipe="finetune").recipe
-    assert found.pooling == "mean+centre"
+    assert found.global_pool == "avg+center"
     assert build_model(found, found.model, num_classes=2).embed_dim == 2 * 1280
     assert (
-        settled(f"weights={tmp_path / 'wide.safetensors'}", "pooling=mean", recipe="finetune").recipe.pooling
+        settled(
+            f"weights={tmp_path / 'wide.safetensors'}", "global_pool=avg", recipe="finetune"
+        ).recipe.global_pool
         == "mean"
     )
 

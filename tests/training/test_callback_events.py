@@ -11,7 +11,7 @@ import efficientnetv2 as ev2
 TINY = {
     "model": "efficientnetv2_b0", "weights": "none", "epochs": 2, "batch_size": 16, "device": "cpu", "workers": 0,
     "settings": {
-        "progressive": {"stages": 2, "image_px": {"start": 32, "end": 64}}, "compile": False, "precision": "fp32",
+        "progressive": {"stages": 2, "image_size": {"start": 32, "end": 64}}, "compile": False, "precision": "fp32",
     },
 }  # fmt: skip
 
@@ -26,7 +26,7 @@ class Recorder(ev2.Callback):
         self.events.append(("start", step, num_steps))
 
     def on_stage_start(self, stage, step, settings):
-        self.events.append(("stage", stage, step, settings.image_px))
+        self.events.append(("stage", stage, step, settings.image_size))
 
     def on_step_end(self, step, num_steps, settings):
         self.events.append(("step", step))

@@ -40,17 +40,17 @@ from efficientnetv2.utils.logs import attached
 def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
     """1 s of 2, then 1 s of 8: 2 s of 10. Validation rows have no part in it."""
     rows = [
-        {"kind": "train", "train_s": 2.0, "waited_s": 1.0},
+        {"kind": "train", "train_s": 2.0, "data_wait_s": 1.0},
         {"kind": "val", "top1": 0.5},
-        {"kind": "train", "train_s": 8.0, "waited_s": 1.0},
+        {"kind": "train", "train_s": 8.0, "data_wait_s": 1.0},
     ]
     assert data_wait_fraction(rows) == pytest.approx(0.2)
     assert data_wait_fraction([]) is None
 
 
 SETTINGS = (
-    "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.3}", "batch_images=8", "group_images=8",
-    "precision=fp32", "compile=false", "epochs=8", "validate_epochs=1", "ema_decay=0.5",
+    "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: 0.3}", "batch_size=8", "ghost_batch_size=8",
+    "precision=fp32", "compile=false", "epochs=8", "val_interval_epochs=1", "ema_decay=0.5",
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def job(class_folders, tmp_path):
             network=create(SMALL, num_classes=3),
             train=train,
             val=val,
-            preprocessing=Preprocessing(image_px=48),
+            preprocessing=Preprocessing(image_size=48),
             folder=RunDir(tmp_path / name),
             device=torch.device("cpu"),
             workers=0,
@@ -95,7 +95,7 @@ def gone(job, number):
 
 def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job):
     """Of 24 pictures, 8 of each class, the curve looks at 9, three of each; the run's own metrics end it."""
-    one = job("run", "validate_images=9")
+    one = job("run", "val_max_images=9")
     asked = []
 
     class Watching(RunConfig):
@@ -268,12 +268,12 @@ def test_a_validation_that_finds_no_memory_costs_no_step(job):
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
-        (["schedule.warmup_epochs=1", "schedule.warmup_share=1"], "schedule.warmup_epochs=3)"),
+        (["schedule.warmup_epochs=1", "schedule.max_warmup_fraction=1"], "schedule.warmup_epochs=3)"),
         (
-            ["schedule.warmup_epochs=1", "schedule.warmup_share=0.25"],
+            ["schedule.warmup_epochs=1", "schedule.max_warmup_fraction=0.25"],
             "schedule.warmup_epochs=2)",
         ),  # of 8 epochs
-        (["schedule.warmup_epochs=2", "schedule.warmup_share=0.25"], None),
+        (["schedule.warmup_epochs=2", "schedule.max_warmup_fraction=0.25"], None),
     ],
 )
 def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, job):
@@ -289,7 +289,7 @@ def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, 
 def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_due(job, monkeypatch):
     """Rows are due at the ends of the stages alone, after 12 and 24 steps."""
     monkeypatch.setattr(schedule_points, "_ROWS", 1)
-    one, passes = job("run", "validate_epochs=8"), []
+    one, passes = job("run", "val_interval_epochs=8"), []
 
     def broken_in_the_fifth(module, inputs):
         passes.append(1)
@@ -520,7 +520,7 @@ def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
     second, steps = started(job("run"), clock, resume=True)
     steps(6, 24)
     rows = [row for row in one.folder.history() if row["kind"] == "train"]
-    assert [(row["step"], row["train_s"], row["waited_s"], row["images_per_s"]) for row in rows] == [
+    assert [(row["step"], row["train_s"], row["data_wait_s"], row["images_per_s"]) for row in rows] == [
         (12, 12.0, 3.0, 8.0),
         (24, 12.0, 3.0, 8.0),
     ]
@@ -548,7 +548,7 @@ def test_steps_before_an_early_end_are_in_a_row(job, clock):
     steps(1, 14)
     selection.over = True
     steps(15, 15)
-    assert [(row["step"], row["train_s"], row["waited_s"]) for row in one.folder.history()] == [
+    assert [(row["step"], row["train_s"], row["data_wait_s"]) for row in one.folder.history()] == [
         (12, 12.0, 3.0),
         (15, 3.0, 0.75),
     ]

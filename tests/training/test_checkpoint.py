@@ -49,7 +49,7 @@ def test_checkpoints_that_were_all_damaged_are_no_reason_to_begin_again_unasked(
     """A launcher that starts the run again would have it lose its history."""
     checkpoint.save(tmp_path, {"step": 1}, 1).write_bytes(b"no zip")
     for _ in range(2):
-        with pytest.raises(InputError, match=mentioning("step_00000001", "--out")):
+        with pytest.raises(InputError, match=mentioning("step_00000001", "--output")):
             checkpoint.load_latest(tmp_path)
 
 
@@ -69,7 +69,7 @@ def state(kind):
     """Of a tiny network with batch norm, with all that a step changes."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    optimizer = optim.build_optimizer(network, Optimizer(kind=kind, lr=0.1, momentum=0.9))
+    optimizer = optim.build_optimizer(network, Optimizer(name=kind, lr=0.1, momentum=0.9))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
     return TrainState(network, optimizer, EMA(network, 0.9), scaler=scaler)
 

@@ -48,7 +48,7 @@ def job(class_folders, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: module)
     monkeypatch.setattr(timing, "_TIMED_S", 0.0)
     settings = [
-        "progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "group_images=2",
+        "progressive={stages: 2, image_size: {start: 32, end: 64}}", "batch_size=8", "ghost_batch_size=2",
         "precision=fp32", "compile=true", "epochs=0.7",
     ]  # fmt: skip
     dataset = load_dataset(class_folders)
@@ -57,7 +57,7 @@ def job(class_folders, tmp_path, monkeypatch):
         network=create(SMALL, num_classes=3),
         train=dataset.select(np.arange(0, 48, 2)),
         val=dataset.select(np.arange(1, 48, 6)),
-        preprocessing=Preprocessing(image_px=64),
+        preprocessing=Preprocessing(image_size=64),
         folder=NullRunDir(tmp_path / "run"),
         device=torch.device("cpu"),
         workers=0,
@@ -129,7 +129,7 @@ def test_nothing_more_is_compiled_once_it_came_out_wrong(job, tmp_path, monkeypa
 
 
 def test_of_a_size_that_grows_at_every_step_the_smallest_and_the_largest_are_compiled(job):
-    growing = with_overrides(job.recipe, ["progressive={image_px: {start: 32, end: 64, continuous: true}}"])
+    growing = with_overrides(job.recipe, ["progressive={image_size: {start: 32, end: 64, continuous: true}}"])
     said = logged_lines()
     compiling.compile_model(job.network.train(), growing, job.device, job.microbatches)
     assert without_seconds(said) == EXPECTED
@@ -156,7 +156,7 @@ def test_what_a_compiled_pass_is_compared_with_goes_group_by_group(precision, jo
 
     monkeypatch.setattr(compiling.torch, "compile", lambda module, **words: compiled)
     job.network.register_forward_pre_hook(lambda module, given: plain.append(len(given[0])))
-    sizes = "progressive={stages: 1, image_px: 32, dropout: 0.3, drop_path: 0.3}"
+    sizes = "progressive={stages: 1, image_size: 32, dropout: 0.3, drop_path: 0.3}"
     recipe = with_overrides(job.recipe, [sizes, f"precision={precision}"])
     call = compiling.compile_model(job.network.train(), recipe, job.device, MicrobatchPlan({32: 4}))
     assert call is compiled, "all groups at once have the gradients of each alone"
@@ -173,7 +173,7 @@ def test_every_stage_is_compiled_however_many_programs_pytorch_keeps_unasked(job
     monkeypatch.setattr(
         compiling.torch, "compile", lambda module, **words: COMPILE(module, dynamic=False, backend=graphs)
     )
-    five = "progressive={stages: 5, px_multiple: 8, image_px: {start: 32, end: 64}}"
+    five = "progressive={stages: 5, size_multiple: 8, image_size: {start: 32, end: 64}}"
     before = torch._dynamo.config.recompile_limit
     compiling.compile_model(network, with_overrides(job.recipe, [five]), job.device, MicrobatchPlan({64: 3}))
     assert graphs.frame_count == 10

@@ -30,7 +30,7 @@ GPU = torch.device("cuda")
     ],
 )
 def test_the_largest_groups_of_a_batch_of_64_that_fit_up_to_32(processes, expected):
-    assert evenly_shared([1, 2, 4, 8, 16, 32], batch_images=64, processes=processes)[-1] == expected
+    assert evenly_shared([1, 2, 4, 8, 16, 32], batch_size=64, processes=processes)[-1] == expected
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,9 @@ def test_how_much_of_the_work_is_done_at_once_by_four_processes_a_machine(
 
 
 def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):
-    recipe = recipe_of(ProgressiveSchedule(image_px=32), batch_images=batch, group_images=group, **changes)
+    recipe = recipe_of(
+        ProgressiveSchedule(image_size=32), batch_size=batch, ghost_batch_size=group, **changes
+    )
     with pytest.raises(InputError) as error:
         validate_sharing(recipe, device, World(size=processes), begun=begun)
     return str(error.value)
@@ -63,10 +65,10 @@ def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):
 def test_fewer_groups_than_processes_are_refused_with_what_would_do():
     message = refused(8, 5)
     assert mentions(message, "5", "3", "group")
-    assert mentions(message, "--set", "group_images=4"), "6 groups of 4 are enough for 5 processes"
+    assert mentions(message, "--set", "ghost_batch_size=4"), "6 groups of 4 are enough for 5 processes"
     assert mentions(message, "at most 3")
     assert mentions(refused(24, 2), "only 1")
-    assert mentions(refused(8, 30), "--batch-images", "30")
+    assert mentions(refused(8, 30), "--batch-size", "30")
 
 
 def test_of_a_run_that_has_begun_only_the_processes_can_change():
@@ -77,7 +79,7 @@ def test_of_a_run_that_has_begun_only_the_processes_can_change():
 
 def test_uneven_shares_are_allowed():
     validate_sharing(
-        recipe_of(ProgressiveSchedule(image_px=32), batch_images=24, group_images=6), CPU, World(size=3)
+        recipe_of(ProgressiveSchedule(image_size=32), batch_size=24, ghost_batch_size=6), CPU, World(size=3)
     )
 
 
@@ -85,7 +87,7 @@ def test_synchronised_batch_norm_is_for_gpus_with_even_shares():
     assert "for GPUs" in refused(6, 2, sync_batch_norm=True)
     assert "3 share 4" in refused(6, 3, device=GPU, sync_batch_norm=True)
     recipe = recipe_of(
-        ProgressiveSchedule(image_px=32), batch_images=24, group_images=6, sync_batch_norm=True
+        ProgressiveSchedule(image_size=32), batch_size=24, ghost_batch_size=6, sync_batch_norm=True
     )
     validate_sharing(recipe, GPU, World(size=2))
     validate_sharing(recipe, CPU, World())

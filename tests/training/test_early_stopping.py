@@ -80,14 +80,14 @@ class StoppedError(Exception):
 
 
 SETTINGS = (
-    "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.3}", "batch_images=8", "group_images=8",
-    "precision=fp32", "compile=false", "epochs=8", "minival=6", "validate_epochs=1", "ema_decay=0.5",
+    "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: 0.3}", "batch_size=8", "ghost_batch_size=8",
+    "precision=fp32", "compile=false", "epochs=8", "minival=6", "val_interval_epochs=1", "ema_decay=0.5",
 )  # fmt: skip
 
 
 @pytest.fixture
 def job(class_folders, tmp_path):
-    """Three colours, 24 pictures to train on: 24 steps, a validation after every third, a stage from the 12th on."""
+    """Three colors, 24 pictures to train on: 24 steps, a validation after every third, a stage from the 12th on."""
     dataset = load_dataset(class_folders)
     train, val, minival = (
         dataset.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8))
@@ -100,7 +100,7 @@ def job(class_folders, tmp_path):
             network=create(SMALL, num_classes=3),
             train=train,
             val=val,
-            preprocessing=Preprocessing(image_px=48),
+            preprocessing=Preprocessing(image_size=48),
             folder=RunDir(tmp_path / name),
             device=torch.device("cpu"),
             workers=0,
@@ -142,7 +142,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
 
 
 #: A run that begins with the linear probe of given weights, and so with a model that can classify.
-BEGUN = ("weights=given.safetensors", "classifier=probe")
+BEGUN = ("weights=given.safetensors", "head_init=linear_probe")
 
 
 def test_a_model_worse_than_its_start_is_not_kept(job, scripted):
@@ -200,7 +200,7 @@ def test_the_model_file_has_the_weights_that_were_best(job, scripted):
     told = modelfile.load(one.folder.model_file).metrics
     assert told["selected_on"] == "minival"
     assert (told["selected_step"], told["selected_epoch"], told["selected_by"]) == (15, 5.0, "top1")
-    assert told["selected_figure"] == pytest.approx(5 / 6)
+    assert told["selected_score"] == pytest.approx(5 / 6)
     assert told["stopped_early"] is False
     assert result.images == 24 * 8
     assert [(row["step"], row["top1"]) for row in result.history if row["kind"] == "minival"] == [
@@ -219,7 +219,7 @@ def test_auto_minival_keeps_the_last_weights_though_some_before_were_luckier(job
     assert same(weights_of(one), seen[24])
     told = modelfile.load(one.folder.model_file).metrics
     assert (told["selected_step"], told["kept_model"]) == (24, "trained")
-    assert told["selected_figure"] == told["trained_metric"] == pytest.approx(4 / 6)
+    assert told["selected_score"] == told["trained_metric"] == pytest.approx(4 / 6)
 
 
 @pytest.mark.parametrize(("start", "kept"), [(0.7, "start"), (0.5, "trained")])
@@ -309,7 +309,7 @@ def test_an_interrupted_run_chooses_the_same(at, job):
 
 def test_macro_f1_may_choose(job, scripted):
     scripted(1 / 6, 2 / 6, 3 / 6, 2 / 6, 5 / 6, 4 / 6, 1 / 6, 4 / 6)
-    one = job("run", "chosen_by=macro_f1")
+    one = job("run", "monitor=macro_f1")
     Trainer(one).fit()
     told = modelfile.load(one.folder.model_file).metrics
     assert told["selected_by"] == "macro_f1"
@@ -318,7 +318,7 @@ def test_macro_f1_may_choose(job, scripted):
         for row in one.folder.history()
         if row["kind"] == "minival" and row["step"] == told["selected_step"]
     )
-    assert told["selected_figure"] == best["macro_f1"] != best["top1"]
+    assert told["selected_score"] == best["macro_f1"] != best["top1"]
 
 
 def test_without_minival_the_last_weights_are_kept(job, scripted):
@@ -338,10 +338,10 @@ def test_without_minival_the_last_weights_are_kept(job, scripted):
         (["minival=0"], ("minival", "0")),
         (["minival=1.5"], ("minival", "1.5")),
         (["minival=-0.1"], ("minival", "-0.1")),
-        (["minival=0.1", "chosen_by=top5"], ("chosen_by", "top5")),
+        (["minival=0.1", "monitor=top5"], ("monitor", "top5")),
     ],
 )
-def test_what_cannot_be_chosen_by_is_refused(settings, told):
+def test_what_cannot_be_monitor_is_refused(settings, told):
     with pytest.raises(InputError, match=mentioning(*told)):
         with_overrides(get_recipe("quick"), settings)
 

@@ -21,7 +21,7 @@ from efficientnetv2.utils.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("stored_px", "sizes"),
+    ("stored_size", "sizes"),
     [
         (20, [32, 32, 64, 64]),  # at least up to 64 px
         (28, [32, 32, 64, 64]),
@@ -32,16 +32,16 @@ from efficientnetv2.utils.errors import InputError
         (None, [64, 96, 96, 128]),
     ],
 )
-def test_pictures_are_enlarged_to_twice_their_size(stored_px, sizes):
-    recipe, said = limit_upscaling(get_recipe("quick"), stored_px)
-    assert [recipe.progressive.stage(index).image_px for index in range(4)] == sizes
-    assert recipe.enlarge is None
-    assert [mentions(line, stored_px, "128") for line in said] == ([True] if sizes[-1] < 128 else [])
+def test_pictures_are_enlarged_to_twice_their_size(stored_size, sizes):
+    recipe, said = limit_upscaling(get_recipe("quick"), stored_size)
+    assert [recipe.progressive.stage(index).image_size for index in range(4)] == sizes
+    assert recipe.max_upscale is None
+    assert [mentions(line, stored_size, "128") for line in said] == ([True] if sizes[-1] < 128 else [])
 
 
 def test_given_weights_see_them_four_times_as_large():
     recipe, said = limit_upscaling(get_recipe("finetune"), 32)
-    assert [recipe.progressive.stage(index).image_px for index in range(3)] == [64, 96, 128]
+    assert [recipe.progressive.stage(index).image_size for index in range(3)] == [64, 96, 128]
     assert len(said) == 1
     assert limit_upscaling(get_recipe("finetune"), 56)[1] == []
 
@@ -49,9 +49,9 @@ def test_given_weights_see_them_four_times_as_large():
 def test_regularization_and_all_else_stay():
     quick = get_recipe("quick")
     recipe, _ = limit_upscaling(quick, 32)
-    plan = recipe.progressive.to_json() | {"image_px": quick.progressive.to_json()["image_px"]}
+    plan = recipe.progressive.to_json() | {"image_size": quick.progressive.to_json()["image_size"]}
     assert plan == quick.progressive.to_json()
-    assert recipe.to_json() | {"progressive": plan, "enlarge": 2.0} == quick.to_json()
+    assert recipe.to_json() | {"progressive": plan, "max_upscale": 2.0} == quick.to_json()
 
 
 @pytest.mark.parametrize(
@@ -67,46 +67,46 @@ def test_the_sizes_are_said_as_they_are(setting, said):
 
 def test_one_size_stays_one():
     fixed = with_overrides(
-        get_recipe("quick"), ["progressive.stages=1", "progressive.image_px=224", "enlarge=3"]
+        get_recipe("quick"), ["progressive.stages=1", "progressive.image_size=224", "max_upscale=3"]
     )
-    assert limit_upscaling(fixed, 40)[0].progressive.last.image_px == 128
+    assert limit_upscaling(fixed, 40)[0].progressive.last.image_size == 128
     ramp = get_recipe("quick").model_copy(
-        update={"progressive": ProgressiveSchedule(stages=4, image_px=Ramp(100, 200, continuous=True))}
+        update={"progressive": ProgressiveSchedule(stages=4, image_size=Ramp(100, 200, continuous=True))}
     )
     smaller = limit_upscaling(ramp, 50)[0].progressive
-    assert (smaller.at(0, total_steps=100).image_px, smaller.last.image_px) == (50, 100)
+    assert (smaller.at(0, total_steps=100).image_size, smaller.last.image_size) == (50, 100)
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        TrainOverrides(image_px=128),
-        TrainOverrides(settings=("progressive.image_px={start: 64, end: 128}",)),
-        TrainOverrides(settings=("progressive.image_px.end=128",)),
-        TrainOverrides(settings=("progressive={stages: 1, image_px: 128}",)),
-        TrainOverrides(settings=("enlarge=null",)),
+        TrainOverrides(image_size=128),
+        TrainOverrides(settings=("progressive.image_size={start: 64, end: 128}",)),
+        TrainOverrides(settings=("progressive.image_size.end=128",)),
+        TrainOverrides(settings=("progressive={stages: 1, image_size: 128}",)),
+        TrainOverrides(settings=("max_upscale=null",)),
     ],
 )
 def test_a_size_that_was_asked_for_is_taken(words):
     named_so = TrainOverrides(
-        recipe="quick", weights="none", image_px=words.image_px, settings=words.settings
+        recipe="quick", weights="none", image_size=words.image_size, settings=words.settings
     )
     recipe, _ = requested_recipe(named_so, "cpu")
-    assert recipe.enlarge is None
+    assert recipe.max_upscale is None
     assert limit_upscaling(recipe, 32) == (recipe, [])
-    also = TrainOverrides(recipe="quick", weights="none", image_px=256, settings=("enlarge=3",))
-    assert requested_recipe(also, "cpu")[0].enlarge == 3
+    also = TrainOverrides(recipe="quick", weights="none", image_size=256, settings=("max_upscale=3",))
+    assert requested_recipe(also, "cpu")[0].max_upscale == 3
 
 
-QUICKLY = ("group_images=8", "batch_images=8", "precision=fp32", "compile=false", "epochs=5")
+QUICKLY = ("ghost_batch_size=8", "batch_size=8", "precision=fp32", "compile=false", "epochs=5")
 
 
 def settled_run(words, folder):
     """The file of the recipe of a run that these words have begun, on pictures stored at 32 px."""
     cpu = torch.device("cpu")
     asked, _ = requested_recipe(words, cpu)
-    recipe = resolve_recipe(asked, TrainingSet(300, ("a", "b"), stored_px=32), Hardware(cpu)).recipe
-    assert recipe.progressive.last.image_px < asked.progressive.last.image_px, "or it would say nothing"
+    recipe = resolve_recipe(asked, TrainingSet(300, ("a", "b"), stored_size=32), Hardware(cpu)).recipe
+    assert recipe.progressive.last.image_size < asked.progressive.last.image_size, "or it would say nothing"
     (folder / "run").mkdir()
     (folder / "run/recipe.yaml").write_text(recipe.to_yaml())
     return recipe, folder / "run/recipe.yaml"
@@ -116,18 +116,21 @@ def gone_on(words, file):
     return resumed_recipe(words, file)
 
 
-@pytest.mark.parametrize("further", [("enlarge=3",), ()])
+@pytest.mark.parametrize("further", [("max_upscale=3",), ()])
 @pytest.mark.parametrize("by_file", [True, False])
 def test_a_run_goes_on_by_the_words_that_it_was_begun_with(by_file, further, tmp_path):
-    """Its sizes were made smaller by ``enlarge``, which a recipe has or is given."""
+    """Its sizes were made smaller by ``max_upscale``, which a recipe has or is given."""
     (tmp_path / "mine.yaml").write_text(get_recipe("finetune").to_yaml())
     recipe = str(tmp_path / "mine.yaml") if by_file else "finetune"
     words = TrainOverrides(model=NETWORK, recipe=recipe, weights="none", settings=(*QUICKLY, *further))
     run, file = settled_run(words, tmp_path)
     assert gone_on(words, file) == run
     for other, said in (
-        (("progressive.image_px.end=192",), r"image_px.end: \S+ there, 192"),
-        (("progressive.image_px={start: 200, end: 224}", "enlarge=3"), r"image_px.start: \S+ there, 200"),
+        (("progressive.image_size.end=192",), r"image_size.end: \S+ there, 192"),
+        (
+            ("progressive.image_size={start: 200, end: 224}", "max_upscale=3"),
+            r"image_size.start: \S+ there, 200",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             gone_on(replace(words, settings=(*QUICKLY, *other)), file)
@@ -139,19 +142,19 @@ def test_a_run_goes_on_by_the_words_that_leave_the_sizes_it_tries_open(tmp_path)
         model=NETWORK,
         recipe="finetune",
         weights="none",
-        settings=(*QUICKLY, "minival=0.1", "eval_px_tried=auto"),
+        settings=(*QUICKLY, "minival=0.1", "eval_image_size_candidates=auto"),
     )
     run, file = settled_run(words, tmp_path)
-    assert isinstance(run.eval_px_tried, tuple)
+    assert isinstance(run.eval_image_size_candidates, tuple)
     assert gone_on(words, file) == run
-    other = replace(words, settings=(*words.settings[:-1], "eval_px_tried=[320]"))
-    with pytest.raises(InputError, match=mentioning("eval_px_tried")):
+    other = replace(words, settings=(*words.settings[:-1], "eval_image_size_candidates=[320]"))
+    with pytest.raises(InputError, match=mentioning("eval_image_size_candidates")):
         gone_on(other, file)
 
 
 def test_sizes_and_enlarge_that_were_asked_for_together_are_gone_on_with(tmp_path):
     words = TrainOverrides(
-        model=NETWORK, recipe="quick", weights="none", image_px=256, settings=(*QUICKLY, "enlarge=3")
+        model=NETWORK, recipe="quick", weights="none", image_size=256, settings=(*QUICKLY, "max_upscale=3")
     )
     run, file = settled_run(words, tmp_path)
     assert gone_on(words, file) == run
@@ -175,18 +178,18 @@ def in_time(images: float):
 
     def epochs_of(recipe):
         plan = recipe.progressive
-        pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
+        pixels = sum(share * plan.stage(stage).image_size ** 2 for stage, share in enumerate(plan.weights))
         return images * 128**2 / pixels / 1000
 
     return epochs_of
 
 
 def sizes_of(recipe):
-    return [recipe.progressive.stage(index).image_px for index in range(recipe.progressive.stages)]
+    return [recipe.progressive.stage(index).image_size for index in range(recipe.progressive.stages)]
 
 
 @pytest.mark.parametrize(
-    ("images", "stored_px", "sizes"),
+    ("images", "stored_size", "sizes"),
     [
         (9000, 128, [128, 192, 224]),  # more than three epochs
         (5000, 300, [96, 160, 192]),
@@ -195,9 +198,9 @@ def sizes_of(recipe):
         (10, None, [32, 64, 64]),  # three epochs fit at no size
     ],
 )
-def test_sizes_are_lowered_until_three_epochs_fit(images, stored_px, sizes):
+def test_sizes_are_lowered_until_three_epochs_fit(images, stored_size, sizes):
     finetune, epochs_of = get_recipe("finetune"), in_time(images)
-    recipe, said = lower_sizes_for_budget(finetune, epochs_of, stored_px)
+    recipe, said = lower_sizes_for_budget(finetune, epochs_of, stored_size)
     assert sizes_of(recipe) == sizes
     assert epochs_of(recipe) >= 3 or sizes[-1] == 64
     if recipe is finetune:
@@ -205,29 +208,28 @@ def test_sizes_are_lowered_until_three_epochs_fit(images, stored_px, sizes):
     else:
         assert mentions(said[0], sizes[0], sizes[-1], "224")
         assert "--minutes" in said[0]
-        assert "--image-px 224" in said[0]
+        assert "--image-size 224" in said[0]
 
 
 def test_sizes_at_evaluation_are_lowered_with_them():
     recipe = with_overrides(
-        get_recipe("finetune"), ["eval_px=288", "minival=0.1", "eval_px_tried=[224, 256, 320]"]
+        get_recipe("finetune"),
+        ["eval_image_size=288", "minival=0.1", "eval_image_size_candidates=[224, 256, 320]"],
     )
     lower, _ = lower_sizes_for_budget(recipe, in_time(1200), None)
-    assert lower.progressive.last.image_px == 96
-    assert (lower.eval_px, lower.eval_px_tried) == (128, (96, 128))
+    assert lower.progressive.last.image_size == 96
+    assert (lower.eval_image_size, lower.eval_image_size_candidates) == (128, (96, 128))
 
 
 def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path):
     """Its recipe is from a file, with sizes of its own."""
-    own = with_overrides(get_recipe("finetune"), ["enlarge=null", "eval_px=224"])
+    own = with_overrides(get_recipe("finetune"), ["max_upscale=null", "eval_image_size=224"])
     lower, _ = lower_sizes_for_budget(own, in_time(1200), None)
     there = lower.model_copy(update={"epochs": 3.0, "weights": "none"})
-    there = there.model_copy(
-        update={"classifier": "fresh", "frozen_statistics": False, "model": "efficientnetv2_b0"}
-    )
+    there = there.model_copy(update={"head_init": "random", "freeze_bn": False, "model": "efficientnetv2_b0"})
     (tmp_path / "recipe.yaml").write_text(there.to_yaml())
     words = TrainOverrides(recipe=own, model="efficientnetv2_b0", weights="none", minutes=5)
-    assert resumed_recipe(words, tmp_path / "recipe.yaml").eval_px == 96
+    assert resumed_recipe(words, tmp_path / "recipe.yaml").eval_image_size == 96
     with pytest.raises(InputError, match="progressive"):
         resumed_recipe(replace(words, minutes=None), tmp_path / "recipe.yaml")
 
@@ -237,9 +239,9 @@ def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path)
     [
         (TrainOverrides(minutes=5), False),
         (TrainOverrides(minutes=5, settings=("progressive.stages=2", "optimizer.lr=1")), False),
-        (TrainOverrides(minutes=5, image_px=224), True),
-        (TrainOverrides(minutes=5, settings=("progressive.image_px={start: 64, end: 224}",)), True),
-        (TrainOverrides(minutes=5, settings=("eval_px=224",)), True),
+        (TrainOverrides(minutes=5, image_size=224), True),
+        (TrainOverrides(minutes=5, settings=("progressive.image_size={start: 64, end: 224}",)), True),
+        (TrainOverrides(minutes=5, settings=("eval_image_size=224",)), True),
     ],
 )
 def test_sizes_that_words_name_are_known(words, named_there):

@@ -30,12 +30,12 @@ RATES = StepTimings(
     model_s=0.1,
     model_bytes=250,
 )
-TWO_SIZES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
+TWO_SIZES = "progressive={stages: 2, image_size: {start: 64, end: 128}}"
 
 
 def recipe(*settings: str):
     return with_overrides(
-        get_recipe("quick"), [TWO_SIZES, "batch_images=8", "epochs=10", "compile=false", *settings]
+        get_recipe("quick"), [TWO_SIZES, "batch_size=8", "epochs=10", "compile=false", *settings]
     )
 
 
@@ -50,7 +50,7 @@ def test_a_run_of_two_stages():
     each, 0.8 s. A checkpoint at both ends, 0.7 s. All pictures of val at last, 2.9 s, and the model file.
     """
     run = whole(recipe(), microbatches=MicrobatchPlan({64: 4, 128: 2}))
-    assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, 30), (128, 30)]
+    assert [(stage.image_size, stage.steps) for stage in run.stages] == [(64, 30), (128, 30)]
     assert [stage.seconds for stage in run.stages] == pytest.approx([1 + 30 * 0.08, 2 + 30 * 0.24])
     assert [stage.images_per_s for stage in run.stages] == pytest.approx([100, 100 / 3])
     assert run.others_s == pytest.approx(
@@ -79,32 +79,32 @@ def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
     assert run.disk_bytes == {"checkpoints": 2500, "model file": 250}
 
 
-def test_groups_at_a_time_are_no_more_than_a_step_has():
-    run = whole(recipe("group_images=4"), microbatches=MicrobatchPlan({64: 4, 128: 1}))
-    assert [stage.groups_at_a_time for stage in run.stages] == [2, 1]
+def test_microbatches_are_no_more_than_a_step_has():
+    run = whole(recipe("ghost_batch_size=4"), microbatches=MicrobatchPlan({64: 4, 128: 1}))
+    assert [stage.microbatches for stage in run.stages] == [2, 1]
 
 
 def test_shares_of_the_stages_count():
-    plan = "progressive={stages: 2, shares: [3, 1], image_px: {start: 64, end: 128}}"
+    plan = "progressive={stages: 2, shares: [3, 1], image_size: {start: 64, end: 128}}"
     assert [stage.steps for stage in whole(recipe(plan)).stages] == [45, 15]
 
 
 def test_in_random_order_the_stages_that_are_drawn_count():
     """1,000 draws of two sizes: each step's own draw decides, and the numbers are those of the plan itself."""
     drawn = recipe(
-        "progressive={stages: 2, order: random, seed: 3, image_px: {start: 64, end: 128}}",
-        "batch_images=1", "epochs=10",
+        "progressive={stages: 2, order: random, seed: 3, image_size: {start: 64, end: 128}}",
+        "batch_size=1", "epochs=10",
     )  # fmt: skip
     plan = drawn.progressive
-    small = sum(plan.at(step, total_steps=1000).image_px == 64 for step in range(1000))
+    small = sum(plan.at(step, total_steps=1000).image_size == 64 for step in range(1000))
     run = whole(drawn, images=100)
-    assert [(stage.image_px, stage.steps) for stage in run.stages] == [(64, small), (128, 1000 - small)]
+    assert [(stage.image_size, stage.steps) for stage in run.stages] == [(64, small), (128, 1000 - small)]
     assert 400 < small < 600
 
 
 def test_many_random_steps_are_counted_by_some_of_them():
     plan = recipe(
-        "progressive={stages: 2, order: random, seed: 3, image_px: {start: 64, end: 128}}"
+        "progressive={stages: 2, order: random, seed: 3, image_size: {start: 64, end: 128}}"
     ).progressive
     counted = steps_by_size(plan, 100_000, [64, 128])
     assert sum(steps for _, _, steps in counted) == 100_000
@@ -114,9 +114,11 @@ def test_many_random_steps_are_counted_by_some_of_them():
 @pytest.mark.parametrize("stages", [1, 2])
 def test_a_size_that_grows_with_every_step_takes_what_lies_between(stages):
     """From 64 to 128 px the mean of the squares is 9,557, so 0.151 s between 0.08 s at 4,096 and 0.24 s at 16,384."""
-    growing = recipe(f"progressive={{stages: {stages}, image_px: {{start: 64, end: 128, continuous: true}}}}")
-    sizes = {setting.image_px for setting in settings_by_size(growing)}
-    measured = replace(RATES, steps=tuple(rate for rate in RATES.steps if rate.image_px in sizes))
+    growing = recipe(
+        f"progressive={{stages: {stages}, image_size: {{start: 64, end: 128, continuous: true}}}}"
+    )
+    sizes = {setting.image_size for setting in settings_by_size(growing)}
+    measured = replace(RATES, steps=tuple(rate for rate in RATES.steps if rate.image_size in sizes))
     run = estimate_run(growing, measured, ImageCounts(8000, 30))
     steps = sum(stage.steps for stage in run.stages)
     expected = 0.08 + 0.16 * ((64**2 + 64 * 128 + 128**2) / 3 - 64**2) / (128**2 - 64**2)
@@ -134,7 +136,7 @@ def test_long_stages_have_checkpoints_within():
 
 
 def test_the_curve_takes_a_part_of_many_pictures_and_the_last_answer_all():
-    run = whole(recipe("validate_images=20", "validate_epochs=100"), val_images=500)
+    run = whole(recipe("val_max_images=20", "val_interval_epochs=100"), val_images=500)
     assert run.others_s["validation"] == pytest.approx(2 * (0.5 + 0.2))
     assert run.others_s["final evaluation"] == pytest.approx(0.5 + 40)
 
@@ -186,10 +188,10 @@ def test_groups_of_a_step_are_dealt_whole(processes, share):
     shared = RATES.shared(processes, 4)
     assert [rate.each_s for rate in shared.steps] == pytest.approx([0.08 * share, 0.24 * share])
     assert shared.answers.each_s == pytest.approx(0.08 / processes)
-    one = recipe("group_images=2")
+    one = recipe("ghost_batch_size=2")
     beside = {"counts": ImageCounts(48, 30)}
     asked = minutes_for_steps(3000, one, RATES, **beside, at_once=processes)
-    alike = estimate_run(recipe("group_images=2", "epochs=500"), shared, **beside)
+    alike = estimate_run(recipe("ghost_batch_size=2", "epochs=500"), shared, **beside)
     assert 60 * asked * 0.97 == pytest.approx(alike.seconds)
 
 
@@ -216,8 +218,10 @@ def test_a_temperature_takes_another_look_at_minival():
 
 def test_final_answers_are_counted_at_the_largest_size_that_minival_may_choose():
     """96 of 64 px: 2.25 times the time of 64, where 64 and 96 are tried."""
-    plain = whole(recipe("eval_px=64", "minival=0.5"), minival_images=100).others_s
-    tried = whole(recipe("eval_px=64", "eval_px_tried=[96]", "minival=0.5"), minival_images=100).others_s
+    plain = whole(recipe("eval_image_size=64", "minival=0.5"), minival_images=100).others_s
+    tried = whole(
+        recipe("eval_image_size=64", "eval_image_size_candidates=[96]", "minival=0.5"), minival_images=100
+    ).others_s
     for name in ("final evaluation", "temperature"):
         assert tried[name] == pytest.approx(2.25 * plain[name])
     assert tried["evaluation sizes"] == pytest.approx((1 + 2.25) * 8.5)
@@ -231,13 +235,13 @@ def test_as_json_it_says_what_it_is_of():
         sum(stage["seconds"] for stage in plain["stages"]) + sum(plain["others_s"].values())
     )
     assert set(plain["stages"][0]) == {
-        "image_px", "steps", "images_per_s", "seconds", "groups_at_a_time", "memory_bytes",
+        "image_size", "steps", "images_per_s", "seconds", "microbatches", "memory_bytes",
     }  # fmt: skip
 
 
 def test_a_stage_of_the_same_size_as_another_begins_once():
     """Sizes of 64, 128, 128 px: what the first step of a size takes longer is taken once."""
-    three = recipe("progressive={stages: 3, px_multiple: 64, image_px: {start: 64, end: 128}}")
-    assert [three.progressive.stage(index).image_px for index in range(3)] == [64, 128, 128]
+    three = recipe("progressive={stages: 3, size_multiple: 64, image_size: {start: 64, end: 128}}")
+    assert [three.progressive.stage(index).image_size for index in range(3)] == [64, 128, 128]
     first, second, third = (stage.seconds for stage in whole(three).stages)
     assert [first, second, third] == pytest.approx([1 + 20 * 0.08, 2 + 20 * 0.24, 20 * 0.24])

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tests.messages import mentioning, mentions
 from torch import nn
 
-from efficientnetv2.architectures.registry import get_architecture, published
+from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.blocks import ConvNorm, _Block
@@ -76,14 +76,14 @@ def test_a_fresh_classifier_answers_every_class_alike(given):
     """calm: all weights 0, so each of three classes begins at probability 1/3."""
     network = begun(f"weights={given[1]}", classes=("a", "b", "c")).network.eval()
     assert torch.equal(network(torch.randn(2, 3, 64, 64)).softmax(1), torch.full((2, 3), 1 / 3))
-    released = begun(f"weights={given[1]}", "initialisation=released", classes=("a", "b", "c")).network
+    released = begun(f"weights={given[1]}", "init=default", classes=("a", "b", "c")).network
     assert 0 < released.classifier.weight.abs().max() <= 3**-0.5
 
 
-@pytest.mark.parametrize(("initialisation", "last"), [("calm", 0.0), ("released", 1.0)])
-def test_a_calm_network_begins_as_its_shortcuts_and_knows_no_class(initialisation, last):
+@pytest.mark.parametrize(("init", "last"), [("zero_residual", 0.0), ("default", 1.0)])
+def test_a_calm_network_begins_as_its_shortcuts_and_knows_no_class(init, last):
     """arXiv:1706.02677, section 5.1: the last batch-norm's scale, of the blocks with a shortcut alone."""
-    network = begun("weights=none", f"initialisation={initialisation}", recipe="quick").network.eval()
+    network = begun("weights=none", f"init={init}", recipe="quick").network.eval()
     blocks = [module for module in network.modules() if isinstance(module, _Block)]
     ends = [block.project if isinstance(block.project, ConvNorm) else block.spatial for block in blocks]
     scales = [end.norm.weight for end in ends]
@@ -92,7 +92,7 @@ def test_a_calm_network_begins_as_its_shortcuts_and_knows_no_class(initialisatio
     for scale, has in zip(scales, shortcut, strict=True):
         assert torch.equal(scale, torch.full_like(scale, last if has else 1.0))
     pictures = torch.randn(2, 3, 64, 64)
-    assert bool((network(pictures) == 0).all()) == (initialisation == "calm")
+    assert bool((network(pictures) == 0).all()) == (init == "zero_residual")
 
 
 def test_weights_of_another_network_are_refused(given):
@@ -123,7 +123,7 @@ def test_each_network_goes_on_from_its_own_21k_weights_at_its_own_size(size, px,
     assert asked == [f"efficientnetv2_{size}.in21k"]
     assert asked[0] in pretrained.names()
     assert (begin.model, begin.network.num_classes) == (f"efficientnetv2_{size}", 2)
-    assert (recipe.eval_px, recipe.progressive.last.image_px) == (px, px)
+    assert (recipe.eval_image_size, recipe.progressive.last.image_size) == (px, px)
 
 
 def test_a_foreign_file_is_recognised_and_its_padding_goes_with_its_weights(tmp_path):
@@ -157,18 +157,18 @@ def test_given_weights_of_any_architecture_can_be_trained_on(tmp_path):
 
 
 def test_pooling_is_the_recipes_else_that_of_the_weights(given, tmp_path):
-    assert begun(f"weights={given[1]}", "pooling=null").network.embed_dim == 1280
-    wide = begun(f"weights={given[1]}", "pooling=mean+centre").network
+    assert begun(f"weights={given[1]}", "global_pool=null").network.embed_dim == 1280
+    wide = begun(f"weights={given[1]}", "global_pool=avg+center").network
     assert wide.classifier.in_features == 2 * 1280
     wide.class_names = ("cat", "dog")
     model_file.save(tmp_path / "wide.safetensors", wide)
-    kept = begun(f"weights={tmp_path / 'wide.safetensors'}", "pooling=null")
+    kept = begun(f"weights={tmp_path / 'wide.safetensors'}", "global_pool=null")
     assert kept.network.embed_dim == 2 * 1280
     assert kept.model == "efficientnetv2_b0"
 
 
 def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(given):
-    begin = begun(f"weights={given[1]}", "freeze_stages=2", "frozen_statistics=true")
+    begin = begun(f"weights={given[1]}", "freeze_stages=2", "freeze_bn=true")
     frozen = begin.network.train()
     assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
     assert not frozen.stem.conv.weight.requires_grad
@@ -177,7 +177,7 @@ def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(giv
         for note in begin.notes
     )
     assert frozen.head.conv.weight.requires_grad
-    fresh = begun("weights=none", "freeze_stages=2", "frozen_statistics=true")
+    fresh = begun("weights=none", "freeze_stages=2", "freeze_bn=true")
     assert all(norm.training for norm in fresh.network.train().modules())
     assert mentions(" ".join(fresh.notes), "frozen")
 
@@ -204,7 +204,7 @@ def test_any_network_begins_from_fresh_weights():
     assert torch.equal(begin.network.module.fc.weight, torch.zeros(2, 512))
     assert begin.network.module.layer1[0].conv1.weight.abs().max() > 0
     with pytest.raises(InputError, match="a network of others pools as it does"):
-        begun("weights=none", "model=torchvision:resnet18", "pooling=mean+centre")
+        begun("weights=none", "model=torchvision:resnet18", "global_pool=avg+center")
 
 
 def test_a_network_that_answers_by_two_classifiers_begins_calm_with_both():
@@ -264,7 +264,7 @@ def test_auto_takes_what_the_cache_has_and_says_so(monkeypatch, tmp_path):
     assert begin.weights == "efficientnetv2_b0.in1k"
     assert "the cache" in begin.notes[0]
     assert torch.equal(begin.network.stem.conv.weight, tensors["stem.conv.weight"])
-    assert begin.network.preprocessing.mean == published("efficientnetv2_b0").preprocessing.mean
+    assert begin.network.preprocessing.mean == get_model_info("efficientnetv2_b0").preprocessing.mean
 
 
 def test_auto_takes_second_best_from_the_cache_where_the_best_cannot_be_fetched(monkeypatch, tmp_path):

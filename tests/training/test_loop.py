@@ -48,28 +48,28 @@ def recipe_of(progressive, **changes):
     return validate_recipe(plain, where="test")
 
 
-def grey(request):
-    """Pictures of one grey each, different from each other: any change of a pixel shows."""
-    px = request.setting.image_px
+def gray(request):
+    """Pictures of one gray each, different from each other: any change of a pixel shows."""
+    px = request.setting.image_size
     values = torch.from_numpy(40 + 5 * request.samples).to(torch.uint8)
     images = values[:, None, None, None].expand(-1, 3, px, px).contiguous(memory_format=torch.channels_last)
     return Batch(request, images, torch.from_numpy(LABELS[request.samples]), ())
 
 
-def running(progressive, steps, *, network=None, pictures=grey, microbatches=ONE_GROUP_PER_PASS, **changes):
+def running(progressive, steps, *, network=None, pictures=gray, microbatches=ONE_GROUP_PER_PASS, **changes):
     """Run the loop; after every step the network, the recipe, and what ``StepDone`` says."""
     torch.manual_seed(0)
     network = network or create(SMALL, num_classes=3)
-    recipe = recipe_of(progressive, **({"batch_images": 8, "group_images": 8} | changes))
+    recipe = recipe_of(progressive, **({"batch_size": 8, "ghost_batch_size": 8} | changes))
     requests = TrainSampler(
-        LABELS, recipe.progressive, steps, recipe.batch_images, recipe.group_images, None, Key.of(0)
+        LABELS, recipe.progressive, steps, recipe.batch_size, recipe.ghost_batch_size, None, Key.of(0)
     )
     state = init_state(network, recipe)
     done = train_steps(
         state,
         map(pictures, requests),
-        StepContext(recipe, Preprocessing(image_px=32), num_classes=3, key=Key.of(0), device=CPU),
-        length=RunLength(steps, steps_per_epoch=len(LABELS) / recipe.batch_images),
+        StepContext(recipe, Preprocessing(image_size=32), num_classes=3, key=Key.of(0), device=CPU),
+        length=RunLength(steps, steps_per_epoch=len(LABELS) / recipe.batch_size),
         microbatches=microbatches,
     )
     return network, state, done
@@ -79,7 +79,7 @@ def test_every_regularizer_takes_effect_at_the_first_step_of_each_stage(monkeypa
     """Four stages: sizes 32, 48, 64, 80; dropout 0 to 0.6; drop-path 0 to 0.3; RandAugment; mixup 0 to 0.6."""
     plan = ProgressiveSchedule(
         stages=4,
-        image_px=Ramp(32, 80),
+        image_size=Ramp(32, 80),
         dropout=Ramp(0.0, 0.6),
         drop_path=Ramp(0.0, 0.3),
         randaugment=Ramp(0, 15),
@@ -123,7 +123,7 @@ def test_randaugment_changes_pictures_and_its_absence_does_not():
     for magnitude, changes in ((None, False), (Ramp(9, 9), True)):
         network, inputs = create(SMALL, num_classes=3), []
         network.register_forward_pre_hook(lambda module, given, kept=inputs: kept.append(given[0]))
-        _, _, steps = running(ProgressiveSchedule(image_px=32, randaugment=magnitude), 1, network=network)
+        _, _, steps = running(ProgressiveSchedule(image_size=32, randaugment=magnitude), 1, network=network)
         next(steps)
         flat = inputs[0].flatten(2)
         assert bool((flat != flat[:, :, :1]).any()) == changes
@@ -133,7 +133,7 @@ def test_dropout_is_active_in_the_loop_and_repeatable():
     """Two runs of the same key drop the same; another rate changes the loss, so it does take part."""
 
     def losses(rate):
-        _, _, steps = running(ProgressiveSchedule(image_px=32, dropout=rate, drop_path=rate), 3)
+        _, _, steps = running(ProgressiveSchedule(image_size=32, dropout=rate, drop_path=rate), 3)
         return [float(done.loss) for done in steps]
 
     assert losses(0.5) == losses(0.5)
@@ -151,10 +151,10 @@ def test_without_regularization_the_loop_is_a_plain_pytorch_loop():
             module.rate = 0.0
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    requests = TrainSampler(LABELS, ProgressiveSchedule(image_px=32), steps, 8, 8, None, Key.of(0))
-    means = Preprocessing(image_px=32)
+    requests = TrainSampler(LABELS, ProgressiveSchedule(image_size=32), steps, 8, 8, None, Key.of(0))
+    means = Preprocessing(image_size=32)
     for request in requests:
-        batch = grey(request)
+        batch = gray(request)
         loss = nn.functional.cross_entropy(
             network(normalize(batch.images, mean=means.mean, std=means.std)), batch.labels
         )
@@ -162,10 +162,10 @@ def test_without_regularization_the_loop_is_a_plain_pytorch_loop():
         loss.backward()
         optimizer.step()
     ours, _, done = running(
-        ProgressiveSchedule(image_px=32),
+        ProgressiveSchedule(image_size=32),
         steps,
-        optimizer={"kind": "sgd", "lr": 0.1, "momentum": 0.9},
-        schedule={"kind": "constant"},
+        optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.9},
+        schedule={"name": "constant"},
     )
     for _ in done:
         pass
@@ -177,8 +177,8 @@ def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics(
     """Two groups of 4: the step is along the mean of the gradients that each group gives alone."""
     torch.manual_seed(0)
     network = create(SMALL, num_classes=3, dropout=0.0, drop_path=0.0).train()
-    request = next(iter(TrainSampler(LABELS, ProgressiveSchedule(image_px=32), 1, 8, 8, None, Key.of(0))))
-    batch, means = grey(request), Preprocessing(image_px=32)
+    request = next(iter(TrainSampler(LABELS, ProgressiveSchedule(image_size=32), 1, 8, 8, None, Key.of(0))))
+    batch, means = gray(request), Preprocessing(image_size=32)
     images = normalize(batch.images, mean=means.mean, std=means.std)
     wanted = torch.zeros_like(network.classifier.weight)
     for half in (slice(0, 4), slice(4, 8)):
@@ -189,12 +189,12 @@ def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics(
     fresh = create(SMALL, num_classes=3, dropout=0.0, drop_path=0.0)
     before = fresh.classifier.weight.detach().clone()
     ours, _, done = running(
-        ProgressiveSchedule(image_px=32),
+        ProgressiveSchedule(image_size=32),
         1,
         network=fresh,
-        group_images=4,
-        optimizer={"kind": "sgd", "lr": 1.0, "momentum": 0.0},
-        schedule={"kind": "constant"},
+        ghost_batch_size=4,
+        optimizer={"name": "sgd", "lr": 1.0, "momentum": 0.0},
+        schedule={"name": "constant"},
         augment={"flip": "none"},
     )
     next(done)
@@ -202,10 +202,10 @@ def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics(
 
 
 def test_a_state_goes_on_from_its_dict_to_the_same_bits():
-    plan = ProgressiveSchedule(stages=2, image_px=Ramp(32, 48), dropout=Ramp(0.1, 0.5), drop_path=0.2)
+    plan = ProgressiveSchedule(stages=2, image_size=Ramp(32, 48), dropout=Ramp(0.1, 0.5), drop_path=0.2)
     changes = {
         "ema_decay": 0.9,
-        "optimizer": {"kind": "rmsprop", "lr": 0.01, "epsilon": 1e-3, "weight_decay": 1e-5},
+        "optimizer": {"name": "rmsprop", "lr": 0.01, "epsilon": 1e-3, "weight_decay": 1e-5},
     }
     whole, state, done = running(plan, 6, **changes)
     for _ in done:
@@ -217,12 +217,12 @@ def test_a_state_goes_on_from_its_dict_to_the_same_bits():
     torch.manual_seed(99)
     _, resumed, _ = running(plan, 6, network=create(SMALL, num_classes=3), **changes)
     resumed.load_state_dict(kept)
-    recipe = recipe_of(plan, batch_images=8, group_images=8, **changes)
+    recipe = recipe_of(plan, batch_size=8, ghost_batch_size=8, **changes)
     rest = TrainSampler(LABELS, plan, 6, 8, 8, None, Key.of(0), first_step=resumed.step)
     for _ in train_steps(
         resumed,
-        map(grey, rest),
-        StepContext(recipe, Preprocessing(image_px=32), num_classes=3, key=Key.of(0), device=CPU),
+        map(gray, rest),
+        StepContext(recipe, Preprocessing(image_size=32), num_classes=3, key=Key.of(0), device=CPU),
         length=RunLength(6, steps_per_epoch=3),
     ):
         pass
@@ -239,17 +239,17 @@ def test_the_time_spent_waiting_for_pictures_is_counted_apart(monkeypatch):
 
     def slow(request):
         now[0] += 3
-        return grey(request)
+        return gray(request)
 
     def trained(*given, real=loop.forward_backward):
         now[0] += 50
         return real(*given)
 
     monkeypatch.setattr(loop, "forward_backward", trained)
-    _, _, steps = running(ProgressiveSchedule(image_px=32), 3, pictures=slow, group_images=4)
+    _, _, steps = running(ProgressiveSchedule(image_size=32), 3, pictures=slow, ghost_batch_size=4)
     for done in steps:
         now[0] += 1000
-        assert (done.waited_s, done.images) == (6, 8)
+        assert (done.data_wait_s, done.images) == (6, 8)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd", "rmsprop"])
@@ -262,15 +262,15 @@ def test_layers_begin_to_learn_from_the_head_down(kind):
     optimizer = get_recipe("finetune").optimizer.model_dump() | {
         "kind": kind,
         "lr": 0.1,
-        "unfreeze": 0.5,
+        "gradual_unfreeze": 0.5,
         "clip_norm": None,
     }
     network, _, steps = running(
-        ProgressiveSchedule(stages=1, image_px=32),
+        ProgressiveSchedule(stages=1, image_size=32),
         8,
         network=network,
         optimizer=optimizer,
-        schedule={"kind": "constant"},
+        schedule={"name": "constant"},
     )
     for done in steps:
         for name, weight in network.named_parameters():
@@ -287,15 +287,15 @@ def test_layers_move_by_their_share_of_the_rate():
         torch.manual_seed(0)
         network = create(SMALL, num_classes=3)
         before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
-        optimizer = {"kind": "sgd", "lr": 1.0, "momentum": 0.0} | rates
-        schedule = {"kind": "constant", "warmup_epochs": 2 / 3}
+        optimizer = {"name": "sgd", "lr": 1.0, "momentum": 0.0} | rates
+        schedule = {"name": "constant", "warmup_epochs": 2 / 3}
         _, _, steps = running(
-            ProgressiveSchedule(image_px=32), 3, network=network, optimizer=optimizer, schedule=schedule
+            ProgressiveSchedule(image_size=32), 3, network=network, optimizer=optimizer, schedule=schedule
         )
         assert next(steps).lr == pytest.approx(0.5)
         return {name: weight.detach() - before[name] for name, weight in network.named_parameters()}
 
-    plain, decayed = moved(), moved(layer_decay=0.5, head_lr=5)
+    plain, decayed = moved(), moved(layer_decay=0.5, head_lr_mult=5)
     shares = {
         "stem.": 1 / 16,
         "blocks.0.": 1 / 8,
@@ -316,11 +316,11 @@ def test_a_step_is_as_long_as_the_norm_that_gradients_are_clipped_to():
     network = create(SMALL, num_classes=3)
     before = [weight.detach().clone() for weight in network.parameters()]
     _, _, steps = running(
-        ProgressiveSchedule(image_px=32),
+        ProgressiveSchedule(image_size=32),
         1,
         network=network,
-        optimizer={"kind": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 0.01},
-        schedule={"kind": "constant"},
+        optimizer={"name": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "clip_norm": 0.01},
+        schedule={"name": "constant"},
     )
     next(steps)
     moved = [weight.detach() - was for weight, was in zip(network.parameters(), before, strict=True)]
@@ -331,7 +331,7 @@ def test_the_moving_average_counts_the_steps_of_the_run():
     """Decays 1/10, 2/11, 3/12, as the cap has it, of weights as they are after each step."""
     network = create(SMALL, num_classes=3)
     average = network.classifier.weight.detach().clone()
-    _, state, steps = running(ProgressiveSchedule(image_px=32), 3, network=network, ema_decay=0.5)
+    _, state, steps = running(ProgressiveSchedule(image_size=32), 3, network=network, ema_decay=0.5)
     for step, _ in enumerate(steps):
         average += (1 - (1 + step) / (10 + step)) * (network.classifier.weight.detach() - average)
     assert step == 2

@@ -31,7 +31,7 @@ LABELS = np.repeat([0, 1, 2], [60, 30, 10])
 
 
 def recipe(*settings: str):
-    return with_overrides(get_recipe("finetune"), ["balance=null", *settings])
+    return with_overrides(get_recipe("finetune"), ["class_sampling=null", *settings])
 
 
 def test_without_a_word_all_classes_are_alike():
@@ -45,7 +45,7 @@ def test_weights_are_the_papers_ratios_and_leave_the_loss_its_size():
     paper = np.array([(1 - beta) / (1 - beta**n) for n in (60, 30, 10)])
     assert (weights / weights[0]).tolist() == pytest.approx(paper / paper[0])
     assert float(weights[LABELS].mean()) == pytest.approx(1)
-    even = class_terms(LABELS, 3, recipe("class_weights=equal", "balance=equal")).weights
+    even = class_terms(LABELS, 3, recipe("class_weights=equal", "class_sampling=equal")).weights
     assert float(even.mean()) == pytest.approx(1)  # drawn alike: the mean over classes is that over pictures
 
 
@@ -118,13 +118,13 @@ def test_adjusted_logits_learn_what_balanced_data_would_teach():
 
 
 def test_what_balancing_has_evened_out_is_not_adjusted_again():
-    offsets = class_terms(LABELS, 3, recipe("logit_adjustment=2", "balance=equal")).offsets
+    offsets = class_terms(LABELS, 3, recipe("logit_adjustment=2", "class_sampling=equal")).offsets
     assert offsets.tolist() == pytest.approx([2 * np.log(1 / 3)] * 3)
 
 
 def test_pictures_that_are_repeated_are_augmented_more_strongly():
     """Drawn 33 times of an epoch of 100, classes of 30 and 10 repeat theirs; the one of 60 does not."""
-    words = ("balance=equal", "rare_randaugment=2", "progressive.randaugment=5")
+    words = ("class_sampling=equal", "minority_randaugment_scale=2", "progressive.randaugment=5")
     assert class_terms(LABELS, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     key, ids, plan = Key.of(0), np.arange(6), AugmentPlan(flip="none", randaugment_preset="monotone")
@@ -135,23 +135,31 @@ def test_pictures_that_are_repeated_are_augmented_more_strongly():
         assert torch.equal(mixed[rows], alone)
 
 
-@pytest.mark.parametrize("balance", ["sqrt", "effective", "equal"])
+@pytest.mark.parametrize("class_sampling", ["sqrt", "effective", "equal"])
 @pytest.mark.parametrize("classes", [3, 6, 7, 12, 100])
-def test_classes_that_are_equally_frequent_are_augmented_alike(classes, balance):
+def test_classes_that_are_equally_frequent_are_augmented_alike(classes, class_sampling):
     """A share computed in two ways is rounded in two ways."""
-    words = recipe(f"balance={balance}", "rare_randaugment=2", "progressive.randaugment=5")
+    words = recipe(
+        f"class_sampling={class_sampling}", "minority_randaugment_scale=2", "progressive.randaugment=5"
+    )
     for each in (1, 7, 48, 500):
         counted = class_terms(np.repeat(np.arange(classes), each), classes, words)
         assert counted.stronger.tolist() == [1] * classes
     one_less = np.repeat(np.arange(3), [100_000, 100_000, 99_999])
-    assert class_terms(one_less, 3, words).stronger.tolist() == [1, 1, 2 if balance != "effective" else 1]
+    assert class_terms(one_less, 3, words).stronger.tolist() == [
+        1,
+        1,
+        2 if class_sampling != "effective" else 1,
+    ]
 
 
 def test_nothing_to_make_stronger_is_refused():
-    with pytest.raises(InputError, match=mentioning("rare_randaugment", "2")):
-        recipe("rare_randaugment=2", "progressive.randaugment=5")
-    with pytest.raises(InputError, match=mentioning("rare_randaugment", "2", "progressive.randaugment")):
-        recipe("rare_randaugment=2", "balance=equal")
+    with pytest.raises(InputError, match=mentioning("minority_randaugment_scale", "2")):
+        recipe("minority_randaugment_scale=2", "progressive.randaugment=5")
+    with pytest.raises(
+        InputError, match=mentioning("minority_randaugment_scale", "2", "progressive.randaugment")
+    ):
+        recipe("minority_randaugment_scale=2", "class_sampling=equal")
     with pytest.raises(InputError, match="effective_beta"):
         recipe("effective_beta=1")
 
@@ -161,29 +169,29 @@ def test_a_run_takes_them_all(class_folders, tmp_path):
     """And each of them changes what comes out."""
     for path in sorted((class_folders / "red").glob("*"))[4:]:
         path.unlink()
-    words = ("class_weights=effective", "logit_adjustment=1", "rare_randaugment=2")
+    words = ("class_weights=effective", "logit_adjustment=1", "minority_randaugment_scale=2")
     answers = {}
     for name, settings in {"plain": (), **{word: (word,) for word in words}}.items():
         out = tmp_path / f"run{len(answers)}"
-        given = [part for setting in (*settings, "balance=sqrt") for part in ("--set", setting)]
+        given = [part for setting in (*settings, "class_sampling=sqrt") for part in ("--set", setting)]
         done = effnetv2(
             "train", class_folders, *TINY, "--recipe", "finetune", "--weights", "none", *given,
-            "--set", "progressive.stages=1", "--set", "progressive.image_px=32", "--set", "progressive.randaugment=5",
-            "--out", out, cwd=tmp_path,
+            "--set", "progressive.stages=1", "--set", "progressive.image_size=32", "--set", "progressive.randaugment=5",
+            "--output", out, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         answers[name] = (out / "predictions.csv").read_text()
     assert len(set(answers.values())) == 4
 
 
-def test_of_several_labels_a_class_is_repeated_that_is_rare_as_the_first():
+def test_of_multilabel_a_class_is_repeated_that_is_rare_as_the_first():
     """C is the second of most pictures, but the few that are drawn by it are drawn twice as often."""
     targets = np.repeat([[0, 2], [2, -1], [1, -1]], [100, 20, 5], axis=0)
-    words = ("balance=equal", "rare_randaugment=2", "progressive.randaugment=5")
+    words = ("class_sampling=equal", "minority_randaugment_scale=2", "progressive.randaugment=5")
     assert class_terms(targets, 3, recipe(*words)).stronger.tolist() == [1, 2, 2]
 
 
-def test_of_several_labels_each_counts_by_its_share():
+def test_of_multilabel_each_counts_by_its_share():
     """Dog and animal, cat and animal, animal alone: animal, never the rarest, has 1/2 + 1/2 + 1 of three pictures."""
     targets = np.array([[0, 2], [1, 2], [2, -1]])
     terms = class_terms(targets, 3, recipe("class_weights=equal", "logit_adjustment=1"))
@@ -191,7 +199,7 @@ def test_of_several_labels_each_counts_by_its_share():
     assert terms.weights.tolist() == pytest.approx(each / (each * [1 / 6, 1 / 6, 2 / 3]).sum(), rel=1e-6)
     assert terms.offsets.tolist() == pytest.approx(np.log([1 / 6, 1 / 6, 2 / 3]), rel=1e-6)
     # Drawn by the first label, as often each: dog and cat and animal a third, of which two bring half an animal along.
-    balanced = class_terms(targets, 3, recipe("logit_adjustment=1", "balance=equal"))
+    balanced = class_terms(targets, 3, recipe("logit_adjustment=1", "class_sampling=equal"))
     assert balanced.offsets.tolist() == pytest.approx(np.log([1 / 6, 1 / 6, 2 / 3]), rel=1e-6)
 
 

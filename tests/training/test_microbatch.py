@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.messages import mentioning
-from tests.training.test_loop import SMALL, grey, running
+from tests.training.test_loop import SMALL, gray, running
 
 from efficientnetv2.models.factory import create
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
@@ -19,13 +19,13 @@ from efficientnetv2.utils.errors import InputError, MemoryShortError
 
 PLAN = ProgressiveSchedule(
     stages=2,
-    image_px=Ramp(32, 48),
+    image_size=Ramp(32, 48),
     dropout=0.4,
     drop_path=0.4,
     mixup_alpha=0.3,
     randaugment=Ramp(5, 10),
 )
-SGD = {"optimizer": {"kind": "sgd", "lr": 0.01, "momentum": 0.9}, "ema_decay": 0.9, "group_images": 2}
+SGD = {"optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9}, "ema_decay": 0.9, "ghost_batch_size": 2}
 
 
 def small():
@@ -35,7 +35,7 @@ def small():
 
 def noisy(request):
     """Pictures with some spread, unlike plain ones, whose batch-norm would magnify every rounding."""
-    batch = grey(request)
+    batch = gray(request)
     noise = torch.Generator().manual_seed(request.step * 100 + request.group)
     spread = torch.randint(-40, 40, batch.images.shape, generator=noise)
     return replace(batch, images=(batch.images + spread).clamp(0, 255).to(torch.uint8))
@@ -119,7 +119,7 @@ def test_where_memory_runs_out_the_step_is_done_again_with_half_as_many(when):
 
 def test_a_single_group_that_does_not_fit_names_the_next_smaller():
     network, _ = refusing(1)
-    with pytest.raises(InputError, match=mentioning("2", "48", "--set", "group_images=1")):
+    with pytest.raises(InputError, match=mentioning("2", "48", "--set", "ghost_batch_size=1")):
         run(MicrobatchPlan({32: 4, 48: 4}), network=network)
 
 
@@ -157,7 +157,7 @@ def test_a_step_that_others_have_a_part_of_already_is_not_done_again(monkeypatch
 
     network.register_forward_pre_hook(short)
     sent = SimpleNamespace(
-        sending=True, begin_step=lambda image_px: None, forward_pass=lambda *, last: nullcontext(network)
+        sending=True, begin_step=lambda image_size: None, forward_pass=lambda *, last: nullcontext(network)
     )
     step = [SimpleNamespace(request=SimpleNamespace(setting=StepSettings(48)), labels=torch.zeros(2))] * 4
     context = SimpleNamespace(device=torch.device("cpu"), groups=8)

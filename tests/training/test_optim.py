@@ -63,7 +63,7 @@ def test_weight_decay_is_l2_in_the_loss_for_rmsprop():
 @pytest.mark.parametrize("kind", ["rmsprop", "sgd", "adamw"])
 def test_biases_and_norms_are_not_decayed(kind):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    groups = build_optimizer(network, Optimizer(kind=kind, lr=0.1, weight_decay=0.3)).param_groups
+    groups = build_optimizer(network, Optimizer(name=kind, lr=0.1, weight_decay=0.3)).param_groups
     decay = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
     assert len(decay) == len(list(network.parameters()))
     for name, weight in network.named_parameters():
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
 
 def test_what_scales_shifts_or_stands_for_one_vector_is_not_decayed_in_foreign_networks_either():
     network = nn.Sequential(Transformer())
-    groups = build_optimizer(network, Optimizer(kind="adamw", lr=0.1, weight_decay=0.3)).param_groups
+    groups = build_optimizer(network, Optimizer(name="adamw", lr=0.1, weight_decay=0.3)).param_groups
     decayed = {id(one) for group in groups if group["weight_decay"] for one in group["params"]}
     assert {name for name, one in network.named_parameters() if id(one) in decayed} == {
         "0.qkv",
@@ -102,7 +102,7 @@ def test_a_first_step_that_is_left_out_leaves_no_momentum_behind():
     weights = [nn.Parameter(torch.tensor([[1.0, 2.0]])) for _ in range(2)]
     left_out, plain = (
         build_optimizer(
-            nn.ParameterList([one]), Optimizer(kind="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
+            nn.ParameterList([one]), Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
         )
         for one in weights
     )
@@ -125,7 +125,7 @@ def test_a_first_step_that_is_left_out_leaves_no_momentum_behind():
 
 def test_the_classifier_alone_gets_the_heads_rate():
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    groups = build_optimizer(network, Optimizer(kind="adamw", lr=0.1, head_lr=5)).param_groups
+    groups = build_optimizer(network, Optimizer(name="adamw", lr=0.1, head_lr_mult=5)).param_groups
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     assert [shares[id(weight)] for weight in network.parameters()] == [1, 1, 5, 5]
 
@@ -134,7 +134,7 @@ def test_every_classifier_of_a_network_gets_the_heads_rate():
     """timm's distilled transformers answer with the mean of two."""
     with torch.device("meta"):
         network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
-    groups = build_optimizer(network, Optimizer(kind="sgd", lr=0.1, head_lr=5)).param_groups
+    groups = build_optimizer(network, Optimizer(name="sgd", lr=0.1, head_lr_mult=5)).param_groups
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     fast = {name for name, weight in network.named_parameters() if shares[id(weight)] == 5}
     assert fast == {f"module.{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
@@ -142,15 +142,15 @@ def test_every_classifier_of_a_network_gets_the_heads_rate():
 
 def shares_of(network, **given):
     """Each parameter's rate over the scheduled one, by its name."""
-    groups = build_optimizer(network, Optimizer(kind="sgd", lr=0.1, **given)).param_groups
+    groups = build_optimizer(network, Optimizer(name="sgd", lr=0.1, **given)).param_groups
     shares = {id(weight): group["lr_share"] for group in groups for weight in group["params"]}
     return {name: shares[id(weight)] for name, weight in network.named_parameters()}
 
 
 # Four groups of layers: stem 0.5**3, first stage (block 0) 0.5**2, second (blocks 1 and 2) 0.5, head and classifier 1.
-@pytest.mark.parametrize(("head_lr", "classifier"), [(1, 1), (5, 5), (0.1, 0.1)])
+@pytest.mark.parametrize(("head_lr_mult", "classifier"), [(1, 1), (5, 5), (0.1, 0.1)])
 def test_each_group_of_layers_learns_at_half_the_rate_of_the_next_and_the_classifier_at_the_heads(
-    head_lr, classifier
+    head_lr_mult, classifier
 ):
     stages = (
         Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),
@@ -160,7 +160,7 @@ def test_each_group_of_layers_learns_at_half_the_rate_of_the_next_and_the_classi
     expected = {
         "classifier": classifier, "head": 1, "blocks.2": 0.5, "blocks.1": 0.5, "blocks.0": 0.25, "stem": 0.125,
     }  # fmt: skip
-    shares = shares_of(network, layer_decay=0.5, head_lr=head_lr)
+    shares = shares_of(network, layer_decay=0.5, head_lr_mult=head_lr_mult)
     reached = {
         one: {share for name, share in shares.items() if name.startswith(f"{one}.")} for one in expected
     }
@@ -177,7 +177,7 @@ def test_rates_fall_with_depth_in_networks_of_others_too():
         (0.8, [0.8**5, 0.8**5, 0.8**4, 0.8**3, 0.8**2, 0.8, 5]),
         (1, [1, 1, 1, 1, 1, 1, 5]),
     ):
-        shares = shares_of(network, layer_decay=decay, head_lr=5)
+        shares = shares_of(network, layer_decay=decay, head_lr_mult=5)
         for name, share in zip(names, expected, strict=True):
             reached = [value for one, value in shares.items() if one.startswith(f"module.{name}.")]
             assert reached == pytest.approx([share] * len(reached)), name
@@ -186,7 +186,7 @@ def test_rates_fall_with_depth_in_networks_of_others_too():
 
 def test_staircase_falls_as_released():
     """ImageNet: 5 epochs up to the peak, then 0.97 per 2.4 epochs counted from the start."""
-    schedule = Schedule(kind="staircase", warmup_epochs=5, factor=0.97, every_epochs=2.4)
+    schedule = Schedule(name="staircase", warmup_epochs=5, gamma=0.97, step_epochs=2.4)
 
     def share(epoch):
         return lr_factor(schedule, round(epoch * 100), steps=35_000, steps_per_epoch=100)
@@ -200,7 +200,7 @@ def test_staircase_falls_as_released():
 
 
 def test_cosine_goes_from_the_peak_through_half_to_the_end():
-    schedule = Schedule(kind="cosine", warmup_epochs=1, final=0.1)
+    schedule = Schedule(name="cosine", warmup_epochs=1, min_lr_ratio=0.1)
     shares = [lr_factor(schedule, step, steps=110, steps_per_epoch=10) for step in (0, 9, 10, 60, 109)]
     assert shares[:3] == pytest.approx([0.1, 1.0, 1.0])
     assert shares[3] == pytest.approx(0.55)
@@ -209,7 +209,7 @@ def test_cosine_goes_from_the_peak_through_half_to_the_end():
 
 def test_a_short_run_reaches_its_peak_too():
     """One epoch of 100 steps with a warm-up of an epoch, but a quarter of the run at most: 25 steps up."""
-    short = Schedule(kind="cosine", warmup_epochs=1, warmup_share=0.25)
+    short = Schedule(name="cosine", warmup_epochs=1, max_warmup_fraction=0.25)
     shares = [lr_factor(short, step, steps=100, steps_per_epoch=100) for step in range(100)]
     assert shares[:25] == pytest.approx([(step + 1) / 25 for step in range(25)])
     assert shares[62] == pytest.approx(0.5, abs=0.03)
@@ -323,7 +323,7 @@ def test_ema_moves_a_shared_weight_once():
 )
 def test_the_recipes_numbers_are_the_optimizers(kind, passed_on):
     made = build_optimizer(
-        nn.Linear(2, 2), Optimizer(kind=kind, lr=0.1, momentum=0.7, decay=0.8, epsilon=0.01)
+        nn.Linear(2, 2), Optimizer(name=kind, lr=0.1, momentum=0.7, beta2=0.8, epsilon=0.01)
     )
     assert passed_on.items() <= made.defaults.items()
     assert made.defaults["lr"] == 0.1

@@ -44,7 +44,7 @@ def network():
 
 
 def recipe_of(*settings):
-    return with_overrides(get_recipe("quick"), ["group_images=8", "progressive.image_px=32", *settings])
+    return with_overrides(get_recipe("quick"), ["ghost_batch_size=8", "progressive.image_size=32", *settings])
 
 
 def measured(monkeypatch, **seconds):
@@ -72,16 +72,16 @@ def test_bf16_is_taken_where_it_measures_a_tenth_faster(monkeypatch, bf16_s, cho
 def test_a_short_run_takes_what_the_hardware_has_without_measuring(monkeypatch, hardware, chosen):
     monkeypatch.setattr(speed, "lower_precision", lambda device: hardware)
     monkeypatch.setattr(speed._Bench, "side", lambda *words: pytest.fail("measured"))
-    choice = choose_precision(recipe_of("batch_images=8"), network(), steps=149, device=CPU)  # 1,192 pictures
+    choice = choose_precision(recipe_of("batch_size=8"), network(), steps=149, device=CPU)  # 1,192 pictures
     assert (choice.precision, choice.compile) == (chosen, False)
 
 
 def test_a_run_of_few_steps_of_many_pictures_measures_on_a_cpu(monkeypatch):
     """1,280 of them, of which measuring is a twentieth; a GPU, which takes all pictures of a step at once, does not."""
     measured(monkeypatch, fp32=1.0, bf16=1.25)
-    choice = choose_precision(recipe_of("batch_images=32"), network(), steps=40, device=CPU)
+    choice = choose_precision(recipe_of("batch_size=32"), network(), steps=40, device=CPU)
     assert (choice.precision, choice.compile) == ("fp32", False)
-    bench = speed._Bench(recipe_of("batch_images=32"), network(), torch.device("cuda"), 40)
+    bench = speed._Bench(recipe_of("batch_size=32"), network(), torch.device("cuda"), 40)
     assert bench.too_short_to_measure
 
 
@@ -102,9 +102,7 @@ def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
 def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen):
     measured(monkeypatch, fp32=step_s, compiled=compiled_s)
     said = logged_lines()
-    choice = choose_precision(
-        recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU
-    )
+    choice = choose_precision(recipe_of("precision=fp32", "batch_size=8"), network(), steps=1_000, device=CPU)
     assert choice.compile is chosen
     assert said == (
         ["Trying whether compiling pays, with a few steps of the last stage."] if step_s == 10.0 else []
@@ -114,7 +112,7 @@ def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen)
 def test_a_run_that_several_share_is_as_much_shorter(monkeypatch):
     """1,000 steps of 10 s are 167 minutes of one process, and of four together 42: too few to try compiling."""
     measured(monkeypatch, fp32=10.0, compiled=5.0)
-    recipe, steps = recipe_of("precision=fp32", "batch_images=8"), 1_000
+    recipe, steps = recipe_of("precision=fp32", "batch_size=8"), 1_000
     assert choose_precision(recipe, network(), steps=steps, device=CPU).compile
     together = choose_precision(recipe, network(), steps=steps, device=CPU, at_once=4)
     assert mentions(together.note, "42", "minutes")
@@ -123,8 +121,8 @@ def test_a_run_that_several_share_is_as_much_shorter(monkeypatch):
 def test_a_run_whose_pictures_grow_is_as_much_shorter(monkeypatch):
     """A stage at half the side has a quarter of the pixels: five eighths of 42 minutes."""
     measured(monkeypatch, fp32=10.0, compiled=5.0)
-    growing = ("progressive.image_px={start: 32, end: 64}", "progressive.stages=2")
-    recipe = recipe_of("precision=fp32", "batch_images=8", *growing)
+    growing = ("progressive.image_size={start: 32, end: 64}", "progressive.stages=2")
+    recipe = recipe_of("precision=fp32", "batch_size=8", *growing)
     choice = choose_precision(recipe, network(), steps=1_000, device=CPU, at_once=4)
     assert mentions(choice.note, "26", "minutes")
 
@@ -134,7 +132,7 @@ def test_minutes_that_will_decide_the_epochs_say_how_long_the_run_takes(monkeypa
     """1,000 steps of 10 s are 167 minutes, yet 15 are too few to try; 200 steps are 33, yet 150 are enough."""
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     steps, said = 1_000 if minutes == 15.0 else 200, logged_lines()
-    recipe = recipe_of("precision=fp32", "batch_images=8")
+    recipe = recipe_of("precision=fp32", "batch_size=8")
     choice = choose_precision(recipe, network(), steps=steps, device=CPU, minutes=minutes)
     assert choice.compile is chosen
     assert bool(said) is chosen
@@ -145,7 +143,7 @@ def test_compiling_is_not_tried_where_there_is_no_time_for_it(within_s, tried, m
     measured(monkeypatch, fp32=10.0, compiled=5.0)
     said = logged_lines()
     choice = choose_precision(
-        recipe_of("precision=fp32", "batch_images=8"), network(), steps=1_000, device=CPU,
+        recipe_of("precision=fp32", "batch_size=8"), network(), steps=1_000, device=CPU,
         compile_within_s=within_s,
     )  # fmt: skip
     assert choice.compile is tried
@@ -175,7 +173,7 @@ def test_an_image_is_timed_with_as_many_as_memory_has_room_for(monkeypatch):
         return 3.0
 
     monkeypatch.setattr(speed._Side, "step", step)
-    assert speed.seconds_per_image(recipe_of("batch_images=32", "precision=fp32"), network(), CPU) == 1.5
+    assert speed.seconds_per_image(recipe_of("batch_size=32", "precision=fp32"), network(), CPU) == 1.5
     assert tried == [8, 4, 2, 2]
 
 
@@ -244,7 +242,7 @@ def test_fp16_scales_losses_and_its_scale_goes_into_the_checkpoint():
 def test_the_loop_computes_in_the_precision_of_the_recipe(precision, dtype):
     given, seen = network(), []
     given.stem.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
-    _, _, steps = running(ProgressiveSchedule(image_px=32), 1, network=given, precision=precision)
+    _, _, steps = running(ProgressiveSchedule(image_size=32), 1, network=given, precision=precision)
     done = next(steps)
     assert seen == [dtype]
     assert done.loss.dtype == torch.float32
@@ -258,18 +256,18 @@ def test_fp16_with_scaled_losses_takes_steps_as_long_as_fp32(clip_norm):
         given = network()
         before = given.classifier.weight.detach().clone()
         _, state, steps = running(
-            ProgressiveSchedule(image_px=32),
+            ProgressiveSchedule(image_size=32),
             2,
             network=given,
             precision=precision,
-            optimizer={"kind": "sgd", "lr": 0.1, "momentum": 0.0, "clip_norm": clip_norm},
-            schedule={"kind": "constant"},
+            optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0, "clip_norm": clip_norm},
+            schedule={"name": "constant"},
         )
         for _ in steps:
             pass
         after[precision] = given.classifier.weight.detach() - before
         assert (state.scaler is not None) == (precision == "fp16")
-    # Pictures of one grey each leave batch-norm little to divide by, so the two differ by more than rounding.
+    # Pictures of one gray each leave batch-norm little to divide by, so the two differ by more than rounding.
     length = {precision: float(torch.linalg.vector_norm(moved)) for precision, moved in after.items()}
     assert 0.2 < length["fp16"] / length["fp32"] < 5, "not by the scale, 65,536"
 
@@ -291,7 +289,7 @@ def test_compiling_compiles_every_stage_and_leaves_the_network_alone(monkeypatch
     given = network()
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
     recipe = recipe_of(
-        "precision=fp32", "compile=on", "progressive.image_px={start: 32, end: 64}", "progressive.stages=2"
+        "precision=fp32", "compile=on", "progressive.image_size={start: 32, end: 64}", "progressive.stages=2"
     )
     compile_model(given.train(), recipe, CPU)
     assert sizes == [(8, 3, 32, 32), (8, 3, 64, 64)]
@@ -346,8 +344,8 @@ def test_gradients_may_differ_by_the_rounding_of_the_precision_alone(factor, pre
 def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
     """Called as the loop calls it: otherwise it would be compiled to another program, which nobody has tried."""
     recipe = recipe_of(
-        "precision=fp32", "progressive.stages=1", "progressive.dropout=0", "progressive.image_px=32", "compile=off",
-        "batch_images=8", "group_images=8",
+        "precision=fp32", "progressive.stages=1", "progressive.dropout=0", "progressive.image_size=32", "compile=off",
+        "batch_size=8", "ghost_batch_size=8",
     )  # fmt: skip
     images = torch.rand(8, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     grads = []
@@ -390,6 +388,6 @@ def test_what_is_timed_is_the_program_that_was_tried(monkeypatch):
         return call
 
     monkeypatch.setattr(compiling.torch, "compile", compiler)
-    recipe = recipe_of("precision=fp32", "batch_images=8", "progressive.dropout=0.2")
+    recipe = recipe_of("precision=fp32", "batch_size=8", "progressive.dropout=0.2")
     choose_precision(recipe, network(), steps=1_000, device=CPU, minutes=150.0)
     assert drawn == [True] * (1 + 1 + speed._TIMED_STEPS)

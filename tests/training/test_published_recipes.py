@@ -17,19 +17,19 @@ from efficientnetv2.transforms.pipeline import AugmentPlan
 
 
 def stage_sizes(recipe):
-    return [recipe.progressive.stage(index).image_px for index in range(recipe.progressive.stages)]
+    return [recipe.progressive.stage(index).image_size for index in range(recipe.progressive.stages)]
 
 
 #                 sizes                 RandAugment  mixup  dropout      (Table 6)
 @pytest.mark.parametrize(
-    ("size", "px", "randaugment", "mixup", "dropout", "eval_px"),
+    ("size", "px", "randaugment", "mixup", "dropout", "eval_image_size"),
     [
         ("s", [128, 185, 243, 300], (5, 15), (0, 0), (0.1, 0.3), 384),
         ("m", [128, 212, 296, 380], (5, 20), (0, 0.2), (0.1, 0.4), 480),
         ("l", [128, 212, 296, 380], (5, 25), (0, 0.4), (0.1, 0.5), 480),
     ],
 )
-def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_px):
+def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_image_size):
     recipe = get_recipe(f"efficientnetv2_{size}_paper")
     first, last = recipe.progressive.stage(0), recipe.progressive.last
     assert stage_sizes(recipe) == px
@@ -38,12 +38,12 @@ def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_p
     assert (first.dropout, last.dropout) == dropout
     assert (first.cutmix_alpha, last.cutmix_alpha) == (0, 0)
     assert recipe.epochs / recipe.progressive.stages == pytest.approx(87, abs=1)
-    assert (recipe.eval_px, recipe.batch_norm_momentum) == (eval_px, 0.99)
+    assert (recipe.eval_image_size, recipe.batch_norm_momentum) == (eval_image_size, 0.99)
 
 
 # ibase 128: 128 + (train - 128) * (stage + 1) / 4; RandAugment and mixing ramp up, dropout stands.
 @pytest.mark.parametrize(
-    ("size", "px", "randaugment", "mix", "dropout", "eval_px"),
+    ("size", "px", "randaugment", "mix", "dropout", "eval_image_size"),
     [
         ("s", [171, 214, 257, 300], 10, 0.0, 0.2, 384),
         ("m", [192, 256, 320, 384], 15, 0.2, 0.3, 480),
@@ -54,7 +54,9 @@ def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_p
         ("b3", [156, 184, 212, 240], None, 0.0, 0.3, 300),
     ],
 )
-def test_released_recipes_are_the_authors_configurations(size, px, randaugment, mix, dropout, eval_px):
+def test_released_recipes_are_the_authors_configurations(
+    size, px, randaugment, mix, dropout, eval_image_size
+):
     recipe = get_recipe(f"efficientnetv2_{size}_released")
     last = recipe.progressive.last
     assert stage_sizes(recipe) == px
@@ -62,34 +64,36 @@ def test_released_recipes_are_the_authors_configurations(size, px, randaugment, 
     assert (last.mixup_alpha, last.cutmix_alpha) == (mix, mix)
     assert {recipe.progressive.stage(i).dropout for i in range(4)} == {dropout}
     assert recipe.augment == AugmentPlan(flip="horizontal", autoaugment=randaugment is None)
-    assert (recipe.eval_px, recipe.batch_norm_momentum) == (eval_px, 0.9)
+    assert (recipe.eval_image_size, recipe.batch_norm_momentum) == (eval_image_size, 0.9)
 
 
 @pytest.mark.parametrize(
-    ("size", "px", "dropout", "eval_px"),
+    ("size", "px", "dropout", "eval_image_size"),
     [("b0", 192, 0.2, 224), ("b1", 192, 0.2, 240), ("b2", 208, 0.3, 260), ("b3", 240, 0.3, 300)],
 )
-def test_the_paper_trains_the_small_ones_at_one_size(size, px, dropout, eval_px):
+def test_the_paper_trains_the_small_ones_at_one_size(size, px, dropout, eval_image_size):
     """Where it is silent: the end of the released code's schedule."""
     recipe = get_recipe(f"efficientnetv2_{size}_paper")
     assert stage_sizes(recipe) == [px]
-    assert recipe.progressive.to_json()["image_px"] == px  # not a ramp, which a second stage would bring back
+    assert (
+        recipe.progressive.to_json()["image_size"] == px
+    )  # not a ramp, which a second stage would bring back
     assert recipe.augment == AugmentPlan(flip="horizontal", autoaugment=True)
     assert (recipe.progressive.last.dropout, recipe.progressive.last.randaugment) == (dropout, None)
-    assert (recipe.eval_px, recipe.batch_norm_momentum) == (eval_px, 0.99)
+    assert (recipe.eval_image_size, recipe.batch_norm_momentum) == (eval_image_size, 0.99)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("efficientnetv2_")])
 def test_from_scratch_they_share_section_5_1(name):
     recipe = get_recipe(name)
     optimizer, schedule = recipe.optimizer, recipe.schedule
-    assert (recipe.epochs, recipe.batch_images, recipe.ema_decay) == (350, 4096, 0.9999)
-    assert (optimizer.kind, optimizer.momentum, optimizer.decay) == ("rmsprop", 0.9, 0.9)
+    assert (recipe.epochs, recipe.batch_size, recipe.ema_decay) == (350, 4096, 0.9999)
+    assert (optimizer.name, optimizer.momentum, optimizer.beta2) == ("rmsprop", 0.9, 0.9)
     assert (optimizer.lr, optimizer.weight_decay, optimizer.epsilon) == (0.016 * 4096 / 256, 1e-5, 1e-3)
-    assert (schedule.kind, schedule.factor, schedule.every_epochs) == ("staircase", 0.97, 2.4)
+    assert (schedule.name, schedule.gamma, schedule.step_epochs) == ("staircase", 0.97, 2.4)
     assert schedule.warmup_epochs == 5
     assert recipe.minival == (25_000 if name.endswith("_paper") else 25_021)
-    assert (recipe.made_for, recipe.weights) == ("imagenet1k", "none")
+    assert (recipe.expected_dataset, recipe.weights) == ("imagenet1k", "none")
     assert recipe.progressive.last.drop_path == pytest.approx(1 - 0.8)
     assert recipe.progressive.last.label_smoothing == 0.1
     assert f"--recipe {name}" in RECIPES[name].description
@@ -102,7 +106,7 @@ def test_from_scratch_they_share_section_5_1(name):
 def test_training_crops_keep_at_least_what_those_of_the_released_code_do(size, least, form):
     """preprocessing.py: area_range from 0.05. B0 to B3 have preprocess_legacy.py's: from 0.08, but drawn anew where
     they cover less than 0.1 of a box that is the whole picture."""
-    assert get_recipe(f"efficientnetv2_{size}_{form}").crop_area_min == least
+    assert get_recipe(f"efficientnetv2_{size}_{form}").crop_scale_min == least
 
 
 @pytest.mark.parametrize(
@@ -122,16 +126,16 @@ def test_a_description_says_what_the_released_code_does_and_where_ours_differs(n
     assert mentions(" ".join(RECIPES[name].description.split()), *facts)
 
 
-def test_small_pictures_are_evaluated_by_their_centre_and_large_ones_whole():
+def test_small_pictures_are_evaluated_by_their_center_and_large_ones_whole():
     """Released: size/(size + 32) of the shorter side below 320 px; from there on squeezed."""
     b0, s = get_recipe("efficientnetv2_b0_released"), get_recipe("efficientnetv2_s_released")
-    assert (b0.framing, b0.crop_fraction) == ("crop", pytest.approx(224 / 256))
-    assert (s.framing, s.crop_fraction) == ("whole", 1.0)
-    assert s.train_framing == b0.train_framing == "crop"
+    assert (b0.crop_mode, b0.crop_pct) == ("center", pytest.approx(224 / 256))
+    assert (s.crop_mode, s.crop_pct) == ("squash", 1.0)
+    assert s.random_crop_mode == b0.random_crop_mode == "center"
 
 
 @pytest.mark.parametrize(
-    ("size", "px", "eval_px"),
+    ("size", "px", "eval_image_size"),
     [
         ("s", [128, 185, 243, 300], 384),
         ("m", [128, 212, 296, 380], 480),
@@ -139,22 +143,26 @@ def test_small_pictures_are_evaluated_by_their_centre_and_large_ones_whole():
         ("xl", [128, 212, 296, 380], 512),
     ],
 )
-def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eval_px):
+def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eval_image_size):
     """Section 5.2; 100,000 pictures held out. XL, for which Table 6 has no row, as L."""
     recipe = get_recipe(f"imagenet21k_{size}_paper")
     like = get_recipe(f"efficientnetv2_{'l' if size == 'xl' else size}_paper")
-    assert (recipe.epochs, recipe.schedule.kind, recipe.holdout) == (60, "cosine", 100_000)
-    assert (recipe.made_for, recipe.minival) == ("imagenet21k", None)
-    assert (recipe.model, recipe.eval_px, stage_sizes(recipe)) == (f"efficientnetv2_{size}", eval_px, px)
+    assert (recipe.epochs, recipe.schedule.name, recipe.val_fraction) == (60, "cosine", 100_000)
+    assert (recipe.expected_dataset, recipe.minival) == ("imagenet21k", None)
+    assert (recipe.model, recipe.eval_image_size, stage_sizes(recipe)) == (
+        f"efficientnetv2_{size}",
+        eval_image_size,
+        px,
+    )
     assert recipe.progressive == like.progressive
     assert (recipe.schedule.warmup_epochs, recipe.batch_norm_momentum) == (5, 0.99)
     for field in (
         "optimizer",
-        "batch_images",
+        "batch_size",
         "ema_decay",
         "batch_norm_momentum",
         "augment",
-        "crop_area_min",
+        "crop_scale_min",
     ):
         assert getattr(recipe, field) == getattr(like, field), field
 
@@ -163,19 +171,19 @@ def test_the_released_21k_has_one_size_and_hardly_any_regularization():
     """google/automl, datasets.py, ImageNet21k: lr_base 0.008 for each 256 pictures, one epoch of warm-up."""
     recipe = get_recipe("imagenet21k_released")
     setting = recipe.progressive.last
-    assert (recipe.progressive.stages, setting.image_px, recipe.eval_px) == (1, 224, 224)
+    assert (recipe.progressive.stages, setting.image_size, recipe.eval_image_size) == (1, 224, 224)
     assert (setting.dropout, setting.drop_path, setting.label_smoothing) == (0, 0, 0)
     assert (setting.randaugment, setting.mixup_alpha, setting.cutmix_alpha) == (None, 0, 0)
     assert recipe.augment == AugmentPlan(flip="horizontal")
-    assert recipe.crop_area_min == 0.05
-    assert (recipe.epochs, recipe.batch_images, recipe.holdout) == (60, 4096, 100_000)
-    assert (recipe.made_for, recipe.minival) == ("imagenet21k", None)
+    assert recipe.crop_scale_min == 0.05
+    assert (recipe.epochs, recipe.batch_size, recipe.val_fraction) == (60, 4096, 100_000)
+    assert (recipe.expected_dataset, recipe.minival) == ("imagenet21k", None)
     assert recipe.optimizer == get_recipe("efficientnetv2_s_released").optimizer.model_copy(
         update={"lr": 0.008 * 16}
     )
-    assert (recipe.schedule.kind, recipe.schedule.warmup_epochs) == ("cosine", 1)
+    assert (recipe.schedule.name, recipe.schedule.warmup_epochs) == ("cosine", 1)
     assert (recipe.ema_decay, recipe.batch_norm_momentum) == (0.9999, 0.9)
-    assert (recipe.framing, recipe.crop_fraction) == ("crop", pytest.approx(224 / 256))
+    assert (recipe.crop_mode, recipe.crop_pct) == ("center", pytest.approx(224 / 256))
 
 
 # Table 12's networks. Blocks: EfficientNet's 16, its depth grown by 1.8 and 2.2 (arXiv:1905.11946), each stage rounded
@@ -198,15 +206,15 @@ def test_table_12s_networks_grow_from_128_px_to_their_own_size(name, model, px, 
     recipe, like = get_recipe(name), get_recipe("efficientnetv2_s_paper")
     first, last = recipe.progressive.stage(0), recipe.progressive.last
     assert (recipe.model, recipe.progressive.stages) == (model, 4)
-    assert (first.image_px, last.image_px, recipe.eval_px) == (128, px, px)
+    assert (first.image_size, last.image_size, recipe.eval_image_size) == (128, px, px)
     assert (first.randaugment, last.randaugment) == (5, 15)
     assert (first.dropout, last.dropout) == (0.1, 0.3)
     assert (last.mixup_alpha, last.cutmix_alpha, last.cutout, last.label_smoothing) == (0, 0, 0, 0.1)
     assert first.drop_path == last.drop_path == pytest.approx(1 - 0.8 if blocks else 0)
-    assert (recipe.epochs, recipe.batch_images, recipe.ema_decay) == (350, 4096, 0.9999)
+    assert (recipe.epochs, recipe.batch_size, recipe.ema_decay) == (350, 4096, 0.9999)
     assert (recipe.batch_norm_momentum, recipe.minival) == (0.99, 25_000)
-    assert (recipe.framing, recipe.crop_fraction) == ("crop", pytest.approx(px / (px + 32)))
-    for field in ("optimizer", "schedule", "augment", "crop_area_min", "made_for", "weights"):
+    assert (recipe.crop_mode, recipe.crop_pct) == ("center", pytest.approx(px / (px + 32)))
+    for field in ("optimizer", "schedule", "augment", "crop_scale_min", "expected_dataset", "weights"):
         assert getattr(recipe, field) == getattr(like, field), field
     assert f"--recipe {name}" in RECIPES[name].description
 
@@ -235,25 +243,27 @@ def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_fir
     """All of it: label smoothing is one."""
     recipe = get_recipe("proxy_paper")
     assert (recipe.epochs, recipe.minival, recipe.ema_decay) == (10, 25_000, 0.999)
-    assert (recipe.schedule.kind, recipe.schedule.warmup_epochs) == ("cosine", 1)
+    assert (recipe.schedule.name, recipe.schedule.warmup_epochs) == ("cosine", 1)
     assert recipe.optimizer == get_recipe("efficientnetv2_s_paper").optimizer
     proxy = recipe.progressive
-    assert (proxy.stages, proxy.image_px) == (1, 192)
-    assert replace(proxy.last, image_px=128) == get_recipe("efficientnetv2_s_paper").progressive.stage(0)
+    assert (proxy.stages, proxy.image_size) == (1, 192)
+    assert replace(proxy.last, image_size=128) == get_recipe("efficientnetv2_s_paper").progressive.stage(0)
     assert proxy.last.label_smoothing == 0.1
 
 
-@pytest.mark.parametrize(("own", "framing"), [("crop", "crop"), (None, "whole")])
-def test_training_crops_as_its_recipe_says(own, framing, monkeypatch):
+@pytest.mark.parametrize(("own", "crop_mode"), [("center", "center"), (None, "squash")])
+def test_training_crops_as_its_recipe_says(own, crop_mode, monkeypatch):
     """S squeezes whole pictures in evaluation, but draws crops by their aspect in pixels."""
     crops: list[str] = []
     monkeypatch.setattr(
-        trainer, "TrainingImages", lambda train, seen, *more, **words: crops.append(seen.framing)
+        trainer, "TrainingImages", lambda train, seen, *more, **words: crops.append(seen.crop_mode)
     )
     for name in ("TrainSampler", "training_batches", "train_steps", "class_terms", "decode_threads"):
         monkeypatch.setattr(trainer, name, lambda *given, **words: None)
-    recipe = get_recipe("efficientnetv2_s_paper").model_copy(update={"crop_framing": own, "group_images": 32})
-    job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_px=384, framing="whole"))
+    recipe = get_recipe("efficientnetv2_s_paper").model_copy(
+        update={"train_crop_mode": own, "ghost_batch_size": 32}
+    )
+    job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_size=384, crop_mode="squash"))
     context = RunContext(job, MagicMock(step=0), MagicMock(steps=1))
     trainer.training_steps(context, lambda: None)
-    assert crops == [framing]
+    assert crops == [crop_mode]

@@ -22,9 +22,9 @@ FIELDS = {field.name: field for field in all_fields()}
 # What a recipe has to say, and no more.
 LEAST = {
     "name": "least",
-    "progressive": {"image_px": 64},
-    "optimizer": {"kind": "sgd", "lr": 0.1},
-    "schedule": {"kind": "constant"},
+    "progressive": {"image_size": 64},
+    "optimizer": {"name": "sgd", "lr": 0.1},
+    "schedule": {"name": "constant"},
 }
 
 
@@ -60,19 +60,19 @@ def test_every_part_says_what_it_is(part):
     ("name", "values"),
     [
         ("name", "text"),
-        ("made_for", "imagenet1k, imagenet21k or null"),
+        ("expected_dataset", "imagenet1k, imagenet21k or null"),
         ("epochs", "number above 0 up to 1,000,000 or auto"),
-        ("epochs_auto", "[whole number, number, number]"),
-        ("time_shares", "equal, [number, ...] or null"),
+        ("auto_epochs", "[whole number, number, number]"),
+        ("stage_time", "equal, [number, ...] or null"),
         ("ema_decay", "number above 0 and below 1 or null"),
         ("batch_norm_momentum", "number from 0 to below 1"),
-        ("eval_px_tried", "auto, [whole number from 1 to 4,096, ...] or null"),
+        ("eval_image_size_candidates", "auto, [whole number from 1 to 4,096, ...] or null"),
         ("compile", "true, false or auto"),
         ("model", "text or {stem_channels, stages, head_channels, ...}"),
         ("seed", "whole number"),
-        ("schedule.final", "number from 0 to 1"),
+        ("schedule.min_lr_ratio", "number from 0 to 1"),
         ("progressive.randaugment", "number from 0 to 30, {start, end, continuous} or null"),
-        ("progressive.others", "{name: number or {start, end, continuous}, ...}"),
+        ("progressive.extra", "{name: number or {start, end, continuous}, ...}"),
     ],
 )
 def test_values_are_said_in_words(name, values):
@@ -81,15 +81,15 @@ def test_values_are_said_in_words(name, values):
 
 def test_meanings_state_what_null_and_each_choice_do():
     assert mentions(FIELDS["progressive.dropout"].meaning, "0", "classifier")
-    assert mentions(FIELDS["framing"].meaning, "whole", "crop", "pad")
-    assert mentions(FIELDS["eval_views"].meaning, "one", "symmetries")
-    assert mentions(FIELDS["pooling"].meaning, "mean", "weight")
+    assert mentions(FIELDS["crop_mode"].meaning, "squash", "center", "border")
+    assert mentions(FIELDS["tta"].meaning, "one", "d4")
+    assert mentions(FIELDS["global_pool"].meaning, "mean", "weight")
 
 
 def test_what_is_said_to_be_the_default_is_what_a_recipe_has_unsaid():
     has = field_values(validate_recipe(LEAST, where="test"))
     required = {field.name for field in FIELDS.values() if field.required}
-    assert required == {"name", "progressive.image_px", "optimizer.kind", "optimizer.lr", "schedule.kind"}
+    assert required == {"name", "progressive.image_size", "optimizer.name", "optimizer.lr", "schedule.name"}
     assert {name: field.default for name, field in FIELDS.items() if name not in required} == {
         name: value for name, value in has.items() if name not in required
     }
@@ -106,9 +106,9 @@ def test_values_are_shown_as_set_takes_them(name):
     ("word", "names"),
     [
         ("epochs", ["epochs"]),
-        ("crop", ["crop_framing", "crop_fraction", "crop_area_min"]),
+        ("crop", ["crop_mode", "crop_pct", "crop_scale_min"]),
         ("lr", ["optimizer.lr"]),
-        ("kind", ["optimizer.kind", "schedule.kind"]),
+        ("optimizer.n", ["optimizer.name"]),
         ("schedule", [field.name for field in fields_of("schedule")]),
         ("", list(FIELDS)),
     ],
@@ -123,7 +123,7 @@ def test_a_word_finds_the_field_or_all_that_begin_so(word, names):
         ("optimiser.lr", "optimizer.lr"),
         ("augmnet", "augment"),
         ("dropuot", "dropout"),
-        ("progressive.image_px.end", "progressive.image_px"),
+        ("progressive.image_size.end", "progressive.image_size"),
     ],
 )
 def test_an_unknown_field_names_the_nearest(word, near):

@@ -57,14 +57,14 @@ def small(name: str, *, px: int, steps: int, stages: int | None = None) -> Recip
     """The recipe so named, its pictures, batch and length made small; two groups of 4 a step."""
     recipe = get_recipe(name)
     plain = recipe.to_json()
-    plain["progressive"] = recipe.progressive.with_image_px(px).to_json() | {"px_multiple": 1}
+    plain["progressive"] = recipe.progressive.with_image_size(px).to_json() | {"size_multiple": 1}
     plain["progressive"] |= {"stages": stages} if stages else {}
     plain |= {
         "epochs": float(steps),
         "steps": None,
-        "batch_images": PICTURES,
-        "group_images": 4,
-        "eval_px": 32,
+        "batch_size": PICTURES,
+        "ghost_batch_size": 4,
+        "eval_image_size": 32,
     }
     return validate_recipe(plain | {"precision": "fp32", "compile": False}, where=name)
 
@@ -97,11 +97,13 @@ def trained(
     network.register_forward_pre_hook(look)
     key, length = Key.of(0), RunLength.of(recipe, PICTURES)
     first = labels if labels.ndim == 1 else labels[:, 0]
-    requests = list(TrainSampler(first, recipe.progressive, length.steps, PICTURES, 4, recipe.balance, key))
+    requests = list(
+        TrainSampler(first, recipe.progressive, length.steps, PICTURES, 4, recipe.class_sampling, key)
+    )
     noise = np.random.default_rng(0)
 
     def answered(request: BatchRequest) -> Batch:
-        shape = (4, 3, request.setting.image_px, request.setting.image_px)
+        shape = (4, 3, request.setting.image_size, request.setting.image_size)
         images = torch.from_numpy(noise.integers(0, 256, shape, np.uint8))
         return Batch(request, images, torch.from_numpy(labels[request.samples]), ())
 
@@ -109,7 +111,7 @@ def trained(
         init_state(network, recipe),
         map(answered, requests),
         loop.StepContext(
-            recipe, Preprocessing(image_px=32), num_classes=CLASSES, key=key, device=torch.device("cpu")
+            recipe, Preprocessing(image_size=32), num_classes=CLASSES, key=key, device=torch.device("cpu")
         ),
         length=length,
     )
@@ -139,7 +141,7 @@ def hot(samples: npt.NDArray[np.int64], setting: StepSettings, *, several: bool)
 def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels_of_each(name, monkeypatch):
     """The recipe's own schedule, augmentation and optimizer, at 48 px and a batch of 8; of ImageNet-21k several labels
     of a picture."""
-    recipe, several = small(name, px=48, steps=8), get_recipe(name).made_for == "imagenet21k"
+    recipe, several = small(name, px=48, steps=8), get_recipe(name).expected_dataset == "imagenet21k"
     torch.manual_seed(0)
     network = create(SMALL, num_classes=CLASSES)
     before = {one: weight.detach().clone() for one, weight in network.named_parameters()}
@@ -148,13 +150,13 @@ def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels
     assert [done.setting for done in steps] == [
         recipe.progressive.stage(step * stages // 8) for step in range(8)
     ]
-    assert len({done.setting.image_px for done in steps}) == stages == get_recipe(name).progressive.stages
+    assert len({done.setting.image_size for done in steps}) == stages == get_recipe(name).progressive.stages
     assert np.isfinite([float(done.loss) for done in steps]).all()
     assert not [one for one, weight in network.named_parameters() if torch.equal(weight, before[one])]
     assert len(passes) == 2 * 8
     for request, met in passes:
         setting = request.setting
-        assert met.px == setting.image_px
+        assert met.px == setting.image_size
         assert met.dropout == [setting.dropout]
         assert met.drop_path == pytest.approx([setting.drop_path * share for share in SMALLS_SHARES])
         torch.testing.assert_close(met.targets.sum(dim=1), torch.ones(4))
@@ -162,14 +164,14 @@ def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels
             torch.testing.assert_close(met.targets, hot(request.samples, setting, several=several))
 
 
-def test_what_is_trained_here_has_stages_stochastic_depth_dropout_and_several_labels():
+def test_what_is_trained_here_has_stages_stochastic_depth_dropout_and_multilabel():
     """Else the test above would compare nothing with nothing."""
     recipes = [get_recipe(name) for name in RECIPES]
     assert {1, 3, 4} <= {recipe.progressive.stages for recipe in recipes}
     assert len({recipe.progressive.drop_path for recipe in recipes}) > 2
     growing = [r for r in recipes if r.progressive.stage(0).dropout < r.progressive.last.dropout]
     assert len(growing) > 10
-    assert sum(recipe.made_for == "imagenet21k" for recipe in recipes) == 5
+    assert sum(recipe.expected_dataset == "imagenet21k" for recipe in recipes) == 5
     assert len(drop_paths(create(SMALL))) == len(SMALLS_SHARES)
 
 
@@ -183,8 +185,8 @@ def test_table_12s_own_networks_take_a_step_of_the_first_stage_and_one_of_the_la
     network = create(recipe.model, num_classes=CLASSES)
     steps, passes = trained(recipe, network, ONE_EACH, monkeypatch)
     assert np.isfinite([float(done.loss) for done in steps]).all()
-    assert [done.setting.image_px for done in steps] == [
-        round(own.stage(0).image_px * 64 / own.last.image_px),
+    assert [done.setting.image_size for done in steps] == [
+        round(own.stage(0).image_size * 64 / own.last.image_size),
         64,
     ]
     for done, ends in zip(steps, (own.stage(0), own.last), strict=True):

@@ -19,12 +19,12 @@ from efficientnetv2.utils.errors import InputError
 def network(stages):
     torch.manual_seed(0)
     small = create(SMALL, num_classes=3)
-    small.recompute_stages(stages)
+    small.checkpoint_stages(stages)
     return small
 
 
-@pytest.mark.parametrize("group_images", [2, 8])
-def test_training_is_the_same_dropout_and_statistics_included(group_images):
+@pytest.mark.parametrize("ghost_batch_size", [2, 8])
+def test_training_is_the_same_dropout_and_statistics_included(ghost_batch_size):
     """One group of 8, and 4 groups of 2, two at a time; stochastic depth and dropout at 0.4."""
 
     def trained(stages):
@@ -33,8 +33,8 @@ def test_training_is_the_same_dropout_and_statistics_included(group_images):
             4,
             network=network(stages),
             pictures=noisy,
-            microbatches=MicrobatchPlan({32: 2, 48: 2}) if group_images == 2 else MicrobatchPlan(),
-            **SGD | {"group_images": group_images},
+            microbatches=MicrobatchPlan({32: 2, 48: 2}) if ghost_batch_size == 2 else MicrobatchPlan(),
+            **SGD | {"ghost_batch_size": ghost_batch_size},
         )
         return [float(one.loss) for one in done], state.state_dict()
 
@@ -66,14 +66,14 @@ def test_less_is_kept():
 
 
 def test_the_recipe_says_how_many_stages():
-    recipe = get_recipe("quick").model_copy(update={"recompute_stages": 2})
+    recipe = get_recipe("quick").model_copy(update={"checkpoint_stages": 2})
     assert build_model(recipe, SMALL, num_classes=3).recomputed == {0, 1, 2, 3}
-    with pytest.raises(InputError, match=mentioning("recompute_stages", "4", "3")):
-        build_model(recipe.model_copy(update={"recompute_stages": 4}), SMALL, num_classes=3)
+    with pytest.raises(InputError, match=mentioning("checkpoint_stages", "4", "3")):
+        build_model(recipe.model_copy(update={"checkpoint_stages": 4}), SMALL, num_classes=3)
 
 
 def test_other_networks_have_no_stages_to_recompute():
     pytest.importorskip("timm")
-    recipe = get_recipe("quick").model_copy(update={"recompute_stages": 1})
+    recipe = get_recipe("quick").model_copy(update={"checkpoint_stages": 1})
     with pytest.raises(InputError, match="only models of this package"):
         build_model(recipe, "timm:resnet18", num_classes=3)

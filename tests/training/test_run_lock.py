@@ -26,7 +26,7 @@ from efficientnetv2.workflows import train as train_job
 from efficientnetv2.workflows.crossval_config import CrossValConfig
 
 WORDS = TrainOverrides(
-    model=NETWORK, weights="none", epochs=1, settings=("progressive.stages=1", "progressive.image_px=32")
+    model=NETWORK, weights="none", epochs=1, settings=("progressive.stages=1", "progressive.image_size=32")
 )
 
 
@@ -34,7 +34,7 @@ def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
     out = tmp_path / "runs/mine"
     with create_run_dir(out) as path:
         assert path == out
-        with pytest.raises(InputError, match=mentioning("--out")), create_run_dir(out):
+        with pytest.raises(InputError, match=mentioning("--output")), create_run_dir(out):
             pytest.fail("a second one has begun")
         (out / "recipe.yaml").write_text("")
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
@@ -52,7 +52,7 @@ def test_how_a_run_goes_on_is_said_whatever_verb_has_met_it(tmp_path):
     (tmp_path / "my run/recipe.yaml").write_text("")
     with pytest.raises(InputError) as refused:
         validate_new_run_dir(tmp_path / "my run")
-    assert mentions(str(refused.value), tmp_path / "my run", "effnetv2 train DATA --out", "--resume")
+    assert mentions(str(refused.value), tmp_path / "my run", "effnetv2 train DATA --output", "--resume")
 
 
 def test_of_a_name_that_nobody_chose_the_next_free_one_is_taken(tmp_path):
@@ -107,7 +107,7 @@ def test_what_a_beginning_with_another_run_to_compare_with_leaves_is_no_obstacle
 
 
 def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, monkeypatch):
-    """It began in the same --out while this one looked at its pictures."""
+    """It began in the same --output while this one looked at its pictures."""
     out = tmp_path / "mine"
 
     def prepare(*given, real=train_job.prepare_data, **named):

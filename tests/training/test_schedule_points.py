@@ -9,7 +9,7 @@ from efficientnetv2.training.train_state import RunLength
 
 
 def recipe(*settings: str, stages: int = 2):
-    plan = f"progressive={{stages: {stages}, image_px: {{start: 64, end: 128}}}}"
+    plan = f"progressive={{stages: {stages}, image_size: {{start: 64, end: 128}}}}"
     return with_overrides(get_recipe("quick"), [plan, *settings])
 
 
@@ -26,7 +26,7 @@ def test_no_point_shortly_before_a_stage_ends():
 
 
 def test_points_every_so_many_epochs():
-    assert validation_steps(recipe("validate_epochs=2", stages=1), RunLength(40, 8.0)) == {16, 32, 40}
+    assert validation_steps(recipe("val_interval_epochs=2", stages=1), RunLength(40, 8.0)) == {16, 32, 40}
 
 
 def test_epochs_of_less_than_a_step_are_looked_at_after_each():
@@ -36,7 +36,7 @@ def test_epochs_of_less_than_a_step_are_looked_at_after_each():
 def test_a_run_whose_size_changes_all_the_time_is_one_stage():
     always = with_overrides(
         get_recipe("quick"),
-        ["progressive={stages: 4, image_px: {start: 64, end: 128, continuous: true}}"],
+        ["progressive={stages: 4, image_size: {start: 64, end: 128, continuous: true}}"],
     )
     assert stage_ends(always, RunLength(40, 8.0)) == [40]
     assert validation_steps(always, RunLength(40, 8.0)) == {8, 16, 24, 32, 40}

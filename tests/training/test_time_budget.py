@@ -44,8 +44,8 @@ STEPPED = Pacer.stepped
 BEGINNING = {
     "command": "effnetv2 train",
     "chosen": [],
-    "preprocessing": Preprocessing(image_px=48).to_json(),
-    "groups_at_a_time": {},
+    "preprocessing": Preprocessing(image_size=48).to_json(),
+    "microbatches": {},
 }
 
 
@@ -71,9 +71,9 @@ class Clock:
 
 
 def job_of(epochs: float, batch: int, *settings: str) -> RunConfig:
-    sizes = "progressive={stages: 3, px_multiple: 32, image_px: {start: 64, end: 128}}"
+    sizes = "progressive={stages: 3, size_multiple: 32, image_size: {start: 64, end: 128}}"
     recipe = with_overrides(
-        get_recipe("quick"), [sizes, f"batch_images={batch}", f"epochs={epochs}", "compile=false", *settings]
+        get_recipe("quick"), [sizes, f"batch_size={batch}", f"epochs={epochs}", "compile=false", *settings]
     )
     folder = SimpleNamespace(amend_beginning=lambda **changed: None)
     return RunConfig(recipe, None, range(IMAGES), range(VAL_IMAGES), None, folder, None, workers=0)
@@ -102,7 +102,7 @@ def simulated(
     pacer.plan(0, begins=True)
     step, positions = 0, [0.0]
     while step < plan.steps:
-        px = job.recipe.progressive.at(plan.scheduled_step(step), total_steps=plan.scheduled).image_px
+        px = job.recipe.progressive.at(plan.scheduled_step(step), total_steps=plan.scheduled).image_size
         plan.requested = max(plan.requested, min(plan.steps, step + 1 + ahead))
         pacer.stepped(px, clock.work(RATES.step_s(px)))
         step += 1
@@ -178,8 +178,8 @@ def timed(class_folders, tmp_path):
     dataset = load_dataset(class_folders)
     train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
     settings = (
-        "progressive={stages: 2, image_px: {start: 32, end: 48}, dropout: 0.3}", "batch_images=8", "group_images=8",
-        "precision=fp32", "compile=false", "epochs=12", "validate_epochs=4", "ema_decay=0.5",
+        "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: 0.3}", "batch_size=8", "ghost_batch_size=8",
+        "precision=fp32", "compile=false", "epochs=12", "val_interval_epochs=4", "ema_decay=0.5",
     )  # fmt: skip
 
     def of(name: str) -> RunConfig:
@@ -189,7 +189,7 @@ def timed(class_folders, tmp_path):
             network=create(SMALL, num_classes=3),
             train=train,
             val=val,
-            preprocessing=Preprocessing(image_px=48),
+            preprocessing=Preprocessing(image_size=48),
             folder=RunDir(tmp_path / name),
             device=torch.device("cpu"),
             workers=0,
@@ -229,10 +229,10 @@ class Paces:
         drawn = np.random.default_rng(seed)
         self.now = 0.0
 
-        def stepped(pacer, image_px, seconds):
+        def stepped(pacer, image_size, seconds):
             took = float(drawn.uniform(0.5, 2.0))
             self.now += took
-            STEPPED(pacer, image_px, took)
+            STEPPED(pacer, image_size, took)
 
         monkeypatch.setattr(Pacer, "stepped", stepped)
         monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=lambda: self.now))
@@ -260,7 +260,7 @@ def test_a_resumed_run_takes_the_steps_that_were_planned_to_the_same_bits(timed,
     assert clock.now < 50, "it goes on from a checkpoint"
     assert second.folder.beginning()["revisions"] == planned
     assert weights_of(second) == weights_of(first)
-    facts = ("kind", "step", "loss", "lr", "image_px", "top1")
+    facts = ("kind", "step", "loss", "lr", "image_size", "top1")
     rows = [[row.get(one) for one in facts] for row in first.folder.history()]
     assert [[row.get(one) for one in facts] for row in second.folder.history()] == rows
 
@@ -271,7 +271,7 @@ def test_the_learning_rate_and_the_stages_go_on_without_a_jump(timed, monkeypatc
     Paces(monkeypatch, seed=3)
     Trainer(one, limit=limit_of(1.0, 80)).fit()
     rows = [row for row in one.folder.history() if row["kind"] == "train"]
-    sizes = [row["image_px"] for row in rows]
+    sizes = [row["image_size"] for row in rows]
     assert sizes == sorted(sizes)
     assert set(sizes) == {32, 48}
     falling = [row["lr"] for row in rows[np.argmax([row["lr"] for row in rows]) :]]
@@ -303,7 +303,7 @@ def test_each_step_counts_with_its_own_time(timed, monkeypatch):
     """Together the steps took no longer than the run; counted from the first step on, they would be late at once."""
     one, took = timed("run"), []
     one.folder.begin(one.recipe, one.train, BEGINNING)
-    monkeypatch.setattr(Pacer, "stepped", lambda pacer, image_px, seconds: took.append(seconds))
+    monkeypatch.setattr(Pacer, "stepped", lambda pacer, image_size, seconds: took.append(seconds))
     limit, began = replace(limit_of(1.0, 60), began=time.monotonic()), time.perf_counter()
     Trainer(one, limit=limit).fit()
     assert len(took) > 10

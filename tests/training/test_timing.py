@@ -53,7 +53,7 @@ def job(class_folders, tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "_TIMED_S", 0.0)
     monkeypatch.setattr(rates, "_ANSWERS_S", 0.0)
     settings = [
-        "progressive={stages: 2, image_px: {start: 32, end: 64}}", "batch_images=8", "group_images=4",
+        "progressive={stages: 2, image_size: {start: 32, end: 64}}", "batch_size=8", "ghost_batch_size=4",
         "precision=fp32", "compile=false", "epochs=1",
     ]  # fmt: skip
     dataset = load_dataset(class_folders)
@@ -63,7 +63,7 @@ def job(class_folders, tmp_path, monkeypatch):
         network=create("efficientnetv2_b0", num_classes=3),
         train=train,
         val=val,
-        preprocessing=Preprocessing(image_px=64),
+        preprocessing=Preprocessing(image_size=64),
         folder=NullRunDir(tmp_path / "run"),
         device=torch.device("cpu"),
         workers=0,
@@ -76,14 +76,14 @@ def test_steps_are_those_of_the_run_and_the_network_stays(job, tmp_path, monkeyp
     passes = []
 
     def counted(network, batches, *rest, real=loop.forward_backward):
-        passes.append((batches[0].request.setting.image_px, len(batches)))
+        passes.append((batches[0].request.setting.image_size, len(batches)))
         return real(network, batches, *rest)
 
     monkeypatch.setattr(loop, "forward_backward", counted)
     before = {name: tensor.clone() for name, tensor in job.network.state_dict().items()}
     found = measure_timings(job, tmp_path)
     assert passes == [(32, 2)] * 5 + [(64, 1)] * 10
-    assert [rate.image_px for rate in found.steps] == [32, 64]
+    assert [rate.image_size for rate in found.steps] == [32, 64]
     assert all(rate.each_s > 0 and rate.begin_s >= 0 for rate in found.steps)
     assert all(torch.equal(before[name], now) for name, now in job.network.state_dict().items())
     weights = sum(tensor.nbytes for tensor in before.values())
@@ -104,7 +104,7 @@ def test_reading_is_a_part_of_a_step(job, tmp_path):
 
 def test_a_large_batch_is_measured_in_part(job, tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "_MOST_IMAGES", 4)
-    large = job.recipe.model_copy(update={"batch_images": 40})
+    large = job.recipe.model_copy(update={"batch_size": 40})
     reader = Slow(source_reader(job.train))
     found = measure_timings(
         replace(job, recipe=large, reader=reader, microbatches=MicrobatchPlan({32: 1, 64: 1})), tmp_path
@@ -153,7 +153,7 @@ def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
     assert not any("64 px" in line for line in said)
     (least,) = asked
     assert least.answers.each_s > 0
-    assert [rate.image_px for rate in least.steps] == [32, 64]
+    assert [rate.image_size for rate in least.steps] == [32, 64]
     assert least.steps[1].each_s == least.steps[0].each_s == found.steps[0].each_s
     assert found.steps[1].each_s == pytest.approx(4 * found.steps[0].each_s)
     assert found.steps[1].begin_s == 0
@@ -215,7 +215,7 @@ def test_sizes_that_no_time_is_left_for_are_taken_to_grow_as_their_pixels_do(wit
     said = logged_lines()
     found = measure_timings(job, tmp_path, within_s=within_s)
     assert [line.split()[3] for line in said if "steps of" in line] == [str(px) for px in sizes]
-    assert [rate.image_px for rate in found.steps] == [32, 64]
+    assert [rate.image_size for rate in found.steps] == [32, 64]
     small, large = found.steps
     if sizes == [32]:
         assert large.each_s == pytest.approx(4 * small.each_s)

@@ -22,8 +22,8 @@ def test_they_share_the_settings_of_the_authors_fine_tuning(name):
     """google/automl, its Ft configurations, where the paper is silent: batch 512 at 0.0005 for each 256 pictures."""
     recipe, setting = get_recipe(name), get_recipe(name).progressive.last
     optimizer = recipe.optimizer
-    assert (recipe.batch_images, optimizer.lr) == (512, 0.0005 * 512 / 256)
-    assert (optimizer.kind, optimizer.momentum, optimizer.decay, optimizer.epsilon) == (
+    assert (recipe.batch_size, optimizer.lr) == (512, 0.0005 * 512 / 256)
+    assert (optimizer.name, optimizer.momentum, optimizer.beta2, optimizer.epsilon) == (
         "rmsprop", 0.9, 0.9, 1e-3,
     )  # fmt: skip
     assert (recipe.ema_decay, recipe.batch_norm_momentum) == (0.9996, 0.9)
@@ -32,11 +32,11 @@ def test_they_share_the_settings_of_the_authors_fine_tuning(name):
     assert (setting.label_smoothing, setting.cutout) == (0.1, 0.5)
     assert setting.dropout == pytest.approx(0, abs=1e-6)  # there: 1e-6
     assert (setting.randaugment, setting.mixup_alpha, setting.cutmix_alpha) == (None, 0, 0)
-    assert (recipe.framing, recipe.crop_area_min, recipe.minival) == ("whole", 1.0, None)
+    assert (recipe.crop_mode, recipe.crop_scale_min, recipe.minival) == ("squash", 1.0, None)
     assert (recipe.augment.flip, recipe.augment.cutout_fill, recipe.augment.autoaugment) == (
         "horizontal", "noise", False,
     )  # fmt: skip
-    assert recipe.schedule.kind == ("cosine" if name.endswith("_paper") else "constant")
+    assert recipe.schedule.name == ("cosine" if name.endswith("_paper") else "constant")
     assert f"--recipe {name}" in RECIPES[name].description
 
 
@@ -45,8 +45,8 @@ def test_transfer_is_section_5_3(form, weight_decay):
     recipe = get_recipe(f"transfer_{form}")
     assert (recipe.steps, recipe.epochs, recipe.optimizer.weight_decay) == (10_000, "auto", weight_decay)
     assert (recipe.model, recipe.weights) == ("efficientnetv2_s", "efficientnetv2_s.in1k")
-    assert (recipe.progressive.last.image_px, recipe.eval_px) == (384, 384)
-    assert (recipe.answered, recipe.made_for) == ("test", None)
+    assert (recipe.progressive.last.image_size, recipe.eval_image_size) == (384, 384)
+    assert (recipe.eval_split, recipe.expected_dataset) == ("test", None)
 
 
 @pytest.mark.parametrize("name", FROM_21K)
@@ -54,8 +54,8 @@ def test_from_21k_each_network_has_fifteen_epochs_at_its_own_size(name):
     recipe, size = get_recipe(name), name.split("_")[-2]
     assert (recipe.epochs, recipe.steps, recipe.optimizer.weight_decay) == (15, None, 1e-5)
     assert (recipe.model, recipe.weights) == (f"efficientnetv2_{size}", f"efficientnetv2_{size}.in21k")
-    assert (recipe.progressive.last.image_px, recipe.eval_px) == (SIZES[size], SIZES[size])
-    assert (recipe.answered, recipe.made_for) == ("val", "imagenet1k")
+    assert (recipe.progressive.last.image_size, recipe.eval_image_size) == (SIZES[size], SIZES[size])
+    assert (recipe.eval_split, recipe.expected_dataset) == ("val", "imagenet1k")
 
 
 def test_steps_become_the_epochs_that_they_make():
@@ -63,7 +63,7 @@ def test_steps_become_the_epochs_that_they_make():
     recipe = get_recipe("transfer_paper").model_copy(update={"weights": "none", "model": "efficientnetv2_b0"})
     recipe = validate_recipe(
         recipe.to_json()
-        | {"group_images": 8, "progressive": {"image_px": 32}, "eval_px": 32}
+        | {"ghost_batch_size": 8, "progressive": {"image_size": 32}, "eval_image_size": 32}
         | {"precision": "fp32", "compile": False},
         where="here",
     )
@@ -87,7 +87,7 @@ def test_steps_and_epochs_at_once_are_refused():
 
 
 def test_only_what_has_a_published_test_split_answers_test():
-    assert {name for name in RECIPES if get_recipe(name).answered == "test"} == {
+    assert {name for name in RECIPES if get_recipe(name).eval_split == "test"} == {
         "transfer_paper",
         "transfer_released",
     }

@@ -9,7 +9,7 @@ from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.run_summary import unused_settings
 
-STAGES = "progressive={stages: 2, image_px: {start: 64, end: 128}}"
+STAGES = "progressive={stages: 2, image_size: {start: 64, end: 128}}"
 
 
 def said(*settings, scratch=False, processes=1):
@@ -22,14 +22,14 @@ def said(*settings, scratch=False, processes=1):
     ("settings", "name"),
     [
         (["sync_batch_norm=true"], "sync_batch_norm"),
-        (["progressive={stages: 1, image_px: 64}", "time_shares=equal"], "time_shares"),
+        (["progressive={stages: 1, image_size: 64}", "stage_time=equal"], "stage_time"),
         (["effective_beta=0.99"], "effective_beta"),
         (
-            ["schedule={kind: cosine, factor: 0.9}"],
-            "schedule.factor (for staircase, and schedule.kind is cosine)",
+            ["schedule={name: cosine, gamma: 0.9}"],
+            "schedule.gamma (for staircase, and schedule.name is cosine)",
         ),
-        (["schedule={kind: constant, final: 0.1}"], "schedule.final"),
-        (["compile=true", "progressive={image_px: {start: 64, end: 128, continuous: true}}"], "compile"),
+        (["schedule={name: constant, min_lr_ratio: 0.1}"], "schedule.min_lr_ratio"),
+        (["compile=true", "progressive={image_size: {start: 64, end: 128, continuous: true}}"], "compile"),
     ],
 )
 def test_a_setting_without_effect_is_named(settings, name):
@@ -38,19 +38,19 @@ def test_a_setting_without_effect_is_named(settings, name):
 
 
 def test_from_scratch_there_is_nothing_to_keep_or_to_probe():
-    settings = ("optimizer.unfreeze=0.5", "classifier=probe")
+    settings = ("optimizer.gradual_unfreeze=0.5", "head_init=linear_probe")
     [line] = said(*settings, scratch=True)
-    assert "optimizer.unfreeze" in line
-    assert "classifier=probe" in line
+    assert "optimizer.gradual_unfreeze" in line
+    assert "head_init=linear_probe" in line
     assert said(*settings) == []
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        ["balance=effective", "effective_beta=0.99"],
-        [STAGES, "time_shares=equal", "compile=true"],
-        ["schedule={kind: staircase, factor: 0.9, every_epochs: 1}"],
+        ["class_sampling=effective", "effective_beta=0.99"],
+        [STAGES, "stage_time=equal", "compile=true"],
+        ["schedule={name: staircase, gamma: 0.9, step_epochs: 1}"],
     ],
 )
 def test_what_has_an_effect_is_not(settings):

@@ -1,4 +1,4 @@
-"""Every colour operation against Pillow, on pictures that are flat, dark, saturated, natural and noise."""
+"""Every color operation against Pillow, on pictures that are flat, dark, saturated, natural and noise."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ IMAGES = batch()
 
 
 def worst(ours, pillow):
-    """Greatest difference in grey levels, from Pillow's operation on each picture of the batch."""
+    """Greatest difference in gray levels, from Pillow's operation on each picture of the batch."""
     theirs = [
         np.asarray(pillow(Image.fromarray(p.permute(1, 2, 0).numpy()))).transpose(2, 0, 1) for p in IMAGES
     ]
@@ -101,8 +101,8 @@ def test_released_contrast_turns_about_the_number_of_pixels_over_256(px, level):
     assert int(color.released_contrast(image, torch.tensor([1.5]))[0, 0, 0, 0]) == expected
 
 
-def test_a_jitter_of_an_even_grey_is_its_brightness():
-    """Contrast and saturation leave an even grey alone, so the values spread as brightness does."""
+def test_a_jitter_of_an_even_gray_is_its_brightness():
+    """Contrast and saturation leave an even gray alone, so the values spread as brightness does."""
     images = torch.full((500, 3, 4, 4), 100, dtype=torch.uint8)
     values = color.jitter(images, Key.of(0), range(500), strength=0.4)[:, 0, 0, 0].double()
     assert 58 <= float(values.min()) <= 63
@@ -137,7 +137,7 @@ class WithoutDoubles(TorchDispatchMode):
 
 
 def test_no_operation_needs_doubles_where_the_device_has_none(monkeypatch):
-    """And autocontrast without them is Pillow's to one grey level."""
+    """And autocontrast without them is Pillow's to one gray level."""
     on_apple = color._finest(torch.device("mps"))
     monkeypatch.setattr(color, "_finest", lambda device: on_apple)
     factor = torch.full((6,), 1.4)

@@ -24,13 +24,13 @@ def test_the_hole_is_half_the_side_less_what_lies_over_the_edge():
     heights, widths = holes.any(2).sum(1), holes.any(1).sum(1)
     assert torch.equal(holes.sum((1, 2)), heights * widths)
     assert int(heights.max()) == int(widths.max()) == 32
-    assert int(heights.min()) == 16  # the centre in the first row: half of it is over the edge
-    # Of 64 centre rows, 33 keep the hole whole: 16 to 48.
+    assert int(heights.min()) == 16  # the center in the first row: half of it is over the edge
+    # Of 64 center rows, 33 keep the hole whole: 16 to 48.
     assert stats.binomtest(int((heights == 32).sum()), 800, 33 / 64).pvalue > 1e-3
 
 
 def test_centres_are_uniform_over_the_rows_and_columns():
-    """A hole of 2 px begins one before its centre: where it ends tells the centre."""
+    """A hole of 2 px begins one before its center: where it ends tells the center."""
     images = torch.zeros(3200, 1, 16, 16)
     holes = cutout(images, fraction=2 / 16, key=KEY, ids=range(3200))[:, 0] != 0
     for edges in (holes.any(2), holes.any(1)):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.data.test_splits import dataset
 from tests.messages import mentioning
 
@@ -20,7 +20,7 @@ from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.sampler import target_counts
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.transforms import export as materialised
+from efficientnetv2.transforms import export as materialized
 from efficientnetv2.transforms import pipeline
 from efficientnetv2.transforms.export import copies_of, spread_copies, write_copies
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each
@@ -31,8 +31,8 @@ KEY = Key.of(0)
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.sampled_from(["sqrt", "effective", "equal"]))
-def test_copies_bring_each_class_to_its_number(counts, balance):
-    wanted = target_counts(counts, balance)
+def test_copies_bring_each_class_to_its_number(counts, class_sampling):
+    wanted = target_counts(counts, class_sampling)
     labels = np.repeat(np.arange(len(counts)), counts)
     copies = spread_copies(labels, wanted, key=KEY)
     assert [(1 + copies[labels == k]).sum() for k in range(len(counts))] == wanted.tolist()
@@ -55,7 +55,7 @@ def test_copies_are_what_training_makes_of_the_picture():
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     setting, plan = (
         StepSettings(40, randaugment=5),
-        AugmentPlan(flip="symmetries", randaugment_preset="monotone"),
+        AugmentPlan(flip="d4", randaugment_preset="monotone"),
     )
     made = list(copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY))
     for turn in range(3):
@@ -73,7 +73,7 @@ def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
 
     def made():
         return list(
-            copies_of(picture, row=7, count=12, setting=setting, plan=AugmentPlan(colour=0.3), key=KEY)
+            copies_of(picture, row=7, count=12, setting=setting, plan=AugmentPlan(color=0.3), key=KEY)
         )
 
     batches = []
@@ -82,7 +82,7 @@ def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
         batches.append(len(images))
         return augment_each(images, *words)
 
-    monkeypatch.setattr(materialised, "augment_each", spy)
+    monkeypatch.setattr(materialized, "augment_each", spy)
     together = made()
     monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * picture.nbytes + 1)
     apart = made()
@@ -95,8 +95,8 @@ def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
 
 def test_the_files_and_their_rows(tmp_path):
     for number in range(3):
-        paint(tmp_path / f"red/{number}.jpg", COLOURS["red"], number)
-        paint(tmp_path / f"blue/{number}.jpg", COLOURS["blue"], number)
+        paint(tmp_path / f"red/{number}.jpg", COLORS["red"], number)
+        paint(tmp_path / f"blue/{number}.jpg", COLORS["blue"], number)
     data = load_dataset(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
@@ -106,7 +106,7 @@ def test_the_files_and_their_rows(tmp_path):
     assert made[AUGMENTED_FROM].tolist() == [data.paths[1], data.paths[1], data.paths[5]]
     assert made["label"].tolist() == ["blue", "blue", "red"]
     assert sorted(made["path"]) == sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg"))
-    # Nothing is done to them but to be saved again, all colours kept: they look like their origin.
+    # Nothing is done to them but to be saved again, all colors kept: they look like their origin.
     for path, origin in zip(made["path"], made[AUGMENTED_FROM], strict=True):
         levels = [np.asarray(Image.open(file), dtype=float) for file in (out / path, tmp_path / origin)]
         assert np.abs(levels[0] - levels[1]).mean() < 3

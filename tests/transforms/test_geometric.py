@@ -69,7 +69,7 @@ def test_symmetries_of_an_oblong_picture_are_refused():
 
 @pytest.mark.parametrize("degrees", [-30.0, -7.5, 0.0, 12.3, 45.0, 90.0])
 def test_rotation_is_pillows(degrees):
-    """Nearest neighbour; at most a few ties of rounding differ (Pillow computes in fixed point)."""
+    """Nearest neighbor; at most a few ties of rounding differ (Pillow computes in fixed point)."""
     images = pictures(2)
     ours = geometric.rotate(images, torch.full((2,), degrees))
     pil = as_pil(images[1]).rotate(degrees, Image.Resampling.NEAREST, fillcolor=(128, 128, 128))
@@ -106,7 +106,7 @@ def test_each_picture_gets_its_own_matrix():
 
 @pytest.mark.parametrize("move", [geometric.translate_x, geometric.translate_y, geometric.shear_x])
 @pytest.mark.parametrize("offset", [-500.0, -130.0, 130.0, 500.0])
-def test_what_is_moved_further_than_the_picture_is_wide_leaves_nothing_of_it_nor_of_its_neighbours(
+def test_what_is_moved_further_than_the_picture_is_wide_leaves_nothing_of_it_nor_of_its_neighbors(
     move, offset
 ):
     moved = move(pictures(3, height=40, width=40), torch.tensor([0.0, offset, 0.0]))

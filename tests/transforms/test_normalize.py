@@ -1,4 +1,4 @@
-"""Normalising agrees with torchvision's arithmetic and keeps the memory order."""
+"""Normalizing agrees with torchvision's arithmetic and keeps the memory order."""
 
 import pytest
 import torch

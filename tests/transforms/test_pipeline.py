@@ -27,7 +27,7 @@ def group(count=12, px=32, channels=3, seed=0):
 
 def run(images, labels, setting, ids=None, plan=AugmentPlan(), mix_key=MIX, mean=(0.5,) * 3, std=(0.25,) * 3):  # noqa: B008
     ids = np.arange(len(images)) if ids is None else ids
-    preprocessing = Preprocessing(setting.image_px, mean=mean, std=std)
+    preprocessing = Preprocessing(setting.image_size, mean=mean, std=std)
     return augment(images, labels, setting=setting, key=KEY, ids=ids, mix_key=mix_key, plan=plan,
                    preprocessing=preprocessing, num_classes=5)  # fmt: skip
 
@@ -40,7 +40,7 @@ def test_what_comes_out_is_what_a_network_takes():
     assert torch.allclose(soft.sum(1), torch.ones(12))
 
 
-def test_with_everything_off_it_only_normalises():
+def test_with_everything_off_it_only_normalizes():
     images, labels = group()
     plan = AugmentPlan(flip="none")
     out, soft = run(images, labels, StepSettings(32), plan=plan, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.5))
@@ -80,7 +80,7 @@ def test_large_batches_are_worked_on_in_portions_and_come_out_the_same(monkeypat
 def test_each_switch_changes_the_pictures():
     images, labels = group()
     plain = run(images, labels, StepSettings(32), plan=AugmentPlan(flip="none"))[0]
-    plans = [AugmentPlan(), AugmentPlan(flip="symmetries"), AugmentPlan(flip="none", colour=0.4)]
+    plans = [AugmentPlan(), AugmentPlan(flip="d4"), AugmentPlan(flip="none", color=0.4)]
     plans.append(AugmentPlan(flip="none", autoaugment=True))
     settings = [
         StepSettings(32, randaugment=9),
@@ -103,7 +103,7 @@ def test_label_smoothing_is_shared_by_all_classes():
 
 
 def test_several_labels_share_the_target():
-    """arXiv:2104.00298, section 5.2: normalised to sum 1. Smoothed: 0.9 / 3 + 0.02 for each true one."""
+    """arXiv:2104.00298, section 5.2: normalized to sum 1. Smoothed: 0.9 / 3 + 0.02 for each true one."""
     labels = torch.tensor([[0, 3, 4], [2, -1, -1], [1, 0, -1]])
     soft = soft_labels(hot_labels(labels, 5), 0.0)
     third = 1 / 3
@@ -115,7 +115,7 @@ def test_several_labels_share_the_target():
     assert torch.equal(hot_labels(labels[:, 0], 5), hot_labels(labels[:, :1], 5))
 
 
-def test_mixed_pictures_of_several_labels_count_them_before_they_are_normalised():
+def test_mixed_pictures_of_multilabel_count_them_before_they_are_normalized():
     """As released: w of a picture of one label and 1 - w of one of three make w / (w + 3 (1 - w)) for the one."""
     images, _ = group(2)
     labels = torch.tensor([[0, -1, -1], [1, 2, 3]])
@@ -145,7 +145,7 @@ def test_where_the_hole_is_has_nothing_to_do_with_the_flip():
 def test_other_channels_are_flipped_erased_mixed_and_randaugmented(channels):
     images, labels = group(channels=channels)
     fitting = {
-        "plan": AugmentPlan(flip="symmetries", colour=0.2),
+        "plan": AugmentPlan(flip="d4", color=0.2),
         "mean": (0.5,) * channels,
         "std": (0.25,) * channels,
     }
@@ -159,7 +159,7 @@ def test_a_mean_for_other_channels_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("randaugment_layers", 0), ("colour", 1.5), ("flip", "vertical"), ("blur", 1)]
+    ("field", "value"), [("randaugment_layers", 0), ("color", 1.5), ("flip", "vertical"), ("blur", 1)]
 )
 def test_impossible_plans_are_refused(field, value):
     with pytest.raises(pydantic.ValidationError, match=field):
@@ -175,7 +175,7 @@ def test_a_gpu_computes_what_the_cpu_does():
     )
     here, there = run(images, labels, setting), run(images.cuda(), labels.cuda(), setting)
     assert torch.allclose(here[1], there[1].cpu(), atol=1e-6)
-    # A grey level may round otherwise, and a nearest neighbour be the other one, in few places.
+    # A gray level may round otherwise, and a nearest neighbor be the other one, in few places.
     different = (here[0] - there[0].cpu()).abs() > 1.5 / (255 * 0.25)
     assert float(different.float().mean()) < 0.005
 
@@ -190,7 +190,7 @@ def test_yes_or_no_has_each_label_whole_and_is_smoothed_towards_a_half():
 def each_by_itself(images, labels, setting):
     ids = np.arange(len(images))
     return augment(images, labels, setting=setting, key=KEY, ids=ids, mix_key=MIX, plan=AugmentPlan(),
-                   preprocessing=Preprocessing(setting.image_px), num_classes=5, targets=yes_or_no)[1]  # fmt: skip
+                   preprocessing=Preprocessing(setting.image_size), num_classes=5, targets=yes_or_no)[1]  # fmt: skip
 
 
 def test_mixed_pictures_are_of_each_class_as_much_as_of_each_other():

@@ -184,7 +184,7 @@ def test_two_layers_are_one_after_the_other():
 
 
 def test_contrast_is_pillows_in_monotone_and_the_quirk_in_released():
-    """A grey of 200 at 24 px: the quirk turns about 24 * 24 / 256 = 2, at level 8 by 1.54."""
+    """A gray of 200 at 24 px: the quirk turns about 24 * 24 / 256 = 2, at level 8 by 1.54."""
     images = torch.full((400, 3, 24, 24), 200, dtype=torch.uint8)
     ids = np.arange(400)
     contrast = torch.from_numpy((KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == 7)
@@ -218,8 +218,8 @@ def test_other_channels_get_what_does_to_each_the_same(channels):
         "Rotate", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout",
     )  # fmt: skip
     assert len(names_for(3)) == 16
-    grey = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 1, 24, 24), dtype=np.uint8))
-    many = grey.repeat(1, channels, 1, 1)
+    gray = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 1, 24, 24), dtype=np.uint8))
+    many = gray.repeat(1, channels, 1, 1)
     out = randaugment(many, magnitude=9, key=KEY, ids=range(200), preset="monotone")
     assert out.shape == many.shape
     assert (out == out[:, :1]).all()
@@ -241,7 +241,7 @@ def test_impossible_levels_are_refused(magnitude):
         randaugment(noise(1), magnitude=magnitude, key=KEY, ids=[0])
 
 
-def test_possible_colours_stay_near_those_of_the_picture():
+def test_possible_colors_stay_near_those_of_the_picture():
     """Two levels of a dark forest: invert, equalize and the like would make them bright; what is left does not."""
     images = torch.randint(100, 111, (400, 3, 16, 16), dtype=torch.uint8)
     ids = np.arange(len(images))
@@ -250,9 +250,9 @@ def test_possible_colours_stay_near_those_of_the_picture():
         made = randaugment(images, magnitude=2, key=Key.of(3), ids=ids, preset="monotone", layers=1, **words)
         return made.amax(dim=(1, 2, 3))
 
-    assert int(brightest(colours="possible").max()) <= 132  # 110 brightened by 0.18, or 128 where nothing is
+    assert int(brightest(colors="possible").max()) <= 132  # 110 brightened by 0.18, or 128 where nothing is
     assert int(brightest().max()) == 255
-    assert torch.equal(brightest(), brightest(colours="any"))
+    assert torch.equal(brightest(), brightest(colors="any"))
 
 
 # At level 8 of the released formulas: 0.1 + 1.8 * 8 / 10.

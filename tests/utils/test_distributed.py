@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.messages import mentioning, mentions
 from tests.processes import in_processes
-from tests.training.test_loop import CPU, LABELS, SMALL, grey, recipe_of
+from tests.training.test_loop import CPU, LABELS, SMALL, gray, recipe_of
 
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.models.adapt import freeze
@@ -30,7 +30,7 @@ from efficientnetv2.utils.rng import Key
 
 STEPS = 30
 PLAN = ProgressiveSchedule(
-    stages=2, image_px=Ramp(32, 48), dropout=Ramp(0.1, 0.3), drop_path=0.2, randaugment=5, mixup_alpha=0.2
+    stages=2, image_size=Ramp(32, 48), dropout=Ramp(0.1, 0.3), drop_path=0.2, randaugment=5, mixup_alpha=0.2
 )
 
 
@@ -44,9 +44,9 @@ def trained(groups, steps, *, frozen=False):
         if frozen:
             freeze(network, stages=1, statistics=True)
         # Not Adam: it divides gradients that are zero but for rounding by their own size.
-        optimizer = {"kind": "sgd", "lr": 0.003, "clip_norm": 5.0}
+        optimizer = {"name": "sgd", "lr": 0.003, "clip_norm": 5.0}
         recipe = recipe_of(
-            PLAN, batch_images=24, group_images=24 // groups, ema_decay=0.9, optimizer=optimizer
+            PLAN, batch_size=24, ghost_batch_size=24 // groups, ema_decay=0.9, optimizer=optimizer
         )
         requests = TrainSampler(
             LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), rank=world.rank, world=world.size
@@ -55,8 +55,8 @@ def trained(groups, steps, *, frozen=False):
         state = init_state(network, recipe)
         done = train_steps(
             state,
-            map(grey, requests),
-            StepContext(recipe, Preprocessing(image_px=32), num_classes=3, key=Key.of(0), device=CPU),
+            map(gray, requests),
+            StepContext(recipe, Preprocessing(image_size=32), num_classes=3, key=Key.of(0), device=CPU),
             length=RunLength(steps, steps_per_epoch=1),
             world=world,
         )
@@ -89,7 +89,7 @@ def test_processes_train_as_one_does(groups, size, steps):
     assert {place: ids for _, their_seen, _ in ranks for place, ids in their_seen.items()} == seen
 
 
-def test_frozen_statistics_stay_as_they_are():
+def test_freeze_bn_stay_as_they_are():
     losses, _, kept = trained(2, steps=3, frozen=True)
     ranks = in_processes(frozen_run, 2)
     for their_losses, _, their_kept in ranks:

@@ -137,20 +137,20 @@ def test_a_folder_that_can_not_be_made_leaves_none_above_it(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, monkeypatch):
-    check_writable_file(tmp_path / "out.csv", "--out", such_as="out.csv")
-    check_writable_dir(tmp_path / "new/and/below", "--out")
+    check_writable_file(tmp_path / "out.csv", "--output", such_as="out.csv")
+    check_writable_dir(tmp_path / "new/and/below", "--output")
     with pytest.raises(InputError, match=mentioning("out.csv")):
-        check_writable_file(tmp_path, "--out", such_as="out.csv")
+        check_writable_file(tmp_path, "--output", such_as="out.csv")
     with pytest.raises(InputError, match=mentioning("nowhere")):
-        check_writable_file(tmp_path / "nowhere/out.csv", "--out", such_as="out.csv")
+        check_writable_file(tmp_path / "nowhere/out.csv", "--output", such_as="out.csv")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=mentioning("file", "folder")):
-        check_writable_dir(tmp_path / "file/below", "--out")
+        check_writable_dir(tmp_path / "file/below", "--output")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # whoever runs the tests may be root
     with pytest.raises(InputError, match="nothing may be written into"):
-        check_writable_file(tmp_path / "out.csv", "--out", such_as="out.csv")
+        check_writable_file(tmp_path / "out.csv", "--output", such_as="out.csv")
     with pytest.raises(InputError, match="nothing may be written into"):
-        check_writable_dir(tmp_path / "new", "--out")
+        check_writable_dir(tmp_path / "new", "--output")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no folder is synced there")

@@ -39,7 +39,7 @@ TOO_MUCH = 1 << 60  # bytes: more than any machine has
     [lambda: torch.empty(TOO_MUCH, dtype=torch.uint8), lambda: np.empty(TOO_MUCH, dtype=np.uint8)],
     ids=["torch", "numpy"],
 )
-def test_a_failed_allocation_is_recognised(allocate):
+def test_a_failed_allocation_is_recognized(allocate):
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
     assert is_out_of_memory(caught.value)
@@ -47,7 +47,7 @@ def test_a_failed_allocation_is_recognised(allocate):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_failed_allocation_on_the_gpu_is_recognised():
+def test_a_failed_allocation_on_the_gpu_is_recognized():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
     assert is_out_of_memory(caught.value)

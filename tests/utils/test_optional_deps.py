@@ -34,7 +34,7 @@ def test_an_extra_brings_its_own_packages_alone():
     assert extra_requirements("no such extra") == []
 
 
-def test_what_is_not_made_for_this_machine_is_said_to_be_missing(monkeypatch):
+def test_what_is_not_expected_dataset_this_machine_is_said_to_be_missing(monkeypatch):
     lines = ["torch>=2", "thing>=1; extra == 'keras' and python_version < '3'", "colorama; os_name != 'none'"]
     monkeypatch.setattr(optional_deps, "requires", lambda _: lines)
     with pytest.raises(InputError, match=r"There is none for Python 3\.\d+\.\d+ on \w+\.$"):

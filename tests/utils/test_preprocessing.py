@@ -14,10 +14,10 @@ NAN, INFINITE = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("image_px", 0, ("at least 1 pixel",)),
-        ("crop_fraction", 0.0, ("0", "1")),
-        ("crop_fraction", 1.01, ("0", "1")),
-        ("crop_fraction", NAN, ("0", "1")),
+        ("image_size", 0, ("at least 1 pixel",)),
+        ("crop_pct", 0.0, ("0", "1")),
+        ("crop_pct", 1.01, ("0", "1")),
+        ("crop_pct", NAN, ("0", "1")),
         ("mean", (), ("at least one channel",)),
         ("mean", (0.5, NAN, 0.5), ("finite",)),
         ("mean", (0.5, INFINITE, 0.5), ("finite",)),
@@ -31,16 +31,16 @@ NAN, INFINITE = float("nan"), float("inf")
 )
 def test_what_is_no_preprocessing(field, value, said):
     with pytest.raises(ValidationError, match=mentioning(*said)):
-        Preprocessing(**{"image_px": 224, field: value})
+        Preprocessing(**{"image_size": 224, field: value})
     with pytest.raises(ValidationError, match=mentioning(*said)):
-        replace(Preprocessing(image_px=224), **{field: value})
+        replace(Preprocessing(image_size=224), **{field: value})
     with pytest.raises(ValidationError, match=mentioning(*said)):
-        Preprocessing.from_json(Preprocessing(image_px=224).to_json() | {field: value})
+        Preprocessing.from_json(Preprocessing(image_size=224).to_json() | {field: value})
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
 def test_other_channels(channels):
-    preprocessing = Preprocessing(image_px=224, framing="pad").with_channels(channels)
+    preprocessing = Preprocessing(image_size=224, crop_mode="border").with_channels(channels)
     assert preprocessing.channels == channels == len(preprocessing.std)
     if channels == 1:
         assert preprocessing.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])

@@ -58,7 +58,7 @@ def test_a_torch_seed_fits_into_63_bits():
 
 @pytest.mark.parametrize("epoch", [0, 1, 300])
 def test_rows_are_uniform(epoch):
-    """Over neighbouring ids as an epoch draws them: each column by Kolmogorov-Smirnov."""
+    """Over neighboring ids as an epoch draws them: each column by Kolmogorov-Smirnov."""
     rows = Key.of(11).uniform_rows(np.arange(4000) + epoch * 2**32, 5)
     assert rows.min() >= 0
     assert rows.max() < 1
@@ -66,7 +66,7 @@ def test_rows_are_uniform(epoch):
         assert stats.kstest(column, "uniform").pvalue > 1e-3
 
 
-def test_neighbouring_ids_epochs_and_columns_are_independent():
+def test_neighboring_ids_epochs_and_columns_are_independent():
     """Chi-square over an 8 x 8 table of pairs, for every pair of draws that could be tied."""
     key, ids = Key.of(2), np.arange(6400)
     rows = key.uniform_rows(ids, 5)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import efficientnetv2
 from efficientnetv2.utils.shell import option_args, shell_join
 
-WORDS = ["effnetv2", "train", "my photos/", "--out", "runs\\mine", "--resume"]
+WORDS = ["effnetv2", "train", "my photos/", "--output", "runs\\mine", "--resume"]
 
 
 def test_a_shell_reads_the_words_again():
@@ -18,7 +18,7 @@ def test_a_shell_reads_the_words_again():
 def test_on_windows_nothing_is_quoted_as_only_other_shells_take_it(monkeypatch):
     """Its shell knows double quotes alone, and takes a backslash as it is."""
     monkeypatch.setattr("efficientnetv2.utils.shell.os", SimpleNamespace(name="nt"))
-    assert shell_join(WORDS) == 'effnetv2 train "my photos/" --out runs\\mine --resume'
+    assert shell_join(WORDS) == 'effnetv2 train "my photos/" --output runs\\mine --resume'
 
 
 def test_options_are_what_was_said():

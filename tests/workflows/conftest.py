@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import pytest
 from tests.command_line import NETWORK
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 
 import efficientnetv2 as ev2
 
@@ -17,8 +17,8 @@ TINY = MappingProxyType(
      "workers": 0, "device": "cpu"}
 )  # fmt: skip
 TINY_WORDS = (
-    "--model", NETWORK, "--weights", "none", "--recipe", "quick", "--epochs", "3", "--image-px", "32",
-    "--batch-images", "8", "--workers", "0", "--device", "cpu",
+    "--model", NETWORK, "--weights", "none", "--recipe", "quick", "--epochs", "3", "--image-size", "32",
+    "--batch-size", "8", "--workers", "0", "--device", "cpu",
 )  # fmt: skip
 MACHINE = MappingProxyType({"workers": 0, "device": "cpu"})
 MACHINE_WORDS = ("--workers", "0", "--device", "cpu")
@@ -28,9 +28,9 @@ MACHINE_WORDS = ("--workers", "0", "--device", "cpu")
 def photos(tmp_path_factory) -> Path:
     """Three classes of 16 images each, a folder per class."""
     folder = tmp_path_factory.mktemp("workflows") / "photos"
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(folder / name / f"{name}_{number:02d}.jpg", colour, number)
+            paint(folder / name / f"{name}_{number:02d}.jpg", color, number)
     return folder
 
 
@@ -42,6 +42,6 @@ def run(photos) -> ev2.Run:
         seed=1,
         lr=0.01,
         crop_mode="center",
-        settings={"progressive.stages": 2, "progressive.image_px": {"start": 32, "end": 40}},
+        settings={"progressive.stages": 2, "progressive.image_size": {"start": 32, "end": 40}},
         **TINY,
     )

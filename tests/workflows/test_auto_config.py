@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 from tests.cli.test_bad_input import refused
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.models import model_file
@@ -23,10 +23,10 @@ def drawn(folder):
     """Sixteen pictures each of red, green and blue; the first two are warm or cold besides, red and blue bright."""
     more = {"red": "warm;bright", "green": "cold", "blue": "bright"}
     rows = []
-    for colour, rgb in COLOURS.items():
+    for color, rgb in COLORS.items():
         for number in range(16):
-            path = paint(folder / "pictures" / f"{colour}{number}.jpg", rgb, number)
-            rows.append({"path": str(path.relative_to(folder)), "label": f"{more[colour]};{colour}"})
+            path = paint(folder / "pictures" / f"{color}{number}.jpg", rgb, number)
+            rows.append({"path": str(path.relative_to(folder)), "label": f"{more[color]};{color}"})
     pd.DataFrame(rows).to_csv(folder / "pictures.csv", index=False)
     return folder / "pictures.csv"
 
@@ -40,15 +40,15 @@ def table(tmp_path):
 def learnt(tmp_path_factory):
     """A folder with such a table and a run on it."""
     place = tmp_path_factory.mktemp("learnt")
-    done = effnetv2("train", drawn(place), *SCRATCH, "--out", "run", cwd=place)
+    done = effnetv2("train", drawn(place), *SCRATCH, "--output", "run", cwd=place)
     assert done.returncode == 0, done.stderr
     return place
 
 
 def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
     """Labels share a probability of 1; each class by itself: ``test_yes_or_no``."""
-    shared = (*SCRATCH, "--set", "several_labels=softmax")
-    done = effnetv2("train", table, *shared, "--out", tmp_path / "run", "--json", cwd=tmp_path)
+    shared = (*SCRATCH, "--set", "multilabel=softmax")
+    done = effnetv2("train", table, *shared, "--output", tmp_path / "run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert json.loads(done.stdout)["top1"] == report["top1"]
@@ -67,7 +67,7 @@ def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
     assert model_file.load(tmp_path / "run").num_classes == 6
 
     evaluated = effnetv2(
-        "evaluate", tmp_path / "run", tmp_path / "run/manifest.csv", "--split", "val", "--json",
+        "evaluate", tmp_path / "run", tmp_path / "run/dataset.csv", "--split", "val", "--json",
         "--label-separator", ";", "--workers", "0", cwd=tmp_path,
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
@@ -83,7 +83,7 @@ def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
     assert set(answers["label"]) <= set(shares.columns), "one each"
 
     several = effnetv2(
-        "predict", tmp_path / "run", table, "--workers", "0", "--label-separator", ";", "--out", "several.csv",
+        "predict", tmp_path / "run", table, "--workers", "0", "--label-separator", ";", "--output", "several.csv",
         cwd=tmp_path,
     )  # fmt: skip
     assert several.returncode == 0, several.stderr
@@ -96,10 +96,10 @@ def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
     refused(effnetv2(*within, cwd=tmp_path), "bright", "class", "'|'")
 
     refused(effnetv2("evaluate", tmp_path / "run", table, cwd=tmp_path), "row 34", "bright;blue", "no class")
-    compared = ("evaluate", tmp_path / "run", table, "--label-separator", ";", "--sizes", "32,64")
-    refused(effnetv2(*compared, cwd=tmp_path), "--sizes", "label")
+    compared = ("evaluate", tmp_path / "run", table, "--label-separator", ";", "--eval-sizes", "32,64")
+    refused(effnetv2(*compared, cwd=tmp_path), "--eval-sizes", "label")
     (tmp_path / "run/model.safetensors").unlink()  # so that the run is not finished
-    go_on = ("train", table, "--out", tmp_path / "run", "--resume", "--workers", "0")
+    go_on = ("train", table, "--output", tmp_path / "run", "--resume", "--workers", "0")
     refused(effnetv2(*go_on, cwd=tmp_path), "--label-separator", "';'")
     resumed = effnetv2(*go_on, "--label-separator", ";", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
@@ -118,7 +118,7 @@ def test_shards_train_as_the_table_does(table, tmp_path):
     losses = []
     for data in (table, tmp_path / "shards"):
         out = tmp_path / f"run of {data.name}"
-        done = effnetv2("train", data, *SCRATCH, "--out", out, "--set", "precision=fp32", cwd=tmp_path)
+        done = effnetv2("train", data, *SCRATCH, "--output", out, "--set", "precision=fp32", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses.append([row["loss"] for row in rows if row["kind"] == "train"])
@@ -127,7 +127,7 @@ def test_shards_train_as_the_table_does(table, tmp_path):
 
 def test_cross_validated(table, tmp_path):
     """Each picture is answered once, by a network that had not seen it; the figures are those of several labels."""
-    words = ("crossval", table, *SCRATCH, "--folds", "2", "--out", tmp_path / "folds", "--json")
+    words = ("crossval", table, *SCRATCH, "--folds", "2", "--output", tmp_path / "folds", "--json")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -141,7 +141,7 @@ def test_cross_validated(table, tmp_path):
     low, high = report["intervals"]["mean_average_precision"]
     assert low <= report["mean_average_precision"] <= high
     each = [one["mean"] for one in report["folds"]]
-    assert report["over_folds"]["mean_average_precision"]["mean"] == pytest.approx(np.mean(each))
+    assert report["fold_mean"]["mean_average_precision"]["mean"] == pytest.approx(np.mean(each))
     page = (tmp_path / "folds/report.html").read_text()
     assert '<h2 id="folds">' in page
     predicted = effnetv2("predict", tmp_path / "folds", table, "--workers", "0", cwd=tmp_path)
@@ -164,13 +164,13 @@ def test_plan_and_weights_without_a_probe(learnt, tmp_path):
     plan = effnetv2("train", "--dry-run", table, *words, "--json", cwd=tmp_path)
     assert plan.returncode == 0, plan.stderr
     assert "linear probe" not in json.loads(plan.stdout)["others_s"]
-    further = effnetv2("train", table, *words, "--verbose", "--out", tmp_path / "further", cwd=tmp_path)
+    further = effnetv2("train", table, *words, "--verbose", "--output", tmp_path / "further", cwd=tmp_path)
     assert further.returncode == 0, further.stderr
     assert "No linear probe" in further.stdout
     assert mentions(further.stdout, "classifier")
 
 
 def test_pictures_with_one_label_are_told(class_folders, tmp_path):
-    done = effnetv2("train", class_folders, *SCRATCH, "--out", tmp_path / "run", cwd=tmp_path)
+    done = effnetv2("train", class_folders, *SCRATCH, "--output", tmp_path / "run", cwd=tmp_path)
     refused(done, "--label-separator", "';'", "one label")
     assert not (tmp_path / "run").exists()

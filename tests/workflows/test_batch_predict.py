@@ -38,7 +38,7 @@ def model(tmp_path):
     """Untrained, so its answers are nothing but repeatable; it remembers no pictures."""
     torch.manual_seed(0)
     network = EfficientNet(SMALL, num_classes=3)
-    network.preprocessing = replace(network.preprocessing, image_px=32, crop_fraction=1.0)
+    network.preprocessing = replace(network.preprocessing, image_size=32, crop_pct=1.0)
     model_file.save(tmp_path / MODEL, network, class_names=("blue", "green", "red"))
     return MODEL
 
@@ -47,7 +47,7 @@ def model(tmp_path):
 def shards(class_folders, tmp_path):
     """48 pictures in 5 shards, the second of which is missing with its 10."""
     write_shards(
-        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_pictures=10)
+        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10)
     )
     (tmp_path / "packed/pictures-000001.tar").unlink()
     return "packed"
@@ -79,10 +79,10 @@ def test_predictions_go_into_a_csv_file_and_nowhere_else(out, model, class_folde
     """Refused at once: a pipe was read to see whether a table is there, and Parquet held CSV."""
     os.mkfifo(tmp_path / "fifo.csv")
     done = effnetv2(
-        "predict", model, class_folders, "--device", "cpu", "--out", out, cwd=tmp_path, timeout=60
+        "predict", model, class_folders, "--device", "cpu", "--output", out, cwd=tmp_path, timeout=60
     )
     assert done.returncode == 2
-    assert f"--out {out}" in done.stderr
+    assert f"--output {out}" in done.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"fifo.csv", class_folders.name, model}
 
 
@@ -94,13 +94,13 @@ def test_the_predictions_of_a_run_are_not_taken_for_labels(model, tmp_path):
         done = effnetv2("evaluate", model, "run/predictions.csv", "--device", "cpu", cwd=tmp_path)
         assert done.returncode == 2
         assert mentions(done.stderr, "run/predictions.csv")
-    (tmp_path / "run/manifest.csv").touch()
+    (tmp_path / "run/dataset.csv").touch()
     done = effnetv2("train", "run/predictions.csv", "--weights", "none", cwd=tmp_path)
-    assert "run/manifest.csv" in done.stderr
+    assert "run/dataset.csv" in done.stderr
 
 
 def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
-    done = effnetv2("predict", model, shards, "--device", "cpu", "--out", "out.csv", cwd=tmp_path)
+    done = effnetv2("predict", model, shards, "--device", "cpu", "--output", "out.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if "pictures-000001.tar" in line)
     assert mentions(line, "pictures-000001.tar", "0", "10")
@@ -110,13 +110,13 @@ def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
     assert skipped["path"].str.startswith("pictures-000001.tar#").tolist() == [True] * 10
     assert set(skipped["reason"]) == {"is lost: the shard is missing"}
 
-    done = effnetv2("evaluate", model, shards, "--device", "cpu", "--out", "rated", cwd=tmp_path)
+    done = effnetv2("evaluate", model, shards, "--device", "cpu", "--output", "rated", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sum("pictures-000001.tar" in line for line in done.stdout.splitlines()) == 1
     assert mentions(done.stdout, "10", "48", "rated/skipped.csv")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "rated/skipped.csv"), skipped)
     report = json.loads((tmp_path / "rated/report.json").read_text())
-    assert (report["pictures"], report["skipped"]) == (38, 10)
+    assert (report["num_images"], report["num_skipped"]) == (38, 10)
 
 
 def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model, class_folders, tmp_path):
@@ -131,20 +131,20 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
     ]
     assert [line.endswith(": for the same reason.") for line in named] == [False, True, True, True, True]
     assert mentions(done.stdout, "7 more", "read")
-    assert mentions(done.stdout, "12", "48", "--out", "FOLDER")
-    done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--out", "rated", cwd=tmp_path)
+    assert mentions(done.stdout, "12", "48", "--output", "FOLDER")
+    done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--output", "rated", cwd=tmp_path)
     listed = pd.read_csv(tmp_path / "rated/skipped.csv")["path"].tolist()
     assert listed == [f"{file.parent.name}/{file.name}" for file in broken]
     for file in broken:
         file.unlink()
-    done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--out", "rated", cwd=tmp_path)
+    done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--output", "rated", cwd=tmp_path)
     assert "Skipped" not in done.stdout
     assert not (tmp_path / "rated/skipped.csv").exists(), "the list was of the report that is no more"
 
 
 def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
     write_shards(
-        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_pictures=2)
+        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=2)
     )
     for number in range(23):
         (tmp_path / f"packed/pictures-{number:06d}.tar").unlink()
@@ -161,7 +161,7 @@ def test_pictures_none_of_which_can_be_read_are_refused(verb, model, class_folde
     for file in class_folders.rglob("*.jpg"):
         file.write_bytes(b"")
     out = "out.csv" if verb == "predict" else "out"
-    done = effnetv2(verb, model, class_folders, "--device", "cpu", "--out", out, cwd=tmp_path)
+    done = effnetv2(verb, model, class_folders, "--device", "cpu", "--output", out, cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "none", "48")
     assert mentions(done.stderr, "blue/blue_00.jpg")
@@ -180,9 +180,9 @@ def test_a_report_does_not_take_the_list_of_shards(model, shards, tmp_path):
     """Packing has listed there what it left out, in the same form."""
     mine = tmp_path / shards / "skipped.csv"
     mine.write_text("path,reason\na.jpg,is empty (0 bytes)\n")
-    done = effnetv2("evaluate", model, shards, "--device", "cpu", "--out", shards, cwd=tmp_path)
+    done = effnetv2("evaluate", model, shards, "--device", "cpu", "--output", shards, cwd=tmp_path)
     assert done.returncode == 2
-    assert mentions(done.stderr, "--out", "shard")
+    assert mentions(done.stderr, "--output", "shard")
     assert mine.exists()
 
 
@@ -247,9 +247,9 @@ def test_of_many_classes_the_most_frequent_are_counted_on_the_screen():
 
 
 def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tmp_path):
-    alone = effnetv2("predict", model, shards, "--device", "cpu", "--out", "alone.csv", cwd=tmp_path)
+    alone = effnetv2("predict", model, shards, "--device", "cpu", "--output", "alone.csv", cwd=tmp_path)
     first, second = effnetv2_together(
-        2, "predict", model, shards, "--device", "cpu", "--out", "both.csv", cwd=tmp_path
+        2, "predict", model, shards, "--device", "cpu", "--output", "both.csv", cwd=tmp_path
     )
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == second.stderr == ""

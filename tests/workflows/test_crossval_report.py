@@ -22,11 +22,11 @@ def test_what_there_is_of_a_class_to_learn_from_is_the_mean_over_the_folds():
     """As the runs report it: without what chose, and without what could not be read."""
     data = dataset(np.repeat([0, 1], [30, 12]))
     reports = [
-        {"train_support": {"c0": 20, "c1": 8}},
-        {"train_support": {"c0": 18, "c1": 7}},
-        {"train_support": {"c0": 19}},
+        {"train_images_per_class": {"c0": 20, "c1": 8}},
+        {"train_images_per_class": {"c0": 18, "c1": 7}},
+        {"train_images_per_class": {"c0": 19}},
     ]
-    assert crossval_report._train_support(data, reports) == {"c0": 19, "c1": 5}
+    assert crossval_report._train_images_per_class(data, reports) == {"c0": 19, "c1": 5}
 
 
 def test_folds_that_kept_their_start_are_counted():
@@ -68,7 +68,7 @@ def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, co
         dealt = time_folds(data, k=3, column="year", contents=contents)
     else:
         dealt = assign_folds(data, k=3, seed=0, contents=contents, by=by)
-    dealt.with_folds(data).to_csv(tmp_path / "manifest.csv")
+    dealt.with_folds(data).to_csv(tmp_path / "dataset.csv")
     rows = np.concatenate([part.val_rows for part in dealt.parts])
     pooled = np.sort(rows)
     found = clusters_of(tmp_path, data, dealt, pooled)
@@ -81,7 +81,7 @@ def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_pat
     """Each field was seen in one year: though the folds were not dealt by them, they did not part them."""
     data = dataset(np.arange(48) % 2, year=np.arange(48) // 12, **GROUPS)
     dealt = time_folds(data, k=3, column="year")
-    dealt.with_folds(data).to_csv(tmp_path / "manifest.csv")
+    dealt.with_folds(data).to_csv(tmp_path / "dataset.csv")
     rows = np.concatenate([part.val_rows for part in dealt.parts])
     pooled = np.sort(rows)
     found = clusters_of(tmp_path, data, dealt, pooled)
@@ -102,7 +102,7 @@ def test_the_time_is_that_of_all_training(tmp_path):
 
     answered = folds_of(tmp_path, 10.0, 3.0, 4.0)
     again = folds_of(tmp_path / "otherwise", 20.0, 5.0, 6.0)
-    chooses, plain = CrossValConfig(folds=2, tries=("", "balance=equal")), CrossValConfig(folds=2)
+    chooses, plain = CrossValConfig(folds=2, tries=("", "class_sampling=equal")), CrossValConfig(folds=2)
     for config, other, expected in (
         (plain, None, 20),
         (chooses, None, 27),

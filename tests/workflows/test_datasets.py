@@ -21,10 +21,10 @@ from efficientnetv2.workflows.crossval import load_images
 def photos(tmp_path):
     """40 training images and 20 to be evaluated."""
     for split, count in (("train", 20), ("val", 10)):
-        for name, colour in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
+        for name, color in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
             for number in range(count):
                 paint(
-                    tmp_path / "photos" / split / name / f"{number:02}.jpg", colour, number + 100 * len(split)
+                    tmp_path / "photos" / split / name / f"{number:02}.jpg", color, number + 100 * len(split)
                 )
     return tmp_path / "photos"
 
@@ -37,7 +37,7 @@ def damage(file):
 
 def prepared(photos, strict=False):
     said = logged_lines()
-    return prepare_data(DataConfig(str(photos)), holdout=0.2, seed=0, strict=strict), " ".join(said)
+    return prepare_data(DataConfig(str(photos)), val_fraction=0.2, seed=0, strict=strict), " ".join(said)
 
 
 def test_damage_of_evaluated_images_is_found_before_the_first_step(photos):

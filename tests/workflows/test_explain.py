@@ -35,7 +35,7 @@ def test_the_report_has_galleries_with_maps_and_is_small(class_folders):
     network = create("efficientnetv2_b0", num_classes=3)
     model_file.save(model, network, class_names=("blue", "green", "red"))
     done = effnetv2(
-        "evaluate", model, class_folders, "--image-px", "64", "--device", "cpu", "--out", "seen",
+        "evaluate", model, class_folders, "--image-size", "64", "--device", "cpu", "--output", "seen",
         cwd=class_folders.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -85,9 +85,9 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
         tmp_path / "out"
     )
     told = json.loads((tmp_path / "out/report.json").read_text())
-    assert sorted(one["path"] for one in told["misjudged"]) == ["a.png", "b.png"]
+    assert sorted(one["path"] for one in told["top_errors"]) == ["a.png", "b.png"]
     assert len(asked) == 1
-    seen = explain_predictions(None, answers, dataset, dataset.class_names, Preprocessing(image_px=16))
+    seen = explain_predictions(None, answers, dataset, dataset.class_names, Preprocessing(image_size=16))
     assert [len(one["paths"]) for one in seen[0].data["galleries"]] == [1, 1, 2, 2]
     assert len(asked) == 2
 
@@ -101,7 +101,9 @@ def test_pictures_that_only_gdal_opens_are_shown_as_they_were_answered(tmp_path,
     dataset = load_dataset(tmp_path / "set")
     answers = Predictions(np.arange(2), dataset.labels, torch.tensor([[0.0, 9.0], [9.0, 0.0]]))
     network = create("efficientnetv2_b0", num_classes=2)
-    (part,) = explain_predictions(network, answers, dataset, dataset.class_names, Preprocessing(image_px=32))
+    (part,) = explain_predictions(
+        network, answers, dataset, dataset.class_names, Preprocessing(image_size=32)
+    )
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None for each in shown)
@@ -117,7 +119,7 @@ def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
         (tmp_path / "set" / name).mkdir(parents=True)
         write_raster(tmp_path / "set" / name / "one.tif", np.full((3, 12, 12), 100, np.uint16))
     rules = [Bands((1, 2, 3), (0,) * 3, (high,) * 3, kinds=("uint16",)) for high in (250, 500)]
-    folds = [SimpleNamespace(preprocessing=Preprocessing(image_px=8, bands=rule)) for rule in rules]
+    folds = [SimpleNamespace(preprocessing=Preprocessing(image_size=8, bands=rule)) for rule in rules]
     dataset = replace(load_dataset(tmp_path / "set"), bands=rules[0])
     monkeypatch.setattr(explain, "supports_grad_cam", lambda network: False)
     monkeypatch.setattr(
@@ -135,7 +137,7 @@ def test_of_the_folds_networks_one_is_in_memory_at_a_time(class_folders, monkeyp
     alive, loaded = weakref.WeakSet(), []
 
     class Loaded:
-        preprocessing = Preprocessing(image_px=8)
+        preprocessing = Preprocessing(image_size=8)
 
     def network_of(number):
         assert not alive
@@ -161,7 +163,9 @@ def test_where_not_even_one_map_fits_into_memory_pictures_are_shown_without(wron
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     network.register_forward_pre_hook(short)
-    (part,) = explain_predictions(network, answers, dataset, dataset.class_names, Preprocessing(image_px=32))
+    (part,) = explain_predictions(
+        network, answers, dataset, dataset.class_names, Preprocessing(image_size=32)
+    )
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None and each["map"] is None for each in shown)
@@ -172,5 +176,5 @@ def test_only_what_is_shown_is_turned_into_probabilities(wrong, monkeypatch):
     dataset, answers = wrong
     network = create("efficientnetv2_b0", num_classes=2)
     monkeypatch.setattr(Predictions, "probabilities", property(lambda self: pytest.fail("those of all")))
-    seen = explain._examples(network, answers, dataset, Preprocessing(image_px=32), [1])
+    seen = explain._examples(network, answers, dataset, Preprocessing(image_size=32), [1])
     assert seen[1].heat.shape == (32, 32)

@@ -13,7 +13,7 @@ from efficientnetv2.architectures.registry import (
     EFFICIENTNETV2_M,
     EFFICIENTNETV2_S,
     get_architecture,
-    published,
+    get_model_info,
 )
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
 from efficientnetv2.progressive.presets import paper_schedule
@@ -44,12 +44,14 @@ def numbers(network):
 )
 def test_s_becomes_the_published_networks(growth, channels, table):
     """By one depth and one width coefficient, and by what is stated as data; sizes 384 to 480 px."""
-    grown = scale_up(EFFICIENTNETV2_S, growth, eval_px=published("efficientnetv2_s").eval_px)
+    grown = scale_up(
+        EFFICIENTNETV2_S, growth, eval_image_size=get_model_info("efficientnetv2_s").eval_image_size
+    )
     stages = list(grown.architecture.stages)
     for number, wide in channels.items():
         stages[number - 1] = replace(stages[number - 1], channels=wide)
     assert replace(grown.architecture, stages=tuple(stages)) == table
-    assert grown.eval_px == 480
+    assert grown.eval_image_size == 480
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,9 @@ def test_s_becomes_the_published_networks(growth, channels, table):
 )
 def test_what_the_coefficients_alone_give(growth, table, layers, channels):
     rules = replace(growth, more_layers=(), new_layers=0)
-    found_layers, found_channels = numbers(scale_up(EFFICIENTNETV2_S, rules, eval_px=384).architecture)
+    found_layers, found_channels = numbers(
+        scale_up(EFFICIENTNETV2_S, rules, eval_image_size=384).architecture
+    )
     wanted_layers, wanted_channels = (values[:6] for values in numbers(table))
     assert [n for n in range(1, 7) if found_layers[n - 1] == wanted_layers[n - 1]] == layers
     assert [n for n in range(1, 7) if found_channels[n - 1] == wanted_channels[n - 1]] == channels
@@ -75,7 +79,9 @@ def test_no_width_coefficient_gives_the_channels_of_m():
     wanted = [stage.channels for stage in EFFICIENTNETV2_M.stages[:6]]
     agreeing = []
     for step in range(1001):
-        found = scale_up(EFFICIENTNETV2_S, Scaling(1 + step / 1000, 1.0, 1.0), eval_px=384).architecture
+        found = scale_up(
+            EFFICIENTNETV2_S, Scaling(1 + step / 1000, 1.0, 1.0), eval_image_size=384
+        ).architecture
         agreeing.append(sum(a.channels == b for a, b in zip(found.stages, wanted, strict=True)))
     assert max(agreeing) == 3
 
@@ -83,12 +89,12 @@ def test_no_width_coefficient_gives_the_channels_of_m():
 @pytest.mark.parametrize("size", ["s", "m", "l"])
 def test_training_sizes_are_those_of_table_6(size):
     name = f"efficientnetv2_{size}"
-    assert train_px_for(published(name).eval_px) == paper_schedule(name).last.image_px
+    assert train_px_for(get_model_info(name).eval_image_size) == paper_schedule(name).last.image_size
 
 
 @given(st.integers(100, 480))
-def test_training_is_about_a_fifth_smaller(eval_px):
-    assert 0.8 * eval_px - 20 < train_px_for(eval_px) <= 0.8 * eval_px
+def test_training_is_about_a_fifth_smaller(eval_image_size):
+    assert 0.8 * eval_image_size - 20 < train_px_for(eval_image_size) <= 0.8 * eval_image_size
 
 
 def test_small_pictures_keep_their_size_to_a_pixel():
@@ -98,19 +104,20 @@ def test_small_pictures_keep_their_size_to_a_pixel():
 def test_compound_scaling_doubles_the_multiply_adds():
     """1.2 * 1.1^2 * 1.15^2 = 1.92; no more is padded at 480 px than at 416; rounding up adds a little."""
     base = get_architecture("efficientnetv2_l")
-    larger = scale_up(base, compound_scaling(1), eval_px=416)
-    assert larger.eval_px == 480
+    larger = scale_up(base, compound_scaling(1), eval_image_size=416)
+    assert larger.eval_image_size == 480
     before, after = (
-        count_flops(one, image_px=px).total.multiply_adds
+        count_flops(one, image_size=px).total.multiply_adds
         for one, px in ((base, 416), (larger.architecture, 480))
     )
     assert after / before == pytest.approx(1.92, rel=0.1)
-    assert scale_up(base, compound_scaling(0), eval_px=384).architecture == base
+    assert scale_up(base, compound_scaling(0), eval_image_size=384).architecture == base
 
 
 def test_pictures_end_at_480_px():
     assert [
-        scale_up(EFFICIENTNETV2_S, compound_scaling(phi), eval_px=384).eval_px for phi in (0, 1, 2, 5)
+        scale_up(EFFICIENTNETV2_S, compound_scaling(phi), eval_image_size=384).eval_image_size
+        for phi in (0, 1, 2, 5)
     ] == [
         384,
         440,
@@ -122,13 +129,15 @@ def test_pictures_end_at_480_px():
 def test_a_network_of_few_stages_grows_too():
     """The new stage is the last one's operator at twice its channels."""
     base = Architecture(8, (Stage(mbconv(expand=4, kernel=5), 2, 16, 3),), 32)
-    grown = scale_up(base, Scaling(1.0, 1.5, 1.0, more_layers=(2,), new_layers=4), eval_px=64).architecture
+    grown = scale_up(
+        base, Scaling(1.0, 1.5, 1.0, more_layers=(2,), new_layers=4), eval_image_size=64
+    ).architecture
     assert grown.stages == (
         Stage(mbconv(expand=4, kernel=5), 2, 16, 7),
         Stage(mbconv(expand=4, kernel=5), 1, 32, 4),
     )
     with pytest.raises(InputError, match=mentioning("2", "1", "layer")):
-        scale_up(base, TO_M, eval_px=64)
+        scale_up(base, TO_M, eval_image_size=64)
 
 
 def test_growth_by_a_word():
@@ -160,8 +169,8 @@ def test_wrong_growth_is_refused():
 
 def test_training_pictures_are_no_smaller_than_the_stride():
     """Of 32 px a fifth less would be 25, of which a network with stride 32 makes nothing."""
-    grown = scale_up(EFFICIENTNETV2_S, compound_scaling(0), eval_px=32)
-    assert (grown.eval_px, grown.train_px) == (32, 32)
+    grown = scale_up(EFFICIENTNETV2_S, compound_scaling(0), eval_image_size=32)
+    assert (grown.eval_image_size, grown.train_px) == (32, 32)
 
 
 def test_compound_scaling_is_the_coefficients_to_the_power():

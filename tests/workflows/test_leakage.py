@@ -66,7 +66,7 @@ def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
         "none",
         "--epochs",
         "0.5",
-        "--out",
+        "--output",
         "run",
         cwd=tmp_path,
     )
@@ -77,20 +77,20 @@ def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
         copy = tmp_path / "copies" / file.parent.name / f"{97 * number}.jpg"
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
-    write_shards(load_dataset(class_folders), tmp_path / "served/small", PackOptions(10**9, image_px=16))
+    write_shards(load_dataset(class_folders), tmp_path / "served/small", PackOptions(10**9, image_size=16))
     said = "Optimistic: 39 of these 48 images trained the model."
     with serving(tmp_path / "served") as server:
         for data in ("copies", "served/small", f"{server.url}/small"):
             done = effnetv2("evaluate", "far/m.safetensors", data, "--device", "cpu", cwd=tmp_path)
             assert done.returncode == 0, done.stderr
             assert said in done.stdout, data
-    table = pd.read_csv(tmp_path / "run/manifest.csv")
+    table = pd.read_csv(tmp_path / "run/dataset.csv")
     table = table[table["split"] == "val"].assign(path=lambda rows: rows["path"].str.replace("../", "../../"))
     (tmp_path / "far/val").mkdir()
     table.drop(columns="split").to_csv(tmp_path / "far/val/val.csv", index=False)
     done = effnetv2("evaluate", "far/m.safetensors", "far/val/val.csv", "--json", cwd=tmp_path)
     answer = json.loads(done.stdout)
-    assert (answer["pictures"], answer["optimistic"], answer["notes"]) == (9, False, [])
+    assert (answer["num_images"], answer["optimistic"], answer["notes"]) == (9, False, [])
     # A network that nobody has told what trained it.
     network = modelfile.load(tmp_path / "far/m.safetensors")
     assert network.trained_on.pictures == len(network.trained_on.marks) == 39
@@ -125,7 +125,7 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     network.trained_on = TrainingFingerprint(2, np.array([1, 2]))
     told = RunDir(tmp_path / "run")
     recipe = with_overrides(get_recipe("quick"), ["epochs=1", "ema_decay=0.5"])
-    job = RunConfig(recipe, network, files, files, Preprocessing(image_px=32), told, torch.device("cpu"), 0)
+    job = RunConfig(recipe, network, files, files, Preprocessing(image_size=32), told, torch.device("cpu"), 0)
     state = init_state(network, recipe)
     context = RunContext(job, state, SimpleNamespace(steps=0))
     parts = SimpleNamespace(seconds=1.0), SimpleNamespace(record_final=lambda predictions: None), None
@@ -152,7 +152,7 @@ def weights_of(pictures, tmp_path, class_names=()):
 
 def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tmp_path):
     """Nine of 48 pictures are held out; the weights have learnt from four of these, or from the others alone."""
-    prepared = prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, strict=False)
+    prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     assert len(prepared.val) == 9
     place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
     found = pretrain_overlap(place, network, prepared)
@@ -165,7 +165,7 @@ def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tm
 
 def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, tmp_path):
     """As minival of the run that trained them, or of one before that."""
-    prepared = prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, strict=False)
+    prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
     chain = alone.begun_from(replace(alone, chose=chose), most=100)
@@ -193,12 +193,16 @@ def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_fol
         files.with_split(of).to_csv(tmp_path / f"{name}.csv")
     words = (*TINY[:-2], "--epochs", "0.5")
     for name, weights in (("first", ("none", "--set", "minival=6")), ("second", ("first",))):
-        done = effnetv2("train", f"{name}.csv", *words, "--weights", *weights, "--out", name, cwd=tmp_path)
+        done = effnetv2("train", f"{name}.csv", *words, "--weights", *weights, "--output", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     said = "Weights first: 6 of the 6 images of val have chosen them, as the minival of an earlier run"
     assert said in done.stdout
     report = json.loads((tmp_path / "second/report.json").read_text())
-    assert (report["trained_on"], report["chose"], report["optimistic"]) == (0, 6, True)
+    assert (
+        report["num_eval_images_seen_in_training"],
+        report["num_eval_images_used_for_selection"],
+        report["optimistic"],
+    ) == (0, 6, True)
     assert report["notes"][0].startswith(said)
     answered = effnetv2("evaluate", "second", "second.csv", "--device", "cpu", "--json", cwd=tmp_path)
     assert each_mentions(json.loads(answered.stdout)["notes"], ("6", "minival"))
@@ -206,7 +210,7 @@ def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_fol
 
 def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folders, tmp_path):
     quiet = {"strict": False}
-    prepared = prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
+    prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.minival, tmp_path, prepared.train.class_names)
     with pytest.raises(InputError, match=mentioning("6", "minival")):
         pretrain_overlap(place, network, prepared)
@@ -222,13 +226,13 @@ def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folder
 def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_folders, tmp_path):
     """With another seed others are held out, which the first run has learnt from; with the same none of them."""
     words = ("train", class_folders, *TINY[:-2], "--epochs", "0.5")
-    done = effnetv2(*words, "--weights", "none", "--out", "first", cwd=tmp_path)
+    done = effnetv2(*words, "--weights", "none", "--output", "first", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     trained = {path for path, split in splits(tmp_path / "first") if split == "train"}
     reports = {}
     for seed in (0, 1):
         out = tmp_path / f"seed{seed}"
-        done = effnetv2(*words, "--weights", "first", "--seed", seed, "--out", out, cwd=tmp_path)
+        done = effnetv2(*words, "--weights", "first", "--seed", seed, "--output", out, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         reports[seed] = json.loads((out / "report.json").read_text())
         known = sum(split == "val" and path in trained for path, split in splits(out))
@@ -245,7 +249,7 @@ def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_fo
     assert len(ever) > 39
     done = effnetv2("evaluate", "seed1", class_folders, "--device", "cpu", "--json", cwd=tmp_path)
     answer = json.loads(done.stdout)
-    assert answer["trained_on"] == len(ever)
+    assert answer["num_eval_images_seen_in_training"] == len(ever)
     assert mentions(answer["notes"][0], len(ever), "48", "weight")
 
 
@@ -256,10 +260,10 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
         3, np.array([4, 5, 6]), earlier=TrainingFingerprint(9, np.array([1, 2]), of_several=True)
     )
     beginning = {
-        "command": "train", "chosen": [], "preprocessing": Preprocessing(image_px=32).to_json(),
-        "groups_at_a_time": {}, "weights_trained_on": before.to_json(),
+        "command": "train", "chosen": [], "preprocessing": Preprocessing(image_size=32).to_json(),
+        "microbatches": {}, "weights_trained_on": before.to_json(),
     }  # fmt: skip
-    (tmp_path / "beginning.json").write_text(json.dumps(beginning))
+    (tmp_path / "run.json").write_text(json.dumps(beginning))
     pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
     prepared = SimpleNamespace(train=pictures, dataset=pictures)
     monkeypatch.setattr(resume, "saved_steps", lambda _: [7])
@@ -306,14 +310,14 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
 def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
     """For which classes those before it were is not known, and other classes are no reason to refuse it."""
     quiet = {"strict": False}
-    prepared = prepare_data(DataConfig(str(class_folders)), holdout=0.2, seed=0, minival=6, **quiet)
+    prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     network.trained_on = network.trained_on.begun_from(remembered(prepared.minival), most=100)
     assert pretrain_overlap(place, network, prepared) == PretrainOverlap()
 
 
 def splits(run):
-    table = pd.read_csv(run / "manifest.csv")
+    table = pd.read_csv(run / "dataset.csv")
     return [
         (path.rpartition("/")[2], split) for path, split in zip(table["path"], table["split"], strict=True)
     ]
@@ -322,8 +326,8 @@ def splits(run):
 def test_shards_remember_their_originals(class_folders, tmp_path):
     """Trained on shards, also on smaller pictures in them; evaluated on the files that they were packed from."""
     files = load_dataset(class_folders)
-    for name, image_px in (("whole", None), ("small", 16)):
-        write_shards(files, tmp_path / name, PackOptions(10**9, image_px=image_px))
+    for name, image_size in (("whole", None), ("small", 16)):
+        write_shards(files, tmp_path / name, PackOptions(10**9, image_size=image_size))
         known = train_overlap(tmp_path / "m", remembered(load_dataset(tmp_path / name)), files)
         assert mentions(known.note, "48")
 
@@ -331,8 +335,8 @@ def test_shards_remember_their_originals(class_folders, tmp_path):
 def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path):
     files = load_dataset(class_folders).with_split(np.array(["train"] * 48, dtype=object))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/beginning.json").write_text("{}")
-    files.to_csv(tmp_path / "run/manifest.csv")
+    (tmp_path / "run/run.json").write_text("{}")
+    files.to_csv(tmp_path / "run/dataset.csv")
     trained_on = remembered(files)
     shutil.copytree(class_folders, tmp_path / "elsewhere")
     for folder in (class_folders, tmp_path / "elsewhere"):
@@ -356,8 +360,8 @@ def test_links_lead_to_the_same_paths(class_folders, tmp_path):
     """A folder by another way, and a folder of nothing but links to files."""
     files = load_dataset(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/beginning.json").write_text("{}")
-    files.to_csv(tmp_path / "run/manifest.csv")
+    (tmp_path / "run/run.json").write_text("{}")
+    files.to_csv(tmp_path / "run/dataset.csv")
     (tmp_path / "way").symlink_to(class_folders, target_is_directory=True)
     for number, file in enumerate(sorted(class_folders.rglob("*.jpg"))):
         link = tmp_path / "links" / file.parent.name / f"{number}.jpg"
@@ -371,8 +375,8 @@ def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
     files = load_dataset(class_folders).with_split(np.array(["train"] * 24 + ["val"] * 24, dtype=object))
     (tmp_path / "scratch/mine/runs/one").mkdir(parents=True)
     (tmp_path / "runs").symlink_to(tmp_path / "scratch/mine/runs", target_is_directory=True)
-    (tmp_path / "runs/one/beginning.json").write_text("{}")
-    files.to_csv(tmp_path / "runs/one/manifest.csv")
+    (tmp_path / "runs/one/run.json").write_text("{}")
+    files.to_csv(tmp_path / "runs/one/dataset.csv")
     for way in ("runs/one", "scratch/mine/runs/one"):
         assert train_overlap(tmp_path / way, None, load_dataset(class_folders)).pictures == 24
 
@@ -380,7 +384,7 @@ def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
 def a_model(path, trained_on, calibration=None):
     """The file of a network for the class folders, untrained, that remembers what it is told."""
     network = create(SMALL, num_classes=3)
-    network.preprocessing, network.class_names = Preprocessing(image_px=32), ("blue", "green", "red")
+    network.preprocessing, network.class_names = Preprocessing(image_size=32), ("blue", "green", "red")
     network.trained_on, network.calibration = trained_on, calibration
     modelfile.save(path, network)
     return path
@@ -398,11 +402,15 @@ def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, t
     model = a_model(tmp_path / "m.safetensors", TrainingFingerprint(2, np.array([1, 2])))
     table = called(load_dataset(class_folders), "train", tmp_path / "elsewhere.csv")
     words = ("evaluate", model, table, "--split", "train", "--device", "cpu")
-    done = effnetv2(*words, "--out", "rated", "--calibrate", "calibrated.safetensors", cwd=tmp_path)
+    done = effnetv2(*words, "--output", "rated", "--calibrate", "calibrated.safetensors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Optimistic" not in done.stdout
     report = json.loads((tmp_path / "rated/report.json").read_text())
-    assert (report["evaluated_on"], report["trained_on"], report["optimistic"]) == ("train", 0, False)
+    assert (report["evaluated_on"], report["num_eval_images_seen_in_training"], report["optimistic"]) == (
+        "train",
+        0,
+        False,
+    )
     page = (tmp_path / "rated/report.html").read_text()
     assert "the model was trained on these images" not in page
     assert "the images (train) of" in page
@@ -434,20 +442,30 @@ def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders
     model = a_model(tmp_path / "m.safetensors", trained_on, Calibration(1.5, 8, "minival"))
 
     def told(data):
-        done = effnetv2("evaluate", model, data, "--device", "cpu", "--out", "rated", "--json", cwd=tmp_path)
+        done = effnetv2(
+            "evaluate", model, data, "--device", "cpu", "--output", "rated", "--json", cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     chose = "chose its weights, as its minival."
     fitted = "Its temperature was fitted on those of minival: the calibration error is optimistic."
     found = told(class_folders)
-    assert (found["trained_on"], found["chose"], found["unseen"]["pictures"]) == (10, 8, 30)
+    assert (
+        found["num_eval_images_seen_in_training"],
+        found["num_eval_images_used_for_selection"],
+        found["unseen"]["pictures"],
+    ) == (10, 8, 30)
     trained = "10 of these 48 images trained the model."
     assert found["notes"] == [trained, f"8 of these 48 images {chose}", fitted]
     page = (tmp_path / "rated/report.html").read_text()
     assert mentions(page, "30", "48")
     found = told(called(files.select(np.arange(10, 48)), "val", tmp_path / "others.csv"))
-    assert (found["trained_on"], found["optimistic"], found["unseen"]["pictures"]) == (0, True, 30)
+    assert (found["num_eval_images_seen_in_training"], found["optimistic"], found["unseen"]["pictures"]) == (
+        0,
+        True,
+        30,
+    )
     assert found["notes"] == [f"8 of these 38 images {chose}", fitted]
     page = (tmp_path / "rated/report.html").read_text()
     assert mentions(page, "selected", "8")
@@ -469,8 +487,8 @@ def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, t
     parts = ["train"] * 24 + ["minival"] * 12 + ["val"] * 12
     files = load_dataset(class_folders).with_split(np.array(parts, dtype=object))
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/beginning.json").write_text("{}")
-    files.to_csv(tmp_path / "run/manifest.csv")
+    (tmp_path / "run/run.json").write_text("{}")
+    files.to_csv(tmp_path / "run/dataset.csv")
     trained_on = remembered(files.subset("train"))
     chosen = replace(trained_on, chose=TrainingFingerprint(1, np.array([5])))
     known = train_overlap(tmp_path / "run", chosen, files)

@@ -36,7 +36,7 @@ def here(class_folders, tmp_path):
     """A folder with a model of random weights, ``model.safetensors``, and 48 pictures."""
     torch.manual_seed(0)
     network = EfficientNet(SMALL, num_classes=3)
-    network.preprocessing = Preprocessing(image_px=32)
+    network.preprocessing = Preprocessing(image_size=32)
     model_file.save(tmp_path / "model.safetensors", network, class_names=NAMES)
     return tmp_path
 
@@ -54,7 +54,7 @@ def refused(*words, cwd):
 
 
 def test_predictions_replace_predictions_and_say_so(here):
-    words = ("predict", *MODEL, "--out", "new.csv", "--rank", "next.csv")
+    words = ("predict", *MODEL, "--output", "new.csv", "--rank", "next.csv")
     assert "already" not in ended_well(*words, cwd=here)
     before = (here / "new.csv").read_bytes()
     (here / "new.csv").write_bytes(before[:-100])
@@ -74,18 +74,18 @@ def test_a_list_of_what_could_not_be_read_is_not_lost_to_its_own_answers(here):
     (here / "predictions_skipped.csv").write_text(listed)
     for cwd, model in ((here, "model.safetensors"), (here / "pictures", "../model.safetensors")):
         data, out = (here / name for name in ("predictions_skipped.csv", "predictions.csv"))
-        said = refused("predict", model, data, "--out", out, cwd=cwd)
+        said = refused("predict", model, data, "--output", out, cwd=cwd)
         assert mentions(said, "DATA", "predictions_skipped.csv")
     assert (here / "predictions_skipped.csv").read_text() == listed
-    ended_well("predict", MODEL[0], "predictions_skipped.csv", *MODEL[2:], "--out", "again.csv", cwd=here)
+    ended_well("predict", MODEL[0], "predictions_skipped.csv", *MODEL[2:], "--output", "again.csv", cwd=here)
     assert (here / "predictions_skipped.csv").read_text() == listed
 
 
 def test_predictions_replace_nothing_else(here):
     (here / "list.csv").write_text("path,label\nred/red_00.jpg,red\n")
     (here / "next.html").write_text("mine")
-    said = refused("predict", *MODEL, "--out", "list.csv", cwd=here)
-    assert mentions(said, "--out", "list.csv", "model.safetensors", "NAME.csv")
+    said = refused("predict", *MODEL, "--output", "list.csv", cwd=here)
+    assert mentions(said, "--output", "list.csv", "model.safetensors", "NAME.csv")
     said = refused("predict", *MODEL, "--rank", "list.csv", cwd=here)
     assert mentions(said, "--rank", "list.csv")
     said = refused("predict", *MODEL, "--rank", "next.csv", cwd=here)
@@ -94,7 +94,7 @@ def test_predictions_replace_nothing_else(here):
     assert not (here / "predictions.csv").exists()
     (here / "predictions.csv").write_text("path,label\n")
     said = refused("predict", *MODEL, cwd=here)
-    assert mentions(said, "--out", "predictions.csv")
+    assert mentions(said, "--output", "predictions.csv")
     assert (here / "predictions.csv").read_text() == "path,label\n"
 
 
@@ -127,7 +127,7 @@ def test_a_list_of_what_was_skipped_is_of_the_table_beside_it(here):
     assert not (here / "predictions_skipped.csv").exists(), "it was of the table that is no more"
     (here / "predictions_skipped.csv").write_text("lesson,reason\nFriday,ill\n")
     said = refused("predict", *MODEL, cwd=here)
-    assert mentions(said, "--out", "predictions.csv", "predictions_skipped.csv")
+    assert mentions(said, "--output", "predictions.csv", "predictions_skipped.csv")
 
 
 def test_tables_in_one_folder_keep_their_own_lists(here):
@@ -136,21 +136,21 @@ def test_tables_in_one_folder_keep_their_own_lists(here):
     broken = here / "pictures/red/red_03.jpg"
     whole = broken.read_bytes()
     broken.write_bytes(b"")
-    ended_well("predict", *MODEL, "--out", "a.csv", cwd=here)
+    ended_well("predict", *MODEL, "--output", "a.csv", cwd=here)
     broken.write_bytes(whole)
-    ended_well("predict", *MODEL, "--out", "b.csv", cwd=here)
+    ended_well("predict", *MODEL, "--output", "b.csv", cwd=here)
     assert pd.read_csv(here / "a_skipped.csv")["path"].tolist() == ["red/red_03.jpg"]
     assert not (here / "b_skipped.csv").exists()
     assert pd.read_csv(here / "skipped.csv")["path"].tolist() == ["a.jpg"]
 
 
 def test_a_report_replaces_a_report_and_says_so(here):
-    words = ("evaluate", *MODEL, "--out", "rated")
+    words = ("evaluate", *MODEL, "--output", "rated")
     assert "already" not in ended_well(*words, cwd=here)
     assert mentions(ended_well(*words, cwd=here), "rated/report.html", "replaced")
     said = refused("predict", here / MODEL[0], here / MODEL[1], cwd=here / "rated")
-    assert mentions(said, "--out", "predictions.csv")
-    assert json.loads((here / "rated/report.json").read_text())["pictures"] == 48
+    assert mentions(said, "--output", "predictions.csv")
+    assert json.loads((here / "rated/report.json").read_text())["num_images"] == 48
 
 
 def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr(Path, "mkdir", fails)
-    with pytest.raises(InputError, match=mentioning("--out", "Read-only file system")):
+    with pytest.raises(InputError, match=mentioning("--output", "Read-only file system")):
         evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path / "rated"), MACHINE)
 
 
@@ -172,23 +172,28 @@ def test_a_sheet_replaces_no_picture_but_a_sheet(here):
 
 def test_a_report_takes_no_table_of_the_users_place(here):
     """Predictions whose labels somebody has corrected by hand are evaluated where they lie."""
-    ended_well("predict", *MODEL, "--out", "pictures/predictions.csv", cwd=here)
+    ended_well("predict", *MODEL, "--output", "pictures/predictions.csv", cwd=here)
     corrected = (here / "pictures/predictions.csv").read_text()
-    words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--out", "pictures")
+    words = ("evaluate", MODEL[0], "pictures/predictions.csv", "--output", "pictures")
     said = refused(*words, cwd=here)
-    assert mentions(said, "--out", "DATA", "pictures/predictions.csv")
+    assert mentions(said, "--output", "DATA", "pictures/predictions.csv")
     said = refused(
-        "evaluate", "../model.safetensors", "../pictures/predictions.csv", "--out", ".", cwd=here / "pictures"
+        "evaluate",
+        "../model.safetensors",
+        "../pictures/predictions.csv",
+        "--output",
+        ".",
+        cwd=here / "pictures",
     )
-    assert mentions(said, "--out", "DATA", "pictures/predictions.csv")
-    for option in ("--out", "--rank"):
+    assert mentions(said, "--output", "DATA", "pictures/predictions.csv")
+    for option in ("--output", "--rank"):
         words = ("predict", "../model.safetensors", "../pictures/predictions.csv", option, "predictions.csv")
-        further = ("--out", "new.csv") if option == "--rank" else ()
+        further = ("--output", "new.csv") if option == "--rank" else ()
         assert mentions(refused(*words, *further, cwd=here / "pictures"), option, "predictions.csv", "DATA")
     assert (here / "pictures/predictions.csv").read_text() == corrected
     (here / "mine").mkdir()
     (here / "mine/predictions.csv").write_text(corrected)
-    said = refused("evaluate", *MODEL, "--out", "mine", cwd=here)
+    said = refused("evaluate", *MODEL, "--output", "mine", cwd=here)
     assert mentions(said, "mine/predictions.csv")
     assert (here / "mine/predictions.csv").read_text() == corrected
     (here / "mine/predictions.csv").unlink()
@@ -198,18 +203,18 @@ def test_a_report_takes_no_table_of_the_users_place(here):
         ("report.html", "no report of effnetv2"),
     ):
         (here / "mine" / name).write_text("{}")
-        assert mentions(refused("evaluate", *MODEL, "--out", "mine", cwd=here), name, what)
+        assert mentions(refused("evaluate", *MODEL, "--output", "mine", cwd=here), name, what)
         (here / "mine" / name).unlink()
 
 
 def test_a_report_of_an_earlier_version_is_known_by_what_lies_beside_it(here):
     """Its page does not say whose it is."""
-    ended_well("evaluate", *MODEL, "--out", "rated", cwd=here)
+    ended_well("evaluate", *MODEL, "--output", "rated", cwd=here)
     page = here / "rated/report.html"
     text = page.read_text()
     assert text.count("generator") == 1
     page.write_text(text.replace('<meta name="generator" content="effnetv2">', ""))
-    assert mentions(ended_well("evaluate", *MODEL, "--out", "rated", cwd=here), "report.html", "replaced")
+    assert mentions(ended_well("evaluate", *MODEL, "--output", "rated", cwd=here), "report.html", "replaced")
     assert page.read_text().count("generator") == 1
 
 
@@ -218,38 +223,38 @@ def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
     here = class_folders.parent
     (here / "docs").mkdir()
     (here / "docs" / name).write_text("<p>of the bridge</p>")
-    said = refused("check", "pictures", "--out", "docs", cwd=here)
-    assert mentions(said, name, "--out", "effnetv2 check")
+    said = refused("check", "pictures", "--output", "docs", cwd=here)
+    assert mentions(said, name, "--output", "effnetv2 check")
     assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [
         (name, "<p>of the bridge</p>")
     ]
-    ended_well("check", "pictures", "--out", "page", cwd=here)
-    assert mentions(ended_well("check", "pictures", "--out", "page", cwd=here), "replaced")
+    ended_well("check", "pictures", "--output", "page", cwd=here)
+    assert mentions(ended_well("check", "pictures", "--output", "page", cwd=here), "replaced")
 
 
-def trained_row(step, image_px):
+def trained_row(step, image_size):
     """What draws all that a comparison shows."""
-    times = {"train_s": 2.0, "waited_s": 0.1, "images_per_s": 9.0}
-    return {"kind": "train", "step": step, "epoch": step, "image_px": image_px, **times}
+    times = {"train_s": 2.0, "data_wait_s": 0.1, "images_per_s": 9.0}
+    return {"kind": "train", "step": step, "epoch": step, "image_size": image_size, **times}
 
 
 def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_another(here):
     for name in ("one", "other"):
-        ended_well("evaluate", *MODEL, "--out", name, cwd=here)
+        ended_well("evaluate", *MODEL, "--output", name, cwd=here)
     rows = [trained_row(1, 32), trained_row(2, 64), {"kind": "val", "step": 2, "epoch": 2, "top1": 0.5}]
     (here / "one/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ("compare", "one", "other", "--out", "both")
+    words = ("compare", "one", "other", "--output", "both")
     drawn = {"accuracy_over_time.png", "settings.png", "stage_costs.png"}
     (here / "both").mkdir()
     for name in (*sorted(drawn), "comparison.json"):
         Image.new("RGB", (9, 9)).save(here / "both" / name, format="PNG")
         before = (here / "both" / name).read_bytes()
         said = refused(*words, cwd=here)
-        assert mentions(said, name, "--out", "effnetv2 compare")
+        assert mentions(said, name, "--output", "effnetv2 compare")
         assert (here / "both" / name).read_bytes() == before
         (here / "both" / name).unlink()
     (here / "file").write_text("mine")
-    assert mentions(refused("compare", "one", "other", "--out", "file", cwd=here), "file", "folder")
+    assert mentions(refused("compare", "one", "other", "--output", "file", cwd=here), "file", "folder")
     ended_well(*words, cwd=here)
     assert {one.name for one in (here / "both").iterdir()} == {*drawn, "comparison.json"}
     (here / "both/notes.png").write_bytes(b"mine")
@@ -261,8 +266,8 @@ def test_a_comparison_replaces_a_comparison_alone_and_leaves_no_drawing_of_anoth
 def test_a_manifest_of_the_users_beside_a_model_says_nothing_of_the_model(here):
     (here / "alone").mkdir()
     shutil.copy(here / MODEL[0], here / "alone/m.safetensors")
-    (here / "alone/manifest.csv").write_text("path,label\n../pictures/red/red_00.jpg,red\n")
+    (here / "alone/dataset.csv").write_text("path,label\n../pictures/red/red_00.jpg,red\n")
     assert (
         "optimistic"
-        not in ended_well("evaluate", "alone/m.safetensors", "alone/manifest.csv", cwd=here).lower()
+        not in ended_well("evaluate", "alone/m.safetensors", "alone/dataset.csv", cwd=here).lower()
     )

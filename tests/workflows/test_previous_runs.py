@@ -23,7 +23,7 @@ def run(
     folder,
     *,
     age_s=0,
-    kind="beginning.json",
+    kind="run.json",
     pictures=("a", "b"),
     labels=("x", "y"),
     answers=None,
@@ -32,12 +32,12 @@ def run(
 ):
     """The folder of a run on pictures of a folder beside it."""
     save_predictions(
-        folder, pd.DataFrame({"path": pictures, "label": answers or labels, "true_label": labels})
+        folder, pd.DataFrame({"path": pictures, "predicted_label": answers or labels, "true_label": labels})
     )
     (folder / kind).write_text("{}")
     dataset = {"path": [f"../{data}/{name}" for name in pictures], "label": labels, "split": "val"}
-    pd.DataFrame(dataset).to_csv(folder / "manifest.csv", index=False)
-    (folder / "report.json").write_text(json.dumps({"pictures": len(pictures), **report}))
+    pd.DataFrame(dataset).to_csv(folder / "dataset.csv", index=False)
+    (folder / "report.json").write_text(json.dumps({"num_images": len(pictures), **report}))
     os.utime(folder / "report.json", (1e9 - age_s, 1e9 - age_s))
     return folder
 
@@ -54,7 +54,7 @@ def test_it_is_the_newest_finished_one_that_answered_the_same_pictures(tmp_path)
     (run(tmp_path / "unfinished") / "predictions.csv").unlink()
     name, theirs = find_previous_run(own, load_predictions(own))
     assert name == "newest"
-    assert theirs.loc["a", "label"] == "y"
+    assert theirs.loc["a", "predicted_label"] == "y"
 
 
 def test_where_there_is_none_there_is_none(tmp_path):
@@ -73,7 +73,7 @@ def test_pictures_of_another_folder_are_others_whatever_they_are_called(tmp_path
     (tmp_path / "photos_now").symlink_to("photos_2024")
     run(tmp_path / "by_a_link", age_s=20, data="photos_now")
     assert find_previous_run(own, load_predictions(own))[0] == "by_a_link"
-    (tmp_path / "by_a_link" / "manifest.csv").unlink()
+    (tmp_path / "by_a_link" / "dataset.csv").unlink()
     assert find_previous_run(own, load_predictions(own)) is None
 
 
@@ -97,7 +97,7 @@ def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path)
 
 
 def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):
-    """At random neighbours teach what is asked: better than by place says nothing of the recipe."""
+    """At random neighbors teach what is asked: better than by place says nothing of the recipe."""
     own = run(tmp_path / "own", kind="crossval.json", split_by="class")
     run(tmp_path / "by_place", age_s=10, kind="crossval.json", split_by="place")
     assert find_previous_run(own, load_predictions(own), split_by="class") is None
@@ -148,7 +148,7 @@ def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
     assert kept is not None
     assert kept.name == "there"
     assert kept.predictions.to_dict("index") == {
-        "a": {"label": "x", "true_label": "x"}, "b": {"label": "z", "true_label": "y"}
+        "a": {"predicted_label": "x", "true_label": "x"}, "b": {"predicted_label": "z", "true_label": "y"}
     }  # fmt: skip
     assert PreviousRun.load(tmp_path / "own", {}) is None
     shutil.rmtree(tmp_path / "own")
@@ -171,21 +171,21 @@ def test_a_run_that_can_not_be_compared_with_is_refused(row, said, tmp_path):
 @pytest.mark.slow
 def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     words = ("train", class_folders, *TINY)
-    first = effnetv2(*words, "--out", "runs/first", cwd=tmp_path)
+    first = effnetv2(*words, "--output", "runs/first", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     page = (tmp_path / "runs/first/report.html").read_text(encoding="utf-8")
     assert mentions(page, "no other finished run")
-    second = effnetv2(*words, "--out", "runs/second", cwd=tmp_path)
+    second = effnetv2(*words, "--output", "runs/second", cwd=tmp_path)
     assert mentions(second.stdout + second.stderr, "first", "not clearly")
     # Killed before its report, gone on with when the other run is no longer there.
     before = "efficientnetv2.workflows.train:write_run_report"
-    killed_at(before, *words, "--out", "elsewhere/third", "--baseline", "runs/first", cwd=tmp_path)
+    killed_at(before, *words, "--output", "elsewhere/third", "--baseline", "runs/first", cwd=tmp_path)
     (tmp_path / "runs/first").rename(tmp_path / "put_away")
-    named = effnetv2(*words, "--out", "elsewhere/third", "--resume", cwd=tmp_path)
+    named = effnetv2(*words, "--output", "elsewhere/third", "--resume", cwd=tmp_path)
     assert "Better than first?" in named.stdout + named.stderr
     (tmp_path / "put_away").rename(tmp_path / "runs/first")
     save_predictions(tmp_path / "other", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
-    refused = effnetv2(*words, "--out", "elsewhere/fourth", "--baseline", "other", cwd=tmp_path)
+    refused = effnetv2(*words, "--output", "elsewhere/fourth", "--baseline", "other", cwd=tmp_path)
     assert refused.returncode == 2
     assert "answered none of these pictures" in refused.stderr
     assert not (tmp_path / "elsewhere/fourth").exists()

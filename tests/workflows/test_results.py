@@ -47,7 +47,7 @@ def test_an_evaluation_is_that_of_the_command(run, photos, tmp_path):
         run, photos, output=tmp_path / "here", split="all", tta="d4", sizes=[48, 64], **MACHINE
     )
     done = effnetv2(
-        "evaluate", run.path, photos, "--out", "there", "--split", "all", "--views", "symmetries", "--sizes", "48,64",
+        "evaluate", run.path, photos, "--output", "there", "--split", "all", "--tta", "d4", "--eval-sizes", "48,64",
         "--json", *MACHINE_WORDS, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def test_predictions_are_those_of_the_command(run, photos, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
     written = ev2.predict(run, photos, abstain_below=0.5, output="here.csv", rank="next.csv", **MACHINE)
     pd.testing.assert_frame_equal(table, written)
-    done = effnetv2("predict", run.path, photos, "--out", "there.csv", "--abstain-below", "0.5", *MACHINE_WORDS,
+    done = effnetv2("predict", run.path, photos, "--output", "there.csv", "--abstain-below", "0.5", *MACHINE_WORDS,
                     cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
@@ -93,7 +93,7 @@ def test_a_check_is_that_of_the_command(photos, tmp_path):
     for split in ("train", "val"):
         shutil.copytree(photos, data / split)
     found = ev2.check(data, output=tmp_path / "here", **MACHINE)
-    done = effnetv2("check", data, "--out", "there", "--json", *MACHINE_WORDS, cwd=tmp_path)
+    done = effnetv2("check", data, "--output", "there", "--json", *MACHINE_WORDS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert found.report == json.loads(done.stdout)
     assert len(found.duplicates) == 48
@@ -112,7 +112,7 @@ def test_an_estimate_adds_up(photos, tmp_path, monkeypatch, capfd):
     assert found.memory_bytes > 0
     assert found.disk_bytes > 0
     assert repr(found).startswith("Estimate(seconds=")
-    assert "<th>image_px</th>" in found._repr_html_()
+    assert "<th>image_size</th>" in found._repr_html_()
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().out == ""
 
@@ -137,13 +137,13 @@ def test_candidates_are_settings_to_choose_from(photos, tmp_path):
         photos,
         folds=2,
         output=tmp_path / "folds",
-        candidates=[{"optimizer.lr": 0.01}, {"progressive.image_px": {"start": 32, "end": 48}}],
+        candidates=[{"optimizer.lr": 0.01}, {"progressive.image_size": {"start": 32, "end": 48}}],
         candidate_settings={"epochs": 2},
         **ONE_STAGE,
     )
-    assert [one["settings"] for one in result.report["tries"]] == [
+    assert [one["settings"] for one in result.report["candidates"]] == [
         "optimizer.lr=0.01",
-        "'progressive.image_px={start: 32, end: 48}'",
+        "'progressive.image_size={start: 32, end: 48}'",
     ]
 
 

@@ -29,10 +29,10 @@ from efficientnetv2.workflows.model_scaling import compound_scaling, scale_up
 SPACE = small()
 
 
-def study(folder: Path, image_px: int) -> None:
+def study(folder: Path, image_size: int) -> None:
     """Of the space ``small``, with its backbone as the better one of two trials that have ended."""
     recipe = get_recipe("proxy_small")
-    seen = {"progressive": recipe.progressive.with_image_px(image_px), "eval_px": image_px}
+    seen = {"progressive": recipe.progressive.with_image_size(image_size), "eval_image_size": image_size}
     plan = PLAN.model_copy(update={"space": SPACE, "recipe": recipe.model_copy(update=seen), "bands": ()})
     database = storage(folder)
     create_study(database, "study", plan, trials=1)
@@ -58,30 +58,33 @@ def trained_by(command: str) -> Recipe:
     parser = argparse.ArgumentParser()
     parser.add_argument("given", nargs=3)
     parser.add_argument("--model")
-    parser.add_argument("--image-px", type=int)
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--set", dest="settings", action="append", default=[])
     said = parser.parse_args(shlex.split(command))
-    words = TrainOverrides(model=said.model, image_px=said.image_px, settings=tuple(said.settings))
+    words = TrainOverrides(model=said.model, image_size=said.image_size, settings=tuple(said.settings))
     return requested_recipe(words, torch.device("cpu"))[0]
 
 
-@pytest.mark.parametrize("image_px", [48, 64])
+@pytest.mark.parametrize("image_size", [48, 64])
 @pytest.mark.parametrize("phi", ["0", "0.5", "1", "1.5"])
-def test_a_larger_network_is_trained_as_the_printed_command_says(image_px, phi, tmp_path):
+def test_a_larger_network_is_trained_as_the_printed_command_says(image_size, phi, tmp_path):
     """Its pictures begin at the stride of the space, 32 px, and inference is at the size that it was grown for."""
-    study(tmp_path, image_px)
+    study(tmp_path, image_size)
     file = tmp_path / "larger.yaml"
-    done = export(tmp_path, "--grow", phi, "--out", file)
+    done = export(tmp_path, "--grow", phi, "--output", file)
     assert done.returncode == 0, done.stderr
     recipe = trained_by(done.stdout.partition("that the search did not see: ")[2])
-    quickly = {"epochs": 1.0, "batch_images": 8, "precision": "fp32", "compile": False}
+    quickly = {"epochs": 1.0, "batch_size": 8, "precision": "fp32", "compile": False}
     settled = resolve_recipe(
         recipe.model_copy(update=quickly), TrainingSet(64, ("a", "b")), Hardware(torch.device("cpu"))
     ).recipe
-    grown = scale_up(SPACE.backbone, compound_scaling(float(phi)), eval_px=image_px)
+    grown = scale_up(SPACE.backbone, compound_scaling(float(phi)), eval_image_size=image_size)
     assert settled.model == grown.architecture
-    assert (settled.eval_px, settled.progressive.last.image_px) == (grown.eval_px, grown.train_px)
-    assert settled.progressive.stage(0).image_px == 32
+    assert (settled.eval_image_size, settled.progressive.last.image_size) == (
+        grown.eval_image_size,
+        grown.train_px,
+    )
+    assert settled.progressive.stage(0).image_size == 32
 
 
 def test_a_table_that_was_changed_by_hand_is_not_exported_over(tmp_path):
@@ -98,5 +101,5 @@ def test_a_table_that_was_changed_by_hand_is_not_exported_over(tmp_path):
         for more in ((), ("--trial", 1), ("--grow", "1.5")):
             done = export(tmp_path, *more)
             assert done.returncode == 2, done.stdout
-            assert mentions(done.stderr, "--out")
+            assert mentions(done.stderr, "--output")
             assert file.read_text() == changed

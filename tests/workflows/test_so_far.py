@@ -46,7 +46,7 @@ CLASSES = ("blue", "green", "red")
 def network(tmp_path):
     torch.manual_seed(0)
     made = create("efficientnetv2_b0", num_classes=3).eval()
-    made.preprocessing = replace(made.preprocessing, image_px=32, crop_fraction=1.0)
+    made.preprocessing = replace(made.preprocessing, image_size=32, crop_pct=1.0)
     model_file.save(tmp_path / MODEL, made, class_names=CLASSES)
     return model_file.load(tmp_path / MODEL)
 
@@ -84,7 +84,7 @@ def test_answers_are_found_by_whoever_asks_for_the_same(so_far, network, class_f
     assert logits.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     others = load_dataset(class_folders, require_labels=False).select(np.arange(20))
     assert not len(so_far(dataset=others).load()[0])
-    assert not len(so_far(preprocessing=replace(network.preprocessing, views="symmetries")).load()[0])
+    assert not len(so_far(preprocessing=replace(network.preprocessing, tta="d4")).load()[0])
     network.calibration = Calibration(2.0, 100, "minival")
     assert not len(so_far().load()[0])
     network.calibration = None
@@ -129,7 +129,7 @@ def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):
 
 def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
     write_shards(
-        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_pictures=10)
+        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10)
     )
     dataset = load_dataset(tmp_path / "packed", require_labels=False)
     so_far(dataset=dataset, every_s=0).add(*_answers(list(range(11))))
@@ -160,7 +160,7 @@ def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
     days = ("monday", "tuesday")
     for day in days:
         write_shards(
-            load_dataset(class_folders), tmp_path / day, PackOptions(shard_bytes=10**9, shard_pictures=10)
+            load_dataset(class_folders), tmp_path / day, PackOptions(shard_bytes=10**9, shard_images=10)
         )
     asked, stats, rows = [], RemoteStore.stats, list(range(11))
     monkeypatch.setattr(RemoteStore, "stats", lambda store, names: asked.extend(names) or stats(store, names))
@@ -292,7 +292,7 @@ def test_they_are_kept_until_the_pictures_are_ranked_too(stop, so_far, class_fol
 
 def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
     """Planted answers stand in the table, so they were not asked for again; the others are as without them."""
-    words = ("predict", MODEL, class_folders, "--device", "cpu", "--workers", "0", "--out", "labels.csv")
+    words = ("predict", MODEL, class_folders, "--device", "cpu", "--workers", "0", "--output", "labels.csv")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / ".labels.csv.answers").exists()
@@ -329,7 +329,7 @@ def test_all_of_them_may_be_there(so_far, class_folders, tmp_path):
         "cpu",
         "--workers",
         "0",
-        "--out",
+        "--output",
         "labels.csv",
         cwd=tmp_path,
     )

@@ -1,4 +1,4 @@
-"""``evaluate --sizes``: what the command line takes, and that each point is what evaluating at that size gives."""
+"""``evaluate --eval-sizes``: what the command line takes, and that each point is what evaluating at that size gives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.evaluation.compare import FinishedRun
@@ -20,13 +20,23 @@ from efficientnetv2.workflows.test_time_augmentation import several_sizes
 def trained(tmp_path_factory):
     """A run of few steps, whose answers are not all right, and its pictures."""
     place = tmp_path_factory.mktemp("sized")
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for number in range(16):
-            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", colour, number)
-    words = ("train", place / "pictures", *TINY, "--epochs", "3", "--weights", "none", "--out", place / "run")
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
+    words = (
+        "train",
+        place / "pictures",
+        *TINY,
+        "--epochs",
+        "3",
+        "--weights",
+        "none",
+        "--output",
+        place / "run",
+    )
     done = effnetv2(*words, cwd=place)
     assert done.returncode == 0, done.stderr
-    dataset = pd.read_csv(place / "run" / "manifest.csv")
+    dataset = pd.read_csv(place / "run" / "dataset.csv")
     for split, rows in dataset.groupby("split"):
         rows.assign(path=[str(place / "pictures" / path) for path in rows["path"]])[["path", "label"]].to_csv(
             place / f"{split}.csv", index=False
@@ -42,13 +52,13 @@ def _json(*words, cwd):
 
 def test_a_point_is_what_evaluating_at_that_size_gives(trained, tmp_path):
     words = ("evaluate", trained / "run", trained / "val.csv")
-    told = _json(*words, "--sizes", "96,64,32", "--out", tmp_path / "sizes", cwd=tmp_path)
-    assert [point["image_px"] for point in told["sizes"]] == [32, 64, 96]
-    assert told["image_px"] == 64
+    told = _json(*words, "--eval-sizes", "96,64,32", "--output", tmp_path / "sizes", cwd=tmp_path)
+    assert [point["image_size"] for point in told["sizes"]] == [32, 64, 96]
+    assert told["image_size"] == 64
     assert told["top1"] == told["sizes"][1]["top1"], "the figure is that of the model file's size"
     for point in told["sizes"]:
-        alone = _json(*words, "--image-px", str(point["image_px"]), cwd=tmp_path)
-        assert alone["image_px"] == point["image_px"]
+        alone = _json(*words, "--image-size", str(point["image_size"]), cwd=tmp_path)
+        assert alone["image_size"] == point["image_size"]
         assert (alone["top1"], alone["macro_f1"]) == (point["top1"], point["macro_f1"])
         assert [point["low"], point["high"]] == alone["intervals"]["top1"]
         assert "sizes" not in alone
@@ -60,24 +70,24 @@ def test_a_point_is_what_evaluating_at_that_size_gives(trained, tmp_path):
 
 
 def test_pictures_that_trained_may_choose_the_size_and_a_model_file_keeps_it(trained, tmp_path):
-    done = effnetv2("evaluate", trained / "run", trained / "train.csv", "--sizes", "64,96", cwd=tmp_path)
+    done = effnetv2("evaluate", trained / "run", trained / "train.csv", "--eval-sizes", "64,96", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "By size" in done.stdout
     assert "Best at " in done.stdout
-    on_val = effnetv2("evaluate", trained / "run", trained / "val.csv", "--sizes", "64,96", cwd=tmp_path)
+    on_val = effnetv2("evaluate", trained / "run", trained / "val.csv", "--eval-sizes", "64,96", cwd=tmp_path)
     assert "Best at " not in on_val.stdout
-    kept = effnetv2("convert", trained / "run", "kept.safetensors", "--image-px", "96", cwd=tmp_path)
+    kept = effnetv2("convert", trained / "run", "kept.safetensors", "--image-size", "96", cwd=tmp_path)
     assert kept.returncode == 0, kept.stderr
-    at_96 = _json("evaluate", trained / "run", trained / "val.csv", "--image-px", "96", cwd=tmp_path)
+    at_96 = _json("evaluate", trained / "run", trained / "val.csv", "--image-size", "96", cwd=tmp_path)
     again = _json("evaluate", "kept.safetensors", trained / "val.csv", cwd=tmp_path)
-    assert (again["image_px"], again["top1"]) == (96, at_96["top1"])
+    assert (again["image_size"], again["top1"]) == (96, at_96["top1"])
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("96;128", ("--sizes", "96;128")),
-        ("96,31", ("--sizes", "31", "32")),
+        ("96;128", ("--eval-sizes", "96;128")),
+        ("96,31", ("--eval-sizes", "31", "32")),
         ("96,4097", ("4096",)),
         (",".join(map(str, range(32, 65))), ("33", "32")),
     ],
@@ -92,28 +102,28 @@ def test_a_size_given_twice_is_seen_once():
 
 
 def test_a_size_below_the_stride_is_refused_by_the_command(trained, tmp_path):
-    done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--image-px", "8", cwd=tmp_path)
+    done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--image-size", "8", cwd=tmp_path)
     assert done.returncode == 2
-    assert mentions(done.stderr, "--image-px", "8", "32")
+    assert mentions(done.stderr, "--image-size", "8", "32")
 
 
 def test_two_runs_compared(trained, tmp_path):
     words = ("train", trained / "pictures", *TINY, "--weights", "none", "--set", "progressive.stages=1")
     done = effnetv2(
-        *words, "--epochs", "3", "--out", tmp_path / "fixed", "--baseline", trained / "run", cwd=tmp_path
+        *words, "--epochs", "3", "--output", tmp_path / "fixed", "--baseline", trained / "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    told = _json("compare", tmp_path / "fixed", trained / "run", "--out", tmp_path / "both", cwd=tmp_path)
+    told = _json("compare", tmp_path / "fixed", trained / "run", "--output", tmp_path / "both", cwd=tmp_path)
     fixed, growing = told["runs"]
     assert (fixed["sizes"], growing["sizes"]) == ([64], [32, 64])
     reports = [json.loads((run / "report.json").read_text()) for run in (tmp_path / "fixed", trained / "run")]
     assert [fixed["top1"], growing["top1"]] == [report["top1"] for report in reports]
     for run, report in zip((tmp_path / "fixed", trained / "run"), reports, strict=True):
         answers = FinishedRun.read(run, "run").predictions
-        assert len(answers) == report["pictures"]
+        assert len(answers) == report["num_images"]
         assert (answers["label"] == answers["true_label"]).mean() == pytest.approx(report["top1"])
     stages = reports[1]["stages"]
-    assert [stage["image_px"] for stage in stages] == [32, 64]
+    assert [stage["image_size"] for stage in stages] == [32, 64]
     assert growing["train_s"] == pytest.approx(sum(stage["seconds"] for stage in stages), abs=0.01)
     (apart,) = told["gains"]
     assert apart["top1"]["value"] == pytest.approx(growing["top1"] - fixed["top1"])
@@ -131,13 +141,15 @@ def test_two_runs_compared(trained, tmp_path):
     by_both = {interval.findall(" ".join(one.stdout.split()))[-1] for one in (done, other_way)}
     assert len(by_both) == 1
     assert mentions(people.stdout, "F1", "class")
-    assert set(apart["f1"]) == set(COLOURS)
+    assert set(apart["f1"]) == set(COLORS)
     assert "of the training time" in people.stdout
 
 
 def test_a_run_keeps_its_own_report(trained, tmp_path):
     before = (trained / "run/report.json").read_bytes()
-    done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--out", trained / "run", cwd=tmp_path)
+    done = effnetv2(
+        "evaluate", trained / "run", trained / "val.csv", "--output", trained / "run", cwd=tmp_path
+    )
     assert done.returncode == 2
     assert mentions(done.stderr, "run", "report")
     assert (trained / "run/report.json").read_bytes() == before

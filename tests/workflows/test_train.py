@@ -18,8 +18,9 @@ import efficientnetv2 as ev2
 
 def test_a_run_has_the_bits_of_the_command(run, photos, tmp_path):
     done = effnetv2(
-        "train", photos, "--out", "run", *TINY_WORDS, "--seed", 1, "--framing", "crop", "--set", "optimizer.lr=0.01",
-        "--set", "progressive.stages=2", "--set", "progressive.image_px={start: 32, end: 40}", cwd=tmp_path,
+        "train", photos, "--output", "run", *TINY_WORDS, "--seed", 1, "--crop-mode", "center", "--set",
+        "optimizer.lr=0.01",
+        "--set", "progressive.stages=2", "--set", "progressive.image_size={start: 32, end: 40}", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     here, there = (load_file(folder / "model.safetensors") for folder in (run.path, tmp_path / "run"))
@@ -42,7 +43,7 @@ def test_a_script_trains_and_prints_what_it_wants_alone(photos, tmp_path):
         "import efficientnetv2 as ev2\n"
         f"run = ev2.train({str(photos)!r}, output='run', **{dict(TINY)!r})\n"
         "print(run.metrics['top1'])\n"
-        "print(len(ev2.predict(run, 'run/manifest.csv', workers=0, device='cpu')))\n"
+        "print(len(ev2.predict(run, 'run/dataset.csv', workers=0, device='cpu')))\n"
         f"print(ev2.evaluate(run, {str(photos)!r}, workers=0, device='cpu').metrics['top1'])\n"
     )
     done = subprocess.run(
@@ -119,9 +120,9 @@ def test_settings_take_the_values_of_numpy_and_tuples(photos, tmp_path):
             "seed": torch.tensor(7).numpy(),
             "progressive.stages": 1,
             "minival": None,
-            "optimizer.kind": "sgd",
+            "optimizer.name": "sgd",
         },
         **TINY | {"epochs": 1},
     )
     recipe = run.report["recipe"]
-    assert (recipe["seed"], recipe["progressive"]["stages"], recipe["optimizer"]["kind"]) == (7, 1, "sgd")
+    assert (recipe["seed"], recipe["progressive"]["stages"], recipe["optimizer"]["name"]) == (7, 1, "sgd")

@@ -1,4 +1,4 @@
-"""``--views``: what was fitted to other views or sizes is left out, and that is said."""
+"""``--tta``: what was fitted to other views or sizes is left out, and that is said."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from tests.command_line import effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.log_lines import logged_lines
 from tests.messages import mentions
 
@@ -22,13 +22,13 @@ from efficientnetv2.workflows.test_time_augmentation import for_own_views
 def network(temperature=4.0):
     torch.manual_seed(0)
     made = create("efficientnetv2_b0", num_classes=3).eval()
-    made.class_names = tuple(sorted(COLOURS))
-    made.preprocessing = replace(made.preprocessing, image_px=32)
+    made.class_names = tuple(sorted(COLORS))
+    made.preprocessing = replace(made.preprocessing, image_size=32)
     made.calibration = None if temperature is None else Calibration(temperature, 60, "minival")
     return made
 
 
-@pytest.mark.parametrize("changed", [{"views": "symmetries"}, {"image_px": 48}])
+@pytest.mark.parametrize("changed", [{"tta": "d4"}, {"image_size": 48}])
 def test_a_temperature_of_other_answers_is_left_out_and_that_is_said(changed):
     one, said = network(), logged_lines()
     for_own_views(one, one.preprocessing)
@@ -43,7 +43,7 @@ def test_a_temperature_of_other_answers_is_left_out_and_that_is_said(changed):
 
 def test_of_networks_that_answer_together_each_leaves_its_own_out():
     together, said = Ensemble([network(), network(None)]), logged_lines()
-    for_own_views(together, replace(together.preprocessing, views="symmetries"))
+    for_own_views(together, replace(together.preprocessing, tta="d4"))
     assert member_calibrations(together) == (None, None)
     assert len(said) == 1
 
@@ -51,8 +51,8 @@ def test_of_networks_that_answer_together_each_leaves_its_own_out():
 def test_predict_and_evaluate_with_other_views_answer_without_it(tmp_path):
     rows = []
     for number in range(9):
-        name = sorted(COLOURS)[number % 3]
-        paint(tmp_path / f"{number}.jpg", COLOURS[name], number, px=32)
+        name = sorted(COLORS)[number % 3]
+        paint(tmp_path / f"{number}.jpg", COLORS[name], number, px=32)
         rows.append((f"{number}.jpg", name))
     pd.DataFrame(rows, columns=["path", "label"]).to_csv(tmp_path / "all.csv", index=False)
     model_file.save(tmp_path / "warm.safetensors", network())
@@ -60,12 +60,12 @@ def test_predict_and_evaluate_with_other_views_answer_without_it(tmp_path):
     words = ("all.csv", "--workers", "0", "--device", "cpu")
     tables = []
     for model in ("warm", "plain"):
-        asked = ("predict", f"{model}.safetensors", *words, "--views", "symmetries", "--out", f"{model}.csv")
+        asked = ("predict", f"{model}.safetensors", *words, "--tta", "d4", "--output", f"{model}.csv")
         done = effnetv2(*asked, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert ("The temperature was fitted" in " ".join(done.stdout.split())) is (model == "warm")
         tables.append(pd.read_csv(tmp_path / f"{model}.csv"))
     pd.testing.assert_frame_equal(*tables)
-    done = effnetv2("evaluate", "warm.safetensors", *words, "--image-px", "48", cwd=tmp_path)
+    done = effnetv2("evaluate", "warm.safetensors", *words, "--image-size", "48", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(" ".join(done.stdout.split()), "48", "one")

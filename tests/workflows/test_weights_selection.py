@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from tests.command_line import TINY, effnetv2
-from tests.conftest import COLOURS, paint
+from tests.conftest import COLORS, paint
 from tests.data.test_splits import dataset
 from tests.messages import mentions
 from tests.metrics.test_bootstrap import alike_places
@@ -35,14 +35,14 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
 CPU = Hardware(torch.device("cpu"))
-SMALL = ("progressive.stages=2", "progressive.image_px={start: 32, end: 32}")
+SMALL = ("progressive.stages=2", "progressive.image_size={start: 32, end: 32}")
 
 
 def painted(folder, names=("red", "green", "blue"), each=12):
-    """Classes of a colour each: any network that sees anything tells them apart."""
+    """Classes of a color each: any network that sees anything tells them apart."""
     for name in names:
         for number in range(each):
-            paint(folder / name / f"{number}.jpg", COLOURS[name], number, px=32)
+            paint(folder / name / f"{number}.jpg", COLORS[name], number, px=32)
     return folder
 
 
@@ -55,7 +55,7 @@ def requested(words, starts, tmp_path, options=None):
 def compared(words, starts, source, tmp_path, place=None):
     known = requested(words, starts, tmp_path, place)
     recipe = known.recipe
-    prepared = prepare_data(source, holdout=recipe.holdout, seed=recipe.seed, strict=False)
+    prepared = prepare_data(source, val_fraction=recipe.val_fraction, seed=recipe.seed, strict=False)
     return known, select_weights(known, prepared, CPU), prepared
 
 
@@ -65,7 +65,7 @@ def files(tmp_path_factory):
     place = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     network = create("efficientnetv2_b0", num_classes=0)
-    how = Preprocessing(image_px=32)
+    how = Preprocessing(image_size=32)
     model_file.save(place / "drawn.safetensors", network, preprocessing=how, class_names=())
     with torch.no_grad():
         network.stem.conv.weight.zero_()
@@ -119,7 +119,7 @@ def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(f
     _, kept, _ = compared(
         TrainOverrides(settings=SMALL), starts, source, tmp_path, RunOptions(out=tmp_path / "mine")
     )
-    assert kept.path == tmp_path / "run"  # what --out says stays
+    assert kept.path == tmp_path / "run"  # what --output says stays
 
 
 def test_bundled_weights_have_to_be_better_than_none_by_more_than_chance(files, tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     """Three shares fit finetune; from scratch it would be quick, which has four stages, and end the run."""
     source = DataConfig(str(painted(tmp_path / "pictures")))
     shares = TrainOverrides(
-        settings=("progressive.shares=[1, 2, 3]", "progressive.image_px={start: 32, end: 32}")
+        settings=("progressive.stage_fractions=[1, 2, 3]", "progressive.image_size={start: 32, end: 32}")
     )
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
     _, alone, _ = compared(shares, (blind, SCRATCH), source, tmp_path)
@@ -178,7 +178,7 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     assert after.recipe.weights == drawn.word
     assert "random weights left out" in after.notes[-1]
     # Of 56 px finetune begins with 32, quick with 28.
-    small = TrainOverrides(image_px=56)
+    small = TrainOverrides(image_size=56)
     _, after, _ = compared(small, (blind, SCRATCH), source, tmp_path)
     assert after.notes[-1].startswith(
         "Weights: random weights left out of the comparison. Of its recipe: the smallest"
@@ -254,7 +254,9 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
     assert len(seen) == 2
     assert not {path for part in seen for path in part.paths} & set(prepared.val.paths)
     assert "groups kept whole" in after.notes[0]
-    task = weights_selection._task(after.recipe.model_copy(update={"eval_px": 32}), prepared, None, CPU, None)
+    task = weights_selection._task(
+        after.recipe.model_copy(update={"eval_image_size": 32}), prepared, None, CPU, None
+    )
     for learning, answering in task.folds:
         group = task.images.table["group"].to_numpy()
         assert not set(group[learning]) & set(group[answering])
@@ -265,7 +267,7 @@ def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(fi
     sizes = []
 
     def embed(network, dataset, *, preprocessing, **others):
-        sizes.append(preprocessing.image_px)
+        sizes.append(preprocessing.image_size)
         vectors = np.eye(len(dataset.class_names), dtype=np.float32)[dataset.labels]
         return predict.Embeddings(np.arange(len(dataset)), dataset.labels, vectors)
 
@@ -273,8 +275,8 @@ def test_small_pictures_are_compared_at_the_size_that_they_will_be_trained_at(fi
     starts = found(files / "drawn.safetensors", "drawn"), found(files / "blind.safetensors", "blind")
     source = DataConfig(str(painted(tmp_path / "pictures", ("red", "blue"))))
     _, after, _ = compared(TrainOverrides(), starts, source, tmp_path)
-    assert (sizes, after.recipe.progressive.last.image_px) == ([128, 128], 224)
-    compared(TrainOverrides(settings=("eval_px=160",)), starts, source, tmp_path)
+    assert (sizes, after.recipe.progressive.last.image_size) == ([128, 128], 224)
+    compared(TrainOverrides(settings=("eval_image_size=160",)), starts, source, tmp_path)
     assert sizes[2:] == [160, 160]
 
 
@@ -323,7 +325,7 @@ def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, file
     words = TrainOverrides(minutes=60, settings=SMALL)
     source = DataConfig(str(painted(tmp_path / "pictures", each=120)))
     known = requested(words, starts, tmp_path)
-    prepared = prepare_data(source, holdout=known.recipe.holdout, seed=0, strict=False)
+    prepared = prepare_data(source, val_fraction=known.recipe.val_fraction, seed=0, strict=False)
     assert len(prepared.train) == 288
     budget = SimpleNamespace(left_s=left_s)
     after = select_weights(known, prepared, CPU, budget)
@@ -347,23 +349,23 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
     monkeypatch.setattr("efficientnetv2.training.overrides.weights_candidates", lambda model: at_hand)
     from efficientnetv2.workflows.train import train_and_report
 
-    words = TrainOverrides(model="efficientnetv2_b0", epochs=1, batch_images=8, settings=SMALL)
+    words = TrainOverrides(model="efficientnetv2_b0", epochs=1, batch_size=8, settings=SMALL)
     out = tmp_path / "run"
     monkeypatch.chdir(tmp_path)
     train_and_report(words, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0))
     report = json.loads((out / "report.json").read_text())
     recipe = yaml.safe_load((out / "recipe.yaml").read_text())
     assert len(report["weights_compared"]["starts"]) == 2
-    line = next(line for line in report["chosen"] if line.startswith("Weights: "))
+    line = next(line for line in report["auto_choices"] if line.startswith("Weights: "))
     assert "inside the training split" in line
     assert line in (out / "log.txt").read_text()
     assert recipe["weights"] in line
     assert recipe["weights"] == "none", "both are random: neither is better by more than chance"
-    better = next(line for line in report["chosen"] if line.startswith("Better weights: "))
+    better = next(line for line in report["auto_choices"] if line.startswith("Better weights: "))
     assert mentions(better, "effnetv2 models --fetch efficientnetv2_b0.in1k")
     assert "--weights FILE" in better
     assert report["next_steps"][0]["topic"] == "weights" or report["next_steps"][1]["topic"] == "weights"
-    again = effnetv2("train", class_folders, "--out", out, "--resume", "--device", "cpu", cwd=tmp_path)
+    again = effnetv2("train", class_folders, "--output", out, "--resume", "--device", "cpu", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert yaml.safe_load((out / "recipe.yaml").read_text()) == recipe
 
@@ -375,7 +377,7 @@ def test_weights_that_are_named_are_not_compared(files, class_folders, tmp_path)
         *TINY[2:],
         "--weights",
         files / "drawn.safetensors",
-        "--out",
+        "--output",
         "run",
         cwd=tmp_path,
     )

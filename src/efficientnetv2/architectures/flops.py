@@ -50,12 +50,12 @@ class NetworkCost:
 
 
 def count_flops(
-    architecture: Architecture, *, image_px: int, num_classes: int = 1000, in_channels: int = 3
+    architecture: Architecture, *, image_size: int, num_classes: int = 1000, in_channels: int = 3
 ) -> NetworkCost:
     """Count parameters, multiply-adds and activation memory at an image size.
 
     Args:
-        image_px: Height and width of the image.
+        image_size: Height and width of the image.
         num_classes: 0 for no classifier.
 
     Raises:
@@ -63,15 +63,15 @@ def count_flops(
 
     Example::
 
-        ev2.count_flops(ev2.get_architecture("efficientnetv2_s"), image_px=384).total.multiply_adds
+        ev2.count_flops(ev2.get_architecture("efficientnetv2_s"), image_size=384).total.multiply_adds
     """
-    if image_px < 1 or in_channels < 1 or num_classes < 0:
+    if image_size < 1 or in_channels < 1 or num_classes < 0:
         raise InputError(
-            f"image_px {image_px}, in_channels {in_channels}, num_classes {num_classes}: the first two are "
+            f"image_size {image_size}, in_channels {in_channels}, num_classes {num_classes}: the first two are "
             "at least 1, num_classes at least 0 (0 is no classifier)"
         )
-    px = out_px(image_px, stride=2)
-    stem = Cost(activation_bytes=in_channels * image_px**2 * FLOAT_BYTES)
+    px = out_px(image_size, stride=2)
+    stem = Cost(activation_bytes=in_channels * image_size**2 * FLOAT_BYTES)
     stem += _convolution(in_channels, architecture.stem_channels, kernel=3, px=px)
     rows = []
     for block in blocks(architecture):

@@ -38,7 +38,7 @@ def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
         write_text_atomically(path, text_of(architecture, comment=comment))
     except OSError as error:
         raise InputError(
-            f"--out {path}: {error.strerror or error}. Give a file in a folder that exists."
+            f"--output {path}: {error.strerror or error}. Give a file in a folder that exists."
         ) from error
 
 

@@ -155,19 +155,19 @@ class Published:
     """A published model.
 
     Args:
-        eval_px: Size of the images at which it was evaluated.
+        eval_image_size: Size of the images at which it was evaluated.
         dropout: Before the classifier, as released (fixed over the run).
         preprocessing: Of evaluation, as released.
     """
 
     name: str
     architecture: Architecture
-    eval_px: int
+    eval_image_size: int
     dropout: float
     preprocessing: Preprocessing
 
 
-def published(name: str) -> Published:
+def get_model_info(name: str) -> Published:
     """A published model by name. Raises InputError for another name, with the nearest."""
     if name not in _TABLE:
         raise InputError(
@@ -177,9 +177,9 @@ def published(name: str) -> Published:
     return Published(
         name=name,
         architecture=row.base if row.scaling is None else scale(row.base, **row.scaling._asdict()),
-        eval_px=row.eval_px,
+        eval_image_size=row.eval_image_size,
         dropout=row.dropout,
-        preprocessing=row.preprocessing(row.eval_px),
+        preprocessing=row.preprocessing(row.eval_image_size),
     )
 
 
@@ -189,7 +189,7 @@ def get_architecture(name: str) -> Architecture:
     Raises:
         InputError: No such model; names the nearest.
     """
-    return published(name).architecture
+    return get_model_info(name).architecture
 
 
 class _Scaling(NamedTuple):
@@ -201,31 +201,31 @@ class _Scaling(NamedTuple):
 class _Row(NamedTuple):
     base: Architecture
     scaling: _Scaling | None
-    eval_px: int
+    eval_image_size: int
     dropout: float
     preprocessing: Callable[[int], Preprocessing]
 
 
-def _crop_fraction(eval_px: int) -> float:
+def _crop_pct(eval_image_size: int) -> float:
     """The released code's ``crop_pct``: it leaves 32 px, to two digits as timm 1.0.31 (B6: 0.943, 0.942)."""
-    return eval_px / (eval_px + 32)
+    return eval_image_size / (eval_image_size + 32)
 
 
-def _imagenet(eval_px: int) -> Preprocessing:
+def _imagenet(eval_image_size: int) -> Preprocessing:
     """V1 and V2-B0 to B3: ImageNet's mean and standard deviation, bicubic, center crop."""
-    return Preprocessing(image_px=eval_px, framing="crop", crop_fraction=_crop_fraction(eval_px))
+    return Preprocessing(image_size=eval_image_size, crop_mode="center", crop_pct=_crop_pct(eval_image_size))
 
 
-def _symmetric(eval_px: int) -> Preprocessing:
+def _symmetric(eval_image_size: int) -> Preprocessing:
     """S to XL: (x - 128) / 128, bilinear; from 320 px on the whole image is squeezed.
 
     The release resizes there without antialiasing, which ours has: enlarged images are the same.
     """
-    whole = eval_px >= 320
+    whole = eval_image_size >= 320
     return Preprocessing(
-        image_px=eval_px,
-        framing="whole" if whole else "crop",
-        crop_fraction=1.0 if whole else _crop_fraction(eval_px),
+        image_size=eval_image_size,
+        crop_mode="squash" if whole else "center",
+        crop_pct=1.0 if whole else _crop_pct(eval_image_size),
         interpolation="bilinear",
         mean=SYMMETRIC_MEAN,
         std=SYMMETRIC_STD,

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from efficientnetv2.utils.errors import short_repr
 
 Padding = Literal["same", "symmetric"]
-Pooling = Literal["mean", "mean+centre"]
+GlobalPool = Literal["avg", "avg+center"]
 
 
 # Far beyond any network, near enough to be counted and built: a table of more is a mistake or an attack. Ours.
@@ -110,7 +110,7 @@ class Architecture:
             odd pixel goes to the bottom and the right. ``symmetric`` is torchvision's. Weights trained with one lose
             accuracy with the other.
         batch_norm_epsilon: 1e-3 as released; torchvision has 1e-5 for EfficientNet B0 to B4.
-        pooling: ``mean`` of the last maps, as published; ``mean+centre`` appends the mean of their middle third, for
+        global_pool: ``avg`` of the last maps, as published; ``avg+center`` appends the mean of their middle third, for
             images whose subject is at the center. Ours.
 
     Raises:
@@ -127,12 +127,12 @@ class Architecture:
     head_channels: int
     padding: Padding = "same"
     batch_norm_epsilon: float = 1e-3
-    pooling: Pooling = "mean"
+    global_pool: GlobalPool = "avg"
 
     @property
     def embed_dim(self) -> int:
         """Width of the classifier's input."""
-        return self.head_channels * (2 if self.pooling == "mean+centre" else 1)
+        return self.head_channels * (2 if self.global_pool == "avg+center" else 1)
 
     @property
     def stride(self) -> int:

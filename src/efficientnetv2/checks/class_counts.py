@@ -38,9 +38,9 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
             name: int((labeled & (dataset.split == ("" if name == _NO_SPLIT else name))).sum())
             for name in map(str, table)
         },
-        "unlabelled": int((~labeled).sum()),
-        "passed_over": dataset.unsupported_files,
-        "largest_over_smallest": float(totals.max() / totals.min()) if len(totals) > 1 else None,
+        "unlabeled": int((~labeled).sum()),
+        "ignored_files": dataset.unsupported_files,
+        "imbalance_ratio": float(totals.max() / totals.min()) if len(totals) > 1 else None,
         "majority_share": float(totals.max() / labeled.sum()) if len(totals) else None,
     }
     num_labeled = int(labeled.sum())
@@ -75,7 +75,7 @@ def _ignored_files(dataset: ImageDataset) -> Iterator[Issue]:
     for suffix, folders in dataset.unsupported_files.items():
         files = pluralize(sum(folders.values()), "file")
         where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
-        yield issue("passed_over", f"{files} {suffix or 'without a suffix'} ignored: {where}.")
+        yield issue("ignored_files", f"{files} {suffix or 'without a suffix'} ignored: {where}.")
 
 
 def _unlabeled(dataset: ImageDataset) -> Iterator[Issue]:
@@ -84,7 +84,7 @@ def _unlabeled(dataset: ImageDataset) -> Iterator[Issue]:
         advice = None if dataset.rows is None else "Name the column of their labels with --label-column."
         yield issue("no_labels", "No image has a label, so classes are not checked.", advice=advice)
     elif len(lost):
-        yield issue("unlabelled", f"{share_text(len(lost), len(dataset))} have no label.", single_rows(lost))
+        yield issue("unlabeled", f"{share_text(len(lost), len(dataset))} have no label.", single_rows(lost))
 
 
 def _class_sizes(totals: pd.Series[int], num_images: int) -> Iterator[Issue]:
@@ -111,5 +111,6 @@ def _class_sizes(totals: pd.Series[int], num_images: int) -> Iterator[Issue]:
             "many.",
             severity="doubtful" if ratio >= _STRONGLY else "note",
             advice=f"Always predicting '{largest}' would be right for {100 * totals.max() / num_images:.0f} %. So look "
-            "at macro-F1 and balanced accuracy, not at accuracy alone. To balance the classes: --set balance=sqrt.",
+            "at macro-F1 and balanced accuracy, not at accuracy alone. To balance the classes: --set "
+            "class_sampling=sqrt.",
         )

@@ -127,7 +127,7 @@ def _appearance(dataset: ImageDataset, stats: ImageStats, readable: pd.DataFrame
             "were probably enlarged, or are blurred.",
             single_rows(enlarged.index),
             [f"about {each:g} times enlarged" for each in enlarged],
-            advice="Use the original images if you have them. Otherwise --image-px "
+            advice="Use the original images if you have them. Otherwise --image-size "
             f"{side} shows a model as much and costs less.",
         )
     median = float(readable["brightness"].median()) if len(readable) else DARK

@@ -28,13 +28,13 @@ _STRETCH = (
     "alike when you make them, for example from the 2nd to the 98th percentile."
 )
 _CATALOG: Mapping[str, tuple[Severity, str]] = {
-    "passed_over": (
+    "ignored_files": (
         "doubtful",
         "Such files are not read and not counted below. If they are images, convert them to JPEG. Otherwise their "
         "classes have fewer training images, and only those of other cameras.",
     ),
     "no_labels": ("note", "Put the images of each class into a sub-folder of its own."),
-    "unlabelled": (
+    "unlabeled": (
         "wrong",
         "Training refuses them. Fill the labels in, or move these rows into a table of their own; effnetv2 predict "
         "MODEL DATA --rank OUT ranks them by how useful a label would be.",
@@ -81,7 +81,7 @@ _CATALOG: Mapping[str, tuple[Severity, str]] = {
     ),
     "long": (
         "note",
-        "--framing whole squeezes them into a square, crop cuts their ends off, pad keeps them as they are.",
+        "--crop-mode squash squeezes them into a square, crop cuts their ends off, pad keeps them as they are.",
     ),
     "enlarged": ("doubtful", ""),
     "dark": ("note", _STRETCH),

@@ -131,11 +131,10 @@ def _contradicted(
 
 def _class_sizes(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints]:
     """(K,) images and (K,) distinct things of each class."""
-    labelled, many = embeddings.labels >= 0, len(dataset.class_names)
-    different = np.unique(np.stack([embeddings.labels, groups], axis=1)[labelled], axis=0)[:, 0]
+    labeled, many = embeddings.labels >= 0, len(dataset.class_names)
+    different = np.unique(np.stack([embeddings.labels, groups], axis=1)[labeled], axis=0)[:, 0]
     counted, distinct = (
-        np.bincount(each, minlength=many).astype(np.int64)
-        for each in (embeddings.labels[labelled], different)
+        np.bincount(each, minlength=many).astype(np.int64) for each in (embeddings.labels[labeled], different)
     )
     return counted, distinct
 

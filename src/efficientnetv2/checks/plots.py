@@ -16,7 +16,7 @@ from efficientnetv2.utils.errors import pluralize
 
 # Classes with their own color; the others share one.
 _COLORED = 4
-_REST = {"ink": INK, "grey": "#888888"}
+_REST = {"ink": INK, "gray": "#888888"}
 _MOST_BARS = 40
 # Points drawn at most: more would be megabytes and a black patch. Ours.
 _DOTS = 5_000
@@ -73,7 +73,7 @@ def _by_class(
     labels = dataset.labels[rows]
     shown = _largest(dataset)
     masks = {f"c{place}": labels == label for place, label in enumerate(shown)}
-    masks |= {"ink": (labels >= 0) & ~np.isin(labels, shown), "grey": labels < 0}
+    masks |= {"ink": (labels >= 0) & ~np.isin(labels, shown), "gray": labels < 0}
     colors = {**{f"c{place}": color for place, color in enumerate(COLORS)}, **_REST}
     return [(name, masks[color], colors[color]) for name, color in legend(dataset)]
 
@@ -81,7 +81,7 @@ def _by_class(
 def legend(dataset: ImageDataset) -> list[tuple[str, str]]:
     """Names, the largest classes first, and the page's names of their colors.
 
-    ``c0`` to ``c3`` are the largest classes, ``ink`` all other classes, ``grey`` images without a label. The page shows
+    ``c0`` to ``c3`` are the largest classes, ``ink`` all other classes, ``gray`` images without a label. The page shows
     the legend, since it has fonts for every script.
     """
     shown, classes = _largest(dataset), len(set(dataset.labels[dataset.labels >= 0].tolist()))
@@ -89,7 +89,7 @@ def legend(dataset: ImageDataset) -> list[tuple[str, str]]:
     if classes > len(shown):
         names.append((pluralize(classes - len(shown), "other class"), "ink"))
     if (dataset.labels < 0).any():
-        names.append(("no label", "grey"))
+        names.append(("no label", "gray"))
     return names
 
 

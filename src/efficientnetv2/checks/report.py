@@ -59,15 +59,15 @@ class CheckResult:
                 "severity": each.severity,
                 "sentence": each.sentence,
                 "advice": each.advice,
-                "pictures": [[paths[row] for row in group] for group in each.groups],
-                "remarks": list(each.captions) if any(each.captions) else [],
+                "images": [[paths[row] for row in group] for group in each.groups],
+                "notes": list(each.captions) if any(each.captions) else [],
             }
             for each in self.issues
         ]
         values: dict[str, Any] = json_values(
             {
                 "data": self.dataset.source,
-                "pictures": len(self.dataset),
+                "num_images": len(self.dataset),
                 "weights": self.weights,
                 "notes": self.dataset.notes,
                 "findings": found,
@@ -95,8 +95,8 @@ def check_dataset(
     duplicates, near = duplicate_section(dataset, stats, key=key.fold("near"))
     sections = {
         "counts": class_count_section(dataset),
-        "looks": image_stats_section(dataset, stats),
-        "copies": duplicates,
+        "image_stats": image_stats_section(dataset, stats),
+        "duplicates": duplicates,
         "place": location_section(dataset, near_km=near_km),
         "time": time_section(dataset, column=time_column),
         "group": group_section(dataset),
@@ -157,7 +157,7 @@ def is_check_json(file: Path) -> bool:
         told = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(told, dict) and {"data", "pictures", "weights", "findings"} <= told.keys()
+    return isinstance(told, dict) and {"data", "num_images", "weights", "findings"} <= told.keys()
 
 
 def is_check_page(file: Path) -> bool:
@@ -187,7 +187,7 @@ def _page(
         text = "no label" if dataset.labels[row] < 0 else str(label)
         return _Shown(addresses[row], dataset.paths[row], text, dataset.split[row])
 
-    looks = result.sections["looks"].facts
+    looks = result.sections["image_stats"].facts
     rows = set(largest)
     colors = {name: each for name, each in looks["by_class"].items() if name in rows}
     return render(

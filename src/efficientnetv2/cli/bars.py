@@ -50,7 +50,7 @@ class TrainingBar(Callback):
         dropout = "" if settings.dropout is None else f", dropout {settings.dropout:.2g}"
         augment = "" if settings.randaugment is None else f", RandAugment {settings.randaugment:.3g}"
         mixup = f", mixup {settings.mixup_alpha:.2g}" if settings.mixup_alpha else ""
-        what = f"{settings.image_px} px{dropout}{augment}{mixup}, loss {loss:.3f}"
+        what = f"{settings.image_size} px{dropout}{augment}{mixup}, loss {loss:.3f}"
         speed, left = f"{images_per_s:.0f} images/s", f"{format_duration(seconds_left)} left"
         self._bar.update(completed=step, total=num_steps, what=what, speed=speed, left=left)
         if step < num_steps and self._bar.line_is_due():

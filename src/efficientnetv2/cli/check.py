@@ -27,7 +27,7 @@ def check(
     table: options.CheckOptions,
     out: Annotated[
         Path | None,
-        option("Folder for the page and its JSON.  [default: inspection/NAME]", "FOLDER", "--out"),
+        option("Folder for the page and its JSON.  [default: inspection/NAME]", "FOLDER", "--output"),
     ] = None,
     weights: Annotated[
         str,
@@ -50,7 +50,7 @@ def check(
     from efficientnetv2.workflows.output_paths import default_check_dir, refuse_inside_data
 
     folder = out or default_check_dir(data)
-    refuse_inside_data(data, folder, "--out", command="check" if out is None else None)
+    refuse_inside_data(data, folder, "--output", command="check" if out is None else None)
     from efficientnetv2.workflows.check import CheckOptions, run_check  # torch, which takes seconds
 
     def show(found: CheckResult) -> None:

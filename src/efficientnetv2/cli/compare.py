@@ -22,7 +22,7 @@ def compare(
     runs: Annotated[
         list[Path], argument("RUN", "Folders of finished runs, cross-validations or evaluations.")
     ],
-    out: Annotated[Path | None, option("Folder for comparison.json and plots.", "FOLDER", "--out")] = None,
+    out: Annotated[Path | None, option("Folder for comparison.json and plots.", "FOLDER", "--output")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare the metrics and training times of runs.
@@ -31,7 +31,7 @@ def compare(
 
     Examples:
     - `effnetv2 compare runs/fixed runs/progressive`
-    - `effnetv2 compare runs/fixed runs/progressive --out comparison/`
+    - `effnetv2 compare runs/fixed runs/progressive --output comparison/`
     """
     from efficientnetv2.workflows import compare as workflow
 

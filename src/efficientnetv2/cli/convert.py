@@ -11,15 +11,15 @@ import typer
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import argument, between, flag, option
-from efficientnetv2.preprocessing import Framing, Views
-from efficientnetv2.progressive.schedule import IMAGE_PX
+from efficientnetv2.preprocessing import TTA, CropMode
+from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.utils.errors import shorten
 
 if TYPE_CHECKING:
     from efficientnetv2.models.efficientnet import Network
 
 _PADDINGS = {"same": 'TensorFlow\'s "same"', "symmetric": "symmetric"}
-_FRAMINGS = {"whole": "squeezed to a square", "crop": "center square", "pad": "padded to a square"}
+_CROP_MODES = {"squash": "squeezed to a square", "center": "center square", "border": "padded to a square"}
 _PANEL = "What IN does not state, or states wrongly"
 
 
@@ -56,11 +56,9 @@ def convert(
     class_names: Annotated[
         str | None, _of_input("A file with a name per line, a JSON list, or names with commas.", "NAME,NAME")
     ] = None,
-    image_px: Annotated[int | None, _of_input("Image size.", "PX", callback=between(*IMAGE_PX))] = None,
-    framing: Annotated[Framing | None, _of_input("Squeeze, cut the center, or add margins.")] = None,
-    crop_fraction: Annotated[
-        float | None, _of_input("Fraction of the shorter side that crop keeps.", "X")
-    ] = None,
+    image_size: Annotated[int | None, _of_input("Image size.", "PX", callback=between(*IMAGE_SIZE))] = None,
+    crop_mode: Annotated[CropMode | None, _of_input("Squeeze, cut the center, or add margins.")] = None,
+    crop_pct: Annotated[float | None, _of_input("Fraction of the shorter side that crop keeps.", "X")] = None,
     interpolation: Annotated[
         Literal["bilinear", "bicubic"] | None, _of_input("Resize interpolation.")
     ] = None,
@@ -68,20 +66,20 @@ def convert(
     std: Annotated[
         str | None, _of_input("Standard deviation per channel.", "X,X,X", callback=_numbers)
     ] = None,
-    views: Annotated[Views | None, _of_input("Average over flips and turns.", "one|symmetries")] = None,
+    tta: Annotated[TTA | None, _of_input("Average over flips and turns.", "none|d4")] = None,
 ) -> None:
     """Convert weights from and to timm, torchvision and Keras.
 
     Examples:
     - `effnetv2 convert tf_efficientnetv2_s.safetensors s.safetensors`
     - `effnetv2 convert runs/demo for_timm --to timm`
-    - `effnetv2 convert trees.keras trees.safetensors --class-names oak,elm --framing whole`
+    - `effnetv2 convert trees.keras trees.safetensors --class-names oak,elm --crop-mode squash`
     """
     from efficientnetv2.workflows import convert as workflow
 
     given = {
-        "image_px": image_px, "framing": framing, "crop_fraction": crop_fraction, "interpolation": interpolation,
-        "mean": mean, "std": std, "views": views
+        "image_size": image_size, "crop_mode": crop_mode, "crop_pct": crop_pct, "interpolation": interpolation,
+        "mean": mean, "std": std, "tta": tta
     }  # fmt: skip
     preprocessing: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name in {"mean", "std"} & preprocessing.keys():
@@ -115,12 +113,12 @@ def _description(network: Network) -> Iterator[str]:
         yield f"Model: {network.source}."
     own = network.preprocessing
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (own.mean, own.std))
-    framing = _FRAMINGS[own.framing]
-    if own.framing == "crop":
-        framing += f" of {own.crop_fraction:.3g} of the shorter side"
-    elif own.crop_fraction < 1:
-        framing = f"the middle {own.crop_fraction:.3g} of each side, squeezed"
-    yield f"Preprocessing: {own.image_px} px, {framing}, {own.interpolation}, mean {mean}, std {std}."
+    crop_mode = _CROP_MODES[own.crop_mode]
+    if own.crop_mode == "center":
+        crop_mode += f" of {own.crop_pct:.3g} of the shorter side"
+    elif own.crop_pct < 1:
+        crop_mode = f"the middle {own.crop_pct:.3g} of each side, squeezed"
+    yield f"Preprocessing: {own.image_size} px, {crop_mode}, {own.interpolation}, mean {mean}, std {std}."
     classes = (
         f"{network.num_classes}: {shorten(network.class_names, 3)}"
         if network.num_classes

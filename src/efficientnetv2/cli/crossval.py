@@ -39,7 +39,7 @@ def crossval(
         option(
             "Recipe fields to choose from inside each fold, one candidate per option; repeatable.",
             "'A.B=C ...'",
-            "--try",
+            "--candidate",
             panel=ADVANCED,
         ),
     ] = None,
@@ -48,7 +48,7 @@ def crossval(
         option(
             "A recipe field while choosing only, such as epochs=4; repeatable.",
             "A.B=C",
-            "--try-set",
+            "--candidate-set",
             panel=ADVANCED,
         ),
     ] = None,
@@ -57,7 +57,7 @@ def crossval(
         option(
             "Models per fold, averaged: the best candidates, or as many seeds.",
             "N",
-            "--members",
+            "--ensemble",
             check=between(1, 100),
             panel=ADVANCED,
         ),
@@ -71,14 +71,16 @@ def crossval(
         ),
     ] = False,
     out: options.RunOut = None,
-    resume: Annotated[bool, flag("--resume", "Continue the folds in --out, or the newest in runs/.")] = False,
+    resume: Annotated[
+        bool, flag("--resume", "Continue the folds in --output, or the newest in runs/.")
+    ] = False,
 ) -> None:
     """Train a model per fold, and report on all images.
 
     Examples:
     - `effnetv2 crossval train.csv --by place --minutes 60`
     - `effnetv2 crossval train.csv --by time --time-column year --folds 4`
-    - `effnetv2 crossval train.csv --try balance=null --try balance=equal`
+    - `effnetv2 crossval train.csv --candidate class_sampling=null --candidate class_sampling=equal`
     """
     from efficientnetv2.workflows.output_paths import refuse_run_inside_data
 

@@ -24,7 +24,7 @@ def pack(
         float, option("Largest shard, in 1,000,000 bytes.", "MB", check=between(0.1, 1_000_000))
     ] = 1000.0,
     shard_images: Annotated[int | None, option("Most images of a shard.", "N", check=between(1))] = None,
-    image_px: Annotated[
+    image_size: Annotated[
         int | None, option("Shrink larger images to this shorter side.", "PX", check=between(2))
     ] = None,
     seed: options.Seed = 0,
@@ -37,13 +37,13 @@ def pack(
     on the files.
 
     Examples:
-    - `effnetv2 data pack images.csv shards/ --image-px 384 --shard-mb 200`
+    - `effnetv2 data pack images.csv shards/ --image-size 384 --shard-mb 200`
     - `effnetv2 train shards/`
     """
     from efficientnetv2.data.shards.writer import PackOptions
     from efficientnetv2.workflows.shards import pack_shards
 
-    packing = PackOptions(round(shard_mb * 1_000_000), shard_images, image_px, seed, strict)
+    packing = PackOptions(round(shard_mb * 1_000_000), shard_images, image_size, seed, strict)
     with Screen(quiet=as_json) as screen:
         dataset, packed = pack_shards(table.source(data), out, packing)
         index = packed.index
@@ -53,7 +53,7 @@ def pack(
             print_json(
                 {
                     "out": str(out),
-                    "pictures": len(index.table),
+                    "num_images": len(index.table),
                     "shards": [shard.name for shard in index.shards],
                     "bytes": total,
                     "classes": list(dataset.class_names),
@@ -94,11 +94,11 @@ def write_balanced(
 ) -> None:
     """Write a balanced training set, with augmented copies or fewer images.
 
-    Validation and test images stay as they are. Training does not need this: train --set balance=equal draws rare
-    classes more often.
+    Validation and test images stay as they are. Training does not need this: train --set class_sampling=equal draws
+    rare classes more often.
 
     Examples:
-    - `effnetv2 data balance train.csv balanced/ --set augment.flip=symmetries`
+    - `effnetv2 data balance train.csv balanced/ --set augment.flip=d4`
     - `effnetv2 data balance photos/ fewer.csv --fewer`
     """
     from efficientnetv2.workflows.oversample import balance_and_write
@@ -118,4 +118,4 @@ def write_balanced(
         what = f"{left_out} left out, none written" if fewer else f"{written} written"
         screen.say(f"{what}. Table: {made.table}")
         train = ["effnetv2", "train", str(made.table), *shell.option_args(bands=table.bands)]
-        screen.say(f"Train on it with: {shell.shell_join([*train, '--set', 'balance=null'])}")
+        screen.say(f"Train on it with: {shell.shell_join([*train, '--set', 'class_sampling=null'])}")

@@ -29,16 +29,16 @@ IMAGES = 600  # of the demonstration
 # for as many epochs as leave time for the folds. The classes are imbalanced. Chosen on 444 other images of the same
 # source (docs/land_cover.md), not on these.
 SETTINGS = (
-    "balance=sqrt",
-    "classifier=probe",
-    "pooling=mean+centre",
-    "frozen_statistics=false",
+    "class_sampling=sqrt",
+    "head_init=linear_probe",
+    "global_pool=avg+center",
+    "freeze_bn=false",
     "optimizer.lr=0.001",
-    "optimizer.head_lr=1",
-    "augment.flip=symmetries",
-    "progressive.image_px={start: 64, end: 128}",
+    "optimizer.head_lr_mult=1",
+    "augment.flip=d4",
+    "progressive.image_size={start: 64, end: 128}",
     "epochs=6",
-    "validate_epochs=6",
+    "val_interval_epochs=6",
 )
 # Seconds of the whole demonstration on two cores with AVX-512, those of them that epochs decide, and a training step of
 # 32 images at 64 px there. Source: benchmarks/results/land_cover_demo.
@@ -52,7 +52,7 @@ MOST_S, _EPOCHS = 360.0, 6
 def demo(
     context: typer.Context,
     out: Annotated[
-        Path, option("Folder; an earlier demo in runs/demo is replaced.", "FOLDER", "--out")
+        Path, option("Folder; an earlier demo in runs/demo is replaced.", "FOLDER", "--output")
     ] = OUT,
     seed: options.Seed = 0,
     workers: options.Workers = None,
@@ -65,7 +65,7 @@ def demo(
 
     Examples:
     - `effnetv2 demo`
-    - `effnetv2 demo --out my_demo --seed 1`
+    - `effnetv2 demo --output my_demo --seed 1`
     """
     from efficientnetv2.data.dataset import load_dataset
 
@@ -141,7 +141,7 @@ def make_room(out: Path) -> None:
     from efficientnetv2.training.run_dir import RUN_FILES
     from efficientnetv2.training.run_lock import validate_new_run_dir
 
-    elsewhere = f"or give the demonstration another folder: effnetv2 demo --out {OUT}2"
+    elsewhere = f"or give the demonstration another folder: effnetv2 demo --output {OUT}2"
     if out == OUT and _is_demo(out):
         known = {*RUN_FILES, "inspection", "folds"}
         others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - known)
@@ -161,7 +161,7 @@ def make_room(out: Path) -> None:
 def _is_demo(out: Path) -> bool:
     """Whether the run in a folder was started by this command."""
     try:
-        started = json.loads((out / "beginning.json").read_text(encoding="utf-8"))
+        started = json.loads((out / "run.json").read_text(encoding="utf-8"))
         return shlex.split(started["command"])[:2] == ["effnetv2", "demo"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -182,16 +182,26 @@ def story(
         ["--device", "cpu", *([] if workers is None else ["--workers", str(workers)])],
     )
     settings = [setting.replace(f"epochs={_EPOCHS}", f"epochs={epochs}") for setting in SETTINGS]
-    train = [data, "--weights", str(weights), "--recipe", "finetune", "--seed", str(seed), "--out", str(out)]
+    train = [
+        data,
+        "--weights",
+        str(weights),
+        "--recipe",
+        "finetune",
+        "--seed",
+        str(seed),
+        "--output",
+        str(out),
+    ]
     train += [*machine, *(word for setting in settings for word in ("--set", setting))]
     folds = [data, "--recipe", str(out / "recipe.yaml"), "--by", "place", "--folds", str(FOLDS)]
     return [
-        ("check the images", "check", [data, "--out", str(out / "inspection")]),
+        ("check the images", "check", [data, "--output", str(out / "inspection")]),
         ("train from the bundled weights, rare classes oversampled", "train", train),
         (
             "how good is this recipe in new places? Each image is predicted once, whole locations held out",
             "crossval",
-            [*folds, "--out", str(out / "folds"), *machine],
+            [*folds, "--output", str(out / "folds"), *machine],
         ),
     ]
 
@@ -200,8 +210,8 @@ def crossval_seconds(out: Path) -> float:
     """Seconds that the folds' runs will train, by those of the run before them."""
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     # Every image by all folds but its own.
-    images = (FOLDS - 1) * (report["train_pictures"] + report["pictures"])
-    return float(report["wall_s"] * images / report["train_pictures"])
+    images = (FOLDS - 1) * (report["num_train_images"] + report["num_images"])
+    return float(report["wall_s"] * images / report["num_train_images"])
 
 
 def next_lines(images: Path, out: Path) -> Iterator[str]:

@@ -20,13 +20,13 @@ def evaluate(
         option("train, minival, val, test or all.  [default: test, else val, else all]", "NAME"),
     ] = None,
     out: Annotated[
-        Path | None, option("Folder for report.html, report.json and predictions.csv.", "FOLDER", "--out")
+        Path | None, option("Folder for report.html, report.json and predictions.csv.", "FOLDER", "--output")
     ] = None,
-    image_px: Annotated[int | None, option("Image size.  [default: the model's]", "PX")] = None,
+    image_size: Annotated[int | None, option("Image size.  [default: the model's]", "PX")] = None,
     sizes: Annotated[
-        str | None, option("Image sizes to compare, such as 96,128,160.", "PX,PX", "--sizes")
+        str | None, option("Image sizes to compare, such as 96,128,160.", "PX,PX", "--eval-sizes")
     ] = None,
-    views: options.Views = None,
+    tta: options.Tta = None,
     slices: Annotated[
         str | None, option("Columns of subgroups, or none.  [default: those with few values]", "NAME,NAME")
     ] = None,
@@ -48,7 +48,7 @@ def evaluate(
     """Evaluate a model on labeled images, with confidence intervals.
 
     Examples:
-    - `effnetv2 evaluate runs/demo test.csv --out evaluation/`
+    - `effnetv2 evaluate runs/demo test.csv --output evaluation/`
     - `effnetv2 evaluate model.safetensors test.csv --baseline runs/before`
     """
     from efficientnetv2.cli.results import ResultPrinter
@@ -56,7 +56,7 @@ def evaluate(
     from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
 
     chosen = EvaluateOptions(
-        split, out, image_px, sizes, views, slices, costs, abstain_below, calibrate, baseline
+        split, out, image_size, sizes, tta, slices, costs, abstain_below, calibrate, baseline
     )
     inference = InferenceOptions(device, workers, strict)
     with Screen(quiet=as_json) as screen:

@@ -23,7 +23,7 @@ app = parsing.app(name="geo", help="Turn a raster into a map, and a map into hec
 def draw_map(
     model: options.Model,
     raster: Annotated[Path, argument("RASTER", "A GeoTIFF, or another raster that GDAL opens.")],
-    out: Annotated[Path, option("GeoTIFF to write.", "TIF", "--out")] = Path("map.tif"),
+    out: Annotated[Path, option("GeoTIFF to write.", "TIF", "--output")] = Path("map.tif"),
     window_m: Annotated[
         float | None, option("Window size in meters.  [default: that of the training images]", "M")
     ] = None,
@@ -39,7 +39,7 @@ def draw_map(
     value_range: Annotated[
         str | None, option("Values shown as 0 and 255.  [default: those in training]", "LOW,HIGH")
     ] = None,
-    batch_images: Annotated[int, option("Windows per batch.", "N", check=between(1))] = 32,
+    batch_size: Annotated[int, option("Windows per batch.", "N", check=between(1))] = 32,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -54,7 +54,7 @@ def draw_map(
     """
     from efficientnetv2.workflows.predict_map import MapOptions, predict_map
 
-    chosen = MapOptions(window_m, window_px, stride_px, bands, value_range, batch_images, device)
+    chosen = MapOptions(window_m, window_px, stride_px, bands, value_range, batch_size, device)
     with Screen(quiet=as_json) as screen:
         drawn = predict_map(model, raster, chosen, out=out)
         print_map(drawn, screen)

@@ -40,7 +40,7 @@ def models(
                     row["name"],
                     f"{row['parameters']:,}",
                     f"{row['multiply_adds'] / 1e9:,.2f} G",
-                    str(row["eval_px"]),
+                    str(row["eval_image_size"]),
                 ]
                 for row in rows
             ],
@@ -72,10 +72,10 @@ def _print_pretrained(rows: list[dict[str, Any]]) -> None:
         [
             [
                 row["name"],
-                str(row["image_px"]),
+                str(row["image_size"]),
                 "" if row["top1_percent"] is None else f"{row['top1_percent']:.1f}",
                 f"{row['megabytes_about']:.0f}",
-                row["licence"].partition(" ")[0],
+                row["license"].partition(" ")[0],
                 row["source"],
                 "yes" if row["cached"] else "no",
             ]

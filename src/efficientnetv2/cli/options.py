@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 import typer
 
 from efficientnetv2.cli.parsing import ADVANCED
-from efficientnetv2.preprocessing import Framing
-from efficientnetv2.preprocessing import Views as ViewsOf
-from efficientnetv2.progressive.schedule import IMAGE_PX
+from efficientnetv2.preprocessing import TTA, CropMode
+from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def argument(metavar: str, help: str) -> Any:
 
 
 # Published models halve an image five times.
-_IMAGE_SIZE = between(32, IMAGE_PX[1])
+_IMAGE_SIZE = between(32, IMAGE_SIZE[1])
 _COUNT = between(1, 1_000_000)
 
 Data = Annotated[
@@ -81,11 +80,11 @@ Strict = Annotated[
     bool, flag("--strict", "Stop at the first unreadable image instead of skipping it.", panel=ADVANCED)
 ]
 Json = Annotated[bool, flag("--json", "Print the result as JSON on stdout.", panel=ADVANCED)]
-Views = Annotated[
-    ViewsOf | None,
+Tta = Annotated[
+    TTA | None,
     option(
         "Test-time augmentation: average over all 8 flips and turns.  [default: the model's]",
-        "one|symmetries",
+        "none|d4",
     ),
 ]
 AbstainBelow = Annotated[
@@ -97,7 +96,7 @@ Settings = Annotated[
 Recipe = Annotated[str | None, option("A name (effnetv2 recipes), a recipe.yaml, or a run.", "NAME")]
 Seed = Annotated[int, option("Random seed.", "N")]
 RunOut = Annotated[
-    Path | None, option("Folder of the run.  [default: a new one in runs/]", "FOLDER", "--out")
+    Path | None, option("Folder of the run.  [default: a new one in runs/]", "FOLDER", "--output")
 ]
 TimeColumn = Annotated[
     str | None,
@@ -111,8 +110,8 @@ MemoryGib = Annotated[
     float | None,
     option("Memory limit in GiB, of the GPU, or of this process on a CPU.", "GIB", panel=ADVANCED),
 ]
-ImagePx = Annotated[int | None, option("Image size of the last stage.", "PX", check=_IMAGE_SIZE)]
-BatchImages = Annotated[int | None, option("Images per step. The learning rate follows.", "N", check=_COUNT)]
+ImageSize = Annotated[int | None, option("Image size of the last stage.", "PX", check=_IMAGE_SIZE)]
+BatchSize = Annotated[int | None, option("Images per step. The learning rate follows.", "N", check=_COUNT)]
 
 
 @dataclass(frozen=True)
@@ -129,14 +128,14 @@ class RecipeOptions:
     minutes: Annotated[float | None, option("Time for all, report included, instead of --epochs.", "N")] = (
         None
     )
-    image_px: ImagePx = None
-    batch_images: BatchImages = None
+    image_size: ImageSize = None
+    batch_size: BatchSize = None
     lr: Annotated[float | None, option("Peak learning rate.", "X", check=between(0))] = None
     seed: Annotated[int | None, option("Random seed.", "N")] = None
     recipe: Recipe = None
     settings: Settings = None
-    framing: Annotated[
-        Framing | None,
+    crop_mode: Annotated[
+        CropMode | None,
         option("How an image becomes a square: squeeze it, cut the center, or add margins.", panel=ADVANCED),
     ] = None
     cache: Annotated[

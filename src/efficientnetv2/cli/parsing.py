@@ -24,16 +24,16 @@ ADVANCED = "Advanced"
 _MOST_OPTIONS = 10  # that `--help` shows without hiding the advanced ones. Ours
 # Options of timm, Ultralytics and Hugging Face whose value one of ours takes, where a command has it. Ours.
 _ALIASES = {
-    **dict.fromkeys(("--imgsz", "--img-size", "--image-size"), "--image-px"),
-    **dict.fromkeys(("--batch", "--batch-size", "-b"), "--batch-images"),
+    **dict.fromkeys(("--imgsz", "--img-size"), "--image-size"),
+    **dict.fromkeys(("--batch", "-b"), "--batch-size"),
     **dict.fromkeys(("--lr0", "--learning-rate"), "--lr"),
-    **dict.fromkeys(("--output", "--output-dir", "-o"), "--out"),
+    **dict.fromkeys(("--output-dir", "-o"), "--output"),
     **dict.fromkeys(("--num-workers", "-j"), "--workers"),
     "--arch": "--model",
     **dict.fromkeys(("--pretrained", "--checkpoint", "--initial-checkpoint"), "--weights"),
     **dict.fromkeys(("--cfg", "--config"), "--recipe"),
     **dict.fromkeys(("--conf", "--threshold"), "--abstain-below"),
-    **dict.fromkeys(("--against", "--compare-to"), "--baseline"),
+    "--compare-to": "--baseline",
     "--format": "--to",
     **dict.fromkeys(("--num-folds", "--n-splits", "-k"), "--folds"),
 }
@@ -41,22 +41,21 @@ _ALIASES = {
 _FLAGS: dict[str, tuple[str, ...] | None] = {
     "--pretrained": ("--weights", "auto"),
     "--no-pretrained": ("--weights", "none"),
-    "--tta": ("--views", "symmetries"),
     "--amp": None,
 }
 # Advice about options that have no equal here. Ours.
 _ADVICE = {
     "--amp": "Mixed precision is chosen automatically. To set it: --set precision=bf16",
-    **dict.fromkeys(("--project", "--name", "--experiment"), "The folder of the run is --out FOLDER"),
+    **dict.fromkeys(("--project", "--name", "--experiment"), "The folder of the run is --output FOLDER"),
     **dict.fromkeys(
         ("--gpus", "--gpu"),
         "The GPU is --device cuda:0. For several: torchrun --nproc-per-node N -m efficientnetv2 train",
     ),
     "--early-stopping": "Early stopping is --set minival=0.1 --set patience=5",
     **dict.fromkeys(("--num-classes", "--nc"), "The classes are read from DATA. Leave the option out"),
-    "--optimizer": "The optimizer is --set optimizer.kind=NAME: sgd, adamw or rmsprop",
+    "--optimizer": "The optimizer is --set optimizer.name=NAME: sgd, adamw or rmsprop",
     "--no-augment": "Augmentation is off with --set progressive.randaugment=null --set augment.flip=none",
-    "--tta": "Test-time augmentation is --set eval_views=symmetries",
+    "--tta": "Test-time augmentation is --set tta=d4",
     "--rank-unlabeled": "What to label next is --rank CSV",
 }
 # Options of other tools that are an argument here.
@@ -202,7 +201,7 @@ class Command(_WithoutTypes, TyperCommand):
         folder = str(Path(given.get("--project", "runs")) / given["--name"])
         rest = [word for before, word in pairwise(["", *args]) if word not in given and before not in given]
         theirs = [word for pair in given.items() for word in pair]
-        return [*rest, *_noted(theirs, ("--out", folder), "--name")]
+        return [*rest, *_noted(theirs, ("--output", folder), "--name")]
 
     def _has(self, option: tuple[str, ...] | None) -> bool:
         return (option or ("--set",))[0] in self._options()
@@ -236,7 +235,7 @@ class Command(_WithoutTypes, TyperCommand):
         if apart := _split_by_shell(words):
             return (
                 f"The shell has split --set {apart}. Put a value with spaces or braces in quotes: "
-                '--set "progressive.image_px={start: 64, end: 128}"'
+                '--set "progressive.image_size={start: 64, end: 128}"'
             )
         for word in words:
             if re.match(r"[a-z_]\w*=", word):
@@ -339,7 +338,7 @@ def _nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def _expanded(value: Any) -> Any:
-    """A path with ``~`` resolved, which no shell does behind ``--out=``; of text only what must be a path."""
+    """A path with ``~`` resolved, which no shell does behind ``--output=``; of text only what must be a path."""
     if isinstance(value, list):
         return [_expanded(one) for one in value]
     if isinstance(value, Path):

@@ -19,12 +19,12 @@ def predict(
             "An image, a folder of images (any depth), a CSV or Parquet file with a path column, or shards.",
         ),
     ],
-    out: Annotated[Path, option("Table to write.", "CSV", "--out")] = Path("predictions.csv"),
+    out: Annotated[Path, option("Table to write.", "CSV", "--output")] = Path("predictions.csv"),
     rank: Annotated[
         Path | None, option("Rank the images by what to label next; with a page of the first.", "CSV")
     ] = None,
     abstain_below: options.AbstainBelow = None,
-    views: options.Views = None,
+    tta: options.Tta = None,
     label_separator: Annotated[
         str | None, option("Multi-label models: write all predicted labels, joined by this.", "TEXT")
     ] = None,
@@ -44,14 +44,14 @@ def predict(
 
     Examples:
     - `effnetv2 predict runs/demo new_photos/`
-    - `effnetv2 predict runs/demo new_photos/ --abstain-below 0.8 --out labels.csv`
+    - `effnetv2 predict runs/demo new_photos/ --abstain-below 0.8 --output labels.csv`
     - `effnetv2 predict runs/demo unlabeled/ --rank next.csv`
     """
     from efficientnetv2.data.config import DataConfig
     from efficientnetv2.workflows.batch_predict import InferenceOptions
     from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
 
-    chosen = PredictOptions(out, rank, abstain_below, views, label_separator)
+    chosen = PredictOptions(out, rank, abstain_below, tta, label_separator)
     inference = InferenceOptions(device, workers, strict)
     with Screen(quiet=as_json):
         table = predict_and_write(model, DataConfig(data, path_column, label_column), chosen, inference)

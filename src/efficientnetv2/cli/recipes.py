@@ -99,8 +99,8 @@ def _cell(column: str, value: Any) -> str:
 def _stages(recipe: Recipe) -> list[dict[str, Any]]:
     plan = recipe.progressive
     # "auto" is resolved by the number of images, fractions of the time by measuring.
-    is_open = recipe.epochs == "auto" or recipe.time_shares is not None
-    names = ("image_px", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout")
+    is_open = recipe.epochs == "auto" or recipe.stage_time is not None
+    names = ("image_size", "dropout", "drop_path", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout")
     stages = []
     for index in range(plan.stages):
         values = {name: getattr(plan.stage(index), name) for name in (*names, "label_smoothing")}

@@ -56,7 +56,7 @@ def print_outcome(outcome: EvaluationResult, screen: Screen) -> None:
         reason = "trained the model" if facts.on_training_split else "also selected the model"
         screen.say("Optimistic: " + " ".join(facts.notes or [f"these images {reason}."]))
     if facts.wall_s is not None and facts.images_per_s is not None:
-        waited = facts.input_wait_share
+        waited = facts.data_wait_fraction
         share = "" if waited is None else f", {waited:.0%} of the training time waiting for images"
         screen.say(f"{format_duration(facts.wall_s)}, {facts.images_per_s:.0f} images/s{share}.")
 
@@ -92,18 +92,18 @@ def _probe(outcome: EvaluationResult) -> Iterator[str]:
     warning = probe_warning(outcome.metrics, facts, probe)
     if warning is not None:
         yield warning
-    elif facts.linear_probe is not None and facts.linear_probe_macro_f1 is not None:
+    elif facts.linear_probe_top1 is not None and facts.linear_probe_macro_f1 is not None:
         fewer, on = probe_training_images(facts), probe_evaluated_images(outcome.metrics, probe)
         trained = "" if fewer is None else f", trained on {fewer}"
         yield (
             f"Linear probe on the initial weights{trained}{f', on {on}' if on else ''}: top-1 "
-            f"{facts.linear_probe:.1%}, macro-F1 {facts.linear_probe_macro_f1:.1%}."
+            f"{facts.linear_probe_top1:.1%}, macro-F1 {facts.linear_probe_macro_f1:.1%}."
         )
 
 
 def _print_sizes(curve: SizeCurve, screen: Screen) -> None:
     rows = [
-        [str(point.image_px), f"{point.top1:.3f}", f"{point.low:.3f}", f"{point.high:.3f}",
+        [str(point.image_size), f"{point.top1:.3f}", f"{point.low:.3f}", f"{point.high:.3f}",
          f"{point.macro_f1:.3f}", f"{point.images_per_s:.0f}"]
         for point in curve.points
     ]  # fmt: skip

@@ -87,8 +87,8 @@ class ProxyOptions(search_options.ProxyOptions):
     """How an architecture is tried."""
 
     epochs: Annotated[float | None, option("Epochs of a trial.  [default: the recipe's]", "N")] = None
-    image_px: options.ImagePx = None
-    batch_images: options.BatchImages = None
+    image_size: options.ImageSize = None
+    batch_size: options.BatchSize = None
     seed: Annotated[int, option("Random seed of the sampler.", "N")] = 0
     recipe: Annotated[
         str | None, option("Recipe of a trial.  [default: proxy_small or proxy_paper]", "NAME", panel=_TRIAL)
@@ -206,7 +206,7 @@ def show(
 def export(
     study: Study,
     out: Annotated[
-        Path | None, option("File to write.  [default: STUDY/found.yaml]", "YAML", "--out")
+        Path | None, option("File to write.  [default: STUDY/found.yaml]", "YAML", "--output")
     ] = None,
     trial: Annotated[int | None, option("Trial number.  [default: the best]", "N")] = None,
     grow: Annotated[
@@ -220,7 +220,7 @@ def export(
     Examples:
     - `effnetv2 search export studies/photos`
     - `effnetv2 train studies/photos/pictures.csv --model studies/photos/found.yaml`
-    - `effnetv2 search export studies/photos --grow 1.5 --out studies/photos/larger.yaml`
+    - `effnetv2 search export studies/photos --grow 1.5 --output studies/photos/larger.yaml`
     """
     from efficientnetv2.workflows.search_export import export_trial
 

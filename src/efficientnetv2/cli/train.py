@@ -23,7 +23,9 @@ def train(
     table: options.TableOptions,
     machine: options.MachineOptions,
     out: options.RunOut = None,
-    resume: Annotated[bool, flag("--resume", "Continue the run in --out, or the newest in runs/.")] = False,
+    resume: Annotated[
+        bool, flag("--resume", "Continue the run in --output, or the newest in runs/.")
+    ] = False,
     dry_run: Annotated[bool, flag("--dry-run", "Estimate time, memory and disk, and train nothing.")] = False,
     preview: Annotated[
         Path | None, option("Draw what each stage feeds to the model, and train nothing.", "PNG")
@@ -94,8 +96,8 @@ def _print_plan(plan: RunPlan, screen: Screen) -> None:
         screen.say(note)
     rows = [
         [
-            str(number), str(stage.image_px), f"{stage.steps:,}", f"{stage.images_per_s:.0f}",
-            str(stage.groups_at_a_time), format_bytes(stage.memory_bytes), format_duration(stage.seconds)
+            str(number), str(stage.image_size), f"{stage.steps:,}", f"{stage.images_per_s:.0f}",
+            str(stage.microbatches), format_bytes(stage.memory_bytes), format_duration(stage.seconds)
         ]
         for number, stage in enumerate(plan.estimate.stages, start=1)
     ]  # fmt: skip

@@ -46,7 +46,7 @@ _QUEUED, _HEADERS, _IMAGES = 2, 64, 8
 # Bytes of the index: offset and size of an image, and the rest.
 _INDEX_BYTES_EACH, _INDEX_BYTES = 16, 4096
 _SPARE_BYTES = 2**30  # disk space that the run itself needs. Ours.
-_LESS = "keep less detail (--set cache_detail=0.25), or leave --cache out"
+_LESS = "keep less detail (--set cache_resolution=0.25), or leave --cache out"
 
 Result = TypeVar("Result")
 

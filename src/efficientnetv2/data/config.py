@@ -92,13 +92,13 @@ class DataConfig:
         if is_url(self.data):
             _logger.warning(f"Reading shards from {self.data}. This stops after 30 s without an answer.")
         folder = Path(os.path.expanduser(self.data))
-        if (folder / "recipe.yaml").is_file() and (folder / "beginning.json").is_file():
+        if (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file():
             raise InputError(
                 f"DATA {self.data} is the folder of a run, not images. The images of the run are listed in "
-                f"{self.data.rstrip('/')}/manifest.csv"
+                f"{self.data.rstrip('/')}/dataset.csv"
             )
         if require_labels and self.label_column == "label" and _holds_predictions(folder):
-            there = folder.with_name("manifest.csv")
+            there = folder.with_name("dataset.csv")
             instead = f"the images of the run: {there}" if there.is_file() else "the table of the images"
             raise InputError(
                 f"DATA {self.data} holds predictions: its column label is what a model predicted. Give {instead}"

@@ -23,7 +23,7 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import EvalSplit, evaluate_on_test, split_groups_warning, with_holdout
-from efficientnetv2.data.validate import find_undecodable, validate_images
+from efficientnetv2.data.validate import find_undecodable, val_max_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize, shorten
@@ -85,7 +85,7 @@ class DataModule:
     holdout_drawn: bool
     chooses: bool
     contents: Ints
-    answered: EvalSplit = "val"
+    eval_split: EvalSplit = "val"
     common: SharedDataset | None = None
     check_notes: tuple[str, ...] = ()
     label_conflicts: int = 0
@@ -102,10 +102,10 @@ class DataModule:
     @cached_property
     def val(self) -> ImageDataset:
         """The images that are evaluated: val, or test (``answered``)."""
-        return self.dataset.subset(self.answered)
+        return self.dataset.subset(self.eval_split)
 
     @cached_property
-    def stored_px(self) -> float | None:
+    def stored_size(self) -> float | None:
         """Median of the shorter sides of the stored training images, in pixels. None if it is not known."""
         return median_shorter_side(self.train)
 
@@ -124,23 +124,23 @@ class DataModule:
 def prepare_data(
     source: DataConfig,
     *,
-    holdout: float,
+    val_fraction: float,
     seed: int,
     strict: bool,
     minival: int | float | Literal["auto"] | None = None,
-    made_for: Published | None = None,
-    answered: EvalSplit = "val",
+    expected_dataset: Published | None = None,
+    eval_split: EvalSplit = "val",
     detail_level: int = logging.INFO,
 ) -> DataModule:
     """Load a dataset, check every file, skip unreadable files, and split it unless splits are given.
 
     Args:
         source: What to load.
-        holdout: Fraction of train that becomes val if no val is given.
+        val_fraction: Fraction of train that becomes val if no val is given.
         seed: Seed of that split.
         strict: Refuse unreadable images.
         minival: As ``Recipe.minival``.
-        made_for: Published dataset that the images should be, or None.
+        expected_dataset: Published dataset that the images should be, or None.
         answered: Split to evaluate; test counts only if there are test images.
         detail_level: Log level of the line on how many images were decoded.
 
@@ -150,15 +150,15 @@ def prepare_data(
     """
     dataset = source.read()
     validate_copy_splits(dataset)
-    others = () if made_for is None else compare(dataset, made_for, strict=strict)
+    others = () if expected_dataset is None else compare(dataset, expected_dataset, strict=strict)
     for note in (*dataset.notes, *others):
         _logger.info(note)
     _logger.debug(f"Check: {pluralize(len(dataset), 'image')} (unreadable files, duplicates)")
     with progress("looking", len(dataset)) as counted:
-        found = validate_images(dataset, strict=strict, progress=counted)
+        found = val_max_images(dataset, strict=strict, progress=counted)
     for note in found.notes:
         _logger.info(note)
-    evaluated: EvalSplit = "test" if answered == "test" and (dataset.split == "test").any() else "val"
+    evaluated: EvalSplit = "test" if eval_split == "test" and (dataset.split == "test").any() else "val"
     skipped = [
         (dataset.paths[row], reason) for row, reason in zip(found.unreadable, found.reasons, strict=True)
     ]
@@ -175,8 +175,8 @@ def prepare_data(
         divided = split_groups_warning(dataset)
     else:
         divided = split_groups_warning(dataset)  # by the given splits
-        dataset, note = with_holdout(dataset, fraction=holdout, seed=seed, contents=contents)
-    if evaluated != answered:
+        dataset, note = with_holdout(dataset, fraction=val_fraction, seed=seed, contents=contents)
+    if evaluated != eval_split:
         note = f"No images are given as test, which the recipe would evaluate. {note}"
     dataset, further, chooses = _with_minival(dataset, minival, contents)
     copies, copies_note = excluded_copies(dataset, ~dataset.in_train)
@@ -259,7 +259,7 @@ def require_images_here(train: ImageDataset, world: World) -> None:
         return
     reader = source_reader(train)
     try:
-        load_eval_image(reader.source(0), Preprocessing(image_px=8).seeing(train.bands))
+        load_eval_image(reader.source(0), Preprocessing(image_size=8).seeing(train.bands))
     except UnreadableImageError as error:
         raise InputError(
             f"{reader.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "

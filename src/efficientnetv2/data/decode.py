@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional
 
 from efficientnetv2.data.image_io import Pixels, Source, StoredImage, open_stored
-from efficientnetv2.preprocessing import IMAGENET_MEAN, RGB, Framing, Preprocessing
+from efficientnetv2.preprocessing import IMAGENET_MEAN, RGB, CropMode, Preprocessing
 from efficientnetv2.utils.rng import Floats
 
 # Attempts at a random crop before the center crop. Source: Inception, as torchvision.
@@ -104,42 +104,42 @@ def load_image(source: Source) -> Image.Image:
 def load_train_image(
     source: Source,
     *,
-    image_px: int,
-    framing: Framing,
+    image_size: int,
+    crop_mode: CropMode,
     area_min: float,
     uniforms: Floats | Sequence[float],
     interpolation: Interpolation = "bicubic",
     mean: Sequence[float] = IMAGENET_MEAN,
 ) -> Pixels:
-    """A random crop of an image, as a square: (image_px, image_px, C) uint8. Raises UnreadableImageError.
+    """A random crop of an image, as a square: (image_size, image_size, C) uint8. Raises UnreadableImageError.
 
-    ``crop`` draws a crop with width / height in ``ASPECT`` and resizes it to the square. ``whole`` and ``pad`` draw it
-    relative to the image's own shape, then squeeze it or pad it with the color ``mean``. ``area_min`` is the minimum
-    fraction of the image that a crop covers. ``uniforms`` are ``CROP_UNIFORMS`` numbers in [0, 1).
+    ``center`` draws a crop with width / height in ``ASPECT`` and resizes it to the square. ``squash`` and ``border``
+    draw it relative to the image's own shape, then squeeze it or pad it with the color ``mean``. ``area_min`` is the
+    minimum fraction of the image that a crop covers. ``uniforms`` are ``CROP_UNIFORMS`` numbers in [0, 1).
     """
     with open_stored(source) as image:
         width, height = _upright_size(image)
-        if framing == "crop":
+        if crop_mode == "center":
             box = draw_crop(width, height, area_min, ASPECT, uniforms)
         else:
             part = draw_crop(1, 1, area_min, ASPECT, uniforms)
             box = Box(part.left * width, part.top * height, part.right * width, part.bottom * height)
-        return _square(image, box, image_px, framing, interpolation, mean, exact=False)
+        return _square(image, box, image_size, crop_mode, interpolation, mean, exact=False)
 
 
 def load_eval_image(source: Source, preprocessing: Preprocessing) -> Pixels:
-    """An image as its model expects it, (image_px, image_px, C) uint8. Raises UnreadableImageError."""
+    """An image as its model expects it, (image_size, image_size, C) uint8. Raises UnreadableImageError."""
     with open_stored(source) as image:
         width, height = _upright_size(image)
         box = Box(0, 0, width, height)
-        if preprocessing.framing != "pad":
-            kept = width * preprocessing.crop_fraction, height * preprocessing.crop_fraction
-            box = _center(width, height, *((min(kept),) * 2 if preprocessing.framing == "crop" else kept))
+        if preprocessing.crop_mode != "border":
+            kept = width * preprocessing.crop_pct, height * preprocessing.crop_pct
+            box = _center(width, height, *((min(kept),) * 2 if preprocessing.crop_mode == "center" else kept))
         return _square(
             image,
             box,
-            preprocessing.image_px,
-            preprocessing.framing,
+            preprocessing.image_size,
+            preprocessing.crop_mode,
             preprocessing.interpolation,
             preprocessing.mean,
             exact=True,
@@ -157,14 +157,14 @@ def _square(
     image: StoredImage,
     box: Box,
     px: int,
-    framing: Framing,
+    crop_mode: CropMode,
     interpolation: Interpolation,
     mean: Sequence[float],
     *,
     exact: bool,
 ) -> Pixels:
     """The box of the upright image as a square, squeezed or padded."""
-    if framing != "pad":
+    if crop_mode != "border":
         return _resized(image, box, (px, px), interpolation, exact)
     scale = px / max(box.width, box.height)
     width, height = max(1, round(box.width * scale)), max(1, round(box.height * scale))

@@ -26,7 +26,7 @@ from efficientnetv2.data.decode import ASPECT
 from efficientnetv2.data.image_io import MIN_SIDE, Pixels, UnreadableImageError
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.data.records import Ints
-from efficientnetv2.preprocessing import Framing
+from efficientnetv2.preprocessing import CropMode
 from efficientnetv2.utils.errors import InputError
 
 _MAGIC, _VERSION = b"effnetv2", 2
@@ -37,7 +37,7 @@ PIXELS_OFFSET = 4096
 _GRID = 401
 
 Side = Literal["shorter", "mean", "longer"]
-_SIDES: dict[Framing, Side] = {"whole": "shorter", "crop": "mean", "pad": "longer"}
+_SIDES: dict[CropMode, Side] = {"squash": "shorter", "center": "mean", "border": "longer"}
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class CacheSpec:
     side: Side
 
     @classmethod
-    def enough(cls, *, image_px: int, framing: Framing, area_min: float, detail: float) -> CacheSpec:
+    def enough(cls, *, image_size: int, crop_mode: CropMode, area_min: float, detail: float) -> CacheSpec:
         """The size from which a fraction ``detail``, in (0, 1], of the random crops has all the pixels that it needs.
 
-        Exact for square images framed ``whole``, about so for others. Smaller crops are enlarged, at most by the size
-        at detail 1 over this size. ``image_px`` is the largest size that a crop is resized to.
+        Exact for square images framed ``squash``, about so for others. Smaller crops are enlarged, at most by the size
+        at detail 1 over this size. ``image_size`` is the largest size that a crop is resized to.
         """
         area = np.linspace(area_min, 1, _GRID)[:, None]
         aspect = np.exp(np.linspace(math.log(ASPECT[0]), math.log(ASPECT[1]), _GRID))
@@ -64,7 +64,7 @@ class CacheSpec:
         shorter_side = np.sqrt(area * flat)[fits]  # of the crop, relative to the image
         # Where no shape fits, draw_crop falls back to the whole image.
         part = float(np.quantile(shorter_side, 1 - detail)) if fits.any() else 1.0
-        return cls(math.ceil(image_px / part - 1e-9), _SIDES[framing])
+        return cls(math.ceil(image_size / part - 1e-9), _SIDES[crop_mode])
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Cached width and height of an image."""

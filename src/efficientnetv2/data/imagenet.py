@@ -51,7 +51,7 @@ def compare(dataset: ImageDataset, published: Published, *, strict: bool) -> tup
     known, here = _ids(published), set(dataset.class_names)
     fix = (
         f"Complete it (each class is a folder called by its WordNet id), or, if it is not meant to be {facts.title}, "
-        "pass --set made_for=null"
+        "pass --set expected_dataset=null"
     )
     notes: list[str] = []
     if known & here:

@@ -149,7 +149,7 @@ class Batch:
 
     Args:
         request: The request.
-        images: (n, C, image_px, image_px) uint8, in channels-last memory.
+        images: (n, C, image_size, image_size) uint8, in channels-last memory.
         labels: (n,) int64 class ids. (n, M) for several labels per image, padded with -1.
         unreadable: Sample and reason of each unreadable image, which another image of its class replaces.
     """
@@ -169,7 +169,7 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
 
     Args:
         dataset: Training images.
-        preprocessing: Of the model; framing, interpolation, mean and channels are used here.
+        preprocessing: Of the model; crop mode, interpolation, mean and channels are used here.
         area_min: Minimum fraction of an image that a random crop covers. 1 does not crop.
         key: Random key of the run.
         threads: Threads that read a group, where no worker reads ahead.
@@ -199,7 +199,7 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
         uniforms = self.key.fold("crop").uniform_rows(request.ids, CROP_UNIFORMS).tolist()
         wanted = request.samples.tolist()
         reader = self.reader.ahead(wanted)
-        px = request.setting.image_px
+        px = request.setting.image_size
         images = np.empty((len(wanted), px, px, self.preprocessing.channels), np.uint8)
 
         def read(place: int) -> tuple[int, list[tuple[int, str]]]:
@@ -215,7 +215,7 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
         return Batch(request, torch.from_numpy(images).permute(0, 3, 1, 2), labels, tuple(unreadable))
 
     def _read(
-        self, reader: Reader, sample: int, image_px: int, uniforms: Sequence[float]
+        self, reader: Reader, sample: int, image_size: int, uniforms: Sequence[float]
     ) -> tuple[Pixels, int, list[tuple[int, str]]]:
         """The image, or the next readable one of its class: a function of the files alone."""
         failures: list[tuple[int, str]] = []
@@ -223,8 +223,8 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
             try:
                 image = load_train_image(
                     reader.source(candidate),
-                    image_px=image_px,
-                    framing=self.preprocessing.framing,
+                    image_size=image_size,
+                    crop_mode=self.preprocessing.crop_mode,
                     area_min=self.area_min,
                     uniforms=uniforms,
                     interpolation=self.preprocessing.interpolation,
@@ -272,7 +272,7 @@ def training_batches(
 
 @dataclass
 class EvaluationBatch:
-    """(n,) indices of readable images, (n, C, image_px, image_px) uint8, and index and reason of unreadable images."""
+    """(n,) indices of readable images, (n, C, image_size, image_size) uint8, and index and reason of unreadable images."""
 
     samples: Ints
     images: Tensor
@@ -309,7 +309,7 @@ class _EvaluationImages(Dataset["EvaluationBatch | BatchFailure"]):
             else:
                 readable.append(sample)
                 images.append(result)
-        px, channels = self.preprocessing.image_px, self.preprocessing.channels
+        px, channels = self.preprocessing.image_size, self.preprocessing.channels
         array = np.stack(images) if images else np.empty((0, px, px, channels), np.uint8)
         return EvaluationBatch(
             np.array(readable, dtype=np.int64), torch.from_numpy(array).permute(0, 3, 1, 2), tuple(unreadable)
@@ -320,12 +320,12 @@ def evaluation_batches(
     dataset: ImageDataset,
     preprocessing: Preprocessing,
     *,
-    batch_images: int,
+    batch_size: int,
     workers: int,
     pin_memory: bool = False,
 ) -> Iterator[EvaluationBatch]:
     """Every image of a dataset once, in order, with the preprocessing of a model."""
     rows = range(len(dataset))
-    chunks = [list(rows[first : first + batch_images]) for first in rows[::batch_images]]
+    chunks = [list(rows[first : first + batch_size]) for first in rows[::batch_size]]
     images = _EvaluationImages(dataset, preprocessing, threads=decode_threads(workers))
     yield from iter_batches(images, chunks, workers, pin_memory)

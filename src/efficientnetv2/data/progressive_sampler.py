@@ -18,7 +18,7 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
 
     ::
 
-        sampler = ProgressiveBatchSampler(len(photos), batch_images=32, progressive=plan, steps=1_000)
+        sampler = ProgressiveBatchSampler(len(photos), batch_size=32, progressive=plan, steps=1_000)
         loader = DataLoader(photos, batch_sampler=sampler, num_workers=4)  # calls photos[index, setting]
 
     The dataset makes the image at the size of the setting and returns the setting, so that the loop can apply it to the
@@ -27,7 +27,7 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
 
     Args:
         images: Number of images in the dataset.
-        batch_images: Images per step, in all processes and micro-batches. A multiple of ``world * accumulate``.
+        batch_size: Images per step, in all processes and micro-batches. A multiple of ``world * accumulate``.
         progressive: Schedule.
         steps: Optimizer steps of the whole run.
         seed: Seed of the order.
@@ -44,7 +44,7 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
         self,
         images: int,
         *,
-        batch_images: int,
+        batch_size: int,
         progressive: ProgressiveSchedule,
         steps: int,
         seed: int = 0,
@@ -53,15 +53,15 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
         world: int = 1,
         accumulate: int = 1,
     ) -> None:
-        counts = {"images": images, "batch_images": batch_images, "accumulate": accumulate, "steps": steps}
+        counts = {"images": images, "batch_size": batch_size, "accumulate": accumulate, "steps": steps}
         if low := next((name for name, count in counts.items() if count < 1), None):
             fix = " Give the trainer max_steps, and pass it." if low == "steps" else ""
             raise InputError(f"{low} is {counts[low]}, but must be at least 1.{fix}")
         if not 0 <= rank < world:
             raise InputError(f"rank is {rank} and world is {world}, but ranks go from 0 to world - 1.")
-        if batch_images % (world * accumulate):
+        if batch_size % (world * accumulate):
             raise InputError(
-                f"batch_images is {batch_images}, but {world} processes and {accumulate} micro-batches share each step "
+                f"batch_size is {batch_size}, but {world} processes and {accumulate} micro-batches share each step "
                 f"evenly. Take a multiple of {world * accumulate}."
             )
         progressive.at(0, total_steps=steps)  # refuses stages that do not fit into the steps
@@ -70,14 +70,14 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
                 f"first_step is {first_step}, but the run has {pluralize(steps, 'step')}: begin at 0 to {steps}, or "
                 "give more steps."
             )
-        self.images, self.batch_images, self.steps = images, batch_images, steps
+        self.images, self.batch_size, self.steps = images, batch_size, steps
         self.progressive, self.seed, self.first_step = progressive, seed, first_step
         self.rank, self.world, self.accumulate = rank, world, accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, StepSettings]]]:
         labels, key = np.zeros(self.images, dtype=np.int64), Key.of(self.seed)
         epoch, order = -1, np.empty(0, dtype=np.int64)
-        micro_images = self.batch_images // self.accumulate
+        micro_images = self.batch_size // self.accumulate
         for micro in range(self.first_step * self.accumulate, self.steps * self.accumulate):
             setting = self.progressive.at(micro // self.accumulate, total_steps=self.steps)
             batch, start = [], micro * micro_images

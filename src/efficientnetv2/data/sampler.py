@@ -34,35 +34,37 @@ def effective_number(counts: npt.ArrayLike, beta: float = DEFAULT_BETA) -> Float
     return number
 
 
-def image_weights(counts: npt.ArrayLike, balance: ClassSampling, beta: float = DEFAULT_BETA) -> Floats:
+def image_weights(counts: npt.ArrayLike, class_sampling: ClassSampling, beta: float = DEFAULT_BETA) -> Floats:
     """(K,) unscaled weight of one image of each class, 0 for a class without images.
 
     Source: ``effective`` is arXiv:1901.05555, equation 2; ``sqrt`` is as arXiv:1805.00932, section 2.2, draws hashtags.
     """
     number = np.asarray(counts, dtype=np.float64)
-    size = {"equal": number, "sqrt": np.sqrt(number), "effective": effective_number(number, beta)}[balance]
+    size = {"equal": number, "sqrt": np.sqrt(number), "effective": effective_number(number, beta)}[
+        class_sampling
+    ]
     weights: Floats = np.divide(1.0, size, out=np.zeros_like(size), where=number > 0)
     return weights
 
 
 def class_fractions(
-    counts: npt.ArrayLike, balance: ClassSampling | None, beta: float = DEFAULT_BETA
+    counts: npt.ArrayLike, class_sampling: ClassSampling | None, beta: float = DEFAULT_BETA
 ) -> Floats:
     """(K,) fraction of draws of each class. None draws in proportion to the (K,) counts."""
     drawn = np.asarray(counts, dtype=np.float64)
-    if balance is not None:
-        drawn = drawn * image_weights(counts, balance, beta)
+    if class_sampling is not None:
+        drawn = drawn * image_weights(counts, class_sampling, beta)
     fractions: Floats = drawn / drawn.sum()
     return fractions
 
 
 def target_counts(
-    counts: npt.ArrayLike, balance: ClassSampling, *, fewer: bool = False, beta: float = DEFAULT_BETA
+    counts: npt.ArrayLike, class_sampling: ClassSampling, *, fewer: bool = False, beta: float = DEFAULT_BETA
 ) -> Ints:
     """(K,) images of each class in a balanced dataset. ``fewer`` only removes images, otherwise copies are added."""
     number = np.asarray(counts, dtype=np.int64)
     present = number > 0
-    drawn = class_fractions(number, balance, beta)
+    drawn = class_fractions(number, class_sampling, beta)
     # Relative to the class that keeps its count: the rarest where images are removed, else the commonest.
     kept = int(np.where(present, number, number.max() + 1).argmin() if fewer else number.argmax())
     wanted = np.round(drawn / drawn[kept] * number[kept]).astype(np.int64)
@@ -95,9 +97,9 @@ class TrainSampler:
     labels: Ints
     progressive: ProgressiveSchedule
     steps: int
-    batch_images: int
-    group_images: int
-    balance: ClassSampling | None
+    batch_size: int
+    ghost_batch_size: int
+    class_sampling: ClassSampling | None
     key: Key
     first_step: int = 0
     rank: int = 0
@@ -108,15 +110,15 @@ class TrainSampler:
     def __iter__(self) -> Iterator[BatchRequest]:
         count = len(self.labels)
         order = lru_cache(maxsize=2)(
-            lambda epoch: epoch_order(self.labels, self.balance, self.key, epoch, beta=self.beta)
+            lambda epoch: epoch_order(self.labels, self.class_sampling, self.key, epoch, beta=self.beta)
         )
         plan, step = self.plan or StepPlan(self.steps), self.first_step
         while step < plan.steps:
             plan.requested = max(plan.requested, step + 1)
             setting = self.progressive.at(plan.scheduled_step(step), total_steps=self.steps)
             for group in self._groups:
-                first = step * self.batch_images + group * self.group_images
-                epochs, places = np.divmod(np.arange(first, first + self.group_images), count)
+                first = step * self.batch_size + group * self.ghost_batch_size
+                epochs, places = np.divmod(np.arange(first, first + self.ghost_batch_size), count)
                 drawn = [order(int(epoch))[:, places[epochs == epoch]] for epoch in np.unique(epochs)]
                 samples, turns = np.concatenate(drawn, axis=1)
                 yield BatchRequest(step, group, setting, samples, turns)
@@ -128,23 +130,23 @@ class TrainSampler:
 
     @property
     def _groups(self) -> range:
-        return range(self.rank, self.batch_images // self.group_images, self.world)
+        return range(self.rank, self.batch_size // self.ghost_batch_size, self.world)
 
 
 def epoch_order(
-    labels: Ints, balance: ClassSampling | None, key: Key, epoch: int, *, beta: float = DEFAULT_BETA
+    labels: Ints, class_sampling: ClassSampling | None, key: Key, epoch: int, *, beta: float = DEFAULT_BETA
 ) -> Ints:
     """The samples of one epoch: (2, N), indices into (N,) labels and how often each had been drawn before.
 
     Balanced, each class fills its quota from its own stream of permutations, which runs on from epoch to epoch, and
     classes are spread evenly over the epoch.
     """
-    if balance is None:
+    if class_sampling is None:
         shuffled = key.fold("order", epoch).generator().permutation(len(labels))
         return np.stack([shuffled, np.full_like(shuffled, epoch)])
     parts, places = [], []
     counts = np.bincount(labels)
-    quotas = _quotas(counts, balance, beta)
+    quotas = _quotas(counts, class_sampling, beta)
     for cls, (quota, members) in enumerate(zip(quotas, class_members(labels, len(counts)), strict=True)):
         if quota == 0:
             continue
@@ -165,9 +167,9 @@ def class_members(labels: Ints, classes: int) -> list[Ints]:
     return np.split(np.argsort(labels, kind="stable"), ends)
 
 
-def _quotas(counts: Ints, balance: ClassSampling, beta: float) -> Ints:
+def _quotas(counts: Ints, class_sampling: ClassSampling, beta: float) -> Ints:
     """(K,) draws of each class in an epoch of the same length. Largest remainders get the rest."""
-    exact = class_fractions(counts, balance, beta) * counts.sum()
+    exact = class_fractions(counts, class_sampling, beta) * counts.sum()
     quotas: Ints = np.floor(exact).astype(np.int64)
     rest = np.argsort(quotas - exact, kind="stable")[: counts.sum() - quotas.sum()]
     quotas[rest] += 1

@@ -50,7 +50,7 @@ def with_holdout(
         dataset: Labeled images.
         fraction: Part of the training images to hold out, between 0 and 1. Or about their number, from 2.
         seed: Seed of the split.
-        contents: (N,) ids, equal for identical files (``validate_images``). None if unknown.
+        contents: (N,) ids, equal for identical files (``val_max_images``). None if unknown.
         by: What stays together.
         blocks: Sides of spatial blocks in degrees, in the order of trying.
         instead: Alternative for the user in error messages.
@@ -74,7 +74,7 @@ def with_holdout(
     if not (fraction < len(train) if is_count else 0 < fraction < 1):
         raise InputError(
             f"{fraction:,} of {len(train):,} training images cannot be held out. Give a fraction between 0 and 1 "
-            "(--set holdout=0.2) or a smaller number of images, or give a val split."
+            "(--set val_fraction=0.2) or a smaller number of images, or give a val split."
         )
     fraction = fraction / len(train) if is_count else fraction
     part = dataset.select(train)

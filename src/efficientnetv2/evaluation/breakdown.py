@@ -43,7 +43,7 @@ def worst_slice(slices: Sequence[SliceMetrics]) -> str:
         return f"Each subgroup has fewer than {SMALL_SLICE} images: too few to say."
     worst = large[0]
     right = (
-        f"Of the {pluralize(worst.pictures, 'image')} with {worst.column} {worst.value}, {percent(worst.top1)} are "
+        f"Of the {pluralize(worst.num_images, 'image')} with {worst.column} {worst.value}, {percent(worst.top1)} are "
         "classified correctly"
     )
     if not below:

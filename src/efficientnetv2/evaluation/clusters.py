@@ -117,7 +117,7 @@ def different_root_note(first: str | None, second: str | None) -> str:
 
 def _run_dataset(folder: Path) -> ImageDataset | None:
     try:
-        return ImageDataset.from_csv(folder / "manifest.csv", root=folder.absolute(), source=str(folder))
+        return ImageDataset.from_csv(folder / "dataset.csv", root=folder.absolute(), source=str(folder))
     except InputError:
         return None
 

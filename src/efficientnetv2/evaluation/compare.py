@@ -59,7 +59,7 @@ class FinishedRun:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Image sizes of the training, increasing."""
-        return tuple(sorted({row["image_px"] for row in self.history if row["kind"] == "train"}))
+        return tuple(sorted({row["image_size"] for row in self.history if row["kind"] == "train"}))
 
     @classmethod
     def read(cls, folder: Path, name: str) -> FinishedRun:
@@ -76,7 +76,7 @@ class FinishedRun:
         if missing:
             raise InputError(
                 f"{folder} is not the folder of a finished run: it has no {missing[0]}. To continue a stopped run: "
-                f"effnetv2 train (or crossval) DATA {shell_join(['--out', str(folder), '--resume'])}."
+                f"effnetv2 train (or crossval) DATA {shell_join(['--output', str(folder), '--resume'])}."
             )
         report = read_object(folder / "report.json", fix="Leave that run out.")
         if "macro_f1" not in report:

@@ -34,8 +34,8 @@ class FoldScore:
     Attributes:
         number: From 0.
         note: What distinguishes the fold, such as its period.
-        learning: Number of training images.
-        answering: Number of predicted images.
+        num_train: Number of training images.
+        num_test: Number of predicted images.
         mean: Macro-F1, or mean average precision.
         epochs: Of the first model.
         weights: Initial weights of each model that differs.
@@ -44,8 +44,8 @@ class FoldScore:
 
     number: int
     note: str
-    learning: int
-    answering: int
+    num_train: int
+    num_test: int
     top1: float
     mean: float
     epochs: float | None
@@ -131,7 +131,7 @@ class CrossValidationSummary:
         columns = ["", "training images", "predicted images", "top-1", words, "epochs", "minutes"]
         rows = [
             [
-                f"fold {fold.number + 1}", f"{fold.learning:,}", f"{fold.answering:,}", percent(fold.top1),
+                f"fold {fold.number + 1}", f"{fold.num_train:,}", f"{fold.num_test:,}", percent(fold.top1),
                 percent(fold.mean), "–" if fold.epochs is None else f"{fold.epochs:.4g}", f"{fold.seconds / 60:.1f}",
                 *([fold.note] if noted else []), *(["; ".join(fold.chosen)] if chose else []),
             ]
@@ -209,8 +209,8 @@ class CrossValidationSummary:
         return {
             "split_by": self.by,
             "folds": [asdict(fold) for fold in self.folds],
-            "over_folds": {"top1": asdict(self.top1), self.over_classes: asdict(self.mean)},
-            "tries": [{"settings": each.name, "scores": dict(each.scores)} for each in self.tries],
-            "splits_compared": [each.to_json() for each in self.comparisons],
-            "apart": None if self.apart is None else asdict(self.apart) | {"near_km": NEAR_KM},
+            "fold_mean": {"top1": asdict(self.top1), self.over_classes: asdict(self.mean)},
+            "candidates": [{"settings": each.name, "scores": dict(each.scores)} for each in self.tries],
+            "split_comparison": [each.to_json() for each in self.comparisons],
+            "distance_to_train": None if self.apart is None else asdict(self.apart) | {"near_km": NEAR_KM},
         }

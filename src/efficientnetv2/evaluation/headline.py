@@ -56,11 +56,11 @@ def evaluated_images(count: int, metadata: ReportMetadata) -> str:
 
 
 def _if_trained(metadata: ReportMetadata, text: str) -> str:
-    return "" if metadata.train_pictures is None else text
+    return "" if metadata.num_train_images is None else text
 
 
 def _fold_models(metadata: ReportMetadata) -> str:
-    models = f"{metadata.members} models together" if (metadata.members or 1) > 1 else "a model"
+    models = f"{metadata.ensemble_size} models together" if (metadata.ensemble_size or 1) > 1 else "a model"
     return f"{models} not trained on it (out-of-fold)"
 
 
@@ -111,13 +111,13 @@ def majority_warning(metrics: Metrics, intervals: Mapping[str, Interval]) -> str
 def dataset_notes(metrics: Metrics, metadata: ReportMetadata) -> list[str]:
     """Sentences on the training and evaluation images."""
     trained = _if_trained(
-        metadata, f"Trained on {pluralize(metadata.train_pictures or 0, 'image')}, evaluated"
+        metadata, f"Trained on {pluralize(metadata.num_train_images or 0, 'image')}, evaluated"
     )
     classes = pluralize(len(metrics.class_names), "class")
     notes = [
         f"{trained or 'Evaluated'} on {pluralize(metrics.num_images, 'image')} ({metadata.evaluated_on}), in {classes}."
     ]
-    if metadata.views == "symmetries":
+    if metadata.tta == "d4":
         notes.append(
             "Predictions are averaged over the eight flips and rotations of each image (test-time augmentation)."
         )
@@ -126,14 +126,14 @@ def dataset_notes(metrics: Metrics, metadata: ReportMetadata) -> list[str]:
         *(note for note in metadata.notes if note),
         *metadata.check_notes,
     ]
-    if metadata.skipped:
-        notes.append(_skipped(metadata.skipped, metadata.train_lost))
+    if metadata.num_skipped:
+        notes.append(_skipped(metadata.num_skipped, metadata.num_train_lost))
     return notes
 
 
 def _class_sizes(metrics: Metrics, metadata: ReportMetadata) -> list[str]:
     """Sizes of the smallest and the largest class."""
-    training = metadata.train_support
+    training = metadata.train_images_per_class
     purpose = "training" if training else "evaluation"
     counts = {  # pandas counts in its own integers, and only classes with images
         name: int(training.get(name, 0) if training else each.support)
@@ -165,7 +165,7 @@ def _skipped(count: int, lost: int) -> str:
 
 def probe_training_images(metadata: ReportMetadata) -> str | None:
     """``5,000 of 40,000 training images``, if the linear probe was trained on fewer than there are."""
-    used, available = metadata.linear_probe_pictures, metadata.linear_probe_of_pictures
+    used, available = metadata.linear_probe_num_images, metadata.linear_probe_num_available
     if used is None or available is None or used >= available:
         return None
     mean = " (means over the folds)" if metadata.evaluated_on == "out-of-fold" else ""
@@ -174,9 +174,9 @@ def probe_training_images(metadata: ReportMetadata) -> str | None:
 
 def probe_evaluated_images(metrics: Metrics, difference: PairedDifference | None) -> str | None:
     """``500 of these images``, if the linear probe was evaluated on fewer."""
-    if difference is None or difference.pictures >= metrics.num_images:
+    if difference is None or difference.num_images >= metrics.num_images:
         return None
-    return f"{difference.pictures:,} of these images"
+    return f"{difference.num_images:,} of these images"
 
 
 def probe_warning(
@@ -186,15 +186,15 @@ def probe_warning(
 
     ``difference`` is of model and probe on the images that both predicted.
     """
-    probe_top1, probe_f1 = metadata.linear_probe, metadata.linear_probe_macro_f1
+    probe_top1, probe_f1 = metadata.linear_probe_top1, metadata.linear_probe_macro_f1
     if probe_top1 is None or probe_f1 is None or isinstance(metrics, MultilabelMetrics):
         return None
     if metadata.kept_model == "start":
         return metadata.kept_reason
     top1, f1, images = metrics.top1, metrics.macro_f1, ""
-    if difference is not None and difference.pictures < metrics.num_images:
+    if difference is not None and difference.num_images < metrics.num_images:
         top1, f1 = probe_top1 + difference.top1.value, probe_f1 + difference.macro_f1.value
-        images = f" on the {difference.pictures:,} images that both predicted"
+        images = f" on the {difference.num_images:,} images that both predicted"
     compared = {
         f"top-1 ({percent(top1)} against {percent(probe_top1)}{images})": top1 > probe_top1,
         f"macro-F1 ({percent(f1)} against {percent(probe_f1)}{images})": f1 > probe_f1,

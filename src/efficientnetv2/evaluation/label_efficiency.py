@@ -29,8 +29,8 @@ def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> tuple[s
         word = "Little."
     half, last = curve.points[-2:]
     measured = (
-        f"A linear probe on the pretrained weights reaches macro-F1 {percent(half.macro_f1)} with {half.pictures:,} "
-        f"labeled images and {percent(last.macro_f1)} with {last.pictures:,}"
+        f"A linear probe on the pretrained weights reaches macro-F1 {percent(half.macro_f1)} with {half.num_images:,} "
+        f"labeled images and {percent(last.macro_f1)} with {last.num_images:,}"
     )
     if word == "Perhaps." and curve.gain <= 0:
         # Extrapolated, it would say that labels do harm.
@@ -41,7 +41,7 @@ def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> tuple[s
     gain = f"{100 * curve.gain:+.1f} points"
     if curve.carried is None:
         return word, f"{measured}. Extrapolated, {_extrapolated(curve.forecast)}, {gain}.{behind}"
-    there = curve.carried.pictures
+    there = curve.carried.num_images
     return word, (
         f"{measured}, a sample of the {there:,} training images. More was not measured. Extrapolated, "
         f"{_extrapolated(curve.carried)}, and {_extrapolated(curve.forecast)}. Twice the labels would bring {gain} "
@@ -51,7 +51,7 @@ def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> tuple[s
 
 def _extrapolated(point: LearningCurvePoint) -> str:
     reach = f"{100 * point.low:.1f} to {percent(point.high)}"
-    return f"{point.pictures:,} give {percent(point.macro_f1)} ({reach})"
+    return f"{point.num_images:,} give {percent(point.macro_f1)} ({reach})"
 
 
 def learning_curve_section(curve: LearningCurve, *, note: str = "") -> TemplateSection:
@@ -63,7 +63,7 @@ def learning_curve_section(curve: LearningCurve, *, note: str = "") -> TemplateS
             "how": _how(curve),
             "curve": draw_label_curve(curve),
         },
-        {"label_curve": asdict(curve)},
+        {"data_scaling_curve": asdict(curve)},
     )
 
 
@@ -71,7 +71,7 @@ def _how(curve: LearningCurve) -> str:
     """The caption of the curve."""
     last, dotted = "of all training images", "a power law, extrapolated"
     if curve.carried is not None:
-        last = f"of the whole sample of {curve.points[-1].pictures:,}"
+        last = f"of the whole sample of {curve.points[-1].num_images:,}"
         dotted = (
             "a power law, extrapolated to all training images and to twice as many. Where it flattens is not known, so "
             "the bars hold three cases: errors fall as before, half as fast, or no further"
@@ -90,24 +90,24 @@ def draw_label_curve(curve: LearningCurve) -> Figure:
         curve.points,
         [each for each in (curve.carried, curve.forecast) if each is not None],
     )
-    sizes, color = [each.pictures for each in points], COLORS[0]
+    sizes, color = [each.num_images for each in points], COLORS[0]
     rows = [(each.macro_f1, each.low, each.high) for each in points]
     draw_band(ax, sizes, rows, marker="o", markersize=4)
     dotted = [points[-1], *extrapolated]
     ax.plot(
-        [each.pictures for each in dotted],
+        [each.num_images for each in dotted],
         [100 * each.macro_f1 for each in dotted],
         color=color,
         linestyle=":",
     )
     for each in extrapolated:
         ax.errorbar(
-            [each.pictures], [100 * each.macro_f1],
+            [each.num_images], [100 * each.macro_f1],
             yerr=[[max(0.0, 100 * (each.macro_f1 - each.low))], [max(0.0, 100 * (each.high - each.macro_f1))]],
             color=color, marker="o", markerfacecolor="none", markersize=5, capsize=3, linewidth=1,
         )  # fmt: skip
     ax.set_xscale("log", base=2)
-    ticks = _ticks([*sizes, *(each.pictures for each in extrapolated)])
+    ticks = _ticks([*sizes, *(each.num_images for each in extrapolated)])
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
     ax.set_xlabel("labeled images", color=INK)

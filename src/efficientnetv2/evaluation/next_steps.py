@@ -49,10 +49,10 @@ _WORTH = 0.005
 #: Steps that change the learning curve of the probe, or what training makes of more labels.
 CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
 # Options of the training command that another run does not repeat; flags take no value.
-_RUN_OPTIONS = ("--out", "--output", "--output-dir", "-o", "--baseline")
+_RUN_OPTIONS = ("--output", "--output", "--output-dir", "-o", "--baseline")
 _RUN_FLAGS = ("--resume", "--json")
 _LENGTH = ("--epochs", "--minutes")
-_IMAGE_SIZE = ("--image-px", "--img-size", "--image-size", "--imgsz")
+_IMAGE_SIZE = ("--image-size", "--img-size", "--image-size", "--imgsz")
 _TABLE = (
     "--path-column", "--label-column", "--group-column", "--labels", "--label-separator", "--bands",
     "--nodata", "--layout",
@@ -87,13 +87,13 @@ def next_steps(
     metrics: Metrics,
     metadata: ReportMetadata,
     *,
-    label_curve: Mapping[str, Any] | None = None,
+    data_scaling_curve: Mapping[str, Any] | None = None,
     suspects: int = 0,
 ) -> tuple[NextStep, ...]:
     """The steps of a report, the most promising first; without a measured limit, the use of the model.
 
     Args:
-        label_curve: The learning curve of the linear probe as ``report.json`` has it.
+        data_scaling_curve: The learning curve of the linear probe as ``report.json`` has it.
         suspects: Number of suspect labels, ``suspect_labels``.
 
     Example:
@@ -110,9 +110,9 @@ def next_steps(
             (2.5, _learning_rate(metadata)),
             (3.0, _image_size(metadata)),
             (5.0, _imbalance(metrics, metadata)),
-            (6.0, _more_labels(metadata, label_curve)),
+            (6.0, _more_labels(metadata, data_scaling_curve)),
         ]
-    images = metrics.num_images + (metadata.train_pictures or 0)
+    images = metrics.num_images + (metadata.num_train_images or 0)
     many_conflicts = metadata.label_conflicts > _MANY_CONFLICTS * images
     candidates.append((1.5 if many_conflicts else 4.0, _label_errors(metadata, suspects)))
     steps = [step for _, step in sorted(candidates, key=lambda each: each[0]) if step is not None]
@@ -158,17 +158,17 @@ def predict_command(metadata: ReportMetadata) -> str:
 
 def model_of(metadata: ReportMetadata) -> str:
     """What ``predict`` and ``Predictor`` take as the model of a report."""
-    return str(metadata.others.get("run") or metadata.model or "MODEL")
+    return str(metadata.extra.get("run") or metadata.model or "MODEL")
 
 
 def _weights(metadata: ReportMetadata) -> NextStep | None:
     """ImageNet weights, if the run started from random or bundled weights."""
     recipe = metadata.recipe or {}
     model, start = recipe.get("model"), str(recipe.get("weights"))
-    if model not in NAMES or recipe.get("made_for") is not None:
+    if model not in NAMES or recipe.get("expected_dataset") is not None:
         return None
     best = pretrained.best(model)
-    compared = [each["weights"] for each in metadata.others.get("weights_compared", {}).get("starts", ())]
+    compared = [each["weights"] for each in metadata.extra.get("weights_compared", {}).get("starts", ())]
     bundled = start.endswith(f"{model}.safetensors") and Path(start).parent.name == "weights"
     if not best or not (start == "none" or bundled) or set(compared) & set(best):
         return None
@@ -177,19 +177,19 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
         if bundled
         else "The run started from random weights."
     )
-    if metadata.linear_probe is not None:
-        reason += f" A linear probe of these weights reaches top-1 {percent(metadata.linear_probe)}."
+    if metadata.linear_probe_top1 is not None:
+        reason += f" A linear probe of these weights reaches top-1 {percent(metadata.linear_probe_top1)}."
     few = (
         ""
-        if metadata.train_pictures is None
-        else f", above all with {metadata.train_pictures:,} training images"
+        if metadata.num_train_images is None
+        else f", above all with {metadata.num_train_images:,} training images"
     )
     fetch = shell_join(["effnetv2", "models", "--fetch", best[0]])
     reason += (
         f" ImageNet weights usually give far more{few}. Without a network here, run {fetch} on another machine. Copy "
         "the file that it names, and pass it as --weights FILE."
     )
-    random_only = ("initialisation", "classifier") if start == "none" else ()
+    random_only = ("init", "head_init") if start == "none" else ()
     command = _repeat(
         metadata, ["--weights", best[0]], without=("--weights", "--recipe"), without_fields=random_only
     )
@@ -199,7 +199,7 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
 def _epochs(metadata: ReportMetadata) -> NextStep | None:
     """More epochs, if there were few or the metric still rose."""
     epochs = metadata.epochs
-    if epochs is None or metadata.others.get("stopped_early"):
+    if epochs is None or metadata.extra.get("stopped_early"):
         return None
     gain = metadata.late_gain or 0.0
     if epochs >= _FEW_EPOCHS and gain <= _RISING:
@@ -219,7 +219,7 @@ def _learning_rate(metadata: ReportMetadata) -> NextStep | None:
     lr = (metadata.recipe or {}).get("optimizer", {}).get("lr")
     if metadata.kept_model != "start" or lr is None or (metadata.epochs or 0) < _FEW_EPOCHS:
         return None
-    start, trained = (metadata.others.get(f"{model}_metric") for model in ("start", "trained"))
+    start, trained = (metadata.extra.get(f"{model}_metric") for model in ("start", "trained"))
     reason = "The model before training was kept, as no trained one was better on the selection set."
     if start is not None and trained is not None:
         reason += f" It reached {percent(start)} there, training {percent(trained)}."
@@ -231,8 +231,8 @@ def _learning_rate(metadata: ReportMetadata) -> NextStep | None:
 
 def _image_size(metadata: ReportMetadata) -> NextStep | None:
     """Larger images, if they are stored larger than the model sees them."""
-    recipe, stored = metadata.recipe or {}, metadata.stored_px
-    px = recipe.get("eval_px") or recipe.get("progressive", {}).get("image_px")
+    recipe, stored = metadata.recipe or {}, metadata.stored_size
+    px = recipe.get("eval_image_size") or recipe.get("progressive", {}).get("image_size")
     if isinstance(px, Mapping):
         px = px.get("end")
     if not isinstance(px, (int, float)) or stored is None or stored < _LARGER * px:
@@ -244,8 +244,8 @@ def _image_size(metadata: ReportMetadata) -> NextStep | None:
         f"Images are stored at {stored:,.0f} px (median shorter side). The model sees {px:,.0f} px. "
         f"Training at {larger} px takes about {number(float(f'{(larger / px) ** 2:.2g}'))} times as long."
     )
-    fields = ("progressive.image_px", "eval_px")
-    command = _repeat(metadata, ["--image-px", str(larger)], without=_IMAGE_SIZE, without_fields=fields)
+    fields = ("progressive.image_size", "eval_image_size")
+    command = _repeat(metadata, ["--image-size", str(larger)], without=_IMAGE_SIZE, without_fields=fields)
     return NextStep(0, "image_size", "Use larger images", reason, command)
 
 
@@ -272,9 +272,9 @@ def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
 
 def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
     """Balanced sampling, if classes with few training images have a lower recall."""
-    if isinstance(metrics, MultilabelMetrics) or (metadata.recipe or {}).get("balance") == "equal":
+    if isinstance(metrics, MultilabelMetrics) or (metadata.recipe or {}).get("class_sampling") == "equal":
         return None
-    counts = {name: int(count) for name, count in metadata.train_support.items() if int(count)}
+    counts = {name: int(count) for name, count in metadata.train_images_per_class.items() if int(count)}
     if len(counts) < 2 or max(counts.values()) < _IMBALANCE * min(counts.values()):
         return None
     limit = max(counts.values()) / _IMBALANCE
@@ -294,7 +294,7 @@ def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
         f"Classes have {min(counts.values()):,} to {max(counts.values()):,} training images. Mean recall is "
         f"{percent(rare)} for {pluralize(len(recalls[True]), 'rare class')} and {percent(others)} for the rest."
     )
-    command = _repeat(metadata, ["--set", "balance=equal"], without_fields=("balance",))
+    command = _repeat(metadata, ["--set", "class_sampling=equal"], without_fields=("class_sampling",))
     return NextStep(0, "class_imbalance", "Balance the classes", reason, command)
 
 
@@ -304,7 +304,7 @@ def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> N
         return None
     low, high = 100 * curve["gain_low"], 100 * curve["gain_high"]
     reason = (
-        f"With {curve['forecast']['pictures']:,} labels, twice as many, a linear probe is estimated to gain "
+        f"With {curve['forecast']['num_images']:,} labels, twice as many, a linear probe is estimated to gain "
         f"{100 * curve['gain']:+.1f} points of macro-F1 (95 % CI {low:+.1f} to {high:+.1f}). The command ranks images "
         "without labels."
     )

@@ -28,7 +28,7 @@ MetricsRow = Mapping[str, Any]
 
 # Hyperparameters of a training row that get a panel if they change: name -> title.
 HYPERPARAMETERS = {
-    "image_px": "image px",
+    "image_size": "image px",
     "randaugment": "RandAugment",
     "mixup_alpha": "mixup",
     "cutmix_alpha": "CutMix",
@@ -160,7 +160,7 @@ def _points(history: Sequence[MetricsRow], kind: str, name: str) -> list[tuple[f
 _MOST_STAGES = 12
 # Hyperparameters that define a stage.
 _STAGE_KEYS = (
-    "image_px", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "dropout", "drop_path", "label_smoothing",
+    "image_size", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "dropout", "drop_path", "label_smoothing",
 )  # fmt: skip
 
 
@@ -170,15 +170,15 @@ class StageCost:
 
     Attributes:
         images_per_s: Mean throughput.
-        input_wait_share: Fraction of the seconds that the loop waited for images.
+        data_wait_fraction: Fraction of the seconds that the loop waited for images.
         top1: Of the last validation in the stage. None if there was none.
     """
 
-    image_px: int
+    image_size: int
     epochs: float
     seconds: float
     images_per_s: float
-    input_wait_share: float
+    data_wait_fraction: float
     top1: float | None
 
 
@@ -197,11 +197,11 @@ def stage_costs(history: Sequence[MetricsRow]) -> tuple[StageCost, ...]:
         within = [top1 for step, top1 in scores if start_step < step <= part[-1]["step"]]
         costs.append(
             StageCost(
-                image_px=part[-1]["image_px"],
+                image_size=part[-1]["image_size"],
                 epochs=part[-1]["epoch"] - start_epoch,
                 seconds=seconds,
                 images_per_s=sum(row["images_per_s"] * row["train_s"] for row in part) / seconds,
-                input_wait_share=sum(row["waited_s"] for row in part) / seconds,
+                data_wait_fraction=sum(row["data_wait_s"] for row in part) / seconds,
                 top1=within[-1] if within else None,
             )
         )
@@ -232,7 +232,7 @@ def _validations(history: Sequence[MetricsRow]) -> list[MetricsRow]:
 def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
     """A bar for each stage of each run, with the time spent waiting for images; None without stages."""
     named = [
-        (f"{label_text(name, letters=24)}, " * (len(runs) > 1) + f"{number}: {stage.image_px} px", stage)
+        (f"{label_text(name, letters=24)}, " * (len(runs) > 1) + f"{number}: {stage.image_size} px", stage)
         for name, stages in runs.items()
         for number, stage in enumerate(stages, start=1)
     ]
@@ -242,7 +242,7 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
     height = sum(0.15 + 0.15 * (1 + name.count("\n")) for name in names)
     figure, ax = single_plot(0.9 + height)
     scale, unit = _unit(max(stage.seconds for stage in stages))
-    waits = [stage.seconds * stage.input_wait_share / scale for stage in stages]
+    waits = [stage.seconds * stage.data_wait_fraction / scale for stage in stages]
     works = [stage.seconds / scale - wait for stage, wait in zip(stages, waits, strict=True)]
     places = range(len(names))  # two names may be cut to the same text
     ax.barh(places, works, height=0.6, color=COLORS[0], label="training")
@@ -291,7 +291,7 @@ def _mark_stages(ax: Axes, histories: Mapping[str, Sequence[MetricsRow]], scale:
     for stage in stages if len(stages) > 1 else ():
         ax.axvline(begun, color=INK, linewidth=0.6, linestyle=":")
         ax.annotate(
-            f"{stage.image_px} px", (begun, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
+            f"{stage.image_size} px", (begun, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
             textcoords="offset points", fontsize=8, color=INK,
         )  # fmt: skip
         begun += stage.seconds / scale
@@ -328,14 +328,14 @@ class SizeCurve:
         if self.role == "chose":
             return f"The selection set (minival) chose {self.own_px} px among these."
         if self.role == "may choose":
-            px = best_size(self.points).image_px
+            px = best_size(self.points).image_size
             return (
-                f"Best at {px} px. To evaluate at it: --image-px {px}. To keep it in a model file: "
-                f"effnetv2 convert MODEL OUT --image-px {px}."
+                f"Best at {px} px. To evaluate at it: --image-size {px}. To keep it in a model file: "
+                f"effnetv2 convert MODEL OUT --image-size {px}."
             )
         return (
             "A size chosen by this curve makes the metrics of these images optimistic. Choose it on training images "
-            "(DATA: manifest.csv of the run, with --split train), then pass it with --image-px."
+            "(DATA: dataset.csv of the run, with --split train), then pass it with --image-size."
         )
 
     def to_json(self) -> list[Mapping[str, Any]]:
@@ -346,7 +346,7 @@ class SizeCurve:
 def draw_sizes(curve: SizeCurve) -> Figure:
     """Top-1 with its interval against the image size; the sizes of model file and training are marked."""
     figure, ax = single_plot(2.6)
-    sizes = [point.image_px for point in curve.points]
+    sizes = [point.image_size for point in curve.points]
     draw_band(
         ax, sizes, [(point.top1, point.low, point.high) for point in curve.points], marker="o", markersize=3
     )

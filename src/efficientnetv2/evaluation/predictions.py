@@ -18,7 +18,7 @@ from efficientnetv2.utils.rng import Key
 
 PREDICTIONS_CSV = "predictions.csv"
 # Column of cluster ids.
-CLUSTER_COLUMN = "drawn_whole"
+CLUSTER_COLUMN = "cluster"
 _READ = ("path", "label", "true_label", CLUSTER_COLUMN)
 # Number of clusters from which no note is needed. Ours.
 _MANY = 10
@@ -35,7 +35,7 @@ class PairedDifference:
         optimistic: ``optimistic_warning`` of the compared runs.
     """
 
-    pictures: int
+    num_images: int
     top1: Difference
     macro_f1: Difference
     balanced_accuracy: Difference
@@ -55,7 +55,7 @@ def load_predictions(folder: Path) -> pd.DataFrame:
     if not file.is_file():
         raise InputError(
             f"{folder} has no {PREDICTIONS_CSV}. Give the folder of a finished run or of an evaluation "
-            "(effnetv2 evaluate MODEL DATA --out FOLDER)."
+            "(effnetv2 evaluate MODEL DATA --output FOLDER)."
         )
     try:
         # There is also a column for each class.

@@ -139,7 +139,7 @@ def find_previous_run(
     for file in others[:_MAX_RUNS]:
         try:
             report = json.loads(file.read_text(encoding="utf-8"))
-            same_images = report["pictures"] == len(predictions) and report.get("split_by") == split_by
+            same_images = report["num_images"] == len(predictions) and report.get("split_by") == split_by
             if not same_images or report.get("optimistic"):
                 continue
             theirs = load_predictions(file.parent)

@@ -55,7 +55,7 @@ class TemperatureScaling:
     """The temperature of the evaluated probabilities, the images that fitted it, and (N, K) probabilities without."""
 
     temperature: float
-    pictures: int
+    num_images: int
     fitted_on: str
     before: npt.NDArray[np.floating[Any]]
 
@@ -117,7 +117,7 @@ def reliability_section(
             "verdict": verdict,
             "targets": targets,
             "least": _MIN_IMAGES,
-            "highest": None if all(each["pictures"] for each in targets) else _highest_accuracy(curve),
+            "highest": None if all(each["num_images"] for each in targets) else _highest_accuracy(curve),
             "abstaining": _abstention_text(curve, abstain_below),
             "warning": _optimism_warning(training_images, selection_images),
             "points": points,
@@ -156,7 +156,7 @@ def _calibration(
     }
     if scaled is not None:
         values |= {
-            "temperature": scaled.temperature, "fitted_on": scaled.fitted_on, "fitted_pictures": scaled.pictures,
+            "temperature": scaled.temperature, "fitted_on": scaled.fitted_on, "num_fitted_images": scaled.num_images,
             "ece_before": expected_calibration_error(true, scaled.before),
         }  # fmt: skip
     if any(members):
@@ -165,7 +165,7 @@ def _calibration(
             and {
                 "temperature": each.temperature,
                 "fitted_on": each.fitted_on,
-                "fitted_pictures": each.pictures,
+                "num_fitted_images": each.pictures,
             }
             for each in members
         ]
@@ -218,7 +218,7 @@ def _temperature(
     ece, by_chance = values["ece"], values["ece_by_chance"]
     if "temperature" in values:
         fitted = (
-            f"It has a temperature of {values['temperature']:.3g}, fitted on {values['fitted_pictures']} images of "
+            f"It has a temperature of {values['temperature']:.3g}, fitted on {values['num_fitted_images']} images of "
             f"{values['fitted_on']}"
         )
         verb = "lowered" if ece < values["ece_before"] else "did not lower"
@@ -289,13 +289,13 @@ def _targets(curve: CoverageCurve) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for target in _TARGETS:
         reached = np.flatnonzero((curve.accuracy >= target) & _enough(curve))
-        row = {"target": target, "threshold": None, "answered": 0.0, "pictures": 0}
+        row = {"target": target, "threshold": None, "coverage": 0.0, "num_images": 0}
         if len(reached):
             point = int(reached[-1])
             row |= {
                 "threshold": 0.0 if point == len(curve.coverage) - 1 else float(curve.threshold[point]),
-                "answered": float(curve.coverage[point]),
-                "pictures": round(curve.coverage[point] * curve.num_images),
+                "coverage": float(curve.coverage[point]),
+                "num_images": round(curve.coverage[point] * curve.num_images),
             }
         rows.append(row)
     return rows
@@ -310,7 +310,7 @@ def _highest_accuracy(curve: CoverageCurve) -> dict[str, Any] | None:
     return {
         "accuracy": float(curve.accuracy[point]),
         "threshold": float(curve.threshold[point]),
-        "pictures": round(curve.coverage[point] * curve.num_images),
+        "num_images": round(curve.coverage[point] * curve.num_images),
     }
 
 
@@ -326,15 +326,15 @@ def _points(curve: CoverageCurve, abstain_below: float | None) -> list[dict[str,
     rows = [_point(curve, threshold, asked=False) for threshold in thresholds]
     if abstain_below is not None:
         rows.append(_point(curve, abstain_below, asked=True))
-    return sorted(rows, key=lambda row: -float(row["answered"]))
+    return sorted(rows, key=lambda row: -float(row["coverage"]))
 
 
 def _point(curve: CoverageCurve, threshold: float, *, asked: bool) -> dict[str, Any]:
     count, accuracy, interval = curve.at_threshold(threshold)
     low, high = interval or (None, None)
     return {
-        "answered": count / curve.num_images, "threshold": threshold, "accuracy": accuracy, "low": low, "high": high,
-        "asked": asked,
+        "coverage": count / curve.num_images, "threshold": threshold, "accuracy": accuracy, "low": low, "high": high,
+        "requested": asked,
     }  # fmt: skip
 
 
@@ -352,7 +352,7 @@ def draw_reliability(bins: Sequence[ReliabilityBin]) -> Figure:
     upper.set_ylim(0, 103)
     style_axes(upper, "accuracy, %")
     lower.bar(
-        [100 * each.low for each in bins], [each.pictures for each in bins],
+        [100 * each.low for each in bins], [each.num_images for each in bins],
         width=[100 * (each.high - each.low) for each in bins], align="edge", color=COLORS[0],
         edgecolor=GRID, linewidth=0.4,
     )  # fmt: skip

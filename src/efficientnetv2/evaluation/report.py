@@ -90,7 +90,9 @@ class Report:
         """What to do next, ranked."""
         data = self._section_data
         suspects = data.get("abstention", {}).get("suspect_labels", 0)
-        return next_steps(self.metrics, self.metadata, label_curve=data.get("label_curve"), suspects=suspects)
+        return next_steps(
+            self.metrics, self.metadata, data_scaling_curve=data.get("data_scaling_curve"), suspects=suspects
+        )
 
     def write(self, folder: str | Path) -> None:
         """Write ``report.json`` and ``report.html`` into an existing folder."""
@@ -112,18 +114,18 @@ class Report:
                 "majority_top1": metrics.majority_top1,
                 "majority_class": metrics.majority_class,
                 "ece": metrics.ece,
-                "pictures": metrics.num_images,
+                "num_images": metrics.num_images,
                 "optimistic": metadata.optimistic,
                 "intervals": self.intervals,
-                "drawn_whole": self.context.bootstrap_unit,
+                "bootstrap_unit": self.context.bootstrap_unit,
                 "next_steps": [asdict(step) for step in self.next_steps],
-                **{key: value for key, value in vars(metadata).items() if key != "others"},
-                **metadata.others,
+                **{key: value for key, value in vars(metadata).items() if key != "extra"},
+                **metadata.extra,
                 **self._section_data,
                 "per_class": {name: asdict(each) for name, each in metrics.per_class.items()},
                 "class_names": metrics.class_names,
                 **_confusion(metrics),
-                "misjudged": [
+                "top_errors": [
                     {key: value for key, value in vars(error).items() if key != "thumbnail"}
                     for error in self.errors
                 ],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from efficientnetv2.preprocessing import Views
+from efficientnetv2.preprocessing import TTA
 
 
 @dataclass(frozen=True)
@@ -18,81 +18,82 @@ class ReportMetadata:
     Attributes:
         evaluated_on: Split of the evaluated images, or ``out-of-fold``, or ``all pictures``.
         selected_on: Split that chose the epoch or the recipe. None if no metric chose anything.
-        trained_on: Number of evaluated images that trained the model. None if unknown.
-        chose: Number of the other evaluated images that selected the model.
-        kept_model: ``start`` is the model before training. None if nothing chose between models.
-        members: Models that predict each image together, in a cross-validation.
-        train_lost: Number of training images that became unreadable during training.
+        num_eval_images_seen_in_training: Number of evaluated images that trained the model. None if unknown.
+        num_eval_images_used_for_selection: Number of the other evaluated images that selected the model.
+        kept_model: ``start`` is the model before training. None if nothing num_eval_images_used_for_selection between
+            models.
+        ensemble_size: Models that predict each image together, in a cross-validation.
+        num_train_lost: Number of training images that became unreadable during training.
         wall_s: Training time in seconds.
-        input_wait_share: Fraction of the training time spent waiting for images.
-        linear_probe: Top-1 of a linear classifier on the features of the pretrained weights.
-        linear_probe_pictures: Number of training images of the probe. The mean over folds in a cross-validation.
-        linear_probe_of_pictures: Number of training images that the probe could have used.
-        train_support: Class name -> number of training images.
-        stored_px: Median shorter side of the training images as stored, in pixels.
+        data_wait_fraction: Fraction of the training time spent waiting for images.
+        linear_probe_top1: Top-1 of a linear classifier on the features of the pretrained weights.
+        linear_probe_num_images: Number of training images of the probe. The mean over folds in a cross-validation.
+        linear_probe_num_available: Number of training images that the probe could have used.
+        train_images_per_class: Class name -> number of training images.
+        stored_size: Median shorter side of the training images as stored, in pixels.
         check_notes: Sentences of the check of the files: duplicates, conflicting labels, colors.
         label_conflicts: Number of pairs of identical images with different labels.
         late_gain: Gain of validation top-1 in the last quarter of the training, as a fraction.
-        others: Further keys of ``report.json``.
+        extra: Further keys of ``report.json``.
     """
 
     data: str
     evaluated_on: str
     selected_on: str | None = None
-    trained_on: int | None = None
-    chose: int = 0
+    num_eval_images_seen_in_training: int | None = None
+    num_eval_images_used_for_selection: int = 0
     kept_model: Literal["start", "trained"] | None = None
     kept_reason: str = ""
-    views: Views = "one"
+    tta: TTA = "none"
     model: str | None = None
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    chosen: Sequence[str] = ()
+    auto_choices: Sequence[str] = ()
     notes: Sequence[str] = ()
     recipe: Mapping[str, Any] | None = None
     seed: int | None = None
     epochs: float | None = None
-    members: int | None = None
-    train_pictures: int | None = None
-    train_lost: int = 0
+    ensemble_size: int | None = None
+    num_train_images: int | None = None
+    num_train_lost: int = 0
     wall_s: float | None = None
     images_per_s: float | None = None
-    input_wait_share: float | None = None
-    linear_probe: float | None = None
+    data_wait_fraction: float | None = None
+    linear_probe_top1: float | None = None
     linear_probe_macro_f1: float | None = None
     linear_probe_f1: Mapping[str, float] = field(default_factory=dict)
-    linear_probe_pictures: int | None = None
-    linear_probe_of_pictures: int | None = None
-    train_support: Mapping[str, int] = field(default_factory=dict)
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    skipped: int = 0
-    stored_px: float | None = None
+    linear_probe_num_images: int | None = None
+    linear_probe_num_available: int | None = None
+    train_images_per_class: Mapping[str, int] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    num_skipped: int = 0
+    stored_size: float | None = None
     check_notes: Sequence[str] = ()
     label_conflicts: int = 0
     late_gain: float | None = None
-    others: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_training_report(self) -> bool:
         """Whether it is of a run or a cross-validation, not of an evaluation."""
-        return self.train_pictures is not None or self.evaluated_on == "out-of-fold"
+        return self.num_train_images is not None or self.evaluated_on == "out-of-fold"
 
     @property
     def on_training_split(self) -> bool:
         """Whether the evaluated split is ``train``, unless none of its images trained this model."""
-        return self.evaluated_on == "train" and self.trained_on != 0
+        return self.evaluated_on == "train" and self.num_eval_images_seen_in_training != 0
 
     @property
     def optimistic(self) -> bool:
         """Whether evaluated images trained or selected the model."""
-        selected = self.evaluated_on == self.selected_on or self.chose > 0
-        return selected or self.on_training_split or bool(self.trained_on)
+        selected = self.evaluated_on == self.selected_on or self.num_eval_images_used_for_selection > 0
+        return selected or self.on_training_split or bool(self.num_eval_images_seen_in_training)
 
     @property
     def training_images(self) -> str:
         """The evaluated images that trained the model, as a phrase; '' for none known."""
-        if self.trained_on:
-            return f"{self.trained_on:,} of these images"
+        if self.num_eval_images_seen_in_training:
+            return f"{self.num_eval_images_seen_in_training:,} of these images"
         return "these images" if self.on_training_split else ""
 
     @property
@@ -100,7 +101,11 @@ class ReportMetadata:
         """The other evaluated images that selected the model, as a phrase; '' for none known."""
         if self.evaluated_on == self.selected_on:
             return "these images"
-        return f"{self.chose:,} of these images" if self.chose else ""
+        return (
+            f"{self.num_eval_images_used_for_selection:,} of these images"
+            if self.num_eval_images_used_for_selection
+            else ""
+        )
 
     @property
     def optimism(self) -> str:

@@ -158,9 +158,9 @@ def limitations(
         )
     if metadata.optimistic:
         sentences.append(f"{metadata.optimism}, so the metrics are optimistic.")
-    if metadata.skipped:
+    if metadata.num_skipped:
         sentences.append(
-            f"{pluralize(metadata.skipped, 'image')} could not be read and are not in the metrics."
+            f"{pluralize(metadata.num_skipped, 'image')} could not be read and are not in the metrics."
         )
     return sentences
 
@@ -230,11 +230,11 @@ def _beats_probe(
 ) -> SummaryItem | None:
     if probe is not None:
         subset = probe_training_images(metadata)
-        own = f"{metadata.train_pictures:,}" if metadata.train_lost else "all"
+        own = f"{metadata.num_train_images:,}" if metadata.num_train_lost else "all"
         trained = "" if subset is None else f" It was trained on {subset}, the model on {own}."
         text = f"The probe is a linear classifier on the features of the pretrained weights.{trained} {_points(probe)}"
         return SummaryItem(_PROBE, text, _better(probe))
-    if metadata.linear_probe is not None or not metadata.is_training_report:
+    if metadata.linear_probe_top1 is not None or not metadata.is_training_report:
         return None
     if multilabel:
         text = "A linear probe predicts one label, and these images have several."
@@ -262,7 +262,7 @@ def _tta(difference: PairedDifference) -> SummaryItem:
     if verdict != "Yes.":
         return SummaryItem(_TTA, _points(difference), verdict)
     text = f"{_points(difference)} To keep test-time augmentation in a model file:"
-    return SummaryItem(_TTA, text, verdict, "effnetv2 convert MODEL OUT --views symmetries")
+    return SummaryItem(_TTA, text, verdict, "effnetv2 convert MODEL OUT --tta d4")
 
 
 def _better(difference: PairedDifference) -> str:
@@ -281,7 +281,7 @@ def _points(difference: PairedDifference) -> str:
     clusters = "" if difference.together is None else f", drawn in {difference.together:,} clusters"
     notes = [few_clusters_note(difference.together), difference.by_name, difference.optimistic]
     return (
-        f"On the same {difference.pictures:,} images{clusters}: top-1 {points(difference.top1)}, "
+        f"On the same {difference.num_images:,} images{clusters}: top-1 {points(difference.top1)}, "
         f"macro-F1 {points(difference.macro_f1)}; 95 % intervals.{''.join(f' {note}' for note in notes if note)}"
     )
 
@@ -317,7 +317,7 @@ def _more_labels(
 
 
 def _automatic_choices(metadata: ReportMetadata) -> SummaryItem | None:
-    choices = [text for text in metadata.chosen if text]
+    choices = [text for text in metadata.auto_choices if text]
     if not choices:
         return None
     # Most sentences begin with their topic: "Model: efficientnetv2_b0, ...".

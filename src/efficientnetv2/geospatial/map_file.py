@@ -95,7 +95,7 @@ def write_map(
         reason = error.strerror or error.__cause__ or error.__context__ or error
         raise InputError(
             f"{path}: the map could not be written ({reason}). Is the disk full? Nothing was left there; give another "
-            "place by --out."
+            "place by --output."
         ) from error
     names = path.with_name(f"{path.name}.aux.xml")
     try:

@@ -100,7 +100,7 @@ def predict_blocks(
     grid: Grid,
     bands: Bands,
     *,
-    batch_images: int = 32,
+    batch_size: int = 32,
     device: str | torch.device = "cpu",
 ) -> MapStatistics:
     """Predict class and probability of every pixel with data, block by block.
@@ -120,7 +120,7 @@ def predict_blocks(
         np.zeros(num_values),
     )
     with progress("mapping", len(grid), "windows") as update:
-        windows = _WindowRows(network, source, grid, bands, batch_images, torch.device(device), update)
+        windows = _WindowRows(network, source, grid, bands, batch_size, torch.device(device), update)
         for top in range(0, grid.height, BLOCK_PX):
             bottom = min(top + BLOCK_PX, grid.height)
             rows = windows.touching(top, bottom)
@@ -223,12 +223,12 @@ class _WindowRows:
         source: RasterDataset,
         grid: Grid,
         bands: Bands,
-        batch_images: int,
+        batch_size: int,
         device: torch.device,
         update: Callable[[int], object],
     ) -> None:
         self._network, self._source, self._grid, self._bands = network, source, grid, bands
-        self._batch_images, self._device, self._update = batch_images, device, update
+        self._batch_size, self._device, self._update = batch_size, device, update
         self._done = 0
         self._rows: list[tuple[int, Floats, Floats]] = []  # first row of pixels, predictions, counts
 
@@ -282,5 +282,5 @@ class _WindowRows:
 
     def _batches(self, images: Iterator[Pixels]) -> Iterator[Tensor]:
         """(n, C, H, W) uint8 each."""
-        while batch := list(islice(images, self._batch_images)):
+        while batch := list(islice(images, self._batch_size)):
             yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)

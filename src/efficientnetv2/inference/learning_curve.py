@@ -37,7 +37,7 @@ _EXPONENT_FACTORS = (1.0, 0.5, 0.0)
 class LearningCurvePoint:
     """Mean macro-F1 of probes with a number of training images, and its 95 % interval over images and draws."""
 
-    pictures: int
+    num_images: int
     macro_f1: float
     low: float
     high: float

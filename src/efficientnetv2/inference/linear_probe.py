@@ -161,8 +161,8 @@ class ProbeMetrics:
 
     top1: float
     macro_f1: float
-    pictures: int
-    train_pictures: int
+    num_images: int
+    num_train_images: int
     strength: float  # inverse of the L2 penalty, chosen within the training images
     seconds: float  # reading included
 
@@ -201,7 +201,7 @@ def linear_probe(
     key, most = options.key, options.max_images
     if most is None:
         device = torch.device(options.device)
-        most = max_probe_images(network, preprocessing.image_px, len(train.class_names), device)
+        most = max_probe_images(network, preprocessing.image_size, len(train.class_names), device)
     train_rows = sample_training_rows(train.labels, most, key.fold("train"), deduplicate(train, contents))
     parts = (train.select(train_rows), val.select(_sample_rows(len(val), most, key.fold("val"))))
     embed = partial(
@@ -219,8 +219,8 @@ def linear_probe(
     metrics = ProbeMetrics(
         top1=float((truth == predicted).mean()),
         macro_f1=macro_f1(truth, predicted),
-        pictures=len(truth),
-        train_pictures=len(train_embeddings.labels),
+        num_images=len(truth),
+        num_train_images=len(train_embeddings.labels),
         strength=strength,
         seconds=round(time.perf_counter() - started, 2),
     )
@@ -382,18 +382,18 @@ def sample_training_rows(
     return drawn
 
 
-def max_probe_images(network: Network, image_px: int, num_classes: int, device: torch.device) -> int:
+def max_probe_images(network: Network, image_size: int, num_classes: int, device: torch.device) -> int:
     """Number of images of either part that a probe embeds within seconds, on a CPU too."""
     if device.type != "cpu":
         return _MAX_IMAGES
     least = max(_MIN_IMAGES, _MIN_CLASS_IMAGES * num_classes)
-    return int(min(_MAX_IMAGES, max(least, _MAX_MULTIPLY_ADDS / multiply_adds(network, image_px))))
+    return int(min(_MAX_IMAGES, max(least, _MAX_MULTIPLY_ADDS / multiply_adds(network, image_size))))
 
 
-def multiply_adds(network: Network, image_px: int) -> float:
+def multiply_adds(network: Network, image_size: int) -> float:
     """Multiply-adds of one image, counted without computing."""
     with FlopCounterMode(display=False) as counter:
-        infer_shapes(network, in_channels=network.in_channels, image_px=image_px, images=2)
+        infer_shapes(network, in_channels=network.in_channels, image_size=image_size, images=2)
     return float(counter.get_total_flops()) / 2 / 2  # two images; two operations each
 
 

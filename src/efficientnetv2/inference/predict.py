@@ -19,7 +19,7 @@ from efficientnetv2.data.multilabel import pad_labels
 from efficientnetv2.data.records import Ints
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
-from efficientnetv2.preprocessing import RGB, Preprocessing, Views
+from efficientnetv2.preprocessing import RGB, TTA, Preprocessing
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.device import place, to_device
@@ -86,7 +86,7 @@ def predict(
     width = network.num_classes
 
     def logits(inputs: Tensor) -> Tensor:
-        return _view_logits(network, inputs, preprocessing.views).float() / temperature
+        return _view_logits(network, inputs, preprocessing.tta).float() / temperature
 
     return _run_batches(
         network, logits, batches, preprocessing, torch.device(device), (num_images, width), progress, on_batch
@@ -114,7 +114,7 @@ def predict_dataset(
     preprocessing: Preprocessing,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    batch_images: int = _BATCH,
+    batch_size: int = _BATCH,
     progress: Progress | None = None,
     on_batch: Callable[[Ints, Tensor], object] | None = None,
     strict: bool = False,
@@ -124,7 +124,7 @@ def predict_dataset(
     ``workers`` processes read images, 0 reads in this one. ``on_batch`` gets the (n,) rows and (n, K) logits of each
     batch. With ``strict`` the first unreadable image is refused, otherwise it is skipped.
     """
-    read = _DatasetBatches(dataset, preprocessing, batch_images, workers, torch.device(device), strict)
+    read = _DatasetBatches(dataset, preprocessing, batch_size, workers, torch.device(device), strict)
     logits = predict(
         network,
         read.images(),
@@ -145,11 +145,11 @@ def embed_dataset(
     preprocessing: Preprocessing,
     device: str | torch.device = "cpu",
     workers: int = 0,
-    batch_images: int = _BATCH,
+    batch_size: int = _BATCH,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Embed every readable image of a dataset. Arguments: see ``predict_dataset``."""
-    read = _DatasetBatches(dataset, preprocessing, batch_images, workers, torch.device(device), strict=False)
+    read = _DatasetBatches(dataset, preprocessing, batch_size, workers, torch.device(device), strict=False)
     vectors = embed(
         network,
         read.images(),
@@ -222,7 +222,7 @@ def require_single_label(network: Network, why: str, file: str | Path | None = N
     if network.answer == "sigmoid":
         raise InputError(
             f"{file or 'the network'} predicts each class independently (sigmoid), but {why}. Use a model trained on "
-            "images with one label, or with --set several_labels=softmax."
+            "images with one label, or with --set multilabel=softmax."
         )
 
 
@@ -285,7 +285,7 @@ class _DatasetBatches:
 
     dataset: ImageDataset
     preprocessing: Preprocessing
-    batch_images: int
+    batch_size: int
     workers: int
     device: torch.device
     strict: bool
@@ -297,7 +297,7 @@ class _DatasetBatches:
         for batch in evaluation_batches(
             self.dataset,
             self.preprocessing,
-            batch_images=self.batch_images,
+            batch_size=self.batch_size,
             workers=self.workers,
             pin_memory=self.device.type == "cuda",
         ):
@@ -358,11 +358,11 @@ def _run_batches(
     return torch.cat(results) if results else torch.empty(0, width)
 
 
-def _view_logits(network: Network, inputs: Tensor, views: Views) -> Tensor:
+def _view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
     """(N, K) logits without the network's temperature; members of an ensemble apply their own."""
     if isinstance(network, Ensemble):
-        return network.blended(lambda member: _view_logits(member, inputs, views))
-    if views == "one":
+        return network.blended(lambda member: _view_logits(member, inputs, tta))
+    if tta == "none":
         logits: Tensor = network(inputs)
         return logits
     total = torch.zeros(len(inputs), network.num_classes, device=inputs.device)

@@ -62,7 +62,7 @@ class Prediction:
 
 
 class Predictor:
-    """Predictions for images of any kind; size, framing and normalization come from the model file.
+    """Predictions for images of any kind; size, crop mode and normalization come from the model file.
 
     Example::
 
@@ -74,7 +74,7 @@ class Predictor:
         model: A model file, a run (``Run`` or its folder), or a network (``create``, ``load``).
         device: Device to compute on, as ``--device`` takes it. "auto" takes a GPU where there is one. The network
             moves to this device and stays there.
-        batch_images: Number of images to compute at a time, at least 1.
+        batch_size: Number of images to compute at a time, at least 1.
 
     Attributes:
         network: The network.
@@ -84,7 +84,7 @@ class Predictor:
 
     Raises:
         InputError: The model file can't be read, has no classes, or takes other channels than files have; there is no
-            such device; or ``batch_images`` is less than 1.
+            such device; or ``batch_size`` is less than 1.
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class Predictor:
         model: str | os.PathLike[str] | Network,
         *,
         device: str | torch.device = "auto",
-        batch_images: int = 32,
+        batch_size: int = 32,
     ) -> None:
-        if not isinstance(batch_images, int) or batch_images < 1:
-            raise InputError(f"batch_images must be 1 or more, not {batch_images!r}.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size must be 1 or more, not {batch_size!r}.")
         if not isinstance(model, str | os.PathLike | Network):
             raise InputError(
                 f"a {type(model).__name__} is no model. Give a model file, a run folder or a network; "
                 "efficientnetv2.create(module) makes a network of a module."
             )
-        self.device, self.batch_images = pick_device(str(device)), batch_images
+        self.device, self.batch_size = pick_device(str(device)), batch_size
         self.network = model if isinstance(model, Network) else model_file.load(model)
         self._file = None if isinstance(model, Network) else os.fspath(model)
         require_classes(self.network, self._file)
@@ -120,7 +120,7 @@ class Predictor:
 
     def __repr__(self) -> str:
         model = type(self.network).__name__ if self._file is None else repr(self._file)
-        count, px = pluralize(len(self.classes), "class"), self.preprocessing.image_px
+        count, px = pluralize(len(self.classes), "class"), self.preprocessing.image_size
         return f"Predictor({model}: {count}, {px} px, device={str(self.device)!r})"
 
     def __call__(self, images: ImageInput | Iterable[ImageInput]) -> list[Prediction]:
@@ -167,7 +167,7 @@ class Predictor:
 
     def _batches(self, images: ImageInput | Iterable[ImageInput]) -> Iterator[Tensor]:
         remaining, start = iter(_as_images(images)), 0
-        while chunk := list(islice(remaining, self.batch_images)):
+        while chunk := list(islice(remaining, self.batch_size)):
             arrays = []
             for index, image in enumerate(chunk, start):
                 try:
@@ -181,7 +181,7 @@ class Predictor:
 
 
 def preprocess_image(image: ImageInput, preprocessing: Preprocessing) -> Tensor:
-    """``Preprocessing.__call__``: an image as (C, image_px, image_px) float32, normalized, on the CPU.
+    """``Preprocessing.__call__``: an image as (C, image_size, image_size) float32, normalized, on the CPU.
 
     Raises:
         InputError: The image can't be read, or is of no known kind.
@@ -212,7 +212,7 @@ def _is_stream(image: object) -> bool:
 
 
 def _load(image: ImageInput, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """An image of any kind as (image_px, image_px, C) levels."""
+    """An image of any kind as (image_size, image_size, C) levels."""
     bands = preprocessing.bands
     if isinstance(image, bytearray | memoryview):
         image = bytes(image)

@@ -24,7 +24,7 @@ class SizeMetrics:
         images_per_s: Throughput, reading included.
     """
 
-    image_px: int
+    image_size: int
     top1: float
     low: float
     high: float
@@ -48,4 +48,4 @@ def evaluate_sizes(
 
 def best_size(points: Sequence[SizeMetrics], by: Literal["top1", "macro_f1"] = "top1") -> SizeMetrics:
     """The point of the highest metric; of equal ones the smallest size, which is the fastest."""
-    return max(points, key=lambda point: (getattr(point, by), -point.image_px))
+    return max(points, key=lambda point: (getattr(point, by), -point.image_size))

@@ -29,7 +29,7 @@ class ReliabilityBin:
 
     low: float
     high: float
-    pictures: int
+    num_images: int
     confidence: float
     right: float
     interval: tuple[float, float]
@@ -73,8 +73,8 @@ def expected_calibration_error(
     Source: arXiv:1706.04599, section 2 and its 15 bins.
     """
     found = reliability_bins(labels, probabilities, bins=bins)
-    gaps = sum(each.pictures * abs(each.confidence - each.right) for each in found)
-    return gaps / sum(each.pictures for each in found)
+    gaps = sum(each.num_images * abs(each.confidence - each.right) for each in found)
+    return gaps / sum(each.num_images for each in found)
 
 
 def calibration_error_by_chance(bins: Sequence[ReliabilityBin], *, key: Key) -> float:
@@ -82,7 +82,7 @@ def calibration_error_by_chance(bins: Sequence[ReliabilityBin], *, key: Key) -> 
 
     With few images in a bin, its accuracy differs from its probability by chance, and the differences add up.
     """
-    images = np.array([each.pictures for each in bins])
+    images = np.array([each.num_images for each in bins])
     confidence = np.array([each.confidence for each in bins]).clip(0, 1)  # float32 may exceed 1 slightly
     correct = key.generator().binomial(images, confidence, size=(_DRAWS, len(bins)))
     errors = np.abs(correct - images * confidence).sum(axis=1) / images.sum()

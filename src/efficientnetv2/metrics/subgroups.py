@@ -37,7 +37,7 @@ class SliceMetrics:
 
     column: str
     value: str
-    pictures: int
+    num_images: int
     top1: float
     low: float
     high: float

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from efficientnetv2.architectures.spec import Pooling
+from efficientnetv2.architectures.spec import GlobalPool
 from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
 from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.torchvision_wrappers import scale_before_stem, scale_in_stem
@@ -26,7 +26,7 @@ def adapt(
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
-    pooling: Pooling | None = None,
+    global_pool: GlobalPool | None = None,
 ) -> N:
     """Give a model a new classifier, or let it read images of other channels. All other weights stay.
 
@@ -38,7 +38,7 @@ def adapt(
         network: Changed in place.
         num_classes: 0 removes the classifier. The present number keeps it: for fresh weights, remove it first.
         in_channels: None keeps them.
-        pooling: Of the last maps of an ``EfficientNet``; another one needs a new classifier. None keeps it.
+        global_pool: Of the last maps of an ``EfficientNet``; another one needs a new classifier. None keeps it.
 
     Raises:
         InputError: A number out of range, a grouped first convolution, pooling or several classifiers of a wrapped
@@ -49,11 +49,13 @@ def adapt(
         network = ev2.adapt(ev2.create("efficientnetv2_s.in21k"), num_classes=10)
     """
     check_classes_and_channels(num_classes, in_channels)
-    own_pooling = network.architecture.pooling if isinstance(network, EfficientNet) else "mean"
-    if pooling is not None and pooling != own_pooling:
+    own_pooling = network.architecture.global_pool if isinstance(network, EfficientNet) else "avg"
+    if global_pool is not None and global_pool != own_pooling:
         if not isinstance(network, EfficientNet):
-            raise InputError(f"pooling is {pooling}, but a network of others pools as it does. Leave it out.")
-        network.architecture = replace(network.architecture, pooling=pooling)
+            raise InputError(
+                f"global_pool is {global_pool}, but a network of others pools as it does. Leave it out."
+            )
+        network.architecture = replace(network.architecture, global_pool=global_pool)
         network.embed_dim = network.architecture.embed_dim
         num_classes = network.num_classes if num_classes is None else num_classes
         _set_head(network, 0)
@@ -86,7 +88,7 @@ def set_classifier_weights(network: Network, weight: Tensor, bias: Tensor) -> No
     if others:
         raise InputError(
             f"{network.display_name()} has {1 + len(others)} classifiers, but the values are for one. Let them begin "
-            "fresh (--set classifier=fresh)."
+            "fresh (--set head_init=random)."
         )
     assert isinstance(classifier, nn.Linear)
     with torch.no_grad():

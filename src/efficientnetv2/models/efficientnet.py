@@ -51,7 +51,7 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.embed_dim = embed_dim
-        self.preprocessing = Preprocessing(image_px=_DEFAULT_PX).with_channels(in_channels)
+        self.preprocessing = Preprocessing(image_size=_DEFAULT_PX).with_channels(in_channels)
         self.class_names: tuple[str, ...] = ()
         self.answer: Answer = "softmax"
         self.recipe: dict[str, Any] = {}
@@ -150,7 +150,7 @@ class EfficientNet(Network):
             init_weights(self)
         apply_regularization(self, dropout=dropout, drop_path=drop_path)
 
-    def recompute_stages(self, stages: int) -> None:
+    def checkpoint_stages(self, stages: int) -> None:
         """Use gradient checkpointing in the first stages, which have the largest maps; 0 turns it off.
 
         Stochastic depth drops the same blocks both times. Batch-norm's running statistics are updated twice, unless the
@@ -159,7 +159,7 @@ class EfficientNet(Network):
         """
         if not 0 <= stages <= len(self.architecture.stages):
             raise InputError(
-                f"recompute_stages is {stages}, but the network has "
+                f"checkpoint_stages is {stages}, but the network has "
                 f"{pluralize(len(self.architecture.stages), 'stage')}. Give at most that."
             )
         self.recomputed = frozenset(range(sum(stage.layers for stage in self.architecture.stages[:stages])))
@@ -203,7 +203,7 @@ class EfficientNet(Network):
 
 def _check_fits(architecture: Architecture, num_classes: int, in_channels: int, device: torch.device) -> None:
     """Refuse an architecture whose weights need more memory than is free."""
-    parts = count_flops(architecture, image_px=1, num_classes=num_classes, in_channels=in_channels)
+    parts = count_flops(architecture, image_size=1, num_classes=num_classes, in_channels=in_channels)
     parameters = parts.total.parameters
     needed, free = parameters * FLOAT_BYTES, free_bytes(device)
     if needed > free:

@@ -10,7 +10,7 @@ from typing import Literal, overload
 
 from torch import nn
 
-from efficientnetv2.architectures.registry import NAMES, published
+from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import model_file, pretrained
 from efficientnetv2.models.adapt import adapt
@@ -106,7 +106,7 @@ def create(
             name = published_shape(
                 network.architecture
             )  # ignores padding, which converted weights may change
-            released = published(name).dropout if name else DROPOUT
+            released = get_model_info(name).dropout if name else DROPOUT
             dropout = released if dropout is None else dropout
             drop_path = DROP_PATH if drop_path is None else drop_path
     apply_regularization(network, dropout=dropout, drop_path=drop_path)
@@ -133,9 +133,9 @@ def _create_or_load(
                 f"'./{model}'."
             )
         raise unknown_model_error(model)
-    known = published(model) if isinstance(model, str) else None
+    known = get_model_info(model) if isinstance(model, str) else None
     network = EfficientNet(
-        model if isinstance(model, Architecture) else published(model).architecture,
+        model if isinstance(model, Architecture) else get_model_info(model).architecture,
         num_classes=_IMAGENET_CLASSES if num_classes is None else num_classes,
         in_channels=3 if in_channels is None else in_channels,
     )

@@ -65,15 +65,15 @@ class Backbone(nn.Module):
 
     def _strides_and_channels(self) -> tuple[list[int], list[int]]:
         """Of every map that the model gives."""
-        px, training = self.preprocessing.image_px, self.training
+        px, training = self.preprocessing.image_size, self.training
         self.eval()
         try:
             # Sides that halve without a remainder give exact strides, but a transformer takes only its own size.
             even_px = -(-px // _LARGEST_STRIDE) * _LARGEST_STRIDE
-            maps: list[Tensor] = infer_shapes(self, in_channels=self.network.in_channels, image_px=even_px)
+            maps: list[Tensor] = infer_shapes(self, in_channels=self.network.in_channels, image_size=even_px)
             px = even_px
         except InputError:
-            maps = infer_shapes(self, in_channels=self.network.in_channels, image_px=px)
+            maps = infer_shapes(self, in_channels=self.network.in_channels, image_size=px)
         finally:
             self.train(training)
         return [round(px / m.shape[-1]) for m in maps], [m.shape[1] for m in maps]

@@ -17,9 +17,9 @@ from efficientnetv2.utils.errors import InputError
 _STRIDE_SIZES = (512, 1024)
 
 
-def infer_shapes(module: nn.Module, *, in_channels: int, image_px: int, images: int = 1) -> Any:
-    """A module's output for images of ``image_px``, as meta tensors. Raises InputError if it refuses the size."""
-    return _run(module, _meta_state(module), in_channels, image_px, images)
+def infer_shapes(module: nn.Module, *, in_channels: int, image_size: int, images: int = 1) -> Any:
+    """A module's output for images of ``image_size``, as meta tensors. Raises InputError if it refuses the size."""
+    return _run(module, _meta_state(module), in_channels, image_size, images)
 
 
 def _meta_state(module: nn.Module) -> dict[str, Tensor]:
@@ -29,8 +29,8 @@ def _meta_state(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _run(module: nn.Module, state: dict[str, Tensor], in_channels: int, image_px: int, images: int) -> Any:
-    batch = torch.empty(images, in_channels, image_px, image_px, device="meta")
+def _run(module: nn.Module, state: dict[str, Tensor], in_channels: int, image_size: int, images: int) -> Any:
+    batch = torch.empty(images, in_channels, image_size, image_size, device="meta")
     try:
         with torch.device("meta"):
             return torch.func.functional_call(module, state, (batch,))
@@ -39,12 +39,12 @@ def _run(module: nn.Module, state: dict[str, Tensor], in_channels: int, image_px
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         name = module.display_name() if isinstance(module, Network) else type(module).__name__
         raise InputError(
-            f"{name} cannot take {in_channels} x {image_px} x {image_px} px ({reason}). Give another size: many "
+            f"{name} cannot take {in_channels} x {image_size} x {image_size} px ({reason}). Give another size: many "
             "networks take only the one that they were made for."
         ) from error
 
 
-def activation_bytes(network: Network, image_px: int) -> int:
+def activation_bytes(network: Network, image_size: int) -> int:
     """Bytes per image that the forward pass keeps for the backward pass, of any model.
 
     Counts what autograd saves, without weights and running statistics; frozen parts save nothing. Raises InputError if
@@ -66,7 +66,7 @@ def activation_bytes(network: Network, image_px: int) -> int:
         torch.enable_grad(),
         saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        _run(network, state, network.in_channels, image_px, images)
+        _run(network, state, network.in_channels, image_size, images)
     return sum(storage.nbytes() for storage in saved.values()) // images
 
 
@@ -83,7 +83,7 @@ def stride(network: Network) -> int | None:
     return round((_STRIDE_SIZES[1] - _STRIDE_SIZES[0]) / min(grown)) if grown else None
 
 
-def _map_sides(network: Network, image_px: int) -> list[int]:
+def _map_sides(network: Network, image_size: int) -> list[int]:
     """Side of the output of each leaf module in order of the pass; 0 if it is not a square map."""
     sides: list[int] = []
 
@@ -95,7 +95,7 @@ def _map_sides(network: Network, image_px: int) -> list[int]:
     try:
         # In evaluation: in training, some models have further classifiers with maps of their own.
         with _in_mode(network, training=False), torch.no_grad():
-            infer_shapes(network, in_channels=network.in_channels, image_px=image_px)
+            infer_shapes(network, in_channels=network.in_channels, image_size=image_size)
     finally:
         for hook in hooks:
             hook.remove()
@@ -109,11 +109,11 @@ def _side(shape: tuple[int, ...]) -> int:
     return shape[2] if shape[2] in (shape[1], shape[3]) else 0
 
 
-def trains_one(network: Network, image_px: int) -> bool:
+def trains_one(network: Network, image_size: int) -> bool:
     """Whether a training pass accepts a batch of one image; the size itself must be accepted."""
     with _in_mode(network, training=True):
         try:
-            infer_shapes(network, in_channels=network.in_channels, image_px=image_px)
+            infer_shapes(network, in_channels=network.in_channels, image_size=image_size)
         except InputError:
             return False
     return True

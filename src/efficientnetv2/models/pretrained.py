@@ -14,8 +14,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from efficientnetv2.architectures.registry import NAMES, published
-from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Framing, Preprocessing
+from efficientnetv2.architectures.registry import NAMES, get_model_info
+from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, CropMode, Preprocessing
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
@@ -48,14 +48,14 @@ class Pretrained(Remote):
         their_model: The source's name of the model.
         preprocessing: As the source states it; the accuracy was measured with it.
         top1_percent: On ImageNet's validation images, as the source publishes it; None for other classes.
-        licence: As the source states it.
+        license: As the source states it.
     """
 
     their_model: str
     num_classes: int
     preprocessing: Preprocessing
     top1_percent: float | None
-    licence: str
+    license: str
 
     @property
     def model(self) -> str:
@@ -72,7 +72,7 @@ def about(name: str) -> Pretrained:
     """The entry of a name. Raises InputError for an unknown model or tag, with the nearest name and all tags."""
     if name in _TABLE:
         return _TABLE[name]
-    model = published(name.partition(".")[0]).name
+    model = get_model_info(name.partition(".")[0]).name
     known = [other for other in names() if other.startswith(f"{model}.")]
     raise InputError(
         f"there are no pretrained weights '{name}'{did_you_mean(name, known)} Known: {', '.join(known)}."
@@ -85,7 +85,7 @@ def best(model: str) -> tuple[str, ...]:
     By published top-1, so that ``in21k_ft_in1k`` precedes ``in1k``; timm's before torchvision's, since they have the
     padding and epsilon of the published model; last those without a top-1.
     """
-    model = published(model).name
+    model = get_model_info(model).name
     known = [about(name) for name in names() if name.startswith(f"{model}.")]
     known.sort(
         key=lambda entry: (entry.top1_percent is None, entry.source != "timm", -(entry.top1_percent or 0))
@@ -93,8 +93,8 @@ def best(model: str) -> tuple[str, ...]:
     return tuple(entry.name for entry in known)
 
 
-def timm_crop_fraction(image_px: int, crop_pct: float) -> float:
-    """Timm's ``crop_pct`` as our ``crop_fraction``: timm resizes to whole pixels, rounded down, and crops.
+def timm_crop_pct(image_size: int, crop_pct: float) -> float:
+    """Timm's ``crop_pct`` as our ``crop_pct``: timm resizes to whole pixels, rounded down, and crops.
 
     Raises ValueError for a ``crop_pct`` outside of (0, 1].
 
@@ -102,13 +102,13 @@ def timm_crop_fraction(image_px: int, crop_pct: float) -> float:
     """
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct is {crop_pct}, but lies in (0, 1]")
-    return image_px / math.floor(image_px / crop_pct)
+    return image_size / math.floor(image_size / crop_pct)
 
 
 class _Timm(NamedTuple):
-    image_px: int
+    image_size: int
     crop: float  # timm's crop_pct
-    framing: Framing
+    crop_mode: CropMode
     statistics: Statistics
     num_classes: int
     top1: float | None
@@ -116,76 +116,76 @@ class _Timm(NamedTuple):
 
 class _Torch(NamedTuple):
     file: str
-    image_px: int
+    image_size: int
     resize_px: int
     interpolation: Literal["bilinear", "bicubic"]
     statistics: Statistics
     top1: float
 
 
-# Repositories, sizes, framing, statistics, classes, licence: the default_cfgs of timm 1.0.31
+# Repositories, sizes, crop mode, statistics, classes, license: the default_cfgs of timm 1.0.31
 # (timm/models/efficientnet.py); the repository of tf_x with tag t is timm/tf_x.t. Top-1: its
 # results/results-imagenet.csv (huggingface/pytorch-image-models, commit 4e5207c), measured by timm's author.
 # fmt: off
 _TIMM: dict[str, _Timm] = {
-    # name                                       px   crop   framing  mean, std classes top-1
-    "efficientnetv2_b0.in1k":              _Timm(224, 0.875, "crop",   IMAGENET,  1000, 78.386),
-    "efficientnetv2_b1.in1k":              _Timm(240, 0.882, "crop",   IMAGENET,  1000, 79.518),
-    "efficientnetv2_b2.in1k":              _Timm(260, 0.89,  "crop",   IMAGENET,  1000, 80.226),
-    "efficientnetv2_b3.in1k":              _Timm(300, 0.904, "crop",   IMAGENET,  1000, 81.960),
-    "efficientnetv2_b3.in21k":             _Timm(300, 0.904, "crop",   HALF,     21843, None),
-    "efficientnetv2_b3.in21k_ft_in1k":     _Timm(300, 0.9,   "whole",  HALF,      1000, 82.634),
-    "efficientnetv2_s.in1k":               _Timm(384, 1.0,   "crop",   HALF,      1000, 83.900),
-    "efficientnetv2_s.in21k":              _Timm(384, 1.0,   "crop",   HALF,     21843, None),
-    "efficientnetv2_s.in21k_ft_in1k":      _Timm(384, 1.0,   "crop",   HALF,      1000, 84.332),
-    "efficientnetv2_m.in1k":               _Timm(480, 1.0,   "whole",  HALF,      1000, 85.208),
-    "efficientnetv2_m.in21k":              _Timm(480, 1.0,   "whole",  HALF,     21843, None),
-    "efficientnetv2_m.in21k_ft_in1k":      _Timm(480, 1.0,   "whole",  HALF,      1000, 86.014),
-    "efficientnetv2_l.in1k":               _Timm(480, 1.0,   "whole",  HALF,      1000, 85.660),
-    "efficientnetv2_l.in21k":              _Timm(480, 1.0,   "whole",  HALF,     21843, None),
-    "efficientnetv2_l.in21k_ft_in1k":      _Timm(480, 1.0,   "whole",  HALF,      1000, 86.802),
-    "efficientnetv2_xl.in21k":             _Timm(512, 1.0,   "whole",  HALF,     21843, None),
-    "efficientnetv2_xl.in21k_ft_in1k":     _Timm(512, 1.0,   "whole",  HALF,      1000, 86.754),
-    "efficientnet_b0.in1k":                _Timm(224, 0.875, "crop",   IMAGENET,  1000, 76.542),
-    "efficientnet_b0.aa_in1k":             _Timm(224, 0.875, "crop",   IMAGENET,  1000, 76.882),
-    "efficientnet_b0.ap_in1k":             _Timm(224, 0.875, "crop",   HALF,      1000, 77.100),
-    "efficientnet_b0.ns_jft_in1k":         _Timm(224, 0.875, "crop",   IMAGENET,  1000, 78.680),
-    "efficientnet_b1.in1k":                _Timm(240, 0.882, "crop",   IMAGENET,  1000, 78.546),
-    "efficientnet_b1.aa_in1k":             _Timm(240, 0.882, "crop",   IMAGENET,  1000, 78.840),
-    "efficientnet_b1.ap_in1k":             _Timm(240, 0.882, "crop",   HALF,      1000, 79.288),
-    "efficientnet_b1.ns_jft_in1k":         _Timm(240, 0.882, "crop",   IMAGENET,  1000, 81.388),
-    "efficientnet_b2.in1k":                _Timm(260, 0.89,  "crop",   IMAGENET,  1000, 79.612),
-    "efficientnet_b2.aa_in1k":             _Timm(260, 0.89,  "crop",   IMAGENET,  1000, 80.074),
-    "efficientnet_b2.ap_in1k":             _Timm(260, 0.89,  "crop",   HALF,      1000, 80.300),
-    "efficientnet_b2.ns_jft_in1k":         _Timm(260, 0.89,  "crop",   IMAGENET,  1000, 82.412),
-    "efficientnet_b3.in1k":                _Timm(300, 0.904, "crop",   IMAGENET,  1000, 80.878),
-    "efficientnet_b3.aa_in1k":             _Timm(300, 0.904, "crop",   IMAGENET,  1000, 81.648),
-    "efficientnet_b3.ap_in1k":             _Timm(300, 0.904, "crop",   HALF,      1000, 81.842),
-    "efficientnet_b3.ns_jft_in1k":         _Timm(300, 0.904, "crop",   IMAGENET,  1000, 84.054),
-    "efficientnet_b4.in1k":                _Timm(380, 0.922, "crop",   IMAGENET,  1000, 82.598),
-    "efficientnet_b4.aa_in1k":             _Timm(380, 0.922, "crop",   IMAGENET,  1000, 83.040),
-    "efficientnet_b4.ap_in1k":             _Timm(380, 0.922, "crop",   HALF,      1000, 83.246),
-    "efficientnet_b4.ns_jft_in1k":         _Timm(380, 0.922, "crop",   IMAGENET,  1000, 85.156),
-    "efficientnet_b5.in1k":                _Timm(456, 0.934, "crop",   IMAGENET,  1000, 83.170),
-    "efficientnet_b5.aa_in1k":             _Timm(456, 0.934, "crop",   IMAGENET,  1000, 83.696),
-    "efficientnet_b5.ap_in1k":             _Timm(456, 0.934, "crop",   HALF,      1000, 84.258),
-    "efficientnet_b5.ns_jft_in1k":         _Timm(456, 0.934, "crop",   IMAGENET,  1000, 86.096),
-    "efficientnet_b5.ra_in1k":             _Timm(456, 0.934, "crop",   IMAGENET,  1000, 83.834),
-    "efficientnet_b6.aa_in1k":             _Timm(528, 0.942, "crop",   IMAGENET,  1000, 84.124),
-    "efficientnet_b6.ap_in1k":             _Timm(528, 0.942, "crop",   HALF,      1000, 84.794),
-    "efficientnet_b6.ns_jft_in1k":         _Timm(528, 0.942, "crop",   IMAGENET,  1000, 86.476),
-    "efficientnet_b7.aa_in1k":             _Timm(600, 0.949, "crop",   IMAGENET,  1000, 84.424),
-    "efficientnet_b7.ap_in1k":             _Timm(600, 0.949, "crop",   HALF,      1000, 85.132),
-    "efficientnet_b7.ns_jft_in1k":         _Timm(600, 0.949, "crop",   IMAGENET,  1000, 86.850),
-    "efficientnet_b7.ra_in1k":             _Timm(600, 0.949, "crop",   IMAGENET,  1000, 84.926),
-    "efficientnet_b8.ap_in1k":             _Timm(672, 0.954, "crop",   HALF,      1000, 85.358),
-    "efficientnet_b8.ra_in1k":             _Timm(672, 0.954, "crop",   IMAGENET,  1000, 85.344),
-    "efficientnet_l2.ns_jft_in1k":         _Timm(800, 0.96,  "crop",   IMAGENET,  1000, 88.360),
-    "efficientnet_l2.ns_jft_in1k_475":     _Timm(475, 0.936, "crop",   IMAGENET,  1000, 88.246),
+    # name                                       px   crop   crop mode  mean, std classes top-1
+    "efficientnetv2_b0.in1k":              _Timm(224, 0.875, "center",   IMAGENET,  1000, 78.386),
+    "efficientnetv2_b1.in1k":              _Timm(240, 0.882, "center",   IMAGENET,  1000, 79.518),
+    "efficientnetv2_b2.in1k":              _Timm(260, 0.89,  "center",   IMAGENET,  1000, 80.226),
+    "efficientnetv2_b3.in1k":              _Timm(300, 0.904, "center",   IMAGENET,  1000, 81.960),
+    "efficientnetv2_b3.in21k":             _Timm(300, 0.904, "center",   HALF,     21843, None),
+    "efficientnetv2_b3.in21k_ft_in1k":     _Timm(300, 0.9,   "squash",  HALF,      1000, 82.634),
+    "efficientnetv2_s.in1k":               _Timm(384, 1.0,   "center",   HALF,      1000, 83.900),
+    "efficientnetv2_s.in21k":              _Timm(384, 1.0,   "center",   HALF,     21843, None),
+    "efficientnetv2_s.in21k_ft_in1k":      _Timm(384, 1.0,   "center",   HALF,      1000, 84.332),
+    "efficientnetv2_m.in1k":               _Timm(480, 1.0,   "squash",  HALF,      1000, 85.208),
+    "efficientnetv2_m.in21k":              _Timm(480, 1.0,   "squash",  HALF,     21843, None),
+    "efficientnetv2_m.in21k_ft_in1k":      _Timm(480, 1.0,   "squash",  HALF,      1000, 86.014),
+    "efficientnetv2_l.in1k":               _Timm(480, 1.0,   "squash",  HALF,      1000, 85.660),
+    "efficientnetv2_l.in21k":              _Timm(480, 1.0,   "squash",  HALF,     21843, None),
+    "efficientnetv2_l.in21k_ft_in1k":      _Timm(480, 1.0,   "squash",  HALF,      1000, 86.802),
+    "efficientnetv2_xl.in21k":             _Timm(512, 1.0,   "squash",  HALF,     21843, None),
+    "efficientnetv2_xl.in21k_ft_in1k":     _Timm(512, 1.0,   "squash",  HALF,      1000, 86.754),
+    "efficientnet_b0.in1k":                _Timm(224, 0.875, "center",   IMAGENET,  1000, 76.542),
+    "efficientnet_b0.aa_in1k":             _Timm(224, 0.875, "center",   IMAGENET,  1000, 76.882),
+    "efficientnet_b0.ap_in1k":             _Timm(224, 0.875, "center",   HALF,      1000, 77.100),
+    "efficientnet_b0.ns_jft_in1k":         _Timm(224, 0.875, "center",   IMAGENET,  1000, 78.680),
+    "efficientnet_b1.in1k":                _Timm(240, 0.882, "center",   IMAGENET,  1000, 78.546),
+    "efficientnet_b1.aa_in1k":             _Timm(240, 0.882, "center",   IMAGENET,  1000, 78.840),
+    "efficientnet_b1.ap_in1k":             _Timm(240, 0.882, "center",   HALF,      1000, 79.288),
+    "efficientnet_b1.ns_jft_in1k":         _Timm(240, 0.882, "center",   IMAGENET,  1000, 81.388),
+    "efficientnet_b2.in1k":                _Timm(260, 0.89,  "center",   IMAGENET,  1000, 79.612),
+    "efficientnet_b2.aa_in1k":             _Timm(260, 0.89,  "center",   IMAGENET,  1000, 80.074),
+    "efficientnet_b2.ap_in1k":             _Timm(260, 0.89,  "center",   HALF,      1000, 80.300),
+    "efficientnet_b2.ns_jft_in1k":         _Timm(260, 0.89,  "center",   IMAGENET,  1000, 82.412),
+    "efficientnet_b3.in1k":                _Timm(300, 0.904, "center",   IMAGENET,  1000, 80.878),
+    "efficientnet_b3.aa_in1k":             _Timm(300, 0.904, "center",   IMAGENET,  1000, 81.648),
+    "efficientnet_b3.ap_in1k":             _Timm(300, 0.904, "center",   HALF,      1000, 81.842),
+    "efficientnet_b3.ns_jft_in1k":         _Timm(300, 0.904, "center",   IMAGENET,  1000, 84.054),
+    "efficientnet_b4.in1k":                _Timm(380, 0.922, "center",   IMAGENET,  1000, 82.598),
+    "efficientnet_b4.aa_in1k":             _Timm(380, 0.922, "center",   IMAGENET,  1000, 83.040),
+    "efficientnet_b4.ap_in1k":             _Timm(380, 0.922, "center",   HALF,      1000, 83.246),
+    "efficientnet_b4.ns_jft_in1k":         _Timm(380, 0.922, "center",   IMAGENET,  1000, 85.156),
+    "efficientnet_b5.in1k":                _Timm(456, 0.934, "center",   IMAGENET,  1000, 83.170),
+    "efficientnet_b5.aa_in1k":             _Timm(456, 0.934, "center",   IMAGENET,  1000, 83.696),
+    "efficientnet_b5.ap_in1k":             _Timm(456, 0.934, "center",   HALF,      1000, 84.258),
+    "efficientnet_b5.ns_jft_in1k":         _Timm(456, 0.934, "center",   IMAGENET,  1000, 86.096),
+    "efficientnet_b5.ra_in1k":             _Timm(456, 0.934, "center",   IMAGENET,  1000, 83.834),
+    "efficientnet_b6.aa_in1k":             _Timm(528, 0.942, "center",   IMAGENET,  1000, 84.124),
+    "efficientnet_b6.ap_in1k":             _Timm(528, 0.942, "center",   HALF,      1000, 84.794),
+    "efficientnet_b6.ns_jft_in1k":         _Timm(528, 0.942, "center",   IMAGENET,  1000, 86.476),
+    "efficientnet_b7.aa_in1k":             _Timm(600, 0.949, "center",   IMAGENET,  1000, 84.424),
+    "efficientnet_b7.ap_in1k":             _Timm(600, 0.949, "center",   HALF,      1000, 85.132),
+    "efficientnet_b7.ns_jft_in1k":         _Timm(600, 0.949, "center",   IMAGENET,  1000, 86.850),
+    "efficientnet_b7.ra_in1k":             _Timm(600, 0.949, "center",   IMAGENET,  1000, 84.926),
+    "efficientnet_b8.ap_in1k":             _Timm(672, 0.954, "center",   HALF,      1000, 85.358),
+    "efficientnet_b8.ra_in1k":             _Timm(672, 0.954, "center",   IMAGENET,  1000, 85.344),
+    "efficientnet_l2.ns_jft_in1k":         _Timm(800, 0.96,  "center",   IMAGENET,  1000, 88.360),
+    "efficientnet_l2.ns_jft_in1k_475":     _Timm(475, 0.936, "center",   IMAGENET,  1000, 88.246),
 }
 
 # torchvision 0.29: url, transforms() and acc@1 of the weights of torchvision.models.efficientnet. It publishes
-# them without a licence of their own.
+# them without a license of their own.
 _TORCHVISION: dict[str, _Torch] = {
     # name                             file, without .pth         px  resize interpolation mean, std top-1
     "efficientnetv2_s.tv_in1k": _Torch("efficientnet_v2_s-dd5fe13b",         384, 384, "bilinear", IMAGENET, 84.228),
@@ -205,7 +205,7 @@ _TORCHVISION: dict[str, _Torch] = {
 
 
 def _timm_entry(name: str, row: _Timm) -> Pretrained:
-    crop = timm_crop_fraction(row.image_px, row.crop)
+    crop = timm_crop_pct(row.image_size, row.crop)
     return Pretrained(
         name=name,
         source="timm",
@@ -213,14 +213,14 @@ def _timm_entry(name: str, row: _Timm) -> Pretrained:
         file="model.safetensors",
         their_model=f"tf_{name.partition('.')[0]}",
         num_classes=row.num_classes,
-        preprocessing=Preprocessing(row.image_px, row.framing, crop, "bicubic", *row.statistics),
+        preprocessing=Preprocessing(row.image_size, row.crop_mode, crop, "bicubic", *row.statistics),
         top1_percent=row.top1,
-        licence="Apache-2.0",
+        license="Apache-2.0",
     )
 
 
 def _torchvision_entry(name: str, row: _Torch) -> Pretrained:
-    crop = row.image_px / row.resize_px
+    crop = row.image_size / row.resize_px
     return Pretrained(
         name=name,
         source="torchvision",
@@ -228,9 +228,9 @@ def _torchvision_entry(name: str, row: _Torch) -> Pretrained:
         file=f"{row.file}.pth",
         their_model=name.partition(".")[0].replace("efficientnetv2", "efficientnet_v2"),
         num_classes=1000,
-        preprocessing=Preprocessing(row.image_px, "crop", crop, row.interpolation, *row.statistics),
+        preprocessing=Preprocessing(row.image_size, "center", crop, row.interpolation, *row.statistics),
         top1_percent=row.top1,
-        licence="BSD-3-Clause (torchvision's own; none stated for its weights)",
+        license="BSD-3-Clause (torchvision's own; none stated for its weights)",
     )
 
 

@@ -104,7 +104,7 @@ class WrappedModel(Network):
             if min(x.shape[-2:]) < _DISTINCT_MAPS_PX:
                 with suppress(InputError):  # the model takes only one size
                     sizes = infer_shapes(
-                        intermediates, in_channels=self.in_channels, image_px=_DISTINCT_MAPS_PX, images=2
+                        intermediates, in_channels=self.in_channels, image_size=_DISTINCT_MAPS_PX, images=2
                     )
             self._last_of_size = tuple({tuple(m.shape[-2:]): index for index, m in enumerate(sizes)}.values())
         return [maps[index] for index in self._last_of_size]

@@ -80,15 +80,15 @@ class StepTiming:
         return (self.whole.high - self.whole.low) / self.whole.median
 
 
-def part_names(architecture: Architecture, *, image_px: int, num_classes: int) -> list[str]:
+def part_names(architecture: Architecture, *, image_size: int, num_classes: int) -> list[str]:
     """The parts of an architecture in order (stem, blocks, head), each named by all that its time depends on."""
-    px = out_px(image_px, stride=2)
-    names = [f"stem {architecture.stem_channels} at {image_px}"]
+    px = out_px(image_size, stride=2)
+    names = [f"stem {architecture.stem_channels} at {image_size}"]
     for block in blocks(architecture):
         names.append(_block_name(block, px))
         px = out_px(px, stride=block.stride)
     channels, width = architecture.stages[-1].channels, architecture.head_channels
-    return [*names, f"head {channels}-{width} at {px}, {architecture.pooling}, {num_classes} classes"]
+    return [*names, f"head {channels}-{width} at {px}, {architecture.global_pool}, {num_classes} classes"]
 
 
 def _block_name(block: Block, px: int) -> str:
@@ -140,7 +140,7 @@ def time_step(
         sittings.append([factor * seconds for seconds in whole])
         parts += [[factor * seconds for seconds in times] for times in by_part]
     by_name: dict[str, list[float]] = {}
-    names = part_names(architecture, image_px=recipe.progressive.last.image_px, num_classes=num_classes)
+    names = part_names(architecture, image_size=recipe.progressive.last.image_size, num_classes=num_classes)
     for name, times in zip(names, zip(*parts, strict=True), strict=True):
         by_name.setdefault(name, []).append(statistics.median(times))
     stats = [TimingStats.of(rounds) for rounds in sittings]
@@ -218,18 +218,18 @@ class StepTimeCache:
         self, file: Path, recipe: Recipe, *, num_classes: int, device: torch.device, groups_per_pass: int = 1
     ) -> None:
         self.file, self.num_classes = file, num_classes
-        self.image_px = recipe.progressive.last.image_px
-        group = recipe.group_images or recipe.batch_images
+        self.image_size = recipe.progressive.last.image_size
+        group = recipe.ghost_batch_size or recipe.batch_size
         self.conditions = (
-            f"{device_title(device)}; {recipe.batch_images} images in groups of {group}"
+            f"{device_title(device)}; {recipe.batch_size} images in groups of {group}"
             f"{'' if groups_per_pass == 1 else f', {groups_per_pass} at a time'}, {recipe.precision}, "
-            f"{recipe.optimizer.kind}{'' if recipe.optimizer.clip_norm is None else ', clipped'}"
+            f"{recipe.optimizer.name}{'' if recipe.optimizer.clip_norm is None else ', clipped'}"
             f"{'' if recipe.ema_decay is None else ', moving average'}"
         )
 
     def part_names(self, architecture: Architecture) -> list[str]:
         """The names of an architecture's parts at this image size."""
-        return part_names(architecture, image_px=self.image_px, num_classes=self.num_classes)
+        return part_names(architecture, image_size=self.image_size, num_classes=self.num_classes)
 
     def predict(self, architecture: Architecture) -> float | None:
         """Seconds of a step as the sum over parts; None if a part is not known yet."""
@@ -261,7 +261,7 @@ class StepTimeCache:
 def inference_latency(
     architecture: Architecture,
     *,
-    image_px: int,
+    image_size: int,
     num_classes: int,
     device: torch.device,
     reference: ReferenceTiming | None = None,
@@ -280,7 +280,7 @@ def inference_latency(
         architectures["reference"] = reference.architecture
     networks = {name: create(one, num_classes=num_classes) for name, one in architectures.items()}
     channels = networks["own"].in_channels
-    noise = torch.rand(1, channels, image_px, image_px, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(1, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
     image = noise.to(device, memory_format=torch.channels_last)
     with ExitStack() as stack:
         for network in networks.values():

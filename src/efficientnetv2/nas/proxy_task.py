@@ -25,7 +25,7 @@ PROXY_OVERRIDES: Mapping[str, Any] = {
     "weights": "none",
     "minival": None,
     "patience": None,
-    "eval_px_tried": None,
+    "eval_image_size_candidates": None,
 }
 
 StepTimeBy = Literal["measured", "cached", "unmeasured"]
@@ -93,7 +93,7 @@ def require_no_leakage(dataset: ImageDataset, contents: Ints) -> None:
     if not len(held_out):
         raise InputError(
             f"{dataset.source}: no images are left (val or test) to evaluate what a search finds. Provide a val split, "
-            "or hold one out (--set holdout=0.2)."
+            "or hold one out (--set val_fraction=0.2)."
         )
     _, mine, other = np.intersect1d(contents[used], contents[held_out], return_indices=True)
     if len(mine):

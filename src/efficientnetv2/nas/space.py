@@ -151,7 +151,7 @@ class Space:
         Raises:
             InputError: It is not in this space; names the first difference.
         """
-        for field in ("stem_channels", "head_channels", "padding", "batch_norm_epsilon", "pooling"):
+        for field in ("stem_channels", "head_channels", "padding", "batch_norm_epsilon", "global_pool"):
             found, wanted = getattr(architecture, field), getattr(self.backbone, field)
             if found != wanted:
                 raise InputError(f"{field} is {found}, but {wanted} in every network of this space")
@@ -262,11 +262,11 @@ def describe_difference(here: Space, there: Space) -> str | None:
     return None if here == there else "the backbone's own stages differ"
 
 
-def require_image_size(space: Space, image_px: int) -> None:
+def require_image_size(space: Space, image_size: int) -> None:
     """Refuse an image size below the stride of a space's architectures."""
     stride = space.backbone.stride
-    if image_px < stride:
+    if image_size < stride:
         raise InputError(
-            f"images of {image_px} px are smaller than the stride of this space's networks, {stride}. Use images of "
+            f"images of {image_size} px are smaller than the stride of this space's networks, {stride}. Use images of "
             f"{stride} px or more, or a backbone with fewer strides of 2."
         )

@@ -51,8 +51,8 @@ class StepBenchmark:
         self.state = init_state(network, recipe)
         for parameters in self.state.optimizer.param_groups:
             parameters["lr"] = 0.0  # The weights stay: on noise they might become infinite.
-        self.group_size = recipe.group_images or recipe.batch_images
-        num_groups, px = recipe.batch_images // self.group_size, settings.image_px
+        self.group_size = recipe.ghost_batch_size or recipe.batch_size
+        num_groups, px = recipe.batch_size // self.group_size, settings.image_size
         generator = torch.Generator().manual_seed(0)  # The run's own random numbers stay as they are.
         group = torch.rand(self.group_size, network.in_channels, px, px, generator=generator)
         # Every group has the same noise: a large batch would take much memory.

@@ -79,10 +79,10 @@ class StudyConfig(BaseModel):
     def reference_timing(self) -> ReferenceTiming:
         """What all workers normalize their times by."""
         assert self.reference.step_seconds is not None, "it was measured when the study began"
-        group = self.reference_group or self.recipe.group_images
+        group = self.reference_group or self.recipe.ghost_batch_size
         return ReferenceTiming(
             self.space.backbone,
-            self.recipe.model_copy(update={"group_images": group}),
+            self.recipe.model_copy(update={"ghost_batch_size": group}),
             self.reference.step_seconds,
             self.reference.inference_seconds,
             self.reference_at_a_time or 1,

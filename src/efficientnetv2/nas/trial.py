@@ -54,7 +54,7 @@ def to_measurement(architecture: Architecture, task: ProxyTask, result: TrialRes
     """What was measured of an architecture, as far as its trial came."""
     size = count_flops(
         architecture,
-        image_px=task.recipe.eval_px or task.recipe.progressive.last.image_px,
+        image_size=task.recipe.eval_image_size or task.recipe.progressive.last.image_size,
         num_classes=task.num_classes,
     ).total
     step, trained, failed = result.step, result.trained, result.failed

@@ -193,7 +193,7 @@ def time_trial_step(
 ) -> StepTimed:
     """Time a training step while no other trial of this machine computes, or add up parts that are known."""
     recipe, num_classes = task.recipe, task.num_classes
-    last_px = recipe.progressive.last.image_px
+    last_px = recipe.progressive.last.image_size
     groups = (task.microbatches or ONE_GROUP_PER_PASS).at(last_px)
     cache = StepTimeCache(task.times, recipe, num_classes=num_classes, device=device, groups_per_pass=groups)
     predicted = cache.predict(architecture)
@@ -225,7 +225,7 @@ def time_trial_step(
     with lock.exclusive():
         seconds = inference_latency(
             architecture,
-            image_px=recipe.eval_px or last_px,
+            image_size=recipe.eval_image_size or last_px,
             num_classes=num_classes,
             device=device,
             reference=task.reference,

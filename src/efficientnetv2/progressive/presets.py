@@ -19,7 +19,7 @@ def paper_schedule(name: str) -> ProgressiveSchedule:
 
     Example::
 
-        ev2.paper_schedule("efficientnetv2_s").at(0, total_steps=350_000).image_px  # 128
+        ev2.paper_schedule("efficientnetv2_s").at(0, total_steps=350_000).image_size  # 128
     """
     #                          image px        RandAugment  mixup          dropout
     table = {
@@ -30,7 +30,7 @@ def paper_schedule(name: str) -> ProgressiveSchedule:
     px, randaugment, mixup, dropout = _row(table, name, "Table 6 of the paper")
     return ProgressiveSchedule(
         stages=4,
-        image_px=Ramp(*px),
+        image_size=Ramp(*px),
         randaugment=Ramp(*randaugment),
         mixup_alpha=Ramp(*mixup) if any(mixup) else 0.0,
         dropout=Ramp(*dropout),
@@ -64,7 +64,7 @@ def released_schedule(name: str) -> ProgressiveSchedule:
     train_px, randaugment, mix, dropout = _row(table, name, "the released configurations")
     return ProgressiveSchedule(
         stages=4,
-        image_px=Ramp(128 + (train_px - 128) / 4, train_px),
+        image_size=Ramp(128 + (train_px - 128) / 4, train_px),
         randaugment=None if randaugment is None else Ramp(5, randaugment),
         mixup_alpha=Ramp(0, mix) if mix else 0.0,
         cutmix_alpha=Ramp(0, mix) if mix else 0.0,

@@ -3,8 +3,8 @@
 Image size and regularization grow together over a run. Everything is a pure function of the step, so any process can
 ask for any step::
 
-    schedule = ProgressiveSchedule(stages=4, image_px=Ramp(128, 300), randaugment=Ramp(5, 15))
-    schedule.at(step=0, total_steps=350_000).image_px  # 128
+    schedule = ProgressiveSchedule(stages=4, image_size=Ramp(128, 300), randaugment=Ramp(5, 15))
+    schedule.at(step=0, total_steps=350_000).image_size  # 128
     schedule.stage(3).randaugment                      # 15.0
 """
 
@@ -50,7 +50,7 @@ class StepSettings:
     """The values of one step. They travel with the batch, from the sampler to the loss.
 
     Args:
-        image_px: Height and width of the training images.
+        image_size: Height and width of the training images.
         randaugment: Magnitude, 0 to 30 (10 is the full range of most operations); None is off.
         mixup_alpha: Of Beta(alpha, alpha); 0 is off.
         cutmix_alpha: Of Beta(alpha, alpha); 0 is off.
@@ -61,7 +61,7 @@ class StepSettings:
         others: Further quantities, for your own training loop.
     """
 
-    image_px: int
+    image_size: int
     randaugment: float | None = None
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
@@ -69,7 +69,7 @@ class StepSettings:
     dropout: float | None = None
     drop_path: float | None = None
     label_smoothing: float = 0.0
-    others: dict[str, float] = Field(default_factory=dict)
+    extra: dict[str, float] = Field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -79,9 +79,9 @@ class StepSettings:
 
 # What a value may be. The upper end of RandAugment's magnitude is that of the common implementations
 # (the paper goes to 25).
-IMAGE_PX = (1, MOST_PX)
+IMAGE_SIZE = (1, MOST_PX)
 RANGES = {
-    "image_px": IMAGE_PX,
+    "image_size": IMAGE_SIZE,
     "randaugment": (0, 30),
     "mixup_alpha": (0, 100),
     "cutmix_alpha": (0, 100),
@@ -106,17 +106,17 @@ class ProgressiveSchedule:
     Source: arXiv:2104.00298, Algorithm 1.
     """
 
-    image_px: Quantity
+    image_size: Quantity
     """Size of the training images, in pixels."""
     stages: int = Field(default=1, ge=1)
     """Number of stages, M."""
-    px_multiple: int = Field(default=1, ge=1)
+    size_multiple: int = Field(default=1, ge=1)
     """Sizes are rounded to a multiple of this."""
-    shares: tuple[float, ...] | None = None
+    stage_fractions: tuple[float, ...] | None = None
     """Share of the steps per stage, above 0, in proportion. null is equal shares."""
     order: Literal["growing", "random"] = "growing"
     """`growing` goes from the first stage to the last, `random` draws stages at random."""
-    turns: int | None = Field(default=None, ge=1)
+    random_draws: int | None = Field(default=None, ge=1)
     """For `random`: number of draws over the run (Table 13's every 8 of 350 epochs: 44). null draws at every step."""
     seed: int | None = None
     """For `random`: seed of the draws. null is the recipe's seed, or 0 outside a recipe."""
@@ -134,7 +134,7 @@ class ProgressiveSchedule:
     """Stochastic depth: drop rate of the last block, 1 minus survival. null keeps that of the model; in a recipe 0."""
     label_smoothing: Quantity = 0.0
     """Fraction of the label that is spread over all classes."""
-    others: dict[str, Quantity] = Field(default_factory=dict)
+    extra: dict[str, Quantity] = Field(default_factory=dict)
     """Further quantities by name for your own training loop; they may also fall. A recipe has none."""
 
     @field_validator(*RANGES, mode="before")
@@ -150,16 +150,17 @@ class ProgressiveSchedule:
 
     @model_validator(mode="after")
     def _in_range(self) -> ProgressiveSchedule:
-        if self.shares is not None and not _one_each(self.shares, self.stages):
+        if self.stage_fractions is not None and not _one_each(self.stage_fractions, self.stages):
             raise ValueError(
-                f"shares is {self.shares}, but names one share above 0 for each of {self.stages} stages"
+                f"stage_fractions is {self.stage_fractions}, but must have one value above 0 for each of "
+                f"{self.stages} stages"
             )
-        if self.order == "random" and (self.shares is not None or self.continuous):
+        if self.order == "random" and (self.stage_fractions is not None or self.continuous):
             raise ValueError(
-                "order is random, which knows neither shares nor quantities that grow at every step"
+                "order is random, which knows neither stage_fractions nor quantities that grow at every step"
             )
-        if self.order == "growing" and self.turns is not None:
-            raise ValueError(f"turns is {self.turns}, but only order 'random' draws stages")
+        if self.order == "growing" and self.random_draws is not None:
+            raise ValueError(f"random_draws is {self.random_draws}, but only order 'random' draws stages")
         for name, (low, high) in RANGES.items():
             quantity = getattr(self, name)
             for value in _ends(quantity):
@@ -186,7 +187,7 @@ class ProgressiveSchedule:
         if self.order == "growing" and total_steps < self.stages:
             raise InputError(
                 f"{self.stages} stages do not fit into {pluralize(total_steps, 'step')}: each needs at least one. "
-                "Train longer, with smaller batches, or in fewer stages (of a command: --epochs, --batch-images, "
+                "Train longer, with smaller batches, or in fewer stages (of a command: --epochs, --batch-size, "
                 "--set progressive.stages=1)."
             )
         if not 0 <= step < total_steps:
@@ -205,8 +206,8 @@ class ProgressiveSchedule:
     @property
     def weights(self) -> tuple[float, ...]:
         """Each stage's fraction of the steps; they sum to 1."""
-        shares = self.shares or (1.0,) * self.stages
-        return tuple(share / sum(shares) for share in shares)
+        stage_fractions = self.stage_fractions or (1.0,) * self.stages
+        return tuple(share / sum(stage_fractions) for share in stage_fractions)
 
     def stage(self, index: int) -> StepSettings:
         """The values at the first step of a stage; with continuous ramps those of a long run. Raises InputError."""
@@ -222,7 +223,7 @@ class ProgressiveSchedule:
     @property
     def continuous(self) -> bool:
         """Whether anything grows at every step, so that no two steps have the same values."""
-        quantities = [*vars(self).values(), *self.others.values()]
+        quantities = [*vars(self).values(), *self.extra.values()]
         return any(isinstance(quantity, Ramp) and quantity.continuous for quantity in quantities)
 
     @property
@@ -230,46 +231,46 @@ class ProgressiveSchedule:
         """Whether the run has no stages with an end."""
         return self.continuous or self.order == "random"
 
-    def with_image_px(self, end_px: int) -> ProgressiveSchedule:
+    def with_image_size(self, end_px: int) -> ProgressiveSchedule:
         """The same schedule, its sizes scaled so that the last stage trains at ``end_px``.
 
         Raises:
-            pydantic.ValidationError: ``end_px`` is outside ``IMAGE_PX``.
+            pydantic.ValidationError: ``end_px`` is outside ``IMAGE_SIZE``.
         """
-        start, end = _ends(self.image_px)
-        multiple = self.px_multiple if end_px % self.px_multiple == 0 else 1
+        start, end = _ends(self.image_size)
+        multiple = self.size_multiple if end_px % self.size_multiple == 0 else 1
         if start == end:
-            return replace(self, image_px=float(end_px), px_multiple=multiple)
+            return replace(self, image_size=float(end_px), size_multiple=multiple)
         ramp = Ramp(
-            max(IMAGE_PX[0], multiple, start * end_px / end),
+            max(IMAGE_SIZE[0], multiple, start * end_px / end),
             end_px,
-            isinstance(self.image_px, Ramp) and self.image_px.continuous,
+            isinstance(self.image_size, Ramp) and self.image_size.continuous,
         )
-        return replace(self, image_px=ramp, px_multiple=multiple)
+        return replace(self, image_size=ramp, size_multiple=multiple)
 
     def in_time(
-        self, step_s: Sequence[float], time_shares: Sequence[float] | None = None
+        self, step_s: Sequence[float], stage_time: Sequence[float] | None = None
     ) -> ProgressiveSchedule:
         """The same schedule with stages so long that each takes its fraction of the time.
 
         Args:
             step_s: Measured seconds of a step of each stage.
-            time_shares: Of the time, one per stage, above 0, in proportion. None is equal fractions.
+            stage_time: Of the time, one per stage, above 0, in proportion. None is equal fractions.
 
         Raises:
             InputError: Not one time, or not one fraction, above 0 for each stage.
 
         Source: ours. Algorithm 1 gives every stage as many steps, so that the largest images take most of the time.
         """
-        wanted = (1.0,) * self.stages if time_shares is None else tuple(time_shares)
-        for name, values in (("step_s", tuple(step_s)), ("time_shares", wanted)):
+        wanted = (1.0,) * self.stages if stage_time is None else tuple(stage_time)
+        for name, values in (("step_s", tuple(step_s)), ("stage_time", wanted)):
             if not _one_each(values, self.stages):
                 raise InputError(
                     f"{name} is {values}, but has one value above 0 for each of {self.stages} stages."
                 )
         steps = [share / seconds for share, seconds in zip(wanted, step_s, strict=True)]
         # Four digits: a recipe is read by people, and no measurement is better.
-        return replace(self, shares=tuple(float(f"{one / sum(steps):.4g}") for one in steps))
+        return replace(self, stage_fractions=tuple(float(f"{one / sum(steps):.4g}") for one in steps))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -278,7 +279,7 @@ class ProgressiveSchedule:
 
     def _first_steps(self, steps: int) -> list[int]:
         """The first step of each stage, then ``steps``; every stage has at least one."""
-        if self.shares is None:
+        if self.stage_fractions is None:
             return [-(-stage * steps // self.stages) for stage in range(self.stages)] + [steps]
         first = [round(share * steps) for share in accumulate(self.weights, initial=0.0)]
         for stage in range(1, self.stages):
@@ -287,7 +288,7 @@ class ProgressiveSchedule:
 
     def _stage_at(self, step: int, steps: int) -> int:
         if self.order == "random":
-            turn = step if self.turns is None else step * self.turns // steps
+            turn = step if self.random_draws is None else step * self.random_draws // steps
             return int(Key.of(self.seed or 0).fold("stage", turn).generator().integers(self.stages))
         return bisect(self._first_steps(steps), step, hi=self.stages) - 1
 
@@ -299,9 +300,9 @@ class ProgressiveSchedule:
                 return float(quantity)
             return quantity.at(run_fraction if quantity.continuous else stage_fraction)
 
-        px = now(self.image_px)
+        px = now(self.image_size)
         return StepSettings(
-            image_px=max(self.px_multiple, round(px / self.px_multiple) * self.px_multiple),
+            image_size=max(self.size_multiple, round(px / self.size_multiple) * self.size_multiple),
             randaugment=None if self.randaugment is None else now(self.randaugment),
             mixup_alpha=now(self.mixup_alpha),
             cutmix_alpha=now(self.cutmix_alpha),
@@ -309,7 +310,7 @@ class ProgressiveSchedule:
             dropout=None if self.dropout is None else now(self.dropout),
             drop_path=None if self.drop_path is None else now(self.drop_path),
             label_smoothing=now(self.label_smoothing),
-            others={name: now(quantity) for name, quantity in self.others.items()},
+            extra={name: now(quantity) for name, quantity in self.extra.items()},
         )
 
 

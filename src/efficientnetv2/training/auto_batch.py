@@ -27,7 +27,7 @@ def validate_sizes(recipe: Recipe, probe: MemoryProbe) -> None:
     validate_stride(recipe, recipe.model, probe.stride)
     if isinstance(probe.network, EfficientNet):
         return
-    trained = sorted(setting.image_px for setting in settings_by_size(recipe))
+    trained = sorted(setting.image_size for setting in settings_by_size(recipe))
     for field, px in [*(("progressive", px) for px in trained), *sizes_by_field(recipe)]:
         if px is None:
             continue
@@ -40,15 +40,15 @@ def validate_sizes(recipe: Recipe, probe: MemoryProbe) -> None:
 
 def _fix(recipe: Recipe, probe: MemoryProbe, field: str) -> str:
     """A size that the model can process and how to set it; '' if none is known."""
-    for px in (recipe.progressive.last.image_px, probe.network.preprocessing.image_px):
+    for px in (recipe.progressive.last.image_size, probe.network.preprocessing.image_size):
         try:
             probe.counted(px)
         except InputError:
             continue
         options = {
-            "progressive": f"--image-px {px} --set progressive.stages=1",
-            "eval_px": f"--set eval_px={px}",
-            "eval_px_tried": "--set eval_px_tried=null",
+            "progressive": f"--image-size {px} --set progressive.stages=1",
+            "eval_image_size": f"--set eval_image_size={px}",
+            "eval_image_size_candidates": "--set eval_image_size_candidates=null",
         }
         return f" It takes {px} px: {options[field]}."
     return ""
@@ -59,8 +59,8 @@ def fit_groups(
 ) -> tuple[int, MicrobatchPlan, list[str]]:
     """Images per group, groups per pass, and a note for each choice."""
     group = group_size(recipe, probe, is_set=is_set, is_fixed=is_fixed)
-    microbatches = probe.groups_at_a_time(settings_by_size(recipe), group_images=group)
-    world, batch = probe.world, recipe.batch_images
+    microbatches = probe.microbatches(settings_by_size(recipe), ghost_batch_size=group)
+    world, batch = probe.world, recipe.batch_size
     notes = []
     if group < batch:
         notes.append(f"Groups of {group} of the {batch} images of a batch share batch-norm statistics.")
@@ -68,7 +68,7 @@ def fit_groups(
     if world.is_distributed and probe.device.type != "cpu" and batch // world.size < _MIN_GPU_IMAGES:
         notes.append(
             f"Each of the {world.size} GPUs gets {batch // world.size} images a step, which leaves it idle between "
-            f"them. --batch-images {_MIN_GPU_IMAGES * world.size} or more uses them better; the learning rate follows."
+            f"them. --batch-size {_MIN_GPU_IMAGES * world.size} or more uses them better; the learning rate follows."
         )
     if microbatches.most > 1:
         notes.append(f"Of a step's {batch // group} groups run at a time: {microbatches}.")
@@ -76,27 +76,25 @@ def fit_groups(
 
 
 def group_size(recipe: Recipe, probe: MemoryProbe, *, is_set: bool, is_fixed: bool = False) -> int:
-    """``group_images``: as set, if it fits; else the largest divisor of the batch that fits and can be shared.
+    """``ghost_batch_size``: as set, if it fits; else the largest divisor of the batch that fits and can be shared.
 
     Args:
-        recipe: Recipe, whose ``group_images`` may be open or a choice that may become smaller.
+        recipe: Recipe, whose ``ghost_batch_size`` may be open or a choice that may become smaller.
         probe: Memory of the run.
         is_set: Whether the user has set it.
         is_fixed: Whether the run, or others of its kind, exist already.
     """
-    batch, given = recipe.batch_images, recipe.group_images
+    batch, given = recipe.batch_size, recipe.ghost_batch_size
     least, reason = smallest_group(recipe, probe)
     if (given or batch) < least:
         larger = next((images for images in divisors(batch, most=batch) if images >= least), None)
-        fix = f"--set group_images={larger}" if larger else "a larger batch, with --batch-images"
+        fix = f"--set ghost_batch_size={larger}" if larger else "a larger batch, with --batch-size"
         raise InputError(
             f"A group of {pluralize(given or batch, 'image')} {reason}: take at least {least} ({fix})."
         )
     possible = [images for images in divisors(batch, most=given or batch) if images >= least]
-    candidates = (
-        possible if is_set else evenly_shared(possible, batch_images=batch, processes=probe.world.size)
-    )
-    largest = max(settings_by_size(recipe), key=lambda setting: setting.image_px)
+    candidates = possible if is_set else evenly_shared(possible, batch_size=batch, processes=probe.world.size)
+    largest = max(settings_by_size(recipe), key=lambda setting: setting.image_size)
     group = probe.largest_group(largest, among=candidates)
     if group == 0 or (is_set and given is not None and group < given):
         raise _group_too_large(recipe, probe, candidates[0], group, is_fixed=is_fixed)
@@ -106,22 +104,25 @@ def group_size(recipe: Recipe, probe: MemoryProbe, *, is_set: bool, is_fixed: bo
 def _group_too_large(
     recipe: Recipe, probe: MemoryProbe, smallest: int, fitting: int, *, is_fixed: bool
 ) -> MemoryShortError:
-    px = max(setting.image_px for setting in settings_by_size(recipe))
+    px = max(setting.image_size for setting in settings_by_size(recipe))
     room = f"the {probe.room / GIB:.2f} GiB of memory that are free for it"
     more = "Give more (--memory-gib)" if probe.limited else "End what else takes memory"
     if fitting == 0:
         took = probe.took[smallest]
         result = "memory ran out, with" if took is None else f"it took {took / GIB:.2f} GiB, more than"
-        less = "" if is_fixed else ", or use a smaller model (--model) or smaller images (--image-px)"
+        less = "" if is_fixed else ", or use a smaller model (--model) or smaller images (--image-size)"
         return MemoryShortError(
             f"Not even a group of {smallest} of {px} px fits. When {model_title(recipe.model)} tried one, {result} "
             f"{room}. {more}{less}."
         )
     fix = (
-        f"{more}: the run was begun with it" if is_fixed else f"Set it to that (--set group_images={fitting})"
+        f"{more}: the run was begun with it"
+        if is_fixed
+        else f"Set it to that (--set ghost_batch_size={fitting})"
     )
     return MemoryShortError(
-        f"group_images is {recipe.group_images}, but of the divisors of the batch of {recipe.batch_images} the largest "
+        f"ghost_batch_size is {recipe.ghost_batch_size}, but of the divisors of the batch of {recipe.batch_size} the "
+        "largest "
         f"that fits at {px} px into {room} is {fitting}. {fix}."
     )
 
@@ -133,9 +134,9 @@ def smallest_group(recipe: Recipe, probe: MemoryProbe) -> tuple[int, str]:
         return 4, "leaves mixup or cutmix, which share a group by halves, an image without a partner"
     if mixup or cutmix:
         return 2, f"leaves {'mixup' if mixup else 'cutmix'} an image without a partner to be mixed with"
-    if recipe.frozen_statistics:  # batch-norm takes no statistics of the group
+    if recipe.freeze_bn:  # batch-norm takes no statistics of the group
         return 1, ""
-    px = min(setting.image_px for setting in settings_by_size(recipe))
+    px = min(setting.image_size for setting in settings_by_size(recipe))
     if isinstance(probe.network, EfficientNet):
         single_value = math.ceil(px / probe.network.architecture.stride) == 1
     else:
@@ -158,7 +159,7 @@ def unmixed_note(recipe: Recipe, group: int) -> str:
         return ""
     return (
         f"Mixing: of each group of {group} images {unmixed} without a partner {'is' if unmixed == 1 else 'are'} left "
-        f"unmixed; groups of a multiple of {2 * len(parts)} leave none (--set group_images)."
+        f"unmixed; groups of a multiple of {2 * len(parts)} leave none (--set ghost_batch_size)."
     )
 
 

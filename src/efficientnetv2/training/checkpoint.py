@@ -94,7 +94,7 @@ def load_latest(
             path.rename(path.with_suffix(_DAMAGED_SUFFIX))
     damaged = damaged or [f"{path} is damaged" for path in sorted(folder.glob(f"step_*{_DAMAGED_SUFFIX}"))]
     if damaged:
-        raise InputError("; ".join(damaged) + ". Start a new run with another --out.")
+        raise InputError("; ".join(damaged) + ". Start a new run with another --output.")
     return None, []
 
 

@@ -65,7 +65,7 @@ def compile_model(
     # Dropout and stochastic depth draw as they do uncompiled.
     compiled = torch.compile(network, dynamic=False, options={"fallback_random": True})
     call = cast(nn.Module, compiled)
-    group = recipe.group_images or recipe.batch_images
+    group = recipe.ghost_batch_size or recipe.batch_size
     plan = recipe.progressive
     settings = [plan.stage(index) for index in range(plan.stages)]
     settings += [plan.last] if plan.continuous else []  # the largest pictures, with which no stage begins
@@ -73,7 +73,7 @@ def compile_model(
         (setting, groups)
         for setting in settings
         for groups in _passes(
-            len(world.groups(recipe.batch_images // group)), microbatches.at(setting.image_px)
+            len(world.groups(recipe.batch_size // group)), microbatches.at(setting.image_size)
         )
     ]
     kept = [tensor.clone() for tensor in _tensors(network)]
@@ -82,7 +82,7 @@ def compile_model(
         with _every_program(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for number, (setting, groups) in enumerate(programs, start=1):
                 apply_regularization(network, setting)
-                px, began = setting.image_px, time.perf_counter()
+                px, began = setting.image_size, time.perf_counter()
                 size = f"{pluralize(groups * group, 'picture')} of {px} px"
                 _logger.info(f"Compiling ({number} of {len(programs)}): passes of {size} ...")
                 if not _Trial(network, recipe.precision, group, groups, device).agrees(call, px):
@@ -131,11 +131,11 @@ class _Trial:
 
     network: Network
     precision: Precision
-    group_images: int
+    ghost_batch_size: int
     groups: int
     device: torch.device
 
-    def agrees(self, call: Callable[[Tensor], Tensor], image_px: int) -> bool:
+    def agrees(self, call: Callable[[Tensor], Tensor], image_size: int) -> bool:
         """Whether the compiled network gives the gradients of the plain one, up to the noise of the precision.
 
         A compiler may be wrong without an error. The weights are moved a little first, as most gradients of a
@@ -144,7 +144,7 @@ class _Trial:
         with torch.no_grad():
             for weight in self.network.parameters():
                 weight.add_(0.05 * torch.randn_like(weight))
-        shape = (self.group_images * self.groups, self.network.in_channels, image_px, image_px)
+        shape = (self.ghost_batch_size * self.groups, self.network.in_channels, image_size, image_size)
         pictures = torch.randn(shape, device=self.device).to(memory_format=torch.channels_last)
         # As many groups as 16 bits have memory for would not fit in fp32. Those of a pass know nothing of each other,
         # so that one after another they have the same gradients.
@@ -159,10 +159,10 @@ class _Trial:
     def _gradients(
         self, call: Callable[[Tensor], Tensor], pictures: Tensor, precision: Precision, *, microbatches: int
     ) -> list[Tensor]:
-        """A gradient per weight, of a loss of all classes, for (groups * group_images, C, S, S) images."""
+        """A gradient per weight, of a loss of all classes, for (groups * ghost_batch_size, C, S, S) images."""
         for seeds in chunks(range(self.groups), microbatches):
-            part = pictures[seeds[0] * self.group_images : (seeds[-1] + 1) * self.group_images]
-            with ghost_batches(self.network, images=self.group_images, seeds=seeds):
+            part = pictures[seeds[0] * self.ghost_batch_size : (seeds[-1] + 1) * self.ghost_batch_size]
+            with ghost_batches(self.network, images=self.ghost_batch_size, seeds=seeds):
                 with autocast(self.device, precision):
                     logits = call(part)
                 loss = logits.float().square().mean() * (len(seeds) / self.groups)

@@ -36,11 +36,11 @@ class GradientSync:
         if world.is_distributed and any(weight.requires_grad for weight in network.parameters()):
             self._parallel = _parallel(network, world)
         self._fits: set[int] = set()
-        self._image_px = 0
+        self._image_size = 0
 
-    def begin_step(self, image_px: int) -> None:
+    def begin_step(self, image_size: int) -> None:
         """Before the first pass of a step, also of one that starts again."""
-        self._image_px, self.sending = image_px, False
+        self._image_size, self.sending = image_size, False
 
     @contextmanager
     def forward_pass(self, *, last: bool) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -48,7 +48,7 @@ class GradientSync:
         if self._parallel is None:
             yield self.network
             return
-        self.sending = last and self._image_px in self._fits
+        self.sending = last and self._image_size in self._fits
         with nullcontext() if self.sending else self._parallel.no_sync():
             yield self._parallel
 
@@ -58,7 +58,7 @@ class GradientSync:
             all_reduce_sum(
                 self.world, [weight.grad for weight in self.network.parameters() if weight.grad is not None]
             )
-        self._fits.add(self._image_px)
+        self._fits.add(self._image_size)
 
 
 def _parallel(network: nn.Module, world: World) -> DistributedDataParallel:
@@ -138,10 +138,10 @@ class AsyncFlags(Generic[Note]):
         return bool(flags[0]), bool(flags[1])
 
 
-def evenly_shared(possible: Sequence[int], *, batch_images: int, processes: int) -> Sequence[int]:
+def evenly_shared(possible: Sequence[int], *, batch_size: int, processes: int) -> Sequence[int]:
     """The group sizes that give all processes equally many groups, or else at least one group each, or else all."""
-    evenly = [size for size in possible if batch_images // size % processes == 0]
-    enough = [size for size in possible if batch_images // size >= processes]
+    evenly = [size for size in possible if batch_size // size % processes == 0]
+    enough = [size for size in possible if batch_size // size >= processes]
     return evenly or enough or possible
 
 
@@ -159,7 +159,7 @@ def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begu
     """Check that each process gets a group of every step and, with ``sync_batch_norm``, equally many on a GPU each.
 
     Args:
-        recipe: Recipe with ``group_images``.
+        recipe: Recipe with ``ghost_batch_size``.
         device: Device of the run.
         world: Processes of the run.
         begun: Whether the run exists already, so that its groups are fixed.
@@ -167,13 +167,13 @@ def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begu
     Raises:
         InputError: A process would get no group, or an unequal number.
     """
-    assert recipe.group_images is not None, "resolve_recipe() comes first"
-    batch, group, processes = recipe.batch_images, recipe.group_images, world.size
+    assert recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
+    batch, group, processes = recipe.batch_size, recipe.ghost_batch_size, world.size
     groups = batch // group
     if groups < processes:
         raise InputError(
             f"{processes} processes share the groups of a step, but there {'is' if groups == 1 else 'are'} only "
-            f"{groups}: group_images is {group}, of {pluralize(batch, 'image')} a batch. "
+            f"{groups}: ghost_batch_size is {group}, of {pluralize(batch, 'image')} a batch. "
             f"{_fewer_or(batch, group, processes, begun=begun)} at most {groups}."
         )
     if recipe.sync_batch_norm and world.is_distributed and device.type != "cuda":
@@ -193,5 +193,5 @@ def _fewer_or(batch: int, group: int, processes: int, *, begun: bool) -> str:
         return "Start"
     smaller = [size for size in divisors(batch, most=group) if batch // size >= processes]
     if not smaller:
-        return f"Use a larger batch (--batch-images {processes} or more), or start"
-    return f"Set it to {smaller[-1]} (--set group_images={smaller[-1]}), or start"
+        return f"Use a larger batch (--batch-size {processes} or more), or start"
+    return f"Set it to {smaller[-1]} (--set ghost_batch_size={smaller[-1]}), or start"

@@ -70,11 +70,12 @@ class DivergenceCheck:
         schedule, length = self._recipe.schedule, self._length
         lower = min(_LOWER * self._recipe.optimizer.lr, _LARGEST_LR)
         longer = min(
-            schedule.warmup_epochs + 2, schedule.warmup_share * length.steps / length.steps_per_epoch
+            schedule.warmup_epochs + 2, schedule.max_warmup_fraction * length.steps / length.steps_per_epoch
         )
         warmup = f" or a longer warm-up (--set schedule.warmup_epochs={longer:.3g})"
         return DivergedError(
-            f"Training diverged at step {step} (learning rate {lr:.3g}): {what}. Start a new run (another --out) with "
+            f"Training diverged at step {step} (learning rate {lr:.3g}): {what}. Start a new run (another --output) "
+            "with "
             f"a lower learning rate (--set optimizer.lr={lower:.2g})"
             f"{warmup if longer > 1.1 * schedule.warmup_epochs else ''}."
         )

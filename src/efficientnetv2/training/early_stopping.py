@@ -69,7 +69,7 @@ class ModelSelection:
     """
 
     def __init__(self, recipe: Recipe, length: RunLength, plan: StepPlan | None = None) -> None:
-        self._by, self._patience, self._length = recipe.chosen_by, recipe.patience, length
+        self._by, self._patience, self._length = recipe.monitor, recipe.patience, length
         self.ends_only = recipe.minival == "auto" and recipe.patience is None
         self._plan = plan or StepPlan(length.steps)
         self._last_stage = [0, *stage_ends(recipe, length)][-2]
@@ -87,7 +87,7 @@ class ModelSelection:
 
         Args:
             step: Steps done.
-            metrics: Metrics on minival, by the names of ``chosen_by``.
+            metrics: Metrics on minival, by the names of ``monitor``.
             network: Model with the weights.
 
         Returns:
@@ -146,7 +146,7 @@ class ModelSelection:
             "selected_by": self._by,
             "selected_step": best.step,
             "selected_epoch": self._epoch(best.step),
-            "selected_figure": best.metric,
+            "selected_score": best.metric,
             "validations": len(self._validations),
             "stopped_early": self.over and self._validations[-1].step < self._plan.steps,
         }

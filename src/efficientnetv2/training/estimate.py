@@ -33,19 +33,19 @@ class StageEstimate:
     """Estimate of a stage, or of the steps of similar size where the size changes all the time.
 
     Args:
-        image_px: Image size, the largest of similar ones.
+        image_size: Image size, the largest of similar ones.
         steps: Number of steps.
         images_per_s: Training images per second, reading included.
         seconds: Time of the steps.
-        groups_at_a_time: Groups per pass.
+        microbatches: Groups per pass.
         memory_bytes: Peak memory.
     """
 
-    image_px: int
+    image_size: int
     steps: int
     images_per_s: float
     seconds: float
-    groups_at_a_time: int
+    microbatches: int
     memory_bytes: int
 
 
@@ -110,12 +110,12 @@ def estimate_run(
     recipe.progressive.at(0, total_steps=length.steps)
     stages = _stages(recipe, timings, length, microbatches)
     # The largest, as it is open which size minival selects.
-    areas = [(px / (recipe.eval_px or px)) ** 2 for px in eval_size_candidates(recipe)]
+    areas = [(px / (recipe.eval_image_size or px)) ** 2 for px in eval_size_candidates(recipe)]
     largest = max(areas, default=1.0)
-    validated = counts.minival or min(counts.val, recipe.validate_images)
+    validated = counts.minival or min(counts.val, recipe.val_max_images)
     saved = _checkpoints(recipe, length, stages)
     # The model before training is validated too, if it can classify and minival may select it.
-    start = counts.minival > 0 and recipe.weights != "none" and recipe.classifier == "probe"
+    start = counts.minival > 0 and recipe.weights != "none" and recipe.head_init == "linear_probe"
     others = {
         "validation": (len(validation_steps(recipe, length)) + start) * timings.curve.seconds(validated),
         "checkpoints": timings.checkpoints.seconds(saved),
@@ -147,13 +147,13 @@ def steps_by_size(
         firsts = [0]
         while (end := plan.stage_end(firsts[-1], total_steps=steps)) < steps:
             firsts.append(end)
-        sizes = [plan.at(first, total_steps=steps).image_px for first in firsts]
+        sizes = [plan.at(first, total_steps=steps).image_size for first in firsts]
         counts = np.diff([*firsts, steps]).tolist()
         return [(px, [px], count) for px, count in zip(sizes, counts, strict=True)]
     sampled = np.linspace(0, steps - 1, min(steps, _SAMPLED_STEPS)).round().astype(int).tolist()
     by_px: dict[int, list[float]] = {px: [] for px in measured}
     for step in sampled:
-        px = plan.at(step, total_steps=steps).image_px
+        px = plan.at(step, total_steps=steps).image_size
         by_px[min((size for size in measured if size >= px), default=measured[-1])].append(px)
     shares = np.cumsum([0, *(len(some) for some in by_px.values())]) / len(sampled)
     counts = np.diff((shares * steps).round().astype(int)).tolist()
@@ -163,19 +163,19 @@ def steps_by_size(
 def _stages(
     recipe: Recipe, timings: StepTimings, length: RunLength, microbatches: MicrobatchPlan
 ) -> tuple[StageEstimate, ...]:
-    by_px = {timing.image_px: timing for timing in timings.steps}
-    groups = recipe.batch_images // (recipe.group_images or recipe.batch_images)
+    by_px = {timing.image_size: timing for timing in timings.steps}
+    groups = recipe.batch_size // (recipe.ghost_batch_size or recipe.batch_size)
     stages: list[StageEstimate] = []
     for px, sizes, steps in steps_by_size(recipe.progressive, length.steps, sorted(by_px)):
         each = float(np.mean([timings.step_s(size) for size in sizes]))
-        begin = by_px[px].begin_s if px not in {stage.image_px for stage in stages} else 0.0
+        begin = by_px[px].begin_s if px not in {stage.image_size for stage in stages} else 0.0
         stages.append(
             StageEstimate(
-                image_px=px,
+                image_size=px,
                 steps=steps,
-                images_per_s=recipe.batch_images / each,
+                images_per_s=recipe.batch_size / each,
                 seconds=begin + each * steps,
-                groups_at_a_time=min(groups, microbatches.at(px)),
+                microbatches=min(groups, microbatches.at(px)),
                 memory_bytes=by_px[px].memory_bytes,
             )
         )
@@ -226,14 +226,14 @@ def epochs_for_budget(
         raise InputError(
             f"--minutes {minutes:g}: the shortest run has {pluralize(fits, 'step')}, one for each stage; with "
             f"validation, checkpoints and the last evaluation it takes about {least}{other}. Give at least that, or "
-            "smaller images (--image-px) or a smaller model (--model)."
+            "smaller images (--image-size) or a smaller model (--model)."
         )
     while needed(too_many) <= minutes:
         fits, too_many = too_many, 2 * too_many
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         fits, too_many = (middle, too_many) if needed(middle) <= minutes else (fits, middle)
-    return float(f"{fits * recipe.batch_images / counts.train:.4g}")
+    return float(f"{fits * recipe.batch_size / counts.train:.4g}")
 
 
 def minutes_for_steps(
@@ -251,8 +251,8 @@ def minutes_for_steps(
         InputError: A stage would get no step.
     """
     run = estimate_run(
-        recipe.model_copy(update={"epochs": steps * recipe.batch_images / counts.train}),
-        timings.shared(at_once, recipe.batch_images // (recipe.group_images or 1)),
+        recipe.model_copy(update={"epochs": steps * recipe.batch_size / counts.train}),
+        timings.shared(at_once, recipe.batch_size // (recipe.ghost_batch_size or 1)),
         counts,
     )
     return (spent_s + run.seconds / (1 - _RESERVE)) / 60

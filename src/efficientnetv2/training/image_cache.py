@@ -50,14 +50,14 @@ class ImageCache:
         reader: Reads them.
         note: What was done, in a sentence.
         seconds: Time that it took.
-        image_px: Largest training size that they are kept for.
+        image_size: Largest training size that they are kept for.
     """
 
     where: str
     reader: Reader
     note: str
     seconds: float
-    image_px: int
+    image_size: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def build_cache(
     recipe: Recipe,
     data: DataModule,
     hardware: Hardware,
-    image_px: int | None = None,
+    image_size: int | None = None,
 ) -> ImageCache | None:
     """Keep the training images decoded; None if the recipe reads the files.
 
@@ -85,18 +85,18 @@ def build_cache(
         recipe: Recipe of the run.
         data: Its images.
         hardware: Processes on one machine share what the first has filled.
-        image_px: Largest training size to keep them for, if the run's own was lowered since.
+        image_size: Largest training size to keep them for, if the run's own was lowered since.
 
     Raises:
         InputError: The recipe wants a cache and ``where`` is not given; there is no room; or ``ram`` is to serve
             several machines.
     """
-    if recipe.cache_detail is None:
+    if recipe.cache_resolution is None:
         return None
     where = _place(where, recipe, hardware.world)
     began = time.perf_counter()
     images, rows = _images(where, data)
-    px = image_px or _largest_px(recipe)
+    px = image_size or _largest_px(recipe)
     job = _job(images, recipe, px)
     file = (
         _in_memory(job, hardware.device)
@@ -116,7 +116,7 @@ def estimate_cache(
     Raises:
         InputError: See ``build_cache``.
     """
-    if recipe.cache_detail is None:
+    if recipe.cache_resolution is None:
         return None
     where = _place(where, recipe, SINGLE_PROCESS)
     images, _ = _images(where, data)
@@ -143,7 +143,7 @@ def preview_cache(recipe: Recipe, train: ImageDataset, samples: Ints, device: to
     Raises:
         InputError: They do not fit into memory.
     """
-    if recipe.cache_detail is None:
+    if recipe.cache_resolution is None:
         return None
     rows = np.full(len(train), -1, dtype=np.int64)
     rows[samples] = np.arange(len(samples))
@@ -162,7 +162,7 @@ def local_reader(
         return None
     here: ImageCache | None = cache
     if hardware.world.machines > 1 and not hardware.world.is_main_process:
-        here = build_cache(cache.where, recipe, data, hardware, cache.image_px)
+        here = build_cache(cache.where, recipe, data, hardware, cache.image_size)
     all_gather_object(hardware.world, None)  # nobody waits within a step for one that is still filling
     assert here is not None, "the recipe is the same for all"
     return here.reader
@@ -199,8 +199,9 @@ def _rows_in(images: ImageDataset, train: ImageDataset) -> Ints:
 def _place(where: str | None, recipe: Recipe, world: World) -> str:
     if where is None:
         raise InputError(
-            f"The recipe keeps decoded pictures (cache_detail is {recipe.cache_detail:g}), but not where: give --cache "
-            "ram or --cache disk, or --set cache_detail=null to read the files each time."
+            f"The recipe keeps decoded pictures (cache_resolution is {recipe.cache_resolution:g}), but not where: "
+            "give --cache "
+            "ram or --cache disk, or --set cache_resolution=null to read the files each time."
         )
     if where == "ram" and world.machines > 1:
         raise InputError(
@@ -225,23 +226,23 @@ def _images(where: str, data: DataModule) -> tuple[ImageDataset, Ints]:
     return replace(common.pictures, bands=train.bands), common.rows[_rows_in(common.own, train)]
 
 
-def _job(images: ImageDataset, recipe: Recipe, image_px: int | None = None) -> CacheJob:
-    spec = _spec(recipe, image_px)
+def _job(images: ImageDataset, recipe: Recipe, image_size: int | None = None) -> CacheJob:
+    spec = _spec(recipe, image_size)
     return CacheJob(reader=source_reader(images), count=len(images), spec=spec, threads=cores())
 
 
-def _spec(recipe: Recipe, image_px: int | None = None) -> CacheSpec:
-    assert recipe.cache_detail is not None
+def _spec(recipe: Recipe, image_size: int | None = None) -> CacheSpec:
+    assert recipe.cache_resolution is not None
     return CacheSpec.enough(
-        image_px=image_px or _largest_px(recipe),
-        framing=recipe.train_framing,
-        area_min=recipe.crop_area_min,
-        detail=recipe.cache_detail,
+        image_size=image_size or _largest_px(recipe),
+        crop_mode=recipe.random_crop_mode,
+        area_min=recipe.crop_scale_min,
+        detail=recipe.cache_resolution,
     )
 
 
 def _largest_px(recipe: Recipe) -> int:
-    return max(setting.image_px for setting in settings_by_size(recipe))
+    return max(setting.image_size for setting in settings_by_size(recipe))
 
 
 def _in_memory(job: CacheJob, device: torch.device) -> CacheFile:

@@ -23,7 +23,7 @@ _MIN_EPOCHS = 3.0
 def settings_by_size(recipe: Recipe) -> list[StepSettings]:
     """One setting per image size; of sizes that grow at every step, the first of each stage and the last."""
     stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
-    return list({setting.image_px: setting for setting in [*stages, recipe.progressive.last]}.values())
+    return list({setting.image_size: setting for setting in [*stages, recipe.progressive.last]}.values())
 
 
 def default_eval_sizes(trained_px: int) -> tuple[int, ...]:
@@ -38,59 +38,64 @@ def default_eval_sizes(trained_px: int) -> tuple[int, ...]:
 
 
 def eval_size_candidates(recipe: Recipe) -> tuple[int, ...]:
-    """The sizes that a resolved recipe tries at evaluation, ``eval_px`` included, growing; empty if none."""
-    if recipe.eval_px_tried is None or recipe.eval_px_tried == "auto" or recipe.eval_px is None:
+    """The sizes that a resolved recipe tries at evaluation, ``eval_image_size`` included, growing; empty if none."""
+    if (
+        recipe.eval_image_size_candidates is None
+        or recipe.eval_image_size_candidates == "auto"
+        or recipe.eval_image_size is None
+    ):
         return ()
-    return tuple(sorted({*recipe.eval_px_tried, recipe.eval_px}))
+    return tuple(sorted({*recipe.eval_image_size_candidates, recipe.eval_image_size}))
 
 
 def requested_px(recipe: Recipe) -> tuple[float, float]:
-    """First and last training size as requested, before ``px_multiple`` rounds them."""
+    """First and last training size as requested, before ``size_multiple`` rounds them."""
     plan = recipe.progressive
-    if not isinstance(plan.image_px, Ramp):
-        return plan.image_px, plan.image_px
-    grows = plan.stages > 1 or plan.image_px.continuous
-    return plan.image_px.start if grows else plan.image_px.end, plan.image_px.end
+    if not isinstance(plan.image_size, Ramp):
+        return plan.image_size, plan.image_size
+    grows = plan.stages > 1 or plan.image_size.continuous
+    return plan.image_size.start if grows else plan.image_size.end, plan.image_size.end
 
 
 def rounding_note(recipe: Recipe) -> list[str]:
     """A note if the first or last size is rounded to a multiple."""
     plan = recipe.progressive
     first, last = requested_px(recipe)
-    trained = {first: plan.stage(0).image_px, last: plan.last.image_px}
+    trained = {first: plan.stage(0).image_size, last: plan.last.image_size}
     changed = [
         f"{px} px instead of {requested:g}" for requested, px in trained.items() if px != round(requested)
     ]
-    if plan.px_multiple == 1 or not changed:
+    if plan.size_multiple == 1 or not changed:
         return []
     return [
-        f"Sizes are multiples of {plan.px_multiple} px: {' and '.join(changed)} (--set progressive.px_multiple=1 "
+        f"Sizes are multiples of {plan.size_multiple} px: {' and '.join(changed)} (--set progressive.size_multiple=1 "
         "rounds nothing)."
     ]
 
 
-def limit_upscaling(recipe: Recipe, stored_px: float | None) -> tuple[Recipe, list[str]]:
-    """The recipe with ``enlarge`` applied to its sizes, and a note if they change."""
-    plan, most = recipe.progressive, recipe.enlarge
-    recipe = recipe.model_copy(update={"enlarge": None})
-    if most is None or stored_px is None:
+def limit_upscaling(recipe: Recipe, stored_size: float | None) -> tuple[Recipe, list[str]]:
+    """The recipe with ``max_upscale`` applied to its sizes, and a note if they change."""
+    plan, most = recipe.progressive, recipe.max_upscale
+    recipe = recipe.model_copy(update={"max_upscale": None})
+    if most is None or stored_size is None:
         return recipe, []
-    multiple = plan.px_multiple
-    end_px = max(_MIN_PX, math.ceil(most * stored_px / multiple) * multiple)
-    if end_px >= plan.last.image_px:
+    multiple = plan.size_multiple
+    end_px = max(_MIN_PX, math.ceil(most * stored_size / multiple) * multiple)
+    if end_px >= plan.last.image_size:
         return recipe, []
-    smaller = plan.with_image_px(end_px)
-    first_px = smaller.stage(0).image_px
+    smaller = plan.with_image_size(end_px)
+    first_px = smaller.stage(0).image_size
     sizes = f"{end_px} px" if first_px == end_px else f"{first_px} to {end_px} px"
     return recipe.model_copy(update={"progressive": smaller}), [
-        f"Sizes: {sizes} instead of up to {plan.last.image_px}: the images are stored at {stored_px:g} px, and more "
-        f"than {most:g} times that would take longer and show no more (--image-px {plan.last.image_px}, or --set "
-        "enlarge=null)."
+        f"Sizes: {sizes} instead of up to {plan.last.image_size}: the images are stored at {stored_size:g} px, and "
+        "more "
+        f"than {most:g} times that would take longer and show no more (--image-size {plan.last.image_size}, or --set "
+        "max_upscale=null)."
     ]
 
 
 def lower_sizes_for_budget(
-    recipe: Recipe, epochs_of: Callable[[Recipe], float], stored_px: float | None
+    recipe: Recipe, epochs_of: Callable[[Recipe], float], stored_size: float | None
 ) -> tuple[Recipe, list[str]]:
     """The recipe with image sizes at which three epochs fit into the time, and a note if they are lower.
 
@@ -99,58 +104,65 @@ def lower_sizes_for_budget(
     Args:
         recipe: Recipe with its sizes.
         epochs_of: Number of epochs that fit into the time with the sizes of a recipe.
-        stored_px: Size of the stored images, in pixels. None if it is not known.
+        stored_size: Size of the stored images, in pixels. None if it is not known.
     """
     plan = recipe.progressive
-    last_px, fitting = plan.last.image_px, epochs_of(recipe)
+    last_px, fitting = plan.last.image_size, epochs_of(recipe)
     if fitting >= _MIN_EPOCHS or last_px <= _MIN_PX:
         return recipe, []
-    step = plan.px_multiple if plan.px_multiple > 1 else _STRIDE
-    most_px = last_px - 1 if stored_px is None else min(last_px - 1, max(_MIN_PX, int(stored_px)))
+    step = plan.size_multiple if plan.size_multiple > 1 else _STRIDE
+    most_px = last_px - 1 if stored_size is None else min(last_px - 1, max(_MIN_PX, int(stored_size)))
     sizes = [px for px in range(most_px // step * step, 0, -step) if px >= _MIN_PX] or [_MIN_PX]
     lower = recipe
     for px in sizes:
         lower = _with_last_size(recipe, px)
         if epochs_of(lower) >= _MIN_EPOCHS:
             break
-    evaluated = "" if lower.eval_px is None else f", and evaluation at {lower.eval_px} px"
-    trained = sorted({lower.progressive.stage(0).image_px, lower.progressive.last.image_px})
+    evaluated = "" if lower.eval_image_size is None else f", and evaluation at {lower.eval_image_size} px"
+    trained = sorted({lower.progressive.stage(0).image_size, lower.progressive.last.image_size})
     return lower, [
         f"Sizes: {' to '.join(map(str, trained))} px instead of up to {last_px} px (--minutes leaves time for about "
         f"{fitting:.2g} epochs at up to {last_px} px, and {epochs_of(lower):.2g} at these){evaluated}. "
-        f"To keep the sizes, pass --image-px {last_px}."
+        f"To keep the sizes, pass --image-size {last_px}."
     ]
 
 
 def _with_last_size(recipe: Recipe, px: int) -> Recipe:
     """The recipe with another last training size, and the other sizes in proportion."""
-    factor = px / recipe.progressive.last.image_px
+    factor = px / recipe.progressive.last.image_size
 
     def scaled(size: int) -> int:
         return max(px, round(size * factor / _STRIDE) * _STRIDE)
 
-    changes: dict[str, object] = {"progressive": recipe.progressive.with_image_px(px), "enlarge": None}
-    if recipe.eval_px is not None:
-        changes["eval_px"] = scaled(recipe.eval_px)
-    if isinstance(recipe.eval_px_tried, tuple):
-        changes["eval_px_tried"] = tuple(sorted({scaled(size) for size in recipe.eval_px_tried}))
+    changes: dict[str, object] = {"progressive": recipe.progressive.with_image_size(px), "max_upscale": None}
+    if recipe.eval_image_size is not None:
+        changes["eval_image_size"] = scaled(recipe.eval_image_size)
+    if isinstance(recipe.eval_image_size_candidates, tuple):
+        changes["eval_image_size_candidates"] = tuple(
+            sorted({scaled(size) for size in recipe.eval_image_size_candidates})
+        )
     return recipe.model_copy(update=changes)
 
 
 def resolve_eval_sizes(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
     """Fields with the image sizes at evaluation that are open, and a note."""
-    last_px = recipe.progressive.last.image_px
+    last_px = recipe.progressive.last.image_size
     fields: dict[str, Any] = {}
     among = ""
-    if recipe.eval_px_tried == "auto":
-        fields["eval_px_tried"] = default_eval_sizes(last_px)
+    if recipe.eval_image_size_candidates == "auto":
+        fields["eval_image_size_candidates"] = default_eval_sizes(last_px)
         among = f" among {', '.join(map(str, default_eval_sizes(last_px)))}"
-    if recipe.eval_px is None:
-        fields["eval_px"] = last_px
+    if recipe.eval_image_size is None:
+        fields["eval_image_size"] = last_px
     if not fields:
         return {}, []
-    px, which = recipe.eval_px or last_px, "" if recipe.eval_px else ", the last training size"
-    selected = "" if recipe.eval_px_tried is None else f", or what minival selects in the end{among}"
+    px, which = (
+        recipe.eval_image_size or last_px,
+        "" if recipe.eval_image_size else ", the last training size",
+    )
+    selected = (
+        "" if recipe.eval_image_size_candidates is None else f", or what minival selects in the end{among}"
+    )
     return fields, [f"Evaluation at {px} px{which}{selected}."]
 
 
@@ -162,14 +174,14 @@ def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | Non
     """
     # As requested, before rounding: whoever asks for 8 px does not mean the 32 px it would be rounded to.
     first, last = (round(px) for px in requested_px(recipe))
-    larger = "Take larger images (--image-px, or --set progressive.image_px={...})."
-    start = f'--set "progressive.image_px={{start: {stride}, end: {last}}}"'
+    larger = "Take larger images (--image-size, or --set progressive.image_size={...})."
+    start = f'--set "progressive.image_size={{start: {stride}, end: {last}}}"'
     trained = [
         ("the largest training image", last, larger),
         (
             "the smallest training image",
             first,
-            f"Start with larger ones ({start}), or take larger ones throughout (--image-px).",
+            f"Start with larger ones ({start}), or take larger ones throughout (--image-size).",
         ),
     ]
     if first == last:
@@ -186,5 +198,9 @@ def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | Non
 
 def sizes_by_field(recipe: Recipe) -> list[tuple[str, int | None]]:
     """The sizes at evaluation with the field of each."""
-    candidates = [("eval_px_tried", px) for px in eval_size_candidates(recipe) if px != recipe.eval_px]
-    return [("eval_px", recipe.eval_px), *candidates]
+    candidates = [
+        ("eval_image_size_candidates", px)
+        for px in eval_size_candidates(recipe)
+        if px != recipe.eval_image_size
+    ]
+    return [("eval_image_size", recipe.eval_image_size), *candidates]

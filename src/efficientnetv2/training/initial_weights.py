@@ -28,7 +28,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
 from efficientnetv2.utils.rng import Key
 
-# Preprocessing that comes with weights. Size and framing are the recipe's.
+# Preprocessing that comes with weights. Size and crop mode are the recipe's.
 _USED = ("interpolation", "mean", "std")
 # Names of pretrained weights in Keras, torchvision and Ultralytics, and of datasets by our tags. Ours.
 _PRETRAINED = ("default", "pretrained", "true", "yes")
@@ -191,7 +191,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
         if path.stem in pretrained.names():  # a file of ``models --fetch``
             return convert.read_pretrained(path, path.stem), ()
         imported = convert.read(path, used=_USED)
-        return imported.network, (f"recognised as {imported.theirs} of {imported.title}", *imported.notes)
+        return imported.network, (f"recognized as {imported.theirs} of {imported.title}", *imported.notes)
     if is_library_model(word) and "." in word:
         come_with = classifier_count(word)
         if come_with == 0:
@@ -254,7 +254,7 @@ def model_title(model: str | Architecture) -> str:
     """Name of a recipe's model for users."""
     if isinstance(model, str):
         return model
-    near = published_shape(replace(model, pooling="mean"))
+    near = published_shape(replace(model, global_pool="avg"))
     if near is None:
         return f"a custom architecture ({pluralize(len(model.stages), 'stage')})"
     return f"{near} with {model.padding} padding and batch-norm epsilon {model.batch_norm_epsilon:g}"
@@ -270,10 +270,10 @@ def _shape(model: str | Architecture) -> Architecture | str:
     if isinstance(model, str) and is_library_model(model):
         return model.partition(".")[0].partition("@")[0]
     table = get_architecture(model) if isinstance(model, str) else model
-    return replace(table, padding="same", batch_norm_epsilon=1e-3, pooling="mean")
+    return replace(table, padding="same", batch_norm_epsilon=1e-3, global_pool="avg")
 
 
-NOTHING_FROZEN = {"freeze_stages": 0, "frozen_statistics": False}  # fields of a recipe
+NOTHING_FROZEN = {"freeze_stages": 0, "freeze_bn": False}  # fields of a recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,7 +316,7 @@ def build_initial_model(
         notes.append(found.note)
     if word != "none":
         return _from_weights(recipe, word, class_names, in_channels, notes)
-    if recipe.freeze_stages or recipe.frozen_statistics:
+    if recipe.freeze_stages or recipe.freeze_bn:
         recipe = recipe.model_copy(update=NOTHING_FROZEN)
         notes.append("Nothing is frozen, as there are no pretrained weights.")
     model = recipe.model
@@ -337,14 +337,14 @@ def build_model(
     """
     _seed(recipe)
     made = create(model, num_classes=num_classes, in_channels=in_channels)
-    network = adapt(made, pooling=recipe.pooling)
-    if recipe.initialisation == "calm":
+    network = adapt(made, global_pool=recipe.global_pool)
+    if recipe.init == "zero_residual":
         if isinstance(network, EfficientNet):
             zero_init_residual(network)
         else:
             _zero_classifiers(network)
-    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
-    _recompute(network, recipe.recompute_stages)
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.freeze_bn)
+    _recompute(network, recipe.checkpoint_stages)
     return network
 
 
@@ -371,16 +371,16 @@ def _from_weights(
         reset_classifiers(network, len(class_names))
     elif not same_classes:
         adapt(network, num_classes=0)
-    adapt(network, pooling=recipe.pooling)
+    adapt(network, global_pool=recipe.global_pool)
     if network.num_classes != len(class_names):
         adapt(network, num_classes=len(class_names))
     fresh_head = not (same_classes and network.class_names)
-    if fresh_head and recipe.initialisation == "calm":
+    if fresh_head and recipe.init == "zero_residual":
         _zero_classifiers(network)
     head = _head(recipe, network, len(class_names)) if fresh_head else "its classifier too"
     notes.append(f"Weights: from {word}, {head}.")
-    freeze(network, stages=recipe.freeze_stages, statistics=recipe.frozen_statistics)
-    _recompute(network, recipe.recompute_stages)
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.freeze_bn)
+    _recompute(network, recipe.checkpoint_stages)
     if network.frozen:
         notes.append(_frozen(recipe, network))
     return InitialModel(model, word, network, tuple(notes))
@@ -388,7 +388,7 @@ def _from_weights(
 
 def _head(recipe: Recipe, network: Network, classes: int) -> str:
     """How a new classifier starts, in words. Only a single classifier gets the values of the probe."""
-    if recipe.classifier == "probe" and len(classifier_layers(network)) == 1:
+    if recipe.head_init == "linear_probe" and len(classifier_layers(network)) == 1:
         return f"with a classifier for {pluralize(classes, 'class')} that starts as the linear probe"
     return f"a fresh classifier for {pluralize(classes, 'class')}"
 
@@ -419,15 +419,13 @@ def _adapt_channels(network: Network, word: str, in_channels: int) -> str:
 def _frozen(recipe: Recipe, network: Network) -> str:
     """What is frozen, in a sentence."""
     if recipe.freeze_stages == 0:
-        return (
-            "Batch-norm keeps the statistics of the weights (--set frozen_statistics=false lets them adapt)."
-        )
+        return "Batch-norm keeps the statistics of the weights (--set freeze_bn=false lets them adapt)."
     kept = {
         1: "the stem and the first stage",
         "all": "everything but the classifier",
     }.get(recipe.freeze_stages, f"the stem and the first {recipe.freeze_stages} stages")
     # With "all" the statistics are included.
-    also = recipe.frozen_statistics and recipe.freeze_stages != "all"
+    also = recipe.freeze_bn and recipe.freeze_stages != "all"
     statistics = "the statistics of all batch-norms" if also else ""
     every = sum(weight.numel() for weight in network.parameters())
     train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
@@ -449,7 +447,7 @@ def _zero_classifiers(network: Network) -> None:
 def _name(network: Network) -> str | Architecture:
     """Value of a recipe's ``model`` for a model. Its pooling is another field."""
     if isinstance(network, EfficientNet):
-        table = replace(network.architecture, pooling="mean")
+        table = replace(network.architecture, global_pool="avg")
         return next((name for name in NAMES if get_architecture(name) == table), table)
     assert isinstance(network, WrappedModel)
     if network.source is None:
@@ -461,9 +459,9 @@ def _name(network: Network) -> str | Architecture:
 
 def _recompute(network: Network, stages: int) -> None:
     if isinstance(network, EfficientNet):
-        network.recompute_stages(stages)
+        network.checkpoint_stages(stages)
     elif stages:
         raise InputError(
-            f"recompute_stages is {stages}, but only models of this package have known stages. Leave it out, or make "
-            "the groups smaller (--set group_images=...)."
+            f"checkpoint_stages is {stages}, but only models of this package have known stages. Leave it out, or make "
+            "the groups smaller (--set ghost_batch_size=...)."
         )

@@ -22,19 +22,19 @@ _MIN_CLASS_IMAGES = 3
 
 
 def resolve_head_init(recipe: Recipe, data: DataModule) -> Recipe:
-    """Resolve ``classifier: auto``: the probe's, unless images have several labels.
+    """Resolve ``head_init: auto``: the probe's, unless images have several labels.
 
     Raises:
         InputError: The probe's is requested for images with several labels.
     """
     multilabel = data.dataset.separator is not None
-    if multilabel and recipe.classifier == "probe":
+    if multilabel and recipe.head_init == "linear_probe":
         raise InputError(
             "classifier is probe, but a linear probe answers one label, and these pictures have several. Leave it out."
         )
-    if recipe.classifier != "auto":
+    if recipe.head_init != "auto":
         return recipe
-    return recipe.model_copy(update={"classifier": "fresh" if multilabel else "probe"})
+    return recipe.model_copy(update={"head_init": "random" if multilabel else "probe"})
 
 
 def wants_probe(recipe: Recipe, probe: bool, data: DataModule, images: int | None = None) -> bool:
@@ -46,7 +46,7 @@ def wants_probe(recipe: Recipe, probe: bool, data: DataModule, images: int | Non
         data: Images of the run.
         images: Number of images of either part that there is time for. None is all.
     """
-    wanted = recipe.weights != "none" and (probe or recipe.classifier == "probe")
+    wanted = recipe.weights != "none" and (probe or recipe.head_init == "linear_probe")
     return images != 0 and wanted and data.dataset.separator is None
 
 
@@ -58,20 +58,20 @@ def fit_head(
     hardware: Hardware,
     max_images: int | None = None,
 ) -> ProbeResult:
-    """Fit a linear probe. With ``classifier: probe`` a fresh classifier of the network gets its weights.
+    """Fit a linear probe. With ``head_init: linear_probe`` a fresh classifier of the network gets its weights.
 
     ``max_images`` limits the number of images of either part; None takes as many as take seconds.
     """
     options = ProbeOptions(
         Key.of(recipe.seed).fold("probe"),
-        balanced=recipe.balance is not None,
+        balanced=recipe.class_sampling is not None,
         max_images=max_images,
         device=hardware.device,
         workers=hardware.workers,
     )
     contents = data.contents[data.dataset.split == "train"]
     fit = linear_probe(network, data.train, data.val, preprocessing, options, contents=contents)
-    if recipe.classifier == "probe" and not network.class_names:
+    if recipe.head_init == "linear_probe" and not network.class_names:
         set_classifier_weights(network, *to_linear_layer(fit.classifier, len(data.train.class_names)))
     return fit
 

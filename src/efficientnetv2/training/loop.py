@@ -56,7 +56,7 @@ class StepOutput:
         lr: Scheduled learning rate. Each parameter group has a multiple of it.
         images: Images of the step, on all processes.
         unreadable: Sample number and reason of each image that this process could not read.
-        waited_s: Seconds that the loop waited for the images. Without workers, this is the time to read them.
+        data_wait_s: Seconds that the loop waited for the images. Without workers, this is the time to read them.
         microbatches: Groups per pass on this process from now on.
     """
 
@@ -66,7 +66,7 @@ class StepOutput:
     lr: float
     images: int
     unreadable: tuple[tuple[int, str], ...]
-    waited_s: float
+    data_wait_s: float
     microbatches: MicrobatchPlan
 
 
@@ -95,8 +95,8 @@ class StepContext:
     @property
     def groups(self) -> int:
         """Groups of a step."""
-        assert self.recipe.group_images is not None, "resolve_recipe() comes first"
-        return self.recipe.batch_images // self.recipe.group_images
+        assert self.recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
+        return self.recipe.batch_size // self.recipe.ghost_batch_size
 
     @property
     def precision(self) -> Precision:
@@ -142,7 +142,7 @@ def train_steps(
     gradients = GradientSync(compile_model(model, recipe, device, microbatches, world=world), world)
     setting: StepSettings | None = None
     worker_death = DeferredWorkerDeath()
-    for groups, waited_s in _groups_by_step(batches, len(world.groups(context.groups))):
+    for groups, data_wait_s in _groups_by_step(batches, len(world.groups(context.groups))):
         request = groups[0].request
         if request.setting != setting:
             setting = request.setting
@@ -158,7 +158,7 @@ def train_steps(
             optimizer_step(state, recipe)
         unreadable = tuple(failure for batch in groups for failure in batch.unreadable)
         yield StepOutput(
-            request.step, setting, loss, lr, recipe.batch_images, unreadable, waited_s, microbatches
+            request.step, setting, loss, lr, recipe.batch_size, unreadable, data_wait_s, microbatches
         )
         worker_death.raise_pending()
 
@@ -186,12 +186,12 @@ def _accumulate_gradients(
 
     Returns their part of the step's loss, a scalar on the device, and the groups per pass from now on.
     """
-    image_px = groups[0].request.setting.image_px
+    image_size = groups[0].request.setting.image_size
     while True:
         loss = torch.zeros((), device=context.device)
-        gradients.begin_step(image_px)
+        gradients.begin_step(image_size)
         try:
-            for microbatch in chunks(groups, microbatches.at(image_px)):
+            for microbatch in chunks(groups, microbatches.at(image_size)):
                 with gradients.forward_pass(last=microbatch[-1] is groups[-1]) as forward:
                     loss += forward_backward(state.network, microbatch, context, forward, state.scaler)
                 batch_norm.after_groups(len(microbatch))
@@ -199,13 +199,13 @@ def _accumulate_gradients(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if microbatches.at(image_px) == 1:
-                message = out_of_memory_message(len(groups[0].labels), context.groups, image_px, error)
+            if microbatches.at(image_size) == 1:
+                message = out_of_memory_message(len(groups[0].labels), context.groups, image_size, error)
                 raise MemoryShortError(message) from error
             if gradients.sending:
-                raise MemoryShortError(out_of_memory_mid_step_message(image_px, error)) from error
+                raise MemoryShortError(out_of_memory_mid_step_message(image_size, error)) from error
         # Only here, after the error and the tensors of its traceback are gone, is the memory free again.
-        microbatches = microbatches.halved(image_px)
+        microbatches = microbatches.halved(image_size)
         state.network.zero_grad(set_to_none=True)
         batch_norm.restart_step()
         release_memory(context.device)

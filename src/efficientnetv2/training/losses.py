@@ -78,31 +78,33 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
         offsets = _tensor(recipe.logit_adjustment * logarithms)
         powers = drawn**recipe.logit_adjustment
         towards = _tensor(powers / powers.sum())
-    if recipe.rare_randaugment != 1:
+    if recipe.minority_randaugment_scale != 1:
         # By the first label, which sampling uses.
         firsts = _firsts(targets, num_classes)
-        often = class_fractions(firsts, recipe.balance, recipe.effective_beta)
+        often = class_fractions(firsts, recipe.class_sampling, recipe.effective_beta)
         repeated = often > firsts / firsts.sum() * (1 + _ROUNDING)
-        stronger = _tensor(np.where(repeated, recipe.rare_randaugment, 1.0))
+        stronger = _tensor(np.where(repeated, recipe.minority_randaugment_scale, 1.0))
     return ClassTerms(weights, offsets, towards, stronger)
 
 
 def _shares(targets: Ints, num_classes: int, recipe: Recipe) -> tuple[Floats, Floats]:
     """(K,) images of each class, and (K,) its fraction of the drawn images."""
-    several, firsts = _labelled(targets), _firsts(targets, num_classes)
+    several, firsts = _labeled(targets), _firsts(targets, num_classes)
     if several.shape[1] == 1:
-        return firsts.astype(np.float64), class_fractions(firsts, recipe.balance, recipe.effective_beta)
+        return firsts.astype(np.float64), class_fractions(
+            firsts, recipe.class_sampling, recipe.effective_beta
+        )
     there = several >= 0
     share = there / there.sum(axis=1, keepdims=True)
     often = np.ones(len(several))
-    if recipe.balance is not None:
-        often = image_weights(firsts, recipe.balance, recipe.effective_beta)[several[:, 0]]
+    if recipe.class_sampling is not None:
+        often = image_weights(firsts, recipe.class_sampling, recipe.effective_beta)[several[:, 0]]
     counts = np.bincount(several[there], weights=share[there], minlength=num_classes)
     drawn = np.bincount(several[there], weights=(share * often[:, None])[there], minlength=num_classes)
     return counts.astype(np.float64), np.asarray(drawn / drawn.sum(), dtype=np.float64)
 
 
-def _labelled(targets: Ints) -> Ints:
+def _labeled(targets: Ints) -> Ints:
     """(N, M) labels of the images that have any."""
     several = targets.reshape(len(targets), -1)
     return several[several[:, 0] >= 0]
@@ -110,7 +112,7 @@ def _labelled(targets: Ints) -> Ints:
 
 def _firsts(targets: Ints, num_classes: int) -> Ints:
     """(K,) images with each class as their first label."""
-    return np.bincount(_labelled(targets)[:, 0], minlength=num_classes)
+    return np.bincount(_labeled(targets)[:, 0], minlength=num_classes)
 
 
 def _tensor(values: np.ndarray) -> Tensor:

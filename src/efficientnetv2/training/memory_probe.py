@@ -70,7 +70,7 @@ class MemoryProbe:
     """Finds what fits into memory, by passes of a run that has not begun.
 
     Args:
-        recipe: Recipe, whose ``group_images`` may be open, and whose ``precision`` counts as fp32 if it is open.
+        recipe: Recipe, whose ``ghost_batch_size`` may be open, and whose ``precision`` counts as fp32 if it is open.
         network: Model to train. Copies of it run.
         hardware: What the run computes on.
 
@@ -104,15 +104,15 @@ class MemoryProbe:
                 f"{math.ceil(100 * least) / 100:.2f} GiB, before the first image. Give more."
             )
 
-    def counted(self, image_px: int) -> int:
+    def counted(self, image_size: int) -> int:
         """Bytes of activations per image of a size.
 
         Raises:
             InputError: The model cannot process images of that size.
         """
-        if image_px not in self._counts:
-            self._counts[image_px] = activation_bytes(self.network, image_px)
-        return self._counts[image_px]
+        if image_size not in self._counts:
+            self._counts[image_size] = activation_bytes(self.network, image_size)
+        return self._counts[image_size]
 
     @cached_property
     def stride(self) -> int | None:
@@ -121,11 +121,11 @@ class MemoryProbe:
             return self.network.architecture.stride
         return stride(self.network)
 
-    def needs_two(self, image_px: int) -> bool:
+    def needs_two(self, image_size: int) -> bool:
         """Whether a training pass of one image fails, as batch-norm does with one value per channel."""
-        if image_px not in self._need_two:
-            self._need_two[image_px] = not trains_one(self.network, image_px)
-        return self._need_two[image_px]
+        if image_size not in self._need_two:
+            self._need_two[image_size] = not trains_one(self.network, image_size)
+        return self._need_two[image_size]
 
     def for_recipe(self, recipe: Recipe) -> MemoryProbe:
         """The same for a more resolved recipe: memory is measured again, but not counted again."""
@@ -133,7 +133,7 @@ class MemoryProbe:
         other._counts, other._need_two = self._counts, self._need_two
         return other
 
-    def trial(self, setting: StepSettings, *, group_images: int, groups: int = 1) -> int | None:
+    def trial(self, setting: StepSettings, *, ghost_batch_size: int, groups: int = 1) -> int | None:
         """Peak bytes of a pass of some groups, above the use before any pass; None if memory ran out."""
         network = copy.deepcopy(self.network)
         place(network, self.device)
@@ -141,8 +141,8 @@ class MemoryProbe:
         apply_regularization(network, setting)
         channels = self.network.in_channels
         num_classes = self.network.num_classes
-        batches = [_noise(setting, group, group_images, channels, num_classes) for group in range(groups)]
-        sizes = {"batch_images": groups * group_images, "group_images": group_images}
+        batches = [_noise(setting, group, ghost_batch_size, channels, num_classes) for group in range(groups)]
+        sizes = {"batch_size": groups * ghost_batch_size, "ghost_batch_size": ghost_batch_size}
         precision = "fp32" if self.recipe.precision == "auto" else self.recipe.precision
         context = StepContext(
             self.recipe.model_copy(update=sizes | {"precision": precision}),
@@ -167,13 +167,13 @@ class MemoryProbe:
         """The largest of some group sizes that fits; 0 if none does (the first was tried)."""
 
         def taken(images: int) -> int | None:
-            self.took[images] = self.trial(setting, group_images=images)
+            self.took[images] = self.trial(setting, ghost_batch_size=images)
             return self.took[images]
 
         self.took = {}
-        return largest(among, each=self.counted(setting.image_px), room=self.room, taken=taken)
+        return largest(among, each=self.counted(setting.image_size), room=self.room, taken=taken)
 
-    def groups_at_a_time(self, settings: Sequence[StepSettings], *, group_images: int) -> MicrobatchPlan:
+    def microbatches(self, settings: Sequence[StepSettings], *, ghost_batch_size: int) -> MicrobatchPlan:
         """Groups per pass at each size: as many as fit, in passes of about equal size.
 
         Larger passes are faster: V2-B0 at 64 px and groups of 4 was 1.7 times as fast with 8 groups per pass as with
@@ -181,22 +181,22 @@ class MemoryProbe:
 
         Args:
             settings: One for each image size.
-            group_images: Images of a group. One group fits at each size.
+            ghost_batch_size: Images of a group. One group fits at each size.
         """
-        groups = len(self.world.groups(self.recipe.batch_images // group_images))
+        groups = len(self.world.groups(self.recipe.batch_size // ghost_batch_size))
         synchronized = self.recipe.sync_batch_norm and self.world.is_distributed
         if groups == 1 or synchronized or not supports_ghost_batches(self.network):
-            return MicrobatchPlan({setting.image_px: 1 for setting in settings})
+            return MicrobatchPlan({setting.image_size: 1 for setting in settings})
         by_px = {}
-        for setting in sorted(settings, key=lambda setting: setting.image_px):
+        for setting in sorted(settings, key=lambda setting: setting.image_size):
 
             def taken(count: int, setting: StepSettings = setting) -> int | None:
-                return self.trial(setting, group_images=group_images, groups=count)
+                return self.trial(setting, ghost_batch_size=ghost_batch_size, groups=count)
 
-            each = group_images * self.counted(setting.image_px)
+            each = ghost_batch_size * self.counted(setting.image_size)
             most = largest(range(1, groups + 1), each=each, room=self.room, taken=taken)
             passes = math.ceil(groups / max(1, most))
-            by_px[setting.image_px] = math.ceil(groups / passes)
+            by_px[setting.image_size] = math.ceil(groups / passes)
         return MicrobatchPlan(by_px)
 
 
@@ -230,7 +230,7 @@ def largest(among: Sequence[int], *, each: int, room: int, taken: Callable[[int]
 
 def _noise(setting: StepSettings, group: int, images: int, channels: int, num_classes: int) -> Batch:
     """A group of random images."""
-    px = setting.image_px
+    px = setting.image_size
     samples = np.arange(group * images, (group + 1) * images, dtype=np.int64)
     noise = np.random.default_rng(group).integers(0, 256, (images, px, px, channels), dtype=np.uint8)
     request = BatchRequest(0, group, setting, samples, np.zeros_like(samples))

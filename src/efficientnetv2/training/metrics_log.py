@@ -32,9 +32,9 @@ class MetricsLog:
     def __init__(self, context: RunContext, saved: Mapping[str, Any]) -> None:
         self._context = context
         self._rows = sorted(log_steps(context.config.recipe, context.config.length))
-        row = saved.get("row", {"images": 0, "train_s": 0.0, "waited_s": 0.0})
+        row = saved.get("row", {"images": 0, "train_s": 0.0, "data_wait_s": 0.0})
         self._images: int = row["images"]
-        self._waited_s: float = row["waited_s"]
+        self._data_wait_s: float = row["data_wait_s"]
         self._earlier_s: float = row["train_s"]
         self._last_progress = time.perf_counter()
         earlier_s: float = saved.get("seconds", 0.0)
@@ -49,7 +49,7 @@ class MetricsLog:
     def state_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
         train_s = time.perf_counter() - self._row_start
-        row = {"images": self._images, "train_s": train_s, "waited_s": self._waited_s}
+        row = {"images": self._images, "train_s": train_s, "data_wait_s": self._data_wait_s}
         return {"seconds": self.seconds, "row": row}
 
     def start(self) -> None:
@@ -68,7 +68,7 @@ class MetricsLog:
     def add(self, output: StepOutput) -> None:
         """Count a step."""
         self._images += output.images
-        self._waited_s += output.waited_s
+        self._data_wait_s += output.data_wait_s
 
     def is_due(self, step: int) -> bool:
         """Whether a row is due after a step."""
@@ -99,13 +99,13 @@ class MetricsLog:
                 **settings,
                 "images_per_s": round(images_per_s, 2),
                 "train_s": round(train_s, 4),
-                "waited_s": round(self._waited_s, 4),
+                "data_wait_s": round(self._data_wait_s, 4),
                 "seconds": round(self.seconds, 2),
                 "memory_mb": round(psutil.Process().memory_info().rss / 2**20, 1),
             }
         )
         # Reset only after the row is written: a row that fails is part of the next one.
-        self._row_start, self._images, self._waited_s = now, 0, 0.0
+        self._row_start, self._images, self._data_wait_s = now, 0, 0.0
         self._report(output, images_per_s)
 
     def report_if_due(self, output: StepOutput) -> None:
@@ -129,17 +129,17 @@ class MetricsLog:
         ahead = np.linspace(step, plan.steps - 1, num=min(64, plan.steps - step)).astype(int)
         positions = [plan.scheduled_step(int(later)) for later in ahead]
         sizes = [
-            recipe.progressive.at(position, total_steps=plan.scheduled).image_px for position in positions
+            recipe.progressive.at(position, total_steps=plan.scheduled).image_size for position in positions
         ]
         pixels = float(np.mean([px**2 for px in sizes]))
-        images = (plan.steps - step) * recipe.batch_images
-        return images / images_per_s * pixels / setting.image_px**2
+        images = (plan.steps - step) * recipe.batch_size
+        return images / images_per_s * pixels / setting.image_size**2
 
 
 def data_wait_fraction(history: Sequence[Mapping[str, Any]]) -> float | None:
     """Fraction of the training time that the loop waited for images; None before the first row."""
     seconds = training_seconds(history)
-    return sum(row["waited_s"] for row in history if row["kind"] == "train") / seconds if seconds else None
+    return sum(row["data_wait_s"] for row in history if row["kind"] == "train") / seconds if seconds else None
 
 
 def training_seconds(history: Sequence[Mapping[str, Any]]) -> float:

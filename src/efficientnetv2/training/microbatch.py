@@ -22,9 +22,9 @@ class MicrobatchPlan:
 
     by_px: Mapping[int, int] = field(default_factory=dict)
 
-    def at(self, image_px: int) -> int:
+    def at(self, image_size: int) -> int:
         """Groups per pass at an image size, at least 1."""
-        known = min((px for px in self.by_px if px >= image_px), default=None)
+        known = min((px for px in self.by_px if px >= image_size), default=None)
         return 1 if known is None else self.by_px[known]
 
     @property
@@ -45,11 +45,11 @@ class MicrobatchPlan:
         """Inverse of ``to_json``."""
         return cls({int(px): count for px, count in plain.items()})
 
-    def halved(self, image_px: int) -> MicrobatchPlan:
+    def halved(self, image_size: int) -> MicrobatchPlan:
         """Half as many groups at a size, and at most that at larger sizes."""
-        half = max(1, self.at(image_px) // 2)
-        by_px = {px: min(count, half) if px >= image_px else count for px, count in self.by_px.items()}
-        return MicrobatchPlan(by_px | {image_px: half})
+        half = max(1, self.at(image_size) // 2)
+        by_px = {px: min(count, half) if px >= image_size else count for px, count in self.by_px.items()}
+        return MicrobatchPlan(by_px | {image_size: half})
 
 
 ONE_GROUP_PER_PASS = MicrobatchPlan()
@@ -61,21 +61,21 @@ def chunks(groups: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         yield groups[first : first + size]
 
 
-def out_of_memory_message(group_images: int, groups: int, image_px: int, error: BaseException) -> str:
+def out_of_memory_message(ghost_batch_size: int, groups: int, image_size: int, error: BaseException) -> str:
     """Message for a single group that did fit when the run started, but does not fit now."""
-    smaller = divisors(group_images * groups, most=group_images // 2)
-    fix = f" (--set group_images={smaller[-1]})" if smaller else " (none is smaller: use --image-px)"
+    smaller = divisors(ghost_batch_size * groups, most=ghost_batch_size // 2)
+    fix = f" (--set ghost_batch_size={smaller[-1]})" if smaller else " (none is smaller: use --image-size)"
     return (
-        f"Memory ran out with a single group of {pluralize(group_images, 'image')} of {image_px} px "
+        f"Memory ran out with a single group of {pluralize(ghost_batch_size, 'image')} of {image_size} px "
         f"({first_line(error)}). It did fit when the run started: end what else takes memory, then go on with "
         f"--resume. Or start a new run with smaller groups{fix}."
     )
 
 
-def out_of_memory_mid_step_message(image_px: int, error: BaseException) -> str:
+def out_of_memory_mid_step_message(image_size: int, error: BaseException) -> str:
     """Message for memory that runs out when other processes have a part of the step's gradients."""
     return (
-        f"Memory ran out with images of {image_px} px ({first_line(error)}), where it had been enough before, and "
+        f"Memory ran out with images of {image_size} px ({first_line(error)}), where it had been enough before, and "
         "other processes have a part of the step already. End what else takes memory, then go on with --resume."
     )
 

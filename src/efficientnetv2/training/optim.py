@@ -89,7 +89,7 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.op
     """The optimizer of a recipe, for the parameters that require gradients.
 
     Each parameter group has ``lr_share``, its multiple of the scheduled rate, and ``begins``, the fraction of the run
-    after which it trains. Only weights have weight decay. ``layer_decay`` and ``unfreeze`` need a ``Network``.
+    after which it trains. Only weights have weight decay. ``layer_decay`` and ``gradual_unfreeze`` need a ``Network``.
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     factors, starts = _lr_factors(network, optimizer), _start_fractions(network, optimizer)
@@ -108,15 +108,15 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.op
         }
         for (decays, factor, start), weights in groups.items()
     ]
-    if optimizer.kind == "rmsprop":
+    if optimizer.name == "rmsprop":
         return TensorFlowRMSprop(
             parameters,
             optimizer.lr,
-            decay=optimizer.decay,
+            decay=optimizer.beta2,
             momentum=optimizer.momentum,
             epsilon=optimizer.epsilon,
         )
-    if optimizer.kind == "sgd":
+    if optimizer.name == "sgd":
         sgd = torch.optim.SGD(
             parameters,
             optimizer.lr,
@@ -130,7 +130,7 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.op
             for weight in (weight for group in sgd.param_groups for weight in group["params"]):
                 sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         return sgd
-    betas = (optimizer.momentum, optimizer.decay)
+    betas = (optimizer.momentum, optimizer.beta2)
     return torch.optim.AdamW(parameters, optimizer.lr, betas=betas, eps=optimizer.epsilon, fused=True)
 
 
@@ -164,20 +164,20 @@ def _lr_factors(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, fl
         for depth, weights in enumerate(groups):
             factor = optimizer.layer_decay ** (len(groups) - 1 - depth)
             factors |= {id(weight): factor for weight in weights}
-    if optimizer.head_lr != 1:
-        factors |= {id(weight): optimizer.head_lr for weight in _classifier_parameters(network)}
+    if optimizer.head_lr_mult != 1:
+        factors |= {id(weight): optimizer.head_lr_mult for weight in _classifier_parameters(network)}
     return factors
 
 
 def _start_fractions(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, float]:
     """Fraction of the run after which a parameter trains, by its ``id``; others have 0."""
-    if optimizer.unfreeze is None:
+    if optimizer.gradual_unfreeze is None:
         return {}
     assert isinstance(network, Network), "only a Network has layer groups"
     groups = layer_groups(network)
     last = max(1, len(groups) - 1)
     return {
-        id(weight): optimizer.unfreeze * (last - depth) / last
+        id(weight): optimizer.gradual_unfreeze * (last - depth) / last
         for depth, weights in enumerate(groups)
         for weight in weights
     }
@@ -203,12 +203,12 @@ def lr_factor(schedule: recipe.Schedule, step: float, *, steps: int, steps_per_e
         steps: Steps of the run.
         steps_per_epoch: Steps of an epoch, may be a fraction.
     """
-    warmup_steps = min(schedule.warmup_epochs * steps_per_epoch, schedule.warmup_share * steps)
+    warmup_steps = min(schedule.warmup_epochs * steps_per_epoch, schedule.max_warmup_fraction * steps)
     if step < warmup_steps:
         return min(1.0, (step + 1) / warmup_steps)
-    if schedule.kind == "constant":
+    if schedule.name == "constant":
         return 1.0
-    if schedule.kind == "staircase":
-        return float(schedule.factor ** math.floor(step / steps_per_epoch / schedule.every_epochs))
+    if schedule.name == "staircase":
+        return float(schedule.gamma ** math.floor(step / steps_per_epoch / schedule.step_epochs))
     fraction = (step - warmup_steps) / max(1.0, steps - warmup_steps)
-    return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * fraction)) / 2
+    return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * (1 + math.cos(math.pi * fraction)) / 2

@@ -37,21 +37,21 @@ _logger = logging.getLogger(__name__)
 _CACHES = ("ram", "disk")
 # Resolution of a cache that the recipe does not set: half of the crops keep all pixels, smaller ones are enlarged by up
 # to 1.4 (where crops keep 35 % of the area), for half the bytes of keeping all. Ours.
-_CACHE_DETAIL = 0.5
+_CACHE_RESOLUTION = 0.5
 # Options by the field of a recipe that they change.
 _OPTIONS = {
     "model": "model",
     "weights": "weights",
     "epochs": "epochs",
-    "progressive.image_px": "image_px",
-    "batch_images": "batch_images",
-    "framing": "framing",
+    "progressive.image_size": "image_size",
+    "batch_size": "batch_size",
+    "crop_mode": "crop_mode",
     "seed": "seed",
 }
 # Fields that ``resolve`` decides where they are open: for a resumed run, an open one asks for nothing else.
 _OPEN = {
-    "model", "weights", "classifier", "pooling", "epochs", "eval_px", "group_images", "precision",
-    "compile", "progressive.seed", "eval_px_tried",
+    "model", "weights", "head_init", "global_pool", "epochs", "eval_image_size", "ghost_batch_size", "precision",
+    "compile", "progressive.seed", "eval_image_size_candidates",
 }  # fmt: skip
 
 
@@ -70,9 +70,9 @@ class TrainOverrides:
     weights: str | None = None
     epochs: float | None = None
     minutes: float | None = None
-    image_px: int | None = None
-    batch_images: int | None = None
-    framing: str | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    crop_mode: str | None = None
     seed: int | None = None
     cache: str | None = None
     settings: tuple[str, ...] = ()
@@ -125,9 +125,9 @@ def sets_length(settings: Sequence[str]) -> bool:
 def sets_sizes(overrides: TrainOverrides) -> bool:
     """Whether image sizes are given, which are then not lowered."""
     fields = [setting_name(setting).split(".") for setting in overrides.settings]
-    return overrides.image_px is not None or any(
-        field[0] in ("eval_px", "eval_px_tried")
-        or field[:2] in (["progressive"], ["progressive", "image_px"])
+    return overrides.image_size is not None or any(
+        field[0] in ("eval_image_size", "eval_image_size_candidates")
+        or field[:2] in (["progressive"], ["progressive", "image_size"])
         for field in fields
     )
 
@@ -204,53 +204,58 @@ def _override(recipe: Recipe, overrides: TrainOverrides) -> Recipe:
     """
     plain = recipe.to_json() | {
         name: value.to_json() if isinstance(value, Architecture) else value
-        for name in ("model", "weights", "epochs", "framing", "seed")
+        for name in ("model", "weights", "epochs", "crop_mode", "seed")
         if (value := getattr(overrides, name)) is not None
     }
     set_fields = {setting_name(setting) for setting in overrides.settings}
     if overrides.epochs is not None or overrides.minutes is not None:
         plain["steps"] = None
-    if overrides.cache is not None and recipe.cache_detail is None:
-        plain["cache_detail"] = _CACHE_DETAIL
-    if overrides.framing not in (None, recipe.framing):
-        plain |= {"crop_fraction": 1.0, "crop_framing": None}
-    batch, before_px = overrides.batch_images, recipe.progressive.last.image_px
-    if batch is not None and batch != recipe.batch_images:
-        plain["batch_images"] = batch
+    if overrides.cache is not None and recipe.cache_resolution is None:
+        plain["cache_resolution"] = _CACHE_RESOLUTION
+    if overrides.crop_mode not in (None, recipe.crop_mode):
+        plain |= {"crop_pct": 1.0, "train_crop_mode": None}
+    batch, before_px = overrides.batch_size, recipe.progressive.last.image_size
+    if batch is not None and batch != recipe.batch_size:
+        plain["batch_size"] = batch
         if not {"optimizer", "optimizer.lr"} & set_fields:
             lr = _scaled_lr(recipe, batch)
             plain["optimizer"] = plain["optimizer"] | {"lr": lr}
             _logger.info(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
-    if overrides.image_px is not None and overrides.image_px != before_px:
-        plain["progressive"] = recipe.progressive.with_image_px(overrides.image_px).to_json()
-    is_sized = overrides.image_px is not None or any(
-        field == "progressive" or field.startswith("progressive.image_px") for field in set_fields
+    if overrides.image_size is not None and overrides.image_size != before_px:
+        plain["progressive"] = recipe.progressive.with_image_size(overrides.image_size).to_json()
+    is_sized = overrides.image_size is not None or any(
+        field == "progressive" or field.startswith("progressive.image_size") for field in set_fields
     )
     if is_sized:
-        plain["enlarge"] = None
+        plain["max_upscale"] = None
         # A run's own recipe has sizes at evaluation that followed those of training.
-        if recipe.eval_px == before_px:
-            plain["eval_px"] = None
-        if recipe.eval_px_tried == default_eval_sizes(before_px):
-            plain["eval_px_tried"] = "auto"
+        if recipe.eval_image_size == before_px:
+            plain["eval_image_size"] = None
+        if recipe.eval_image_size_candidates == default_eval_sizes(before_px):
+            plain["eval_image_size_candidates"] = "auto"
     plain = apply_overrides(plain, overrides.settings)
     changed = validate_recipe(plain, where=recipe.name, options=_option_texts(overrides))
-    last_px, eval_px = changed.progressive.last.image_px, changed.eval_px
-    follows = "eval_px" in set_fields or eval_px != recipe.eval_px or eval_px in (None, last_px)
+    last_px, eval_image_size = changed.progressive.last.image_size, changed.eval_image_size
+    follows = (
+        "eval_image_size" in set_fields
+        or eval_image_size != recipe.eval_image_size
+        or eval_image_size in (None, last_px)
+    )
     if is_sized and not follows:
         _logger.info(
-            f"Evaluation stays at {eval_px} px, though training ends at {last_px} px: --set eval_px says another."
+            f"Evaluation stays at {eval_image_size} px, though training ends at {last_px} px: --set eval_image_size "
+            "says another."
         )
     return changed
 
 
-def _scaled_lr(recipe: Recipe, batch_images: int) -> float:
+def _scaled_lr(recipe: Recipe, batch_size: int) -> float:
     """The learning rate for another batch size: in proportion for SGD and RMSprop.
 
     Adam's step does not grow with the gradient's certainty, so its rate grows with the square root.
     """
-    scale = batch_images / recipe.batch_images
-    lr = recipe.optimizer.lr * (math.sqrt(scale) if recipe.optimizer.kind == "adamw" else scale)
+    scale = batch_size / recipe.batch_size
+    lr = recipe.optimizer.lr * (math.sqrt(scale) if recipe.optimizer.name == "adamw" else scale)
     return float(f"{lr:.4g}")
 
 
@@ -279,20 +284,20 @@ def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
         asked = _override(base, overrides)
     changes: dict[str, object] = {}
     if own.weights == "none":  # what is for weights was left out
-        optimizer = asked.optimizer.model_copy(update={"unfreeze": None})
-        changes |= {**NOTHING_FROZEN, "classifier": "fresh", "optimizer": optimizer}
+        optimizer = asked.optimizer.model_copy(update={"gradual_unfreeze": None})
+        changes |= {**NOTHING_FROZEN, "head_init": "random", "optimizer": optimizer}
     if asked.steps is not None:
         changes |= {"steps": None, "epochs": _epochs(asked, run.path)}
     if asked.model not in ("auto", own.model) and same_shape(asked.model, own.model):
         changes["model"] = own.model  # with the padding of its weights
     lowers = overrides.minutes is not None and not sets_sizes(overrides)
     asked = _with_run_sizes(asked.model_copy(update=changes), own, lowers=lowers)
-    is_open = _OPEN | ({"progressive.shares"} if asked.time_shares is not None else set())
+    is_open = _OPEN | ({"progressive.stage_fractions"} if asked.stage_time is not None else set())
     differing = diff_recipes(own, asked, leave_open=is_open)
     if isinstance(overrides.recipe, str) and get_recipe(overrides.recipe).name != own.name:
         differing.insert(0, f"recipe: {own.name} there, {overrides.recipe} here")
     if differing:
-        fix = "Leave those words out to go on with it, or give another --out to begin anew."
+        fix = "Leave those words out to go on with it, or give another --output to begin anew."
         if run.finished:
             fix = f"It has finished. {train_longer_hint(run.path)}"
         raise InputError(
@@ -303,27 +308,30 @@ def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
         length = (float(own.epochs), "epoch") if limit is None else (limit["seconds"] / 60, "minute")
         _logger.info(
             f"--minutes changes nothing: the length was fixed when the run began, at {pluralize(*length)}. To change "
-            "it, begin another run with another --out."
+            "it, begin another run with another --output."
         )
     return own
 
 
 def _with_run_sizes(asked: Recipe, own: Recipe, *, lowers: bool) -> Recipe:
-    """The recipe asked for, with the run's sizes if ``enlarge`` or (``lowers``) a time limit may have lowered them.
+    """The recipe asked for, with the run's sizes if ``max_upscale`` or (``lowers``) a time limit may have lowered them.
 
     How small the run's images are stored is not checked: the same schedule that ends earlier is taken for that.
     """
-    if asked.enlarge is None and not lowers:
+    if asked.max_upscale is None and not lowers:
         return asked
     plan, run = asked.progressive, own.progressive
-    changes: dict[str, object] = {"enlarge": None}
-    if run.last.image_px < plan.last.image_px:
-        smaller = plan.with_image_px(run.last.image_px)
-        sizes = ([each.stage(index).image_px for index in range(each.stages)] for each in (smaller, run))
+    changes: dict[str, object] = {"max_upscale": None}
+    if run.last.image_size < plan.last.image_size:
+        smaller = plan.with_image_size(run.last.image_size)
+        sizes = ([each.stage(index).image_size for index in range(each.stages)] for each in (smaller, run))
         if next(sizes) == next(sizes):
-            changes["progressive"] = replace(plan, image_px=run.image_px, px_multiple=run.px_multiple)
+            changes["progressive"] = replace(plan, image_size=run.image_size, size_multiple=run.size_multiple)
             if lowers:
-                changes |= {"eval_px": own.eval_px, "eval_px_tried": own.eval_px_tried}
+                changes |= {
+                    "eval_image_size": own.eval_image_size,
+                    "eval_image_size_candidates": own.eval_image_size_candidates,
+                }
     return asked.model_copy(update=changes)
 
 
@@ -336,18 +344,18 @@ def train_longer_hint(run: Path) -> str:
 def _epochs(recipe: Recipe, run: Path) -> float:
     """The epochs of a recipe's steps on the images of a run."""
     assert recipe.steps is not None
-    images = ImageDataset.from_csv(run / "manifest.csv", root=run, source=str(run)).subset("train")
-    return recipe.steps * recipe.batch_images / len(images)
+    images = ImageDataset.from_csv(run / "dataset.csv", root=run, source=str(run)).subset("train")
+    return recipe.steps * recipe.batch_size / len(images)
 
 
 def validate_label_settings(recipe: Recipe, overrides: TrainOverrides, separator: str | None) -> None:
     """Refuse settings that have no effect on these labels; ``separator`` is None for images with one label.
 
     Raises:
-        InputError: ``several_labels`` is set for images with one label, or fields for classes that exclude each other
+        InputError: ``multilabel`` is set for images with one label, or fields for classes that exclude each other
             are set where each class is predicted on its own.
     """
-    settings = [setting for setting in overrides.settings if setting_name(setting) == "several_labels"]
+    settings = [setting for setting in overrides.settings if setting_name(setting) == "multilabel"]
     if settings and separator is None:
         raise InputError(
             f"--set {settings[-1]} says how several labels of a picture are learnt, but each of these has one. Leave "
@@ -359,7 +367,7 @@ def validate_label_settings(recipe: Recipe, overrides: TrainOverrides, separator
         value = getattr(recipe, name)
         if value is not None:
             raise InputError(
-                f"{name} is {value}, which weighs classes against each other, but with several_labels sigmoid each is "
-                f"answered by itself: set {name} to null, or several_labels to softmax. Rare labels are drawn more "
-                "often by --set balance=sqrt."
+                f"{name} is {value}, which weighs classes against each other, but with multilabel sigmoid each is "
+                f"answered by itself: set {name} to null, or multilabel to softmax. Rare labels are drawn more "
+                "often by --set class_sampling=sqrt."
             )

@@ -44,20 +44,20 @@ class EvalSizeSelection:
     by: Literal["top1", "macro_f1"]
 
     @property
-    def image_px(self) -> int:
+    def image_size(self) -> int:
         """The best size; of equal ones the smallest, which is the fastest."""
-        return best_size(self.points, self.by).image_px
+        return best_size(self.points, self.by).image_size
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the report."""
-        return {"image_px": self.image_px, "sizes": [asdict(point) for point in self.points]}
+        return {"image_size": self.image_size, "sizes": [asdict(point) for point in self.points]}
 
     def __str__(self) -> str:
         """The selection in a sentence."""
         found = best_size(self.points, self.by)
         metric = f"top-1 {found.top1:.1%}" if self.by == "top1" else f"macro-F1 {found.macro_f1:.1%}"
-        among = ", ".join(str(point.image_px) for point in self.points)
-        return f"Evaluation at {found.image_px} px, which was best on minival, {metric}, of {among}."
+        among = ", ".join(str(point.image_size) for point in self.points)
+        return f"Evaluation at {found.image_size} px, which was best on minival, {metric}, of {among}."
 
 
 @dataclass
@@ -103,12 +103,12 @@ def finish_training(
         save_model(config, state, selection)
     sizes = None
     try:
-        if config.recipe.eval_px_tried is not None and config.minival is not None:
+        if config.recipe.eval_image_size_candidates is not None and config.minival is not None:
             sizes = _select_eval_size(config, state)
-            config = replace(config, preprocessing=replace(config.preprocessing, image_px=sizes.image_px))
+            config = replace(config, preprocessing=replace(config.preprocessing, image_size=sizes.image_size))
             _logger.info(str(sizes))
         calibration = _calibrate(config, state)
-        _logger.info(f"Answering {pluralize(len(config.val), f'{config.answered} picture')}.")
+        _logger.info(f"Answering {pluralize(len(config.val), f'{config.eval_split} picture')}.")
         predictions = config.predict(state, config.val)
     except DivergedError as error:
         if config.world.is_main_process:
@@ -122,7 +122,7 @@ def finish_training(
     seconds = log.seconds
     if config.world.is_main_process:
         save_model(config, state, selection, predictions)
-    images = state.step * config.recipe.batch_images
+    images = state.step * config.recipe.batch_size
     return Result(predictions, seconds, images, config.folder.history(), selection, sizes, calibration)
 
 
@@ -133,7 +133,7 @@ def save_model(
     predictions: Predictions | None = None,
 ) -> None:
     """Write the model file; before the last evaluation, without ``predictions``, it has no metrics of ``val``."""
-    names, split = config.train.class_names, config.answered
+    names, split = config.train.class_names, config.eval_split
     metrics: dict[str, Any] = {"epochs": epochs_trained(config, state.step)}
     if predictions is not None:
         score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.answer)
@@ -155,7 +155,7 @@ def unreadable_note(config: RunConfig, predictions: Predictions) -> list[str]:
         return []
     lost, total = len(predictions.unreadable), len(config.val)
     return [
-        f"{lost:,} of {total:,} {config.answered} images could not be read. The metrics are of the other "
+        f"{lost:,} of {total:,} {config.eval_split} images could not be read. The metrics are of the other "
         f"{total - lost:,}. {config.folder.skipped_file.name} lists what could not be read."
     ]
 
@@ -164,7 +164,7 @@ def epochs_trained(config: RunConfig, steps: int) -> float:
     """The epochs of a run's steps: those of the recipe, unless it had a time limit or stopped early."""
     assert config.recipe.epochs != "auto", "resolve_recipe() comes first"
     if steps != config.length.steps:
-        return round(steps * config.recipe.batch_images / len(config.train), 4)
+        return round(steps * config.recipe.batch_size / len(config.train), 4)
     return config.recipe.epochs
 
 
@@ -189,13 +189,13 @@ def _select_eval_size(config: RunConfig, state: TrainState) -> EvalSizeSelection
     evaluated: dict[int, tuple[Predictions, float]] = {}
     for px in eval_size_candidates(config.recipe):
         began = time.perf_counter()
-        resized = replace(config, preprocessing=replace(config.preprocessing, image_px=px))
+        resized = replace(config, preprocessing=replace(config.preprocessing, image_size=px))
         evaluated[px] = resized.predict(state, config.minival), time.perf_counter() - began
     points = broadcast_from_main(
         config.world,
         lambda: evaluate_sizes(evaluated.__getitem__, list(evaluated), config.train.class_names),
     )
-    return EvalSizeSelection(points, config.recipe.chosen_by)
+    return EvalSizeSelection(points, config.recipe.monitor)
 
 
 def _calibrate(config: RunConfig, state: TrainState) -> Calibration | None:

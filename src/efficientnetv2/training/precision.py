@@ -76,7 +76,7 @@ def choose_precision(
     measured.
 
     Args:
-        recipe: Recipe with ``group_images``.
+        recipe: Recipe with ``ghost_batch_size``.
         network: Model to train, on the CPU. A copy is measured.
         steps: Steps of the run; without effect with ``minutes``.
         device: Device to train on.
@@ -108,9 +108,9 @@ def seconds_per_image(recipe: Recipe, network: Network, device: torch.device) ->
     lower = lower_precision(device)
     if recipe.precision == "auto" and lower is not None:
         precisions = [lower] if device.type == "cuda" else ["fp32", lower]
-    images = min(recipe.batch_images, _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES)
+    images = min(recipe.batch_size, _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES)
     while True:
-        few = recipe.model_copy(update={"group_images": images})
+        few = recipe.model_copy(update={"ghost_batch_size": images})
         try:
             return min(_image_s(few, network, device, precision) for precision in precisions)
         except (RuntimeError, MemoryError) as error:
@@ -195,17 +195,17 @@ class _Bench:
     def too_short_to_measure(self) -> bool:
         """Whether comparing precisions is known to cost more than a wrong choice."""
         if self.device.type == "cpu":
-            return self.steps is not None and self.steps * self.recipe.batch_images < _FEWEST_IMAGES
+            return self.steps is not None and self.steps * self.recipe.batch_size < _FEWEST_IMAGES
         return self.short
 
     def run_seconds(self, plain: _Side, at_once: int) -> float:
         """Seconds of the whole run by ``at_once`` processes; the time of a step follows its pixels."""
         assert self.steps is not None, "else it takes the minutes that it is given"
         plan = self.recipe.progressive
-        pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
+        pixels = sum(share * plan.stage(stage).image_size ** 2 for stage, share in enumerate(plan.weights))
         (last_s,) = self.step_seconds([plain])
-        images = self.steps * self.recipe.batch_images
-        return last_s * pixels / plan.last.image_px**2 * images / len(plain.images) / at_once
+        images = self.steps * self.recipe.batch_size
+        return last_s * pixels / plan.last.image_size**2 * images / len(plain.images) / at_once
 
     def side(self, precision: Precision, *, compiles: bool = False) -> _Side:
         """A copy of the model, called in one way."""
@@ -213,16 +213,16 @@ class _Bench:
         place(network, self.device)
         setting = self.recipe.progressive.last
         apply_regularization(network, setting)
-        group = self.recipe.group_images or self.recipe.batch_images
+        group = self.recipe.ghost_batch_size or self.recipe.batch_size
         count = min(group, _CPU_IMAGES) if self.device.type == "cpu" else group
         changes = {
             "precision": precision,
             "compile": compiles,
-            "group_images": count,
-            "progressive": replace(self.recipe.progressive, stages=1, shares=None),
+            "ghost_batch_size": count,
+            "progressive": replace(self.recipe.progressive, stages=1, stage_fractions=None),
         }
         call = compile_model(network.train(), self.recipe.model_copy(update=changes), self.device)
-        px, classes = setting.image_px, network.num_classes
+        px, classes = setting.image_size, network.num_classes
         generator = torch.Generator().manual_seed(0)  # the run's own draws stay as they are
         images = torch.rand(count, network.in_channels, px, px, generator=generator)
         images = images.to(self.device, memory_format=torch.channels_last)

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from efficientnetv2.architectures.spec import Architecture, Pooling
+from efficientnetv2.architectures.spec import Architecture, GlobalPool
 from efficientnetv2.data.imagenet import Published
 from efficientnetv2.data.sampler import DEFAULT_BETA, ClassSampling
 from efficientnetv2.data.splits import EvalSplit
-from efficientnetv2.preprocessing import Framing, Views
+from efficientnetv2.preprocessing import TTA, CropMode
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils.device import Precision
@@ -25,13 +25,13 @@ from efficientnetv2.utils.probability import Answer
 # Upper limit of epochs and of the batch size. More is a typing error. Ours.
 MAX_COUNT = 1_000_000
 # Upper limit of the image size at evaluation. More is a typing error. Ours.
-_MAX_IMAGE_PX = 4096
+_MAX_IMAGE_SIZE = 4096
 # What a recipe's schedule has where it names no rate. Outside a recipe, the model keeps the rate it was built with.
 DEFAULT_RATES = {"dropout": 0.0, "drop_path": 0.0}
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-ImagePx = Annotated[int, Field(ge=1, le=_MAX_IMAGE_PX)]
+ImageSize = Annotated[int, Field(ge=1, le=_MAX_IMAGE_SIZE)]
 
 
 class StrictModel(BaseModel):
@@ -43,49 +43,49 @@ class StrictModel(BaseModel):
 class Optimizer(StrictModel):
     """The optimizer and its hyperparameters."""
 
-    kind: Literal["rmsprop", "sgd", "adamw"]
+    name: Literal["rmsprop", "sgd", "adamw"]
     """`rmsprop` as in TensorFlow (epsilon inside the root, mean square starts at 1), `sgd` with Nesterov momentum, or
     `adamw`.
     """
     lr: float = Field(gt=0)
-    """Peak learning rate for a batch of `batch_images`."""
+    """Peak learning rate for a batch of `batch_size`."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay of weights; biases and norms have none. L2 loss with `rmsprop` and `sgd`, decoupled with `adamw`."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of `rmsprop` and `sgd`; beta 1 of `adamw`."""
-    decay: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the running mean square: rho of `rmsprop`, beta 2 of `adamw`."""
     epsilon: float = Field(default=1e-8, gt=0)
     """Epsilon of `rmsprop` and `adamw`."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest norm of the gradients; larger ones are scaled down. null is off."""
-    head_lr: float = Field(default=1.0, gt=0)
+    head_lr_mult: float = Field(default=1.0, gt=0)
     """Learning rate of the classifier, as a multiple of the backbone's."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Learning rate decay by depth. Of L layer groups (`models.adapt.layer_groups`), group i has the rate times
     `layer_decay ** (L - 1 - i)`. Below 1, layers near the input change less.
     """
-    unfreeze: float | None = Field(default=None, gt=0, lt=1)
+    gradual_unfreeze: float | None = Field(default=None, gt=0, lt=1)
     """Gradual unfreezing: fraction of the run after which all layers train. Of L layer groups, group i starts at the
-    fraction `unfreeze * (L - 1 - i) / (L - 1)`: the head at once, the stem last. Batch-norm statistics move from the
-    start. null trains all layers from the start. Source: arXiv:1801.06146, section 3.3, one group per epoch.
+    fraction `gradual_unfreeze * (L - 1 - i) / (L - 1)`: the head at once, the stem last. Batch-norm statistics move
+    from the start. null trains all layers from the start. Source: arXiv:1801.06146, section 3.3, one group per epoch.
     """
 
 
 class Schedule(StrictModel):
     """The learning rate over the run, as a fraction of its peak: warm-up, then the shape."""
 
-    kind: Literal["cosine", "staircase", "constant"]
-    """`cosine` down to `final`, `staircase` (times `factor` every `every_epochs`), or `constant`."""
+    name: Literal["cosine", "staircase", "constant"]
+    """`cosine` down to `min_lr_ratio`, `staircase` (times `gamma` every `step_epochs`), or `constant`."""
     warmup_epochs: float = Field(default=0.0, ge=0)
     """Epochs of linear warm-up from 0."""
-    warmup_share: float = Field(default=1.0, gt=0, le=1)
+    max_warmup_fraction: float = Field(default=1.0, gt=0, le=1)
     """Largest fraction of the run for warm-up, so that a short run reaches its peak too."""
-    final: float = Field(default=0.0, ge=0, le=1)
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
     """Fraction of the peak at the end. For `cosine`."""
-    factor: float = Field(default=0.97, gt=0, le=1)
+    gamma: float = Field(default=0.97, gt=0, le=1)
     """Factor of each decrease of the rate. For `staircase`."""
-    every_epochs: float = Field(default=2.4, gt=0)
+    step_epochs: float = Field(default=2.4, gt=0)
     """Epochs between two decreases of the rate. For `staircase`."""
 
 
@@ -94,7 +94,7 @@ class Recipe(StrictModel):
 
     name: str
     """Name of the recipe."""
-    made_for: Published | None = None
+    expected_dataset: Published | None = None
     """Published dataset that the recipe expects. Missing classes are an error, other counts a warning
     (`data.imagenet`). null accepts any dataset.
     """
@@ -106,50 +106,50 @@ class Recipe(StrictModel):
     """Initial weights: `none`, `auto` (the best available), a name (`efficientnetv2_s.in1k`), or a file. See
     `training.initial_weights`.
     """
-    initialisation: Literal["released", "calm"] = "released"
-    """Initialization of layers without pretrained weights: `released`, or `calm`, where each residual block starts as
-    its shortcut and the classifier at 0 (`models.blocks.zero_init_residual`).
+    init: Literal["default", "zero_residual"] = "default"
+    """Initialization of layers without pretrained weights: `default`, or `zero_residual`, where each residual block
+    starts as its shortcut and the classifier at 0 (`models.blocks.zero_init_residual`).
     """
-    classifier: Literal["fresh", "probe", "auto"] = "fresh"
-    """Classifier on pretrained weights: `fresh` (see `initialisation`), or `probe`, that of a linear probe
+    head_init: Literal["random", "linear_probe", "auto"] = "random"
+    """Classifier on pretrained weights: `random` (see `init`), or `linear_probe`, that of a linear probe
     (arXiv:2202.10054). `auto` takes the probe where there is a probe. A model with several classifiers starts fresh.
     """
-    pooling: Pooling | None = None
-    """Pooling of the last feature maps: `mean` over all positions, as published, or `mean+centre`, which adds the mean
-    over the middle third, for a subject at the center. Ours. null keeps that of the weights, or else `mean`.
+    global_pool: GlobalPool | None = None
+    """Pooling of the last feature maps: `avg` over all positions, as published, or `avg+center`, which adds the mean
+    over the middle third, for a subject at the center. Ours. null keeps that of the weights, or else `avg`.
     """
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
     """Number of stages, after the stem, that keep the pretrained weights. `all` trains only the classifier. See
     `models.adapt.freeze`.
     """
-    frozen_statistics: bool = False
+    freeze_bn: bool = False
     """Whether batch-norm keeps the statistics of the pretrained weights, as in evaluation."""
-    recompute_stages: int = Field(default=0, ge=0)
+    checkpoint_stages: int = Field(default=0, ge=0)
     """Gradient checkpointing: number of first stages whose activations are computed again in the backward pass. Less
     memory, more time, the same result. Only for models of this package.
     """
     epochs: Annotated[float, Field(gt=0, le=MAX_COUNT)] | Literal["auto"] = "auto"
     """Passes over the training images. `auto` depends on their number."""
-    epochs_auto: tuple[int, float, float] = (100_000, 10.0, 100.0)
+    auto_epochs: tuple[int, float, float] = (100_000, 10.0, 100.0)
     """For `epochs: auto`: images to see in total, and the fewest and most epochs."""
     steps: Count | None = None
     """Steps of the run, instead of `epochs`; converted into epochs."""
-    batch_images: int = Field(default=32, ge=1, le=MAX_COUNT)
+    batch_size: int = Field(default=32, ge=1, le=MAX_COUNT)
     """Batch size: images per step."""
-    group_images: Count | None = None
-    """Ghost batch size: images that share batch-norm statistics and mixing partners. Divides `batch_images`. null takes
+    ghost_batch_size: Count | None = None
+    """Ghost batch size: images that share batch-norm statistics and mixing partners. Divides `batch_size`. null takes
     the largest divisor that fits into memory.
     """
     progressive: ProgressiveSchedule
-    enlarge: float | None = Field(default=None, ge=1)
+    max_upscale: float | None = Field(default=None, ge=1)
     """Largest upscaling of stored images. If the last training size exceeds this multiple of the stored size (median of
     the shorter sides), all sizes are scaled down to it, at least to 64 px. An explicit size turns this off. null is
     off.
     """
-    time_shares: Literal["equal"] | tuple[float, ...] | None = None
+    stage_time: Literal["equal"] | tuple[float, ...] | None = None
     """Fraction of the training time per stage: `equal` or one number per stage. Steps of each size are timed before the
-    run, and `progressive.shares` is set to match. If `progressive.shares` is given too, it counts as measured. null
-    lets `progressive.shares` count in steps.
+    run, and `progressive.stage_fractions` is set to match. If `progressive.stage_fractions` is given too, it counts as
+    measured. null lets `progressive.stage_fractions` count in steps.
     """
     optimizer: Optimizer
     schedule: Schedule
@@ -161,72 +161,74 @@ class Recipe(StrictModel):
     """Fraction of the old running statistics kept per step, as in the paper and Keras (PyTorch's momentum is 1 minus
     this).
     """
-    framing: Framing = "whole"
-    """How an image becomes square: `whole` squeezes the whole image, `crop` takes the center square, `pad` keeps the
-    aspect ratio and fills the rest with the mean.
+    crop_mode: CropMode = "squash"
+    """How an image becomes square: `squash` squeezes the whole image, `center` takes the center square, `border` keeps
+    the aspect ratio and fills the rest with the mean.
     """
-    crop_framing: Framing | None = None
-    """Framing of random training crops. With `crop` their aspect ratio is in pixels, whatever the image's; see
-    `data.decode.load_train_image`. null is as `framing`.
+    train_crop_mode: CropMode | None = None
+    """Framing of random training crops. With `center` their aspect ratio is in pixels, whatever the image's; see
+    `data.decode.load_train_image`. null is as `crop_mode`.
     """
-    crop_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Fraction of the shorter side in the center square at evaluation. For framing `crop`."""
-    eval_px: ImagePx | None = None
+    crop_pct: float = Field(default=1.0, gt=0, le=1)
+    """Fraction of the shorter side in the center square at evaluation. For `crop_mode` `center`."""
+    eval_image_size: ImageSize | None = None
     """Image size at evaluation, in pixels. null takes the last training size."""
-    eval_px_tried: Literal["auto"] | Annotated[tuple[ImagePx, ...], Field(min_length=1)] | None = None
-    """Further image sizes for evaluation. After training, minival chooses among these and `eval_px` by `chosen_by`.
-    `auto` tries sizes up to 1.5 times the last training size. null tries none.
+    eval_image_size_candidates: (
+        Literal["auto"] | Annotated[tuple[ImageSize, ...], Field(min_length=1)] | None
+    ) = None
+    """Further image sizes for evaluation. After training, minival chooses among these and `eval_image_size` by
+    `monitor`. `auto` tries sizes up to 1.5 times the last training size. null tries none.
     """
-    eval_views: Views = "one"
-    """Test-time augmentation: `one` is off; `symmetries` averages the probabilities of all eight flips and rotations of
+    tta: TTA = "none"
+    """Test-time augmentation: `none` is off; `d4` averages the probabilities of all eight flips and rotations of
     the square, at eight times the work.
     """
-    crop_area_min: float = Field(default=0.35, gt=0, le=1)
+    crop_scale_min: float = Field(default=0.35, gt=0, le=1)
     """Smallest fraction of the image area in a training crop."""
-    cache_detail: float | None = Field(default=None, gt=0, le=1)
+    cache_resolution: float | None = Field(default=None, gt=0, le=1)
     """Resolution of cached images: the fraction of random crops that keep all their pixels, (0, 1]. See
     `data.image_cache.CacheSpec`; `--cache` says where. null decodes each image whenever it is drawn.
     """
     augment: AugmentPlan = AugmentPlan()
-    several_labels: Answer = "softmax"
+    multilabel: Answer = "softmax"
     """Loss for multi-label images: `sigmoid` predicts each class on its own, positive from a probability of 0.5 (binary
     cross-entropy; no `class_weights`, no `logit_adjustment`). `softmax` gives the labels of an image equal shares of 1,
     as in the paper on ImageNet-21k. An error if set for images of one label.
     """
-    balance: ClassSampling | None = None
+    class_sampling: ClassSampling | None = None
     """Class-balanced sampling: `equal`, `effective` or `sqrt` draw rare classes more often. null draws every image once
     an epoch. See `data.sampler`.
     """
     class_weights: ClassSampling | None = None
-    """Weights of classes in the loss, by the same rules as `balance`. With `balance`, both apply."""
+    """Weights of classes in the loss, by the same rules as `class_sampling`. With `class_sampling`, both apply."""
     effective_beta: float = Field(default=DEFAULT_BETA, ge=0, lt=1)
     """Beta of `effective`: how soon more images of a class add nothing new."""
     logit_adjustment: float | None = Field(default=None, gt=0)
     """Temperature of logit adjustment, 1 in the paper: training adds the log frequency of each class to its logit, so
     that predictions prefer no class. null is off.
     """
-    rare_randaugment: float = Field(default=1.0, ge=1)
-    """Factor of RandAugment's magnitude for classes that `balance` draws more often."""
-    answered: EvalSplit = "val"
+    minority_randaugment_scale: float = Field(default=1.0, ge=1)
+    """Factor of RandAugment's magnitude for classes that `class_sampling` draws more often."""
+    eval_split: EvalSplit = "val"
     """Split that is evaluated: `val`, held out of training, or `test`, which selects nothing; then all other images are
     trained on, val included. Without test images it is val.
     """
-    holdout: Annotated[int, Field(ge=2)] | Fraction = 0.2
+    val_fraction: Annotated[int, Field(ge=2)] | Fraction = 0.2
     """Fraction of the training images that becomes `val` where no split is given. From 2, their number."""
     minival: Count | Fraction | Literal["auto"] | None = None
     """Selection set: number, or below 1 fraction, of the training images that are held out to select the best weights.
     `auto` takes a twentieth and selects between the start and the last weights; with too few images it is null. null
     keeps the last weights. See `data.minival`.
     """
-    chosen_by: Literal["top1", "macro_f1"] = "top1"
+    monitor: Literal["top1", "macro_f1"] = "top1"
     """Metric on minival that selects the weights."""
     patience: Count | None = None
     """Early stopping: validations on minival without a better metric, counted in the last stage, as larger images can
     still help before. null trains to the end.
     """
-    validate_epochs: float = Field(default=1.0, gt=0)
+    val_interval_epochs: float = Field(default=1.0, gt=0)
     """Epochs between validations. Each stage ends with a validation too."""
-    validate_images: int = Field(default=512, ge=1)
+    val_max_images: int = Field(default=512, ge=1)
     """Most images of val in a validation during training, stratified by class. The last validation takes all. With
     minival, all of minival is used instead, and val only at the end.
     """
@@ -248,12 +250,12 @@ class Recipe(StrictModel):
 
     def answer(self, separator: str | None) -> Answer:
         """Activation of the head. ``separator`` is the label separator of multi-label data."""
-        return "softmax" if separator is None else self.several_labels
+        return "softmax" if separator is None else self.multilabel
 
     @property
-    def train_framing(self) -> Framing:
+    def random_crop_mode(self) -> CropMode:
         """Framing of random training crops."""
-        return self.crop_framing or self.framing
+        return self.train_crop_mode or self.crop_mode
 
     @field_validator("progressive", mode="after")
     @classmethod
@@ -273,31 +275,34 @@ class Recipe(StrictModel):
             )
         if self.minival is None:
             self._refuse_selection_on_val()
-        if self.crop_fraction < 1 and self.framing == "pad":
-            raise ValueError(f"crop_fraction is {self.crop_fraction:g}, but framing 'pad' cuts nothing off")
-        if self.group_images is not None and self.batch_images % self.group_images:
-            most = min(self.group_images, self.batch_images)
-            fits = max(n for n in range(1, most + 1) if self.batch_images % n == 0)
+        if self.crop_pct < 1 and self.crop_mode == "border":
+            raise ValueError(f"crop_pct is {self.crop_pct:g}, but crop_mode 'border' cuts nothing off")
+        if self.ghost_batch_size is not None and self.batch_size % self.ghost_batch_size:
+            most = min(self.ghost_batch_size, self.batch_size)
+            fits = max(n for n in range(1, most + 1) if self.batch_size % n == 0)
             raise ValueError(
-                f"group_images is {self.group_images}, which does not divide batch_images "
-                f"({self.batch_images}); the next smaller that does is {fits}"
+                f"ghost_batch_size is {self.ghost_batch_size}, which does not divide batch_size "
+                f"({self.batch_size}); the next smaller that does is {fits}"
             )
-        if self.time_shares is not None:
-            self._validate_time_shares(self.time_shares)
-        if self.rare_randaugment != 1 and (self.balance is None or self.progressive.randaugment is None):
-            off = "balance" if self.balance is None else "progressive.randaugment"
+        if self.stage_time is not None:
+            self._validate_stage_time(self.stage_time)
+        if self.minority_randaugment_scale != 1 and (
+            self.class_sampling is None or self.progressive.randaugment is None
+        ):
+            off = "class_sampling" if self.class_sampling is None else "progressive.randaugment"
             raise ValueError(
-                f"rare_randaugment is {self.rare_randaugment:g}, but {off} is off, so it has no effect: set {off}, or "
-                "rare_randaugment to 1"
+                f"minority_randaugment_scale is {self.minority_randaugment_scale:g}, but {off} is off, so it has no "
+                f"effect: set {off}, or "
+                "minority_randaugment_scale to 1"
             )
         if self.augment.autoaugment and self.progressive.randaugment is not None:
             raise ValueError(
                 "augment.autoaugment and progressive.randaugment are both on, but each replaces the other: set "
                 "augment.autoaugment to false or progressive.randaugment to null"
             )
-        if self.progressive.others:
+        if self.progressive.extra:
             raise ValueError(
-                f"progressive.others names {sorted(self.progressive.others)}, which this loop does not apply; they are "
+                f"progressive.extra names {sorted(self.progressive.extra)}, which this loop does not apply; they are "
                 "for your own training loop"
             )
         return self
@@ -308,18 +313,24 @@ class Recipe(StrictModel):
         )
         if self.patience is not None:
             raise ValueError(f"patience is {self.patience}, {fix} patience to null")
-        if self.eval_px_tried is not None:
-            tried = self.eval_px_tried if self.eval_px_tried == "auto" else list(self.eval_px_tried)
-            raise ValueError(f"eval_px_tried is {tried}, {fix} eval_px_tried to null")
+        if self.eval_image_size_candidates is not None:
+            tried = (
+                self.eval_image_size_candidates
+                if self.eval_image_size_candidates == "auto"
+                else list(self.eval_image_size_candidates)
+            )
+            raise ValueError(
+                f"eval_image_size_candidates is {tried}, {fix} eval_image_size_candidates to null"
+            )
 
-    def _validate_time_shares(self, shares: Literal["equal"] | tuple[float, ...]) -> None:
+    def _validate_stage_time(self, shares: Literal["equal"] | tuple[float, ...]) -> None:
         plan = self.progressive
         if plan.changes_always:
             why = "its order is random" if plan.order == "random" else "a value grows at every step"
-            raise ValueError(f"time_shares is {shares}, but progressive has no stages: {why}")
+            raise ValueError(f"stage_time is {shares}, but progressive has no stages: {why}")
         if shares != "equal" and (len(shares) != plan.stages or min(shares) <= 0):
             raise ValueError(
-                f"time_shares is {shares}, but must have one share above 0 for each of {plan.stages} stages"
+                f"stage_time is {shares}, but must have one share above 0 for each of {plan.stages} stages"
             )
 
     def to_yaml(self) -> str:

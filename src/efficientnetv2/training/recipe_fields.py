@@ -33,14 +33,14 @@ _KEYS_SHOWN = 3
 # Names of the same field in timm, Ultralytics, Keras and Hugging Face. Ours.
 _FOREIGN_NAMES = {
     **dict.fromkeys(("lr0", "learning_rate"), "optimizer.lr"),
-    **dict.fromkeys(("opt", "optim"), "optimizer.kind"),
+    **dict.fromkeys(("opt", "optim"), "optimizer.name"),
     "wd": "optimizer.weight_decay",
     **dict.fromkeys(("clip_grad", "max_grad_norm", "gradient_clip_val"), "optimizer.clip_norm"),
-    **dict.fromkeys(("sched", "lr_scheduler", "lr_scheduler_type"), "schedule.kind"),
+    **dict.fromkeys(("sched", "lr_scheduler", "lr_scheduler_type"), "schedule.name"),
     "num_train_epochs": "epochs",
-    **dict.fromkeys(("imgsz", "img_size", "image_size"), "progressive.image_px"),
-    **dict.fromkeys(("batch", "batch_size", "per_device_train_batch_size"), "batch_images"),
-    **dict.fromkeys(("val_split", "val_fraction", "validation_split"), "holdout"),
+    **dict.fromkeys(("imgsz", "img_size", "image_size"), "progressive.image_size"),
+    **dict.fromkeys(("batch", "per_device_train_batch_size"), "batch_size"),
+    **dict.fromkeys(("val_split", "validation_split"), "val_fraction"),
     "early_stopping_patience": "patience",
     **dict.fromkeys(("drop", "dropout_rate"), "progressive.dropout"),
     "drop_path_rate": "progressive.drop_path",
@@ -49,8 +49,7 @@ _FOREIGN_NAMES = {
     **dict.fromkeys(("smoothing", "label_smoothing_factor"), "progressive.label_smoothing"),
     "model_ema_decay": "ema_decay",
     "sync_bn": "sync_batch_norm",
-    "grad_checkpointing": "recompute_stages",
-    "crop_pct": "crop_fraction",
+    "grad_checkpointing": "checkpoint_stages",
     "freeze": "freeze_stages",
 }
 

@@ -88,13 +88,13 @@ class TrainingSet:
         images: Number of images.
         class_names: Names of the classes.
         in_channels: Channels of an image.
-        stored_px: Size of the stored images. None if it is not known.
+        stored_size: Size of the stored images. None if it is not known.
     """
 
     images: int
     class_names: tuple[str, ...]
     in_channels: int = RGB
-    stored_px: float | None = None
+    stored_size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def resolve(
                 len(data.train),
                 data.train.class_names,
                 in_channels=data.dataset.channels,
-                stored_px=data.stored_px if lowers or recipe.enlarge is not None else None,
+                stored_size=data.stored_size if lowers or recipe.max_upscale is not None else None,
             ),
             hardware,
             time=TimeConstraints(
@@ -244,7 +244,7 @@ def resolve_recipe(
     if recipe.augment.autoaugment:
         refuse_channels(data.in_channels)
     # Image sizes: not far above those of the stored images.
-    recipe, size_notes = limit_upscaling(recipe, data.stored_px)
+    recipe, size_notes = limit_upscaling(recipe, data.stored_size)
     # Model and weights.
     initial = build_initial_model(
         recipe, class_names=data.class_names, device=hardware.device, in_channels=data.in_channels
@@ -252,10 +252,10 @@ def resolve_recipe(
     network, scratch = initial.network, initial.weights == "none"
     # Image sizes: so small that three epochs fit into the time.
     if time.training_s is not None:
-        without_candidates = recipe.model_copy(update={"eval_px_tried": None})
+        without_candidates = recipe.model_copy(update={"eval_image_size_candidates": None})
         validate_sizes(without_candidates, MemoryProbe(recipe, network, hardware))  # before a size is timed
         epochs_of = _epochs_in_time(time, recipe, network, data.images, hardware)
-        recipe, lowered = lower_sizes_for_budget(recipe, epochs_of, data.stored_px)
+        recipe, lowered = lower_sizes_for_budget(recipe, epochs_of, data.stored_size)
         size_notes = lowered or size_notes
     notes = [
         *initial.notes,
@@ -272,10 +272,10 @@ def resolve_recipe(
     ):
         changes |= fields
         notes += more_notes
-    if recipe.time_shares is not None and recipe.progressive.shares is not None:
+    if recipe.stage_time is not None and recipe.progressive.stage_fractions is not None:
         notes.append(
-            "Stage lengths: progressive.shares, as measured for time_shares before; "
-            "--set progressive.shares=null measures again."
+            "Stage lengths: progressive.stage_fractions, as measured for stage_time before; "
+            "--set progressive.stage_fractions=null measures again."
         )
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
@@ -285,9 +285,11 @@ def resolve_recipe(
     if time.minutes is None:
         recipe.progressive.at(0, total_steps=steps)  # raises if there are more stages than steps
     # Group size, precision, compiling, and groups per pass.
-    probe, is_set = MemoryProbe(recipe, network, hardware), recipe.group_images is not None
+    probe, is_set = MemoryProbe(recipe, network, hardware), recipe.ghost_batch_size is not None
     validate_sizes(recipe, probe)
-    recipe = _changed(recipe, {"group_images": group_size(recipe, probe, is_set=is_set, is_fixed=repeated)})
+    recipe = _changed(
+        recipe, {"ghost_batch_size": group_size(recipe, probe, is_set=is_set, is_fixed=repeated)}
+    )
     validate_sharing(recipe, hardware.device, hardware.world)
     choice = choose_precision(
         recipe,
@@ -303,7 +305,7 @@ def resolve_recipe(
     group, microbatches, group_notes = fit_groups(
         recipe, probe.for_recipe(recipe), is_set=is_set, is_fixed=repeated
     )
-    recipe = _changed(recipe, {"group_images": group})
+    recipe = _changed(recipe, {"ghost_batch_size": group})
     validate_sharing(recipe, hardware.device, hardware.world)
     notes += [*([choice.note] if choice.note else []), *group_notes]
     return ResolvedRecipe(recipe, network, microbatches, tuple(notes))
@@ -311,7 +313,7 @@ def resolve_recipe(
 
 def no_probe_note(run: ResolvedRun) -> list[str]:
     """A note that there is no linear probe where a run wants one, for it predicts a single label."""
-    recipe, wanted = run.recipe, run.request.options.probe or run.recipe.classifier == "probe"
+    recipe, wanted = run.recipe, run.request.options.probe or run.recipe.head_init == "linear_probe"
     if recipe.weights == "none" or not wanted or run.data.dataset.separator is None:
         return []
     return ["No linear probe of the given weights: it answers one label, and these pictures have several."]
@@ -326,21 +328,21 @@ def _model_fields(recipe: Recipe, initial: InitialModel) -> tuple[dict[str, Any]
     model = initial.model if isinstance(initial.model, str) else initial.model.to_json()
     fields: dict[str, Any] = {"weights": initial.weights, "model": model}
     if initial.weights == "none":
-        all_layers_train = recipe.optimizer.model_dump() | {"unfreeze": None}
-        fields |= NOTHING_FROZEN | {"classifier": "fresh", "optimizer": all_layers_train}
+        all_layers_train = recipe.optimizer.model_dump() | {"gradual_unfreeze": None}
+        fields |= NOTHING_FROZEN | {"head_init": "random", "optimizer": all_layers_train}
         if recipe.name == "finetune":
             return fields, [
                 "The recipe finetune is made for pretrained weights; from scratch, quick learns faster."
             ]
         return fields, []
     if isinstance(initial.network, EfficientNet):
-        fields["pooling"] = initial.network.architecture.pooling  # a checkpoint needs the same
+        fields["global_pool"] = initial.network.architecture.global_pool  # a checkpoint needs the same
     notes = []
     # Whoever fits a probe has set "probe" before.
-    fields["classifier"] = "fresh" if recipe.classifier == "auto" else recipe.classifier
+    fields["head_init"] = "random" if recipe.head_init == "auto" else recipe.head_init
     classifiers = len(classifier_layers(initial.network))
-    if recipe.classifier == "probe" and classifiers > 1 and not initial.network.class_names:
-        fields["classifier"] = "fresh"
+    if recipe.head_init == "linear_probe" and classifiers > 1 and not initial.network.class_names:
+        fields["head_init"] = "random"
         notes.append(
             f"Classifier: fresh, as {model_title(initial.model)} has {classifiers} classifiers and combines their "
             "predictions, and a linear probe would be one."
@@ -356,12 +358,12 @@ def _model_fields(recipe: Recipe, initial: InitialModel) -> tuple[dict[str, Any]
 def _epoch_fields(recipe: Recipe, images: int) -> tuple[dict[str, Any], list[str]]:
     """The epochs, if they are open, and a note on what decides them."""
     if recipe.steps is not None:
-        epochs = recipe.steps * recipe.batch_images / images
-        note = f"Epochs: {epochs:g}, for {pluralize(recipe.steps, 'step')} of {recipe.batch_images}."
+        epochs = recipe.steps * recipe.batch_size / images
+        note = f"Epochs: {epochs:g}, for {pluralize(recipe.steps, 'step')} of {recipe.batch_size}."
         return {"epochs": epochs, "steps": None}, [note]
     if recipe.epochs != "auto":
         return {}, []
-    seen, least, most = recipe.epochs_auto
+    seen, least, most = recipe.auto_epochs
     epochs = round(min(most, max(least, seen / images)), 2)
     bound = "most" if seen > most * images else "fewest" if seen < least * images else None
     if bound is None:
@@ -376,13 +378,13 @@ def _epochs_in_time(
     time: TimeConstraints, recipe: Recipe, network: Network, images: int, hardware: Hardware
 ) -> Callable[[Recipe], float]:
     """About how many epochs fit into the time, as a function of the recipe with its sizes."""
-    pixel_s = seconds_per_image(recipe, network, hardware.device) / recipe.progressive.last.image_px**2
+    pixel_s = seconds_per_image(recipe, network, hardware.device) / recipe.progressive.last.image_size**2
     parallel = parallel_speed(hardware.world, hardware.device)
     training_s = time.training_s or 0.0
 
     def epochs_of(sized: Recipe) -> float:
         plan = sized.progressive
-        pixels = sum(share * plan.stage(stage).image_px ** 2 for stage, share in enumerate(plan.weights))
+        pixels = sum(share * plan.stage(stage).image_size ** 2 for stage, share in enumerate(plan.weights))
         return training_s * parallel / (images * (time.read_s + pixel_s * pixels))
 
     return epochs_of
@@ -390,7 +392,7 @@ def _epochs_in_time(
 
 def _read_s(train: ImageDataset, recipe: Recipe, workers: int) -> float:
     """Seconds to read one training image, from a few of them; each worker reads another one meanwhile."""
-    reader, preprocessing = source_reader(train), Preprocessing(image_px=recipe.progressive.last.image_px)
+    reader, preprocessing = source_reader(train), Preprocessing(image_size=recipe.progressive.last.image_size)
     rows = np.unique(np.linspace(0, len(train) - 1, _TIMED_IMAGES).astype(np.int64)).tolist()
 
     def read(place: int) -> None:
@@ -412,8 +414,8 @@ def _with_last_notes(run: ResolvedRun) -> ResolvedRun:
             preprocessing_note(
                 run.preprocessing,
                 run.network.preprocessing,
-                trained_px=recipe.progressive.last.image_px,
-                eval_px=run.request.recipe.eval_px,
+                trained_px=recipe.progressive.last.image_size,
+                eval_image_size=run.request.recipe.eval_image_size,
             )
         )
     return replace(run, notes=(*run.notes, *notes), warnings=run.warnings | set(patience))

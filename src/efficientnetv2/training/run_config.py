@@ -84,7 +84,7 @@ class RunConfig:
         return RunLength.of(self.recipe, len(self.train))
 
     @property
-    def answered(self) -> str:
+    def eval_split(self) -> str:
         """Name of the split of ``val``: test, or else val."""
         return "test" if (self.val.split == "test").all() else "val"
 
@@ -100,7 +100,7 @@ class RunConfig:
             return ""
         if self.network.class_names:
             return "the given model"
-        return "the linear probe of the given weights" if self.recipe.classifier == "probe" else ""
+        return "the linear probe of the given weights" if self.recipe.head_init == "linear_probe" else ""
 
     @property
     def key(self) -> Key:
@@ -153,7 +153,7 @@ class RunConfig:
         return predict_distributed(
             eval_network(state),
             part,
-            preprocessing=replace(self.preprocessing, views="one") if once else self.preprocessing,
+            preprocessing=replace(self.preprocessing, tta="none") if once else self.preprocessing,
             device=self.device,
             workers=self.workers,
             world=self.world,
@@ -211,14 +211,14 @@ class UnreadableImages:
 
 
 def eval_preprocessing(recipe: Recipe, network: Network, bands: Bands | None) -> Preprocessing:
-    """The preprocessing of the weights, with size, framing and views of the recipe. ``bands`` are of rasters."""
-    assert recipe.eval_px is not None, "resolve_recipe() comes first"
+    """The preprocessing of the weights, with size, crop mode and views of the recipe. ``bands`` are of rasters."""
+    assert recipe.eval_image_size is not None, "resolve_recipe() comes first"
     return replace(
         network.preprocessing.seeing(bands),
-        image_px=recipe.eval_px,
-        framing=recipe.framing,
-        crop_fraction=recipe.crop_fraction,
-        views=recipe.eval_views,
+        image_size=recipe.eval_image_size,
+        crop_mode=recipe.crop_mode,
+        crop_pct=recipe.crop_pct,
+        tta=recipe.tta,
     )
 
 

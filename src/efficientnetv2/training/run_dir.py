@@ -43,14 +43,14 @@ LOCK = "beginning.lock"
 RUNNING = "running.lock"
 # All that a run leaves, by their names in its folder.
 RUN_FILES = (
-    "recipe.yaml", "beginning.json", "manifest.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
+    "recipe.yaml", "run.json", "dataset.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
     "checkpoints", "model.safetensors", "probe", "against", LOCK, RUNNING, *REPORT_FILES,
 )  # fmt: skip
 
 # By which a run directory, and that of a cross-validation, is recognized.
-RUN_MARKERS = ("beginning.json", "crossval.json")
+RUN_MARKERS = ("run.json", "crossval.json")
 # What a run needs of its beginning to go on.
-_NEEDED = ("command", "chosen", "preprocessing", "groups_at_a_time")
+_NEEDED = ("command", "auto_choices", "preprocessing", "microbatches")
 _DAMAGED = ".damaged"  # behind the name of a file that was set aside
 
 
@@ -65,7 +65,7 @@ class RunDir:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--out {path}: {error.strerror or error}. Give another folder.") from error
+            raise InputError(f"--output {path}: {error.strerror or error}. Give another folder.") from error
         self.path = path
         self._board: SummaryWriter | None = None
         self._skipped = self._skipped_before()
@@ -76,9 +76,9 @@ class RunDir:
         return self.path / "recipe.yaml"
 
     @property
-    def manifest_file(self) -> Path:
+    def dataset_file(self) -> Path:
         """Every image with its label and split."""
-        return self.path / "manifest.csv"
+        return self.path / "dataset.csv"
 
     @property
     def skipped_file(self) -> Path:
@@ -103,7 +103,7 @@ class RunDir:
     @property
     def beginning_file(self) -> Path:
         """How the run was started: command, and what was resolved."""
-        return self.path / "beginning.json"
+        return self.path / "run.json"
 
     @property
     def reported(self) -> bool:
@@ -129,7 +129,7 @@ class RunDir:
             shutil.rmtree(old, ignore_errors=True)
         self.metrics_file.unlink(missing_ok=True)
         write_text_atomically(self.beginning_file, json.dumps(beginning, indent=2))
-        write_atomically(self.manifest_file, dataset.to_csv)
+        write_atomically(self.dataset_file, dataset.to_csv)
         write_text_atomically(self.recipe_file, recipe.to_yaml())
 
     def beginning(self) -> dict[str, Any]:
@@ -139,13 +139,21 @@ class RunDir:
             InputError: The file is missing or damaged.
         """
         again = shell_join(
-            ["effnetv2", "train", str(self.manifest_file), "--recipe", str(self.recipe_file), "--out", "NEW"]
+            [
+                "effnetv2",
+                "train",
+                str(self.dataset_file),
+                "--recipe",
+                str(self.recipe_file),
+                "--output",
+                "NEW",
+            ]
         )
         fix = f"The run can't be resumed. Start a new run with the same recipe and split: {again}"
         plain = read_object(self.beginning_file, *_NEEDED, fix=fix)
         try:
             Preprocessing.from_json(plain["preprocessing"])
-            MicrobatchPlan.from_json(plain["groups_at_a_time"])
+            MicrobatchPlan.from_json(plain["microbatches"])
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{self.beginning_file} is damaged ({first_line(error)}). {fix}") from error
         return plain

@@ -89,17 +89,17 @@ class LengthBudget:
         return self._given(minutes_for_steps, timings)(self.config.recipe.progressive.stages) > self.minutes
 
     def lower_sizes(
-        self, timings: StepTimings, stored_px: float | None
+        self, timings: StepTimings, stored_size: float | None
     ) -> tuple[Recipe, StepTimings, list[str]]:
         """The recipe with image sizes at which three epochs fit, its timings, and a note if they are lower.
 
-        ``stored_px`` is the side of the stored images in pixels; None if it is not known.
+        ``stored_size`` is the side of the stored images in pixels; None if it is not known.
         """
         assert self.minutes is not None, "sizes are lowered for want of time"
         minutes = self.minutes
 
         def of_sizes(recipe: Recipe) -> StepTimings:
-            return timings.of_sizes([setting.image_px for setting in settings_by_size(recipe)])
+            return timings.of_sizes([setting.image_size for setting in settings_by_size(recipe)])
 
         def epochs_of(recipe: Recipe) -> float:
             resized = replace(self, config=replace(self.config, recipe=recipe))
@@ -108,7 +108,7 @@ class LengthBudget:
                 return epochs(minutes)
             return 0.0
 
-        recipe, notes = lower_sizes_for_budget(self.config.recipe, epochs_of, stored_px)
+        recipe, notes = lower_sizes_for_budget(self.config.recipe, epochs_of, stored_size)
         return recipe, of_sizes(recipe), notes
 
     def set_length(self, timings: StepTimings) -> tuple[Recipe, list[str]]:
@@ -145,15 +145,17 @@ class LengthBudget:
 
 def _lengths_open(recipe: Recipe) -> bool:
     return (
-        recipe.time_shares is not None and recipe.progressive.shares is None and recipe.progressive.stages > 1
+        recipe.stage_time is not None
+        and recipe.progressive.stage_fractions is None
+        and recipe.progressive.stages > 1
     )
 
 
 def _lengths_by_time(recipe: Recipe, timings: StepTimings) -> tuple[Recipe, str]:
     """The recipe with the stage lengths that give the stages their shares of the time."""
     plan = recipe.progressive
-    shares = None if recipe.time_shares == "equal" else recipe.time_shares
-    step_s = [timings.step_s(plan.stage(index).image_px) for index in range(plan.stages)]
+    shares = None if recipe.stage_time == "equal" else recipe.stage_time
+    step_s = [timings.step_s(plan.stage(index).image_size) for index in range(plan.stages)]
     plan = plan.in_time(step_s, shares)
     lengths = " : ".join(f"{100 * share:.3g}" for share in plan.weights)
     times = ", ".join(
@@ -186,7 +188,8 @@ def scratch_dir(run: Path) -> Iterator[Path]:
             )
         except OSError as error:
             raise InputError(
-                f"{parent}: {error.strerror or error}, but how fast a run writes is measured there. Give another --out."
+                f"{parent}: {error.strerror or error}, but how fast a run writes is measured there. Give another "
+                "--output."
             ) from error
         yield Path(folder)
 
@@ -216,7 +219,7 @@ def resolve_length(
             before_s = min(before_s, budget.used_s + cache_s)
         if not sets_sizes(run.request.overrides):
             length = LengthBudget(config, minutes, before_s + after_s, world)
-            recipe, timings, lowered = length.lower_sizes(timings, run.data.stored_px)
+            recipe, timings, lowered = length.lower_sizes(timings, run.data.stored_size)
             notes += lowered
             config = replace(config, recipe=recipe)
         spent_s = before_s + after_s
@@ -227,7 +230,7 @@ def resolve_length(
             notes += probe_notes
             config = replace(config, recipe=recipe)
             spent_s = budget.used_s + probing_s + after_s
-            groups = recipe.batch_images // (recipe.group_images or recipe.batch_images)
+            groups = recipe.batch_size // (recipe.ghost_batch_size or recipe.batch_size)
             shared = timings.shared(parallel_speed(world, hardware.device), groups)
             limit = TimeLimit(60 * minutes, after_s, shared, began=budget.began)
     recipe, length_notes = LengthBudget(config, minutes, spent_s, world).set_length(timings)
@@ -281,14 +284,14 @@ def _probe_in_time(
     recipe, data = run.recipe, run.data
     if not wants_probe(recipe, run.request.options.probe, data):
         return recipe, None, 0.0, []
-    left_s, px = budget.left_s, recipe.eval_px or run.preprocessing.image_px
+    left_s, px = budget.left_s, recipe.eval_image_size or run.preprocessing.image_size
     most = max_probe_images(run.network, px, len(data.train.class_names), hardware.device)
     images = images_within(left_s, data, run.network, timings.curve.each_s, most)
     if images is None or images >= min_probe_images(data):
         return recipe, images, left_s, []
     minutes = run.request.overrides.minutes
     note = f"No linear probe of the given weights (--minutes {minutes:g} leaves no time for it)."
-    return recipe.model_copy(update={"classifier": "fresh"}), 0, 0.0, [note]
+    return recipe.model_copy(update={"head_init": "random"}), 0, 0.0, [note]
 
 
 def without_epochs(notes: tuple[str, ...], minutes: float | None) -> tuple[str, ...]:

@@ -16,35 +16,35 @@ from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import locked, output_dir
 from efficientnetv2.utils.shell import shell_join
 
-# Where runs without --out go.
+# Where runs without --output go.
 RUNS = Path("runs")
 
 
 def validate_new_run_dir(path: Path) -> None:
     """Check that a directory is new, empty, or what is left of a run that never began; an inspection may be in it.
 
-    ``manifest.csv`` may be a user's table: only with the beginning of a run it is a run's.
+    ``dataset.csv`` may be a user's table: only with the beginning of a run it is a run's.
 
     Raises:
         InputError: It holds a run, or something else.
     """
     if (path / "recipe.yaml").exists():
         if RunDir(path).finished:
-            raise InputError(f"--out {path} holds a run already, which has finished. Give another folder.")
+            raise InputError(f"--output {path} holds a run already, which has finished. Give another folder.")
         go_on = shell_join(
-            ["effnetv2", "train", "DATA", "--out", str(path), "--resume"]
+            ["effnetv2", "train", "DATA", "--output", str(path), "--resume"]
         )  # whatever verb asks
         raise InputError(
-            f"--out {path} holds a run already. Go on with it by --resume ({go_on}), or give another folder."
+            f"--output {path} holds a run already. Go on with it by --resume ({go_on}), or give another folder."
         )
     ours = {"probe", "against", "inspection", LOCK}
-    if _is_beginning(path / "beginning.json"):
-        ours |= {"beginning.json", "log.txt", "manifest.csv", "skipped.csv"}
+    if _is_beginning(path / "run.json"):
+        ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv"}
     there = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in there if name not in ours and not name.endswith(".partial")]
     if others:
         raise InputError(
-            f"--out {path} holds something that is no run ({shorten(others, 3)}). Give another folder."
+            f"--output {path} holds something that is no run ({shorten(others, 3)}). Give another folder."
         )
 
 
@@ -64,7 +64,7 @@ def new_run_path(runs: Path, name: str) -> Path:
         path = runs / (stem if number == 0 else f"{stem}_{number}")
         if not path.exists():
             return path
-    raise InputError(f"{runs} holds a thousand runs of this second; give --out.")
+    raise InputError(f"{runs} holds a thousand runs of this second; give --output.")
 
 
 def newest_run(runs: Path) -> Path | None:
@@ -160,6 +160,6 @@ def is_running(path: Path) -> bool:
 def _alone_in(path: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
     fix = "Give another folder."
     taken = f"another run is beginning there at this moment. {fix}"
-    with output_dir(path, "--out"), locked(path / LOCK, f"--out {path}", taken=taken, fix=fix):
+    with output_dir(path, "--output"), locked(path / LOCK, f"--output {path}", taken=taken, fix=fix):
         refuse(path)
         yield

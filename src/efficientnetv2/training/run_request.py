@@ -90,7 +90,7 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
         _logger.info(f"There is no run in {path or RUNS} yet: starting one.")
     if options.out is not None:
         validate_new_run_dir(options.out)
-    check_writable_dir(options.out or RUNS, "--out")
+    check_writable_dir(options.out or RUNS, "--output")
     if note := device_note(options.device, device):
         _logger.info(note)
     candidates = open_weights(overrides, device)
@@ -139,7 +139,7 @@ def _how_to_resume(path: Path | None) -> str:
     if not runs:
         return "To start a run, leave out --resume."
     run = next((run for run in runs.values() if not RunDir(run).finished), next(iter(runs.values())))
-    command = shell_join(["effnetv2", "train", "DATA", "--out", str(run), "--resume"])
+    command = shell_join(["effnetv2", "train", "DATA", "--output", str(run), "--resume"])
     return f"To resume the newest run: {command}. To start a new run, leave out --resume."
 
 

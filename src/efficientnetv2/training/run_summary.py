@@ -47,9 +47,9 @@ def model_lines(recipe: Recipe, notes: Sequence[str], device: torch.device) -> l
     if weights == f"{_WEIGHTS_PREFIX}none":
         weights += " (training from scratch)"
     schedule = recipe.progressive
-    first, last = schedule.stage(0).image_px, schedule.last.image_px
+    first, last = schedule.stage(0).image_size, schedule.last.image_size
     px = f"{last} px" if first == last else f"{first} to {last} px in {pluralize(schedule.stages, 'stage')}"
-    how = f"batch size {recipe.batch_images}, {recipe.precision} on {device.type}"
+    how = f"batch size {recipe.batch_size}, {recipe.precision} on {device.type}"
     return [weights, f"Model: {model_title(recipe.model)}, {px} ({how})"]
 
 
@@ -71,22 +71,25 @@ def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[st
         processes: Number of processes of the run.
     """
     unused = []
-    if scratch and recipe.optimizer.unfreeze is not None:
-        unused.append("optimizer.unfreeze (from scratch all layers train from the start)")
-    if scratch and recipe.classifier == "probe":
-        unused.append("classifier=probe (from scratch there is nothing to fit a probe on)")
+    if scratch and recipe.optimizer.gradual_unfreeze is not None:
+        unused.append("optimizer.gradual_unfreeze (from scratch all layers train from the start)")
+    if scratch and recipe.head_init == "linear_probe":
+        unused.append("head_init=linear_probe (from scratch there is nothing to fit a probe on)")
     if recipe.sync_batch_norm and processes == 1:
         unused.append("sync_batch_norm (there is one process)")
-    if recipe.time_shares is not None and recipe.progressive.stages == 1:
-        unused.append("time_shares (there is one stage)")
-    if recipe.effective_beta != DEFAULT_BETA and "effective" not in (recipe.balance, recipe.class_weights):
+    if recipe.stage_time is not None and recipe.progressive.stages == 1:
+        unused.append("stage_time (there is one stage)")
+    if recipe.effective_beta != DEFAULT_BETA and "effective" not in (
+        recipe.class_sampling,
+        recipe.class_weights,
+    ):
         unused.append("effective_beta (neither balance nor class_weights is effective)")
-    default = Schedule(kind=recipe.schedule.kind)
-    for kind, names in {"staircase": ("factor", "every_epochs"), "cosine": ("final",)}.items():
+    default = Schedule(name=recipe.schedule.name)
+    for kind, names in {"staircase": ("gamma", "step_epochs"), "cosine": ("min_lr_ratio",)}.items():
         unused += [
-            f"schedule.{name} (for {kind}, and schedule.kind is {recipe.schedule.kind})"
+            f"schedule.{name} (for {kind}, and schedule.name is {recipe.schedule.name})"
             for name in names
-            if kind != recipe.schedule.kind and getattr(recipe.schedule, name) != getattr(default, name)
+            if kind != recipe.schedule.name and getattr(recipe.schedule, name) != getattr(default, name)
         ]
     if recipe.compile is True and recipe.progressive.continuous:
         unused.append(
@@ -100,10 +103,10 @@ def channel_notes(recipe: Recipe, in_channels: int) -> list[str]:
     """A note on augmentation that is reduced for images that are not RGB."""
     stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
     has_randaugment = any(stage.randaugment is not None for stage in stages)
-    if in_channels == RGB or not (has_randaugment or recipe.augment.colour):
+    if in_channels == RGB or not (has_randaugment or recipe.augment.color):
         return []
     operations = f"RandAugment draws from {', '.join(names_for(in_channels))}" if has_randaugment else ""
-    jitter = "the jitter changes brightness alone" if recipe.augment.colour else ""
+    jitter = "the jitter changes brightness alone" if recipe.augment.color else ""
     what = " and ".join(filter(None, (operations, jitter)))
     return [
         f"Augmentation of {pluralize(in_channels, 'channel')}: {what}; other color operations need red, green and blue."
@@ -127,11 +130,11 @@ def multilabel_notes(recipe: Recipe, separator: str | None) -> list[str]:
     if recipe.answer(separator) == "sigmoid":
         return [
             "Several labels: each class is a yes or no of its own (sigmoid), given from a probability of 0.5 on; "
-            "--set several_labels=softmax has labels share 1."
+            "--set multilabel=softmax has labels share 1."
         ]
     return [
         "Several labels: those of a picture share a probability of 1 (softmax); "
-        "--set several_labels=sigmoid answers each class by itself."
+        "--set multilabel=sigmoid answers each class by itself."
     ]
 
 
@@ -155,7 +158,7 @@ def better_weights_note(recipe: Recipe, candidates: Sequence[WeightsCandidate]) 
 
 
 def preprocessing_note(
-    own: Preprocessing, weights: Preprocessing, *, trained_px: int, eval_px: int | None
+    own: Preprocessing, weights: Preprocessing, *, trained_px: int, eval_image_size: int | None
 ) -> str:
     """Which part of the preprocessing comes from the weights, and which from the recipe.
 
@@ -163,30 +166,31 @@ def preprocessing_note(
         own: Preprocessing of the run.
         weights: Preprocessing of the weights.
         trained_px: Last training size.
-        eval_px: Image size that the recipe names for evaluation; None if it names none.
+        eval_image_size: Image size that the recipe names for evaluation; None if it names none.
     """
     source = "interpolation, mean and std are"
     if own.channels != RGB:
         source = "mean and std are of the rasters' bands, and interpolation is"
     trained = (
         "as the recipe trains on them"
-        if own.image_px == trained_px
+        if own.image_size == trained_px
         else f"though training ends at {trained_px} px"
     )
     note = (
-        f"Pictures: framing {_framing(own)} at {own.image_px} px, {trained}; {source} "
+        f"Pictures: crop mode {_crop_mode(own)} at {own.image_size} px, {trained}; {source} "
         f"{'those' if own.channels == RGB else 'that'} of the weights."
     )
-    if (_framing(own), own.image_px) == (_framing(weights), weights.image_px):
+    if (_crop_mode(own), own.image_size) == (_crop_mode(weights), weights.image_size):
         return note
-    crop = f" --set crop_fraction={weights.crop_fraction:.4g}" if weights.crop_fraction < 1 else ""
-    size = "" if eval_px is None else f" --set eval_px={weights.image_px}"
+    crop = f" --set crop_pct={weights.crop_pct:.4g}" if weights.crop_pct < 1 else ""
+    size = "" if eval_image_size is None else f" --set eval_image_size={weights.image_size}"
     return (
-        f"{note} The weights themselves had framing {_framing(weights)} at {weights.image_px} px: for that, --framing "
-        f"{weights.framing}{crop} --image-px {weights.image_px}{size}."
+        f"{note} The weights themselves had crop mode {_crop_mode(weights)} at {weights.image_size} px: for that, "
+        "--crop-mode "
+        f"{weights.crop_mode}{crop} --image-size {weights.image_size}{size}."
     )
 
 
-def _framing(preprocessing: Preprocessing) -> str:
-    fraction = preprocessing.crop_fraction
-    return preprocessing.framing + (f" ({fraction:.3g} of each side)" if fraction < 1 else "")
+def _crop_mode(preprocessing: Preprocessing) -> str:
+    fraction = preprocessing.crop_pct
+    return preprocessing.crop_mode + (f" ({fraction:.3g} of each side)" if fraction < 1 else "")

@@ -20,8 +20,8 @@ def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
 
 
 def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
-    """The steps before a validation: each stage's end, and every ``validate_epochs`` unless a stage ends soon."""
-    every = max(1, round(recipe.validate_epochs * length.steps_per_epoch))
+    """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends soon."""
+    every = max(1, round(recipe.val_interval_epochs * length.steps_per_epoch))
     ends = stage_ends(recipe, length)
     between = range(every, length.steps, every)
     return frozenset(ends) | {step for step in between if ends[bisect_left(ends, step)] - step >= every / 2}

@@ -131,10 +131,10 @@ class Pacer:
         """Seconds used since the command, over all parts of a resumed run."""
         return self._limit.used_s + time.monotonic() - self._limit.began
 
-    def stepped(self, image_px: int, seconds: float) -> None:
+    def stepped(self, image_size: int, seconds: float) -> None:
         """Note the time of a step."""
         self._took_s += seconds
-        self._expected_s += self._limit.rates.step_s(image_px)
+        self._expected_s += self._limit.rates.step_s(image_size)
 
     def validated(self, seconds: float) -> None:
         """Note the time of a validation."""
@@ -201,7 +201,7 @@ class Pacer:
         steps, progressive = self._config.length.steps, self._config.recipe.progressive
         positions = np.linspace(begin, max(begin, min(end, steps) - 1), _SAMPLES).astype(int)
         sizes = [
-            progressive.at(min(int(position), steps - 1), total_steps=steps).image_px
+            progressive.at(min(int(position), steps - 1), total_steps=steps).image_size
             for position in positions
         ]
         return float(np.mean([self._limit.rates.step_s(px) for px in sizes]))

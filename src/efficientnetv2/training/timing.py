@@ -41,13 +41,13 @@ class StepTiming:
     """Steps of an image size.
 
     Args:
-        image_px: Image size.
+        image_size: Image size.
         begin_s: Seconds that the first step takes longer.
         each_s: Seconds of a step of the whole batch.
         memory_bytes: Peak memory, all that the process takes included.
     """
 
-    image_px: int
+    image_size: int
     begin_s: float
     each_s: float
     memory_bytes: int
@@ -89,20 +89,20 @@ class StepTimings:
     model_s: float
     model_bytes: int
 
-    def step_s(self, image_px: float) -> float:
+    def step_s(self, image_size: float) -> float:
         """Seconds of a step at any size; between measured ones in proportion to the pixels."""
-        pixels = [rate.image_px**2 for rate in self.steps]
-        return float(np.interp(image_px**2, pixels, [rate.each_s for rate in self.steps]))
+        pixels = [rate.image_size**2 for rate in self.steps]
+        return float(np.interp(image_size**2, pixels, [rate.each_s for rate in self.steps]))
 
     def of_sizes(self, sizes: Sequence[int]) -> StepTimings:
         """The same for other sizes; below the smallest measured size in proportion to the pixels."""
         least = self.steps[0]
 
         def rate(px: int) -> StepTiming:
-            known = next((one for one in self.steps if one.image_px >= px), self.steps[-1])
-            if px >= least.image_px:
-                return replace(known, image_px=px, each_s=self.step_s(px))
-            return replace(least, image_px=px, each_s=least.each_s * (px / least.image_px) ** 2)
+            known = next((one for one in self.steps if one.image_size >= px), self.steps[-1])
+            if px >= least.image_size:
+                return replace(known, image_size=px, each_s=self.step_s(px))
+            return replace(least, image_size=px, each_s=least.each_s * (px / least.image_size) ** 2)
 
         return replace(self, steps=tuple(rate(px) for px in sorted(set(sizes))))
 
@@ -164,7 +164,7 @@ def measure_timings(
     state = init_state(place(copy.deepcopy(job.network), job.device), job.recipe)
     _logger.info("Measuring answers.")
     curve = _answers(job, state, once=True)
-    answers = curve if job.preprocessing.views == "one" else _answers(job, state, once=False)
+    answers = curve if job.preprocessing.tta == "none" else _answers(job, state, once=False)
 
     def lost(compile_s: float, steps: tuple[StepTiming, ...]) -> bool:
         return in_vain(StepTimings(compile_s, steps, curve, answers, LinearCost(0.0, 0.0), 0, 0.0, 0))
@@ -201,11 +201,11 @@ def _steps(
     within_s: float | None,
 ) -> tuple[float, tuple[StepTiming, ...]]:
     """Seconds of compiling, and the steps of each size."""
-    group = job.recipe.group_images
+    group = job.recipe.ghost_batch_size
     assert group is not None, "resolve_recipe() comes first"
     most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
-    groups = min(job.recipe.batch_images // group, max(job.microbatches.most, most // group))
-    recipe = job.recipe.model_copy(update={"batch_images": groups * group})
+    groups = min(job.recipe.batch_size // group, max(job.microbatches.most, most // group))
+    recipe = job.recipe.model_copy(update={"batch_size": groups * group})
     timed = _Timed(job, recipe, run_steps, lost, within_s)
     loop = train_steps(
         state,
@@ -241,7 +241,7 @@ class _Timed:
         within_s: float | None,
     ) -> None:
         self.job, self.recipe, self._lost, self._within_s = job, recipe, lost, within_s
-        self._settings = sorted(settings_by_size(recipe), key=lambda one: one.image_px)
+        self._settings = sorted(settings_by_size(recipe), key=lambda one: one.image_size)
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         self.compile_s = 0.0
         self.rates: list[StepTiming] = []
@@ -253,15 +253,15 @@ class _Timed:
         """The groups of steps of each size, small ones first."""
         job, recipe = self.job, self.recipe
         threads = decode_threads(job.workers)
-        seen = replace(job.preprocessing, framing=recipe.train_framing)
+        seen = replace(job.preprocessing, crop_mode=recipe.random_crop_mode)
         pictures = TrainingImages(
-            job.train, seen, recipe.crop_area_min, job.key, threads=threads, reader=job.reader
+            job.train, seen, recipe.crop_scale_min, job.key, threads=threads, reader=job.reader
         )
         drawn = iter(self._sampler())
         self.compile_s = time.perf_counter() - self._begun
         for number, setting in enumerate(self._settings, start=1):
             _logger.info(
-                f"Measuring steps of {setting.image_px} px ({number} of {len(self._settings)}{self._left()})."
+                f"Measuring steps of {setting.image_size} px ({number} of {len(self._settings)}{self._left()})."
             )
             with ExitStack() as self._watching:
                 self._peak, self._marks = PeakMemory(job.device), [time.perf_counter()]
@@ -302,9 +302,9 @@ class _Timed:
         left = (
             replace(
                 last,
-                image_px=setting.image_px,
+                image_size=setting.image_size,
                 begin_s=0.0,
-                each_s=last.each_s * (setting.image_px / last.image_px) ** (2 * growth),
+                each_s=last.each_s * (setting.image_size / last.image_size) ** (2 * growth),
             )
             for setting in self._settings[len(self.rates) :]
         )
@@ -313,17 +313,17 @@ class _Timed:
     def _next_ends_s(self) -> float:
         """Seconds of measuring until the next size is done, by the last size."""
         last, now = self.rates[-1], time.perf_counter()
-        sizes = [setting.image_px for setting in self._settings[: len(self.rates) + 1]]
-        return now - self._begun + (now - self._marks[0]) * (sizes[-1] / last.image_px) ** 2
+        sizes = [setting.image_size for setting in self._settings[: len(self.rates) + 1]]
+        return now - self._begun + (now - self._marks[0]) * (sizes[-1] / last.image_size) ** 2
 
     def _left(self) -> str:
         """Time of the remaining sizes for the log, by those that are done; '' before any is."""
         if not self.rates or self._within_s is not None:
             return ""
         last, seconds = self.rates[-1], 0.0
-        part = self.recipe.batch_images / self.job.recipe.batch_images
+        part = self.recipe.batch_size / self.job.recipe.batch_size
         for setting in self._settings[len(self.rates) :]:
-            each = last.each_s * part * (setting.image_px / last.image_px) ** 2
+            each = last.each_s * part * (setting.image_size / last.image_size) ** 2
             timed_s = max(each, min(_LONG_S, max(_TIMED_S, _TIMED_STEPS * each)))
             seconds += each * self._warm_up + min(timed_s, max(1.0, self._most) * each)
         return f", about {seconds:.0f} s left"
@@ -335,20 +335,20 @@ class _Timed:
 
     def _sampler(self) -> TrainSampler:
         recipe = self.recipe
-        assert recipe.group_images is not None, "resolve_recipe() comes first"
+        assert recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
         return TrainSampler(
             labels=self.job.train.labels,
             progressive=recipe.progressive,
             steps=_STEPS,
-            batch_images=recipe.batch_images,
-            group_images=recipe.group_images,
-            balance=recipe.balance,
+            batch_size=recipe.batch_size,
+            ghost_batch_size=recipe.ghost_batch_size,
+            class_sampling=recipe.class_sampling,
             key=self.job.key,
         )
 
     def _requests(self, drawn: Iterator[BatchRequest], setting: StepSettings) -> Iterator[BatchRequest]:
         """Whole steps at a setting, until they have taken long enough."""
-        groups = self.recipe.batch_images // (self.recipe.group_images or self.recipe.batch_images)
+        groups = self.recipe.batch_size // (self.recipe.ghost_batch_size or self.recipe.batch_size)
         while not self._enough:
             for request in itertools.islice(drawn, groups):
                 yield replace(request, setting=setting)
@@ -376,8 +376,8 @@ class _Timed:
         begin = max(0.0, marks[1] - marks[0] - each)
         if self.job.workers and self.rates:
             begin = 0.0  # the workers have begun with the first size, and read on beyond it
-        whole = self.job.recipe.batch_images / self.recipe.batch_images
-        return StepTiming(setting.image_px, begin, each * whole, memory_bytes)
+        whole = self.job.recipe.batch_size / self.recipe.batch_size
+        return StepTiming(setting.image_size, begin, each * whole, memory_bytes)
 
 
 def _answers(job: RunConfig, state: TrainState, *, once: bool) -> LinearCost:

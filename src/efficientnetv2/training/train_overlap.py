@@ -108,8 +108,8 @@ def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: 
 def find_run(model: Path) -> Path | None:
     """The folder of the run or cross-validation that a model file lies in, with its dataset."""
     folder = model if model.is_dir() else model.parent
-    # Beside anything else a manifest.csv is a table of the user's own.
-    is_run = any((folder / name).is_file() for name in RUN_MARKERS) and (folder / "manifest.csv").exists()
+    # Beside anything else a dataset.csv is a table of the user's own.
+    is_run = any((folder / name).is_file() for name in RUN_MARKERS) and (folder / "dataset.csv").exists()
     return folder if is_run else None
 
 
@@ -121,7 +121,7 @@ def _estimate(training: TrainingFingerprint, same: npt.NDArray[np.bool_], compar
 
 def _by_path(run: Path, dataset: ImageDataset) -> npt.NDArray[np.bool_]:
     """(2, N) whether an image has the path of a training image of the run, and of a minival image."""
-    of_run = ImageDataset.from_csv(run / "manifest.csv", root=run.absolute(), source=str(run))
+    of_run = ImageDataset.from_csv(run / "dataset.csv", root=run.absolute(), source=str(run))
     files, of_run_files = resolved_files(dataset), np.array(resolved_files(of_run), dtype=object)
     splits = [set(of_run_files[of_run.split == split]) for split in ("train", "minival")]
     return np.array([[file in split for file in files] for split in splits], dtype=bool)
@@ -143,7 +143,7 @@ class PretrainOverlap:
 
     def to_json(self) -> dict[str, object]:
         """Plain values for the start of the run, and its report."""
-        return {"pictures": self.pictures, "chose": self.chose, "note": self.lines[0]}
+        return {"num_images": self.pictures, "chose": self.chose, "note": self.lines[0]}
 
 
 def pretrain_overlap(
@@ -163,7 +163,7 @@ def pretrain_overlap(
         return PretrainOverlap()
     lines, chooser = [], False
     measured = train_overlap(path, network.trained_on, prepared.val)
-    parts = (_trained(measured, prepared.answered), _selected(measured, prepared.answered))
+    parts = (_trained(measured, prepared.eval_split), _selected(measured, prepared.eval_split))
     if said := " and ".join(filter(None, parts)):
         lines.append(
             f"Weights {weights}: {said}, so the metrics on them are optimistic. Hold out other images, by a column "

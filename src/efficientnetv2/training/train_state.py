@@ -86,8 +86,8 @@ class RunLength:
     def of(cls, recipe: Recipe, images: int) -> RunLength:
         """Length of a resolved recipe on a number of training images."""
         assert recipe.epochs != "auto", "resolve_recipe() comes first"
-        steps = max(1, round(recipe.epochs * images / recipe.batch_images))
-        return cls(steps, images / recipe.batch_images)
+        steps = max(1, round(recipe.epochs * images / recipe.batch_size))
+        return cls(steps, images / recipe.batch_size)
 
 
 def _shapes(tensors: Any) -> dict[str, torch.Size | None] | None:

@@ -227,7 +227,7 @@ class Trainer:
         self.divergence.add(output)
         self.validator.schedule(step)
         if context.pacer is not None:
-            context.pacer.stepped(output.setting.image_px, time.perf_counter() - self._last_step)
+            context.pacer.stepped(output.setting.image_size, time.perf_counter() - self._last_step)
         try:
             with worker_errors():
                 self._log_and_validate(output)
@@ -302,29 +302,29 @@ class Trainer:
         """Warn of fewer groups per pass than before, and save their number for a resumed run."""
         if output.microbatches == self._microbatches:
             return
-        px = output.setting.image_px
+        px = output.setting.image_size
         before, now = self._microbatches.at(px), output.microbatches.at(px)
         _logger.info(
             f"Warning: memory ran out at step {output.step} with {before} groups of {px} px at a time. The step was "
             f"done again with {now} at a time, and so will be those to come: slower, with the same result."
         )
-        self.config.folder.amend_beginning(groups_at_a_time=output.microbatches.to_json())
+        self.config.folder.amend_beginning(microbatches=output.microbatches.to_json())
         self._microbatches = output.microbatches
 
 
 def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> Iterator[StepOutput]:
     """The remaining steps; ``on_first_batch`` is called when the model is compiled, before images are read."""
     config, state, recipe = context.config, context.state, context.config.recipe
-    assert recipe.group_images is not None, "resolve_recipe() comes first"
+    assert recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
     if state.step >= context.plan.steps:
         return iter(())
     sampler = TrainSampler(
         labels=config.train.labels,
         progressive=recipe.progressive,
         steps=config.length.steps,
-        batch_images=recipe.batch_images,
-        group_images=recipe.group_images,
-        balance=recipe.balance,
+        batch_size=recipe.batch_size,
+        ghost_batch_size=recipe.ghost_batch_size,
+        class_sampling=recipe.class_sampling,
         key=config.key,
         first_step=state.step,
         rank=config.world.rank,
@@ -334,8 +334,8 @@ def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> I
     )
     images = TrainingImages(
         config.train,
-        replace(config.preprocessing, framing=recipe.train_framing),
-        recipe.crop_area_min,
+        replace(config.preprocessing, crop_mode=recipe.random_crop_mode),
+        recipe.crop_scale_min,
         config.key,
         threads=decode_threads(config.workers),
         reader=config.reader,

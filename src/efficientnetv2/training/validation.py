@@ -55,7 +55,7 @@ class Validator:
         context, config = self._context, self._context.config
         step, selection = context.state.step, context.selection
         kind, split, images = (
-            ("val", config.answered, _part_of_val(config))
+            ("val", config.eval_split, _part_of_val(config))
             if config.minival is None
             else ("minival", "minival", config.minival)
         )
@@ -85,7 +85,7 @@ class Validator:
         last = {"kind": "val", "step": self._context.state.step, "images": len(predictions.labels)}
         if any(last.items() <= row.items() for row in config.folder.history()):
             return  # an earlier part was killed while it wrote the report
-        self._log(self._record("val", predictions), config.answered)
+        self._log(self._record("val", predictions), config.eval_split)
 
     def _record(self, kind: str, predictions: Predictions) -> dict[str, float]:
         """Write a validation row, and return its metrics."""
@@ -117,7 +117,7 @@ class Validator:
 
 def _part_of_val(config: RunConfig) -> ImageDataset:
     """A fixed part of ``val``, small enough for many validations, stratified by class."""
-    val, most = config.val, config.recipe.validate_images
+    val, most = config.val, config.recipe.val_max_images
     if len(val) <= most:
         return val
     order = config.key.fold("validation part").generator().permutation(len(val))

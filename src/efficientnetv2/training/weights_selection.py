@@ -134,9 +134,9 @@ def select_weights(
         return request
     began, within_s = time.perf_counter(), None if budget is None else _TIME_FRACTION * budget.left_s
     # Compared at the size of the run, which is smaller where images are stored small.
-    recipe, _ = limit_upscaling(request.recipe, data.stored_px if request.recipe.enlarge else None)
-    eval_px = recipe.eval_px or recipe.progressive.last.image_px
-    recipe = recipe.model_copy(update={"eval_px": eval_px, "eval_views": "one"})
+    recipe, _ = limit_upscaling(request.recipe, data.stored_size if request.recipe.max_upscale else None)
+    eval_image_size = recipe.eval_image_size or recipe.progressive.last.image_size
+    recipe = recipe.model_copy(update={"eval_image_size": eval_image_size, "tta": "none"})
     within = None
     if within_s is not None:
         image_s = _seconds_per_image(candidates[0], recipe, data, hardware)
@@ -177,7 +177,11 @@ def _with_weights(
     lacking = [
         f"Not compared, but promising more: {one.lacking}" for one in request.candidates if one.lacking
     ]
-    assert (recipe.holdout, recipe.minival, recipe.seed) == (before.holdout, before.minival, before.seed)
+    assert (recipe.val_fraction, recipe.minival, recipe.seed) == (
+        before.val_fraction,
+        before.minival,
+        before.seed,
+    )
     moved = request.options.out is None and recipe.name != before.name
     return replace(
         request,
@@ -243,8 +247,8 @@ def _task(
             device=hardware.device,
             in_channels=train.channels,
         ).network
-        assert recipe.eval_px is not None
-        most = min(most, _MAX_MULTIPLY_ADDS / multiply_adds(network, recipe.eval_px))
+        assert recipe.eval_image_size is not None
+        most = min(most, _MAX_MULTIPLY_ADDS / multiply_adds(network, recipe.eval_image_size))
     most = max(most, _MIN_IMAGES, _MIN_CLASS_IMAGES * min(len(train.class_names), _MAX_CLASSES))
     rows = _draw(train.labels, int(most if within is None else min(most, within)), key)
     images = train.select(rows)
@@ -257,7 +261,7 @@ def _task(
     whole = [f"places of {level.block:g}°"] if level.block is not None else []
     whole += ["groups"] if level.groups else []
     kept_note = f", {' and '.join(whole)} kept whole" if whole else ""
-    return _Task(images, folds, level.clusters, kept_note, recipe.chosen_by, key)
+    return _Task(images, folds, level.clusters, kept_note, recipe.monitor, key)
 
 
 def _draw(labels: Ints, most: int, key: Key) -> Ints:
@@ -329,7 +333,7 @@ def _predict(
                 embeddings.vectors[train],
                 embeddings.labels[train],
                 DEFAULT_STRENGTH,
-                recipe.balance is not None,
+                recipe.class_sampling is not None,
             )
             predicted[embeddings.samples[test]] = probe.predict(embeddings.vectors[test])
     return predicted
@@ -357,7 +361,7 @@ def _comparison(
 ) -> dict[str, Any]:
     return {
         "figure": task.metric,
-        "pictures": len(task.images),
+        "num_images": len(task.images),
         "folds": _FOLDS,
         "starts": [
             {"weights": found.word, "value": round(score, 4)}

@@ -83,8 +83,8 @@ def solarize_add(images: Tensor, addition: Tensor) -> Tensor:
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Away from gray (factor above 1) or towards it; ``ImageEnhance.Color``. Takes three channels."""
     values = lines(images).float()
-    colourless = _grey(values)[..., None].expand(-1, -1, -1, 3).flatten(2)
-    return _blend(colourless, values, factor)
+    colorless = _gray(values)[..., None].expand(-1, -1, -1, 3).flatten(2)
+    return _blend(colorless, values, factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
     values = lines(images).float()
     # In whole numbers: the mean, rounded half up, is exact for pictures of any size, on devices without doubles too.
     count = images.shape[2] * images.shape[3]
-    mean = (2 * _grey(values).to(torch.int32).sum((1, 2)) + count) // (2 * count)
+    mean = (2 * _gray(values).to(torch.int32).sum((1, 2)) + count) // (2 * count)
     return _blend(mean.float()[:, None, None], values, factor)
 
 
@@ -133,7 +133,7 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     return pictures(sharp, channels)
 
 
-def _grey(values: Tensor) -> Tensor:
+def _gray(values: Tensor) -> Tensor:
     """ITU-R 601 luma in Pillow's fixed point: (N, H, W * 3) levels to (N, H, W). Below 2^24, so float32 is exact."""
     red, green, blue = (values[..., channel::3] for channel in range(3))
     total = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471)

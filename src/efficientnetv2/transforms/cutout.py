@@ -66,8 +66,8 @@ def hole(images: Tensor, reach_px: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 def _span(where: Tensor, reach: Tensor, length: int) -> Tensor:
     # A draw just below 1 may round up to 1 in float32: the last pixel then.
-    centre = (where * length).floor().clamp(max=length - 1)[:, None]
-    place = torch.arange(length, device=where.device) - centre
+    center = (where * length).floor().clamp(max=length - 1)[:, None]
+    place = torch.arange(length, device=where.device) - center
     inside = (place >= -reach[:, None]) & (place < reach[:, None])
     return inside.to(torch.uint8).neg()  # 0 or 255
 

@@ -23,7 +23,7 @@ from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.rng import Key
 
 FOLDER = "augmented"
-_QUALITY = 95  # of the JPEG, its colours at full resolution: a copy of a copy should not look like one. Ours.
+_QUALITY = 95  # of the JPEG, its colors at full resolution: a copy of a copy should not look like one. Ours.
 
 
 def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:

@@ -13,7 +13,7 @@ from efficientnetv2.transforms.per_sample import as_ids, by_group, lines, pictur
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
-# What a warp leaves empty: the released code's "replace" colour (google/automl, efficientnetv2).
+# What a warp leaves empty: the released code's "replace" color (google/automl, efficientnetv2).
 FILL = 128
 
 

@@ -22,12 +22,12 @@ from efficientnetv2.transforms.geometric import horizontal_flip, symmetries
 from efficientnetv2.transforms.mixup import mix
 from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.transforms.per_sample import as_ids
-from efficientnetv2.transforms.randaugment import Colours, RandAugmentPreset, randaugment
+from efficientnetv2.transforms.randaugment import Colors, RandAugmentPreset, randaugment
 from efficientnetv2.utils.rng import Key
 
 __all__ = ["AugmentPlan", "Flip", "RandAugmentPreset", "augment", "hot_labels", "soft_labels", "yes_or_no"]
 
-Flip = Literal["none", "horizontal", "symmetries"]
+Flip = Literal["none", "horizontal", "d4"]
 Targets = Callable[[Tensor, float], Tensor]
 
 # Ours: with 64 pictures of 300 px, a third of the time went into getting fresh memory from the system; in smaller
@@ -40,18 +40,18 @@ class AugmentPlan:
     """Augmentation that is fixed for the run. The schedule (``progressive``) sets the strength of the rest."""
 
     flip: Flip = "horizontal"
-    """`horizontal` mirrors every other image, `symmetries` draws one of the eight symmetries of the square (for images
+    """`horizontal` mirrors every other image, `d4` draws one of the eight symmetries of the square (for images
     without a fixed orientation).
     """
     randaugment_preset: RandAugmentPreset = "released"
     """Strength of the operations at a magnitude: `released` as in the authors' code, `monotone` is ours."""
     randaugment_layers: int = Field(default=2, ge=1)
     """Operations per image."""
-    randaugment_colours: Colours = "any"
+    randaugment_colors: Colors = "any"
     """`any` draws from all operations, `possible` only from those that keep colors a camera could see."""
     autoaugment: bool = False
     """AutoAugment's released policy for the whole run, instead of RandAugment."""
-    colour: float = Field(default=0.0, ge=0, le=1)
+    color: float = Field(default=0.0, ge=0, le=1)
     """Strength of the jitter of brightness, contrast and saturation. 0 is off."""
     cutout_fill: Fill = "noise"
     """Content of the cutout hole."""
@@ -74,7 +74,7 @@ def augment(
     """Augment one ghost batch: flip, colors, RandAugment or AutoAugment, hole, normalization, mixup or CutMix.
 
     Args:
-        images: (N, C, H, W) uint8; AutoAugment needs C = 3, RandAugment and colour do less with other C.
+        images: (N, C, H, W) uint8; AutoAugment needs C = 3, RandAugment and color do less with other C.
         labels: (N,) int64; multi-label (N, M), -1 after the last of an image.
         setting: Strength at this step.
         key: Of the run's augmentation: the same at every step.
@@ -168,10 +168,10 @@ def augment_each(
     """The part of ``augment`` that changes each image by itself, before it is normalized: uint8 to uint8."""
     if plan.flip == "horizontal":
         images = horizontal_flip(images, key.fold("flip"), ids)
-    elif plan.flip == "symmetries":
+    elif plan.flip == "d4":
         images = symmetries(images, key.fold("flip"), ids)
-    if plan.colour:
-        images = jitter(images, key.fold("colour"), ids, strength=plan.colour)
+    if plan.color:
+        images = jitter(images, key.fold("colour"), ids, strength=plan.color)
     if plan.autoaugment:
         images = autoaugment(images, key=key.fold("autoaugment"), ids=ids)
     if setting.randaugment is not None:
@@ -182,7 +182,7 @@ def augment_each(
             ids=ids,
             preset=plan.randaugment_preset,
             layers=plan.randaugment_layers,
-            colours=plan.randaugment_colours,
+            colors=plan.randaugment_colors,
         )
     if setting.cutout:
         key = key.fold("cutout")

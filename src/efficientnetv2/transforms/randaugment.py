@@ -31,8 +31,8 @@ from efficientnetv2.utils.rng import Key
 
 RandAugmentPreset = Literal["released", "monotone"]
 #: ``any`` draws from all operations; ``possible`` leaves out those that stretch, invert or coarsen each channel by
-#: itself, after which colours are none that a camera sees: for satellites, whose colours are evidence. Ours.
-Colours = Literal["any", "possible"]
+#: itself, after which colors are none that a camera sees: for satellites, whose colors are evidence. Ours.
+Colors = Literal["any", "possible"]
 Formula = Callable[[Floats, Floats, int], Floats]
 # Per picture and layer: which operation, its sign, the row and the column of its hole.
 _DRAWS = 4
@@ -136,27 +136,27 @@ OPERATIONS = (
 )
 # fmt: on
 _IMPOSSIBLE = {"AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "SolarizeAdd"}
-# These know a grey, which is made of red, green and blue.
+# These know a gray, which is made of red, green and blue.
 _OF_RGB = {"Color", "Contrast"}
 
 
-def _drawn(colours: Colours, channels: int) -> npt.NDArray[np.int64]:
+def _drawn(colors: Colors, channels: int) -> npt.NDArray[np.int64]:
     """Positions in ``OPERATIONS`` of those that are drawn from.
 
     Bands of a raster are evidence by their proportions, so operations that change each channel by itself are left out
-    for other than three channels, whatever ``colours`` says. Ours.
+    for other than three channels, whatever ``colors`` says. Ours.
     """
     left_out: set[str] = set()
-    if colours == "possible" or channels != RGB:
+    if colors == "possible" or channels != RGB:
         left_out |= _IMPOSSIBLE
     if channels != RGB:
         left_out |= _OF_RGB
     return np.array([i for i, one in enumerate(OPERATIONS) if one.name not in left_out])
 
 
-def names_for(channels: int, colours: Colours = "any") -> tuple[str, ...]:
+def names_for(channels: int, colors: Colors = "any") -> tuple[str, ...]:
     """Names of the operations that images of so many channels get."""
-    return tuple(OPERATIONS[i].name for i in _drawn(colours, channels))
+    return tuple(OPERATIONS[i].name for i in _drawn(colors, channels))
 
 
 def randaugment(
@@ -167,7 +167,7 @@ def randaugment(
     ids: npt.ArrayLike,
     preset: RandAugmentPreset = "released",
     layers: int = 2,
-    colours: Colours = "any",
+    colors: Colors = "any",
 ) -> Tensor:
     """Apply ``layers`` operations one after another, each drawn uniformly, to every image.
 
@@ -176,7 +176,7 @@ def randaugment(
             ``released``, posterize would keep 10 bits at level 25).
         preset: Column of the table; see the module.
         layers: Operations per image; 2 as released.
-        colours: The operations to draw from; ``any`` as released. See ``names_for`` for other than three channels.
+        colors: The operations to draw from; ``any`` as released. See ``names_for`` for other than three channels.
 
     Raises:
         InputError: A level below 0 or not finite.
@@ -186,7 +186,7 @@ def randaugment(
         raise InputError(f"RandAugment's magnitude is {magnitude}, but is 0 or more (10 is the full range).")
     m = np.broadcast_to(level / 10, len(images))
     draws = key.uniform_rows(as_ids(ids), layers * _DRAWS).reshape(len(images), layers, _DRAWS)
-    among = _drawn(colours, images.shape[1])
+    among = _drawn(colors, images.shape[1])
     for layer in range(layers):
         images = _one_layer(images, m, draws[:, layer], preset, among)
     return images

@@ -112,7 +112,7 @@ def output_dir(folder: Path, called: str) -> Iterator[None]:
 
     Args:
         folder: to write into.
-        called: what the user calls it by: ``--out``.
+        called: what the user calls it by: ``--output``.
 
     Raises:
         InputError: it is a file, or it can't be made or written into.
@@ -131,7 +131,7 @@ def check_writable_file(file: Path, called: str, *, such_as: str) -> None:
 
     Args:
         file: to write; one that is there may be replaced.
-        called: what the user calls it by: ``--out``.
+        called: what the user calls it by: ``--output``.
         such_as: a name for it, for whoever gave a folder.
 
     Raises:
@@ -155,7 +155,7 @@ def check_writable_dir(folder: Path, called: str) -> None:
 
     Args:
         folder: to write into.
-        called: what the user calls it by: ``--out``.
+        called: what the user calls it by: ``--output``.
 
     Raises:
         InputError: it is a file or lies in one, or nothing may be written there.

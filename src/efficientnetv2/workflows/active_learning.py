@@ -60,7 +60,7 @@ def check_rank_output(file: Path | None, out: Path | None, data: str) -> None:
             f"--rank {file}: give a file that ends in .csv; the sheet of images is written beside it as .html."
         )
     check_writable_file(file, "--rank", such_as="next.csv")
-    for option, other in (("--out", out), ("DATA", Path(data))):
+    for option, other in (("--output", out), ("DATA", Path(data))):
         if other is not None and file.resolve() == other.resolve():
             raise InputError(f"--rank {file} is {option} too. Give another file.")
     refuse_foreign_file(

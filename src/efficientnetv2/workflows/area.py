@@ -85,7 +85,7 @@ def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
 
     Images that trained or selected the model are refused: it is wrong less often on these than on the map.
     """
-    form = "effnetv2 evaluate MODEL DATA --out FOLDER"
+    form = "effnetv2 evaluate MODEL DATA --output FOLDER"
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         classes = list(report["class_names"])
@@ -103,7 +103,7 @@ def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
     if report.get("optimistic"):
         raise InputError(
             f"{file} is optimistic: some of its images trained or chose the model, which is wrong on these less often "
-            "than on the map. Evaluate it on others: effnetv2 evaluate MODEL OTHERS --out FOLDER. Or give a CSV of "
+            "than on the map. Evaluate it on others: effnetv2 evaluate MODEL OTHERS --output FOLDER. Or give a CSV of "
             "locations with their labels."
         )
     if sorted(classes) != sorted(names):

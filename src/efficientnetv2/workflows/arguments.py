@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.progressive.schedule import IMAGE_PX
+from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training import recipe_fields
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
@@ -32,17 +32,17 @@ PathLike = str | os.PathLike[str]
 CropMode = Literal["squash", "center", "border"]
 TTA = Literal["none", "d4"]
 
-_FRAMING = {"squash": "whole", "center": "crop", "border": "pad"}
-_VIEWS = {"none": "one", "d4": "symmetries"}
+_CROP_MODES = {"squash": "whole", "center": "crop", "border": "pad"}
+_VIEWS = {"none": "one", "d4": "d4"}
 # Names of timm, Ultralytics and Keras whose nearest spelling here is another argument. Ours.
 _ELSEWHERE = {
-    **dict.fromkeys(("imgsz", "img_size", "image_px"), "image_size"),
-    **dict.fromkeys(("batch", "batch_images"), "batch_size"),
+    **dict.fromkeys(("imgsz", "img_size", "image_size"), "image_size"),
+    **dict.fromkeys(("batch", "batch_size"), "batch_size"),
     **dict.fromkeys(("lr0", "learning_rate"), "lr"),
     **dict.fromkeys(("out", "output_dir", "project", "name"), "output"),
     "arch": "model",
     "pretrained": "weights",
-    "framing": "crop_mode",
+    "crop_mode": "crop_mode",
     "num_workers": "workers",
 }
 _TO_FILE = {
@@ -182,9 +182,9 @@ def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Tr
         weights=path_text("weights", given["weights"]) if "weights" in given else None,
         epochs=number("epochs", given.get("epochs"), 0, whole=False),
         minutes=number("minutes", given.get("minutes"), 0, whole=False),
-        image_px=number("image_size", given.get("image_size"), *IMAGE_PX),
-        batch_images=number("batch_size", given.get("batch_size"), 1, MAX_COUNT),
-        framing=choice("crop_mode", given.get("crop_mode"), _FRAMING),
+        image_size=number("image_size", given.get("image_size"), *IMAGE_SIZE),
+        batch_size=number("batch_size", given.get("batch_size"), 1, MAX_COUNT),
+        crop_mode=choice("crop_mode", given.get("crop_mode"), _CROP_MODES),
         seed=number("seed", given.get("seed"), -math.inf),
         cache=given.get("cache"),
         settings=settings,

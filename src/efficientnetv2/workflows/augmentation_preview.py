@@ -63,20 +63,22 @@ def draw_sheet(
     recipe, chosen = requested_recipe(words, on)
     prepared = prepare_data(
         source,
-        holdout=recipe.holdout,
-        answered=recipe.answered,
+        val_fraction=recipe.val_fraction,
+        eval_split=recipe.eval_split,
         minival=recipe.minival,
         seed=recipe.seed,
         strict=strict,
     )
-    recipe, smaller = limit_upscaling(recipe, None if recipe.enlarge is None else prepared.stored_px)
+    recipe, smaller = limit_upscaling(recipe, None if recipe.max_upscale is None else prepared.stored_size)
     for line in [*chosen, *smaller]:
         _logger.info(line)
     train = prepared.train
     network = build_initial_model(
         recipe, class_names=train.class_names, device=on, in_channels=train.channels
     ).network
-    recipe = recipe.model_copy(update={"eval_px": recipe.eval_px or recipe.progressive.last.image_px})
+    recipe = recipe.model_copy(
+        update={"eval_image_size": recipe.eval_image_size or recipe.progressive.last.image_size}
+    )
     preprocessing = eval_preprocessing(recipe, network, train.bands)
     samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
     reader = preview_cache(recipe, train, samples, on)
@@ -103,7 +105,7 @@ def in_turn(dataset: ImageDataset, count: int, key: Key) -> npt.NDArray[np.int64
     """So many rows at random, one of each class in turn; fewer if there are fewer.
 
     Args:
-        dataset: labelled.
+        dataset: labeled.
         count: of rows.
         key: of the draw.
     """
@@ -137,7 +139,7 @@ def _as_evaluated(
             raise InputError(f"{error}. Repair it, or leave it out.") from error
     names = [", ".join(_names(train, int(sample))) for sample in samples]
     seen = tuple(display_channels(image) for image in images)
-    return ImageRow(f"evaluation, {preprocessing.image_px} px", seen, tuple(names))
+    return ImageRow(f"evaluation, {preprocessing.image_size} px", seen, tuple(names))
 
 
 def _to_be_seen(rows: list[ImageRow]) -> list[ImageRow]:
@@ -167,11 +169,11 @@ def _as_trained(
     """The pictures as the network gets them at a setting: those of another epoch for each; as the reader keeps them."""
     key = Key.of(recipe.seed)
     request = BatchRequest(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
-    seen = replace(preprocessing, framing=recipe.train_framing)
-    batch = TrainingImages(train, seen, recipe.crop_area_min, key, reader=reader).batch(request)
+    seen = replace(preprocessing, crop_mode=recipe.random_crop_mode)
+    batch = TrainingImages(train, seen, recipe.crop_scale_min, key, reader=reader).batch(request)
     terms = (
         class_terms(train.targets, len(train.class_names), recipe)
-        if recipe.rare_randaugment != 1
+        if recipe.minority_randaugment_scale != 1
         else NO_CLASS_TERMS
     )
     context = StepContext(
@@ -193,7 +195,7 @@ def _as_trained(
 
 
 def _for_the_eye(image: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """(S, S, 3) uint8 from (C, S, S) normalised."""
+    """(S, S, 3) uint8 from (C, S, S) normalized."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     levels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return display_channels(levels.permute(1, 2, 0).numpy())
@@ -210,7 +212,7 @@ def _mixed(shares: Tensor, own: set[int], setting: StepSettings, class_names: tu
 
 
 def _called(setting: StepSettings, number: int) -> str:
-    words = [f"stage {number + 1}: {setting.image_px} px"]
+    words = [f"stage {number + 1}: {setting.image_size} px"]
     if setting.randaugment is not None:
         words.append(f"RandAugment {setting.randaugment:.3g}")
     for name, value in (

@@ -314,7 +314,7 @@ def log_unreadable(job: PredictionJob, unreadable: Sequence[tuple[int, str]]) ->
 def log_skipped_count(job: PredictionJob, unreadable: Sequence[tuple[int, str]], file: Path | None) -> None:
     """Log how many images were skipped, and the file that lists them."""
     if unreadable:
-        where = f"{file} lists them all" if file else "--out FOLDER lists them all"
+        where = f"{file} lists them all" if file else "--output FOLDER lists them all"
         _logger.info(f"Skipped {len(unreadable):,} of {len(job.dataset):,} images; {where}.")
 
 

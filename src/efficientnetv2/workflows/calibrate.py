@@ -40,8 +40,8 @@ def check_calibration(
         )
     own = network.preprocessing
     for option, value, own_value in (
-        ("--views", preprocessing.views, own.views),
-        ("--image-px", preprocessing.image_px, own.image_px),
+        ("--tta", preprocessing.tta, own.tta),
+        ("--image-size", preprocessing.image_size, own.image_size),
     ):
         if value != own_value:
             raise InputError(

@@ -91,10 +91,10 @@ def run_check(
     device = pick_device(options.device)
     dataset = data.read_any()
     check_time_column(dataset, options.time_column)
-    with output_dir(folder, "--out"):  # removed again if the check fails
+    with output_dir(folder, "--output"):  # removed again if the check fails
         for name, is_own in ((JSON_NAME, is_check_json), (PAGE_NAME, is_check_page)):
             refuse_foreign_file(
-                folder / name, f"--out {folder}:", is_own, "is no inspection of effnetv2 check"
+                folder / name, f"--output {folder}:", is_own, "is no inspection of effnetv2 check"
             )
         note_replaced(folder / PAGE_NAME)
         network, weights = _load_network(options.weights)
@@ -133,7 +133,7 @@ def run_check(
             )
         except OSError as error:
             raise InputError(
-                f"--out {folder}: the page could not be written ({error.strerror or error})."
+                f"--output {folder}: the page could not be written ({error.strerror or error})."
             ) from error
     _logger.info(f"Pictures and all the rest: {folder / PAGE_NAME}")
     return result
@@ -199,7 +199,7 @@ class DatasetCheck:
     @cached_property
     def report(self) -> dict[str, Any]:
         """All that was found and counted, as plain values."""
-        return read_object(self.path / JSON_NAME, "findings", "copies", fix="Check the dataset again.")
+        return read_object(self.path / JSON_NAME, "findings", "duplicates", fix="Check the dataset again.")
 
     @property
     def report_path(self) -> Path:
@@ -218,7 +218,7 @@ class DatasetCheck:
     @property
     def duplicates(self) -> list[list[str]]:
         """Groups of images that are the same: identical files, then near-duplicates."""
-        copies = self.report["copies"]
+        copies = self.report["duplicates"]
         return [*copies["same_files"], *(pair["paths"] for pair in copies["near_duplicates"])]
 
     @property
@@ -287,7 +287,7 @@ def check(
     refuse_unknown(check, table, TableArguments)
     source = source_of(data, table)
     folder = path_of("output", output) or default_check_dir(source.data)
-    refuse_inside_data(source.data, folder, "--out", command="check" if output is None else None)
+    refuse_inside_data(source.data, folder, "--output", command="check" if output is None else None)
     options = CheckOptions(
         folder,
         weights=path_text("weights", weights),

@@ -113,11 +113,11 @@ def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comp
         raise InputError("compare takes two runs or more. Give the folders of both: effnetv2 compare RUN RUN")
     out = path_of("output", output)
     if out is not None:
-        check_writable_dir(out, "--out")
+        check_writable_dir(out, "--output")
         why = "is of no comparison of effnetv2 compare"
-        refuse_foreign_file(out / _JSON_NAME, f"--out {out}:", _is_comparison, why)
+        refuse_foreign_file(out / _JSON_NAME, f"--output {out}:", _is_comparison, why)
         for name in _PLOTS:
-            refuse_foreign_file(out / name, f"--out {out}:", lambda file: is_titled(file, _TITLE), why)
+            refuse_foreign_file(out / name, f"--output {out}:", lambda file: is_titled(file, _TITLE), why)
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]

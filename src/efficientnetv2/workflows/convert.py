@@ -18,12 +18,12 @@ from efficientnetv2.models.conversion.reading import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.pretrained import names
-from efficientnetv2.preprocessing import Framing, Views
+from efficientnetv2.preprocessing import TTA, CropMode
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.workflows.arguments import PathLike, api, path_text
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
 
-_CHOICES = {"framing": get_args(Framing), "interpolation": ("bilinear", "bicubic"), "views": get_args(Views)}
+_CHOICES = {"crop_mode": get_args(CropMode), "interpolation": ("bilinear", "bicubic"), "tta": get_args(TTA)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Conversion:
         """Plain JSON values."""
         network = self.network
         return {
-            "recognised": self.recognized,
+            "recognized": self.recognized,
             "architecture": network.architecture.to_json() if isinstance(network, EfficientNet) else None,
             "num_classes": network.num_classes,
             "in_channels": network.in_channels,
@@ -144,10 +144,10 @@ def user_metadata(class_names: str | Sequence[str] | None, preprocessing: Mappin
                 f"{name}: invalid value '{','.join(f'{value:g}' for value in values)}' (must be {rule} per channel). "
                 "Divide values from 0 to 255 by 255."
             )
-    fraction = preprocessing.get("crop_fraction", 1)
+    fraction = preprocessing.get("crop_pct", 1)
     if math.isnan(fraction) or not 0 < fraction <= 1:
         raise InputError(
-            f"crop_fraction: invalid value '{fraction:g}' (must be above 0 and at most 1). Divide a percentage by 100."
+            f"crop_pct: invalid value '{fraction:g}' (must be above 0 and at most 1). Divide a percentage by 100."
         )
     if isinstance(class_names, str):
         class_names = read_class_names(class_names)

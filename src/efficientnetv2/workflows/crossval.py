@@ -21,7 +21,7 @@ from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import absolute_weights_path, validate_weights_name
 from efficientnetv2.training.overrides import (
@@ -104,7 +104,7 @@ def run_crossval(
         saved.check_same(folder, words, config, source, pick_device(place.device), given)
         words, config, source = saved.words, saved.config, saved.source
     else:
-        refuse_inside_data(source.data, folder, "--out", command="crossval" if place.out is None else None)
+        refuse_inside_data(source.data, folder, "--output", command="crossval" if place.out is None else None)
     # Recipes first: the check of every image takes longer.
     recipe = check_recipes(words, config, place, source.label_separator)
     dataset, contents, skipped = load_images(source, place, recipe.seed, folder if saved else None)
@@ -120,7 +120,7 @@ def run_crossval(
         if digest != saved.digest:
             raise InputError(
                 f"--resume: images or locations are not those that the folds in {folder} were started with. Bring them "
-                "back, or start again with another --out."
+                "back, or start again with another --output."
             )
         dataset = with_saved_paths(folder, dataset)
         if asked_by not in (config.by, None if "by" in given else CrossValConfig.by):
@@ -148,7 +148,7 @@ def run_crossval(
                 on_result,
             )
     except KeyboardInterrupt as stop:
-        resume = ["effnetv2", "crossval", source.data, "--out", str(folder), "--resume", *place.words]
+        resume = ["effnetv2", "crossval", source.data, "--output", str(folder), "--resume", *place.words]
         raise KeyboardInterrupt(f"To resume: {shell_join(resume)}") from stop
     return folder
 
@@ -156,7 +156,7 @@ def run_crossval(
 def _folder(place: RunOptions) -> Path:
     """The folder of a new cross-validation, or of the one to resume."""
     if not place.resume:
-        check_writable_dir(place.out or RUNS, "--out")
+        check_writable_dir(place.out or RUNS, "--output")
         if place.out is None:
             return new_run_path(RUNS, _NAME)
         _refuse_occupied(place.out)
@@ -170,7 +170,7 @@ def _folder(place: RunOptions) -> Path:
     path = place.out or newest
     if path is not None and (path / CROSSVAL_JSON).exists():
         return path
-    command = shell_join(["effnetv2", "crossval", "DATA", "--out", str(newest), "--resume"])
+    command = shell_join(["effnetv2", "crossval", "DATA", "--output", str(newest), "--resume"])
     fix = f"To resume the newest: {command}. " if newest else ""
     raise InputError(
         f"--resume: there is no cross-validation in {path or RUNS}. {fix}To start a new one, leave out --resume."
@@ -181,10 +181,10 @@ def _refuse_occupied(path: Path) -> None:
     files = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
     if CROSSVAL_JSON in files:
         raise InputError(
-            f"--out {path} has a cross-validation. Resume it with --resume, or give another folder."
+            f"--output {path} has a cross-validation. Resume it with --resume, or give another folder."
         )
     if files:
-        raise InputError(f"--out {path} is not empty ({shorten(files, 3)}). Give another folder.")
+        raise InputError(f"--output {path} is not empty ({shorten(files, 3)}). Give another folder.")
 
 
 def check_recipes(
@@ -212,17 +212,18 @@ def check_recipes(
         settings = config.candidate_settings(index)
         if words.minutes is not None and sets_length(settings):
             raise InputError(
-                f"--try {name}: it sets the training length, and so does --minutes {words.minutes:g}, for all folds "
-                "and candidates. Leave one of them out; --try-set may set the length of the selection."
+                f"--candidate {name}: it sets the training length, and so does --minutes {words.minutes:g}, for all "
+                "folds "
+                "and candidates. Leave one of them out; --candidate-set may set the length of the selection."
             )
         # A selected candidate is trained without what holds during the selection.
         for further in dict.fromkeys((config.try_settings, ())):
             try:
                 check(with_settings(words, (*settings, *further)))
             except InputError as error:
-                options = "".join(f" --try-set {setting}" for setting in further)
+                options = "".join(f" --candidate-set {setting}" for setting in further)
                 reason = str(error).replace("--set ", "")  # the user did not type it
-                raise InputError(f"--try {name}{options}: {reason}") from error
+                raise InputError(f"--candidate {name}{options}: {reason}") from error
     return recipe
 
 
@@ -243,7 +244,7 @@ def load_images(
         )
     validate_copy_splits(dataset)
     with progress("looking", len(dataset)) as counted:
-        found = validate_images(dataset, strict=place.strict, progress=counted)
+        found = val_max_images(dataset, strict=place.strict, progress=counted)
     for note in (*dataset.notes, *found.notes):
         _logger.info(note)
     skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
@@ -298,7 +299,7 @@ def readable_at_start(
 
 def _saved_dataset(folder: Path, dataset: ImageDataset) -> ImageDataset:
     return ImageDataset.from_csv(
-        folder / "manifest.csv", root=dataset.root, source=dataset.source, separator=dataset.separator
+        folder / "dataset.csv", root=dataset.root, source=dataset.source, separator=dataset.separator
     )
 
 
@@ -344,7 +345,7 @@ def with_saved_paths(folder: Path, dataset: ImageDataset) -> ImageDataset:
         return replace(dataset, root=next(path for path in roots if os.path.realpath(path) == root))
     raise InputError(
         f"--resume: as seen from {folder}, the images were in {root} when the folds were started, but are in "
-        f"{dataset.root} now. Bring back what was moved, or start again with another --out."
+        f"{dataset.root} now. Bring back what was moved, or start again with another --output."
     )
 
 
@@ -354,7 +355,7 @@ def write_start(folder: Path, saved: SavedCrossVal, dataset: ImageDataset, folds
     split = np.where(dataset.split == "test", "test", "").astype(object)
     for part in folds.parts:
         split[part.train_rows] = "train"
-    write_atomically(folder / "manifest.csv", folds.with_folds(dataset.with_split(split)).to_csv)
+    write_atomically(folder / "dataset.csv", folds.with_folds(dataset.with_split(split)).to_csv)
     saved.save(folder)
 
 
@@ -396,7 +397,8 @@ def cross_validate(
             class. "time": earlier images predict later ones.
         block_degrees: Side of spatial blocks in degrees. None takes the largest that splits well.
         time_column: Column of a year or date, with ``by="time"``. None finds it.
-        candidates: Settings to choose from in every fold, such as ``[{"balance": None}, {"balance": "equal"}]``.
+        candidates: Settings to choose from in every fold, such as ``[{"class_sampling": None}, {"class_sampling":
+            "equal"}]``.
         candidate_settings: Settings that hold while choosing only, such as ``{"epochs": 4}``.
         members: Models that predict each fold together: the best candidates, or the recipe with as many seeds.
         compare_splits: Train a second set of folds, at random, to compare with folds by location.

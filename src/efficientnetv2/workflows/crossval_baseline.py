@@ -47,7 +47,7 @@ class ProbeBaseline:
         predictions: Out-of-fold.
         other_predictions: With the comparison folds. None without them.
         table: The predictions as of ``evaluation.predictions.load_predictions``.
-        label_curve: Learning curve in one fold. None if it has too few images.
+        data_scaling_curve: Learning curve in one fold. None if it has too few images.
         label_curve_note: Which fold, as a sentence.
         num_train_images: Training images of a fold that were embedded: the mean over folds.
         num_available_images: Training images of a fold: the mean over folds.
@@ -57,7 +57,7 @@ class ProbeBaseline:
     other_predictions: Predictions | None
     metrics: ClassificationMetrics
     table: pd.DataFrame
-    label_curve: LearningCurve | None
+    data_scaling_curve: LearningCurve | None
     label_curve_note: str
     num_train_images: int
     num_available_images: int
@@ -78,7 +78,7 @@ def probe_baseline(
     embedded = _embeddings(folder, trainer, recipe)
     if embedded is None:
         return None
-    key, balanced = Key.of(recipe.seed).fold("probe"), recipe.balance is not None
+    key, balanced = Key.of(recipe.seed).fold("probe"), recipe.class_sampling is not None
 
     def predict(folds: Folds) -> Predictions:
         pairs = [(part.train_rows, part.val_rows) for part in folds.parts]
@@ -158,7 +158,7 @@ def _embeddings(folder: Path, trainer: FoldTrainer, recipe: Recipe) -> Embedding
         return None
     rows = np.flatnonzero(dataset.split != "test")
     # Twice what the probe of a run may embed, because it trains on all folds but one and predicts that one.
-    most = 2 * max_probe_images(model, preprocessing.image_px, len(dataset.class_names), device)
+    most = 2 * max_probe_images(model, preprocessing.image_size, len(dataset.class_names), device)
     if len(rows) > most:
         rows = np.sort(Key.of(recipe.seed).fold("probe").generator().permutation(rows)[:most])
     with progress("linear probe", len(rows)) as counted:

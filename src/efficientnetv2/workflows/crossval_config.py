@@ -72,13 +72,14 @@ class CrossValConfig:
             (self.compare_splits and self.by in ("group", "time"),
              f"--compare-splits compares random folds with folds by place, {by}. Leave it out, or pass --by place."),
             (count == 1,
-             'one --try leaves nothing to select. Add another (--try "" is the recipe as it is), or use --set.'),
-            (len(set(self.tries)) < count, "two --try are the same. Leave one out."),
+             'one --candidate leaves nothing to select. Add another (--candidate "" is the recipe as it is), or use '
+             '--set.'),
+            (len(set(self.tries)) < count, "two --candidate are the same. Leave one out."),
             (0 < count < self.members,
-             f"--members {self.members} needs as many candidates, but there are {count} --try. Add candidates."),
-            (bool(self.try_settings) and not count, "--try-set needs --try. Leave it out, or add candidates."),
+             f"--ensemble {self.members} needs as many candidates, but there are {count} --candidate. Add candidates."),
+            (bool(self.try_settings) and not count, "--candidate-set needs --candidate. Leave it out, or add candidates."),
             (bool(self.try_settings) and not self.selects,
-             f"--try-set holds during selection, but with --members {self.members} all {count} tries answer and "
+             f"--candidate-set holds during selection, but with --ensemble {self.members} all {count} tries answer and "
              "nothing is chosen. Leave it out, or take fewer members."),
         ):  # fmt: skip
             if is_wrong:
@@ -88,12 +89,13 @@ class CrossValConfig:
                 settings = _split_settings(text)
             except ValueError as error:
                 raise InputError(
-                    f"--try {text}: {error}. Put spaces between settings, and a value with spaces into brackets or "
-                    'quotes: --try "balance=sqrt progressive.image_px={start: 64, end: 128}".'
+                    f"--candidate {text}: {error}. Put spaces between settings, and a value with spaces into brackets "
+                    "or "
+                    'quotes: --candidate "class_sampling=sqrt progressive.image_size={start: 64, end: 128}".'
                 ) from error
-            if any(setting_name(setting) == "several_labels" for setting in settings):
+            if any(setting_name(setting) == "multilabel" for setting in settings):
                 raise InputError(
-                    f"--try {text}: predictions of all folds must have the same meaning. Use --set instead."
+                    f"--candidate {text}: predictions of all folds must have the same meaning. Use --set instead."
                 )
 
     def candidate_settings(self, index: int, *, selecting: bool = False) -> tuple[str, ...]:
@@ -176,7 +178,7 @@ class CrossValConfig:
         try:
             if folds.by == "time":
                 # Fewer folds have longer periods, so the first period has more times.
-                fix = f" {'Take fewer folds (--folds), or leave' if self.folds > 1 else 'Leave'} --try out."
+                fix = f" {'Take fewer folds (--folds), or leave' if self.folds > 1 else 'Leave'} --candidate out."
                 column = self._find_time_column(dataset)
                 last = time_holdout(part, share=_SELECTION, column=column, contents=contents[rows])
                 return rows[last.train_rows], rows[last.val_rows]
@@ -187,11 +189,11 @@ class CrossValConfig:
                 contents=contents[rows],
                 by=folds.by,
                 blocks=self._blocks,
-                instead="leave --try out",
+                instead="leave --candidate out",
             )
         except InputError as error:
             raise InputError(
-                f"--try: the {len(rows)} training images of fold {number + 1} cannot be split to select among "
+                f"--candidate: the {len(rows)} training images of fold {number + 1} cannot be split to select among "
                 f"candidates: {error}{fix}"
             ) from error
         return rows[held_out.split == "train"], rows[(held_out.split == "val") & ~is_copy(held_out)]
@@ -275,7 +277,7 @@ class SavedCrossVal:
             source = DataConfig(**values["source"] | {"data": data})
             return cls(TrainOverrides(**words), CrossValConfig(**config), source, str(values["digest"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file} cannot be read: {error}. Start again with another --out.") from error
+            raise InputError(f"{file} cannot be read: {error}. Start again with another --output.") from error
 
     def check_same(
         self,
@@ -320,7 +322,7 @@ def started_otherwise(folder: Path, differences: Sequence[str]) -> InputError:
     """The error of ``--resume`` with other options."""
     return InputError(
         f"--resume: the cross-validation in {folder} was started with other options: {'; '.join(differences)}. Leave "
-        "these options out to resume it, or start another with a new --out."
+        "these options out to resume it, or start another with a new --output."
     )
 
 

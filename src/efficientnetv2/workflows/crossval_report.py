@@ -147,20 +147,20 @@ class CrossValResults:
         first, every = self.reports[0][0], [report for fold in self.reports for report in fold]
         trained, selected = (
             sum(max(int(report.get(use, 0)) for report in fold) for fold in self.reports)
-            for use in ("trained_on", "chose")
+            for use in ("num_eval_images_seen_in_training", "num_eval_images_used_for_selection")
         )
-        support = _train_support(self.trainer.dataset, every)
-        fix = "Start again with another --out."
+        support = _train_images_per_class(self.trainer.dataset, every)
+        fix = "Start again with another --output."
         metadata = ReportMetadata(
             data=self.trainer.dataset.source,
             evaluated_on="out-of-fold",
-            trained_on=trained,
-            chose=selected,
-            views=first["recipe"].get("eval_views", "one"),
+            num_eval_images_seen_in_training=trained,
+            num_eval_images_used_for_selection=selected,
+            tta=first["recipe"].get("tta", "none"),
             model=first["model"],
             command=read_object(self.folder / CROSSVAL_JSON, "command", fix=fix)["command"],
             versions=library_versions(),
-            chosen=first["chosen"],
+            auto_choices=first["auto_choices"],
             notes=[
                 *_optimism_notes(trained, selected, len(self.predictions.samples)),
                 self.folds.note,
@@ -170,9 +170,9 @@ class CrossValResults:
             recipe=first["recipe"],
             seed=self.trainer.seed,
             epochs=first["epochs"],
-            members=self.members,
-            train_support=support,
-            stored_px=first.get("stored_px"),
+            ensemble_size=self.members,
+            train_images_per_class=support,
+            stored_size=first.get("stored_size"),
             check_notes=first.get("check_notes", ()),
             label_conflicts=first.get("label_conflicts", 0),
             late_gain=first.get("late_gain"),
@@ -183,11 +183,11 @@ class CrossValResults:
         f1 = {name: each.f1 for name, each in baseline.metrics.per_class.items() if each.f1 is not None}
         return replace(
             metadata,
-            linear_probe=baseline.metrics.top1,
+            linear_probe_top1=baseline.metrics.top1,
             linear_probe_macro_f1=baseline.metrics.macro_f1,
             linear_probe_f1=f1,
-            linear_probe_pictures=baseline.num_train_images,
-            linear_probe_of_pictures=baseline.num_available_images,
+            linear_probe_num_images=baseline.num_train_images,
+            linear_probe_num_available=baseline.num_available_images,
         )
 
     def train_seconds(self) -> float:
@@ -238,13 +238,11 @@ def write_crossval_report(
     metadata = replace(
         metadata,
         notes=[*metadata.notes, ensemble_note],
-        hashes={
-            name: digest
-            for name in ("manifest.csv", *files)
-            for digest in file_hashes(folder / name).values()
+        sha256={
+            name: digest for name in ("dataset.csv", *files) for digest in file_hashes(folder / name).values()
         },
-        skipped=len(results.skipped) + len(unreadable),
-        others={"run": str(folder), **summary.to_json()},
+        num_skipped=len(results.skipped) + len(unreadable),
+        extra={"run": str(folder), **summary.to_json()},
     )
     # Rasters are shown by the bands of the first fold, and explained by those of each fold.
     dataset = replace(trainer.dataset, bands=first_preprocessing(folder).bands)
@@ -255,7 +253,7 @@ def write_crossval_report(
         dataset,
         members=results.members,
     )
-    curve, note = (None, "") if baseline is None else (baseline.label_curve, baseline.label_curve_note)
+    curve, note = (None, "") if baseline is None else (baseline.data_scaling_curve, baseline.label_curve_note)
     known = Known(
         members=tuple(model_file.describe(folder / file).calibration for file in files),
         probe=None if baseline is None else baseline.table,
@@ -285,12 +283,12 @@ def _read_report(run: Path) -> dict[str, Any]:
     return read_object(run / "report.json", "recipe", fix=f"Remove {run}, and --resume trains it again.")
 
 
-def _train_support(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _train_images_per_class(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Training images of each class as the runs report them: means over the runs. Empty for multi-label data."""
     if dataset.separator is not None:
         return {}
     return {
-        name: round(sum(report["train_support"].get(name, 0) for report in reports) / len(reports))
+        name: round(sum(report["train_images_per_class"].get(name, 0) for report in reports) / len(reports))
         for name in dataset.class_names
     }
 

@@ -64,9 +64,7 @@ def first_preprocessing(folder: Path) -> Preprocessing:
     """Preprocessing of the model of the first fold."""
     run = folder / run_name(0)
     fix = f"Remove {run}, and --resume trains it again."
-    return Preprocessing.from_json(
-        read_object(run / "beginning.json", "preprocessing", fix=fix)["preprocessing"]
-    )
+    return Preprocessing.from_json(read_object(run / "run.json", "preprocessing", fix=fix)["preprocessing"])
 
 
 def best_candidates(config: CrossValConfig, scores: Sequence[float]) -> tuple[int | None, ...]:
@@ -168,8 +166,8 @@ class _Fold:
         score = FoldScore(
             number=self.number,
             note=part.note,
-            learning=len(part.train_rows),
-            answering=len(first.rows),
+            num_train=len(part.train_rows),
+            num_test=len(first.rows),
             top1=metrics.top1,
             mean=value,
             epochs=first.report["epochs"],
@@ -231,7 +229,7 @@ class _Fold:
                 fold = f"_fold{self.number + 1}" if known else ""
                 write_text_atomically(selection / f"try{index + 1}{fold}.yaml", recipe)
         images = len(self.folds.parts[self.number].train_rows)
-        values = {"scores": scores, "seconds": seconds, "pictures": images}
+        values = {"scores": scores, "seconds": seconds, "num_images": images}
         write_text_atomically(selection / f"fold{self.number + 1}.json", json.dumps(values, indent=1) + "\n")
 
     def _words(self, candidate: int | None, *, selecting: bool = False) -> TrainOverrides:
@@ -254,13 +252,13 @@ class _Fold:
             sides = runs // (config.members + len(config.tries))
             runs = sides * config.members
             measured = selection_results(self.trainer.place.out or self.folder, 0)
-            spent = sides * sum(images) * measured["seconds"] / measured["pictures"] / 60
+            spent = sides * sum(images) * measured["seconds"] / measured["num_images"] / 60
             minutes -= spent
             if minutes <= 0:
                 raise InputError(
                     f"--minutes {total:g}: with {' '.join(config.try_settings)} the selection takes about "
                     f"{spent:.3g} minutes in all folds, as measured in the first, which leaves nothing for the folds. "
-                    "Give more minutes or a shorter selection (--try-set), and another --out."
+                    "Give more minutes or a shorter selection (--candidate-set), and another --output."
                 )
         return minutes / runs * images[self.number] / sum(images)
 

@@ -81,7 +81,10 @@ class RunPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        plain = self.estimate.to_json() | {"memory_bytes": self.memory_bytes, "chosen": list(self.notes)}
+        plain = self.estimate.to_json() | {
+            "memory_bytes": self.memory_bytes,
+            "auto_choices": list(self.notes),
+        }
         if self.cache is not None:
             plain["cache"] = {"where": self.cache.where, "bytes": self.cache.bytes}
         return plain
@@ -140,7 +143,7 @@ def _without_weights_hint(recipe: Recipe, overrides: TrainOverrides) -> str:
 
     Frozen layers and statistics take less, and without a named recipe ``--weights none`` means another one.
     """
-    if overrides.recipe is None or recipe.freeze_stages or recipe.frozen_statistics:
+    if overrides.recipe is None or recipe.freeze_stages or recipe.freeze_bn:
         return ""
     network = recipe.weights.partition(".")[0]
     model = f"--model {network} " if recipe.model == "auto" else ""
@@ -175,10 +178,10 @@ def _other_costs(
         run.record(row)  # TensorBoard is imported for the first
     run.close()
     seconds = {"start-up": time.perf_counter() - began}
-    lists = run.manifest_file.stat().st_size
+    lists = run.dataset_file.stat().st_size
     if config.recipe.weights != "none" and config.train.separator is None:
         most = max_probe_images(
-            config.network, config.preprocessing.image_px, len(config.train.class_names), config.device
+            config.network, config.preprocessing.image_size, len(config.train.class_names), config.device
         )
         if probe_s(_PROBED, config.train, config.val, config.network, 0.0) < budget.left_s:
             seconds["linear probe"] = _probe_s(config, timings)
@@ -216,7 +219,7 @@ def _rows(config: RunConfig) -> list[dict[str, Any]]:
         (
             "train",
             log_steps(recipe, length),
-            ("loss", "lr", "images_per_s", "train_s", "waited_s", "seconds"),
+            ("loss", "lr", "images_per_s", "train_s", "data_wait_s", "seconds"),
         ),
         ("val", validation_steps(recipe, length), ("top1", "macro_f1")),
     ):
@@ -233,7 +236,7 @@ def _rows(config: RunConfig) -> list[dict[str, Any]]:
 def _probe_s(config: RunConfig, timings: StepTimings) -> float:
     """Seconds of the linear probe: embedding, and fitting a classifier to noise of the same shape."""
     classes = len(config.train.class_names)
-    most = max_probe_images(config.network, config.preprocessing.image_px, classes, config.device)
+    most = max_probe_images(config.network, config.preprocessing.image_size, classes, config.device)
     learning = min(len(config.train), most)
     some = min(learning, _PROBED)
     labels = config.train.labels[
@@ -244,7 +247,7 @@ def _probe_s(config: RunConfig, timings: StepTimings) -> float:
     fit_probe(
         Embeddings(np.arange(len(labels)), labels, vectors),
         key=config.key.fold("probe"),
-        balanced=config.recipe.balance is not None,
+        balanced=config.recipe.class_sampling is not None,
     )
     fitting_s = (time.perf_counter() - began) * learning / len(labels)
     return timings.curve.seconds(learning) + timings.curve.seconds(min(len(config.val), most)) + fitting_s
@@ -294,7 +297,7 @@ class Estimate:
     @property
     def notes(self) -> list[str]:
         """What was chosen for the run, a sentence each."""
-        return list(self.report["chosen"])
+        return list(self.report["auto_choices"])
 
     def __repr__(self) -> str:
         return f"Estimate(seconds={self.seconds:.0f}, memory_bytes={self.memory_bytes}, disk_bytes={self.disk_bytes})"

@@ -81,9 +81,9 @@ class EvaluateOptions:
 
     split: str | None = None
     out: Path | None = None
-    image_px: int | None = None
+    image_size: int | None = None
     sizes: str | None = None
-    views: str | None = None
+    tta: str | None = None
     slices: str | None = None
     costs: Path | None = None
     abstain_below: float | None = None
@@ -127,13 +127,13 @@ def evaluate_and_report(
         )
         job, own = plan.job, plan.job.network.preprocessing
         by_size = {}
-        for px in dict.fromkeys((job.preprocessing.image_px, *plan.sizes)):
-            sized = replace(job, preprocessing=replace(job.preprocessing, image_px=px))
+        for px in dict.fromkeys((job.preprocessing.image_size, *plan.sizes)):
+            sized = replace(job, preprocessing=replace(job.preprocessing, image_size=px))
             by_size[px] = run_prediction(sized, runtime, f"evaluating at {px} px")
         single_view = None
         # A single view more beside eight is cheap; eight more beside one would be most of the work.
-        if job.preprocessing.views != own.views == "one" and job.dataset.separator is None:
-            single = replace(job, preprocessing=replace(job.preprocessing, views=own.views))
+        if job.preprocessing.tta != own.tta == "none" and job.dataset.separator is None:
+            single = replace(job, preprocessing=replace(job.preprocessing, tta=own.tta))
             single_view, _ = run_prediction(single, runtime, "evaluating with its own view")
         return _report(plan, by_size, single_view, on_result) if runtime.world.is_main_process else None
 
@@ -144,8 +144,8 @@ def _plan(model: str, data: DataConfig, options: EvaluateOptions, *, strict: boo
     refuse_swapped_arguments(model, data.data, "evaluate")
     network = model_file.load(model)
     own = network.preprocessing
-    px = own.image_px if options.image_px is None else one_size(options.image_px, "--image-px")
-    preprocessing = replace(own, image_px=px, views=views_asked(options.views, own.views))
+    px = own.image_size if options.image_size is None else one_size(options.image_size, "--image-size")
+    preprocessing = replace(own, image_size=px, tta=views_asked(options.tta, own.tta))
     require_classes(network, model)
     require_image_channels(network, model)
     if network.answer == "sigmoid" and data.label_separator is None:
@@ -157,9 +157,9 @@ def _plan(model: str, data: DataConfig, options: EvaluateOptions, *, strict: boo
     dataset = replace(dataset, bands=own.bands)
     dataset = align_labels(dataset, network.class_names, model, merge=data.labels == "casefold")
     if sizes and dataset.separator is not None:
-        raise InputError("--sizes is for images with one label, but these have several. Leave it out.")
-    for size in sorted({px, *sizes} - {own.image_px}):
-        infer_shapes(network, in_channels=network.in_channels, image_px=size)
+        raise InputError("--eval-sizes is for images with one label, but these have several. Leave it out.")
+    for size in sorted({px, *sizes} - {own.image_size}):
+        infer_shapes(network, in_channels=network.in_channels, image_size=size)
     report = _report_options(options, dataset, network.class_names)
     if options.calibrate is not None:
         check_calibration(options.calibrate, network, dataset, split, preprocessing)
@@ -210,7 +210,7 @@ def _report(
     """Compute the metrics and write the report."""
     job, out = plan.job, plan.options.out
     network, preprocessing = job.network, job.preprocessing
-    predictions, seconds = by_size[preprocessing.image_px]
+    predictions, seconds = by_size[preprocessing.image_size]
     evaluated = job.dataset.select(predictions.samples)
     overlap = _overlap(plan, evaluated)
     clusters = evaluation_clusters(find_run(Path(plan.model)), evaluated)
@@ -224,7 +224,7 @@ def _report(
     unseen = None
     if metadata.selected_on is None:
         unseen = unseen_metrics(predictions, overlap, network.class_names, clusters)
-    others: dict[str, Any] = {"image_px": preprocessing.image_px}
+    others: dict[str, Any] = {"image_size": preprocessing.image_size}
     if curve is not None:
         others["sizes"] = curve.to_json()
     if view_gain is not None:
@@ -234,17 +234,17 @@ def _report(
     log_unreadable(job, predictions.unreadable)
     sections: tuple[TemplateSection, ...] = ()
     if out is not None:
-        seen_as = replace(network.preprocessing, image_px=preprocessing.image_px)
+        seen_as = replace(network.preprocessing, image_size=preprocessing.image_size)
         sections = explain_predictions(network, predictions, job.dataset, network.class_names, seen_as)
     known = Known(
         network.calibration,
         member_calibrations(network),
-        views=view_gain,
+        tta=view_gain,
         unseen=None if unseen is None else unseen.sentence,
         whole=clusters,
         sections=sections,
     )
-    metadata = replace(metadata, views=preprocessing.views, others=others)
+    metadata = replace(metadata, tta=preprocessing.tta, extra=others)
     result = EvaluationResult(
         predictions, job.dataset, network.class_names, metadata, wanted=plan.report, known=known
     )
@@ -288,8 +288,8 @@ def _metadata(plan: _Plan, overlap: TrainOverlap, predictions: Predictions, seco
         data=plan.data,
         evaluated_on=split,
         selected_on=split if selected else None,
-        chose=overlap.chose,
-        trained_on=overlap.pictures if overlap.pictures or overlap.none else None,
+        num_eval_images_used_for_selection=overlap.chose,
+        num_eval_images_seen_in_training=overlap.pictures if overlap.pictures or overlap.none else None,
         notes=[note for note in notes if note],
         model=plan.model,
         command=command_line(),
@@ -299,8 +299,8 @@ def _metadata(plan: _Plan, overlap: TrainOverlap, predictions: Predictions, seco
         epochs=epochs if isinstance(epochs, (int, float)) else None,
         wall_s=round(seconds, 2),
         images_per_s=round(len(predictions.samples) / seconds, 1),
-        skipped=len(predictions.unreadable),
-        hashes=file_hashes(Path(plan.model), Path(plan.model) / model_file.NAME),
+        num_skipped=len(predictions.unreadable),
+        sha256=file_hashes(Path(plan.model), Path(plan.model) / model_file.NAME),
     )
 
 
@@ -388,9 +388,9 @@ def evaluate(
     options = EvaluateOptions(
         split=split,
         out=folder,
-        image_px=number("image_size", image_size, 1),
+        image_size=number("image_size", image_size, 1),
         sizes=",".join(map(str, sizes)) or None,
-        views=views_of(tta),
+        tta=views_of(tta),
         slices=None if slices is None else ",".join(slices) or "none",
         costs=path_of("costs", costs),
         abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),

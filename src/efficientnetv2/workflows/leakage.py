@@ -53,5 +53,5 @@ def unseen_metrics(
     return UnseenMetrics(
         f"On the {len(rows):,} of these {overlap.of:,} images that {which}: top-1 {text('top1')}, "
         f"{MACRO_METRICS[name]} {text(name)}; 95 % intervals.",
-        {"pictures": len(rows), **values, "intervals": intervals},
+        {"num_images": len(rows), **values, "intervals": intervals},
     )

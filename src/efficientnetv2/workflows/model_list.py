@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
-from efficientnetv2.architectures.registry import NAMES, published
+from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.models import hub
 from efficientnetv2.models.pretrained import about, names
 
@@ -14,14 +14,14 @@ def published_models() -> list[dict[str, Any]]:
     """Name, parameters, MACs and evaluation size of each published model."""
     rows: list[dict[str, Any]] = []
     for name in NAMES:
-        model = published(name)
-        total = count_flops(model.architecture, image_px=model.eval_px).total
+        model = get_model_info(name)
+        total = count_flops(model.architecture, image_size=model.eval_image_size).total
         rows.append(
             {
                 "name": name,
                 "parameters": total.parameters,
                 "multiply_adds": total.multiply_adds,
-                "eval_px": model.eval_px,
+                "eval_image_size": model.eval_image_size,
             }
         )
     return rows
@@ -32,19 +32,19 @@ def pretrained_weights() -> list[dict[str, Any]]:
     user, rows = hub.Hub(), []
     for name in names():
         entry = about(name)
-        image_px = entry.preprocessing.image_px
-        table = published(entry.model).architecture
-        total = count_flops(table, image_px=image_px, num_classes=entry.num_classes).total
+        image_size = entry.preprocessing.image_size
+        table = get_model_info(entry.model).architecture
+        total = count_flops(table, image_size=image_size, num_classes=entry.num_classes).total
         cached = hub.cached(name, user)
         rows.append(
             {
                 "name": name,
                 "model": entry.model,
-                "image_px": image_px,
+                "image_size": image_size,
                 "num_classes": entry.num_classes,
                 "top1_percent": entry.top1_percent,
                 "megabytes_about": round(total.parameters * FLOAT_BYTES / 1e6, 1),
-                "licence": entry.licence,
+                "license": entry.license,
                 "source": entry.source,
                 "url": hub.url(name, user),
                 "cached": None if cached is None else str(cached),

@@ -9,7 +9,7 @@ from efficientnetv2.architectures.registry import round_channels, scale
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.utils.errors import InputError
 
-MAX_EVAL_PX = 480  # Source: arXiv:2104.00298, section 3.3.
+MAX_EVAL_IMAGE_SIZE = 480  # Source: arXiv:2104.00298, section 3.3.
 # Largest phi of compound scaling, about a million times the multiply-adds. Ours; the largest published EfficientNet,
 # L2, is 4.3 = 1.1**15.3 times as wide as B0 (arXiv:1911.04252).
 MAX_PHI = 20
@@ -23,7 +23,7 @@ class Scaling:
     Args:
         width: Times the channels of stem and stages, rounded to multiples of 8. The head stays, as in S, M and L.
         depth: Times the layers of each stage, rounded up.
-        px: Times the image size at inference, up to ``MAX_EVAL_PX``.
+        px: Times the image size at inference, up to ``MAX_EVAL_IMAGE_SIZE``.
         more_layers: Layers added to the last stages after that; the last number is of the last stage.
         new_layers: Layers of a stage added at the end, with the last one's operator and stride 1. 0 adds none.
         new_width: Channels of the added stage over those of the base's last stage.
@@ -85,12 +85,12 @@ class ScaledArchitecture:
     """A larger architecture, and its image sizes at inference and at the end of training."""
 
     architecture: Architecture
-    eval_px: int
+    eval_image_size: int
     train_px: int
 
 
-def scale_up(base: Architecture, scaling: Scaling, *, eval_px: int) -> ScaledArchitecture:
-    """A larger architecture by the paper's rules; ``eval_px`` is the base's image size at inference.
+def scale_up(base: Architecture, scaling: Scaling, *, eval_image_size: int) -> ScaledArchitecture:
+    """A larger architecture by the paper's rules; ``eval_image_size`` is the base's image size at inference.
 
     Raises:
         InputError: Layers are added to more stages than there are.
@@ -107,14 +107,14 @@ def scale_up(base: Architecture, scaling: Scaling, *, eval_px: int) -> ScaledArc
         channels = round_channels(scaling.new_width * base.stages[-1].channels, rounding="v2")
         stages.append(replace(stages[-1], stride=1, channels=channels, layers=scaling.new_layers))
     architecture = replace(scaled, stages=tuple(stages), head_channels=base.head_channels)
-    larger_px = min(MAX_EVAL_PX, round(scaling.px * eval_px / 8) * 8)
+    larger_px = min(MAX_EVAL_IMAGE_SIZE, round(scaling.px * eval_image_size / 8) * 8)
     return ScaledArchitecture(architecture, larger_px, max(architecture.stride, train_px_for(larger_px)))
 
 
-def train_px_for(eval_px: int) -> int:
+def train_px_for(eval_image_size: int) -> int:
     """The last image size of training: 20 % below that of inference, rounded down to a multiple of 20 from 100 on.
 
     Source: arXiv:2104.00298, Table 6, whose sizes of S, M and L this gives. The multiple of 20 is ours.
     """
-    px = round(TRAIN_FRACTION * eval_px, 6)
+    px = round(TRAIN_FRACTION * eval_image_size, 6)
     return max(1, int(px // 20 * 20 if px >= 100 else px // 1))

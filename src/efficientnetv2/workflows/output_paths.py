@@ -72,7 +72,7 @@ def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None
 def refuse_run_inside_data(data: str, out: Path | None, command: str) -> None:
     """The same for a run directory (None: in ``runs/``), before anything that takes time to load."""
     if rank_and_world_size() is None:  # else the first process says it for all, later
-        refuse_inside_data(data, out or RUNS, "--out", command=command if out is None else None)
+        refuse_inside_data(data, out or RUNS, "--output", command=command if out is None else None)
 
 
 def refuse_replacing_data(data: str, out: Path, names: Iterable[str], option: str) -> None:

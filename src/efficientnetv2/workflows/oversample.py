@@ -37,7 +37,7 @@ TABLE = "pictures.csv"
 # What else there is where no copies can be made.
 _INSTEAD = (
     "Leave pictures out instead (--fewer), or let training draw rare classes more often: effnetv2 train DATA --set "
-    "balance=equal"
+    "class_sampling=equal"
 )
 
 
@@ -84,7 +84,7 @@ def balance_and_write(
         raise InputError(
             f"balance counts pictures of one label each, but --label-separator {shell_join([source.label_separator])} "
             "says that these have several. Let training draw rare labels more often: "
-            f"effnetv2 train {shell_join(source.words)} --set balance=sqrt"
+            f"effnetv2 train {shell_join(source.words)} --set class_sampling=sqrt"
         )
     _check_out(out, fewer)
     if not fewer:  # a table holds no pictures
@@ -94,7 +94,7 @@ def balance_and_write(
         decided, _ = requested_recipe(words, pick_device("cpu"))
     prepared = prepare_data(
         source,
-        holdout=decided.holdout,
+        val_fraction=decided.val_fraction,
         seed=seed,
         strict=strict,
     )
@@ -130,7 +130,7 @@ def _check_out(out: Path, fewer: bool) -> None:
     if not fewer and is_table:
         raise InputError(
             f"OUT is {out}, but copies need a folder. Give one; or leave pictures out instead (--fewer); or let "
-            "training draw rare classes more often: effnetv2 train DATA --set balance=equal"
+            "training draw rare classes more often: effnetv2 train DATA --set class_sampling=equal"
         )
     if fewer and out.exists():
         raise InputError(f"OUT {out} exists. Give another file, or remove it.")

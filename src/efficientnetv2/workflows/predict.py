@@ -65,7 +65,7 @@ class PredictOptions:
     out: Path | None = None
     rank: Path | None = None
     abstain_below: float | None = None
-    views: str | None = None
+    tta: str | None = None
     label_separator: str | None = None
 
 
@@ -105,14 +105,14 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     require_classes(network, model)
     _check_separator(options.label_separator, network.class_names)
     own = network.preprocessing
-    preprocessing = replace(own, views=views_asked(options.views, own.views))
+    preprocessing = replace(own, tta=views_asked(options.tta, own.tta))
     if out is not None:
         refuse_foreign_file(
             out,
-            "--out",
+            "--output",
             lambda file: is_predictions_csv(file, network.class_names),
             f"is no table of predictions of the classes of {model}, but maybe of another model's",
-            fix="Give another name, as --out NAME.csv, or remove it",
+            fix="Give another name, as --output NAME.csv, or remove it",
         )
     if rank is not None:
         require_rankable(network, model)
@@ -138,27 +138,28 @@ def _check_separator(separator: str | None, class_names: tuple[str, ...]) -> Non
 
 def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
     """Refuse outputs that can't be written, or would replace something else."""
-    check_writable_file(out, "--out", such_as="predictions.csv")
+    check_writable_file(out, "--output", such_as="predictions.csv")
     if out.suffix.lower() != ".csv":
         raise InputError(
-            f"--out {out}: predictions are written as CSV. Give a name that ends in .csv, or pass --json."
+            f"--output {out}: predictions are written as CSV. Give a name that ends in .csv, or pass --json."
         )
     if out.resolve() == data.resolve():
-        raise InputError(f"--out {out} is DATA itself. Give another file.")
+        raise InputError(f"--output {out} is DATA itself. Give another file.")
     if out.name == PREDICTIONS_CSV and any(
         (out.parent / kind).is_file() for kind in (*RUN_MARKERS, "report.json")
     ):
         raise InputError(
-            f"--out {out} holds the predictions of the run there, which comparisons read. Give another name or folder."
+            f"--output {out} holds the predictions of the run there, which comparisons read. Give another name or "
+            "folder."
         )
     skipped = skipped_csv_for(out)
     if rank is not None and rank.absolute() == skipped.absolute():
         raise InputError(f"--rank {rank}: the list of unreadable images gets that name. Give another one.")
     if skipped.resolve() == data.resolve():
         raise InputError(
-            f"--out {out}: the list of unreadable images gets the name of DATA, {skipped.name}. Give another file."
+            f"--output {out}: the list of unreadable images gets the name of DATA, {skipped.name}. Give another file."
         )
-    refuse_foreign_file(skipped, f"--out {out}:", is_skipped_csv, "is no list of unreadable images")
+    refuse_foreign_file(skipped, f"--output {out}:", is_skipped_csv, "is no list of unreadable images")
 
 
 def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions) -> pd.DataFrame:
@@ -250,7 +251,7 @@ def predict(
         out=path_of("output", output),
         rank=path_of("rank", rank),
         abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
-        views=views_of(tta),
+        tta=views_of(tta),
         label_separator=label_separator,
     )
     table = predict_and_write(

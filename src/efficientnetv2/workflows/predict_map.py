@@ -51,7 +51,7 @@ class MapOptions:
     stride_px: int | None = None
     bands: str | None = None
     value_range: str | None = None
-    batch_images: int = 32
+    batch_size: int = 32
     device: str = "auto"
 
 
@@ -101,11 +101,11 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
     """
     device = device_for_rank(options.device, World())
     refuse_swapped_arguments(model, raster, "map")
-    check_writable_file(out, "--out", such_as="map.tif")
+    check_writable_file(out, "--output", such_as="map.tif")
     if out.exists() and raster.exists() and out.samefile(raster):
-        raise InputError(f"--out {out} is RASTER itself. Give another file.")
+        raise InputError(f"--output {out} is RASTER itself. Give another file.")
     with open_raster(raster) as source:
-        refuse_foreign_file(out, "--out", map_file.is_map, "is no map of effnetv2 geo map")
+        refuse_foreign_file(out, "--output", map_file.is_map, "is no map of effnetv2 geo map")
         note_replaced(out)
         network = model_file.load(model)
         require_classes(network, model)
@@ -118,9 +118,9 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
         started = time.perf_counter()
 
         def fill(write_block: map_file.WriteBlock) -> None:
-            batch_images = options.batch_images
+            batch_size = options.batch_size
             found = predict_blocks(
-                network, source, write_block, grid, bands, batch_images=batch_images, device=device
+                network, source, write_block, grid, bands, batch_size=batch_size, device=device
             )
             statistics.append(found)
 
@@ -221,7 +221,7 @@ def resolve_grid(
             raise InputError("--window-px and --window-m both give the size of a window. Give one of them.")
         px = _window_px(source, side, options.window_m, raster)
     if px is None:
-        px, bands = preprocessing.image_px, preprocessing.bands
+        px, bands = preprocessing.image_size, preprocessing.bands
         if side is not None and bands is not None and bands.picture_m is not None:
             px = max(2, round(bands.picture_m / side))
     stride = max(1, px // 2) if options.stride_px is None else options.stride_px

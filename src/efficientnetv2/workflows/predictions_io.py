@@ -110,7 +110,7 @@ def write_predictions(out: Path, table: pd.DataFrame) -> None:
             write_table(other, table)
         except OSError:
             raise InputError(
-                f"{out}: {reason}. Is the disk full? Give a file elsewhere, by --out."
+                f"{out}: {reason}. Is the disk full? Give a file elsewhere, by --output."
             ) from error
         raise InputError(
             f"{out} can't be replaced ({reason}): is it open in another program? The predictions are in {other}."
@@ -158,7 +158,7 @@ def write_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
             file.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"{file}: {error.strerror or error}. Give a place that can be written to by --out."
+            f"{file}: {error.strerror or error}. Give a place that can be written to by --output."
         ) from error
 
 

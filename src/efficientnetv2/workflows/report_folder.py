@@ -45,19 +45,19 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
     """
     if any((out / name).is_file() for name in RUN_MARKERS):
         raise InputError(
-            f"--out {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
+            f"--output {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
             f"{out / 'evaluation'}."
         )
-    refuse_inside_data(data, out, "--out")
-    refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "--out")
+    refuse_inside_data(data, out, "--output")
+    refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "--output")
     if (out / INDEX_NAME).is_file():
         raise InputError(
-            f"--out {out} is a folder of shards, which has a {SKIPPED} of its own. Give another folder."
+            f"--output {out} is a folder of shards, which has a {SKIPPED} of its own. Give another folder."
         )
     for name, (ours, other) in _OURS.items():
-        refuse_foreign_file(out / name, f"--out {out}:", ours, f"is {other}")
+        refuse_foreign_file(out / name, f"--output {out}:", ours, f"is {other}")
     note_replaced(out / "report.html")
-    return output_dir(out, "--out")
+    return output_dir(out, "--output")
 
 
 def _is_answers(file: Path) -> bool:

@@ -78,7 +78,7 @@ class Known:
     labels: tuple[str, str] | None = None
     elsewhere: NewPlaceEstimate | None = None
     apart: TrainDistance | None = None
-    views: PairedDifference | None = None
+    tta: PairedDifference | None = None
     unseen: str | None = None
     sections: tuple[TemplateSection, ...] = ()
     folder: Path | None = None
@@ -156,7 +156,7 @@ def gathered(
             probe=probe,
             last=last,
             train_distance=known.apart,
-            tta=known.views,
+            tta=known.tta,
             unseen=known.unseen,
             more_labels=known.labels,
             new_places=known.elsewhere,

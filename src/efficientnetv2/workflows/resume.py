@@ -72,11 +72,11 @@ def resume_run(
     if cache is not None:
         _logger.debug(cache.note)
     network = _initial_model(folder, facts, recipe, data, hardware)
-    microbatches = MicrobatchPlan.from_json(facts["groups_at_a_time"])
+    microbatches = MicrobatchPlan.from_json(facts["microbatches"])
     if hardware.memory_gib is not None:
         probe = MemoryProbe(recipe, network, hardware)
         _, microbatches, notes = fit_groups(recipe, probe, is_set=True, is_fixed=True)
-        folder.amend_beginning(groups_at_a_time=microbatches.to_json())
+        folder.amend_beginning(microbatches=microbatches.to_json())
         for note in notes:
             _logger.info(note)
     if facts.get("minival_unused"):
@@ -106,7 +106,7 @@ def _initial_model(
     )
     for note in initial.notes:
         _logger.info(note)
-    if recipe.classifier == "probe":
+    if recipe.head_init == "linear_probe":
         preprocessing, images = Preprocessing.from_json(facts["preprocessing"]), facts.get("probe_images")
         fit_head(initial.network, data, preprocessing, recipe, replace(hardware, workers=0), images)
     return initial.network
@@ -128,7 +128,7 @@ def restore_dataset(path: Path, data: DataModule) -> DataModule:
         raise InputError(
             f"--resume: the run in {path} was begun {given}, so its classes are others. Say the same again."
         )
-    own = ImageDataset.from_csv(folder.manifest_file, root=now.root, source=now.source, separator=separator)
+    own = ImageDataset.from_csv(folder.dataset_file, root=now.root, source=now.source, separator=separator)
     bands = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands
     if own.digest() != now.digest():
         own = _moved(folder, own, now)
@@ -161,7 +161,7 @@ def _moved(folder: RunDir, own: ImageDataset, now: ImageDataset) -> ImageDataset
     if moved.digest() != now.digest():
         return own
     before = prefix.rstrip("/") if is_url(prefix) else os.path.realpath(folder.path / prefix)
-    write_atomically(folder.manifest_file, moved.to_csv)
+    write_atomically(folder.dataset_file, moved.to_csv)
     _logger.info(
         f"The pictures are read from {now.root}; when the run began, from {before}. Their names, labels and splits are "
         "the same."
@@ -249,7 +249,7 @@ def _other_images(path: Path, gone: set[str], new: set[str]) -> InputError:
     return InputError(
         f"--resume: the pictures are not those that the run in {path} was begun with: "
         f"{', '.join(what) or 'labels, splits or order differ'}. "
-        "Bring them back, or begin anew with another --out."
+        "Bring them back, or begin anew with another --output."
     )
 
 

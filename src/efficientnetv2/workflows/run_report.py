@@ -61,7 +61,7 @@ def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) 
     Returns:
         Plain values for the run directory: the probe's metrics and, if it could be measured, the learning curve.
     """
-    names, balanced = probe.val_dataset.class_names, recipe.balance is not None
+    names, balanced = probe.val_dataset.class_names, recipe.class_sampling is not None
     predictions = pd.DataFrame(
         {
             "path": probe.val_dataset.select(probe.val.samples).paths,
@@ -80,30 +80,32 @@ def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) 
         groups=probe.groups,
     )
     facts: dict[str, Any] = {"linear_probe": asdict(probe.metrics)}
-    return facts if curve is None else facts | {"label_curve": asdict(curve)}
+    return facts if curve is None else facts | {"data_scaling_curve": asdict(curve)}
 
 
 def write_run_report(config: RunConfig, data: DataModule, result: Result) -> EvaluationResult:
     """Write the report of a run whose training has ended, and remove its checkpoints."""
     recipe, beginning = config.recipe, config.folder.beginning()
     probe = beginning.get("linear_probe")
-    before = beginning.get("seen_before", {"pictures": 0})
+    before = beginning.get("seen_before", {"num_images": 0})
     selected = result.selection.to_json() if result.selection else {}
     known = _report_context(config.folder.path, beginning, result.calibration)
     train_images = _train_images(config)
     facts = ReportMetadata(
         data=data.dataset.source,
-        evaluated_on=config.answered,
-        trained_on=before["pictures"],
-        chose=before.get("chose", 0),  # a run begun by an earlier version did not ask
+        evaluated_on=config.eval_split,
+        num_eval_images_seen_in_training=before["num_images"],
+        num_eval_images_used_for_selection=before.get(
+            "chose", 0
+        ),  # a run begun by an earlier version did not ask
         selected_on=selected.pop("selected_on", None),
         kept_model=selected.pop("kept_model", None),
         kept_reason=_LAST_KEPT if result.selection is None else str(result.selection),
-        views=recipe.eval_views,
+        tta=recipe.tta,
         model=model_title(recipe.model),
         command=beginning["command"],
         versions=library_versions(),
-        chosen=beginning["chosen"],
+        auto_choices=beginning["auto_choices"],
         notes=[
             *([before["note"]] if "note" in before else []),
             data.split_note,
@@ -112,25 +114,27 @@ def write_run_report(config: RunConfig, data: DataModule, result: Result) -> Eva
         ],
         recipe=recipe.to_json(),
         seed=recipe.seed,
-        epochs=epochs_trained(config, result.images // config.recipe.batch_images),
-        train_pictures=len(train_images),
-        train_lost=len(config.train) - len(train_images),
-        linear_probe=probe["top1"] if probe else None,
+        epochs=epochs_trained(config, result.images // config.recipe.batch_size),
+        num_train_images=len(train_images),
+        num_train_lost=len(config.train) - len(train_images),
+        linear_probe_top1=probe["top1"] if probe else None,
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
         linear_probe_f1={} if known.probe is None else per_class_f1(known.probe),
-        linear_probe_pictures=probe["train_pictures"] if probe else None,
-        linear_probe_of_pictures=len(config.train) if probe else None,
-        train_support={} if data.dataset.separator else dict(train_images.table["label"].value_counts()),
-        hashes=file_hashes(config.folder.model_file, config.folder.manifest_file),
+        linear_probe_num_images=probe["num_train_images"] if probe else None,
+        linear_probe_num_available=len(config.train) if probe else None,
+        train_images_per_class={}
+        if data.dataset.separator
+        else dict(train_images.table["label"].value_counts()),
+        sha256=file_hashes(config.folder.model_file, config.folder.dataset_file),
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
-        input_wait_share=data_wait_fraction(result.history),
-        skipped=config.folder.skipped_count,
-        stored_px=median_shorter_side(config.train),
+        data_wait_fraction=data_wait_fraction(result.history),
+        num_skipped=config.folder.skipped_count,
+        stored_size=median_shorter_side(config.train),
         check_notes=data.check_notes,
         label_conflicts=data.label_conflicts,
         late_gain=late_gain(result.history),
-        others={
+        extra={
             "train_s": round(training_seconds(result.history), 2),
             "run": str(config.folder.path),
             "model_file": str(config.folder.model_file),
@@ -150,7 +154,7 @@ def write_run_report(config: RunConfig, data: DataModule, result: Result) -> Eva
     known = replace(
         known,
         sections=(*known.sections, *explanation),
-        apart=train_distance(data.dataset, config.answered),
+        apart=train_distance(data.dataset, config.eval_split),
         folder=config.folder.path,
         whole=split_clusters(config.folder.path, config.val.select(result.predictions.samples).paths),
     )
@@ -165,7 +169,7 @@ def write_run_report(config: RunConfig, data: DataModule, result: Result) -> Eva
     curve = None
     if result.sizes:
         curve = SizeCurve(
-            result.sizes.points, result.sizes.image_px, recipe.progressive.last.image_px, "chose"
+            result.sizes.points, result.sizes.image_size, recipe.progressive.last.image_size, "chose"
         )
     outcome.write(config.folder.path, history=result.history, sizes=curve)
     remove_checkpoints(
@@ -191,8 +195,8 @@ def _report_context(folder: Path, beginning: Mapping[str, Any], calibration: Cal
                 f"{folder / PROBE_DIR / PREDICTIONS_CSV} is damaged. The report leaves the linear probe's classes out."
             )
     labels, sections = None, []
-    if "label_curve" in beginning:
-        curve = TypeAdapter(LearningCurve).validate_python(beginning["label_curve"])
+    if "data_scaling_curve" in beginning:
+        curve = TypeAdapter(LearningCurve).validate_python(beginning["data_scaling_curve"])
         labels, sections = label_efficiency_verdict(curve), [learning_curve_section(curve)]
     return Known(
         calibration=calibration,

@@ -12,7 +12,7 @@ import torch
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.nas.results import best
-from efficientnetv2.progressive.schedule import IMAGE_PX
+from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.recipe import MAX_COUNT
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.arguments import (
@@ -225,8 +225,8 @@ def search(
     proxy = ProxyOptions(
         recipe=None if recipe is None else path_text("recipe", recipe),
         epochs=epochs,
-        image_px=number("image_size", image_size, *IMAGE_PX),
-        batch_images=number("batch_size", batch_size, 1, MAX_COUNT),
+        image_size=number("image_size", image_size, *IMAGE_SIZE),
+        batch_size=number("batch_size", batch_size, 1, MAX_COUNT),
         seeds=",".join(map(str, seeds)),
         seed=number("seed", seed, 0),
         settings=list(settings_of(settings or {})),

@@ -51,20 +51,20 @@ _EXPONENTS = {
 # Recipe fields that trials do not support, from any source, and why.
 _UNSUPPORTED = {
     "patience": "a trial trains to its end, unless it is pruned (--no-prune)",
-    "eval_px_tried": "a trial is evaluated at one size (--set eval_px=SIZE)",
-    "time_shares": "the stages of a trial are not timed (--set progressive.shares=[...])",
-    "chosen_by": "a trial keeps the last weights, and a search rewards top-1",
-    "recompute_stages": "the step that is timed keeps its activations",
-    "pooling": "the step that is timed has average pooling",
+    "eval_image_size_candidates": "a trial is evaluated at one size (--set eval_image_size=SIZE)",
+    "stage_time": "the stages of a trial are not timed (--set progressive.stage_fractions=[...])",
+    "monitor": "a trial keeps the last weights, and a search rewards top-1",
+    "checkpoint_stages": "the step that is timed keeps its activations",
+    "global_pool": "the step that is timed has average pooling",
     "answered": "a trial is evaluated on images of the search, never on val or test",
-    "cache_detail": "a trial reads the image files",
+    "cache_resolution": "a trial reads the image files",
 }
 # Fields that ``--set`` cannot set. Those of a recipe do not matter, or are refused for another reason.
 _NOT_SETTABLE = {
     "model": "the space determines the networks (--space NAME)",
-    "several_labels": "the images of a search have one label each",
+    "multilabel": "the images of a search have one label each",
     "patience": _UNSUPPORTED["patience"],
-    "eval_px_tried": _UNSUPPORTED["eval_px_tried"],
+    "eval_image_size_candidates": _UNSUPPORTED["eval_image_size_candidates"],
 }
 
 
@@ -115,7 +115,7 @@ class SearchConfig:
 
         create_sampler(self.sampler, self.space, seed=self.proxy.seed)
         first_px = round(requested_px(self.recipe)[0])
-        require_image_size(self.space, min(first_px, self.recipe.eval_px or first_px))
+        require_image_size(self.space, min(first_px, self.recipe.eval_image_size or first_px))
         _ = self.reward, self.seeds
 
     @property
@@ -177,8 +177,8 @@ class SearchConfig:
         overrides = TrainOverrides(
             recipe=self.proxy.recipe or self.preset.recipe,
             epochs=self.proxy.epochs,
-            image_px=self.proxy.image_px,
-            batch_images=self.proxy.batch_images,
+            image_size=self.proxy.image_size,
+            batch_size=self.proxy.batch_size,
             settings=tuple(self.proxy.settings or ()),
         )
         assigned = {
@@ -228,8 +228,8 @@ def _require_supported(recipe: Recipe) -> None:
         )
     for name, reason in _UNSUPPORTED.items():
         value, default = getattr(recipe, name), Recipe.model_fields[name].default
-        # Of a run that has measured time_shares, progressive.shares is read.
-        is_measured = name == "time_shares" and recipe.progressive.shares is not None
+        # Of a run that has measured stage_time, progressive.stage_fractions is read.
+        is_measured = name == "stage_time" and recipe.progressive.stage_fractions is not None
         if value != default and not is_measured:
             raise InputError(
                 f"the recipe {recipe.name} sets {name}={value}, but {reason}. Use --set "

@@ -70,9 +70,9 @@ def _exported(
     )
     if grown_by is None:
         return architecture, comment, None
-    eval_px = config.recipe.eval_px or config.recipe.progressive.last.image_px
-    scaled = scale_up(architecture, parse_scaling(grown_by), eval_px=eval_px)
-    sizes = f"for images of {scaled.eval_px} px, which training ends at {scaled.train_px} px for"
+    eval_image_size = config.recipe.eval_image_size or config.recipe.progressive.last.image_size
+    scaled = scale_up(architecture, parse_scaling(grown_by), eval_image_size=eval_image_size)
+    sizes = f"for images of {scaled.eval_image_size} px, which training ends at {scaled.train_px} px for"
     return scaled.architecture, f"{comment}.\nGrown by {grown_by}: {sizes}", scaled
 
 
@@ -92,11 +92,11 @@ def _size_args(scaled: ScaledArchitecture | None) -> list[str]:
         return []
     train_px, stride = scaled.train_px, scaled.architecture.stride
     with silenced():
-        overrides = TrainOverrides(model=scaled.architecture, image_px=train_px)
+        overrides = TrainOverrides(model=scaled.architecture, image_size=train_px)
         recipe, _ = requested_recipe(overrides, torch.device("cpu"))
-    args = ["--image-px", str(train_px), "--set", f"eval_px={scaled.eval_px}"]
-    if recipe.progressive.stage(0).image_px < stride:
-        args += ["--set", f"progressive.image_px={{start: {stride}, end: {train_px}}}"]
+    args = ["--image-size", str(train_px), "--set", f"eval_image_size={scaled.eval_image_size}"]
+    if recipe.progressive.stage(0).image_size < stride:
+        args += ["--set", f"progressive.image_size={{start: {stride}, end: {train_px}}}"]
     return args
 
 
@@ -107,13 +107,14 @@ def _target(read: LoadedStudy, out: Path | None) -> Path:
         found = read.folder.path / "found.yaml"
         if found.exists() and not _is_unchanged(read, found):
             raise InputError(
-                f"{found} is not as it was exported: {reason}, and would be lost. Pass another file (--out), or remove "
+                f"{found} is not as it was exported: {reason}, and would be lost. Pass another file (--output), or "
+                "remove "
                 "it."
             )
         return found
     if not io.is_architecture_file(str(out)):
-        raise InputError(f"--out {out}: must end in .yaml, .yml or .json, so that train recognizes it.")
-    refuse_foreign_file(out, "--out", lambda file: False, reason)
+        raise InputError(f"--output {out}: must end in .yaml, .yml or .json, so that train recognizes it.")
+    refuse_foreign_file(out, "--output", lambda file: False, reason)
     return out
 
 

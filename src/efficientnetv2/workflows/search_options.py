@@ -29,8 +29,8 @@ class ProxyOptions:
 
     recipe: str | None = None
     epochs: float | None = None
-    image_px: int | None = None
-    batch_images: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
     seeds: str = "0"
     seed: int = 0
     settings: Sequence[str] | None = None

@@ -85,7 +85,7 @@ def dry_run(config: SearchConfig) -> StudyCost:
     runs = {name: _estimate(network, recipe, context) for name, network in networks.items()}
     train = context.data.train
     sizes = {
-        name: count_flops(network, image_px=64, num_classes=len(train.class_names)).total
+        name: count_flops(network, image_size=64, num_classes=len(train.class_names)).total
         for name, network in networks.items()
     }
     return StudyCost(

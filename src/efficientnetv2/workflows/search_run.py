@@ -93,11 +93,11 @@ class SearchContext:
             "hardware": device_title(self.machine.device),
         }
 
-    def resolve(self, recipe: Recipe, *, stored_px: float | None = None) -> ResolvedRecipe:
+    def resolve(self, recipe: Recipe, *, stored_size: float | None = None) -> ResolvedRecipe:
         """A recipe with no "auto" left, its model and its groups, see ``resolve_recipe``."""
         return resolve_recipe(
             recipe,
-            TrainingSet(len(self.data.train), self.data.train.class_names, stored_px=stored_px),
+            TrainingSet(len(self.data.train), self.data.train.class_names, stored_size=stored_size),
             Hardware(self.machine.device, self.machine.options.memory_gib),
         )
 
@@ -142,9 +142,9 @@ def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> Dat
     """The dataset of a search, split. Raises InputError, also for images of train or minival in val or test."""
     data = prepare_data(
         source,
-        holdout=recipe.holdout,
+        val_fraction=recipe.val_fraction,
         minival=recipe.minival,
-        made_for=recipe.made_for,
+        expected_dataset=recipe.expected_dataset,
         seed=recipe.seed,
         strict=strict,
     )
@@ -284,7 +284,7 @@ def new_study_config(config: SearchConfig, context: SearchContext) -> StudyConfi
         _logger.debug(f"The backbone failed: {reference.failure}")
         raise InputError(
             f"the backbone of the space cannot be trained with this recipe ({reference.failure_line}; log.txt has the "
-            "details). Use smaller images (--image-px), a smaller batch (--batch-images), or another space."
+            "details). Use smaller images (--image-size), a smaller batch (--batch-size), or another space."
         )
     assert reference.step_seconds is not None, "it was measured, and did not fail"
     assert result.step is not None, "as its time was"
@@ -304,7 +304,7 @@ def new_study_config(config: SearchConfig, context: SearchContext) -> StudyConfi
         class_names=context.data.train.class_names,
         **context.found_here,
         reference=reference,
-        reference_group=recipe.group_images,
+        reference_group=recipe.ghost_batch_size,
         reference_at_a_time=result.step.groups_per_pass,
         version=version("efficientnetv2"),
     )
@@ -314,8 +314,8 @@ def resolve_for_backbone(config: SearchConfig, context: SearchContext) -> Recipe
     """The recipe of the backbone's trial, with no "auto" left except the model."""
     changes = {"model": config.space.backbone.to_json(), **PROXY_OVERRIDES}
     recipe = validate_recipe(config.recipe.to_json() | changes, where=config.recipe.name)
-    stored_px = None if recipe.enlarge is None else context.data.stored_px
-    resolved = context.resolve(recipe, stored_px=stored_px)
+    stored_size = None if recipe.max_upscale is None else context.data.stored_size
+    resolved = context.resolve(recipe, stored_size=stored_size)
     for note in resolved.notes:
         _logger.info(note)
     return resolved.recipe.model_copy(update={"model": "auto"})
@@ -323,7 +323,7 @@ def resolve_for_backbone(config: SearchConfig, context: SearchContext) -> Recipe
 
 def trial_recipe(backbone_recipe: Recipe, config: SearchConfig) -> Recipe:
     """The recipe of every trial, which resolves the groups that fit into memory for each architecture."""
-    return backbone_recipe.model_copy(update={"group_images": config.recipe.group_images})
+    return backbone_recipe.model_copy(update={"ghost_batch_size": config.recipe.ghost_batch_size})
 
 
 def _work(

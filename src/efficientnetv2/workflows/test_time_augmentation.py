@@ -1,4 +1,4 @@
-"""``evaluate --sizes``: the same pictures answered at several sizes."""
+"""``evaluate --eval-sizes``: the same pictures answered at several sizes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.inference.resolutions import evaluate_sizes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import remove_calibration
-from efficientnetv2.preprocessing import Preprocessing, Views
-from efficientnetv2.progressive.schedule import IMAGE_PX, ProgressiveSchedule
+from efficientnetv2.preprocessing import TTA, Preprocessing
+from efficientnetv2.progressive.schedule import IMAGE_SIZE, ProgressiveSchedule
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.workflows.report_sections import by_picture
 
 _logger = logging.getLogger(__name__)
 
 # The family halves a picture five times; the most is what a recipe takes.
-_LEAST_PX, _MOST_PX = 32, IMAGE_PX[1]
+_LEAST_PX, _MOST_PX = 32, IMAGE_SIZE[1]
 # Of one command. Each takes a pass over the pictures. Ours.
 _MOST_SIZES = 32
 
@@ -44,7 +44,7 @@ def one_size(px: int, option: str) -> int:
 
 
 def several_sizes(words: str) -> tuple[int, ...]:
-    """The sizes of ``--sizes 96,128,160``, growing.
+    """The sizes of ``--eval-sizes 96,128,160``, growing.
 
     Raises:
         InputError: no numbers, too many, or one that is too small or too large.
@@ -53,13 +53,13 @@ def several_sizes(words: str) -> tuple[int, ...]:
         given = {int(word) for word in words.split(",")}
     except ValueError as error:
         raise InputError(
-            f"--sizes is '{words}', but is whole numbers of pixels with commas between, as 96,128,160."
+            f"--eval-sizes is '{words}', but is whole numbers of pixels with commas between, as 96,128,160."
         ) from error
     if len(given) > _MOST_SIZES:
         raise InputError(
-            f"--sizes names {len(given)} sizes, but at most {_MOST_SIZES}: each is a pass over all pictures."
+            f"--eval-sizes names {len(given)} sizes, but at most {_MOST_SIZES}: each is a pass over all pictures."
         )
-    return tuple(sorted(one_size(px, "--sizes") for px in given))
+    return tuple(sorted(one_size(px, "--eval-sizes") for px in given))
 
 
 def size_curve(
@@ -79,7 +79,10 @@ def size_curve(
     """
     points = evaluate_sizes(answers.__getitem__, sizes, network.class_names)
     return SizeCurve(
-        points, network.preprocessing.image_px, _trained_px(network), "may choose" if may_choose else "shown"
+        points,
+        network.preprocessing.image_size,
+        _trained_px(network),
+        "may choose" if may_choose else "shown",
     )
 
 
@@ -89,14 +92,14 @@ def _trained_px(network: Network) -> int | None:
         plan = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
     except ValidationError:  # of another project, or without a recipe
         return None
-    return plan.last.image_px
+    return plan.last.image_size
 
 
-_VIEWS: tuple[Views, ...] = get_args(Views)
+_VIEWS: tuple[TTA, ...] = get_args(TTA)
 
 
-def views_asked(word: str | None, own: Views) -> Views:
-    """The views of ``--views``.
+def views_asked(word: str | None, own: TTA) -> TTA:
+    """The views of ``--tta``.
 
     Args:
         word: as given; None takes the model's own.
@@ -109,9 +112,7 @@ def views_asked(word: str | None, own: Views) -> Views:
         return own
     found = next((one for one in _VIEWS if one == word), None)
     if found is None:
-        raise InputError(
-            f"--views is '{word}', but is one of {', '.join(_VIEWS)}{did_you_mean(word, _VIEWS)}"
-        )
+        raise InputError(f"--tta is '{word}', but is one of {', '.join(_VIEWS)}{did_you_mean(word, _VIEWS)}")
     return found
 
 
@@ -123,13 +124,13 @@ def for_own_views(network: Network, looking: Preprocessing) -> None:
         looking: how the pictures are looked at.
     """
     own = network.preprocessing
-    if (looking.views, looking.image_px) == (own.views, own.image_px) or not remove_calibration(network):
+    if (looking.tta, looking.image_size) == (own.tta, own.image_size) or not remove_calibration(network):
         return
-    px, views = looking.image_px, looking.views
+    px, tta = looking.image_size, looking.tta
     _logger.info(
-        f"The temperature was fitted at {own.image_px} px with views '{own.views}', and the pictures are looked at at "
-        f"{px} px with views '{views}': it is left out. To fit another to a single model: effnetv2 convert MODEL "
-        f"OUT.safetensors --image-px {px} --views {views}, and effnetv2 evaluate OUT.safetensors DATA --calibrate "
+        f"The temperature was fitted at {own.image_size} px with views '{own.tta}', and the pictures are looked at at "
+        f"{px} px with views '{tta}': it is left out. To fit another to a single model: effnetv2 convert MODEL "
+        f"OUT.safetensors --image-size {px} --tta {tta}, and effnetv2 evaluate OUT.safetensors DATA --calibrate "
         "NEW.safetensors"
     )
 
@@ -144,7 +145,7 @@ def over_own(
     """What answers with other views have over those with the model's own, picture by picture.
 
     Args:
-        predictions: with other views, of labelled pictures of one label each.
+        predictions: with other views, of labeled pictures of one label each.
         own: of the same network with its own; None where they were not looked at so.
         dataset: of both.
         class_names: of the network.

@@ -282,8 +282,8 @@ def validate_request(request: RunRequest, source: DataConfig, command: str) -> N
     validate_label_settings(request.recipe, request.overrides, source.label_separator)
     if not request.resumed:
         verb = command if request.options.out is None else None
-        refuse_inside_data(source.data, request.path, "--out", command=verb)
-        refuse_replacing_data(source.data, request.path, RUN_FILES, "--out")
+        refuse_inside_data(source.data, request.path, "--output", command=verb)
+        refuse_replacing_data(source.data, request.path, RUN_FILES, "--output")
 
 
 def load_run_data(recipe: Recipe, source: DataConfig, options: RunOptions) -> DataModule:
@@ -294,10 +294,10 @@ def load_run_data(recipe: Recipe, source: DataConfig, options: RunOptions) -> Da
     """
     return prepare_data(
         source,
-        holdout=recipe.holdout,
-        answered=recipe.answered,
+        val_fraction=recipe.val_fraction,
+        eval_split=recipe.eval_split,
         minival=recipe.minival,
-        made_for=recipe.made_for,
+        expected_dataset=recipe.expected_dataset,
         seed=recipe.seed,
         strict=options.strict,
         detail_level=logging.DEBUG,
@@ -312,7 +312,7 @@ def _start_run(run: ResolvedRun, hardware: Hardware, baseline: PreviousRun | Non
     if wants_probe(recipe, request.options.probe, data, run.probe_images):
         probe = fit_head(run.network, data, run.preprocessing, recipe, hardware, run.probe_images)
         run.network.to("cpu")  # other processes get it from here, each for its own device
-        starts_there = recipe.classifier == "probe" and not run.network.class_names
+        starts_there = recipe.head_init == "linear_probe" and not run.network.class_names
         _logger.debug(_probe_line(probe.metrics, data, starts_there=starts_there))
         if request.options.probe:
             facts |= save_probe(probe, data, recipe, path)
@@ -334,9 +334,9 @@ def _run_facts(run: ResolvedRun, hardware: Hardware) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "command": command_line(),
         "launch": hardware.world.launch,
-        "chosen": list(run.notes),
+        "auto_choices": list(run.notes),
         "preprocessing": run.preprocessing.to_json(),
-        "groups_at_a_time": run.microbatches.to_json(),
+        "microbatches": run.microbatches.to_json(),
     }
     if run.overlap.flattering:
         facts["seen_before"] = run.overlap.to_json()
@@ -347,7 +347,7 @@ def _run_facts(run: ResolvedRun, hardware: Hardware) -> dict[str, Any]:
     if request.comparison is not None:
         facts["weights_compared"] = request.comparison
     if isinstance(run.cache, ImageCache):
-        facts["cache"], facts["cache_px"] = request.overrides.cache, run.cache.image_px
+        facts["cache"], facts["cache_px"] = request.overrides.cache, run.cache.image_size
     if run.data.dataset.separator is not None:
         facts["label_separator"] = run.data.dataset.separator
     if run.probe_images is not None:
@@ -398,16 +398,16 @@ def _training_line(config: RunConfig, *, is_limited: bool) -> str:
         f"Training {model_title(recipe.model)} on {pluralize(len(config.train), 'picture')} of "
         f"{pluralize(len(config.train.class_names), 'class')} for "
         f"{pluralize(float(recipe.epochs), 'epoch')} ({pluralize(config.length.steps, 'step')} of "
-        f"{recipe.batch_images}{planned}) on {config.device.type}{by}."
+        f"{recipe.batch_size}{planned}) on {config.device.type}{by}."
     )
 
 
 def _probe_line(probe: ProbeMetrics, data: DataModule, *, starts_there: bool) -> str:
-    learned, total = probe.train_pictures, len(data.train)
+    learned, total = probe.num_train_images, len(data.train)
     fewer = f", learnt from {learned:,} of {pluralize(total, 'training picture')}" if learned < total else ""
     return (
         f"Linear probe on the given weights as they came: top-1 {probe.top1:.1%}, macro-F1 {probe.macro_f1:.1%} on "
-        f"{pluralize(probe.pictures, f'{data.answered} picture')}{fewer} ({probe.seconds:.0f} s). Training "
+        f"{pluralize(probe.num_images, f'{data.eval_split} picture')}{fewer} ({probe.seconds:.0f} s). Training "
         f"{'begins there, and ' if starts_there else ''}has to beat that."
     )
 
@@ -423,7 +423,7 @@ def _idle_gpus_note(device: torch.device) -> str | None:
 
 def _resume_hint(source: DataConfig, options: RunOptions, path: Path, world: World) -> str:
     """The command that resumes a run; its recipe and cache the run knows itself."""
-    words = ["train", *source.words, "--out", str(path), "--resume", *options.words]
+    words = ["train", *source.words, "--output", str(path), "--resume", *options.words]
     if world.machines > 1:  # what each of them was started with is its own
         return f"Go on by starting it on every machine as before, with: {shell_join(words)}"
     launcher = ["torchrun", "--nproc-per-node", str(world.size), "-m", "efficientnetv2"]

@@ -1,4 +1,4 @@
-"""A table whose paths point into shards, as a run's manifest.csv does."""
+"""A table whose paths point into shards, as a run's dataset.csv does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -22,13 +22,13 @@ from efficientnetv2.utils.errors import InputError
 def packed(class_folders, tmp_path):
     """48 images in 12 shards of 4; their dataset, as a run writes it beside itself."""
     write_shards(
-        load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_pictures=4)
+        load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_images=4)
     )
     dataset = load_dataset(tmp_path / "shards")
     split = np.where(np.arange(48) % 4 == 0, "val", "train").astype(object)
     dataset = dataset.with_split(split)
     (tmp_path / "runs/one").mkdir(parents=True)
-    dataset.to_csv(tmp_path / "runs/one/manifest.csv")
+    dataset.to_csv(tmp_path / "runs/one/dataset.csv")
     return dataset
 
 
@@ -39,22 +39,22 @@ def rewritten(file, change):
 
 
 def test_what_a_run_on_shards_wrote_is_data_again(packed, class_folders, tmp_path):
-    again = load_dataset(tmp_path / "runs/one/manifest.csv")
+    again = load_dataset(tmp_path / "runs/one/dataset.csv")
     assert again.digest() == packed.digest()
     assert again.class_names == packed.class_names
-    assert again.where(3) == "manifest.csv, row 5"
+    assert again.where(3) == "dataset.csv, row 5"
     reader, files = source_reader(again), load_dataset(class_folders)
     for row in (0, 17, 47):
         with open(files.file(row), "rb") as file:
             assert reader.source(row) == file.read()
-    report = validate_images(again)
+    report = val_max_images(again)
     assert len(report.unreadable) == 0
-    assert report.contents.tolist() == validate_images(packed).contents.tolist()
+    assert report.contents.tolist() == val_max_images(packed).contents.tolist()
 
 
 def test_without_an_index_the_headers_tell_the_places(packed, tmp_path):
     (tmp_path / "shards/index.parquet").unlink()
-    again = load_dataset(tmp_path / "runs/one/manifest.csv")
+    again = load_dataset(tmp_path / "runs/one/dataset.csv")
     assert again.digest() == packed.digest()
     assert source_reader(again).source(5) == source_reader(packed).source(5)
 
@@ -66,7 +66,7 @@ def test_the_tables_own_words_hold_and_its_rows_alone(packed, tmp_path):
         table.loc[7, "label"] = "red"
         return table.loc[[40, 7, 30, 2], ["path", "label"]]
 
-    again = load_dataset(rewritten(tmp_path / "runs/one/manifest.csv", change))
+    again = load_dataset(rewritten(tmp_path / "runs/one/dataset.csv", change))
     assert again.paths == [packed.paths[row] for row in (40, 7, 30, 2)]
     assert again.table["label"].tolist()[1] == "red"
     assert source_reader(again).source(0) == source_reader(packed).source(40)
@@ -76,7 +76,7 @@ def test_a_manifest_from_elsewhere_names_its_shards_absolutely(packed, tmp_path)
     def change(table):
         return table.assign(path=table["path"].str.replace("../..", tmp_path.as_posix(), regex=False))
 
-    file = rewritten(tmp_path / "runs/one/manifest.csv", change)
+    file = rewritten(tmp_path / "runs/one/dataset.csv", change)
     (tmp_path / "other").mkdir()
     moved = file.rename(tmp_path / "other/list.csv")
     assert load_dataset(moved).digest() == packed.digest()
@@ -105,18 +105,18 @@ def path_of(row, path):
 )
 def test_what_does_not_fit_is_refused_by_its_row(change, words, packed, tmp_path):
     with pytest.raises(InputError) as refused:
-        load_dataset(rewritten(tmp_path / "runs/one/manifest.csv", change))
+        load_dataset(rewritten(tmp_path / "runs/one/dataset.csv", change))
     assert all(word in str(refused.value) for word in words), refused.value
 
 
 def test_a_missing_shard_is_damage_as_it_is_for_the_shards_themselves(packed, tmp_path):
     (tmp_path / "shards/pictures-000005.tar").unlink()
-    report = validate_images(load_dataset(tmp_path / "runs/one/manifest.csv"))
+    report = val_max_images(load_dataset(tmp_path / "runs/one/dataset.csv"))
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
     (tmp_path / "shards/index.parquet").unlink()
     with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "4", "48")):
-        load_dataset(tmp_path / "runs/one/manifest.csv")
+        load_dataset(tmp_path / "runs/one/dataset.csv")
 
 
 def test_images_of_one_name_cannot_be_told_apart_by_a_table(class_folders, tmp_path):
@@ -138,7 +138,7 @@ def test_a_table_written_through_a_link_leads_to_its_shards(packed, tmp_path):
     """The way up from a folder that a link leads to begins where the folder really lies."""
     (tmp_path / "far/away").mkdir(parents=True)
     (tmp_path / "linked").symlink_to(tmp_path / "far/away", target_is_directory=True)
-    packed.to_csv(tmp_path / "linked/manifest.csv")
-    again = load_dataset(tmp_path / "linked/manifest.csv")
+    packed.to_csv(tmp_path / "linked/dataset.csv")
+    again = load_dataset(tmp_path / "linked/dataset.csv")
     assert again.digest() == packed.digest()
     assert source_reader(again).source(17) == source_reader(packed).source(17)

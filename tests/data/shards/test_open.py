@@ -21,7 +21,7 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.shards.index import expand_braces, load_index, save_index
 from efficientnetv2.data.shards.storage import LocalStore, Range
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -29,7 +29,7 @@ from efficientnetv2.utils.errors import InputError
 def shards(class_folders: Path, tmp_path: Path) -> Path:
     """48 images in 12 shards of 4."""
     write_shards(
-        load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_pictures=4)
+        load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_images=4)
     )
     return tmp_path / "shards"
 
@@ -63,7 +63,7 @@ def test_a_pattern_takes_its_shards_alone(shards):
 def test_a_manifest_written_beside_a_run_is_read_back_equal(shards, tmp_path):
     dataset = load_dataset(shards)
     (tmp_path / "runs/one").mkdir(parents=True)
-    file = tmp_path / "runs/one/manifest.csv"
+    file = tmp_path / "runs/one/dataset.csv"
     dataset.to_csv(file)
     again = ImageDataset.from_csv(file, root=dataset.root, source=dataset.source)
     assert again.digest() == dataset.digest()
@@ -78,8 +78,8 @@ def test_a_whole_set_needs_no_look_at_its_images_and_knows_its_copies(class_fold
     files = load_dataset(class_folders)
     write_shards(files, tmp_path / "shards", PackOptions(10**9))
     report, of_files = (
-        validate_images(load_dataset(tmp_path / "shards")),
-        validate_images(files),
+        val_max_images(load_dataset(tmp_path / "shards")),
+        val_max_images(files),
     )
     assert len(report.unreadable) == 0
     assert report.contents.tolist() == of_files.contents.tolist()
@@ -93,21 +93,21 @@ def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
     rows = dataset.table[dataset.table["shard"] == 5].sort_values("shard_offset")
     whole = rows.index[:2]
     file.write_bytes(file.read_bytes()[: rows["shard_offset"].iloc[2] + 10])
-    report = validate_images(dataset)
+    report = val_max_images(dataset)
     assert report.unreadable.tolist() == sorted(rows.index[2:])
     assert "is lost: the shard is cut short" in report.reasons[0]
     assert mentions(report.notes[0], "pictures-000005.tar")
     assert mentions(report.notes[0], "2", "4")
     assert all(source_reader(dataset).source(int(row)) for row in whole)
     with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "--strict")):
-        validate_images(dataset, strict=True)
+        val_max_images(dataset, strict=True)
 
 
 def test_a_missing_shard_is_named_and_the_others_used(shards):
     """4 of 48 are more than the 5 % that may be unreadable one by one; a damaged shard does not count there."""
     (shards / "pictures-000005.tar").unlink()
     dataset = load_dataset(shards)
-    report = validate_images(dataset)
+    report = val_max_images(dataset)
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
 
@@ -144,7 +144,7 @@ def test_another_shard_than_the_indexs_is_refused(shards):
     with (shards / "pictures-000001.tar").open("ab") as file:
         file.write(b"\0" * 10_240)
     with pytest.raises(InputError, match=mentioning("pictures-000001.tar")):
-        validate_images(load_dataset(shards))
+        val_max_images(load_dataset(shards))
 
 
 def test_another_column_can_be_the_label(tmp_path):

@@ -25,7 +25,7 @@ from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.data.shards import storage
 from efficientnetv2.data.shards.storage import Range, RemoteStore
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.validate import val_max_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.utils import optional_deps
@@ -36,9 +36,7 @@ from efficientnetv2.utils.rng import Key
 @pytest.fixture
 def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """48 images in 5 shards."""
-    write_shards(
-        load_dataset(class_folders), tmp_path / "served/shards", PackOptions(10**9, shard_pictures=10)
-    )
+    write_shards(load_dataset(class_folders), tmp_path / "served/shards", PackOptions(10**9, shard_images=10))
     monkeypatch.setattr(storage, "_PAUSE_S", 0.01)
     with serving(tmp_path / "served") as files:
         yield files
@@ -50,7 +48,7 @@ def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_url_is_the_folder(data, server, class_folders):
     far, near = load_dataset(server.url + data), load_dataset(class_folders)
     assert far.labels.tolist() == near.labels.tolist()
-    assert len(validate_images(far).unreadable) == 0
+    assert len(val_max_images(far).unreadable) == 0
     reader = source_reader(far).ahead(range(48))
     assert [reader.source(row) for row in range(48)] == [
         Path(near.file(row)).read_bytes() for row in range(48)
@@ -60,18 +58,18 @@ def test_a_url_is_the_folder(data, server, class_folders):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_those_of_the_files(workers, server, class_folders):
-    whole = Preprocessing(image_px=32)
+    whole = Preprocessing(image_size=32)
     batches = []
     for dataset in (load_dataset(f"{server.url}/shards"), load_dataset(class_folders)):
         pictures = TrainingImages(dataset, whole, 0.3, Key.of(0))
-        sampler = TrainSampler(dataset.labels, ProgressiveSchedule(image_px=32), 4, 8, 4, None, Key.of(3))
+        sampler = TrainSampler(dataset.labels, ProgressiveSchedule(image_size=32), 4, 8, 4, None, Key.of(3))
         batches.append(list(training_batches(pictures, sampler, workers=workers)))
     for far, near in zip(*batches, strict=True):
         assert torch.equal(far.images, near.images)
         assert torch.equal(far.labels, near.labels)
 
 
-def test_neighbours_are_fetched_in_one_request(server):
+def test_neighbors_are_fetched_in_one_request(server):
     dataset = load_dataset(f"{server.url}/shards")
     rows = dataset.table[dataset.table["shard"] == 2].sort_values("shard_offset").index.tolist()
     server.asked.clear()
@@ -137,15 +135,15 @@ def test_a_server_that_stays_broken_stops_the_run_naming_shard_and_bytes(server)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_server_is_a_plain_message_from_workers_too(workers, server):
     dataset = load_dataset(f"{server.url}/shards")
-    whole = Preprocessing(image_px=32)
+    whole = Preprocessing(image_size=32)
     server.fail = [500] * 1000
     pictures = TrainingImages(dataset, whole, 0.3, Key.of(0))
-    sampler = TrainSampler(dataset.labels, ProgressiveSchedule(image_px=32), 4, 8, 4, None, Key.of(3))
+    sampler = TrainSampler(dataset.labels, ProgressiveSchedule(image_size=32), 4, 8, 4, None, Key.of(3))
     with pytest.raises(InputError, match="after 5 attempts") as stopped:
         list(training_batches(pictures, sampler, workers=workers))
     assert "Traceback" not in str(stopped.value)
     with pytest.raises(InputError, match="after 5 attempts") as stopped:
-        list(evaluation_batches(dataset, whole, batch_images=8, workers=workers))
+        list(evaluation_batches(dataset, whole, batch_size=8, workers=workers))
     assert "Traceback" not in str(stopped.value)
 
 
@@ -153,7 +151,7 @@ def test_a_server_that_does_not_answer_is_not_taken_for_one_that_has_lost_its_sh
     dataset = load_dataset(f"{server.url}/shards")
     server.head_fails = 503
     with pytest.raises(InputError, match=mentioning("pictures-00000", "5")):
-        validate_images(dataset)
+        val_max_images(dataset)
 
 
 @pytest.mark.parametrize("drips", [False, True])
@@ -210,7 +208,7 @@ def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
     cut = folder / "pictures-000002.tar"
     rows = dataset.table[dataset.table["shard"] == 2].sort_values("shard_offset")
     cut.write_bytes(cut.read_bytes()[: rows["shard_offset"].iloc[4] + 7])
-    report = validate_images(dataset)
+    report = val_max_images(dataset)
     assert len(report.unreadable) == 10 + 6
     assert mentions(report.notes[0], "pictures-000001.tar", "0", "10")
     assert mentions(report.notes[1], "pictures-000002.tar")
@@ -370,12 +368,12 @@ def test_tars_without_an_index_are_scanned_over_the_net(server, class_folders):
 def test_a_manifest_of_a_url_is_read_back_equal(server, tmp_path):
     dataset = load_dataset(f"{server.url}/shards")
     (tmp_path / "run").mkdir()
-    dataset.to_csv(tmp_path / "run/manifest.csv")
-    again = ImageDataset.from_csv(tmp_path / "run/manifest.csv", root=dataset.root, source="x")
+    dataset.to_csv(tmp_path / "run/dataset.csv")
+    again = ImageDataset.from_csv(tmp_path / "run/dataset.csv", root=dataset.root, source="x")
     assert again.digest() == dataset.digest()
-    of_the_run = ImageDataset.from_csv(tmp_path / "run/manifest.csv", root=tmp_path / "run", source="x")
+    of_the_run = ImageDataset.from_csv(tmp_path / "run/dataset.csv", root=tmp_path / "run", source="x")
     assert of_the_run.file(3) == dataset.file(3)
-    as_data = load_dataset(tmp_path / "run/manifest.csv")
+    as_data = load_dataset(tmp_path / "run/dataset.csv")
     assert as_data.digest() == dataset.digest()
     assert source_reader(as_data).source(3) == source_reader(dataset).source(3)
 
@@ -385,7 +383,7 @@ def test_trained_from_a_url_as_from_the_files(server, class_folders, tmp_path):
     from tests.faults.test_kill_and_resume import bits
 
     for data, name in ((f"{server.url}/shards", "far"), (class_folders, "near")):
-        words = ("train", data, *TINY, "--weights", "none", "--out", tmp_path / name)
+        words = ("train", data, *TINY, "--weights", "none", "--output", tmp_path / name)
         done = effnetv2(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert bits(tmp_path / "far") == bits(tmp_path / "near")

@@ -107,14 +107,14 @@ def test_offsets_in_the_index_are_where_tarfile_finds_the_images(table, tmp_path
 
 def test_shards_have_as_many_images_as_asked_for_and_the_order_is_drawn(table, tmp_path):
     files = load_dataset(table)
-    packed = write_shards(files, tmp_path / "a", PackOptions(shard_bytes=10**9, shard_pictures=6, seed=1))
+    packed = write_shards(files, tmp_path / "a", PackOptions(shard_bytes=10**9, shard_images=6, seed=1))
     counts = {split: [s.pictures for s in packed.index.shards if s.name.startswith(split)] for split in
               ("train", "val", "test")}  # fmt: skip
     totals = pd.Series(files.split).value_counts()
     for split, of in counts.items():
         assert of == [6] * (totals[split] // 6) + ([totals[split] % 6] if totals[split] % 6 else [])
-    again = write_shards(files, tmp_path / "b", PackOptions(shard_bytes=10**9, shard_pictures=6, seed=1))
-    other = write_shards(files, tmp_path / "c", PackOptions(shard_bytes=10**9, shard_pictures=6, seed=2))
+    again = write_shards(files, tmp_path / "b", PackOptions(shard_bytes=10**9, shard_images=6, seed=1))
+    other = write_shards(files, tmp_path / "c", PackOptions(shard_bytes=10**9, shard_images=6, seed=2))
 
     def digests(folder):
         return {path.name: hashlib.sha256(path.read_bytes()).digest() for path in folder.glob("*.tar")}
@@ -136,7 +136,7 @@ def test_larger_images_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alone
     wide.resize((30, 20)).save(tmp_path / "pictures/b/small.png")
     wide.crop((0, 0, 50, 50)).save(tmp_path / "pictures/b/exact.webp")
     files = load_dataset(tmp_path / "pictures")
-    write_shards(files, tmp_path / "shards", PackOptions(shard_bytes=10**9, image_px=50))
+    write_shards(files, tmp_path / "shards", PackOptions(shard_bytes=10**9, image_size=50))
     (content,) = (members(path) for path in (tmp_path / "shards").glob("*.tar"))
     (shard,) = (tmp_path / "shards").glob("*.tar")
     with tarfile.open(shard) as tar:
@@ -210,10 +210,10 @@ def damaged(folder: Path, row: pd.Series) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("image_px", [None, 40])
-def test_a_image_that_is_not_what_was_packed_is_not_used(image_px, table, tmp_path):
+@pytest.mark.parametrize("image_size", [None, 40])
+def test_a_image_that_is_not_what_was_packed_is_not_used(image_size, table, tmp_path):
     """A JPEG with a hole still decodes, to another image; its checksum tells."""
-    packed = write_shards(load_dataset(table), tmp_path / "shards", PackOptions(10**9, image_px=image_px))
+    packed = write_shards(load_dataset(table), tmp_path / "shards", PackOptions(10**9, image_size=image_size))
     rows = packed.index.table
     assert rows["shard_crc32"].tolist() == [
         zlib.crc32((tmp_path / "shards" / packed.index.shards[row.shard].name).read_bytes()
@@ -338,10 +338,10 @@ def test_a_place_without_room_is_refused_before_the_first_shard(table, tmp_path,
     needed = sum(Path(dataset.file(row)).stat().st_size for row in range(len(dataset)))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - 1))
-    with pytest.raises(InputError, match=mentioning("--image-px")):
+    with pytest.raises(InputError, match=mentioning("--image-size")):
         write_shards(dataset, tmp_path / "new/out", PackOptions(10**9))
     assert not (tmp_path / "new").exists()
-    write_shards(dataset, tmp_path / "smaller", PackOptions(10**9, image_px=16))
+    write_shards(dataset, tmp_path / "smaller", PackOptions(10**9, image_size=16))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed))
     write_shards(dataset, tmp_path / "out", PackOptions(10**9))
 

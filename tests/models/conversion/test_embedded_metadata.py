@@ -42,11 +42,11 @@ CLASSES = ("naïve", "oak, red", "elm")
 TF, V1 = get_architecture("efficientnetv2_b0"), get_architecture("efficientnet_b0")
 PLAIN = replace(V1, padding="symmetric", batch_norm_epsilon=1e-5)  # timm's without tf_, and torchvision's
 # None of it is what anyone would assume.
-UNUSUAL = {"image_px": 74, "interpolation": "bilinear", "mean": (0.3, 0.4, 0.5), "std": (0.1, 0.2, 0.4)}
+UNUSUAL = {"image_size": 74, "interpolation": "bilinear", "mean": (0.3, 0.4, 0.5), "std": (0.1, 0.2, 0.4)}
 CUTS = {
-    "whole": {"framing": "whole"},
-    "pad": {"framing": "pad", "views": "symmetries"},
-    "crop": {"framing": "crop", "crop_fraction": 0.77},  # no whole pixels of 74
+    "squash": {"crop_mode": "squash"},
+    "border": {"crop_mode": "border", "tta": "d4"},
+    "center": {"crop_mode": "center", "crop_pct": 0.77},  # no whole pixels of 74
 }
 
 
@@ -56,7 +56,7 @@ def _silent():
         yield
 
 
-def model(table=TF, cut="whole", **changes):
+def model(table=TF, cut="squash", **changes):
     network = EfficientNet(table, num_classes=len(CLASSES))
     randomise(network)
     network.preprocessing = Preprocessing(**UNUSUAL | CUTS[cut] | changes)
@@ -66,7 +66,7 @@ def model(table=TF, cut="whole", **changes):
 
 
 def answers(network):
-    """Of pictures that are no squares, so that every framing gives another."""
+    """Of pictures that are no squares, so that every crop mode gives another."""
     return Predictor(network)([*PHOTOGRAPHS[:2], oblong(PHOTOGRAPHS[2])])
 
 
@@ -143,41 +143,41 @@ def test_probabilities_would_tell():
     """With what would be assumed in its place, or one field of another value, they are others."""
     network = model()
     right = answers(network)
-    for other in ({"image_px": 75}, {"framing": "crop", "crop_fraction": 0.875}, {"interpolation": "bicubic"},
-                  {"mean": (0.31, 0.4, 0.5)}, {"views": "symmetries"}):  # fmt: skip
+    for other in ({"image_size": 75}, {"crop_mode": "center", "crop_pct": 0.875}, {"interpolation": "bicubic"},
+                  {"mean": (0.31, 0.4, 0.5)}, {"tta": "d4"}):  # fmt: skip
         network.preprocessing = replace(model().preprocessing, **other)
         assert answers(network) != right
 
 
 def test_v2_with_keras_own_scaling_keeps_size_and_framing_in_a_file_of_weights(tmp_path):
     own = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    there_and_back(tmp_path, model(TF, "pad", **own), "o.weights.h5", "keras")
+    there_and_back(tmp_path, model(TF, "border", **own), "o.weights.h5", "keras")
 
 
 def test_what_is_told_goes_before_what_is_carried(tmp_path):
     network = model()
     convert.write(tmp_path / "hub", network, "timm")
-    told = UserMetadata({"framing": "pad"}, ("a", "b", "c"))
+    told = UserMetadata({"crop_mode": "border"}, ("a", "b", "c"))
     back = convert.read(tmp_path / "hub", user=told)
-    assert back.network.preprocessing == replace(network.preprocessing, framing="pad")
+    assert back.network.preprocessing == replace(network.preprocessing, crop_mode="border")
     assert back.network.class_names == ("a", "b", "c")
     assert back.network.recipe == network.recipe
-    assert back.network.metrics == {}  # reached with another framing
+    assert back.network.metrics == {}  # reached with another crop mode
 
 
 @pytest.mark.parametrize(
-    ("before", "told", "crop_fraction"),
+    ("before", "told", "crop_pct"),
     [
-        ({"framing": "crop", "crop_fraction": 0.77}, {"framing": "pad"}, 1.0),
-        ({"framing": "crop", "crop_fraction": 0.77}, {"framing": "whole"}, 1.0),
-        ({"framing": "crop", "crop_fraction": 0.77}, {"framing": "crop"}, 0.77),
-        ({"framing": "crop", "crop_fraction": 0.77}, {"image_px": 96}, 0.77),
+        ({"crop_mode": "center", "crop_pct": 0.77}, {"crop_mode": "border"}, 1.0),
+        ({"crop_mode": "center", "crop_pct": 0.77}, {"crop_mode": "squash"}, 1.0),
+        ({"crop_mode": "center", "crop_pct": 0.77}, {"crop_mode": "center"}, 0.77),
+        ({"crop_mode": "center", "crop_pct": 0.77}, {"image_size": 96}, 0.77),
     ],
 )
-def test_only_a_center_crop_keeps_a_crop_fraction(before, told, crop_fraction):
-    """Whoever names another framing does not get the cut of the former one."""
+def test_only_a_center_crop_keeps_a_crop_pct(before, told, crop_pct):
+    """Whoever names another crop mode does not get the cut of the former one."""
     base = replace(model().preprocessing, **before)
-    assert UserMetadata(told).apply_to(base) == replace(base, **told, crop_fraction=crop_fraction)
+    assert UserMetadata(told).apply_to(base) == replace(base, **told, crop_pct=crop_pct)
 
 
 def test_a_long_list_of_names_fits(tmp_path):
@@ -259,7 +259,7 @@ class TestWhatWasChangedSince:
     def test_one_field_of_a_config_leaves_all_others_as_they_were(self, tmp_path):
         """What no config.json of timm says too: views, the rule for raster bands, fractions of a pixel."""
         rule = Bands((3, 2, 1), low=(100.0,) * 3, high=(900.0,) * 3, kinds=("uint16",))
-        network = model(cut="crop", views="symmetries", bands=rule)
+        network = model(cut="center", tta="d4", bands=rule)
         convert.write(tmp_path / "hub", network, "timm")
         path = tmp_path / "hub" / "config.json"
         config = json.loads(path.read_text())
@@ -271,9 +271,9 @@ class TestWhatWasChangedSince:
         config["pretrained_cfg"] |= {"input_size": [3, 96, 96], "crop_pct": 1.0}
         path.write_text(json.dumps(config))
         larger = convert.read(tmp_path / "hub").network.preprocessing
-        assert larger == replace(
-            network.preprocessing, std=(0.5, 0.5, 0.5), image_px=96, crop_fraction=1.0
-        ), "96 px of 96, as those of 74 before were of 96"
+        assert larger == replace(network.preprocessing, std=(0.5, 0.5, 0.5), image_size=96, crop_pct=1.0), (
+            "96 px of 96, as those of 74 before were of 96"
+        )
 
     def test_another_classifier(self, tmp_path):
         convert.write(tmp_path / "o.pth", model(PLAIN), "torchvision")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.messages import mentioning, mentions
 from torch import nn
 
-from efficientnetv2.architectures.registry import get_architecture, published
+from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.preprocessing import Preprocessing
@@ -22,9 +22,9 @@ their_timm = pytest.importorskip("timm")
 
 B0 = "efficientnetv2_b0"
 PREPROCESSING = Preprocessing(
-    image_px=160,
-    framing="crop",
-    crop_fraction=0.8,
+    image_size=160,
+    crop_mode="center",
+    crop_pct=0.8,
     interpolation="bilinear",
     mean=(0.1, 0.2, 0.3),
     std=(0.4, 0.5, 0.6),
@@ -99,7 +99,7 @@ def test_a_hub_folder_says_which_twin_it_is_and_how_pictures_are_prepared(tmp_pa
     assert read.network.class_names == ("no", "yes")
     # timm 1.0.31, efficientnet_b1.ra4_e3600_r240_in1k: tested at 288 px, crop_pct 1.0
     config = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
-    assert read.network.preprocessing.image_px == config["test_input_size"][1] == 288
+    assert read.network.preprocessing.image_size == config["test_input_size"][1] == 288
     assert read.network.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
@@ -266,7 +266,7 @@ def test_timm_loads_our_folder_with_our_preprocessing(tmp_path):
     assert (tuple(config["mean"]), tuple(config["std"])) == (PREPROCESSING.mean, PREPROCESSING.std)
 
 
-@pytest.mark.parametrize("framing", ["whole", "crop", "pad"])
+@pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
 @pytest.mark.parametrize(
     ("table", "channels", "classes"),
     [
@@ -281,10 +281,10 @@ def test_timm_loads_our_folder_with_our_preprocessing(tmp_path):
         (replace(get_architecture("efficientnet_b0"), padding="symmetric"), 3, ("a", "b")),
     ],
 )
-def test_a_folder_for_timm_comes_back_bit_for_bit(tmp_path, framing, table, channels, classes):
+def test_a_folder_for_timm_comes_back_bit_for_bit(tmp_path, crop_mode, table, channels, classes):
     network = our_network(table, classes, channels)
-    crop = 0.8 if framing == "crop" else 1.0
-    network.preprocessing = replace(network.preprocessing, framing=framing, crop_fraction=crop)
+    crop = 0.8 if crop_mode == "center" else 1.0
+    network.preprocessing = replace(network.preprocessing, crop_mode=crop_mode, crop_pct=crop)
     convert.write(tmp_path / "hub", network, "timm")
     back = convert.read(tmp_path / "hub").network
     assert all(
@@ -358,8 +358,8 @@ def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, 
 )
 def test_another_pooling_is_named_as_the_cause(tmp_path, to, out):
     with torch.device("meta"):
-        network = our_network(replace(get_architecture("efficientnet_b0"), pooling="mean+centre"))
-    with pytest.raises(InputError, match=mentioning("mean+centre")):
+        network = our_network(replace(get_architecture("efficientnet_b0"), global_pool="avg+center"))
+    with pytest.raises(InputError, match=mentioning("avg+center")):
         convert.write(tmp_path / out, network, to)
     assert not list(tmp_path.iterdir())
 
@@ -377,14 +377,14 @@ SYMMETRIC = replace(get_architecture("efficientnet_b0"), padding="symmetric", ba
 @pytest.mark.parametrize(
     ("to", "out", "table", "alone"),
     [
-        ("timm", "hub", get_architecture(B0), ["views"]),
-        ("timm", "o.safetensors", get_architecture(B0), ["class names", "preprocessing", "views"]),
-        ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "views"]),
+        ("timm", "hub", get_architecture(B0), ["tta"]),
+        ("timm", "o.safetensors", get_architecture(B0), ["class names", "preprocessing", "tta"]),
+        ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "tta"]),
     ],
 )
 def test_what_others_do_not_see_in_their_file_is_told(tmp_path, to, out, table, alone):
     network = our_network(table)
-    network.preprocessing = replace(PREPROCESSING, views="symmetries")
+    network.preprocessing = replace(PREPROCESSING, tta="d4")
     notes = convert.write(tmp_path / out, network, to)
     assert len(notes) == len(alone)
     assert all(f"the {word}" in note for word, note in zip(alone, notes, strict=True))
@@ -395,21 +395,22 @@ def test_what_was_never_said_is_not_lost(tmp_path):
     [note] = convert.write(tmp_path / "o.pth", our_network(classes=("0", "1")), "timm")
     assert "preprocessing" in note
     network = our_network()
-    network.preprocessing = replace(PREPROCESSING, crop_fraction=0.77)  # of 160 px: 207.8
+    network.preprocessing = replace(PREPROCESSING, crop_pct=0.77)  # of 160 px: 207.8
     [note] = convert.write(tmp_path / "hub", network, "timm")
-    assert mentions(note, f"{160 / 208:.6g}", "crop_fraction", "0.77")
+    assert mentions(note, f"{160 / 208:.6g}", "crop_pct", "0.77")
 
 
 def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
     """And the command that would say otherwise can be typed as it stands, whatever the file is called."""
     path = timm_file(tmp_path / "my b0.safetensors")
     read = convert.read(path)
-    assert read.network.preprocessing == published(B0).preprocessing
+    assert read.network.preprocessing == get_model_info(B0).preprocessing
     [note] = [note for note in read.notes if note.startswith("preprocessing")]
     for words in (
-        "states no image_px, framing, interpolation, mean or std",
-        f"timm's tf_{B0}: image_px 224, framing crop (0.875 of the shorter side), interpolation bicubic, mean 0.485",
-        f"effnetv2 convert '{path}' OUT with --image-px, --framing, --interpolation, --mean or --std",
+        "states no image_size, crop mode, interpolation, mean or std",
+        f"timm's tf_{B0}: image_size 224, crop_mode center (0.875 of the shorter side), interpolation bicubic, mean "
+        "0.485",
+        f"effnetv2 convert '{path}' OUT with --image-size, --crop-mode, --interpolation, --mean or --std",
     ):
         assert words in note
 
@@ -421,7 +422,7 @@ def test_a_tag_brings_the_preprocessing_of_its_weights(tmp_path):
         convert.read(path, model=f"tf_efficientnet_b0{tag}").network.preprocessing
         for tag in ("", ".ap_in1k", "_ap")
     )
-    assert plain.mean == published("efficientnet_b0").preprocessing.mean != tagged.mean
+    assert plain.mean == get_model_info("efficientnet_b0").preprocessing.mean != tagged.mean
     assert tagged.mean == tagged.std == (0.5, 0.5, 0.5)
     assert older == tagged
 
@@ -430,8 +431,8 @@ def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_
     plain = timm_file(tmp_path / "b3.safetensors", "efficientnet_b3", num_classes=2)
     imported = convert.read(plain, model="efficientnet_b3")
     seen = imported.network.preprocessing
-    assert (seen.image_px, seen.crop_fraction) == (320, 1.0)
-    assert any(mentions(note, "efficientnet_b3.ra2_in1k", "image_px", "320") for note in imported.notes)
+    assert (seen.image_size, seen.crop_pct) == (320, 1.0)
+    assert any(mentions(note, "efficientnet_b3.ra2_in1k", "image_size", "320") for note in imported.notes)
     torch.save(
         {
             "arch": "tf_efficientnet_b0",

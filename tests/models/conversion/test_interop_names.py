@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.registry import NAMES, get_architecture, published
+from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info
 from efficientnetv2.models.conversion import timm, torchvision
 from efficientnetv2.models.conversion.detect import published_name
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.conversion.pytorch_export import rounded_crop
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.models.pretrained import timm_crop_fraction
+from efficientnetv2.models.pretrained import timm_crop_pct
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 
@@ -135,7 +135,7 @@ def test_a_bare_name_is_looked_at_as_the_weights_that_timm_means_by_it(name):
 
 
 def test_the_classes_tell_weights_of_imagenet_21k():
-    """timm's B3 of 21,843 classes cuts the centre square, the one fine-tuned from it keeps the picture whole."""
+    """timm's B3 of 21,843 classes cuts the center square, the one fine-tuned from it keeps the picture whole."""
     theirs = their_timm.get_pretrained_cfg("tf_efficientnetv2_b3.in21k").to_dict()
     stated, _ = timm.stated_preprocessing(theirs, "config.json")
     known = timm.default_preprocessing("efficientnetv2_b3", tf=True, num_classes=theirs["num_classes"])[0]
@@ -163,7 +163,7 @@ def test_older_tags_are_those_of_today(old):
 def test_timms_own_s_to_xl_are_bicubic_where_the_published_ones_are_bilinear(name):
     plain, _ = timm.default_preprocessing(name, tf=False)
     assert plain.interpolation == their_timm.get_pretrained_cfg(name).interpolation == "bicubic"
-    assert published(name).preprocessing.interpolation == "bilinear"
+    assert get_model_info(name).preprocessing.interpolation == "bilinear"
 
 
 @pytest.mark.parametrize(
@@ -195,31 +195,31 @@ def test_preprocessing_of_b3_squeezes_and_then_cuts():
     """crop_pct 0.9: timm resizes both sides to 333 px and keeps the middle 300."""
     theirs = their_timm.get_pretrained_cfg("tf_efficientnetv2_b3.in21k_ft_in1k").to_dict()
     stated, notes = timm.stated_preprocessing(theirs, "config.json")
-    assert (stated.image_px, stated.framing, stated.mean) == (300, "whole", (0.5, 0.5, 0.5))
-    assert stated.crop_fraction == 300 / 333
+    assert (stated.image_size, stated.crop_mode, stated.mean) == (300, "whole", (0.5, 0.5, 0.5))
+    assert stated.crop_pct == 300 / 333
     assert not notes
 
 
 def test_a_margin_of_padded_pictures_is_said_to_stay():
     theirs = {"input_size": [3, 64, 64], "mean": [0.5], "std": [0.5], "crop_mode": "border"}
     stated, [note] = timm.stated_preprocessing(theirs, "config.json")
-    assert (stated.framing, stated.crop_fraction) == ("pad", 1.0)
+    assert (stated.crop_mode, stated.crop_pct) == ("border", 1.0)
     assert "0.875" in note  # timm's usual one
     assert timm.stated_preprocessing(theirs | {"crop_pct": 1.0}, "config.json")[1] == ()
-    assert rounded_crop(Preprocessing(image_px=64, framing="pad", crop_fraction=0.8)) is None
+    assert rounded_crop(Preprocessing(image_size=64, crop_mode="border", crop_pct=0.8)) is None
 
 
 @given(px=st.integers(1, 1100), data=st.data())
 def test_a_crop_in_whole_pixels_stays_in_timm(px, data):
     resized_px = data.draw(st.integers(px, 2 * px))
-    preprocessing = Preprocessing(image_px=px, framing="crop", crop_fraction=px / resized_px)
+    preprocessing = Preprocessing(image_size=px, crop_mode="center", crop_pct=px / resized_px)
     assert rounded_crop(preprocessing) is None
-    assert timm_crop_fraction(px, px / (resized_px + 0.5)) == px / resized_px
+    assert timm_crop_pct(px, px / (resized_px + 0.5)) == px / resized_px
 
 
 def test_a_crop_between_pixels_does_not_stay_in_timm():
     """0.9 of 224 px is a picture of 248.9 px: 249 in timm."""
-    preprocessing = Preprocessing(image_px=224, framing="crop", crop_fraction=0.9)
+    preprocessing = Preprocessing(image_size=224, crop_mode="center", crop_pct=0.9)
     assert rounded_crop(preprocessing) == 224 / 249
 
 
@@ -227,8 +227,8 @@ def test_a_crop_between_pixels_does_not_stay_in_timm():
 def test_preprocessing_is_what_torchvisions_transform_does(name, px):
     preprocessing, weights = torchvision.default_preprocessing(name)
     transform = their_torchvision.models.get_weight(weights).transforms()
-    assert preprocessing.image_px == px == transform.crop_size[0]
-    assert preprocessing.crop_fraction == px / transform.resize_size[0]
-    grey = torch.full((3, 600, 600), 0.25)
-    normalised = (0.25 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
-    assert torch.allclose(transform(grey)[:, 5, 5], normalised, atol=1e-6)
+    assert preprocessing.image_size == px == transform.crop_size[0]
+    assert preprocessing.crop_pct == px / transform.resize_size[0]
+    gray = torch.full((3, 600, 600), 0.25)
+    normalized = (0.25 - torch.tensor(preprocessing.mean)) / torch.tensor(preprocessing.std)
+    assert torch.allclose(transform(gray)[:, 5, 5], normalized, atol=1e-6)

@@ -15,7 +15,7 @@ import torch
 from benchmarks.random_weights import randomise
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.architectures.registry import get_architecture, published
+from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.models.conversion import convert, keras_export
 from efficientnetv2.models.conversion import keras as interop
@@ -64,7 +64,7 @@ def input_of(network, photographs=PHOTOGRAPHS[:3]):
 def random_weights(name):
     """Every number random, batch-norm's too, with activations of ordinary size on photographs."""
     network = create(name, num_classes=5)
-    network.preprocessing = replace(network.preprocessing, image_px=96)
+    network.preprocessing = replace(network.preprocessing, image_size=96)
     randomise(network, input_of(network, PHOTOGRAPHS))
     return network.state_dict()
 
@@ -79,7 +79,7 @@ def random_network(name, px=EVEN_PX, *, num_classes=5, **scaling):
             if num_classes or "classifier" not in key
         }
     )
-    network.preprocessing = replace(network.preprocessing, image_px=px, **scaling)
+    network.preprocessing = replace(network.preprocessing, image_size=px, **scaling)
     return network
 
 
@@ -184,8 +184,8 @@ def test_what_we_write_comes_back_to_the_bit(name, tmp_path):
         raw = interop.read(path)
         assert equal(raw, network)
         # Weights alone do not say the size.
-        px = raw.preprocessing.image_px if suffix == ".weights.h5" else EVEN_PX
-        assert raw.preprocessing == replace(network.preprocessing, image_px=px)
+        px = raw.preprocessing.image_size if suffix == ".weights.h5" else EVEN_PX
+        assert raw.preprocessing == replace(network.preprocessing, image_size=px)
     assert len(list(tmp_path.iterdir())) == 3  # and nothing unfinished beside them
 
 
@@ -230,7 +230,7 @@ def test_built_in_preprocessing_is_seen(tmp_path):
 
     keras.applications.EfficientNetV2S(**options).save_weights(tmp_path / "s.weights.h5")
     preprocessing = interop.read(tmp_path / "s.weights.h5").preprocessing
-    assert preprocessing == published("efficientnetv2_s").preprocessing
+    assert preprocessing == get_model_info("efficientnetv2_s").preprocessing
     assert np.allclose(
         (np.array([0, 128, 255]) / 255 - preprocessing.mean) / preprocessing.std, [-1, 0, 127 / 128]
     )
@@ -239,9 +239,9 @@ def test_built_in_preprocessing_is_seen(tmp_path):
     for suffix in (".weights.h5", ".keras"):
         (bare.save_weights if suffix == ".weights.h5" else bare.save)(tmp_path / f"bare{suffix}")
         raw = interop.read(tmp_path / f"bare{suffix}")
-        assert raw.stated == (() if suffix == ".weights.h5" else ("image_px",))
+        assert raw.stated == (() if suffix == ".weights.h5" else ("image_size",))
         assert raw.preprocessing == (
-            None if suffix == ".weights.h5" else replace(published(B0).preprocessing, image_px=64)
+            None if suffix == ".weights.h5" else replace(get_model_info(B0).preprocessing, image_size=64)
         )
         assert "does not scale pictures by itself" in raw.notes[0]
 
@@ -281,7 +281,7 @@ def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
     """Equal at 64 px; at 80 px a map of 5 px is halved, and Keras' own padding is another."""
     network = random_network("efficientnet_b0", 64, num_classes=0)
     keras_export.write(tmp_path / "sized.weights.h5", network)
-    sizeless = keras.applications.EfficientNetB0(weights=None, include_top=False, pooling="avg")
+    sizeless = keras.applications.EfficientNetB0(weights=None, include_top=False, global_pool="avg")
     sizeless.load_weights(tmp_path / "sized.weights.h5")
     sizeless.save(tmp_path / "sizeless.keras")
     raw = interop.read(tmp_path / "sizeless.keras")
@@ -290,7 +290,7 @@ def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
     assert not interop.read(tmp_path / "sized.weights.h5").notes
     again = loaded(raw, network)
     for px, same in ((64, True), (80, False)):
-        again.preprocessing = replace(again.preprocessing, image_px=px)
+        again.preprocessing = replace(again.preprocessing, image_size=px)
         found = distance(our_logits(again), keras_logits(sizeless, pixels(again.preprocessing)))
         assert found < TOLERANCE if same else found > 10 * TOLERANCE
 
@@ -317,14 +317,14 @@ def test_a_network_within_a_network(tmp_path):
         assert mentions(raw.notes[0], "mine", "classifier")
         notes = " ".join(convert.read(path).notes)
         sized = suffix != ".weights.h5"
-        assert ("preprocessing: image_px, mean and std as the file states" in notes) == sized
-        assert ("states no framing or interpolation; assumed" in notes) == sized
-        assert ("states no image_px, framing or interpolation; assumed" in notes) == (not sized)
+        assert ("preprocessing: image_size, mean and std as the file states" in notes) == sized
+        assert ("states no crop mode or interpolation; assumed" in notes) == sized
+        assert ("states no image_size, crop mode or interpolation; assumed" in notes) == (not sized)
         assert mentions(notes, path, "effnetv2 convert", "OUT", "--class-names")
         assert torch.equal(
             network.classifier.weight.T, torch.from_numpy(keras.ops.convert_to_numpy(model.layers[-1].kernel))
         )
-        network.preprocessing = replace(network.preprocessing, image_px=64)
+        network.preprocessing = replace(network.preprocessing, image_size=64)
         theirs = keras_logits(model, pixels(network.preprocessing))
         assert np.abs(our_logits(network) - theirs).max() < 1e-5 + TOLERANCE * theirs.std()
 
@@ -349,13 +349,13 @@ def test_legacy_weights_say_of_scaling_only_what_they_list(within, tmp_path):
 
 def test_the_size_around_a_network_that_has_none_is_stated(tmp_path):
     """As transfer learning has it: Input((64, 64, 3)), and in it EfficientNetV2B0(include_top=False)."""
-    trunk = keras.applications.EfficientNetV2B0(weights=None, include_top=False, pooling="avg")
+    trunk = keras.applications.EfficientNetV2B0(weights=None, include_top=False, global_pool="avg")
     picture = keras.Input((64, 64, 3))
     path = tmp_path / "network.keras"
     keras.Model(picture, trunk(picture)).save(path)
     raw = interop.read(path)
-    assert raw.preprocessing.image_px == 64
-    assert raw.stated == ("image_px", "mean", "std")
+    assert raw.preprocessing.image_size == 64
+    assert raw.stated == ("image_size", "mean", "std")
 
 
 def without_names(path):
@@ -605,7 +605,9 @@ class TestBadFiles:
                 b'"batch_shape": [null, 32, 32, 3]', f'"batch_shape": [null, {px}, {px}, 3]'.encode()
             ),
         )
-        assert interop.read(path).preprocessing.image_px == published("efficientnetv2_b0").eval_px
+        assert (
+            interop.read(path).preprocessing.image_size == get_model_info("efficientnetv2_b0").eval_image_size
+        )
 
     def test_other_files_are_not_keras(self, tmp_path):
         (tmp_path / "text.h5").write_text("no HDF5")

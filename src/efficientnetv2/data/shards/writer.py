@@ -53,13 +53,13 @@ _BLOCK = tarfile.BLOCKSIZE
 class PackOptions:
     """How images are packed. A larger image than ``shard_bytes`` gets its own shard.
 
-    ``image_px`` is the shorter side that larger images are shrunk to; None keeps every file. ``seed`` draws the order
+    ``image_size`` is the shorter side that larger images are shrunk to; None keeps every file. ``seed`` draws the order
     within each split. ``strict`` refuses the first unreadable image.
     """
 
     shard_bytes: int
-    shard_pictures: int | None = None
-    image_px: int | None = None
+    shard_images: int | None = None
+    image_size: int | None = None
     seed: int = 0
     strict: bool = False
 
@@ -137,7 +137,7 @@ def _validate_no_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
 
 def _require_room(dataset: ImageDataset, out: Path, packing: PackOptions) -> None:
     """Refuse a disk that is too small before hours of packing. The size of shrunk images is unknown."""
-    if packing.image_px is not None:
+    if packing.image_size is not None:
         return
     if dataset.shards is not None:
         needed = int(dataset.table["shard_bytes"].sum())
@@ -148,7 +148,7 @@ def _require_room(dataset: ImageDataset, out: Path, packing: PackOptions) -> Non
     if needed > free:
         raise InputError(
             f"{out}: the images of {dataset.source} are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free "
-            "there. Make room, give another folder, or have them smaller with --image-px."
+            "there. Make room, give another folder, or have them smaller with --image-size."
         )
 
 
@@ -161,8 +161,8 @@ class _Packed(NamedTuple):
     checksum: int
 
 
-def _pack_image(reader: Reader, sample: int, path: str, image_px: int | None) -> _Packed | str:
-    """An image to pack, shrunk if its shorter side is longer than ``image_px``; or why it is unusable."""
+def _pack_image(reader: Reader, sample: int, path: str, image_size: int | None) -> _Packed | str:
+    """An image to pack, shrunk if its shorter side is longer than ``image_size``; or why it is unusable."""
     try:
         data = file_bytes(reader.source(sample))
         if reason := probe_bytes(data).reason:
@@ -172,7 +172,7 @@ def _pack_image(reader: Reader, sample: int, path: str, image_px: int | None) ->
         else:
             with open_image(data) as image:
                 extension = (image.format or "img").lower()
-        small = None if image_px is None else shrink(data, image_px)
+        small = None if image_size is None else shrink(data, image_size)
     except UnreadableImageError as error:
         return error.reason
     except OSError as error:
@@ -181,16 +181,16 @@ def _pack_image(reader: Reader, sample: int, path: str, image_px: int | None) ->
     return _Packed(stored, extension, content_hash(data), zlib.crc32(stored))
 
 
-def shrink(data: bytes, image_px: int) -> tuple[bytes, str] | None:
-    """An upright copy with a shorter side of ``image_px``, and its extension. None if the image is not larger.
+def shrink(data: bytes, image_size: int) -> tuple[bytes, str] | None:
+    """An upright copy with a shorter side of ``image_size``, and its extension. None if the image is not larger.
 
     A JPEG stays one. Other formats become PNG, without further loss. Raises UnreadableImageError.
     """
     with open_stored(data) as stored:
         shorter = min(stored.width, stored.height)
-        if shorter <= image_px:
+        if shorter <= image_size:
             return None
-    share = image_px / shorter
+    share = image_size / shorter
     pixels = load_resized_image(data, lambda width, height: (round(share * width), round(share * height)))
     small = io.BytesIO()
     if data.startswith(_JPEG):
@@ -243,8 +243,8 @@ class _Packer:
 
     def _add_chunk(self, rows: list[int], pool: ThreadPoolExecutor, name: str, before: int) -> None:
         """Append these images to tars called ``name``, counted from the number of shards ``before``."""
-        reader, image_px = self.reader.ahead(rows), self.packing.image_px
-        packed = pool.map(lambda row: _pack_image(reader, row, self.paths[row], image_px), rows)
+        reader, image_size = self.reader.ahead(rows), self.packing.image_size
+        packed = pool.map(lambda row: _pack_image(reader, row, self.paths[row], image_size), rows)
         columns = self.known.iloc[rows].to_dict("records")
         for row, image, facts in zip(rows, packed, columns, strict=True):
             if isinstance(image, str):
@@ -288,7 +288,7 @@ class _Packer:
         if self.tar is not None:
             # With the end mark and padding.
             size = -(-(self.tar.offset + needed + 2 * _BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-            if size > self.packing.shard_bytes or self.images == self.packing.shard_pictures:
+            if size > self.packing.shard_bytes or self.images == self.packing.shard_images:
                 self._close()
         if self.tar is None:
             file = self.folder / pattern.format(len(self.shards) - before)

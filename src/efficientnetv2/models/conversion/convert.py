@@ -1,6 +1,6 @@
 """Weights of timm, torchvision, Keras and the authors into our model, and our model into files of theirs.
 
->>> read("tf_efficientnetv2_s.safetensors").network.preprocessing.image_px  # doctest: +SKIP
+>>> read("tf_efficientnetv2_s.safetensors").network.preprocessing.image_size  # doctest: +SKIP
 384
 """
 
@@ -140,16 +140,16 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
     Raises:
         InputError: The library has no model with the same outputs.
     """
-    path, pooling = Path(path), network.architecture.pooling
+    path, global_pool = Path(path), network.architecture.global_pool
     writers = {
         "timm": pytorch_export.write_timm,
         "torchvision": pytorch_export.write_torchvision,
         "keras": keras_export.write,
     }
     try:
-        if pooling != "mean":
+        if global_pool != "avg":
             raise InputError(
-                f"this model has pooling '{pooling}', and {TITLES[to]}'s has 'mean'. Train with pooling 'mean'"
+                f"this model has pooling '{global_pool}', and {TITLES[to]}'s has 'avg'. Train with pooling 'avg'"
             )
         writers[to](path, network)
     except InputError as error:
@@ -168,16 +168,16 @@ def _only_read_here(path: Path, network: EfficientNet, to: Target) -> Iterator[s
     if network.class_names not in ((), numbers) and (only_tensors or to == "keras"):
         yield f"the class names: {unseen}"
     if only_tensors:
-        yield f"the preprocessing: {unseen}; others need size, framing, interpolation, mean and std"
+        yield f"the preprocessing: {unseen}; others need size, crop mode, interpolation, mean and std"
     elif to == "keras":
         stored = "mean and std are" if path.name.endswith(".weights.h5") else "size, mean and std are"
         yield (
             f"the preprocessing: {stored} in the network; of the rest, {unseen}. Give Keras pictures of "
-            f"{preprocessing.image_px} px that are framed already"
+            f"{preprocessing.image_size} px that are framed already"
         )
     elif rounded := pytorch_export.rounded_crop(preprocessing):
         yield (
-            f"crop_fraction {preprocessing.crop_fraction:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
+            f"crop_pct {preprocessing.crop_pct:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
         )
     if network.answer == "sigmoid" and to != "keras":
         yield f"that each class has its own probability: {unseen}; others must take the sigmoid of its outputs"
@@ -186,8 +186,8 @@ def _only_read_here(path: Path, network: EfficientNet, to: Target) -> Iterator[s
             f"the rule for raster bands ({preprocessing.bands.listed}): {unseen}; others must scale these bands to 0 "
             "to 255 by it"
         )
-    if preprocessing.views != "one":
-        yield f"the views ('{preprocessing.views}'): {unseen}"
+    if preprocessing.tta != "none":
+        yield f"the views ('{preprocessing.tta}'): {unseen}"
 
 
 def _weights(file: WeightFile, found: DetectedModel, notes: list[str]) -> dict[str, Tensor]:

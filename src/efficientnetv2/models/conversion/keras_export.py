@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnetv2.architectures.registry import get_architecture, published
+from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.models.conversion import keras_files
 from efficientnetv2.models.conversion.keras import CLASSES, CLASSIFIER
 from efficientnetv2.models.conversion.layouts import (
@@ -87,11 +87,11 @@ def _is_published(network: Network, name: str) -> bool:
 
 def _check_preprocessing(suffix: str, name: str, network: EfficientNet) -> None:
     preprocessing = network.preprocessing
-    if preprocessing.image_px < _MIN_PX:
-        raise InputError(f"image_px is {preprocessing.image_px}, but Keras takes {_MIN_PX} px or more")
+    if preprocessing.image_size < _MIN_PX:
+        raise InputError(f"image_size is {preprocessing.image_size}, but Keras takes {_MIN_PX} px or more")
     if suffix != ".weights.h5" or name.startswith("efficientnet_"):
         return  # the description holds it, and V1's is among the weights
-    own = published(name).preprocessing
+    own = get_model_info(name).preprocessing
     mean, std = own.mean, own.std
     if network.in_channels != 3:  # Keras has ImageNet's constants for three channels only
         mean, std = SYMMETRIC_MEAN[:1] * network.in_channels, SYMMETRIC_STD[:1] * network.in_channels
@@ -124,12 +124,12 @@ def _keras(path: Path) -> Iterator[Any]:
 def _build(keras: Any, name: str, network: EfficientNet) -> Any:
     """Keras' model with its own fresh weights."""
     preprocessing = network.preprocessing
-    shape = (preprocessing.image_px, preprocessing.image_px, network.in_channels)
+    shape = (preprocessing.image_size, preprocessing.image_size, network.in_channels)
     options: dict[str, Any] = {"weights": None, "include_top": network.num_classes > 0, "input_shape": shape}
     if network.num_classes:
         options |= {"classes": network.num_classes, "classifier_activation": network.answer}
     else:
-        options["pooling"] = "avg"
+        options["global_pool"] = "avg"
     builder = getattr(keras.applications, CLASSES[name])
     if name.startswith("efficientnet_"):
         return builder(**options)

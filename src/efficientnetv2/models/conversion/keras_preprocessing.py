@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.architectures.registry import published
+from efficientnetv2.architectures.registry import get_model_info
 from efficientnetv2.models.conversion.keras_files import KerasFile
 from efficientnetv2.models.conversion.layouts import to_torch
 from efficientnetv2.preprocessing import (
@@ -45,7 +45,7 @@ _EVEN_PADDING = (
     "built without an input size, it pads every map in Keras as one of even size; here odd ones are padded as "
     "TensorFlow and the authors do, so logits equal Keras' at multiples of 32 px"
 )
-_SIZE, _SCALE = ("image_px",), ("mean", "std")  # fields of the preprocessing
+_SIZE, _SCALE = ("image_size",), ("mean", "std")  # fields of the preprocessing
 _NESTED = frozenset({"Functional", "Model", "Sequential"})
 
 
@@ -63,7 +63,7 @@ def scaling_of(path: Path, file: KerasFile, name: str, channels: int) -> Scaling
     if file.config is None:
         return _from_weights(path, file, name, channels)
     factor, offset = np.ones(channels), np.zeros(channels)
-    base, sized, scaled = published(name).preprocessing, False, False
+    base, sized, scaled = get_model_info(name).preprocessing, False, False
     notes: tuple[str, ...] = ()
     for kind, config in _first_layers(file.config):
         if kind in ("Rescaling", "Normalization"):
@@ -76,7 +76,7 @@ def scaling_of(path: Path, file: KerasFile, name: str, channels: int) -> Scaling
             fixed = [side for side in sides if type(side) is int and side > 0]
             # A model within a model may be built without the size that the outer one has.
             if len(fixed) == 2 and fixed[0] == fixed[1]:
-                base, sized = replace(base, image_px=fixed[0]), True
+                base, sized = replace(base, image_size=fixed[0]), True
             notes = () if name.startswith("efficientnetv2") or len(fixed) == 2 else (_EVEN_PADDING,)
         elif kind not in _NEUTRAL and not (kind.startswith("Random") and kind != "RandomCrop"):
             raise InputError(
@@ -91,7 +91,7 @@ def scaling_of(path: Path, file: KerasFile, name: str, channels: int) -> Scaling
 
 def _from_weights(path: Path, file: KerasFile, name: str, channels: int) -> Scaling:
     """The preprocessing of a file of weights only."""
-    base = published(name).preprocessing
+    base = get_model_info(name).preprocessing
     rescalings = sum(layer.is_a("rescaling") for layer in file.layers)
     constants = _stored_constants(path, file)
     if constants is not None:

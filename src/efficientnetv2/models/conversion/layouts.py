@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.architectures.registry import NAMES, published
+from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.architectures.spec import Architecture, Block, blocks
 
 Source = Literal["timm", "torchvision", "keras", "tensorflow"]
@@ -213,7 +213,7 @@ _LAYER_NAMES: dict[Source, Callable[[Layer, Architecture], str]] = {
 def published_shape(architecture: Architecture) -> str | None:
     """The published model of this shape, whatever its padding and epsilon."""
     for name in NAMES:
-        table = published(name).architecture
+        table = get_model_info(name).architecture
         if replace(architecture, padding=table.padding, batch_norm_epsilon=table.batch_norm_epsilon) == table:
             return name
     return None

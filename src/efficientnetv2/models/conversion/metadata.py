@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from efficientnetv2.architectures.registry import published
+from efficientnetv2.architectures.registry import get_model_info
 from efficientnetv2.models.conversion import timm, torchvision
 from efficientnetv2.models.conversion.detect import DetectedModel, is_tf
 from efficientnetv2.models.conversion.weight_file import WeightFile
@@ -26,8 +26,8 @@ from efficientnetv2.utils.shell import shell_join
 
 _IMAGENET_CLASSES = 1000
 _TOLERANCE = 1e-5  # relative, for values that Keras keeps as 32-bit floats. Ours
-# Fields that notes mention; the crop belongs to the framing, and views are ours alone.
-FIELDS = ("image_px", "framing", "interpolation", "mean", "std")
+# Fields that notes mention; the crop belongs to the crop mode, and views are ours alone.
+FIELDS = ("image_size", "crop_mode", "interpolation", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class UserMetadata:
     def apply_to(self, base: Preprocessing) -> Preprocessing:
         """``base`` with the user's values. Raises InputError for an invalid value.
 
-        A framing without a ``crop_fraction`` keeps the whole image, except "crop", which keeps that of ``base``.
+        A crop mode without a ``crop_pct`` keeps the whole image, except "center", which keeps that of ``base``.
         """
         fields = dict(self.preprocessing)
-        if fields.get("framing") in ("whole", "pad"):
-            fields.setdefault("crop_fraction", 1.0)
-        if fields.get("framing", base.framing) == "pad" and fields.get("crop_fraction", 1.0) != 1:
+        if fields.get("crop_mode") in ("squash", "border"):
+            fields.setdefault("crop_pct", 1.0)
+        if fields.get("crop_mode", base.crop_mode) == "border" and fields.get("crop_pct", 1.0) != 1:
             raise InputError(
-                f"crop_fraction is {fields['crop_fraction']:g}, but framing 'pad' keeps the whole image. Leave "
-                "crop_fraction out, or give another framing."
+                f"crop_pct is {fields['crop_pct']:g}, but crop mode 'border' keeps the whole image. Leave "
+                "crop_pct out, or give another crop mode."
             )
         for name in ("mean", "std"):
             if name in fields and len(fields[name]) != base.channels:
@@ -146,15 +146,15 @@ def _embedded_preprocessing(
         if name in changed
     )
     notes.append(f"the preprocessing was changed since this package wrote the file: {values}")
-    if changed & {"image_px", "framing"}:  # the crop belongs to these
-        changed |= {"crop_fraction"} & set(file.stated)
+    if changed & {"image_size", "crop_mode"}:  # the crop belongs to these
+        changed |= {"crop_pct"} & set(file.stated)
     return replace(embedded, **{name: getattr(stated, name) for name in changed})
 
 
 def _same_value(name: str, embedded: Preprocessing, stated: Preprocessing) -> bool:
     """As precisely as the file can state it: timm in whole pixels, Keras in 32-bit floats."""
-    if name == "crop_fraction":
-        resized = (round(each.image_px / each.crop_fraction) for each in (embedded, stated))
+    if name == "crop_pct":
+        resized = (round(each.image_size / each.crop_pct) for each in (embedded, stated))
         return len(set(resized)) == 1
     ours, theirs = getattr(embedded, name), getattr(stated, name)
     if name in ("mean", "std"):
@@ -187,14 +187,14 @@ def _documented_preprocessing(file: WeightFile, found: DetectedModel) -> tuple[P
     if file.source == "torchvision":
         documented, weights = torchvision.default_preprocessing(found.name)
         return documented, f"torchvision's {weights}"
-    return published(found.name).preprocessing, f"the published {found.name}"
+    return get_model_info(found.name).preprocessing, f"the published {found.name}"
 
 
 def _value(base: Preprocessing, name: str) -> str:
     value = getattr(base, name)
     if isinstance(value, tuple):
         return f"{name} {' '.join(f'{number:.4g}' for number in value)}"
-    crop = f" ({base.crop_fraction:.3g} of the shorter side)" if value == "crop" else ""
+    crop = f" ({base.crop_pct:.3g} of the shorter side)" if value == "center" else ""
     return f"{name} {value}{crop}"
 
 

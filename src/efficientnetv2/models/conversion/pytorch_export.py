@@ -18,7 +18,7 @@ from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.conversion.weight_file import header_text
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.model_card import CARRIED
-from efficientnetv2.models.pretrained import timm_crop_fraction
+from efficientnetv2.models.pretrained import timm_crop_pct
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
@@ -86,25 +86,25 @@ def _write_tensors(path: Path, network: EfficientNet, names: Mapping[str, str], 
 
 def _timm_crop_pct(preprocessing: Preprocessing) -> float:
     """The ``crop_pct`` that gives the same resize in whole pixels, which timm rounds down."""
-    if preprocessing.framing == "pad":  # nothing is cropped
+    if preprocessing.crop_mode == "border":  # nothing is cropped
         return 1.0
-    image_px = preprocessing.image_px
-    resize_px = round(image_px / preprocessing.crop_fraction)
-    crop_pct = image_px / resize_px
-    return crop_pct if math.floor(image_px / crop_pct) == resize_px else math.nextafter(crop_pct, 0)
+    image_size = preprocessing.image_size
+    resize_px = round(image_size / preprocessing.crop_pct)
+    crop_pct = image_size / resize_px
+    return crop_pct if math.floor(image_size / crop_pct) == resize_px else math.nextafter(crop_pct, 0)
 
 
 def rounded_crop(preprocessing: Preprocessing) -> float | None:
-    """The ``crop_fraction`` in timm if its whole pixels change it; otherwise None."""
-    if preprocessing.framing == "pad":
+    """The ``crop_pct`` in timm if its whole pixels change it; otherwise None."""
+    if preprocessing.crop_mode == "border":
         return None
-    rounded = timm_crop_fraction(preprocessing.image_px, _timm_crop_pct(preprocessing))
-    return None if math.isclose(rounded, preprocessing.crop_fraction, rel_tol=1e-9) else rounded
+    rounded = timm_crop_pct(preprocessing.image_size, _timm_crop_pct(preprocessing))
+    return None if math.isclose(rounded, preprocessing.crop_pct, rel_tol=1e-9) else rounded
 
 
 def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet) -> dict[str, Any]:
     preprocessing = network.preprocessing
-    modes = {ours: theirs for theirs, ours in timm.FRAMINGS.items()}
+    modes = {ours: theirs for theirs, ours in timm.CROP_MODES.items()}
     if network.in_channels != 3:
         arguments = arguments | {"in_chans": network.in_channels}
     return {
@@ -115,11 +115,11 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet) ->
         **({"model_args": arguments} if arguments else {}),
         "pretrained_cfg": {
             "custom_load": False,
-            "input_size": [network.in_channels, preprocessing.image_px, preprocessing.image_px],
+            "input_size": [network.in_channels, preprocessing.image_size, preprocessing.image_size],
             "fixed_input_size": False,
             "interpolation": preprocessing.interpolation,
             "crop_pct": _timm_crop_pct(preprocessing),
-            "crop_mode": modes[preprocessing.framing],
+            "crop_mode": modes[preprocessing.crop_mode],
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "num_classes": network.num_classes,

@@ -19,19 +19,19 @@ from typing import Any
 
 from torch import Tensor
 
-from efficientnetv2.architectures.registry import NAMES, get_architecture, published
+from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import pretrained
 from efficientnetv2.models.conversion.layouts import published_shape
-from efficientnetv2.models.pretrained import HALF, IMAGENET, Statistics, timm_crop_fraction
-from efficientnetv2.preprocessing import Framing, Preprocessing
+from efficientnetv2.models.pretrained import HALF, IMAGENET, Statistics, timm_crop_pct
+from efficientnetv2.preprocessing import CropMode, Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # in a hub directory
 # Fields of the preprocessing in a pretrained_cfg.
-STATED = ("image_px", "framing", "crop_fraction", "interpolation", "mean", "std")
-# timm's crop_mode -> our framing.
-FRAMINGS: dict[str, Framing] = {"center": "crop", "squash": "whole", "border": "pad"}
+STATED = ("image_size", "crop_mode", "crop_pct", "interpolation", "mean", "std")
+# timm's crop_mode -> our crop mode.
+CROP_MODES: dict[str, CropMode] = {"center": "center", "squash": "squash", "border": "border"}
 _DEFAULT_CROP_PCT = 0.875
 
 PLAIN_EPSILON = 1e-5  # of models without tf_
@@ -65,23 +65,23 @@ _OLD_TAGS = {
     "_ra2": "ra2_in1k",
 }
 
-# Evaluation size, crop_pct, framing, and mean with std of timm's weights of plain models, the default tag first:
+# Evaluation size, crop_pct, crop mode, and mean with std of timm's weights of plain models, the default tag first:
 # default_cfgs in timm/models/efficientnet.py.
-_PLAIN_WEIGHTS: Mapping[str, Mapping[str, tuple[int, float, Framing, Statistics]]] = {
+_PLAIN_WEIGHTS: Mapping[str, Mapping[str, tuple[int, float, CropMode, Statistics]]] = {
     "efficientnet_b0": {
-        "ra_in1k": (224, 0.875, "crop", IMAGENET),
-        "ra4_e3600_r224_in1k": (256, 1.0, "crop", HALF),
+        "ra_in1k": (224, 0.875, "center", IMAGENET),
+        "ra4_e3600_r224_in1k": (256, 1.0, "center", HALF),
     },
     "efficientnet_b1": {
-        "ra4_e3600_r240_in1k": (288, 1.0, "crop", HALF),
-        "ft_in1k": (256, 1.0, "crop", IMAGENET),
+        "ra4_e3600_r240_in1k": (288, 1.0, "center", HALF),
+        "ft_in1k": (256, 1.0, "center", IMAGENET),
     },
-    "efficientnet_b2": {"ra_in1k": (288, 1.0, "crop", IMAGENET)},
-    "efficientnet_b3": {"ra2_in1k": (320, 1.0, "crop", IMAGENET)},
-    "efficientnet_b4": {"ra2_in1k": (384, 1.0, "crop", IMAGENET)},
+    "efficientnet_b2": {"ra_in1k": (288, 1.0, "center", IMAGENET)},
+    "efficientnet_b3": {"ra2_in1k": (320, 1.0, "center", IMAGENET)},
+    "efficientnet_b4": {"ra2_in1k": (384, 1.0, "center", IMAGENET)},
     "efficientnet_b5": {
-        "sw_in12k_ft_in1k": (448, 1.0, "whole", IMAGENET),
-        "sw_in12k": (416, 0.95, "crop", IMAGENET),
+        "sw_in12k_ft_in1k": (448, 1.0, "squash", IMAGENET),
+        "sw_in12k": (416, 0.95, "center", IMAGENET),
     },
 }
 
@@ -138,13 +138,15 @@ def default_preprocessing(
     if known := _PLAIN_WEIGHTS.get(name, {}):
         tag = tag or next(iter(known))
         _check_tag(name, tag, known)
-        image_px, crop_pct, framing, (mean, std) = known[tag]
-        crop = timm_crop_fraction(image_px, crop_pct)
-        return Preprocessing(image_px, framing, crop, "bicubic", mean, std), f"{name}.{tag}"
-    preprocessing = published(name).preprocessing
+        image_size, crop_pct, crop_mode, (mean, std) = known[tag]
+        crop = timm_crop_pct(image_size, crop_pct)
+        return Preprocessing(image_size, crop_mode, crop, "bicubic", mean, std), f"{name}.{tag}"
+    preprocessing = get_model_info(name).preprocessing
     if name.startswith("efficientnetv2_") and name in _PLAIN:
         mean, std = IMAGENET
-        preprocessing = replace(preprocessing, interpolation="bicubic", mean=mean, std=std, framing="crop")
+        preprocessing = replace(
+            preprocessing, interpolation="bicubic", mean=mean, std=std, crop_mode="center"
+        )
     return preprocessing, name
 
 
@@ -180,16 +182,16 @@ def stated_preprocessing(
         notes.append(f"interpolation '{interpolation}' is not available here: bicubic instead")
         interpolation = "bicubic"
     try:
-        framing = FRAMINGS[mode]
+        crop_mode = CROP_MODES[mode]
         _, height, width = config.get("test_input_size") or config["input_size"]
         if height != width:
             raise ValueError(f"the input is {height}x{width} px, but must be square")
-        if framing == "pad" and crop_pct != 1:
+        if crop_mode == "border" and crop_pct != 1:
             notes.append(f"timm cuts a margin off padded images (crop_pct {crop_pct}); here they stay whole")
         preprocessing = Preprocessing(
-            image_px=height,
-            framing=framing,
-            crop_fraction=1.0 if framing == "pad" else timm_crop_fraction(height, crop_pct),
+            image_size=height,
+            crop_mode=crop_mode,
+            crop_pct=1.0 if crop_mode == "border" else timm_crop_pct(height, crop_pct),
             interpolation=interpolation,
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),

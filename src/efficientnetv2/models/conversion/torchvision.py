@@ -43,9 +43,9 @@ def preprocessing_of(weights: WeightsEnum) -> Preprocessing:
     transform = weights.transforms()
     [crop_px], [resize_px] = transform.crop_size, transform.resize_size
     return Preprocessing(
-        image_px=crop_px,
-        framing="crop",
-        crop_fraction=crop_px / resize_px,
+        image_size=crop_px,
+        crop_mode="center",
+        crop_pct=crop_px / resize_px,
         interpolation=transform.interpolation.value,
         mean=tuple(transform.mean),
         std=tuple(transform.std),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from efficientnetv2.architectures.registry import published
+from efficientnetv2.architectures.registry import get_model_info
 from efficientnetv2.progressive.presets import paper_schedule, released_schedule
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 from efficientnetv2.training.recipes.named import NamedRecipe
@@ -19,14 +19,14 @@ _BATCH_NORM_MOMENTUM = {"paper": 0.99, "released": 0.9}
 _MINIVAL = {"paper": 25_000, "released": 25_021}
 # Smallest fraction of the image area in a training crop, in the released code: preprocessing.py for S to XL.
 # preprocess_legacy.py for B0 to B3 starts at 0.08, but draws again what covers less than 0.1 of the image.
-_CROP_AREA_MIN, _LEGACY_CROP_AREA_MIN = 0.05, 0.1
+_CROP_SCALE_MIN, _LEGACY_CROP_SCALE_MIN = 0.05, 0.1
 _RANDAUGMENT = AugmentPlan(flip="horizontal", randaugment_preset="released")
 _AUTOAUGMENT = AugmentPlan(flip="horizontal", autoaugment=True)
 # Section 5.2 and main.py of google/automl agree. The paper's other choice, 30, is --epochs 30.
 _EPOCHS_21K = 60.0
 # Section 5.2. The released code takes 100,357, its first 16 files.
 _VALIDATION_IMAGES_21K = 100_000
-_RMSPROP = Optimizer(kind="rmsprop", lr=0.256, weight_decay=1e-5, momentum=0.9, decay=0.9, epsilon=1e-3)
+_RMSPROP = Optimizer(name="rmsprop", lr=0.256, weight_decay=1e-5, momentum=0.9, beta2=0.9, epsilon=1e-3)
 
 
 def _from_scratch(size: str, form: Form) -> Recipe:
@@ -35,33 +35,33 @@ def _from_scratch(size: str, form: Form) -> Recipe:
     arXiv:2104.00298, section 5.1, and the released code agree on: RMSprop with decay and momentum 0.9, weight decay
     1e-5, batch 4096, learning rate up to 0.256, times 0.97 each 2.4 epochs, 350 epochs, EMA 0.9999. From the released
     code alone, where the paper is silent: epsilon 0.001, five epochs of warm-up, the smallest crops, crops with an
-    aspect ratio of 3/4 to 4/3 in pixels. Evaluation has the size and framing of the released model. Minival and early
+    aspect ratio of 3/4 to 4/3 in pixels. Evaluation has the size and crop mode of the released model. Minival and early
     stopping are section 5.1's; as it gives no patience, training goes to its end and keeps the epoch that is best on
     minival. B0 to B3 of the paper have one size (section 6.1), the last of the released schedule.
     """
     model = f"efficientnetv2_{size}"
     is_small = size.startswith("b")
-    evaluation = published(model).preprocessing
+    evaluation = get_model_info(model).preprocessing
     progressive = released_schedule(model) if is_small or form == "released" else paper_schedule(model)
     if is_small and form == "paper":
-        progressive = replace(progressive, stages=1, image_px=float(progressive.last.image_px))
+        progressive = replace(progressive, stages=1, image_size=float(progressive.last.image_size))
     return Recipe(
         name=f"{model}_{form}",
-        made_for="imagenet1k",
+        expected_dataset="imagenet1k",
         model=model,
         weights="none",
         epochs=350,
-        batch_images=4096,
+        batch_size=4096,
         progressive=progressive,
         optimizer=_RMSPROP,
-        schedule=Schedule(kind="staircase", warmup_epochs=5, factor=0.97, every_epochs=2.4),
+        schedule=Schedule(name="staircase", warmup_epochs=5, gamma=0.97, step_epochs=2.4),
         ema_decay=0.9999,
         batch_norm_momentum=_BATCH_NORM_MOMENTUM[form],
-        framing=evaluation.framing,
-        crop_framing="crop",
-        crop_fraction=evaluation.crop_fraction,
-        eval_px=evaluation.image_px,
-        crop_area_min=_LEGACY_CROP_AREA_MIN if is_small else _CROP_AREA_MIN,
+        crop_mode=evaluation.crop_mode,
+        train_crop_mode="center",
+        crop_pct=evaluation.crop_pct,
+        eval_image_size=evaluation.image_size,
+        crop_scale_min=_LEGACY_CROP_SCALE_MIN if is_small else _CROP_SCALE_MIN,
         augment=_AUTOAUGMENT if is_small else _RANDAUGMENT,
         minival=_MINIVAL[form],
     )
@@ -69,19 +69,19 @@ def _from_scratch(size: str, form: Form) -> Recipe:
 
 def _imagenet21k(size: str) -> Recipe:
     """Section 5.2: as ImageNet-1k, but for epochs, cosine and held-out images. XL, which Table 6 lacks, as L."""
-    evaluation = published(f"efficientnetv2_{size}").preprocessing
+    evaluation = get_model_info(f"efficientnetv2_{size}").preprocessing
     base = _from_scratch("l" if size == "xl" else size, "paper")
     return base.model_copy(
         update={
             "name": f"imagenet21k_{size}_paper",
-            "made_for": "imagenet21k",
+            "expected_dataset": "imagenet21k",
             "model": f"efficientnetv2_{size}",
-            "eval_px": evaluation.image_px,
-            "framing": evaluation.framing,
-            "crop_fraction": evaluation.crop_fraction,
+            "eval_image_size": evaluation.image_size,
+            "crop_mode": evaluation.crop_mode,
+            "crop_pct": evaluation.crop_pct,
             "epochs": _EPOCHS_21K,
-            "schedule": Schedule(kind="cosine", warmup_epochs=base.schedule.warmup_epochs),
-            "holdout": _VALIDATION_IMAGES_21K,
+            "schedule": Schedule(name="cosine", warmup_epochs=base.schedule.warmup_epochs),
+            "val_fraction": _VALIDATION_IMAGES_21K,
             "minival": None,
         }
     )
@@ -89,28 +89,29 @@ def _imagenet21k(size: str) -> Recipe:
 
 _IMAGENET21K_RELEASED = Recipe(
     name="imagenet21k_released",
-    made_for="imagenet21k",
+    expected_dataset="imagenet21k",
     model="efficientnetv2_s",
     weights="none",
     epochs=_EPOCHS_21K,
-    batch_images=4096,
-    progressive={"image_px": 224},
+    batch_size=4096,
+    progressive={"image_size": 224},
     optimizer=_RMSPROP.model_copy(update={"lr": 0.128}),
-    schedule=Schedule(kind="cosine", warmup_epochs=1),
+    schedule=Schedule(name="cosine", warmup_epochs=1),
     ema_decay=0.9999,
     batch_norm_momentum=0.9,
-    framing="crop",
-    crop_fraction=224 / (224 + 32),
-    eval_px=224,
-    crop_area_min=0.05,
+    crop_mode="center",
+    crop_pct=224 / (224 + 32),
+    eval_image_size=224,
+    crop_scale_min=0.05,
     augment=AugmentPlan(flip="horizontal"),
-    holdout=_VALIDATION_IMAGES_21K,
+    val_fraction=_VALIDATION_IMAGES_21K,
 )
 S_PAPER = _from_scratch("s", "paper")
 
 _OURS = (
     "images are resized with antialiasing, in the official code without; crops have a uniform area, in TensorFlow a "
-    "uniform height; batch-norm shares the statistics of a group of images (group_images), in the official code of up "
+    "uniform height; batch-norm shares the statistics of a group of images (ghost_batch_size), in the official code "
+    "of up "
     "to eight TPU cores: 1,024 images of a batch on 32 cores."
 )
 _OURS_PAPER = (
@@ -185,12 +186,12 @@ RECIPES = [
     *(
         NamedRecipe(
             _from_scratch(size, "paper"),
-            title=f"EfficientNetV2-{size.upper()} on ImageNet-1k as in the paper: {image_px} px throughout.",
+            title=f"EfficientNetV2-{size.upper()} on ImageNet-1k as in the paper: {image_size} px throughout.",
             result=f"{result}; ours is not measured.",
             source="arXiv:2104.00298, sections 5.1 and 6.1: no progressive learning.",
             ours=_OURS_SMALL_PAPER,
         )
-        for size, image_px, result in _PAPER_B
+        for size, image_size, result in _PAPER_B
     ),
     *(
         NamedRecipe(

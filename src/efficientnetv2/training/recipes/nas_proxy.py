@@ -16,8 +16,8 @@ _SMALL = QUICK.model_copy(
     update={
         "name": "proxy_small",
         "epochs": 5.0,
-        "progressive": replace(QUICK.progressive, stages=1, image_px=64),
-        "enlarge": None,
+        "progressive": replace(QUICK.progressive, stages=1, image_size=64),
+        "max_upscale": None,
         "minival": CHOOSING,
         "compile": False,
     }
@@ -25,14 +25,14 @@ _SMALL = QUICK.model_copy(
 _PAPER = S_PAPER.model_copy(
     update={
         "name": "proxy_paper",
-        "made_for": None,
+        "expected_dataset": None,
         "model": "auto",
         "epochs": 10.0,
-        "progressive": ProgressiveSchedule(**S_PAPER.progressive.stage(0).to_json() | {"image_px": 192}),
-        "schedule": S_PAPER.schedule.model_copy(update={"kind": "cosine", "warmup_epochs": 1.0}),
+        "progressive": ProgressiveSchedule(**S_PAPER.progressive.stage(0).to_json() | {"image_size": 192}),
+        "schedule": S_PAPER.schedule.model_copy(update={"name": "cosine", "warmup_epochs": 1.0}),
         "ema_decay": 0.999,
         "batch_norm_momentum": 0.9,
-        "eval_px": None,
+        "eval_image_size": None,
         "compile": False,
     }
 )

@@ -42,7 +42,7 @@ _TABLE_12 = [
 ]  # fmt: skip
 
 
-def _progressive(name: str, model: str, image_px: int, drop_path: float) -> Recipe:
+def _progressive(name: str, model: str, image_size: int, drop_path: float) -> Recipe:
     """A model of Table 12, which gives accuracies and hours only.
 
     Ours: optimizer, schedule and minival of the paper's section 5.1, S's row of Table 6 for RandAugment and dropout,
@@ -50,29 +50,29 @@ def _progressive(name: str, model: str, image_px: int, drop_path: float) -> Reci
     """
     return Recipe(
         name=name,
-        made_for="imagenet1k",
+        expected_dataset="imagenet1k",
         model=model,
         weights="none",
         epochs=350,
-        batch_images=4096,
+        batch_size=4096,
         progressive=ProgressiveSchedule(
             stages=4,
-            image_px=Ramp(128, image_px),
+            image_size=Ramp(128, image_size),
             randaugment=Ramp(5, 15),
             dropout=Ramp(0.1, 0.3),
             drop_path=drop_path,
             label_smoothing=0.1,
         ),
         optimizer=Optimizer(
-            kind="rmsprop", lr=0.256, weight_decay=1e-5, momentum=0.9, decay=0.9, epsilon=1e-3
+            name="rmsprop", lr=0.256, weight_decay=1e-5, momentum=0.9, beta2=0.9, epsilon=1e-3
         ),
-        schedule=Schedule(kind="staircase", warmup_epochs=5, factor=0.97, every_epochs=2.4),
+        schedule=Schedule(name="staircase", warmup_epochs=5, gamma=0.97, step_epochs=2.4),
         ema_decay=0.9999,
         batch_norm_momentum=0.99,
-        framing="crop",
-        crop_fraction=image_px / (image_px + 32),  # the margin of the released code
-        eval_px=image_px,
-        crop_area_min=0.05,
+        crop_mode="center",
+        crop_pct=image_size / (image_size + 32),  # the margin of the released code
+        eval_image_size=image_size,
+        crop_scale_min=0.05,
         augment=AugmentPlan(flip="horizontal", randaugment_preset="released"),
         minival=25_000,
     )
@@ -80,8 +80,8 @@ def _progressive(name: str, model: str, image_px: int, drop_path: float) -> Reci
 
 RECIPES = [
     NamedRecipe(
-        _progressive(f"{name}_progressive", model, image_px, drop_path),
-        title=f"{title} on ImageNet-1k, growing to {image_px} px.",
+        _progressive(f"{name}_progressive", model, image_size, drop_path),
+        title=f"{title} on ImageNet-1k, growing to {image_size} px.",
         run=". The module is timm's: install the extra timm." if model.startswith("timm:") else "",
         has_cost=True,
         result=f"{result} on 32 TPUv3 cores (the paper's Table 12); ours is not measured on ImageNet.{measured}",
@@ -89,5 +89,5 @@ RECIPES = [
         ours="all hyperparameters, as the paper gives none here. They are those of its section 5.1 and of S in Table 6."
         + ours,
     )
-    for name, title, model, image_px, drop_path, result, measured, ours in _TABLE_12
+    for name, title, model, image_size, drop_path, result, measured, ours in _TABLE_12
 ]

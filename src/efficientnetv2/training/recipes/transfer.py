@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from efficientnetv2.architectures.registry import published
+from efficientnetv2.architectures.registry import get_model_info
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
 from efficientnetv2.training.recipes.named import NamedRecipe
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
 _SCHEDULES = {
-    "paper": Schedule(kind="cosine", warmup_epochs=1),
-    "released": Schedule(kind="constant", warmup_epochs=1),
+    "paper": Schedule(name="cosine", warmup_epochs=1),
+    "released": Schedule(name="constant", warmup_epochs=1),
 }
 
 
@@ -24,22 +24,24 @@ def _finetune(name: str, *, model: str, weights: str, weight_decay: float, **fie
     evaluation; the whole image squeezed into the square; no crops, no dropout, survival 0.8, label smoothing 0.1, EMA
     0.9996, a hole of half the side filled with noise.
     """
-    image_px = published(model).preprocessing.image_px
+    image_size = get_model_info(model).preprocessing.image_size
     return Recipe(
         name=name,
         model=model,
         weights=weights,
-        batch_images=512,
-        progressive=ProgressiveSchedule(image_px=image_px, cutout=0.5, drop_path=0.2, label_smoothing=0.1),
+        batch_size=512,
+        progressive=ProgressiveSchedule(
+            image_size=image_size, cutout=0.5, drop_path=0.2, label_smoothing=0.1
+        ),
         optimizer=Optimizer(
-            kind="rmsprop", lr=1e-3, weight_decay=weight_decay, momentum=0.9, decay=0.9, epsilon=1e-3
+            name="rmsprop", lr=1e-3, weight_decay=weight_decay, momentum=0.9, beta2=0.9, epsilon=1e-3
         ),
         schedule=_SCHEDULES[name.rpartition("_")[2]],
         ema_decay=0.9996,
         batch_norm_momentum=0.9,
-        framing="whole",
-        eval_px=image_px,
-        crop_area_min=1.0,
+        crop_mode="squash",
+        eval_image_size=image_size,
+        crop_scale_min=1.0,
         augment=AugmentPlan(flip="horizontal", cutout_fill="noise"),
         **fields,
     )
@@ -53,14 +55,19 @@ def _to_other_dataset(name: str, weight_decay: float) -> Recipe:
         weights=weights,
         weight_decay=weight_decay,
         steps=10_000,
-        answered="test",
+        eval_split="test",
     )
 
 
 def _from_21k(size: str, form: str) -> Recipe:
     model, name = f"efficientnetv2_{size}", f"imagenet_from_21k_{size}_{form}"
     return _finetune(
-        name, made_for="imagenet1k", model=model, weights=f"{model}.in21k", weight_decay=1e-5, epochs=15
+        name,
+        expected_dataset="imagenet1k",
+        model=model,
+        weights=f"{model}.in21k",
+        weight_decay=1e-5,
+        epochs=15,
     )
 
 
@@ -72,9 +79,7 @@ _OURS_21K_RELEASED = (
     "as in efficientnetv2_s_released. 15 epochs of ImageNet are more than the 10,000 steps that the official code "
     "takes at least."
 )
-_LARGER = (
-    ". For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-px 480 --set eval_px=480"
-)
+_LARGER = ". For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-size 480 --set eval_image_size=480"
 # size, image size, hours and top-1 of the paper's Table 7, top-1 of the checkpoints (authors' README, as timm measured)
 _FROM_21K = [
     ("s", 384, "84.9 % top-1; 9 hours", "84.9 % top-1 (their README), 84.3 %"),
