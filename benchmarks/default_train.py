@@ -118,7 +118,7 @@ def over_probe(run: Path) -> dict[str, Any]:
     shared = theirs.loc[theirs.index.isin(ours.index)]
     return {
         "pictures": both.num_images,
-        "probe_top1": float((shared["label"] == shared["true_label"]).mean()),
+        "probe_top1": float((shared["predicted_label"] == shared["true_label"]).mean()),
         "over_probe": {"top1": asdict(both.top1), "macro_f1": asdict(both.macro_f1)},
     }
 

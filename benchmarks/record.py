@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
+from efficientnetv2.utils import legacy
 from efficientnetv2.utils.device import device_title
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.rng import Key
@@ -35,6 +37,35 @@ SUMMARY = RESULTS / "summary.json"
 
 
 NAMED = ("efficientnetv2", "torch", "torchvision", "pillow")  # whose versions stand beside every claim
+
+
+# A setting as ``--set`` takes it, within any text.
+_SETTING = re.compile(r"(?<![\w.-])((?:\w+\.)?)(\w+)=([\w+]*)")
+
+
+def read(file: Path) -> Any:
+    """A JSON record. Those made by version 0.1 are translated to the words of today."""
+    return _upgraded(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _upgraded(plain: Any) -> Any:
+    if isinstance(plain, str):
+        return _SETTING.sub(_upgraded_setting, plain)
+    if isinstance(plain, list):
+        return [_upgraded(item) for item in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if plain.keys() & {"optimizer", "interpolation", "per_class"}:  # a recipe, preprocessing or report
+        return legacy.upgrade(plain)
+    # Other words of one part may be words of a record's own.
+    names = {key: next(iter(legacy.upgrade({key: None}))) if "_" in key else key for key in plain}
+    return {_upgraded(names[key]): _upgraded(item) for key, item in plain.items()}
+
+
+def _upgraded_setting(match: re.Match[str]) -> str:
+    part, key, value = match.groups()
+    [(name, word)] = legacy.upgrade({key: value}, part.rstrip(".")).items()
+    return f"{part}{name}={word}"
 
 
 def record(

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from benchmarks.record import read
 from benchmarks.time_to_accuracy import claims_of
 
 from efficientnetv2.training.recipes import RECIPES, get_recipe
@@ -127,7 +128,7 @@ def raw_of(name, command):
         "_".join([script[1], *(one for one in end.groups() if one)] if end else [script[1]]) if script else ""
     )
     found = [RESULTS / f"{called}.json", RESULTS / called / "measured.json"]
-    raw = [json.loads(file.read_text()) for file in found if file.is_file()]
+    raw = [read(file) for file in found if file.is_file()]
     if called == "train_step":
         return next(row for case, row in raw[0].items() if f"_{case}_" in name)
     if called == "time_to_accuracy":  # each of its claims has runs of its own
@@ -157,7 +158,7 @@ def test_a_claim_is_of_the_machines_that_its_runs_were_made_on(name):
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
 def test_a_raw_record_is_of_the_machines_that_its_rows_were_measured_on(file):
-    record = json.loads(file.read_text())
+    record = read(file)
     if file.name != "summary.json" and "hardware" in record:
         rows = hardware_of_rows({name: value for name, value in record.items() if name != "hardware"})
         assert not rows or record["hardware"] == " and ".join(sorted(rows))
@@ -168,8 +169,8 @@ def test_a_table_made_of_tuned_sides_is_of_the_machines_that_its_runs_were_made_
     record, made = RESULTS / f"{raw}.json", RESULTS / f"reproduce/{table}_small.json"
     assert record.exists() == made.exists()
     if made.exists():
-        on = " and ".join(sorted(hardware_of_rows(json.loads(record.read_text()))))
-        assert json.loads(made.read_text())["hardware"] == on
+        on = " and ".join(sorted(hardware_of_rows(read(record))))
+        assert read(made)["hardware"] == on
 
 
 @pytest.mark.parametrize(
@@ -192,11 +193,12 @@ def test_the_label_of_a_recipe_gives_what_was_measured_and_on_what(recipe, claim
 @pytest.mark.parametrize("recipe", ["finetune", "transfer_paper"])
 def test_the_labels_of_transfer_give_what_was_measured_in_small(recipe):
     """With accuracies alone: their seeds are of several machines."""
-    raw = json.loads((RESULTS / "transfer.json").read_text())
+    raw = read(RESULTS / "transfer.json")
     said = [SHOWN["fraction"](SUMMARY[f"{arm}_cifar10_top1"]["value"]) for arm in raw["arms"]]
     told = {
-        "finetune": f"{raw['num_train_images']:,} of CIFAR-10 at up to {raw['image_size']} px, {raw['epochs']:g} epochs: "
-        f"{said[1]}, recipe transfer_paper {said[0]}, means of {len(raw['arms']['finetune'])} seeds",
+        "finetune": f"{raw['num_train_images']:,} of CIFAR-10 at up to {raw['image_size']} px, "
+        f"{raw['epochs']:g} epochs: {said[1]}, "
+        f"recipe transfer_paper {said[0]}, means of {len(raw['arms']['finetune'])} seeds",
         "transfer_paper": f"CIFAR-10 at {raw['image_size']} px, {raw['epochs']:g} epochs in batches of 64: {said[0]}, "
         f"mean of {len(raw['arms']['transfer_paper'])} seeds",
     }
@@ -205,7 +207,7 @@ def test_the_labels_of_transfer_give_what_was_measured_in_small(recipe):
 
 def test_the_labels_give_the_minutes_of_cifar_10():
     """Of the runs on the machine that is named."""
-    arms = json.loads((RESULTS / "transfer.json").read_text())["arms"]
+    arms = read(RESULTS / "transfer.json")["arms"]
     machine = "AMD EPYC (family 25, model 17) with AVX-512"
     for arm, said in (("finetune", "{:.0f} to {:.0f} minutes"), ("transfer_paper", "took {:.0f} minutes")):
         minutes = sorted(row["train_s"] / 60 for row in arms[arm] if row["hardware"] == f"2 cores, {machine}")
@@ -214,14 +216,14 @@ def test_the_labels_give_the_minutes_of_cifar_10():
 
 
 def test_the_label_of_finetune_gives_the_minutes_of_a_fold():
-    raw = json.loads((ROOT / "benchmarks/results/finetune_land_cover.json").read_text())
+    raw = read(ROOT / "benchmarks/results/finetune_land_cover.json")
     minutes = [seconds / 60 for seconds in raw["finetune"]["seconds_by_fold"]]
     assert f"{min(minutes):.0f} to {max(minutes):.0f} minutes a fold" in _label("finetune")
 
 
 def test_the_label_of_quick_gives_what_it_comes_to_since_precision_is_measured():
     """The least and the most of the seeds, and on which machine; as docs/measured.md has them, but as ranges."""
-    raw = json.loads((RESULTS / "time_to_accuracy.json").read_text())
+    raw = read(RESULTS / "time_to_accuracy.json")
     most, label = raw["ours_same_minutes"], _label("quick")
     for runs, digits, unit in ((raw["ours"]["3"], 1, " minutes of training steps"), (most, 0, "")):
         top1 = sorted(100 * run["top1"] for run in runs)
@@ -243,7 +245,7 @@ def test_the_label_of_quick_gives_what_it_comes_to_since_precision_is_measured()
 def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
     """By another recipe on another set, which is said."""
     speedup, gain = (SUMMARY[f"progressive_{what}_resnet50_imagenette"] for what in ("speedup", "top1_gain"))
-    raw = json.loads((RESULTS / "progressive_resnet50.json").read_text())
+    raw = read(RESULTS / "progressive_resnet50.json")
     px, asked = raw["regime"]["image_size"], raw["arms"]["progressive"][0]["asked"]
     assert (asked["recipe"], asked["model"]) == ("quick", get_recipe(recipe).model)
     assert f"progressive.image_size={{start: {px // 2}, end: {px}}}" in asked["settings"]
@@ -260,7 +262,7 @@ def test_the_labels_of_resnet_50_give_what_was_measured_in_small(recipe):
 def test_what_stands_beside_finetune_is_said_to_be_quick_as_it_comes(where):
     """Another recipe, not the same from scratch: the benchmark changes nothing of it but its length."""
     quick = get_recipe("quick")
-    px, tta = quick.progressive.image_size, {"one": "one view"}[quick.tta]
+    px, tta = quick.progressive.image_size, {"none": "one view"}[quick.tta]
     told = f"{px.start:g} to {px.end:g} px, {quick.augment.flip} flips, {quick.global_pool or 'mean'} pooling, {tta}"
     text = _label("finetune") if where == "label" else (ROOT / "docs" / where).read_text(encoding="utf-8")
     assert "same from scratch" not in text
@@ -274,7 +276,7 @@ def test_there_are_default_runs():
 @pytest.mark.parametrize("name", [run.name.removeprefix("default_train_") for run in DEFAULT_RUNS])
 @pytest.mark.parametrize("figure", ["top1", "macro_f1"])
 def test_the_default_run_stands_with_its_intervals_and_with_what_it_and_its_probe_reached(name, figure):
-    raw = json.loads((ROOT / f"benchmarks/results/default_train_{name}/measured.json").read_text())
+    raw = read(ROOT / f"benchmarks/results/default_train_{name}/measured.json")
     claim = SUMMARY[f"default_train_minus_probe_{name}_{figure}"]
     page = (ROOT / "docs/measured.md").read_text(encoding="utf-8")
     (row,) = [line for line in page.splitlines() if f"`default_train_minus_probe_{name}_{figure}`" in line]
@@ -297,7 +299,7 @@ def _land_cover_page() -> str:
 
 def test_the_page_of_land_cover_gives_the_folds_with_their_intervals_and_what_stands_beside_them():
     best, page = (
-        json.loads((ROOT / "benchmarks/results/land_cover.json").read_text())["best"],
+        read(ROOT / "benchmarks/results/land_cover.json")["best"],
         _land_cover_page(),
     )
     # Of what the first fold began with, which is ImageNet's weights only where folds are dealt at random.
@@ -320,7 +322,7 @@ def test_the_page_of_land_cover_gives_the_folds_with_their_intervals_and_what_st
 
 
 def test_the_page_of_land_cover_gives_what_limits_it_as_it_was_counted():
-    found = json.loads((ROOT / "benchmarks/results/land_cover_limits.json").read_text())
+    found = read(ROOT / "benchmarks/results/land_cover_limits.json")
     place, chance, both, page = found["spatial"], found["stratified"], found["both"], _land_cover_page()
 
     def percent(*which: dict) -> list[int]:
@@ -358,7 +360,7 @@ def test_the_page_of_land_cover_gives_what_limits_it_as_it_was_counted():
 @pytest.mark.parametrize("split", ["spatial", "stratified"])
 def test_the_page_of_land_cover_gives_every_start_as_it_was_measured(split):
     wide, page = (
-        json.loads((ROOT / "benchmarks/results/land_cover.json").read_text())["wide"],
+        read(ROOT / "benchmarks/results/land_cover.json")["wide"],
         _land_cover_page(),
     )
     starts = {
@@ -385,7 +387,7 @@ def test_the_page_of_land_cover_gives_every_start_as_it_was_measured(split):
 
 
 def test_the_page_of_rare_classes_gives_every_way_of_balancing_as_it_was_measured():
-    found = json.loads((ROOT / "benchmarks/results/land_cover.json").read_text())["balancing"]
+    found = read(ROOT / "benchmarks/results/land_cover.json")["balancing"]
     page = (ROOT / "docs/imbalance.md").read_text(encoding="utf-8")
     rows = []
     for way, told in found.items():

@@ -166,7 +166,10 @@ RAMP = "progressive.image_size={start: 64, end: 96}"
     ("words", "apart"),
     [
         (("--set", *RAMP.split()), "progressive.image_size={start:"),
-        (("--set", "progressive.image_size=start:64", "progressive.image_size=end:96"), "progressive.image_size=start:64"),
+        (
+            ("--set", "progressive.image_size=start:64", "progressive.image_size=end:96"),
+            "progressive.image_size=start:64",
+        ),
         (("--set=progressive.stage_fractions=[3,", "2]"), "progressive.stage_fractions=[3,"),
         (("--set", RAMP, "more_photos"), None),
         (("--set", "epochs=2", "--set", "epochs=3", "more_photos"), None),
@@ -286,7 +289,7 @@ def test_a_run_leaves_what_the_design_says(trained):
     } <= left  # fmt: skip
     report = json.loads((trained / "run/report.json").read_text())
     assert {
-        "top1", "macro_f1", "per_class", "majority_top1", "linear_probe", "intervals", "evaluated_on",
+        "top1", "macro_f1", "per_class", "majority_top1", "linear_probe_top1", "intervals", "evaluated_on",
         "selected_on", "wall_s", "images_per_s", "epochs", "seed", "versions",
     } <= set(report)  # fmt: skip
     assert report["evaluated_on"] == "val"
@@ -346,8 +349,8 @@ def test_predict_writes_path_label_and_probabilities(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "broken.jpg" in done.stdout
     table = pd.read_csv(tmp_path / "predictions.csv").set_index("path")
-    assert list(table.columns) == ["label", "probability", "blue", "green", "red"]
-    assert table["label"].to_dict() == {"deep/one.png": "blue", "two.jpg": "green"}
+    assert list(table.columns) == ["predicted_label", "probability", "blue", "green", "red"]
+    assert table["predicted_label"].to_dict() == {"deep/one.png": "blue", "two.jpg": "green"}
     assert (table["probability"] == table[["blue", "green", "red"]].max(axis=1)).all()
     assert table[["blue", "green", "red"]].sum(axis=1).tolist() == pytest.approx([1, 1], abs=1e-5)
 
@@ -356,7 +359,7 @@ def test_predict_takes_a_single_picture_and_answers_programs(trained, tmp_path):
     file = paint(tmp_path / "one.jpg", COLORS["red"], 5)
     done = effnetv2("predict", trained / "run", file, "--json", cwd=tmp_path)
     (answer,) = json.loads(done.stdout)
-    assert answer["label"] == "red"
+    assert answer["predicted_label"] == "red"
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "train"])

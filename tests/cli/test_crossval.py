@@ -76,7 +76,7 @@ def test_every_picture_is_answered_once_by_a_network_that_had_not_seen_it(whole)
         names = {Path(path).name for path in alone["path"]}
         assert names.isdisjoint(Path(path).name for path in listed[listed["split"] == "train"]["path"])
         alone.index = [str(Path(*Path(path).parts[-2:])) for path in alone["path"]]
-        assert (pooled.loc[alone.index, "label"] == alone["label"]).all()
+        assert (pooled.loc[alone.index, "predicted_label"] == alone["predicted_label"]).all()
         assert pooled.loc[alone.index, "red"].to_numpy() == pytest.approx(alone["red"].to_numpy(), abs=1e-5)
 
 
@@ -85,9 +85,9 @@ def test_the_figures_are_of_all_answers_together(whole):
     report = json.loads(done.stdout)
     pooled = pd.read_csv(folder / "folds/predictions.csv")
     assert report["num_images"] == 48
-    assert report["top1"] == pytest.approx((pooled["label"] == pooled["true_label"]).mean())
+    assert report["top1"] == pytest.approx((pooled["predicted_label"] == pooled["true_label"]).mean())
     assert report["macro_f1"] == pytest.approx(
-        f1_score(pooled["true_label"], pooled["label"], average="macro")
+        f1_score(pooled["true_label"], pooled["predicted_label"], average="macro")
     )
     each = [one["top1"] for one in report["folds"]]
     assert report["fold_mean"]["top1"]["mean"] == pytest.approx(np.mean(each))
@@ -213,7 +213,7 @@ def test_pictures_that_no_member_has_seen_have_figures_of_their_own(whole, tmp_p
     report = json.loads((tmp_path / "rated/report.json").read_text())
     assert report["optimistic"]
     answers = pd.read_csv(tmp_path / "rated/predictions.csv").iloc[48:]
-    true, called = answers["true_label"], answers["label"]
+    true, called = answers["true_label"], answers["predicted_label"]
     assert report["unseen"]["pictures"] == 36
     assert report["unseen"]["top1"] == pytest.approx((true == called).mean())
     assert report["unseen"]["macro_f1"] == pytest.approx(f1_score(true, called, average="macro"))
@@ -428,7 +428,8 @@ def test_settings_that_cannot_be_taken_apart_are_refused():
         ("progressive.image_size={start: 64, end: 128}", ("progressive.image_size={start: 64, end: 128}",)),
         ("progressive={stages: 2, image_size: {start: 64, end: 128}} epochs=4",
          ("progressive={stages: 2, image_size: {start: 64, end: 128}}", "epochs=4")),
-        ("progressive.stage_fractions=[1, 2] 'class_sampling=sqrt'", ("progressive.stage_fractions=[1, 2]", "class_sampling=sqrt")),
+        ("progressive.stage_fractions=[1, 2] 'class_sampling=sqrt'",
+         ("progressive.stage_fractions=[1, 2]", "class_sampling=sqrt")),
     ],
 )  # fmt: skip
 def test_a_try_is_parted_between_its_settings(text, settings):

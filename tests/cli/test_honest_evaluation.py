@@ -117,7 +117,7 @@ def test_silence_below_a_probability(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     written = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
     silent = written[list(COLORS)].max(axis=1) < 0.6
-    assert (written["label"] == "").equals(silent)
+    assert (written["predicted_label"] == "").equals(silent)
     assert ("left to a person" in done.stdout) == silent.any()
 
 

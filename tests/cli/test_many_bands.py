@@ -121,8 +121,8 @@ def test_evaluate_predict_rank_and_python_agree(trained, tmp_path):
     answers = zip(predictor(rasters), predictor(arrays), table[::9].iterrows(), strict=True)
     for from_file, from_array, (_, row) in answers:
         assert from_file == from_array
-        assert from_file.label == row["label"]
-        assert from_file.probability == pytest.approx(row[row["label"]], abs=1e-4)
+        assert from_file.label == row["predicted_label"]
+        assert from_file.probability == pytest.approx(row[row["predicted_label"]], abs=1e-4)
     with pytest.raises(InputError, match=mentioning("uint16", "32", "3", "4", "2", "1", "5")):
         predictor(arrays[0][..., :3])
 

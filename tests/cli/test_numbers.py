@@ -34,7 +34,7 @@ from tests.command_line import effnetv2
         ("train DATA --dry-run --memory-gib nan", "--memory-gib is nan, but has to be a number above 0."),
         ("train DATA --weights none --memory-gib 0", "--memory-gib is 0, but has to be a number above 0."),
         ("train DATA --weights none --set precision=fp8", "--set precision=fp8: has to be 'fp32'"),
-        ("train DATA --weights none --epochs 5 --set ghost_batch_size=3", "--set ghost_batch_size=3: ghost_batch_size is 3,"),
+        ("train DATA --weights none --epochs 5 --set ghost_batch_size=3", "--set ghost_batch_size=3:"),
         ("train DATA --weights none --epochs 5 --set steps=3", "--epochs 5 --set steps=3: epochs is 5 and steps"),
         (
             "train DATA --weights none --batch-size 9 --set ghost_batch_size=2",

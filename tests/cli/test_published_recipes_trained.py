@@ -170,7 +170,7 @@ def test_from_weights_of_ones_own_imagenet21k_to_imagenet1k(imagenet21k, imagene
     assert (recipe["schedule"]["name"], recipe["crop_scale_min"]) == ("constant", 1.0)
     assert (recipe["progressive"]["cutout"], recipe["augment"]["cutout_fill"]) == (0.5, "noise")
     report = report_of(run)
-    assert report.keys() >= FIGURES | {"linear_probe"}
+    assert report.keys() >= FIGURES | {"linear_probe_top1"}
     assert (report["num_train_images"], report["num_images"], report["selected_on"]) == (39, 6, None)
     before, after = (model_file.load(one / "model.safetensors") for one in (imagenet21k, run))
     assert (before.num_classes, after.num_classes) == (6, 3)

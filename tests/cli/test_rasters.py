@@ -103,11 +103,11 @@ def test_evaluate_predict_and_python_agree(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert len(table) == 48
-    assert table["label"].nunique() > 1
+    assert table["predicted_label"].nunique() > 1
     files = [place / "pictures" / path for path in table["path"][::7]]
     for found, (_, row) in zip(Predictor(place / "run")(files), table[::7].iterrows(), strict=True):
-        assert found.label == row["label"]
-        assert found.probability == pytest.approx(row[row["label"]], abs=1e-4)
+        assert found.label == row["predicted_label"]
+        assert found.probability == pytest.approx(row[row["predicted_label"]], abs=1e-4)
 
 
 def test_a_map_of_them_is_what_predict_says_of_them(trained, tmp_path):

@@ -100,7 +100,7 @@ def test_a_file_that_is_not_there():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"crop_mode": "hole"}, ("crop_mode", "did you mean", "whole")),
+        ({"crop_mode": "sqash"}, ("crop_mode", "did you mean", "squash")),
         ({"interpolation": "cubic"}, ("bicubic",)),
         ({"tta": "eight"}, ("tta", "eight")),
         (

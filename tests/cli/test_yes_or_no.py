@@ -88,7 +88,7 @@ def predicted(place, model, *words):
 
 
 def sets(table):
-    return [set(cell.split(";")) - {""} for cell in table["label"]]
+    return [set(cell.split(";")) - {""} for cell in table["predicted_label"]]
 
 
 def test_a_picture_is_given_each_of_its_marks_and_one_without_any_no_label(place, run):
@@ -98,12 +98,16 @@ def test_a_picture_is_given_each_of_its_marks_and_one_without_any_no_label(place
     assert "without a label 2" in said
     shares = table[["blue", "green", "red"]].to_numpy()
     assert shares.sum(axis=1).max() > 2, "each class has a probability of its own"
-    for cell, (_, row) in zip(table["label"], table[["blue", "green", "red"]].iterrows(), strict=True):
+    for cell, (_, row) in zip(
+        table["predicted_label"], table[["blue", "green", "red"]].iterrows(), strict=True
+    ):
         enough = row[row >= 0.5].sort_values(ascending=False, kind="stable")
         assert cell == ";".join(enough.index), "from a half on, the most probable first"
     _, one_each = predicted(place, run)
     assert one_each.drop(columns="label").equals(table.drop(columns="label"))
-    assert (one_each["label"].map(len) > 0).all(), "not asked for several, each gets the most probable"
+    assert (one_each["predicted_label"].map(len) > 0).all(), (
+        "not asked for several, each gets the most probable"
+    )
 
 
 def test_that_is_what_shares_of_one_cannot_say(place):

@@ -25,7 +25,7 @@ def results(tmp_path, monkeypatch):
 
 def answers(*given):
     """(path, answer, truth), in a letter each."""
-    return pd.DataFrame([tuple(one) for one in given], columns=["path", "label", "true_label"])
+    return pd.DataFrame([tuple(one) for one in given], columns=["path", "predicted_label", "true_label"])
 
 
 def test_the_program_is_asked_as_a_user_asks_it_and_goes_on_where_it_was(tmp_path):

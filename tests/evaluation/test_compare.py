@@ -21,7 +21,7 @@ from efficientnetv2.utils.errors import InputError
 
 def _run(name, right, seconds):
     rows = ({"kind": "train", "step": 1, "train_s": seconds, "image_size": 64},)
-    answers = pd.DataFrame({"label": ["a" if one else "b" for one in right], "true_label": "a"})
+    answers = pd.DataFrame({"predicted_label": ["a" if one else "b" for one in right], "true_label": "a"})
     answers.index = pd.Index([f"{number}.jpg" for number in range(len(right))])
     return FinishedRun(name, {"wall_s": 99.0}, rows, answers)
 
@@ -130,7 +130,9 @@ def test_runs_on_different_images_are_two_independent_samples():
 def test_different_images_are_compared_with_an_interval(as_json, tmp_path, capsys):
     for number, name in enumerate(("run", "evaluation")):
         paths = [f"{number}{image}.jpg" for image in range(20)]
-        answers = pd.DataFrame({"path": paths, "label": ["x"] * (15 - number) + ["y"] * (5 + number)})
+        answers = pd.DataFrame(
+            {"path": paths, "predicted_label": ["x"] * (15 - number) + ["y"] * (5 + number)}
+        )
         (tmp_path / name).mkdir()
         answers.assign(true_label=["x"] * 10 + ["y"] * 10).to_csv(
             tmp_path / name / "predictions.csv", index=False
@@ -182,7 +184,7 @@ def test_an_evaluation_has_no_training_time():
 
 def test_of_folds_by_another_rule_it_is_said_that_they_are(tmp_path, capsys):
     for name, rule in (("one", "place"), ("like_one", "place"), ("other", "class")):
-        answers = pd.DataFrame({"path": ["a", "b"], "label": ["x", "y"], "true_label": ["x", "y"]})
+        answers = pd.DataFrame({"path": ["a", "b"], "predicted_label": ["x", "y"], "true_label": ["x", "y"]})
         (tmp_path / name).mkdir()
         answers.to_csv(tmp_path / name / "predictions.csv", index=False)
         told = {
@@ -202,7 +204,7 @@ def test_of_folds_by_another_rule_it_is_said_that_they_are(tmp_path, capsys):
 def test_of_pictures_in_other_folders_it_is_said_that_their_names_are_the_same(tmp_path, capsys):
     for name, data in (("one", "photos_2023"), ("like_one", "photos_2023"), ("other", "photos_2024")):
         (tmp_path / name).mkdir()
-        answers = pd.DataFrame({"path": ["a", "b"], "label": ["x", "y"], "true_label": ["x", "y"]})
+        answers = pd.DataFrame({"path": ["a", "b"], "predicted_label": ["x", "y"], "true_label": ["x", "y"]})
         answers.to_csv(tmp_path / name / "predictions.csv", index=False)
         dataset = pd.DataFrame(
             {"path": [f"../{data}/{one}" for one in "ab"], "label": ["x", "y"], "split": "val"}
@@ -220,7 +222,7 @@ def test_of_pictures_in_other_folders_it_is_said_that_their_names_are_the_same(t
 def test_of_figures_that_are_optimistic_by_their_report_it_is_said_that_they_are(tmp_path, capsys):
     """The folds' networks together have learnt what they are asked; each fold's alone has not."""
     for name, optimistic in (("folds", False), ("run", False), ("ensemble", True), ("resumed", True)):
-        answers = pd.DataFrame({"path": ["a", "b"], "label": ["x", "y"], "true_label": ["x", "y"]})
+        answers = pd.DataFrame({"path": ["a", "b"], "predicted_label": ["x", "y"], "true_label": ["x", "y"]})
         (tmp_path / name).mkdir()
         answers.to_csv(tmp_path / name / "predictions.csv", index=False)
         told = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0}

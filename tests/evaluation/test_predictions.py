@@ -13,7 +13,7 @@ from efficientnetv2.utils.errors import InputError
 
 def written(folder, rows):
     folder.mkdir()
-    pd.DataFrame(rows, columns=["path", "label", "true_label"]).to_csv(
+    pd.DataFrame(rows, columns=["path", "predicted_label", "true_label"]).to_csv(
         folder / "predictions.csv", index=False
     )
     return folder
@@ -32,7 +32,9 @@ def test_only_pictures_that_both_answered_are_compared(tmp_path):
 
 @pytest.mark.parametrize(("places", "told"), [(9, True), (10, False)])
 def test_of_few_places_it_is_said_what_they_leave_open(places, told):
-    answers = pd.DataFrame({"label": "x", "true_label": "x"}, index=[f"{row}.jpg" for row in range(20)])
+    answers = pd.DataFrame(
+        {"predicted_label": "x", "true_label": "x"}, index=[f"{row}.jpg" for row in range(20)]
+    )
     clusters = pd.Series([row % places for row in range(20)], index=answers.index)
     found = compare_predictions(answers, answers, clusters=clusters)
     (line,) = summary_lines(ReportContext(last=("before", found)))
@@ -52,7 +54,7 @@ def test_nothing_in_common_is_no_comparison_and_other_labels_are_refused(tmp_pat
 def test_what_is_no_table_of_answers_is_refused(tmp_path):
     with pytest.raises(InputError, match=mentioning("predictions.csv")):
         load_predictions(tmp_path)
-    pd.DataFrame({"path": ["a"], "label": ["x"]}).to_csv(tmp_path / "predictions.csv")
+    pd.DataFrame({"path": ["a"], "predicted_label": ["x"]}).to_csv(tmp_path / "predictions.csv")
     with pytest.raises(InputError, match=mentioning("true_label", "column")):
         load_predictions(tmp_path)
 

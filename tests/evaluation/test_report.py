@@ -128,7 +128,7 @@ def test_a_figure_of_the_pictures_that_chose_is_called_optimistic(tmp_path, fact
     told, page = _write(tmp_path, **facts)
     assert told["optimistic"] is optimistic
     assert ("optimistic" in page.text) is optimistic
-    trained = facts.get("evaluated_on") == "train" and facts.get("trained_on") != 0
+    trained = facts.get("evaluated_on") == "train" and facts.get("num_eval_images_seen_in_training") != 0
     assert ("expected calibration error" not in page.text) is trained
     assert ("with images that trained it" in page.text) is trained
 

@@ -181,7 +181,7 @@ def test_the_sha256_is_of_the_tensors_as_they_lie_in_the_file(tmp_path):
         digest.update(f"{name} {kinds[row['dtype']]} {row['shape']} {first} {end}\n".encode())
     digest.update(raw[start:])
     assert words["sha256"] == digest.hexdigest()
-    assert words["format_version"] == 4
+    assert words["format_version"] == 5
 
 
 @pytest.mark.parametrize("place", [0.4, 0.7, 0.99])
@@ -371,7 +371,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain["preprocessing"].update(mean=[1e308, 0, 0]), r"mean is \(1e\+308, .*1000"),
         (lambda plain: plain["preprocessing"].update(std=[1e-320, 1, 1]), r"std is \(1e-320, .*1e-06"),
         (
-            lambda plain: plain.update(format_version=5, package_version="9.1"),
+            lambda plain: plain.update(format_version=6, package_version="9.1"),
             r"efficientnetv2 9\.1.*[Uu]pgrade",
         ),
         (lambda plain: plain["architecture"].update(head_channels=32), r"do not fit.*'head.*float32 \[24"),

@@ -78,9 +78,9 @@ def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
     predicted = effnetv2("predict", tmp_path / "run", table, "--workers", "0", cwd=tmp_path)
     assert predicted.returncode == 0, predicted.stderr
     answers = pd.read_csv(tmp_path / "predictions.csv")
-    shares = answers.drop(columns=["path", "label", "probability"])
+    shares = answers.drop(columns=["path", "predicted_label", "probability"])
     assert np.allclose(shares.sum(axis=1), 1, atol=1e-4)
-    assert set(answers["label"]) <= set(shares.columns), "one each"
+    assert set(answers["predicted_label"]) <= set(shares.columns), "one each"
 
     several = effnetv2(
         "predict", tmp_path / "run", table, "--workers", "0", "--label-separator", ";", "--output", "several.csv",
@@ -88,8 +88,8 @@ def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
     )  # fmt: skip
     assert several.returncode == 0, several.stderr
     given = pd.read_csv(tmp_path / "several.csv")
-    assert given.drop(columns="label").equals(answers.drop(columns="label"))
-    for cell, (_, row) in zip(given["label"], shares.iterrows(), strict=True):
+    assert given.drop(columns="predicted_label").equals(answers.drop(columns="predicted_label"))
+    for cell, (_, row) in zip(given["predicted_label"], shares.iterrows(), strict=True):
         enough = row[row >= row.max() / 2].sort_values(ascending=False, kind="stable")
         assert cell == ";".join(enough.index), "half of the largest share, the most probable first"
     within = ("predict", tmp_path / "run", table, "--label-separator", "r")

@@ -239,10 +239,10 @@ def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tm
 def test_of_many_classes_the_most_frequent_are_counted_on_the_screen():
     """And always those that are left to a person, be they ever so few."""
     labels = [f"c{number:03d}" for number in range(1_000) for _ in range(1_000 - number)]
-    told = _class_counts(pd.DataFrame({"label": [*labels, ""]}), None, "softmax")
+    told = _class_counts(pd.DataFrame({"predicted_label": [*labels, ""]}), None, "softmax")
     assert told.startswith("500,501 images: c000 1000, c001 999, ")
     assert told.endswith("c009 991, left to a person 1, 990 more classes")
-    few = pd.DataFrame({"label": ["oak", "elm;oak"]})
+    few = pd.DataFrame({"predicted_label": ["oak", "elm;oak"]})
     assert _class_counts(few, ";", "sigmoid") == "2 images: oak 2, elm 1"
 
 

@@ -25,27 +25,27 @@ def written(tmp_path, probabilities, names, **more):
 
 def test_each_class_has_a_column_even_one_called_path(tmp_path):
     table = written(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "path"])
-    assert table.columns.tolist() == ["path", "label", "probability", "cat", "probability of path"]
+    assert table.columns.tolist() == ["path", "predicted_label", "probability", "cat", "probability of path"]
     assert table["probability"].tolist() == pytest.approx([0.8, 0.6])
-    assert table["label"].tolist() == ["path", "cat"]
+    assert table["predicted_label"].tolist() == ["path", "cat"]
     assert table["cat"].tolist() == pytest.approx([0.2, 0.6])
 
 
 def test_the_true_label_stands_beside_the_answer(tmp_path):
     table = written(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "true_label"], true_labels=["cat", "cat"])
     assert table.columns.tolist() == [
-        "path", "label", "probability", "true_label", "cat", "probability of true_label",
+        "path", "predicted_label", "probability", "true_label", "cat", "probability of true_label",
     ]  # fmt: skip
     assert table["true_label"].tolist() == ["cat", "cat"]
-    assert table["label"].tolist() == ["true_label", "cat"]
+    assert table["predicted_label"].tolist() == ["true_label", "cat"]
 
 
 def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
     """Beside a class of that name, which keeps its own column; places are read as numbers of any kind."""
-    names, pictures = ["cat", "drawn_whole"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
+    names, pictures = ["cat", "cluster"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
     table = written(tmp_path, pictures, names, true_labels=["cat"] * 3, clusters=np.array([7, 3, 7]))
     assert table.columns.tolist() == [
-        "path", "label", "probability", "true_label", "cat", "probability of drawn_whole", "drawn_whole",
+        "path", "predicted_label", "probability", "true_label", "cat", "probability of cluster", "cluster",
     ]  # fmt: skip
     whole = saved_clusters(load_predictions(tmp_path))
     assert whole.to_dict() == {"0.jpg": 0, "1.jpg": 1, "2.jpg": 0}
@@ -68,7 +68,7 @@ def test_a_table_is_read_with_and_without_the_probability_of_the_label(before, t
     paths, shares = read_predictions(tmp_path / "predictions.csv", names)
     assert paths == ["0.jpg", "1.jpg"]
     assert shares[:, 1].tolist() == pytest.approx([0.8, 0.4])
-    assert load_predictions(tmp_path)["label"].tolist() == ["probability", "cat"]
+    assert load_predictions(tmp_path)["predicted_label"].tolist() == ["probability", "cat"]
 
 
 def test_answers_that_cannot_be_put_in_place_are_kept_beside_it(tmp_path, monkeypatch):
@@ -85,7 +85,7 @@ def test_answers_that_cannot_be_put_in_place_are_kept_beside_it(tmp_path, monkey
     with pytest.raises(InputError, match=mentioning("predictions_2.csv")):
         written(tmp_path, [[0.2, 0.8]], ["cat", "dog"])
     assert (tmp_path / "predictions.csv").read_text() == "before"
-    assert pd.read_csv(tmp_path / "predictions_2.csv")["label"].tolist() == ["dog"]
+    assert pd.read_csv(tmp_path / "predictions_2.csv")["predicted_label"].tolist() == ["dog"]
 
     def full(source, target):
         raise OSError(28, "No space left on device")
@@ -105,9 +105,9 @@ def test_of_very_many_classes_the_five_most_probable_are_written(tmp_path):
     ends = ("", "_2", "_3", "_4", "_5")
     assert table.columns.tolist() == [
         "path",
-        *(f"{word}{end}" for end in ends for word in ("label", "probability")),
+        *(f"{word}{end}" for end in ends for word in ("predicted_label", "probability")),
     ]
-    assert [[row[f"label{end}"] for end in ends] for _, row in table.iterrows()] == [
+    assert [[row[f"predicted_label{end}"] for end in ends] for _, row in table.iterrows()] == [
         ["c7", "c1000", "c3", "c500", "c20"],
         ["c4", "c3", "c2", "c1", "c0"],
     ]
@@ -118,5 +118,5 @@ def test_a_table_of_a_thousand_classes_is_written_without_a_warning(tmp_path):
     """Warnings are errors here; pandas warns of a table that grows by a hundred columns one by one."""
     names = [f"c{number}" for number in range(1000)]
     table = written(tmp_path, np.full((2, 1000), 0.001), names)
-    assert table.columns.tolist() == ["path", "label", "probability", *names]
+    assert table.columns.tolist() == ["path", "predicted_label", "probability", *names]
     assert table.loc[1, "c999"] == pytest.approx(0.001)

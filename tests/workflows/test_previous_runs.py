@@ -184,7 +184,9 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     named = effnetv2(*words, "--output", "elsewhere/third", "--resume", cwd=tmp_path)
     assert "Better than first?" in named.stdout + named.stderr
     (tmp_path / "put_away").rename(tmp_path / "runs/first")
-    save_predictions(tmp_path / "other", pd.DataFrame({"path": ["z"], "label": ["x"], "true_label": ["x"]}))
+    save_predictions(
+        tmp_path / "other", pd.DataFrame({"path": ["z"], "predicted_label": ["x"], "true_label": ["x"]})
+    )
     refused = effnetv2(*words, "--output", "elsewhere/fourth", "--baseline", "other", cwd=tmp_path)
     assert refused.returncode == 2
     assert "answered none of these pictures" in refused.stderr

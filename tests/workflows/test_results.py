@@ -28,7 +28,7 @@ def test_a_run_shows_its_metrics(run):
     low, high = run.intervals["top1"]
     assert low <= run.metrics["top1"] <= high
     assert run.model.class_names == ("blue", "green", "red")
-    right = (run.predictions["label"] == run.predictions["true_label"]).mean()
+    right = (run.predictions["predicted_label"] == run.predictions["true_label"]).mean()
     assert right == pytest.approx(run.metrics["top1"])
 
 

@@ -306,7 +306,7 @@ def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
     assert "Resuming with 2 predictions that an earlier run has saved." in done.stdout
     table = pd.read_csv(tmp_path / "labels.csv")
     assert table["path"].tolist() == alone["path"].tolist()
-    assert table["label"][[30, 3]].tolist() == ["blue", "green"]
+    assert table["predicted_label"][[30, 3]].tolist() == ["blue", "green"]
     np.testing.assert_allclose(table[[*CLASSES]].to_numpy()[[30, 3]], planted.softmax(1), atol=1e-4)
     others = [row for row in range(len(table)) if row not in (3, 30)]
     np.testing.assert_allclose(
@@ -334,4 +334,6 @@ def test_all_of_them_may_be_there(so_far, class_folders, tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert pd.read_csv(tmp_path / "labels.csv")["label"].tolist() == [CLASSES[row % 3] for row in rows]
+    assert pd.read_csv(tmp_path / "labels.csv")["predicted_label"].tolist() == [
+        CLASSES[row % 3] for row in rows
+    ]

@@ -121,7 +121,7 @@ def test_two_runs_compared(trained, tmp_path):
     for run, report in zip((tmp_path / "fixed", trained / "run"), reports, strict=True):
         answers = FinishedRun.read(run, "run").predictions
         assert len(answers) == report["num_images"]
-        assert (answers["label"] == answers["true_label"]).mean() == pytest.approx(report["top1"])
+        assert (answers["predicted_label"] == answers["true_label"]).mean() == pytest.approx(report["top1"])
     stages = reports[1]["stages"]
     assert [stage["image_size"] for stage in stages] == [32, 64]
     assert growing["train_s"] == pytest.approx(sum(stage["seconds"] for stage in stages), abs=0.01)

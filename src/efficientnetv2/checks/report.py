@@ -33,6 +33,7 @@ from efficientnetv2.evaluation.html import is_page, json_text, json_values, rend
 from efficientnetv2.evaluation.locations import NEAR_KM
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.rng import Key
 
 
@@ -67,6 +68,7 @@ class CheckResult:
         values: dict[str, Any] = json_values(
             {
                 "data": self.dataset.source,
+                "schema_version": SCHEMA_VERSION,
                 "num_images": len(self.dataset),
                 "weights": self.weights,
                 "notes": self.dataset.notes,

@@ -24,6 +24,7 @@ from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.data.validate import refuse_damage
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
+from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.shell import option_args
 
 _logger = logging.getLogger(__name__)
@@ -92,17 +93,15 @@ class DataConfig:
         if is_url(self.data):
             _logger.warning(f"Reading shards from {self.data}. This stops after 30 s without an answer.")
         folder = Path(os.path.expanduser(self.data))
-        if (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file():
+        if (folder / "recipe.yaml").is_file() and run_file(folder, "run.json").is_file():
             raise InputError(
                 f"DATA {self.data} is the folder of a run, not images. The images of the run are listed in "
-                f"{self.data.rstrip('/')}/dataset.csv"
+                f"{self.data.rstrip('/')}/{run_file(folder, 'dataset.csv').name}"
             )
         if require_labels and self.label_column == "label" and _holds_predictions(folder):
-            there = folder.with_name("dataset.csv")
+            there = run_file(folder.parent, "dataset.csv")
             instead = f"the images of the run: {there}" if there.is_file() else "the table of the images"
-            raise InputError(
-                f"DATA {self.data} holds predictions: its column label is what a model predicted. Give {instead}"
-            )
+            raise InputError(f"DATA {self.data} holds what a model predicted. Give {instead}")
         return load_dataset(
             self.data,
             path_column=self.path_column,
@@ -199,7 +198,10 @@ def _holds_predictions(file: Path) -> bool:
         header = read_header(file)[1]
     except (OSError, ValueError):
         return False
-    return [name for name in header if name != "probability"][:3] == ["path", "label", "true_label"]
+    return [name for name in header if name != "probability"][:3] in (
+        ["path", "predicted_label", "true_label"],
+        ["path", "label", "true_label"],  # of version 0.1
+    )
 
 
 def parse_nodata(text: str) -> tuple[float, ...]:

@@ -272,7 +272,7 @@ def training_batches(
 
 @dataclass
 class EvaluationBatch:
-    """(n,) indices of readable images, (n, C, image_size, image_size) uint8, and index and reason of unreadable images."""
+    """(n,) indices of readable images, (n, C, image_size, image_size) uint8, indices and reasons of the others."""
 
     samples: Ints
     images: Tensor

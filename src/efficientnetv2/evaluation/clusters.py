@@ -17,6 +17,7 @@ from efficientnetv2.data.groups import BLOCKS, Grouping, groupings, has_groups, 
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.legacy import run_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +118,9 @@ def different_root_note(first: str | None, second: str | None) -> str:
 
 def _run_dataset(folder: Path) -> ImageDataset | None:
     try:
-        return ImageDataset.from_csv(folder / "dataset.csv", root=folder.absolute(), source=str(folder))
+        return ImageDataset.from_csv(
+            run_file(folder, "dataset.csv"), root=folder.absolute(), source=str(folder)
+        )
     except InputError:
         return None
 

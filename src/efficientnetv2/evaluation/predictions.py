@@ -14,12 +14,13 @@ from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.legacy import COLUMNS
 from efficientnetv2.utils.rng import Key
 
 PREDICTIONS_CSV = "predictions.csv"
 # Column of cluster ids.
 CLUSTER_COLUMN = "cluster"
-_READ = ("path", "label", "true_label", CLUSTER_COLUMN)
+_READ = ("path", "predicted_label", "true_label", CLUSTER_COLUMN)
 # Number of clusters from which no note is needed. Ours.
 _MANY = 10
 
@@ -46,7 +47,7 @@ class PairedDifference:
 
 
 def load_predictions(folder: Path) -> pd.DataFrame:
-    """The predictions in a folder, indexed by path: ``label``, ``true_label`` and maybe ``drawn_whole``, all text.
+    """The predictions in a folder, indexed by path: ``predicted_label``, ``true_label`` maybe ``cluster``; all text.
 
     Raises:
         InputError: There is no ``predictions.csv``, it cannot be read, or it has no true labels.
@@ -59,10 +60,14 @@ def load_predictions(folder: Path) -> pd.DataFrame:
         )
     try:
         # There is also a column for each class.
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=lambda name: name in _READ)
+        table = pd.read_csv(
+            file, dtype=str, keep_default_na=False, usecols=lambda name: name in (*_READ, *COLUMNS)
+        )
     except ValueError as error:  # also pandas' own errors and bytes that are not UTF-8
         raise InputError(f"{file} cannot be read ({error}). Leave the run out, or evaluate again.") from error
-    if not {"path", "label", "true_label"} <= set(table.columns):
+    if "predicted_label" not in table:  # of version 0.1
+        table = table.rename(columns=COLUMNS)
+    if not {"path", "predicted_label", "true_label"} <= set(table.columns):
         raise InputError(
             f"{file} has no column true_label: its images have no labels, or another version wrote it. "
             "Leave the run out, or evaluate again."
@@ -79,7 +84,7 @@ def saved_clusters(predictions: pd.DataFrame) -> pd.Series[int] | None:
 
 
 def save_predictions(folder: Path, predictions: pd.DataFrame) -> None:
-    """Write a table with columns ``path``, ``label`` and ``true_label`` for ``load_predictions``."""
+    """Write a table with columns ``path``, ``predicted_label`` and ``true_label`` for ``load_predictions``."""
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / PREDICTIONS_CSV, predictions)
 
@@ -90,7 +95,11 @@ def per_class_f1(predictions: pd.DataFrame) -> dict[str, float]:
 
     names = sorted(predictions["true_label"].unique())
     scores = f1_score(
-        predictions["true_label"], predictions["label"], labels=names, average=None, zero_division=0.0
+        predictions["true_label"],
+        predictions["predicted_label"],
+        labels=names,
+        average=None,
+        zero_division=0.0,
     )
     return dict(zip(names, scores.tolist(), strict=True))
 
@@ -147,11 +156,17 @@ def compare_predictions(
     both = common_images(first, second).sort_values()
     if not len(both):
         return None
-    names = sorted({*first.loc[both, "true_label"], *first.loc[both, "label"], *second.loc[both, "label"]})
+    names = sorted(
+        {
+            *first.loc[both, "true_label"],
+            *first.loc[both, "predicted_label"],
+            *second.loc[both, "predicted_label"],
+        }
+    )
     ids = {name: number for number, name in enumerate(names)}
     labels, one, other = (
         table.loc[both, column].map(ids).to_numpy(dtype=np.int64)
-        for table, column in ((first, "true_label"), (first, "label"), (second, "label"))
+        for table, column in ((first, "true_label"), (first, "predicted_label"), (second, "predicted_label"))
     )
     count, units = None, np.arange(len(both), dtype=np.int64)
     known = [

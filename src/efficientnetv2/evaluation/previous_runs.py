@@ -22,6 +22,7 @@ from efficientnetv2.evaluation.predictions import (
 )
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.legacy import run_file, upgrade
 
 # Number of the newest runs beside this one to look at. Ours.
 _MAX_RUNS = 20
@@ -128,17 +129,17 @@ def find_previous_run(
     Runs with optimistic metrics are passed over: what is better may look worse. A cross-validation is compared with
     another one whose folds have the same rule, ``split_by`` (None for a run).
     """
-    kind = next((name for name in RUN_MARKERS if (folder / name).exists()), None)
+    kind = next((name for name in RUN_MARKERS if run_file(folder, name).exists()), None)
     if kind is None:
         return None
     own, root = folder.resolve(), data_root(folder, list(predictions.index))
     reports = sorted(
         own.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True
     )
-    others = [file for file in reports if file.parent != own and (file.parent / kind).exists()]
+    others = [file for file in reports if file.parent != own and run_file(file.parent, kind).exists()]
     for file in others[:_MAX_RUNS]:
         try:
-            report = json.loads(file.read_text(encoding="utf-8"))
+            report = upgrade(json.loads(file.read_text(encoding="utf-8")))
             same_images = report["num_images"] == len(predictions) and report.get("split_by") == split_by
             if not same_images or report.get("optimistic"):
                 continue

@@ -34,6 +34,7 @@ from efficientnetv2.metrics.multilabel import (
 )
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.legacy import SCHEMA_VERSION
 
 # Rows of the per-class table: shown, and in total with those to unfold; more would be megabytes. Ours.
 _ROWS_OPEN, _ROWS = 25, 2_000
@@ -108,6 +109,7 @@ class Report:
         metrics, metadata = self.metrics, self.metadata
         values: dict[str, Any] = json_values(
             {
+                "schema_version": SCHEMA_VERSION,
                 "top1": metrics.top1,
                 "top5": metrics.top5,
                 **_averages(metrics),

@@ -17,6 +17,7 @@ from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.probability import Answer, probabilities, to_logits
 
 NAME = "ensemble.json"  # in a directory whose model files form an ensemble
@@ -159,7 +160,10 @@ def ensemble_members(folder: Path) -> list[Path]:
 
 def write_members(folder: Path, members: Sequence[str]) -> None:
     """Make the model files of a directory, by their relative paths, an ensemble."""
-    write_text_atomically(folder / NAME, json.dumps({"members": list(members)}, indent=1) + "\n")
+    write_text_atomically(
+        folder / NAME,
+        json.dumps({"schema_version": SCHEMA_VERSION, "members": list(members)}, indent=1) + "\n",
+    )
 
 
 def _merged_fingerprint(parts: Sequence[TrainingFingerprint | None]) -> TrainingFingerprint | None:

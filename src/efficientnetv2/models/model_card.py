@@ -18,10 +18,11 @@ from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, pluralize
+from efficientnetv2.utils.legacy import upgrade
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.utils.shell import shell_join
 
-FORMAT_VERSION = 4  # raised when an older package can no longer read what we write
+FORMAT_VERSION = 5  # raised when an older package can no longer read what we write
 
 UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, then pip install -e .)."
 
@@ -183,6 +184,9 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
             )
         # Format 1 had no models of other libraries, 2 had raster bands of three channels only, 3 had only softmax.
         plain = {"foreign": None, "answer": "softmax"} | plain if written < 4 else plain
+        if written < 5:  # had the words of version 0.1
+            fields = {"architecture", "preprocessing", "recipe", "metrics"} & plain.keys()
+            plain |= {name: upgrade(plain[name]) for name in fields}
         return TypeAdapter(Header).validate_python(plain | {"format_version": FORMAT_VERSION}), written
     except InputError:
         raise

@@ -15,6 +15,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_fields import all_fields, canonical_field, recipe_parts
 from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule, short_repr, truncate
+from efficientnetv2.utils.legacy import upgrade_recipe
 
 _SHOWN_CHARS = 200  # of a long value in a message. Ours
 # Parts of the accepted values in words (``training.recipe_fields``): lists and objects, numbers, literal words.
@@ -37,7 +38,7 @@ def read_recipe(file: Path) -> Recipe:
     Raises:
         InputError: The file does not exist, is not YAML, or has an unknown or invalid field.
     """
-    return validate_recipe(yaml_io.read(file), where=str(file))
+    return validate_recipe(upgrade_recipe(yaml_io.read(file)), where=str(file))
 
 
 def validate_recipe(plain: Any, *, where: str, options: Mapping[str, str] | None = None) -> Recipe:

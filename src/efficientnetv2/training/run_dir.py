@@ -17,6 +17,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.checkpoint import saved_steps
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.utils import legacy
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import (
     hint_for_os_error,
@@ -25,6 +26,7 @@ from efficientnetv2.utils.io import (
     write_atomically,
     write_text_atomically,
 )
+from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.logs import Recorder
 from efficientnetv2.utils.memory import first_line
 from efficientnetv2.utils.shell import shell_join
@@ -45,6 +47,7 @@ RUNNING = "running.lock"
 RUN_FILES = (
     "recipe.yaml", "run.json", "dataset.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
     "checkpoints", "model.safetensors", "probe", "against", LOCK, RUNNING, *REPORT_FILES,
+    *legacy.FILES.values(),
 )  # fmt: skip
 
 # By which a run directory, and that of a cross-validation, is recognized.
@@ -78,7 +81,7 @@ class RunDir:
     @property
     def dataset_file(self) -> Path:
         """Every image with its label and split."""
-        return self.path / "dataset.csv"
+        return run_file(self.path, "dataset.csv")
 
     @property
     def skipped_file(self) -> Path:
@@ -103,7 +106,7 @@ class RunDir:
     @property
     def beginning_file(self) -> Path:
         """How the run was started: command, and what was resolved."""
-        return self.path / "run.json"
+        return run_file(self.path, "run.json")
 
     @property
     def reported(self) -> bool:
@@ -338,7 +341,7 @@ def quarantine(file: Path, then: str) -> str:
 def _row(line: bytes) -> dict[str, Any] | None:
     """A row of ``metrics.jsonl``; None if the line is damaged."""
     try:
-        row = json.loads(line)
+        row = legacy.upgrade(json.loads(line))
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str):

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from efficientnetv2.training.run_dir import LOCK, RUNNING, RunDir
 from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import locked, output_dir
+from efficientnetv2.utils.legacy import FILES, run_file
 from efficientnetv2.utils.shell import shell_join
 
 # Where runs without --output go.
@@ -38,8 +39,8 @@ def validate_new_run_dir(path: Path) -> None:
             f"--output {path} holds a run already. Go on with it by --resume ({go_on}), or give another folder."
         )
     ours = {"probe", "against", "inspection", LOCK}
-    if _is_beginning(path / "run.json"):
-        ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv"}
+    if _is_beginning(run_file(path, "run.json")):
+        ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv", *FILES.values()}
     there = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in there if name not in ours and not name.endswith(".partial")]
     if others:

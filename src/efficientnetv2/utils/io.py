@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from efficientnetv2.utils import legacy
 from efficientnetv2.utils.errors import InputError
 
 # What mounts answer that sync no folders, or only for who may list them: some of FUSE, CIFS and vboxsf. The file is
@@ -71,6 +72,7 @@ def read_object(file: Path, *keys: str, fix: str) -> dict[str, Any]:
         raise InputError(f"{file}: {error.strerror or error}. {fix}") from error
     except (ValueError, RecursionError) as error:  # text that is not UTF-8 raises a ValueError too
         raise InputError(f"{file} is damaged ({error}). {fix}") from error
+    plain = legacy.upgrade(plain)
     missing = [key for key in keys if not isinstance(plain, dict) or key not in plain]
     if missing or not isinstance(plain, dict):
         what = f"it has no '{missing[0]}'" if missing else "it is not a JSON object"

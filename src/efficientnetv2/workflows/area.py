@@ -22,6 +22,7 @@ from efficientnetv2.geospatial.map_file import NODATA, count_classes, to_class_v
 from efficientnetv2.geospatial.pixel_area import distortion_warning
 from efficientnetv2.metrics.area import AdjustedAreas, adjusted_areas
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
+from efficientnetv2.utils.legacy import upgrade
 
 _logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
     """
     form = "effnetv2 evaluate MODEL DATA --output FOLDER"
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+        report = upgrade(json.loads(file.read_text(encoding="utf-8")))
         classes = list(report["class_names"])
         if "confusion_cells" in report:  # many classes: non-zero cells only
             true, mapped, counts = np.array(report["confusion_cells"], dtype=np.int64).reshape(-1, 3).T

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypedDict, TypeVar
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, get_args
 
 import torch
 from pydantic import ValidationError
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
+from efficientnetv2.preprocessing import CropMode
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training import recipe_fields
 from efficientnetv2.training.overrides import TrainOverrides
@@ -29,20 +30,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PathLike = str | os.PathLike[str]
-CropMode = Literal["squash", "center", "border"]
-TTA = Literal["none", "d4"]
 
-_CROP_MODES = {"squash": "whole", "center": "crop", "border": "pad"}
-_VIEWS = {"none": "one", "d4": "d4"}
 # Names of timm, Ultralytics and Keras whose nearest spelling here is another argument. Ours.
 _ELSEWHERE = {
-    **dict.fromkeys(("imgsz", "img_size", "image_size"), "image_size"),
-    **dict.fromkeys(("batch", "batch_size"), "batch_size"),
+    **dict.fromkeys(("imgsz", "img_size"), "image_size"),
+    "batch": "batch_size",
     **dict.fromkeys(("lr0", "learning_rate"), "lr"),
     **dict.fromkeys(("out", "output_dir", "project", "name"), "output"),
     "arch": "model",
     "pretrained": "weights",
-    "crop_mode": "crop_mode",
     "num_workers": "workers",
 }
 _TO_FILE = {
@@ -184,7 +180,7 @@ def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Tr
         minutes=number("minutes", given.get("minutes"), 0, whole=False),
         image_size=number("image_size", given.get("image_size"), *IMAGE_SIZE),
         batch_size=number("batch_size", given.get("batch_size"), 1, MAX_COUNT),
-        crop_mode=choice("crop_mode", given.get("crop_mode"), _CROP_MODES),
+        crop_mode=choice("crop_mode", given.get("crop_mode"), get_args(CropMode)),
         seed=number("seed", given.get("seed"), -math.inf),
         cache=given.get("cache"),
         settings=settings,
@@ -271,25 +267,18 @@ def number(name: str, value: Any, least: float, most: float = math.inf, *, whole
     return value
 
 
-def choice(name: str, value: str | None, choices: Mapping[str, str]) -> str | None:
-    """What an argument's value is called by the commands.
+def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
+    """A value that was checked; None stays None.
 
     Raises:
         InputError: There is no such value.
     """
-    if value is None:
-        return None
-    if value not in choices:
+    if value is not None and value not in choices:
         raise InputError(
             f"{name}: invalid value {value!r} (choose from {', '.join(choices)})"
             f"{did_you_mean(str(value), choices)}"
         )
-    return choices[value]
-
-
-def views_of(tta: str | None) -> str | None:
-    """Test-time augmentation as the commands call it."""
-    return choice("tta", tta, _VIEWS)
+    return value
 
 
 def path_text(name: str, value: Any) -> str:

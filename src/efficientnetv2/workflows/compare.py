@@ -21,6 +21,7 @@ from efficientnetv2.evaluation.plot_style import is_titled, png
 from efficientnetv2.evaluation.plots import draw_costs, draw_hyperparameters, draw_top1_over_time, stage_costs
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_dir, write_atomically, write_text_atomically
+from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.workflows.arguments import PathLike, api, path_of, path_text
 from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
 
@@ -67,6 +68,7 @@ class Comparison:
             for run in self.runs
         ]
         return {
+            "schema_version": SCHEMA_VERSION,
             "runs": rows,
             "gains": self._differences(self.paired),
             "unpaired": self._differences(self.unpaired),
@@ -140,7 +142,7 @@ def _is_comparison(file: Path) -> bool:
         plain = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(plain, dict) and plain.keys() - {"unpaired"} == {"runs", "gains"}
+    return isinstance(plain, dict) and plain.keys() - {"schema_version", "unpaired"} == {"runs", "gains"}
 
 
 def _write(out: Path, found: Comparison) -> None:

@@ -25,10 +25,12 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.shell import command_line
 
 RULES = ("auto", "class", "group", "place", "time")
+
 CROSSVAL_JSON = "crossval.json"
 # Fraction of the training images of a fold that selects among candidates. Ours, as in ``inference.linear_probe``.
 _SELECTION = 0.25
@@ -77,7 +79,7 @@ class CrossValConfig:
             (len(set(self.tries)) < count, "two --candidate are the same. Leave one out."),
             (0 < count < self.members,
              f"--ensemble {self.members} needs as many candidates, but there are {count} --candidate. Add candidates."),
-            (bool(self.try_settings) and not count, "--candidate-set needs --candidate. Leave it out, or add candidates."),
+            (bool(self.try_settings) and not count, "--candidate-set needs --candidate: add candidates."),
             (bool(self.try_settings) and not self.selects,
              f"--candidate-set holds during selection, but with --ensemble {self.members} all {count} tries answer and "
              "nothing is chosen. Leave it out, or take fewer members."),
@@ -255,6 +257,7 @@ class SavedCrossVal:
             if isinstance(value := getattr(self.words, name), Architecture | Recipe)
         }
         values = {
+            "schema_version": SCHEMA_VERSION,
             "command": command_line(),
             "words": asdict(self.words) | contents,
             "plan": asdict(self.config),

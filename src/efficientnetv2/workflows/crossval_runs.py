@@ -35,6 +35,7 @@ from efficientnetv2.training.run_dir import RunLog, quarantine, read_skipped
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.errors import InputError, format_duration, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
+from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.logs import attached, hushed
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.workflows.crossval_config import CrossValConfig, with_settings
@@ -64,7 +65,9 @@ def first_preprocessing(folder: Path) -> Preprocessing:
     """Preprocessing of the model of the first fold."""
     run = folder / run_name(0)
     fix = f"Remove {run}, and --resume trains it again."
-    return Preprocessing.from_json(read_object(run / "run.json", "preprocessing", fix=fix)["preprocessing"])
+    return Preprocessing.from_json(
+        read_object(run_file(run, "run.json"), "preprocessing", fix=fix)["preprocessing"]
+    )
 
 
 def best_candidates(config: CrossValConfig, scores: Sequence[float]) -> tuple[int | None, ...]:

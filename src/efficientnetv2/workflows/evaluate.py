@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -25,20 +25,20 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import member_calibrations
 from efficientnetv2.models.memory_profile import infer_shapes
+from efficientnetv2.preprocessing import TTA
 from efficientnetv2.training.train_overlap import TrainOverlap, find_run, train_overlap
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (
-    TTA,
     PathLike,
     api,
+    choice,
     number,
     path_of,
     path_text,
     refuse_launched,
     source_of,
-    views_of,
 )
 from efficientnetv2.workflows.batch_predict import (
     InferenceOptions,
@@ -65,7 +65,7 @@ from efficientnetv2.workflows.test_time_augmentation import (
     over_own,
     several_sizes,
     size_curve,
-    views_asked,
+    tta_or_own,
 )
 
 _logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def _plan(model: str, data: DataConfig, options: EvaluateOptions, *, strict: boo
     network = model_file.load(model)
     own = network.preprocessing
     px = own.image_size if options.image_size is None else one_size(options.image_size, "--image-size")
-    preprocessing = replace(own, image_size=px, tta=views_asked(options.tta, own.tta))
+    preprocessing = replace(own, image_size=px, tta=tta_or_own(options.tta, own.tta))
     require_classes(network, model)
     require_image_channels(network, model)
     if network.answer == "sigmoid" and data.label_separator is None:
@@ -390,7 +390,7 @@ def evaluate(
         out=folder,
         image_size=number("image_size", image_size, 1),
         sizes=",".join(map(str, sizes)) or None,
-        tta=views_of(tta),
+        tta=choice("tta", tta, get_args(TTA)),
         slices=None if slices is None else ",".join(slices) or "none",
         costs=path_of("costs", costs),
         abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import torch
@@ -13,6 +14,7 @@ from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV
 from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
 from efficientnetv2.models import model_file
+from efficientnetv2.preprocessing import TTA
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -20,15 +22,14 @@ from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.workflows.active_learning import check_rank_output, require_rankable, write_ranking
 from efficientnetv2.workflows.arguments import (
-    TTA,
     PathLike,
     api,
+    choice,
     number,
     path_of,
     path_text,
     refuse_launched,
     source_of,
-    views_of,
 )
 from efficientnetv2.workflows.batch_predict import (
     InferenceOptions,
@@ -50,7 +51,7 @@ from efficientnetv2.workflows.predictions_io import (
     write_predictions,
     write_skipped,
 )
-from efficientnetv2.workflows.test_time_augmentation import for_own_views, views_asked
+from efficientnetv2.workflows.test_time_augmentation import for_own_views, tta_or_own
 
 _logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     require_classes(network, model)
     _check_separator(options.label_separator, network.class_names)
     own = network.preprocessing
-    preprocessing = replace(own, tta=views_asked(options.tta, own.tta))
+    preprocessing = replace(own, tta=tta_or_own(options.tta, own.tta))
     if out is not None:
         refuse_foreign_file(
             out,
@@ -185,7 +186,7 @@ def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions
 
 def _class_counts(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:
     """Numbers of images of the most frequent classes, and of those without a label, however few."""
-    labels = table["label"]
+    labels = table["predicted_label"]
     if separator is not None:
         labels = labels.str.split(separator, regex=False).explode()
     counts = labels.value_counts()
@@ -223,7 +224,7 @@ def predict(
         import efficientnetv2 as ev2
 
         table = ev2.predict("runs/mine", "new_photos/")
-        print(table[["path", "label", "probability"]])
+        print(table[["path", "predicted_label", "probability"]])
 
     Args:
         model: A run, a cross-validation, or the path of one or of a model file.
@@ -251,7 +252,7 @@ def predict(
         out=path_of("output", output),
         rank=path_of("rank", rank),
         abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
-        tta=views_of(tta),
+        tta=choice("tta", tta, get_args(TTA)),
         label_separator=label_separator,
     )
     table = predict_and_write(

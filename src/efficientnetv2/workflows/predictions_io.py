@@ -37,9 +37,10 @@ def predictions_table(
     abstain_below: float | None = None,
     separator: str | None = None,
 ) -> pd.DataFrame:
-    """A row per image: path, label (predicted), probability, true_label if known, and the probability of each class.
+    """A row per image: path, predicted_label, probability, true_label if known, and the probability of each class.
 
-    With more than 1,000 classes the five most probable instead: ``label``, ``probability``, ``label_2``, ...
+    With more than 1,000 classes the five most probable instead: ``predicted_label``, ``probability``,
+    ``predicted_label_2``, ...
 
     Args:
         predictions: n predictions of K classes.
@@ -60,9 +61,9 @@ def predictions_table(
             labels = np.flatnonzero(assigned)
             labels = labels[np.argsort(-row[labels], kind="stable")]
             cells.append(separator.join(class_names[label] for label in labels.tolist()))
-        table["label"] = cells
+        table["predicted_label"] = cells
     if abstain_below is not None:
-        table.loc[probabilities.max(axis=1) < abstain_below, "label"] = ""
+        table.loc[probabilities.max(axis=1) < abstain_below, "predicted_label"] = ""
     if clusters is not None:
         table = table.assign(**{CLUSTER_COLUMN: clusters})
     return table
@@ -80,10 +81,10 @@ def _table(
     if len(names) > MOST_CLASSES:
         for place, column in enumerate(top_classes(probabilities, _BEST).T, start=1):
             suffix = f"_{place}" if place > 1 else ""
-            columns[f"label{suffix}"] = names[column]
+            columns[f"predicted_label{suffix}"] = names[column]
             columns[f"probability{suffix}"] = probabilities[np.arange(len(column)), column].round(6)
         return pd.DataFrame(columns | truth)
-    columns["label"] = names[probabilities.argmax(axis=1)]
+    columns["predicted_label"] = names[probabilities.argmax(axis=1)]
     columns["probability"] = probabilities.max(axis=1, initial=0.0).round(6)
     by_class = [_column_of(name, truth=bool(truth)) for name in class_names]
     # At once: pandas warns of tables that grow by a hundred columns.
@@ -93,8 +94,8 @@ def _table(
 
 
 def _column_of(name: str, *, truth: bool) -> str:
-    """Column of the probability of a class; a class may be called "path" or "label"."""
-    taken = {"path", "label", "probability", *(("true_label", CLUSTER_COLUMN) if truth else ())}
+    """Column of the probability of a class; a class may be called "path" or "probability"."""
+    taken = {"path", "predicted_label", "probability", *(("true_label", CLUSTER_COLUMN) if truth else ())}
     return f"probability of {name}" if name in taken else name
 
 

@@ -61,7 +61,8 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
 
 
 def _is_answers(file: Path) -> bool:
-    return {"path", "label", "true_label"} <= set(csv_columns(file))
+    columns = set(csv_columns(file))
+    return {"path", "true_label"} <= columns and bool({"predicted_label", "label"} & columns)
 
 
 def _is_report(file: Path) -> bool:

@@ -179,7 +179,7 @@ def by_picture(predictions: Predictions, dataset: ImageDataset, class_names: Seq
     shown = dataset.select(predictions.samples)
     called = predictions.probabilities.argmax(axis=1)
     return pd.DataFrame(
-        {"label": [class_names[one] for one in called], "true_label": list(shown.table["label"])},
+        {"predicted_label": [class_names[one] for one in called], "true_label": list(shown.table["label"])},
         index=pd.Index(shown.paths),
     )
 

@@ -24,7 +24,7 @@ _METRICS = (
 )  # fmt: skip
 _REPR_METRICS = 3  # Metrics of a repr. Ours.
 # Columns of predictions that hold text, whatever it looks like.
-_TEXT = ("path", "label", "true_label", *(f"label_{place}" for place in range(2, 6)))
+_TEXT = ("path", "predicted_label", "true_label", *(f"predicted_label_{place}" for place in range(2, 6)))
 
 
 class Result:

@@ -65,7 +65,7 @@ def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) 
     predictions = pd.DataFrame(
         {
             "path": probe.val_dataset.select(probe.val.samples).paths,
-            "label": [names[label] for label in probe.predicted],
+            "predicted_label": [names[label] for label in probe.predicted],
             "true_label": [names[label] for label in probe.val.labels],
         }
     )

@@ -95,25 +95,16 @@ def _trained_px(network: Network) -> int | None:
     return plan.last.image_size
 
 
-_VIEWS: tuple[TTA, ...] = get_args(TTA)
-
-
-def views_asked(word: str | None, own: TTA) -> TTA:
-    """The views of ``--tta``.
-
-    Args:
-        word: as given; None takes the model's own.
-        own: of the model.
-
-    Raises:
-        InputError: there are no such views.
-    """
+def tta_or_own(word: str | None, own: TTA) -> TTA:
+    """The value of ``--tta``, or the model's own. Raises InputError if it is unknown."""
     if word is None:
         return own
-    found = next((one for one in _VIEWS if one == word), None)
-    if found is None:
-        raise InputError(f"--tta is '{word}', but is one of {', '.join(_VIEWS)}{did_you_mean(word, _VIEWS)}")
-    return found
+    choices: tuple[TTA, ...] = get_args(TTA)
+    if word not in choices:
+        raise InputError(
+            f"--tta: invalid value '{word}' (choose from {', '.join(choices)}){did_you_mean(word, choices)}"
+        )
+    return choices[choices.index(word)]
 
 
 def for_own_views(network: Network, looking: Preprocessing) -> None:

@@ -47,6 +47,7 @@ from efficientnetv2.utils.distributed import (
     world_from_env,
 )
 from efficientnetv2.utils.errors import ReaderKilledError, pluralize
+from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.logs import attached, silenced
 from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import command_line, shell_join
@@ -332,6 +333,7 @@ def _run_facts(run: ResolvedRun, hardware: Hardware) -> dict[str, Any]:
     """What the run directory says of the start of the run, as plain values."""
     request, network = run.request, run.network
     facts: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
         "command": command_line(),
         "launch": hardware.world.launch,
         "auto_choices": list(run.notes),

@@ -79,7 +79,10 @@ _OURS_21K_RELEASED = (
     "as in efficientnetv2_s_released. 15 epochs of ImageNet are more than the 10,000 steps that the official code "
     "takes at least."
 )
-_LARGER = ". For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-size 480 --set eval_image_size=480"
+_LARGER = (
+    ". For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-size 480 "
+    "--set eval_image_size=480"
+)
 # size, image size, hours and top-1 of the paper's Table 7, top-1 of the checkpoints (authors' README, as timm measured)
 _FROM_21K = [
     ("s", 384, "84.9 % top-1; 9 hours", "84.9 % top-1 (their README), 84.3 %"),
