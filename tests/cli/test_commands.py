@@ -366,7 +366,7 @@ def test_predict_takes_a_single_picture_and_answers_programs(trained, tmp_path):
 def test_a_thousand_workers_are_lowered_and_told_why(verb, trained, tmp_path):
     """What trains is refused before anything runs, but after the workers have been counted."""
     answers = verb in ("predict", "evaluate")
-    words = (trained / "run", trained / "pictures") if answers else (tmp_path / "nowhere",)
+    words = (trained / "run", trained / "pictures") if answers else (tmp_path,)
     done = effnetv2(verb, *words, "--workers", "1000", "--device", "cpu", cwd=tmp_path)
     assert done.returncode == (0 if answers else 2), done.stderr
     (line,) = (line for line in done.stdout.splitlines() if "--workers 1000" in line)

@@ -50,7 +50,7 @@ def train(
     - `effnetv2 train photos/ --epochs 40 --set minival=0.1 --set patience=5`
     """
     began = time.monotonic()
-    from efficientnetv2.workflows.output_paths import refuse_run_inside_data
+    from efficientnetv2.workflows.output_paths import validate_run_paths
 
     modes = {"--resume": resume, "--dry-run": dry_run, "--preview": preview is not None}
     if sum(modes.values()) > 1:
@@ -66,7 +66,7 @@ def train(
             )  # fmt: skip
         return
     if not resume:
-        refuse_run_inside_data(data, out, "train")
+        validate_run_paths(data, out, "train")
     place = machine.place(out, resume=resume, baseline=baseline)
     with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen:
         if dry_run:

@@ -236,6 +236,13 @@ def load_dataset(
     return ImageDataset(**values, class_names=names, separator=label_separator)
 
 
+def refuse_missing(data: str) -> None:
+    """Refuse what is neither a file, a folder, shards nor a built-in dataset."""
+    path = Path(os.path.expanduser(data)).absolute()
+    if not (is_shards(data) or path.exists() or data in builtin_datasets.BUILTIN_NAMES):
+        raise InputError(_missing_message(data, path, require_labels=True))
+
+
 def _read(data: str, options: ReadOptions) -> ImageRecords:
     """Records of any source."""
     path = Path(os.path.expanduser(data)).absolute()

@@ -61,7 +61,7 @@ from efficientnetv2.workflows.crossval_config import (
 from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossValResults, write_crossval_report
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
-from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_run_inside_data
+from efficientnetv2.workflows.output_paths import refuse_inside_data, validate_run_paths
 from efficientnetv2.workflows.predictions_io import MOST_CLASSES, SKIPPED, write_skipped
 from efficientnetv2.workflows.results import CrossValidation
 
@@ -427,5 +427,5 @@ def cross_validate(
         compare_splits=compare_splits,
     )
     if not resume:
-        refuse_run_inside_data(source.data, place.out, "crossval")
+        validate_run_paths(source.data, place.out, "crossval")
     return CrossValidation(run_crossval(words, source, place, config))

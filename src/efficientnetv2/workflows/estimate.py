@@ -49,7 +49,7 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.explain import explain_predictions
-from efficientnetv2.workflows.output_paths import refuse_run_inside_data
+from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.report_sections import Known
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.train import load_run_data, validate_request
@@ -346,5 +346,5 @@ def estimate(
     words, source, place = run_arguments(
         estimate, data, recipe, overrides, output=output, device=device, workers=workers
     )
-    refuse_run_inside_data(source.data, place.out, "train")
+    validate_run_paths(source.data, place.out, "train")
     return Estimate(plan_run(words, source, place, began=began).to_json())

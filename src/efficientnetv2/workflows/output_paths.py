@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from efficientnetv2.data.builtin_datasets import is_cifar_folder
+from efficientnetv2.data.dataset import refuse_missing
 from efficientnetv2.data.image_folder import lists_images
 from efficientnetv2.data.shards.open import is_shards
 from efficientnetv2.training.run_lock import RUNS
@@ -69,9 +70,10 @@ def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None
     )
 
 
-def refuse_run_inside_data(data: str, out: Path | None, command: str) -> None:
-    """The same for a run directory (None: in ``runs/``), before anything that takes time to load."""
+def validate_run_paths(data: str, out: Path | None, command: str) -> None:
+    """Refuse missing data, and a run directory (None: in ``runs/``) in it, before anything is loaded or downloaded."""
     if rank_and_world_size() is None:  # else the first process says it for all, later
+        refuse_missing(data)
         refuse_inside_data(data, out or RUNS, "--output", command=command if out is None else None)
 
 

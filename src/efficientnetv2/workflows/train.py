@@ -56,7 +56,7 @@ from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.output_paths import (
     refuse_inside_data,
     refuse_replacing_data,
-    refuse_run_inside_data,
+    validate_run_paths,
 )
 from efficientnetv2.workflows.results import Run
 from efficientnetv2.workflows.resume import FinishedRun, report_finished, restore_dataset, resume_run
@@ -121,7 +121,7 @@ def train(
         output=output, device=device, workers=workers, resume=resume, baseline=baseline,
     )  # fmt: skip
     if not resume:
-        refuse_run_inside_data(source.data, options.out, "train")
+        validate_run_paths(source.data, options.out, "train")
     return Run(train_and_report(changes, source, options, began=began, callbacks=callbacks))
 
 
