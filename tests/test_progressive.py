@@ -284,7 +284,7 @@ def test_orders_that_cannot_be_are_refused(changes, sentence):
 
 def test_stages_of_the_same_time_have_steps_in_inverse_proportion_to_theirs():
     """Steps of 1, 2 and 4 s: 4 : 2 : 1 of them, so 40, 20 and 10 of 70, 40 s each."""
-    plan = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64)).in_time([1, 2, 4])
+    plan = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64)).with_stage_times([1, 2, 4])
     sizes = [plan.at(step, total_steps=70).image_size for step in range(70)]
     assert [sizes.count(px) for px in (32, 48, 64)] == [40, 20, 10]
 
@@ -296,9 +296,9 @@ def test_stages_of_the_same_time_have_steps_in_inverse_proportion_to_theirs():
 def test_each_stage_takes_the_share_of_the_time_that_is_wanted(stages, steps):
     """To the step that it cannot be divided by, and the four digits that are written down."""
     step_s, wanted = zip(*stages, strict=True)
-    plan = ProgressiveSchedule(stages=len(stages), image_size=Ramp(1, 1 + 7 * (len(stages) - 1))).in_time(
-        step_s, wanted
-    )
+    plan = ProgressiveSchedule(
+        stages=len(stages), image_size=Ramp(1, 1 + 7 * (len(stages) - 1))
+    ).with_stage_times(step_s, wanted)
     ends = sorted({plan.stage_end(step, total_steps=steps) for step in range(steps)})
     lengths = [end - first for first, end in zip([0, *ends], ends, strict=False)]
     seconds = [length * each for length, each in zip(lengths, step_s, strict=True)]
@@ -314,7 +314,7 @@ def test_each_stage_takes_the_share_of_the_time_that_is_wanted(stages, steps):
 )  # fmt: skip
 def test_times_that_are_not_the_stages_are_refused(step_s, stage_time, name):
     with pytest.raises(InputError, match=mentioning(name, "0", "3")):
-        ProgressiveSchedule(stages=3, image_size=Ramp(32, 64)).in_time(step_s, stage_time)
+        ProgressiveSchedule(stages=3, image_size=Ramp(32, 64)).with_stage_times(step_s, stage_time)
 
 
 def test_a_small_last_stage_has_no_smaller_ones_than_a_pixel():

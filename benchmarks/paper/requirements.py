@@ -45,7 +45,7 @@ def _library(model: str) -> None:
 
 
 def _weights(weights: str) -> None:
-    if weights in pretrained.names():
+    if weights in pretrained.weight_names():
         hub.fetch(weights)
     elif not Path(weights).exists():
         load_weights(weights)

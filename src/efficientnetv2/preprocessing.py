@@ -25,7 +25,7 @@ SYMMETRIC_STD = (128 / 255,) * 3
 
 # 4,096 px is where a single image's activations outgrow today's GPUs. The others leave room for any statistics of
 # values in [0, 1], and keep the input of a network finite. Ours.
-MOST_PX = 4096
+MAX_IMAGE_SIZE = 4096
 _MOST_MEAN = 1_000
 _STD = (1e-6, 1e6)
 
@@ -156,9 +156,9 @@ class Preprocessing:
     @field_validator("image_size")
     @classmethod
     def _positive(cls, value: int) -> int:
-        if not 1 <= value <= MOST_PX:
+        if not 1 <= value <= MAX_IMAGE_SIZE:
             raise ValueError(
-                f"image_size is {short_repr(value)}, but is at least 1 pixel and at most {MOST_PX:,}"
+                f"image_size is {short_repr(value)}, but is at least 1 pixel and at most {MAX_IMAGE_SIZE:,}"
             )
         return value
 

@@ -84,7 +84,7 @@ def test_a_person_gets_sentences_below_their_name_and_a_program_a_line_for_each(
     ("words", "names"),
     [
         (("models",), NAMES),
-        (("models", "--pretrained"), pretrained.names()),
+        (("models", "--pretrained"), pretrained.weight_names()),
         (("recipes",), ("quick", "finetune")),
     ],
 )

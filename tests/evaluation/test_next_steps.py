@@ -17,7 +17,7 @@ from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.selective import coverage_curve
-from efficientnetv2.models.pretrained import best
+from efficientnetv2.models.pretrained import ranked_weights
 from efficientnetv2.utils.rng import Key
 
 NAMES = ("daisy", "rose", "tulip")
@@ -33,7 +33,7 @@ CURVE = {
 def facts(*, weights=None, px=224, command="effnetv2 train flowers --output runs/a --epochs 10", **more):
     recipe = {
         "model": MODEL,
-        "weights": weights or best(MODEL)[0],
+        "weights": weights or ranked_weights(MODEL)[0],
         "progressive": {"image_size": {"end": px}},
     }
     given = {"num_train_images": 500, "epochs": 20.0, "command": command, "recipe": recipe} | more
@@ -68,16 +68,16 @@ def test_where_labels_alone_limit_they_are_the_step():
 
 @pytest.mark.parametrize(
     ("weights", "topic"),
-    [("none", "weights"), (SHIPPED, "weights"), (best(MODEL)[0], "use"), ("runs/before", "use")],
+    [("none", "weights"), (SHIPPED, "weights"), (ranked_weights(MODEL)[0], "use"), ("runs/before", "use")],
 )
 def test_imagenet_weights_are_proposed_where_the_run_had_none_or_the_bundled_ones(weights, topic):
     step = next_steps(RIGHT, facts(weights=weights))[0]
     assert step.topic == topic
-    assert (best(MODEL)[0] in step.command) == (topic == "weights")
+    assert (ranked_weights(MODEL)[0] in step.command) == (topic == "weights")
 
 
 def test_imagenet_weights_that_lost_the_comparison_are_not_proposed():
-    starts = [{"weights": best(MODEL)[0], "value": 0.5}, {"weights": "none", "value": 0.6}]
+    starts = [{"weights": ranked_weights(MODEL)[0], "value": 0.5}, {"weights": "none", "value": 0.6}]
     told = facts(weights="none", extra={"weights_compared": {"starts": starts}})
     assert topics(next_steps(RIGHT, told)) == ["use"]
 
@@ -100,7 +100,7 @@ def test_a_run_that_ended_by_itself_is_not_made_longer():
 
 
 def test_where_training_made_the_start_worse_the_rate_is_lowered():
-    recipe = {"model": MODEL, "weights": best(MODEL)[0], "optimizer": {"lr": 0.0006}}
+    recipe = {"model": MODEL, "weights": ranked_weights(MODEL)[0], "optimizer": {"lr": 0.0006}}
     others = {"start_metric": 0.621, "trained_metric": 0.614}
     step = next_steps(RIGHT, facts(recipe=recipe, kept_model="start", extra=others))[0]
     assert "62.1\N{NO-BREAK SPACE}%" in step.reason

@@ -185,6 +185,6 @@ def test_what_is_for_one_network_is_refused_to_several(tmp_path):
 
 def test_what_trained_the_weights_of_a_member_has_been_seen_too():
     one, other = members()
-    one.trained_on = one.trained_on.begun_from(TrainingFingerprint(2, np.array([7, 8])), most=100)
+    one.trained_on = one.trained_on.started_from(TrainingFingerprint(2, np.array([7, 8])), most=100)
     known = Ensemble([one, other]).trained_on
     assert (known.pictures, known.marks.tolist(), known.earlier) == (6, [0, 1, 2, 7, 8, 10], None)

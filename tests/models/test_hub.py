@@ -119,7 +119,7 @@ def test_an_old_part_that_does_not_belong_is_thrown_away(server, hub):
 
 @pytest.mark.parametrize("name", [NAME, TORCHVISION])
 def test_another_content_than_announced_is_refused_and_not_kept(server, hub, name):
-    server.files[f"models/{pretrained.about(TORCHVISION).file}"] = CONTENT
+    server.files[f"models/{pretrained.get_weights(TORCHVISION).file}"] = CONTENT
     server.other_content = True
     with pytest.raises(InputError, match=mentioning("SHA-256")):
         fetch(name, hub)
@@ -264,7 +264,9 @@ def test_a_mirror_is_named_by_the_environment(server, tmp_path, monkeypatch):
 
 def test_torchvisions_files_are_checked_by_the_hash_in_their_names(server, hub, monkeypatch):
     file = f"efficientnet_b0-{sha256(CONTENT).hexdigest()[:8]}.pth"
-    monkeypatch.setitem(pretrained._TABLE, TORCHVISION, replace(pretrained.about(TORCHVISION), file=file))
+    monkeypatch.setitem(
+        pretrained._TABLE, TORCHVISION, replace(pretrained.get_weights(TORCHVISION), file=file)
+    )
     server.files[f"models/{file}"] = CONTENT
     server.breaks = [2**21]
     assert fetch(TORCHVISION, hub) == hub.torch_folder / file
@@ -324,7 +326,9 @@ def test_torchvisions_weights_by_name_give_its_logits(server, hub, monkeypatch, 
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     content = (tmp_path / "weights.pth").read_bytes()
     file = f"efficientnet_b0-{sha256(content).hexdigest()[:8]}.pth"
-    monkeypatch.setitem(pretrained._TABLE, TORCHVISION, replace(pretrained.about(TORCHVISION), file=file))
+    monkeypatch.setitem(
+        pretrained._TABLE, TORCHVISION, replace(pretrained.get_weights(TORCHVISION), file=file)
+    )
     server.files[f"models/{file}"] = content
     network = read_pretrained(fetch(TORCHVISION, hub), TORCHVISION)
     pictures = torch.randn(2, 3, 65, 65)
@@ -356,7 +360,11 @@ def test_timms_rows_are_what_timm_publishes():
         for tag, cfg in row.cfgs.items()
         if re.match(r"tf_efficientnet(v2)?_(b\d|l2|s|m|l|xl)$", model) and tag
     }
-    ours = {name: row for name in pretrained.names() if (row := pretrained.about(name)).source == "timm"}
+    ours = {
+        name: row
+        for name in pretrained.weight_names()
+        if (row := pretrained.get_weights(name)).source == "timm"
+    }
     assert set(ours) == set(theirs)
     for name, cfg in theirs.items():
         row, preprocessing = ours[name], ours[name].preprocessing
@@ -374,7 +382,11 @@ def test_timms_rows_are_what_timm_publishes():
 def test_torchvisions_rows_are_what_torchvision_publishes():
     from torchvision.models import get_model_weights
 
-    ours = [row for name in pretrained.names() if (row := pretrained.about(name)).source == "torchvision"]
+    ours = [
+        row
+        for name in pretrained.weight_names()
+        if (row := pretrained.get_weights(name)).source == "torchvision"
+    ]
     theirs = {weights.url: weights for row in ours for weights in get_model_weights(row.their_model)}
     assert {url(row.name, Hub(pytorch="https://download.pytorch.org")) for row in ours} == set(theirs)
     for row in ours:
@@ -401,19 +413,19 @@ def test_top1_is_that_of_timms_results_table():
         "efficientnet_l2.ns_jft_in1k_475": 88.246,
         "efficientnetv2_s.in21k": None,
     }
-    assert {name: pretrained.about(name).top1_percent for name in figures} == figures
+    assert {name: pretrained.get_weights(name).top1_percent for name in figures} == figures
 
 
 def test_the_best_weights_come_first():
-    assert pretrained.best("efficientnetv2_s") == (
+    assert pretrained.ranked_weights("efficientnetv2_s") == (
         "efficientnetv2_s.in21k_ft_in1k",
         "efficientnetv2_s.in1k",
         "efficientnetv2_s.tv_in1k",
         "efficientnetv2_s.in21k",
     )
-    assert {name for model in efficientnetv2.list_models() for name in pretrained.best(model)} == set(
-        efficientnetv2.list_models(pretrained=True)
-    )
+    assert {
+        name for model in efficientnetv2.list_models() for name in pretrained.ranked_weights(model)
+    } == set(efficientnetv2.list_models(pretrained=True))
 
 
 @pytest.mark.parametrize(
@@ -431,7 +443,7 @@ def test_the_best_weights_come_first():
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, message):
-    for ask in (pretrained.about, fetch, cached):
+    for ask in (pretrained.get_weights, fetch, cached):
         with pytest.raises(InputError, match=mentioning(*message)):
             ask(name)
 
@@ -442,7 +454,7 @@ def test_the_command_lists_them_and_says_which_are_here(tmp_path, monkeypatch):
     place.parent.mkdir(parents=True)
     place.write_bytes(b"x")
     rows = json.loads(effnetv2_fresh("models", "--pretrained", "--json", cwd=tmp_path).stdout)
-    assert [row["name"] for row in rows] == list(pretrained.names())
+    assert [row["name"] for row in rows] == list(pretrained.weight_names())
     assert [row["name"] for row in rows if row["cached"]] == [NAME]
     assert rows[0] == {
         "name": NAME,
@@ -489,5 +501,5 @@ def test_a_file_carried_under_its_name_is_read_as_the_name_is(server, hub, tmp_p
     carried = tmp_path / f"{name}.safetensors"
     shutil.copy(fetch(name, hub), carried)
     network, _ = load_weights(str(carried))
-    assert network.preprocessing == pretrained.about(name).preprocessing
+    assert network.preprocessing == pretrained.get_weights(name).preprocessing
     assert torch.equal(network.stem.conv.weight, read_pretrained(fetch(name, hub), name).stem.conv.weight)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.models.conversion.timm import stated_preprocessing
-from efficientnetv2.models.pretrained import about, names
+from efficientnetv2.models.pretrained import get_weights, weight_names
 
 timm = pytest.importorskip("timm")
 
@@ -52,7 +52,7 @@ def difference(pixels, theirs):
 )
 def test_pixels_are_timms(name, photographs):
     """Cropped (224 of 256 px, 240 of 272 px) and squeezed whole (480 px)."""
-    preprocessing = about(name).preprocessing
+    preprocessing = get_weights(name).preprocessing
     for path in photographs:
         assert (
             difference(load_eval_image(path, preprocessing), pixels_of_timm(config_of(name), path)).max()
@@ -73,7 +73,7 @@ def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_center_and_all
     crop where timm has it both are equal within the same 2 levels, and so are ours and a crop of the exact center; and
     on photographs the half pixel is less than 2 levels in the mean.
     """
-    preprocessing, config = about(name).preprocessing, config_of(name)
+    preprocessing, config = get_weights(name).preprocessing, config_of(name)
     assert preprocessing.image_size / preprocessing.crop_pct == pytest.approx(resized_px)
 
     def cut_at(image, offset_px):
@@ -89,8 +89,8 @@ def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_center_and_all
         assert difference(ours, theirs).mean() < 2
 
 
-@pytest.mark.parametrize("name", [name for name in names() if about(name).source == "timm"])
+@pytest.mark.parametrize("name", [name for name in weight_names() if get_weights(name).source == "timm"])
 def test_a_name_and_a_config_of_timm_give_the_same_preprocessing(name):
     stated, notes = stated_preprocessing(config_of(name), Path("config.json"))
-    assert stated == about(name).preprocessing
+    assert stated == get_weights(name).preprocessing
     assert not notes

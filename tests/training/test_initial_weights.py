@@ -121,7 +121,7 @@ def test_each_network_goes_on_from_its_own_21k_weights_at_its_own_size(size, px,
     recipe = get_recipe(f"imagenet_from_21k_{size}_{form}")
     begin = build_initial_model(recipe, class_names=("cat", "dog"), device=CPU)
     assert asked == [f"efficientnetv2_{size}.in21k"]
-    assert asked[0] in pretrained.names()
+    assert asked[0] in pretrained.weight_names()
     assert (begin.model, begin.network.num_classes) == (f"efficientnetv2_{size}", 2)
     assert (recipe.eval_image_size, recipe.progressive.last.image_size) == (px, px)
 

@@ -23,7 +23,7 @@ from efficientnetv2.training.losses import (
 )
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each, hot_labels
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, multi_hot
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -53,11 +53,11 @@ def test_the_weighted_loss_is_that_of_hard_labels():
     logits, labels = torch.randn(8, 3), torch.tensor([0, 1, 2, 0, 0, 1, 0, 2])
     weights = torch.tensor([0.5, 1.0, 3.0])
     expected = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * weights[labels]).mean()
-    targets = ClassTerms(weights=weights).targets(hot_labels(labels, 3), 0.0)
+    targets = ClassTerms(weights=weights).targets(multi_hot(labels, 3), 0.0)
     assert float(cross_entropy(logits, targets)) == pytest.approx(float(expected))
     # Smoothed, a picture counts as much as before: PyTorch smooths towards all classes with the label's weight too.
     smoothed = torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
-    targets = ClassTerms(weights=weights).targets(hot_labels(labels, 3), 0.1)
+    targets = ClassTerms(weights=weights).targets(multi_hot(labels, 3), 0.1)
     assert float(cross_entropy(logits, targets)) == pytest.approx(float((smoothed * weights[labels]).mean()))
 
 
@@ -73,7 +73,7 @@ def test_smoothing_never_makes_a_rare_class_the_answer_for_pictures_of_a_common_
     """Each class by itself, 200 to 1: what the loss is least at, with the smoothing that ``finetune`` has."""
     labels = np.repeat(np.arange(classes), [200] + [1] * (classes - 1))
     terms = class_terms(labels, classes, recipe(word))
-    targets = terms.targets(hot_labels(torch.arange(classes), classes), 0.1)
+    targets = terms.targets(multi_hot(torch.arange(classes), classes), 0.1)
     # A row for the pictures of each class: where the loss is least, the adjusted answer is the target.
     offsets = torch.zeros(classes) if terms.offsets is None else terms.offsets
     logits = (targets.log() - offsets).requires_grad_()
@@ -129,9 +129,9 @@ def test_pictures_that_are_repeated_are_augmented_more_strongly():
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     key, ids, plan = Key.of(0), np.arange(6), AugmentPlan(flip="none", randaugment_preset="monotone")
     factor = torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0, 2.0])
-    mixed = augment_each(images, StepSettings(32, randaugment=5), key, ids, plan, factor)
+    mixed = augment_images(images, StepSettings(32, randaugment=5), key, ids, plan, factor)
     for strength, rows in ((5, [0, 2, 4]), (10, [1, 3, 5])):
-        alone = augment_each(images[rows], StepSettings(32, randaugment=strength), key, ids[rows], plan)
+        alone = augment_images(images[rows], StepSettings(32, randaugment=strength), key, ids[rows], plan)
         assert torch.equal(mixed[rows], alone)
 
 

@@ -9,7 +9,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms import color, geometric
-from efficientnetv2.transforms.autoaugment import POLICY, autoaugment, choices
+from efficientnetv2.transforms.autoaugment import POLICY, autoaugment, draw_pairs
 from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.transforms.randaugment import OPERATIONS
 from efficientnetv2.utils.errors import InputError
@@ -33,7 +33,7 @@ def test_the_policy_is_the_one_that_timm_has_from_the_same_source():
 
 
 def test_pairs_are_drawn_uniformly_and_operations_with_their_share():
-    first, second = choices(KEY, np.arange(100_000))
+    first, second = draw_pairs(KEY, np.arange(100_000))
     for position, chosen in enumerate((first, second)):
         for name in {pair[position][0] for pair in POLICY}:
             expected = sum(pair[position][1] for pair in POLICY if pair[position][0] == name) / len(POLICY)
@@ -43,7 +43,7 @@ def test_pairs_are_drawn_uniformly_and_operations_with_their_share():
 
 
 def test_strengths_are_the_released_formulas_with_250_px_of_translation():
-    first, second = choices(KEY, np.arange(20_000))
+    first, second = draw_pairs(KEY, np.arange(20_000))
     seen = {
         name: set(np.round(chosen.strength[chosen.which == NAMES.index(name)], 6))
         for name, chosen in (
@@ -67,7 +67,7 @@ def test_the_pictures_are_what_the_choices_say_by_hand():
         "SolarizeAdd": color.solarize_add, "Posterize": color.posterize,
     }  # fmt: skip
     images, ids = noise(64), np.arange(64) + 1000
-    first, second = choices(KEY, ids)
+    first, second = draw_pairs(KEY, ids)
     augmented = autoaugment(images, key=KEY, ids=ids)
     for row in range(64):
         picture = images[row : row + 1]

@@ -104,7 +104,7 @@ def test_released_contrast_turns_about_the_number_of_pixels_over_256(px, level):
 def test_a_jitter_of_an_even_gray_is_its_brightness():
     """Contrast and saturation leave an even gray alone, so the values spread as brightness does."""
     images = torch.full((500, 3, 4, 4), 100, dtype=torch.uint8)
-    values = color.jitter(images, Key.of(0), range(500), strength=0.4)[:, 0, 0, 0].double()
+    values = color.color_jitter(images, Key.of(0), range(500), strength=0.4)[:, 0, 0, 0].double()
     assert 58 <= float(values.min()) <= 63
     assert 136 <= float(values.max()) <= 140
     assert abs(float(values.mean()) - 99.5) < 3.2  # 3 standard errors
@@ -118,7 +118,7 @@ def test_a_jitter_is_brightness_then_contrast_then_saturation():
         changed = step(expected, factor)
         assert not torch.equal(changed, expected)
         expected = changed
-    assert torch.equal(color.jitter(IMAGES, Key.of(0), ids, strength=strength), expected)
+    assert torch.equal(color.color_jitter(IMAGES, Key.of(0), ids, strength=strength), expected)
 
 
 def test_pictures_too_small_to_smooth_stay():

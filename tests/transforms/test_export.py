@@ -22,8 +22,8 @@ from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms import export as materialized
 from efficientnetv2.transforms import pipeline
-from efficientnetv2.transforms.export import copies_of, spread_copies, write_copies
-from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each
+from efficientnetv2.transforms.export import augmented_copies_of, spread_copies, write_copies
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -57,9 +57,9 @@ def test_copies_are_what_training_makes_of_the_picture():
         StepSettings(40, randaugment=5),
         AugmentPlan(flip="d4", randaugment_preset="monotone"),
     )
-    made = list(copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY))
+    made = list(augmented_copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY))
     for turn in range(3):
-        trained = augment_each(
+        trained = augment_images(
             torch.from_numpy(picture).permute(2, 0, 1)[None], setting, KEY, [(turn << 32) | 7], plan
         )
         assert (trained[0].permute(1, 2, 0).numpy() == made[turn]).all()
@@ -73,16 +73,18 @@ def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
 
     def made():
         return list(
-            copies_of(picture, row=7, count=12, setting=setting, plan=AugmentPlan(color=0.3), key=KEY)
+            augmented_copies_of(
+                picture, row=7, count=12, setting=setting, plan=AugmentPlan(color=0.3), key=KEY
+            )
         )
 
     batches = []
 
     def spy(images, *words):
         batches.append(len(images))
-        return augment_each(images, *words)
+        return augment_images(images, *words)
 
-    monkeypatch.setattr(materialized, "augment_each", spy)
+    monkeypatch.setattr(materialized, "augment_images", spy)
     together = made()
     monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * picture.nbytes + 1)
     apart = made()

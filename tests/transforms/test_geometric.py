@@ -30,7 +30,7 @@ def agreement(ours, pil):
 
 def test_a_flip_is_a_mirror_of_half_of_the_pictures():
     images = pictures(400, height=3, width=5)
-    flipped = geometric.horizontal_flip(images, KEY, range(400))
+    flipped = geometric.random_horizontal_flip(images, KEY, range(400))
     same = (flipped == images).flatten(1).all(1)
     mirrored = torch.from_numpy((flipped.numpy() == images.numpy()[..., ::-1]).reshape(400, -1).all(1))
     assert bool((same ^ mirrored).all())
@@ -39,8 +39,8 @@ def test_a_flip_is_a_mirror_of_half_of_the_pictures():
 
 def test_a_picture_is_flipped_alike_wherever_it_stands_in_a_batch():
     images = pictures(8)
-    together = geometric.horizontal_flip(images, KEY, range(8))
-    backwards = geometric.horizontal_flip(images.flip(0), KEY, list(reversed(range(8))))
+    together = geometric.random_horizontal_flip(images, KEY, range(8))
+    backwards = geometric.random_horizontal_flip(images.flip(0), KEY, list(reversed(range(8))))
     assert torch.equal(together, backwards.flip(0))
 
 
@@ -56,7 +56,7 @@ def test_the_eight_symmetries_are_those_of_pillow():
 
 def test_symmetries_are_drawn_uniformly():
     image = pictures(channels=1, height=5, width=5)
-    turned = geometric.symmetries(image.expand(1600, -1, -1, -1), KEY, range(1600))
+    turned = geometric.random_symmetry(image.expand(1600, -1, -1, -1), KEY, range(1600))
     counts = np.unique(turned.flatten(1).numpy(), axis=0, return_counts=True)[1]
     assert len(counts) == 8
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -64,7 +64,7 @@ def test_symmetries_are_drawn_uniformly():
 
 def test_symmetries_of_an_oblong_picture_are_refused():
     with pytest.raises(InputError, match="56 x 40 px"):
-        geometric.symmetries(pictures(), KEY, [0])
+        geometric.random_symmetry(pictures(), KEY, [0])
 
 
 @pytest.mark.parametrize("degrees", [-30.0, -7.5, 0.0, 12.3, 45.0, 90.0])
@@ -128,5 +128,6 @@ def test_memory_layout_changes_nothing():
     angles = torch.tensor([5.0, -3.0, 20.0, 0.0])
     assert torch.equal(geometric.rotate(last, angles), geometric.rotate(images, angles))
     assert torch.equal(
-        geometric.horizontal_flip(last, KEY, range(4)), geometric.horizontal_flip(images, KEY, range(4))
+        geometric.random_horizontal_flip(last, KEY, range(4)),
+        geometric.random_horizontal_flip(images, KEY, range(4)),
     )

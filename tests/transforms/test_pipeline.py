@@ -11,7 +11,7 @@ from scipy import stats
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms import pipeline
-from efficientnetv2.transforms.pipeline import AugmentPlan, augment, hot_labels, soft_labels, yes_or_no
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment, binary_targets, multi_hot, soft_labels
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -73,7 +73,7 @@ def test_large_batches_are_worked_on_in_portions_and_come_out_the_same(monkeypat
     images, labels = group()
     together = run(images, labels, STRONG)[0]
     monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * images[0].numel() + 1)
-    assert [part.stop - part.start for part in pipeline.portions(images)] == [5, 5, 5]
+    assert [part.stop - part.start for part in pipeline.cache_sized_slices(images)] == [5, 5, 5]
     assert torch.equal(run(images, labels, STRONG)[0], together)
 
 
@@ -98,21 +98,19 @@ def test_each_switch_changes_the_pictures():
 
 def test_label_smoothing_is_shared_by_all_classes():
     """0.1 over 5 classes: 0.9 + 0.02 for the true one."""
-    soft = soft_labels(hot_labels(torch.tensor([2]), 5), 0.1)
+    soft = soft_labels(multi_hot(torch.tensor([2]), 5), 0.1)
     assert soft[0].tolist() == pytest.approx([0.02, 0.02, 0.92, 0.02, 0.02])
 
 
 def test_several_labels_share_the_target():
     """arXiv:2104.00298, section 5.2: normalized to sum 1. Smoothed: 0.9 / 3 + 0.02 for each true one."""
     labels = torch.tensor([[0, 3, 4], [2, -1, -1], [1, 0, -1]])
-    soft = soft_labels(hot_labels(labels, 5), 0.0)
+    soft = soft_labels(multi_hot(labels, 5), 0.0)
     third = 1 / 3
     assert soft[0].tolist() == pytest.approx([third, 0, 0, third, third])
     assert soft[1:].tolist() == [[0, 0, 1, 0, 0], [0.5, 0.5, 0, 0, 0]]
-    assert soft_labels(hot_labels(labels, 5), 0.1)[0].tolist() == pytest.approx(
-        [0.32, 0.02, 0.02, 0.32, 0.32]
-    )
-    assert torch.equal(hot_labels(labels[:, 0], 5), hot_labels(labels[:, :1], 5))
+    assert soft_labels(multi_hot(labels, 5), 0.1)[0].tolist() == pytest.approx([0.32, 0.02, 0.02, 0.32, 0.32])
+    assert torch.equal(multi_hot(labels[:, 0], 5), multi_hot(labels[:, :1], 5))
 
 
 def test_mixed_pictures_of_multilabel_count_them_before_they_are_normalized():
@@ -182,15 +180,18 @@ def test_a_gpu_computes_what_the_cpu_does():
 
 def test_yes_or_no_has_each_label_whole_and_is_smoothed_towards_a_half():
     """0.1: 1 becomes 0.95, 0 becomes 0.05, and so many labels there are so many of the one."""
-    hot = hot_labels(torch.tensor([[0, 3, 4], [2, -1, -1]]), 5)
-    assert yes_or_no(hot, 0.0).tolist() == [[1, 0, 0, 1, 1], [0, 0, 1, 0, 0]]
-    assert yes_or_no(hot, 0.1)[0].tolist() == pytest.approx([0.95, 0.05, 0.05, 0.95, 0.95])
+    hot = multi_hot(torch.tensor([[0, 3, 4], [2, -1, -1]]), 5)
+    assert binary_targets(hot, 0.0).tolist() == [[1, 0, 0, 1, 1], [0, 0, 1, 0, 0]]
+    assert binary_targets(hot, 0.1)[0].tolist() == pytest.approx([0.95, 0.05, 0.05, 0.95, 0.95])
 
 
 def each_by_itself(images, labels, setting):
     ids = np.arange(len(images))
-    return augment(images, labels, setting=setting, key=KEY, ids=ids, mix_key=MIX, plan=AugmentPlan(),
-                   preprocessing=Preprocessing(setting.image_size), num_classes=5, targets=yes_or_no)[1]  # fmt: skip
+    preprocessing, plan = Preprocessing(setting.image_size), AugmentPlan()
+    return augment(
+        images, labels, setting=setting, key=KEY, ids=ids, mix_key=MIX, plan=plan,
+        preprocessing=preprocessing, num_classes=5, targets=binary_targets,
+    )[1]  # fmt: skip
 
 
 def test_mixed_pictures_are_of_each_class_as_much_as_of_each_other():

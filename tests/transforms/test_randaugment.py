@@ -7,8 +7,8 @@ from scipy import stats
 
 from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
 from efficientnetv2.transforms import color
-from efficientnetv2.transforms.color import jitter
-from efficientnetv2.transforms.randaugment import OPERATIONS, names_for, randaugment
+from efficientnetv2.transforms.color import color_jitter
+from efficientnetv2.transforms.randaugment import OPERATIONS, operation_names, randaugment
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -213,11 +213,11 @@ def test_cutout_cuts_the_released_square():
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_other_channels_get_what_does_to_each_the_same(channels):
     """A picture of n equal channels keeps them equal, and no operation looks at red, green and blue."""
-    assert names_for(channels) == names_for(channels, "possible")
-    assert names_for(channels) == (
+    assert operation_names(channels) == operation_names(channels, "possible")
+    assert operation_names(channels) == (
         "Rotate", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout",
     )  # fmt: skip
-    assert len(names_for(3)) == 16
+    assert len(operation_names(3)) == 16
     gray = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (200, 1, 24, 24), dtype=np.uint8))
     many = gray.repeat(1, channels, 1, 1)
     out = randaugment(many, magnitude=9, key=KEY, ids=range(200), preset="monotone")
@@ -229,7 +229,7 @@ def test_other_channels_get_what_does_to_each_the_same(channels):
 def test_a_jitter_of_other_channels_is_its_brightness():
     """Bands keep their proportions, but for rounding."""
     values = torch.tensor([40, 80, 120, 20], dtype=torch.uint8).view(1, 4, 1, 1).expand(300, 4, 6, 6)
-    out = jitter(values, KEY, range(300), strength=0.4)[:, :, 0, 0].double()
+    out = color_jitter(values, KEY, range(300), strength=0.4)[:, :, 0, 0].double()
     assert ((out[:, 1] - 2 * out[:, 0]).abs() <= 2).all()
     assert ((out[:, 2] - 3 * out[:, 0]).abs() <= 3).all()
     assert out[:, 1].std() > 10

@@ -168,8 +168,8 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
-    chain = alone.begun_from(replace(alone, chose=chose), most=100)
-    further = alone.begun_from(chain, most=100)  # of a third run
+    chain = alone.started_from(replace(alone, chose=chose), most=100)
+    further = alone.started_from(chain, most=100)  # of a third run
     for trained_on in (replace(alone, chose=chose), chain, further):
         network.trained_on = trained_on
         found = pretrain_overlap(place, network, prepared)
@@ -279,7 +279,7 @@ def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_
     """8 pictures trained the weights, 8 others the model, 8 chose it: 24 have done neither."""
     files = load_dataset(class_folders)
     first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
-    kept = replace(second, chose=chose).begun_from(first, most=100)
+    kept = replace(second, chose=chose).started_from(first, most=100)
     kept = TrainingFingerprint.from_json(kept.to_json())
     found = train_overlap(tmp_path / "m.safetensors", kept, files)
     assert (found.pictures, found.before, found.chose, found.exact) == (16, True, 8, True)
@@ -290,18 +290,18 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     """The third began from the second, that from the first, which had a third of the pictures each."""
     files = load_dataset(class_folders)
     first, second, third = (remembered(files.select(np.arange(part, 48, 4))) for part in range(3))
-    chain = third.begun_from(second.begun_from(first, most=100), most=100)
+    chain = third.started_from(second.begun_from(first, most=100), most=100)
     known = train_overlap(tmp_path / "m", chain, files)
     assert (known.pictures, known.exact, known.before) == (36, True, True)
     assert known.unseen.tolist() == list(range(3, 48, 4))
     alone = train_overlap(tmp_path / "m", chain, files.select(np.arange(2, 48, 4)))
     assert mentions(alone.note, "12")
     # Of more than a file has room for, an even part: then nobody knows of each picture that it is new.
-    short = third.begun_from(second.begun_from(first, most=100), most=8)
+    short = third.started_from(second.begun_from(first, most=100), most=8)
     assert (short.earlier.pictures, len(short.earlier.marks)) == (24, 8)
     known = train_overlap(tmp_path / "m", short, files)
     assert (known.pictures, known.exact, known.unseen) == (36, False, None)
-    sampled = third.begun_from(replace(second, pictures=120, earlier=first), most=100)
+    sampled = third.started_from(replace(second, pictures=120, earlier=first), most=100)
     known = train_overlap(tmp_path / "m", sampled, files)
     assert (known.pictures, known.exact, known.least, known.unseen) == (36, False, True, None)
     assert mentions(known.note, "36", "48")
@@ -312,7 +312,7 @@ def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
     quiet = {"strict": False}
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, minival=6, **quiet)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
-    network.trained_on = network.trained_on.begun_from(remembered(prepared.minival), most=100)
+    network.trained_on = network.trained_on.started_from(remembered(prepared.minival), most=100)
     assert pretrain_overlap(place, network, prepared) == PretrainOverlap()
 
 

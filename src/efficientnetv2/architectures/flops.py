@@ -70,12 +70,12 @@ def count_flops(
             f"image_size {image_size}, in_channels {in_channels}, num_classes {num_classes}: the first two are "
             "at least 1, num_classes at least 0 (0 is no classifier)"
         )
-    px = out_px(image_size, stride=2)
+    px = output_size(image_size, stride=2)
     stem = Cost(activation_bytes=in_channels * image_size**2 * FLOAT_BYTES)
     stem += _convolution(in_channels, architecture.stem_channels, kernel=3, px=px)
     rows = []
     for block in blocks(architecture):
-        in_px, px = px, out_px(px, stride=block.stride)
+        in_px, px = px, output_size(px, stride=block.stride)
         rows.append(_block(block, in_px=in_px, px=px))
     channels, width = architecture.stages[-1].channels, architecture.head_channels
     return NetworkCost(
@@ -87,7 +87,7 @@ def count_flops(
     )
 
 
-def out_px(px: int, *, stride: int) -> int:
+def output_size(px: int, *, stride: int) -> int:
     """Side of a convolution's output: either padding makes it ``px / stride``, rounded up."""
     return -(-px // stride)
 

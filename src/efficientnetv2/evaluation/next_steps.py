@@ -167,7 +167,7 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
     model, start = recipe.get("model"), str(recipe.get("weights"))
     if model not in NAMES or recipe.get("expected_dataset") is not None:
         return None
-    best = pretrained.best(model)
+    best = pretrained.ranked_weights(model)
     compared = [each["weights"] for each in metadata.extra.get("weights_compared", {}).get("starts", ())]
     bundled = start.endswith(f"{model}.safetensors") and Path(start).parent.name == "weights"
     if not best or not (start == "none" or bundled) or set(compared) & set(best):

@@ -361,7 +361,7 @@ def _run_batches(
 def _view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
     """(N, K) logits without the network's temperature; members of an ensemble apply their own."""
     if isinstance(network, Ensemble):
-        return network.blended(lambda member: _view_logits(member, inputs, tta))
+        return network.mean_logits(lambda member: _view_logits(member, inputs, tta))
     if tta == "none":
         logits: Tensor = network(inputs)
         return logits

@@ -74,9 +74,9 @@ class Ensemble(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of the members' mean probabilities, each calibrated by its own temperature."""
-        return self.blended(lambda member: member(x))
+        return self.mean_logits(lambda member: member(x))
 
-    def blended(self, ask: Callable[[Network], Tensor]) -> Tensor:
+    def mean_logits(self, ask: Callable[[Network], Tensor]) -> Tensor:
         """Logits (N, num_classes) of the members' mean probabilities, from ``ask``: a member to its logits.
 
         With test-time augmentation these are the mean over the views, which is what the temperature was fitted to.

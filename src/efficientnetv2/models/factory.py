@@ -148,7 +148,7 @@ def unknown_model_error(model: str) -> InputError:
     """The error for an unknown model name, with the names that it has here, in timm, torchvision or Keras."""
     name, dot, tag = model.partition(".")
     meant = _published_elsewhere(name)
-    if meant is not None and f"{meant}.{tag}" in pretrained.names():
+    if meant is not None and f"{meant}.{tag}" in pretrained.weight_names():
         meant += dot + tag
     there = [f"'{word}'" for word in [*_library_names(name, tag)] or _library_names(name, "")]
     if meant is not None:

@@ -29,7 +29,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.models.download import STALL_S, download, sha256_of
-from efficientnetv2.models.pretrained import Pretrained, Remote, about, names
+from efficientnetv2.models.pretrained import Pretrained, Remote, get_weights, weight_names
 from efficientnetv2.utils.cpu import call_with_timeout
 from efficientnetv2.utils.errors import InputError
 
@@ -88,7 +88,7 @@ def list_models(pretrained: bool = False) -> tuple[str, ...]:
 
         ev2.list_models(pretrained=True)  # ("efficientnetv2_b0.in1k", ...)
     """
-    return names() if pretrained else NAMES
+    return weight_names() if pretrained else NAMES
 
 
 def url(what: str | Remote, hub: Hub | None = None) -> str:
@@ -117,7 +117,7 @@ def fetch(what: str | Remote, hub: Hub | None = None) -> Path:
     torchvision has in the file name. A damaged file in the cache is downloaded again.
 
     Args:
-        what: One of ``pretrained.names()``, or a file of another library.
+        what: One of ``pretrained.weight_names()``, or a file of another library.
         hub: None is the user's environment.
 
     Raises:
@@ -209,7 +209,7 @@ def _ensure(
 
 
 def _remote(what: str | Remote) -> Remote:
-    return about(what) if isinstance(what, str) else what
+    return get_weights(what) if isinstance(what, str) else what
 
 
 def _lock(cache: Path, group: str, name: str) -> AbstractContextManager[object]:

@@ -152,14 +152,14 @@ def conversion_hint(path: Path) -> str:
     )
 
 
-def is_ours(metadata: Mapping[str, str]) -> bool:
+def has_header(metadata: Mapping[str, str]) -> bool:
     """Whether a safetensors file with this metadata is a model file."""
     return _KEY in metadata
 
 
 def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
     """The header of a model file in the newest format, and the format that it was written in. Raises InputError."""
-    if not is_ours(metadata):
+    if not has_header(metadata):
         whole = path.parent if (path.parent / "config.json").is_file() else path
         raise InputError(
             f"{path} is a safetensors file, but not a model file of efficientnetv2: its metadata has no "

@@ -211,7 +211,7 @@ def _file(path: Path) -> Path:
         return path
     if path.with_name(f"{path.name}.index").is_file():
         raise InputError(f"{path} is a TensorFlow checkpoint, not a model file. {conversion_hint(path)}")
-    if str(path) in pretrained.names():
+    if str(path) in pretrained.weight_names():
         raise InputError(
             f"{path} is a name of pretrained weights, not a file. To train from them: effnetv2 train DATA --weights "
             f"{path}. To write a model file, in Python: efficientnetv2.save('{path}.safetensors', "

@@ -63,30 +63,30 @@ class Pretrained(Remote):
         return self.name.partition(".")[0]
 
 
-def names() -> tuple[str, ...]:
+def weight_names() -> tuple[str, ...]:
     """Every name, V2 first."""
     return tuple(sorted(_TABLE, key=lambda name: NAMES.index(name.partition(".")[0])))
 
 
-def about(name: str) -> Pretrained:
+def get_weights(name: str) -> Pretrained:
     """The entry of a name. Raises InputError for an unknown model or tag, with the nearest name and all tags."""
     if name in _TABLE:
         return _TABLE[name]
     model = get_model_info(name.partition(".")[0]).name
-    known = [other for other in names() if other.startswith(f"{model}.")]
+    known = [other for other in weight_names() if other.startswith(f"{model}.")]
     raise InputError(
         f"there are no pretrained weights '{name}'{did_you_mean(name, known)} Known: {', '.join(known)}."
     )
 
 
-def best(model: str) -> tuple[str, ...]:
+def ranked_weights(model: str) -> tuple[str, ...]:
     """Every name of a model's weights, the first choice for fine-tuning first. Raises InputError for an unknown model.
 
     By published top-1, so that ``in21k_ft_in1k`` precedes ``in1k``; timm's before torchvision's, since they have the
     padding and epsilon of the published model; last those without a top-1.
     """
     model = get_model_info(model).name
-    known = [about(name) for name in names() if name.startswith(f"{model}.")]
+    known = [get_weights(name) for name in weight_names() if name.startswith(f"{model}.")]
     known.sort(
         key=lambda entry: (entry.top1_percent is None, entry.source != "timm", -(entry.top1_percent or 0))
     )

@@ -59,7 +59,7 @@ class TrainingFingerprint:
         others = [other for other in (self.earlier, self.chose) if other is not None]
         return self.share == 1 and not self.of_several and all(other.whole for other in others)
 
-    def begun_from(self, weights: TrainingFingerprint | None, *, most: int) -> Self:
+    def started_from(self, weights: TrainingFingerprint | None, *, most: int) -> Self:
         """This training, started from weights with a fingerprint; at most ``most`` hashes are kept of each kind."""
         if weights is None:
             return self

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from pydantic import Field, TypeAdapter
 
-from efficientnetv2.architectures.flops import out_px
+from efficientnetv2.architectures.flops import output_size
 from efficientnetv2.architectures.spec import Architecture, Block, blocks
 from efficientnetv2.inference.predict import eval_mode
 from efficientnetv2.models.factory import create
@@ -82,11 +82,11 @@ class StepTiming:
 
 def part_names(architecture: Architecture, *, image_size: int, num_classes: int) -> list[str]:
     """The parts of an architecture in order (stem, blocks, head), each named by all that its time depends on."""
-    px = out_px(image_size, stride=2)
+    px = output_size(image_size, stride=2)
     names = [f"stem {architecture.stem_channels} at {image_size}"]
     for block in blocks(architecture):
         names.append(_block_name(block, px))
-        px = out_px(px, stride=block.stride)
+        px = output_size(px, stride=block.stride)
     channels, width = architecture.stages[-1].channels, architecture.head_channels
     return [*names, f"head {channels}-{width} at {px}, {architecture.global_pool}, {num_classes} classes"]
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from efficientnetv2.preprocessing import MOST_PX
+from efficientnetv2.preprocessing import MAX_IMAGE_SIZE
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
 
@@ -79,7 +79,7 @@ class StepSettings:
 
 # What a value may be. The upper end of RandAugment's magnitude is that of the common implementations
 # (the paper goes to 25).
-IMAGE_SIZE = (1, MOST_PX)
+IMAGE_SIZE = (1, MAX_IMAGE_SIZE)
 RANGES = {
     "image_size": IMAGE_SIZE,
     "randaugment": (0, 30),
@@ -248,7 +248,7 @@ class ProgressiveSchedule:
         )
         return replace(self, image_size=ramp, size_multiple=multiple)
 
-    def in_time(
+    def with_stage_times(
         self, step_s: Sequence[float], stage_time: Sequence[float] | None = None
     ) -> ProgressiveSchedule:
         """The same schedule with stages so long that each takes its fraction of the time.

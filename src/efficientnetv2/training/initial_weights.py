@@ -73,7 +73,11 @@ def validate_model_name(model: str | Architecture) -> None:
             f"--model {model}: a model in your own code trains in your own loop, with the same progressive learning: "
             "docs/progressive.md, examples/loops."
         )
-    if (is_library_model(model) and "." in model) or Path(model).exists() or model in pretrained.names():
+    if (
+        (is_library_model(model) and "." in model)
+        or Path(model).exists()
+        or model in pretrained.weight_names()
+    ):
         raise InputError(
             f"--model {model}: that names weights, which include the model. Pass --weights {model}."
         )
@@ -136,7 +140,7 @@ def weights_candidates(
 def _published(model: str) -> tuple[WeightsCandidate | None, str]:
     """The best available published weights, and why better ones are not available."""
     reason = ""
-    for number, name in enumerate(pretrained.best(model)):
+    for number, name in enumerate(pretrained.ranked_weights(model)):
         where = "the cache" if hub.cached(name) else hub.url(name)
         if number and where != "the cache":
             continue  # the download failed once
@@ -164,7 +168,7 @@ def better_weights(model: str | Architecture, word: str) -> str | None:
         return None
     if word != "none" and Path(word).resolve().parent != BUNDLED:
         return None
-    return next(iter(pretrained.best(model)), None)
+    return next(iter(pretrained.ranked_weights(model)), None)
 
 
 def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network, tuple[str, ...]]:
@@ -188,7 +192,7 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
             )
         if is_model_file(path) or (path / "recipe.yaml").is_file():
             return model_file.load(path), ()
-        if path.stem in pretrained.names():  # a file of ``models --fetch``
+        if path.stem in pretrained.weight_names():  # a file of ``models --fetch``
             return convert.read_pretrained(path, path.stem), ()
         imported = convert.read(path, used=_USED)
         return imported.network, (f"recognized as {imported.theirs} of {imported.title}", *imported.notes)
@@ -217,23 +221,23 @@ def validate_weights_name(word: str) -> None:
         return
     if word.partition(".")[0] not in NAMES or "." not in word:
         raise _no_weights(word)
-    pretrained.about(word)
+    pretrained.get_weights(word)
 
 
 def _no_weights(word: str) -> InputError:
     """The error for unknown weights."""
     if word in NAMES:
-        tags = ", ".join(pretrained.best(word)) or "none"
+        tags = ", ".join(pretrained.ranked_weights(word)) or "none"
         return InputError(f"--weights {word}: that is a model. Its weights: {tags}.")
     if word.casefold() in _PRETRAINED:
         return InputError(f"--weights {word}: for the best pretrained weights, write --weights auto.")
     tag = _DATASETS.get(re.sub(r"[-_]|v\d$", "", word.casefold()))
     if tag is not None:
-        name = next(name for name in pretrained.names() if name.endswith(f".{tag}"))
+        name = next(name for name in pretrained.weight_names() if name.endswith(f".{tag}"))
         return InputError(
             f"--weights {word}: name the model too, such as --weights {name}. All names: effnetv2 models --pretrained"
         )
-    hint = did_you_mean(word, ["auto", "none", *pretrained.names()])
+    hint = did_you_mean(word, ["auto", "none", *pretrained.weight_names()])
     return InputError(
         f"--weights {word}: there is no such file, and no weights of that name{hint} Give a model file, "
         "weights of timm, torchvision or Keras, a name of effnetv2 models --pretrained, auto or none."

@@ -36,7 +36,7 @@ from efficientnetv2.training.optim import lr_factor
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.signals import DeferredWorkerDeath
 from efficientnetv2.training.train_state import RunLength, TrainState
-from efficientnetv2.transforms.pipeline import augment, yes_or_no
+from efficientnetv2.transforms.pipeline import augment, binary_targets
 from efficientnetv2.utils.device import Precision, autocast, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import MemoryShortError
@@ -264,7 +264,7 @@ def augment_batch(batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:
         preprocessing=context.preprocessing,
         num_classes=context.num_classes,
         stronger=None if terms.stronger is None else terms.stronger[first_labels.cpu()],
-        targets=terms.targets if context.activation == "softmax" else yes_or_no,
+        targets=terms.targets if context.activation == "softmax" else binary_targets,
     )
 
 

@@ -180,7 +180,7 @@ def _fingerprint(config: RunConfig) -> TrainingFingerprint | None:
     except InputError as error:  # remote shards are gone, which is no reason to lose the model
         _logger.info(f"The model file does not know the pictures that trained it: {error}")
         return None
-    return own.begun_from(config.network.trained_on, most=MAX_HASHED)
+    return own.started_from(config.network.trained_on, most=MAX_HASHED)
 
 
 def _select_eval_size(config: RunConfig, state: TrainState) -> EvalSizeSelection:

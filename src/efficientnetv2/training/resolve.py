@@ -67,7 +67,7 @@ from efficientnetv2.training.run_summary import (
 from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.training.train_overlap import pretrain_overlap
 from efficientnetv2.training.train_state import RunLength
-from efficientnetv2.transforms.autoaugment import refuse_channels
+from efficientnetv2.transforms.autoaugment import require_rgb
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.logs import as_details
 from efficientnetv2.utils.progress import progress
@@ -242,7 +242,7 @@ def resolve_recipe(
     """
     time = time or TimeConstraints()
     if recipe.augment.autoaugment:
-        refuse_channels(data.in_channels)
+        require_rgb(data.in_channels)
     # Image sizes: not far above those of the stored images.
     recipe, size_notes = limit_upscaling(recipe, data.stored_size)
     # Model and weights.

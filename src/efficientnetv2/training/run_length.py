@@ -156,7 +156,7 @@ def _lengths_by_time(recipe: Recipe, timings: StepTimings) -> tuple[Recipe, str]
     plan = recipe.progressive
     shares = None if recipe.stage_time == "equal" else recipe.stage_time
     step_s = [timings.step_s(plan.stage(index).image_size) for index in range(plan.stages)]
-    plan = plan.in_time(step_s, shares)
+    plan = plan.with_stage_times(step_s, shares)
     lengths = " : ".join(f"{100 * share:.3g}" for share in plan.weights)
     times = ", ".join(
         f"{1000 * seconds:,.3g}" if seconds < 1 else f"{1000 * seconds:,.0f}" for seconds in step_s

@@ -17,7 +17,7 @@ from efficientnetv2.preprocessing import RGB, Preprocessing
 from efficientnetv2.training.initial_weights import WeightsCandidate, better_weights, model_title
 from efficientnetv2.training.recipe import Recipe, Schedule
 from efficientnetv2.training.train_state import RunLength
-from efficientnetv2.transforms.randaugment import names_for
+from efficientnetv2.transforms.randaugment import operation_names
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.shell import shell_join
 
@@ -105,7 +105,9 @@ def channel_notes(recipe: Recipe, in_channels: int) -> list[str]:
     has_randaugment = any(stage.randaugment is not None for stage in stages)
     if in_channels == RGB or not (has_randaugment or recipe.augment.color):
         return []
-    operations = f"RandAugment draws from {', '.join(names_for(in_channels))}" if has_randaugment else ""
+    operations = (
+        f"RandAugment draws from {', '.join(operation_names(in_channels))}" if has_randaugment else ""
+    )
     jitter = "the jitter changes brightness alone" if recipe.augment.color else ""
     what = " and ".join(filter(None, (operations, jitter)))
     return [
@@ -143,7 +145,7 @@ def better_weights_note(recipe: Recipe, candidates: Sequence[WeightsCandidate]) 
     if recipe.weights == "none" and not candidates:
         return []
     name = better_weights(recipe.model, recipe.weights)
-    if name is None or any(found.word in pretrained.names() for found in candidates):
+    if name is None or any(found.word in pretrained.weight_names() for found in candidates):
         return []
     own = (
         "there are no ImageNet weights on this machine"

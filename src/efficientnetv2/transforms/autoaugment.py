@@ -16,7 +16,7 @@ from torch import Tensor
 
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.transforms.per_sample import Floats, as_ids
-from efficientnetv2.transforms.randaugment import OPERATIONS, operate
+from efficientnetv2.transforms.randaugment import OPERATIONS, apply_operations
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
 
@@ -58,7 +58,7 @@ _DRAWS = 5
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PairOperation:
     """One of the two operations of every image.
 
     Args:
@@ -70,19 +70,19 @@ class Chosen:
     strength: Floats
 
 
-def choices(key: Key, ids: npt.ArrayLike) -> tuple[Chosen, Chosen]:
+def draw_pairs(key: Key, ids: npt.ArrayLike) -> tuple[PairOperation, PairOperation]:
     """The first and second operation of each image."""
     draws = key.uniform_rows(as_ids(ids), _DRAWS)
     pair = (draws[:, 0] * len(POLICY)).astype(np.int64)
     return _chosen(pair, 0, draws[:, 1:3]), _chosen(pair, 1, draws[:, 3:5])
 
 
-def _chosen(pair: npt.NDArray[np.int64], turn: int, draws: Floats) -> Chosen:
+def _chosen(pair: npt.NDArray[np.int64], turn: int, draws: Floats) -> PairOperation:
     which = np.array([_NAMES.index(entry[turn][0]) for entry in POLICY])[pair]
     share = np.array([entry[turn][1] for entry in POLICY])[pair]
     table = [[_strength(*entry[turn], sign) for sign in (-1.0, 1.0)] for entry in POLICY]
     strength = np.array(table)[pair, (draws[:, 1] >= 0.5).astype(np.int64)]
-    return Chosen(np.where(draws[:, 0] < share, which, -1), strength)
+    return PairOperation(np.where(draws[:, 0] < share, which, -1), strength)
 
 
 def _strength(name: str, _share: float, level: int, sign: float) -> float:
@@ -93,7 +93,7 @@ def _strength(name: str, _share: float, level: int, sign: float) -> float:
     return float(formula(m, np.array([sign]), 1)[0])  # the released formulas do not look at the size
 
 
-def refuse_channels(channels: int) -> None:
+def require_rgb(channels: int) -> None:
     """Raise InputError unless images have three channels."""
     if channels != RGB:
         raise InputError(
@@ -104,8 +104,8 @@ def refuse_channels(channels: int) -> None:
 
 def autoaugment(images: Tensor, *, key: Key, ids: npt.ArrayLike) -> Tensor:
     """Apply one of the policy's pairs, drawn uniformly, to every (3, H, W) image."""
-    refuse_channels(images.shape[1])
+    require_rgb(images.shape[1])
     nowhere = np.zeros((len(images), 2))  # no operation of the policy makes a hole
-    for chosen in choices(key, ids):
-        images = operate(images, chosen.which, chosen.strength, nowhere, "released")
+    for chosen in draw_pairs(key, ids):
+        images = apply_operations(images, chosen.which, chosen.strength, nowhere, "released")
     return images

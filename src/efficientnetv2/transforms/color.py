@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.transforms.per_sample import as_ids, lines, on_device, pictures
+from efficientnetv2.transforms.per_sample import as_ids, from_rows, on_device, to_rows
 from efficientnetv2.utils.rng import Key
 
 
-def jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: float) -> Tensor:
+def color_jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: float) -> Tensor:
     """Multiply brightness, contrast and saturation, in this order, by factors uniform in [1 - strength, 1 + strength].
 
     Images of other than three channels get brightness only: contrast and saturation need a gray of red, green and blue.
@@ -69,8 +69,10 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert the values at or above a threshold, 0 (the negative) to 256 (unchanged)."""
     limit = threshold.to(torch.int16)[:, None, None]
-    below = ((lines(images).to(torch.int16) - limit) >> 15).to(torch.uint8)  # 255 below the threshold, else 0
-    return images ^ pictures(~below, images.shape[1])
+    below = ((to_rows(images).to(torch.int16) - limit) >> 15).to(
+        torch.uint8
+    )  # 255 below the threshold, else 0
+    return images ^ from_rows(~below, images.shape[1])
 
 
 def solarize_add(images: Tensor, addition: Tensor) -> Tensor:
@@ -82,14 +84,14 @@ def solarize_add(images: Tensor, addition: Tensor) -> Tensor:
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Away from gray (factor above 1) or towards it; ``ImageEnhance.Color``. Takes three channels."""
-    values = lines(images).float()
+    values = to_rows(images).float()
     colorless = _gray(values)[..., None].expand(-1, -1, -1, 3).flatten(2)
     return _blend(colorless, values, factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Away from the mean gray (factor above 1) or towards it; ``ImageEnhance.Contrast``. Takes three channels."""
-    values = lines(images).float()
+    values = to_rows(images).float()
     # In whole numbers: the mean, rounded half up, is exact for pictures of any size, on devices without doubles too.
     count = images.shape[2] * images.shape[3]
     mean = (2 * _gray(values).to(torch.int32).sum((1, 2)) + count) // (2 * count)
@@ -105,13 +107,13 @@ def released_contrast(images: Tensor, factor: Tensor) -> Tensor:
     Source: google/automl, efficientnetv2 (autoaugment, contrast).
     """
     level = min(255, images.shape[2] * images.shape[3] // 256)
-    return _blend(torch.full((), float(level), device=images.device), lines(images).float(), factor)
+    return _blend(torch.full((), float(level), device=images.device), to_rows(images).float(), factor)
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Each value times the factor; ``ImageEnhance.Brightness``."""
-    scaled = lines(images).float().mul_(factor[:, None, None])
-    return pictures(_levels(scaled), images.shape[1])
+    scaled = to_rows(images).float().mul_(factor[:, None, None])
+    return from_rows(_levels(scaled), images.shape[1])
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     if min(images.shape[2:]) < 3:
         return images
     channels = images.shape[1]
-    values = lines(images)
+    values = to_rows(images)
     wide = values.to(torch.int16)
     rows = (wide[:, :-2] + wide[:, 2:]).add_(wide[:, 1:-1])
     box = (rows[..., : -2 * channels] + rows[..., 2 * channels :]).add_(rows[..., channels:-channels])
@@ -130,7 +132,7 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     blended = smooth + (inner - smooth).mul_(factor[:, None, None])
     sharp = values.clone()
     sharp[:, 1:-1, channels:-channels] = _levels(blended)
-    return pictures(sharp, channels)
+    return from_rows(sharp, channels)
 
 
 def _gray(values: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ def _gray(values: Tensor) -> Tensor:
 def _blend(degenerate: Tensor, values: Tensor, factor: Tensor) -> Tensor:
     """From a degenerate image to the image and beyond, cut to 0..255 and truncated as Pillow does."""
     blended = (values - degenerate).mul_(factor[:, None, None]).add_(degenerate)
-    return pictures(_levels(blended), 3)
+    return from_rows(_levels(blended), 3)
 
 
 def _levels(values: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ def _finest(device: torch.device) -> torch.dtype:
 def _of_channels(images: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
     """The least or greatest value of each channel of each image: (N, C, H, W) to (N, C)."""
     # Over the rows first: long rows are compared many values at a time.
-    columns = extreme(lines(images), 1).view(len(images), -1, images.shape[1])
+    columns = extreme(to_rows(images), 1).view(len(images), -1, images.shape[1])
     return extreme(columns, 1)
 
 
@@ -178,10 +180,10 @@ def _channel_levels(images: Tensor) -> Tensor:
     count, channels, _, width = images.shape
     tables = torch.arange(count * channels, device=images.device, dtype=torch.int32) * 256
     along = tables.view(count, 1, channels).repeat(1, 1, width)  # of each value of a row
-    return lines(images).to(torch.int32).add_(along).view(-1)
+    return to_rows(images).to(torch.int32).add_(along).view(-1)
 
 
 def _look_up(images: Tensor, table: Tensor) -> Tensor:
     """Replace each value by its entry in the (N, C, 256) uint8 table of its channel and image."""
     values = table.view(-1).index_select(0, _channel_levels(images))
-    return pictures(values.view(lines(images).shape), images.shape[1])
+    return from_rows(values.view(to_rows(images).shape), images.shape[1])

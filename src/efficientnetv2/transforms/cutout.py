@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.transforms.per_sample import as_ids, choose, lines, on_device, pictures
+from efficientnetv2.transforms.per_sample import as_ids, from_rows, on_device, to_rows, where
 from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
@@ -38,18 +38,18 @@ def cutout(images: Tensor, *, fraction: float, key: Key, ids: npt.ArrayLike, fil
         raise InputError(f"cutout is {fraction:g}, but is the hole's side over the picture's: 0 to 1.")
     draws = on_device(key.uniform_rows(as_ids(ids), 3), images)
     reach = int(fraction * min(images.shape[2:])) // 2
-    mask = hole(images, torch.full_like(draws[:, 0], reach), draws[:, 0], draws[:, 1])
-    values, channels = lines(images), images.shape[1]
+    mask = hole_mask(images, torch.full_like(draws[:, 0], reach), draws[:, 0], draws[:, 1])
+    values, channels = to_rows(images), images.shape[1]
     if fill == "noise":
-        return pictures(choose(mask, lines(_noise(images, key, draws[:, 2])), values), channels)
+        return from_rows(where(mask, to_rows(_noise(images, key, draws[:, 2])), values), channels)
     mean = images.float().mean((2, 3))
     mean = mean if images.is_floating_point() else mean.round()
     filled = mean.to(images.dtype).repeat(1, images.shape[3])[:, None]  # (N, 1, W * C)
-    return pictures(choose(mask, filled, values), channels)
+    return from_rows(where(mask, filled, values), channels)
 
 
-def hole(images: Tensor, reach_px: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """A square hole from ``reach_px`` before a center pixel to ``reach_px`` after it, as a mask for ``lines``.
+def hole_mask(images: Tensor, reach_px: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """A square hole from ``reach_px`` before a center pixel to ``reach_px`` after it, as a mask for ``to_rows``.
 
     Args:
         reach_px: (N,) whole numbers.

@@ -18,7 +18,7 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import class_members
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.transforms.pipeline import AugmentPlan, augment_each, portions
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, cache_sized_slices
 from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.rng import Key
 
@@ -42,7 +42,7 @@ def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
     return copies
 
 
-def copies_of(
+def augmented_copies_of(
     picture: npt.NDArray[np.uint8],
     *,
     row: int,
@@ -63,8 +63,8 @@ def copies_of(
     """
     ids = (np.arange(count, dtype=np.int64) << 32) | row  # as data.sampler.BatchRequest counts draws
     images = torch.from_numpy(picture.transpose(2, 0, 1).copy()).expand(count, -1, -1, -1)  # a view
-    for part in portions(images):
-        changed = augment_each(images[part].contiguous(), setting, key, ids[part], plan)
+    for part in cache_sized_slices(images):
+        changed = augment_images(images[part].contiguous(), setting, key, ids[part], plan)
         yield from changed.permute(0, 2, 3, 1).contiguous().numpy()
 
 
@@ -99,7 +99,9 @@ def write_copies(
     paths: list[str] = []
     for row in np.flatnonzero(copies):
         picture = np.asarray(load_image(reader.source(int(row))))
-        made = copies_of(picture, row=int(row), count=int(copies[row]), setting=setting, plan=plan, key=key)
+        made = augmented_copies_of(
+            picture, row=int(row), count=int(copies[row]), setting=setting, plan=plan, key=key
+        )
         for number, copy in enumerate(made, start=1):
             paths.append(f"{FOLDER}/{row:06d}_{number}.jpg")
             _save(Image.fromarray(copy), folder / paths[-1])

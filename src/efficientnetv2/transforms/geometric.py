@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.transforms.per_sample import as_ids, by_group, lines, pictures
+from efficientnetv2.transforms.per_sample import apply_by_group, as_ids, from_rows, to_rows
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -17,13 +17,13 @@ from efficientnetv2.utils.rng import Key
 FILL = 128
 
 
-def horizontal_flip(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
+def random_horizontal_flip(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
     """Mirror each image, left to right, with probability 1/2. Any type and number of channels."""
     mirrored = key.uniform_rows(as_ids(ids), 1)[:, 0] < 0.5
-    return by_group(images, np.where(mirrored, 0, -1), lambda _group, _rows, part: part.flip(3))
+    return apply_by_group(images, np.where(mirrored, 0, -1), lambda _group, _rows, part: part.flip(3))
 
 
-def symmetries(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
+def random_symmetry(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
     """Turn and mirror each image into one of the eight symmetries of the square: for images without an upright.
 
     Raises:
@@ -36,7 +36,7 @@ def symmetries(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
             "Train on squares, or use flip 'horizontal'."
         )
     which = (key.uniform_rows(as_ids(ids), 1)[:, 0] * 8).astype(np.int64)
-    return by_group(images, which, lambda group, _rows, part: symmetry(part, group))
+    return apply_by_group(images, which, lambda group, _rows, part: symmetry(part, group))
 
 
 def symmetry(images: Tensor, index: int) -> Tensor:
@@ -110,8 +110,8 @@ def translate_y(images: Tensor, offset_px: Tensor) -> Tensor:
     steps = _steps(offset_px)[:, None]
     height = images.shape[2]
     # A picture as one long row of which each of its rows is a pixel.
-    moved = _slide(lines(images).flatten(1)[:, None], steps, unit=lines(images).shape[2], fill=FILL)
-    return pictures(moved.view(len(images), height, -1), images.shape[1])
+    moved = _slide(to_rows(images).flatten(1)[:, None], steps, unit=to_rows(images).shape[2], fill=FILL)
+    return from_rows(moved.view(len(images), height, -1), images.shape[1])
 
 
 def _slide(rows: Tensor, steps: Tensor, *, unit: int, fill: int) -> Tensor:
@@ -128,7 +128,7 @@ def _slide(rows: Tensor, steps: Tensor, *, unit: int, fill: int) -> Tensor:
 def _slide_rows(images: Tensor, steps: Tensor) -> Tensor:
     """Move each row of pixels by its own (N, H) steps."""
     channels = images.shape[1]
-    return pictures(_slide(lines(images), steps, unit=channels, fill=FILL), channels)
+    return from_rows(_slide(to_rows(images), steps, unit=channels, fill=FILL), channels)
 
 
 def _steps(offset: Tensor) -> Tensor:

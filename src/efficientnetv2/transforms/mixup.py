@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.transforms.per_sample import Floats, lines, on_device, pictures
+from efficientnetv2.transforms.per_sample import Floats, from_rows, on_device, to_rows
 from efficientnetv2.utils.rng import Key
 
 
@@ -70,8 +70,8 @@ def cutmix(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[T
     # A weight of exactly 0 or 1 per value, in the memory's own order: far faster than torch.where.
     across = on_device(columns.repeat(channels, axis=1).astype(np.float32), images)[:, None, :]
     box = (on_device(rows.astype(np.float32), images)[:, :, None] * across).to(images.dtype)
-    pasted = torch.lerp(lines(images), lines(images).flip(0), box)
-    return pictures(pasted, channels), torch.lerp(labels, labels.flip(0), share)
+    pasted = torch.lerp(to_rows(images), to_rows(images).flip(0), box)
+    return from_rows(pasted, channels), torch.lerp(labels, labels.flip(0), share)
 
 
 def _beta(images: Tensor, labels: Tensor, alpha: float, key: Key) -> Floats:

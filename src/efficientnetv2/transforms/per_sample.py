@@ -1,7 +1,7 @@
 """Different operations on different images of a batch, without a loop over images.
 
 Images stay in channels-last memory, in which they are read and the model works. Operations compute on the long rows
-of ``lines``. Draws are made on the CPU, so the operation of each image is known there, and nothing waits for the
+of ``to_rows``. Draws are made on the CPU, so the operation of each image is known there, and nothing waits for the
 device.
 """
 
@@ -32,18 +32,18 @@ def on_device(values: npt.NDArray[np.generic], like: Tensor) -> Tensor:
     return to_device(tensor.to(dtype), like.device)
 
 
-def lines(images: Tensor) -> Tensor:
+def to_rows(images: Tensor) -> Tensor:
     """The rows of images, channels side by side: (N, C, H, W) to (N, H, W * C). A view of channels-last memory."""
     return images.permute(0, 2, 3, 1).flatten(2)
 
 
-def pictures(rows: Tensor, channels: int) -> Tensor:
-    """The inverse of ``lines``: (N, H, W * C) to (N, C, H, W) in channels-last memory, a view."""
+def from_rows(rows: Tensor, channels: int) -> Tensor:
+    """The inverse of ``to_rows``: (N, H, W * C) to (N, C, H, W) in channels-last memory, a view."""
     count, height, _ = rows.shape
     return rows.view(count, height, -1, channels).permute(0, 3, 1, 2)
 
 
-def by_group(
+def apply_by_group(
     images: Tensor, groups: npt.NDArray[np.integer], apply: Callable[[int, Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Apply one operation per group of images.
@@ -70,7 +70,7 @@ def by_group(
     return out.permute(0, 3, 1, 2)
 
 
-def choose(bits: Tensor, where_true: Tensor, where_false: Tensor) -> Tensor:
+def where(bits: Tensor, where_true: Tensor, where_false: Tensor) -> Tensor:
     """``torch.where`` for images; bitwise for uint8 (bits are 255 or 0), an order of magnitude faster on a CPU."""
     if where_false.dtype != torch.uint8:
         return torch.where(bits.bool(), where_true, where_false)

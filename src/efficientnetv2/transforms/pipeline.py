@@ -16,16 +16,14 @@ from torch.nn import functional
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.autoaugment import autoaugment
-from efficientnetv2.transforms.color import jitter
+from efficientnetv2.transforms.color import color_jitter
 from efficientnetv2.transforms.cutout import Fill, cutout
-from efficientnetv2.transforms.geometric import horizontal_flip, symmetries
+from efficientnetv2.transforms.geometric import random_horizontal_flip, random_symmetry
 from efficientnetv2.transforms.mixup import mix
 from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.transforms.per_sample import as_ids
 from efficientnetv2.transforms.randaugment import Colors, RandAugmentPreset, randaugment
 from efficientnetv2.utils.rng import Key
-
-__all__ = ["AugmentPlan", "Flip", "RandAugmentPreset", "augment", "hot_labels", "soft_labels", "yes_or_no"]
 
 Flip = Literal["none", "horizontal", "d4"]
 Targets = Callable[[Tensor, float], Tensor]
@@ -90,15 +88,15 @@ def augment(
         InputError: A number of channels that the mean or AutoAugment does not fit.
     """
     numbers, floats = as_ids(ids), _floats_like(images)
-    for part in portions(images):
+    for part in cache_sized_slices(images):
         factor = None if stronger is None else stronger[part]
-        changed = augment_each(images[part], setting, key, numbers[part], plan, factor)
+        changed = augment_images(images[part], setting, key, numbers[part], plan, factor)
         normalize(changed, mean=preprocessing.mean, std=preprocessing.std, out=floats[part])
-    mixed, counted = mix(floats, hot_labels(labels, num_classes), setting, mix_key)
+    mixed, counted = mix(floats, multi_hot(labels, num_classes), setting, mix_key)
     return mixed, (targets or soft_labels)(counted, setting.label_smoothing)
 
 
-def hot_labels(labels: Tensor, num_classes: int) -> Tensor:
+def multi_hot(labels: Tensor, num_classes: int) -> Tensor:
     """(N, K) float32, 1 for each class of an image, from labels (N,) or (N, M) with -1 after the last."""
     if labels.ndim == 1:
         return functional.one_hot(labels, num_classes).float()
@@ -113,7 +111,7 @@ def soft_labels(
     """Label distributions (N, K): label counts in proportion, a fraction of which is spread over all classes.
 
     Args:
-        counted: (N, K) float of ``hot_labels``, mixed or not; each row has something above 0.
+        counted: (N, K) float of ``multi_hot``, mixed or not; each row has something above 0.
         smoothing: The fraction, 0 to 1.
         weights: (K,) of the classes. An image counts as much as its labels do, so that a row sums to that; its smoothed
             fraction counts as its image does, also where it goes to a rare class.
@@ -130,7 +128,7 @@ def soft_labels(
     return weighed * (1 - smoothing) + weighed.sum(dim=1, keepdim=True) * each
 
 
-def yes_or_no(counted: Tensor, smoothing: float) -> Tensor:
+def binary_targets(counted: Tensor, smoothing: float) -> Tensor:
     """Multi-label targets (N, K): label counts moved towards 1/2 by the fraction ``smoothing``, so that 1/2 stays.
 
     Source: Keras' ``BinaryCrossentropy``.
@@ -150,14 +148,14 @@ def _floats_like(images: Tensor) -> Tensor:
     return torch.from_numpy(np.empty((count, height, width, channels), np.float32)).permute(0, 3, 1, 2)
 
 
-def portions(images: Tensor) -> list[slice]:
+def cache_sized_slices(images: Tensor) -> list[slice]:
     """Slices of images to work on at a time: all of them, but on a CPU few enough for its caches and its allocator."""
     bytes_each = images[0].numel() if len(images) else 1
     most = max(1, _PORTION_BYTES // bytes_each) if images.device.type == "cpu" else len(images)
     return [slice(first, first + most) for first in range(0, len(images), most)]
 
 
-def augment_each(
+def augment_images(
     images: Tensor,
     setting: StepSettings,
     key: Key,
@@ -167,11 +165,11 @@ def augment_each(
 ) -> Tensor:
     """The part of ``augment`` that changes each image by itself, before it is normalized: uint8 to uint8."""
     if plan.flip == "horizontal":
-        images = horizontal_flip(images, key.fold("flip"), ids)
+        images = random_horizontal_flip(images, key.fold("flip"), ids)
     elif plan.flip == "d4":
-        images = symmetries(images, key.fold("flip"), ids)
+        images = random_symmetry(images, key.fold("flip"), ids)
     if plan.color:
-        images = jitter(images, key.fold("colour"), ids, strength=plan.color)
+        images = color_jitter(images, key.fold("colour"), ids, strength=plan.color)
     if plan.autoaugment:
         images = autoaugment(images, key=key.fold("autoaugment"), ids=ids)
     if setting.randaugment is not None:

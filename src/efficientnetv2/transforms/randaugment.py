@@ -24,8 +24,16 @@ from torch import Tensor
 
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.transforms import color, geometric
-from efficientnetv2.transforms.cutout import hole
-from efficientnetv2.transforms.per_sample import Floats, as_ids, by_group, choose, lines, on_device, pictures
+from efficientnetv2.transforms.cutout import hole_mask
+from efficientnetv2.transforms.per_sample import (
+    Floats,
+    apply_by_group,
+    as_ids,
+    from_rows,
+    on_device,
+    to_rows,
+    where,
+)
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -81,9 +89,9 @@ def _strong(function: Callable[[Tensor, Tensor], Tensor]) -> Apply:
 
 
 def _cut(images: Tensor, arguments: Arguments) -> Tensor:
-    values = lines(images)
+    values = to_rows(images)
     fill = torch.full_like(values[:1, :1, :1], geometric.FILL)
-    return pictures(choose(hole(images, *arguments), fill, values), images.shape[1])
+    return from_rows(where(hole_mask(images, *arguments), fill, values), images.shape[1])
 
 
 def _whole(values: Floats, low: int, high: int) -> Floats:
@@ -154,7 +162,7 @@ def _drawn(colors: Colors, channels: int) -> npt.NDArray[np.int64]:
     return np.array([i for i, one in enumerate(OPERATIONS) if one.name not in left_out])
 
 
-def names_for(channels: int, colors: Colors = "any") -> tuple[str, ...]:
+def operation_names(channels: int, colors: Colors = "any") -> tuple[str, ...]:
     """Names of the operations that images of so many channels get."""
     return tuple(OPERATIONS[i].name for i in _drawn(colors, channels))
 
@@ -176,7 +184,7 @@ def randaugment(
             ``released``, posterize would keep 10 bits at level 25).
         preset: Column of the table; see the module.
         layers: Operations per image; 2 as released.
-        colors: The operations to draw from; ``any`` as released. See ``names_for`` for other than three channels.
+        colors: The operations to draw from; ``any`` as released. Fewer for other than three channels.
 
     Raises:
         InputError: A level below 0 or not finite.
@@ -202,10 +210,10 @@ def _one_layer(
     for index in np.unique(which):
         rows = which == index
         strength[rows] = OPERATIONS[index].formula(preset)(m[rows], sign[rows], px)
-    return operate(images, which, strength, draws[:, 2:4], preset)
+    return apply_operations(images, which, strength, draws[:, 2:4], preset)
 
 
-def operate(
+def apply_operations(
     images: Tensor,
     which: npt.NDArray[np.int64],
     strength: Floats,
@@ -226,4 +234,4 @@ def operate(
         function = (preset == "released" and operation.released_apply) or operation.apply
         return function(part, Arguments(*arguments.index_select(0, rows).unbind(1)))
 
-    return by_group(images, which, apply)
+    return apply_by_group(images, which, apply)

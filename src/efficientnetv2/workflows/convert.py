@@ -17,7 +17,7 @@ from efficientnetv2.models.conversion.metadata import UserMetadata, apply_metada
 from efficientnetv2.models.conversion.reading import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
-from efficientnetv2.models.pretrained import names
+from efficientnetv2.models.pretrained import weight_names
 from efficientnetv2.preprocessing import TTA, CropMode
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.workflows.arguments import PathLike, api, path_text
@@ -200,7 +200,7 @@ def _from_json(path: Path, plain: Any) -> list[str]:
 
 def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) -> None:
     """Refuse a place that cannot be written to, or that holds something else."""
-    if not source.exists() and str(source) in names():
+    if not source.exists() and str(source) in weight_names():
         raise InputError(
             f"IN {source}: that is a name of pretrained weights, and no file is called so. To train from them: "
             f"effnetv2 train DATA --weights {source}. To have them as a model file, in Python: "

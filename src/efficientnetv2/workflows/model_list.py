@@ -7,7 +7,7 @@ from typing import Any
 from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
 from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.models import hub
-from efficientnetv2.models.pretrained import about, names
+from efficientnetv2.models.pretrained import get_weights, weight_names
 
 
 def published_models() -> list[dict[str, Any]]:
@@ -30,8 +30,8 @@ def published_models() -> list[dict[str, Any]]:
 def pretrained_weights() -> list[dict[str, Any]]:
     """Model, accuracy, size, license and source of all weights that can be had by name."""
     user, rows = hub.Hub(), []
-    for name in names():
-        entry = about(name)
+    for name in weight_names():
+        entry = get_weights(name)
         image_size = entry.preprocessing.image_size
         table = get_model_info(entry.model).architecture
         total = count_flops(table, image_size=image_size, num_classes=entry.num_classes).total

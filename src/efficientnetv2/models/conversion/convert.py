@@ -105,7 +105,7 @@ def read(
 
 def read_pretrained(path: Path, name: str) -> EfficientNet:
     """The model of a downloaded file of pretrained weights. Raises InputError if it holds other weights."""
-    entry = pretrained.about(name)
+    entry = pretrained.get_weights(name)
     network = read(path, model=entry.their_model).network
     if network.num_classes != entry.num_classes:
         raise InputError(

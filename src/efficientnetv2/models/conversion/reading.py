@@ -78,7 +78,7 @@ def is_model_file(path: str | Path) -> bool:
     file = path / timm.WEIGHTS if path.is_dir() and not (path / timm.CONFIG).is_file() else path
     try:
         with safe_open(file, framework="pt") as opened:
-            return model_card.is_ours(opened.metadata() or {})
+            return model_card.has_header(opened.metadata() or {})
     except (OSError, SafetensorError):
         return False
 
@@ -123,7 +123,7 @@ def _read_safetensors(path: Path) -> WeightFile:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if model_card.is_ours(metadata):
+            if model_card.has_header(metadata):
                 raise InputError(f"{path} is a model file of this package: efficientnetv2.load reads it.")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:

@@ -151,7 +151,7 @@ def default_preprocessing(
 
 
 def _tf_preprocessing(name: str, tag: str, num_classes: int | None) -> Preprocessing:
-    weights = [pretrained.about(full_name) for full_name in pretrained.best(name)]
+    weights = [pretrained.get_weights(full_name) for full_name in pretrained.ranked_weights(name)]
     known = {entry.name.partition(".")[2]: entry for entry in weights if entry.source == "timm"}
     if not tag:
         tag = next(first for first in _FIRST_TAGS if first in known)
