@@ -218,9 +218,7 @@ def probed(weights: str, train: ImageDataset, val: ImageDataset) -> dict:
     """The linear probe of the weights on a fold."""
     network, _ = load_weights(weights)
     preprocessing = replace(network.preprocessing, image_size=256, crop_mode="squash", crop_pct=1.0)
-    fitted = linear_probe(
-        network, train, val, preprocessing, ProbeOptions(Key.of(0), balanced=True, device=DEVICE)
-    )
+    fitted = linear_probe(network, train, val, preprocessing, ProbeOptions(Key.of(0), balanced=True))
     return vars(fitted.metrics)
 
 

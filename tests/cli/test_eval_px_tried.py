@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from tests.command_line import TINY, effnetv2
 from tests.conftest import COLORS, paint
@@ -15,11 +14,10 @@ from tests.messages import mentions
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
-from efficientnetv2.inference.predict import predict_distributed
+from efficientnetv2.inference.predict import predict_dataset
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
 from efficientnetv2.training.image_sizes import default_eval_sizes
-from efficientnetv2.utils.distributed import SINGLE_PROCESS
 
 WORDS = (
     *TINY,
@@ -52,14 +50,7 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
     parts = prepare_data(source, val_fraction=0.25, minival=9, seed=0, strict=False)
 
     def top1(part, px):
-        answers = predict_distributed(
-            network,
-            part,
-            preprocessing=replace(network.preprocessing, image_size=px),
-            device=torch.device("cpu"),
-            workers=0,
-            world=SINGLE_PROCESS,
-        )
+        answers = predict_dataset(network, part, preprocessing=replace(network.preprocessing, image_size=px))
         return classification_metrics(answers.labels, answers.probabilities, network.class_names).top1
 
     by_hand = {px: top1(parts.minival, px) for px in (32, 48, 64)}

@@ -15,13 +15,11 @@ from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.inference.predict import Predictions, Runtime
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
-from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import active_learning
-from efficientnetv2.workflows.batch_predict import Runtime
 
 
 @pytest.fixture
@@ -81,7 +79,7 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
     kept = []
     monkeypatch.setattr(active_learning, "render_sheet", lambda shown, **_: kept.extend(shown) or "")
     file = tmp_path / "next.csv"
-    active_learning.write_ranking(file, asked, answers, Runtime(World(), torch.device("cpu"), 0))
+    active_learning.write_ranking(file, asked, answers, Runtime())
     assert [one.picture.size for one in kept] == [(320, 160)] * 2
 
 
@@ -99,7 +97,7 @@ def test_of_a_table_that_is_labelled_in_part_the_rest_is_ranked(class_folders, m
         asked = SimpleNamespace(network=model_file.load(model), dataset=dataset)
         answers = Predictions(np.arange(1, 8), dataset.labels[1:], torch.randn(7, 3))
         place = model.parent / f"{name}_ranked.csv"
-        active_learning.write_ranking(place, asked, answers, Runtime(World(), device, 0))
+        active_learning.write_ranking(place, asked, answers, Runtime(device))
         said[name] = " ".join(capsys.readouterr().out.split())
         ranked = pd.read_csv(place)["path"]
         assert sorted(ranked) == sorted(table["path"][3 if name == "some" else 1 :])

@@ -13,6 +13,7 @@ from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import (
     Predictions,
+    Runtime,
     embed_dataset,
     eval_mode,
     merge_shards,
@@ -197,7 +198,9 @@ def test_a_manifest_is_answered_in_its_order_without_what_cannot_be_read(tmp_pat
     (tmp_path / "odd" / "1.png").write_bytes(b"no picture")
     pictures = load_dataset(tmp_path)
     broken = next(i for i in range(6) if str(pictures.file(i)).endswith("1.png"))
-    found = predict_dataset(_network(), pictures, preprocessing=PREPROCESSING, workers=workers, batch_size=2)
+    found = predict_dataset(
+        _network(), pictures, preprocessing=PREPROCESSING, runtime=Runtime(workers=workers), batch_size=2
+    )
     kept = [i for i in range(6) if i != broken]
     assert found.samples.tolist() == kept
     assert found.labels.tolist() == pictures.labels[kept].tolist()

@@ -21,7 +21,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import RemoteStore
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.inference.predict import Predictions, Runtime
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
@@ -34,7 +34,6 @@ from efficientnetv2.workflows.batch_predict import (
     InferenceOptions,
     PredictionCheckpoint,
     PredictionJob,
-    Runtime,
     run_prediction,
 )
 
@@ -215,12 +214,12 @@ def test_who_is_stopped_keeps_them(stop, so_far, network, monkeypatch, class_fol
         on_batch(*_answers([0, 2]))
         raise stop
 
-    monkeypatch.setattr(batch_predict, "predict_distributed", stopped)
+    monkeypatch.setattr(batch_predict, "predict_dataset", stopped)
     dataset = load_dataset(class_folders, require_labels=False)
     before = signal.getsignal(signal.SIGTERM)
     kept = so_far()
     with pytest.raises(stop if isinstance(stop, type) else type(stop)) as ended:
-        run_prediction(_job(network, dataset), Runtime(World(), torch.device("cpu"), 0), "predicting", kept)
+        run_prediction(_job(network, dataset), Runtime(), "predicting", kept)
     assert ("the same command resumes" in str(ended.value)) == (stop is KeyboardInterrupt)
     assert so_far().load()[0].tolist() == [0, 2]
     assert signal.getsignal(signal.SIGTERM) is before
@@ -230,10 +229,8 @@ def test_where_none_are_kept_the_answers_are_not_copied(so_far, network, class_f
     """A million pictures' of a thousand classes are 4 GB."""
     dataset = load_dataset(class_folders, require_labels=False)
     given = Predictions(np.arange(48), dataset.targets, torch.randn(48, 3))
-    monkeypatch.setattr(batch_predict, "predict_distributed", lambda *_, **__: given)
-    found, _ = run_prediction(
-        _job(network, dataset), Runtime(World(), torch.device("cpu"), 0), "predicting", so_far()
-    )
+    monkeypatch.setattr(batch_predict, "predict_dataset", lambda *_, **__: given)
+    found, _ = run_prediction(_job(network, dataset), Runtime(), "predicting", so_far())
     assert found.logits.data_ptr() == given.logits.data_ptr()
 
 
@@ -252,12 +249,12 @@ def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class
         return Predictions(np.arange(len(dataset)), dataset.targets, torch.randn(len(dataset), 3))
 
     monkeypatch.setattr(batch_predict, "broadcast_from_main", by_first)
-    monkeypatch.setattr(batch_predict, "predict_distributed", shared)
+    monkeypatch.setattr(batch_predict, "predict_dataset", shared)
     answers = []
     for rank in (0, 1):
         found, _ = run_prediction(
             _job(network, dataset),
-            Runtime(World(rank=rank, size=2), torch.device("cpu"), 0),
+            Runtime(world=World(rank=rank, size=2)),
             "predicting",
             so_far(),
         )

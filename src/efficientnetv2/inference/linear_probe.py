@@ -27,7 +27,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import Grouping, groupings
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.stratified_split import stratified_group_split
-from efficientnetv2.inference.predict import Embeddings, embed_dataset
+from efficientnetv2.inference.predict import THIS_PROCESS, Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
@@ -151,8 +151,7 @@ class ProbeOptions:
     key: Key
     balanced: bool = False  # weight classes by the inverse of their number of images
     max_images: int | None = None  # of either part; None takes ``max_probe_images``
-    device: str | torch.device = "cpu"
-    workers: int = 0
+    runtime: Runtime = THIS_PROCESS
 
 
 @dataclass(frozen=True)
@@ -200,13 +199,11 @@ def linear_probe(
     started = time.perf_counter()
     key, most = options.key, options.max_images
     if most is None:
-        device = torch.device(options.device)
-        most = max_probe_images(network, preprocessing.image_size, len(train.class_names), device)
+        num_classes = len(train.class_names)
+        most = max_probe_images(network, preprocessing.image_size, num_classes, options.runtime.device)
     train_rows = sample_training_rows(train.labels, most, key.fold("train"), deduplicate(train, contents))
     parts = (train.select(train_rows), val.select(_sample_rows(len(val), most, key.fold("val"))))
-    embed = partial(
-        embed_dataset, network, preprocessing=preprocessing, device=options.device, workers=options.workers
-    )
+    embed = partial(embed_dataset, network, preprocessing=preprocessing, runtime=options.runtime)
     with progress("linear probe", sum(map(len, parts))) as update:
         train_embeddings = embed(parts[0], progress=update)
         val_embeddings = embed(parts[1], progress=lambda done: update(len(parts[0]) + done))

@@ -23,7 +23,7 @@ from efficientnetv2.preprocessing import RGB, TTA, Preprocessing
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.normalize import normalize
 from efficientnetv2.utils.device import place, to_device
-from efficientnetv2.utils.distributed import World, gather_to_main
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, gather_to_main
 from efficientnetv2.utils.errors import InputError, MemoryShortError, non_finite_error, pluralize
 from efficientnetv2.utils.memory import first_line, is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Answer, probabilities, to_logits
@@ -31,8 +31,22 @@ from efficientnetv2.utils.shell import shell_join
 
 # Images at a time: enough to keep the processor busy. Ours.
 _BATCH = 64
+_CPU = torch.device("cpu")
 
 Progress = Callable[[int], object]  # takes the number of images done so far
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how this process predicts a dataset."""
+
+    device: torch.device = _CPU
+    workers: int = 0  # processes that read images; 0 reads in this one
+    strict: bool = False  # refuse the first unreadable image instead of skipping it
+    world: World = SINGLE_PROCESS
+
+
+THIS_PROCESS = Runtime()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +97,13 @@ def predict(
     """
     require_classes(network)
     temperature = 1.0 if network.calibration is None else network.calibration.temperature
-    width = network.num_classes
 
-    def logits(inputs: Tensor) -> Tensor:
+    def logits(images: Tensor) -> Tensor:
+        inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
         return _view_logits(network, inputs, preprocessing.tta).float() / temperature
 
-    return _run_batches(
-        network, logits, batches, preprocessing, torch.device(device), (num_images, width), progress, on_batch
-    )
+    shape = (num_images, network.num_classes)
+    return _run_batches(network, logits, batches, torch.device(device), shape, progress, on_batch)
 
 
 def embed(
@@ -103,8 +116,12 @@ def embed(
     num_images: int | None = None,
 ) -> Tensor:
     """What the classifier reads, (N, embed_dim) float32 on the CPU, from one view. Arguments: see ``predict``."""
+
+    def vectors(images: Tensor) -> Tensor:
+        return network.embed(normalize(images, mean=preprocessing.mean, std=preprocessing.std))
+
     shape = (num_images, network.embed_dim)
-    return _run_batches(network, network.embed, batches, preprocessing, torch.device(device), shape, progress)
+    return _run_batches(network, vectors, batches, torch.device(device), shape, progress)
 
 
 def predict_dataset(
@@ -112,30 +129,32 @@ def predict_dataset(
     dataset: ImageDataset,
     *,
     preprocessing: Preprocessing,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
+    runtime: Runtime = Runtime(),
     batch_size: int = _BATCH,
     progress: Progress | None = None,
     on_batch: Callable[[Ints, Tensor], object] | None = None,
-    strict: bool = False,
 ) -> Predictions:
-    """Predict every readable image of a dataset; see ``predict``.
+    """Predict every readable image of a dataset, see ``predict``; ``on_batch`` gets (n,) rows and (n, K) logits.
 
-    ``workers`` processes read images, 0 reads in this one. ``on_batch`` gets the (n,) rows and (n, K) logits of each
-    batch. With ``strict`` the first unreadable image is refused, otherwise it is skipped.
+    Each of several processes predicts every n-th image, and calls ``on_batch`` with those. The main process returns all
+    predictions, the others none.
     """
-    read = _DatasetBatches(dataset, preprocessing, batch_size, workers, torch.device(device), strict)
+    world = runtime.world
+    own = np.arange(world.rank, len(dataset), world.size)
+    part = dataset.select(own) if world.is_distributed else dataset
+    read = _DatasetBatches(part, preprocessing, runtime, batch_size)
     logits = predict(
         network,
         read.images(),
         preprocessing=preprocessing,
-        device=device,
-        progress=progress,
-        on_batch=None if on_batch is None else lambda logits: on_batch(read.rows[-1], logits),
-        num_images=len(dataset),
+        device=runtime.device,
+        progress=None if progress is None else lambda done: progress(min(len(dataset), done * world.size)),
+        on_batch=None if on_batch is None else lambda logits: on_batch(own[read.rows[-1]], logits),
+        num_images=len(part),
     )
-    samples = read.samples
-    return Predictions(samples, dataset.targets[samples], logits, tuple(read.unreadable), network.answer)
+    rows = read.samples
+    shard = Predictions(rows, part.targets[rows], logits, tuple(read.unreadable), network.answer)
+    return merge_shards(gather_to_main(world, shard), logits.shape[1])
 
 
 def embed_dataset(
@@ -143,53 +162,22 @@ def embed_dataset(
     dataset: ImageDataset,
     *,
     preprocessing: Preprocessing,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
+    runtime: Runtime = Runtime(),
     batch_size: int = _BATCH,
     progress: Progress | None = None,
 ) -> Embeddings:
-    """Embed every readable image of a dataset. Arguments: see ``predict_dataset``."""
-    read = _DatasetBatches(dataset, preprocessing, batch_size, workers, torch.device(device), strict=False)
+    """Embed every readable image of a dataset in this process; see ``embed``."""
+    read = _DatasetBatches(dataset, preprocessing, runtime, batch_size)
     vectors = embed(
         network,
         read.images(),
         preprocessing=preprocessing,
-        device=device,
+        device=runtime.device,
         progress=progress,
         num_images=len(dataset),
     )
-    samples = read.samples
-    return Embeddings(samples, dataset.labels[samples], vectors.numpy(), tuple(read.unreadable))
-
-
-def predict_distributed(
-    network: Network,
-    dataset: ImageDataset,
-    *,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    workers: int,
-    world: World,
-    progress: Progress | None = None,
-    on_batch: Callable[[Ints, Tensor], object] | None = None,
-    strict: bool = False,
-) -> Predictions:
-    """``predict_dataset`` by all processes of ``world``, each every ``world.size``-th image.
-
-    The main process returns all predictions, the others none. ``on_batch`` gets those of this process.
-    """
-    own = np.arange(world.rank, len(dataset), world.size)
-    shard = predict_dataset(
-        network,
-        dataset.select(own) if world.is_distributed else dataset,
-        preprocessing=preprocessing,
-        device=device,
-        workers=workers,
-        progress=None if progress is None else lambda done: progress(min(len(dataset), done * world.size)),
-        on_batch=None if on_batch is None else lambda rows, logits: on_batch(own[rows], logits),
-        strict=strict,
-    )
-    return merge_shards(gather_to_main(world, shard), shard.logits.shape[1])
+    rows = read.samples
+    return Embeddings(rows, dataset.labels[rows], vectors.numpy(), tuple(read.unreadable))
 
 
 def merge_shards(shards: Sequence[Predictions], num_classes: int) -> Predictions:
@@ -285,10 +273,8 @@ class _DatasetBatches:
 
     dataset: ImageDataset
     preprocessing: Preprocessing
+    runtime: Runtime
     batch_size: int
-    workers: int
-    device: torch.device
-    strict: bool
     unreadable: list[tuple[int, str]] = field(default_factory=list)
     rows: list[Ints] = field(default_factory=list)
 
@@ -298,10 +284,10 @@ class _DatasetBatches:
             self.dataset,
             self.preprocessing,
             batch_size=self.batch_size,
-            workers=self.workers,
-            pin_memory=self.device.type == "cuda",
+            workers=self.runtime.workers,
+            pin_memory=self.runtime.device.type == "cuda",
         ):
-            if batch.unreadable and self.strict:
+            if batch.unreadable and self.runtime.strict:
                 row, reason = batch.unreadable[0]
                 raise InputError(
                     f"{self.dataset.paths[row]}: {reason}. Remove it, or leave out --strict to skip it."
@@ -320,18 +306,17 @@ def _run_batches(
     network: Network,
     compute: Callable[[Tensor], Tensor],
     batches: Iterable[Tensor],
-    preprocessing: Preprocessing,
     device: torch.device,
     shape: tuple[int | None, int],
     progress: Progress | None,
     on_batch: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
-    """Apply ``compute`` to normalized batches; stop at the first result that is not finite."""
+    """Apply ``compute`` to batches on a device; stop at the first result that is not finite."""
     place(network, device)
 
     def compute_part(images: Tensor) -> Tensor:
         on_device = to_device(images, device, memory_format=torch.channels_last)
-        return compute(normalize(on_device, mean=preprocessing.mean, std=preprocessing.std)).float().cpu()
+        return compute(on_device).float().cpu()
 
     num_images, width = shape
     # Filled in place: concatenating would need the memory twice, 10 GB for a million embeddings.

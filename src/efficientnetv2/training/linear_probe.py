@@ -7,6 +7,7 @@ from bisect import bisect_right
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.inference.linear_probe import ProbeOptions, ProbeResult, linear_probe, to_linear_layer
+from efficientnetv2.inference.predict import Runtime
 from efficientnetv2.models.adapt import set_classifier_weights
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
@@ -66,8 +67,7 @@ def fit_head(
         Key.of(recipe.seed).fold("probe"),
         balanced=recipe.class_sampling is not None,
         max_images=max_images,
-        device=hardware.device,
-        workers=hardware.workers,
+        runtime=Runtime(hardware.device, hardware.workers),
     )
     contents = data.contents[data.dataset.split == "train"]
     fit = linear_probe(network, data.train, data.val, preprocessing, options, contents=contents)

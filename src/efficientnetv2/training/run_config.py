@@ -11,7 +11,7 @@ import torch
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.readers import Reader
-from efficientnetv2.inference.predict import Predictions, predict_distributed
+from efficientnetv2.inference.predict import Predictions, Runtime, predict_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
@@ -150,13 +150,11 @@ class RunConfig:
         progress: Callable[[int], object] | None = None,
     ) -> Predictions:
         """The same predictions, whatever can't be read."""
-        return predict_distributed(
+        return predict_dataset(
             eval_network(state),
             part,
             preprocessing=replace(self.preprocessing, tta="none") if once else self.preprocessing,
-            device=self.device,
-            workers=self.workers,
-            world=self.world,
+            runtime=Runtime(self.device, self.workers, world=self.world),
             progress=progress,
         )
 

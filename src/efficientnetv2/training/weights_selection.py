@@ -22,7 +22,7 @@ from efficientnetv2.inference.linear_probe import (
     multiply_adds,
     strictest_grouping,
 )
-from efficientnetv2.inference.predict import embed_dataset
+from efficientnetv2.inference.predict import Runtime, embed_dataset
 from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.training.image_sizes import limit_upscaling
 from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model
@@ -214,7 +214,9 @@ def _seconds_per_image(
     ).network
     preprocessing = eval_preprocessing(recipe, network, train.bands)
     began = time.perf_counter()
-    embed_dataset(network, few, preprocessing=preprocessing, device=hardware.device, workers=hardware.workers)
+    embed_dataset(
+        network, few, preprocessing=preprocessing, runtime=Runtime(hardware.device, hardware.workers)
+    )
     return (time.perf_counter() - began) / len(few)
 
 
@@ -321,8 +323,7 @@ def _predict(
         network,
         images,
         preprocessing=eval_preprocessing(recipe, network, images.bands),
-        device=hardware.device,
-        workers=hardware.workers,
+        runtime=Runtime(hardware.device, hardware.workers),
         progress=progress,
     )
     predicted = np.full(len(images), -1, dtype=np.int64)

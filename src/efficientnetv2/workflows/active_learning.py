@@ -18,7 +18,7 @@ from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.inference.active_learning import MAX_DIVERSE, rank_for_labeling
-from efficientnetv2.inference.predict import Predictions, embed_dataset, require_single_label
+from efficientnetv2.inference.predict import Predictions, Runtime, embed_dataset, require_single_label
 from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -27,7 +27,7 @@ from efficientnetv2.utils.probability import probabilities
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
-from efficientnetv2.workflows.batch_predict import PredictionJob, Runtime
+from efficientnetv2.workflows.batch_predict import PredictionJob
 from efficientnetv2.workflows.output_paths import refuse_foreign_file
 from efficientnetv2.workflows.predictions_io import csv_columns
 
@@ -90,8 +90,7 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
             job.network,
             dataset,
             preprocessing=job.network.preprocessing,
-            device=runtime.device,
-            workers=runtime.workers,
+            runtime=runtime,
             progress=update,
         )
     rows = embedded.samples  # readable a second time

@@ -23,7 +23,7 @@ from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
-from efficientnetv2.inference.predict import Predictions, predict_distributed
+from efficientnetv2.inference.predict import Predictions, Runtime, predict_dataset
 from efficientnetv2.models.conversion.reading import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
@@ -56,16 +56,6 @@ class InferenceOptions:
     strict: bool = False
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """This process of a prediction: its device and its number of reading processes."""
-
-    world: World
-    device: torch.device
-    workers: int
-    strict: bool = False
-
-
 @dataclass(frozen=True, eq=False)
 class PredictionJob:
     """What is predicted. Images in damaged shards are not read.
@@ -86,7 +76,7 @@ def start_processes(options: InferenceOptions) -> Iterator[Runtime]:
     with process_group(world, mend="Run it again."), nullcontext() if world.is_main_process else silenced():
         device = device_for_rank(options.device, world)
         workers = workers_for(options.workers, device, sharing=world.local_size)
-        yield Runtime(world, device, workers, options.strict)
+        yield Runtime(device, workers, options.strict, world)
 
 
 def device_for_rank(name: str, world: World) -> torch.device:
@@ -126,16 +116,13 @@ def run_prediction(
             rows = np.setdiff1d(rows, done)
     started = time.perf_counter()
     with progress(description, len(rows)) as update, saving_on_interrupt(checkpoint):
-        predictions = predict_distributed(
+        predictions = predict_dataset(
             job.network,
             dataset.select(rows) if len(rows) < len(dataset) else dataset,
             preprocessing=job.preprocessing,
-            device=runtime.device,
-            workers=runtime.workers,
-            world=world,
+            runtime=runtime,
             progress=update,
             on_batch=None if checkpoint is None else lambda own, logits: checkpoint.add(rows[own], logits),
-            strict=runtime.strict,
         )
     seconds = time.perf_counter() - started
     unreadable = lost | {int(rows[row]): reason for row, reason in predictions.unreadable}

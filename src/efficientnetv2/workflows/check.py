@@ -27,7 +27,7 @@ from efficientnetv2.data.config import DataConfig, report_notes, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
-from efficientnetv2.inference.predict import Embeddings, embed_dataset
+from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.initial_weights import best_weights, default_model, load_weights
@@ -109,8 +109,8 @@ def run_check(
             raise none_readable_error(dataset, 0, stats.table["reason"].iloc[0])
         embeddings = None
         if network is not None:
-            workers = workers_for(options.workers, device)
-            embeddings = _embed(network, dataset, stats, device, workers)
+            runtime = Runtime(device, workers_for(options.workers, device))
+            embeddings = _embed(network, dataset, stats, runtime)
         result = check_dataset(
             dataset,
             stats,
@@ -163,9 +163,7 @@ def _load_network(weights: str) -> tuple[Network | None, str | None]:
     return network, weights
 
 
-def _embed(
-    network: Network, dataset: ImageDataset, stats: ImageStats, device: torch.device, workers: int
-) -> Embeddings:
+def _embed(network: Network, dataset: ImageDataset, stats: ImageStats, runtime: Runtime) -> Embeddings:
     """Embeddings of the readable images, by rows of the dataset."""
     readable = dataset.select(stats.readable)
     with progress("embedding", len(readable)) as update:
@@ -173,8 +171,7 @@ def _embed(
             network,
             readable,
             preprocessing=network.preprocessing,
-            device=device,
-            workers=workers,
+            runtime=runtime,
             progress=update,
         )
     return Embeddings(stats.readable[found.samples], found.labels, found.vectors)

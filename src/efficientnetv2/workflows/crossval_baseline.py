@@ -23,7 +23,7 @@ from efficientnetv2.inference.linear_probe import (
     max_probe_images,
     out_of_fold_predictions,
 )
-from efficientnetv2.inference.predict import Embeddings, Predictions, embed_dataset
+from efficientnetv2.inference.predict import Embeddings, Predictions, Runtime, embed_dataset
 from efficientnetv2.metrics.classification import ClassificationMetrics, classification_metrics
 from efficientnetv2.metrics.paired_tests import paired_difference
 from efficientnetv2.training.initial_weights import build_initial_model
@@ -166,8 +166,7 @@ def _embeddings(folder: Path, trainer: FoldTrainer, recipe: Recipe) -> Embedding
             model,
             dataset.select(rows),
             preprocessing=preprocessing,
-            device=device,
-            workers=workers_for(trainer.place.workers, device),
+            runtime=Runtime(device, workers_for(trainer.place.workers, device)),
             progress=counted,
         )
     unreadable = tuple((int(rows[row]), reason) for row, reason in found.unreadable)
