@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import render
-from efficientnetv2.inference.active_learning import MAX_DIVERSE, rank_for_labeling
+from efficientnetv2.inference.active_learning import MAX_DIVERSE, Ranking, rank_for_labeling
 from efficientnetv2.inference.predict import Predictions, Runtime, embed_dataset, require_single_label
 from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.models.efficientnet import Network
@@ -99,36 +100,13 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
     key = Key.of(_SEED).fold("label next")
     with progress("choosing", min(MAX_DIVERSE, len(rows))) as update:
         ranking = rank_for_labeling(shares, embedded.vectors, key=key, progress=update)
-    names = np.array(job.network.class_names, dtype=object)
-    first, second = top_classes(shares, 2).T
-    each = np.arange(len(rows))
-    table = pd.DataFrame(
-        {
-            "path": [dataset.paths[row] for row in rows],
-            "predicted": names[first],
-            "probability": shares[each, first].round(6),
-            "second": names[second],
-            "second_probability": shares[each, second].round(6),
-            "entropy": ranking.entropy.round(6),
-            "margin": ranking.margin.round(6),
-        }
-    ).iloc[ranking.order]
-    table = table.assign(rank=np.arange(1, len(table) + 1))[_COLUMNS]
+    table = _ranking_table([dataset.paths[row] for row in rows], shares, ranking, job.network.class_names)
     reader = BestEffortReader(display_reader(dataset))
-    shown = [
-        RankedImage(
-            path,
-            label,
-            probability,
-            second_label,
-            reader.read(int(rows[place]), lambda source: thumbnails.shrink(load_image(source))),
-        )
-        for place, (path, label, probability, second_label) in zip(
-            ranking.order[:_ON_SHEET],
-            table[["path", "predicted", "probability", "second"]].itertuples(index=False),
-            strict=False,
-        )
-    ]
+    columns = table[["path", "predicted", "probability", "second"]].head(_ON_SHEET).itertuples(index=False)
+    shown = []
+    for row, (path, label, probability, second) in zip(rows[ranking.order].tolist(), columns, strict=False):
+        image = reader.read(row, lambda source: thumbnails.shrink(load_image(source)))
+        shown.append(RankedImage(path, label, probability, second, image))
     page = file.with_suffix(".html")
     try:
         write_table(file, table)
@@ -142,6 +120,26 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
     if len(places) < len(labeled):
         left_out = f" Left out: {pluralize(int(labeled.sum()), 'image')} with a label."
     _logger.info(f"What to label next: {file}, the first {len(shown)} as images in {page}.{left_out}")
+
+
+def _ranking_table(
+    paths: Sequence[str], probabilities: npt.NDArray[np.float32], ranking: Ranking, class_names: Sequence[str]
+) -> pd.DataFrame:
+    names = np.array(class_names, dtype=object)
+    first, second = top_classes(probabilities, 2).T
+    each = np.arange(len(paths))
+    table = pd.DataFrame(
+        {
+            "path": list(paths),
+            "predicted": names[first],
+            "probability": probabilities[each, first].round(6),
+            "second": names[second],
+            "second_probability": probabilities[each, second].round(6),
+            "entropy": ranking.entropy.round(6),
+            "margin": ranking.margin.round(6),
+        }
+    ).iloc[ranking.order]
+    return table.assign(rank=np.arange(1, len(table) + 1))[_COLUMNS]
 
 
 def render_sheet(shown: Sequence[RankedImage], *, pictures: int, diverse: int, command: str) -> str:

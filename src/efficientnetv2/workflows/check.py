@@ -122,21 +122,25 @@ def run_check(
             damage=damage,
         )
         on_result(result)
-        reader = BestEffortReader(source_reader(dataset))
-        try:
-            write_check_report(
-                folder,
-                result,
-                picture=lambda row: reader.read(row, load_image),
-                command=command_line(),
-                versions=library_versions(),
-            )
-        except OSError as error:
-            raise InputError(
-                f"--output {folder}: the page could not be written ({error.strerror or error})."
-            ) from error
+        _write_page(folder, result)
     _logger.info(f"Pictures and all the rest: {folder / PAGE_NAME}")
     return result
+
+
+def _write_page(folder: Path, result: CheckResult) -> None:
+    reader = BestEffortReader(source_reader(result.dataset))
+    try:
+        write_check_report(
+            folder,
+            result,
+            picture=lambda row: reader.read(row, load_image),
+            command=command_line(),
+            versions=library_versions(),
+        )
+    except OSError as error:
+        raise InputError(
+            f"--output {folder}: the page could not be written ({error.strerror or error})."
+        ) from error
 
 
 def _load_network(weights: str) -> tuple[Network | None, str | None]:

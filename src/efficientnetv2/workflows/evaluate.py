@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -224,13 +224,6 @@ def _report(
     unseen = None
     if metadata.selected_on is None:
         unseen = unseen_metrics(predictions, overlap, network.class_names, clusters)
-    others: dict[str, Any] = {"image_size": preprocessing.image_size}
-    if curve is not None:
-        others["sizes"] = curve.to_json()
-    if view_gain is not None:
-        others["views_compared"] = asdict(view_gain)
-    if unseen is not None:
-        others["unseen"] = unseen.values
     log_unreadable(job, predictions.unreadable)
     sections: tuple[TemplateSection, ...] = ()
     if out is not None:
@@ -244,6 +237,13 @@ def _report(
         whole=clusters,
         sections=sections,
     )
+    others = {
+        "image_size": preprocessing.image_size,
+        "sizes": None if curve is None else curve.to_json(),
+        "views_compared": None if view_gain is None else asdict(view_gain),
+        "unseen": None if unseen is None else unseen.values,
+    }
+    others = {name: value for name, value in others.items() if value is not None}
     metadata = replace(metadata, tta=preprocessing.tta, extra=others)
     result = EvaluationResult(
         predictions, job.dataset, network.class_names, metadata, wanted=plan.report, known=known
