@@ -48,18 +48,15 @@ _MEASURED = ("brightness", "contrast", "red", "green", "blue")
 class ImageStats:
     """Statistics of the images of a dataset, in its order.
 
-    Attributes:
-        table: (N rows) ``reason`` why an image cannot be used ('' if it can); ``format`` and ``mode`` as in Pillow;
-            ``width``, ``height`` in pixels; ``bytes``; ``content``, equal for equal files, negative if unusable;
-            ``brightness``, ``contrast`` (standard deviation of brightness), ``red``, ``green``, ``blue`` (means, 0 to
-            255); ``enlarged``, the factor 1, 2, 4 or 8 by which a sampled image was enlarged. NaN if unknown.
-        small: (N, SMALL_PX, SMALL_PX, 3) uint8, the whole image squeezed into a square; black if unusable.
-        hashes: (N, HASH_BITS) bool, perceptual hashes.
+    The table has ``reason`` why an image cannot be used ('' if it can); ``format`` and ``mode`` as in Pillow;
+    ``width``, ``height`` in pixels; ``bytes``; ``content``, equal for equal files, negative if unusable;
+    ``brightness``, ``contrast`` (standard deviation of brightness), ``red``, ``green``, ``blue`` (means, 0 to 255);
+    ``enlarged``, the factor 1, 2, 4 or 8 by which a sampled image was enlarged. NaN if unknown.
     """
 
-    table: pd.DataFrame
-    small: Pixels
-    hashes: npt.NDArray[np.bool_]
+    table: pd.DataFrame  # N rows
+    small: Pixels  # (N, SMALL_PX, SMALL_PX, 3), the whole image squeezed into a square; black if unusable
+    hashes: npt.NDArray[np.bool_]  # (N, HASH_BITS) perceptual hashes
 
     @property
     def readable(self) -> npt.NDArray[np.int64]:
@@ -176,24 +173,18 @@ def _enlarged(content: bytes) -> float:
     return 2.0 ** (max(empty) + 1) if empty else 1.0
 
 
-def _measures(small: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float64]]:
-    """Brightness, contrast and mean colors, by the names of ``_MEASURED``, of (n, SMALL_PX, SMALL_PX, 3) squares."""
-    means, gray = small.mean(axis=(1, 2)), small @ np.array(_LUMA)
-    values = (gray.mean(axis=(1, 2)), gray.std(axis=(1, 2)), means[:, 0], means[:, 1], means[:, 2])
-    return dict(zip(_MEASURED, values, strict=True))
-
-
 def _stack(found: Sequence[_ImageRecord]) -> ImageStats:
     small = np.array([each.small for each in found], dtype=np.uint8).reshape(-1, SMALL_PX, SMALL_PX, 3)
     columns = ("reason", "format", "mode", "width", "height", "bytes", "enlarged")
     table = pd.DataFrame({name: [getattr(each, name) for each in found] for name in columns})
     table["content"] = [each.content if not each.reason else -1 - row for row, each in enumerate(found)]
-    unknown = (table["reason"] != "").to_numpy()
-    # In chunks: floats take eight times the bytes.
-    parts = [_measures(small[first : first + _CHUNK]) for first in range(0, len(small), _CHUNK)]
-    for name in _MEASURED:
-        values = np.concatenate([part[name] for part in parts]) if parts else np.empty(0)
-        table[name] = np.where(unknown, np.nan, values)
-    return ImageStats(
-        table, small, np.array([each.hash for each in found], dtype=bool).reshape(-1, HASH_BITS)
-    )
+    measured = np.full((len(small), len(_MEASURED)), np.nan)
+    for first in range(0, len(small), _CHUNK):  # in chunks: floats take eight times the bytes
+        part = small[first : first + _CHUNK]
+        gray, colors = part @ np.array(_LUMA), part.mean(axis=(1, 2))
+        brightness, contrast = gray.mean(axis=(1, 2)), gray.std(axis=(1, 2))
+        measured[first : first + _CHUNK] = np.column_stack([brightness, contrast, colors])
+    measured[(table["reason"] != "").to_numpy()] = np.nan
+    table[list(_MEASURED)] = measured
+    hashes = np.array([each.hash for each in found], dtype=bool).reshape(-1, HASH_BITS)
+    return ImageStats(table, small, hashes)

@@ -1,1 +1,1 @@
-"""From a network and pictures to answers: over batches, or for anything that is a picture."""
+"""Prediction and embedding, the linear probe, active learning, and the `Predictor`."""
