@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 
-from efficientnetv2.checks.issues import CheckSection, Issue, connected_groups, issue, share_text
+from efficientnetv2.checks.issues import CheckSection, Issue, connected_groups, issue, share_text, single_rows
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import (
@@ -78,14 +78,10 @@ def _contradicted(
 ) -> tuple[dict[str, Any], Issue | None]:
     """Values for programs, and the issue if a label is contradicted.
 
-    Args:
-        rows: (n,) rows of the checked images.
-        labels: (n,) positions of their labels in ``classes``.
-        classes: (K,) class ids.
-        probabilities: (n, K).
-        most: Number of images that a classifier may be trained on.
+    ``rows`` (n,) have labels at ``labels`` (n,) in ``classes`` (K,), and (n, K) probabilities of classifiers that were
+    trained on at most ``most`` images.
     """
-    from cleanlab.filter import find_label_issues  # takes a second to load, and only here
+    from cleanlab.filter import find_label_issues  # takes a second to load
 
     order = find_label_issues(
         labels,
@@ -97,32 +93,30 @@ def _contradicted(
     own = dataset.targets[rows].reshape(len(rows), -1)
     predicted = classes[probabilities.argmax(axis=1)]
     agrees = (own == predicted[:, None]).any(axis=1)
-    order = order[~agrees[order]]
-    names = dataset.class_names
-    confidence = [round(float(probabilities[at].max()), 3) for at in order]
-    suspected = [
-        {
-            "path": dataset.paths[rows[at]],
-            "label": (dataset.separator or "").join(names[label] for label in own[at] if label >= 0),
-            "suggested": names[predicted[at]],
-            "probability": probability,
-            "probability_of_label": round(float(probabilities[at, labels[at]]), 3),
-        }
-        for at, probability in zip(order, confidence, strict=True)
-    ]
-    accuracy = float(agrees.mean())
+    order, accuracy = order[~agrees[order]], float(agrees.mean())
+    names, suspected, captions = dataset.class_names, [], []
+    for at in order:
+        suggested, probability = names[predicted[at]], round(float(probabilities[at].max()), 3)
+        label = (dataset.separator or "").join(names[label] for label in own[at] if label >= 0)
+        suspected.append(
+            {
+                "path": dataset.paths[rows[at]],
+                "label": label,
+                "suggested": suggested,
+                "probability": probability,
+                "probability_of_label": round(float(probabilities[at, labels[at]]), 3),
+            }
+        )
+        captions.append(f"looks like {suggested}, {100 * probability:.0f} %")
     facts = {"asked": len(labels), "out_of_fold_accuracy": accuracy, "suspected_labels": suspected}
-    if not len(order):
+    if not suspected:
         return facts, None
     some_of = f"{most:,} of " if most < len(labels) * (FOLDS - 1) // FOLDS else ""
     return facts, issue(
         "label",
         f"{share_text(len(order), len(labels))} may have a wrong label, the most likely first.",
-        [(int(rows[at]),) for at in order],
-        [
-            f"looks like {names[predicted[at]]}, {100 * probability:.0f} %"
-            for at, probability in zip(order, confidence, strict=True)
-        ],
+        single_rows(rows[order]),
+        captions,
         advice=f"A linear classifier trained on {some_of}the other images predicts another class (it agrees with "
         f"{100 * accuracy:.0f} % of all labels). Look at each: hard images with a correct label are among them. Never "
         "remove them from a test set.",
@@ -131,11 +125,9 @@ def _contradicted(
 
 def _class_sizes(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints]:
     """(K,) images and (K,) distinct things of each class."""
-    labeled, many = embeddings.labels >= 0, len(dataset.class_names)
-    different = np.unique(np.stack([embeddings.labels, groups], axis=1)[labeled], axis=0)[:, 0]
-    counted, distinct = (
-        np.bincount(each, minlength=many).astype(np.int64) for each in (embeddings.labels[labeled], different)
-    )
+    labeled = np.stack([embeddings.labels, groups], axis=1)[embeddings.labels >= 0]
+    parts = (labeled[:, 0], np.unique(labeled, axis=0)[:, 0])
+    counted, distinct = (np.bincount(ids, minlength=len(dataset.class_names)) for ids in parts)
     return counted, distinct
 
 
