@@ -93,6 +93,7 @@ _VALUES = {
 _OPAQUE = {
     "per_class",
     "train_support",
+    "train_images_per_class",
     "linear_probe_f1",
     "intervals",
     "class_names",
