@@ -38,7 +38,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
-from efficientnetv2.workflows.report_sections import Known
+from efficientnetv2.workflows.report_sections import ReportInputs
 from efficientnetv2.workflows.run_report import save_probe
 from efficientnetv2.workflows.train import train_and_report
 
@@ -279,7 +279,7 @@ def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_f
         probe = pd.DataFrame({"predicted_label": "red", "true_label": dataset.table["label"]}).set_index(
             pd.Index(dataset.paths)
         )
-        known = Known(probe=probe.iloc[:answered])
+        known = ReportInputs(probe=probe.iloc[:answered])
         print_outcome(EvaluationResult(right, dataset, dataset.class_names, facts, known=known), Screen())
         said = " ".join(capsys.readouterr().out.split())
         assert ("had, on 12 of these images, top-1 50.0%" in said) is (answered == 12)

@@ -149,7 +149,7 @@ def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
         asked.append(rates)
         return True
 
-    found = measure_timings(job, tmp_path, in_vain=in_vain)
+    found = measure_timings(job, tmp_path, is_impossible=in_vain)
     assert not any("64 px" in line for line in said)
     (least,) = asked
     assert least.answers.each_s > 0
@@ -161,7 +161,7 @@ def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
 
 def test_what_may_do_is_measured_whole(job, tmp_path):
     asked = []
-    found = measure_timings(job, tmp_path, in_vain=lambda rates: bool(asked.append(rates)))
+    found = measure_timings(job, tmp_path, is_impossible=lambda rates: bool(asked.append(rates)))
     assert [rates.steps for rates in asked][-1] == found.steps, "asked after each size"
     assert len(asked) == 2
 

@@ -272,7 +272,7 @@ def _measure(
     began = time.perf_counter()
     with where as folder, shown, detail:
         timings = measure_timings(
-            config, folder, run_steps=run_steps, in_vain=length.is_exceeded, within_s=within_s
+            config, folder, run_steps=run_steps, is_impossible=length.is_exceeded, within_s=within_s
         )
     return timings, time.perf_counter() - began
 

@@ -132,17 +132,17 @@ _HURRIED_IMAGES = 32
 # Pictures answered before any that are timed, at most so many of these, and the seconds that they are to fill.
 _FEW, _MOST_ANSWERS, _ANSWERS_S = 8, 512, 2.0
 # Seconds of compiling, and steps of every size: see ``_Timed``.
-_Lost = Callable[[float, tuple[StepTiming, ...]], bool]
+_IsImpossible = Callable[[float, tuple[StepTiming, ...]], bool]
 # Of the measured run: so long that its learning rate, where it warms up, stays near 0. Only a copy is trained.
 _STEPS = 1_000_000
 
 
 def measure_timings(
-    job: RunConfig,
+    config: RunConfig,
     scratch: Path,
     *,
     run_steps: int | None = None,
-    in_vain: Callable[[StepTimings], bool] = lambda rates: False,
+    is_impossible: Callable[[StepTimings], bool] = lambda timings: False,
     within_s: float | None = None,
 ) -> StepTimings:
     """Do a little of everything that the run will do.
@@ -150,36 +150,36 @@ def measure_timings(
     Small images come before large ones, so that a run that is impossible shows early.
 
     Args:
-        job: The run, by one process. A copy of its model is trained.
+        config: The run, by one process. A copy of its model is trained.
         scratch: Folder on the disk of the run; checkpoints and a model file are left there.
         run_steps: Steps of the whole run. Of each size no more than its share are timed. None if the timings decide
             them.
-        in_vain: Whether a run of such timings, or better ones, is impossible. Then the sizes left are extrapolated.
+        is_impossible: Whether a run of such timings, or better ones, is impossible. Then the other sizes are not timed.
         within_s: Rough limit of the seconds for steps: fewer steps are timed, and sizes without time are
             extrapolated.
 
     Raises:
         InputError: What the run would raise: unreadable images, memory or disk too short.
     """
-    state = init_state(place(copy.deepcopy(job.network), job.device), job.recipe)
+    state = init_state(place(copy.deepcopy(config.network), config.device), config.recipe)
     _logger.info("Measuring answers.")
-    curve = _answers(job, state, once=True)
-    answers = curve if job.preprocessing.tta == "none" else _answers(job, state, once=False)
+    curve = _answers(config, state, once=True)
+    answers = curve if config.preprocessing.tta == "none" else _answers(config, state, once=False)
 
-    def lost(compile_s: float, steps: tuple[StepTiming, ...]) -> bool:
-        return in_vain(StepTimings(compile_s, steps, curve, answers, LinearCost(0.0, 0.0), 0, 0.0, 0))
+    def is_impossible_after(compile_s: float, steps: tuple[StepTiming, ...]) -> bool:
+        return is_impossible(StepTimings(compile_s, steps, curve, answers, LinearCost(0.0, 0.0), 0, 0.0, 0))
 
-    compile_s, steps = _steps(job, state, run_steps, lost, within_s)
+    compile_s, steps = _steps(config, state, run_steps, is_impossible_after, within_s)
     _logger.info("Measuring checkpoints.")
     checkpoints, checkpoint = _checkpoints(state, scratch)
     began = time.perf_counter()
     model = scratch / "model.safetensors"
     model_file.save(
         model,
-        job.network,  # not that of these steps: of a rate that is far too high the run itself tells, by its loss
-        preprocessing=job.preprocessing,
-        class_names=job.train.class_names,
-        recipe=job.recipe.to_json(),
+        config.network,  # not that of these steps: of a rate that is far too high the run itself tells, by its loss
+        preprocessing=config.preprocessing,
+        class_names=config.train.class_names,
+        recipe=config.recipe.to_json(),
     )
     return StepTimings(
         compile_s=compile_s,
@@ -194,68 +194,73 @@ def measure_timings(
 
 
 def _steps(
-    job: RunConfig,
+    config: RunConfig,
     state: TrainState,
     run_steps: int | None,
-    lost: _Lost,
+    is_impossible_after: _IsImpossible,
     within_s: float | None,
 ) -> tuple[float, tuple[StepTiming, ...]]:
     """Seconds of compiling, and the steps of each size."""
-    group = job.recipe.ghost_batch_size
+    group = config.recipe.ghost_batch_size
     assert group is not None, "resolve_recipe() comes first"
     most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
-    groups = min(job.recipe.batch_size // group, max(job.microbatches.most, most // group))
-    recipe = job.recipe.model_copy(update={"batch_size": groups * group})
-    timed = _Timed(job, recipe, run_steps, lost, within_s)
+    groups = min(config.recipe.batch_size // group, max(config.microbatches.most, most // group))
+    recipe = config.recipe.model_copy(update={"batch_size": groups * group})
+    timed = _Timed(config, recipe, run_steps, is_impossible_after, within_s)
     loop = train_steps(
         state,
         timed.batches(),
         StepContext(
             timed.recipe,
-            job.preprocessing,
-            num_classes=len(job.train.class_names),
-            key=job.key,
-            device=job.device,
-            activation=job.answer,
+            config.preprocessing,
+            num_classes=len(config.train.class_names),
+            key=config.key,
+            device=config.device,
+            activation=config.answer,
         ),
         length=RunLength(_STEPS, _STEPS),
-        microbatches=job.microbatches,
+        microbatches=config.microbatches,
     )
     for _ in loop:
         timed.after_step()
-    return timed.compile_s, tuple(timed.rates)
+    return timed.compile_s, tuple(timed.timings)
 
 
 class _Timed:
     """Gives the loop steps of one size after the other, as many as it takes to time them.
 
-    ``compile_s`` is the time until the loop asked for the first images; ``rates`` are the timings of the sizes done.
+    ``compile_s`` is the time until the loop asked for the first images; ``timings`` are the timings of the sizes done.
     """
 
     def __init__(
         self,
-        job: RunConfig,
+        config: RunConfig,
         recipe: Recipe,
         run_steps: int | None,
-        lost: _Lost,
+        is_impossible_after: _IsImpossible,
         within_s: float | None,
     ) -> None:
-        self.job, self.recipe, self._lost, self._within_s = job, recipe, lost, within_s
+        self.config, self.recipe, self._is_impossible, self._within_s = (
+            config,
+            recipe,
+            is_impossible_after,
+            within_s,
+        )
         self._settings = sorted(settings_by_size(recipe), key=lambda one: one.image_size)
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         self.compile_s = 0.0
-        self.rates: list[StepTiming] = []
+        self.timings: list[StepTiming] = []
         self._begun = time.perf_counter()
         self._marks: list[float] = []
-        self._watching, self._peak = ExitStack(), PeakMemory(job.device)
+        self._watching, self._peak = ExitStack(), PeakMemory(config.device)
 
     def batches(self) -> Iterator[Batch]:
         """The groups of steps of each size, small ones first."""
-        job, recipe = self.job, self.recipe
-        threads = decode_threads(job.workers)
-        seen = replace(job.preprocessing, crop_mode=recipe.random_crop_mode)
+        config, recipe = self.config, self.recipe
+        threads = decode_threads(config.workers)
+        seen = replace(config.preprocessing, crop_mode=recipe.random_crop_mode)
         pictures = TrainingImages(
-            job.train, seen, recipe.crop_scale_min, job.key, threads=threads, reader=job.reader
+            config.train, seen, recipe.crop_scale_min, config.key, threads=threads, reader=config.reader
         )
         drawn = iter(self._sampler())
         self.compile_s = time.perf_counter() - self._begun
@@ -264,19 +269,19 @@ class _Timed:
                 f"Measuring steps of {setting.image_size} px ({number} of {len(self._settings)}{self._left()})."
             )
             with ExitStack() as self._watching:
-                self._peak, self._marks = PeakMemory(job.device), [time.perf_counter()]
+                self._peak, self._marks = PeakMemory(config.device), [time.perf_counter()]
                 yield from training_batches(
                     pictures,
                     self._requests(drawn, setting),
-                    workers=job.workers,
-                    pin_memory=job.device.type == "cuda",
+                    workers=config.workers,
+                    pin_memory=config.device.type == "cuda",
                 )
-            self.rates.append(self._rate(setting, self._peak.bytes))
+            self.timings.append(self._timing(setting, self._peak.bytes))
             no_time_left = self._within_s is not None and self._next_ends_s() > self._within_s
-            if no_time_left or self._lost(
+            if no_time_left or self._is_impossible(
                 self.compile_s, self._all(growth=0)
             ):  # larger ones take no less time
-                self.rates = list(self._all(growth=1))
+                self.timings = list(self._all(growth=1))
                 return
 
     def after_step(self) -> None:
@@ -288,7 +293,7 @@ class _Timed:
             return
         self._marks.append(time.perf_counter())
         if len(self._marks) <= 1 + self._warm_up or self._enough:
-            synchronizer(self.job.device)()
+            synchronizer(self.config.device)()
             self._marks[-1] = time.perf_counter()
         # Looking at the memory takes time itself: only between the first step and those that are timed.
         if len(self._marks) == 2:
@@ -298,7 +303,7 @@ class _Timed:
 
     def _all(self, *, growth: float) -> tuple[StepTiming, ...]:
         """The sizes done, and those left as the last one, its time grown by this power of the pixels."""
-        last = self.rates[-1]
+        last = self.timings[-1]
         left = (
             replace(
                 last,
@@ -306,23 +311,23 @@ class _Timed:
                 begin_s=0.0,
                 each_s=last.each_s * (setting.image_size / last.image_size) ** (2 * growth),
             )
-            for setting in self._settings[len(self.rates) :]
+            for setting in self._settings[len(self.timings) :]
         )
-        return (*self.rates, *left)
+        return (*self.timings, *left)
 
     def _next_ends_s(self) -> float:
         """Seconds of measuring until the next size is done, by the last size."""
-        last, now = self.rates[-1], time.perf_counter()
-        sizes = [setting.image_size for setting in self._settings[: len(self.rates) + 1]]
+        last, now = self.timings[-1], time.perf_counter()
+        sizes = [setting.image_size for setting in self._settings[: len(self.timings) + 1]]
         return now - self._begun + (now - self._marks[0]) * (sizes[-1] / last.image_size) ** 2
 
     def _left(self) -> str:
         """Time of the remaining sizes for the log, by those that are done; '' before any is."""
-        if not self.rates or self._within_s is not None:
+        if not self.timings or self._within_s is not None:
             return ""
-        last, seconds = self.rates[-1], 0.0
-        part = self.recipe.batch_size / self.job.recipe.batch_size
-        for setting in self._settings[len(self.rates) :]:
+        last, seconds = self.timings[-1], 0.0
+        part = self.recipe.batch_size / self.config.recipe.batch_size
+        for setting in self._settings[len(self.timings) :]:
             each = last.each_s * part * (setting.image_size / last.image_size) ** 2
             timed_s = max(each, min(_LONG_S, max(_TIMED_S, _TIMED_STEPS * each)))
             seconds += each * self._warm_up + min(timed_s, max(1.0, self._most) * each)
@@ -331,19 +336,19 @@ class _Timed:
     @property
     def _warm_up(self) -> int:
         """Steps that are not counted. Workers start at the same time: what each reads first comes at once."""
-        return max(_WARM_UP if self._within_s is None else 1, self.job.workers)
+        return max(_WARM_UP if self._within_s is None else 1, self.config.workers)
 
     def _sampler(self) -> TrainSampler:
         recipe = self.recipe
         assert recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
         return TrainSampler(
-            labels=self.job.train.labels,
+            labels=self.config.train.labels,
             progressive=recipe.progressive,
             steps=_STEPS,
             batch_size=recipe.batch_size,
             ghost_batch_size=recipe.ghost_batch_size,
             class_sampling=recipe.class_sampling,
-            key=self.job.key,
+            key=self.config.key,
         )
 
     def _requests(self, drawn: Iterator[BatchRequest], setting: StepSettings) -> Iterator[BatchRequest]:
@@ -356,7 +361,7 @@ class _Timed:
     @property
     def _enough(self) -> bool:
         """Whether the steps done say how long one takes; with workers, whole rounds of them."""
-        timed, workers = len(self._marks) - 1 - self._warm_up, self.job.workers
+        timed, workers = len(self._marks) - 1 - self._warm_up, self.config.workers
         if self._within_s is not None and timed >= max(1, workers):
             part_s = self._within_s / len(self._settings)
             if self._marks[-1] - self._marks[0] >= part_s:
@@ -366,35 +371,35 @@ class _Timed:
         took = self._marks[-1] - self._marks[self._warm_up]
         return timed >= self._most or took >= (_TIMED_S if timed >= _TIMED_STEPS else _LONG_S)
 
-    def _rate(self, setting: StepSettings, memory_bytes: int) -> StepTiming:
+    def _timing(self, setting: StepSettings, memory_bytes: int) -> StepTiming:
         marks, counted = self._marks, self._marks[self._warm_up :]
-        if self.job.workers or self.job.device.type != "cpu":
+        if self.config.workers or self.config.device.type != "cpu":
             # Pictures come in bursts, and a device is told ahead: only the time of all steps means something.
             each = (counted[-1] - counted[0]) / (len(counted) - 1)
         else:
             each = statistics.median(after - before for before, after in itertools.pairwise(counted))
         begin = max(0.0, marks[1] - marks[0] - each)
-        if self.job.workers and self.rates:
+        if self.config.workers and self.timings:
             begin = 0.0  # the workers have begun with the first size, and read on beyond it
-        whole = self.job.recipe.batch_size / self.recipe.batch_size
+        whole = self.config.recipe.batch_size / self.recipe.batch_size
         return StepTiming(setting.image_size, begin, each * whole, memory_bytes)
 
 
-def _answers(job: RunConfig, state: TrainState, *, once: bool) -> LinearCost:
+def _answers(config: RunConfig, state: TrainState, *, once: bool) -> LinearCost:
     """Time of predictions on images of ``val``, from few to as many as fill a little time."""
 
     def seconds(count: int) -> float:
-        part = job.val.select(np.unique(np.linspace(0, len(job.val) - 1, count).astype(np.int64)))
+        part = config.val.select(np.unique(np.linspace(0, len(config.val) - 1, count).astype(np.int64)))
         began = time.perf_counter()
-        job.look(state, part, once=once)
+        config.look(state, part, once=once)
         return time.perf_counter() - began
 
-    few = min(_FEW, len(job.val))
+    few = min(_FEW, len(config.val))
     seconds(few)
     few_s = seconds(few)
-    count = min(len(job.val), _MOST_ANSWERS, max(few, int(_ANSWERS_S / few_s * few)))
+    count = min(len(config.val), _MOST_ANSWERS, max(few, int(_ANSWERS_S / few_s * few)))
     count_s = seconds(count)
-    if job.workers and count > few:  # starting them takes a time of its own
+    if config.workers and count > few:  # starting them takes a time of its own
         each = max(0.0, count_s - few_s) / (count - few)
         return LinearCost(max(0.0, few_s - each * few), each)
     return LinearCost(0.0, count_s / count)

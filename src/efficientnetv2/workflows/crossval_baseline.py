@@ -34,7 +34,7 @@ from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, first_preprocessing
-from efficientnetv2.workflows.report_sections import by_picture
+from efficientnetv2.workflows.report_sections import predictions_frame
 
 _logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def probe_baseline(
         predictions,
         other,
         classification_metrics(predictions.labels, predictions.probabilities, dataset.class_names),
-        by_picture(predictions, dataset, dataset.class_names),
+        predictions_frame(predictions, dataset, dataset.class_names),
         _label_curve(embedded, folds, number, key, trainer, balanced=balanced),
         f"This is fold {number + 1} alone, which trains on {len(train_rows[number]):,} of "
         f"{pluralize(int((dataset.split != 'test').sum()), 'image')}.",

@@ -38,7 +38,7 @@ from efficientnetv2.workflows.crossval_runs import (
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explain_folds
 from efficientnetv2.workflows.predictions_io import SKIPPED, write_skipped
-from efficientnetv2.workflows.report_sections import Known
+from efficientnetv2.workflows.report_sections import ReportInputs
 
 _logger = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def write_crossval_report(
         members=results.members,
     )
     curve, note = (None, "") if baseline is None else (baseline.data_scaling_curve, baseline.label_curve_note)
-    known = Known(
+    known = ReportInputs(
         members=tuple(model_file.describe(folder / file).calibration for file in files),
         probe=None if baseline is None else baseline.table,
         labels=None if curve is None else label_efficiency_verdict(curve, note=note),

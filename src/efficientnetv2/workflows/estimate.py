@@ -50,7 +50,7 @@ from efficientnetv2.workflows.arguments import (
 from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.explain import explain_predictions
 from efficientnetv2.workflows.output_paths import validate_run_paths
-from efficientnetv2.workflows.report_sections import Known
+from efficientnetv2.workflows.report_sections import ReportInputs
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.train import load_run_data, validate_request
 
@@ -201,7 +201,7 @@ def _other_costs(
         kept, predictions, config.val, config.train.class_names, kept.preprocessing
     )
     facts = ReportMetadata(config.train.source, "val")
-    known = Known(sections=galleries, whole=split_clusters(folder, config.val.paths))
+    known = ReportInputs(sections=galleries, whole=split_clusters(folder, config.val.paths))
     outcome = EvaluationResult(predictions, config.val, config.train.class_names, facts, known=known)
     outcome.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began

@@ -57,7 +57,7 @@ from efficientnetv2.workflows.label_alignment import align_labels
 from efficientnetv2.workflows.leakage import unseen_metrics
 from efficientnetv2.workflows.predictions_io import SKIPPED, write_skipped
 from efficientnetv2.workflows.report_folder import report_folder
-from efficientnetv2.workflows.report_sections import Known, Wanted, check_slices
+from efficientnetv2.workflows.report_sections import ReportInputs, ReportOptions, validate_slices
 from efficientnetv2.workflows.results import Evaluation
 from efficientnetv2.workflows.test_time_augmentation import (
     for_own_views,
@@ -100,7 +100,7 @@ class _Plan:
     job: PredictionJob
     split: str
     sizes: tuple[int, ...]
-    report: Wanted
+    report: ReportOptions
     options: EvaluateOptions
 
 
@@ -180,7 +180,9 @@ def _select_split(dataset: ImageDataset, split: str | None) -> tuple[ImageDatase
     return (dataset, "all pictures") if split == "all" else (dataset.subset(split), split)
 
 
-def _report_options(options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]) -> Wanted:
+def _report_options(
+    options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]
+) -> ReportOptions:
     single_label = {
         "--costs": options.costs, "--baseline": options.against, "--calibrate": options.calibrate,
     }  # fmt: skip
@@ -191,9 +193,9 @@ def _report_options(options: EvaluateOptions, dataset: ImageDataset, class_names
     if options.slices is not None:
         slices = () if options.slices == "none" else tuple(map(str.strip, options.slices.split(",")))
     if slices:
-        check_slices(dataset, slices)
+        validate_slices(dataset, slices)
     against = options.against
-    return Wanted(
+    return ReportOptions(
         slices,
         None if options.costs is None else read_cost_matrix(options.costs, class_names),
         options.abstain_below,
@@ -229,7 +231,7 @@ def _report(
     if out is not None:
         seen_as = replace(network.preprocessing, image_size=preprocessing.image_size)
         sections = explain_predictions(network, predictions, job.dataset, network.class_names, seen_as)
-    known = Known(
+    known = ReportInputs(
         network.calibration,
         member_calibrations(network),
         tta=view_gain,

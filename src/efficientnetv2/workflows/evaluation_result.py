@@ -31,7 +31,12 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.output_paths import default_check_dir
 from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
-from efficientnetv2.workflows.report_sections import Findings, Known, Wanted, gathered
+from efficientnetv2.workflows.report_sections import (
+    ReportFindings,
+    ReportInputs,
+    ReportOptions,
+    build_sections,
+)
 
 # Next steps that the command prints; the report has all. Ours.
 _STEPS_SHOWN = 2
@@ -59,11 +64,11 @@ class EvaluationResult:
         class_names: Sequence[str],
         metadata: ReportMetadata,
         *,
-        wanted: Wanted | None = None,
-        known: Known | None = None,
+        wanted: ReportOptions | None = None,
+        known: ReportInputs | None = None,
     ) -> None:
         self.predictions, self.dataset, self.metadata = predictions, dataset, metadata
-        self.wanted, self.known = wanted or Wanted(), known or Known()
+        self.wanted, self.known = wanted or ReportOptions(), known or ReportInputs()
         self.class_names = tuple(class_names)
 
     @cached_property
@@ -85,9 +90,9 @@ class EvaluationResult:
         )
 
     @cached_property
-    def findings(self) -> Findings:
+    def findings(self) -> ReportFindings:
         """Sections of the report, and the context of its summary."""
-        return gathered(
+        return build_sections(
             self.predictions,
             self.dataset,
             self.class_names,

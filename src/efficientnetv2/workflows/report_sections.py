@@ -37,7 +37,7 @@ SIZE = "longer_side_px"
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
+class ReportOptions:
     """What the user wants of a report beyond the metrics.
 
     Args:
@@ -54,7 +54,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class ReportInputs:
     """What is known besides the predictions.
 
     Args:
@@ -87,25 +87,25 @@ class Known:
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
+class ReportFindings:
     """Sections of the page, and the context of its summary."""
 
     sections: tuple[TemplateSection, ...]
     context: ReportContext
 
 
-def gathered(
+def build_sections(
     predictions: Predictions,
     dataset: ImageDataset,
     class_names: Sequence[str],
-    wanted: Wanted,
-    known: Known,
+    wanted: ReportOptions,
+    known: ReportInputs,
     *,
     trainers: str = "",
     choosers: str = "",
     reach: Interval,
     key: Key,
-) -> Findings:
+) -> ReportFindings:
     """Everything that a report says of predictions beyond the metrics.
 
     Args:
@@ -145,12 +145,12 @@ def gathered(
         sections.append(cost_section(labels, probabilities, wanted.costs, class_names, key=key.fold("costs")))
     probe = last = None
     if labels.ndim == 1:
-        answers = by_picture(predictions, dataset, class_names)
+        answers = predictions_frame(predictions, dataset, class_names)
         whole = None if known.whole is None else known.whole.by_path(shown.paths)
         if known.probe is not None:
             probe = compare_predictions(answers, known.probe, clusters=whole)
         last = _last(answers, wanted, known, whole)
-    return Findings(
+    return ReportFindings(
         (*sections, *known.sections),
         ReportContext(
             probe=probe,
@@ -174,7 +174,9 @@ def _of_slices(parts: Sequence[SliceMetrics], uncut: Sequence[str]) -> tuple[str
     return subgroup_verdict(parts), " ".join([worst_slice(parts), *uncut])
 
 
-def by_picture(predictions: Predictions, dataset: ImageDataset, class_names: Sequence[str]) -> pd.DataFrame:
+def predictions_frame(
+    predictions: Predictions, dataset: ImageDataset, class_names: Sequence[str]
+) -> pd.DataFrame:
     """Predictions of images with one label as ``evaluation.predictions.load_predictions`` gives saved ones."""
     shown = dataset.select(predictions.samples)
     called = predictions.probabilities.argmax(axis=1)
@@ -184,7 +186,7 @@ def by_picture(predictions: Predictions, dataset: ImageDataset, class_names: Seq
     )
 
 
-def sized(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> ImageDataset:
+def with_image_sizes(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> ImageDataset:
     """The dataset with a column of image sizes, if it may be used and is known; an own column stays."""
     if SIZE in dataset.table or not (wanted is None or SIZE in wanted):
         return dataset
@@ -192,13 +194,13 @@ def sized(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> ImageDataset
     return dataset if sides is None else replace(dataset, table=dataset.table.assign(**{SIZE: sides}))
 
 
-def check_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
+def validate_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
     """Check columns of subgroups before an image is predicted.
 
     Raises:
         InputError: A column does not exist, or is not suitable.
     """
-    table = sized(dataset, wanted).table
+    table = with_image_sizes(dataset, wanted).table
     there = [str(name) for name in table.columns if name not in _OTHERWISE]
     for name in wanted:
         if name == SIZE and name not in there:
@@ -224,7 +226,7 @@ def check_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
 
 def _cut(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> tuple[pd.DataFrame, list[str]]:
     """The columns of subgroups, and a note on those that are not suitable any more without unreadable images."""
-    table = sized(dataset, wanted).table
+    table = with_image_sizes(dataset, wanted).table
     if wanted is None:
         return table[sliceable_columns(table, without=_OTHERWISE)], []
     lost = [name for name in wanted if slice_values(table[name]) is None]
@@ -234,7 +236,7 @@ def _cut(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> tuple[pd.Data
     ] if lost else []
 
 
-def _scaled(predictions: Predictions, known: Known) -> TemperatureScaling | None:
+def _scaled(predictions: Predictions, known: ReportInputs) -> TemperatureScaling | None:
     found = known.calibration
     if found is None:
         return None
@@ -243,7 +245,7 @@ def _scaled(predictions: Predictions, known: Known) -> TemperatureScaling | None
 
 
 def _last(
-    answers: pd.DataFrame, wanted: Wanted, known: Known, whole: pd.Series[int] | None
+    answers: pd.DataFrame, wanted: ReportOptions, known: ReportInputs, whole: pd.Series[int] | None
 ) -> tuple[str, PairedDifference] | None:
     """The run that was asked for, or else the last one before this; and what this one has over it."""
     other = wanted.against

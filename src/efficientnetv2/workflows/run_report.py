@@ -44,7 +44,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.workflows.explain import explain_predictions
-from efficientnetv2.workflows.report_sections import Known, Wanted
+from efficientnetv2.workflows.report_sections import ReportInputs, ReportOptions
 
 _logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def write_run_report(config: RunConfig, data: DataModule, result: Result) -> Eva
         config.val,
         config.train.class_names,
         facts,
-        wanted=Wanted(against=PreviousRun.load(config.folder.path, beginning)),
+        wanted=ReportOptions(against=PreviousRun.load(config.folder.path, beginning)),
         known=known,
     )
     curve = None
@@ -184,7 +184,9 @@ def _train_images(config: RunConfig) -> ImageDataset:
     return config.train.select(np.flatnonzero([path not in skipped for path in config.train.paths]))
 
 
-def _report_context(folder: Path, beginning: Mapping[str, Any], calibration: Calibration | None) -> Known:
+def _report_context(
+    folder: Path, beginning: Mapping[str, Any], calibration: Calibration | None
+) -> ReportInputs:
     """What a run knows besides its predictions: those of the probe, the learning curve, its temperature."""
     predictions = None
     if (folder / PROBE_DIR / PREDICTIONS_CSV).is_file() and "linear_probe" in beginning:
@@ -198,7 +200,7 @@ def _report_context(folder: Path, beginning: Mapping[str, Any], calibration: Cal
     if "data_scaling_curve" in beginning:
         curve = TypeAdapter(LearningCurve).validate_python(beginning["data_scaling_curve"])
         labels, sections = label_efficiency_verdict(curve), [learning_curve_section(curve)]
-    return Known(
+    return ReportInputs(
         calibration=calibration,
         probe=predictions,
         labels=labels,

@@ -19,7 +19,7 @@ from efficientnetv2.models.ensemble import remove_calibration
 from efficientnetv2.preprocessing import TTA, Preprocessing
 from efficientnetv2.progressive.schedule import IMAGE_SIZE, ProgressiveSchedule
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.workflows.report_sections import by_picture
+from efficientnetv2.workflows.report_sections import predictions_frame
 
 _logger = logging.getLogger(__name__)
 
@@ -144,6 +144,6 @@ def over_own(
     """
     if own is None:
         return None
-    mine, theirs = (by_picture(one, dataset, class_names) for one in (predictions, own))
+    mine, theirs = (predictions_frame(one, dataset, class_names) for one in (predictions, own))
     clusters = None if whole is None else whole.by_path(list(mine.index))
     return compare_predictions(mine, theirs, clusters=clusters)
