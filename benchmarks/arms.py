@@ -23,9 +23,9 @@ from benchmarks.record import hardware, interval
 from sklearn.model_selection import train_test_split
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.utils.device import lower_precision, pick_device
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.evaluation_result import library_versions
 
 # No validation between but at the ends of stages, where it has to be, and then on few pictures.
 HARDLY_VALIDATED = ("val_interval_epochs=1000", "val_max_images=32")

@@ -52,6 +52,7 @@ from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
@@ -60,7 +61,6 @@ from efficientnetv2.utils.memory import free_bytes
 from efficientnetv2.utils.optional_deps import import_torchvision
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.timer import TimingStats, interleave
-from efficientnetv2.workflows.evaluation_result import library_versions
 
 IMAGES, SIZE, QUALITY = 256, (500, 375), 95
 ROUNDS = 15

@@ -55,9 +55,9 @@ from benchmarks.record import RESULTS, forget, hardware, record, versions_of
 from benchmarks.regimes import HOPELESS
 
 from efficientnetv2.data.config import DataConfig
+from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.evaluation_result import library_versions
 
 Rows = list[dict[str, Any]]  # one per seed
 _SEEDS = 3

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
+from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
@@ -53,7 +54,6 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import import_torchvision
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio, synchronizer
-from efficientnetv2.workflows.evaluation_result import library_versions
 
 OURS = "efficientnetv2"
 # AdamW's usual values; speeds do not depend on them.

@@ -18,8 +18,8 @@ from benchmarks.paper.runs import CONFIG
 from benchmarks.paper.table import TIMED, Table
 from benchmarks.record import forget, record, versions_of
 
+from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.workflows.evaluation_result import library_versions
 
 #: Table -> its claim in results/summary.json.
 CLAIMED = {"5": "randaugment_size_top1_gain_b0_imagenette"}

@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.cli.demo import bundled_images
 from efficientnetv2.data.config import DataConfig
+from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.evaluation.plot_style import png
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.evaluation_result import library_versions
 
 #: Tables and figures that are counted or timed.
 MEASURED: dict[str, Callable[[Scale, torch.device, Say], Table]] = {

@@ -27,6 +27,7 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import Folds, assign_folds, time_folds
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict
+from efficientnetv2.evaluation.predictions_io import predictions_table, read_predictions, write_predictions
 from efficientnetv2.inference.linear_probe import out_of_fold_predictions
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
@@ -46,7 +47,6 @@ from efficientnetv2.workflows.crossval_baseline import compare_folds
 from efficientnetv2.workflows.crossval_config import CrossValConfig, SavedCrossVal
 from efficientnetv2.workflows.crossval_report import write_ensemble
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
-from efficientnetv2.workflows.predictions_io import predictions_table, read_predictions, write_predictions
 
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_size=32")
 CPU = torch.device("cpu")

@@ -17,6 +17,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures import io
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
+from efficientnetv2.evaluation.predictions_io import predictions_table, write_predictions
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -35,7 +36,6 @@ from efficientnetv2.workflows import train as train_job
 from efficientnetv2.workflows.crossval import check_recipes
 from efficientnetv2.workflows.crossval_config import CrossValConfig
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, best_candidates, run_name
-from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
 
 # Epochs by the number of training pictures, so that a recipe that is settled anew is another.
 SETTINGS = (

@@ -26,7 +26,9 @@ from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.results import ResultPrinter, print_outcome
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.report_sections import ReportInputs
 from efficientnetv2.inference import linear_probe as room
 from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe, to_linear_layer
 from efficientnetv2.inference.predict import Predictions
@@ -37,8 +39,6 @@ from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.evaluation_result import EvaluationResult
-from efficientnetv2.workflows.report_sections import ReportInputs
 from efficientnetv2.workflows.run_report import save_probe
 from efficientnetv2.workflows.train import train_and_report
 

@@ -22,7 +22,7 @@ from efficientnetv2.evaluation.predictions import save_predictions
 WORDS = (*TINY, "--weights", "none", "--set", "checkpoint_minutes=0", "--set", "ghost_batch_size=4")
 SAVING = "efficientnetv2.training.post_training:save_model"
 REPORTING = "efficientnetv2.evaluation.report:Report.write"
-ANSWERS = "efficientnetv2.workflows.evaluation_result:write_predictions"
+ANSWERS = "efficientnetv2.evaluation.evaluation_result:write_predictions"
 DROPPING = "efficientnetv2.workflows.run_report:remove_checkpoints"
 
 

@@ -17,16 +17,16 @@ from tests.messages import mentions
 from tests.rasters import write_raster
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation import evaluation_result, report
+from efficientnetv2.evaluation import explain_predictions as explain
+from efficientnetv2.evaluation.evaluation_result import EvaluationResult
+from efficientnetv2.evaluation.explain_predictions import explain_folds, explain_predictions
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import evaluation_result, explain
-from efficientnetv2.workflows.evaluation_result import EvaluationResult
-from efficientnetv2.workflows.explain import explain_folds, explain_predictions
 
 
 def test_the_report_has_galleries_with_maps_and_is_small(class_folders):

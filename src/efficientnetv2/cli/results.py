@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.headline import probe_evaluated_images, probe_training_images, probe_warning
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.summary import summary_lines
@@ -18,7 +19,6 @@ from efficientnetv2.metrics.multilabel import (
 )
 from efficientnetv2.utils.errors import format_duration, pluralize
 from efficientnetv2.utils.io import read_object
-from efficientnetv2.workflows.evaluation_result import EvaluationResult
 
 _CLASSES_SHOWN = 30  # Ours.
 

@@ -250,3 +250,10 @@ def report_notes(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
     if len(damage.notes) > _MAX_SHARDS:
         _logger.info(f"And {len(damage.notes) - _MAX_SHARDS:,} more damaged shards.")
     return damage
+
+
+def default_check_dir(data: str) -> Path:
+    """Where a check writes its page unless a folder is given: ``inspection/NAME``."""
+    place = Path(os.path.expanduser(data))
+    # A folder's name may have dots: photos.v1 and photos.v2 are two datasets.
+    return Path("inspection") / ((place.name if place.is_dir() else place.stem) or "pictures")

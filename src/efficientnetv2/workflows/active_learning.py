@@ -30,7 +30,6 @@ from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import PredictionJob
 from efficientnetv2.workflows.output_paths import refuse_foreign_file
-from efficientnetv2.workflows.predictions_io import csv_columns
 
 _logger = logging.getLogger(__name__)
 

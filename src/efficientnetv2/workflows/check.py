@@ -23,7 +23,7 @@ from efficientnetv2.checks.report import (
 )
 from efficientnetv2.checks.split_leakage import check_time_column
 from efficientnetv2.checks.thumbnail_index import ImageStats, collect_image_stats
-from efficientnetv2.data.config import DataConfig, report_notes, with_bands
+from efficientnetv2.data.config import DataConfig, default_check_dir, report_notes, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
@@ -49,13 +49,7 @@ from efficientnetv2.workflows.arguments import (
     source_of,
 )
 from efficientnetv2.workflows.batch_predict import none_readable_error
-from efficientnetv2.workflows.evaluation_result import library_versions
-from efficientnetv2.workflows.output_paths import (
-    default_check_dir,
-    note_replaced,
-    refuse_foreign_file,
-    refuse_inside_data,
-)
+from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file, refuse_inside_data
 from efficientnetv2.workflows.results import html_table
 
 _logger = logging.getLogger(__name__)

@@ -22,6 +22,8 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning
 from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.evaluation.evaluation_result import EvaluationResult
+from efficientnetv2.evaluation.predictions_io import MOST_CLASSES, SKIPPED, write_skipped
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import absolute_weights_path, validate_weights_name
 from efficientnetv2.training.overrides import (
@@ -60,9 +62,7 @@ from efficientnetv2.workflows.crossval_config import (
 )
 from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossValResults, write_crossval_report
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
-from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.output_paths import refuse_inside_data, validate_run_paths
-from efficientnetv2.workflows.predictions_io import MOST_CLASSES, SKIPPED, write_skipped
 from efficientnetv2.workflows.results import CrossValidation
 
 _logger = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.generalization import SplitComparison
+from efficientnetv2.evaluation.report_sections import predictions_frame
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
 from efficientnetv2.inference.linear_probe import (
     GroupedData,
@@ -34,7 +35,6 @@ from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, first_preprocessing
-from efficientnetv2.workflows.report_sections import predictions_frame
 
 _logger = logging.getLogger(__name__)
 

@@ -15,7 +15,10 @@ import torch
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.evaluation.clusters import split_clusters
+from efficientnetv2.evaluation.evaluation_result import EvaluationResult
+from efficientnetv2.evaluation.explain_predictions import explain_predictions
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.report_sections import ReportInputs
 from efficientnetv2.inference.linear_probe import fit_probe, max_probe_images, sample_training_rows
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.models import model_file
@@ -47,10 +50,7 @@ from efficientnetv2.workflows.arguments import (
     refuse_launched,
     run_arguments,
 )
-from efficientnetv2.workflows.evaluation_result import EvaluationResult
-from efficientnetv2.workflows.explain import explain_predictions
 from efficientnetv2.workflows.output_paths import validate_run_paths
-from efficientnetv2.workflows.report_sections import ReportInputs
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.train import load_run_data, validate_request
 

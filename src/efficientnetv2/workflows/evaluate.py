@@ -15,10 +15,14 @@ from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.evaluation.clusters import evaluation_clusters
+from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
+from efficientnetv2.evaluation.explain_predictions import explain_predictions
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import load_predictions
+from efficientnetv2.evaluation.predictions_io import SKIPPED, write_skipped
 from efficientnetv2.evaluation.previous_runs import PreviousRun
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.report_sections import ReportInputs, ReportOptions, validate_slices
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
 from efficientnetv2.models import model_file
@@ -51,13 +55,9 @@ from efficientnetv2.workflows.batch_predict import (
 )
 from efficientnetv2.workflows.calibrate import check_calibration, require_unseen, write_calibrated
 from efficientnetv2.workflows.cost_matrix import read_cost_matrix
-from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
-from efficientnetv2.workflows.explain import explain_predictions
 from efficientnetv2.workflows.label_alignment import align_labels
 from efficientnetv2.workflows.leakage import unseen_metrics
-from efficientnetv2.workflows.predictions_io import SKIPPED, write_skipped
 from efficientnetv2.workflows.report_folder import report_folder
-from efficientnetv2.workflows.report_sections import ReportInputs, ReportOptions, validate_slices
 from efficientnetv2.workflows.results import Evaluation
 from efficientnetv2.workflows.test_time_augmentation import (
     for_own_views,

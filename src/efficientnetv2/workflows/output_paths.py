@@ -22,13 +22,6 @@ from efficientnetv2.utils.shell import rank_and_world_size, shell_join
 _logger = logging.getLogger(__name__)
 
 
-def default_check_dir(data: str) -> Path:
-    """Where a check writes its page unless a folder is given: ``inspection/NAME``."""
-    place = Path(os.path.expanduser(data))
-    # A folder's name may have dots: photos.v1 and photos.v2 are two datasets.
-    return Path("inspection") / ((place.name if place.is_dir() else place.stem) or "pictures")
-
-
 def is_inside_data(data: str, path: Path) -> bool:
     """Whether a path, which need not exist, is in the folder of a dataset."""
     source = Path(os.path.expanduser(data))

@@ -12,6 +12,14 @@ import torch
 
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV
+from efficientnetv2.evaluation.predictions_io import (
+    is_predictions_csv,
+    is_skipped_csv,
+    predictions_table,
+    skipped_csv_for,
+    write_predictions,
+    write_skipped,
+)
 from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import TTA
@@ -43,14 +51,6 @@ from efficientnetv2.workflows.batch_predict import (
     start_processes,
 )
 from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
-from efficientnetv2.workflows.predictions_io import (
-    is_predictions_csv,
-    is_skipped_csv,
-    predictions_table,
-    skipped_csv_for,
-    write_predictions,
-    write_skipped,
-)
 from efficientnetv2.workflows.test_time_augmentation import for_own_views, tta_or_own
 
 _logger = logging.getLogger(__name__)

@@ -18,6 +18,8 @@ from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.evaluation.clusters import split_clusters
+from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
+from efficientnetv2.evaluation.explain_predictions import explain_predictions
 from efficientnetv2.evaluation.generalization import train_distance
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.evaluation.next_steps import late_gain
@@ -30,6 +32,7 @@ from efficientnetv2.evaluation.predictions import (
 )
 from efficientnetv2.evaluation.previous_runs import PreviousRun
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.report_sections import ReportInputs, ReportOptions
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
 from efficientnetv2.inference.linear_probe import ProbeResult, fit_classifier
 from efficientnetv2.models import model_file
@@ -42,9 +45,6 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.evaluation_result import EvaluationResult, file_hashes, library_versions
-from efficientnetv2.workflows.explain import explain_predictions
-from efficientnetv2.workflows.report_sections import ReportInputs, ReportOptions
 
 _logger = logging.getLogger(__name__)
 

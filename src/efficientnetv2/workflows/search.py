@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.data.config import default_check_dir
 from efficientnetv2.nas.results import best
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.recipe import MAX_COUNT
@@ -27,7 +28,6 @@ from efficientnetv2.workflows.arguments import (
     settings_of,
     source_of,
 )
-from efficientnetv2.workflows.output_paths import default_check_dir
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.search_config import SearchConfig
 from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions

@@ -12,6 +12,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
+from efficientnetv2.evaluation.report_sections import predictions_frame
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.inference.resolutions import evaluate_sizes
 from efficientnetv2.models.efficientnet import Network
@@ -19,7 +20,6 @@ from efficientnetv2.models.ensemble import remove_calibration
 from efficientnetv2.preprocessing import TTA, Preprocessing
 from efficientnetv2.progressive.schedule import IMAGE_SIZE, ProgressiveSchedule
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.workflows.report_sections import predictions_frame
 
 _logger = logging.getLogger(__name__)
 

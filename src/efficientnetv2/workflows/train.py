@@ -15,6 +15,7 @@ import torch
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import DataModule, prepare_data, require_images_here
+from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.evaluation.previous_runs import PreviousRun
 from efficientnetv2.inference.linear_probe import ProbeMetrics
@@ -52,7 +53,6 @@ from efficientnetv2.utils.logs import attached, silenced
 from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import command_line, shell_join
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments
-from efficientnetv2.workflows.evaluation_result import EvaluationResult
 from efficientnetv2.workflows.output_paths import (
     refuse_inside_data,
     refuse_replacing_data,

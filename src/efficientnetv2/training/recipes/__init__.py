@@ -7,7 +7,7 @@ from pathlib import Path
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.training.recipes import custom_data, imagenet, nas_proxy, other_models, transfer
-from efficientnetv2.training.recipes.named import NamedRecipe
+from efficientnetv2.training.recipes.named_recipe import NamedRecipe
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
 #: All recipes by name, in the order in which a new user wants to read them.

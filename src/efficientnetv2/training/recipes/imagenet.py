@@ -8,7 +8,7 @@ from typing import Literal
 from efficientnetv2.architectures.registry import get_model_info
 from efficientnetv2.progressive.presets import paper_schedule, released_schedule
 from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
-from efficientnetv2.training.recipes.named import NamedRecipe
+from efficientnetv2.training.recipes.named_recipe import NamedRecipe
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
 Form = Literal["paper", "released"]

@@ -10,9 +10,9 @@ import torch
 from tests.messages import mentioning
 
 from efficientnetv2.evaluation.predictions import load_predictions, saved_clusters
+from efficientnetv2.evaluation.predictions_io import predictions_table, read_predictions, write_predictions
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.predictions_io import predictions_table, read_predictions, write_predictions
 
 
 def written(tmp_path, probabilities, names, **more):

@@ -15,13 +15,21 @@ from urllib.parse import quote
 import pandas as pd
 from PIL import Image
 
+from efficientnetv2.data.config import default_check_dir
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.plots import SizeCurve
+from efficientnetv2.evaluation.predictions_io import predictions_table, write_predictions
 from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.report_sections import (
+    ReportFindings,
+    ReportInputs,
+    ReportOptions,
+    build_sections,
+)
 from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
@@ -29,14 +37,6 @@ from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import Metrics, compute_metrics
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.output_paths import default_check_dir
-from efficientnetv2.workflows.predictions_io import predictions_table, write_predictions
-from efficientnetv2.workflows.report_sections import (
-    ReportFindings,
-    ReportInputs,
-    ReportOptions,
-    build_sections,
-)
 
 # Next steps that the command prints; the report has all. Ours.
 _STEPS_SHOWN = 2
