@@ -32,19 +32,12 @@ _SAVED = "against"
 
 @dataclass(frozen=True, eq=False)
 class PreviousRun:
-    """A run or evaluation to compare with.
+    """A run or evaluation to compare with."""
 
-    Args:
-        name: Name for users.
-        predictions: See ``evaluation.predictions.load_predictions``.
-        by_name: Note that the images lie elsewhere and are compared by name; '' if they do not.
-        optimistic: Warning that its metrics are optimistic, by its report; '' if they are not.
-    """
-
-    name: str
-    predictions: pd.DataFrame
-    by_name: str = ""
-    optimistic: str = ""
+    name: str  # Name for users
+    predictions: pd.DataFrame  # See ``evaluation.predictions.load_predictions``
+    by_name: str = ""  # Note that the images lie elsewhere and are compared by name; '' if they do not
+    optimistic: str = ""  # Warning that its metrics are optimistic, by its report; '' if they are not
 
     @classmethod
     def named(cls, folder: Path, predictions: pd.DataFrame, images: ImageDataset) -> PreviousRun:

@@ -38,52 +38,33 @@ SIZE = "longer_side_px"
 
 @dataclass(frozen=True, eq=False)
 class ReportOptions:
-    """What the user wants of a report beyond the metrics.
+    """What the user wants of a report beyond the metrics."""
 
-    Args:
-        slices: Columns of subgroups; None takes all that are suitable, empty none.
-        costs: Costs of errors; None if they are not known.
-        abstain_below: Probability below which a person decides; None never.
-        against: Run or evaluation to compare with; None takes the previous one.
-    """
-
+    # Columns of subgroups; None takes all that are suitable, empty none
     slices: tuple[str, ...] | None = None
-    costs: ErrorCosts | None = None
-    abstain_below: float | None = None
-    against: PreviousRun | None = None
+    costs: ErrorCosts | None = None  # Costs of errors; None if they are not known
+    abstain_below: float | None = None  # Probability below which a person decides; None never
+    against: PreviousRun | None = None  # Run or evaluation to compare with; None takes the previous one
 
 
 @dataclass(frozen=True, eq=False)
 class ReportInputs:
-    """What is known besides the predictions.
+    """What is known besides the predictions."""
 
-    Args:
-        calibration: Temperature of the predictions.
-        members: Temperatures of the members of an ensemble; None of one without.
-        probe: Predictions of the linear probe, see ``evaluation.predictions.load_predictions``.
-        labels: Verdict and text on more labels.
-        elsewhere: Estimate for new places, from a cross-validation.
-        apart: Distance of the images from the training images.
-        views: Difference made by test-time augmentation.
-        unseen: Text on the images that did not train the model.
-        sections: Further sections.
-        folder: Run directory, beside which earlier runs are; None without.
-        split_by: Rule of the folds of a cross-validation; None without.
-        whole: Clusters of the predicted images; None without.
-    """
-
-    calibration: Calibration | None = None
+    calibration: Calibration | None = None  # Temperature of the predictions
+    # Temperatures of the members of an ensemble; None of one without
     members: tuple[Calibration | None, ...] = ()
+    # Predictions of the linear probe, see ``evaluation.predictions.load_predictions``
     probe: pd.DataFrame | None = None
-    labels: tuple[str, str] | None = None
-    elsewhere: NewPlaceEstimate | None = None
-    apart: TrainDistance | None = None
-    tta: PairedDifference | None = None
-    unseen: str | None = None
-    sections: tuple[TemplateSection, ...] = ()
-    folder: Path | None = None
-    split_by: str | None = None
-    whole: Clusters | None = None
+    labels: tuple[str, str] | None = None  # Verdict and text on more labels
+    elsewhere: NewPlaceEstimate | None = None  # Estimate for new places, from a cross-validation
+    apart: TrainDistance | None = None  # Distance of the images from the training images
+    tta: PairedDifference | None = None  # Difference made by test-time augmentation
+    unseen: str | None = None  # Text on the images that did not train the model
+    sections: tuple[TemplateSection, ...] = ()  # Further sections
+    folder: Path | None = None  # Run directory, beside which earlier runs are; None without
+    split_by: str | None = None  # Rule of the folds of a cross-validation; None without
+    whole: Clusters | None = None  # Clusters of the predicted images; None without
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,25 +61,15 @@ class StopRequestedError(Exception):
 
 @dataclass(eq=False)
 class RunContext:
-    """What the parts of a trainer share.
+    """What the parts of a trainer share."""
 
-    Args:
-        config: The run.
-        state: What training changes.
-        plan: Steps of the run, which a time limit revises.
-        callbacks: The user's, in the first process.
-        selection: Selects the weights to keep. None keeps the last ones.
-        pacer: Plans the remaining steps of a run with a time limit.
-        stop_requested: Whether a signal has asked the run to stop.
-    """
-
-    config: RunConfig
-    state: TrainState
-    plan: StepPlan
-    callbacks: tuple[Callback, ...] = ()
-    selection: ModelSelection | None = None
-    pacer: Pacer | None = None
-    stop_requested: Callable[[], bool] = lambda: False
+    config: RunConfig  # The run
+    state: TrainState  # What training changes
+    plan: StepPlan  # Steps of the run, which a time limit revises
+    callbacks: tuple[Callback, ...] = ()  # The user's, in the first process
+    selection: ModelSelection | None = None  # Selects the weights to keep. None keeps the last ones.
+    pacer: Pacer | None = None  # Plans the remaining steps of a run with a time limit
+    stop_requested: Callable[[], bool] = lambda: False  # Whether a signal has asked the run to stop
 
     @property
     def is_done(self) -> bool:

@@ -30,40 +30,25 @@ _CHECKPOINTS = 3
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Estimate of a stage, or of the steps of similar size where the size changes all the time.
+    """Estimate of a stage, or of the steps of similar size where the size changes all the time."""
 
-    Args:
-        image_size: Image size, the largest of similar ones.
-        steps: Number of steps.
-        images_per_s: Training images per second, reading included.
-        seconds: Time of the steps.
-        microbatches: Groups per pass.
-        memory_bytes: Peak memory.
-    """
-
-    image_size: int
-    steps: int
-    images_per_s: float
-    seconds: float
-    microbatches: int
-    memory_bytes: int
+    image_size: int  # Image size, the largest of similar ones
+    steps: int  # Number of steps
+    images_per_s: float  # Training images per second, reading included
+    seconds: float  # Time of the steps
+    microbatches: int  # Groups per pass
+    memory_bytes: int  # Peak memory
 
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """Estimate of a run.
+    """Estimate of a run."""
 
-    Args:
-        length: Length of the run.
-        stages: Stages in order, or by growing size where the size changes all the time.
-        others_s: Seconds of everything but the steps, by name.
-        disk_bytes: Peak bytes in the run directory, by name.
-    """
-
-    length: RunLength
+    length: RunLength  # Length of the run
+    # Stages in order, or by growing size where the size changes all the time
     stages: tuple[StageEstimate, ...]
-    others_s: Mapping[str, float]
-    disk_bytes: Mapping[str, int] = field(default_factory=dict)
+    others_s: Mapping[str, float]  # Seconds of everything but the steps, by name
+    disk_bytes: Mapping[str, int] = field(default_factory=dict)  # Peak bytes in the run directory, by name
 
     @property
     def seconds(self) -> float:

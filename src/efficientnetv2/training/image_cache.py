@@ -43,21 +43,13 @@ _ESTIMATED = 512
 
 @dataclass(frozen=True)
 class ImageCache:
-    """The training images, decoded.
+    """The training images, decoded."""
 
-    Args:
-        where: ``ram`` or ``disk``.
-        reader: Reads them.
-        note: What was done, in a sentence.
-        seconds: Time that it took.
-        image_size: Largest training size that they are kept for.
-    """
-
-    where: str
-    reader: Reader
-    note: str
-    seconds: float
-    image_size: int
+    where: str  # ``ram`` or ``disk``
+    reader: Reader  # Reads them
+    note: str  # What was done, in a sentence
+    seconds: float  # Time that it took
+    image_size: int  # Largest training size that they are kept for
 
 
 @dataclass(frozen=True)

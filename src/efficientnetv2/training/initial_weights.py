@@ -43,21 +43,13 @@ BUNDLED = Path(__file__).parents[3] / "examples/weights"
 
 @dataclass(frozen=True)
 class WeightsCandidate:
-    """Weights that are available for a model.
+    """Weights that are available for a model."""
 
-    Args:
-        word: Argument of ``load_weights``, or "none" for random weights.
-        note: Which weights and from where, or why none.
-        title: Name for users.
-        lacking: Why better weights are not available; empty if there are none.
-        bundled: Whether they are the repository's, which were trained on aerial images.
-    """
-
-    word: str
-    note: str
-    title: str = "random weights"
-    lacking: str = ""
-    bundled: bool = False
+    word: str  # Argument of ``load_weights``, or "none" for random weights
+    note: str  # Which weights and from where, or why none
+    title: str = "random weights"  # Name for users
+    lacking: str = ""  # Why better weights are not available; empty if there are none
+    bundled: bool = False  # Whether they are the repository's, which were trained on aerial images
 
 
 def validate_model_name(model: str | Architecture) -> None:
@@ -282,19 +274,12 @@ NOTHING_FROZEN = {"freeze_stages": 0, "freeze_bn": False}  # fields of a recipe
 
 @dataclass(frozen=True, eq=False)
 class InitialModel:
-    """The model that a run starts with.
+    """The model that a run starts with."""
 
-    Args:
-        model: Value for the recipe: ``build_model`` makes a model of the same shape from it.
-        weights: Value for the recipe: "none", or an argument of ``load_weights``.
-        network: Model for the classes, frozen as in the recipe.
-        notes: A sentence for each choice.
-    """
-
-    model: str | Architecture
-    weights: str
-    network: Network
-    notes: tuple[str, ...]
+    model: str | Architecture  # Value for the recipe: ``build_model`` makes a model of the same shape from it
+    weights: str  # Value for the recipe: "none", or an argument of ``load_weights``
+    network: Network  # Model for the classes, frozen as in the recipe
+    notes: tuple[str, ...]  # A sentence for each choice
 
 
 def build_initial_model(

@@ -47,50 +47,31 @@ from efficientnetv2.utils.rng import Key
 
 @dataclass
 class StepOutput:
-    """Result of a step.
+    """Result of a step."""
 
-    Args:
-        step: Number of the step, from 0.
-        setting: Image size and regularization of the step.
-        loss: Mean loss of all groups, a scalar tensor on the device. Reading it waits for the device.
-        lr: Scheduled learning rate. Each parameter group has a multiple of it.
-        images: Images of the step, on all processes.
-        unreadable: Sample number and reason of each image that this process could not read.
-        data_wait_s: Seconds that the loop waited for the images. Without workers, this is the time to read them.
-        microbatches: Groups per pass on this process from now on.
-    """
-
-    step: int
-    setting: StepSettings
-    loss: Tensor
-    lr: float
-    images: int
+    step: int  # Number of the step, from 0
+    setting: StepSettings  # Image size and regularization of the step
+    loss: Tensor  # Mean loss of all groups, a scalar tensor on the device. Reading it waits for the device.
+    lr: float  # Scheduled learning rate. Each parameter group has a multiple of it.
+    images: int  # Images of the step, on all processes
+    # Sample number and reason of each image that this process could not read
     unreadable: tuple[tuple[int, str], ...]
+    # Seconds that the loop waited for the images. Without workers, this is the time to read them.
     data_wait_s: float
-    microbatches: MicrobatchPlan
+    microbatches: MicrobatchPlan  # Groups per pass on this process from now on
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What all steps of a run have in common.
+    """What all steps of a run have in common."""
 
-    Args:
-        recipe: Resolved recipe.
-        preprocessing: Mean and std of the model's inputs.
-        num_classes: Number of classes, K.
-        key: Random key of the run.
-        device: Device of the model.
-        class_terms: Per-class weights and offsets.
-        activation: Activation of the head, which decides the loss.
-    """
-
-    recipe: Recipe
-    preprocessing: Preprocessing
-    num_classes: int
-    key: Key
-    device: torch.device
-    class_terms: ClassTerms = NO_CLASS_TERMS
-    activation: Answer = "softmax"
+    recipe: Recipe  # Resolved recipe
+    preprocessing: Preprocessing  # Mean and std of the model's inputs
+    num_classes: int  # Number of classes, K
+    key: Key  # Random key of the run
+    device: torch.device  # Device of the model
+    class_terms: ClassTerms = NO_CLASS_TERMS  # Per-class weights and offsets
+    activation: Answer = "softmax"  # Activation of the head, which decides the loss
 
     @property
     def groups(self) -> int:

@@ -21,19 +21,12 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class ClassTerms:
-    """Terms per class in training. None treats all classes alike.
+    """Terms per class in training. None treats all classes alike."""
 
-    Args:
-        weights: (K,) weights in the loss.
-        offsets: (K,) logit adjustment, added to the logits in the training loss.
-        towards: (K,) distribution that label smoothing mixes in. None is uniform.
-        stronger: (K,) factors of RandAugment's magnitude, always on the CPU.
-    """
-
-    weights: Tensor | None = None
-    offsets: Tensor | None = None
-    towards: Tensor | None = None
-    stronger: Tensor | None = None
+    weights: Tensor | None = None  # (K,) weights in the loss
+    offsets: Tensor | None = None  # (K,) logit adjustment, added to the logits in the training loss
+    towards: Tensor | None = None  # (K,) distribution that label smoothing mixes in. None is uniform.
+    stronger: Tensor | None = None  # (K,) factors of RandAugment's magnitude, always on the CPU
 
     def to(self, device: torch.device) -> ClassTerms:
         """The same with the terms of the loss on a device."""

@@ -51,19 +51,12 @@ _BESIDE_WEIGHTS = 3
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run computes on.
+    """What a run computes on."""
 
-    Args:
-        device: Device of the model.
-        memory_gib: Memory limit of each process. None is all that is free.
-        world: Processes that share the groups of a step and, on a CPU, the memory.
-        workers: Processes of each that read images.
-    """
-
-    device: torch.device
-    memory_gib: float | None = None
-    world: World = SINGLE_PROCESS
-    workers: int = 0
+    device: torch.device  # Device of the model
+    memory_gib: float | None = None  # Memory limit of each process. None is all that is free.
+    world: World = SINGLE_PROCESS  # Processes that share the groups of a step and, on a CPU, the memory
+    workers: int = 0  # Processes of each that read images
 
 
 class MemoryProbe:

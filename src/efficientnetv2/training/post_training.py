@@ -62,25 +62,16 @@ class EvalSizeSelection:
 
 @dataclass
 class Result:
-    """What a run gave.
+    """What a run gave."""
 
-    Args:
-        predictions: Of the saved model on ``val``.
-        seconds: Wall time over all resumed parts, validation and saving included.
-        images: Images seen in training.
-        history: Rows of ``metrics.jsonl``.
-        selection: Selection of the weights. None if the last ones were kept.
-        sizes: Selection of the image size at evaluation. None if there was none.
-        calibration: Temperature fitted on minival. None if there is none.
-    """
-
-    predictions: Predictions
-    seconds: float
-    images: int
-    history: list[dict[str, Any]]
-    selection: ModelSelection | None = None
+    predictions: Predictions  # Of the saved model on ``val``
+    seconds: float  # Wall time over all resumed parts, validation and saving included
+    images: int  # Images seen in training
+    history: list[dict[str, Any]]  # Rows of ``metrics.jsonl``
+    selection: ModelSelection | None = None  # Selection of the weights. None if the last ones were kept.
+    # Selection of the image size at evaluation. None if there was none.
     sizes: EvalSizeSelection | None = None
-    calibration: Calibration | None = None
+    calibration: Calibration | None = None  # Temperature fitted on minival. None if there is none.
 
 
 def finish_training(

@@ -82,36 +82,22 @@ _TIMED_IMAGES = 16
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a recipe depends on in the training images.
+    """What a recipe depends on in the training images."""
 
-    Args:
-        images: Number of images.
-        class_names: Names of the classes.
-        in_channels: Channels of an image.
-        stored_size: Size of the stored images. None if it is not known.
-    """
-
-    images: int
-    class_names: tuple[str, ...]
-    in_channels: int = RGB
-    stored_size: float | None = None
+    images: int  # Number of images
+    class_names: tuple[str, ...]  # Names of the classes
+    in_channels: int = RGB  # Channels of an image
+    stored_size: float | None = None  # Size of the stored images. None if it is not known.
 
 
 @dataclass(frozen=True)
 class TimeConstraints:
-    """What a time limit means before the first step. None is no limit.
+    """What a time limit means before the first step. None is no limit."""
 
-    Args:
-        minutes: Minutes of the whole run, which decide the number of steps later.
-        training_s: Seconds for steps. Image sizes are lowered until three epochs fit.
-        read_s: Seconds to read one training image.
-        compile_within_s: Seconds that compiling may take.
-    """
-
-    minutes: float | None = None
-    training_s: float | None = None
-    read_s: float = 0.0
-    compile_within_s: float | None = None
+    minutes: float | None = None  # Minutes of the whole run, which decide the number of steps later
+    training_s: float | None = None  # Seconds for steps. Image sizes are lowered until three epochs fit.
+    read_s: float = 0.0  # Seconds to read one training image
+    compile_within_s: float | None = None  # Seconds that compiling may take
 
 
 @dataclass(frozen=True)

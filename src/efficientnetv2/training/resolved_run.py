@@ -21,38 +21,23 @@ from efficientnetv2.training.train_overlap import PretrainOverlap
 
 @dataclass(frozen=True, eq=False)
 class ResolvedRun:
-    """A run with nothing left to decide.
+    """A run with nothing left to decide."""
 
-    Args:
-        request: What was requested; its weights are selected.
-        recipe: Recipe without "auto".
-        network: Initial model, on the CPU.
-        microbatches: Groups per pass.
-        preprocessing: Preprocessing of evaluation, and of the model file.
-        data: Images. Nothing selects if minival trained the weights.
-        notes: A sentence for each choice.
-        warnings: Those of the notes that the user has to see.
-        overlap: Which images trained, or selected, the weights.
-        cache: Decoded training images. None reads the files.
-        timings: Measured timings. None if nothing depended on them.
-        limit: Time of the run. None if its steps are fixed.
-        probe_images: Images of either part that the linear probe has time for. None is all.
-        seconds: Time of parts of the work before the first step, by name.
-    """
-
-    request: RunRequest
-    recipe: Recipe
-    network: Network
-    microbatches: MicrobatchPlan
-    preprocessing: Preprocessing
-    data: DataModule
-    notes: tuple[str, ...] = ()
-    warnings: frozenset[str] = frozenset()
+    request: RunRequest  # What was requested; its weights are selected
+    recipe: Recipe  # Recipe without "auto"
+    network: Network  # Initial model, on the CPU
+    microbatches: MicrobatchPlan  # Groups per pass
+    preprocessing: Preprocessing  # Preprocessing of evaluation, and of the model file
+    data: DataModule  # Images. Nothing selects if minival trained the weights.
+    notes: tuple[str, ...] = ()  # A sentence for each choice
+    warnings: frozenset[str] = frozenset()  # Those of the notes that the user has to see
+    # Which images trained, or selected, the weights
     overlap: PretrainOverlap = field(default_factory=PretrainOverlap)
-    cache: ImageCache | CacheEstimate | None = None
-    timings: StepTimings | None = None
-    limit: TimeLimit | None = None
-    probe_images: int | None = None
+    cache: ImageCache | CacheEstimate | None = None  # Decoded training images. None reads the files.
+    timings: StepTimings | None = None  # Measured timings. None if nothing depended on them.
+    limit: TimeLimit | None = None  # Time of the run. None if its steps are fixed.
+    probe_images: int | None = None  # Images of either part that the linear probe has time for. None is all.
+    # Time of parts of the work before the first step, by name
     seconds: dict[str, float] = field(default_factory=dict)
 
     def config(self, hardware: Hardware) -> RunConfig:

@@ -40,38 +40,22 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What to run, on what, where.
+    """What to run, on what, where."""
 
-    Args:
-        recipe: Resolved recipe.
-        network: Initial model; of a resumed run, one of the same shape. Any ``Network``, so your own wrapped module
-            too.
-        train: Training images.
-        val: Images that give the metrics: those of val, or of test.
-        preprocessing: Preprocessing of evaluation, and of the model file.
-        folder: Run directory.
-        device: Device to train on.
-        workers: Processes that read images.
-        microbatches: Groups per pass.
-        strict: Whether an unreadable image ends the run.
-        world: Processes that run it together, each with its own configuration.
-        reader: Reads the training images; None reads the files.
-        minival: Images that select the weights. None keeps the last ones.
-    """
-
-    recipe: Recipe
+    recipe: Recipe  # Resolved recipe
+    # Initial model; of a resumed run, one of the same shape. Any ``Network``, so your own wrapped module too.
     network: Network
-    train: ImageDataset
-    val: ImageDataset
-    preprocessing: Preprocessing
-    folder: RunDir
-    device: torch.device
-    workers: int
-    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS
-    strict: bool = False
-    world: World = SINGLE_PROCESS
-    reader: Reader | None = None
-    minival: ImageDataset | None = None
+    train: ImageDataset  # Training images
+    val: ImageDataset  # Images that give the metrics: those of val, or of test
+    preprocessing: Preprocessing  # Preprocessing of evaluation, and of the model file
+    folder: RunDir  # Run directory
+    device: torch.device  # Device to train on
+    workers: int  # Processes that read images
+    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS  # Groups per pass
+    strict: bool = False  # Whether an unreadable image ends the run
+    world: World = SINGLE_PROCESS  # Processes that run it together, each with its own configuration
+    reader: Reader | None = None  # Reads the training images; None reads the files
+    minival: ImageDataset | None = None  # Images that select the weights. None keeps the last ones.
 
     @property
     def answer(self) -> Answer:

@@ -68,19 +68,13 @@ def report_s(config: RunConfig, timings: StepTimings) -> float:
 
 @dataclass(frozen=True, eq=False)
 class LengthBudget:
-    """A run and the time that it has.
+    """A run and the time that it has."""
 
-    Args:
-        config: The run, with a recipe whose length is open.
-        minutes: Minutes from its first step on, and ``spent_s``. None keeps the epochs of the recipe.
-        spent_s: Seconds of other work: a cache, all before the first step, the report.
-        world: Processes that will run it.
-    """
-
-    config: RunConfig
+    config: RunConfig  # The run, with a recipe whose length is open
+    # Minutes from its first step on, and ``spent_s``. None keeps the epochs of the recipe.
     minutes: float | None
-    spent_s: float
-    world: World = SINGLE_PROCESS
+    spent_s: float  # Seconds of other work: a cache, all before the first step, the report
+    world: World = SINGLE_PROCESS  # Processes that will run it
 
     def is_exceeded(self, timings: StepTimings) -> bool:
         """Whether not even one step per stage fits, by timings of this run or better ones."""

@@ -11,31 +11,20 @@ from efficientnetv2.utils.shell import option_args
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of a run that are not in its recipe.
+    """Options of a run that are not in its recipe."""
 
-    Args:
-        out: Run directory. None makes a new one under ``runs/``.
-        resume: Whether to resume the run there.
-        device: Device, as ``--device`` takes it.
-        workers: Processes that read images. None chooses by the machine.
-        memory_gib: Memory limit of each process.
-        strict: Whether an unreadable image is an error.
-        probe: Whether to compare with a linear probe of the given weights.
-        against: Run to compare with. None takes the one of the resumed run, or else the last one beside it.
-        settled: Recipe files of earlier runs of the same kind. The first with the same weights is repeated.
-        common: Dataset that all runs of a cross-validation share.
-    """
-
-    out: Path | None = None
-    resume: bool = False
-    device: str = "auto"
-    workers: int | None = None
-    memory_gib: float | None = None
-    strict: bool = False
-    probe: bool = True
+    out: Path | None = None  # Run directory. None makes a new one under ``runs/``.
+    resume: bool = False  # Whether to resume the run there
+    device: str = "auto"  # Device, as ``--device`` takes it
+    workers: int | None = None  # Processes that read images. None chooses by the machine.
+    memory_gib: float | None = None  # Memory limit of each process
+    strict: bool = False  # Whether an unreadable image is an error
+    probe: bool = True  # Whether to compare with a linear probe of the given weights
+    # Run to compare with. None takes the one of the resumed run, or else the last one beside it.
     against: Path | None = None
+    # Recipe files of earlier runs of the same kind. The first with the same weights is repeated.
     settled: tuple[Path, ...] = ()
-    common: SharedDataset | None = None
+    common: SharedDataset | None = None  # Dataset that all runs of a cross-validation share
 
     @property
     def words(self) -> list[str]:

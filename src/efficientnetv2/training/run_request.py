@@ -40,31 +40,20 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run as requested.
+    """A run as requested."""
 
-    Args:
-        path: Run directory.
-        recipe: Recipe whose "auto" fields may be open.
-        overrides: What was said about the recipe.
-        options: Where and how to run.
-        notes: A sentence for each choice so far.
-        resumed: Whether the run exists already.
-        candidates: Weights to choose among, the most promising first; empty if there is no choice.
-        comparison: Metrics of the candidates as plain values. None if they were not compared.
-        comparison_s: Seconds of comparing them.
-        repeated: Whether an earlier run of the same kind has resolved the recipe.
-    """
-
-    path: Path
-    recipe: Recipe
-    overrides: TrainOverrides
-    options: RunOptions
-    notes: tuple[str, ...] = ()
-    resumed: bool = False
+    path: Path  # Run directory
+    recipe: Recipe  # Recipe whose "auto" fields may be open
+    overrides: TrainOverrides  # What was said about the recipe
+    options: RunOptions  # Where and how to run
+    notes: tuple[str, ...] = ()  # A sentence for each choice so far
+    resumed: bool = False  # Whether the run exists already
+    # Weights to choose among, the most promising first; empty if there is no choice
     candidates: tuple[WeightsCandidate, ...] = ()
+    # Metrics of the candidates as plain values. None if they were not compared.
     comparison: dict[str, Any] | None = None
-    comparison_s: float = 0.0
-    repeated: bool = False
+    comparison_s: float = 0.0  # Seconds of comparing them
+    repeated: bool = False  # Whether an earlier run of the same kind has resolved the recipe
 
 
 def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardware) -> RunRequest:

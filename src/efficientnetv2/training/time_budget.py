@@ -57,20 +57,13 @@ class StartupBudget:
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """The time of a run, from the command to the report.
+    """The time of a run, from the command to the report."""
 
-    Args:
-        seconds: Seconds of the whole run.
-        report_s: Estimated seconds of the report.
-        rates: Measured timings of all processes together.
-        used_s: Seconds used before ``began``, in earlier parts of a resumed run.
-        began: ``time.monotonic()`` when this part of the run began.
-    """
-
-    seconds: float
-    report_s: float
-    rates: StepTimings
-    used_s: float = 0.0
+    seconds: float  # Seconds of the whole run
+    report_s: float  # Estimated seconds of the report
+    rates: StepTimings  # Measured timings of all processes together
+    used_s: float = 0.0  # Seconds used before ``began``, in earlier parts of a resumed run
+    # ``time.monotonic()`` when this part of the run began
     began: float = field(default_factory=time.monotonic)
 
     def to_json(self) -> dict[str, Any]:

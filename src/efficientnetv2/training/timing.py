@@ -38,19 +38,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Steps of an image size.
+    """Steps of an image size."""
 
-    Args:
-        image_size: Image size.
-        begin_s: Seconds that the first step takes longer.
-        each_s: Seconds of a step of the whole batch.
-        memory_bytes: Peak memory, all that the process takes included.
-    """
-
-    image_size: int
-    begin_s: float
-    each_s: float
-    memory_bytes: int
+    image_size: int  # Image size
+    begin_s: float  # Seconds that the first step takes longer
+    each_s: float  # Seconds of a step of the whole batch
+    memory_bytes: int  # Peak memory, all that the process takes included
 
 
 @dataclass(frozen=True)
@@ -67,27 +60,16 @@ class LinearCost:
 
 @dataclass(frozen=True)
 class StepTimings:
-    """What the parts of a run take.
+    """What the parts of a run take."""
 
-    Args:
-        compile_s: Compiling the model for all stages.
-        steps: One for each size, growing.
-        curve: Predictions of a validation.
-        answers: Final predictions, with test-time augmentation.
-        checkpoints: Checkpoints, one after the other.
-        checkpoint_bytes: Bytes of a checkpoint.
-        model_s: Writing the model file.
-        model_bytes: Bytes of the model file.
-    """
-
-    compile_s: float
-    steps: tuple[StepTiming, ...]
-    curve: LinearCost
-    answers: LinearCost
-    checkpoints: LinearCost
-    checkpoint_bytes: int
-    model_s: float
-    model_bytes: int
+    compile_s: float  # Compiling the model for all stages
+    steps: tuple[StepTiming, ...]  # One for each size, growing
+    curve: LinearCost  # Predictions of a validation
+    answers: LinearCost  # Final predictions, with test-time augmentation
+    checkpoints: LinearCost  # Checkpoints, one after the other
+    checkpoint_bytes: int  # Bytes of a checkpoint
+    model_s: float  # Writing the model file
+    model_bytes: int  # Bytes of the model file
 
     def step_s(self, image_size: float) -> float:
         """Seconds of a step at any size; between measured ones in proportion to the pixels."""

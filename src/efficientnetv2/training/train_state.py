@@ -15,21 +15,13 @@ from efficientnetv2.training.recipe import Recipe
 
 @dataclass
 class TrainState:
-    """What training changes and a checkpoint keeps.
+    """What training changes and a checkpoint keeps."""
 
-    Args:
-        network: Model in training.
-        optimizer: Optimizer with its moments.
-        ema: Moving average of the weights, or None.
-        step: Steps done.
-        scaler: Loss scaler, for fp16 only.
-    """
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    ema: EMA | None
-    step: int = 0
-    scaler: torch.amp.GradScaler | None = None
+    network: nn.Module  # Model in training
+    optimizer: torch.optim.Optimizer  # Optimizer with its moments
+    ema: EMA | None  # Moving average of the weights, or None
+    step: int = 0  # Steps done
+    scaler: torch.amp.GradScaler | None = None  # Loss scaler, for fp16 only
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""

@@ -58,23 +58,14 @@ _METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro-F1"}
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What each candidate predicts.
+    """What each candidate predicts."""
 
-    Args:
-        images: Some of train.
-        folds: Rows of them to learn from and to predict.
-        clusters: (n,) ids of images that no fold separates; the bootstrap draws clusters.
-        kept_note: What no fold separates, in words.
-        metric: ``top1`` or ``macro_f1``.
-        key: Key of the draws.
-    """
-
-    images: ImageDataset
-    folds: list[tuple[Ints, Ints]]
-    clusters: Ints
-    kept_note: str
-    metric: str
-    key: Key
+    images: ImageDataset  # Some of train
+    folds: list[tuple[Ints, Ints]]  # Rows of them to learn from and to predict
+    clusters: Ints  # (n,) ids of images that no fold separates; the bootstrap draws clusters
+    kept_note: str  # What no fold separates, in words
+    metric: str  # ``top1`` or ``macro_f1``
+    key: Key  # Key of the draws
 
     def score(self, predicted: Ints) -> float:
         """The metric of predictions; -1 stands for none."""
