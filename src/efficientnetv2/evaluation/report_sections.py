@@ -222,7 +222,7 @@ def _scaled(predictions: Predictions, known: ReportInputs) -> TemperatureScaling
     if found is None:
         return None
     before = probability.probabilities(found.temperature * predictions.logits, predictions.answer).numpy()
-    return TemperatureScaling(found.temperature, found.num_images, found.fitted_on, before)
+    return TemperatureScaling(found.temperature, found.pictures, found.fitted_on, before)
 
 
 def _last(
