@@ -27,6 +27,7 @@ from efficientnetv2.data.config import DataConfig, default_check_dir, report_not
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, source_reader
+from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
