@@ -54,7 +54,7 @@ def widths(told):
 def test_a_run_that_knows_groups_draws_them_whole(place):
     known, unknown = report(place / "known"), report(place / "unknown")
     assert known["confusion"] == unknown["confusion"]
-    assert (known["bootstrap_unit"], unknown["bootstrap_unit"]) == ("groups", None)
+    assert (known["bootstrap_unit"], unknown["bootstrap_unit"]) == ("group", "image")
     assert known["intervals"].keys() == unknown["intervals"].keys()
     for name, (low, high) in unknown["intervals"].items():
         assert known["intervals"][name][0] <= low <= high <= known["intervals"][name][1], name
@@ -73,7 +73,7 @@ def test_an_evaluation_of_what_the_run_held_out_agrees_with_its_report(place):
     own = report(place / "known")
     again = evaluated("known", "all.csv", cwd=place)
     assert again["intervals"] == own["intervals"]
-    assert again["bootstrap_unit"] == "groups"
+    assert again["bootstrap_unit"] == "group"
     assert evaluated("unknown", "all.csv", cwd=place)["intervals"] == report(place / "unknown")["intervals"]
 
 
@@ -94,7 +94,7 @@ def test_groups_and_places_of_any_table_are_drawn_whole_in_an_evaluation(place, 
     by_film = ("m.safetensors", "plain.csv", "--group-column", "film")
     told["grouped"] = evaluated(*by_film, cwd=tmp_path)
     assert {name: one["bootstrap_unit"] for name, one in told.items()} == {
-        "plain": None, "placed": "places", "apart": "places", "grouped": "groups",
+        "plain": "image", "placed": "location", "apart": "location", "grouped": "group",
     }  # fmt: skip
     assert told["apart"]["intervals"] == told["plain"]["intervals"]
     assert told["placed"]["intervals"] == told["grouped"]["intervals"]

@@ -173,7 +173,7 @@ def test_a_group_of_a_run_that_goes_on_is_not_to_be_set_otherwise(room_for):
         fit_groups(recipe, MemoryProbe(recipe, network, Hardware(CPU)), is_set=True, is_fixed=True)
 
 
-@pytest.mark.parametrize(("known", "begins"), [((), "fresh"), (CLASSES, "probe")])
+@pytest.mark.parametrize(("known", "begins"), [((), "random"), (CLASSES, "linear_probe")])
 def test_two_classifiers_of_given_weights_begin_fresh_and_it_is_said(known, begins, monkeypatch):
     """A probe's values would be those of one. What brings its own for these classes begins with them, as ever."""
     network = create("timm:deit_tiny_distilled_patch16_224", num_classes=2)
@@ -184,9 +184,9 @@ def test_two_classifiers_of_given_weights_begin_fresh_and_it_is_said(known, begi
     result = settled(*given, *one_size, recipe="finetune", images=4)
     assert result.recipe.head_init == begins
     facts = ("Classifier: fresh", "timm:deit_tiny_distilled_patch16_224", "2", "linear probe")
-    assert mentions(result.notes, *facts) == (begins == "fresh")
+    assert mentions(result.notes, *facts) == (begins == "random")
     both = [result.network.module.head.weight, result.network.module.head_dist.weight]
-    assert all((weight.abs().max() == 0) == (begins == "fresh") for weight in both)
+    assert all((weight.abs().max() == 0) == (begins == "random") for weight in both)
 
 
 def test_a_network_that_does_not_fit_at_all_is_refused(room_for):

@@ -73,7 +73,7 @@ def test_the_trunk_comes_along_and_the_classifier_if_its_classes_do(classes, hea
 
 
 def test_a_fresh_classifier_answers_every_class_alike(given):
-    """calm: all weights 0, so each of three classes begins at probability 1/3."""
+    """zero_residual: all weights 0, so each of three classes begins at probability 1/3."""
     network = begun(f"weights={given[1]}", classes=("a", "b", "c")).network.eval()
     assert torch.equal(network(torch.randn(2, 3, 64, 64)).softmax(1), torch.full((2, 3), 1 / 3))
     released = begun(f"weights={given[1]}", "init=default", classes=("a", "b", "c")).network

@@ -41,7 +41,7 @@ def test_the_header_of_a_model_file_is_read():
 
 def test_a_report_is_read():
     report = upgrade(OLD["report"])
-    assert (report["num_images"], report["bootstrap_unit"], report["tta"]) == (21, "places", "d4")
+    assert (report["num_images"], report["bootstrap_unit"], report["tta"]) == (21, "location", "d4")
     assert report["num_eval_images_seen_in_training"] == report["num_eval_images_used_for_selection"] == 0
     assert report["linear_probe_top1"] == 0.25
     assert report["stages"][0]["image_size"] == 32

@@ -38,6 +38,8 @@ from efficientnetv2.utils.legacy import SCHEMA_VERSION
 
 # Rows of the per-class table: shown, and in total with those to unfold; more would be megabytes. Ours.
 _ROWS_OPEN, _ROWS = 25, 2_000
+# What intervals draw whole, in report.json.
+_UNITS = {None: "image", "places": "location", "groups": "group"}
 # Classes up to which report.json has the whole confusion matrix. Ours.
 _MATRIX_CLASSES = 1_000
 
@@ -119,7 +121,7 @@ class Report:
                 "num_images": metrics.num_images,
                 "optimistic": metadata.optimistic,
                 "intervals": self.intervals,
-                "bootstrap_unit": self.context.bootstrap_unit,
+                "bootstrap_unit": _UNITS.get(self.context.bootstrap_unit, self.context.bootstrap_unit),
                 "next_steps": [asdict(step) for step in self.next_steps],
                 **{key: value for key, value in vars(metadata).items() if key != "extra"},
                 **metadata.extra,

@@ -83,7 +83,7 @@ def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[st
         recipe.class_sampling,
         recipe.class_weights,
     ):
-        unused.append("effective_beta (neither balance nor class_weights is effective)")
+        unused.append("effective_beta (neither class_sampling nor class_weights is effective)")
     default = Schedule(name=recipe.schedule.name)
     for kind, names in {"staircase": ("gamma", "step_epochs"), "cosine": ("min_lr_ratio",)}.items():
         unused += [

@@ -87,6 +87,7 @@ _VALUES = {
     "flip": {"symmetries": "d4"},
     "init": {"released": "default", "calm": "zero_residual"},
     "head_init": {"fresh": "random", "probe": "linear_probe"},
+    "bootstrap_unit": {"places": "location", "groups": "group"},
     "global_pool": {"mean": "avg", "mean+centre": "avg+center"},
 }
 # Objects with keys that are class names or paths.

@@ -149,7 +149,7 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
     try:
         if global_pool != "avg":
             raise InputError(
-                f"this model has pooling '{global_pool}', and {TITLES[to]}'s has 'avg'. Train with pooling 'avg'"
+                f"this model has global_pool '{global_pool}', {TITLES[to]}'s has 'avg'. Train with global_pool 'avg'"
             )
         writers[to](path, network)
     except InputError as error:

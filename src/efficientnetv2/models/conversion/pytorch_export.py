@@ -104,7 +104,6 @@ def rounded_crop(preprocessing: Preprocessing) -> float | None:
 
 def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet) -> dict[str, Any]:
     preprocessing = network.preprocessing
-    modes = {ours: theirs for theirs, ours in timm.CROP_MODES.items()}
     if network.in_channels != 3:
         arguments = arguments | {"in_chans": network.in_channels}
     return {
@@ -119,7 +118,7 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet) ->
             "fixed_input_size": False,
             "interpolation": preprocessing.interpolation,
             "crop_pct": _timm_crop_pct(preprocessing),
-            "crop_mode": modes[preprocessing.crop_mode],
+            "crop_mode": preprocessing.crop_mode,
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "num_classes": network.num_classes,

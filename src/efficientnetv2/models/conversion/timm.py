@@ -30,8 +30,6 @@ from efficientnetv2.utils.errors import InputError, error_summary, shorten
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # in a hub directory
 # Fields of the preprocessing in a pretrained_cfg.
 STATED = ("image_size", "crop_mode", "crop_pct", "interpolation", "mean", "std")
-# timm's crop_mode -> our crop mode.
-CROP_MODES: dict[str, CropMode] = {"center": "center", "squash": "squash", "border": "border"}
 _DEFAULT_CROP_PCT = 0.875
 
 PLAIN_EPSILON = 1e-5  # of models without tf_
@@ -175,14 +173,13 @@ def stated_preprocessing(
     Raises InputError, with ``path``, for a value that is not a preprocessing.
     """
     notes = []
-    mode = config.get("crop_mode") or "center"
+    crop_mode: Any = config.get("crop_mode") or "center"  # checked by Preprocessing
     crop_pct = config.get("test_crop_pct") or config.get("crop_pct") or _DEFAULT_CROP_PCT
     interpolation: Any = config.get("interpolation") or "bicubic"  # checked by Preprocessing
     if interpolation not in ("bilinear", "bicubic"):
         notes.append(f"interpolation '{interpolation}' is not available here: bicubic instead")
         interpolation = "bicubic"
     try:
-        crop_mode = CROP_MODES[mode]
         _, height, width = config.get("test_input_size") or config["input_size"]
         if height != width:
             raise ValueError(f"the input is {height}x{width} px, but must be square")
