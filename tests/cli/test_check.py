@@ -218,8 +218,8 @@ def test_missing_numbers_and_labels_are_findings(listed):
     table(folder, ["red/red_00.jpg,,NaN,100,", *rows[1:]])
     done = effnetv2("check", folder / "list.csv", "--json", cwd=folder)
     found = {one["kind"]: one for one in json.loads(done.stdout)["findings"]}
-    assert found["unlabeled"]["pictures"] == found["no_place"]["pictures"] == [["red/red_00.jpg"]]
-    assert found["no_time"]["pictures"] == [["red/red_00.jpg"]]
+    assert found["unlabeled"]["images"] == found["no_place"]["images"] == [["red/red_00.jpg"]]
+    assert found["no_time"]["images"] == [["red/red_00.jpg"]]
     assert "refuse" in found["no_place"]["advice"]
 
 

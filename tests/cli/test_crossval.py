@@ -214,7 +214,7 @@ def test_pictures_that_no_member_has_seen_have_figures_of_their_own(whole, tmp_p
     assert report["optimistic"]
     answers = pd.read_csv(tmp_path / "rated/predictions.csv").iloc[48:]
     true, called = answers["true_label"], answers["predicted_label"]
-    assert report["unseen"]["pictures"] == 36
+    assert report["unseen"]["num_images"] == 36
     assert report["unseen"]["top1"] == pytest.approx((true == called).mean())
     assert report["unseen"]["macro_f1"] == pytest.approx(f1_score(true, called, average="macro"))
     assert set(report["unseen"]["intervals"]) == {"top1", "macro_f1"}

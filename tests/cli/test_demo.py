@@ -90,7 +90,7 @@ def test_each_step_is_a_command_that_one_can_type():
 def test_how_long_the_folds_take_follows_from_the_run_before(tmp_path):
     """24 s for 480 of 600 pictures are 60 s for three times 400 of them; five seeds took 62 to 65 s."""
     (tmp_path / "report.json").write_text(
-        json.dumps({"num_train_images": 480, "pictures": 120, "wall_s": 24.0})
+        json.dumps({"num_train_images": 480, "num_images": 120, "wall_s": 24.0})
     )
     assert demo.crossval_seconds(tmp_path) == pytest.approx(60)
 
@@ -115,7 +115,7 @@ def test_a_slow_machine_is_told_how_long_it_takes_and_leaves_the_folds_out(clone
         ran.append((verb, words))
         if verb == "train":
             Path("runs/demo").mkdir(parents=True)
-            told = {"num_train_images": 480, "pictures": 120, "wall_s": 300.0}
+            told = {"num_train_images": 480, "num_images": 120, "wall_s": 300.0}
             Path("runs/demo/report.json").write_text(json.dumps(told))
 
     monkeypatch.setattr(demo, "run", run)

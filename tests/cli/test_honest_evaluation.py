@@ -78,7 +78,7 @@ def test_what_it_has_not_seen_is_without_minival(trained, tmp_path):
         report["num_eval_images_seen_in_training"],
         report["num_eval_images_used_for_selection"],
     ) == (360, 180, 60)
-    assert report["unseen"]["pictures"] == 120
+    assert report["unseen"]["num_images"] == 120
     assert mentions(report["notes"][-1], "minival", "temperature")
 
 
@@ -204,7 +204,7 @@ def test_a_new_run_begins_without_the_temperature_of_its_weights(trained, tmp_pa
     assert "temperature" not in report["calibration"]
     assert report["linear_probe_f1"]
     assert (tmp_path / "run/probe/predictions.csv").is_file()
-    assert report["data_scaling_curve"]["points"][-1]["pictures"] == 180
+    assert report["data_scaling_curve"]["points"][-1]["num_images"] == 180
     assert "Would more labels help?" in (tmp_path / "run/report.html").read_text()
 
 
@@ -213,7 +213,7 @@ def test_eight_views_beside_the_models_own(trained, tmp_path):
     words = (trained / "all.csv", "--split", "test")
     own = told("evaluate", trained / "run", *words, cwd=tmp_path)
     eight = told("evaluate", trained / "run", *words, "--tta", "d4", "--output", "eight", cwd=tmp_path)
-    assert (own["tta"], eight["tta"]) == ("one", "d4")
+    assert (own["tta"], eight["tta"]) == ("none", "d4")
     assert "views_compared" not in own
     difference = eight["views_compared"]["top1"]
     assert difference["value"] == pytest.approx(eight["top1"] - own["top1"])
@@ -229,7 +229,7 @@ def test_eight_views_beside_the_models_own(trained, tmp_path):
     assert (kept["tta"], kept["top1"]) == ("d4", eight["top1"])
     assert "views_compared" not in kept
     once = told("evaluate", "eight.safetensors", *words, "--tta", "none", cwd=tmp_path)
-    assert (once["tta"], once["top1"]) == ("one", own["top1"])
+    assert (once["tta"], once["top1"]) == ("none", own["top1"])
 
     done = effnetv2("predict", trained / "run", trained / "all.csv", "--tta", "d4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -247,7 +247,7 @@ def test_pictures_of_two_sizes_are_cut_by_them(trained, tmp_path):
         rows.append((f"{number}.jpg", name, 2010 + number % 4 // 2))
     pd.DataFrame(rows, columns=["path", "label", "year"]).to_csv(tmp_path / "sizes.csv", index=False)
     whole = told("evaluate", trained / "run", "sizes.csv", cwd=tmp_path)
-    assert {(one["column"], one["value"], one["pictures"]) for one in whole["slices"]} == {
+    assert {(one["column"], one["value"], one["num_images"]) for one in whole["slices"]} == {
         ("longer_side_px", "32", 20), ("longer_side_px", "80", 20), ("year", "2010", 20), ("year", "2011", 20),
     }  # fmt: skip
     asked = told("evaluate", trained / "run", "sizes.csv", "--slices", "longer_side_px", cwd=tmp_path)

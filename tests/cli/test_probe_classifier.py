@@ -144,7 +144,7 @@ def test_finetune_begins_so_unasked_and_keeps_the_statistics(place):
     done = effnetv2(*words(place, "unasked"), cwd=place)
     assert done.returncode == 0, done.stderr
     recipe = yaml.safe_load((place / "unasked/recipe.yaml").read_text())
-    assert (recipe["head_init"], recipe["freeze_bn"]) == ("probe", True)
+    assert (recipe["head_init"], recipe["freeze_bn"]) == ("linear_probe", True)
     assert mentions(done.stdout, "batch-norm", "statistics", "weight")
     report = json.loads((place / "unasked/report.json").read_text())
     assert report["top1"] == report["linear_probe_top1"]
@@ -203,9 +203,9 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_the_others(tmp_path):
     found = linear_probe(network, train, val, Preprocessing(image_size=32), ProbeOptions(Key.of(0)))
     recipe = get_recipe("finetune").model_copy(update={"class_sampling": None, "seed": 0})
     curve = save_probe(found, SimpleNamespace(train=train), recipe, tmp_path)["data_scaling_curve"]
-    assert curve["points"][-1]["pictures"] == 59
+    assert curve["points"][-1]["num_images"] == 59
     assert curve["carried"] is None
-    assert curve["forecast"]["pictures"] == 118
+    assert curve["forecast"]["num_images"] == 118
 
 
 @pytest.fixture(scope="module")
@@ -240,8 +240,8 @@ def test_more_labels_are_more_than_there_are_though_the_probe_learnt_from_a_samp
     report = json.loads((run / "report.json").read_text())
     curve = report["data_scaling_curve"]
     assert report["num_train_images"] == 72
-    assert curve["points"][-1]["pictures"] == 48
-    assert (curve["carried"]["pictures"], curve["forecast"]["pictures"]) == (72, 144)
+    assert curve["points"][-1]["num_images"] == 48
+    assert (curve["carried"]["num_images"], curve["forecast"]["num_images"]) == (72, 144)
     page = (run / "report.html").read_text()
     assert page.count("a sample of the 72 training images") == 2  # in the answers, and above the drawing
 

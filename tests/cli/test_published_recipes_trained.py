@@ -150,7 +150,7 @@ def test_imagenet21k_has_multilabel_of_a_picture_and_no_minival(imagenet21k):
     assert sizes_of(run, name) == [128, 128, 185, 185, 243, 243, 300, 300]
     recipe = kept(run, name, given={"val_fraction"})
     assert (recipe["schedule"]["name"], recipe["multilabel"]) == ("cosine", "softmax")
-    assert (recipe["train_crop_mode"], recipe["eval_image_size"], recipe["minival"]) == ("crop", 384, None)
+    assert (recipe["train_crop_mode"], recipe["eval_image_size"], recipe["minival"]) == ("center", 384, None)
     report = report_of(run)
     assert report.keys() >= FIGURES_OF_SEVERAL
     assert set(report["class_names"]) == {"red", "green", "blue", "warm", "cold", "bright"}

@@ -260,7 +260,7 @@ def test_layers_begin_to_learn_from_the_head_down(kind):
     before = {name: weight.clone() for name, weight in network.named_parameters() if weight.ndim > 1}
     begun = {}
     optimizer = get_recipe("finetune").optimizer.model_dump() | {
-        "kind": kind,
+        "name": kind,
         "lr": 0.1,
         "gradual_unfreeze": 0.5,
         "clip_norm": None,

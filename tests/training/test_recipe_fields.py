@@ -82,8 +82,8 @@ def test_values_are_said_in_words(name, values):
 def test_meanings_state_what_null_and_each_choice_do():
     assert mentions(FIELDS["progressive.dropout"].meaning, "0", "classifier")
     assert mentions(FIELDS["crop_mode"].meaning, "squash", "center", "border")
-    assert mentions(FIELDS["tta"].meaning, "one", "d4")
-    assert mentions(FIELDS["global_pool"].meaning, "mean", "weight")
+    assert mentions(FIELDS["tta"].meaning, "none", "d4")
+    assert mentions(FIELDS["global_pool"].meaning, "avg", "weight")
 
 
 def test_what_is_said_to_be_the_default_is_what_a_recipe_has_unsaid():

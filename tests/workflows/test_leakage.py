@@ -177,7 +177,7 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
         (line,) = found.lines
         said = "3 of the 9 images of val have chosen them, as the minival of an earlier run"
         assert line.startswith(f"Weights {place}: {said}, so the metrics on them are optimistic.")
-        assert found.to_json() == {"pictures": 0, "chose": 3, "note": line}
+        assert found.to_json() == {"num_images": 0, "chose": 3, "note": line}
     network.trained_on = replace(remembered(prepared.val.select([2, 3])), chose=chose)
     found = pretrain_overlap(place, network, prepared)
     assert (found.pictures, found.chose) == (2, 2)
@@ -452,14 +452,18 @@ def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders
     assert (
         found["num_eval_images_seen_in_training"],
         found["num_eval_images_used_for_selection"],
-        found["unseen"]["pictures"],
+        found["unseen"]["num_images"],
     ) == (10, 8, 30)
     trained = "10 of these 48 images trained the model."
     assert found["notes"] == [trained, f"8 of these 48 images {chose}", fitted]
     page = (tmp_path / "rated/report.html").read_text()
     assert mentions(page, "30", "48")
     found = told(called(files.select(np.arange(10, 48)), "val", tmp_path / "others.csv"))
-    assert (found["num_eval_images_seen_in_training"], found["optimistic"], found["unseen"]["pictures"]) == (
+    assert (
+        found["num_eval_images_seen_in_training"],
+        found["optimistic"],
+        found["unseen"]["num_images"],
+    ) == (
         0,
         True,
         30,

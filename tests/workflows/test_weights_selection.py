@@ -336,7 +336,7 @@ def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, file
         assert after.comparison is None
         assert mentions(after.notes[-1], "not compared", "time")
     else:
-        assert after.comparison["pictures"] == looked_at[-1]
+        assert after.comparison["num_images"] == looked_at[-1]
 
 
 def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def resolve_head_init(recipe: Recipe, data: DataModule) -> Recipe:
         )
     if recipe.head_init != "auto":
         return recipe
-    return recipe.model_copy(update={"head_init": "random" if multilabel else "probe"})
+    return recipe.model_copy(update={"head_init": "random" if multilabel else "linear_probe"})
 
 
 def wants_probe(recipe: Recipe, probe: bool, data: DataModule, images: int | None = None) -> bool:

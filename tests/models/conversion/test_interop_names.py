@@ -195,7 +195,7 @@ def test_preprocessing_of_b3_squeezes_and_then_cuts():
     """crop_pct 0.9: timm resizes both sides to 333 px and keeps the middle 300."""
     theirs = their_timm.get_pretrained_cfg("tf_efficientnetv2_b3.in21k_ft_in1k").to_dict()
     stated, notes = timm.stated_preprocessing(theirs, "config.json")
-    assert (stated.image_size, stated.crop_mode, stated.mean) == (300, "whole", (0.5, 0.5, 0.5))
+    assert (stated.image_size, stated.crop_mode, stated.mean) == (300, "squash", (0.5, 0.5, 0.5))
     assert stated.crop_pct == 300 / 333
     assert not notes
 
