@@ -125,7 +125,7 @@ def test_a_map_of_them_is_what_predict_says_of_them(trained, tmp_path):
     assert [names[value - 1] for value in values] == [one.label for one in Predictor(place / "run")(files)]
 
 
-def test_a_run_goes_on_with_the_bands_it_wrestore_dataset_with(trained, tmp_path):
+def test_a_run_goes_on_with_the_bands_it_was_begun_with(trained, tmp_path):
     place, _, _ = trained
     words = ("train", place / "pictures", *TINY, "--weights", "none", "--output", tmp_path / "run")
     killed_at("efficientnetv2.training.post_training:save_model", *words, "--bands", "4,3,2", cwd=tmp_path)
