@@ -29,7 +29,7 @@ MAX_IMAGE_SIZE = 4096
 _MOST_MEAN = 1_000
 _STD = (1e-6, 1e6)
 
-RGB = 3  # channels of an ordinary picture: red, green, blue
+RGB = 3  # channels of an ordinary image: red, green, blue
 # Of each band where nothing else is known: 8-bit values as they are, and the deviation of levels spread evenly.
 _PLAIN = {"low": 0.0, "high": 255.0, "missing": 128, "spread": 255 / math.sqrt(12), "names": ""}
 
@@ -158,7 +158,7 @@ class Preprocessing:
     def _positive(cls, value: int) -> int:
         if not 1 <= value <= MAX_IMAGE_SIZE:
             raise ValueError(
-                f"image_size is {short_repr(value)}, but is at least 1 pixel and at most {MAX_IMAGE_SIZE:,}"
+                f"image_size is {short_repr(value)}, but must be at least 1 pixel and at most {MAX_IMAGE_SIZE:,}"
             )
         return value
 
@@ -166,7 +166,7 @@ class Preprocessing:
     @classmethod
     def _fraction(cls, value: float) -> float:
         if not 0 < value <= 1:
-            raise ValueError(f"crop_pct is {value}, but lies in (0, 1]")
+            raise ValueError(f"crop_pct is {value}, but must be in (0, 1]")
         return value
 
     @field_validator("mean")
@@ -198,7 +198,7 @@ class Preprocessing:
             )
         if self.bands is not None and self.bands.channels != len(self.mean):
             raise ValueError(
-                f"mean has {pluralize(len(self.mean), 'value')}, but pictures are made of "
+                f"mean has {pluralize(len(self.mean), 'value')}, but images are made of "
                 f"{pluralize(self.bands.channels, 'band')}"
             )
         return self

@@ -46,7 +46,7 @@ def test_only_files_are_taken_for_files():
         (
             "stem_channels: 8\nhead_channels: 8\nstages:\n- {operator: {kind: fused, expand: 1, kernel: 4}, stride: 1, "
             "channels: 8, layers: 1}\n",
-            "stages.0.operator: fused(expand=1, kernel=4): kernel is 4, but is an odd number",
+            "stages.0.operator: fused(expand=1, kernel=4): kernel is 4, but must be odd",
         ),
     ],
 )

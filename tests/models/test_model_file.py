@@ -343,7 +343,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain.update(in_channels=4), "preprocessing of 3 channels for 4"),
         (
             lambda plain: plain["preprocessing"].update(bands={"numbers": [1, 2, 3, 4]}),
-            "mean has 3 values, but pictures are made of 4 bands",
+            "mean has 3 values, but images are made of 4 bands",
         ),
         (lambda plain: plain["preprocessing"].update(crop_mode="stretch"), r"preprocessing\.crop_mode"),
         (

@@ -233,10 +233,10 @@ def refused(match, **changes):
 
 
 def test_choices_that_no_stage_has():
-    refused("channels is 0, but is at least 1", channels=(16, 0))
-    refused("kernel is 4, but is an odd number", kernels=(3, 4))
+    refused("channels is 0, but must be at least 1", channels=(16, 0))
+    refused("kernel is 4, but must be odd", kernels=(3, 4))
     refused("expand is 0", expands=(0,))
-    refused(r"se is 2, but lies in \(0, 1\]", se=(None, 2.0))
+    refused(r"se is 2, but must be in \(0, 1\]", se=(None, 2.0))
     refused("layers has no option", layers=())
     refused("not only 0", layers=(0,))
     refused("layers is one of -1 or 2", layers=(-1, 2))

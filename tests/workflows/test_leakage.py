@@ -288,14 +288,14 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     """The third began from the second, that from the first, which had a third of the pictures each."""
     files = load_dataset(class_folders)
     first, second, third = (remembered(files.select(np.arange(part, 48, 4))) for part in range(3))
-    chain = third.started_from(second.begun_from(first, most=100), most=100)
+    chain = third.started_from(second.started_from(first, most=100), most=100)
     known = train_overlap(tmp_path / "m", chain, files)
     assert (known.pictures, known.exact, known.before) == (36, True, True)
     assert known.unseen.tolist() == list(range(3, 48, 4))
     alone = train_overlap(tmp_path / "m", chain, files.select(np.arange(2, 48, 4)))
     assert mentions(alone.note, "12")
     # Of more than a file has room for, an even part: then nobody knows of each picture that it is new.
-    short = third.started_from(second.begun_from(first, most=100), most=8)
+    short = third.started_from(second.started_from(first, most=100), most=8)
     assert (short.earlier.pictures, len(short.earlier.marks)) == (24, 8)
     known = train_overlap(tmp_path / "m", short, files)
     assert (known.pictures, known.exact, known.unseen) == (36, False, None)

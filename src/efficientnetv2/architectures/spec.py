@@ -47,9 +47,9 @@ class Operator:
         _check_range("expand", self.expand, _MOST_WIDE)
         _check_range("kernel", self.kernel, _MOST_WIDE)
         if self.kernel % 2 == 0:
-            raise ValueError(f"{self}: kernel is {self.kernel}, but is an odd number from 1")
+            raise ValueError(f"{self}: kernel is {self.kernel}, but must be odd and at least 1")
         if self.se is not None and not 0 < self.se <= 1:
-            raise ValueError(f"{self}: se is {self.se:g}, but lies in (0, 1], or is None for off")
+            raise ValueError(f"{self}: se is {self.se:g}, but must be in (0, 1], or None for off")
         return self
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ class Stage:
         _check_range("channels", self.channels, _MOST_WIDE)
         _check_range("layers", self.layers, _MOST_LAYERS)
         if self.stride not in (1, 2):
-            raise ValueError(f"{self}: stride is {short_repr(self.stride)}, but is 1 or 2")
+            raise ValueError(f"{self}: stride is {short_repr(self.stride)}, but must be 1 or 2")
         return self
 
     def __str__(self) -> str:
@@ -143,10 +143,12 @@ class Architecture:
     def _possible(self) -> Architecture:
         _check_range("stem_channels", self.stem_channels, _MOST_WIDE)
         if not self.stages:
-            raise ValueError("stages is empty, but a network has at least one")
+            raise ValueError("stages is empty, but must have at least one")
         _check_range("head_channels", self.head_channels, _MOST_WIDE)
         if not (math.isfinite(self.batch_norm_epsilon) and self.batch_norm_epsilon > 0):
-            raise ValueError(f"batch_norm_epsilon is {self.batch_norm_epsilon}, but is finite and above 0")
+            raise ValueError(
+                f"batch_norm_epsilon is {self.batch_norm_epsilon}, but must be finite and above 0"
+            )
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -162,7 +164,7 @@ class Architecture:
 
 def _check_range(name: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
-        raise ValueError(f"{name} is {short_repr(value)}, but is at least 1 and at most {most:,}")
+        raise ValueError(f"{name} is {short_repr(value)}, but must be at least 1 and at most {most:,}")
 
 
 @dataclass(frozen=True)

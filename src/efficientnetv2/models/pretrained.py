@@ -101,7 +101,7 @@ def timm_crop_pct(image_size: int, crop_pct: float) -> float:
     Source: transforms_imagenet_eval of timm 1.0.31 (timm/data/transforms_factory.py).
     """
     if not 0 < crop_pct <= 1:
-        raise ValueError(f"crop_pct is {crop_pct}, but lies in (0, 1]")
+        raise ValueError(f"crop_pct is {crop_pct}, but must be in (0, 1]")
     return image_size / math.floor(image_size / crop_pct)
 
 

@@ -62,7 +62,7 @@ def apply_regularization(
 
     Dropout: every dropout module built with more than 0 keeps its proportion. If all were built with 0, the module
     before the classifier; without one, ``drop_rate``, by which many timm models drop without a module; otherwise the
-    last module, and a note says that it lies in a block.
+    last module, and a note says that it is in a block.
 
     Args:
         setting: Values of one training step. Image size and what concerns images and labels are left to the loop.
@@ -130,7 +130,7 @@ def _set_dropout(modules: dict[str, nn.Module], rate: float) -> tuple[tuple[str,
                 module.drop_rate = rate  # type: ignore[assignment]
                 return (f"{name}.drop_rate".removeprefix("."),), []
         if rate > 0 and last:
-            notes.append("dropout lies in the last block that has one, for none stands before the classifier")
+            notes.append("dropout is set in the last block that has one, since none is before the classifier")
         elif rate > 0:
             notes.append(f"dropout {rate:g} has no effect: the network has no module for it that is known")
     for name, fraction in (fractions or dict.fromkeys(last, 1.0)).items():

@@ -55,13 +55,12 @@ class WrappedModel(Network):
         convolutions = [part for part, m in module.named_modules() if part and isinstance(m, nn.Conv2d)]
         classifiers = _classifier_names(module, declared)
         for found, kind in (
-            (convolutions, "nn.Conv2d that reads pictures"),
+            (convolutions, "nn.Conv2d that reads images"),
             (classifiers, "nn.Linear to classify"),
         ):
             if not found:
                 raise InputError(
-                    f"{name} has no {kind}, so it cannot be told where it begins and ends. Wrap it into a module that "
-                    "has one."
+                    f"{name} has no {kind}, so it cannot be wrapped. Wrap it into a module that has one."
                 )
         stem, classifier = module.get_submodule(convolutions[0]), module.get_submodule(classifiers[-1])
         assert isinstance(stem, nn.Conv2d)

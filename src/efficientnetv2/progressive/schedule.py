@@ -165,7 +165,7 @@ class ProgressiveSchedule:
             quantity = getattr(self, name)
             for value in _ends(quantity):
                 if not low <= value <= high:
-                    raise ValueError(f"{name} is {value:g}, but lies between {low:g} and {high:g}")
+                    raise ValueError(f"{name} is {value:g}, but must be between {low:g} and {high:g}")
             if isinstance(quantity, Ramp) and quantity.start > quantity.end:
                 start, end = f"{quantity.start:g}", f"{quantity.end:g}"
                 raise ValueError(
@@ -192,7 +192,7 @@ class ProgressiveSchedule:
             )
         if not 0 <= step < total_steps:
             raise InputError(
-                f"step {step} lies outside a run of {pluralize(total_steps, 'step')} (0 to {total_steps - 1})"
+                f"step {step} is outside a run of {pluralize(total_steps, 'step')} (0 to {total_steps - 1})"
             )
         stage = self._stage_at(step, total_steps)
         return self._setting(stage, run_fraction=step / (total_steps - 1) if total_steps > 1 else 1.0)

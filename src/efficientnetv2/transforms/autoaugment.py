@@ -50,7 +50,7 @@ POLICY: tuple[tuple[tuple[str, float, int], tuple[str, float, int]], ...] = (
     (("Color",        0.8,  6),     ("Rotate",       0.4,  5)),
 )
 # fmt: on
-_TRANSLATION_PX = 250  # at level 10, whatever the picture's size: as released
+_TRANSLATION_PX = 250  # at level 10, whatever the image's size: as released
 
 _NAMES = [operation.name for operation in OPERATIONS]
 # Per picture: which pair; of each of the two whether it takes place, and its sign.
@@ -97,7 +97,7 @@ def require_rgb(channels: int) -> None:
     """Raise InputError unless images have three channels."""
     if channels != RGB:
         raise InputError(
-            f"AutoAugment works on red, green and blue, but these pictures have {pluralize(channels, 'channel')}. "
+            f"AutoAugment works on red, green and blue, but these images have {pluralize(channels, 'channel')}. "
             "Switch it off (--set augment.autoaugment=false)."
         )
 

@@ -35,7 +35,7 @@ def cutout(images: Tensor, *, fraction: float, key: Key, ids: npt.ArrayLike, fil
         (its range there is the brighter half of the values; ours is all of them).
     """
     if not 0 <= fraction <= 1:
-        raise InputError(f"cutout is {fraction:g}, but is the hole's side over the picture's: 0 to 1.")
+        raise InputError(f"cutout is {fraction:g}, but must be in 0 to 1 (the hole's side over the image's).")
     draws = on_device(key.uniform_rows(as_ids(ids), 3), images)
     reach = int(fraction * min(images.shape[2:])) // 2
     mask = hole_mask(images, torch.full_like(draws[:, 0], reach), draws[:, 0], draws[:, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,16 +105,14 @@ def write_copies(
         )
         for number, copy in enumerate(made, start=1):
             paths.append(f"{FOLDER}/{row:06d}_{number}.jpg")
-            _save(Image.fromarray(copy), folder / paths[-1])
+            image = Image.fromarray(copy)
+            write_atomically(
+                folder / paths[-1],
+                partial(image.save, format="JPEG", quality=_QUALITY, subsampling=0),
+            )
             rows.append(int(row))
             if progress is not None:
                 progress(len(rows))
     table = dataset.table.iloc[rows].reset_index(drop=True)
     table[AUGMENTED_FROM] = table["path"].astype(object)
     return table.assign(path=paths)
-
-
-def _save(picture: Image.Image, file: Path) -> None:
-    write_atomically(
-        file, lambda partial: picture.save(partial, format="JPEG", quality=_QUALITY, subsampling=0)
-    )

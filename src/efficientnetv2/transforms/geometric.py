@@ -32,7 +32,7 @@ def random_symmetry(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
     height, width = images.shape[2:]
     if height != width:
         raise InputError(
-            f"pictures of {width} x {height} px cannot be turned by 90 degrees into the same shape. "
+            f"images of {width} x {height} px cannot be turned by 90 degrees into the same shape. "
             "Train on squares, or use flip 'horizontal'."
         )
     which = (key.uniform_rows(as_ids(ids), 1)[:, 0] * 8).astype(np.int64)
@@ -132,7 +132,7 @@ def _slide_rows(images: Tensor, steps: Tensor) -> Tensor:
 
 
 def _steps(offset: Tensor) -> Tensor:
-    """The pixel whose center is nearest, counted from the own one."""
+    """The pixel whose center is nearest, relative to its own."""
     return torch.floor(offset + 0.5).to(torch.int64)
 
 

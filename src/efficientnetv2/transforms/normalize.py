@@ -30,7 +30,7 @@ def normalize(
         raise TypeError(f"normalize takes uint8 values 0 to 255, but was given {images.dtype}")
     if not images.shape[1] == len(mean) == len(std):
         raise InputError(
-            f"the pictures have {images.shape[1]} channels, but the preprocessing has {len(mean)} means and "
+            f"the images have {images.shape[1]} channels, but the preprocessing has {len(mean)} means and "
             f"{len(std)} deviations. Give one of each per channel."
         )
     # In float64, rounded once: x * scale + offset is then as exact as float32 allows.

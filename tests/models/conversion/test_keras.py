@@ -243,7 +243,7 @@ def test_built_in_preprocessing_is_seen(tmp_path):
         assert raw.preprocessing == (
             None if suffix == ".weights.h5" else replace(get_model_info(B0).preprocessing, image_size=64)
         )
-        assert "does not scale pictures by itself" in raw.notes[0]
+        assert "does not scale images" in raw.notes[0]
 
 
 def test_the_third_layer_of_published_v1_weights(tmp_path):
@@ -343,7 +343,7 @@ def test_legacy_weights_say_of_scaling_only_what_they_list(within, tmp_path):
         if not within:
             file.create_group("input_1")
     raw = interop.read(path)
-    assert ("does not scale pictures by itself" in " ".join(raw.notes)) == (not within)
+    assert ("does not scale images" in " ".join(raw.notes)) == (not within)
     assert raw.stated == ()
 
 

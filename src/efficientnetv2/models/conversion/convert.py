@@ -172,7 +172,7 @@ def _only_read_here(path: Path, network: EfficientNet, to: Target) -> Iterator[s
     elif to == "keras":
         stored = "mean and std are" if path.name.endswith(".weights.h5") else "size, mean and std are"
         yield (
-            f"the preprocessing: {stored} in the network; of the rest, {unseen}. Give Keras pictures of "
+            f"the preprocessing: {stored} in the network; of the rest, {unseen}. Give Keras images of "
             f"{preprocessing.image_size} px that are framed already"
         )
     elif rounded := pytorch_export.rounded_crop(preprocessing):
