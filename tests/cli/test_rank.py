@@ -42,7 +42,7 @@ def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_
     predicted = pd.read_csv(folder / "predictions.csv").set_index("path")
     assert table["rank"].tolist() == list(range(1, 48))
     assert sorted(table["path"]) == sorted(predicted.index)
-    assert table["predicted"].tolist() == predicted.loc[table["path"], "label"].tolist()
+    assert table["predicted"].tolist() == predicted.loc[table["path"], "predicted_label"].tolist()
     with pytest.raises(InputError, match=mentioning("next.csv", "label")):
         load_dataset(str(folder / "next.csv"))  # what it is taken for is not what it is
     page = (folder / "next.html").read_text().replace("<wbr>", "")  # where a long name may break

@@ -95,7 +95,7 @@ def test_of_a_sample_twice_as_many_as_there_are_lie_in_the_interval():
     inside = 0
     for seed in range(8):
         found, whole, twice = curve(seed, labeled=1920)
-        assert found.points[-1].pictures == 240
+        assert found.points[-1].num_images == 240
         assert found.points[-1].macro_f1 == pytest.approx(whole)
         assert (found.carried.num_images, found.forecast.num_images) == (1920, 3840)
         inside += found.forecast.low <= twice <= found.forecast.high
@@ -130,7 +130,7 @@ def test_copies_are_no_labels_more(made):
     assert [one.num_images for one in found.points] == pytest.approx(
         [of / 16, of / 8, of / 4, of / 2, of], abs=3
     )
-    assert found.points[-1].pictures == of
+    assert found.points[-1].num_images == of
     assert found.carried is None
     for learnt, rest in together.draw_splits(train.labels, key=Key.of(1), draws=3, train_size=of // 4):
         assert not set(number[learnt]) & set(number[rest])
