@@ -32,7 +32,7 @@ MISTAKES = [
     ("train . --lr 0.1 --set optimizer.lr=0.2", "--lr: --set optimizer.lr", "one"),
     ("train photos --resume --dry-run", "--resume and --dry-run", "one"),
     ("train nowhere", "'nowhere' does not exist", "Give a folder"),
-    ("train photos --lr", "--lr: a value is missing", None),
+    ("train photos --lr", "--lr: a value is missing", "--lr X"),
     ("train", "DATA: missing", "effnetv2 train [OPTIONS] DATA"),
     ("train photos --epoch 3", "--epoch: no such option", "--epochs"),
     ("train photos --frobnicate 3", "--frobnicate: no such option", "effnetv2 train --help-all"),
@@ -75,7 +75,7 @@ NOTED = [
     ("train photos --project a --name b --epochs x", "--output a/b"),
     ("train photos --name b --epochs x", "--output runs/b"),
     ("train photos -o runs/x --epochs x", "--output runs/x"),
-    ("train photos --baseline runs/x --epochs x", "--baseline runs/x"),
+    ("train photos --compare-to runs/x --epochs x", "--baseline runs/x"),
     ("crossval photos -k 3 --epochs x", "--folds 3"),
     ("predict m photos --tta --workers -1", "--tta d4"),
 ]

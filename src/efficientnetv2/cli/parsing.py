@@ -41,8 +41,10 @@ _ALIASES = {
 _FLAGS: dict[str, tuple[str, ...] | None] = {
     "--pretrained": ("--weights", "auto"),
     "--no-pretrained": ("--weights", "none"),
+    "--tta": ("--set", "tta=d4"),
     "--amp": None,
 }
+_WITHOUT_VALUE = {"--tta": "d4"}  # where another tool has a flag of this name. Ours
 # Advice about options that have no equal here. Ours.
 _ADVICE = {
     "--amp": "Mixed precision is chosen automatically. To set it: --set precision=bf16",
@@ -55,7 +57,6 @@ _ADVICE = {
     **dict.fromkeys(("--num-classes", "--nc"), "The classes are read from DATA. Leave the option out"),
     "--optimizer": "The optimizer is --set optimizer.name=NAME: sgd, adamw or rmsprop",
     "--no-augment": "Augmentation is off with --set progressive.randaugment=null --set augment.flip=none",
-    "--tta": "Test-time augmentation is --set tta=d4",
     "--rank-unlabeled": "What to label next is --rank CSV",
 }
 # Options of other tools that are an argument here.
@@ -69,7 +70,7 @@ _COMMANDS = {
     **dict.fromkeys(("infer", "inference"), "predict"),
     **dict.fromkeys(("classify", "fit", "finetune", "fine-tune"), "train"),
     "import": "convert",
-    **dict.fromkeys(("cv", "cross-validate", "run_crossval", "kfold"), "crossval"),
+    **dict.fromkeys(("cv", "cross-validate", "crossvalidate", "kfold"), "crossval"),
     **dict.fromkeys(("inspect", "analyze", "analyse"), "check"),
     **dict.fromkeys(("config", "configs", "recipe"), "recipes"),
     **dict.fromkeys(("plan", "estimate"), "train DATA --dry-run"),
@@ -181,6 +182,8 @@ class Command(_WithoutTypes, TyperCommand):
                     yield from rest
                     return
             elif name in takes_value:
+                if name in _WITHOUT_VALUE and not equals and (not rest or rest[0].startswith("--")):
+                    rest.insert(0, _noted([word], (word, _WITHOUT_VALUE[name]), name)[1])
                 yield word
                 if takes_value[name] and not equals and rest:
                     yield rest.pop(0)
@@ -230,6 +233,8 @@ class Command(_WithoutTypes, TyperCommand):
                 or (near and near.replace("'", "'--", 1))
                 or f"All options: {ctx.command_path} --help-all"
             )
+        if missing := [param for param in self.params if getattr(error, "option_name", None) in param.opts]:
+            return f"Give it a value: {error.option_name} {missing[0].metavar or 'VALUE'}"
         if "extra argument" not in error.message:
             return None
         if apart := _split_by_shell(words):
