@@ -85,7 +85,7 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
 
     Returns:
         ``seed``, ``top1``, ``macro_f1``, ``epochs``, ``train_s`` (wall time of the steps, waiting for pictures
-        included), ``wall_s`` (validation and saving too), ``linear_probe`` (where weights were given), ``sizes``:
+        included), ``wall_s`` (validation and saving too), ``linear_probe_top1`` (where weights were given), ``sizes``:
         for each size of picture, ``image_size``, how many ``images`` were trained on and the ``train_s`` that took;
         ``others_cores``: how many processor cores were busy with something else meanwhile, in this sitting;
         ``hardware``, ``versions`` and ``when`` of the run; and ``asked``: what decided it (``Runs.config``). What was
@@ -101,7 +101,7 @@ def measured(runs: Runs, cell: Cell, seed: int) -> dict[str, Any]:
         return found
     before = _Busy.now()
     report = runs.report(cell, seed)
-    names = ("seed", "top1", "macro_f1", "epochs", "train_s", "wall_s", "linear_probe")
+    names = ("seed", "top1", "macro_f1", "epochs", "train_s", "wall_s", "linear_probe_top1")
     rows = (runs.folder(cell, seed) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     found = {name: report[name] for name in names} | {
         "sizes": by_size([json.loads(row) for row in rows]),

@@ -44,7 +44,7 @@ def inspected(data: Path) -> tuple[dict, float]:
 
 def pairs_of(told: dict) -> list[tuple[str, ...]]:
     """The near duplicates, as pairs of paths."""
-    return [tuple(one["paths"]) for one in told["copies"]["near_duplicates"]]
+    return [tuple(one["paths"]) for one in told["duplicates"]["near_duplicates"]]
 
 
 def main() -> None:
@@ -74,8 +74,8 @@ def main() -> None:
     for _ in range(options.rounds):
         told, took = inspected(options.data)
         seconds.append(took)
-        print(f"{told['pictures']:,} pictures: {took:.1f} s", flush=True)
-    pairs, files = pairs_of(told), told["copies"]["same_files"]
+        print(f"{told['num_images']:,} pictures: {took:.1f} s", flush=True)
+    pairs, files = pairs_of(told), told["duplicates"]["same_files"]
     print(
         f"{pluralize(len(pairs), 'pair')} of near duplicates, {pluralize(len(files), 'group')} of equal files"
     )
@@ -90,7 +90,7 @@ def main() -> None:
         return
     if not LEAST <= told["num_images"] <= MOST:
         raise SystemExit(
-            f"{NAME} is of ten thousand pictures, but there are {told['pictures']:,}: not recorded."
+            f"{NAME} is of ten thousand pictures, but there are {told['num_images']:,}: not recorded."
         )
     if missing := [pair for pair, found in named.items() if not found]:
         raise SystemExit(f"Not found, so not recorded: {'; '.join(missing)}.")

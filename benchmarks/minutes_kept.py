@@ -77,7 +77,7 @@ def train(
         "image_size": last["end"] if isinstance(last, dict) else last,
         "weights": Path(report["recipe"]["weights"]).name,
         "top1": report["top1"],
-        "probe_top1": report.get("linear_probe"),
+        "probe_top1": report.get("linear_probe_top1"),
         "test_top1": tested["top1"],
         "cores": len(cores),
         "hardware": hardware(),

@@ -55,7 +55,7 @@ def quotes():
         for line in page.read_text(encoding="utf-8").splitlines():
             for name in re.findall(r"`([a-z0-9_]+)`", line):
                 if line.startswith("|") and (
-                    name in SUMMARY or re.search(r"_(top1|wall_s|ratio|gain|f1)$", name)
+                    name in SUMMARY or re.search(r"(?<!min_lr)_(top1|wall_s|ratio|gain|f1)$", name)
                 ):
                     yield page.name, name, line
 

@@ -21,7 +21,7 @@ from benchmarks.paper import published
 from benchmarks.paper.reproduce import NAMES, TRAINED, title_of
 from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import MISSING, NOT_OURS, TIMED, Measurement, Row, Table, markdown_row, minutes_of
-from benchmarks.record import RESULTS, SUMMARY
+from benchmarks.record import RESULTS, SUMMARY, read
 
 PAGE = Path(__file__).parents[2] / "docs/paper.md"
 RECORDS = RESULTS / "reproduce"
@@ -164,7 +164,7 @@ def _record(name: str) -> dict[str, Any] | None:
     """A table's record of the largest scale, as it is kept; None where there is none."""
     for scale in _SCALES:
         if (file := RECORDS / f"{name}_{scale}.json").exists():
-            kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            kept: dict[str, Any] = read(file)
             return kept
     return None
 

@@ -86,7 +86,9 @@ def test_a_run_is_measured_once_and_says_what_else_was_running(tmp_path, monkeyp
         calls.append(seed)
         self.folder(cell, seed).mkdir(parents=True)
         (self.folder(cell, seed) / "metrics.jsonl").write_text("")
-        return dict.fromkeys(("seed", "top1", "macro_f1", "epochs", "train_s", "wall_s", "linear_probe"), 1.0)
+        return dict.fromkeys(
+            ("seed", "top1", "macro_f1", "epochs", "train_s", "wall_s", "linear_probe_top1"), 1.0
+        )
 
     monkeypatch.setattr(Runs, "report", report)
     runs, cell = Runs(DataConfig("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
@@ -245,7 +247,7 @@ def test_minutes_of_a_machine_that_has_changed_its_pace_are_refused(tmp_path):
 
 @pytest.mark.parametrize("regime", ["paper", "resnet50"])
 def test_the_recorded_pairs_are_of_one_pace(regime, tmp_path):
-    found = json.loads((record.RESULTS / f"progressive_{regime}.json").read_text())["arms"]
+    found = record.read(record.RESULTS / f"progressive_{regime}.json")["arms"]
     for pair in zip(found["fixed"], found["progressive"], strict=True):
         arms.refuse_other_pace(*pair, tmp_path)
 
@@ -280,7 +282,7 @@ def test_times_with_two_torches_do_not_compare():
 
 @pytest.mark.parametrize("regime", ["paper", "resnet50"])
 def test_the_times_that_are_recorded_of_progressive_learning_compare(regime):
-    sides = json.loads((record.RESULTS / f"progressive_{regime}.json").read_text())["arms"].values()
+    sides = record.read(record.RESULTS / f"progressive_{regime}.json")["arms"].values()
     for seed in zip(*sides, strict=True):
         arms.refuse_incomparable_times(seed)
 

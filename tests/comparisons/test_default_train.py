@@ -42,7 +42,7 @@ def test_the_difference_is_that_of_the_pictures_that_both_answered(tmp_path):
     save_predictions(tmp_path, answers("1aa", "2bb", "3aa", "4ab", "5ab"))
     save_predictions(tmp_path / "probe", answers("1aa", "2ab", "3ba", "4bb"))
     found = default_train.over_probe(tmp_path)
-    assert found["num_images"] == 4
+    assert found["pictures"] == 4
     assert found["probe_top1"] == 0.5
     top1 = found["over_probe"]["top1"]
     assert top1["value"] == pytest.approx(0.25)

@@ -89,7 +89,7 @@ def test_what_two_steps_ask_for_is_done_once(tmp_path):
     work = Work("p.csv", "w", "a", tmp_path)
     wide, balancing = (of(work).values() for of in (land_cover.wide_asked, land_cover.balancing_asked))
     both = {one.name: one for one in wide if one.name in {other.name for other in balancing}}
-    assert set(both) == {f"wide/spatial/imagenet_balance-{how}" for how in ("null", "equal")}
+    assert set(both) == {f"wide/spatial/imagenet_class_sampling-{how}" for how in ("null", "equal")}
     assert all(other == both[other.name] for other in balancing if other.name in both)
     assert len({one.name for one in (*wide, *balancing)}) == len(wide) + len(balancing) - 2
 
@@ -141,7 +141,9 @@ def test_of_one_step_all_begin_with_the_same_weights(tmp_path):
     assert [one for one, *_ in land_cover_runs.each(_told, work, wide)] == wide
     keep_begun(work, second, aerial="4567")
     model.unlink()
-    with pytest.raises(SystemExit, match=mentioning("balance-equal.json", "4567", "balance-null.json")):
+    with pytest.raises(
+        SystemExit, match=mentioning("class_sampling-equal.json", "4567", "class_sampling-null.json")
+    ):
         land_cover_runs.each(_told, work, wide)
     best = list(land_cover.best_asked(work).values())
     assert len(land_cover_runs.each(_told, work, best)) == len(best), "it is no affair of another step"
@@ -204,7 +206,7 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
         for class_sampling in land_cover.BALANCED
     }
     assert all(
-        one["linear_probe"] is not None
+        one["linear_probe_top1"] is not None
         for name, one in kept["wide"]["spatial"].items()
         if "scratch" not in name
     )

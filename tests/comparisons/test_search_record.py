@@ -284,7 +284,7 @@ def test_a_copy_among_those_that_judge_is_refused_before_the_first_network(
     search_trials.refuse_copies(*datasets)
     shutil.copy(tmp_path / "data/train/red/red_00.jpg", tmp_path / "data/val/red/judge.jpg")
     monkeypatch.setattr(search_record, "keep_freed_memory", lambda: None)
-    monkeypatch.setattr(search_trials, "try_out", lambda *given: pytest.fail("a network is tried"))
+    monkeypatch.setattr(search_trials, "run_trial", lambda *given: pytest.fail("a network is tried"))
     words = [
         tmp_path / "data",
         "--pictures",
@@ -501,7 +501,7 @@ def test_two_workers_share_the_threads_and_the_minutes(tmp_path, monkeypatch):
 
 def test_a_run_that_fails_is_no_accuracy(tmp_path, monkeypatch):
     failed = TrialResult(None, (), None, Failed("crashed", "the process was killed by SIGKILL", 0))
-    monkeypatch.setattr(search_found, "try_out", lambda network, proxy: failed)
+    monkeypatch.setattr(search_found, "run_trial", lambda network, proxy: failed)
     kept = tmp_path / "trained.json"
     with pytest.raises(SystemExit, match=mentioning("1", "seed")):
         search_found.judged({"found": small().backbone}, PROXY, kept)

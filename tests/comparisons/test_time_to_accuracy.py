@@ -92,7 +92,7 @@ def test_a_shorter_try_is_not_recorded_as_the_whole(tmp_path, monkeypatch, side)
         image_size=64,
         epochs=2,
         seeds=1,
-        out=tmp_path / "out",
+        output=tmp_path / "out",
     )
     parts = {"optimizer": ["--opt", "adamw", "--lr", "0.003"]}
     chosen = {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
@@ -124,7 +124,7 @@ def test_timm_goes_the_whole_length_at_the_rate_that_tuning_began_with_too(tuned
         image_size=64,
         epochs=2,
         seeds=2,
-        out=tmp_path / "out",
+        output=tmp_path / "out",
     )
     parts = {"batch": ["-b", "64"], "optimizer": ["--opt", "sgd", "--lr", "0.4"]}
     found = time_to_accuracy.peers("timm", options, {"timm": {"quick": [], "parts": parts}})

@@ -104,7 +104,7 @@ def test_another_size_or_length_is_not_recorded(words, monkeypatch, capsys):
 def test_table_8_has_our_b0_under_cifar10_beside_the_papers_s():
     """Nothing else of the table is run in small."""
     found = [{"top1": 0.93}, {"top1": 0.95}]
-    made = small_tables.table_8(found, image_size=96, epochs=3, batch_size=64, eval_split="test")
+    made = small_tables.table_8(found, image_size=96, epochs=3, batch_size=64, answered="test")
     first, *others = made.rows
     assert [row.name for row in made.rows] == ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"]
     assert first.ours["cifar10"].values == pytest.approx((93, 95))
