@@ -42,7 +42,7 @@ EPOCHS = 10
 GROWING, FIXED = "quick, growing", "fixed"
 FIGURE = "quick_over_time.png"
 _CLAIMED = {GROWING: "quick_b0_imagenette_10ep", FIXED: "quick_b0_imagenette_10ep_fixed"}
-_ROW = ("kind", "step", "epoch", "image_size", "train_s", "images_per_s", "top1", "images")
+_ROW = ("kind", "step", "epoch", "image_size", "train_s", "images_per_s", "top1", "num_images")
 
 
 def arms(epochs: float) -> dict[str, Cell]:

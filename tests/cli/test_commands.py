@@ -380,7 +380,7 @@ def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
     assert "Recipe: finetune" in done.stdout
     assert mentions(done.stdout, "classifier")
     told = json.loads((tmp_path / "run/report.json").read_text())
-    assert mentions(done.stdout, f"{told['linear_probe']:.1%}", "top-1", "weight")
+    assert mentions(done.stdout, f"{told['linear_probe_top1']:.1%}", "top-1", "weight")
     assert 0 <= told["linear_probe_macro_f1"] <= 1
     log = (tmp_path / "run/log.txt").read_text()
     assert log.index("Linear probe") < log.index("Training a custom architecture (4 stages)")

@@ -137,7 +137,7 @@ def test_from_scratch_each_stage_is_trained_and_minival_chooses(
     assert [stage["image_size"] for stage in report["stages"]] == sizes
     # Minival is looked at after each stage, and what was best on it is kept.
     assert {row["step"] for row in curve} >= {2, 4, 6, STEPS}
-    assert {row["images"] for row in curve} == {MINIVAL}
+    assert {row["num_images"] for row in curve} == {MINIVAL}
     assert (report["selected_on"], report["stopped_early"]) == ("minival", False)
     assert report["selected_score"] == max(row["top1"] for row in curve)
     seen = model_file.load(run / "model.safetensors").preprocessing

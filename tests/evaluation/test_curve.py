@@ -45,7 +45,9 @@ def test_missing_and_broken_values_are_left_out():
 
 def test_the_panel_of_validation_says_of_which_images_its_points_are():
     def title(*points):
-        rows = [{"kind": kind, "epoch": e, "top1": 0.5, "images": n} for e, (kind, n) in enumerate(points)]
+        rows = [
+            {"kind": kind, "epoch": e, "top1": 0.5, "num_images": n} for e, (kind, n) in enumerate(points)
+        ]
         return _panels(draw_training_curves(rows))[0]
 
     assert mentions(title(("val", 512), ("val", 512), ("val", 689)), "512", "689", "val")

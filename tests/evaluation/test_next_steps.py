@@ -115,9 +115,11 @@ def test_the_late_gain_is_of_the_images_that_select():
     assert late_gain(rows) == pytest.approx(0.2)
     assert late_gain([*rows, *({"kind": "minival", "epoch": e, "top1": 0.5} for e in (1, 2))]) == 0
     assert late_gain(rows[:1]) is None
-    few = [{"kind": "minival", "epoch": e, "top1": 0.8 + 0.02 * (e == 8), "images": 50} for e in range(1, 9)]
+    few = [
+        {"kind": "minival", "epoch": e, "top1": 0.8 + 0.02 * (e == 8), "num_images": 50} for e in range(1, 9)
+    ]
     assert late_gain(few) == 0, "of 50 images, 2 points are a single one"
-    assert late_gain([row | {"images": 500} for row in few]) == pytest.approx(0.02)
+    assert late_gain([row | {"num_images": 500} for row in few]) == pytest.approx(0.02)
 
 
 def test_rare_classes_that_lag_are_balanced():

@@ -107,7 +107,7 @@ def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job
     result = Trainer(one).fit()
     assert asked == [*((step, [3, 3, 3]) for step in range(3, 24, 3)), (24, [8, 8, 8])]
     points = [row for row in result.history if row["kind"] == "val"]
-    assert [row["images"] for row in points] == [9] * 7 + [24]
+    assert [row["num_images"] for row in points] == [9] * 7 + [24]
     right = (result.predictions.probabilities.argmax(axis=1) == result.predictions.labels).mean()
     assert points[-1]["top1"] == pytest.approx(float(right))
 

@@ -207,7 +207,7 @@ def test_the_model_file_has_the_weights_that_were_best(job, scripted):
         (3 * number, pytest.approx(sixths / 6))
         for number, sixths in enumerate((1, 2, 3, 2, 5, 4, 1, 4), start=1)
     ]
-    at_the_end = [(row["step"], row["images"]) for row in result.history if row["kind"] == "val"]
+    at_the_end = [(row["step"], row["num_images"]) for row in result.history if row["kind"] == "val"]
     assert at_the_end == [(24, len(one.val))], "val is looked at once, at the end"
 
 

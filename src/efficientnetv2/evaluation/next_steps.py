@@ -139,7 +139,7 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
     """
     for kind in ("minival", "val"):
         points = [
-            (row["epoch"], row["top1"], row.get("images", 10**9))
+            (row["epoch"], row["top1"], row.get("num_images", 10**9))
             for row in history
             if row.get("kind") == kind and row.get("top1") is not None
         ]

@@ -86,21 +86,21 @@ def draw_training_curves(history: Sequence[MetricsRow]) -> Figure | None:
 def _validated(history: Sequence[MetricsRow]) -> str:
     """The title of the validation panel: how many images of which split."""
     points = {
-        kind: [row for row in history if row.get("kind") == kind and row.get("images")]
+        kind: [row for row in history if row.get("kind") == kind and row.get("num_images")]
         for kind in ("val", "minival")
     }
     last = points["val"][-1:]
     before = points["minival"] or points["val"][:-1]
     if not last and not before:
         return "validation"
-    all_of_val = "".join(f"{row['images']:,} images" for row in last)
-    if not before or (not points["minival"] and before[-1]["images"] == last[0]["images"]):
+    all_of_val = "".join(f"{row['num_images']:,} images" for row in last)
+    if not before or (not points["minival"] and before[-1]["num_images"] == last[0]["num_images"]):
         return f"validation ({all_of_val})"
     # Short enough for the width of the panel.
     if points["minival"]:
         last_point = f"; last point: val, {all_of_val}" if last else ""
-        return f"validation (minival, {before[-1]['images']:,} images{last_point})"
-    return f"validation ({before[-1]['images']:,} images; last point: all {all_of_val} of val)"
+        return f"validation (minival, {before[-1]['num_images']:,} images{last_point})"
+    return f"validation ({before[-1]['num_images']:,} images; last point: all {all_of_val} of val)"
 
 
 def draw_hyperparameters(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure | None:

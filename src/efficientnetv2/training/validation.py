@@ -82,7 +82,7 @@ class Validator:
         config = self._context.config
         if not config.world.is_main_process:
             return
-        last = {"kind": "val", "step": self._context.state.step, "images": len(predictions.labels)}
+        last = {"kind": "val", "step": self._context.state.step, "num_images": len(predictions.labels)}
         if any(last.items() <= row.items() for row in config.folder.history()):
             return  # an earlier part was killed while it wrote the report
         self._log(self._record("val", predictions), config.eval_split)
@@ -94,7 +94,7 @@ class Validator:
             predictions.labels, predictions.probabilities, config.train.class_names, predictions.answer
         )
         name, mean = macro_metric(score)
-        metrics = {"top1": score.top1, name: mean, "images": score.num_images}
+        metrics = {"top1": score.top1, name: mean, "num_images": score.num_images}
         row: dict[str, Any] = {"kind": kind, "step": step, "epoch": self._context.epoch, **metrics}
         config.folder.record(row)
         return metrics
@@ -104,7 +104,7 @@ class Validator:
         means = [f"{label} {metrics[name]:.3f}" for name, label in MACRO_METRICS.items() if name in metrics]
         _logger.info(
             f"{f'epoch {epoch:.1f}' if step else 'before training'}: top-1 {metrics['top1']:.1%}, {''.join(means)} "
-            f"on {pluralize(int(metrics['images']), f'{split} picture')}{', the best so far' * best}"
+            f"on {pluralize(int(metrics['num_images']), f'{split} picture')}{', the best so far' * best}"
         )
         for callback in self._context.callbacks:
             callback.on_validation_end(step, epoch, metrics)

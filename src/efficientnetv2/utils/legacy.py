@@ -131,6 +131,8 @@ def _name_by_value(key: str, item: Any) -> str:
     """Name of a key whose meaning depends on its value."""
     if key == "pictures":
         return "images" if isinstance(item, list) else "num_images"
+    if key == "images":  # of a row of metrics.jsonl
+        return "num_images" if isinstance(item, int) else key
     if key == "answered":
         return "eval_split" if isinstance(item, str) else "coverage"
     if key == "members":

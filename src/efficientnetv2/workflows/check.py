@@ -239,7 +239,7 @@ class DatasetCheck:
 
     def _repr_html_(self) -> str:
         rows = [(each["severity"], each["sentence"], each["advice"]) for each in self.findings]
-        title = f"{self.report['data']}: {self.report['pictures']:,} images, {len(rows)} findings"
+        title = f"{self.report['data']}: {self.report['num_images']:,} images, {len(rows)} findings"
         return html_table(title, ["severity", "finding", "advice"], rows, self.report_path)
 
 

@@ -102,7 +102,7 @@ class Result:
             (name, f"{value:.3f}", "–".join(f"{end:.3f}" for end in intervals.get(name, ())))
             for name, value in self.metrics.items()
         ]
-        title = f"{type(self).__name__} {self.path or ''}: {self.report['pictures']:,} images"
+        title = f"{type(self).__name__} {self.path or ''}: {self.report['num_images']:,} images"
         return html_table(title, ["metric", "value", "95 % interval"], rows, self.report_path)
 
 
