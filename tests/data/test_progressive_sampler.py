@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
@@ -161,29 +163,96 @@ def test_what_cannot_be_is_refused(changes, sentence):
 
 
 NEEDS = {"plain": "torchvision", "with_lightning": "lightning", "with_transformers": "transformers"}
-# In Lightning and in Hugging Face's Trainer: a checkpoint after each step, and a stop after two.
-STOPPED = {
-    "with_lightning": """
-        class Stop(lightning.Callback):
-            def on_train_batch_end(self, trainer, *_):
-                trainer.should_stop = trainer.global_step == 2
-        keep = lightning.pytorch.callbacks.ModelCheckpoint(sys.argv[1], filename="kept", every_n_train_steps=1)
-        train(6, callbacks=[keep, Stop()], enable_checkpointing=True, accumulate_grad_batches=2)
-        train(6, checkpoint=keep.best_model_path, accumulate_grad_batches=2)
-    """,
-    "with_transformers": """
-        import transformers
-        class Stop(transformers.TrainerCallback):
-            def on_step_end(self, args, state, control, **_):
-                control.should_training_stop = state.global_step == 2
-        words = {"output_dir": sys.argv[1], "save_strategy": "steps", "save_steps": 1}
-        words |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
-        train(6, callbacks=[Stop()], **words)
-        train(6, checkpoint=True, **words)
-    """,
-    "plain": "train(2 + 4, 2, accumulate=2)",
+# What each example does in one process, since starting it takes longer than its steps. sys.argv[1] is a folder.
+# In Lightning and in Hugging Face's Trainer "resumed" is a checkpoint after each step, and a stop after two.
+RUNS = {
+    "plain": {
+        "grown": "train(3); train(6, accumulate=2)",
+        "resumed": "train(2 + 4, 2, accumulate=2)",
+        "another": """
+            import torchvision, plain
+            plain.efficientnet_b0 = torchvision.models.resnet18
+            train(3)
+        """,
+    },
+    "with_lightning": {
+        "grown": "train(3); train(6, accumulate_grad_batches=2)",
+        "resumed": """
+            class Stop(lightning.Callback):
+                def on_train_batch_end(self, trainer, *_):
+                    trainer.should_stop = trainer.global_step == 2
+            keep = lightning.pytorch.callbacks.ModelCheckpoint(sys.argv[1], filename="kept", every_n_train_steps=1)
+            train(6, callbacks=[keep, Stop()], enable_checkpointing=True, accumulate_grad_batches=2)
+            train(6, checkpoint=keep.best_model_path, accumulate_grad_batches=2)
+        """,
+        "finished": """
+            keep = lightning.pytorch.callbacks.ModelCheckpoint(sys.argv[1], filename="end", every_n_train_steps=1)
+            train(3, callbacks=[keep], enable_checkpointing=True)
+            print("ended after", train(3, checkpoint=keep.best_model_path).global_step)
+        """,
+        "validated": """
+            class Watching(lightning.Callback):
+                def on_validation_batch_start(self, trainer, module, batch, *_):
+                    print(f"validated after {trainer.global_step}: {batch['images'].shape[-1]} px")
+            train(4, val_check_interval=2, num_sanity_val_steps=0, callbacks=[Watching()])
+        """,
+        "another": """
+            import torchvision
+            ev2.create = lambda name, num_classes: torchvision.models.resnet18(num_classes=num_classes)
+            train(3)
+        """,
+    },
+    "with_transformers": {
+        "grown": "train(3); train(6, gradient_accumulation_steps=2, per_device_train_batch_size=8)",
+        "resumed": """
+            import transformers
+            class Stop(transformers.TrainerCallback):
+                def on_step_end(self, args, state, control, **_):
+                    control.should_training_stop = state.global_step == 2
+            words = {"output_dir": sys.argv[1], "save_strategy": "steps", "save_steps": 1}
+            words |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
+            train(6, callbacks=[Stop()], **words)
+            train(6, checkpoint=True, **words)
+        """,
+        # Its samples a second, and the batch that it logs, are made of per_device_train_batch_size.
+        "validated": """
+            import with_transformers
+            class Watching(ProgressiveTrainer):
+                def compute_loss(self, model, inputs, *others, **more):
+                    if model.training:
+                        assert len(inputs["pixel_values"]) == self.args.train_batch_size == 16
+                    else:
+                        print(f"validated after {self.state.global_step}: {inputs['pixel_values'].shape[-1]} px")
+                    return super().compute_loss(model, inputs, *others, **more)
+            with_transformers.ProgressiveTrainer = Watching
+            train(4, eval_steps=2)
+        """,
+        "summed": """
+            import torch
+            norms = {}
+            class Alike(ProgressiveTrainer):
+                def training_step(self, model, inputs, *others):
+                    inputs["pixel_values"] = torch.ones_like(inputs["pixel_values"])
+                    inputs["labels"] = torch.zeros_like(inputs["labels"])
+                    model.dropout.forward = lambda features: features
+                    loss = super().training_step(model, inputs, *others)
+                    norms[self.args.gradient_accumulation_steps] = float(model.classifier.bias.grad.norm())
+                    return loss
+            with_transformers.ProgressiveTrainer = Alike
+            for accumulate in (1, 2):
+                torch.manual_seed(0)
+                size = {"gradient_accumulation_steps": accumulate, "per_device_train_batch_size": 16 // accumulate}
+                train(3, learning_rate=0.0, eval_strategy="no", **size)
+            print("norms", norms[1], norms[2])
+            with_transformers.ProgressiveTrainer = ProgressiveTrainer
+        """,
+        "another": """
+            with_transformers.network_for = lambda classes: transformers.ResNetForImageClassification(
+                transformers.ResNetConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8], num_labels=len(classes)))
+            train(3)
+        """,
+    },
 }
-
 
 # What the network's modules hold once a setting has been applied, whatever the example says of it.
 WATCHING = """
@@ -200,18 +269,20 @@ from {} import *
 """
 
 
-def _said(script, code, *words):
-    """What code prints that begins with all names of an example."""
+@cache
+def _said(script):
+    """What each run of an example prints."""
     if find_spec(NEEDS[script]) is None:
         pytest.skip(f"{NEEDS[script]} is not installed (pip install -e '.[loops]')")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    begin = WATCHING.format(str(EXAMPLES), script)
-    done = subprocess.run(
-        [sys.executable, "-c", begin + dedent(code), *words],
-        capture_output=True, text=True, timeout=300, env=environment,
-    )  # fmt: skip
+    runs = [f"print('@@ {name}')\n{dedent(code)}" for name, code in RUNS[script].items()]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join([WATCHING.format(str(EXAMPLES), script), *runs]), folder],
+            capture_output=True, text=True, timeout=300, env=environment,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return dict(part.split("\n", 1) for part in done.stdout.split("@@ ")[1:])
 
 
 def _shown(output):
@@ -230,33 +301,15 @@ def _planned(steps, *, accumulate=1, first_step=0):
     ]
 
 
-# Another network without any dropout, in the place of the example's.
-OTHERS = {
-    "plain": "plain.efficientnet_b0 = torchvision.models.resnet18",
-    "with_lightning": "ev2.create = lambda name, num_classes: torchvision.models.resnet18(num_classes=num_classes)",
-    "with_transformers": """with_transformers.network_for = lambda classes: transformers.ResNetForImageClassification(
-    transformers.ResNetConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8], num_labels=len(classes)))""",
-}
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("plain", "accumulate=2"),
-        ("with_lightning", "accumulate_grad_batches=2"),
-        ("with_transformers", "gradient_accumulation_steps=2, per_device_train_batch_size=8"),
-    ],
-)
-def test_the_examples_grow_images_and_dropout_in_other_loops(script, words):
+@pytest.mark.parametrize("script", NEEDS)
+def test_the_examples_grow_images_and_dropout_in_other_loops(script):
     """Of two micro-batches a step, too, each has its step's setting; the run neither ends early nor begins again.
 
     They take any network, and say what it lacks.
     """
-    imports = "transformers" if script == "with_transformers" else "torchvision"
-    other = f"print('another network')\nimport {imports}, {script}\n{OTHERS[script]}\ntrain(3)"
-    said, others = _said(script, f"train(3)\ntrain(6, {words})\n{other}").split("another network\n")
-    assert _shown(said) == [*_planned(3), *_planned(6, accumulate=2)]
-    told = re.findall(r"^step (\d): (\d+) px, dropout (?:.*?); set: (.*)$", others, re.MULTILINE)
+    said = _said(script)
+    assert _shown(said["grown"]) == [*_planned(3), *_planned(6, accumulate=2)]
+    told = re.findall(r"^step (\d): (\d+) px, dropout (?:.*?); set: (.*)$", said["another"], re.MULTILINE)
     assert [(step, px) for step, px, _ in told] == [("0", "32"), ("1", "48"), ("2", "64")]
     assert mentions(told[-1][2], "0.2", "dropout")
     assert all(mentions(reached, "randaugment") for _, _, reached in told)
@@ -264,45 +317,27 @@ def test_the_examples_grow_images_and_dropout_in_other_loops(script, words):
 
 def test_their_trainer_sums_micro_batches_to_the_same_gradient():
     """Of a network of theirs, which accepts more words than its loss heeds: two halves are as good as the whole."""
-    code = """
-        import torch, with_transformers
-        norms = {}
-        class Alike(ProgressiveTrainer):
-            def training_step(self, model, inputs, *others):
-                inputs["pixel_values"] = torch.ones_like(inputs["pixel_values"])
-                inputs["labels"] = torch.zeros_like(inputs["labels"])
-                model.dropout.forward = lambda features: features
-                loss = super().training_step(model, inputs, *others)
-                norms[self.args.gradient_accumulation_steps] = float(model.classifier.bias.grad.norm())
-                return loss
-        with_transformers.ProgressiveTrainer = Alike
-        for accumulate in (1, 2):
-            torch.manual_seed(0)
-            size = {"gradient_accumulation_steps": accumulate, "per_device_train_batch_size": 16 // accumulate}
-            train(3, learning_rate=0.0, eval_strategy="no", **size)
-        print("norms", norms[1], norms[2])
-    """
-    one, two = re.search(r"^norms (\S+) (\S+)$", _said("with_transformers", code), re.MULTILINE).groups()
+    said = _said("with_transformers")["summed"]
+    one, two = re.search(r"^norms (\S+) (\S+)$", said, re.MULTILINE).groups()
     assert float(one) == pytest.approx(float(two), rel=0.05) != 0
 
 
 @pytest.mark.parametrize("script", NEEDS)
-def test_the_examples_go_on_where_they_stopped(script, tmp_path):
-    shown = _shown(_said(script, STOPPED[script], str(tmp_path)))
+def test_the_examples_go_on_where_they_stopped(script):
+    shown = _shown(_said(script)["resumed"])
     assert shown[-8:] == _planned(6, accumulate=2, first_step=2)
     assert shown[:-8] == ([] if script == "plain" else _planned(6, accumulate=2)[:4])
 
 
-def test_a_lightning_run_that_has_finished_is_gone_on_with_in_vain(tmp_path):
-    finished = """
-        keep = lightning.pytorch.callbacks.ModelCheckpoint(sys.argv[1], filename="kept", every_n_train_steps=1)
-        train(3, callbacks=[keep], enable_checkpointing=True)
-        print("ended after", train(3, checkpoint=keep.best_model_path).global_step)
-    """
-    said = _said("with_lightning", finished, str(tmp_path))
-    assert [line for line in said.splitlines() if line.startswith(("step ", "ended "))][3:] == [
-        "ended after 3"
-    ]
+def test_a_lightning_run_that_has_finished_is_gone_on_with_in_vain():
+    said = _said("with_lightning")["finished"].splitlines()
+    assert [line for line in said if line.startswith(("step ", "ended "))][3:] == ["ended after 3"]
+
+
+@pytest.mark.parametrize("script", ["with_lightning", "with_transformers"])
+def test_validation_comes_within_the_run_at_the_last_size(script):
+    said = re.findall(r"^validated after (\d+): (\d+) px", _said(script)["validated"], re.MULTILINE)
+    assert set(said) == {("2", "64"), ("4", "64")}
 
 
 def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):
@@ -348,35 +383,6 @@ def test_held_out_photos_are_whole_and_as_large_as_at_the_end(monkeypatch):
     assert (train.classes, 0 <= label < len(train.classes)) == (held_out.classes, True)
     paths = [{row["path"] for row in part.rows} for part in (train, held_out)]
     assert (len(paths[0] & paths[1]), len(train) > len(held_out) > 0) == (0, True)
-
-
-WATCHED = {
-    "with_lightning": """
-        class Watching(lightning.Callback):
-            def on_validation_batch_start(self, trainer, module, batch, *_):
-                print(f"validated after {trainer.global_step}: {batch['images'].shape[-1]} px")
-        train(4, val_check_interval=2, num_sanity_val_steps=0, callbacks=[Watching()])
-    """,
-    # Its samples a second, and the batch that it logs, are made of per_device_train_batch_size.
-    "with_transformers": """
-        import with_transformers
-        class Watching(ProgressiveTrainer):
-            def compute_loss(self, model, inputs, *others, **more):
-                if model.training:
-                    assert len(inputs["pixel_values"]) == self.args.train_batch_size == 16
-                else:
-                    print(f"validated after {self.state.global_step}: {inputs['pixel_values'].shape[-1]} px")
-                return super().compute_loss(model, inputs, *others, **more)
-        with_transformers.ProgressiveTrainer = Watching
-        train(4, eval_steps=2)
-    """,
-}
-
-
-@pytest.mark.parametrize("script", WATCHED)
-def test_validation_comes_within_the_run_at_the_last_size(script):
-    said = re.findall(r"^validated after (\d+): (\d+) px", _said(script, WATCHED[script]), re.MULTILINE)
-    assert set(said) == {("2", "64"), ("4", "64")}
 
 
 @pytest.mark.parametrize(
@@ -465,6 +471,7 @@ def test_the_loss_that_the_page_mixes_for_is_that_of_a_run():
 # Nothing can be imported but the standard library, three packages and what these need themselves.
 WITH_LITTLE = """
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from packaging.requirements import Requirement
 

@@ -57,7 +57,7 @@ def measure_bands(
     others: Sequence[str] = (),
     nodata: tuple[float, ...] | None = None,
 ) -> Bands | None:
-    """Measure one rule for all rasters of a dataset, on training images.
+    """Measure one rule for all rasters of a dataset, on training images. None where Pillow reads all correctly.
 
     8-bit values stay. Otherwise the 1st to the 99th percentile of each band becomes 0 to 255, and missing data its
     mean.
@@ -70,11 +70,7 @@ def measure_bands(
         nodata: Values that mean missing data. None finds a minimum or maximum that fills connected areas far from all
             other values, such as -9999.
 
-    Returns:
-        None where Pillow reads all images as they should be, and no bands were given.
-
-    Raises:
-        InputError: An image does not fit the rule, or needs one where the training images do not.
+    Raises InputError if an image does not fit the rule, or needs one where the training images do not.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and selection is not None:

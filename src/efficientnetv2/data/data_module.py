@@ -37,12 +37,10 @@ _MOST_DECODED = 10_000
 
 @dataclass(frozen=True, eq=False)
 class SharedDataset:
-    """What all runs of a cross-validation train on: cached once on disk, it serves each of them.
+    """Images that all runs of a cross-validation train on, by path, so that one cache on disk serves each of them.
 
-    Args:
-        pictures: Images that any of the runs may train on, in the order of their paths.
-        own: Images of this run, as its own table names them.
-        rows: (n,) row of each of them in ``pictures``. -1 for images that no run trains on.
+    ``own`` are the images of this run, and ``rows`` their (n,) rows in ``pictures``, -1 for images that no run trains
+    on.
     """
 
     pictures: ImageDataset
@@ -68,14 +66,11 @@ class DataModule:
 
     Args:
         dataset: Every readable image, with its split.
-        split_note: How it was split, in a sentence.
         skipped: Path and reason of each unreadable image.
         holdout_drawn: Whether val was drawn here by the seed. Else it was given, or there is none.
         chooses: Whether minival selects the weights.
         contents: (N,) ids, equal for identical files.
         answered: Split that is evaluated.
-        common: Images that the runs of a cross-validation train on, if this is for one of them.
-        check_notes: Sentences of the check of the files.
         label_conflicts: Number of pairs of identical images with different labels.
     """
 
@@ -134,19 +129,12 @@ def prepare_data(
 ) -> DataModule:
     """Load a dataset, check every file, skip unreadable files, and split it unless splits are given.
 
-    Args:
-        source: What to load.
-        val_fraction: Fraction of train that becomes val if no val is given.
-        seed: Seed of that split.
-        strict: Refuse unreadable images.
-        minival: As ``Recipe.minival``.
-        expected_dataset: Published dataset that the images should be, or None.
-        answered: Split to evaluate; test counts only if there are test images.
-        detail_level: Log level of the line on how many images were decoded.
+    ``val_fraction`` is the fraction of train that becomes val if none is given. ``minival`` is as in ``Recipe``.
+    ``answered`` is the split to evaluate; test counts only if there are test images.
 
     Raises:
-        InputError: Too much is unreadable, an image is in two splits, a class is too small, or classes of the
-            published dataset are missing.
+        InputError: Too much is unreadable, an image is in two splits, a class is too small, or classes of the published
+            dataset ``expected_dataset`` are missing.
     """
     dataset = source.read()
     validate_copy_splits(dataset)
@@ -226,13 +214,8 @@ def decode_evaluated(
 ) -> dict[int, str]:
     """Decode the images that are evaluated, so that damage is known before the first step and not after the last.
 
-    Of very many a part is decoded, and none from a remote store. Training replaces damaged images by others.
-
-    Returns:
-        Why an image cannot be decoded, by its row.
-
-    Raises:
-        InputError: More than 5 % of all images, or with ``strict`` any, cannot be decoded.
+    Of very many a part is decoded, and none from a remote store. Returns the reason of each damaged image, by its row.
+    Raises InputError if more than 5 % of all images, or with ``strict`` any, cannot be decoded.
     """
     if dataset.shards is not None and is_url(dataset.shards.base):
         rows = rows[:0]

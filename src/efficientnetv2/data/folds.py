@@ -42,13 +42,8 @@ class Fold:
 class Folds:
     """The folds of a cross-validation. No image is predicted twice.
 
-    Args:
-        parts: Folds, in order.
-        note: A sentence on how they were made.
-        clusters: (N,) numbers from 0, equal for images that were kept together: units of the bootstrap.
-        by: The rule.
-        block: Side of the spatial blocks in degrees, or None.
-        groups: Whether groups were kept together.
+    ``clusters`` are (N,) numbers from 0, equal for images that were kept together: units of the bootstrap. ``block`` is
+    the side of the spatial blocks in degrees. ``groups``: whether groups were kept together.
     """
 
     parts: tuple[Fold, ...]
@@ -230,13 +225,9 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
 
 
 def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: Ints | None = None) -> Fold:
-    """One split by time: the latest images are for validation, about ``share`` of all, between 0 and 1.
+    """One split by time: the latest images are for validation, about ``share`` of all. Else as ``time_folds``.
 
-    Other arguments and rules as ``time_folds``.
-
-    Raises:
-        InputError: The column is missing, a row has no time, all have the same, or a class first appears after the
-            split. The caller adds a fix, which depends on the images.
+    The caller adds a fix to errors, which depends on the images.
     """
     chosen = np.flatnonzero(dataset.split != "test")
     times = _times(dataset, column)[chosen]

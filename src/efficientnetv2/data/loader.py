@@ -120,11 +120,9 @@ def _start_worker(_: int, parent: int | None) -> None:
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Explain killed workers. PyTorch reports them wherever the main process is, also while it trains.
+    """Explain killed workers, which PyTorch reports wherever the main process is, also while it trains.
 
-    Raises:
-        ReaderKilledError: A worker was killed, but not for lack of shared memory.
-        InputError: It was killed for lack of shared memory (Bus error).
+    Raises ReaderKilledError, or InputError for lack of shared memory (Bus error).
     """
     try:
         yield
@@ -145,13 +143,10 @@ def worker_errors() -> Iterator[None]:
 
 @dataclass
 class Batch:
-    """Training images of one request.
+    """Training images of one request: (n, C, image_size, image_size) uint8, in channels-last memory.
 
-    Args:
-        request: The request.
-        images: (n, C, image_size, image_size) uint8, in channels-last memory.
-        labels: (n,) int64 class ids. (n, M) for several labels per image, padded with -1.
-        unreadable: Sample and reason of each unreadable image, which another image of its class replaces.
+    ``labels`` are (n,) int64 class ids, or (n, M) padded with -1. ``unreadable`` are sample and reason of images that
+    another image of their class replaces.
     """
 
     request: BatchRequest
@@ -167,13 +162,8 @@ class Batch:
 class TrainingImages(Dataset["Batch | BatchFailure"]):
     """Training batches by request: draws the crop of each image, decodes only that, and resizes it.
 
-    Args:
-        dataset: Training images.
-        preprocessing: Of the model; crop mode, interpolation, mean and channels are used here.
-        area_min: Minimum fraction of an image that a random crop covers. 1 does not crop.
-        key: Random key of the run.
-        threads: Threads that read a group, where no worker reads ahead.
-        reader: Reader of the images. None reads the originals.
+    ``area_min`` is the minimum fraction of an image that a crop covers. ``threads`` read a group where no worker reads
+    ahead. ``reader`` None reads the originals.
     """
 
     def __init__(

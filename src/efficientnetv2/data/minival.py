@@ -24,23 +24,14 @@ _MAX_FRACTION, _RARE = 1 / 8, 10
 def with_minival(
     dataset: ImageDataset, *, size: int | float, contents: Ints | None = None
 ) -> tuple[ImageDataset, str]:
-    """Hold out training images as minival, which selects the weights to keep.
+    """Hold out training images as minival, which selects the weights to keep, and describe it in a sentence.
 
     Each class gives its exact share (largest remainders first, at least one), with the groups of
     ``splits.with_holdout`` kept together. The images depend only on their own paths, not on a seed or an order: runs
-    with other seeds, and the same data in shards, select by the same images.
+    with other seeds, and the same data in shards, select by the same images. Images given as minival are used instead.
 
-    Args:
-        dataset: Result of ``splits.with_holdout``.
-        size: Number of images (int), or fraction of the training images (float, between 0 and 1).
-        contents: (N,) ids, equal for identical files. None if unknown.
-
-    Returns:
-        The dataset with minival, and a sentence. Images given as minival are used instead.
-
-    Raises:
-        InputError: The size is too small or too large for the classes, a class has one image, or images have several
-            labels.
+    ``size`` is a number of images (int), or a fraction of the training images (float). Raises InputError if it is too
+    small or too large for the classes, a class has one image, or images have several labels.
     """
     if dataset.separator is not None:
         raise InputError(
@@ -56,13 +47,10 @@ def with_minival(
 def with_auto_minival(
     dataset: ImageDataset, *, contents: Ints | None = None
 ) -> tuple[ImageDataset, str, bool]:
-    """Hold out a twentieth of the training images as minival, if there are at least 800.
+    """Hold out a twentieth of the training images as minival, if there are 800. Also returns whether there is one.
 
     Classes with fewer than 10 training images, and images that stay together with theirs, stay in train. Other classes
-    give at least one image. Arguments as ``with_minival``.
-
-    Returns:
-        The dataset, a sentence, and whether there is a minival. Images given as minival are used instead.
+    give at least one image. Images given as minival are used instead.
     """
     none = "No images are set aside to choose the model or to fit a temperature"
     if dataset.separator is not None:

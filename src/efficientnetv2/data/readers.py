@@ -29,19 +29,15 @@ class Reader(Protocol):
 
     def source(self, sample: int) -> Source:
         """The image. Raises UnreadableImageError, or InputError if a remote store does not answer."""
-        ...
 
     def name(self, sample: int) -> str:
         """Name of the image for messages, so that it can be found."""
-        ...
 
     def ahead(self, samples: Sequence[int]) -> Reader:
         """A reader for these samples, whose remote content is fetched together. Raises as ``source``."""
-        ...
 
     def stamps(self, samples: Sequence[int]) -> list[str]:
         """A short text for each sample that changes with its content, found without reading the content."""
-        ...
 
 
 def source_reader(dataset: ImageDataset) -> Reader:

@@ -55,12 +55,8 @@ def with_holdout(
         blocks: Sides of spatial blocks in degrees, in the order of trying.
         instead: Alternative for the user in error messages.
 
-    Returns:
-        The dataset with every image in train, val or test, and a sentence on how it was split.
-
-    Raises:
-        InputError: A class has fewer than two distinct training images, the fraction is out of range, or groups or
-            places are unknown or cannot stay together.
+    Returns the dataset, and a sentence on how it was split. Raises InputError if a class has fewer than two distinct
+    training images, or groups or places are unknown or cannot stay together.
     """
     train = np.flatnonzero(dataset.in_train)
     split = dataset.split.copy()
@@ -121,19 +117,9 @@ def split_by_groupings(
 ) -> tuple[Grouping, Ints]:
     """Split by the first grouping with every class and about the wanted sizes, else the first with every class.
 
-    Args:
-        part: Images to split.
-        available: Groupings, the strictest first.
-        target: (P, K) wanted images of each class in each part.
-        key: Random key.
-        both: Where every class must be, for error messages.
-        instead: Alternative for the user in error messages.
-
-    Returns:
-        The grouping, and the (N,) part of each image.
-
-    Raises:
-        InputError: Every grouping loses a class.
+    ``available`` has the strictest grouping first. ``target`` is (P, K) images of each class in each part. ``both`` and
+    ``instead`` are words for error messages. Returns the grouping and the (N,) part of each image. Raises InputError if
+    every grouping loses a class.
     """
     fallback: tuple[Grouping, Ints] | None = None
     images, classes = _image_labels(part)

@@ -32,12 +32,7 @@ class ShardReader:
         self._fetched: dict[int, bytes | str] = {}  # content, or why it is unavailable
 
     def source(self, sample: int) -> bytes:
-        """Bytes of the image.
-
-        Raises:
-            UnreadableImageError: The shard is missing, truncated, damaged or unreadable.
-            InputError: A remote store does not answer.
-        """
+        """Bytes of the image. Raises UnreadableImageError, or InputError if a remote store does not answer."""
         if sample in self._fetched:
             content = self._fetched[sample]
         else:
@@ -124,10 +119,8 @@ def probe_images(
 ) -> tuple[Ints, dict[int, str], Counter[str], list[int]]:
     """Check the images of shards, but the ``lost`` rows, unless their index shows that packing has checked them.
 
-    Returns:
-        (N,) hashes, equal for identical files, -1 if unknown; the reason of each unusable image, by its row; counts of
-        conversions to RGB; and the maximum level, 0 to 255, of each image of more than 8 bits. The last three are empty
-        for checked images.
+    Returns (N,) hashes, equal for identical files, -1 if unknown; the reason of each unusable image, by its row; counts
+    of conversions to RGB; and the maximum level, 0 to 255, of each image of more than 8 bits.
     """
     contents = np.full(len(table), -1, dtype=np.int64)
     if CONTENT in table:

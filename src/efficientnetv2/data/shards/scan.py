@@ -90,17 +90,11 @@ def cached_scan(
 def scan(
     store: Store, names: list[str], *, label_column: str, group_column: str | None
 ) -> tuple[ShardIndex, list[str]]:
-    """Read the headers of tars.
+    """Read the headers of tars, and name those that could not be read to their end, perhaps only this time.
 
-    Labels and groups are in these fields of ``.json``. If no sample has a label there, ``.cls`` has the label.
-
-    Returns:
-        Images in the order of the tars, with the split of their ``.json`` or of the tar's name
-        (``imagenet-train-0001.tar``). Damaged tars give the images that were readable with their label. And the names
-        of tars that could not be read to their end, perhaps only this time.
-
-    Raises:
-        InputError: A member occurs twice, or a sample has two images.
+    Labels and groups are in these fields of ``.json``. If no sample has a label there, ``.cls`` has the label. The
+    split is that of the ``.json`` or of the tar's name (``imagenet-train-0001.tar``). Damaged tars give the images that
+    were readable with their label. Raises InputError if a member occurs twice, or a sample has two images.
     """
     given = {label_column: "label"} | ({} if group_column is None else {group_column: "group"})
     roles = {name: name for name in _KNOWN if name not in given.values()} | given

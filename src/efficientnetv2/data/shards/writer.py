@@ -80,18 +80,11 @@ def write_shards(
     progress: Callable[[int], object] | None = None,
     called: Sequence[str] = (),
 ) -> PackResult:
-    """Write the shards of a dataset and their index into a new folder.
+    """Write the shards of a dataset and their index into a new or empty folder.
 
     Shards are named after their split (``train-000000.tar``, ``pictures-…`` without one), in an order drawn from the
     seed. A hidden folder next to ``out`` is renamed when it is complete. The same images and options give the same
-    bytes.
-
-    Args:
-        dataset: Images to pack.
-        out: New or empty folder.
-        packing: Options.
-        progress: Called with the number of finished images.
-        called: Data and options as typed by the user, for messages. Empty for the dataset's source.
+    bytes. ``called`` is the data and options as typed by the user, for messages.
 
     Raises:
         InputError: An image is a raster that Pillow cannot open, too many images are unreadable (``strict``: any), or
