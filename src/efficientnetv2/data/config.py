@@ -6,9 +6,9 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -102,19 +102,16 @@ class DataConfig:
             there = run_file(folder.parent, "dataset.csv")
             instead = f"the images of the run: {there}" if there.is_file() else "the table of the images"
             raise InputError(f"DATA {self.data} holds what a model predicted. Give {instead}")
+        options = {
+            name: value for name, value in asdict(self).items() if name not in ("data", "bands", "nodata")
+        }
         return load_dataset(
             self.data,
-            path_column=self.path_column,
-            label_column=self.label_column,
-            group_column=self.group_column,
-            labels=cast(Spelling, self.labels),
-            label_separator=self.label_separator,
+            **options,
             require_labels=require_labels,
             for_training=for_training,
             strict_labels=strict_labels,
             use_splits=use_splits,
-            layout=cast(Layout, self.layout),
-            min_images_per_class=self.min_images_per_class,
         )
 
 
