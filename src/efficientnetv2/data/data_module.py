@@ -206,11 +206,7 @@ def _with_minival(
 
 
 def decode_evaluated(
-    dataset: ImageDataset,
-    rows: Ints,
-    *,
-    strict: bool,
-    detail_level: int = logging.INFO,
+    dataset: ImageDataset, rows: Ints, *, strict: bool, detail_level: int = logging.INFO
 ) -> dict[int, str]:
     """Decode the images that are evaluated, so that damage is known before the first step and not after the last.
 

@@ -49,10 +49,7 @@ class ImageValidation:
 
 
 def val_max_images(
-    dataset: ImageDataset,
-    *,
-    strict: bool = False,
-    progress: Callable[[int], object] | None = None,
+    dataset: ImageDataset, *, strict: bool = False, progress: Callable[[int], object] | None = None
 ) -> ImageValidation:
     """Check every file of a dataset. Of shards, check the tars, and the images that packing has not checked.
 
@@ -142,8 +139,7 @@ def _check_files(
     marks = marks.drop(index=list(reasons))
     alike = marks.index[marks.duplicated(keep=False)].to_numpy()
     digests = map_chunks(
-        lambda chunk: [_digest(file) for file in chunk],
-        [dataset.file(row) for row in alike.tolist()],
+        lambda chunk: [_digest(file) for file in chunk], [dataset.file(row) for row in alike.tolist()]
     )
     _share_ids(contents, alike, np.array(digests, dtype=object))
     _check_records(contents, np.flatnonzero(~is_file), reasons, dataset)
