@@ -57,7 +57,7 @@ def validate_copy_splits(records: ImageRecords) -> None:
     divided = np.flatnonzero(parts.groupby("group")["split"].transform("nunique").to_numpy() > 1)
     if len(divided):
         copies = is_copy(records)
-        row = int(next((one for one in divided if copies[one]), divided[0]))
+        row = int(next((index for index in divided if copies[index]), divided[0]))
         raise InputError(
             f"{records.where(row)}: '{records.paths[row]}' is in {split[row]}, but it was made from "
             f"'{records.table[AUGMENTED_FROM].iloc[row]}', which, or another copy of which, is in another split. "

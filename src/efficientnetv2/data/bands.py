@@ -89,7 +89,7 @@ def measure_bands(
         kinds.update(_check_dtypes(file, bands, checks.band_mismatch, first))
     bands = replace(bands, kinds=tuple(sorted(kinds)), nodata=nodata or ())
     drawn = Key.of(seed).fold("bands").generator().permutation(len(rasters))[:_MAX_RASTERS]
-    chosen = [rasters[one] for one in sorted(drawn.tolist())]
+    chosen = [rasters[index] for index in sorted(drawn.tolist())]
     parts = _samples(chosen, bands)
     if nodata is None and (undeclared := _undeclared_nodata(parts)):
         bands = replace(bands, nodata=undeclared)
@@ -178,15 +178,15 @@ def _rule_from_samples(bands: Bands, parts: Sequence[_RasterSample]) -> Bands:
         ((band - least) * 255 / (most - least)).clip(0, 255)
         for band, (least, most) in zip(values, ends, strict=True)
     ]
-    known = [one[np.isfinite(one)] for one in seen]
+    known = [band[np.isfinite(band)] for band in seen]
     sides = [part.side_m for part in parts if part.side_m is not None]
     return replace(
         bands,
         low=tuple(least for least, _ in ends),
         high=tuple(most for _, most in ends),
-        missing=tuple(round(float(one.mean())) if len(one) else _MIDDLE for one in known),
+        missing=tuple(round(float(band.mean())) if len(band) else _MIDDLE for band in known),
         # A constant band has no spread; 1 avoids a division by zero.
-        spread=tuple(max(1.0, round(float(one.std()), 3)) if len(one) else 1.0 for one in known),
+        spread=tuple(max(1.0, round(float(band.std()), 3)) if len(band) else 1.0 for band in known),
         picture_m=float(np.median(sides)) if sides else None,
     )
 

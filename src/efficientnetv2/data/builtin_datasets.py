@@ -176,7 +176,7 @@ def is_cifar_folder(folder: Path) -> bool:
         return True
     if not (folder / CIFAR100.train[0]).is_file():
         return False
-    return (folder / CIFAR100.names).is_file() or not any(one.is_dir() for one in folder.iterdir())
+    return (folder / CIFAR100.names).is_file() or not any(entry.is_dir() for entry in folder.iterdir())
 
 
 def read_cifar_folder(folder: Path, source: str) -> ImageRecords:

@@ -57,8 +57,8 @@ class DataConfig:
     @property
     def words(self) -> list[str]:
         """Data and options as typed on the command line."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "data"}
-        defaults = {one.name: one.default for one in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data"}
+        defaults = {field.name: field.default for field in fields(self)}
         return [self.data, *option_args(**{k: v for k, v in values.items() if v != defaults[k]})]
 
     def read_any(self) -> ImageDataset:

@@ -87,7 +87,7 @@ class DataModule:
 
     def __getstate__(self) -> dict[str, Any]:
         # Without the cached subsets: every process makes its own.
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def train(self) -> ImageDataset:
@@ -255,7 +255,7 @@ def _readable(dataset: ImageDataset, rows: Ints, evaluated: EvalSplit) -> ImageD
         )
     gone = np.setdiff1d(dataset.targets[dataset.in_train], np.append(readable.targets[readable.in_train], -1))
     if len(gone):
-        names = shorten(dataset.class_names[int(one)] for one in np.unique(gone))
+        names = shorten(dataset.class_names[int(label)] for label in np.unique(gone))
         raise InputError(
             f"{dataset.source}: none of the training images of class {names} can be read. Repair them, or leave the "
             "class out."

@@ -146,7 +146,9 @@ class ImageDataset(ImageRecords):
             for column in {"path", AUGMENTED_FROM} & set(table.columns):
                 table[column] = table[column].str.removeprefix(prefix)
             cells = table["label"].dropna().unique()
-            labels = cells if separator is None else [one for cell in cells for one in cell.split(separator)]
+            labels = (
+                cells if separator is None else [label for cell in cells for label in cell.split(separator)]
+            )
         except FileNotFoundError:
             raise InputError(f"{path} does not exist: the run has no manifest. Start a new run.") from None
         except (KeyError, ValueError) as error:
@@ -231,7 +233,7 @@ def load_dataset(
         label_rules.validate_places(records)
         label_rules.validate_train_split(by_label)
         label_rules.validate_classes(by_label)
-    values = {one.name: getattr(records, one.name) for one in fields(ImageRecords)}
+    values = {field.name: getattr(records, field.name) for field in fields(ImageRecords)}
     names = tuple(sorted(by_label.table["label"].dropna().unique()))
     return ImageDataset(**values, class_names=names, separator=label_separator)
 

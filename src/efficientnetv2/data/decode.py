@@ -189,7 +189,7 @@ def _resized(
         size = (size[1], size[0])
     oversampling = 2 if exact else 1
     largest = min(box.width / (oversampling * size[0]), box.height / (oversampling * size[1]))
-    scale = max(one for one in image.scales if one <= max(1, largest))
+    scale = max(scale for scale in image.scales if scale <= max(1, largest))
     # One decoded pixel more than the box, for rounding.
     pixels = image.pixels(scale, exact, math.ceil(box.bottom) + scale)
     height, width = -(-image.height // scale), -(-image.width // scale)

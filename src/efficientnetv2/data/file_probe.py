@@ -76,7 +76,7 @@ def probe_bytes(content: bytes) -> FileProbe:
 
 def max_levels(probes: Sequence[FileProbe]) -> list[int]:
     """Maximum levels of the usable images of more than 8 bits."""
-    return [one.brightest for one in probes if one.brightest is not None and not one.reason]
+    return [found.brightest for found in probes if found.brightest is not None and not found.reason]
 
 
 def _probe(stream: IO[bytes], size: int) -> FileProbe:

@@ -86,10 +86,10 @@ def select_groupings(part: ImageDataset, available: list[Grouping], by: SplitBy)
     if by == "class":
         return available[-1:]
     if by == "group":
-        found = [one for one in available if one.groups and one.block is None]
+        found = [grouping for grouping in available if grouping.groups and grouping.block is None]
         what, fix = "no groups", "Name the column that holds them with --group-column"
     else:
-        found = [one for one in available if one.block is not None]
+        found = [grouping for grouping in available if grouping.block is not None]
         what, fix = "no places", "Add columns latitude and longitude, in degrees, with a value in every row"
     if not found:
         raise InputError(f"--by {by}: {part.source} has {what}. {fix}; or take another rule (--by class).")

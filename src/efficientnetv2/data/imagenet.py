@@ -124,6 +124,6 @@ def _count_notes(dataset: ImageDataset, facts: _Facts) -> list[str]:
     for rule, counts, least, most in rules:
         odd = np.flatnonzero((counts < least) | (counts > most))
         if len(odd):
-            shown = shorten([f"{dataset.class_names[one]}: {counts[one]:,}" for one in odd], 3)
+            shown = shorten([f"{dataset.class_names[index]}: {counts[index]:,}" for index in odd], 3)
             notes.append(f"{rule} images of each class; not so {shown}.")
     return notes

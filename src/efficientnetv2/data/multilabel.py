@@ -77,10 +77,10 @@ def unseparated_hint(labels: Iterable[str]) -> str | None:
     distinct = list(labels)
     for separator in _USUAL_SEPARATORS:
         parts = {cell: set(_parts(cell, separator)) for cell in distinct}
-        counts = Counter(part for one in parts.values() for part in one)
-        for cell, one in parts.items():
-            if len(one) > 1 and all(part and counts[part] > 1 for part in one):
-                named = " and ".join(f"'{part}'" for part in sorted(one)[:2])
+        counts = Counter(part for labels in parts.values() for part in labels)
+        for cell, labels in parts.items():
+            if len(labels) > 1 and all(part and counts[part] > 1 for part in labels):
+                named = " and ".join(f"'{part}'" for part in sorted(labels)[:2])
                 return (
                     f"Label '{cell}' is taken for one class, but looks like several labels: {named} are in other rows "
                     f"too. If an image may have several, pass --label-separator '{separator}'."

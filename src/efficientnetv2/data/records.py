@@ -124,7 +124,7 @@ class ImageRecords:
 
     def __getstate__(self) -> dict[str, Any]:
         # Without cached properties: lists of millions of paths need not travel to other processes.
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def paths(self) -> list[str]:

@@ -171,7 +171,7 @@ def validate_two_per_class(
     scarce = np.flatnonzero(distinct < 2)
     if not len(scarce):
         return
-    label, others = int(scarce[0]), [part.class_names[one] for one in scarce[1:]]
+    label, others = int(scarce[0]), [part.class_names[number] for number in scarce[1:]]
     name, rows = part.class_names[label], images[classes == label]
     more = f" The same holds for {pluralize(len(others), 'more class')}: {shorten(others)}." if others else ""
     if not len(rows):
@@ -214,8 +214,12 @@ def describe_split(
         words.append("groups whole")
     words.append("stratified by class")
     loosest = {
-        "places": [one for one in available if one.block is not None and used.block is None],
-        "groups": [one for one in available if one.groups and one.block is None and not used.groups],
+        "places": [grouping for grouping in available if grouping.block is not None and used.block is None],
+        "groups": [
+            grouping
+            for grouping in available
+            if grouping.groups and grouping.block is None and not used.groups
+        ],
     }
     reasons: dict[str, list[str]] = {}
     for what, divided in loosest.items():

@@ -135,7 +135,9 @@ def _check_files(
     files = [dataset.file(row) for row in rows.tolist()]
     probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)
     reasons = {row: found.reason for row, found in zip(rows.tolist(), probes, strict=True) if found.reason}
-    marks = pd.DataFrame({"size": [one.size for one in probes], "tail": [one.tail for one in probes]}, rows)
+    marks = pd.DataFrame(
+        {"size": [found.size for found in probes], "tail": [found.tail for found in probes]}, rows
+    )
     marks = marks.drop(index=list(reasons))
     alike = marks.index[marks.duplicated(keep=False)].to_numpy()
     digests = map_chunks(
@@ -143,7 +145,7 @@ def _check_files(
     )
     _share_ids(contents, alike, np.array(digests, dtype=object))
     _check_records(contents, np.flatnonzero(~is_file), reasons, dataset)
-    return reasons, Counter(one.colors for one in probes if one.colors), max_levels(probes)
+    return reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)
 
 
 def _check_records(

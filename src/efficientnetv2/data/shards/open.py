@@ -45,7 +45,9 @@ def is_shards(data: str) -> bool:
     if (place / INDEX_NAME).is_file() and shard_index.is_index(place / INDEX_NAME):
         return True
     with os.scandir(place) as entries:
-        shown = [one for one in entries if not (one.name.startswith(".") or is_system_folder(one.name))]
+        shown = [
+            entry for entry in entries if not (entry.name.startswith(".") or is_system_folder(entry.name))
+        ]
     if any(entry.is_dir() or is_image(entry.name) for entry in shown):
         return False
     if any(entry.name.lower().endswith(SUFFIX) for entry in shown):
@@ -143,7 +145,7 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
     if len(missing := np.flatnonzero(places < 0)):
         row = int(missing[0])
         shards = there.shards.shards if there.shards is not None else ()
-        named = [one for one in shards if wanted[row].startswith(f"{one.name}#") and one.damage]
+        named = [shard for shard in shards if wanted[row].startswith(f"{shard.name}#") and shard.damage]
         damage = f"; it {named[0].damage}" if named else ""
         raise InputError(
             f"{records.where(row)}: '{wanted[row]}' is not in the shards of {there.root}{damage} ({len(missing)} of "
@@ -214,7 +216,11 @@ def _load_index(store: Store, names: list[str]) -> ShardIndex | None:
     if not names:
         return index
     known = {shard.name: number for number, shard in enumerate(index.shards)}
-    wanted = [name for one in names for name in (fnmatch.filter(known, one) if _has_stars(one) else [one])]
+    wanted = [
+        name
+        for pattern in names
+        for name in (fnmatch.filter(known, pattern) if _has_stars(pattern) else [pattern])
+    ]
     unknown = [name for name in wanted if name not in known]
     if len(unknown) == len(wanted):
         return None
@@ -229,7 +235,9 @@ def _load_index(store: Store, names: list[str]) -> ShardIndex | None:
 
 def _expand_stars(store: Store, names: list[str], data: str) -> list[str]:
     """Distinct names without stars. Raises InputError if there are none."""
-    found = [name for one in names for name in (store.matching(one) if _has_stars(one) else [one])]
+    found = [
+        name for pattern in names for name in (store.matching(pattern) if _has_stars(pattern) else [pattern])
+    ]
     if not found or all(stat is None for stat in store.stats(found)):
         there = store.matching(f"*{SUFFIX}")
         empty = f"; {store.base} shows neither {INDEX_NAME} nor a {SUFFIX}."

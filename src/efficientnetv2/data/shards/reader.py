@@ -143,7 +143,7 @@ def probe_images(
     probes = map_chunks(probe_chunk, rows)
     reasons = {row: found.reason for row, found in zip(rows, probes, strict=True) if found.reason}
     contents[list(reasons)] = -1
-    return contents, reasons, Counter(one.colors for one in probes if one.colors), max_levels(probes)
+    return contents, reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)
 
 
 def content_hash(data: bytes) -> int:

@@ -154,7 +154,9 @@ def _labeled_rows(tar: _Tar, source: str, label_field: str) -> list[dict[str, An
             why = f"there is no {key}.json"
         why += "" if source == "nowhere" else ", where the others have theirs"
         if tar.damage and source != "nowhere":
-            tar.damage.insert(0, f"has lost the labels of {shorten((one.key for one in without), 3)} ({why})")
+            tar.damage.insert(
+                0, f"has lost the labels of {shorten((sample.key for sample in without), 3)} ({why})"
+            )
         else:
             tar.lacks = why + (f" ({len(without)} such images)" if len(without) > 1 else "")
     return rows

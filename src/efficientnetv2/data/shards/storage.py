@@ -119,7 +119,7 @@ class LocalStore(Store):
 
     def read(self, ranges: Sequence[Range]) -> list[bytes | str]:
         """See ``Store.read``."""
-        return [self._read(one) for one in ranges]
+        return [self._read(part) for part in ranges]
 
     def _read(self, part: Range) -> bytes | str:
         path = os.path.join(self.base, part.shard)
@@ -226,7 +226,7 @@ class RemoteStore(Store):
         merged = merge_offset_ranges(shards, starts, stops, max_gap=_GAP_BYTES, max_block=_MAX_BYTES)
         blocks = [Range(*block) for block in zip(*merged, strict=True)]
         contents = self._fetch(blocks)
-        return [_slice(one, blocks, contents) for one in ranges]
+        return [_slice(part, blocks, contents) for part in ranges]
 
     def _fetch(self, blocks: list[Range]) -> dict[Range, bytes | str]:
         """Contents of the blocks, with retries."""

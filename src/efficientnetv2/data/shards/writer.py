@@ -245,7 +245,7 @@ class _Packer:
                 continue
             label = str(self.dataset.labels[row])
             if self.dataset.separator is not None:
-                ids = (str(one) for one in self.dataset.targets[row] if one >= 0)
+                ids = (str(label) for label in self.dataset.targets[row] if label >= 0)
                 label = self.dataset.separator.join(ids)
             text = json.dumps(_json_facts(facts | {"path": self.paths[row]}), ensure_ascii=False, default=str)
             members = {image.extension: image.data, "cls": label.encode(), "json": text.encode()}
