@@ -220,23 +220,23 @@ def file_of(dataset, folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "what"),
+    "damage",
     [
-        (lambda content: content[: len(content) // 2], "is cut off"),
-        (lambda content: content[:-1], "is cut off"),
-        (lambda content: content + b"x", "is cut off"),
-        (lambda content: content[:-200] + bytes(100) + content[-100:], "is damaged"),
-        (lambda content: b"", "is no cache of images"),
-        (lambda content: bytes(len(content)), "is no cache of images"),
-        (lambda content: content[:8] + bytes([9]) + content[9:], "was written by another version"),
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: content + b"x",
+        lambda content: content[:-200] + bytes(100) + content[-100:],
+        lambda content: b"",
+        lambda content: bytes(len(content)),
+        lambda content: content[:8] + bytes([9]) + content[9:],
     ],
 )
-def test_a_damaged_file_is_told_from_a_whole_one(damage, what, class_folders, tmp_path):
+def test_a_damaged_file_is_told_from_a_whole_one(damage, class_folders, tmp_path):
     filled, reader = file_of(load_dataset(class_folders), tmp_path / "cache")
     filled.path.write_bytes(damage(filled.path.read_bytes()))
-    with filled.path.open("rb") as file, pytest.raises(InvalidCacheError, match=what):
+    with filled.path.open("rb") as file, pytest.raises(InvalidCacheError):
         CacheIndex.read(file)
-    with pytest.raises(InputError, match=rf"has changed during the run: it {what}.* --resume"):
+    with pytest.raises(InputError, match=r"has changed during the run.* --resume"):
         reader.source(0)
 
 

@@ -113,18 +113,14 @@ class CacheIndex:
     @classmethod
     def read(cls, file: BinaryIO) -> CacheIndex:
         """The index of a file. Raises InvalidCacheError if it is missing, damaged or of another version."""
-        preamble = file.read(_PREAMBLE.size)
-        if len(preamble) < _PREAMBLE.size or not preamble.startswith(_MAGIC):
-            raise InvalidCacheError("is no cache of images")
-        _, version, offset, length, digest = _PREAMBLE.unpack(preamble)
-        if version != _VERSION:
-            raise InvalidCacheError(f"was written by another version ({version}, not {_VERSION})")
-        if file.seek(0, io.SEEK_END) != offset + length:
-            raise InvalidCacheError("is cut off")
-        file.seek(offset)
-        content = file.read(length)
+        preamble = file.read(_PREAMBLE.size).ljust(_PREAMBLE.size, b"\0")
+        magic, version, offset, length, digest = _PREAMBLE.unpack(preamble)
+        content = b""
+        if (magic, version) == (_MAGIC, _VERSION) and file.seek(0, io.SEEK_END) == offset + length:
+            file.seek(offset)
+            content = file.read(length)
         if _hash(content) != digest:
-            raise InvalidCacheError("is damaged")
+            raise InvalidCacheError("is no cache, damaged, cut short or of another version")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             reasons = dict(zip(arrays["rows"].tolist(), arrays["reasons"].tolist(), strict=True))
             channels = int(arrays["channels"])
