@@ -99,10 +99,17 @@ def on_screen():
 COLORS = {"red": (200, 60, 60), "green": (60, 190, 60), "blue": (50, 70, 200)}
 
 
-@pytest.fixture
-def class_folders(tmp_path: Path) -> Path:
-    """Three classes of 16 pictures each, a folder per class."""
+@pytest.fixture(scope="session")
+def painted_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 16 images each, a folder per class; only to be copied."""
+    folder = tmp_path_factory.mktemp("painted")
     for name, color in COLORS.items():
         for number in range(16):
-            paint(tmp_path / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
-    return tmp_path / "pictures"
+            paint(folder / name / f"{name}_{number:02d}.jpg", color, number)
+    return folder
+
+
+@pytest.fixture
+def class_folders(painted_folders: Path, tmp_path: Path) -> Path:
+    """A copy of ``painted_folders``: painting takes longer."""
+    return Path(shutil.copytree(painted_folders, tmp_path / "pictures"))
