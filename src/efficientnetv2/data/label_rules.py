@@ -53,9 +53,8 @@ def merge_spellings(
         more = f" So do {pluralize(len(others), 'more label')}: {shorten(others)}." if others else ""
         fix = "Rename the class folder" if records.rows is None else "Correct the row"
         raise InputError(
-            f"{records.where(at)}: label '{label}' ({counts[label]} {records.unit}) differs from '{to}' ({counts[to]} "
-            f"{records.unit}) only by case, surrounding space or the encoding of letters (Unicode NFC, NFD).{more}\n"
-            f"{fix}, or pass --labels casefold to merge them."
+            f"{records.where(at)}: label '{label}' differs from '{to}' ({counts[to]} {records.unit}) only by case, "
+            f"surrounding space or Unicode form (NFC, NFD).{more}\n{fix}, or pass --labels casefold to merge them."
         )
     if all(label == label.strip() for label in counts) and (not merged or spelling == "exact"):
         return labels, None  # mapping millions of labels takes time and memory
