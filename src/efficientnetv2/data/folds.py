@@ -110,12 +110,11 @@ def assign_folds(
         )
     part = dataset.select(chosen)
     levels = groupings(part, None if contents is None else np.asarray(contents)[chosen], blocks)
-    validate_two_per_class(part, levels[-1].clusters, instead="merge it with another")
+    validate_two_per_class(part, levels[-1].clusters)
     levels = select_groupings(part, levels, by)
     _refuse_too_few(part, levels, k)
     target, key = class_targets(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k)
-    both, instead = "in two folds or more", "leave a class of theirs out"
-    level, fold = split_by_groupings(part, levels, target, key, both=both, instead=instead)
+    level, fold = split_by_groupings(part, levels, target, key)
     clusters = np.full(len(dataset), -1, dtype=np.int64)
     clusters[chosen] = level.clusters
     own = ~is_copy(part)

@@ -101,14 +101,13 @@ def _hold_out(
     if len(present) < len(part.class_names):
         part = replace(part, class_names=tuple(part.class_names[label] for label in present))
     levels = groupings(part, None if contents is None else np.asarray(contents)[rows])
-    without = "train without minival (--set minival=null)"
-    validate_two_per_class(part, levels[-1].clusters, "choose by", without)
-    quotas = _quotas(part, size)
-    target = np.stack([np.bincount(part.labels) - quotas, quotas]).astype(np.float64)
-    both = "both in train and in minival"
-    level, parts = split_by_groupings(
-        part, levels, target, Key.of(0).fold("minival"), both=both, instead=without
-    )
+    try:
+        validate_two_per_class(part, levels[-1].clusters, held_out=1)  # for val
+        quotas = _quotas(part, size)
+        target = np.stack([np.bincount(part.labels) - quotas, quotas]).astype(np.float64)
+        level, parts = split_by_groupings(part, levels, target, Key.of(0).fold("minival"))
+    except InputError as error:
+        raise InputError(f"{error} Or train without minival (--set minival=null).") from error
     split = dataset.split.copy()
     split[rows[parts == 1]] = "minival"
     held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
@@ -125,7 +124,7 @@ def _quotas(part: ImageDataset, count: int) -> Ints:
         raise InputError(
             f"{part.source}: minival would be {count} of {len(part)} training images, but of each of the {classes} "
             "classes at least one must be in minival and one in train. Give a number from "
-            f"{classes} to {len(part) - classes} or a share (--set minival=0.1), or none (--set minival=null)."
+            f"{classes} to {len(part) - classes} or a share (--set minival=0.1)."
         )
     ideal = count * sizes / len(part)
     quotas = np.clip(np.floor(ideal).astype(np.int64), 1, sizes - 1)

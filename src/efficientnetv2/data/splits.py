@@ -23,8 +23,6 @@ from efficientnetv2.utils.rng import Floats, Key
 
 # A part held out by blocks should have between 0.5 and 1.5 times the wanted size. Else smaller blocks are tried. Ours.
 _SIZE_RANGE = (0.5, 1.5)
-_OWN_VAL = "give a val split of your own"
-_VALIDATE = "validate on"
 
 #: Split that a run is evaluated on: val, held out of train or given, or the given test.
 EvalSplit = Literal["val", "test"]
@@ -38,7 +36,6 @@ def with_holdout(
     contents: Ints | None = None,
     by: SplitBy = "auto",
     blocks: Sequence[float] = BLOCKS,
-    instead: str = _OWN_VAL,
 ) -> tuple[ImageDataset, str]:
     """Hold out a val split from the training images, unless there is one. Test images stay.
 
@@ -53,7 +50,6 @@ def with_holdout(
         contents: (N,) ids, equal for identical files (``val_max_images``). None if unknown.
         by: What stays together.
         blocks: Sides of spatial blocks in degrees, in the order of trying.
-        instead: Alternative for the user in error messages.
 
     Returns the dataset, and a sentence on how it was split. Raises InputError if a class has fewer than two distinct
     training images, or groups or places are unknown or cannot stay together.
@@ -75,11 +71,11 @@ def with_holdout(
     fraction = fraction / len(train) if is_count else fraction
     part = dataset.select(train)
     available = groupings(part, None if contents is None else np.asarray(contents)[train], blocks)
-    validate_two_per_class(part, available[-1].clusters, instead=instead)
+    validate_two_per_class(part, available[-1].clusters)
     available = select_groupings(part, available, by)
     target = class_targets(part, np.array([1 - fraction, fraction]))
     key = Key.of(seed).fold("holdout")
-    grouping, parts = split_by_groupings(part, available, target, key, instead=instead)
+    grouping, parts = split_by_groupings(part, available, target, key)
     split[train[parts == 1]] = "val"
     how = describe_split(available, grouping, parts == 1)
     held, total = int((parts == 1).sum()), len(train)
@@ -107,19 +103,12 @@ def class_targets(part: ImageDataset, fractions: Floats) -> Floats:
 
 
 def split_by_groupings(
-    part: ImageDataset,
-    available: list[Grouping],
-    target: Floats,
-    key: Key,
-    *,
-    both: str = "both in train and in val",
-    instead: str = _OWN_VAL,
+    part: ImageDataset, available: list[Grouping], target: Floats, key: Key
 ) -> tuple[Grouping, Ints]:
     """Split by the first grouping with every class and about the wanted sizes, else the first with every class.
 
-    ``available`` has the strictest grouping first. ``target`` is (P, K) images of each class in each part. ``both`` and
-    ``instead`` are words for error messages. Returns the grouping and the (N,) part of each image. Raises InputError if
-    every grouping loses a class.
+    ``available`` has the strictest grouping first. ``target`` is (P, K) images of each class in each part. Returns the
+    grouping and the (N,) part of each image. Raises InputError if every grouping loses a class.
     """
     fallback: tuple[Grouping, Ints] | None = None
     images, classes = _image_labels(part)
@@ -138,7 +127,7 @@ def split_by_groupings(
     if not names:
         why = "identical files with different labels leave" if part.separator is None else "there was found"
         raise InputError(
-            f"{part.source}: {why} no way to have every class {both}. Correct their labels, or {instead}."
+            f"{part.source}: {why} no way to have every class in two parts. Correct their labels, or leave a class out."
         )
     clusters = pd.Series(available[-1].clusters[images]).groupby(classes).nunique()
     single = [part.class_names[label] for label in clusters.index[clusters == 1]]
@@ -157,13 +146,10 @@ def _image_labels(part: ImageDataset) -> tuple[Ints, Ints]:
     return images, targets[images, places]
 
 
-def validate_two_per_class(
-    part: ImageDataset, clusters: Ints, purpose: str = _VALIDATE, instead: str = _OWN_VAL
-) -> None:
-    """Every class has two distinct images, one to train on and one for the purpose. Raises InputError.
+def validate_two_per_class(part: ImageDataset, clusters: Ints, *, held_out: int = 0) -> None:
+    """Raise InputError unless every class has two distinct images, to train on and to evaluate.
 
-    ``clusters`` are (N,) numbers, equal for identical files. ``purpose`` and ``instead``, an alternative for the user,
-    are for the message.
+    ``clusters`` are (N,) numbers, equal for identical files. ``held_out`` images of each class were held out before.
     """
     images, classes = _image_labels(part)
     pairs = pd.DataFrame({"label": classes, "cluster": clusters[images]}).drop_duplicates()
@@ -178,16 +164,14 @@ def validate_two_per_class(
         raise InputError(
             f"{part.source}: class '{name}' has no readable image in train.{more} Add images, or leave the class out."
         )
-    least = int(np.bincount(classes, minlength=len(distinct))[scarce].max()) + 1
-    if purpose != _VALIDATE:  # one image of each class may have been held out already
-        least += 1
+    least = int(np.bincount(classes, minlength=len(distinct))[scarce].max()) + 1 + held_out
     copies = is_copy(part)[rows]
     first = int(rows[np.argmin(copies)])  # an original, if there is one
     among = f" among {len(rows)}, of which {copies.sum()} are augmented copies" if len(rows) > 1 else ""
     raise InputError(
-        f"{part.where(first)}: class '{name}' has one distinct image only{among} ('{part.paths[first]}'), but one is "
-        f"needed to train on and another to {purpose}.{more} Add images, pass --min-images-per-class {least} to leave "
-        f"such classes out; or {instead}."
+        f"{part.where(first)}: class '{name}' has one distinct image only{among} ('{part.paths[first]}'), but two are "
+        f"needed, to train on and to evaluate.{more} Add images, merge the class with another, or pass "
+        f"--min-images-per-class {least} to leave such classes out."
     )
 
 

@@ -176,7 +176,7 @@ class CrossValConfig:
         """
         rows = folds.parts[number].train_rows
         part = dataset.select(rows).with_split(np.full(len(rows), "train", dtype=object))
-        fix = ""
+        fix = " Or leave --candidate out."
         try:
             if folds.by == "time":
                 # Fewer folds have longer periods, so the first period has more times.
@@ -191,7 +191,6 @@ class CrossValConfig:
                 contents=contents[rows],
                 by=folds.by,
                 blocks=self._blocks,
-                instead="leave --candidate out",
             )
         except InputError as error:
             raise InputError(
