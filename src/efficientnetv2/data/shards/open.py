@@ -75,7 +75,7 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
             raise InputError(f"'{data}': the index of shards must be called {INDEX_NAME}. Rename it.")
     else:
         base, names = split_location(f"{data.rstrip('/')}/")[0], []
-    records = _list_store(base, names, data, options.label_column, options.group_column)
+    records = _list_store(base, names, data, options)
     if shard_index.LABEL_LIST in records.table:
         lists = records.table[shard_index.LABEL_LIST]
         cells = [
@@ -133,7 +133,7 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
             f"{records.source} points into shards of {len(bases)} folders ({shorten(bases, 2)}). Give those of one "
             "folder in one table."
         )
-    there = _list_store(bases[0], sorted({name for _, name in tars.values()}), records.source, "label", None)
+    there = _list_store(bases[0], sorted({name for _, name in tars.values()}), records.source, ReadOptions())
     paths = pd.Index(there.table["path"])
     if not paths.is_unique:
         raise InputError(
@@ -171,9 +171,7 @@ def _unlabeled_folders(records: ImageRecords) -> str:
     )
 
 
-def _list_store(
-    base: str, names: list[str], data: str, label_column: str, group_column: str | None
-) -> ImageRecords:
+def _list_store(base: str, names: list[str], data: str, options: ReadOptions) -> ImageRecords:
     """Images of the shards of one folder or URL, labeled or not. Lists of labels stay in a column.
 
     Names may have stars; no names means all shards. ``data`` is the user's input, for messages.
@@ -183,10 +181,10 @@ def _list_store(
     notes: tuple[str, ...] = ()
     if index is None:
         names = _expand_stars(store, names or [f"*{SUFFIX}"], data)
-        index, note = cached_scan(store, names, label_column=label_column, group_column=group_column)
+        index, note = cached_scan(store, names, options)
         table, notes = index.table, (note,)
     else:
-        table = _with_columns(index.table, data, label_column, group_column)
+        table = _with_columns(index.table, data, options)
     if not len(table):
         raise InputError(f"{data}: there is no image in {shorten(shard.name for shard in index.shards)}.")
     prefixes = np.array([f"{shard.name}#" for shard in index.shards], dtype=object)[table["shard"].to_numpy()]
@@ -252,9 +250,9 @@ def _has_stars(name: str) -> bool:
     return any(sign in name for sign in "*?[")
 
 
-def _with_columns(table: pd.DataFrame, data: str, label: str, group: str | None) -> pd.DataFrame:
+def _with_columns(table: pd.DataFrame, data: str, options: ReadOptions) -> pd.DataFrame:
     """The table of an index with the given columns as label and group."""
-    for role, column in (("label", label), ("group", group)):
+    for role, column in (("label", options.label_column), ("group", options.group_column)):
         if column is None or column == role:
             continue
         if column not in table:

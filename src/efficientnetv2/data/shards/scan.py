@@ -20,7 +20,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 import pandas as pd
 
-from efficientnetv2.data.records import is_image, parse_split, split_in_name
+from efficientnetv2.data.records import ReadOptions, is_image, parse_split, split_in_name
 from efficientnetv2.data.shards.index import LABEL_LIST, VERSION, Shard, ShardIndex, load_index, save_index
 from efficientnetv2.data.shards.storage import Store
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
@@ -60,12 +60,10 @@ class _Tar:
     unread: bool = False
 
 
-def cached_scan(
-    store: Store, names: list[str], *, label_column: str, group_column: str | None
-) -> tuple[ShardIndex, str]:
+def cached_scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardIndex, str]:
     """Result of ``scan``, kept from the first time that these tars were read to their ends; and a sentence on it."""
     stats = list(zip(names, store.stats(names), strict=True))
-    about = json.dumps([store.base, stats, label_column, group_column, VERSION, _RULES])
+    about = json.dumps([store.base, stats, options.label_column, options.group_column, VERSION, _RULES])
     digest = hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
     file = cache_folder("shards") / f"{digest}.parquet"
     shards = pluralize(len(names), "shard")
@@ -73,7 +71,7 @@ def cached_scan(
         with suppress(OSError):  # used today
             os.utime(file)
         return load_index(file, str(file)), f"Index of {shards}, read once from the headers: {file}"
-    index, unread = scan(store, names, label_column=label_column, group_column=group_column)
+    index, unread = scan(store, names, options)
     what = f"Read the headers of {shards}: {pluralize(len(index.table), 'image')}"
     if unread:  # perhaps a network share was away for a moment
         return index, f"{what}; not kept for the next time, since {shorten(unread)} could not be read."
@@ -87,16 +85,16 @@ def cached_scan(
     return index, f"{what}, kept for the next time in {file}"
 
 
-def scan(
-    store: Store, names: list[str], *, label_column: str, group_column: str | None
-) -> tuple[ShardIndex, list[str]]:
+def scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardIndex, list[str]]:
     """Read the headers of tars, and name those that could not be read to their end, perhaps only this time.
 
-    Labels and groups are in these fields of ``.json``. If no sample has a label there, ``.cls`` has the label. The
+    Labels and groups are in the given columns of ``.json``. If no sample has a label there, ``.cls`` has the label. The
     split is that of the ``.json`` or of the tar's name (``imagenet-train-0001.tar``). Damaged tars give the images that
     were readable with their label. Raises InputError if a member occurs twice, or a sample has two images.
     """
-    given = {label_column: "label"} | ({} if group_column is None else {group_column: "group"})
+    given = {options.label_column: "label"}
+    if options.group_column is not None:
+        given[options.group_column] = "group"
     roles = {name: name for name in _KNOWN if name not in given.values()} | given
     with ThreadPoolExecutor(_THREADS) as pool:
         tars = list(pool.map(lambda name: _scan_tar(store, name, roles), names))
@@ -110,7 +108,7 @@ def scan(
         source = "cls"
     tables = []
     for number, tar in enumerate(tars):
-        tables.append(pd.DataFrame(_labeled_rows(tar, source, label_column)).assign(shard=number))
+        tables.append(pd.DataFrame(_labeled_rows(tar, source, options.label_column)).assign(shard=number))
         tar.samples.clear()  # samples of millions of images take gigabytes, tables much less
     del samples
     shards = tuple(
