@@ -263,7 +263,7 @@ def test_the_latest_quarter_by_time_is_cut_off_once():
 def test_identical_files_with_other_labels_are_no_matter_of_a_val_split():
     """Three classes, three files, each file in two of the classes; a cross-validation takes no splits as given."""
     data, contents = dataset([0, 1, 1, 2, 2, 0]), np.array([0, 0, 1, 1, 2, 2])
-    with pytest.raises(InputError, match=mentioning("class", "fold")) as error:
+    with pytest.raises(InputError, match=mentioning("class", "two parts")) as error:
         assign_folds(data, k=2, seed=0, contents=contents)
     assert mentions(str(error.value), "label", "class")
 
