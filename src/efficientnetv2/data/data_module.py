@@ -70,7 +70,7 @@ class DataModule:
         holdout_drawn: Whether val was drawn here by the seed. Else it was given, or there is none.
         chooses: Whether minival selects the weights.
         contents: (N,) ids, equal for identical files.
-        answered: Split that is evaluated.
+        eval_split: Split that is evaluated.
         label_conflicts: Number of pairs of identical images with different labels.
     """
 
@@ -96,7 +96,7 @@ class DataModule:
 
     @cached_property
     def val(self) -> ImageDataset:
-        """The images that are evaluated: val, or test (``answered``)."""
+        """The images that are evaluated: val, or test (``eval_split``)."""
         return self.dataset.subset(self.eval_split)
 
     @cached_property
@@ -130,7 +130,7 @@ def prepare_data(
     """Load a dataset, check every file, skip unreadable files, and split it unless splits are given.
 
     ``val_fraction`` is the fraction of train that becomes val if none is given. ``minival`` is as in ``Recipe``.
-    ``answered`` is the split to evaluate; test counts only if there are test images.
+    ``eval_split`` is the split to evaluate; test counts only if there are test images.
 
     Raises:
         InputError: Too much is unreadable, an image is in two splits, a class is too small, or classes of the published
