@@ -51,7 +51,7 @@ from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.sampler import BatchRequest
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
@@ -271,7 +271,7 @@ def sample(data: str | None, most: int) -> ImageDataset:
             f"{dataset.source}: its images are stored as bare pixels, so there is nothing to decode. Give a folder, "
             "table or shards of JPEG or PNG files as DATA."
         )
-    chosen = chosen.select(val_max_images(chosen).readable)
+    chosen = chosen.select(validate_images(chosen).readable)
     if not len(chosen):
         raise InputError(f"{dataset.source} has no readable training images. Give others as DATA.")
     return chosen

@@ -19,7 +19,7 @@ from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.minival import with_minival
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.nas.latency import ReferenceTiming
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import ProxyTask, require_no_leakage
@@ -88,7 +88,7 @@ def refuse_copies(whole: ImageDataset, used: ImageDataset) -> None:
         for path, given, judges in zip(whole.paths, whole.split, judging, strict=True)
     ]
     try:
-        require_no_leakage(whole.with_split(np.array(splits, dtype=object)), val_max_images(whole).contents)
+        require_no_leakage(whole.with_split(np.array(splits, dtype=object)), validate_images(whole).contents)
     except InputError as error:
         raise SystemExit(str(error)) from error
 

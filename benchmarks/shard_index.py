@@ -26,7 +26,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import epoch_order
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Shard, ShardIndex, save_index
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.rng import Key
 
 PICTURES = 13_000_000
@@ -116,7 +116,7 @@ def measured(folder: str) -> dict[str, float]:
 
     dataset = load_dataset(folder)
     mark("load_s")
-    found = val_max_images(dataset)
+    found = validate_images(dataset)
     assert not len(found.unreadable)
     mark("checked_s")
     del found

@@ -18,7 +18,7 @@ from torchvision import datasets
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.builtin_datasets import BUILTIN_NAMES
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 CLASSES = ["airplane", "automobile", "bird"]
@@ -121,7 +121,7 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
         "test_batch.bin#0",
     ]
     assert dataset.labels.tolist() == [1, 0, 0, 1]
-    report = val_max_images(dataset)
+    report = validate_images(dataset)
     assert report.contents.tolist() == [0, 1, 2, 1]
     assert mentions(report.notes[0], "cifar10", "split")
 
@@ -137,7 +137,7 @@ def test_a_table_of_packed_images_reads_as_the_folder(tmp_path):
         load_dataset(tmp_path / "all.csv")
     (tmp_path / "all.csv").write_text("path,label\ndata_batch_1.bin#2,a\ndata_batch_1.bin#1,b\n")
     with pytest.raises(InputError, match=mentioning("2 records")):
-        val_max_images(load_dataset(tmp_path / "all.csv"))
+        validate_images(load_dataset(tmp_path / "all.csv"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from efficientnetv2.data import image_folder as folders
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.records import ReadOptions
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -301,7 +301,7 @@ def test_a_link_to_itself_is_a_image_that_cannot_be_read(tmp_path):
     dataset = load_dataset(tmp_path)
     assert dataset.paths == ["a/1.jpg", "a/loop.jpg", "b/2.jpg"]
     with pytest.raises(InputError, match=mentioning("1", "3", "loop.jpg")):
-        val_max_images(dataset)
+        validate_images(dataset)
 
 
 def test_images_beside_class_folders_are_left_out_and_said(tmp_path):
@@ -379,7 +379,7 @@ def test_a_file_of_several_views_is_an_image(tmp_path):
     draw(tmp_path / "a/1.mpo", tmp_path / "b/1.mpo")
     found = load_dataset(tmp_path)
     assert found.paths == ["a/1.mpo", "b/1.mpo"]
-    assert not len(val_max_images(found).unreadable)
+    assert not len(validate_images(found).unreadable)
 
 
 def test_an_empty_class_folder_is_refused_by_name(tmp_path):

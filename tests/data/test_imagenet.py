@@ -18,7 +18,7 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.imagenet import compare
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.utils.errors import InputError
 
@@ -152,13 +152,13 @@ def test_a_image_in_train_and_val_is_left_there_in_the_published_sets(tmp_path):
         paint(tmp_path / name, (90, 40, 160), int(name[-5]) % 3)  # the first and the last are the same
     small = load_dataset(tmp_path)
     with pytest.raises(InputError, match=mentioning("val/b/4.jpg")):
-        val_max_images(small)
+        validate_images(small)
     for classes, title in ((tuple(ids()), "ImageNet-1k"), (imagenet21k(20_000).class_names, "ImageNet-21k")):
-        notes = val_max_images(replace(small, class_names=classes)).notes
+        notes = validate_images(replace(small, class_names=classes)).notes
         assert f"the published splits of {title} are kept as they are" in notes[0]
     for classes in (tuple(ids()[1:]), (*ids(), "lost+found"), imagenet21k(19_000).class_names):
         with pytest.raises(InputError, match="are the same image"):
-            val_max_images(replace(small, class_names=classes))
+            validate_images(replace(small, class_names=classes))
 
 
 def test_other_sets_of_wordnets_are_no_imagenet21k():

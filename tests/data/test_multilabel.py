@@ -19,7 +19,7 @@ from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.multilabel import pad_labels, unseparated_hint
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.splits import with_holdout
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 ROWS = {  # cat 2, dog 2, animal 4, tree 2
@@ -195,7 +195,7 @@ def test_copies_with_other_labels_are_told(tmp_path):
     file = table(tmp_path)
     (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "3.png").write_bytes((tmp_path / "1.png").read_bytes())
-    notes = " ".join(val_max_images(load_dataset(file, label_separator=";")).notes)
+    notes = " ".join(validate_images(load_dataset(file, label_separator=";")).notes)
     assert mentions(notes, "0.png", "2", "cat;animal", "4.png", "6", "dog;animal")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 # The same word as most write it, and as macOS names files: the accent a part of its letter, or behind it.
@@ -214,11 +214,11 @@ def test_a_few_rows_without_a_file_are_listed_as_unreadable_files_are(folder):
     for number in range(6, 40):
         Image.new("RGB", (8, 8), (number, 9, 0)).save(folder / f"{number}.png")
         rows += f"{number}.png,{'ab'[number % 2]}\n"
-    found = val_max_images(load_dataset(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\n")))
+    found = validate_images(load_dataset(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\n")))
     assert found.unreadable.tolist() == [40, 41]
     assert found.reasons == ("does not exist", "does not exist")
     with pytest.raises(InputError, match=mentioning("gone.png", "42")):
-        val_max_images(load_dataset(write(folder, f"path,label\n{rows}gone.png,a\n")), strict=True)
+        validate_images(load_dataset(write(folder, f"path,label\n{rows}gone.png,a\n")), strict=True)
     with pytest.raises(InputError, match=mentioning("42", "gone.png", "3", "43", "lost.png", "'x'")):
         load_dataset(write(folder, f"path,label\n{rows}gone.png,a\nlost.png,b\nx,b\n"))
 

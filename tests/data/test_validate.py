@@ -19,7 +19,7 @@ from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.file_probe import probe
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -121,7 +121,7 @@ def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monke
     dataset = folder_of(tmp_path, {**files, "a/bomb.png": encoded(0, "PNG", 120)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report = val_max_images(dataset)
+        report = validate_images(dataset)
     assert [dataset.paths[i] for i in report.unreadable] == ["a/bomb.png"]
     assert "decompression bomb" in report.reasons[0]
 
@@ -129,7 +129,7 @@ def test_a_decompression_bomb_is_left_unopened_and_nothing_warns(tmp_path, monke
 def test_a_few_unreadable_files_are_listed_and_passed_over(good, tmp_path):
     (tmp_path / "a/00.jpg").write_bytes(b"")
     (tmp_path / "b/13.jpg").unlink()
-    report = val_max_images(good)
+    report = validate_images(good)
     assert {good.paths[i]: r for i, r in zip(report.unreadable, report.reasons, strict=True)} == {
         "a/00.jpg": "is empty (0 bytes)",
         "b/13.jpg": "does not exist",
@@ -137,7 +137,7 @@ def test_a_few_unreadable_files_are_listed_and_passed_over(good, tmp_path):
     assert len(report.readable) == 38
     assert not set(report.readable) & set(report.unreadable)
     with pytest.raises(InputError, match=mentioning("a/00.jpg", "0")):
-        val_max_images(good, strict=True)
+        validate_images(good, strict=True)
 
 
 def test_more_than_a_twentieth_unreadable_is_refused(good, tmp_path):
@@ -145,7 +145,7 @@ def test_more_than_a_twentieth_unreadable_is_refused(good, tmp_path):
     for name in ("a/00.jpg", "a/02.jpg", "a/04.jpg"):
         (tmp_path / name).write_bytes(b"\0")
     with pytest.raises(InputError, match=mentioning("3", "40", "8", "5", "a/02.jpg")):
-        val_max_images(good)
+        validate_images(good)
 
 
 def test_equal_bytes_get_one_id_and_no_others(tmp_path):
@@ -165,7 +165,7 @@ def test_equal_bytes_get_one_id_and_no_others(tmp_path):
         files[name] = file.getvalue()
     assert len(set(map(len, files.values()))) == 1
     assert files["a/1.bmp"][-2000:] != files["b/4.bmp"][-2000:]
-    report = val_max_images(folder_of(tmp_path, files))
+    report = validate_images(folder_of(tmp_path, files))
     first, second, third, fourth = report.contents
     assert first == third
     assert len({first, second, fourth}) == 3
@@ -175,7 +175,7 @@ def test_equal_bytes_get_one_id_and_no_others(tmp_path):
 def test_ids_do_not_depend_on_the_number_of_threads(tmp_path):
     files = {f"{'ab'[i % 2]}/{i:04}.png": encoded(i % 300, "PNG", 4) for i in range(900)}
     dataset = folder_of(tmp_path, files)
-    one, many = val_max_images(dataset), val_max_images(dataset)
+    one, many = validate_images(dataset), validate_images(dataset)
     assert one.contents.tolist() == many.contents.tolist()
     assert len(set(one.contents)) == 300
     assert mentions(one.notes[0], "600", "900")
@@ -191,8 +191,8 @@ def test_a_image_in_train_and_val_is_refused_by_both_names(tmp_path):
     files["val/b/copy.jpg"] = files["train/a/1.jpg"]
     dataset = folder_of(tmp_path, files)
     with pytest.raises(InputError, match=mentioning("train/a/1.jpg", "val/b/copy.jpg")):
-        val_max_images(dataset)
-    published = val_max_images(replace(dataset, published="imagenette"))
+        validate_images(dataset)
+    published = validate_images(replace(dataset, published="imagenette"))
     assert "the published splits of imagenette are kept" in published.notes[0]
 
 
@@ -202,19 +202,19 @@ def test_a_table_names_the_rows_of_copies_across_splits(tmp_path):
     (tmp_path / "3.jpg").write_bytes(encoded(1))
     (tmp_path / "t.csv").write_text("path,label,split\n1.jpg,a,\n2.jpg,a,test\n3.jpg,b,train\n")
     with pytest.raises(InputError, match=mentioning("1.jpg", "2", "2.jpg", "3", "test")):
-        val_max_images(load_dataset(tmp_path / "t.csv"))
+        validate_images(load_dataset(tmp_path / "t.csv"))
 
 
 def test_copies_with_different_labels_are_told_not_refused(tmp_path):
     dataset = folder_of(tmp_path, {"cat/1.jpg": encoded(0), "dog/2.jpg": encoded(0), "dog/3.jpg": encoded(1)})
-    notes = val_max_images(dataset).notes
+    notes = validate_images(dataset).notes
     assert mentions(notes[1], "cat/1.jpg", "dog/2.jpg")
 
 
 def test_two_broken_files_are_not_copies_of_each_other(good, tmp_path):
     for name in ("a/00.jpg", "b/01.jpg"):
         (tmp_path / name).write_bytes(b"")
-    report = val_max_images(good)
+    report = validate_images(good)
     assert len(set(report.contents)) == 40
     assert report.notes == ()
 
@@ -231,7 +231,7 @@ def test_images_that_become_rgb_are_counted_by_kind(tmp_path):
     for number in range(5):
         noise(number).save(tmp_path / f"color{number}.png")
         noise(number + 5).convert("P").save(tmp_path / f"palette{number}.png")
-    (note,) = val_max_images(load_dataset(tmp_path, require_labels=False)).notes
+    (note,) = validate_images(load_dataset(tmp_path, require_labels=False)).notes
     assert note == (
         "Read as RGB, but not stored so: 10 gray (three equal channels), 4 with an alpha channel (laid over white), "
         "2 CMYK, 1 gray of 16 bits (the upper 8 bits are read; the extra 'geo' measures the range of TIFFs)."
@@ -248,7 +248,7 @@ def test_a_small_part_of_a_deep_range_is_told(tmp_path, bits, channels):
         path = tmp_path / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(deep_png(values))
-    notes = " ".join(val_max_images(load_dataset(tmp_path)).notes)
+    notes = " ".join(validate_images(load_dataset(tmp_path)).notes)
     assert f"6 {'gray' if channels == 1 else 'colors'} of 16 bits" in notes
     assert ("16 of 256 levels" in notes) == (bits == 12)
 
@@ -267,11 +267,11 @@ def deep_png(values):
 
 
 def test_color_images_need_no_note(good):
-    assert val_max_images(good).notes == ()
+    assert validate_images(good).notes == ()
 
 
 def test_how_many_have_been_looked_at_is_told(good, monkeypatch):
     monkeypatch.setattr(look_room, "_CHUNK", 16)
     told = []
-    val_max_images(good, progress=told.append)
+    validate_images(good, progress=told.append)
     assert told == [16, 32, 40]

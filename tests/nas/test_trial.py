@@ -22,7 +22,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.nas import trial_process as child
 from efficientnetv2.nas.latency import ReferenceTiming, StepTiming, part_names
 from efficientnetv2.nas.objective import Measurement
@@ -554,7 +554,7 @@ def test_a_trial_ends_with_whoever_began_it(class_folders, tmp_path):
 
 def test_a_picture_on_both_sides_is_refused_with_its_copy(class_folders):
     dataset = split(class_folders)
-    contents = val_max_images(dataset).contents
+    contents = validate_images(dataset).contents
     require_no_leakage(dataset, contents)
     judging, trained = (dataset.paths[list(dataset.split).index(name)] for name in ("val", "train"))
     contents[dataset.paths.index(judging)] = contents[dataset.paths.index(trained)]

@@ -23,7 +23,7 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import EvalSplit, evaluate_on_test, split_groups_warning, with_holdout
-from efficientnetv2.data.validate import find_undecodable, val_max_images
+from efficientnetv2.data.validate import find_undecodable, validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize, shorten
@@ -143,7 +143,7 @@ def prepare_data(
         _logger.info(note)
     _logger.debug(f"Check: {pluralize(len(dataset), 'image')} (unreadable files, duplicates)")
     with progress("looking", len(dataset)) as counted:
-        found = val_max_images(dataset, strict=strict, progress=counted)
+        found = validate_images(dataset, strict=strict, progress=counted)
     for note in found.notes:
         _logger.info(note)
     evaluated: EvalSplit = "test" if eval_split == "test" and (dataset.split == "test").any() else "val"

@@ -47,7 +47,7 @@ def with_holdout(
         dataset: Labeled images.
         fraction: Part of the training images to hold out, between 0 and 1. Or about their number, from 2.
         seed: Seed of the split.
-        contents: (N,) ids, equal for identical files (``val_max_images``). None if unknown.
+        contents: (N,) ids, equal for identical files (``validate_images``). None if unknown.
         by: What stays together.
         blocks: Sides of spatial blocks in degrees, in the order of trying.
 

@@ -48,7 +48,7 @@ class ImageValidation:
         return np.setdiff1d(np.arange(len(self.contents)), self.unreadable, assume_unique=True)
 
 
-def val_max_images(
+def validate_images(
     dataset: ImageDataset, *, strict: bool = False, progress: Callable[[int], object] | None = None
 ) -> ImageValidation:
     """Check every file of a dataset. Of shards, check the tars, and the images that packing has not checked.
@@ -94,10 +94,10 @@ def find_undecodable(
     strict: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> dict[int, str]:
-    """Decode images once, at their smallest scale, since ``val_max_images`` decodes few JPEGs.
+    """Decode images once, at their smallest scale, since ``validate_images`` decodes few JPEGs.
 
     Returns the reason of each image that cannot be decoded, by its row. Raises InputError if too many fail, as
-    ``val_max_images``, or a remote store does not answer.
+    ``validate_images``, or a remote store does not answer.
     """
     reader = source_reader(dataset)
 

@@ -21,7 +21,7 @@ from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.predictions_io import MOST_CLASSES, SKIPPED, write_skipped
 from efficientnetv2.training.callbacks import Callback
@@ -244,7 +244,7 @@ def load_images(
         )
     validate_copy_splits(dataset)
     with progress("looking", len(dataset)) as counted:
-        found = val_max_images(dataset, strict=place.strict, progress=counted)
+        found = validate_images(dataset, strict=place.strict, progress=counted)
     for note in (*dataset.notes, *found.notes):
         _logger.info(note)
     skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]

@@ -23,7 +23,7 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.shards.index import expand_braces, load_index, save_index
 from efficientnetv2.data.shards.storage import LocalStore, Range
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -80,8 +80,8 @@ def test_a_whole_set_needs_no_look_at_its_images_and_knows_its_copies(class_fold
     files = load_dataset(class_folders)
     write_shards(files, tmp_path / "shards", PackOptions(10**9))
     report, of_files = (
-        val_max_images(load_dataset(tmp_path / "shards")),
-        val_max_images(files),
+        validate_images(load_dataset(tmp_path / "shards")),
+        validate_images(files),
     )
     assert len(report.unreadable) == 0
     assert report.contents.tolist() == of_files.contents.tolist()
@@ -95,21 +95,21 @@ def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
     rows = dataset.table[dataset.table["shard"] == 5].sort_values("shard_offset")
     whole = rows.index[:2]
     file.write_bytes(file.read_bytes()[: rows["shard_offset"].iloc[2] + 10])
-    report = val_max_images(dataset)
+    report = validate_images(dataset)
     assert report.unreadable.tolist() == sorted(rows.index[2:])
     assert "is lost: the shard is cut short" in report.reasons[0]
     assert mentions(report.notes[0], "pictures-000005.tar")
     assert mentions(report.notes[0], "2", "4")
     assert all(source_reader(dataset).source(int(row)) for row in whole)
     with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "--strict")):
-        val_max_images(dataset, strict=True)
+        validate_images(dataset, strict=True)
 
 
 def test_a_missing_shard_is_named_and_the_others_used(shards):
     """4 of 48 are more than the 5 % that may be unreadable one by one; a damaged shard does not count there."""
     (shards / "pictures-000005.tar").unlink()
     dataset = load_dataset(shards)
-    report = val_max_images(dataset)
+    report = validate_images(dataset)
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
 
@@ -146,7 +146,7 @@ def test_another_shard_than_the_indexs_is_refused(shards):
     with (shards / "pictures-000001.tar").open("ab") as file:
         file.write(b"\0" * 10_240)
     with pytest.raises(InputError, match=mentioning("pictures-000001.tar")):
-        val_max_images(load_dataset(shards))
+        validate_images(load_dataset(shards))
 
 
 def test_another_column_can_be_the_label(tmp_path):
@@ -364,9 +364,9 @@ def test_what_a_run_on_shards_wrote_is_data_again(packed, class_folders, tmp_pat
     for row in (0, 17, 47):
         with open(files.file(row), "rb") as file:
             assert reader.source(row) == file.read()
-    report = val_max_images(again)
+    report = validate_images(again)
     assert len(report.unreadable) == 0
-    assert report.contents.tolist() == val_max_images(packed).contents.tolist()
+    assert report.contents.tolist() == validate_images(packed).contents.tolist()
 
 
 def test_without_an_index_the_headers_tell_the_places(packed, tmp_path):
@@ -428,7 +428,7 @@ def test_what_does_not_fit_is_refused_by_its_row(change, words, packed, tmp_path
 
 def test_a_missing_shard_is_damage_as_it_is_for_the_shards_themselves(packed, tmp_path):
     (tmp_path / "shards/pictures-000005.tar").unlink()
-    report = val_max_images(load_dataset(tmp_path / "runs/one/dataset.csv"))
+    report = validate_images(load_dataset(tmp_path / "runs/one/dataset.csv"))
     assert len(report.unreadable) == 4
     assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
     (tmp_path / "shards/index.parquet").unlink()

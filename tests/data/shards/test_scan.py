@@ -17,7 +17,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.shards import scan
 from efficientnetv2.data.shards.storage import LocalStore
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 
@@ -93,7 +93,7 @@ def test_every_layout_of_tar_is_read(layout, jpegs, tmp_path):
     named = {f"{folder}{name}": content for name, content in plain(jpegs).items()}
     file = write(tmp_path / "x.tar", named, format=layout, **global_header)
     dataset = load_dataset(str(file))
-    assert val_max_images(dataset, strict=True).notes == ()
+    assert validate_images(dataset, strict=True).notes == ()
     assert [source_reader(dataset).source(row) for row in range(12)] == jpegs
 
 
@@ -144,7 +144,7 @@ def test_what_could_not_be_read_once_is_read_the_next_time(jpegs, tmp_path, monk
     assert mentions(first.notes[0], "1.tar")
     again = load_dataset(tmp_path / "set")
     assert len(again) == 12
-    assert val_max_images(again).notes == ()
+    assert validate_images(again).notes == ()
 
 
 def test_where_nothing_can_be_kept_it_is_said(jpegs, tmp_path, monkeypatch):
@@ -168,11 +168,11 @@ def test_a_tar_cut_short_gives_what_stands_before(at, jpegs, tmp_path):
     dataset = load_dataset(tmp_path / "set")
     assert len(dataset) == left + 12
     assert dataset.paths[:left] == [f"x.tar#{number:04d}.jpg" for number in range(left)]
-    (note,) = [note for note in val_max_images(dataset).notes if "Damaged" in note]
+    (note,) = [note for note in validate_images(dataset).notes if "Damaged" in note]
     assert mentions(note, "x.tar")
     assert f"{left} " in note
     with pytest.raises(InputError, match=mentioning("x.tar")):
-        val_max_images(dataset, strict=True)
+        validate_images(dataset, strict=True)
 
 
 def test_behind_a_damaged_header_the_next_whole_one_is_found(jpegs, tmp_path):
@@ -183,7 +183,7 @@ def test_behind_a_damaged_header_the_next_whole_one_is_found(jpegs, tmp_path):
     file.write_bytes(content)
     dataset = load_dataset(str(file))
     assert dataset.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n != 3]
-    assert mentions(val_max_images(dataset).notes[0], broken.offset, "damaged")
+    assert mentions(validate_images(dataset).notes[0], broken.offset, "damaged")
     assert source_reader(dataset).source(3) == jpegs[4]
 
 
@@ -194,7 +194,7 @@ def test_a_damaged_json_costs_its_sample_alone(jpegs, tmp_path):
     members["4.json"] = b'{"label": '
     dataset = load_dataset(str(write(tmp_path / "x.tar", members)))
     assert len(dataset) == 11
-    assert mentions(val_max_images(dataset).notes[0], "4.json", "damaged")
+    assert mentions(validate_images(dataset).notes[0], "4.json", "damaged")
 
 
 def test_a_missing_shard_of_a_range_is_named(jpegs, tmp_path):
@@ -202,14 +202,14 @@ def test_a_missing_shard_of_a_range_is_named(jpegs, tmp_path):
         write(tmp_path / f"x-{number}.tar", plain(jpegs[6 * (number // 2) :][:6]))
     dataset = load_dataset(f"{tmp_path}/x-{{0..2}}.tar")
     assert len(dataset) == 12
-    assert mentions(" ".join(val_max_images(dataset).notes), "x-1.tar", "missing")
+    assert mentions(" ".join(validate_images(dataset).notes), "x-1.tar", "missing")
 
 
 def test_what_is_no_tar_at_all_is_named(jpegs, tmp_path):
     write(tmp_path / "set/x.tar", plain(jpegs))
     (tmp_path / "set/y.tar").write_bytes(b"<html>not found</html>" * 100)
     (tmp_path / "set/z.tar").write_bytes(b"")
-    notes = " ".join(val_max_images(load_dataset(tmp_path / "set")).notes)
+    notes = " ".join(validate_images(load_dataset(tmp_path / "set")).notes)
     assert "y.tar " in notes
     assert mentions(notes, "z.tar")
     (tmp_path / "set/x.tar").unlink()
@@ -250,7 +250,7 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
     assert dataset.paths == [f"x.tar#{n}.jpg" for n in left]
     assert [dataset.class_names[label] for label in dataset.labels] == [("oak", "elm")[n % 2] for n in left]
     assert dataset.table["group"].tolist() == [str(n // 2) for n in left]
-    (note,) = val_max_images(dataset).notes
+    (note,) = validate_images(dataset).notes
     assert mentions(
         note.replace("has lost the labels of '4' (there is no 4.json, where the others have theirs); ", ""),
         broken.offset,
@@ -261,7 +261,7 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
     assert f"; the {len(left)} images found in it are used." in note
     assert len(load_dataset(str(file), require_labels=False)) == len(left)
     with pytest.raises(InputError, match=mentioning("x.tar", "damaged")):
-        val_max_images(dataset, strict=True)
+        validate_images(dataset, strict=True)
 
 
 def test_a_cls_that_was_lost_costs_its_image_alone(jpegs, tmp_path):
@@ -273,7 +273,7 @@ def test_a_cls_that_was_lost_costs_its_image_alone(jpegs, tmp_path):
     file.write_bytes(content)
     dataset = load_dataset(str(file))
     assert dataset.paths == [f"x.tar#{n:04d}.jpg" for n in range(12) if n not in (1, 3)]
-    (note,) = val_max_images(dataset).notes
+    (note,) = validate_images(dataset).notes
     assert mentions(note, "x.tar", "0001", "0003", "0001.cls")
 
 
@@ -294,7 +294,7 @@ def test_a_tar_cut_between_a_image_and_its_label_loses_the_image(jpegs, tmp_path
     file.write_bytes(file.read_bytes()[: headers(file)[13].offset])  # the seventh picture's label
     dataset = load_dataset(str(file))
     assert dataset.paths == [f"x.tar#{n:04d}.jpg" for n in range(6)]
-    assert mentions(val_max_images(dataset).notes[0], "0006", "0006.cls")
+    assert mentions(validate_images(dataset).notes[0], "0006", "0006.cls")
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_a_member_of_text_that_is_none_costs_its_sample_alone(name, content, jpe
     dataset = load_dataset(str(write(tmp_path / "x.tar", members)))
     assert dataset.class_names == ("0", "1")
     assert len(dataset) == 11
-    assert mentions(val_max_images(dataset).notes[0], name, "x.tar")
+    assert mentions(validate_images(dataset).notes[0], name, "x.tar")
 
 
 def test_many_faults_are_counted(jpegs, tmp_path):
@@ -370,7 +370,7 @@ def test_many_faults_are_counted(jpegs, tmp_path):
     for number, jpeg in enumerate(jpegs):
         members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": number % 2}).encode()}
     members |= {f"{number}.json": b"{" for number in range(2, 8)}
-    (note,) = val_max_images(load_dataset(str(write(tmp_path / "x.tar", members)))).notes
+    (note,) = validate_images(load_dataset(str(write(tmp_path / "x.tar", members)))).notes
     assert mentions(note, "x.tar", "2.json", "3.json", "4.json", "3")
 
 
@@ -379,7 +379,7 @@ def test_unreadable_images_are_found_by_a_look_at_each(jpegs, tmp_path):
     twice = [jpegs[0], *jpegs[:11] * 3]
     members = plain(twice)
     members["0007.jpg"] = jpegs[7][:200]
-    report = val_max_images(load_dataset(str(write(tmp_path / "x.tar", members))))
+    report = validate_images(load_dataset(str(write(tmp_path / "x.tar", members))))
     assert report.unreadable.tolist() == [7]
     assert report.contents[0] == report.contents[1] == report.contents[12]
     assert mentions(report.notes[0], "22", "34")

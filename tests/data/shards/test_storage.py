@@ -25,7 +25,7 @@ from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.data.shards import storage
 from efficientnetv2.data.shards.storage import Range, RemoteStore
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.data.validate import val_max_images
+from efficientnetv2.data.validate import validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.utils import optional_deps
@@ -48,7 +48,7 @@ def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_url_is_the_folder(data, server, class_folders):
     far, near = load_dataset(server.url + data), load_dataset(class_folders)
     assert far.labels.tolist() == near.labels.tolist()
-    assert len(val_max_images(far).unreadable) == 0
+    assert len(validate_images(far).unreadable) == 0
     reader = source_reader(far).ahead(range(48))
     assert [reader.source(row) for row in range(48)] == [
         Path(near.file(row)).read_bytes() for row in range(48)
@@ -151,7 +151,7 @@ def test_a_server_that_does_not_answer_is_not_taken_for_one_that_has_lost_its_sh
     dataset = load_dataset(f"{server.url}/shards")
     server.head_fails = 503
     with pytest.raises(InputError, match=mentioning("pictures-00000", "5")):
-        val_max_images(dataset)
+        validate_images(dataset)
 
 
 @pytest.mark.parametrize("drips", [False, True])
@@ -208,7 +208,7 @@ def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
     cut = folder / "pictures-000002.tar"
     rows = dataset.table[dataset.table["shard"] == 2].sort_values("shard_offset")
     cut.write_bytes(cut.read_bytes()[: rows["shard_offset"].iloc[4] + 7])
-    report = val_max_images(dataset)
+    report = validate_images(dataset)
     assert len(report.unreadable) == 10 + 6
     assert mentions(report.notes[0], "pictures-000001.tar", "0", "10")
     assert mentions(report.notes[1], "pictures-000002.tar")
