@@ -15,8 +15,8 @@ from efficientnetv2.utils.device import (
     autocast,
     device_note,
     device_title,
-    few_enough,
     lower_precision,
+    workers_for,
 )
 from efficientnetv2.utils.errors import InputError
 
@@ -184,7 +184,7 @@ def test_no_more_workers_than_cores_and_memory_can_bear(
     monkeypatch.setattr(accelerate, "cores", lambda: cores)
     monkeypatch.setattr(accelerate, "free_bytes", lambda device, *, sharing: int(free_gib * 2**30) // sharing)
     said = logged_lines()
-    assert few_enough(workers, sharing=sharing) == given
+    assert workers_for(workers, torch.device("cpu"), sharing=sharing) == given
     assert len(said) == (given < workers)
     if said:
         assert said[0].startswith(f"--workers {workers} is lowered to {given}: ")

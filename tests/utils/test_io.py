@@ -13,7 +13,7 @@ from efficientnetv2.utils.io import (
     check_writable_dir,
     check_writable_file,
     hint_for_os_error,
-    provisional_dir,
+    output_dir,
     write_atomically,
     write_text_atomically,
 )
@@ -111,7 +111,7 @@ def test_a_folder_for_what_does_not_come_goes_again(ended_by, tmp_path):
         raise ended_by
 
     (tmp_path / "there").mkdir()
-    with pytest.raises(ended_by), provisional_dir(tmp_path / "there/a/b"):
+    with pytest.raises(ended_by), output_dir(tmp_path / "there/a/b", "--output"):
         work()
     assert os.listdir(tmp_path) == ["there"]
     assert os.listdir(tmp_path / "there") == []
@@ -122,16 +122,16 @@ def test_a_folder_with_something_in_it_stays(tmp_path):
         (tmp_path / "a/half.txt").write_text("half")
         raise ValueError("later")
 
-    with pytest.raises(ValueError, match="later"), provisional_dir(tmp_path / "a/b"):
+    with pytest.raises(ValueError, match="later"), output_dir(tmp_path / "a/b", "--output"):
         work()
     assert os.listdir(tmp_path / "a") == ["half.txt"]
-    with provisional_dir(tmp_path / "c/d"):
+    with output_dir(tmp_path / "c/d", "--output"):
         pass
     assert (tmp_path / "c/d").is_dir()
 
 
 def test_a_folder_that_can_not_be_made_leaves_none_above_it(tmp_path):
-    with pytest.raises(OSError, match="too long"), provisional_dir(tmp_path / "a" / ("x" * 300)):
+    with pytest.raises(InputError, match="too long"), output_dir(tmp_path / "a" / ("x" * 300), "--output"):
         pass
     assert os.listdir(tmp_path) == []
 

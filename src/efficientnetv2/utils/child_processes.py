@@ -1,4 +1,4 @@
-"""What a process that is killed leaves: its children end with it, and its temporary folder goes at the next start."""
+"""Child processes that end with their parent, and a temporary folder that a killed process leaves to the next start."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _PREFIX, _LOCK = "effnetv2-", "owner.lock"
-# Source: prctl(2), linux/prctl.h.
-_PR_SET_PDEATHSIG = 1
-# A folder younger than this may not be locked yet. Ours.
-_YOUNG_S = 60.0
-# The longest path of a socket, less the names that multiprocessing adds. Source: unix(7), sun_path of 108 bytes.
-_LONGEST = 108 - len("/pymp-01234567/listener-01234567") - 1
+_PR_SET_PDEATHSIG = 1  # Source: prctl(2), linux/prctl.h.
+_MIN_AGE_S = 60.0  # A younger folder may not be locked yet. Ours.
+# The longest path for a socket of multiprocessing. Source: unix(7), sun_path of 108 bytes.
+_MAX_SOCKET_FOLDER = 108 - len("/pymp-01234567/listener-01234567") - 1
 
 
 def end_with_parent(parent: int) -> None:
-    """Let the system kill this process when the thread that started it ends; on Linux, elsewhere nothing.
+    """Let the system kill this process when the thread that started it ends; only on Linux.
 
-    Args:
-        parent: Process id of the parent, which may have ended already.
+    ``parent`` is the parent's process id. If it has ended already, so does this process.
     """
     if sys.platform != "linux":
         return
@@ -38,12 +35,12 @@ def end_with_parent(parent: int) -> None:
 
 
 def own_folder() -> Path:
-    """The temporary folder of this process; what multiprocessing puts aside lies in it too.
+    """The temporary folder of this process, also for multiprocessing's files.
 
-    It is removed at the end of the process. Where that is killed, the next process that asks for a folder removes it.
+    It is removed at the end of the process. If the process is killed, the next one that asks for a folder removes it.
     """
     folder = _own_folder(os.getpid())[0]
-    if not folder.is_dir():  # whoever tidies the temporary folder has removed it
+    if not folder.is_dir():  # A cleaner of temporary files has removed it.
         _own_folder.cache_clear()
         folder = _own_folder(os.getpid())[0]
     return folder
@@ -51,7 +48,7 @@ def own_folder() -> Path:
 
 @cache
 def _own_folder(process: int) -> tuple[Path, FileLock]:
-    """The folder and its lock, kept in forked children too: there the lock's end would open it for all."""
+    """The folder and its lock; forked children keep the lock too, whose end would release it for all."""
     remove_leftovers(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     lock = FileLock(folder / _LOCK)
@@ -61,9 +58,9 @@ def _own_folder(process: int) -> tuple[Path, FileLock]:
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
 
-    # Behind multiprocessing's own, of -100, which complains of a folder that is gone; a fork that ends runs neither.
+    # After multiprocessing's own finalizer (-100), which complains of a missing folder.
     multiprocessing.util.Finalize(None, remove, exitpriority=-200)
-    if len(str(folder)) <= _LONGEST:
+    if len(str(folder)) <= _MAX_SOCKET_FOLDER:
         before, tempfile.tempdir = tempfile.tempdir, str(folder)
         try:
             multiprocessing.util.get_temp_dir()
@@ -72,21 +69,19 @@ def _own_folder(process: int) -> tuple[Path, FileLock]:
     return folder, lock
 
 
-def remove_leftovers(place: Path) -> None:
-    """Remove temporary folders of this user whose process has ended: its lock has ended with it.
+def remove_leftovers(parent: Path) -> None:
+    """Remove temporary folders of this user in ``parent`` whose process, and so its lock, has ended.
 
-    Args:
-        place: That they lie in. Others may write there too: to lock what they have put there opens it, wherever a link
-            leads.
+    Only folders of this user are opened: others may have put links there.
     """
-    for folder in place.glob(f"{_PREFIX}*"):
+    for folder in parent.glob(f"{_PREFIX}*"):
         try:
             found = folder.lstat()
             if hasattr(os, "getuid") and found.st_uid != os.getuid():
                 continue
-            if not (folder / _LOCK).is_file() or time.time() - found.st_mtime < _YOUNG_S:
+            if not (folder / _LOCK).is_file() or time.time() - found.st_mtime < _MIN_AGE_S:
                 continue
             with FileLock(folder / _LOCK, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
-        except (Timeout, OSError):  # its process is there, or it is another user's
+        except (Timeout, OSError):  # Its process is running.
             continue

@@ -1,4 +1,4 @@
-"""What the machine has: which device to use, and how many workers feed it."""
+"""The compute device, and how many processes read images for it."""
 
 from __future__ import annotations
 
@@ -22,23 +22,16 @@ _logger = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _KINDS = ("auto", "cpu", "cuda", "mps")
-# More processes than cores help while they wait for a disk or a network; so many keep a core busy that waits three
-# quarters of its time. Ours.
+# More processes than cores help while they wait for a disk or a network. This many keep a core busy that waits three
+# quarters of the time. Ours.
 _WORKERS_PER_CORE = 4
-# What a process that reads pictures takes of memory for itself: about 20 MB, measured on Linux where it is forked off,
-# and a picture of 12 megapixels while it is being decoded. Ours.
+# Memory of a process that reads images: about 20 MB, measured on Linux after a fork, and an image of 12 megapixels
+# while it is decoded. Ours.
 _WORKER_BYTES = 64 * 2**20
 
 
 def pick_device(word: str) -> torch.device:
-    """The device that ``--device`` names; ``auto`` takes a GPU where there is one.
-
-    Args:
-        word: ``auto``, or as PyTorch names it.
-
-    Raises:
-        InputError: no such device here.
-    """
+    """The device by PyTorch's name; ``auto`` takes a GPU where there is one. Raises InputError."""
     if word == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -62,7 +55,7 @@ def pick_device(word: str) -> torch.device:
 
 
 def _lacking(word: str) -> str | None:
-    """Why a device can't be had, in our words: PyTorch's are a paragraph; None where only PyTorch knows."""
+    """Why a device is not available, in one line; None where only PyTorch knows."""
     kind, _, number = word.partition(":")
     if kind == "mps":
         return "PyTorch finds no Apple GPU on this machine"
@@ -79,7 +72,7 @@ def _lacking(word: str) -> str | None:
 
 
 def _here() -> str:
-    """What ``--device`` may say on this machine, as a sentence."""
+    """A sentence with the values of ``--device`` on this machine."""
     there = ["auto", "cpu"]
     if torch.cuda.is_available():
         last = torch.cuda.device_count() - 1
@@ -90,15 +83,9 @@ def _here() -> str:
 
 
 def device_note(word: str, device: torch.device, *, devices: Path = Path("/dev")) -> str | None:
-    """A sentence on a device that was taken unasked: on Apple's GPU, or on none though there is one.
+    """A sentence on a device chosen by ``auto``: Apple's GPU, or the CPU though there is an NVIDIA GPU.
 
-    That is so where this PyTorch was not built for it, as pip's index for processors gives it. Where it was, and the
-    driver is too old, PyTorch warns by itself.
-
-    Args:
-        word: see ``pick_device``.
-        device: that was picked.
-        devices: folder of the system's devices.
+    The latter is so where this PyTorch was built without CUDA. Where the driver is too old, PyTorch itself warns.
     """
     if word == "auto" and device.type == "mps":
         return "On Apple's GPU, which nobody has tested this on; --device cpu is tested, and slower."
@@ -112,23 +99,15 @@ def device_note(word: str, device: torch.device, *, devices: Path = Path("/dev")
 
 
 def pick_own_device(word: str, number: int, count: int) -> torch.device:
-    """The device of one of several processes that work together on a machine: a GPU each, or the CPU for all.
+    """The device of process ``number`` of ``count`` on this machine: a GPU each, or the CPU for all.
 
-    On a CPU they share its cores, a part of PyTorch's threads each, unless OMP_NUM_THREADS says more.
-
-    Args:
-        word: see ``pick_device``.
-        number: of this process, from 0.
-        count: how many processes work on this machine.
-
-    Raises:
-        InputError: no such device here, or none for each of them.
+    On a CPU each takes a part of PyTorch's threads, unless OMP_NUM_THREADS is set. Raises InputError.
     """
     device = pick_device(word)
     if count == 1:
         return device
     if device.type == "cpu":
-        # A launcher sets it to 1 where the user has not, lest every process take all cores.
+        # A launcher sets it to 1 where the user has not.
         if os.environ.get("OMP_NUM_THREADS", "1") == "1":
             torch.set_num_threads(max(1, cores() // count))
         return device
@@ -148,12 +127,12 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device_title(device: torch.device) -> str:
-    """What a device is, as far as a time depends on it: its name, the threads on a CPU, PyTorch's version."""
+    """All of a device that a timing depends on: its name, the threads on a CPU, PyTorch's version."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif device.type == "cpu":
@@ -163,100 +142,81 @@ def device_title(device: torch.device) -> str:
     return f"{name}, torch {torch.__version__}"
 
 
-# What Linux says of an ARM processor, which has no name there: who designed its cores, and which they are.
+# Fields of an ARM processor on Linux, which has no model name.
 _ARM_FIELDS = ("CPU implementer", "CPU part", "CPU variant")
-# What macOS is asked for an Apple processor's name, of which Python knows its kind alone.
-_ASKED_OF_MACOS = ("sysctl", "-n", "machdep.cpu.brand_string")
 
 
 def _processor() -> str:
-    """What the processor is called, or else what tells it from others of its kind."""
+    """The name of the processor, or else what distinguishes it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
-    said = {(parts := line.partition(":"))[0].strip(): parts[2].strip() for line in reversed(lines)}
-    if name := said.get("model name"):
+    fields = {(parts := line.partition(":"))[0].strip(): parts[2].strip() for line in reversed(lines)}
+    if name := fields.get("model name"):
         return name
     kind = platform.processor() or platform.machine()
-    if arm := " ".join(said[field] for field in _ARM_FIELDS if field in said):
+    if arm := " ".join(fields[field] for field in _ARM_FIELDS if field in fields):
         return f"{kind} {arm}"
     if sys.platform == "darwin":
+        command = ("sysctl", "-n", "machdep.cpu.brand_string")
         with suppress(OSError, subprocess.SubprocessError):
-            asked = subprocess.run(_ASKED_OF_MACOS, capture_output=True, text=True, timeout=10, check=True)
-            return asked.stdout.strip() or kind
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+            return done.stdout.strip() or kind
     return kind
 
 
 def pick_workers(device: torch.device, *, sharing: int = 1) -> int:
-    """How many processes read pictures ahead: one per core up to eight, and none where the CPU trains.
+    """The default number of processes that read images: one per core up to eight, and none where the CPU trains.
 
-    Ours. On a CPU the main process reads between steps instead; see ``data.loader.reading_threads``.
-
-    Args:
-        device: to train on.
-        sharing: how many processes work on this machine.
+    Ours. ``sharing`` processes train on this machine. On a CPU, the main process reads between steps instead; see
+    ``data.loader.reading_threads``.
     """
     return min(8, max(1, cores() // sharing)) if device.type != "cpu" else 0
 
 
-def few_enough(workers: int, *, sharing: int = 1) -> int:
-    """As many of the processes that are asked for as the cores and the memory can bear.
-
-    Args:
-        workers: that the user wants to read pictures.
-        sharing: how many processes train on this machine, each with as many.
-    """
+def workers_for(requested: int | None, device: torch.device, *, sharing: int = 1) -> int:
+    """The number of processes that read images, lowered to what the cores and the memory allow. None is the default."""
+    if requested is None:
+        return pick_workers(device, sharing=sharing)
     own_cores = max(1, cores() // sharing)
     by_cores = _WORKERS_PER_CORE * own_cores
     by_memory = max(0, free_bytes(torch.device("cpu"), sharing=sharing)) // _WORKER_BYTES
-    if workers <= min(by_cores, by_memory):
-        return workers
+    most = min(by_cores, by_memory)
+    if requested <= most:
+        return requested
     if by_cores <= by_memory:
         having = "this process" if sharing > 1 else "this machine"
         each = "the one core" if own_cores == 1 else f"each of the {own_cores} cores"
         reason = f"{_WORKERS_PER_CORE} for {each} that {having} has; more would only wait for each other"
     else:
         reason = f"for as many there is free memory, at about {_WORKER_BYTES >> 20} MiB each"
-    fewer = min(by_cores, by_memory)
-    _logger.info(f"--workers {workers} is lowered to {fewer}: {reason}.")
-    return fewer
-
-
-def workers_for(asked: int | None, device: torch.device, *, sharing: int = 1) -> int:
-    """How many processes read pictures: as many as asked for and bearable; None chooses by the machine.
-
-    Args:
-        asked: as ``--workers`` says.
-        device: to compute on.
-        sharing: how many processes compute on this machine, each with as many.
-    """
-    if asked is None:
-        return pick_workers(device, sharing=sharing)
-    return few_enough(asked, sharing=sharing)
+    _logger.info(f"--workers {requested} is lowered to {most}: {reason}.")
+    return most
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
-    """Put a network on a device in channels-last memory, which convolutions there are fastest in."""
+    """Move a model to a device, in channels-last memory, which is the fastest for convolutions."""
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def lower_precision(device: torch.device) -> Precision | None:
     """The 16-bit format that a device multiplies in hardware, bf16 before fp16; None where there is none.
 
-    GPUs have bf16 from compute capability 8.0 on, fp16 that pays from 7.0 on; processors bf16 with AVX-512 or AMX.
-    Elsewhere (Apple's GPUs, ARM) nothing was measured, so nothing is promised.
+    GPUs have bf16 from compute capability 8.0, useful fp16 from 7.0; CPUs have bf16 with AVX-512 or AMX. Others
+    (Apple's GPUs, ARM) were not measured.
     """
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return "bf16" if major >= 8 else "fp16" if major >= 7 else None
     if device.type == "cpu":
-        tell = getattr(torch.cpu, "get_capabilities", dict)  # older PyTorch does not say
-        capabilities: dict[str, object] = tell()
+        capabilities: dict[str, object] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # Not in older PyTorch.
         return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
     return None
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context in which a network computes in that precision; its weights stay fp32."""
+    """A context in which a model computes in a precision; its weights stay fp32."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
@@ -268,16 +228,10 @@ def to_device(
     dtype: torch.dtype | None = None,
     memory_format: torch.memory_format = torch.preserve_format,
 ) -> Tensor:
-    """A tensor on a device; an NVIDIA GPU is not waited for, which may still be at work on what came before.
+    """Move a tensor to a device, without waiting for an NVIDIA GPU.
 
-    It reads what it is sent from memory that is kept until then. Apple's GPUs read later what may be gone by then, a
-    tensor that nobody else holds (pytorch/pytorch#139550); so they are waited for.
-
-    Args:
-        tensor: on the CPU, or there already.
-        device: to send it to.
-        dtype: to make of it; None keeps its own.
-        memory_format: of the result.
+    CUDA keeps the memory that it copies from until it is done. Apple's GPUs do not (pytorch/pytorch#139550), so this
+    waits for them.
     """
     return tensor.to(
         device, dtype or tensor.dtype, non_blocking=device.type == "cuda", memory_format=memory_format

@@ -1,8 +1,8 @@
-"""Many processes as one: who is who, and everything that they say to each other.
+"""Distributed training: the processes of a run, and their collectives.
 
-A launcher (torchrun, on one machine or on many) starts the same program several times and gives each its number.
-They share the groups of every step: gradients are summed by PyTorch's DistributedDataParallel while the backward
-pass goes on, batch-norm statistics and losses once per step. So N processes compute what one would.
+A launcher such as torchrun starts the same program several times and gives each a rank. The processes share the groups
+of every step: DistributedDataParallel sums gradients during the backward pass; batch-norm statistics and losses are
+shared once per step. So N processes compute what one would.
 """
 
 from __future__ import annotations
@@ -33,30 +33,28 @@ _logger = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
-# Where one process works and the others wait (it looks at every file, or fills a cache), hours are no fault. Ours.
-_PATIENCE = timedelta(days=2)
-# Within a step, and while evaluating, all have about the same to do. PyTorch's own default for gloo.
-_STEP_PATIENCE = timedelta(minutes=30)
+# While one process reads all files or fills a cache, the others wait for hours. Ours.
+_TIMEOUT = timedelta(days=2)
+# Within a step and in evaluation, all have about the same work. PyTorch's own default for gloo.
+_STEP_TIMEOUT = timedelta(minutes=30)
 _FAILURES, _ROOM = "efficientnetv2/failures", "efficientnetv2/room"
-_ASK_AGAIN_S = 0.02
-# Until the first process says that it waits for the others, which torchrun starts within seconds. Ours.
+_POLL_S = 0.02
+# Until the main process logs that it waits for the others, which torchrun starts within seconds. Ours.
 _WAITS_S = 20.0
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, seen from one of them.
+    """The processes of a run, as one of them sees it.
 
     Args:
-        rank: this one's number, from 0.
-        size: how many there are.
-        local_rank: its number on its machine.
-        local_size: how many there are on its machine.
-        launch: what torchrun's start of them is called: the same when it starts them again after a failure. None
-            without torchrun.
-        restarts: how often it has done so.
-        tensors: the group that tensors go through, of the device's kind; None is the default one, which all else
-            goes through.
+        rank: Of this process.
+        size: Number of processes.
+        local_rank: Rank on this machine.
+        local_size: Number of processes on this machine.
+        launch: Name of torchrun's launch, equal after a restart. None without torchrun.
+        restarts: How often torchrun has restarted the processes.
+        tensors: Process group for tensors, of the device's backend. None is the default group, which all else uses.
     """
 
     rank: int = 0
@@ -69,21 +67,21 @@ class World:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes, prints and decides."""
+        """Whether this process writes, logs and decides."""
         return self.rank == 0
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there is anybody to talk to."""
+        """Whether there are other processes."""
         return self.size > 1
 
     @property
     def machines(self) -> int:
-        """How many they run on, as many on each."""
+        """Number of machines, with equally many processes."""
         return self.size // self.local_size
 
     def groups(self, groups: int) -> range:
-        """This process's share of a step's groups, by their numbers."""
+        """The numbers of this process's groups of a step."""
         return range(self.rank, groups, self.size)
 
 
@@ -91,10 +89,10 @@ SINGLE_PROCESS = World()
 
 
 def world_from_env() -> World:
-    """This process's place, as the launcher's environment says it: torchrun's, or whoever's sets the same names.
+    """This process's place, from the environment variables of torchrun or a compatible launcher.
 
     Raises:
-        InputError: A variable is missing or out of range, as where a cluster has set some of them.
+        InputError: A variable is missing or out of range.
     """
     if (here := rank_and_world_size()) is None:
         return SINGLE_PROCESS
@@ -119,7 +117,7 @@ def world_from_env() -> World:
 
 
 def _launch(run_id: str | None) -> str | None:
-    """Torchrun's own name for a launch; where it has none, the process that started this one and lives on."""
+    """Torchrun's name for a launch; where it has none, the process that started this one."""
     if run_id != "none":
         return run_id
     starter = psutil.Process(os.getppid())
@@ -128,30 +126,30 @@ def _launch(run_id: str | None) -> str | None:
 
 @contextmanager
 def process_group(world: World, *, mend: str) -> Iterator[None]:
-    """Within it the processes can talk; what ends one of them ends all, and the first to fail says why.
+    """Within the block, the processes can communicate; an error in one ends all, and the first to fail reports it.
 
     Args:
-        world: of ``world_from_env()``.
-        mend: what to do where one was killed.
+        world: Of `world_from_env`.
+        mend: What to do after a process was killed, for the message.
 
     Raises:
-        OtherProcessError: another process has failed, and has said why.
-        InputError: as raised within; or another process is gone without a word.
+        OtherProcessError: Another process has failed, and has reported it.
+        InputError: As raised in the block; or another process was lost.
     """
     if not world.is_distributed:
         yield
         return
-    with _telling_of_waiting(world):
+    with _log_waiting(world):
         try:
-            store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+            store, rank, size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
         except (dist.DistError, OSError, ValueError) as error:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise InputError(
                 f"process {world.rank} of {world.size} can't reach MASTER_ADDR and MASTER_PORT, {place} "
                 f"({_first_line(error)}). {START_OR_UNSET}"
             ) from error
-        store = _room_of_its_own(store, rank, size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+        store = _own_store(store, rank, size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
         yield
     except OtherProcessError:
@@ -161,30 +159,30 @@ def process_group(world: World, *, mend: str) -> Iterator[None]:
             raise OtherProcessError from stop
         raise
     except Exception as error:
-        lost_touch = _is_lost_touch(error)
-        if not _first_to_fail(store, otherwise=not lost_touch):
+        is_lost = _is_lost_connection(error)
+        if not _first_to_fail(store, otherwise=not is_lost):
             raise OtherProcessError from error
-        if lost_touch:
+        if is_lost:
             raise InputError(
                 f"Process {rank} of {size} has lost touch with another one ({_first_line(error)}), which was killed or "
                 f"can't be reached. The launcher says which one ended first. {mend}"
             ) from error
         raise
-    # After a failure nobody is there to say goodbye to; the process is about to end, and so do its connections.
+    # Not after a failure: the others have gone.
     dist.destroy_process_group()
 
 
 @contextmanager
-def _telling_of_waiting(world: World) -> Iterator[None]:
-    """Within, the processes find each other. After some seconds the first one says that it waits."""
+def _log_waiting(world: World) -> Iterator[None]:
+    """Log after some seconds of the block that the main process waits for the others."""
 
-    def tell() -> None:
+    def log() -> None:
         _logger.warning(
             f"Waiting for the other {pluralize(world.size - 1, 'process')} (WORLD_SIZE {world.size}, MASTER_ADDR "
             f"{os.environ['MASTER_ADDR']}). {START_OR_UNSET}"
         )
 
-    timer = threading.Timer(_WAITS_S, tell)
+    timer = threading.Timer(_WAITS_S, log)
     timer.daemon = True
     if world.is_main_process:
         timer.start()
@@ -194,13 +192,12 @@ def _telling_of_waiting(world: World) -> Iterator[None]:
         timer.cancel()
 
 
-def _room_of_its_own(store: Store, rank: int, size: int) -> Store:
+def _own_store(store: Store, rank: int, size: int) -> Store:
     """The part of a store that belongs to this start of all processes.
 
-    torchrun keeps one store over its restarts, with the addresses of processes that are no more; who finds those first
-    waits for them for ever. And its count of restarts differs between machines that joined at different times. So the
-    first process opens a room under a name that is new; the others ask for entry, under names as new, until it has
-    answered them.
+    torchrun keeps one store over restarts, with addresses of processes that have ended, which would be waited for
+    forever. Its count of restarts differs between machines that joined at different times. So the main process
+    announces a new name; the others ask for entry under it, until it has answered.
     """
     me = uuid.uuid4().hex
     if rank == 0:
@@ -213,25 +210,20 @@ def _room_of_its_own(store: Store, rank: int, size: int) -> Store:
         store.set(f"{room}/{rank}", me)
         if store.check([f"{room}/all"]) and me in store.get(f"{room}/all").decode().split():
             return PrefixStore(room, store)
-        time.sleep(_ASK_AGAIN_S)
+        time.sleep(_POLL_S)
 
 
 def with_tensor_group(world: World, device: torch.device) -> World:
-    """The same, its tensors sent by what is fastest on the device: NCCL between GPUs."""
+    """The world with the fastest process group for tensors on the device: NCCL between GPUs."""
     if not world.is_distributed:
         return world
     backend = "nccl" if device.type == "cuda" else "gloo"
-    group = cast(dist.ProcessGroup, dist.new_group(backend=backend, timeout=_STEP_PATIENCE))
+    group = cast(dist.ProcessGroup, dist.new_group(backend=backend, timeout=_STEP_TIMEOUT))
     return replace(world, tensors=group)
 
 
 def broadcast_from_main(world: World, make: Callable[[], Made]) -> Made:
-    """What the first process makes, for all of them; the others wait for it.
-
-    Args:
-        world: of processes.
-        make: called by the first process alone.
-    """
+    """What ``make`` returns on the main process, on all processes."""
     if not world.is_distributed:
         return make()
     box = [make() if world.is_main_process else None]
@@ -240,7 +232,7 @@ def broadcast_from_main(world: World, make: Callable[[], Made]) -> Made:
 
 
 def all_gather_object(world: World, value: Made) -> list[Made]:
-    """Everybody's value, in the order of their numbers."""
+    """The values of all processes, by rank."""
     if not world.is_distributed:
         return [value]
     values: list[Any] = [None] * world.size
@@ -249,7 +241,7 @@ def all_gather_object(world: World, value: Made) -> list[Made]:
 
 
 def gather_to_main(world: World, value: Made) -> list[Made]:
-    """Everybody's value, in the order of their numbers, for the first process; for the others an empty list."""
+    """The values of all processes by rank, on the main process; an empty list on the others."""
     if not world.is_distributed:
         return [value]
     values: list[Any] | None = [None] * world.size if world.is_main_process else None
@@ -258,7 +250,7 @@ def gather_to_main(world: World, value: Made) -> list[Made]:
 
 
 def all_reduce_sum(world: World, tensors: Sequence[Tensor]) -> None:
-    """Replace tensors of one type and device by their sums over all processes, in one message."""
+    """Replace tensors of one dtype and device by their sums over all processes, in one message."""
     if not world.is_distributed or not tensors:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -268,13 +260,9 @@ def all_reduce_sum(world: World, tensors: Sequence[Tensor]) -> None:
 
 
 def convert_sync_batch_norm(network: nn.Module, world: World) -> None:
-    """Let the batch-norms of a network share their statistics with all processes; on GPUs.
+    """Let the batch-norm layers of a model share their statistics over all processes, in place; on GPUs.
 
-    Its weights, their names and their order stay what they were.
-
-    Args:
-        network: changed in place; no batch-norm itself.
-        world: of processes, which compute equally many passes.
+    All processes must compute equally many passes. Names and order of the weights stay.
     """
     nn.SyncBatchNorm.convert_sync_batchnorm(network, world.tensors)  # type: ignore[no-untyped-call]
 
@@ -282,12 +270,12 @@ def convert_sync_batch_norm(network: nn.Module, world: World) -> None:
 def _first_to_fail(store: Store, *, otherwise: bool) -> bool:
     try:
         return bool(store.add(_FAILURES, 1) == 1)
-    except RuntimeError:  # the store went with the first process, which was its keeper
+    except RuntimeError:  # The store ended with the main process.
         return otherwise
 
 
-def _is_lost_touch(error: Exception) -> bool:
-    """Whether an operation failed because of somebody else: gloo says so in words alone."""
+def _is_lost_connection(error: Exception) -> bool:
+    """Whether an operation failed because of another process; gloo raises a plain RuntimeError."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 

@@ -1,8 +1,7 @@
-"""Files that are whole or not there: a reader never meets half of one, even after a power cut."""
+"""Atomic writes, locks, checks of output paths, and the cache folder."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -20,32 +19,31 @@ from filelock import FileLock, Timeout
 from efficientnetv2.utils import legacy
 from efficientnetv2.utils.errors import InputError
 
-# What mounts answer that sync no folders, or only for who may list them: some of FUSE, CIFS and vboxsf. The file is
-# written and in its place by then.
+# Errors of file systems that cannot sync folders (some of FUSE, CIFS and vboxsf). The file is in place by then.
 _NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES}
+VARIABLE = "EFFNETV2_CACHE"
+#: Unused cache files are removed after so many days. Ours.
+UNUSED_DAYS = 30
 
 
 def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None:
-    """Let ``writer`` fill a temporary file beside ``path``, then put it in its place in one move.
+    """Write a file completely or not at all, even after a power cut. A file that exists is replaced.
 
     Args:
-        path: of the finished file; its folder exists. A file already there is replaced.
-        writer: is given the temporary path, of an empty file, and writes and closes that file or puts another in
-            its place. If it raises, nothing is left behind and the old file stands.
-
-    The finished file may be read by whom the user's umask lets read new files, whatever mode the writer gave it.
+        path: Of the finished file; its folder exists.
+        writer: Writes and closes the temporary file that it is given, or replaces it. If it raises, nothing changes.
 
     Raises:
-        OSError: the folder is missing, full or read-only.
+        OSError: The folder is missing, full or read-only.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.partial")
     try:
-        # A umask cannot be asked for without setting it, for all threads; a new file's mode tells as much.
+        # The mode of a new file has the umask, which cannot be read without setting it.
         partial.touch(exist_ok=False)
         mode = stat.S_IMODE(partial.stat().st_mode)
         writer(partial)
-        # safetensors, for one, writes through a file of its own that nobody else may read.
+        # safetensors writes through a file of its own that nobody else may read.
         partial.chmod(mode)
         with open(partial, "rb+") as written:
             os.fsync(written.fileno())
@@ -56,12 +54,7 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None
 
 
 def read_object(file: Path, *keys: str, fix: str) -> dict[str, Any]:
-    """The JSON object of a file that this program has written.
-
-    Args:
-        file: Of the object.
-        keys: That it must have.
-        fix: What to do if it is damaged, as a sentence.
+    """A JSON object that this program has written, with at least the given keys; ``fix`` is a sentence.
 
     Raises:
         InputError: The file is missing or damaged, or a key is missing.
@@ -81,63 +74,36 @@ def read_object(file: Path, *keys: str, fix: str) -> dict[str, Any]:
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
-    """``write_atomically`` of a text, in UTF-8 with plain line ends."""
+    """Write text atomically, in UTF-8 with plain line ends."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
 
 
 @contextmanager
-def provisional_dir(path: Path) -> Iterator[None]:
-    """Within, there is a folder; ended by an error or Ctrl-C, what was made of it goes if it is empty.
+def output_dir(folder: Path, called: str) -> Iterator[None]:
+    """Create an output folder for the block; after an error or Ctrl-C, created folders are removed if they are empty.
 
-    So it is known before long work that its results can be kept, and work that is refused leaves nothing.
-
-    Args:
-        path: of the folder, which may be there already, and then stays.
-
-    Raises:
-        OSError: it can't be made.
+    So it is known before long work that its results can be written. ``called`` is the option that names the folder.
+    Raises InputError.
     """
-    made = [one for one in (path, *path.parents) if not one.exists()]
+    created = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            check_writable_dir(folder, called)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{called} {folder}: {error.strerror or error}. Give another folder.") from error
         yield
     except BaseException:
-        for one in made:
-            with contextlib.suppress(OSError):  # it is not empty, or has gone
+        for one in created:
+            with suppress(OSError):  # Not empty, or gone.
                 one.rmdir()
         raise
 
 
-@contextmanager
-def output_dir(folder: Path, called: str) -> Iterator[None]:
-    """``provisional_dir`` of a folder that the user has named.
-
-    Args:
-        folder: to write into.
-        called: what the user calls it by: ``--output``.
-
-    Raises:
-        InputError: it is a file, or it can't be made or written into.
-    """
-    with contextlib.ExitStack() as kept:
-        try:
-            check_writable_dir(folder, called)
-            kept.enter_context(provisional_dir(folder))
-        except OSError as error:
-            raise InputError(f"{called} {folder}: {error.strerror or error}. Give another folder.") from error
-        yield
-
-
 def check_writable_file(file: Path, called: str, *, such_as: str) -> None:
-    """Refuse a file that can't be written where it is to be, before the work that it is to hold is done.
+    """Refuse an output file that cannot be written, before the work that it is to hold is done.
 
-    Args:
-        file: to write; one that is there may be replaced.
-        called: what the user calls it by: ``--output``.
-        such_as: a name for it, for whoever gave a folder.
-
-    Raises:
-        InputError: it is a folder, a pipe or a device, its own folder is not there, or nothing may be written there.
+    ``called`` is the option that names it; ``such_as`` a file name for a user who gave a folder. Raises InputError.
     """
     folder = file.absolute().parent
     if file.is_dir():
@@ -153,15 +119,7 @@ def check_writable_file(file: Path, called: str, *, such_as: str) -> None:
 
 
 def check_writable_dir(folder: Path, called: str) -> None:
-    """Likewise a folder, which may be there or is still to be made.
-
-    Args:
-        folder: to write into.
-        called: what the user calls it by: ``--output``.
-
-    Raises:
-        InputError: it is a file or lies in one, or nothing may be written there.
-    """
+    """Refuse an output folder that cannot be created or written. Raises InputError."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise InputError(f"{called} {folder}: {there} is a file. Give a folder.")
@@ -170,10 +128,9 @@ def check_writable_dir(folder: Path, called: str) -> None:
 
 
 def hint_for_os_error(error: BaseException) -> str:
-    """What lets a file be written that could not be: an instruction without its full stop.
+    """The fix for a file that could not be written, without a full stop.
 
-    Args:
-        error: an OSError; or another that says that the disk is full in its own way, as PyTorch's does.
+    Errors other than OSError mean a full disk, as PyTorch's do.
     """
     if not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "Make room on the disk"
@@ -183,7 +140,7 @@ def hint_for_os_error(error: BaseException) -> str:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a kill in the middle of ``write_atomically``, or of a measurement, left in a folder."""
+    """Remove what a killed ``write_atomically`` or measurement left in a folder."""
     for partial in folder.glob(".*.partial"):
         if partial.is_dir() and not partial.is_symlink():
             shutil.rmtree(partial, ignore_errors=True)
@@ -192,7 +149,7 @@ def remove_partial(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system lets folders be opened and synced (not on Windows)."""
+    """Make the rename itself durable; not on Windows, which cannot open folders."""
     if os.name == "nt":
         return
     try:
@@ -206,19 +163,10 @@ def _sync_folder(folder: Path) -> None:
             raise
 
 
-VARIABLE = "EFFNETV2_CACHE"
-#: After so many days without use what is kept is removed. Ours.
-UNUSED_DAYS = 30
-
-
 def cache_folder(kind: str) -> Path:
-    """The folder for one kind of thing; it may not be there yet, and may be deleted at any time.
+    """The cache folder for one kind of file, such as ``shards``; it may be missing, and may be deleted at any time.
 
-    ``EFFNETV2_CACHE`` names the folder around it; else it is ``efficientnetv2`` under ``XDG_CACHE_HOME``, or under
-    ``~/.cache``, where PyTorch and the Hugging Face hub keep theirs on every system.
-
-    Args:
-        kind: what it is for, e.g. ``shards``.
+    It is in ``EFFNETV2_CACHE``, or in ``efficientnetv2`` under ``XDG_CACHE_HOME`` or ``~/.cache``.
     """
     given = os.environ.get(VARIABLE)
     if given:
@@ -228,7 +176,7 @@ def cache_folder(kind: str) -> Path:
 
 
 def is_unused(file: Path) -> bool:
-    """Whether nobody has used a file, which sets its time, for ``UNUSED_DAYS``; not if it is gone meanwhile."""
+    """Whether a file was not used, which sets its time, for ``UNUSED_DAYS``; False if it is gone."""
     try:
         return time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400
     except FileNotFoundError:
@@ -237,19 +185,17 @@ def is_unused(file: Path) -> bool:
 
 @contextmanager
 def locked(file: Path, what: str, *, taken: str, fix: str, patience_s: float = 0.0) -> Iterator[None]:
-    """Within, no other process holds a file; then it is gone.
-
-    It is a lock of the operating system, which ends with the process that holds it: one that was killed bars nobody.
+    """Hold a lock file during the block, then remove it. The lock ends with its process, also if that is killed.
 
     Args:
-        file: to hold; its folder is there.
-        what: is worked on, in the user's words.
-        taken: what to say where another holds it.
-        fix: what to do where it can't be written.
-        patience_s: seconds to wait for another.
+        file: Lock file; its folder exists.
+        what: What is locked, which begins the messages.
+        taken: The rest of the message where another process holds it.
+        fix: What to do where it cannot be written.
+        patience_s: Seconds to wait for another process.
 
     Raises:
-        InputError: another process holds it, or it can't be written.
+        InputError: Another process holds it, or it cannot be written.
     """
     lock = FileLock(file)
     try:
@@ -261,7 +207,7 @@ def locked(file: Path, what: str, *, taken: str, fix: str, patience_s: float = 0
     try:
         yield
     finally:
-        # While it is held: whoever has opened it before will find what has been begun.
+        # While it is held: a process that opened it before then finds what was written.
         with suppress(OSError):
             file.unlink(missing_ok=True)
         lock.release()

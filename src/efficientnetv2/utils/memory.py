@@ -1,4 +1,4 @@
-"""How much memory there is, how much is taken, and whether an error says that there is too little."""
+"""Memory of a device: what is free, what is used, and whether an error means that it ran out."""
 
 from __future__ import annotations
 
@@ -20,85 +20,73 @@ from efficientnetv2.utils.errors import InputError
 
 GIB = 2**30
 
-# What is said by those that raise a plain RuntimeError: PyTorch's allocator on the CPU (Linux, Windows) and on Apple's
-# GPUs; C++; and oneDNN, the CPU's convolutions, which gives no reason when it gets no memory for its plan of one.
-_SAYINGS = (
+# Messages of a plain RuntimeError from PyTorch's allocators on the CPU and on Apple's GPUs, from C++, and from oneDNN,
+# which gives no reason where it gets no memory for a convolution.
+_OUT_OF_MEMORY = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "bad_alloc",
     "could not create a primitive",
 )
-# Between two looks at the memory in use: a few while a layer is computed. Ours.
-_LOOK_S = 0.001
+_POLL_S = 0.001  # Between two readings of the memory in use: a few per layer. Ours.
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    if isinstance(error, OSError):  # of the system, as where a process can't be begun
+    if isinstance(error, OSError):  # Of the system, as where a process cannot start.
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line, for a message of ours: the first of its lines, or its name if it has none."""
+    """The first line of an error's message, or its type's name."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what is kept of a device's memory without being used."""
+    """Return the unused memory of a device that this process keeps."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
     elif sys.platform == "linux":
-        trim = getattr(
-            ctypes.CDLL(None), "malloc_trim", None
-        )  # glibc's; others give memory back by themselves
-        if trim is not None:
-            trim(0)
+        # glibc's; others return memory by themselves.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
 
 
 def limit_memory(device: torch.device, gib: float) -> None:
-    """Let PyTorch's allocator refuse what goes beyond a limit, where it can: on NVIDIA's GPUs.
-
-    Args:
-        device: of the memory.
-        gib: that this process may take.
-
-    Raises:
-        InputError: a limit of nothing, or no number.
-    """
+    """Let PyTorch's allocator refuse what exceeds a limit; only on NVIDIA GPUs. Raises InputError unless it is > 0."""
     if not 0 < gib < math.inf:
         raise InputError(
             f"--memory-gib is {gib:g}, but has to be a number above 0. Leave it out to take what there is."
         )
     if device.type == "cuda":
-        # Unlike PyTorch's other questions about a GPU, this one takes no "cuda" without a number.
+        # This function does not accept "cuda" without a number.
         number = torch.cuda.current_device() if device.index is None else device.index
         total = torch.cuda.get_device_properties(number).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), number)
 
 
 def in_use_bytes(device: torch.device) -> int:
-    """What this process takes of a device's memory now; on a CPU all that is resident."""
+    """Memory of a device that this process uses; on a CPU its resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     if device.type == "mps":
         return int(torch.mps.current_allocated_memory())
-    import psutil  # only here: a loop of one's own does without it
+    import psutil  # Only here: a training loop does not need it.
 
     return int(psutil.Process().memory_info().rss)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most that this process has taken of a device's memory at a time; on a CPU all that was resident."""
+    """Peak memory of this process on a device; on a CPU its resident memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if device.type == "mps":
-        return int(torch.mps.driver_allocated_memory())  # its allocator keeps what it once had
+        return int(torch.mps.driver_allocated_memory())  # Its allocator keeps what it once had.
     if sys.platform == "win32":
         import psutil
 
@@ -106,13 +94,13 @@ def peak_bytes(device: torch.device) -> int:
     import resource  # not on Windows
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 2**10  # elsewhere it counts in KiB
+    return most if sys.platform == "darwin" else most * 2**10  # Elsewhere in KiB.
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let ``peak_bytes`` begin anew, at what is in use now; what is kept without being used is given back first.
+    """Start ``peak_bytes`` anew from the memory in use, after unused memory is returned.
 
-    On the CPU of macOS and Windows the system keeps the peak for as long as the process lives, and it stays.
+    On the CPU of macOS and Windows, the peak stays for the life of the process.
     """
     release_memory(device)
     if device.type == "cuda":
@@ -130,20 +118,20 @@ def free_bytes(
     root: Path = Path("/sys/fs/cgroup"),
     own: Path = Path("/proc/self/cgroup"),
 ) -> int:
-    """What this process may still take of a device's memory.
+    """Memory of a device that this process may still take.
 
-    On a CPU the least of what the machine has available, what the container's limit leaves, and what the stated
-    limit leaves; on a GPU of what no program has taken and what the stated limit leaves.
+    On a CPU the least of the available memory, the container's limit and the stated limit; on a GPU of the free memory
+    and the stated limit.
 
     Args:
-        device: of the memory.
-        limit_gib: that this process may take in all.
-        sharing: how many processes share what is free, by equal parts.
-        root: where the system shows a container's limits.
-        own: where it says which of its groups this process is in.
+        device: Of the memory.
+        limit_gib: That this process may take in all.
+        sharing: Number of processes that share the free memory equally.
+        root: Where the system shows the limits of cgroups.
+        own: Where it shows the cgroups of this process.
 
     Returns:
-        Bytes; negative if more is taken than the stated limit allows.
+        Bytes; negative if the process exceeds the stated limit.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -161,10 +149,9 @@ def free_bytes(
 
 
 def _left_by_container(root: Path, own: Path) -> list[int]:
-    """What cgroups of version 2 or 1 leave, empty where they set no limit. The cache of files gives way: it is free.
+    """What the cgroups (version 2 or 1) leave, with the file cache; empty without a limit.
 
-    A container sees its own group as the root. A job of Slurm or systemd is in one further down, and each one above it
-    limits it too.
+    A container sees its own group as the root. A job of Slurm or systemd is in a nested one, and all above limit it.
     """
     left = []
     new = ("memory.max", "memory.current", "inactive_file")
@@ -185,7 +172,7 @@ def _left_by_container(root: Path, own: Path) -> list[int]:
 
 
 def _groups_of(own: Path) -> dict[str, list[str]]:
-    """The group of this process and all above it: '' (version 2) or ``memory`` (version 1) -> their paths."""
+    """The cgroup of this process and all above it: '' (version 2) or ``memory`` (version 1) -> their paths."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -195,24 +182,18 @@ def _groups_of(own: Path) -> dict[str, list[str]]:
         _, _, rest = line.partition(":")
         kinds, _, path = rest.partition(":")
         steps = [step for step in path.split("/") if step]
-        above = (
-            [".", *("/".join(steps[: end + 1]) for end in range(len(steps)))] if ".." not in steps else ["."]
-        )
+        above = ["."]
+        if ".." not in steps:
+            above += ["/".join(steps[: end + 1]) for end in range(len(steps))]
         for kind in kinds.split(","):
             found[kind] = above
     return found
 
 
 class PeakMemory:
-    """Within: looks at the memory in use; afterwards ``bytes`` is the most that was seen at a time.
+    """A context; afterward ``bytes`` is the peak memory in use, including what was used before.
 
-    A GPU's allocator keeps that figure itself. Elsewhere a thread looks every millisecond.
-
-    Args:
-        device: of the memory.
-
-    Attributes:
-        bytes: the most in use, what was there before included.
+    A GPU's allocator records it. Elsewhere a thread reads the memory every millisecond.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -240,24 +221,21 @@ class PeakMemory:
     def _watch(self) -> None:
         while not self._done.is_set():
             self.bytes = max(self.bytes, in_use_bytes(self.device))
-            self._done.wait(_LOOK_S)
+            self._done.wait(_POLL_S)
 
 
 class MemoryBudget:
-    """Memory that the threads of a process take in turn, so that together they never need more than there is.
-
-    A thread that needs more than is left waits for the others. One that needs more than the others may take together
-    goes alone.
+    """Memory that the threads of a process share: a thread that needs more than is left waits for the others.
 
     Args:
-        small: bytes that nobody counts.
-        share: of the free memory that those who are counted may take together.
+        small: Requests up to this many bytes are not counted.
+        share: Fraction of the free memory for the counted ones together; a larger request runs alone.
     """
 
     def __init__(self, small: int, share: float) -> None:
         self.small, self.share = small, share
         self._begin()
-        if hasattr(os, "register_at_fork"):  # a child inherits the lock as it is, but not who holds it
+        if hasattr(os, "register_at_fork"):  # A child inherits the lock, but not its holder.
             os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -265,14 +243,7 @@ class MemoryBudget:
 
     @contextlib.contextmanager
     def take(self, bytes_needed: int) -> Iterator[None]:
-        """Around what needs so much memory.
-
-        Args:
-            bytes_needed: at its peak.
-
-        Raises:
-            MemoryError: there is not so much, with both numbers.
-        """
+        """A context that needs ``bytes_needed`` at its peak. Raises MemoryError if there is less."""
         if bytes_needed <= self.small:
             yield
             return
@@ -290,9 +261,9 @@ class MemoryBudget:
                 self._changed.notify_all()
 
     def _refuse(self, bytes_needed: int) -> None:
-        """Count what is free, of which each process that reads gets its part, and refuse what goes beyond."""
-        others = get_worker_info()
-        free = free_bytes(torch.device("cpu"), sharing=others.num_workers if others else 1)
+        """Refuse what exceeds this process's part of the free memory."""
+        worker = get_worker_info()
+        free = free_bytes(torch.device("cpu"), sharing=worker.num_workers if worker else 1)
         if bytes_needed > free:
             raise MemoryError(
                 f"needs {bytes_needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free"

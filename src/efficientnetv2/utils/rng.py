@@ -1,8 +1,7 @@
-"""Counted randomness: a draw is a function of a key, never of what was drawn before it.
+"""Counter-based randomness: a draw depends on its key alone, never on what was drawn before.
 
-A ``Key`` names a stream of random numbers. Folding in an epoch, a sample or a step gives another
-key, independent of the first, so that the numbers a picture gets depend neither on the worker that
-draws them nor on where a run was stopped and resumed.
+A `Key` names a stream of random numbers. Folding in an epoch, a sample or a step gives an independent key. So the
+numbers that an image gets depend neither on the worker that draws them nor on where a run was resumed.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Key:
         return Key((int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")))
 
     def generator(self) -> np.random.Generator:
-        """A numpy generator at the beginning of this stream."""
+        """A numpy generator at the start of this stream."""
         return np.random.Generator(np.random.Philox(key=np.array(self.words, dtype=np.uint64)))
 
     def torch_seed(self) -> int:
@@ -47,24 +46,19 @@ class Key:
         return self.words[0] >> 1
 
     def uniform_rows(self, ids: Sequence[int] | npt.NDArray[np.int64], columns: int) -> Floats:
-        """Uniform numbers in [0, 1), a row for each id, whatever ids stand beside it.
+        """Uniform numbers in [0, 1): (N, columns) float64, a row for each of (N,) non-negative ids.
 
-        Args:
-            ids: (N,) non-negative integers, of samples say.
-            columns: how many numbers each id gets; fewer columns are a prefix of more.
-
-        Returns:
-            (N, columns) float64.
+        A row does not depend on the other ids, and fewer columns are a prefix of more.
         """
         # Philox counts in blocks of four draws: each id owns the blocks (0.., id) of the counter.
         bits = np.random.Philox(key=np.array(self.words, dtype=np.uint64))
         generator = np.random.Generator(bits)
         rows = np.empty((len(ids), columns))
-        state = bits.state  # read once: reading and writing it are most of the work
+        state = bits.state  # Read once: reading and writing it are most of the work.
         state["buffer_pos"], state["has_uint32"] = (
             4,
             0,
-        )  # nothing buffered: the next draw starts at the counter
+        )  # Nothing buffered: the next draw starts at the counter.
         counter = state["state"]["counter"]
         counter[:] = 0
         for row, identity in zip(rows, ids, strict=True):

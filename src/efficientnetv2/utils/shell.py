@@ -1,7 +1,4 @@
-"""What there is to know of whoever launched this process, and what torchrun is told of an error.
-
-Its own report of a failure ends then with the sentence that counts.
-"""
+"""The environment of a launcher such as torchrun, and command lines for messages."""
 
 from __future__ import annotations
 
@@ -18,20 +15,20 @@ from pathlib import Path
 
 from efficientnetv2.utils.errors import InputError
 
-# PyTorch's name for the file of a process, and the shape of what stands in it
-# (torch.distributed.elastic.multiprocessing.errors).
-_FILE = "TORCHELASTIC_ERROR_FILE"
+# The variable and the content of the error file are torch.distributed.elastic.multiprocessing.errors'.
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 # torchrun takes the earliest failure for the cause, by whole seconds; one that only follows another is dated later.
-_LATER_S = 2
+_CONSEQUENCE_S = 2
 
-#: What helps where the environment tells of several processes, and is not a launcher's.
+#: The fix where the environment describes several processes but is not a launcher's.
 START_OR_UNSET = "Start several processes with torchrun. For a single process, unset RANK and WORLD_SIZE."
+
+#: The running call of the Python API, as text; None in a command.
+CALL: ContextVar[str | None] = ContextVar("call", default=None)
 
 
 def rank_and_world_size() -> tuple[int, int] | None:
-    """This process's number among those that were launched together, and how many they are; None without a launcher.
-
-    As the environment says it: torchrun's, or that of whoever sets the same names.
+    """The process's rank and the number of processes, from the launcher's environment. None without a launcher.
 
     Raises:
         InputError: A variable is not a number in its range.
@@ -42,19 +39,13 @@ def rank_and_world_size() -> tuple[int, int] | None:
     return env_int("RANK", below=size), size
 
 
-def env_int(name: str, otherwise: int = 0, *, least: int = 0, below: int | None = None) -> int:
-    """A whole number that a launcher has set.
-
-    Args:
-        name: Of the environment variable.
-        otherwise: Its value where it is not set.
-        least: Smallest value that it may have.
-        below: First value that is too large. None has no such limit.
+def env_int(name: str, default: int = 0, *, least: int = 0, below: int | None = None) -> int:
+    """A whole number in an environment variable of a launcher.
 
     Raises:
-        InputError: It is not a whole number, or out of range.
+        InputError: It is not a whole number from ``least`` to less than ``below``.
     """
-    text = os.environ.get(name, str(otherwise))
+    text = os.environ.get(name, str(default))
     found = int(text) if re.fullmatch(r"\d{1,9}", text) else -1
     if found < least or (below is not None and found >= below):
         most = "" if below is None else f" and below {below}"
@@ -66,49 +57,32 @@ def env_int(name: str, otherwise: int = 0, *, least: int = 0, below: int | None 
 
 
 def report_to_torchrun(message: str, *, cause: bool = True) -> None:
-    """Leave a message for torchrun, which shows it after its own traceback; nothing without torchrun.
-
-    Args:
-        message: that ended this process.
-        cause: whether it is the cause, or follows from another process's end.
-    """
-    if _FILE not in os.environ:
+    """Write an error message for torchrun, which prints it last. ``cause`` is False after another process's error."""
+    if _ERROR_FILE not in os.environ:
         return
-    moment = int(time.time()) + (0 if cause else _LATER_S)
-    shown = {"py_callstack": message, "timestamp": str(moment)}
-    told = {"message": {"message": message, "extraInfo": shown}}
+    moment = int(time.time()) + (0 if cause else _CONSEQUENCE_S)
+    details = {"py_callstack": message, "timestamp": str(moment)}
+    content = {"message": {"message": message, "extraInfo": details}}
     try:
-        Path(os.environ[_FILE]).write_text(json.dumps(told), encoding="utf-8")
-    except OSError:  # the message is on the screen all the same
+        Path(os.environ[_ERROR_FILE]).write_text(json.dumps(content), encoding="utf-8")
+    except OSError:  # The message is on the screen nevertheless.
         return
-
-
-#: The call of the Python API that is running, as text; None in a command.
-CALL: ContextVar[str | None] = ContextVar("call", default=None)
 
 
 def shell_join(words: Sequence[str]) -> str:
-    """A command in a line, quoted as the shells of this system take it.
-
-    Args:
-        words: of the command.
-    """
+    """A command in one line, quoted for this system's shell."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def command_line() -> str:
-    """The command, or the call in Python, that a user would type again."""
+    """The running command, or the running call of the Python API."""
     return CALL.get() or shell_join(["effnetv2", *sys.argv[1:]])
 
 
-def option_args(**said: object) -> list[str]:
-    """Options by their names in Python.
-
-    Args:
-        said: a name's value; True for an option without one. None and False are not said.
-    """
+def option_args(**options: object) -> list[str]:
+    """Options by their Python names as arguments. True is a flag; None and False are left out."""
     words: list[str] = []
-    for name, value in said.items():
+    for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(option)

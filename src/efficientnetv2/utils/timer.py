@@ -1,7 +1,7 @@
-"""Speeds side by side: warmed up, alternating, repeated; a ratio and its spread rather than a time.
+"""Benchmarks: warmed-up, interleaved, repeated timings, and a lock by which processes of a machine measure alone.
 
-Single times of a shared machine mean little. What runs in the same round meets the same machine, so the ratio is
-taken round by round, and its median and its quartiles are told.
+Single times on a shared machine mean little. Calls of the same round meet the same conditions, so a ratio is taken
+round by round.
 """
 
 from __future__ import annotations
@@ -23,14 +23,7 @@ from filelock import FileLock, Timeout
 
 @dataclass(frozen=True)
 class TimingStats:
-    """A median with the quartiles around it.
-
-    Args:
-        median: of the rounds.
-        low: lower quartile.
-        high: upper quartile.
-        rounds: how many.
-    """
+    """Median and quartiles over rounds."""
 
     median: float
     low: float
@@ -39,7 +32,7 @@ class TimingStats:
 
     @classmethod
     def of(cls, values: list[float]) -> TimingStats:
-        """Of one value per round, at least one."""
+        """From at least one value."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0], 1)
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -56,18 +49,16 @@ def interleave(
     warmup: int = 1,
     wait: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Time some pieces of work, one after the other, again and again.
-
-    The order turns round with every round, so that nobody always follows the same one.
+    """Time some calls, one after the other, in rounds. The order is reversed with every round.
 
     Args:
-        sides: name -> a call that does the work once.
-        rounds: that count, ≥ 1.
-        warmup: rounds before them that do not.
-        wait: called before each reading of the clock; for a GPU, what waits until it is done.
+        sides: Name to call.
+        rounds: Number of timed rounds, at least 1.
+        warmup: Number of rounds before them.
+        wait: Called before each reading of the clock, see `synchronizer`.
 
     Returns:
-        Name -> seconds, one per round.
+        Name to seconds, one per round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warmup + rounds):
@@ -83,49 +74,39 @@ def interleave(
 
 
 def speed_ratio(seconds: Mapping[str, list[float]], *, of: str, to: str) -> TimingStats:
-    """How many times as fast one side is as another, round by round.
-
-    Args:
-        seconds: of ``interleave``.
-        of: the side that is praised.
-        to: the side it is compared with.
-    """
+    """How many times as fast ``of`` is as ``to``, round by round."""
     return TimingStats.of([theirs / ours for ours, theirs in zip(seconds[of], seconds[to], strict=True)])
 
 
 def synchronizer(device: torch.device) -> Callable[[], object]:
-    """What waits until a device has done what it was told; a CPU has."""
+    """A call that waits until a device has done all its work."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
 def boot_id() -> str:
-    """This machine as one can call a folder: by how its system was started, which no other's has been.
-
-    A home may be shared by all machines of a cluster, which do not disturb each other.
-    """
-    started = Path("/proc/sys/kernel/random/boot_id")
-    known = started.read_text(encoding="ascii").strip() if started.exists() else f"{uuid.getnode():x}"
-    return known.replace("-", "")[:16]
+    """This machine since its last start, as a name for a folder: machines of a cluster may share a home folder."""
+    file = Path("/proc/sys/kernel/random/boot_id")
+    text = file.read_text(encoding="ascii").strip() if file.exists() else f"{uuid.getnode():x}"
+    return text.replace("-", "")[:16]
 
 
 class MachineLock:
-    """The agreement of the processes of one machine that measure and work by turns.
+    """Lets processes of a machine work together, or one measure while the others wait.
 
-    Args:
-        folder: on a disk of that machine, the same for all of them; made if need be.
+    ``folder`` is on a disk of that machine, and the same for all of them.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._wanted = FileLock(folder / "quiet.lock")
+        self._exclusive = FileLock(folder / "quiet.lock")
         self._busy = FileLock(folder / f"busy_{os.getpid()}_{secrets.token_hex(4)}.lock")
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Within, this process computes; whoever wants quiet waits until it ends or pauses."""
+        """Within the block, this process computes: who wants to measure waits until it ends or pauses."""
         self._begin()
         try:
             yield
@@ -134,30 +115,25 @@ class MachineLock:
             Path(self._busy.lock_file).unlink(missing_ok=True)
 
     def pause(self) -> None:
-        """While working: wait if anybody wants quiet, until they have measured."""
-        if not self._is_wanted():
-            return
-        self._busy.release()
-        self._begin()
+        """While working: wait if a process wants to measure, until it is done."""
+        try:
+            self._exclusive.acquire(timeout=0)
+            self._exclusive.release()
+        except Timeout:
+            self._busy.release()
+            self._begin()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Within, every other process of the agreement waits. Not to be called while working."""
-        with self._wanted:
+        """Within the block, every other process waits. Not to be entered while working."""
+        with self._exclusive:
             for file in self.folder.glob("busy_*.lock"):
                 other = FileLock(file)
-                with other, contextlib.suppress(OSError):  # its holder has paused, or has died
+                with other, contextlib.suppress(OSError):  # Its holder has paused, or has died.
                     file.unlink()
             yield
 
     def _begin(self) -> None:
-        """Take the own lock at a moment when nobody wants quiet; who asks afterwards finds it held."""
-        with self._wanted:
+        """Take the own lock while nobody measures; whoever wants to afterward finds it held."""
+        with self._exclusive:
             self._busy.acquire()
-
-    def _is_wanted(self) -> bool:
-        with contextlib.suppress(Timeout):
-            self._wanted.acquire(timeout=0)
-            self._wanted.release()
-            return False
-        return True

@@ -1,4 +1,4 @@
-"""YAML that people write: whatever is wrong with it is an ``InputError``."""
+"""Read YAML that people write. Any fault in it is an `InputError`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from efficientnetv2.utils.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values. An integer of more digits than Python converts stays text, for the check of its field to refuse."""
+    """An integer with more digits than Python converts stays text, for the field's validation to refuse."""
 
     def construct_whole(self, node: yaml.ScalarNode) -> int | str:
         try:
@@ -24,35 +24,19 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
 def parse(text: str, called: str) -> Any:
-    """Plain values of a text.
-
-    Args:
-        text: YAML or JSON.
-        called: Where it is from, for the message: ``--model FILE``.
-
-    Raises:
-        InputError: It is not YAML, or nested too deeply to be read.
-    """
+    """Plain values of YAML or JSON; ``called`` names its source in messages. Raises InputError."""
     try:
         return yaml.load(text, Loader=_Loader)
     except RecursionError as error:
         raise InputError(
             f"{called}: its lists and tables are nested too deeply. Write fewer levels."
         ) from error
-    except (yaml.YAMLError, ValueError) as error:  # of a date that does not exist, say
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist.
         raise InputError(f"{called} is not YAML: {error}") from error
 
 
 def read(file: Path, option: str = "") -> Any:
-    """Plain values of a file.
-
-    Args:
-        file: YAML or JSON, in UTF-8.
-        option: That names the file, for the message: ``--model``.
-
-    Raises:
-        InputError: There is no such file, or see ``parse``.
-    """
+    """Plain values of a YAML or JSON file; ``option`` names it in messages. Raises InputError."""
     called = f"{option} {file}".strip()
     try:
         text = file.read_text(encoding="utf-8")
