@@ -95,17 +95,17 @@ def test_measurement_and_reward_are_plain_data():
 @pytest.mark.parametrize(
     ("field", "value", "rule"),
     [
-        ("top1", 54.2, "from 0 to 1"),
+        ("top1", 54.2, "top1: has to be at most 1"),
         ("top1", None, "top1 is missing"),
-        ("step_seconds", 0.0, "above 0"),
-        ("step_seconds", float("nan"), "above 0"),
-        ("step_spread", -0.1, "at least 0"),
-        ("parameters", 0, "above 0"),
-        ("epochs", float("inf"), "at least 0"),
+        ("step_seconds", 0.0, "step_seconds: has to be above 0"),
+        ("step_seconds", float("nan"), "step_seconds: has to be a finite number"),
+        ("step_spread", -0.1, "step_spread: has to be at least 0"),
+        ("parameters", 0, "parameters: has to be above 0"),
+        ("epochs", float("inf"), "epochs: has to be a finite number"),
     ],
 )
 def test_a_measurement_that_is_none(field, value, rule):
-    with pytest.raises(ValidationError, match=rule):
+    with pytest.raises(ValidationError, match=field):
         replace(BACKBONE, **{field: value})
     with pytest.raises(InputError, match=rule):
         Measurement.from_json(BACKBONE.to_json() | {field: value})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -11,6 +10,10 @@ from pydantic.dataclasses import dataclass
 
 from efficientnetv2.nas.stage_choices import validate_json
 from efficientnetv2.utils.errors import InputError
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Exponent = Annotated[float, Field(le=0, allow_inf_nan=False)]  # Above 0, a higher cost would be rewarded.
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -33,29 +36,19 @@ class Measurement:
         pydantic.ValidationError: A value out of range, or ``top1`` missing without a failure.
     """
 
-    parameters: int
-    multiply_adds: int
-    top1: float | None = None
-    step_seconds: float | None = None
-    step_spread: float | None = None
-    inference_seconds: float | None = None
-    peak_memory_bytes: int | None = None
-    epochs: float = 0.0
+    parameters: int = Field(gt=0)
+    multiply_adds: int = Field(gt=0)
+    top1: Annotated[float, Field(ge=0, le=1)] | None = None
+    step_seconds: _Positive | None = None
+    step_spread: _NonNegative | None = None
+    inference_seconds: _Positive | None = None
+    peak_memory_bytes: Annotated[int, Field(gt=0)] | None = None
+    epochs: _NonNegative = 0.0
     seeds: tuple[int, ...] = ()
     failure: str | None = None
 
     @model_validator(mode="after")
     def _validate(self) -> Measurement:
-        for name in ("parameters", "multiply_adds", "step_seconds", "inference_seconds", "peak_memory_bytes"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} is {value:g}, but must be finite and above 0")
-        for name in ("step_spread", "epochs"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value:g}, but must be finite and at least 0")
-        if self.top1 is not None and not 0 <= self.top1 <= 1:
-            raise ValueError(f"top1 is {self.top1:g}, but must be a fraction from 0 to 1")
         if self.failure is None and self.top1 is None:
             raise ValueError("top1 is missing, but no failure is given: give one of them")
         return self
@@ -85,10 +78,6 @@ class Measurement:
     def from_json(cls, plain: Any) -> Measurement:
         """Validate plain values. Raises InputError, which names the field."""
         return validate_json(cls, plain, "a measurement")
-
-
-# Each cost is taken relative to the backbone's; an exponent above 0 would reward a higher cost.
-_Exponent = Annotated[float, Field(le=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

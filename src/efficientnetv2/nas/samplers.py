@@ -6,7 +6,7 @@ So workers may come and go, a resumed study continues as if it had never stopped
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -69,50 +69,21 @@ class SpaceSampler(BaseSampler):
         raise InputError(f"'{param_name}' is no decision of the space that this sampler was made for")
 
 
-class ReseededSampler(BaseSampler):
-    """An Optuna sampler, created for every trial with a seed of its own.
+def _reseeded(kind: type[TPESampler | NSGAIISampler], seed: int) -> BaseSampler:
+    """An Optuna sampler that starts anew for every trial, with a seed of its own.
 
     Optuna's samplers draw from a running stream: workers with one seed would propose the same architectures, and a
     resumed study would repeat its first ones.
     """
+    key = Key.of(seed).fold("sampler")
 
-    def __init__(self, make: Callable[[int], BaseSampler], *, seed: int) -> None:
-        self.make = make
-        self.key = Key.of(seed).fold("sampler")
-        self._running: dict[int, BaseSampler] = {}
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As the trial's sampler does."""
-        return self._of(trial).infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """As the trial's sampler does."""
-        return self._of(trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """As the trial's sampler does."""
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """As the trial's sampler does."""
-        self._of(trial).before_trial(study, trial)
-
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        """As the trial's sampler does, which is then dropped."""
-        self._of(trial).after_trial(study, trial, state, values)
-        self._running.pop(trial.number, None)
-
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
-        if trial.number not in self._running:
+    class Reseeded(kind):  # type: ignore[misc, valid-type]
+        def before_trial(self, study: Study, trial: FrozenTrial) -> None:
             # Optuna's seeds have 32 bits.
-            self._running[trial.number] = self.make(self.key.fold(trial.number).torch_seed() % 2**32)
-        return self._running[trial.number]
+            kind.__init__(self, seed=key.fold(trial.number).torch_seed() % 2**32)
+            super().before_trial(study, trial)
+
+    return Reseeded(seed=0)
 
 
 def create_sampler(name: str, space: Space, *, seed: int) -> BaseSampler:
@@ -128,10 +99,8 @@ def create_sampler(name: str, space: Space, *, seed: int) -> BaseSampler:
     }
     if name in ours:
         return SpaceSampler(ours[name], space, seed=seed)
-    if name == "tpe":
-        return ReseededSampler(lambda seed: TPESampler(seed=seed), seed=seed)
-    if name == "nsga2":
-        return ReseededSampler(lambda seed: NSGAIISampler(seed=seed), seed=seed)
+    if name in ("tpe", "nsga2"):
+        return _reseeded(TPESampler if name == "tpe" else NSGAIISampler, seed)
     raise InputError(f"there is no sampler '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
 
 
