@@ -207,10 +207,10 @@ def test_a_damaged_file_counts_as_empty(damage, tmp_path):
 
 
 def test_a_step_of_several_groups_takes_as_many_passes():
-    halves = with_overrides(RECIPE, ["batch_size=64", "ghost_batch_size=8"])
+    halves = with_overrides(RECIPE, ["batch_size=32", "ghost_batch_size=8"])
     one = with_overrides(RECIPE, ["batch_size=8"])
-    eight, single = (time_step(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
-    assert 3 < eight.whole.median / single.whole.median < 24
+    four, single = (time_step(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
+    assert 1.5 < four.whole.median / single.whole.median < 12
 
 
 def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
