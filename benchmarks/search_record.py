@@ -243,7 +243,7 @@ def main() -> None:
         {name: common[name] for name in GONE_ON_WITH}
         | {
             "recipe": proxy.recipe.to_json(),
-            "counts": {"train": len(proxy.train), "choosing": len(proxy.choosing)},
+            "counts": {"train": len(proxy.train), "choosing": len(proxy.selection)},
             "command": command(options),
         }
     )

@@ -121,7 +121,7 @@ def timed(kept: Record, proxy: ProxyTask, by: Mapping[str, str], *, retime: bool
 
 def _time(kept: Record, number: int, points: Sequence[Point], proxy: ProxyTask) -> None:
     network = kept.space.decode(points[number])
-    foretold = _times(proxy).foretold(network)  # by others' parts: its own are known only afterwards
+    foretold = _times(proxy).predict(network)  # by others' parts: its own are known only afterwards
     found = untrained(network, proxy)
     seconds, spread = short(found.step_seconds), short(found.step_spread)
     kept.change(
@@ -175,9 +175,7 @@ def time_again(kept: Record, proxy: ProxyTask) -> list[int]:
         return [(number, step) for number, step in found if step and number not in sure]
 
     def in_doubt(number: int, step: Step) -> bool:
-        foretold = times.foretold(
-            networks[number]
-        )  # of other parts with every network that is measured again
+        foretold = times.predict(networks[number])  # of other parts with every network that is measured again
         return foretold is None or error(step.seconds, foretold) > APART
 
     for _ in range(_TIMES):

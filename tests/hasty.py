@@ -3,12 +3,11 @@
 import os
 
 from efficientnetv2.nas import latency
-from efficientnetv2.nas import latency as steptime
 from efficientnetv2.training import timing
 
 # What is killed in a test leaves the machine's memory of its files alone, so nothing has to reach the disk.
 os.fsync = lambda _: None
 # How steady a measured pace is, no command under test is asked; modules that ask measure in their own process.
 timing._TIMED_S = timing._ANSWERS_S = 0.3
-steptime._WARM_UP_S = steptime._SECONDS = 0.05
+latency._WARM_UP_S = latency._SECONDS = 0.05
 latency._WARM_UP, latency._ROUNDS = 1, 3

@@ -136,7 +136,7 @@ def test_steps_are_told_at_the_pace_of_the_backbone_that_began_them(tmp_path, mo
     paces = []
 
     def untrained(network, proxy):
-        paces.append(proxy.pace)
+        paces.append(proxy.reference)
         return Measurement(1, 1, step_seconds=sums[network], step_spread=0.01, failure="not trained")
 
     monkeypatch.setattr(search_steps, "untrained", untrained)

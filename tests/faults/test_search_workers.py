@@ -149,7 +149,7 @@ def test_two_workers_share_a_study_of_postgresql_whose_server_is_killed(class_fo
         assert len(_pids(found)) == 2, "both have worked"
         assert any("answers again" in one.stdout for one in ended), ended
         done = effnetv2("search", "show", folders[1] / "study", "--json", cwd=tmp_path)
-        assert len(json.loads(done.stdout)) == TRIALS, done.stderr
+        assert len(json.loads(done.stdout)["rows"]) == TRIALS, done.stderr
 
 
 def test_a_server_that_is_not_there_is_told(class_folders, tmp_path):

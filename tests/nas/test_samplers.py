@@ -186,16 +186,16 @@ def one_trial(study, space=SPACE):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_study_that_is_opened_anew_goes_on_as_if_it_had_never_stopped(name, tmp_path):
+def test_a_study_that_is_opened_anew_goes_on_as_if_it_had_never_stopped(name):
     """27 trials at once; and the same with a new sampler and a new study of the same database every 9."""
     whole = optuna.create_study(direction="maximize", sampler=create_sampler(name, RICH, seed=5))
     expected = [one_trial(whole, RICH) for _ in range(27)]
-    url = f"sqlite:///{tmp_path}/study.db"
+    database = optuna.storages.InMemoryStorage()
     found = []
     for _ in range(3):
         study = optuna.create_study(
             study_name="s",
-            storage=url,
+            storage=database,
             direction="maximize",
             load_if_exists=True,
             sampler=create_sampler(name, RICH, seed=5),
