@@ -4,12 +4,14 @@ import contextlib
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from tests.messages import mentioning
 
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import (
+    cache_folder,
     check_writable_dir,
     check_writable_file,
     hint_for_os_error,
@@ -188,3 +190,13 @@ def test_a_mount_that_syncs_no_folders_keeps_files_all_the_same(place, code, tmp
 )
 def test_what_is_to_be_done_follows_from_what_is_wrong(error, what):
     assert what in hint_for_os_error(error)
+
+
+def test_the_folder_is_the_users_cache_unless_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "here"))
+    assert cache_folder("pictures") == tmp_path / "here/pictures"
+    monkeypatch.delenv("EFFNETV2_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("pictures") == tmp_path / "efficientnetv2/pictures"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder("pictures") == Path.home() / ".cache/efficientnetv2/pictures"
