@@ -274,7 +274,7 @@ def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
 def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_folders, capsys):
     dataset = load_dataset(class_folders)
     right = Predictions(np.arange(48), dataset.labels, 9 * torch.eye(3)[dataset.labels.tolist()])
-    facts = ReportMetadata("pictures", "val", linear_probe=0.5, linear_probe_macro_f1=0.5)
+    facts = ReportMetadata("pictures", "val", linear_probe_top1=0.5, linear_probe_macro_f1=0.5)
     for answered in (12, 48):
         probe = pd.DataFrame({"predicted_label": "red", "true_label": dataset.table["label"]}).set_index(
             pd.Index(dataset.paths)

@@ -56,7 +56,7 @@ _UNSUPPORTED = {
     "monitor": "a trial keeps the last weights, and a search rewards top-1",
     "checkpoint_stages": "the step that is timed keeps its activations",
     "global_pool": "the step that is timed has average pooling",
-    "answered": "a trial is evaluated on images of the search, never on val or test",
+    "eval_split": "a trial is evaluated on images of the search, never on val or test",
     "cache_resolution": "a trial reads the image files",
 }
 # Fields that ``--set`` cannot set. Those of a recipe do not matter, or are refused for another reason.
