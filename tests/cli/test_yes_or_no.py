@@ -104,7 +104,7 @@ def test_a_picture_is_given_each_of_its_marks_and_one_without_any_no_label(place
         enough = row[row >= 0.5].sort_values(ascending=False, kind="stable")
         assert cell == ";".join(enough.index), "from a half on, the most probable first"
     _, one_each = predicted(place, run)
-    assert one_each.drop(columns="label").equals(table.drop(columns="label"))
+    assert one_each.drop(columns="predicted_label").equals(table.drop(columns="predicted_label"))
     assert (one_each["predicted_label"].map(len) > 0).all(), (
         "not asked for several, each gets the most probable"
     )

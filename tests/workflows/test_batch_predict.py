@@ -263,7 +263,7 @@ def test_two_processes_answer_each_picture_once_with_one_voice(model, shards, tm
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert second.stdout == second.stderr == ""
     of_one, of_both = (json.loads(done.stdout) for done in (alone, first))
-    for name in ("top1", "macro_f1", "num_images", "skipped", "confusion"):
+    for name in ("top1", "macro_f1", "num_images", "num_skipped", "confusion"):
         assert of_both[name] == of_one[name], name
 
 
