@@ -26,8 +26,13 @@ SYMMETRIC_STD = (128 / 255,) * 3
 # 4,096 px is where a single image's activations outgrow today's GPUs. The others leave room for any statistics of
 # values in [0, 1], and keep the input of a network finite. Ours.
 MAX_IMAGE_SIZE = 4096
-_MOST_MEAN = 1_000
-_STD = (1e-6, 1e6)
+_MAX_MEAN, _MIN_STD, _MAX_STD = 1_000, 1e-6, 1e6
+_LIMITS: dict[str, tuple[float, float, str]] = {
+    "image_size": (1, MAX_IMAGE_SIZE, f"at least 1 pixel and at most {MAX_IMAGE_SIZE:,}"),
+    "crop_pct": (math.ulp(0.0), 1, "in (0, 1]"),
+    "mean": (-_MAX_MEAN, _MAX_MEAN, f"a finite number per channel, from -{_MAX_MEAN} to {_MAX_MEAN}"),
+    "std": (_MIN_STD, _MAX_STD, f"a finite number above 0 per channel, from {_MIN_STD:g} to {_MAX_STD:g}"),
+}
 
 RGB = 3  # channels of an ordinary image: red, green, blue
 # Of each band where nothing else is known: 8-bit values as they are, and the deviation of levels spread evenly.
@@ -153,40 +158,13 @@ class Preprocessing:
     tta: TTA = "none"
     bands: Bands | None = None
 
-    @field_validator("image_size")
+    @field_validator("image_size", "crop_pct", "mean", "std")
     @classmethod
-    def _positive(cls, value: int) -> int:
-        if not 1 <= value <= MAX_IMAGE_SIZE:
-            raise ValueError(
-                f"image_size is {short_repr(value)}, but must be at least 1 pixel and at most {MAX_IMAGE_SIZE:,}"
-            )
-        return value
-
-    @field_validator("crop_pct")
-    @classmethod
-    def _fraction(cls, value: float) -> float:
-        if not 0 < value <= 1:
-            raise ValueError(f"crop_pct is {value}, but must be in (0, 1]")
-        return value
-
-    @field_validator("mean")
-    @classmethod
-    def _offset(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or not all(abs(v) <= _MOST_MEAN for v in value):
-            raise ValueError(
-                f"mean is {short_repr(value)}, but there is at least one channel, and each channel's is finite, from "
-                f"-{_MOST_MEAN} to {_MOST_MEAN}"
-            )
-        return value
-
-    @field_validator("std")
-    @classmethod
-    def _scale(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        low, high = _STD
-        if not all(low <= v <= high for v in value):
-            raise ValueError(
-                f"std is {short_repr(value)}, but each channel's is finite and above 0, from {low:g} to {high:g}"
-            )
+    def _in_range(cls, value: Any, info: ValidationInfo) -> Any:
+        low, high, rule = _LIMITS[str(info.field_name)]
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or not all(low <= number <= high for number in values):
+            raise ValueError(f"{info.field_name} is {short_repr(value)}, but must be {rule}")
         return value
 
     @model_validator(mode="after")

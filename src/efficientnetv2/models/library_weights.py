@@ -63,8 +63,7 @@ def reading(title: str, path: Path | None) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError):
             raise InputError(
-                f"the weights of '{title}' cannot be fetched ({reason}). They lie on a server of their own, and come "
-                "through their library alone. Try again with a network, or fetch them elsewhere with that library "
-                "and copy its cache here."
+                f"the weights of '{title}' cannot be fetched ({reason}). Only their library fetches them. Try again "
+                "with a network, or copy that library's cache here."
             ) from error
         raise

@@ -235,8 +235,8 @@ def stating(config, **values):
         (lambda config: stating(config, crop_pct="all"), ("preprocessing",)),
         (lambda config: stating(config, crop_mode=["center"]), ("preprocessing",)),
         (lambda config: stating(config, test_input_size=[3, 0, 0]), ("preprocessing",)),
-        (lambda config: stating(config, mean=[]), ("at least one channel",)),
-        (lambda config: stating(config, mean=[0.5, float("nan"), 0.5]), ("each channel's is finite",)),
+        (lambda config: stating(config, mean=[]), ("mean", "per channel")),
+        (lambda config: stating(config, mean=[0.5, float("nan"), 0.5]), ("mean", "finite")),
         (lambda config: stating(config, std=[0.2]), ("mean has 3 values and std 1",)),
     ],
 )
