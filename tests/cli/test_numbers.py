@@ -25,7 +25,7 @@ from tests.command_line import effnetv2
         ("train DATA --dry-run --minutes 0", "--minutes is 0, but has to be a number above 0."),
         ("train DATA --image-size 100000", "--image-size: invalid value '100,000' (must be between 32 and 4,096)"),
         ("train DATA --image-size 12x", "--image-size: invalid value '12x' (must be a whole number)"),
-        ("train DATA --crop-mode wole", "--crop-mode: invalid value 'wole' (choose from whole, crop, pad)"),
+        ("train DATA --crop-mode wole", "--crop-mode: invalid value 'wole' (choose from squash, center, border)"),
         ("train DATA --dry-run --image-size 0", "--image-size: invalid value '0' (must be between 32 and 4,096)"),
         ("train DATA --batch-size 0", "--batch-size: invalid value '0' (must be between 1 and 1,000,000)"),
         ("train DATA --batch-size 99999999999", "--batch-size: invalid value '99,999,999,999' (must be between 1"),
