@@ -282,5 +282,5 @@ def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_f
         known = ReportInputs(probe=probe.iloc[:answered])
         print_outcome(EvaluationResult(right, dataset, dataset.class_names, facts, known=known), Screen())
         said = " ".join(capsys.readouterr().out.split())
-        assert ("had, on 12 of these images, top-1 50.0%" in said) is (answered == 12)
-        assert ("it began with had top-1 50.0%" in said) is (answered == 48)
+        assert ("initial weights, on 12 of these images: top-1 50.0%" in said) is (answered == 12)
+        assert ("initial weights: top-1 50.0%" in said) is (answered == 48)
