@@ -120,8 +120,8 @@ def _estimate(network: Architecture, recipe: Recipe, context: SearchContext) -> 
             val=selection,
             preprocessing=eval_preprocessing(resolved.recipe, resolved.network, context.data.dataset.bands),
             folder=NullRunDir(Path(scratch)),
-            device=context.machine.device,
-            workers=context.machine.workers,
+            device=context.device,
+            workers=context.workers,
             microbatches=resolved.microbatches,
         )
         timings = measure_timings(config, Path(scratch))

@@ -50,32 +50,29 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class WorkerMachine:
-    """What a worker uses of this machine. ``threads`` is None on a GPU, where CPU threads do not matter."""
+class SearchContext:
+    """A worker's machine, dataset and study folder. ``threads`` is None on a GPU."""
 
     options: WorkerOptions
     device: torch.device
     workers: int
     threads: int | None
+    data: DataModule
+    folder: StudyDir
 
     @classmethod
-    def of(cls, options: WorkerOptions) -> WorkerMachine:
-        """Resolve the options. Raises InputError for a device or threads that are not there."""
+    def load(
+        cls, options: WorkerOptions, source: DataConfig, recipe: Recipe, folder: StudyDir
+    ) -> SearchContext:
+        """Resolve a worker's options, and load its dataset. Raises InputError."""
         device = pick_device(options.device)
         threads = torch.get_num_threads() if device.type == "cpu" else None
         if options.threads is not None and options.threads > (threads or 0):
             reason = f"PyTorch has {pluralize(threads, 'thread')} here" if threads else "this device is a GPU"
             raise InputError(f"--threads {options.threads}: {reason}. Pass fewer, or leave --threads out.")
-        return cls(options, device, workers_for(options.workers, device), threads)
-
-
-@dataclass(frozen=True, eq=False)
-class SearchContext:
-    """A worker's machine, dataset and study folder."""
-
-    machine: WorkerMachine
-    data: DataModule
-    folder: StudyDir
+        workers = workers_for(options.workers, device)
+        data = load_search_data(source, recipe, strict=options.strict)
+        return cls(options, device, workers, threads, data, folder)
 
     @property
     def selection(self) -> ImageDataset:
@@ -90,7 +87,7 @@ class SearchContext:
         return {
             "pictures": self.data.dataset.digest(),
             "bands": () if bands is None else bands.numbers,
-            "hardware": device_title(self.machine.device),
+            "hardware": device_title(self.device),
         }
 
     def resolve(self, recipe: Recipe, *, stored_size: float | None = None) -> ResolvedRecipe:
@@ -98,23 +95,22 @@ class SearchContext:
         return resolve_recipe(
             recipe,
             TrainingSet(len(self.data.train), self.data.train.class_names, stored_size=stored_size),
-            Hardware(self.machine.device, self.machine.options.memory_gib),
+            Hardware(self.device, self.options.memory_gib),
         )
 
     def task(self, recipe: Recipe, config: StudyConfig | SearchConfig) -> ProxyTask:
         """How architectures are trained here."""
-        options = self.machine.options
         return ProxyTask(
             recipe=recipe,
             seeds=config.seeds,
             train=self.data.train,
             selection=self.selection,
-            device=str(self.machine.device),
-            workers=self.machine.workers,
-            threads=self.machine.threads,
-            training_threads=options.threads,
-            memory_gib=options.memory_gib,
-            strict=options.strict,
+            device=str(self.device),
+            workers=self.workers,
+            threads=self.threads,
+            training_threads=self.options.threads,
+            memory_gib=self.options.memory_gib,
+            strict=self.options.strict,
             step_time=config.step_time,
             times=self.folder.times_file,
             quiet=cache_folder("quiet") / boot_id(),
@@ -125,7 +121,7 @@ class SearchContext:
     def resume_command(self) -> str:
         """The command that continues the study with the same options."""
         path = str(self.folder.path)
-        return shell_join(["effnetv2", "search", "resume", path, *self.machine.options.args])
+        return shell_join(["effnetv2", "search", "resume", path, *self.options.args])
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,14 +157,13 @@ def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> Dat
 
 def new_context(config: SearchConfig) -> SearchContext:
     """The context of ``search run``. Nothing is written yet. Raises InputError."""
-    machine = WorkerMachine.of(config.worker)
     folder = StudyDir(config.study)
     if not folder.file.exists():
         refuse_inside_data(config.source.data, folder.path, "STUDY")
         refuse_replacing_data(config.source.data, folder.path, STUDY_FILES, "STUDY")
-    data = load_search_data(config.source, config.recipe, strict=config.worker.strict)
+    context = SearchContext.load(config.worker, config.source, config.recipe, folder)
     folder.check()
-    return SearchContext(machine, data, folder)
+    return context
 
 
 def run_study(config: SearchConfig, callback: SearchCallback | None = None) -> SearchResult:
@@ -251,9 +246,7 @@ def resume_study(
     source = folder.source(storage_url)
     url = folder.storage_url(storage_url)
     study = open_study(folder.open_storage(url, timeout_s=60 * worker.wait), folder.name)
-    machine = WorkerMachine.of(worker)
-    data = load_search_data(source, study.config.asked, strict=worker.strict)
-    context = SearchContext(machine, data, folder)
+    context = SearchContext.load(worker, source, study.config.asked, folder)
     requested = RequestedConfig(**context.found_here)
     require_same_config(study.config, requested, folder.describe(url), resumed=True)
     if trials is not None:
