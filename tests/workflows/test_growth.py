@@ -25,7 +25,7 @@ from efficientnetv2.workflows.model_scaling import (
     compound_scaling,
     parse_scaling,
     scale_up,
-    train_px_for,
+    train_size_for,
 )
 
 # Of the published M and L, by the number of the stage: what S and the coefficients do not give.
@@ -89,16 +89,16 @@ def test_no_width_coefficient_gives_the_channels_of_m():
 @pytest.mark.parametrize("size", ["s", "m", "l"])
 def test_training_sizes_are_those_of_table_6(size):
     name = f"efficientnetv2_{size}"
-    assert train_px_for(get_model_info(name).eval_image_size) == paper_schedule(name).last.image_size
+    assert train_size_for(get_model_info(name).eval_image_size) == paper_schedule(name).last.image_size
 
 
 @given(st.integers(100, 480))
 def test_training_is_about_a_fifth_smaller(eval_image_size):
-    assert 0.8 * eval_image_size - 20 < train_px_for(eval_image_size) <= 0.8 * eval_image_size
+    assert 0.8 * eval_image_size - 20 < train_size_for(eval_image_size) <= 0.8 * eval_image_size
 
 
 def test_small_pictures_keep_their_size_to_a_pixel():
-    assert train_px_for(64) == 51
+    assert train_size_for(64) == 51
 
 
 def test_compound_scaling_doubles_the_multiply_adds():
@@ -170,7 +170,7 @@ def test_wrong_growth_is_refused():
 def test_training_pictures_are_no_smaller_than_the_stride():
     """Of 32 px a fifth less would be 25, of which a network with stride 32 makes nothing."""
     grown = scale_up(EFFICIENTNETV2_S, compound_scaling(0), eval_image_size=32)
-    assert (grown.eval_image_size, grown.train_px) == (32, 32)
+    assert (grown.eval_image_size, grown.train_image_size) == (32, 32)
 
 
 def test_compound_scaling_is_the_coefficients_to_the_power():

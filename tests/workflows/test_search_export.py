@@ -82,7 +82,7 @@ def test_a_larger_network_is_trained_as_the_printed_command_says(image_size, phi
     assert settled.model == grown.architecture
     assert (settled.eval_image_size, settled.progressive.last.image_size) == (
         grown.eval_image_size,
-        grown.train_px,
+        grown.train_image_size,
     )
     assert settled.progressive.stage(0).image_size == 32
 

@@ -193,8 +193,8 @@ def time_trial_step(
 ) -> StepTimed:
     """Time a training step while no other trial of this machine computes, or add up parts that are known."""
     recipe, num_classes = task.recipe, task.num_classes
-    last_px = recipe.progressive.last.image_size
-    groups = (task.microbatches or ONE_GROUP_PER_PASS).at(last_px)
+    last_size = recipe.progressive.last.image_size
+    groups = (task.microbatches or ONE_GROUP_PER_PASS).at(last_size)
     cache = StepTimeCache(task.times, recipe, num_classes=num_classes, device=device, groups_per_pass=groups)
     predicted = cache.predict(architecture)
     if predicted is not None and task.step_time == "cached" and not verify:
@@ -225,7 +225,7 @@ def time_trial_step(
     with lock.exclusive():
         seconds = inference_latency(
             architecture,
-            image_size=recipe.eval_image_size or last_px,
+            image_size=recipe.eval_image_size or last_size,
             num_classes=num_classes,
             device=device,
             reference=task.reference,

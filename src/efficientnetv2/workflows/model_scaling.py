@@ -86,7 +86,7 @@ class ScaledArchitecture:
 
     architecture: Architecture
     eval_image_size: int
-    train_px: int
+    train_image_size: int
 
 
 def scale_up(base: Architecture, scaling: Scaling, *, eval_image_size: int) -> ScaledArchitecture:
@@ -107,11 +107,13 @@ def scale_up(base: Architecture, scaling: Scaling, *, eval_image_size: int) -> S
         channels = round_channels(scaling.new_width * base.stages[-1].channels, rounding="v2")
         stages.append(replace(stages[-1], stride=1, channels=channels, layers=scaling.new_layers))
     architecture = replace(scaled, stages=tuple(stages), head_channels=base.head_channels)
-    larger_px = min(MAX_EVAL_IMAGE_SIZE, round(scaling.px * eval_image_size / 8) * 8)
-    return ScaledArchitecture(architecture, larger_px, max(architecture.stride, train_px_for(larger_px)))
+    larger_size = min(MAX_EVAL_IMAGE_SIZE, round(scaling.px * eval_image_size / 8) * 8)
+    return ScaledArchitecture(
+        architecture, larger_size, max(architecture.stride, train_size_for(larger_size))
+    )
 
 
-def train_px_for(eval_image_size: int) -> int:
+def train_size_for(eval_image_size: int) -> int:
     """The last image size of training: 20 % below that of inference, rounded down to a multiple of 20 from 100 on.
 
     Source: arXiv:2104.00298, Table 6, whose sizes of S, M and L this gives. The multiple of 20 is ours.

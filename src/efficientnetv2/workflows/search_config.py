@@ -114,8 +114,8 @@ class SearchConfig:
         from efficientnetv2.nas.samplers import create_sampler
 
         create_sampler(self.sampler, self.space, seed=self.proxy.seed)
-        first_px = round(requested_px(self.recipe)[0])
-        require_image_size(self.space, min(first_px, self.recipe.eval_image_size or first_px))
+        first_size = round(requested_px(self.recipe)[0])
+        require_image_size(self.space, min(first_size, self.recipe.eval_image_size or first_size))
         _ = self.reward, self.seeds
 
     @property

@@ -72,7 +72,9 @@ def _exported(
         return architecture, comment, None
     eval_image_size = config.recipe.eval_image_size or config.recipe.progressive.last.image_size
     scaled = scale_up(architecture, parse_scaling(grown_by), eval_image_size=eval_image_size)
-    sizes = f"for images of {scaled.eval_image_size} px, which training ends at {scaled.train_px} px for"
+    sizes = (
+        f"for images of {scaled.eval_image_size} px, which training ends at {scaled.train_image_size} px for"
+    )
     return scaled.architecture, f"{comment}.\nGrown by {grown_by}: {sizes}", scaled
 
 
@@ -90,13 +92,13 @@ def _size_args(scaled: ScaledArchitecture | None) -> list[str]:
     """The image sizes of a scaled architecture, as arguments of ``train``; none below its stride."""
     if scaled is None:
         return []
-    train_px, stride = scaled.train_px, scaled.architecture.stride
+    train_image_size, stride = scaled.train_image_size, scaled.architecture.stride
     with silenced():
-        overrides = TrainOverrides(model=scaled.architecture, image_size=train_px)
+        overrides = TrainOverrides(model=scaled.architecture, image_size=train_image_size)
         recipe, _ = requested_recipe(overrides, torch.device("cpu"))
-    args = ["--image-size", str(train_px), "--set", f"eval_image_size={scaled.eval_image_size}"]
+    args = ["--image-size", str(train_image_size), "--set", f"eval_image_size={scaled.eval_image_size}"]
     if recipe.progressive.stage(0).image_size < stride:
-        args += ["--set", f"progressive.image_size={{start: {stride}, end: {train_px}}}"]
+        args += ["--set", f"progressive.image_size={{start: {stride}, end: {train_image_size}}}"]
     return args
 
 
