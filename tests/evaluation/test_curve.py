@@ -51,7 +51,7 @@ def test_the_panel_of_validation_says_of_which_images_its_points_are():
         return _panels(draw_training_curves(rows))[0]
 
     assert mentions(title(("val", 512), ("val", 512), ("val", 689)), "512", "689", "val")
-    assert title(("val", 300), ("val", 300)) == "validation (300 images)"
+    assert title(("val", 300), ("val", 300)) == "validation (val, 300 images)"
     with_minival = title(("minival", 90), ("minival", 90), ("val", 689))
     assert "minival, 90 images" in with_minival
     assert "val, 689 images" in with_minival

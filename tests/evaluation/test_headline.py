@@ -15,11 +15,9 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.breakdown import worst_slice
 from efficientnetv2.evaluation.generalization import TrainDistance, train_distance
 from efficientnetv2.evaluation.headline import (
-    data_phrase,
     dataset_notes,
-    evaluated_images,
+    describe_split,
     headline,
-    majority_phrase,
     majority_warning,
     probe_evaluated_images,
     probe_warning,
@@ -40,38 +38,12 @@ def shown(right, pictures):
     return classification_metrics(np.zeros(pictures, dtype=int), np.eye(2)[answers], ("oak", "elm"))
 
 
-@pytest.mark.parametrize(
-    ("right", "of", "words"),
-    [
-        (4, 5, "4 of 5 images are classified correctly."),
-        (1, 5, "1 of 5 images is classified correctly."),
-        (1, 1, "1 of 1 image is classified correctly."),
-        (900, 1200, "75.0\N{NO-BREAK SPACE}% of 1,200 images are classified correctly."),
-    ],
-)
-def test_few_pictures_are_counted(right, of, words):
-    assert headline(shown(right, of)) == words
-
-
-def test_of_multilabel_it_says_what_was_right_of_what_was_given():
-    """By sigmoid a picture may be given no label, though its most probable class is one of them."""
+def test_the_headline_counts_images():
+    assert mentions(headline(shown(4, 5)), "4", "5", "80.0")
+    assert mentions(headline(shown(900, 1200)), "900", "1,200", "75.0")
     labels, shares = [[0, 1], [1, -1], [0, -1]], np.array([[0.4, 0.3], [0.2, 0.1], [0.9, 0.1]])
-    by_itself = multilabel_metrics(labels, shares, ("oak", "elm"), "sigmoid")
-    assert mentions(headline(by_itself), "2", "3", "class")
-    shared = multilabel_metrics(labels, shares / shares.sum(axis=1, keepdims=True), ("oak", "elm"))
-    assert mentions(headline(shared), "2", "3", "image")
-
-
-@pytest.mark.parametrize(
-    ("true", "words"),
-    [
-        ([0, 0, 1, 2], "the most frequent class"),
-        ([0, 0, 1, 1, 2], "one of the most frequent classes"),
-        ([0, 1, 2], "as any other class"),
-    ],
-)
-def test_where_classes_are_equally_frequent_none_is_the_most_frequent(true, words):
-    assert majority_phrase(classification_metrics(true, np.eye(3)[true], ("oak", "elm", "ash"))) == words
+    several = multilabel_metrics(labels, shares, ("oak", "elm"), "sigmoid")
+    assert mentions(headline(several), "2", "3", "label")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +67,7 @@ def test_rare_classes_told_apart_at_the_cost_of_the_frequent_one_are_learnt():
         true, np.eye(2)[np.repeat([0, 1, 1, 0], [400, 550, 20, 30])], ("oak", "elm")
     )
     said = majority_warning(swapped, bootstrap_intervals(swapped, key=Key.of(0), draws=100))
-    assert said == "The model is worse than that: it has learned nothing useful."
+    assert mentions(said, "not", "separate", "50.0")
     # 70 of 100 oaks and 4 of 10 elms: a little better than one answer, which ten elms cannot show.
     few = classification_metrics(
         np.repeat([0, 1], [100, 10]), np.eye(2)[np.repeat([0, 1, 1, 0], [70, 30, 4, 6])], ("oak", "elm")
@@ -108,22 +80,16 @@ def test_rare_classes_told_apart_at_the_cost_of_the_frequent_one_are_learnt():
     assert majority_warning(shown(300, 500), one) == "The model is worse than that."
 
 
-def test_pictures_are_called_what_they_are():
-    assert data_phrase(ReportMetadata("x", "val", num_train_images=5)).behind == ", kept out of training"
+def test_evaluated_images_are_called_what_they_are():
+    assert describe_split(ReportMetadata("x", "val", num_train_images=5)).endswith(", kept out of training")
+    assert "training" not in describe_split(ReportMetadata("x", "val"))  # an evaluation does not know
+    assert mentions(describe_split(ReportMetadata("x", "out-of-fold")), "a model", "out-of-fold")
+    assert mentions(describe_split(ReportMetadata("x", "out-of-fold", ensemble_size=3)), "3 models together")
+    assert describe_split(ReportMetadata("x", "else")) == "images of split else"
+    assert describe_split(ReportMetadata("x", "train")) == "training images"
     assert (
-        data_phrase(ReportMetadata("x", "val")).behind == ""
-    )  # whether they were, an evaluation does not know
-    assert mentions(evaluated_images(6, ReportMetadata("x", "out-of-fold")), "6", "image")
-    assert evaluated_images(6, ReportMetadata("x", "val", selected_on="val")).endswith(", which selected it")
-    assert evaluated_images(1, ReportMetadata("x", "else")) == "1 image (else)"
-    assert mentions(evaluated_images(6, ReportMetadata("x", "train")), "6", "image")
-    assert (
-        evaluated_images(6, ReportMetadata("x", "train", num_eval_images_seen_in_training=0))
-        == "6 images (train)"
-    )  # of another training
-    assert (
-        data_phrase(ReportMetadata("x", "train", num_eval_images_seen_in_training=0)).before
-        == "the images (train) of"
+        describe_split(ReportMetadata("x", "train", num_eval_images_seen_in_training=0))
+        == "images of split train"
     )
 
 
@@ -134,12 +100,12 @@ def test_the_set_is_described_by_its_sizes():
         ReportMetadata("x", "val", num_train_images=15, train_images_per_class=support, num_skipped=1),
     )
     assert mentions(said[0], "15", "5", "val", "2")
-    assert mentions(said[1], "3", "elm", "12", "oak", "training", "4 times")
+    assert mentions(said[1], "3", "elm", "12", "oak", "training", "4.0")
     assert mentions(said[-1], "1", "read")
     lost = replace(ReportMetadata("x", "val", num_train_images=14, num_skipped=3), num_train_lost=1)
-    assert mentions(dataset_notes(shown(4, 5), lost)[-1], "3", "1", "unreadable")
+    assert mentions(dataset_notes(shown(4, 5), lost)[-1], "3", "1", "training")
     even = ReportMetadata("x", "val", train_images_per_class=dict(pd.Series({"oak": 3, "elm": 3})))
-    assert mentions(dataset_notes(shown(4, 5), even)[1], "each class", "3")
+    assert mentions(dataset_notes(shown(4, 5), even)[1], "3", "oak")
     assert mentions(dataset_notes(shown(4, 5), ReportMetadata("x", "test"))[0], "5", "test", "2")
 
 
@@ -153,7 +119,7 @@ def test_classes_without_a_picture_are_not_counted_as_the_others():
     assert mentions(learnt[1], "12", "elm")
     three = classification_metrics([0, 0, 0, 1], np.eye(3)[[0, 0, 0, 1]], ("oak", "elm", "ash"))
     said = dataset_notes(three, ReportMetadata("x", "test"))[1]
-    assert mentions(said, "1", "elm", "3", "oak", "3 times", "ash")
+    assert mentions(said, "1", "elm", "3", "oak", "3.0", "ash")
 
 
 def dataset(tmp_path, **columns):
@@ -205,16 +171,13 @@ def test_of_places_and_groups_both_are_said(tmp_path):
     assert blank.new
 
 
-@pytest.mark.parametrize(
-    ("count", "end"),
-    [(1, "chance explains."), (2, ", and so is 1 more subgroup."), (3, ", and so are 2 more subgroups.")],
-)
-def test_slices_that_are_worse_are_counted(count, end):
+@pytest.mark.parametrize("count", [1, 3])
+def test_slices_that_are_worse_are_counted(count):
     below = [
-        SliceMetrics("year", str(2010 + k), 40, 0.5, 0.4, 0.6, 0.5, small=False, below=True)
+        SliceMetrics("year", str(2010 + k), 40, 0.5 + k, 0.4, 0.6, 0.5, small=False, below=True)
         for k in range(count)
     ]
-    assert worst_slice(below).endswith(end)
+    assert mentions(worst_slice(below), "2010", "40", "50.0", str(count))
 
 
 def test_a_probe_of_fewer_pictures_is_compared_on_these():

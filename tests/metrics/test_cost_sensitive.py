@@ -64,7 +64,7 @@ def test_true_probabilities_pay():
 def accused(true, p, costs, seed=0) -> bool:
     """Whether a report calls probabilities (N,) of the second class dishonest."""
     shares = np.stack([1 - p, p], axis=1)
-    return "not calibrated" in cost_section(true, shares, costs, ("0", "1"), key=Key.of(seed)).values["words"]
+    return cost_section(true, shares, costs, ("0", "1"), key=Key.of(seed)).uncalibrated
 
 
 @pytest.mark.parametrize("costs", [ALARM, ErrorCosts(1.0 - np.eye(2), no_answer=0.3)])

@@ -70,8 +70,8 @@ class FoldSpread:
         return cls(statistics.fmean(values), deviation, min(values), max(values))
 
     def __str__(self) -> str:
-        give = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
-        return f"{100 * self.mean:.1f}{give} % ({100 * self.least:.1f} to {percent(self.most)})"
+        deviation = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
+        return f"{100 * self.mean:.1f}{deviation} % ({100 * self.least:.1f} to {percent(self.most)})"
 
 
 @dataclass(frozen=True)
@@ -97,119 +97,102 @@ class CrossValidationSummary:
     timed: bool = False
     apart: TrainDistance | None = None
 
-    @property
-    def top1(self) -> FoldSpread:
-        """Top-1 over the folds."""
-        return FoldSpread.of([fold.top1 for fold in self.folds])
-
-    @property
-    def mean(self) -> FoldSpread:
-        """The macro metric over the folds."""
-        return FoldSpread.of([fold.mean for fold in self.folds])
-
     def lines(self) -> list[str]:
         """Lines to print: the spread, and comparisons with other folds."""
-        words = MACRO_METRICS[self.over_classes]
-        spread = f"Over {len(self.folds)} folds, mean ± standard deviation (least to most)"
-        return [
-            f"{spread}: {words} {self.mean}, top-1 {self.top1}.",
-            *self._starts(),
-            *(
-                f"Warning: {each.sentence()}" if each.flattering else each.sentence()
-                for each in self.comparisons
-            ),
-        ]
+        warnings = [f"{'Warning: ' * each.flattering}{each.sentence()}" for each in self.comparisons]
+        return [self._spread_text, *self._weights_notes(), *warnings]
 
     def new_places(self) -> NewPlaceEstimate | None:
         """What the folds say of new locations; None if no location or group is known."""
         return new_place_estimate(self.by, self.comparisons, self.apart)
 
     def sections(self) -> list[Section]:
-        """Sections of the page."""
-        words = MACRO_METRICS[self.over_classes]
-        noted, chose = any(fold.note for fold in self.folds), any(fold.chosen for fold in self.folds)
-        columns = ["", "training images", "predicted images", "top-1", words, "epochs", "minutes"]
-        rows = [
-            [
-                f"fold {fold.number + 1}", f"{fold.num_train:,}", f"{fold.num_test:,}", percent(fold.top1),
-                percent(fold.mean), "–" if fold.epochs is None else f"{fold.epochs:.4g}", f"{fold.seconds / 60:.1f}",
-                *([fold.note] if noted else []), *(["; ".join(fold.chosen)] if chose else []),
+        """Sections of the page: folds, candidates, and comparisons with other folds."""
+        found = [self._folds_section()]
+        if self.tries:
+            sentence = (
+                f"Chosen in each fold by {MACRO_METRICS[self.over_classes]} on a part of its training images. The "
+                "metrics above chose nothing."
+            )
+            numbers = [fold.number for fold in self.folds]
+            rows = [
+                [each.name, *(percent(each.scores.get(number)) for number in numbers)] for each in self.tries
             ]
-            for fold in self.folds
-        ]  # fmt: skip
-        first = Section(
-            "Folds",
-            [
-                self.note,
-                f"The metrics above are of all images together, each predicted by {self._models} not trained on it. "
-                f"Over the folds, mean ± standard deviation (least to most): {words} {self.mean}, top-1 {self.top1}.",
-                *self._starts(),
-                *self._shown(),
-                "Training curves are in the report of each fold: fold1/report.html and so on.",
-            ],
-            [
-                *columns,
-                *(["note"] if noted else []),
-                *(["chosen" if self.tries else "hyperparameters"] if chose else []),
-            ],
-            rows,
-        )
-        return [first, *self._candidates(words), *self._comparisons()]
+            columns = ["hyperparameters", *(f"fold {number + 1}" for number in numbers)]
+            found.append(Section("Candidates", [sentence], columns, rows))
+        if self.comparisons:
+            sentences = [f"{'!' * each.flattering}{each.sentence()}" for each in self.comparisons]
+            found.append(Section("New locations", sentences))
+        return found
+
+    def _folds_section(self) -> Section:
+        models = "a model" if self.members == 1 else f"{self.members} models together (their mean)"
+        sentences = [
+            self.note,
+            f"The metrics above are of all images together, each predicted by {models} not trained on it. "
+            f"{self._spread_text}",
+            *self._weights_notes(),
+        ]
+        if (
+            len({(fold.weights, fold.chosen, fold.epochs) for fold in self.folds}) > 1
+            or self.members > 1
+            or self.timed
+        ):
+            epochs = (
+                " The number of epochs that fit into the minutes was measured there." if self.timed else ""
+            )
+            sentences.append(
+                "Recipe, epochs and automatic choices on this page are those of the first model of fold 1. The other "
+                f"runs have their own reports.{epochs}"
+            )
+        sentences.append("Training curves are in the report of each fold: fold1/report.html and so on.")
+        table = {
+            "": [f"fold {fold.number + 1}" for fold in self.folds],
+            "training images": [f"{fold.num_train:,}" for fold in self.folds],
+            "predicted images": [f"{fold.num_test:,}" for fold in self.folds],
+            "top-1": [percent(fold.top1) for fold in self.folds],
+            MACRO_METRICS[self.over_classes]: [percent(fold.mean) for fold in self.folds],
+            "epochs": ["–" if fold.epochs is None else f"{fold.epochs:.4g}" for fold in self.folds],
+            "minutes": [f"{fold.seconds / 60:.1f}" for fold in self.folds],
+            "note": [fold.note for fold in self.folds],
+            "chosen" if self.tries else "hyperparameters": ["; ".join(fold.chosen) for fold in self.folds],
+        }
+        table = {name: column for name, column in table.items() if any(column)}
+        return Section("Folds", sentences, list(table), list(zip(*table.values(), strict=True)))
 
     @property
-    def _models(self) -> str:
-        return "a model" if self.members == 1 else f"{self.members} models together (their mean)"
+    def _spreads(self) -> dict[str, FoldSpread]:
+        return {
+            self.over_classes: FoldSpread.of([fold.mean for fold in self.folds]),
+            "top1": FoldSpread.of([fold.top1 for fold in self.folds]),
+        }
 
-    def _starts(self) -> list[str]:
-        """A sentence if folds chose different initial weights."""
-        started: dict[str, list[str]] = {}
-        for fold in self.folds:
-            started.setdefault(" and ".join(fold.weights), []).append(str(fold.number + 1))
-        if len(started) < 2:
-            return []
-        listed = "; ".join(
-            f"{weights} in fold{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
-            for weights, numbers in started.items()
+    @property
+    def _spread_text(self) -> str:
+        values = ", ".join(
+            f"{MACRO_METRICS.get(name, 'top-1')} {each}" for name, each in self._spreads.items()
         )
+        return f"Over {len(self.folds)} folds, mean ± standard deviation (least to most): {values}."
+
+    def _weights_notes(self) -> list[str]:
+        """A sentence if folds chose different initial weights."""
+        folds_of: dict[str, list[str]] = {}
+        for fold in self.folds:
+            folds_of.setdefault(" and ".join(fold.weights), []).append(str(fold.number + 1))
+        if len(folds_of) < 2:
+            return []
+        listed = "; ".join(f"{weights} (fold {', '.join(numbers)})" for weights, numbers in folds_of.items())
         return [
             f"Initial weights: {listed}, chosen on the training images of each fold. "
             "The linear probe uses those of fold 1."
         ]
-
-    def _shown(self) -> list[str]:
-        """A sentence if the page shows one run that stands for different ones."""
-        alike = len({(fold.weights, fold.chosen, fold.epochs) for fold in self.folds}) < 2
-        if alike and self.members == 1 and not self.timed:
-            return []
-        run = "fold 1" if self.members == 1 else "the first model of fold 1"
-        epochs = " The number of epochs that fit into the minutes was measured there." if self.timed else ""
-        return [
-            f"Recipe, epochs and automatic choices on this page are those of {run}. The other runs have their own "
-            f"reports.{epochs}"
-        ]
-
-    def _candidates(self, words: str) -> list[Section]:
-        if not self.tries:
-            return []
-        sentence = f"Chosen in each fold by {words} on a part of its training images. The metrics above chose nothing."
-        numbers = [fold.number for fold in self.folds]
-        rows = [[each.name, *(percent(each.scores.get(number)) for number in numbers)] for each in self.tries]
-        return [
-            Section("Candidates", [sentence], ["hyperparameters", *(f"fold {n + 1}" for n in numbers)], rows)
-        ]
-
-    def _comparisons(self) -> list[Section]:
-        sentences = [
-            f"!{each.sentence()}" if each.flattering else each.sentence() for each in self.comparisons
-        ]
-        return [Section("New locations", sentences)] if sentences else []
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for ``report.json``."""
         return {
             "split_by": self.by,
             "folds": [asdict(fold) for fold in self.folds],
-            "fold_mean": {"top1": asdict(self.top1), self.over_classes: asdict(self.mean)},
+            "fold_mean": {name: asdict(spread) for name, spread in self._spreads.items()},
             "candidates": [{"settings": each.name, "scores": dict(each.scores)} for each in self.tries],
             "split_comparison": [each.to_json() for each in self.comparisons],
             "distance_to_train": None if self.apart is None else asdict(self.apart) | {"near_km": NEAR_KM},

@@ -63,26 +63,23 @@ class TrainDistance:
     def describe(self) -> str:
         """Sentences on both distances."""
         sentences = []
-        if self.by == "place" and self.near:
-            verb = "is" if self.near == 1 else "are"
+        if self.by == "place":
+            near = f"{pluralize(self.near, 'image')} of {self.known:,} ({percent(self.near / self.known)})"
             sentences.append(
-                f"{pluralize(self.near, 'image')} of {self.known:,} ({percent(self.near / self.known)}) {verb} within "
-                f"{NEAR_KM:g} km of a training image, so metrics may be optimistic."
+                f"Within {NEAR_KM:g} km of a training image: {near if self.near else 'no image'}."
             )
-        elif self.by == "place":
-            sentences.append(f"No image is within {NEAR_KM:g} km of a training image.")
-            if self.median_km is not None:
+            if not self.near and self.median_km is not None:
                 sentences.append(
                     f"Half of them are {number(float(f'{self.median_km:.2g}'))} km away or farther."
                 )
         groups = self if self.by == "group" else self.groups
-        if groups is not None and groups.near:
-            sentences.append(
-                f"{percent(groups.near / groups.known)} of the images are of a group with training images, so metrics "
-                "may be optimistic."
+        if groups is not None:
+            share = (
+                f"{percent(groups.near / groups.known)} of the images are" if groups.near else "No image is"
             )
-        elif groups is not None:
-            sentences.append("No image is of a group with training images.")
+            sentences.append(f"{share} of a group with training images.")
+        if not self.new:
+            sentences.append("The metrics may be optimistic.")
         return " ".join(sentences)
 
 
@@ -158,8 +155,7 @@ class SplitComparison:
         """The comparison in one or two sentences."""
         values = "; ".join(
             f"{title} {percent(self.at_random[name])} random, {percent(self.by_place[name])} by location, difference "
-            f"{100 * self.difference[name].value:+.1f} points ({100 * self.difference[name].low:+.1f} to "
-            f"{100 * self.difference[name].high:+.1f})"
+            f"{self.difference[name].points}"
             for name, title in (("macro_f1", "macro-F1"), ("top1", "top-1"))
         )
         if self.flattering:
@@ -171,8 +167,8 @@ class SplitComparison:
             )
         if any(each.high < 0 for each in self._main):
             return (
-                f"Random folds are not optimistic: metrics of {self.what} are higher by location ({values}). Chance in "
-                "the choice of images does not explain it; chance in the assignment to folds may."
+                f"Random folds are not optimistic: metrics of {self.what} are higher by location ({values}). The "
+                "assignment to folds may explain it."
             )
         return (
             f"With random folds and by location, metrics of {self.what} differ only within chance: {values}."
@@ -206,14 +202,13 @@ class NewPlaceEstimate:
 
 def hold_out_estimate(distance: TrainDistance) -> NewPlaceEstimate:
     """What a single held-out split says of new locations or groups."""
-    command = f"effnetv2 crossval DATA --by {distance.by}"  # by location, groups stay whole too
-    about = _NOUNS[distance.by]
+    about, command = _NOUNS[distance.by], f"effnetv2 crossval DATA --by {distance.by}"
     if distance.new:
         text = f"{distance.describe()} Cross-validation evaluates all {distance.nouns}, not only these:"
         return NewPlaceEstimate(
             f"These are new {distance.nouns}.", text, about == "locations", command, about
         )
-    by = _NOUNS[distance.by][:-1] + (" with whole groups" if distance.groups is not None else "")
+    by = about[:-1] + (" with whole groups" if distance.groups is not None else "")
     text = f"{distance.describe()} Cross-validation by {by} measures it:"
     return NewPlaceEstimate("Not measured.", text, False, command, about)
 
@@ -230,13 +225,13 @@ def new_place_estimate(
         return _spatial_estimate(distance, compared)
     if compared is not None:
         return _compared_estimate(compared)
-    if by == "time":
-        period = "Each model predicted the period that follows its training images."
-        if distance is None:
-            return NewPlaceEstimate("That is what is measured here.", period, known=False, about="period")
-        found = _distance_estimate(by, distance)
-        return replace(found, text=f"{period} {found.text}", command=None)
-    return None if distance is None else _distance_estimate(by, distance)
+    found = None if distance is None else _distance_estimate(by, distance)
+    if by != "time":
+        return found
+    period = "Each model predicted the period that follows its training images."
+    if found is None:
+        return NewPlaceEstimate("That is what is measured here.", period, known=False, about="period")
+    return replace(found, text=f"{period} {found.text}", command=None)
 
 
 def _distance_estimate(by: str, distance: TrainDistance) -> NewPlaceEstimate:
@@ -247,46 +242,50 @@ def _distance_estimate(by: str, distance: TrainDistance) -> NewPlaceEstimate:
         return NewPlaceEstimate(f"These are new {distance.nouns}.", text, about == "locations", about=about)
     if groups is not None and not groups.near:
         return NewPlaceEstimate("These are new groups.", text, known=False, about=about)
-    # The rule auto keeps groups whole if it can: the notes on the folds say why it could not.
-    if by != "class":
-        return NewPlaceEstimate("Not measured.", text, known=False, about=about)
-    text = f"{text} Cross-validation by {about[:-1]} measures it:"
-    return NewPlaceEstimate("Not measured.", text, False, f"effnetv2 crossval DATA --by {distance.by}", about)
+    command = None
+    if (
+        by == "class"
+    ):  # the rule auto keeps groups whole if it can: the notes on the folds say why it could not
+        text, command = (
+            f"{text} Cross-validation by {about[:-1]} measures it:",
+            f"effnetv2 crossval DATA --by {distance.by}",
+        )
+    return NewPlaceEstimate("Not measured.", text, known=False, command=command, about=about)
 
 
 def _spatial_estimate(distance: TrainDistance, compared: SplitComparison | None) -> NewPlaceEstimate:
     """For spatial folds: images on two sides of the border of a block are neighbors."""
-    sentences = [distance.describe(), *([] if compared is None else [compared.sentence()])]
-    if not distance.near:
-        return NewPlaceEstimate("That is what is measured here.", " ".join(sentences), known=True)
-    # So few images cannot change a metric by what matters.
-    if distance.near < _MATTERS * distance.known:
-        verdict = f"That is what is measured here, except for {pluralize(distance.near, 'image')}."
-        return NewPlaceEstimate(verdict, " ".join(sentences), known=True)
-    sentences.insert(1, "Larger blocks (--block-degrees) have fewer borders.")
+    behind = "" if compared is None else f" {compared.sentence()}"
+    few = distance.near < _MATTERS * distance.known  # too few to change a metric by what matters
+    if few:
+        exception = f", except for {pluralize(distance.near, 'image')}" if distance.near else ""
+        verdict = f"That is what is measured here{exception}."
+        return NewPlaceEstimate(verdict, f"{distance.describe()}{behind}", known=True)
     half = 2 * distance.near > distance.known
     verdict = "Not measured." if half else "That is measured here in part."
-    return NewPlaceEstimate(verdict, " ".join(sentences), known=not half)
+    text = f"{distance.describe()} Larger blocks (--block-degrees) have fewer borders.{behind}"
+    return NewPlaceEstimate(verdict, text, known=not half)
 
 
 def _compared_estimate(compared: SplitComparison) -> NewPlaceEstimate:
     """For random folds compared with spatial ones. A trained model may lose more or less than the probe."""
-    text = compared.sentence()
-    if compared.what == PROBE:
-        verdict = "does not tell"
-        if compared.flattering:
-            verdict = "is worse there"
-        elif compared.alike:
-            verdict = "is no worse there beyond chance"
-        return NewPlaceEstimate(
-            f"Not measured for the model; the probe {verdict}.",
-            f"{text} A trained model may lose more or less than the probe. To measure it, "
-            "train with both kinds of folds:",
-            known=False,
-            command="effnetv2 crossval DATA --compare-splits",
-        )
-    if compared.flattering:
-        return NewPlaceEstimate("Worse.", text, known=True)
-    if compared.alike:
-        return NewPlaceEstimate("No worse beyond chance.", text, known=True)
-    return NewPlaceEstimate("Too few images to tell.", text, known=False)
+    case = "worse" if compared.flattering else "alike" if compared.alike else "unknown"
+    if compared.what != PROBE:
+        verdicts = {
+            "worse": "Worse.",
+            "alike": "No worse beyond chance.",
+            "unknown": "Too few images to tell.",
+        }
+        return NewPlaceEstimate(verdicts[case], compared.sentence(), known=case != "unknown")
+    probe = {
+        "worse": "is worse there",
+        "alike": "is no worse there beyond chance",
+        "unknown": "does not tell",
+    }
+    return NewPlaceEstimate(
+        f"Not measured for the model; the probe {probe[case]}.",
+        f"{compared.sentence()} A trained model may lose more or less than the probe. To measure it, train with both "
+        "kinds of folds:",
+        known=False,
+        command="effnetv2 crossval DATA --compare-splits",
+    )

@@ -20,6 +20,7 @@ from PIL import Image
 
 from efficientnetv2.evaluation.plot_style import svg
 from efficientnetv2.evaluation.text_wrap import breakable, command, sentence
+from efficientnetv2.utils.errors import format_duration
 
 THUMBNAIL_PX = 160
 # In the head of every page, to recognize it.
@@ -36,7 +37,8 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent, "duration": duration, "number": number, "drawing": figure_uri, "breakable": breakable,
+        "percent": percent, "duration": format_duration, "number": number, "drawing": figure_uri,
+        "breakable": breakable,
         "sentence": sentence, "command": command, "round_percent": round_percent, "anchor": anchor, "anchors": anchors,
         "headings": headings,
     }  # fmt: skip
@@ -80,6 +82,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
+def format_interval(interval: tuple[float, float]) -> str:
+    """``91.5 to 94.9 %``."""
+    return f"{100 * interval[0]:.1f} to {percent(interval[1])}"
+
+
 def round_percent(share: float) -> str:
     """``93 %``, for a cell of a table or a requested threshold."""
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
@@ -105,15 +112,6 @@ def number(value: float | str) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
-
-
-def duration(seconds: float) -> str:
-    """``3 min 20 s``; below a minute with tenths."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def json_values(value: Any) -> Any:

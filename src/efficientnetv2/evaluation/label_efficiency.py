@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.html import percent
+from efficientnetv2.evaluation.html import format_interval, percent
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
 from efficientnetv2.evaluation.sections import TemplateSection
-from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
+from efficientnetv2.inference.learning_curve import LearningCurve
 
 # Gain of macro-F1 from which labels are worth it, and below which they bring little. Ours.
 _WORTH, _LITTLE = 0.005, 0.02
@@ -21,37 +21,25 @@ _LETTER = 0.016
 
 def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> tuple[str, str]:
     """A verdict in a word or two, and its sentences, followed by a note on the images."""
-    behind = f" {note}" if note else ""
-    word = "Perhaps."
-    if curve.gain_low > _WORTH:
-        word = "Probably."
-    elif curve.gain_high < _LITTLE:
-        word = "Little."
+    word = "Probably." if curve.gain_low > _WORTH else "Little." if curve.gain_high < _LITTLE else "Perhaps."
     half, last = curve.points[-2:]
-    measured = (
+    text = (
         f"A linear probe on the pretrained weights reaches macro-F1 {percent(half.macro_f1)} with {half.num_images:,} "
         f"labeled images and {percent(last.macro_f1)} with {last.num_images:,}"
     )
-    if word == "Perhaps." and curve.gain <= 0:
-        # Extrapolated, it would say that labels do harm.
-        return (
-            "Not known.",
-            f"{measured}. It does not rise, so the effect of more labels is not known.{behind}",
-        )
-    gain = f"{100 * curve.gain:+.1f} points"
-    if curve.carried is None:
-        return word, f"{measured}. Extrapolated, {_extrapolated(curve.forecast)}, {gain}.{behind}"
-    there = curve.carried.num_images
-    return word, (
-        f"{measured}, a sample of the {there:,} training images. More was not measured. Extrapolated, "
-        f"{_extrapolated(curve.carried)}, and {_extrapolated(curve.forecast)}. Twice the labels would bring {gain} "
-        f"({100 * curve.gain_low:+.1f} to {100 * curve.gain_high:+.1f}).{behind}"
-    )
-
-
-def _extrapolated(point: LearningCurvePoint) -> str:
-    reach = f"{100 * point.low:.1f} to {percent(point.high)}"
-    return f"{point.num_images:,} give {percent(point.macro_f1)} ({reach})"
+    gain = f"{100 * curve.gain:+.1f} points ({100 * curve.gain_low:+.1f} to {100 * curve.gain_high:+.1f})"
+    if word == "Perhaps." and curve.gain <= 0:  # an extrapolation would say that labels do harm
+        word, text = "Not known.", f"{text}. It does not rise, so the effect of more labels is not known."
+    else:
+        if curve.carried is not None:
+            text += f", a sample of the {curve.carried.num_images:,} training images"
+        points = [
+            f"{point.num_images:,} give {percent(point.macro_f1)} ({format_interval((point.low, point.high))})"
+            for point in (curve.carried, curve.forecast)
+            if point is not None
+        ]
+        text += f". Extrapolated, {' and '.join(points)}. Twice the labels would bring {gain}."
+    return word, f"{text} {note}".strip()
 
 
 def learning_curve_section(curve: LearningCurve, *, note: str = "") -> TemplateSection:
@@ -60,26 +48,11 @@ def learning_curve_section(curve: LearningCurve, *, note: str = "") -> TemplateS
         "more_labels.html.j2",
         {
             "words": " ".join(label_efficiency_verdict(curve, note=note)),
-            "how": _how(curve),
             "curve": draw_label_curve(curve),
+            "draws": curve.points[0].draws,
+            "sample": None if curve.carried is None else curve.points[-1].num_images,
         },
         {"data_scaling_curve": asdict(curve)},
-    )
-
-
-def _how(curve: LearningCurve) -> str:
-    """The caption of the curve."""
-    last, dotted = "of all training images", "a power law, extrapolated"
-    if curve.carried is not None:
-        last = f"of the whole sample of {curve.points[-1].num_images:,}"
-        dotted = (
-            "a power law, extrapolated to all training images and to twice as many. Where it flattens is not known, so "
-            "the bars hold three cases: errors fall as before, half as fast, or no further"
-        )
-    return (
-        f"Each point is the mean of {curve.points[0].draws} draws, the last {last}. Bands are 95 % intervals over "
-        f"images and draws. Dotted: {dotted}. The trained model reaches more than this probe, and may gain "
-        "more from labels."
     )
 
 

@@ -18,7 +18,7 @@ from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.metrics.selective import CoverageCurve
 from efficientnetv2.models import pretrained
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.utils.shell import typed
 
 Topic = Literal[
     "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
@@ -102,24 +102,25 @@ def next_steps(
         >>> next_steps(metrics, ReportMetadata("photos", "val", model="runs/a"))[0].command
         'effnetv2 predict runs/a IMAGES'
     """
-    candidates: list[tuple[float, NextStep | None]] = []
-    if metadata.is_training_report:
-        candidates = [
-            (1.0, _weights(metadata)),
-            (0.5 if (metadata.epochs or 1) < 1 else 2.0, _epochs(metadata)),
-            (2.5, _learning_rate(metadata)),
-            (3.0, _image_size(metadata)),
-            (5.0, _imbalance(metrics, metadata)),
-            (6.0, _more_labels(metadata, data_scaling_curve)),
-        ]
     images = metrics.num_images + (metadata.num_train_images or 0)
     many_conflicts = metadata.label_conflicts > _MANY_CONFLICTS * images
-    candidates.append((1.5 if many_conflicts else 4.0, _label_errors(metadata, suspects)))
-    steps = [step for _, step in sorted(candidates, key=lambda each: each[0]) if step is not None]
+    candidates = {1.5 if many_conflicts else 4.0: _label_errors(metadata, suspects)}
+    if metadata.is_training_report:
+        candidates |= {
+            1.0: _weights(metadata),
+            0.5 if (metadata.epochs or 1) < 1 else 2.0: _epochs(metadata),
+            2.5: _learning_rate(metadata),
+            3.0: _image_size(metadata),
+            5.0: _imbalance(metrics, metadata),
+            6.0: _more_labels(metadata, data_scaling_curve),
+        }
+    steps = [step for _, step in sorted(candidates.items()) if step is not None]
     if steps and steps[-1].topic == "more_labels" and {step.topic for step in steps} & CHANGE_THE_PROBE:
         reason = f"{steps[-1].reason} Do the steps above first: they change this estimate."
         steps[-1] = replace(steps[-1], reason=reason)
-    steps = steps or [_use(metadata)]
+    if not steps:
+        reason = "No limit was measured that a usual step would lift."
+        steps = [NextStep(1, "use", "Use the model", reason, predict_command(metadata))]
     return tuple(replace(step, rank=rank) for rank, step in enumerate(steps, start=1))
 
 
@@ -153,7 +154,7 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
 
 def predict_command(metadata: ReportMetadata) -> str:
     """The command that predicts new images with the model of a report."""
-    return shell_join(["effnetv2", "predict", model_of(metadata), "IMAGES"])
+    return typed(["effnetv2", "predict", model_of(metadata), "IMAGES"])
 
 
 def model_of(metadata: ReportMetadata) -> str:
@@ -172,22 +173,11 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
     bundled = start.endswith(f"{model}.safetensors") and Path(start).parent.name == "weights"
     if not best or not (start == "none" or bundled) or set(compared) & set(best):
         return None
+    weights = "the bundled weights, which were trained on aerial images" if bundled else "random weights"
+    fetch = typed(["effnetv2", "models", "--fetch", best[0]])
     reason = (
-        "The run started from the bundled weights, which were trained on aerial images."
-        if bundled
-        else "The run started from random weights."
-    )
-    if metadata.linear_probe_top1 is not None:
-        reason += f" A linear probe of these weights reaches top-1 {percent(metadata.linear_probe_top1)}."
-    few = (
-        ""
-        if metadata.num_train_images is None
-        else f", above all with {metadata.num_train_images:,} training images"
-    )
-    fetch = shell_join(["effnetv2", "models", "--fetch", best[0]])
-    reason += (
-        f" ImageNet weights usually give far more{few}. Without a network here, run {fetch} on another machine. Copy "
-        "the file that it names, and pass it as --weights FILE."
+        f"The run started from {weights}. ImageNet weights usually give far more. Without a network here, run {fetch} "
+        "on another machine. Copy the file that it names, and pass it as --weights FILE."
     )
     random_only = ("init", "head_init") if start == "none" else ()
     command = _repeat(
@@ -198,11 +188,8 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
 
 def _epochs(metadata: ReportMetadata) -> NextStep | None:
     """More epochs, if there were few or the metric still rose."""
-    epochs = metadata.epochs
-    if epochs is None or metadata.extra.get("stopped_early"):
-        return None
-    gain = metadata.late_gain or 0.0
-    if epochs >= _FEW_EPOCHS and gain <= _RISING:
+    epochs, gain = metadata.epochs, metadata.late_gain or 0.0
+    if epochs is None or metadata.extra.get("stopped_early") or (epochs >= _FEW_EPOCHS and gain <= _RISING):
         return None
     reason = f"The model was trained for {pluralize(float(f'{epochs:.3g}'), 'epoch')}."
     if gain > _RISING:
@@ -220,10 +207,10 @@ def _learning_rate(metadata: ReportMetadata) -> NextStep | None:
     if metadata.kept_model != "start" or lr is None or (metadata.epochs or 0) < _FEW_EPOCHS:
         return None
     start, trained = (metadata.extra.get(f"{model}_metric") for model in ("start", "trained"))
-    reason = "The model before training was kept, as no trained one was better on the selection set."
-    if start is not None and trained is not None:
-        reason += f" It reached {percent(start)} there, training {percent(trained)}."
-    reason += f" The learning rate was {lr:g}."
+    reason = (
+        f"On the selection set the model before training reached {percent(start)}, training {percent(trained)} at "
+        f"learning rate {lr:g}."
+    )
     lower = f"optimizer.lr={float(f'{lr / _LR_DIVISOR:.2g}'):g}"
     command = _repeat(metadata, ["--set", lower], without_fields=("optimizer.lr",))
     return NextStep(0, "learning_rate", "Lower the learning rate", reason, command)
@@ -252,22 +239,21 @@ def _image_size(metadata: ReportMetadata) -> NextStep | None:
 def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
     """A check of labels that contradict each other, or a confident model that is mostly right."""
     reasons = []
-    if count := metadata.label_conflicts:
-        verb = "has" if count == 1 else "have"
-        reasons.append(f"{pluralize(count, 'pair')} of identical images {verb} different labels.")
-    if suspects:
-        verb = "contradicts" if suspects == 1 else "contradict"
+    if metadata.label_conflicts:
         reasons.append(
-            f"The labels of {pluralize(suspects, 'image')} {verb} a prediction of {round_percent(_CONFIDENT)} or more, "
-            "which is mostly right."
+            f"Identical images with different labels: {pluralize(metadata.label_conflicts, 'pair')}."
+        )
+    if suspects:
+        reasons.append(
+            f"Labels that contradict a prediction of {round_percent(_CONFIDENT)} or more, which is mostly right: "
+            f"{pluralize(suspects, 'image')}."
         )
     if not reasons:
         return None
-    table = [
-        word for name in _TABLE if (value := _option_value(metadata.command, name)) for word in (name, value)
-    ]
+    given = {name: value for name in _TABLE if (value := _option_value(metadata.command, name)) is not None}
+    table = [word for option in given.items() for word in option]
     words = ["effnetv2", "check", metadata.data, *table, *(["--weights", "auto"] if suspects else [])]
-    return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), shell_join(words))
+    return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), typed(words))
 
 
 def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
@@ -278,21 +264,17 @@ def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
     if len(counts) < 2 or max(counts.values()) < _IMBALANCE * min(counts.values()):
         return None
     limit = max(counts.values()) / _IMBALANCE
-    recalls: dict[bool, list[float]] = {True: [], False: []}  # of rare classes, of the others
-    images = 0
-    for name, count in counts.items():
-        each = metrics.per_class.get(name)
-        if each is not None and each.recall is not None:
-            recalls[count <= limit].append(each.recall)
-            images += each.support * (count <= limit)
-    if not all(recalls.values()) or images < _MIN_RARE:
+    known = {name: metrics.per_class[name] for name in counts if name in metrics.per_class}
+    rare = [each for name, each in known.items() if each.recall is not None and counts[name] <= limit]
+    others = [each for name, each in known.items() if each.recall is not None and counts[name] > limit]
+    if not rare or not others or sum(each.support for each in rare) < _MIN_RARE:
         return None
-    rare, others = (float(np.mean(recalls[is_rare])) for is_rare in (True, False))
-    if others - rare < _LAG:
+    recalls = [float(np.mean([each.recall or 0.0 for each in group])) for group in (rare, others)]
+    if recalls[1] - recalls[0] < _LAG:
         return None
     reason = (
         f"Classes have {min(counts.values()):,} to {max(counts.values()):,} training images. Mean recall is "
-        f"{percent(rare)} for {pluralize(len(recalls[True]), 'rare class')} and {percent(others)} for the rest."
+        f"{percent(recalls[0])} for {pluralize(len(rare), 'rare class')} and {percent(recalls[1])} for the rest."
     )
     command = _repeat(metadata, ["--set", "class_sampling=equal"], without_fields=("class_sampling",))
     return NextStep(0, "class_imbalance", "Balance the classes", reason, command)
@@ -302,19 +284,13 @@ def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> N
     """More labels, if the learning curve of the linear probe rises."""
     if curve is None or curve["gain"] <= _WORTH:
         return None
-    low, high = 100 * curve["gain_low"], 100 * curve["gain_high"]
     reason = (
         f"With {curve['forecast']['num_images']:,} labels, twice as many, a linear probe is estimated to gain "
-        f"{100 * curve['gain']:+.1f} points of macro-F1 (95 % CI {low:+.1f} to {high:+.1f}). The command ranks images "
-        "without labels."
+        f"{100 * curve['gain']:+.1f} points of macro-F1 (95 % CI {100 * curve['gain_low']:+.1f} to "
+        f"{100 * curve['gain_high']:+.1f}). The command ranks images without labels."
     )
-    words = ["effnetv2", "predict", model_of(metadata), "IMAGES", "--rank", "next.csv"]
-    return NextStep(0, "more_labels", "Label more images", reason, shell_join(words))
-
-
-def _use(metadata: ReportMetadata) -> NextStep:
-    reason = "No limit was measured that a usual step would lift."
-    return NextStep(0, "use", "Use the model", reason, predict_command(metadata))
+    command = f"{predict_command(metadata)} --rank next.csv"
+    return NextStep(0, "more_labels", "Label more images", reason, command)
 
 
 def _repeat(
@@ -327,7 +303,7 @@ def _repeat(
     """The training command with other options; a plain one if another command started the run."""
     words = _split(metadata.command)
     if words[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
-        return shell_join(["effnetv2", "train", metadata.data, *options])
+        return typed(["effnetv2", "train", metadata.data, *options])
     kept, rest = words[:2], iter(words[2:])
     for word in rest:
         name, equals, value = word.partition("=")
@@ -342,7 +318,7 @@ def _repeat(
             kept.append(word)
         elif not equals:
             next(rest, None)
-    return shell_join([*kept, *options])
+    return typed([*kept, *options])
 
 
 def _option_value(command: str | None, option: str) -> str | None:
@@ -355,7 +331,7 @@ def _option_value(command: str | None, option: str) -> str | None:
 
 
 def _split(command: str | None) -> list[str]:
-    """The words of a command that ``utils.shell.shell_join`` wrote."""
+    """The words of a command that ``utils.shell.typed`` wrote."""
     if os.name != "nt":
         return shlex.split(command or "")
     return [word.strip('"') for word in shlex.split(command or "", posix=False)]

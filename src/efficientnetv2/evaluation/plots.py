@@ -39,6 +39,8 @@ HYPERPARAMETERS = {
     "lr": "learning rate",
     "images_per_s": "images/s",
 }
+# Those that change at every step.
+_CONTINUOUS = ("lr", "images_per_s")
 
 
 def constant_hyperparameters(history: Sequence[MetricsRow]) -> dict[str, float]:
@@ -56,51 +58,20 @@ def draw_training_curves(history: Sequence[MetricsRow]) -> Figure | None:
 
     Rows are those of ``metrics.jsonl``: ``kind`` is ``train``, ``val`` or ``minival``.
     """
-    keys = {"top1": "top-1", **MACRO_METRICS}
     scores = {
-        words + on: _points(history, kind, name)
-        for kind, on in {"val": "", "minival": " (minival)"}.items()
-        for name, words in keys.items()
+        f"{title}{'' if kind == 'val' else ' (minival)'}": _points(history, kind, name)
+        for kind in ("val", "minival")
+        for name, title in {"top1": "top-1", **MACRO_METRICS}.items()
     }
     panels = [
-        ("loss", {"loss": _points(history, "train", "loss")}, 1.4, False),
-        (_validated(history), {name: points for name, points in scores.items() if points}, 1.6, False),
+        _Panel("loss", {"loss": _points(history, "train", "loss")}, 1.4),
+        _Panel(_validated(history), {name: points for name, points in scores.items() if points}, 1.6),
     ]
-    for name, words in HYPERPARAMETERS.items():
+    for name, title in HYPERPARAMETERS.items():
         points = _points(history, "train", name)
         if len({value for _, value in points}) > 1:
-            panels.append((words, {words: points}, 0.7, name not in ("lr", "images_per_s")))
-    panels = [panel for panel in panels if any(panel[1].values())]
-    if not panels:
-        return None
-    heights = [height for *_, height, _ in panels]
-    figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.6), layout="constrained")
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, (words, lines, _, stepwise) in zip(axes, panels, strict=True):
-        _draw(ax, words, lines, stepwise=stepwise)
-    axes[-1].set_xlabel("epoch", color=INK)
-    figure.align_ylabels(list(axes))
-    return figure
-
-
-def _validated(history: Sequence[MetricsRow]) -> str:
-    """The title of the validation panel: how many images of which split."""
-    points = {
-        kind: [row for row in history if row.get("kind") == kind and row.get("num_images")]
-        for kind in ("val", "minival")
-    }
-    last = points["val"][-1:]
-    before = points["minival"] or points["val"][:-1]
-    if not last and not before:
-        return "validation"
-    all_of_val = "".join(f"{row['num_images']:,} images" for row in last)
-    if not before or (not points["minival"] and before[-1]["num_images"] == last[0]["num_images"]):
-        return f"validation ({all_of_val})"
-    # Short enough for the width of the panel.
-    if points["minival"]:
-        last_point = f"; last point: val, {all_of_val}" if last else ""
-        return f"validation (minival, {before[-1]['num_images']:,} images{last_point})"
-    return f"validation ({before[-1]['num_images']:,} images; last point: all {all_of_val} of val)"
+            panels.append(_Panel(title, {title: points}, 0.7, stepwise=name not in _CONTINUOUS))
+    return _draw_panels([panel for panel in panels if any(panel.lines.values())])
 
 
 def draw_hyperparameters(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure | None:
@@ -108,43 +79,58 @@ def draw_hyperparameters(histories: Mapping[str, Sequence[MetricsRow]]) -> Figur
 
     The paper's Figure 4 from real runs: run name -> rows of ``metrics.jsonl``.
     """
-    panels = {}
-    for name, words in HYPERPARAMETERS.items():
+    panels: list[_Panel] = []
+    for name, title in HYPERPARAMETERS.items():
         lines = {run: _points(rows, "train", name) for run, rows in histories.items()}
-        values = {value for points in lines.values() for _, value in points}
-        if name not in ("lr", "images_per_s") and len(values) > 1:
-            panels[words] = lines
+        if name not in _CONTINUOUS and len({value for points in lines.values() for _, value in points}) > 1:
+            panels.append(_Panel(title, lines, 1.2, stepwise=True, legend=not panels))
+    return _draw_panels(panels)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    lines: Mapping[str, list[tuple[float, float]]]
+    height_in: float
+    stepwise: bool = False
+    legend: bool = True
+
+
+def _draw_panels(panels: Sequence[_Panel]) -> Figure | None:
+    """Panels below each other, over the epochs."""
     if not panels:
         return None
-    figure = Figure(figsize=(WIDTH_IN, 1.2 * len(panels) + 0.6), layout="constrained")
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for ax, (words, lines) in zip(axes, panels.items(), strict=True):
-        _draw(ax, words, lines, stepwise=True)
-    for ax in axes[1:]:
-        if (legend := ax.get_legend()) is not None:
-            legend.remove()  # the first legend is enough
+    heights = [panel.height_in for panel in panels]
+    figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.6), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, panel in zip(axes, panels, strict=True):
+        for (name, points), (color, stroke) in zip(panel.lines.items(), line_styles(), strict=False):
+            ax.plot(
+                [epoch for epoch, _ in points],
+                [value for _, value in points],
+                label=label_text(name),
+                color=color,
+                linestyle=stroke,
+                linewidth=1.5,
+                drawstyle="steps-post" if panel.stepwise else "default",
+                marker="o" if len(points) == 1 or (len(panel.lines) > 1 and len(points) < 30) else None,
+                markersize=3,
+            )
+        if len(panel.lines) > 1 and panel.legend:
+            ax.legend(frameon=False, labelcolor=INK, fontsize=9)
+        ax.margins(x=0.01, y=0.15)
+        style_axes(ax, panel.title)
+        ax.locator_params(axis="y", nbins=3 if len(panel.lines) == 1 and panel.stepwise else 5)
     axes[-1].set_xlabel("epoch", color=INK)
+    figure.align_ylabels(list(axes))
     return figure
 
 
-def _draw(ax: Axes, words: str, lines: Mapping[str, list[tuple[float, float]]], *, stepwise: bool) -> None:
-    for (name, points), (color, stroke) in zip(lines.items(), line_styles(), strict=False):
-        ax.plot(
-            [epoch for epoch, _ in points],
-            [value for _, value in points],
-            label=label_text(name),
-            color=color,
-            linestyle=stroke,
-            linewidth=1.5,
-            drawstyle="steps-post" if stepwise else "default",
-            marker="o" if len(points) == 1 or (len(lines) > 1 and len(points) < 30) else None,
-            markersize=3,
-        )
-    if len(lines) > 1:
-        ax.legend(frameon=False, labelcolor=INK, fontsize=9)
-    ax.margins(x=0.01, y=0.15)
-    style_axes(ax, words)
-    ax.locator_params(axis="y", nbins=3 if len(lines) == 1 and stepwise else 5)
+def _validated(history: Sequence[MetricsRow]) -> str:
+    """The title of the validation panel: how many images of which split."""
+    rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("num_images")]
+    counts = dict.fromkeys(f"{row['kind']}, {row['num_images']:,} images" for row in rows)
+    return f"validation ({'; '.join(counts)})" if counts else "validation"
 
 
 def _points(history: Sequence[MetricsRow], kind: str, name: str) -> list[tuple[float, float]]:

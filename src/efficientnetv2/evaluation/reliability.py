@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.html import percent
+from efficientnetv2.evaluation.html import format_interval, percent
 from efficientnetv2.evaluation.next_steps import suspect_labels
 from efficientnetv2.evaluation.plot_style import (
     COLORS,
@@ -21,6 +21,7 @@ from efficientnetv2.evaluation.plot_style import (
     single_plot,
     style_axes,
 )
+from efficientnetv2.evaluation.report_metadata import optimism_phrase
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.metrics.calibration import (
     ReliabilityBin,
@@ -87,27 +88,24 @@ def reliability_section(
     correct = is_correct(labels, predicted)
     true = np.where(correct, predicted, -1)
     bins = reliability_bins(true, scores)
-    mean, accuracy = float(confidence.mean()), float(correct.mean())
     calibration = _calibration(true, scores, bins, scaled, members)
-    if softmax_multilabel:
-        text, verdict = _SOFTMAX_MULTILABEL, "Not measured."
-    else:
-        bias = _bias(mean, accuracy, top1_interval or wilson_interval(accuracy, len(correct)))
-        within = calibration["ece_within_chance"]
-        verdict = "Not known." if training_images else _verdict(bias, within_chance=within)
-        compared = f"{_bias_text(bias, len(correct), training_images)}."
-        if answer == "sigmoid":
-            text = (
-                f"The mean probability of the most probable class is {percent(mean)}, and for {percent(accuracy)} of "
-                f"the images that class is one of their labels{compared}"
+    text, verdict = _SOFTMAX_MULTILABEL, "Not measured."
+    if not softmax_multilabel:
+        mean, accuracy = float(confidence.mean()), float(correct.mean())
+        interval = top1_interval or wilson_interval(accuracy, len(correct))
+        found, verdict = _bias(mean, accuracy, interval, within_chance=calibration["ece_within_chance"])
+        text = f"The mean probability is {percent(mean)}, and {percent(accuracy)} of {pluralize(len(correct), 'prediction')} are right"
+        if training_images:
+            found, verdict = (
+                f", but {training_images} trained the model: this says nothing of new images",
+                "Not known.",
             )
-        else:
-            text = (
-                f"The mean probability of its predictions is {percent(mean)}, and {percent(accuracy)} of them are "
-                f"right{compared} {_temperature(calibration, members, on_training_images=bool(training_images))}"
-            )
+        text += f"{found}."
+        if answer == "softmax":
+            text += f" {_temperature(calibration, members, training_images)}"
     curve = coverage_curve(correct, confidence)
     points, targets = _points(curve, abstain_below), _targets(curve)
+    optimism = optimism_phrase(training_images, selection_images)
     return TemplateSection(
         "trust.html.j2",
         {
@@ -119,7 +117,7 @@ def reliability_section(
             "least": _MIN_IMAGES,
             "highest": None if all(each["num_images"] for each in targets) else _highest_accuracy(curve),
             "abstaining": _abstention_text(curve, abstain_below),
-            "warning": _optimism_warning(training_images, selection_images),
+            "optimism": optimism,
             "points": points,
             "diagram": None if softmax_multilabel else draw_reliability(bins),
             "curve": draw_coverage(curve),
@@ -130,7 +128,7 @@ def reliability_section(
                 "aurc": curve.aurc,
                 "points": points,
                 "targets": targets,
-                "optimistic": bool(training_images or selection_images),
+                "optimistic": bool(optimism),
                 "suspect_labels": 0 if softmax_multilabel else suspect_labels(curve),
             },
         },
@@ -150,7 +148,8 @@ def _calibration(
     values: dict[str, Any] = {
         "ece": ece,
         "ece_by_chance": by_chance,
-        "ece_within_chance": _within_chance(ece, by_chance),
+        # As both are shown; of few images they take few values and often differ by rounding only.
+        "ece_within_chance": round(ece, 3) <= round(by_chance, 3),
         "mean_probability": float(scores.max(axis=1).mean()),
         "bins": [asdict(each) for each in bins],
     }
@@ -172,97 +171,49 @@ def _calibration(
     return values
 
 
-def _within_chance(ece: float, by_chance: float) -> bool:
-    # As both are shown; of few images they take few values and often differ by rounding only.
-    return round(ece, 3) <= round(by_chance, 3)
-
-
-def _bias(mean: float, accuracy: float, interval: Interval) -> tuple[str, bool] | None:
-    """Over- or underconfident, and whether that is certain: the mean probability is outside the interval of top-1."""
+def _bias(mean: float, accuracy: float, interval: Interval, *, within_chance: bool) -> tuple[str, str]:
+    """Over- or underconfident, as the end of a sentence and as a verdict; certain outside the interval of top-1."""
+    word = "overconfident" if mean > accuracy else "underconfident"
     if abs(mean - accuracy) < _EQUAL:
-        return None
-    return "overconfident" if mean > accuracy else "underconfident", not interval[0] <= mean <= interval[1]
-
-
-def _bias_text(bias: tuple[str, bool] | None, count: int, training_images: str) -> str:
-    """What follows from mean probability and accuracy, as the end of a sentence."""
-    if training_images:
-        return (
-            f". But {training_images} trained the model, so this says nothing about new images: evaluate it on images "
-            "that did not train it"
-        )
-    if bias is None:
-        return ""
-    word, certain = bias
-    if certain:
-        return f": it is {word}"
-    return (
-        f"; {pluralize(count, 'image')} {'is' if count == 1 else 'are'} too few to tell whether it is {word}"
-    )
-
-
-def _verdict(bias: tuple[str, bool] | None, *, within_chance: bool) -> str:
-    if bias is not None and bias[1]:
-        return f"No, {bias[0]}."
-    if not within_chance:
-        return "In part."
-    return "Yes." if bias is None else "Too few images to tell."
+        return "", "Yes." if within_chance else "In part."
+    if not interval[0] <= mean <= interval[1]:
+        return f": it is {word}", f"No, {word}."
+    verdict = "Too few images to tell." if within_chance else "In part."
+    return f", too few images to tell whether it is {word}", verdict
 
 
 def _temperature(
-    values: Mapping[str, Any], members: Sequence[Calibration | None], *, on_training_images: bool
+    values: Mapping[str, Any], members: Sequence[Calibration | None], training_images: str
 ) -> str:
     """What a temperature changed, or whether one is needed. On training images nothing is concluded."""
-    if any(members):
-        return _member_temperatures(members)
-    ece, by_chance = values["ece"], values["ece_by_chance"]
-    if "temperature" in values:
-        fitted = (
-            f"It has a temperature of {values['temperature']:.3g}, fitted on {values['num_fitted_images']} images of "
-            f"{values['fitted_on']}"
+    if known := [each for each in members if each is not None]:
+        temperatures = sorted(each.temperature for each in known)
+        images = sorted(each.pictures for each in known)
+        return (
+            f"{'Each' if len(known) == len(members) else len(known)} of the {len(members)} models has its own "
+            f"temperature ({temperatures[0]:.3g} to {temperatures[-1]:.3g}), fitted on {images[0]:,} to "
+            f"{images[-1]:,} images of {' or '.join(dict.fromkeys(each.fitted_on for each in known))}."
         )
-        verb = "lowered" if ece < values["ece_before"] else "did not lower"
-        change = f"(from {percent(values['ece_before'])} to {percent(ece)})"
-        effect = "" if on_training_images else f", which {verb} the calibration error {change}"
-        return f"{fitted}{effect}. A temperature changes no prediction."
-    if on_training_images:
+    ece, by_chance = percent(values["ece"]), percent(values["ece_by_chance"])
+    if "temperature" in values:
+        effect = (
+            ""
+            if training_images
+            else f" Calibration error: {percent(values['ece_before'])} before, {ece} after."
+        )
+        return (
+            f"It has a temperature of {values['temperature']:.3g}, fitted on {values['num_fitted_images']} images of "
+            f"{values['fitted_on']}.{effect} A temperature changes no prediction."
+        )
+    if training_images:
         return "No temperature was fitted."
     if values["ece_within_chance"]:
         return (
-            f"The calibration error, {percent(ece)}, is within chance (up to {percent(by_chance)}). "
-            "No temperature is needed."
+            f"The calibration error, {ece}, is within chance (up to {by_chance}). No temperature is needed."
         )
     return (
-        f"The calibration error is {percent(ece)}, more than chance explains (up to {percent(by_chance)}). "
-        "A temperature fitted on a selection set lowers it (--set minival=0.1)."
-    )
-
-
-def _member_temperatures(members: Sequence[Calibration | None]) -> str:
-    """Which models of an ensemble have a temperature, and what fitted them."""
-    known = [each for each in members if each is not None]
-    temperatures = _span([f"{each:.3g}" for each in sorted(each.temperature for each in known)])
-    images = _span([f"{each:,}" for each in sorted(each.pictures for each in known)])
-    names = " or ".join(dict.fromkeys(each.fitted_on for each in known))
-    fitted = f"({temperatures}), fitted on {images} images of {names}"
-    if len(known) == len(members):
-        return f"Each of the {len(members)} models has its own temperature {fitted}."
-    verb = "has" if len(known) == 1 else "have"
-    return f"{len(known)} of the {len(members)} models {verb} a temperature {fitted}; the others have none."
-
-
-def _span(values: Sequence[str]) -> str:
-    return values[0] if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
-
-
-def _optimism_warning(training_images: str, selection_images: str) -> str:
-    uses = ((training_images, "trained"), (selection_images, "selected"))
-    text = " and ".join(f"{images} {verb} the model" for images, verb in uses if images)
-    if not text:
-        return ""
-    return (
-        f"{text[0].upper()}{text[1:]}, so it is right more often than on new images, and what follows is optimistic. "
-        "Choose a threshold on other images."
+        f"The calibration error is {ece}, more than chance explains (up to {by_chance}). A temperature fitted on a "
+        "selection set lowers it (--set minival=0.1)."
     )
 
 
@@ -275,12 +226,12 @@ def _abstention_text(curve: CoverageCurve, abstain_below: float | None) -> str:
     if abstain_below is None:
         return text
     count, accuracy, interval = curve.at_threshold(abstain_below)
-    threshold = f"the threshold of {percent(abstain_below)} (--abstain-below)"
-    if interval is None:
-        return f"No prediction reaches {threshold}. {text}"
+    right = (
+        "" if interval is None else f", of which {percent(accuracy)} are right ({format_interval(interval)})"
+    )
     return (
-        f"{count} of {curve.num_images} predictions reach {threshold}. "
-        f"Of these, {percent(accuracy)} are right ({100 * interval[0]:.1f} to {percent(interval[1])}). {text}"
+        f"{count} of {curve.num_images} predictions reach the threshold of {percent(abstain_below)} "
+        f"(--abstain-below){right}. {text}"
     )
 
 
@@ -322,20 +273,17 @@ def _enough(curve: CoverageCurve) -> npt.NDArray[np.bool_]:
 
 def _points(curve: CoverageCurve, abstain_below: float | None) -> list[dict[str, Any]]:
     """Rows of the table, by decreasing coverage."""
-    thresholds = dict.fromkeys(float(curve.threshold[curve.at_coverage(coverage)]) for coverage in _COVERAGES)
-    rows = [_point(curve, threshold, asked=False) for threshold in thresholds]
-    if abstain_below is not None:
-        rows.append(_point(curve, abstain_below, asked=True))
-    return sorted(rows, key=lambda row: -float(row["coverage"]))
-
-
-def _point(curve: CoverageCurve, threshold: float, *, asked: bool) -> dict[str, Any]:
-    count, accuracy, interval = curve.at_threshold(threshold)
-    low, high = interval or (None, None)
-    return {
-        "coverage": count / curve.num_images, "threshold": threshold, "accuracy": accuracy, "low": low, "high": high,
-        "requested": asked,
-    }  # fmt: skip
+    thresholds = {float(curve.threshold[curve.at_coverage(coverage)]): False for coverage in _COVERAGES}
+    rows = [*thresholds.items(), *([] if abstain_below is None else [(abstain_below, True)])]
+    points: list[dict[str, Any]] = []
+    for threshold, asked in rows:
+        count, accuracy, interval = curve.at_threshold(threshold)
+        low, high = interval or (None, None)
+        points.append(
+            {"coverage": count / curve.num_images, "threshold": threshold, "accuracy": accuracy, "low": low,
+             "high": high, "requested": asked}
+        )  # fmt: skip
+    return sorted(points, key=lambda row: -float(row["coverage"]))
 
 
 def draw_reliability(bins: Sequence[ReliabilityBin]) -> Figure:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import yaml
 
 from efficientnetv2.evaluation import headline, plots, thumbnails
-from efficientnetv2.evaluation.confusion_matrix import Matrix, confusions
+from efficientnetv2.evaluation.confusion_matrix import matrix_layout, most_frequent_confusions
 from efficientnetv2.evaluation.html import json_text, json_values, render
 from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
@@ -156,8 +156,7 @@ class Report:
             metadata=metadata,
             bootstrap_unit=context.bootstrap_unit,
             headline=headline.headline(metrics),
-            data=headline.data_phrase(metadata),
-            majority=headline.majority_phrase(metrics),
+            split=headline.describe_split(metadata),
             majority_warning=headline.majority_warning(metrics, self.intervals),
             dataset_notes=headline.dataset_notes(metrics, metadata),
             probe_warning=headline.probe_warning(metrics, metadata, context.probe),
@@ -184,8 +183,9 @@ class Report:
             over_time=plots.draw_top1_over_time({metadata.model or "": self.history}),
             sizes=self.sizes,
             size_curve=None if self.sizes is None else plots.draw_sizes(self.sizes),
-            matrix=single_label and Matrix.of(single_label.confusion, single_label.class_names),
-            confusions=single_label and confusions(single_label.confusion, single_label.class_names),
+            matrix=single_label and matrix_layout(single_label.confusion, single_label.class_names),
+            confusions=single_label
+            and most_frequent_confusions(single_label.confusion, single_label.class_names),
             errors=[(error, thumbnails.encode_thumbnail(error.thumbnail, dim=stretch)) for error in errors],
             errors_note=_errors_note(abstention.get("suspect_labels", 0)),
             galleries=bool(in_galleries),

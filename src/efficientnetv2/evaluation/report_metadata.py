@@ -109,7 +109,12 @@ class ReportMetadata:
 
     @property
     def optimism(self) -> str:
-        """``These images trained the model``, the start of a warning; '' for none."""
-        uses = ((self.training_images, "trained"), (self.selection_images, "selected"))
-        text = " and ".join(f"{images} {verb} the model" for images, verb in uses if images)
-        return text[:1].upper() + text[1:]
+        """``optimism_phrase`` of these images."""
+        return optimism_phrase(self.training_images, self.selection_images)
+
+
+def optimism_phrase(training_images: str, selection_images: str) -> str:
+    """``These images trained the model``, the start of a warning; '' for none."""
+    uses = ((training_images, "trained"), (selection_images, "selected"))
+    text = " and ".join(f"{images} {verb} the model" for images, verb in uses if images)
+    return text[:1].upper() + text[1:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
@@ -39,40 +38,24 @@ def command(text: str) -> Markup:
 
 def text_width(text: str) -> float:
     """Approximate width of a text in ordinary letters."""
-    return sum(
-        0.0
-        if unicodedata.category(letter) in ("Mn", "Me", "Cf")
-        else _WIDE
-        if unicodedata.east_asian_width(letter) in "WF"
-        else 1.0
-        for letter in text
-    )
+    letters = [letter for letter in text if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
+    return sum(_WIDE if unicodedata.east_asian_width(letter) in "WF" else 1.0 for letter in letters)
 
 
 def wrap_name(name: str, letters: float, most: int) -> tuple[str, ...]:
     """A name in at most ``most`` lines of ``letters`` ordinary letters; a longer name ends with an ellipsis."""
     lines = [""]
-    for piece in _fitting(_PIECES.split(name), letters):
+    for piece in _PIECES.split(name):
         if text_width(lines[-1] + piece.rstrip()) > letters:
             lines.append("")
-        lines[-1] += piece
+        for letter in piece:  # a piece wider than a line breaks anywhere
+            if text_width(lines[-1] + letter.rstrip()) > letters:
+                lines.append("")
+            lines[-1] += letter
+    lines = [line for line in lines if line] or [""]
     if len(lines) > most:
         last = "".join(lines[most - 1 :])
         while text_width(last) > letters - 1:
             last = last[:-1]
         lines = [*lines[: most - 1], last.rstrip() + "…"]
     return tuple(line.strip() for line in lines)
-
-
-def _fitting(pieces: Sequence[str], letters: float) -> list[str]:
-    """The pieces, with those wider than a line split."""
-    found = []
-    for piece in pieces:
-        part = ""
-        for letter in piece:
-            if text_width(part + letter.rstrip()) > letters:
-                found.append(part)
-                part = ""
-            part += letter
-        found.append(part)
-    return found

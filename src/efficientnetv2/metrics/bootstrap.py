@@ -44,6 +44,11 @@ class Difference:
         """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def points(self) -> str:
+        """``+5.0 points (+1.0 to +9.0)``."""
+        return f"{100 * self.value:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+
 
 def cluster_bootstrap(
     labels: Ints, predictions: Ints, clusters: Ints, num_classes: int, *, key: Key
