@@ -38,9 +38,8 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters |= {
         "percent": percent, "duration": format_duration, "number": number, "drawing": figure_uri,
-        "breakable": breakable,
-        "sentence": sentence, "command": command, "round_percent": round_percent, "anchor": anchor, "anchors": anchors,
-        "headings": headings,
+        "breakable": breakable, "sentence": sentence, "command": command, "round_percent": round_percent,
+        "anchor": anchor, "anchors": anchors, "headings": headings,
     }  # fmt: skip
     environment.globals["generator"] = _GENERATOR
     return encodable(environment.get_template(template).render(**values))

@@ -27,18 +27,19 @@ def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> tuple[s
         f"A linear probe on the pretrained weights reaches macro-F1 {percent(half.macro_f1)} with {half.num_images:,} "
         f"labeled images and {percent(last.macro_f1)} with {last.num_images:,}"
     )
-    gain = f"{100 * curve.gain:+.1f} points ({100 * curve.gain_low:+.1f} to {100 * curve.gain_high:+.1f})"
+    gain = f"{100 * curve.gain:+.1f} points"
     if word == "Perhaps." and curve.gain <= 0:  # an extrapolation would say that labels do harm
         word, text = "Not known.", f"{text}. It does not rise, so the effect of more labels is not known."
     else:
         if curve.carried is not None:
             text += f", a sample of the {curve.carried.num_images:,} training images"
+            gain += f" ({100 * curve.gain_low:+.1f} to {100 * curve.gain_high:+.1f})"
         points = [
             f"{point.num_images:,} give {percent(point.macro_f1)} ({format_interval((point.low, point.high))})"
             for point in (curve.carried, curve.forecast)
             if point is not None
         ]
-        text += f". Extrapolated, {' and '.join(points)}. Twice the labels would bring {gain}."
+        text += f". Extrapolated, {' and '.join(points)}, {gain}."
     return word, f"{text} {note}".strip()
 
 

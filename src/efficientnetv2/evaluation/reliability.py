@@ -94,7 +94,8 @@ def reliability_section(
         mean, accuracy = float(confidence.mean()), float(correct.mean())
         interval = top1_interval or wilson_interval(accuracy, len(correct))
         found, verdict = _bias(mean, accuracy, interval, within_chance=calibration["ece_within_chance"])
-        text = f"The mean probability is {percent(mean)}, and {percent(accuracy)} of {pluralize(len(correct), 'prediction')} are right"
+        count = pluralize(len(correct), "prediction")
+        text = f"The mean probability is {percent(mean)}, and {percent(accuracy)} of {count} are right"
         if training_images:
             found, verdict = (
                 f", but {training_images} trained the model: this says nothing of new images",
