@@ -18,12 +18,12 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.augmentation_preview import (
-    _as_evaluated,
-    _as_trained,
-    _is_sheet,
     _to_be_seen,
-    in_turn,
-    settings_of,
+    eval_row,
+    is_sheet,
+    sample_by_class,
+    stage_settings,
+    train_row,
 )
 
 SEEN = Preprocessing(image_size=64)
@@ -32,9 +32,9 @@ SEEN = Preprocessing(image_size=64)
 def rows(data, *settings: str):
     """The pictures as evaluated, and as trained on at the recipe's last stage."""
     recipe = with_overrides(get_recipe("quick"), ["progressive.image_size=64", "crop_scale_min=1", *settings])
-    samples = in_turn(data, 6, Key.of(0))
-    trained = _as_trained(data, samples, recipe, SEEN, recipe.progressive.last, 0)
-    return _as_evaluated(data, samples, SEEN), trained
+    samples = sample_by_class(data, 6, Key.of(0))
+    trained = train_row(data, samples, recipe, SEEN, recipe.progressive.last, 0)
+    return eval_row(data, samples, SEEN), trained
 
 
 def apart(one, other) -> float:
@@ -83,11 +83,11 @@ def test_what_is_mixed_says_so(class_folders):
 
 def test_every_stage_and_moments_of_what_grows_all_the_time():
     stages = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64))
-    assert [setting.image_size for setting in settings_of(stages)] == [
+    assert [setting.image_size for setting in stage_settings(stages)] == [
         stages.stage(i).image_size for i in range(3)
     ]
     always = ProgressiveSchedule(image_size=Ramp(32, 64, continuous=True), size_multiple=8)
-    sizes = [setting.image_size for setting in settings_of(always)]
+    sizes = [setting.image_size for setting in stage_settings(always)]
     assert (sizes[0], sizes[-1]) == (32, 64)
     assert sizes == sorted(sizes)
 
@@ -99,7 +99,7 @@ def test_the_sheet_is_written(class_folders, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "sheet.png")
-    assert _is_sheet(tmp_path / "sheet.png"), "another sheet may replace it"
+    assert is_sheet(tmp_path / "sheet.png"), "another sheet may replace it"
     with Image.open(tmp_path / "sheet.png") as sheet:
         levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
     for channel in range(3):  # red, green and blue pictures are on it, in their colors

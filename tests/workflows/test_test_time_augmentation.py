@@ -13,7 +13,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.evaluation.compare import FinishedRun
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.test_time_augmentation import several_sizes
+from efficientnetv2.workflows.test_time_augmentation import parse_sizes
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +94,11 @@ def test_pictures_that_trained_may_choose_the_size_and_a_model_file_keeps_it(tra
 )
 def test_sizes_that_cannot_be_are_refused(words, sentence):
     with pytest.raises(InputError, match=mentioning(*sentence)):
-        several_sizes(words)
+        parse_sizes(words)
 
 
 def test_a_size_given_twice_is_seen_once():
-    assert several_sizes("128, 96,128") == (96, 128)
+    assert parse_sizes("128, 96,128") == (96, 128)
 
 
 def test_a_size_below_the_stride_is_refused_by_the_command(trained, tmp_path):

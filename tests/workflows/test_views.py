@@ -16,7 +16,7 @@ from efficientnetv2 import create
 from efficientnetv2.models import model_file
 from efficientnetv2.models.ensemble import Ensemble, member_calibrations
 from efficientnetv2.models.temperature import Calibration
-from efficientnetv2.workflows.test_time_augmentation import for_own_views
+from efficientnetv2.workflows.test_time_augmentation import remove_unfit_calibration
 
 
 def network(temperature=4.0):
@@ -31,19 +31,19 @@ def network(temperature=4.0):
 @pytest.mark.parametrize("changed", [{"tta": "d4"}, {"image_size": 48}])
 def test_a_temperature_of_other_answers_is_left_out_and_that_is_said(changed):
     one, said = network(), logged_lines()
-    for_own_views(one, one.preprocessing)
+    remove_unfit_calibration(one, one.preprocessing)
     assert one.calibration is not None
-    for_own_views(one, replace(one.preprocessing, **changed))
+    remove_unfit_calibration(one, replace(one.preprocessing, **changed))
     assert one.calibration is None
     [line] = said
     assert mentions(line, "32", "one")
-    for_own_views(one, replace(one.preprocessing, **changed))
+    remove_unfit_calibration(one, replace(one.preprocessing, **changed))
     assert len(said) == 1, "there is none to leave out"
 
 
 def test_of_networks_that_answer_together_each_leaves_its_own_out():
     together, said = Ensemble([network(), network(None)]), logged_lines()
-    for_own_views(together, replace(together.preprocessing, tta="d4"))
+    remove_unfit_calibration(together, replace(together.preprocessing, tta="d4"))
     assert member_calibrations(together) == (None, None)
     assert len(said) == 1
 

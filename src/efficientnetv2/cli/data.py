@@ -101,10 +101,10 @@ def write_balanced(
     - `effnetv2 data balance train.csv balanced/ --set augment.flip=d4`
     - `effnetv2 data balance photos/ fewer.csv --fewer`
     """
-    from efficientnetv2.workflows.oversample import balance_and_write
+    from efficientnetv2.workflows.oversample import write_balanced
 
     with Screen(quiet=as_json) as screen:
-        made = balance_and_write(
+        made = write_balanced(
             table.source(data), out,
             to=to, fewer=fewer, recipe=recipe, settings=tuple(settings or ()), seed=seed, strict=strict
         )  # fmt: skip

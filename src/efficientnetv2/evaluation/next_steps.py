@@ -18,7 +18,7 @@ from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.metrics.selective import CoverageCurve
 from efficientnetv2.models import pretrained
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.shell import typed
+from efficientnetv2.utils.shell import shell_join
 
 Topic = Literal[
     "weights", "epochs", "learning_rate", "image_size", "label_errors", "class_imbalance", "more_labels", "use"
@@ -154,7 +154,7 @@ def late_gain(history: Sequence[Mapping[str, Any]]) -> float | None:
 
 def predict_command(metadata: ReportMetadata) -> str:
     """The command that predicts new images with the model of a report."""
-    return typed(["effnetv2", "predict", model_of(metadata), "IMAGES"])
+    return shell_join(["effnetv2", "predict", model_of(metadata), "IMAGES"])
 
 
 def model_of(metadata: ReportMetadata) -> str:
@@ -174,7 +174,7 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
     if not best or not (start == "none" or bundled) or set(compared) & set(best):
         return None
     weights = "the bundled weights, which were trained on aerial images" if bundled else "random weights"
-    fetch = typed(["effnetv2", "models", "--fetch", best[0]])
+    fetch = shell_join(["effnetv2", "models", "--fetch", best[0]])
     reason = (
         f"The run started from {weights}. ImageNet weights usually give far more. Without a network here, run {fetch} "
         "on another machine. Copy the file that it names, and pass it as --weights FILE."
@@ -253,7 +253,7 @@ def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
     given = {name: value for name in _TABLE if (value := _option_value(metadata.command, name)) is not None}
     table = [word for option in given.items() for word in option]
     words = ["effnetv2", "check", metadata.data, *table, *(["--weights", "auto"] if suspects else [])]
-    return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), typed(words))
+    return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), shell_join(words))
 
 
 def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
@@ -303,7 +303,7 @@ def _repeat(
     """The training command with other options; a plain one if another command started the run."""
     words = _split(metadata.command)
     if words[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
-        return typed(["effnetv2", "train", metadata.data, *options])
+        return shell_join(["effnetv2", "train", metadata.data, *options])
     kept, rest = words[:2], iter(words[2:])
     for word in rest:
         name, equals, value = word.partition("=")
@@ -318,7 +318,7 @@ def _repeat(
             kept.append(word)
         elif not equals:
             next(rest, None)
-    return typed([*kept, *options])
+    return shell_join([*kept, *options])
 
 
 def _option_value(command: str | None, option: str) -> str | None:
@@ -331,7 +331,7 @@ def _option_value(command: str | None, option: str) -> str | None:
 
 
 def _split(command: str | None) -> list[str]:
-    """The words of a command that ``utils.shell.typed`` wrote."""
+    """The words of a command that ``utils.shell.shell_join`` wrote."""
     if os.name != "nt":
         return shlex.split(command or "")
     return [word.strip('"') for word in shlex.split(command or "", posix=False)]

@@ -1,4 +1,4 @@
-"""What ``augment`` does: a few pictures through the pipeline of training, at the setting of every stage."""
+"""A sheet of images as training augments them, with the values of every stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -15,9 +15,10 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.image_io import UnreadableImageError, display_channels
+from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_channels
 from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import Reader, source_reader
+from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.evaluation.plot_style import is_titled, png
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows, is_low_contrast, stretch_contrast
@@ -39,28 +40,24 @@ from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_
 
 _logger = logging.getLogger(__name__)
 
-# Of a size that grows at every step: moments to look at. Ours.
+# Moments of a schedule that changes at every step. Ours.
 _MOMENTS = 4
-_TITLE = "effnetv2 train --preview"  # in the file, so that it is known for a sheet
-_STRETCHED = "dark ones with the contrast stretched as this picture of their column needs, to be seen at all"
+_TITLE = "effnetv2 train --preview"  # metadata of the file, to recognize it
+_CONTRAST_NOTE = "dark images with the contrast stretched as the image above needs"
 
 
 def draw_sheet(
     words: TrainOverrides, source: DataConfig, out: Path, *, pictures: int, device: str, strict: bool
 ) -> None:
-    """Draw a sheet of what each stage of a recipe feeds to the network.
-
-    Raises:
-        InputError: anything a user can mend.
-    """
+    """Write a PNG of what each stage of a recipe feeds to the model."""
     if out.suffix.lower() != ".png":
         raise InputError(f"--preview {out}: the sheet is a PNG. Give a name that ends in .png.")
     check_writable_file(out, "--preview", such_as="sheet.png")
     refuse_inside_data(source.data, out.parent, "--preview")
-    refuse_foreign_file(out, "--preview", _is_sheet, "is no sheet of effnetv2 train --preview")
+    refuse_foreign_file(out, "--preview", is_sheet, "is not a sheet of effnetv2 train --preview")
     note_replaced(out)
-    on = pick_device(device)
-    recipe, chosen = requested_recipe(words, on)
+    torch_device = pick_device(device)
+    recipe, chosen = requested_recipe(words, torch_device)
     prepared = prepare_data(
         source,
         val_fraction=recipe.val_fraction,
@@ -73,23 +70,23 @@ def draw_sheet(
     for line in [*chosen, *smaller]:
         _logger.info(line)
     train = prepared.train
-    network = build_initial_model(
-        recipe, class_names=train.class_names, device=on, in_channels=train.channels
+    model = build_initial_model(
+        recipe, class_names=train.class_names, device=torch_device, in_channels=train.channels
     ).network
     recipe = recipe.model_copy(
         update={"eval_image_size": recipe.eval_image_size or recipe.progressive.last.image_size}
     )
-    preprocessing = eval_preprocessing(recipe, network, train.bands)
-    samples = in_turn(train, pictures, Key.of(recipe.seed).fold("sheet"))
-    reader = preview_cache(recipe, train, samples, on)
+    preprocessing = eval_preprocessing(recipe, model, train.bands)
+    samples = sample_by_class(train, pictures, Key.of(recipe.seed).fold("sheet"))
+    reader = preview_cache(recipe, train, samples, torch_device)
     rows = [
-        _as_evaluated(train, samples, preprocessing),
+        eval_row(train, samples, preprocessing),
         *(
-            _as_trained(train, samples, recipe, preprocessing, setting, number, reader)
-            for number, setting in enumerate(settings_of(recipe.progressive))
+            train_row(train, samples, recipe, preprocessing, settings, number, reader)
+            for number, settings in enumerate(stage_settings(recipe.progressive))
         ),
     ]
-    image = png(draw_rows(_to_be_seen(rows)), title=_TITLE)
+    image = png(draw_rows(_with_contrast(rows)), title=_TITLE)
     try:
         write_atomically(out, lambda partial: partial.write_bytes(image))
     except OSError as error:
@@ -97,129 +94,114 @@ def draw_sheet(
     _logger.info(f"Sheet: {out}")
 
 
-def _is_sheet(file: Path) -> bool:
+def is_sheet(file: Path) -> bool:
+    """Whether ``draw_sheet`` wrote a file."""
     return is_titled(file, _TITLE)
 
 
-def in_turn(dataset: ImageDataset, count: int, key: Key) -> npt.NDArray[np.int64]:
-    """So many rows at random, one of each class in turn; fewer if there are fewer.
-
-    Args:
-        dataset: labeled.
-        count: of rows.
-        key: of the draw.
-    """
+def sample_by_class(dataset: ImageDataset, count: int, key: Key) -> Ints:
+    """Up to ``count`` random rows, one of each class in turn."""
     order = key.generator().permutation(len(dataset))
-    turn = np.zeros(len(order), dtype=np.int64)
-    for label in np.unique(dataset.labels):
-        of_class = np.flatnonzero(dataset.labels[order] == label)
-        turn[of_class] = np.arange(len(of_class))
-    chosen: npt.NDArray[np.int64] = order[np.lexsort((dataset.labels[order], turn))][:count].astype(np.int64)
+    labels = dataset.labels[order]
+    rank = pd.Series(labels).groupby(labels).cumcount().to_numpy()  # of an image within its class
+    chosen: Ints = order[np.lexsort((labels, rank))][:count].astype(np.int64)
     return chosen
 
 
-def settings_of(plan: ProgressiveSchedule) -> list[StepSettings]:
-    """Of each stage; of a plan that changes at every step, of moments spread over it."""
-    if not plan.changes_always:
-        return [plan.stage(index) for index in range(plan.stages)]
+def stage_settings(schedule: ProgressiveSchedule) -> list[StepSettings]:
+    """The values of each stage; of a schedule that changes at every step, at moments spread over it."""
+    if not schedule.changes_always:
+        return [schedule.stage(index) for index in range(schedule.stages)]
     steps = 1000
     return [
-        plan.at(round(moment * (steps - 1) / (_MOMENTS - 1)), total_steps=steps) for moment in range(_MOMENTS)
+        schedule.at(round(moment * (steps - 1) / (_MOMENTS - 1)), total_steps=steps)
+        for moment in range(_MOMENTS)
     ]
 
 
-def _as_evaluated(
-    train: ImageDataset, samples: npt.NDArray[np.int64], preprocessing: Preprocessing
-) -> ImageRow:
-    reader, images = source_reader(train), []
-    for sample in samples:
-        try:
-            images.append(load_eval_image(reader.source(int(sample)), preprocessing))
-        except UnreadableImageError as error:
-            raise InputError(f"{error}. Repair it, or leave it out.") from error
-    names = [", ".join(_names(train, int(sample))) for sample in samples]
-    seen = tuple(display_channels(image) for image in images)
-    return ImageRow(f"evaluation, {preprocessing.image_size} px", seen, tuple(names))
-
-
-def _to_be_seen(rows: list[ImageRow]) -> list[ImageRow]:
-    """Of a dark set, every column with the contrast that its picture as evaluated needs."""
-    if not is_low_contrast(rows[0].images):
-        return rows
-    columns = [
-        stretch_contrast(column, column[0]) for column in zip(*(row.images for row in rows), strict=True)
+def eval_row(train: ImageDataset, samples: Ints, preprocessing: Preprocessing) -> ImageRow:
+    """The images as evaluation sees them, with their labels."""
+    reader = source_reader(train)
+    try:
+        images = [load_eval_image(reader.source(int(sample)), preprocessing) for sample in samples]
+    except UnreadableImageError as error:
+        raise InputError(f"{error}. Repair it, or leave it out.") from error
+    captions = [
+        ", ".join(train.class_names[label] for label in np.atleast_1d(train.targets[sample]) if label >= 0)
+        for sample in samples
     ]
-    seen = [replace(row, images=images) for row, images in zip(rows, zip(*columns, strict=True), strict=True)]
-    return [replace(seen[0], words=f"{seen[0].words} ({_STRETCHED})"), *seen[1:]]
+    title = f"evaluation, {preprocessing.image_size} px"
+    return ImageRow(title, tuple(map(display_channels, images)), tuple(captions))
 
 
-def _names(train: ImageDataset, sample: int) -> list[str]:
-    return [train.class_names[label] for label in np.atleast_1d(train.targets[sample]) if label >= 0]
-
-
-def _as_trained(
+def train_row(
     train: ImageDataset,
-    samples: npt.NDArray[np.int64],
+    samples: Ints,
     recipe: Recipe,
     preprocessing: Preprocessing,
-    setting: StepSettings,
+    settings: StepSettings,
     number: int,
     reader: Reader | None = None,
 ) -> ImageRow:
-    """The pictures as the network gets them at a setting: those of another epoch for each; as the reader keeps them."""
-    key = Key.of(recipe.seed)
-    request = BatchRequest(number, 0, setting, samples, np.full(len(samples), number, dtype=np.int64))
-    seen = replace(preprocessing, crop_mode=recipe.random_crop_mode)
-    batch = TrainingImages(train, seen, recipe.crop_scale_min, key, reader=reader).batch(request)
+    """The images as the model gets them in stage ``number``, in another epoch for each stage."""
+    key, names = Key.of(recipe.seed), train.class_names
+    request = BatchRequest(number, 0, settings, samples, np.full(len(samples), number, dtype=np.int64))
+    loading = replace(preprocessing, crop_mode=recipe.random_crop_mode)
+    batch = TrainingImages(train, loading, recipe.crop_scale_min, key, reader=reader).batch(request)
     terms = (
-        class_terms(train.targets, len(train.class_names), recipe)
-        if recipe.minority_randaugment_scale != 1
-        else NO_CLASS_TERMS
+        NO_CLASS_TERMS
+        if recipe.minority_randaugment_scale == 1
+        else class_terms(train.targets, len(names), recipe)
     )
     context = StepContext(
         recipe,
         preprocessing,
-        num_classes=len(train.class_names),
+        num_classes=len(names),
         key=key,
         device=torch.device("cpu"),
         class_terms=terms,
     )
     images, labels = augment_batch(batch, context)
-    seen_so = tuple(_for_the_eye(image, preprocessing) for image in images)
     own = train.targets[samples].reshape(len(samples), -1)
-    said = tuple(
-        _mixed(shares, {int(one) for one in mine}, setting, train.class_names)
+    captions = [
+        _mixed_labels(shares - settings.label_smoothing / len(names), set(mine.tolist()) - {-1}, names)
         for shares, mine in zip(labels, own, strict=True)
+    ]
+    pixels = tuple(_to_pixels(image, preprocessing) for image in images)
+    return ImageRow(_stage_title(settings, number), pixels, tuple(captions))
+
+
+def _with_contrast(rows: list[ImageRow]) -> list[ImageRow]:
+    """Rows of dark images, each column with the contrast that its first image needs."""
+    if not is_low_contrast(rows[0].images):
+        return rows
+    columns = [
+        stretch_contrast(column, column[0]) for column in zip(*(row.images for row in rows), strict=True)
+    ]
+    first, *others = (
+        replace(row, images=images) for row, images in zip(rows, zip(*columns, strict=True), strict=True)
     )
-    return ImageRow(_called(setting, number), seen_so, said)
+    return [replace(first, words=f"{first.words} ({_CONTRAST_NOTE})"), *others]
 
 
-def _for_the_eye(image: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """(S, S, 3) uint8 from (C, S, S) normalized."""
+def _to_pixels(image: Tensor, preprocessing: Preprocessing) -> Pixels:
+    """(H, W, 3) uint8 from a normalized (C, H, W) image."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     levels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return display_channels(levels.permute(1, 2, 0).numpy())
 
 
-def _mixed(shares: Tensor, own: set[int], setting: StepSettings, class_names: tuple[str, ...]) -> str:
-    """The label, where mixing has made another of it: smoothing, alike for all, is not said."""
-    plain = shares - setting.label_smoothing / len(class_names)
-    there = [int(label) for label in plain.argsort(descending=True) if float(plain[label]) > 0.01]
-    if set(there) == own - {-1}:
+def _mixed_labels(shares: Tensor, own: set[int], names: tuple[str, ...]) -> str:
+    """``70% oak + 30% elm``; '' if mixing changed nothing. ``shares`` are without label smoothing."""
+    labels = [label for label in shares.argsort(descending=True).tolist() if float(shares[label]) > 0.01]
+    if set(labels) == own:
         return ""
-    whole = float(sum(plain[label] for label in there))
-    return " + ".join(f"{float(plain[label]) / whole:.0%} {class_names[label]}" for label in there)
+    total = float(sum(shares[label] for label in labels))
+    return " + ".join(f"{float(shares[label]) / total:.0%} {names[label]}" for label in labels)
 
 
-def _called(setting: StepSettings, number: int) -> str:
-    words = [f"stage {number + 1}: {setting.image_size} px"]
-    if setting.randaugment is not None:
-        words.append(f"RandAugment {setting.randaugment:.3g}")
-    for name, value in (
-        ("mixup", setting.mixup_alpha),
-        ("cutmix", setting.cutmix_alpha),
-        ("cutout", setting.cutout),
-    ):
-        if value:
-            words.append(f"{name} {value:.2g}")
-    return ", ".join(words)
+def _stage_title(settings: StepSettings, number: int) -> str:
+    values = {"mixup": settings.mixup_alpha, "cutmix": settings.cutmix_alpha, "cutout": settings.cutout}
+    randaugment = [] if settings.randaugment is None else [f"RandAugment {settings.randaugment:.3g}"]
+    others = [f"{name} {value:.2g}" for name, value in values.items() if value]
+    return ", ".join([f"stage {number + 1}: {settings.image_size} px", *randaugment, *others])

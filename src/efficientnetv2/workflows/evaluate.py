@@ -60,12 +60,12 @@ from efficientnetv2.workflows.leakage import unseen_metrics
 from efficientnetv2.workflows.report_folder import report_folder
 from efficientnetv2.workflows.results import Evaluation
 from efficientnetv2.workflows.test_time_augmentation import (
-    for_own_views,
-    one_size,
-    over_own,
-    several_sizes,
+    compare_views,
+    parse_sizes,
+    remove_unfit_calibration,
     size_curve,
     tta_or_own,
+    validate_size,
 )
 
 _logger = logging.getLogger(__name__)
@@ -140,11 +140,11 @@ def evaluate_and_report(
 
 def _plan(model: str, data: DataConfig, options: EvaluateOptions, *, strict: bool) -> _Plan:
     """Check the options, and load the model and the dataset."""
-    sizes = () if options.sizes is None else several_sizes(options.sizes)
+    sizes = () if options.sizes is None else parse_sizes(options.sizes)
     refuse_swapped_arguments(model, data.data, "evaluate")
     network = model_file.load(model)
     own = network.preprocessing
-    px = own.image_size if options.image_size is None else one_size(options.image_size, "--image-size")
+    px = own.image_size if options.image_size is None else validate_size(options.image_size, "--image-size")
     preprocessing = replace(own, image_size=px, tta=tta_or_own(options.tta, own.tta))
     require_classes(network, model)
     require_image_channels(network, model)
@@ -165,7 +165,7 @@ def _plan(model: str, data: DataConfig, options: EvaluateOptions, *, strict: boo
         check_calibration(options.calibrate, network, dataset, split, preprocessing)
         # Checked again at the end, for the images that could be read.
         require_unseen(options.calibrate, train_overlap(Path(model), network.trained_on, dataset), split)
-    for_own_views(network, preprocessing)
+    remove_unfit_calibration(network, preprocessing)
     job = PredictionJob(network, dataset, report_notes(dataset, strict=strict), preprocessing)
     return _Plan(model, data.data, job, split, sizes, report, options)
 
@@ -222,7 +222,7 @@ def _report(
         all_seen = (overlap.pictures or 0) + overlap.chose == len(evaluated)
         may_choose = metadata.on_training_split or plan.split == "minival" or all_seen
         curve = size_curve(by_size, plan.sizes, network, may_choose=may_choose)
-    view_gain = over_own(predictions, single_view, job.dataset, network.class_names, clusters)
+    view_gain = compare_views(predictions, single_view, job.dataset, network.class_names, clusters)
     unseen = None
     if metadata.selected_on is None:
         unseen = unseen_metrics(predictions, overlap, network.class_names, clusters)

@@ -51,7 +51,7 @@ from efficientnetv2.workflows.batch_predict import (
     start_processes,
 )
 from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
-from efficientnetv2.workflows.test_time_augmentation import for_own_views, tta_or_own
+from efficientnetv2.workflows.test_time_augmentation import remove_unfit_calibration, tta_or_own
 
 _logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     if rank is not None:
         require_rankable(network, model)
     require_image_channels(network, model)
-    for_own_views(network, preprocessing)
+    remove_unfit_calibration(network, preprocessing)
     dataset = replace(data.read(require_labels=False), bands=own.bands)
     damage = report_notes(dataset, strict=strict)
     for file in filter(None, (rank, out)):

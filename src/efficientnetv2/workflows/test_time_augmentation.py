@@ -1,10 +1,10 @@
-"""``evaluate --eval-sizes``: the same pictures answered at several sizes."""
+"""Image sizes and test-time augmentation of ``evaluate`` and ``predict``."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import cast, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,127 +23,94 @@ from efficientnetv2.utils.errors import InputError, did_you_mean
 
 _logger = logging.getLogger(__name__)
 
-# The family halves a picture five times; the most is what a recipe takes.
-_LEAST_PX, _MOST_PX = 32, IMAGE_SIZE[1]
-# Of one command. Each takes a pass over the pictures. Ours.
-_MOST_SIZES = 32
+# The stride of the models, and the largest size of a recipe.
+_SIZES = (32, IMAGE_SIZE[1])
+# Sizes of one command, each a pass over the images. Ours.
+_MAX_SIZES = 32
 
 
-def one_size(px: int, option: str) -> int:
-    """A size that pictures can be seen at.
-
-    Raises:
-        InputError: it is too small or too large.
-    """
-    if not _LEAST_PX <= px <= _MOST_PX:
-        raise InputError(
-            f"{option} {px}: pictures are seen at no less than {_LEAST_PX} px, the network's stride, and no more than "
-            f"{_MOST_PX}. Give a size between."
-        )
+def validate_size(px: int, option: str) -> int:
+    """The size, if images can be evaluated at it."""
+    if not _SIZES[0] <= px <= _SIZES[1]:
+        raise InputError(f"{option}: invalid value '{px}' (choose {_SIZES[0]} to {_SIZES[1]} pixels).")
     return px
 
 
-def several_sizes(words: str) -> tuple[int, ...]:
-    """The sizes of ``--eval-sizes 96,128,160``, growing.
-
-    Raises:
-        InputError: no numbers, too many, or one that is too small or too large.
-    """
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """The sizes of ``--eval-sizes 96,128,160``, ascending."""
     try:
-        given = {int(word) for word in words.split(",")}
+        sizes = {int(word) for word in text.split(",")}
     except ValueError as error:
         raise InputError(
-            f"--eval-sizes is '{words}', but is whole numbers of pixels with commas between, as 96,128,160."
+            f"--eval-sizes: invalid value '{text}'. Give numbers of pixels with commas, as 96,128,160."
         ) from error
-    if len(given) > _MOST_SIZES:
+    if len(sizes) > _MAX_SIZES:
         raise InputError(
-            f"--eval-sizes names {len(given)} sizes, but at most {_MOST_SIZES}: each is a pass over all pictures."
+            f"--eval-sizes has {len(sizes)} sizes, and at most {_MAX_SIZES} are allowed: each is a pass over all "
+            "images."
         )
-    return tuple(sorted(one_size(px, "--eval-sizes") for px in given))
+    return tuple(sorted(validate_size(px, "--eval-sizes") for px in sizes))
 
 
 def size_curve(
-    answers: Mapping[int, tuple[Predictions, float]],
+    predictions: Mapping[int, tuple[Predictions, float]],
     sizes: Sequence[int],
-    network: Network,
+    model: Network,
     *,
     may_choose: bool,
 ) -> SizeCurve:
-    """The figures at each size.
+    """Metrics at each size, from predictions with their seconds.
 
-    Args:
-        answers: by size, with the seconds that they took.
-        sizes: to look at.
-        network: that answers.
-        may_choose: whether these pictures trained the network, or chose it before.
+    ``may_choose``: the images trained or selected the model, so that their metrics may choose its size too.
     """
-    points = evaluate_sizes(answers.__getitem__, sizes, network.class_names)
+    try:
+        trained_px = (
+            TypeAdapter(ProgressiveSchedule).validate_python(model.recipe.get("progressive")).last.image_size
+        )
+    except ValidationError:  # of another project, or without a recipe
+        trained_px = None
+    points = evaluate_sizes(predictions.__getitem__, sizes, model.class_names)
     return SizeCurve(
-        points,
-        network.preprocessing.image_size,
-        _trained_px(network),
-        "may choose" if may_choose else "shown",
+        points, model.preprocessing.image_size, trained_px, "may choose" if may_choose else "shown"
     )
 
 
-def _trained_px(network: Network) -> int | None:
-    """The size of the last training step, where the model file says it."""
-    try:
-        plan = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
-    except ValidationError:  # of another project, or without a recipe
-        return None
-    return plan.last.image_size
-
-
-def tta_or_own(word: str | None, own: TTA) -> TTA:
-    """The value of ``--tta``, or the model's own. Raises InputError if it is unknown."""
-    if word is None:
+def tta_or_own(text: str | None, own: TTA) -> TTA:
+    """The views of ``--tta``; None takes the model's own."""
+    if text is None:
         return own
-    choices: tuple[TTA, ...] = get_args(TTA)
-    if word not in choices:
+    if text not in get_args(TTA):
         raise InputError(
-            f"--tta: invalid value '{word}' (choose from {', '.join(choices)}){did_you_mean(word, choices)}"
+            f"--tta: invalid value '{text}' (choose from {', '.join(get_args(TTA))})"
+            f"{did_you_mean(text, get_args(TTA))}"
         )
-    return choices[choices.index(word)]
+    return cast(TTA, text)
 
 
-def for_own_views(network: Network, looking: Preprocessing) -> None:
-    """Leave a temperature out that was fitted to pictures looked at otherwise, and say so.
-
-    Args:
-        network: as loaded; changed in place where it has one.
-        looking: how the pictures are looked at.
-    """
-    own = network.preprocessing
-    if (looking.tta, looking.image_size) == (own.tta, own.image_size) or not remove_calibration(network):
+def remove_unfit_calibration(model: Network, preprocessing: Preprocessing) -> None:
+    """Remove the model's temperature, in place, if it was fitted at another size or with other views."""
+    own, px, tta = model.preprocessing, preprocessing.image_size, preprocessing.tta
+    if (tta, px) == (own.tta, own.image_size) or not remove_calibration(model):
         return
-    px, tta = looking.image_size, looking.tta
     _logger.info(
-        f"The temperature was fitted at {own.image_size} px with views '{own.tta}', and the pictures are looked at at "
-        f"{px} px with views '{tta}': it is left out. To fit another to a single model: effnetv2 convert MODEL "
+        f"Temperature: removed, because it was fitted at {own.image_size} px with views '{own.tta}', and images are "
+        f"evaluated at {px} px with views '{tta}'. To fit another to a single model: effnetv2 convert MODEL "
         f"OUT.safetensors --image-size {px} --tta {tta}, and effnetv2 evaluate OUT.safetensors DATA --calibrate "
         "NEW.safetensors"
     )
 
 
-def over_own(
+def compare_views(
     predictions: Predictions,
     own: Predictions | None,
     dataset: ImageDataset,
     class_names: Sequence[str],
-    whole: Clusters | None = None,
+    clusters: Clusters | None = None,
 ) -> PairedDifference | None:
-    """What answers with other views have over those with the model's own, picture by picture.
-
-    Args:
-        predictions: with other views, of labeled pictures of one label each.
-        own: of the same network with its own; None where they were not looked at so.
-        dataset: of both.
-        class_names: of the network.
-        whole: what hangs together among the pictures with other views; None where nothing does.
-    """
+    """Predictions with other views minus those with the model's ``own``; None without the latter."""
     if own is None:
         return None
-    mine, theirs = (predictions_frame(one, dataset, class_names) for one in (predictions, own))
-    clusters = None if whole is None else whole.by_path(list(mine.index))
-    return compare_predictions(mine, theirs, clusters=clusters)
+    first, second = (predictions_frame(each, dataset, class_names) for each in (predictions, own))
+    return compare_predictions(
+        first, second, clusters=None if clusters is None else clusters.by_path(list(first.index))
+    )
