@@ -342,7 +342,7 @@ def saved_in(folder, words, config=CrossValConfig(folds=3), source=DataConfig("a
 def test_a_model_given_as_a_table_is_saved(tmp_path):
     words = TrainOverrides(model="tests/network.yaml")
     saved = saved_in(tmp_path, words)
-    assert saved.words == words
+    assert saved.overrides == words
     saved.check_same(tmp_path, words, CrossValConfig(), DataConfig("a.csv"), CPU)
 
 
@@ -358,8 +358,8 @@ def test_a_recipe_given_as_a_file_is_saved_whole(tmp_path):
             tmp_path, TrainOverrides(recipe=str(file)), CrossValConfig(), DataConfig("a.csv"), CPU
         )
     file.unlink()
-    assert saved.words == words
-    assert saved.words.recipe == get_recipe("finetune")
+    assert saved.overrides == words
+    assert saved.overrides.recipe == get_recipe("finetune")
 
 
 def test_options_given_again_are_compared_by_the_recipe_that_they_give(tmp_path):

@@ -2,6 +2,9 @@
 
 Images of one location or patient are not independent: the bootstrap draws the cluster with all its images. Two
 models are right and wrong on the same images, so their paired difference varies less than either metric.
+
+A draw is a count of each sampling unit, and all metrics of it are one sparse product. ``scipy.stats.bootstrap`` draws
+the images themselves: for macro-F1 alone of 1,000 to 50,000 images it takes 3 to 13 times as long.
 """
 
 from __future__ import annotations

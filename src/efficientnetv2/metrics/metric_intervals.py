@@ -35,10 +35,19 @@ def metric_intervals(
     With (N,) cluster ids an interval is the union of two: of single images and of whole clusters. A few clusters that
     are right and wrong alike would alone give an interval that is too short.
     """
-    intervals = _image_intervals(metrics, labels, probabilities, key)
+    true, scores = np.asarray(labels), np.asarray(probabilities)
     count = None if clusters is None else num_clusters(clusters)
+    if not isinstance(metrics, MultilabelMetrics):
+        intervals = bootstrap_intervals(metrics, key=key)
+    else:
+        single = np.arange(metrics.num_images, dtype=np.int64)
+        intervals = _multilabel_intervals(metrics, true, scores, single, key)
+        # Average precision of a few images is higher in the draws, which repeat images, than on all of them.
+        values = {name: float(getattr(metrics, name)) for name in intervals}
+        intervals = {name: _union(each, (values[name], values[name])) for name, each in intervals.items()}
+        intervals |= accuracy_intervals(metrics)
     if clusters is not None and count is not None:
-        by_cluster = _cluster_intervals(metrics, labels, probabilities, clusters, key.fold("clusters"))
+        by_cluster = _cluster_intervals(metrics, true, scores, clusters, key.fold("clusters"))
         intervals |= {name: _union(intervals[name], interval) for name, interval in by_cluster.items()}
     if not isinstance(metrics, MultilabelMetrics):
         return intervals
@@ -127,64 +136,31 @@ def _union(first: Interval, second: Interval) -> Interval:
     return min(first[0], second[0]), max(first[1], second[1])
 
 
-def _image_intervals(
-    metrics: Metrics,
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    key: Key,
-) -> dict[str, Interval]:
-    if not isinstance(metrics, MultilabelMetrics):
-        return bootstrap_intervals(metrics, key=key)
-    single = np.arange(metrics.num_images, dtype=np.int64)
-    intervals = _multilabel_intervals(metrics, labels, probabilities, single, key)
-    # Average precision of a few images is higher in the draws, which repeat images, than on all of them.
-    values = {name: float(getattr(metrics, name)) for name in intervals}
-    return {
-        name: _union(interval, (values[name], values[name])) for name, interval in intervals.items()
-    } | accuracy_intervals(metrics)
-
-
 def _cluster_intervals(
-    metrics: Metrics,
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    clusters: Integers,
-    key: Key,
+    metrics: Metrics, labels: Integers, scores: Floats, clusters: Integers, key: Key
 ) -> dict[str, Interval]:
-    predictions = np.asarray(probabilities).argmax(axis=1).astype(np.int64)
+    predictions = scores.argmax(axis=1).astype(np.int64)
+    accuracies = {}
     if isinstance(metrics, MultilabelMetrics):
-        intervals = _multilabel_intervals(metrics, labels, probabilities, clusters, key)
-        # Also for so many images that nothing else is resampled.
-        intervals["top1"] = _accuracy_interval(is_correct(labels, predictions), clusters, key.fold("top1"))
+        intervals = _multilabel_intervals(metrics, labels, scores, clusters, key)
+        accuracies["top1"] = is_correct(labels, predictions)  # also if nothing else is resampled
     else:
-        names = metrics.class_names
-        drawn = cluster_bootstrap(np.asarray(labels), predictions, clusters, len(names), key=key)
-        intervals = {}
-        for name, interval in drawn.items():
+        names, intervals = metrics.class_names, {}
+        for name, interval in cluster_bootstrap(labels, predictions, clusters, len(names), key=key).items():
             metric, per_class, k = name.partition(":")
             intervals[f"{metric}:{names[int(k)]}" if per_class else name] = interval
     if metrics.top5 is not None:
-        intervals["top5"] = _accuracy_interval(
-            top5_correct(labels, probabilities), clusters, key.fold("top5")
-        )
+        accuracies["top5"] = top5_correct(labels, scores)
+    ones = np.ones(len(labels), dtype=np.int64)
+    for name, correct in accuracies.items():
+        found = cluster_bootstrap(ones, correct.astype(np.int64), clusters, 2, key=key.fold(name))
+        intervals[name] = found["top1"]
     return intervals
 
 
-def _accuracy_interval(correct: npt.NDArray[np.bool_], clusters: Integers, key: Key) -> Interval:
-    """Interval of the mean of (N,) ``correct``."""
-    ones = np.ones(len(correct), dtype=np.int64)
-    return cluster_bootstrap(ones, correct.astype(np.int64), clusters, 2, key=key)["top1"]
-
-
 def _multilabel_intervals(
-    metrics: MultilabelMetrics,
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    clusters: Integers,
-    key: Key,
+    metrics: MultilabelMetrics, labels: Integers, scores: Floats, clusters: Integers, key: Key
 ) -> dict[str, Interval]:
-    true, scores = np.asarray(labels), np.asarray(probabilities)
-    correct = is_correct(true, scores.argmax(axis=1))
-    return multilabel_bootstrap(
-        true, assigned_labels(scores, metrics.answer), scores, correct, clusters, key=key
-    )
+    correct = is_correct(labels, scores.argmax(axis=1))
+    assigned = assigned_labels(scores, metrics.answer)
+    return multilabel_bootstrap(labels, assigned, scores, correct, clusters, key=key)

@@ -71,9 +71,9 @@ _NAME = "crossval"  # of a folder that the user did not name
 
 
 def run_crossval(
-    words: TrainOverrides,
+    overrides: TrainOverrides,
     source: DataConfig,
-    place: RunOptions,
+    options: RunOptions,
     config: CrossValConfig,
     given: Collection[str] = (),
     callbacks: Sequence[Callback] = (),
@@ -90,32 +90,34 @@ def run_crossval(
         InputError: An option, a file or an image that the caller can fix.
         KeyboardInterrupt: Ctrl-C; the message has the command that resumes.
     """
-    folder = _folder(place)
-    if words.weights is not None:  # it may be resumed from another directory
-        words = replace(words, weights=absolute_weights_path(words.weights))
+    folder = _folder(options)
+    if overrides.weights is not None:  # it may be resumed from another directory
+        overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))
     saved, asked_by = None, config.by
-    if place.resume:
+    if options.resume:
         if all((folder / name).exists() for name in REPORT_FILES):
             on_result(folder / "report.json")
             _logger.info(f"The cross-validation in {folder} has finished: nothing is left to do.")
             _logger.info(f"Report: {folder / 'report.html'}")
             return folder
         saved = SavedCrossVal.read(folder, source.data)
-        saved.check_same(folder, words, config, source, pick_device(place.device), given)
-        words, config, source = saved.words, saved.config, saved.source
+        saved.check_same(folder, overrides, config, source, pick_device(options.device), given)
+        overrides, config, source = saved.overrides, saved.config, saved.source
     else:
-        refuse_inside_data(source.data, folder, "--output", command="crossval" if place.out is None else None)
+        refuse_inside_data(
+            source.data, folder, "--output", command="crossval" if options.out is None else None
+        )
     # Recipes first: the check of every image takes longer.
-    recipe = check_recipes(words, config, place, source.label_separator)
-    dataset, contents, skipped = load_images(source, place, recipe.seed, folder if saved else None)
+    recipe = check_recipes(overrides, config, options, source.label_separator)
+    dataset, contents, skipped = load_images(source, options, recipe.seed, folder if saved else None)
     folds = config.make_folds(dataset, contents, recipe.seed)
     other_folds = config.comparison_folds(dataset, contents, recipe.seed, folds)
     digest = _digest(dataset, folds)
     if saved is None:
         with create_run_dir(
-            folder, name=_NAME if place.out is None else None, refuse=_refuse_occupied
+            folder, name=_NAME if options.out is None else None, refuse=_refuse_occupied
         ) as folder:
-            write_start(folder, SavedCrossVal(words, config, source, digest), dataset, folds)
+            write_start(folder, SavedCrossVal(overrides, config, source, digest), dataset, folds)
     else:
         if digest != saved.digest:
             raise InputError(
@@ -133,9 +135,9 @@ def run_crossval(
         write_skipped(folder / SKIPPED, skipped)
         if skipped:
             _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
-    place = replace(place, out=folder)
+    options = replace(options, out=folder)
     trainer = FoldTrainer(
-        words, config, place, dataset, contents, recipe.seed, source.bands, source.nodata, callbacks
+        overrides, config, options, dataset, contents, recipe.seed, source.bands, source.nodata, callbacks
     )
     try:
         with lock_run_dir(folder):
@@ -148,26 +150,26 @@ def run_crossval(
                 on_result,
             )
     except KeyboardInterrupt as stop:
-        resume = ["effnetv2", "crossval", source.data, "--output", str(folder), "--resume", *place.words]
+        resume = ["effnetv2", "crossval", source.data, "--output", str(folder), "--resume", *options.words]
         raise KeyboardInterrupt(f"To resume: {shell_join(resume)}") from stop
     return folder
 
 
-def _folder(place: RunOptions) -> Path:
+def _folder(options: RunOptions) -> Path:
     """The folder of a new cross-validation, or of the one to resume."""
-    if not place.resume:
-        check_writable_dir(place.out or RUNS, "--output")
-        if place.out is None:
+    if not options.resume:
+        check_writable_dir(options.out or RUNS, "--output")
+        if options.out is None:
             return new_run_path(RUNS, _NAME)
-        _refuse_occupied(place.out)
-        return place.out
-    parents = [RUNS] if place.out is None else [place.out.parent, RUNS]
+        _refuse_occupied(options.out)
+        return options.out
+    parents = [RUNS] if options.out is None else [options.out.parent, RUNS]
     started = sorted(
         (file for parent in parents for file in parent.glob(f"*/{CROSSVAL_JSON}")),
         key=lambda file: file.stat().st_mtime,
     )
     newest = started[-1].parent if started else None
-    path = place.out or newest
+    path = options.out or newest
     if path is not None and (path / CROSSVAL_JSON).exists():
         return path
     command = shell_join(["effnetv2", "crossval", "DATA", "--output", str(newest), "--resume"])
@@ -188,47 +190,47 @@ def _refuse_occupied(path: Path) -> None:
 
 
 def check_recipes(
-    words: TrainOverrides, config: CrossValConfig, place: RunOptions, separator: str | None = None
+    overrides: TrainOverrides, config: CrossValConfig, options: RunOptions, separator: str | None = None
 ) -> Recipe:
     """The recipe; it and those of all candidates are checked before anything is trained.
 
     Raises:
         InputError: One is invalid, or has no effect on images whose labels have this ``separator``.
     """
-    device = pick_device(place.device)
-    starts = [start.word for start in open_weights(words, device)]
+    device = pick_device(options.device)
+    starts = [start.word for start in open_weights(overrides, device)]
 
-    def check(words: TrainOverrides) -> Recipe:
+    def check(overrides: TrainOverrides) -> Recipe:
         with silenced():
-            recipe, _ = requested_recipe(words, device)
-        validate_label_settings(recipe, words, separator)
-        if not place.resume:  # the initial weights of a resumed one may be gone
+            recipe, _ = requested_recipe(overrides, device)
+        validate_label_settings(recipe, overrides, separator)
+        if not options.resume:  # the initial weights of a resumed one may be gone
             validate_weights_name(recipe.weights)
         validate_requested_sizes(recipe, device, starts)
         return recipe
 
-    recipe = check(words)
+    recipe = check(overrides)
     for index, name in enumerate(config.tries):
         settings = config.candidate_settings(index)
-        if words.minutes is not None and sets_length(settings):
+        if overrides.minutes is not None and sets_length(settings):
             raise InputError(
-                f"--candidate {name}: it sets the training length, and so does --minutes {words.minutes:g}, for all "
-                "folds "
-                "and candidates. Leave one of them out; --candidate-set may set the length of the selection."
+                f"--candidate {name}: it sets the training length, and so does --minutes {overrides.minutes:g}, for "
+                "all "
+                "folds and candidates. Leave one of them out; --candidate-set may set the length of the selection."
             )
         # A selected candidate is trained without what holds during the selection.
         for further in dict.fromkeys((config.try_settings, ())):
             try:
-                check(with_settings(words, (*settings, *further)))
+                check(with_settings(overrides, (*settings, *further)))
             except InputError as error:
-                options = "".join(f" --candidate-set {setting}" for setting in further)
+                flags = "".join(f" --candidate-set {setting}" for setting in further)
                 reason = str(error).replace("--set ", "")  # the user did not type it
-                raise InputError(f"--candidate {name}{options}: {reason}") from error
+                raise InputError(f"--candidate {name}{flags}: {reason}") from error
     return recipe
 
 
 def load_images(
-    source: DataConfig, place: RunOptions, seed: int, folder: Path | None = None
+    source: DataConfig, options: RunOptions, seed: int, folder: Path | None = None
 ) -> tuple[ImageDataset, Ints, list[tuple[str, str]]]:
     """The readable images, ids equal for identical files, and path and reason of each unreadable image.
 
@@ -244,7 +246,7 @@ def load_images(
         )
     validate_copy_splits(dataset)
     with progress("looking", len(dataset)) as counted:
-        found = validate_images(dataset, strict=place.strict, progress=counted)
+        found = validate_images(dataset, strict=options.strict, progress=counted)
     for note in (*dataset.notes, *found.notes):
         _logger.info(note)
     skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
@@ -259,7 +261,7 @@ def load_images(
         evaluated = rows[dataset.split[rows] != "test"]
         with silenced():  # each fold measures the bands of its own rasters
             part = with_bands(dataset.select(evaluated), source, seed=seed)
-        bad = decode_evaluated(part, np.arange(len(part)), strict=place.strict)
+        bad = decode_evaluated(part, np.arange(len(part)), strict=options.strict)
         skipped += [(part.paths[row], reason) for row, reason in bad.items()]
         rows = np.setdiff1d(rows, evaluated[list(bad)])
     dataset = dataset.select(rows)
@@ -328,7 +330,7 @@ def _check_same_folds(
 def with_saved_paths(folder: Path, dataset: ImageDataset) -> ImageDataset:
     """The images by the same path from ``folder`` as at the start, by which the runs there know them.
 
-    Another path to the same place, such as a link, is replaced.
+    Another path to the same options, such as a link, is replaced.
 
     Raises:
         InputError: The images or the folder have been moved.
@@ -413,7 +415,7 @@ def cross_validate(
         InputError: An argument, a file or an image that the caller can fix.
     """
     refuse_launched("cross_validate")
-    words, source, place = run_arguments(
+    train_overrides, source, options = run_arguments(
         cross_validate, data, recipe, overrides, output=output, device=device, workers=workers, resume=resume
     )
     config = CrossValConfig(
@@ -427,5 +429,5 @@ def cross_validate(
         compare_splits=compare_splits,
     )
     if not resume:
-        validate_run_paths(source.data, place.out, "crossval")
-    return CrossValidation(run_crossval(words, source, place, config))
+        validate_run_paths(source.data, options.out, "crossval")
+    return CrossValidation(run_crossval(train_overrides, source, options, config))

@@ -147,7 +147,7 @@ def _groups(embedded: Embeddings, folds: Folds, trainer: FoldTrainer) -> Grouped
 
 def _embeddings(folder: Path, trainer: FoldTrainer, recipe: Recipe) -> Embeddings | None:
     """Embeddings of the images, or of a sample; None if the weights are not available: the folds are not lost."""
-    dataset, device = trainer.dataset, pick_device(trainer.place.device)
+    dataset, device = trainer.dataset, pick_device(trainer.options.device)
     preprocessing = first_preprocessing(folder)
     try:
         model = build_initial_model(
@@ -166,7 +166,7 @@ def _embeddings(folder: Path, trainer: FoldTrainer, recipe: Recipe) -> Embedding
             model,
             dataset.select(rows),
             preprocessing=preprocessing,
-            runtime=Runtime(device, workers_for(trainer.place.workers, device)),
+            runtime=Runtime(device, workers_for(trainer.options.workers, device)),
             progress=counted,
         )
     unreadable = tuple((int(rows[row]), reason) for row, reason in found.unreadable)

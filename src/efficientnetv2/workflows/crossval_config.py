@@ -232,18 +232,18 @@ def _split_settings(text: str) -> tuple[str, ...]:
     return tuple(settings)
 
 
-def with_settings(words: TrainOverrides, settings: Sequence[str]) -> TrainOverrides:
-    """TrainOverrides with the settings of a candidate, whose training length replaces that of the words."""
+def with_settings(overrides: TrainOverrides, settings: Sequence[str]) -> TrainOverrides:
+    """TrainOverrides with the settings of a candidate, whose training length replaces that of the overrides."""
     if sets_length(settings):
-        words = replace(words, epochs=None, minutes=None)
-    return replace(words, settings=(*words.settings, *settings))
+        overrides = replace(overrides, epochs=None, minutes=None)
+    return replace(overrides, settings=(*overrides.settings, *settings))
 
 
 @dataclass(frozen=True)
 class SavedCrossVal:
     """What a cross-validation was started with, as ``crossval.json`` has it; ``digest`` is of images and folds."""
 
-    words: TrainOverrides
+    overrides: TrainOverrides
     config: CrossValConfig
     source: DataConfig
     digest: str
@@ -253,12 +253,12 @@ class SavedCrossVal:
         contents = {
             name: value.to_json()
             for name in ("model", "recipe")
-            if isinstance(value := getattr(self.words, name), Architecture | Recipe)
+            if isinstance(value := getattr(self.overrides, name), Architecture | Recipe)
         }
         values = {
             "schema_version": SCHEMA_VERSION,
             "command": command_line(),
-            "words": asdict(self.words) | contents,
+            "words": asdict(self.overrides) | contents,
             "plan": asdict(self.config),
             "source": asdict(self.source),
             "digest": self.digest,
@@ -271,20 +271,20 @@ class SavedCrossVal:
         file = folder / CROSSVAL_JSON
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            words, config = _with_tuples(values["words"]), _with_tuples(values["plan"])
-            if isinstance(words["model"], dict):
-                words["model"] = Architecture.from_json(words["model"])
-            if isinstance(words["recipe"], dict):
-                words["recipe"] = validate_recipe(words["recipe"], where=str(file))
+            overrides, config = _with_tuples(values["words"]), _with_tuples(values["plan"])
+            if isinstance(overrides["model"], dict):
+                overrides["model"] = Architecture.from_json(overrides["model"])
+            if isinstance(overrides["recipe"], dict):
+                overrides["recipe"] = validate_recipe(overrides["recipe"], where=str(file))
             source = DataConfig(**values["source"] | {"data": data})
-            return cls(TrainOverrides(**words), CrossValConfig(**config), source, str(values["digest"]))
+            return cls(TrainOverrides(**overrides), CrossValConfig(**config), source, str(values["digest"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} cannot be read: {error}. Start again with another --output.") from error
 
     def check_same(
         self,
         folder: Path,
-        words: TrainOverrides,
+        overrides: TrainOverrides,
         config: CrossValConfig,
         source: DataConfig,
         device: torch.device,
@@ -298,24 +298,29 @@ class SavedCrossVal:
             typed: Names of the options on the command line, to distinguish a typed default from an absent option.
         """
         pairs = [(self.config, replace(config, by=self.config.by)), (self.source, source)]
-        if not self._same_recipe(words, device):
-            pairs.insert(0, (self.words, words))
+        if not self._same_recipe(overrides, device):
+            pairs.insert(0, (self.overrides, overrides))
         if found := [line for saved, now in pairs for line in _differences(saved, now, typed)]:
             raise started_otherwise(folder, found)
 
-    def _same_recipe(self, words: TrainOverrides, device: torch.device) -> bool:
-        """Whether the given words, over those saved, give the saved recipe."""
+    def _same_recipe(self, overrides: TrainOverrides, device: torch.device) -> bool:
+        """Whether the given overrides, over those saved, give the saved recipe."""
         given = {
-            each.name: value for each in fields(words) if (value := getattr(words, each.name)) != each.default
+            each.name: value
+            for each in fields(overrides)
+            if (value := getattr(overrides, each.name)) != each.default
         }
         try:
-            again = replace(self.words, **given)
-            if again == self.words:
+            again = replace(self.overrides, **given)
+            if again == self.overrides:
                 return True
-            if (again.minutes, again.cache) != (self.words.minutes, self.words.cache):  # not part of a recipe
+            if (again.minutes, again.cache) != (
+                self.overrides.minutes,
+                self.overrides.cache,
+            ):  # not part of a recipe
                 return False
             with silenced():
-                return requested_recipe(self.words, device)[0] == requested_recipe(again, device)[0]
+                return requested_recipe(self.overrides, device)[0] == requested_recipe(again, device)[0]
         except InputError:
             return False
 

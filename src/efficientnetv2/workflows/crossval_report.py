@@ -136,7 +136,7 @@ class CrossValResults:
             ],
             comparisons=self.comparisons(baseline),
             members=self.members,
-            timed=self.trainer.words.minutes is not None,
+            timed=self.trainer.overrides.minutes is not None,
             apart=fold_train_distance(
                 dataset, [(part.train_rows, part.val_rows) for part in self.folds.parts]
             ),
@@ -224,7 +224,7 @@ def write_crossval_report(
         write_skipped(folder / SKIPPED, [*results.skipped, *unreadable])
         _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
     baseline = (
-        probe_baseline(folder, trainer, results.folds, results.other_folds) if trainer.place.probe else None
+        probe_baseline(folder, trainer, results.folds, results.other_folds) if trainer.options.probe else None
     )
     summary = results.summary(baseline)
     runs = [

@@ -102,16 +102,16 @@ class FoldTrainer:
     """Trains and predicts folds, with what all runs have in common.
 
     Attributes:
-        words: Overrides of the recipe; ``minutes`` is for all runs together.
+        overrides: Overrides of the recipe; ``minutes`` is for all runs together.
         dataset: All readable images.
         contents: (N,) ids, equal for identical files.
         bands, nodata: Options of that name, for rasters.
         callbacks: Called in every run.
     """
 
-    words: TrainOverrides
+    overrides: TrainOverrides
     config: CrossValConfig
-    place: RunOptions
+    options: RunOptions
     dataset: ImageDataset
     contents: Ints
     seed: int
@@ -188,14 +188,14 @@ class _Fold:
 
     def _train_member(self, member: int, candidate: int | None) -> _RunResult:
         """One of the models that predict the fold; without candidates they differ in their seed."""
-        part, words = self.folds.parts[self.number], self._words(candidate)
+        part, overrides = self.folds.parts[self.number], self._overrides(candidate)
         if candidate is None and member:
             # After the user's own settings, which may have a seed. The initial weights are not selected again.
             weights = read_recipe(self.folder / run_name(self.number) / "recipe.yaml").weights
             seed = f"seed={self.trainer.seed + member}"
-            words = replace(words, weights=weights, settings=(*words.settings, seed))
+            overrides = replace(overrides, weights=weights, settings=(*overrides.settings, seed))
         path, resolved = self.folder / run_name(self.number, member), self._resolved_recipes(candidate)
-        return self._train(path, (part.train_rows, part.val_rows), words, resolved)
+        return self._train(path, (part.train_rows, part.val_rows), overrides, resolved)
 
     def _candidate_scores(self) -> tuple[float, ...]:
         """Macro metric of each candidate; empty without selection. Runs of the selection are removed."""
@@ -218,8 +218,8 @@ class _Fold:
         seconds = 0.0
         for index, settings in enumerate(trainer.config.tries):
             path = selection / f"fold{self.number + 1}_try{index + 1}"
-            words = self._words(index, selecting=True)
-            report = self._train(path, rows, words, self._resolved_recipes(index, selecting=True)).report
+            overrides = self._overrides(index, selecting=True)
+            report = self._train(path, rows, overrides, self._resolved_recipes(index, selecting=True)).report
             name = next(name for name in MACRO_METRICS if name in report)
             scores[settings] = float(report[name])
             seconds += report["wall_s"]
@@ -235,18 +235,18 @@ class _Fold:
         values = {"scores": scores, "seconds": seconds, "num_images": images}
         write_text_atomically(selection / f"fold{self.number + 1}.json", json.dumps(values, indent=1) + "\n")
 
-    def _words(self, candidate: int | None, *, selecting: bool = False) -> TrainOverrides:
+    def _overrides(self, candidate: int | None, *, selecting: bool = False) -> TrainOverrides:
         """The user's overrides, with the settings of a candidate and this run's part of the minutes."""
-        config, words = self.trainer.config, self.trainer.words
+        config, overrides = self.trainer.config, self.trainer.overrides
         settings = () if candidate is None else config.candidate_settings(candidate, selecting=selecting)
-        return replace(with_settings(words, settings), minutes=self._minutes(selecting=selecting))
+        return replace(with_settings(overrides, settings), minutes=self._minutes(selecting=selecting))
 
     def _minutes(self, *, selecting: bool) -> float | None:
         """This run's part of ``--minutes``: that of the fold in the training images of all folds.
 
         Later folds repeat the epochs of the first on more or fewer images.
         """
-        total, config = self.trainer.words.minutes, self.trainer.config
+        total, config = self.trainer.overrides.minutes, self.trainer.config
         if total is None or (selecting and config.selection_length_is_set):
             return None
         images = [len(part.train_rows) for part in self.folds.parts]
@@ -254,7 +254,7 @@ class _Fold:
         if config.selects and config.selection_length_is_set:
             sides = runs // (config.members + len(config.tries))
             runs = sides * config.members
-            measured = selection_results(self.trainer.place.out or self.folder, 0)
+            measured = selection_results(self.trainer.options.out or self.folder, 0)
             spent = sides * sum(images) * measured["seconds"] / measured["num_images"] / 60
             minutes -= spent
             if minutes <= 0:
@@ -268,14 +268,14 @@ class _Fold:
     def _resolved_recipes(self, candidate: int | None, *, selecting: bool = False) -> tuple[Path, ...]:
         """Recipes that earlier runs of this kind have resolved, in order of preference."""
         # Comparison folds repeat what the first folds have resolved.
-        folders = dict.fromkeys((self.folder, self.trainer.place.out or self.folder))
+        folders = dict.fromkeys((self.folder, self.trainer.options.out or self.folder))
         if selecting and candidate is not None:
             return tuple(file for folder in folders for file in _selection_recipes(folder, candidate))
         config = self.trainer.config
         return tuple(file for folder in folders for file in _member_recipes(folder, config, candidate))
 
     def _train(
-        self, path: Path, rows: tuple[Ints, Ints], words: TrainOverrides, resolved: tuple[Path, ...]
+        self, path: Path, rows: tuple[Ints, Ints], overrides: TrainOverrides, resolved: tuple[Path, ...]
     ) -> _RunResult:
         """Train on the first and predict the second of (training, validation) ``rows``."""
         trainer, used = self.trainer, np.concatenate(rows)
@@ -287,25 +287,28 @@ class _Fold:
         write_atomically(table, self.folds.with_clusters(dataset).select(used).with_split(split).to_csv)
         started = (path / "recipe.yaml").exists()
         if started:  # it resumes with its own recipe
-            words, resolved = TrainOverrides(recipe=str(path / "recipe.yaml"), cache=trainer.words.cache), ()
+            overrides, resolved = (
+                TrainOverrides(recipe=str(path / "recipe.yaml"), cache=trainer.overrides.cache),
+                (),
+            )
         source = DataConfig(
             str(table), label_separator=dataset.separator, bands=trainer.bands, nodata=trainer.nodata
         )
         try:
             own = load_dataset(table, label_separator=dataset.separator)
             shared = SharedDataset.of(dataset, [part.train_rows for part in self.folds.parts], own, used)
-            place = replace(
-                trainer.place, out=path, resume=started, probe=False, settled=resolved, common=shared
+            options = replace(
+                trainer.options, out=path, resume=started, probe=False, settled=resolved, common=shared
             )
             log, is_first = RunLog(), not started and not resolved  # later runs would repeat its messages
             with nullcontext() if is_first else hushed(), attached(log):
-                train_run(words, source, place, log, callbacks=trainer.callbacks)
+                train_run(overrides, source, options, log, callbacks=trainer.callbacks)
         except InputError as error:
             note = ""
-            if trainer.words.minutes is not None and words.minutes is not None:
+            if trainer.overrides.minutes is not None and overrides.minutes is not None:
                 note = (
-                    f" (--minutes {trainer.words.minutes:g} is for all {trainer.config.num_runs} runs; this run gets "
-                    f"{words.minutes:.3g} minutes.)"
+                    f" (--minutes {trainer.overrides.minutes:g} is for all {trainer.config.num_runs} runs; this run "
+                    f"gets {overrides.minutes:.3g} minutes.)"
                 )
             raise InputError(f"{self.title}: {error}{note}") from error
         row_of = {name: int(row) for name, row in zip(own.paths, used, strict=True)}
