@@ -18,7 +18,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.augmentation_preview import (
-    _to_be_seen,
+    _with_contrast,
     eval_row,
     is_sheet,
     sample_by_class,
@@ -120,13 +120,13 @@ def test_a_dark_sets_columns_are_stretched_alike_and_other_sets_are_not():
         ImageRow("evaluation", (ramp,), ("a",)),
         *(ImageRow("", (one,), ("",)) for one in (ramp // 2, 255 - ramp)),
     ]
-    evaluated, darker, negative = _to_be_seen(dark)
+    evaluated, darker, negative = _with_contrast(dark)
     assert evaluated.images[0].max() == 255
     assert "stretched" in evaluated.words
     assert abs(float(darker.images[0].mean()) * 2 - float(evaluated.images[0].mean())) < 12
     assert np.array_equal(negative.images[0], 255 - ramp)
     light = [ImageRow("evaluation", (ramp + 100,), ("a",)), ImageRow("", (ramp,), ("",))]
-    assert _to_be_seen(light) == light
+    assert _with_contrast(light) == light
 
 
 def test_kept_pictures_are_shown_as_they_are_kept(tmp_path):

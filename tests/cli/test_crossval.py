@@ -42,10 +42,11 @@ from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.train_overlap import train_overlap
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows import crossval, crossval_baseline, crossval_runs, evaluate
+from efficientnetv2.workflows import crossval, crossval_baseline, crossval_resume, crossval_runs, evaluate
 from efficientnetv2.workflows.crossval_baseline import compare_folds
-from efficientnetv2.workflows.crossval_config import CrossValConfig, SavedCrossVal
+from efficientnetv2.workflows.crossval_config import CrossValConfig
 from efficientnetv2.workflows.crossval_report import write_ensemble
+from efficientnetv2.workflows.crossval_resume import SavedCrossVal
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
 
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_size=32")
@@ -643,7 +644,7 @@ def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
     data = dataset(np.arange(60_000) % 2)
     data.to_csv(tmp_path / "dataset.csv")
     began = time.perf_counter()
-    rows, left_out = crossval.readable_at_start(tmp_path, data, np.arange(1, 60_000))
+    rows, left_out = crossval_resume.readable_at_start(tmp_path, data, np.arange(1, 60_000))
     assert time.perf_counter() - began < 10
     assert rows.tolist() == list(range(60_000)), "the first is of the folds, though it can't be read any more"
     assert left_out == []
@@ -658,7 +659,7 @@ def test_by_links_to_the_pictures_and_to_the_folder_the_same_files_are_found(tmp
     (tmp_path / "link").symlink_to(tmp_path / "pictures")
     folder = tmp_path / "near/folds"
     load_dataset(tmp_path / "pictures").to_csv(folder / "dataset.csv")
-    found = crossval.with_saved_paths(folder, load_dataset(tmp_path / "link"))
+    found = crossval_resume.with_saved_paths(folder, load_dataset(tmp_path / "link"))
     assert all(Path(found.file(row)).is_file() for row in range(len(found)))
     there = pd.read_csv(folder / "dataset.csv")["path"].tolist()
     assert found.relative_to(folder / "dataset.csv")["path"].tolist() == there
@@ -1072,7 +1073,7 @@ def test_by_time_the_last_period_has_trained_nobody(tmp_path):
     plan, folder = CrossValConfig(folds=2, by="time"), tmp_path / "folds"
     folder.mkdir()
     dealt = plan.make_folds(data, np.arange(12), 0)
-    crossval.write_start(folder, SavedCrossVal(TrainOverrides(), plan, source, "d"), data, dealt)
+    crossval_resume.write_start(folder, SavedCrossVal(TrainOverrides(), plan, source, "d"), data, dealt)
     assert (
         pd.read_csv(folder / "dataset.csv", keep_default_na=False)["split"].tolist()
         == ["train"] * 8 + [""] * 4

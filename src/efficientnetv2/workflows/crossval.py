@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -17,9 +15,7 @@ from efficientnetv2.data.augmented_copies import validate_copy_splits
 from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.data_module import decode_evaluated
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
-from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
@@ -35,12 +31,12 @@ from efficientnetv2.training.overrides import (
     validate_requested_sizes,
 )
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
+from efficientnetv2.training.run_dir import LOCK, REPORT_FILES
 from efficientnetv2.training.run_lock import RUNS, create_run_dir, lock_run_dir, new_run_path
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
-from efficientnetv2.utils.io import check_writable_dir, write_atomically
+from efficientnetv2.utils.io import check_writable_dir
 from efficientnetv2.utils.logs import silenced
 from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.shell import shell_join
@@ -56,11 +52,16 @@ from efficientnetv2.workflows.arguments import (
 from efficientnetv2.workflows.crossval_config import (
     CROSSVAL_JSON,
     CrossValConfig,
-    SavedCrossVal,
-    started_otherwise,
     with_settings,
 )
 from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossValResults, write_crossval_report
+from efficientnetv2.workflows.crossval_resume import (
+    SavedCrossVal,
+    folds_digest,
+    readable_at_start,
+    with_saved_paths,
+    write_start,
+)
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
 from efficientnetv2.workflows.output_paths import refuse_inside_data, validate_run_paths
 from efficientnetv2.workflows.results import CrossValidation
@@ -93,7 +94,7 @@ def run_crossval(
     folder = _folder(options)
     if overrides.weights is not None:  # it may be resumed from another directory
         overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))
-    saved, asked_by = None, config.by
+    saved, by = None, config.by
     if options.resume:
         if all((folder / name).exists() for name in REPORT_FILES):
             on_result(folder / "report.json")
@@ -103,6 +104,7 @@ def run_crossval(
         saved = SavedCrossVal.read(folder, source.data)
         saved.check_same(folder, overrides, config, source, pick_device(options.device), given)
         overrides, config, source = saved.overrides, saved.config, saved.source
+        by = by if "by" in given or by != CrossValConfig.by else config.by
     else:
         refuse_inside_data(
             source.data, folder, "--output", command="crossval" if options.out is None else None
@@ -112,25 +114,17 @@ def run_crossval(
     dataset, contents, skipped = load_images(source, options, recipe.seed, folder if saved else None)
     folds = config.make_folds(dataset, contents, recipe.seed)
     other_folds = config.comparison_folds(dataset, contents, recipe.seed, folds)
-    digest = _digest(dataset, folds)
     if saved is None:
         with create_run_dir(
             folder, name=_NAME if options.out is None else None, refuse=_refuse_occupied
         ) as folder:
-            write_start(folder, SavedCrossVal(overrides, config, source, digest), dataset, folds)
+            saved = SavedCrossVal(overrides, config, source, folds_digest(dataset, folds))
+            write_start(folder, saved, dataset, folds)
     else:
-        if digest != saved.digest:
-            raise InputError(
-                f"--resume: images or locations are not those that the folds in {folder} were started with. Bring them "
-                "back, or start again with another --output."
-            )
+        saved.check_folds(folder, by, dataset, contents, folds, recipe.seed)
         dataset = with_saved_paths(folder, dataset)
-        if asked_by not in (config.by, None if "by" in given else CrossValConfig.by):
-            _check_same_folds(
-                folder, replace(config, by=asked_by), config.by, dataset, contents, recipe.seed, digest
-            )
     _logger.info(folds.note)
-    if saved is None:
+    if not options.resume:
         _logger.info(f"Folder: {folder}")
         write_skipped(folder / SKIPPED, skipped)
         if skipped:
@@ -268,97 +262,6 @@ def load_images(
     if warning := split_groups_warning(dataset):
         _logger.info(warning.strip())
     return dataset, found.contents[rows], skipped
-
-
-def readable_at_start(
-    folder: Path, dataset: ImageDataset, readable: Ints
-) -> tuple[Ints, list[tuple[str, str]]]:
-    """Rows that were readable when the folds were made, with new ones, and what was skipped then.
-
-    The runs skip images that have become unreadable since.
-    """
-    before, skipped = _saved_dataset(folder, dataset).paths, read_skipped(folder / SKIPPED)
-    if skipped is None:
-        _logger.info(quarantine(folder / SKIPPED, "The list of skipped images starts again."))
-    # Sets: np.isin compares each path with each, hours for a million images.
-    used = set(before)
-    skipped = [(path, why) for path, why in skipped or () if path not in used]
-    unread = {path for path, _ in skipped}
-    in_folds, in_skipped = (
-        np.flatnonzero([path in paths for path in dataset.paths]) for paths in (used, unread)
-    )
-    for rows, what in (
-        (np.setdiff1d(in_folds, readable), "of the folds cannot be read anymore and are skipped"),
-        (
-            np.intersect1d(in_skipped, readable),
-            "skipped when the folds were made can be read now and are left out",
-        ),
-    ):
-        if len(rows):
-            _logger.info(f"{pluralize(len(rows), 'image')} {what} (first: {dataset.paths[rows[0]]}).")
-    return np.setdiff1d(np.union1d(readable, in_folds), np.intersect1d(in_skipped, readable)), skipped
-
-
-def _saved_dataset(folder: Path, dataset: ImageDataset) -> ImageDataset:
-    return ImageDataset.from_csv(
-        folder / "dataset.csv", root=dataset.root, source=dataset.source, separator=dataset.separator
-    )
-
-
-def _digest(dataset: ImageDataset, folds: Folds) -> str:
-    """A digest of the images and the folds that predict them."""
-    names = [f"fold {number}" for number in folds.fold_of_image(len(dataset))]
-    return dataset.with_split(np.array(names, dtype=object)).digest()
-
-
-def _check_same_folds(
-    folder: Path,
-    config: CrossValConfig,
-    saved_by: str,
-    dataset: ImageDataset,
-    contents: Ints,
-    seed: int,
-    digest: str,
-) -> None:
-    """Refuse another rule, unless it gives the same folds: without locations or groups ``auto`` is ``class``."""
-    with suppress(InputError):
-        if _digest(dataset, config.make_folds(dataset, contents, seed)) == digest:
-            return
-    raise started_otherwise(folder, [f"by is {saved_by} there, {config.by} here"])
-
-
-def with_saved_paths(folder: Path, dataset: ImageDataset) -> ImageDataset:
-    """The images by the same path from ``folder`` as at the start, by which the runs there know them.
-
-    Another path to the same options, such as a link, is replaced.
-
-    Raises:
-        InputError: The images or the folder have been moved.
-    """
-    pairs = zip(_saved_dataset(folder, dataset).paths, dataset.paths, strict=False)
-    before, now = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
-    if before == now:
-        return dataset
-    prefix = before.removesuffix(now).rstrip("/")
-    root = prefix if is_url(prefix) else os.path.realpath(folder / prefix)
-    if isinstance(dataset.root, Path) and root == os.path.realpath(dataset.root):
-        # By the name of the folder, as ``ImageDataset.relative_to`` does, unless a link in it leads elsewhere.
-        roots = [Path(os.path.normpath(path / prefix)) for path in (folder.absolute(), folder.resolve())]
-        return replace(dataset, root=next(path for path in roots if os.path.realpath(path) == root))
-    raise InputError(
-        f"--resume: as seen from {folder}, the images were in {root} when the folds were started, but are in "
-        f"{dataset.root} now. Bring back what was moved, or start again with another --output."
-    )
-
-
-def write_start(folder: Path, saved: SavedCrossVal, dataset: ImageDataset, folds: Folds) -> None:
-    """Write the images with their folds, and what the cross-validation is started with."""
-    # Split "train" is what trains any model of the folder. By time the last period trains none, and is no other split.
-    split = np.where(dataset.split == "test", "test", "").astype(object)
-    for part in folds.parts:
-        split[part.train_rows] = "train"
-    write_atomically(folder / "dataset.csv", folds.with_folds(dataset.with_split(split)).to_csv)
-    saved.save(folder)
 
 
 @api

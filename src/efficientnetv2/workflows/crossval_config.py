@@ -1,33 +1,22 @@
-"""Configuration of a cross-validation: folds, candidates, and ``crossval.json``, from which it is resumed."""
+"""Configuration of a cross-validation: its folds, and the candidates that it selects among."""
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Self, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
-import torch
 
-from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.augmented_copies import is_copy
-from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import TIMES, Folds, assign_folds, time_column, time_folds, time_holdout
 from efficientnetv2.data.groups import BLOCKS, SplitBy, has_places
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.splits import with_holdout
-from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, sets_length, setting_name
-from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
+from efficientnetv2.training.overrides import TrainOverrides, sets_length, setting_name
 from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
-from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.legacy import SCHEMA_VERSION
-from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.shell import command_line
 
 RULES = ("auto", "class", "group", "place", "time")
 
@@ -237,118 +226,3 @@ def with_settings(overrides: TrainOverrides, settings: Sequence[str]) -> TrainOv
     if sets_length(settings):
         overrides = replace(overrides, epochs=None, minutes=None)
     return replace(overrides, settings=(*overrides.settings, *settings))
-
-
-@dataclass(frozen=True)
-class SavedCrossVal:
-    """What a cross-validation was started with, as ``crossval.json`` has it; ``digest`` is of images and folds."""
-
-    overrides: TrainOverrides
-    config: CrossValConfig
-    source: DataConfig
-    digest: str
-
-    def save(self, folder: Path) -> None:
-        """Write ``crossval.json``; files that the options name are stored as contents, because they may change."""
-        contents = {
-            name: value.to_json()
-            for name in ("model", "recipe")
-            if isinstance(value := getattr(self.overrides, name), Architecture | Recipe)
-        }
-        values = {
-            "schema_version": SCHEMA_VERSION,
-            "command": command_line(),
-            "words": asdict(self.overrides) | contents,
-            "plan": asdict(self.config),
-            "source": asdict(self.source),
-            "digest": self.digest,
-        }
-        write_text_atomically(folder / CROSSVAL_JSON, json.dumps(values, indent=1) + "\n")
-
-    @classmethod
-    def read(cls, folder: Path, data: str) -> Self:
-        """Read ``crossval.json``; ``data`` is DATA as it is called now, perhaps from another directory."""
-        file = folder / CROSSVAL_JSON
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            overrides, config = _with_tuples(values["words"]), _with_tuples(values["plan"])
-            if isinstance(overrides["model"], dict):
-                overrides["model"] = Architecture.from_json(overrides["model"])
-            if isinstance(overrides["recipe"], dict):
-                overrides["recipe"] = validate_recipe(overrides["recipe"], where=str(file))
-            source = DataConfig(**values["source"] | {"data": data})
-            return cls(TrainOverrides(**overrides), CrossValConfig(**config), source, str(values["digest"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file} cannot be read: {error}. Start again with another --output.") from error
-
-    def check_same(
-        self,
-        folder: Path,
-        overrides: TrainOverrides,
-        config: CrossValConfig,
-        source: DataConfig,
-        device: torch.device,
-        typed: Collection[str] = (),
-    ) -> None:
-        """Refuse options that ask for something else than what is saved.
-
-        Options that give the same recipe are the same. The rule ``by`` is compared by its folds: see ``crossval``.
-
-        Args:
-            typed: Names of the options on the command line, to distinguish a typed default from an absent option.
-        """
-        pairs = [(self.config, replace(config, by=self.config.by)), (self.source, source)]
-        if not self._same_recipe(overrides, device):
-            pairs.insert(0, (self.overrides, overrides))
-        if found := [line for saved, now in pairs for line in _differences(saved, now, typed)]:
-            raise started_otherwise(folder, found)
-
-    def _same_recipe(self, overrides: TrainOverrides, device: torch.device) -> bool:
-        """Whether the given overrides, over those saved, give the saved recipe."""
-        given = {
-            each.name: value
-            for each in fields(overrides)
-            if (value := getattr(overrides, each.name)) != each.default
-        }
-        try:
-            again = replace(self.overrides, **given)
-            if again == self.overrides:
-                return True
-            if (again.minutes, again.cache) != (
-                self.overrides.minutes,
-                self.overrides.cache,
-            ):  # not part of a recipe
-                return False
-            with silenced():
-                return requested_recipe(self.overrides, device)[0] == requested_recipe(again, device)[0]
-        except InputError:
-            return False
-
-
-def started_otherwise(folder: Path, differences: Sequence[str]) -> InputError:
-    """The error of ``--resume`` with other options."""
-    return InputError(
-        f"--resume: the cross-validation in {folder} was started with other options: {'; '.join(differences)}. Leave "
-        "these options out to resume it, or start another with a new --output."
-    )
-
-
-def _differences(saved: Any, now: Any, typed: Collection[str]) -> list[str]:
-    """Fields that are given now, and not as saved."""
-    found = []
-    for each in fields(now):
-        before, here = getattr(saved, each.name), getattr(now, each.name)
-        if here == before or (here == each.default and each.name not in typed):
-            continue
-        if isinstance(before, Recipe) and isinstance(here, Recipe):
-            found += diff_recipes(before, here)
-            continue
-        texts = [
-            f"a file with {value.name}" if isinstance(value, Recipe) else value for value in (before, here)
-        ]
-        found.append(f"{each.name} is {texts[0]} there, {texts[1]} here")
-    return found
-
-
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
