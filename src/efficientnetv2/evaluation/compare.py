@@ -68,25 +68,22 @@ class FinishedRun:
         Raises:
             InputError: It is not a run, the run is not finished, or its images have several labels.
         """
-        missing = [file for file in ("report.json", "predictions.csv") if not (folder / file).is_file()]
-        if missing and is_running(folder):
-            raise InputError(
-                f"{folder}: the run is not finished and has no {missing[0]} yet. Compare it when it is finished."
-            )
-        if missing:
-            raise InputError(
-                f"{folder} is not the folder of a finished run: it has no {missing[0]}. To continue a stopped run: "
-                f"effnetv2 train (or crossval) DATA {shell_join(['--output', str(folder), '--resume'])}."
-            )
+        for file in ("report.json", "predictions.csv"):
+            if not (folder / file).is_file():
+                resume = shell_join(["--output", str(folder), "--resume"])
+                fix = f"To resume a stopped run: effnetv2 train (or crossval) DATA {resume}."
+                raise InputError(
+                    f"{folder} is not the folder of a finished run: it has no {file}. "
+                    f"{'Another process is at work there: wait for its end.' if is_running(folder) else fix}"
+                )
         report = read_object(folder / "report.json", fix="Leave that run out.")
         if "macro_f1" not in report:
             raise InputError(
                 f"{folder}: its images have several labels; compare takes runs with one label per image. Leave it out."
             )
-        history = RunDir(folder).history()
         predictions = load_predictions(folder)
         root = data_root(folder, list(predictions.index))
-        return cls(name, report, tuple(history), predictions, root)
+        return cls(name, report, tuple(RunDir(folder).history()), predictions, root)
 
 
 @dataclass(frozen=True)

@@ -112,13 +112,12 @@ def common_images(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index[str]:
     """
     both = first.index.intersection(second.index, sort=False)
     labels = [table.loc[both, "true_label"] for table in (first, second)]
-    differ = (labels[0] != labels[1]).to_numpy()
-    if differ.any():
-        row = int(differ.argmax())
+    differ = np.flatnonzero((labels[0] != labels[1]).to_numpy())
+    if len(differ):
+        one, other = (each.iloc[differ[0]] for each in labels)
         raise InputError(
-            f"{both[row]!s} is '{labels[0].iloc[row]}' in one table and '{labels[1].iloc[row]}' in the other "
-            f"({int(differ.sum())} of {len(both)} images have such a difference). Evaluate both again with the same "
-            "labels."
+            f"{both[differ[0]]!s} is '{one}' in one table and '{other}' in the other ({len(differ)} of {len(both)} "
+            "images have such a difference). Evaluate both again with the same labels."
         )
     return both
 
@@ -127,11 +126,9 @@ def optimistic_warning(names: Sequence[str]) -> str:
     """A warning about runs whose reports are optimistic; '' for none."""
     if not names:
         return ""
-    report, them = ("its report", "it") if len(names) == 1 else ("their reports", "them")
     return (
-        f"Warning: metrics of {' and '.join(names)} are optimistic, according to {report}: some of these images "
-        f"trained or selected {them}. So the difference does not say which is better on new images. "
-        "Compare on other images."
+        f"Warning: metrics of {' and '.join(names)} are optimistic by their report: some of these images trained or "
+        "selected the model. So the difference does not say which is better on new images. Compare on other images."
     )
 
 

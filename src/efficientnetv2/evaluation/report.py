@@ -32,7 +32,6 @@ from efficientnetv2.metrics.multilabel import (
     MultilabelMetrics,
     is_correct,
 )
-from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
 
@@ -187,7 +186,7 @@ class Report:
             confusions=single_label
             and most_frequent_confusions(single_label.confusion, single_label.class_names),
             errors=[(error, thumbnails.encode_thumbnail(error.thumbnail, dim=stretch)) for error in errors],
-            errors_note=_errors_note(abstention.get("suspect_labels", 0)),
+            suspects=abstention.get("suspect_labels", 0),
             galleries=bool(in_galleries),
             stretched=thumbnails.CONTRAST_NOTE if stretch else None,
             recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
@@ -212,19 +211,6 @@ def _class_rows(metrics: Metrics) -> dict[str, Any]:
         "classes_left_out": len(rows[_ROWS:]),
         "unmeasured": [name for name, value in values.items() if value is None],
     }
-
-
-def _errors_note(suspects: int) -> str:
-    """Whether confident errors are more probably wrong labels, or errors of the model."""
-    if not suspects:
-        return (
-            "No error is at a probability where most predictions are right. Errors of the model are more probable here "
-            "than wrong labels."
-        )
-    return (
-        f"The labels of {pluralize(suspects, 'image')} contradict a prediction of 90 % or more, where most predictions "
-        "are right. Check these labels first."
-    )
 
 
 def _usage(
@@ -255,11 +241,7 @@ def _confusion(metrics: Metrics) -> dict[str, Any]:
 
 
 def _averages(metrics: Metrics) -> dict[str, float | str]:
-    if not isinstance(metrics, MultilabelMetrics):
-        return {"macro_f1": metrics.macro_f1, "balanced_accuracy": metrics.balanced_accuracy}
-    return {
-        "mean_average_precision": metrics.mean_average_precision,
-        "f1_micro": metrics.f1_micro,
-        "f1_macro": metrics.f1_macro,
-        "answer": metrics.answer,
-    }
+    names = ["macro_f1", "balanced_accuracy"]
+    if isinstance(metrics, MultilabelMetrics):
+        names = ["mean_average_precision", "f1_micro", "f1_macro", "answer"]
+    return {name: getattr(metrics, name) for name in names}
