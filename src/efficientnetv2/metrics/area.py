@@ -81,15 +81,9 @@ def adjusted_areas(
       + P_j^2 sum_(i != j) W_i^2 (n_ij / n_i) (1 - n_ij / n_i) / (n_i - 1)) / p_j^2;
     - overall accuracy: sum_i W_i U_i, variance sum_i W_i^2 U_i (1 - U_i) / (n_i - 1).
 
-    Samples must be random within each mapped class, or over the whole map. If all samples of a class are correct, its
-    variance is 0; with fewer than about five errors in a stratum the interval is too short.
-
-    Args:
-        counts: (K, K) numbers of samples, rows mapped, columns true.
-        mapped: (K,) mapped area in any unit, with a sum above 0.
-
-    Raises:
-        InputError: A mapped class has fewer than two samples.
+    ``counts`` are (K, K) numbers of samples, rows mapped, columns true, random within each mapped class or over the
+    whole map; ``mapped`` is the (K,) mapped area in any unit. With fewer than about five errors in a stratum the
+    interval is too short. Raises InputError if a mapped class has fewer than two samples.
 
     Source: Olofsson et al., Good practices for estimating area and assessing accuracy of land change, Remote Sensing
     of Environment 148 (2014), equations 1 to 11.

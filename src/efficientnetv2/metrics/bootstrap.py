@@ -56,14 +56,10 @@ class Difference:
 def cluster_bootstrap(
     labels: Ints, predictions: Ints, clusters: Ints, num_classes: int, *, key: Key
 ) -> dict[str, Interval]:
-    """95 % intervals of metrics, with whole clusters drawn.
+    """95 % intervals of metrics, with whole clusters of (N,) ids drawn.
 
-    Args:
-        clusters: (N,) cluster ids.
-
-    Returns:
-        ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k``, ``recall:k``, ``precision:k`` of each class k
-        with an image; ``precision:k`` only if the class was predicted.
+    The names are ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k``, ``recall:k``, ``precision:k`` of each
+    class k with an image; ``precision:k`` only if the class was predicted.
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8; for few clusters see
         ``widen_interval``.
@@ -83,8 +79,7 @@ def paired_bootstrap(
 ) -> dict[str, Difference]:
     """Differences between two models, (N,) predictions ``first`` minus ``second``, with whole clusters drawn.
 
-    Returns:
-        ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k`` of each class k with an image.
+    The names are ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k`` of each class k with an image.
 
     Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; for
         few clusters see ``widen_interval``.
@@ -190,11 +185,9 @@ def multilabel_bootstrap(
         assigned: (N, K) whether a class is predicted.
         probabilities: (N, K) that rank the images of each class.
         correct: (N,) whether the most probable class is a label.
-        clusters: (N,) cluster ids.
 
     Returns:
-        ``top1``, ``mean_average_precision``, ``f1_micro`` and ``f1_macro`` over the classes in a draw. Empty where
-        200 draws would take too long: some millions of images times classes.
+        ``top1``, ``mean_average_precision``, ``f1_micro`` and ``f1_macro``. Empty where 200 draws take too long.
     """
     images, classes = assigned.shape
     draws = min(DRAWS, _MAX_RANKED // (images * classes))

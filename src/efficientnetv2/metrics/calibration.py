@@ -38,12 +38,7 @@ class ReliabilityBin:
 def reliability_bins(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: int = 15
 ) -> tuple[ReliabilityBin, ...]:
-    """The non-empty bins of a reliability diagram, by increasing probability.
-
-    Args:
-        labels: (N,) class ids, N ≥ 1; -1 matches no class.
-        probabilities: (N, K).
-        bins: Number of bins of equal width over [0, 1].
+    """The non-empty ones of ``bins`` equal bins over [0, 1], by increasing probability; label -1 matches no class.
 
     Source: arXiv:1706.04599, section 2 and its 15 bins.
     """
@@ -102,12 +97,8 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
     On images that are all correct the likeliest temperature is 0. So log(temperature) has a standard normal prior,
     which weighs as much as one image.
 
-    Args:
-        labels: (N,) class ids of images that neither trained nor evaluate the model, N ≥ 30.
-        logits: (N, K).
-
     Raises:
-        InputError: There are fewer images.
+        InputError: There are fewer than 30 images. They must neither train nor evaluate the model.
 
     Source: arXiv:1706.04599, section 4.2 (temperature scaling, by the log-loss); the prior is ours.
     """

@@ -70,12 +70,7 @@ class ClassificationMetrics:
 def classification_metrics(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
 ) -> ClassificationMetrics:
-    """Metrics of single-label predictions.
-
-    Args:
-        labels: (N,) class ids, N ≥ 1.
-        probabilities: (N, K), rows sum to 1.
-        class_names: K different names.
+    """Metrics of (N, K) probabilities for (N,) class ids.
 
     Raises:
         InputError: There is no image, a label is not a class id, or a probability is NaN.
@@ -129,11 +124,9 @@ def top_classes(probabilities: Floats, count: int) -> Integers:
 
 
 def top5_correct(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """(N,) whether a true class is among the five most probable; of equal probabilities the first classes count.
+    """(N,) whether a label, of (N,) or (N, M) padded with -1, is among the five most probable of K > 5 classes.
 
-    Args:
-        labels: (N,) class ids, or (N, M) padded with -1.
-        probabilities: (N, K), K > 5.
+    Of equal probabilities the first classes count.
     """
     true, scores = np.asarray(labels), np.asarray(probabilities)
     true, classes = true.reshape(len(true), -1), np.arange(scores.shape[1])

@@ -75,14 +75,12 @@ def bootstrap_intervals(
 ) -> dict[str, Interval]:
     """95 % intervals of ``top1``, ``top5``, ``macro_f1``, ``balanced_accuracy`` and of each class, over single images.
 
-    Accuracy, recall and precision are fractions and get Wilson's interval, which is right for few images too. F1 is
-    2J / (1 + J) of the fraction J of images that are correct among those of the class or predicted so; its interval
-    is that of J, transformed. ``macro_f1`` and ``balanced_accuracy`` get the union of two intervals: a percentile
-    bootstrap, which knows that an error costs two classes, and the combined intervals of the classes, which know that
-    a class without errors is not certain.
+    Accuracy, recall and precision are fractions and get Wilson's interval. F1 is 2J / (1 + J) of the fraction J of
+    images that are correct among those of the class or predicted so, and so is its interval. ``macro_f1`` and
+    ``balanced_accuracy`` get the union of two: a percentile bootstrap, which knows that an error costs two classes,
+    and the combined intervals of the classes, which know that a class without errors is not certain.
 
-    Returns:
-        ``f1:NAME`` and ``recall:NAME`` only for classes with an image, ``precision:NAME`` only for predicted ones.
+    Names are ``f1:NAME`` and ``recall:NAME`` of classes with an image, ``precision:NAME`` of predicted ones.
 
     Source: Wilson, JASA 22 (1927); of F1, the indirect method of arXiv:2309.14621; Efron and Tibshirani, An
     Introduction to the Bootstrap, chapter 13; of means, Zou and Donner, Statistics in Medicine 27 (2008); the union is

@@ -113,12 +113,7 @@ def multilabel_metrics(
     class_names: Sequence[str],
     answer: Answer = "softmax",
 ) -> MultilabelMetrics:
-    """Metrics of multi-label predictions.
-
-    Args:
-        labels: (N, M) class ids, each once, padded with -1; N ≥ 1.
-        probabilities: (N, K); with ``softmax`` rows sum to 1.
-        class_names: K different names.
+    """Metrics of (N, K) probabilities for (N, M) class ids, each once and padded with -1.
 
     Raises:
         InputError: There is no image, an image has no label, or a probability is not finite.

@@ -119,8 +119,7 @@ def slice_metrics(
     Args:
         columns: (N rows) that each give subgroups by ``slice_values``.
         labels: (N,) class ids; (N, M) for multi-label data.
-        predicted: (N,) class ids.
-        right: (N,) whether they are correct.
+        right: (N,) whether the (N,) predicted class ids are correct.
 
     Source: Fisher's exact test of each subgroup against the rest, one-sided, at 5 % over the number of subgroups
         (Bonferroni).
