@@ -51,6 +51,7 @@ from efficientnetv2.workflows.crossval_runs import FoldTrainer
 
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_size=32")
 CPU = torch.device("cpu")
+OVERLAP = SimpleNamespace(chose=0, chose_before=0)
 RUN = (*TINY, *ONE_STAGE, "--weights", "none", "--folds", "2")
 
 
@@ -176,8 +177,10 @@ def test_temperatures_of_the_folds_are_told_in_both_reports(whole):
         assert [one["temperature"] for one in told["members"]] == [1.25, 1.5]
         assert said in (folder / out / "report.html").read_text()
     together = SimpleNamespace(network=model_file.load(folder / "scaled"))
-    assert mentions(evaluate._fitted(together, "minival"), "minival", "temperature")
-    assert evaluate._fitted(together, "val") is None
+    assert mentions(
+        evaluate._calibration_note(together.network, "minival", OVERLAP), "minival", "temperature"
+    )
+    assert evaluate._calibration_note(together.network, "val", OVERLAP) is None
 
 
 def test_training_does_not_begin_from_several_networks(whole):
@@ -765,7 +768,7 @@ def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
     )
     for column, value, said in (
         ("latitude", 91.0, "row 3: latitude is 91.0, but must be a number of degrees from -90 to 90"),
-        ("longitude", np.nan, "row 3: the longitude is empty, but 3 of 4 rows have one"),
+        ("longitude", np.nan, "row 3: the longitude is empty"),
         ("label", np.nan, "row 3: the label is empty"),
         ("path", np.nan, "row 3: the path is empty"),
         ("year", np.nan, "row 3: year is empty"),

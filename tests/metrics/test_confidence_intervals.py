@@ -158,14 +158,14 @@ def test_memory_follows_the_classes_that_there_are_not_those_that_there_could_be
 
 
 def test_of_very_many_classes_the_means_of_each_draw_are_kept_not_the_classes(monkeypatch):
-    """Kept for each of 2,000 draws, F1 and recall of 3,000 classes are 96 MB; of ImageNet-21k's they are 700 MB."""
+    """Kept for each of 500 draws, F1 and recall of 3,000 classes are 24 MB; of ImageNet-21k's they are 170 MB."""
     monkeypatch.setattr("efficientnetv2.metrics.bootstrap.CELLS_AT_ONCE", 60_000)
     labels = np.arange(3_000)
     shown = _figures(labels, np.where(labels % 4 == 0, labels + 1, labels), [str(k) for k in labels])
     tracemalloc.start()
-    found = bootstrap_intervals(shown, key=Key.of(0))
+    found = bootstrap_intervals(shown, key=Key.of(0), draws=500)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 40e6
+    assert peak < 20e6
     assert found["macro_f1"][0] < shown.macro_f1 < found["macro_f1"][1]
     assert found["balanced_accuracy"][0] < 0.75 < found["balanced_accuracy"][1]

@@ -72,7 +72,7 @@ def test_a_point_is_what_evaluating_at_that_size_gives(trained, tmp_path):
 def test_pictures_that_trained_may_choose_the_size_and_a_model_file_keeps_it(trained, tmp_path):
     done = effnetv2("evaluate", trained / "run", trained / "train.csv", "--eval-sizes", "64,96", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "By size" in done.stdout
+    assert "By image size" in done.stdout
     assert "Best at " in done.stdout
     on_val = effnetv2("evaluate", trained / "run", trained / "val.csv", "--eval-sizes", "64,96", cwd=tmp_path)
     assert "Best at " not in on_val.stdout

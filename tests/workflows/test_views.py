@@ -63,7 +63,7 @@ def test_predict_and_evaluate_with_other_views_answer_without_it(tmp_path):
         asked = ("predict", f"{model}.safetensors", *words, "--tta", "d4", "--output", f"{model}.csv")
         done = effnetv2(*asked, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert ("The temperature was fitted" in " ".join(done.stdout.split())) is (model == "warm")
+        assert ("Temperature: removed" in " ".join(done.stdout.split())) is (model == "warm")
         tables.append(pd.read_csv(tmp_path / f"{model}.csv"))
     pd.testing.assert_frame_equal(*tables)
     done = effnetv2("evaluate", "warm.safetensors", *words, "--image-size", "48", cwd=tmp_path)
