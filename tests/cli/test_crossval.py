@@ -393,7 +393,7 @@ def test_options_given_again_are_compared_by_the_recipe_that_they_give(tmp_path)
 )
 def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, said, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        crossval, "val_max_images", lambda *_, **__: pytest.fail("it looks at pictures first")
+        crossval, "validate_images", lambda *_, **__: pytest.fail("it looks at pictures first")
     )
     source, place = DataConfig(str(table_of(tmp_path))), RunOptions(tmp_path / "folds", device="cpu")
     with pytest.raises(InputError, match=mentioning(*said)):
