@@ -204,7 +204,7 @@ def test_a_larger_network_can_be_made_of_the_one_found(found):
     )
     done = here("search", "export", found / "study", "--grow", "xl")
     assert done.returncode == 2
-    assert mentions(done.stderr, "'xl'")
+    assert mentions(done.stderr, "--grow", "xl")
 
 
 def test_what_judges_is_in_none_of_the_searchs_pictures(found):
