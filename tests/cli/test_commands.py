@@ -253,9 +253,9 @@ def test_recipes_says_what_the_fields_mean_and_what_a_recipe_makes_of_them(tmp_p
 
 
 def test_an_unknown_field_names_the_nearest(tmp_path):
-    done = effnetv2("recipes", "--field", "optimizer", cwd=tmp_path)
+    done = effnetv2("recipes", "--field", "optimizr", cwd=tmp_path)
     assert done.returncode == 2
-    assert mentions(done.stderr, "optimizer")
+    assert mentions(done.stderr, "optimizr")
     assert mentions(done.stderr, "did you mean", "optimizer")
 
 
@@ -639,7 +639,7 @@ def test_odd_class_names_go_the_whole_way(tmp_path):
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert list(table.columns) == [
         "path",
-        "label",
+        "predicted_label",
         "probability",
         ":car:",
         "[/red]",
