@@ -133,13 +133,13 @@ def test_whether_more_labels_would_help_is_read_off_the_first_fold():
     shuffled, trainer = np.random.default_rng(1).permutation(150), SimpleNamespace(dataset=data)
     embedded = Embeddings(shuffled, labels[shuffled], vectors[shuffled])
     curve = crossval_baseline._label_curve(embedded, dealt, 0, Key.of(0), trainer, balanced=False)
-    assert [point.pictures for point in curve.points] == [12, 25, 50, 100]
+    assert [point.num_images for point in curve.points] == [12, 25, 50, 100]
     assert 0.5 < curve.points[-1].macro_f1 < 0.9
-    assert (curve.carried, curve.forecast.pictures) == (None, 200)
+    assert (curve.carried, curve.forecast.num_images) == (None, 200)
     drawn = Embeddings(shuffled[:90], labels[shuffled[:90]], vectors[shuffled[:90]])
     sampled = crossval_baseline._label_curve(drawn, dealt, 0, Key.of(0), trainer, balanced=False)
-    assert sampled.points[-1].pictures < 70
-    assert (sampled.carried.pictures, sampled.forecast.pictures) == (100, 200)
+    assert sampled.points[-1].num_images < 70
+    assert (sampled.carried.num_images, sampled.forecast.num_images) == (100, 200)
     few = Embeddings(np.arange(20), labels[:20], vectors[:20])
     assert crossval_baseline._label_curve(few, dealt, 0, Key.of(0), trainer, balanced=False) is None
 
@@ -495,7 +495,7 @@ def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeyp
     looked_at = np.sort(np.random.default_rng(0).permutation(150)[:90])
     found = probed_on(looked_at, data, dealt, tmp_path, monkeypatch)
     assert (found.num_train_images, found.num_available_images) == (60, 100)
-    assert (found.data_scaling_curve.carried.pictures, found.data_scaling_curve.forecast.pictures) == (
+    assert (found.data_scaling_curve.carried.num_images, found.data_scaling_curve.forecast.num_images) == (
         100,
         200,
     )
@@ -524,8 +524,8 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
     place = RunOptions(device="cpu", workers=0)
     runs = FoldTrainer(TrainOverrides(), CrossValConfig(folds=3), place, data, np.arange(156), 0)
     found = crossval_baseline.probe_baseline(tmp_path, runs, dealt, None)
-    assert found.data_scaling_curve.points[-1].pictures == 99
-    assert (found.data_scaling_curve.carried, found.data_scaling_curve.forecast.pictures) == (None, 198)
+    assert found.data_scaling_curve.points[-1].num_images == 99
+    assert (found.data_scaling_curve.carried, found.data_scaling_curve.forecast.num_images) == (None, 198)
 
 
 def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, monkeypatch):
@@ -533,7 +533,7 @@ def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, mon
     data = dataset(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
     dealt = time_folds(data, k=5, column="year")
     found = probed_on(np.arange(180), data, dealt, tmp_path, monkeypatch)
-    assert (found.data_scaling_curve.points[-1].pictures, found.data_scaling_curve.forecast.pictures) == (
+    assert (found.data_scaling_curve.points[-1].num_images, found.data_scaling_curve.forecast.num_images) == (
         150,
         300,
     )
