@@ -720,7 +720,10 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
             ),
         ),
         (("--candidate", "class_sampling=null"), ("--candidate",)),
-        (("--candidate", "", "--candidate", "balanse=null"), ("balanse", "did you mean", "balance")),
+        (
+            ("--candidate", "", "--candidate", "class_samplin=null"),
+            ("class_samplin", "did you mean", "class_sampling"),
+        ),
         (
             ("--model", "efficientnetv2_b0", "--set", "progressive.image_size=8"),
             ("8", "efficientnetv2_b0", "training"),
