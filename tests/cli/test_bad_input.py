@@ -445,8 +445,8 @@ def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_shor
     )
     assert report["train_images_per_class"] == learnt["label"].value_counts().to_dict()
     page = (tmp_path / "run/report.html").read_text()
-    assert mentions(page, "Trained on", len(learnt))
-    assert mentions(page, "unreadable", "training", "class")
+    assert mentions(page, "trained on", len(learnt))
+    assert mentions(page, "unreadable", 1, "during training")
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
@@ -464,15 +464,15 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--set", "optimiser.lr=1"), ("optimizer", "did you mean", "optimizer")),
         (("--epochs", "-2"), ("epochs", "-2")),
         (
-            ("--weights", "none", "--epochs", "2", "--set", "global_pool=avg+center"),
-            ("--set global_pool=avg+center", "did you mean 'avg+center'"),
+            ("--weights", "none", "--epochs", "2", "--set", "global_pool=avg+centre"),
+            ("--set global_pool=avg+centre", "did you mean 'avg+center'"),
         ),
         (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
         (
             ("--minutes", "3", "--set", "epochs=5"),
             ("--minutes", "--set epochs=5"),
         ),
-        (("--crop-mode", "center"), ("crop-mode", "squash", "center", "border")),
+        (("--crop-mode", "crop"), ("crop-mode", "squash", "center", "border")),
         (("--device", "quantum"), ("--device", "quantum")),
         (("--labels", "fold"), ("--labels", "casefold")),
         (("--epochs", "0.05"), ("stages", "1 step:")),

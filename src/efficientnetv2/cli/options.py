@@ -62,8 +62,6 @@ def argument(metavar: str, help: str) -> Any:
     return typer.Argument(metavar=metavar, help=help, show_default=False)
 
 
-# Published models halve an image five times.
-_IMAGE_SIZE = between(32, IMAGE_SIZE[1])
 _COUNT = between(1, 1_000_000)
 
 Data = Annotated[
@@ -110,7 +108,7 @@ MemoryGib = Annotated[
     float | None,
     option("Memory limit in GiB, of the GPU, or of this process on a CPU.", "GIB", panel=ADVANCED),
 ]
-ImageSize = Annotated[int | None, option("Image size of the last stage.", "PX", check=_IMAGE_SIZE)]
+ImageSize = Annotated[int | None, option("Image size of the last stage.", "PX", check=between(*IMAGE_SIZE))]
 BatchSize = Annotated[int | None, option("Images per step. The learning rate follows.", "N", check=_COUNT)]
 
 

@@ -275,7 +275,7 @@ def saving_on_interrupt(checkpoint: PredictionCheckpoint | None) -> Iterator[Non
 def refuse_swapped_arguments(model: str, data: str | Path, command: str) -> None:
     """Refuse MODEL and DATA in the wrong order: only DATA is a model."""
     if _is_model(data) and not _is_model(model):
-        right = shell_join(["effnetv2", command, str(data), model])
+        right = shell_join(["effnetv2", *command.split(), str(data), model])
         raise InputError(f"MODEL {model} is not a model, but DATA {data} is. Swap them: {right}")
 
 

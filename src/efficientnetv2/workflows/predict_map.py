@@ -100,7 +100,7 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
         InputError: An option or a file that the caller can fix.
     """
     device = device_for_rank(options.device, World())
-    refuse_swapped_arguments(model, raster, "map")
+    refuse_swapped_arguments(model, raster, "geo map")
     check_writable_file(out, "--output", such_as="map.tif")
     if out.exists() and raster.exists() and out.samefile(raster):
         raise InputError(f"--output {out} is RASTER itself. Give another file.")
