@@ -169,7 +169,7 @@ def table_13(scale: Scale, runs: Runs) -> Table:
     orders: dict[str, dict[str, object]] = {
         "progressive_resize": {"order": "growing"},
         # A size every 8 of 350 epochs.
-        "random_resize_every_8_epochs": {"order": "random", "turns": 4 if tiny else 44},
+        "random_resize_every_8_epochs": {"order": "random", "random_draws": 4 if tiny else 44},
     }
     sizes, regularizations = _regularization(scale)
     cells = [

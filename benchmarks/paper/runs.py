@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.paper.requirements import refuse_missing
 from benchmarks.paper.table import Measurement
+from benchmarks.record import read
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.config import DataConfig
@@ -126,7 +127,10 @@ class Runs:
             self.say(
                 f"  top-1 {report['top1']:.1%}, {format_duration(report['train_s'])} of training: {page}"
             )
-        there = read_object(config_file, fix=fix) if config_file.exists() else report.get(CONFIG)
+        if config_file.exists():
+            read_object(config_file, fix=fix)
+        # A key of "asked" may be another word in a report of version 0.1.
+        there = read(config_file) if config_file.exists() else read(report_file).get(CONFIG)
         self.refuse_another(cell, there, folder)
         return report
 

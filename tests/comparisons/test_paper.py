@@ -281,8 +281,8 @@ def test_all_that_a_smaller_scale_changes_of_a_recipe_is_said():
         "epochs": "length", "steps": "length", "progressive": "sizes", "batch_size": "batch",
         "optimizer": "optimizer",
         "schedule": "schedule", "ema_decay": "moving average", "batch_norm_momentum": "batch-norm momentum",
-        "init": "init", "eval_image_size": "evaluation size", "crop_pct": "crop_mode",
-        "crop_mode": "crop_mode", "train_crop_mode": "crop_mode", "crop_scale_min": "smallest crop",
+        "init": "init", "eval_image_size": "evaluation size", "crop_pct": "crop mode",
+        "crop_mode": "crop mode", "train_crop_mode": "crop mode", "crop_scale_min": "smallest crop",
         "minival": "minival",
         # What is looked at meanwhile, how much of the pictures is held out, and what they should be: not the training.
         "val_max_images": "", "val_fraction": "", "expected_dataset": "",
