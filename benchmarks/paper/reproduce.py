@@ -68,8 +68,9 @@ class Request:
     @property
     def command(self) -> str:
         """The command line of this request."""
-        names = ("scale", "data", "seeds", "weights", "device", "out")
-        given = [(f"--{name}", value) for name in names if (value := getattr(self, name)) is not None]
+        options = {name: getattr(self, name) for name in ("scale", "data", "seeds", "weights", "device")}
+        options["output"] = self.out
+        given = [(f"--{name}", value) for name, value in options.items() if value is not None]
         words = [str(word) for pair in given for word in pair] + ["--json"] * self.json
         return shell_join(["python", "-m", "benchmarks.paper", self.table, *words])
 

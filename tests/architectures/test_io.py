@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,15 @@ def test_a_table_is_read_as_it_was_written(name, comment, tmp_path_factory):
     file = tmp_path_factory.mktemp("files") / "network.yaml"
     write(file, get_architecture(name), comment=comment)
     assert read(file) == get_architecture(name)
+
+
+def test_a_file_of_version_0_1_is_read(tmp_path):
+    write(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"))
+    text = (tmp_path / "s.yaml").read_text()
+    (tmp_path / "old.yaml").write_text(text.replace("global_pool: avg\n", "pooling: mean+centre\n"))
+    assert read(tmp_path / "old.yaml") == replace(
+        get_architecture("efficientnetv2_s"), global_pool="avg+center"
+    )
 
 
 def test_a_stage_is_a_line(tmp_path):

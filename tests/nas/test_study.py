@@ -70,6 +70,22 @@ def test_a_study_begun_before_versions_and_bands_were_kept_is_opened(tmp_path):
     require_same_config(plan, RequestedConfig(bands=(3, 2, 1)), "the study 'study'")
 
 
+def test_a_study_of_version_0_1_is_opened(tmp_path):
+    one = storage(tmp_path)
+    create_study(one, "study", PLAN, trials=7)
+    study_id = one.rdb.get_study_id_from_name("study")
+    plain = PLAN.to_json()
+    plain["space"]["backbone"]["pooling"] = {"avg": "mean"}[plain["space"]["backbone"].pop("global_pool")]
+    for name in ("recipe", "asked"):
+        old = plain[name]
+        old["batch_images"], old["framing"] = old.pop("batch_size"), {"squash": "whole"}[old.pop("crop_mode")]
+        for part in ("optimizer", "schedule"):
+            old[part]["kind"] = old[part].pop("name")
+        old["progressive"]["image_px"] = old["progressive"].pop("image_size")
+    one.rdb.set_study_user_attr(study_id, "plan", plain)
+    assert open_study(one, "study").config == PLAN
+
+
 @pytest.mark.parametrize(
     ("begun", "said"), [("0.1", ("efficientnetv2", "0.1")), (None, ("of an earlier version",))]
 )

@@ -11,6 +11,7 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, first_error
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.legacy import upgrade
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -44,8 +45,11 @@ def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
 
 def read(path: Path) -> Architecture:
     """The architecture of a YAML or JSON file. Raises InputError if there is none; names the wrong field."""
+    plain = yaml_io.read(path, "--model")
+    if isinstance(plain, dict) and "pooling" in plain:  # a file of version 0.1
+        plain = upgrade(plain)
     try:
-        return Architecture.from_json(yaml_io.read(path, "--model"))
+        return Architecture.from_json(plain)
     except ValidationError as error:
         raise InputError(
             f"--model {path} is no table of a network: {first_error(error.errors())}. effnetv2 search export writes "

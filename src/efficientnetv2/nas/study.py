@@ -22,6 +22,7 @@ from efficientnetv2.nas.trial_queue import TrialQueue
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes
 from efficientnetv2.utils.errors import InputError, first_error
+from efficientnetv2.utils.legacy import upgrade
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -94,7 +95,10 @@ class StudyConfig(BaseModel):
 
     @classmethod
     def from_json(cls, plain: Any, *, where: str) -> StudyConfig:
-        """Validate plain values. Raises InputError."""
+        """Validate plain values, also of version 0.1. Raises InputError."""
+        if isinstance(plain, dict):
+            upgraded = {name: upgrade(plain[name]) for name in ("space", "recipe", "asked") if name in plain}
+            plain = plain | upgraded
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
