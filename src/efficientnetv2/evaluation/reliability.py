@@ -94,8 +94,14 @@ def reliability_section(
         mean, accuracy = float(confidence.mean()), float(correct.mean())
         interval = top1_interval or wilson_interval(accuracy, len(correct))
         found, verdict = _bias(mean, accuracy, interval, within_chance=calibration["ece_within_chance"])
-        count = pluralize(len(correct), "prediction")
-        text = f"The mean probability is {percent(mean)}, and {percent(accuracy)} of {count} are right"
+        if answer == "sigmoid":
+            text = (
+                f"The mean probability of the most probable class is {percent(mean)}, and for {percent(accuracy)} of "
+                f"{pluralize(len(correct), 'image')} that class is one of their labels"
+            )
+        else:
+            count = pluralize(len(correct), "prediction")
+            text = f"The mean probability is {percent(mean)}, and {percent(accuracy)} of {count} are right"
         if training_images:
             found, verdict = (
                 f", but {training_images} trained the model: this says nothing of new images",
