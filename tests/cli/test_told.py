@@ -339,5 +339,6 @@ def test_the_command_that_names_classes_can_be_pasted(class_folders):
 
 def test_of_networks_that_answer_together_convert_is_not_named_for_it_takes_none(class_folders, tmp_path):
     (tmp_path / "ensemble.json").write_text(json.dumps({"members": ["fold1/model.safetensors"]}))
-    with pytest.raises(InputError, match=r"No label is; .* Call the labels of the table as it does\.$"):
+    with pytest.raises(InputError, match=mentioning(str(tmp_path), *NAMES, "labels of the table")) as refusal:
         align_labels(load_dataset(class_folders), NAMES, str(tmp_path), merge=False)
+    assert "effnetv2 convert" not in str(refusal.value)
