@@ -144,7 +144,7 @@ class Preprocessing:
         interpolation: Of the resize; antialiased.
         mean: Per channel, for values in [0, 1].
         std: Per channel, for values in [0, 1]; above 0.
-        tta: ``one`` predicts on the image as it is; ``d4`` averages the probabilities of all eight flips and
+        tta: ``none`` predicts on the image as it is; ``d4`` averages the probabilities of all eight flips and
             turns of the square (for images without an upright; eight times the work).
         bands: How a raster (``data.geotiff``) becomes an image; None for ordinary images.
     """

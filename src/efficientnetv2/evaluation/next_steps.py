@@ -52,7 +52,7 @@ CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
 _RUN_OPTIONS = ("--output", "--output", "--output-dir", "-o", "--baseline")
 _RUN_FLAGS = ("--resume", "--json")
 _LENGTH = ("--epochs", "--minutes")
-_IMAGE_SIZE = ("--image-size", "--img-size", "--image-size", "--imgsz")
+_IMAGE_SIZE = ("--image-size", "--img-size", "--imgsz")
 _TABLE = (
     "--path-column", "--label-column", "--group-column", "--labels", "--label-separator", "--bands",
     "--nodata", "--layout",
