@@ -218,7 +218,7 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
     assert set(summary) == {f"land_cover_{f}_spatial" for f in ("macro_f1", "top1")}
     assert kept["best"]["spatial"]["hardware"] == record.hardware()
     assert np.isclose(summary["land_cover_macro_f1_spatial"]["value"], kept["best"]["spatial"]["macro_f1"])
-    monkeypatch.setattr(land_cover_runs, "crossvalidate", None)  # nothing is done again
+    monkeypatch.setattr(land_cover_runs, "run_crossval", None)  # nothing is done again
     shutil.rmtree(tmp_path / "out")  # neither what a sitting has left behind
     land_cover.run(work, ("wide", "best"))
     assert json.loads((results / "land_cover.json").read_text()) == kept

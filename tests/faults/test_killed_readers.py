@@ -110,7 +110,7 @@ def test_the_temporary_folder_of_a_process_that_is_gone_is_removed_by_the_next(e
             assert folder.exists() == (end == "killed")
         remove_leftovers(short)
         assert folder.exists() == (end != "ended"), "it is young, and may not be locked yet"
-        monkeypatch.setattr(child_processes, "_YOUNG_S", -1.0)
+        monkeypatch.setattr(child_processes, "_MIN_AGE_S", -1.0)
         others = short / "effnetv2-of-somebody-else"
         others.mkdir()
         remove_leftovers(short)
@@ -124,7 +124,7 @@ def test_the_temporary_folder_of_a_process_that_is_gone_is_removed_by_the_next(e
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has a temporary folder for each user")
 def test_a_temporary_folder_of_another_user_is_not_touched(short, monkeypatch):
     """Its lock may be a link to a file of this user, which locking would empty."""
-    monkeypatch.setattr(child_processes, "_YOUNG_S", -1.0)
+    monkeypatch.setattr(child_processes, "_MIN_AGE_S", -1.0)
     mine, theirs = short / "mine.txt", short / "effnetv2-theirs"
     mine.write_text("kept")
     theirs.mkdir()
@@ -135,7 +135,7 @@ def test_a_temporary_folder_of_another_user_is_not_touched(short, monkeypatch):
     assert theirs.exists()
     assert mine.read_text() == "kept"
     monkeypatch.undo()
-    monkeypatch.setattr(child_processes, "_YOUNG_S", -1.0)
+    monkeypatch.setattr(child_processes, "_MIN_AGE_S", -1.0)
     (theirs / "owner.lock").unlink()
     (theirs / "owner.lock").touch()
     remove_leftovers(short)
