@@ -491,7 +491,7 @@ def test_the_pooling_of_the_weights_is_settled(tmp_path):
         settled(
             f"weights={tmp_path / 'wide.safetensors'}", "global_pool=avg", recipe="finetune"
         ).recipe.global_pool
-        == "mean"
+        == "avg"
     )
 
 

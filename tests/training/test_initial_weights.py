@@ -243,7 +243,7 @@ def test_the_seed_alone_decides_fresh_weights():
 def in_cache(name, monkeypatch, tmp_path):
     """Put a file into the hub's cache by hand, as docs/weights.md says."""
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    entry = hub.about(name)
+    entry = pretrained.get_weights(name)
     folder = tmp_path / f"models--{entry.repository.replace('/', '--')}" / "snapshots" / "main"
     folder.mkdir(parents=True)
     network = create(name.partition(".")[0], num_classes=entry.num_classes)

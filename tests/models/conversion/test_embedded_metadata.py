@@ -95,16 +95,16 @@ def there_and_back(folder, network, out, to):
 @pytest.mark.parametrize(
     ("to", "out", "table", "cut"),
     [
-        ("timm", "folder", TF, "whole"),
-        ("timm", "folder", TF, "pad"),
-        ("timm", "folder", TF, "crop"),
-        ("timm", "o.safetensors", TF, "pad"),
-        ("timm", "o.pth", PLAIN, "crop"),  # the tf_ model would be assumed
-        ("torchvision", "o.pth", PLAIN, "pad"),
-        ("torchvision", "o.safetensors", PLAIN, "crop"),
-        ("keras", "o.keras", TF, "crop"),
-        ("keras", "o.h5", V1, "pad"),
-        ("keras", "o.weights.h5", V1, "crop"),
+        ("timm", "folder", TF, "squash"),
+        ("timm", "folder", TF, "border"),
+        ("timm", "folder", TF, "center"),
+        ("timm", "o.safetensors", TF, "border"),
+        ("timm", "o.pth", PLAIN, "center"),  # the tf_ model would be assumed
+        ("torchvision", "o.pth", PLAIN, "border"),
+        ("torchvision", "o.safetensors", PLAIN, "center"),
+        ("keras", "o.keras", TF, "center"),
+        ("keras", "o.h5", V1, "border"),
+        ("keras", "o.weights.h5", V1, "center"),
     ],
 )
 def test_a_picture_s_probabilities_stay(tmp_path, to, out, table, cut):

@@ -9,7 +9,7 @@ import torch
 import torchvision as their_torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tests.messages import mentioning, mentions
+from tests.messages import each_mentions, mentioning, mentions
 from torch import nn
 
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
@@ -377,17 +377,16 @@ SYMMETRIC = replace(get_architecture("efficientnet_b0"), padding="symmetric", ba
 @pytest.mark.parametrize(
     ("to", "out", "table", "alone"),
     [
-        ("timm", "hub", get_architecture(B0), ["tta"]),
-        ("timm", "o.safetensors", get_architecture(B0), ["class names", "preprocessing", "tta"]),
-        ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "tta"]),
+        ("timm", "hub", get_architecture(B0), ["test-time augmentation (tta 'd4')"]),
+        ("timm", "o.safetensors", get_architecture(B0), ["class names", "preprocessing", "test-time augmentation"]),
+        ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "test-time augmentation"]),
     ],
 )
 def test_what_others_do_not_see_in_their_file_is_told(tmp_path, to, out, table, alone):
     network = our_network(table)
     network.preprocessing = replace(PREPROCESSING, tta="d4")
     notes = convert.write(tmp_path / out, network, to)
-    assert len(notes) == len(alone)
-    assert all(f"the {word}" in note for word, note in zip(alone, notes, strict=True))
+    assert each_mentions(notes, *((f"the {word}",) for word in alone))
 
 
 def test_what_was_never_said_is_not_lost(tmp_path):
@@ -407,7 +406,7 @@ def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
     assert read.network.preprocessing == get_model_info(B0).preprocessing
     [note] = [note for note in read.notes if note.startswith("preprocessing")]
     for words in (
-        "states no image_size, crop mode, interpolation, mean or std",
+        "states no image_size, crop_mode, interpolation, mean or std",
         f"timm's tf_{B0}: image_size 224, crop_mode center (0.875 of the shorter side), interpolation bicubic, mean "
         "0.485",
         f"effnetv2 convert '{path}' OUT with --image-size, --crop-mode, --interpolation, --mean or --std",

@@ -281,7 +281,7 @@ def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
     """Equal at 64 px; at 80 px a map of 5 px is halved, and Keras' own padding is another."""
     network = random_network("efficientnet_b0", 64, num_classes=0)
     keras_export.write(tmp_path / "sized.weights.h5", network)
-    sizeless = keras.applications.EfficientNetB0(weights=None, include_top=False, global_pool="avg")
+    sizeless = keras.applications.EfficientNetB0(weights=None, include_top=False, pooling="avg")
     sizeless.load_weights(tmp_path / "sized.weights.h5")
     sizeless.save(tmp_path / "sizeless.keras")
     raw = interop.read(tmp_path / "sizeless.keras")
@@ -318,8 +318,8 @@ def test_a_network_within_a_network(tmp_path):
         notes = " ".join(convert.read(path).notes)
         sized = suffix != ".weights.h5"
         assert ("preprocessing: image_size, mean and std as the file states" in notes) == sized
-        assert ("states no crop mode or interpolation; assumed" in notes) == sized
-        assert ("states no image_size, crop mode or interpolation; assumed" in notes) == (not sized)
+        assert ("states no crop_mode or interpolation; assumed" in notes) == sized
+        assert ("states no image_size, crop_mode or interpolation; assumed" in notes) == (not sized)
         assert mentions(notes, path, "effnetv2 convert", "OUT", "--class-names")
         assert torch.equal(
             network.classifier.weight.T, torch.from_numpy(keras.ops.convert_to_numpy(model.layers[-1].kernel))
@@ -349,7 +349,7 @@ def test_legacy_weights_say_of_scaling_only_what_they_list(within, tmp_path):
 
 def test_the_size_around_a_network_that_has_none_is_stated(tmp_path):
     """As transfer learning has it: Input((64, 64, 3)), and in it EfficientNetV2B0(include_top=False)."""
-    trunk = keras.applications.EfficientNetV2B0(weights=None, include_top=False, global_pool="avg")
+    trunk = keras.applications.EfficientNetV2B0(weights=None, include_top=False, pooling="avg")
     picture = keras.Input((64, 64, 3))
     path = tmp_path / "network.keras"
     keras.Model(picture, trunk(picture)).save(path)

@@ -168,7 +168,7 @@ def _only_read_here(path: Path, network: EfficientNet, to: Target) -> Iterator[s
     if network.class_names not in ((), numbers) and (only_tensors or to == "keras"):
         yield f"the class names: {unseen}"
     if only_tensors:
-        yield f"the preprocessing: {unseen}; others need size, crop mode, interpolation, mean and std"
+        yield f"the preprocessing: {unseen}; others need image_size, crop_mode, interpolation, mean and std"
     elif to == "keras":
         stored = "mean and std are" if path.name.endswith(".weights.h5") else "size, mean and std are"
         yield (
@@ -187,7 +187,7 @@ def _only_read_here(path: Path, network: EfficientNet, to: Target) -> Iterator[s
             "to 255 by it"
         )
     if preprocessing.tta != "none":
-        yield f"the views ('{preprocessing.tta}'): {unseen}"
+        yield f"the test-time augmentation (tta '{preprocessing.tta}'): {unseen}"
 
 
 def _weights(file: WeightFile, found: DetectedModel, notes: list[str]) -> dict[str, Tensor]:

@@ -129,7 +129,7 @@ def _build(keras: Any, name: str, network: EfficientNet) -> Any:
     if network.num_classes:
         options |= {"classes": network.num_classes, "classifier_activation": network.answer}
     else:
-        options["global_pool"] = "avg"
+        options["pooling"] = "avg"
     builder = getattr(keras.applications, CLASSES[name])
     if name.startswith("efficientnet_"):
         return builder(**options)

@@ -26,7 +26,7 @@ from efficientnetv2.utils.shell import shell_join
 
 _IMAGENET_CLASSES = 1000
 _TOLERANCE = 1e-5  # relative, for values that Keras keeps as 32-bit floats. Ours
-# Fields that notes mention; the crop belongs to the crop mode, and views are ours alone.
+# Fields that notes mention; the crop belongs to the crop mode, and tta is ours alone.
 FIELDS = ("image_size", "crop_mode", "interpolation", "mean", "std")
 
 
