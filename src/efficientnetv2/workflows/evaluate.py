@@ -285,7 +285,6 @@ def _metadata(plan: _Plan, overlap: TrainOverlap, predictions: Predictions, seco
         "These images chose its weights." if selected else overlap.choosing,
         _calibration_note(network, split, overlap),
     )
-    epochs = metrics.get("epochs", None if metrics.get("stopped_early") else recipe.get("epochs"))
     return ReportMetadata(
         data=plan.data,
         evaluated_on=split,
@@ -298,12 +297,19 @@ def _metadata(plan: _Plan, overlap: TrainOverlap, predictions: Predictions, seco
         versions=library_versions(),
         recipe=recipe or None,
         seed=recipe.get("seed"),
-        epochs=epochs if isinstance(epochs, (int, float)) else None,
+        epochs=_trained_epochs(network),
         wall_s=round(seconds, 2),
         images_per_s=round(len(predictions.samples) / seconds, 1),
         num_skipped=len(predictions.unreadable),
         sha256=file_hashes(Path(plan.model), Path(plan.model) / model_file.NAME),
     )
+
+
+def _trained_epochs(network: Network) -> float | None:
+    """Those planned, for a file of an older version; None if its training stopped early."""
+    metrics = network.metrics
+    epochs = metrics.get("epochs", None if metrics.get("stopped_early") else network.recipe.get("epochs"))
+    return epochs if isinstance(epochs, (int, float)) else None
 
 
 def _calibration_note(network: Network, split: str, overlap: TrainOverlap) -> str | None:
