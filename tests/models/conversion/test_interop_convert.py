@@ -378,7 +378,12 @@ SYMMETRIC = replace(get_architecture("efficientnet_b0"), padding="symmetric", ba
     ("to", "out", "table", "alone"),
     [
         ("timm", "hub", get_architecture(B0), ["test-time augmentation (tta 'd4')"]),
-        ("timm", "o.safetensors", get_architecture(B0), ["class names", "preprocessing", "test-time augmentation"]),
+        (
+            "timm",
+            "o.safetensors",
+            get_architecture(B0),
+            ["class names", "preprocessing", "test-time augmentation"],
+        ),
         ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "test-time augmentation"]),
     ],
 )
