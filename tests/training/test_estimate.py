@@ -85,7 +85,7 @@ def test_microbatches_are_no_more_than_a_step_has():
 
 
 def test_shares_of_the_stages_count():
-    plan = "progressive={stages: 2, shares: [3, 1], image_size: {start: 64, end: 128}}"
+    plan = "progressive={stages: 2, stage_fractions: [3, 1], image_size: {start: 64, end: 128}}"
     assert [stage.steps for stage in whole(recipe(plan)).stages] == [45, 15]
 
 

@@ -411,7 +411,7 @@ def test_pictures_of_another_training_are_not_taken_for_its_own(class_folders, t
     )
     page = (tmp_path / "rated/report.html").read_text()
     assert "the model was trained on these images" not in page
-    assert "the images (train) of" in page
+    assert "images of split train" in page
     assert modelfile.load(tmp_path / "calibrated.safetensors").calibration.fitted_on == "train"
 
 
