@@ -259,7 +259,7 @@ def test_a_run_whose_sizes_were_lowered_goes_on_with_the_pixels_that_it_began_wi
 def test_the_largest_picture_of_the_run_decides_whenever_it_is_drawn():
     quick = of_recipe()
     growing = quick.model_copy(update={"progressive": replace(quick.progressive, image_size=Ramp(64, 128))})
-    drawn = replace(growing.progressive, order="random", turns=8, seed=0)
+    drawn = replace(growing.progressive, order="random", random_draws=8, seed=0)
     at_random = quick.model_copy(update={"progressive": drawn})
     assert image_cache._spec(at_random) == image_cache._spec(growing) == CacheSpec(177, "shorter")
     for stages in (1, 4):  # the last of four begins at 112 px

@@ -524,6 +524,7 @@ def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
         (12, 12.0, 3.0, 8.0),
         (24, 12.0, 3.0, 8.0),
     ]
+    assert not any(isinstance(value, dict) for row in rows for value in row.values())
     assert second.log.seconds == 2 * 100 + 24 + 7 * 50, (
         "of the run, compiling and validation among it, but the last"
     )

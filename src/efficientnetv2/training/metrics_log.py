@@ -88,7 +88,7 @@ class MetricsLog:
         now = time.perf_counter()
         train_s = max(1e-9, now - self._row_start)
         images_per_s = self._images / train_s
-        settings = {name: value for name, value in output.setting.to_json().items() if name != "others"}
+        settings = {name: value for name, value in output.setting.to_json().items() if name != "extra"}
         self._context.config.folder.record(
             {
                 "kind": "train",

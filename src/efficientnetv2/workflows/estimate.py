@@ -227,7 +227,7 @@ def _rows(config: RunConfig) -> list[dict[str, Any]]:
             setting = (
                 recipe.progressive.at(step - 1, total_steps=length.steps).to_json() if kind == "train" else {}
             )
-            known = {name: value for name, value in setting.items() if name != "others"}
+            known = {name: value for name, value in setting.items() if name != "extra"}
             begun = {"kind": kind, "step": step, "epoch": step / length.steps_per_epoch}
             rows.append(begun | known | dict(zip(unknown, noise, strict=True)))
     return sorted(rows, key=lambda row: row["step"])
