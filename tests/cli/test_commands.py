@@ -300,7 +300,7 @@ def test_a_run_leaves_what_the_design_says(trained):
     assert set(dataset["split"]) == {"train", "val"}
     assert any((trained / "run/tensorboard").iterdir())
     log = (trained / "run/log.txt").read_text(encoding="utf-8")
-    assert mentions(log.splitlines()[-1], trained / "run", "effnetv2 predict", "PICTURES")
+    assert mentions(log.splitlines()[-1], trained / "run", "effnetv2 predict", "IMAGES")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")

@@ -241,7 +241,7 @@ def test_the_other_verbs(trained, tmp_path):
     assert "lush" in (tmp_path / "folds/predictions.csv").read_text()
     told = folds.stdout + folds.stderr
     assert mentions(told, "fold2", "ensemble")
-    assert mentions(told, "effnetv2 predict folds/fold1 NEW_PICTURES")
+    assert mentions(told, "effnetv2 predict folds/fold1 NEW_IMAGES")
     ended_well("predict", "folds/fold1", data / "val", "--output", "new.csv", cwd=tmp_path)
     done = effnetv2("data", "balance", data, "out", cwd=tmp_path)
     assert done.returncode == 2

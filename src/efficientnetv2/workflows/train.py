@@ -168,8 +168,8 @@ def train_and_report(
             _logger.info(f"Report: {done.path / 'report.html'}")
             for line in done.result.next_lines:
                 _logger.info(line)
-            command = shell_join(["effnetv2", "predict", str(done.path), "PICTURES"])
-            _logger.info(f"For new pictures: {command}")
+            command = shell_join(["effnetv2", "predict", str(done.path), "IMAGES"])
+            _logger.info(f"For new images: {command}")
         return done.path
 
 
