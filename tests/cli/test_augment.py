@@ -1,4 +1,4 @@
-"""``effnetv2 augment``: the sheet shows what training feeds to the network, undone for the eye."""
+"""``effnetv2 train --preview``: the sheet shows what training feeds to the network, undone for the eye."""
 
 from __future__ import annotations
 
