@@ -55,7 +55,7 @@ class Result:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """A row per image: path, label (predicted), probability, true_label, and the probability of each class."""
+        """A row per image: path, predicted_label, probability, true_label, and the probability of each class."""
         file = Path(self.path or "") / "predictions.csv"
         try:
             return pd.read_csv(file, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
@@ -145,7 +145,7 @@ class Run(TrainedResult):
 
         run = ev2.Run("runs/mine")
         run.metrics["top1"], run.report_path
-        errors = run.predictions.query("label != true_label")  # of the validation images
+        errors = run.predictions.query("predicted_label != true_label")  # of the validation images
 
     Args:
         path: Folder of the run.
