@@ -26,7 +26,7 @@ MISTAKES = [
     ("evaluate m photos --split tset", "--split: invalid value 'tset'", "'test'"),
     ("train photos --cache yes", "--cache: invalid value 'yes' (choose from ram, disk)", None),
     ("train photos --epochs ten", "--epochs: invalid value 'ten' (must be a number)", None),
-    ("train photos --image-size 7", "--image-size: invalid value '7' (must be between 32", None),
+    ("train photos --image-size 0", "--image-size: invalid value '0' (must be between 1", None),
     ("train photos --workers -1", "--workers: invalid value '-1' (must be at least 0)", None),
     ("train . --epochs 1 --minutes 2", "--epochs and --minutes", "one"),
     ("train . --lr 0.1 --set optimizer.lr=0.2", "--lr: --set optimizer.lr", "one"),
@@ -59,8 +59,8 @@ def test_a_mistake_is_answered_by_its_name_and_one_fix(words, named, fix, tmp_pa
 
 
 NOTED = [
-    ("train photos --imgsz 7", "--image-size 7"),
-    ("train photos --img-size 7", "--image-size 7"),
+    ("train photos --imgsz 0", "--image-size 0"),
+    ("train photos --img-size 0", "--image-size 0"),
     ("train photos --batch 8 --epochs x", "--batch-size 8"),
     ("train photos --batch_size 8 --epochs x", "--batch-size 8"),
     ("train photos -b 8 --epochs x", "--batch-size 8"),

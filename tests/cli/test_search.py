@@ -459,7 +459,7 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
             ("--memory-exponent", "0.1"),
             ("--memory-exponent", "peak_memory_bytes", "0.1"),
         ),
-        (("--image-size", "4"), ("--image-size", "4")),
+        (("--image-size", "4"), ("images of 4 px are smaller than the stride",)),
         (
             (
                 "--set",
