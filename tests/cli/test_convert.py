@@ -15,7 +15,7 @@ from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.workflows.convert import temperature_notes
 

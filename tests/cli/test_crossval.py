@@ -33,7 +33,7 @@ from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import ensemble, model_file
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe

@@ -15,7 +15,7 @@ from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.models import model_file
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 
 pytestmark = pytest.mark.slow  # a run of five epochs comes before the first
 

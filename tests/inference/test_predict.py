@@ -23,7 +23,7 @@ from efficientnetv2.inference.predict import (
 )
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import Ensemble
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.utils.errors import InputError, MemoryShortError

@@ -20,7 +20,7 @@ from efficientnetv2.models.adapt import (
     set_classifier_weights,
 )
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 

@@ -23,8 +23,7 @@ from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.model_card import conversion_hint
-from efficientnetv2.models.provenance import KEY, TrainingFingerprint
-from efficientnetv2.models.temperature import KEY as CALIBRATION
+from efficientnetv2.models.provenance import CALIBRATION_KEY, KEY, TrainingFingerprint
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
@@ -398,7 +397,7 @@ def test_metadata_nested_too_deeply_is_refused(tmp_path):
             model_file.load(path)
 
 
-@pytest.mark.parametrize("key", [KEY, CALIBRATION])
+@pytest.mark.parametrize("key", [KEY, CALIBRATION_KEY])
 @pytest.mark.parametrize("value", ["1e999", "-1", "1.5", '"many"', "true", "9" * 400, "[3]"])
 def test_an_impossible_number_of_images_is_named(tmp_path, key, value):
     path = _save(tmp_path / "m.safetensors")

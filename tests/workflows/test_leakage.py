@@ -30,8 +30,7 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.model_card import parse_entry
-from efficientnetv2.models.provenance import KEY, TrainingFingerprint
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import KEY, Calibration, TrainingFingerprint
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import post_training
 from efficientnetv2.training.callbacks import RunContext

@@ -25,7 +25,7 @@ from efficientnetv2.inference.predict import Predictions, Runtime
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import batch_predict

@@ -15,7 +15,7 @@ from tests.messages import mentions
 from efficientnetv2 import create
 from efficientnetv2.models import model_file
 from efficientnetv2.models.ensemble import Ensemble, member_calibrations
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.workflows.test_time_augmentation import remove_unfit_calibration
 
 

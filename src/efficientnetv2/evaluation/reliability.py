@@ -32,7 +32,7 @@ from efficientnetv2.metrics.calibration import (
 from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
 from efficientnetv2.metrics.multilabel import is_correct
 from efficientnetv2.metrics.selective import CoverageCurve, coverage_curve
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.probability import Answer
 from efficientnetv2.utils.rng import Key

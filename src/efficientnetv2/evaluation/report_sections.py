@@ -25,7 +25,7 @@ from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.metrics.multilabel import is_correct
 from efficientnetv2.metrics.subgroups import SliceMetrics, slice_metrics, slice_values, sliceable_columns
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils import probability
 from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
 from efficientnetv2.utils.rng import Key

@@ -14,9 +14,8 @@ from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
 from efficientnetv2.architectures.spec import Architecture, blocks
 from efficientnetv2.models.blocks import Dropout, FusedMBConv, MBConv, init_weights
 from efficientnetv2.models.layers import ConvNorm
-from efficientnetv2.models.provenance import TrainingFingerprint
+from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, free_bytes

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.provenance import TrainingFingerprint, merge_fingerprints
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration, TrainingFingerprint, merge_fingerprints
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_text_atomically

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.models import model_card, pretrained, provenance, safetensors_io, temperature
+from efficientnetv2.models import model_card, pretrained, provenance, safetensors_io
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.empty_model import describe_changes, describe_differences, empty_network, module_of
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.model_card import Header, conversion_hint
-from efficientnetv2.models.provenance import TrainingFingerprint
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
@@ -97,7 +96,7 @@ def save(
     if fingerprint is not None:
         metadata[provenance.KEY] = fingerprint.to_json()
     if network.calibration is not None:
-        metadata[temperature.KEY] = network.calibration.to_json()
+        metadata[provenance.CALIBRATION_KEY] = network.calibration.to_json()
     safetensors_io.write(path, tensors, metadata)
 
 
@@ -189,9 +188,11 @@ def describe(path: str | Path) -> ModelDescription:
 
 
 def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:
-    text = metadata.get(temperature.KEY)
+    text = metadata.get(provenance.CALIBRATION_KEY)
     return (
-        None if text is None else model_card.parse_entry(path, text, temperature.KEY, Calibration.from_json)
+        None
+        if text is None
+        else model_card.parse_entry(path, text, provenance.CALIBRATION_KEY, Calibration.from_json)
     )
 
 

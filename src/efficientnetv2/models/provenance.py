@@ -1,11 +1,12 @@
-"""Which images trained a model: a sample of their content hashes, stored in the model file."""
+"""Metadata of a model file: which images trained the model (a sample of their hashes), and its temperature."""
 
 from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy.typing as npt
 from efficientnetv2.utils.errors import short_repr
 from efficientnetv2.utils.rng import Key
 
-KEY = "efficientnetv2.trained_on"  # metadata entry of a model file
+# Metadata entries of a model file. Versions that do not know one ignore it.
+KEY = "efficientnetv2.trained_on"
+CALIBRATION_KEY = "efficientnetv2.calibration"
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,3 +124,31 @@ def merge_fingerprints(parts: Sequence[TrainingFingerprint]) -> TrainingFingerpr
         return TrainingFingerprint(len(marks), marks)
     several = len(parts) > 1 or parts[0].of_several
     return TrainingFingerprint(sum(part.pictures for part in parts), marks, of_several=several)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The temperature that divides a model's logits (arXiv:1706.04599). It changes no predicted class.
+
+    Args:
+        temperature: Above 0.
+        pictures: Number of images that it was fitted on. None of them trained the model.
+        fitted_on: Name of those images: ``minival``, or the dataset.
+    """
+
+    temperature: float
+    pictures: int
+    fitted_on: str
+
+    def to_json(self) -> str:
+        """The metadata entry; ``from_json`` reads it."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Calibration:
+        """Read a metadata entry. Raises ValueError, KeyError or TypeError if it is damaged."""
+        plain = json.loads(text)
+        temperature = float(plain["temperature"])
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}, but must be finite and above 0")
+        return Calibration(temperature, image_count(plain), str(plain["fitted_on"]))

@@ -20,8 +20,7 @@ from efficientnetv2.inference.resolutions import SizeMetrics, best_size, evaluat
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_temperature
 from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file
-from efficientnetv2.models.provenance import TrainingFingerprint
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.divergence import DivergenceCheck
 from efficientnetv2.training.early_stopping import ModelSelection

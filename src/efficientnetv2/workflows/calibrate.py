@@ -11,7 +11,7 @@ from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_tempe
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.train_overlap import TrainOverlap
 from efficientnetv2.utils.errors import InputError, pluralize

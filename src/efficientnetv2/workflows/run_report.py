@@ -36,7 +36,7 @@ from efficientnetv2.evaluation.report_sections import ReportInputs, ReportOption
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
 from efficientnetv2.inference.linear_probe import ProbeResult, fit_classifier
 from efficientnetv2.models import model_file
-from efficientnetv2.models.temperature import Calibration
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.training.checkpoint import remove_checkpoints
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.metrics_log import data_wait_fraction, training_seconds

@@ -12,7 +12,7 @@ import efficientnetv2
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models import model_file
 from efficientnetv2.models.ensemble import Ensemble
-from efficientnetv2.models.temperature import KEY, Calibration
+from efficientnetv2.models.provenance import CALIBRATION_KEY, Calibration
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 
@@ -78,6 +78,6 @@ def test_a_damaged_one_is_refused(network, tmp_path, text):
     model_file.save(tmp_path / "m.safetensors", network)
     with safe_open(tmp_path / "m.safetensors", "pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, tmp_path / "bad.safetensors", metadata | {KEY: text})
+    save_file(tensors, tmp_path / "bad.safetensors", metadata | {CALIBRATION_KEY: text})
     with pytest.raises(InputError, match=mentioning("efficientnetv2.calibration")):
         model_file.load(tmp_path / "bad.safetensors")
