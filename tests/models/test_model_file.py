@@ -415,8 +415,8 @@ def test_an_impossible_temperature_is_named(tmp_path, value):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     text = f'{{"pictures": 3, "temperature": {value}, "fitted_on": "minival"}}'
-    save_file(load_file(path), path, metadata | {CALIBRATION: text})
-    with pytest.raises(InputError, match=rf"m\.safetensors.*'{CALIBRATION}'.*"):
+    save_file(load_file(path), path, metadata | {CALIBRATION_KEY: text})
+    with pytest.raises(InputError, match=rf"m\.safetensors.*'{CALIBRATION_KEY}'.*"):
         model_file.load(path)
 
 

@@ -1,4 +1,4 @@
-"""``create``: a model from a name, an architecture, a file or a module."""
+"""``create``: a model or a backbone from a name, an architecture, a file or a module."""
 
 from __future__ import annotations
 
