@@ -18,7 +18,7 @@ from benchmarks.record import read
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.models.download import sha256_of
+from efficientnetv2.models.hub import sha256_of
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe

@@ -17,7 +17,7 @@ from tests.command_line import TINY, effnetv2, effnetv2_fresh
 from tests.hub_server import serving
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.models import download, hub
+from efficientnetv2.models import hub
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.library_weights import timm_file, torchvision_file
 from efficientnetv2.training.initial_weights import build_initial_model, load_weights
@@ -34,7 +34,7 @@ REPOSITORY = "timm/resnet10t.c3_in1k"
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """The hub that the user's environment names, and caches of this test alone."""
-    monkeypatch.setattr(download, "PAUSE_S", 0.0)
+    monkeypatch.setattr(hub, "PAUSE_S", 0.0)
     with serving() as server:
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
         monkeypatch.setattr(hub, "Hub", partial(hub.Hub, endpoint=server.url, folder=tmp_path / "hub"))
