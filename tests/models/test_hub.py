@@ -24,7 +24,8 @@ from tests.hub_server import COMMIT, serving
 from tests.messages import mentioning, mentions
 
 import efficientnetv2
-from efficientnetv2.models import hub, pretrained
+from efficientnetv2.models import hub as hub_module
+from efficientnetv2.models import pretrained
 from efficientnetv2.models.conversion.convert import read_pretrained
 from efficientnetv2.models.hub import Hub, cached, fetch, url
 from efficientnetv2.training.initial_weights import load_weights
@@ -47,7 +48,7 @@ def server():
 @pytest.fixture
 def hub(server, tmp_path, monkeypatch):
     """Caches of this test alone, filled from the server."""
-    monkeypatch.setattr(hub, "PAUSE_S", 0.0)
+    monkeypatch.setattr(hub_module, "PAUSE_S", 0.0)
     return Hub(
         endpoint=server.url,
         folder=tmp_path / "hub",
@@ -150,7 +151,7 @@ def test_a_server_that_says_nothing_is_given_up_soon(server, hub):
 
 def test_a_server_that_sends_a_byte_at_a_time_is_given_up(server, hub, monkeypatch):
     """Each byte comes in time, and the whole file would take days."""
-    monkeypatch.setattr(hub, "STALL_S", 1.0)
+    monkeypatch.setattr(hub_module, "STALL_S", 1.0)
     server.drips = True
     started = time.perf_counter()
     with pytest.raises(InputError, match=mentioning("30,000", "1")):

@@ -376,7 +376,7 @@ def test_fresh_and_pretrained_are_the_same_network_of_torchvision(name, tmp_path
     # PyTorch's own first weights: with torchvision's, nothing of the picture is left at the end.
     published = torchvision.models.get_model(name, init_weights=False).eval()
     monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: published.state_dict())
-    monkeypatch.setattr("efficientnetv2.models.library_weights.torchvision_file", lambda *_: tmp_path)
+    monkeypatch.setattr("efficientnetv2.models.hub.torchvision_file", lambda *_: tmp_path)
     theirs = torchvision.models.get_model(name, weights=weights).eval()
     network = create(f"torchvision:{name}.{weights.name}").eval()
     model_file.save(tmp_path / "m.safetensors", network, class_names=[str(n) for n in range(1000)])
@@ -410,7 +410,7 @@ def test_the_size_that_weights_decided_is_kept(small_transformers, tmp_path, mon
     weights = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
     theirs = torchvision.models.vit_b_16(image_size=384).eval()
     monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: theirs.state_dict())
-    monkeypatch.setattr("efficientnetv2.models.library_weights.torchvision_file", lambda *_: tmp_path)
+    monkeypatch.setattr("efficientnetv2.models.hub.torchvision_file", lambda *_: tmp_path)
     network = create(f"torchvision:vit_b_16.{weights.name}", num_classes=2).eval()
     assert network.source == "torchvision:vit_b_16@384"
     model_file.save(tmp_path / "m.safetensors", network, class_names=("a", "b"))

@@ -40,6 +40,7 @@ from efficientnetv2.utils.errors import InputError
 _logger = logging.getLogger(__name__)
 
 PYTORCH = "https://download.pytorch.org"
+_TIMM_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which timm looks for them
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 TRIES = 3  # in a row without progress. Ours
@@ -383,3 +384,33 @@ def _append(
                 began, bytes_then = time.monotonic(), file.tell()
             elif time.monotonic() - began >= STALL_S:
                 raise httpx2.ReadTimeout(f"fewer than {LEAST_BYTES:,} bytes came in {STALL_S:g} s")
+
+
+def timm_file(config: Mapping[str, Any], name: str, user: Hub | None = None) -> Path | None:
+    """The file of timm's weights; None for the few (19 of 1,826) on another server, where timm has to look itself.
+
+    Args:
+        config: timm's ``pretrained_cfg`` of the weights, as a dictionary.
+        name: Model name with tag.
+        user: Servers and caches; None is the user's environment.
+    """
+    repository = config.get("hf_hub_id")
+    if not repository:
+        return None
+    stated = config.get("hf_hub_filename")
+    files = [Remote(name, "timm", repository, file) for file in ([stated] if stated else _TIMM_FILES)]
+    for file in files:
+        if cached(file, user):
+            return fetch(file, user)
+    for file in files[:-1]:
+        try:
+            return fetch(file, user)
+        except WeightsNotFoundError:
+            continue
+    return fetch(files[-1], user)
+
+
+def torchvision_file(url: str, name: str, user: Hub | None = None) -> Path:
+    """The file of torchvision's weights at a URL, in its cache. Raises InputError, see ``fetch``."""
+    folder, _, file = url.removeprefix(f"{PYTORCH}/").rpartition("/")
+    return fetch(Remote(name, "torchvision", folder, file), user)

@@ -19,7 +19,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.models import hub
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.library_weights import timm_file, torchvision_file
+from efficientnetv2.models.hub import timm_file, torchvision_file
 from efficientnetv2.training.initial_weights import build_initial_model, load_weights
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
