@@ -469,7 +469,7 @@ def test_a_header_as_long_as_a_pickle_begins_is_that_of_a_safetensors_file(tmp_p
     [
         (
             "folder",
-            "efficientnetv2.models.conversion.pytorch_export.save_file",
+            "efficientnetv2.models.conversion.export.save_file",
             SafetensorError("No space left on device"),
         ),
         (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.models import pretrained
-from efficientnetv2.models.conversion import keras_export, metadata, pytorch_export, reading, timm
+from efficientnetv2.models.conversion import export, metadata, reading, timm
 from efficientnetv2.models.conversion.detect import DetectedModel, detect, named
 from efficientnetv2.models.conversion.layouts import COUNTER, TITLES, Source
 from efficientnetv2.models.conversion.metadata import NO_USER_METADATA, UserMetadata
@@ -132,7 +132,7 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
 
     Args:
         path: For timm a directory, or a file ``.safetensors`` or ``.pth``; for torchvision ``.pth`` or
-            ``.safetensors``; for Keras see ``models.conversion.keras_export.write``.
+            ``.safetensors``; for Keras see ``models.conversion.export.write_keras``.
 
     Returns:
         What the library does not see in the file, a sentence each. ``read`` gives all of it back.
@@ -142,9 +142,9 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
     """
     path, global_pool = Path(path), network.architecture.global_pool
     writers = {
-        "timm": pytorch_export.write_timm,
-        "torchvision": pytorch_export.write_torchvision,
-        "keras": keras_export.write,
+        "timm": export.write_timm,
+        "torchvision": export.write_torchvision,
+        "keras": export.write_keras,
     }
     try:
         if global_pool != "avg":
@@ -163,7 +163,7 @@ def _only_read_here(path: Path, network: EfficientNet, to: Target) -> Iterator[s
         network.preprocessing,
         f"{TITLES[to]} does not see it in the file, this package does",
     )
-    only_tensors = to == "torchvision" or (to == "timm" and path.suffix in pytorch_export.SUFFIXES)
+    only_tensors = to == "torchvision" or (to == "timm" and path.suffix in export.STATE_DICT_SUFFIXES)
     numbers = tuple(str(number) for number in range(network.num_classes))
     if network.class_names not in ((), numbers) and (only_tensors or to == "keras"):
         yield f"the class names: {unseen}"
@@ -175,7 +175,7 @@ def _only_read_here(path: Path, network: EfficientNet, to: Target) -> Iterator[s
             f"the preprocessing: {stored} in the network; of the rest, {unseen}. Give Keras images of "
             f"{preprocessing.image_size} px that are framed already"
         )
-    elif rounded := pytorch_export.rounded_crop(preprocessing):
+    elif rounded := export.rounded_crop(preprocessing):
         yield (
             f"crop_pct {preprocessing.crop_pct:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
         )
