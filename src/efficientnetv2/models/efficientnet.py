@@ -153,7 +153,7 @@ class EfficientNet(Network):
         """Use gradient checkpointing in the first stages, which have the largest maps; 0 turns it off.
 
         Stochastic depth drops the same blocks both times. Batch-norm's running statistics are updated twice, unless the
-        trainer corrects them as ``training.batch_norm.GhostBatchNormStats`` does. Raises InputError for too many
+        trainer corrects them as ``models.ghost_batch.GhostBatchNormStats`` does. Raises InputError for too many
         stages.
         """
         if not 0 <= stages <= len(self.architecture.stages):
