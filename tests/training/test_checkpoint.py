@@ -10,9 +10,8 @@ from tests.messages import mentioning
 from torch import nn
 
 from efficientnetv2.training import checkpoint, optim
-from efficientnetv2.training.ema import EMA
 from efficientnetv2.training.recipe import Optimizer
-from efficientnetv2.training.train_state import TrainState
+from efficientnetv2.training.train_state import EMA, TrainState
 from efficientnetv2.utils.errors import InputError
 
 

@@ -15,9 +15,8 @@ from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import ImageCounts
-from efficientnetv2.training.schedule_points import stage_ends, validation_steps
 from efficientnetv2.training.timing import StepTimings
-from efficientnetv2.training.train_state import RunLength
+from efficientnetv2.training.train_state import RunLength, stage_ends, validation_steps
 from efficientnetv2.utils.errors import InputError, pluralize
 
 # Evenly spaced steps whose sizes are sampled where the size may change at every step. Ours.

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from efficientnetv2.progressive.step_plan import Revision, StepPlan
 from efficientnetv2.training.estimate import estimate_run
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.schedule_points import stage_ends, validation_steps
 from efficientnetv2.training.timing import StepTimings
+from efficientnetv2.training.train_state import stage_ends, validation_steps
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
 
 # Plans over the run, besides those at each stage's start. Ours: if the speed halves right after a plan, the run is late

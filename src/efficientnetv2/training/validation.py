@@ -16,7 +16,7 @@ from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, ma
 from efficientnetv2.training.callbacks import RunContext, StopRequestedError
 from efficientnetv2.training.divergence import DivergenceCheck
 from efficientnetv2.training.run_config import RunConfig, eval_network
-from efficientnetv2.training.schedule_points import validation_steps
+from efficientnetv2.training.train_state import validation_steps
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import DivergedError, pluralize
 

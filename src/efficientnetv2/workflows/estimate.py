@@ -35,9 +35,9 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_length import report_s, scratch_dir
 from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.training.run_request import request_run
-from efficientnetv2.training.schedule_points import log_steps, validation_steps
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings
+from efficientnetv2.training.train_state import log_steps, validation_steps
 from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.device import pick_own_device, workers_for
 from efficientnetv2.utils.errors import InputError

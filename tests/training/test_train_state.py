@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.schedule_points import log_steps, stage_ends, validation_steps
-from efficientnetv2.training.train_state import RunLength
+from efficientnetv2.training.train_state import RunLength, log_steps, stage_ends, validation_steps
 
 
 def recipe(*settings: str, stages: int = 2):
