@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe import NamedRecipe, Recipe
 from efficientnetv2.training.recipe_io import read_recipe
-from efficientnetv2.training.recipes import custom_data, imagenet, nas_proxy, other_models, transfer
-from efficientnetv2.training.recipes.named_recipe import NamedRecipe
+from efficientnetv2.training.recipes import custom_data, imagenet, nas_proxy, transfer
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
 #: All recipes by name, in the order in which a new user wants to read them.
 RECIPES: dict[str, NamedRecipe] = {
     named.recipe.name: named
-    for module in (custom_data, imagenet, transfer, other_models, nas_proxy)
-    for named in module.RECIPES
+    for recipes in (
+        custom_data.RECIPES,
+        imagenet.RECIPES,
+        transfer.RECIPES,
+        imagenet.OTHER_MODEL_RECIPES,
+        nas_proxy.RECIPES,
+    )
+    for named in recipes
 }
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
-from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
-from efficientnetv2.training.recipes.named_recipe import NamedRecipe
+from efficientnetv2.training.recipe import NamedRecipe, Optimizer, Recipe, Schedule
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
 QUICK = Recipe(

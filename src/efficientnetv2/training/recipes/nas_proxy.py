@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
+from efficientnetv2.training.recipe import NamedRecipe
 from efficientnetv2.training.recipes.custom_data import QUICK
 from efficientnetv2.training.recipes.imagenet import S_PAPER
-from efficientnetv2.training.recipes.named_recipe import NamedRecipe
 
 # Fraction of the training images that select a model. More than for an epoch, as models differ less. Ours.
 CHOOSING = 0.2

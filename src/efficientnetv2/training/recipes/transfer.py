@@ -6,8 +6,7 @@ from typing import Any
 
 from efficientnetv2.architectures.registry import get_model_info
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
-from efficientnetv2.training.recipe import Optimizer, Recipe, Schedule
-from efficientnetv2.training.recipes.named_recipe import NamedRecipe
+from efficientnetv2.training.recipe import NamedRecipe, Optimizer, Recipe, Schedule
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
 _SCHEDULES = {
