@@ -48,7 +48,6 @@ SERVER.set_forkserver_preload(
         "efficientnetv2.workflows.search_report",
         "efficientnetv2.workflows.search_export",
         "efficientnetv2.models.conversion.convert",
-        "efficientnetv2.training.tensorboard",
         "matplotlib.backends.backend_agg",
         "matplotlib.backends.backend_svg",
         "rasterio.warp",

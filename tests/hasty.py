@@ -1,6 +1,9 @@
 """What the server that commands and trials are forked off imports last: nothing waits there for longer than it must."""
 
+import importlib
 import os
+import sys
+from types import ModuleType
 
 from efficientnetv2.nas import latency
 from efficientnetv2.training import timing
@@ -11,3 +14,6 @@ os.fsync = lambda _: None
 timing._TIMED_S = timing._ANSWERS_S = 0.3
 latency._WARM_UP_S = latency._SECONDS = 0.05
 latency._WARM_UP, latency._ROUNDS = 1, 3
+# TensorBoard without TensorFlow, as ``training.run_dir`` imports it.
+sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+importlib.import_module("torch.utils.tensorboard")

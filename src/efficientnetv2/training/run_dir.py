@@ -6,10 +6,12 @@ import csv
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from efficientnetv2.data.dataset import ImageDataset
@@ -32,7 +34,7 @@ from efficientnetv2.utils.memory import first_line
 from efficientnetv2.utils.shell import shell_join
 
 if TYPE_CHECKING:
-    from efficientnetv2.training.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import SummaryWriter
 
 _logger = logging.getLogger(__name__)
 
@@ -367,6 +369,8 @@ def _writing(file: Path) -> Iterator[None]:
 
 def _board(folder: Path, step: int) -> SummaryWriter:
     """A TensorBoard log that continues at a step."""
-    from efficientnetv2.training.tensorboard import SummaryWriter  # takes half a second
+    # TensorBoard would import TensorFlow if there is one: slow, and it may clash with PyTorch.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+    from torch.utils.tensorboard import SummaryWriter  # takes half a second
 
     return SummaryWriter(str(folder), purge_step=step)
