@@ -24,7 +24,7 @@ from efficientnetv2.cli.console import Screen
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.trial_process import exit_with_parent
 from efficientnetv2.training.overrides import TrainOverrides
-from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.workflows.crossval import run_crossval

@@ -22,7 +22,7 @@ from efficientnetv2.models.hub import sha256_of
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, format_duration
 from efficientnetv2.utils.io import read_object, write_text_atomically

@@ -37,8 +37,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_length import LengthBudget
-from efficientnetv2.training.run_options import RunOptions
-from efficientnetv2.training.run_request import RunRequest
+from efficientnetv2.training.run_request import RunOptions, RunRequest
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError

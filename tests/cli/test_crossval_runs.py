@@ -28,8 +28,7 @@ from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_options import RunOptions
-from efficientnetv2.training.run_request import RunRequest, repeat_recipe
+from efficientnetv2.training.run_request import RunOptions, RunRequest, repeat_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import crossval_runs
 from efficientnetv2.workflows import train as train_job

@@ -21,7 +21,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import no_probe_note
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.timing import LinearCost
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.workflows import estimate

@@ -13,7 +13,7 @@ from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import RECIPES, get_recipe
-from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
 from efficientnetv2.workflows.estimate import plan_run

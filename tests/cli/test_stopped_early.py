@@ -7,7 +7,7 @@ from tests.messages import mentioning
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.training.overrides import TrainOverrides
-from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.workflows import train
 
 

@@ -16,12 +16,11 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.progressive.schedule import Ramp, StepSettings
-from efficientnetv2.training import auto_batch, initial_weights
+from efficientnetv2.training import initial_weights, memory_probe
 from efficientnetv2.training import memory_probe as preflight
 from efficientnetv2.training import resolve as resolving
-from efficientnetv2.training.auto_batch import fit_groups, smallest_group
 from efficientnetv2.training.initial_weights import build_model
-from efficientnetv2.training.memory_probe import Hardware, MemoryProbe
+from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups, smallest_group
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
@@ -448,7 +447,7 @@ def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(d
         world=SimpleNamespace(is_distributed=True, size=4),
     )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(auto_batch, "group_size", lambda *given, **how: 8)
+        patched.setattr(memory_probe, "group_size", lambda *given, **how: 8)
         *_, notes = fit_groups(recipe, probe, is_set=True, is_fixed=True)
     assert any("Each of the 4 GPUs gets 8 images a step" in note for note in notes) == told
     assert any("--batch-size 128" in note for note in notes) == told

@@ -18,7 +18,7 @@ from efficientnetv2.training import run_lock
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_dir import LOCK, RUNNING
 from efficientnetv2.training.run_lock import create_run_dir, is_running, lock_run_dir, validate_new_run_dir
-from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import crossval

@@ -28,8 +28,7 @@ from efficientnetv2.training import initial_weights, weights_selection
 from efficientnetv2.training.initial_weights import WeightsCandidate
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
-from efficientnetv2.training.run_options import RunOptions
-from efficientnetv2.training.run_request import RunRequest
+from efficientnetv2.training.run_request import RunOptions, RunRequest
 from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key

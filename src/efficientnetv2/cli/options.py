@@ -21,7 +21,7 @@ from efficientnetv2.utils.errors import InputError
 if TYPE_CHECKING:
     from efficientnetv2.data.config import DataConfig
     from efficientnetv2.training.overrides import TrainOverrides
-    from efficientnetv2.training.run_options import RunOptions
+    from efficientnetv2.training.run_request import RunOptions
 
 READING = f"{ADVANCED}: how DATA is read"
 
@@ -242,7 +242,7 @@ class MachineOptions:
 
     def place(self, out: Path | None, *, resume: bool = False, baseline: Path | None = None) -> RunOptions:
         """Where and how to run."""
-        from efficientnetv2.training.run_options import RunOptions
+        from efficientnetv2.training.run_request import RunOptions
 
         return RunOptions(
             out, resume, self.device, self.workers, self.memory_gib, self.strict, against=baseline

@@ -25,7 +25,6 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import RGB, Preprocessing
-from efficientnetv2.training.auto_batch import fit_groups, group_size, validate_sizes
 from efficientnetv2.training.ddp import parallel_speed, validate_sharing
 from efficientnetv2.training.early_stopping import unused_patience
 from efficientnetv2.training.image_cache import build_cache, estimate_cache
@@ -44,7 +43,7 @@ from efficientnetv2.training.initial_weights import (
 from efficientnetv2.training.linear_probe import (
     resolve_head_init,
 )
-from efficientnetv2.training.memory_probe import Hardware, MemoryProbe
+from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups, group_size, validate_sizes
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.precision import choose_precision, seconds_per_image

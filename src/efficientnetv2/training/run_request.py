@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from efficientnetv2.data.data_module import SharedDataset
 from efficientnetv2.training.initial_weights import WeightsCandidate, validate_weights_name
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import (
@@ -27,13 +28,12 @@ from efficientnetv2.training.run_lock import (
     runs_newest_first,
     validate_new_run_dir,
 )
-from efficientnetv2.training.run_options import RunOptions
 from efficientnetv2.utils.device import device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_dir
 from efficientnetv2.utils.logs import as_details
-from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.utils.shell import option_args, shell_join
 
 _logger = logging.getLogger(__name__)
 
@@ -149,3 +149,31 @@ def _run_of_launch(world: World, out: Path | None) -> Path | None:
             if is_open and folder.beginning().get("launch") == world.launch:
                 return folder.path
     return None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a run that are not in its recipe."""
+
+    out: Path | None = None  # Run directory. None makes a new one under ``runs/``.
+    resume: bool = False  # Whether to resume the run there
+    device: str = "auto"  # Device, as ``--device`` takes it
+    workers: int | None = None  # Processes that read images. None chooses by the machine.
+    memory_gib: float | None = None  # Memory limit of each process
+    strict: bool = False  # Whether an unreadable image is an error
+    probe: bool = True  # Whether to compare with a linear probe of the given weights
+    # Run to compare with. None takes the one of the resumed run, or else the last one beside it.
+    against: Path | None = None
+    # Recipe files of earlier runs of the same kind. The first with the same weights is repeated.
+    settled: tuple[Path, ...] = ()
+    common: SharedDataset | None = None  # Dataset that all runs of a cross-validation share
+
+    @property
+    def words(self) -> list[str]:
+        """The options that a resumed run needs again, as typed on the command line."""
+        return option_args(
+            device=None if self.device == "auto" else self.device,
+            workers=self.workers,
+            memory_gib=self.memory_gib,
+            strict=self.strict,
+        )

@@ -21,7 +21,7 @@ from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training import recipe_fields
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
-from efficientnetv2.training.run_options import RunOptions
+from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.distributed import world_from_env
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule
 from efficientnetv2.utils.shell import CALL

@@ -33,8 +33,7 @@ from efficientnetv2.training.resolve import no_probe_note, resolve
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_length import report_s, scratch_dir
-from efficientnetv2.training.run_options import RunOptions
-from efficientnetv2.training.run_request import request_run
+from efficientnetv2.training.run_request import RunOptions, request_run
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.training.train_state import log_steps, validation_steps

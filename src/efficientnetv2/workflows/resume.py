@@ -26,13 +26,12 @@ from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.model_card import parse_entry
 from efficientnetv2.preprocessing import Bands, Preprocessing
-from efficientnetv2.training.auto_batch import fit_groups
 from efficientnetv2.training.checkpoint import remove_checkpoints, saved_steps
 from efficientnetv2.training.ddp import validate_sharing
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.initial_weights import build_initial_model, build_model
 from efficientnetv2.training.linear_probe import fit_head
-from efficientnetv2.training.memory_probe import Hardware, MemoryProbe
+from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import train_longer_hint
 from efficientnetv2.training.recipe import Recipe
