@@ -1,4 +1,4 @@
-"""Find what fits into memory, by counting activations and by passes on noise.
+"""Find what fits into memory, by counting activations and by passes on noise: the group size and groups per pass.
 
 If the count is far below the free memory, it decides. If not, a real pass on noise does.
 """
@@ -50,7 +50,6 @@ _PLENTY = 0.25
 _WORTH_A_TRIAL = 1.05
 # Copies of the weights in a run: two moments and the EMA.
 _BESIDE_WEIGHTS = 3
-
 # A GPU with fewer images per step waits more than it computes. Ours.
 _MIN_GPU_IMAGES = 32
 

@@ -49,10 +49,9 @@ from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.precision import choose_precision, seconds_per_image
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
-from efficientnetv2.training.resolved_run import ResolvedRun
 from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_length import needs_timing, resolve_length, without_epochs
-from efficientnetv2.training.run_request import RunRequest, repeat_recipe
+from efficientnetv2.training.run_request import ResolvedRun, RunRequest, repeat_recipe
 from efficientnetv2.training.run_summary import (
     better_weights_note,
     channel_notes,

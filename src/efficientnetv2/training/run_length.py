@@ -20,8 +20,8 @@ from efficientnetv2.training.linear_probe import images_within, min_probe_images
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.resolved_run import ResolvedRun
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_request import ResolvedRun
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget, TimeLimit
 from efficientnetv2.training.timing import StepTimings, measure_timings

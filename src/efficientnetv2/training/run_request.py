@@ -1,16 +1,20 @@
-"""What a run is asked to do, before an image is looked at: its directory, its recipe, the weights to choose among."""
+"""What a run is asked to do, before an image is looked at; and the run with nothing left to decide."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.data.data_module import SharedDataset
+from efficientnetv2.data.data_module import DataModule, SharedDataset
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.image_cache import CacheEstimate, ImageCache
 from efficientnetv2.training.initial_weights import WeightsCandidate, validate_weights_name
 from efficientnetv2.training.memory_probe import Hardware
+from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import (
     TrainOverrides,
     open_weights,
@@ -20,7 +24,8 @@ from efficientnetv2.training.overrides import (
 )
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe, validate_recipe
-from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_lock import (
     RUNS,
     new_run_path,
@@ -28,6 +33,9 @@ from efficientnetv2.training.run_lock import (
     runs_newest_first,
     validate_new_run_dir,
 )
+from efficientnetv2.training.time_budget import TimeLimit
+from efficientnetv2.training.timing import StepTimings
+from efficientnetv2.training.train_overlap import PretrainOverlap
 from efficientnetv2.utils.device import device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
@@ -176,4 +184,42 @@ class RunOptions:
             workers=self.workers,
             memory_gib=self.memory_gib,
             strict=self.strict,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedRun:
+    """A run with nothing left to decide."""
+
+    request: RunRequest  # What was requested; its weights are selected
+    recipe: Recipe  # Recipe without "auto"
+    network: Network  # Initial model, on the CPU
+    microbatches: MicrobatchPlan  # Groups per pass
+    preprocessing: Preprocessing  # Preprocessing of evaluation, and of the model file
+    data: DataModule  # Images. Nothing selects if minival trained the weights.
+    notes: tuple[str, ...] = ()  # A sentence for each choice
+    warnings: frozenset[str] = frozenset()  # Those of the notes that the user has to see
+    # Which images trained, or selected, the weights
+    overlap: PretrainOverlap = field(default_factory=PretrainOverlap)
+    cache: ImageCache | CacheEstimate | None = None  # Decoded training images. None reads the files.
+    timings: StepTimings | None = None  # Measured timings. None if nothing depended on them.
+    limit: TimeLimit | None = None  # Time of the run. None if its steps are fixed.
+    probe_images: int | None = None  # Images of either part that the linear probe has time for. None is all.
+    # Time of parts of the work before the first step, by name
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def config(self, hardware: Hardware) -> RunConfig:
+        """The run as one process would run it, except that nothing is written into its directory."""
+        return RunConfig(
+            recipe=self.recipe,
+            network=self.network,
+            train=self.data.train,
+            val=self.data.val,
+            preprocessing=self.preprocessing,
+            folder=NullRunDir(self.request.path),
+            device=hardware.device,
+            workers=hardware.workers,
+            microbatches=self.microbatches,
+            reader=None if self.cache is None else self.cache.reader,
+            minival=self.data.minival,
         )

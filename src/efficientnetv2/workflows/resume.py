@@ -35,9 +35,8 @@ from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_grou
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import train_longer_hint
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.resolved_run import ResolvedRun
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_request import RunRequest
+from efficientnetv2.training.run_request import ResolvedRun, RunRequest
 from efficientnetv2.training.run_summary import length_line, model_lines
 from efficientnetv2.training.time_budget import TimeLimit
 from efficientnetv2.utils.errors import InputError, pluralize

@@ -27,11 +27,10 @@ from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, validate_label_settings
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import resolve
-from efficientnetv2.training.resolved_run import ResolvedRun
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RUN_FILES, NullRunDir, RunDir, RunLog
 from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir
-from efficientnetv2.training.run_request import RunOptions, RunRequest, request_run
+from efficientnetv2.training.run_request import ResolvedRun, RunOptions, RunRequest, request_run
 from efficientnetv2.training.run_summary import length_line
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
