@@ -30,9 +30,13 @@ import optuna
 from benchmarks.record import RESULTS, as_typed, hardware, interval, record
 from benchmarks.surrogate import Surrogate, Table, agreement, read
 
-from efficientnetv2.nas.evolution import RegularizedEvolution
-from efficientnetv2.nas.policy_gradient import PolicyGradient
-from efficientnetv2.nas.samplers import SpaceSampler, create_sampler, suggest
+from efficientnetv2.nas.samplers import (
+    PolicyGradient,
+    RegularizedEvolution,
+    SpaceSampler,
+    create_sampler,
+    suggest,
+)
 from efficientnetv2.utils.io import write_text_atomically
 
 SAMPLERS = {"random": "random", "policy_gradient": "policy", "evolution": "evolution", "tpe": "tpe"}

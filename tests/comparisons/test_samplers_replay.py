@@ -19,9 +19,8 @@ from tests.test_claims import SHOWN
 
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.nas.builtin_spaces import small
-from efficientnetv2.nas.evolution import RegularizedEvolution
 from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.nas.policy_gradient import PolicyGradient
+from efficientnetv2.nas.samplers import PolicyGradient, RegularizedEvolution
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 

@@ -15,14 +15,17 @@ from tests.nas.test_space import RICH, TINY
 
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.nas.builtin_spaces import paper, small
-from efficientnetv2.nas.evolution import PastTrial, RegularizedEvolution, mutate, sample_untried
-from efficientnetv2.nas.policy_gradient import PolicyGradient
 from efficientnetv2.nas.samplers import (
     NAMES,
+    PastTrial,
+    PolicyGradient,
     RandomSearch,
+    RegularizedEvolution,
     create_sampler,
     distributions,
+    mutate,
     past_trials,
+    sample_untried,
     suggest,
 )
 from efficientnetv2.utils.errors import InputError
