@@ -11,7 +11,6 @@ from tests.nas.tiny import SPACE
 
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.nas.objective import Measurement, Reward
-from efficientnetv2.nas.plots import draw_fronts, draw_importances, draw_rewards
 from efficientnetv2.nas.results import (
     TrialRow,
     architecture_table,
@@ -24,6 +23,7 @@ from efficientnetv2.nas.storage import Storage, import_optuna
 from efficientnetv2.nas.study import create_study, open_study
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows.search_report import draw_fronts, draw_importances, draw_rewards
 
 
 def row(number: int, top1: float, ms: float, reward: float, end: str = "finished", **more) -> TrialRow:
