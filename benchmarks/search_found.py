@@ -51,9 +51,9 @@ from benchmarks.search_trials import (
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import ProxyTask
+from efficientnetv2.nas.space import small_space
 from efficientnetv2.nas.trial import run_trial, to_measurement
 from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
@@ -170,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()  # as the program does
     options.output.mkdir(parents=True, exist_ok=True)
-    space, whole = small(), load_dataset(options.data)
+    space, whole = small_space(), load_dataset(options.data)
     used = some_pictures(options.data, options.pictures)
     asked, file = asked_recipe(options.settings), options.output / "asked.json"
     about = file if options.recorded is None else options.recorded.with_suffix(".json")

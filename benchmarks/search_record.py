@@ -58,9 +58,8 @@ from benchmarks.surrogate import rank_agreement
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
-from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.proxy_task import ProxyTask
-from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.space import Space, small_space
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.trial import run_trial, to_measurement
 from efficientnetv2.utils.cpu import keep_freed_memory
@@ -231,7 +230,7 @@ def main() -> None:
     options = _options()
     keep_freed_memory()  # as the program does
     options.scratch.mkdir(parents=True, exist_ok=True)
-    space = small()
+    space = small_space()
     kept, points = Record(options.table, space), drawn(space, options.networks)
     dataset = some_pictures(options.data, options.pictures)
     refuse_copies(load_dataset(options.data), dataset)

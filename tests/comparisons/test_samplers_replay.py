@@ -18,13 +18,13 @@ from tests.messages import mentioning
 from tests.test_claims import SHOWN
 
 from efficientnetv2.architectures.flops import count_flops
-from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.samplers import PolicyGradient, RegularizedEvolution
+from efficientnetv2.nas.space import small_space
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
-SPACE = small()
+SPACE = small_space()
 WIDTH = features(SPACE, [SPACE.encode(SPACE.backbone)]).shape[1]
 RANDOM = Key.of(1).fold("made up").generator()
 OWN, PAIRS = RANDOM.normal(size=WIDTH), 0.3 * np.triu(RANDOM.normal(size=(WIDTH, WIDTH)), 1)

@@ -4,10 +4,10 @@ import numpy as np
 from benchmarks import search_figure
 from benchmarks.surrogate import Table
 
-from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.space import small_space
 
-SPACE = small()
+SPACE = small_space()
 
 
 def test_nothing_of_the_front_is_beaten():

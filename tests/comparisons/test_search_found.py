@@ -12,8 +12,8 @@ from benchmarks import record, search_found, search_trials
 from benchmarks.search_table import MEASURED, Record
 from tests.conftest import COLORS, paint
 
-from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.space import small_space
 
 SETTINGS = ["epochs=1", "progressive.image_size=32", "batch_size=8"]
 TRIALS = 2
@@ -21,7 +21,7 @@ TRIALS = 2
 
 def table_of(pictures: Path, folder: Path) -> Path:
     """A table of two networks, as if they had been recorded of these pictures on this machine."""
-    space, used = small(), search_trials.some_pictures(str(pictures), 48)
+    space, used = small_space(), search_trials.some_pictures(str(pictures), 48)
     asked, table = search_trials.asked_recipe(SETTINGS), folder / "record.csv"
     recipe = search_trials.settled_recipe(asked, used.subset("train"), space, table.with_suffix(".json"))
     common = search_trials.in_common(space, asked, used, search_trials.proxy_of(used, recipe, folder))

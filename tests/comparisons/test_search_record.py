@@ -24,9 +24,9 @@ from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.flops import count_flops
-from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import ProxyTask
+from efficientnetv2.nas.space import small_space
 from efficientnetv2.nas.trial import TrialResult
 from efficientnetv2.nas.trial_process import Failed
 from efficientnetv2.training.recipes import get_recipe
@@ -51,7 +51,7 @@ def test_pictures_are_shares_of_the_classes_and_always_the_same(class_folders):
 
 
 def test_more_networks_begin_with_the_same_ones():
-    space = small()
+    space = small_space()
     few, many = search_record.drawn(space, 5), search_record.drawn(space, 12)
     assert many[:5] == few
     assert len(set(many)) == 12
@@ -94,7 +94,7 @@ def test_a_record_goes_on_where_it_was(class_folders, tmp_path, monkeypatch, cap
             name: value for name, value in now.items() if name not in steps
         }
     assert all(float(row["step_seconds"]) > 0 for row in rows)
-    space, about = small(), json.loads(table.with_suffix(".json").read_text())
+    space, about = small_space(), json.loads(table.with_suffix(".json").read_text())
     for row, point in zip(rows, search_record.drawn(space, 3), strict=True):
         counted = count_flops(space.decode(point), image_size=32, num_classes=3).total
         assert int(row["parameters"]) == counted.parameters
@@ -150,8 +150,8 @@ TOP1 = (0.4, 0.6, 0.5, 0.7)
 
 def recorded(folder) -> search_record.Record:
     """A table of four networks that cost the same."""
-    kept = search_record.Record(folder / "record.csv", small())
-    for number, (point, top1) in enumerate(zip(search_record.drawn(small(), 4), TOP1, strict=True)):
+    kept = search_record.Record(folder / "record.csv", small_space())
+    for number, (point, top1) in enumerate(zip(search_record.drawn(small_space(), 4), TOP1, strict=True)):
         row = dict.fromkeys(search_record.MEASURED) | {
             "top1": top1,
             "step_seconds": 0.1,
@@ -177,7 +177,7 @@ def test_who_fails_when_trained_longer_counts_for_no_rank(tmp_path, monkeypatch)
     assert search_record.longer(recorded(tmp_path), PROXY, 4, 9.0) == pairs, "nothing is tried again"
 
 
-COMMON = search_trials.in_common(small(), PROXY.recipe, SimpleNamespace(digest=lambda: "digest"), PROXY)
+COMMON = search_trials.in_common(small_space(), PROXY.recipe, SimpleNamespace(digest=lambda: "digest"), PROXY)
 BACKBONE = Measurement(1_000_000, 1, step_seconds=0.1, failure="not trained").to_json()
 
 
@@ -187,16 +187,16 @@ def found_in(table, count: int, **changed):
 
 
 def test_random_search_is_as_long_as_the_other_one(tmp_path):
-    table, points = recorded(tmp_path).table, search_record.drawn(small(), 4)
-    assert found_in(table, 3) == small().decode(points[1]), "the fourth is better, but comes too late"
-    assert found_in(table, 4) == small().decode(points[3])
+    table, points = recorded(tmp_path).table, search_record.drawn(small_space(), 4)
+    assert found_in(table, 3) == small_space().decode(points[1]), "the fourth is better, but comes too late"
+    assert found_in(table, 4) == small_space().decode(points[3])
     with pytest.raises(SystemExit, match=mentioning("4", "5", "study")):
         found_in(table, 5)
     with pytest.raises(SystemExit, match=mentioning("--recorded")):
         found_in(table, 3, seeds=[7])
     with pytest.raises(SystemExit, match="of another hardware"):
         found_in(table, 3, hardware="64 cores")
-    assert found_in(table, 3, code="other") == small().decode(points[1]), (
+    assert found_in(table, 3, code="other") == small_space().decode(points[1]), (
         "its steps are over its own backbone's"
     )
 
@@ -218,7 +218,7 @@ def test_a_table_whose_steps_are_not_timed_compares_with_nothing(tmp_path):
 
 @pytest.mark.parametrize("file", ["record.csv", "record_longer.json"])
 def test_rows_of_nobody_knows_what_are_not_added_to(file, tmp_path):
-    kept = search_record.Record(tmp_path / "record.csv", small())
+    kept = search_record.Record(tmp_path / "record.csv", small_space())
     (tmp_path / file).write_text("[]")
     with pytest.raises(SystemExit, match=mentioning(file, "record.json")):
         kept.begin(COMMON)
@@ -235,7 +235,10 @@ def test_who_crashes_has_no_row_and_is_tried_again(tmp_path, monkeypatch):
         return whole | {"failure": failure, "top1": None if failure else 0.5, "seconds": 1.0}
 
     monkeypatch.setattr(search_record, "tried", tried)
-    kept, points = search_record.Record(tmp_path / "record.csv", small()), search_record.drawn(small(), 3)
+    kept, points = (
+        search_record.Record(tmp_path / "record.csv", small_space()),
+        search_record.drawn(small_space(), 3),
+    )
     search_record.fill(kept, points, PROXY)
     assert [row["number"] for row in kept.rows()] == ["0", "2"]
     search_record.fill(kept, points, PROXY)
@@ -252,7 +255,10 @@ def test_crashes_in_a_row_end_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(
         search_record, "tried", lambda *given: whole | {"failure": became.pop(0), "seconds": 1.0}
     )
-    kept, points = search_record.Record(tmp_path / "record.csv", small()), search_record.drawn(small(), 12)
+    kept, points = (
+        search_record.Record(tmp_path / "record.csv", small_space()),
+        search_record.drawn(small_space(), 12),
+    )
     with pytest.raises(SystemExit, match=mentioning("5", "SyntaxError")):
         search_record.fill(kept, points, PROXY)
     assert not became
@@ -316,11 +322,11 @@ def test_what_is_gone_on_with_computes_as_it_was_begun(class_folders, tmp_path):
     """The precision is measured, so that another moment may choose another one."""
     asked, about = search_trials.asked_recipe(["epochs=1"]), tmp_path / "about.json"
     train = search_trials.some_pictures(str(class_folders), 48).subset("train")
-    first = search_trials.settled_recipe(asked, train, small(), about)
+    first = search_trials.settled_recipe(asked, train, small_space(), about)
     assert (asked.precision, first.eval_image_size, first.model) == ("auto", 64, "auto")
     for precision in ("fp32", "bf16"):
         about.write_text(json.dumps({"recipe": first.to_json() | {"precision": precision}}))
-        again = search_trials.settled_recipe(asked, train, small(), about)
+        again = search_trials.settled_recipe(asked, train, small_space(), about)
         assert again == first.model_copy(update={"precision": precision})
 
 
@@ -338,7 +344,7 @@ def test_a_table_that_does_not_fit_is_refused_before_the_search(class_folders, t
 
 def test_a_study_tries_no_more_than_random_search_has(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(search_found, "searched", lambda *words: said.append(words) or small().backbone)
+    monkeypatch.setattr(search_found, "searched", lambda *words: said.append(words) or small_space().backbone)
     monkeypatch.setattr(search_found, "trials_of", lambda study: [None] * 3)
     table = recorded(tmp_path).table
     table.with_suffix(".json").write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
@@ -347,7 +353,7 @@ def test_a_study_tries_no_more_than_random_search_has(tmp_path, monkeypatch):
     networks = search_found.searched_both(options, tmp_path / "pictures.csv", proxy, COMMON, 4)
     settings = ["--set", "epochs=5", "--set", "precision=bf16"]
     assert said == [("policy", tmp_path / "pictures.csv", tmp_path, 9.0, settings, 4, 2)]
-    assert networks[search_found.RANDOM] == small().decode(search_record.drawn(small(), 2)[1])
+    assert networks[search_found.RANDOM] == small_space().decode(search_record.drawn(small_space(), 2)[1])
 
 
 def test_a_claim_tells_how_it_is_had_again():
@@ -401,7 +407,7 @@ def test_a_claim_that_a_table_does_not_make_is_taken_out(tmp_path, monkeypatch):
 def test_networks_take_turns(tmp_path, monkeypatch):
     """A machine that grows slower over the hours is as slow for the last network as for the first."""
     came = []
-    found, base = search_found.smallest(small()), small().backbone
+    found, base = search_found.smallest(small_space()), small_space().backbone
 
     def trained(network, proxy, seed):
         came.append((network, seed))
@@ -424,7 +430,7 @@ def test_another_network_of_the_same_name_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(search_found, "SEEDS", (1,))
     monkeypatch.setattr(search_found, "trained", lambda network, proxy, seed: came.append(network) or one)
     kept.write_text(json.dumps({"found, seed 1": one.to_json()}))
-    first, other = (small().decode(point) for point in search_record.drawn(small(), 2))
+    first, other = (small_space().decode(point) for point in search_record.drawn(small_space(), 2))
     for network in (first, other, first):
         assert search_found.judged({"found": network}, PROXY, kept) == {"found": [one]}
     assert came == [first, other]
@@ -466,7 +472,7 @@ def test_a_study_that_was_killed_has_the_minutes_that_are_left(tmp_path, monkeyp
 
     def effnetv2(*words: str) -> None:
         said.append(words)
-        (tmp_path / "policy.yaml").write_text(yaml.safe_dump(small().backbone.to_json()))
+        (tmp_path / "policy.yaml").write_text(yaml.safe_dump(small_space().backbone.to_json()))
 
     def trials(study):
         return [SimpleNamespace(seconds=90.0), SimpleNamespace(seconds=30.0)]
@@ -490,7 +496,7 @@ def test_two_workers_share_the_threads_and_the_minutes(tmp_path, monkeypatch):
     monkeypatch.setattr(search_studies, "together", lambda workers, words: said.append((workers, words)))
     monkeypatch.setattr(search_studies, "effnetv2_search", lambda *words: None)
     monkeypatch.setattr(search_studies, "trials_of", lambda study: [SimpleNamespace(seconds=60.0)] * 2)
-    monkeypatch.setattr(search_studies, "read_network", lambda file: small().backbone)
+    monkeypatch.setattr(search_studies, "read_network", lambda file: small_space().backbone)
     monkeypatch.setattr(search_studies.torch, "get_num_threads", lambda: 4)
     search_studies.searched("policy", tmp_path / "pictures.csv", tmp_path, 5.0, [], workers=2)
     (workers, words) = said[0]
@@ -504,7 +510,7 @@ def test_a_run_that_fails_is_no_accuracy(tmp_path, monkeypatch):
     monkeypatch.setattr(search_found, "run_trial", lambda network, proxy: failed)
     kept = tmp_path / "trained.json"
     with pytest.raises(SystemExit, match=mentioning("1", "seed")):
-        search_found.judged({"found": small().backbone}, PROXY, kept)
+        search_found.judged({"found": small_space().backbone}, PROXY, kept)
     assert not kept.exists()
 
 
@@ -514,7 +520,7 @@ def test_those_that_judge_have_seeds_of_their_own():
 
 
 def test_the_smallest_network_has_no_smaller_one_in_the_space():
-    space = small()
+    space = small_space()
     least = count_flops(search_found.smallest(space), image_size=64, num_classes=10).total.parameters
     for point in search_record.drawn(space, 300):
         assert count_flops(space.decode(point), image_size=64, num_classes=10).total.parameters >= least

@@ -14,9 +14,9 @@ from benchmarks.search_table import MEASURED, Record
 from tests.comparisons.test_search_record import BACKBONE, COMMON, PROXY
 from tests.messages import mentioning
 
-from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.latency import StepTimeCache, part_names
 from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.space import small_space
 
 PART_S = 0.01
 
@@ -70,13 +70,13 @@ def test_how_far_a_step_is_foretold_is_told_of_its_first_measurement():
 def study(folder, slower: dict[int, float]):
     """Of ten networks: the table, how they were tried, and seconds of each step; in the table some took longer."""
     proxy = replace(PROXY, times=folder / "step_times.json")
-    kept = Record(folder / "record.csv", small())
+    kept = Record(folder / "record.csv", small_space())
     times = StepTimeCache(
         proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device(proxy.device)
     )
     sums = {}
-    for number, point in enumerate(search_trials.drawn(small(), 10)):
-        network = small().decode(point)
+    for number, point in enumerate(search_trials.drawn(small_space(), 10)):
+        network = small_space().decode(point)
         names = part_names(network, image_size=times.image_size, num_classes=proxy.num_classes)
         times.add(network, dict.fromkeys(names, PART_S))
         sums[network] = PART_S * len(names)
@@ -143,7 +143,7 @@ def test_steps_are_told_at_the_pace_of_the_backbone_that_began_them(tmp_path, mo
     assert timed(kept, proxy, BY) == []
     assert len(paces) > 2
     assert set(map(id, paces)) == {id(paces[0])}
-    assert (paces[0].architecture, paces[0].seconds) == (small().backbone, 0.1)
+    assert (paces[0].architecture, paces[0].seconds) == (small_space().backbone, 0.1)
     assert paces[0].recipe == proxy.recipe
 
 
@@ -179,7 +179,7 @@ def test_a_table_from_before_first_measurements_were_kept_is_gone_on_with(tmp_pa
 
 
 def test_steps_are_gone_on_with_by_the_code_and_machine_that_began_them(tmp_path, monkeypatch):
-    kept = Record(tmp_path / "record.csv", small())
+    kept = Record(tmp_path / "record.csv", small_space())
     kept.about.write_text(json.dumps(COMMON | {"backbone": BACKBONE}))
     assert timed(kept, PROXY, BY) == []
     for name in BY:

@@ -14,7 +14,6 @@ from tests.messages import mentioning
 from tests.nas.test_space import RICH, TINY
 
 from efficientnetv2.architectures.flops import count_flops
-from efficientnetv2.nas.builtin_spaces import paper, small
 from efficientnetv2.nas.samplers import (
     NAMES,
     PastTrial,
@@ -28,10 +27,11 @@ from efficientnetv2.nas.samplers import (
     sample_untried,
     suggest,
 )
+from efficientnetv2.nas.space import paper_space, small_space
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
-SPACE = small()
+SPACE = small_space()
 OURS = {"policy": PolicyGradient(), "evolution": RegularizedEvolution(), "random": RandomSearch()}
 
 
@@ -170,7 +170,7 @@ def test_learning_beats_drawing(name):
 
 def test_a_policy_of_the_papers_space_goes_on_for_a_thousand_trials():
     """Ever more certain, without overflow."""
-    space = paper()
+    space = paper_space()
     tried = [PastTrial(space.sample(Key.of(seed)), seed % 10 / 10) for seed in range(40)]
     good = tried[9].point
     tried += [PastTrial(good, 1.0), PastTrial(space.sample(Key.of(41)), 0.1)] * 480

@@ -16,8 +16,15 @@ from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.registry import EFFICIENTNETV2_S, NAMES, get_architecture
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.nas.builtin_spaces import around, paper, small, small_b0
-from efficientnetv2.nas.space import Space, describe_difference, require_image_size
+from efficientnetv2.nas.space import (
+    Space,
+    describe_difference,
+    paper_space,
+    require_image_size,
+    small_b0,
+    small_space,
+    space_around,
+)
 from efficientnetv2.nas.stage_choices import StageChoices
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
@@ -69,15 +76,21 @@ def test_the_count_is_that_of_different_networks(space):
 
 def test_the_count_of_the_papers_space():
     """B4 has 2, 4, 4, 6, 6, 8, 2 layers: each stage 2 x 2 x 3 operators times twice its layers; 1, 5 and 7 may go."""
-    assert paper().count == (12 * 4 + 1) * (12 * 8) * (12 * 8) * (12 * 12) * (12 * 12 + 1) * (12 * 16) * (
-        12 * 4 + 1
-    )
+    assert paper_space().count == (12 * 4 + 1) * (12 * 8) * (12 * 8) * (12 * 12) * (12 * 12 + 1) * (
+        12 * 16
+    ) * (12 * 4 + 1)
 
 
 @settings(max_examples=60)
 @given(
     st.sampled_from(
-        [TINY, RICH, small(), paper(), around(get_architecture("efficientnetv2_m"), widths=(0.5, 1.5))]
+        [
+            TINY,
+            RICH,
+            small_space(),
+            paper_space(),
+            space_around(get_architecture("efficientnetv2_m"), widths=(0.5, 1.5)),
+        ]
     ),
     st.integers(),
 )
@@ -90,7 +103,7 @@ def test_points_and_networks_go_back_and_forth(space, seed):
 
 
 @settings(max_examples=60)
-@given(st.sampled_from([RICH, small()]), st.data())
+@given(st.sampled_from([RICH, small_space()]), st.data())
 def test_every_combination_of_indices_is_a_network(space, data):
     """A sampler that decides one thing after another need not know which stages are removed."""
     point = tuple(data.draw(st.integers(0, len(one.options) - 1)) for one in space.decisions)
@@ -99,7 +112,7 @@ def test_every_combination_of_indices_is_a_network(space, data):
 
 
 @settings(max_examples=20)
-@given(st.sampled_from([TINY, RICH, small()]), st.integers())
+@given(st.sampled_from([TINY, RICH, small_space()]), st.integers())
 def test_neighbors_are_mutual_and_different(space, seed):
     point = space.sample(Key.of(seed))
     near = space.neighbors(point)
@@ -129,7 +142,7 @@ def test_every_network_is_drawn_as_often():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_network_is_a_point_of_the_space_around_it(name):
     network = get_architecture(name)
-    space = around(network)
+    space = space_around(network)
     assert space.decode(space.encode(network)) == network
 
 
@@ -138,28 +151,30 @@ def test_table_4_is_in_the_papers_space_but_for_its_channels():
     b4 = get_architecture("efficientnet_b4")
     rows = zip(EFFICIENTNETV2_S.stages, b4.stages[:6], strict=True)
     network = replace(b4, stages=tuple(replace(row, channels=stage.channels) for row, stage in rows))
-    space = paper()
+    space = paper_space()
     assert len(network.stages) == 6
     assert space.decode(space.encode(network)) == network
 
 
 def test_table_3_is_in_the_papers_space():
     """B4 with its first 1-3, 1-5, 1-7 stages fused."""
-    space = paper()
+    space = paper_space()
     for stages in (3, 5, 7):
         network = with_fused(get_architecture("efficientnet_b4"), stages=stages)
         assert space.decode(space.encode(network)) == network
 
 
 def test_the_small_space():
-    space = small()
+    space = small_space()
     assert space.count == 73_728
     assert space.decode(space.encode(small_b0())) == space.backbone == small_b0()
     assert [stage.channels for stage in small_b0().stages] == [8, 16, 24, 48, 56, 96]
     require_image_size(space, 64)
 
 
-@pytest.mark.parametrize("space", [small(), paper(), around(small_b0(), widths=(1.0, 1.5), choose_se=True)])
+@pytest.mark.parametrize(
+    "space", [small_space(), paper_space(), space_around(small_b0(), widths=(1.0, 1.5), choose_se=True)]
+)
 def test_drawn_networks_build_and_cost_what_was_counted(space):
     for seed in range(6):
         network = space.decode(space.sample(Key.of(seed)))
@@ -181,7 +196,9 @@ def test_a_stage_may_go_from_between_others():
 
 
 def test_widths_and_squeeze_excite_are_decisions_too():
-    space = around(get_architecture("efficientnetv2_b0"), widths=(0.5, 1.0), choose_se=True, removable=False)
+    space = space_around(
+        get_architecture("efficientnetv2_b0"), widths=(0.5, 1.0), choose_se=True, removable=False
+    )
     named = {one.name: one.options for one in space.decisions}
     assert named["stage4.channels"] == (48, 96)
     assert named["stage4.se"] == (None, 0.25)
@@ -192,14 +209,14 @@ def test_widths_and_squeeze_excite_are_decisions_too():
 
 def test_an_unusual_backbone_is_in_its_space():
     unusual = Architecture(8, (Stage(mbconv(expand=3, kernel=7, se=0.5), 1, 12, 2),), 32)
-    space = around(unusual)
+    space = space_around(unusual)
     assert space.decode(space.encode(unusual)) == unusual
     fields = ("kind", "kernel", "expand", "se", "layers")
     assert [one.name for one in space.decisions] == [f"stage1.{field}" for field in fields]
     assert 0 not in dict(space.decisions)["stage1.layers"]
 
 
-@given(st.sampled_from([TINY, RICH, small(), paper()]))
+@given(st.sampled_from([TINY, RICH, small_space(), paper_space()]))
 def test_a_space_is_plain_data(space):
     again = Space.from_json(space.to_json())
     assert again == space
@@ -213,7 +230,10 @@ def test_another_space_is_known_and_said():
     wider = Space(replace(BACKBONE, head_channels=64), TINY.stages)
     assert mentions(describe_difference(wider, TINY), "head_channels", "64", "32")
     assert mentions(
-        describe_difference(around(replace(BACKBONE, stages=BACKBONE.stages[:1])), TINY), "1", "2", "stage"
+        describe_difference(space_around(replace(BACKBONE, stages=BACKBONE.stages[:1])), TINY),
+        "1",
+        "2",
+        "stage",
     )
     deeper = replace(BACKBONE, stages=(replace(BACKBONE.stages[0], layers=2), BACKBONE.stages[1]))
     assert describe_difference(Space(deeper, TINY.stages), TINY) == "the backbone's own stages differ"
@@ -224,7 +244,7 @@ def test_a_description_names_every_option():
     assert mentions(text, "2", "1", "3", "5", "4", "8", "16", "24")
     assert mentions(text, "0.5", "0.25")
     assert f"{RICH.count:,} networks, 10 decisions" in text
-    assert mentions(paper().describe(), "5", "1", "3", "4", "6", "160", "0", "12")
+    assert mentions(paper_space().describe(), "5", "1", "3", "4", "6", "160", "0", "12")
 
 
 def refused(match, **changes):
@@ -263,7 +283,7 @@ def test_spaces_that_are_none():
     with pytest.raises(ValidationError, match="a network has at least one"):
         Space(alone, (SECOND,))
     with pytest.raises(InputError, match="width is 0"):
-        around(BACKBONE, widths=(0.0,))
+        space_around(BACKBONE, widths=(0.0,))
 
 
 def test_a_file_that_is_none_says_where():
@@ -309,5 +329,5 @@ def test_points_that_are_none():
 def test_pictures_below_the_stride_are_refused():
     """B4 halves five times."""
     with pytest.raises(InputError, match=mentioning("24", "32")):
-        require_image_size(paper(), 24)
-    require_image_size(paper(), 32)
+        require_image_size(paper_space(), 24)
+    require_image_size(paper_space(), 32)

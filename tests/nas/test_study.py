@@ -10,9 +10,9 @@ import pytest
 from tests.messages import mentioning, mentions
 from tests.nas.tiny import SPACE
 
-from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.samplers import BottomQuartilePruner, suggest
+from efficientnetv2.nas.space import small_space
 from efficientnetv2.nas.storage import Storage, import_optuna
 from efficientnetv2.nas.study import (
     RequestedConfig,
@@ -121,7 +121,7 @@ def test_a_plan_of_another_version_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        (RequestedConfig(space=small()), ("space: ",)),
+        (RequestedConfig(space=small_space()), ("space: ",)),
         (RequestedConfig(recipe=RECIPE.model_copy(update={"epochs": 9.0})), ("5.0", "9.0", "epoch")),
         (RequestedConfig(reward=Reward(step_seconds=-0.2)), ("reward: ",)),
         (RequestedConfig(seeds=(0,)), ("seeds: (0, 1) there, (0,) here",)),

@@ -14,8 +14,8 @@ from tests.nas.test_study import PLAN, storage
 from typer.testing import CliRunner
 
 from efficientnetv2.cli.main import app
-from efficientnetv2.nas.builtin_spaces import small
 from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.space import small_space
 from efficientnetv2.nas.storage import import_optuna
 from efficientnetv2.nas.study import create_study, open_study
 from efficientnetv2.training.memory_probe import Hardware
@@ -26,7 +26,7 @@ from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.model_scaling import compound_scaling, scale_up
 
-SPACE = small()
+SPACE = small_space()
 
 
 def study(folder: Path, image_size: int) -> None:

@@ -13,10 +13,9 @@ from pydantic import ValidationError
 from efficientnetv2.architectures.io import is_architecture_file
 from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.nas import builtin_spaces
 from efficientnetv2.nas.objective import Reward
 from efficientnetv2.nas.proxy_task import StepTimeBy
-from efficientnetv2.nas.space import Space, require_image_size
+from efficientnetv2.nas.space import Space, paper_space, require_image_size, small_space, space_around
 from efficientnetv2.nas.storage import import_optuna, sqlite_file
 from efficientnetv2.nas.study import RequestedConfig
 from efficientnetv2.training.image_sizes import requested_px
@@ -244,13 +243,13 @@ def load_space(name: str) -> Space:
         InputError: It is none of these.
     """
     if name == "small":
-        return builtin_spaces.small()
+        return small_space()
     if name == "paper":
-        return builtin_spaces.paper()
+        return paper_space()
     if is_architecture_file(name):
         return Space.from_json(yaml_io.read(Path(name), "--space"))
     if name in NAMES:
-        return builtin_spaces.around(get_architecture(name))
+        return space_around(get_architecture(name))
     raise InputError(
         f"--space {name}: there is no such space{did_you_mean(name, ['small', 'paper', *NAMES])} Pass small, paper, a "
         "published model (effnetv2 models), or a file."
