@@ -16,8 +16,14 @@ from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused_mbconv
 from efficientnetv2.models.layers import BatchNorm2d
 from efficientnetv2.nas import latency
-from efficientnetv2.nas.latency import ReferenceTiming, StepTimeCache, min_timed_steps, part_names, time_step
-from efficientnetv2.nas.step_benchmark import StepBenchmark
+from efficientnetv2.nas.latency import (
+    ReferenceTiming,
+    StepBenchmark,
+    StepTimeCache,
+    min_timed_steps,
+    part_names,
+    time_step,
+)
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
