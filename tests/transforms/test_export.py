@@ -13,10 +13,10 @@ from tests.conftest import COLORS, paint
 from tests.data.test_splits import dataset
 from tests.messages import mentioning
 
-from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, copy_groups, is_copy, validate_copy_splits
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import assign_folds, time_folds
 from efficientnetv2.data.minival import with_minival
+from efficientnetv2.data.records import AUGMENTED_FROM, copy_groups, is_copy, validate_copy_splits
 from efficientnetv2.data.sampler import target_counts
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.progressive.schedule import StepSettings

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.checks.issues import CheckSection, Issue, issue, share_text, single_rows, split_names
-from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
+from efficientnetv2.data.records import copy_groups
 from efficientnetv2.evaluation.locations import DEGREES, NEAR_KM, Bools, Places
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
@@ -88,7 +88,7 @@ def group_members(dataset: ImageDataset) -> list[list[int]]:
 
 
 def augmentation_families(dataset: ImageDataset) -> list[list[int]]:
-    """Rows of each image with its augmented copies (``data.augmented_copies``), two or more each."""
+    """Rows of each image with its augmented copies (``data.records``), two or more each."""
     family = copy_groups(dataset)
     if family is None:
         return []

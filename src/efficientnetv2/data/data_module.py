@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from efficientnetv2.data.augmented_copies import excluded_copies, validate_copy_splits
 from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
@@ -20,7 +19,7 @@ from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.imagenet import Published, compare
 from efficientnetv2.data.minival import with_auto_minival, with_minival
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import Ints, excluded_copies, validate_copy_splits
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import EvalSplit, evaluate_on_test, split_groups_warning, with_holdout
 from efficientnetv2.data.validate import find_undecodable, validate_images

@@ -16,14 +16,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data import builtin_datasets, image_folder, label_rules, multilabel, table
-from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, is_copy
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.records import (
+    AUGMENTED_FROM,
     SPLITS,
     ImageRecords,
     Ints,
     Layout,
     ReadOptions,
+    is_copy,
     is_image,
     validate_path_text,
 )

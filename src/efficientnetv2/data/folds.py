@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data.augmented_copies import copy_groups, is_copy
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, grouping_names, groupings, select_groupings
-from efficientnetv2.data.records import Ints, missing_column
+from efficientnetv2.data.records import Ints, copy_groups, is_copy, missing_column
 from efficientnetv2.data.splits import (
     class_targets,
     describe_split,

@@ -1,4 +1,4 @@
-"""Read rasters of any number of bands and any bit depth with GDAL, as uint8 images by a rule, ``Bands``."""
+"""Read rasters of any number of bands and any bit depth with GDAL, as uint8 images by a rule, ``Bands``; areas of their pixels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data.geodesy import RADIUS_M, TOLERANCE, ground_share
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError
@@ -42,6 +41,13 @@ DRIVERS = (
 _SIDECARS = (".ovr", ".msk")  # overviews and masks, which GDAL opens by any driver
 _TIFF_STARTS = (b"II", b"MM")
 _OPENING = threading.Lock()  # warning filters belong to the process
+
+# WGS 84: equatorial radius in meters, and the square of the eccentricity.
+EARTH_RADIUS_M = 6_378_137.0
+ECCENTRICITY_2 = 0.00669437999014
+# Maximum relative error of a projection's area. UTM has less than half of it in its zone. Ours.
+AREA_TOLERANCE = 0.01
+_SQUARE_M = 1_000.0  # side of the measured square. Ours.
 
 
 @contextmanager
@@ -246,7 +252,7 @@ def pixel_side_m(dataset: RasterDataset) -> float | None:
     if is_mercator(dataset.crs):
         return side * _ground_m(dataset, meters)
     share = ground_share(dataset, dataset.height // 2, dataset.width // 2)
-    return side if share is None or abs(share - 1) <= TOLERANCE else side * math.sqrt(share)
+    return side if share is None or abs(share - 1) <= AREA_TOLERANCE else side * math.sqrt(share)
 
 
 def _ground_m(dataset: RasterDataset, meters: float) -> float:
@@ -257,9 +263,38 @@ def _ground_m(dataset: RasterDataset, meters: float) -> float:
     places = ([east, east + _STEP_M / meters], [north, north])
     (first, second), (latitude, _) = transform(dataset.crs, "EPSG:4326", *places)
     angle = math.radians((second - first) % 360)  # longitudes continue at -180 beyond the date line
-    return RADIUS_M * angle / _STEP_M * math.cos(math.radians(latitude))
+    return EARTH_RADIUS_M * angle / _STEP_M * math.cos(math.radians(latitude))
 
 
 def is_mercator(crs: Any) -> bool:
     """Whether coordinates are in Mercator's projection, whose scale is the secant of the latitude."""
     return _MERCATOR.search(crs.to_wkt()) is not None
+
+
+def ground_share(dataset: Any, row: int, column: int) -> float | None:
+    """Area on the ellipsoid / area in a raster's projection, around a pixel. None outside the projection's range."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.warp import transform
+
+    half = _SQUARE_M / 2 / dataset.crs.linear_units_factor[1]
+    east, north = dataset.xy(row, column)
+    xs = [east - half, east + half, east + half, east - half]
+    ys = [north - half, north - half, north + half, north + half]
+    with suppress(CPLE_BaseError):
+        places = np.array(transform(dataset.crs, "EPSG:4326", xs, ys))
+        if np.isfinite(places).all():
+            square = _in_space(*places)
+            area = np.linalg.norm(np.cross(square[2] - square[0], square[3] - square[1])) / 2
+            return float(area) / _SQUARE_M**2
+    return None
+
+
+def _in_space(
+    longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """(n, 3) meters from the earth's center: continuous across the date line and at the poles."""
+    longitude, latitude = np.radians(longitudes), np.radians(latitudes)
+    radius = EARTH_RADIUS_M / np.sqrt(1 - ECCENTRICITY_2 * np.sin(latitude) ** 2)
+    across = radius * np.cos(latitude)
+    height = radius * (1 - ECCENTRICITY_2) * np.sin(latitude)
+    return np.stack([across * np.cos(longitude), across * np.sin(longitude), height], axis=1)

@@ -12,9 +12,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import Ints, copy_groups
 from efficientnetv2.utils.errors import InputError
 
 # Sides of spatial blocks in degrees, in the order of trying. 1° of latitude is 111 km. The last is about 3.5 km, below

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, groupings, has_groups, select_groupings
-from efficientnetv2.data.records import SPLITS, Ints
+from efficientnetv2.data.records import SPLITS, Ints, is_copy
 from efficientnetv2.data.stratified_split import class_counts, keeps_every_class, stratified_group_split
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.rng import Floats, Key

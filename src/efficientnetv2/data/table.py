@@ -17,11 +17,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from efficientnetv2.data.augmented_copies import AUGMENTED_FROM
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks
 from efficientnetv2.data.multilabel import join_lists
 from efficientnetv2.data.records import (
+    AUGMENTED_FROM,
     BLANK,
     ImageRecords,
     Ints,

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.augmented_copies import copy_groups
 from efficientnetv2.data.dataset import ImageDataset, resolved_files
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.groups import BLOCKS, Grouping, groupings, has_groups, has_places
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import Ints, copy_groups
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.legacy import run_file

@@ -7,8 +7,15 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data.geodesy import ECCENTRICITY_2, RADIUS_M, TOLERANCE, ground_share
-from efficientnetv2.data.geotiff import RasterDataset, is_mercator, pixel_side_m
+from efficientnetv2.data.geotiff import (
+    AREA_TOLERANCE,
+    EARTH_RADIUS_M,
+    ECCENTRICITY_2,
+    RasterDataset,
+    ground_share,
+    is_mercator,
+    pixel_side_m,
+)
 
 
 def row_hectares(dataset: RasterDataset) -> npt.NDArray[np.float64] | None:
@@ -37,7 +44,7 @@ def row_hectares(dataset: RasterDataset) -> npt.NDArray[np.float64] | None:
     # Snyder's q: from the equator to a latitude the area is radius² / 2 * q per radian of longitude.
     q = (1 - ECCENTRICITY_2) * (sine / (1 - ECCENTRICITY_2 * sine**2) - logarithm / (2 * eccentricity))
     hectares: npt.NDArray[np.float64] = (
-        RADIUS_M**2 / 2 * math.radians(abs(transform.a)) * np.abs(np.diff(q)) / 1e4
+        EARTH_RADIUS_M**2 / 2 * math.radians(abs(transform.a)) * np.abs(np.diff(q)) / 1e4
     )
     return hectares
 
@@ -54,7 +61,7 @@ def distortion_warning(dataset: RasterDataset) -> str:
     middle = (dataset.height // 2, dataset.width // 2)
     places = [middle, (0, 0), (0, right), (bottom, 0), (bottom, right)]
     shares = [share for place in places if (share := ground_share(dataset, *place)) is not None]
-    if shares and not is_mercator(crs) and max(abs(share - 1) for share in shares) <= TOLERANCE:
+    if shares and not is_mercator(crs) and max(abs(share - 1) for share in shares) <= AREA_TOLERANCE:
         return ""
     ends = [f"{share:.0%}" for share in (min(shares), max(shares))] if shares else ["an unknown share"]
     projection = "this projection"

@@ -22,10 +22,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficientnetv2.data.augmented_copies import copy_groups, is_copy
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import Grouping, groupings
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import Ints, copy_groups, is_copy
 from efficientnetv2.data.stratified_split import stratified_group_split
 from efficientnetv2.inference.predict import THIS_PROCESS, Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
@@ -61,7 +60,7 @@ class GroupedData:
     """Which images must stay on one side of a split."""
 
     clusters: Ints  # (n,) ids; images of a cluster are not separated
-    family: Ints  # (n,) ids, equal for an image and its augmented copies (``data.augmented_copies``)
+    family: Ints  # (n,) ids, equal for an image and its augmented copies (``data.records``)
     made: npt.NDArray[np.bool_]  # (n,) whether an image is an augmented copy
 
     @classmethod

@@ -12,11 +12,10 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from efficientnetv2.data.augmented_copies import AUGMENTED_FROM
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import AUGMENTED_FROM, Ints
 from efficientnetv2.data.sampler import class_members
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, cache_sized_slices

@@ -11,11 +11,10 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import torch
 
-from efficientnetv2.data.augmented_copies import validate_copy_splits
 from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.data_module import decode_evaluated
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import Ints, validate_copy_splits
 from efficientnetv2.data.splits import split_groups_warning
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult

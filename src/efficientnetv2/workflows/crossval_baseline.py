@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.folds import Folds
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import Ints, is_copy
 from efficientnetv2.evaluation.generalization import SplitComparison
 from efficientnetv2.evaluation.report_sections import predictions_frame
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve

@@ -9,11 +9,10 @@ from typing import cast
 
 import numpy as np
 
-from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import TIMES, Folds, assign_folds, time_column, time_folds, time_holdout
 from efficientnetv2.data.groups import BLOCKS, SplitBy, has_places
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import Ints, is_copy
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.training.overrides import TrainOverrides, sets_length, setting_name
 from efficientnetv2.utils.errors import InputError, did_you_mean, shorten

@@ -10,13 +10,12 @@ from typing import Any, cast, get_args
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, is_copy
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.records import Ints
+from efficientnetv2.data.records import AUGMENTED_FROM, Ints, is_copy
 from efficientnetv2.data.sampler import ClassSampling, target_counts
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe

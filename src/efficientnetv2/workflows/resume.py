@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.augmented_copies import AUGMENTED_FROM
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
+from efficientnetv2.data.records import AUGMENTED_FROM
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import data_root, relative_prefix
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from efficientnetv2.data.augmented_copies import is_copy
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import median_shorter_side
+from efficientnetv2.data.records import is_copy
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain_predictions import explain_predictions

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from tests.data.test_splits import dataset
 
-from efficientnetv2.data.augmented_copies import AUGMENTED_FROM, copy_groups, is_copy
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import assign_folds
+from efficientnetv2.data.records import AUGMENTED_FROM, copy_groups, is_copy
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 
 ORIGINS = 12
