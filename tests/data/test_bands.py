@@ -238,7 +238,7 @@ def test_without_the_extra_what_is_no_raster_is_called_what_it_is(tmp_path, monk
     (tmp_path / "half.tif").write_bytes(whole.read_bytes()[:2000])
     (tmp_path / "text.tif").write_text("<html>Not found</html>")
     Image.new("RGB", (1, 1)).save(tmp_path / "small.tif")
-    monkeypatch.setattr("efficientnetv2.data.tiff_tags.has_gdal", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
     assert "a web page" in probe(str(tmp_path / "text.tif")).reason
     assert "too small" in probe(str(tmp_path / "small.tif")).reason
     assert "geo" not in probe(str(tmp_path / "half.tif")).reason
@@ -262,12 +262,12 @@ def test_ordinary_images_stored_as_pillow_cannot_read_them_are_left_to_gdal(tmp_
     """As WebP in a GeoTIFF, of which Pillow knows the number whether or not its libtiff reads it."""
     values = RNG.integers(0, 255, (3, 32, 32)).astype(np.uint8)
     path = str(write_raster(tmp_path / "webp.tif", values, compress="WEBP", webp_lossless=True))
-    monkeypatch.setattr("efficientnetv2.data.tiff_tags._loads", lambda image: False)
+    monkeypatch.setattr("efficientnetv2.data.raster_checks._loads", lambda image: False)
     assert probe(path).reason == ""
     rule = measure_bands([path], None, seed=0)
     np.testing.assert_array_equal(load_raster(path, rule), values.transpose(1, 2, 0))
     np.testing.assert_array_equal(load_raster(path, default_bands(path)), values.transpose(1, 2, 0))
-    monkeypatch.setattr("efficientnetv2.data.tiff_tags._loads", lambda image: True)
+    monkeypatch.setattr("efficientnetv2.data.raster_checks._loads", lambda image: True)
     assert measure_bands([path], None, seed=0) is None
 
 
@@ -318,7 +318,7 @@ def test_sixteen_bits_in_another_format_are_not_seen_nearly_black_beside_a_rule(
 
 def test_without_the_extra_a_raster_names_it(tmp_path, monkeypatch):
     path = str(write_raster(tmp_path / "five.tif", deep()))
-    monkeypatch.setattr("efficientnetv2.data.tiff_tags.has_gdal", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
     assert mentions(probe(path).reason, "geo")
     assert measure_bands([path], None, seed=0) is None
 
@@ -705,7 +705,7 @@ def test_ordinary_images_that_pillow_cannot_open_are_read_all_the_same(tmp_path,
     for reader in (source_reader(replace(listed, bands=rule)), eval_reader(listed), display_reader(listed)):
         np.testing.assert_array_equal(reader.source(0), expected)
         assert load_eval_image(reader.source(1), Preprocessing(image_size=16)).mean(axis=(0, 1)).argmax() == 1
-    monkeypatch.setattr("efficientnetv2.data.tiff_tags.has_gdal", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
     assert mentions(probe(path).reason, "geo", "raster")
     with pytest.raises(UnreadableImageError, match=mentioning("one.tif", "geo")):
         eval_reader(listed).source(0)

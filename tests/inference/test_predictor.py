@@ -237,7 +237,7 @@ def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_
     gray = Image.new("L", (16, 16), 3_000 >> 8)
     gray.save(tmp_path / "plain.tif")
     assert len(Predictor(model)(tmp_path / "plain.tif")) == 1
-    monkeypatch.setattr("efficientnetv2.data.tiff_tags.has_gdal", lambda: False)
+    monkeypatch.setattr("efficientnetv2.data.raster_checks.has_gdal", lambda: False)
     (answer,), (expected,) = Predictor(model)(path), Predictor(model)(gray)
     assert answer.probabilities == expected.probabilities
 

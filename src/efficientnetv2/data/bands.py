@@ -11,13 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data import geotiff, tiff_tags
+from efficientnetv2.data import geotiff, raster_checks
 from efficientnetv2.data import raster_checks as checks
 from efficientnetv2.data.decode import upright
 from efficientnetv2.data.geotiff import RasterDataset, open_raster
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, is_high_bit_depth
-from efficientnetv2.data.raster_checks import ReferenceRaster
-from efficientnetv2.data.tiff_tags import is_raster
+from efficientnetv2.data.raster_checks import ReferenceRaster, is_raster
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Key
@@ -39,10 +38,10 @@ def load_raster(path: str, bands: Bands) -> Pixels:
     """A whole raster as an image. Raises UnreadableImageError if it does not fit the rule or is unreadable."""
     try:
         with open_raster(path) as dataset:
-            if fault := checks.mismatch(dataset, bands) or tiff_tags.size_fault(dataset):
+            if fault := checks.mismatch(dataset, bands) or raster_checks.size_fault(dataset):
                 raise UnreadableImageError(path, fault)
             # Upright, as ordinary images are read.
-            return upright(geotiff.read_raster(dataset, bands)[0], tiff_tags.orientation(path))
+            return upright(geotiff.read_raster(dataset, bands)[0], raster_checks.orientation(path))
     except MemoryError as error:
         raise UnreadableImageError(path, "needs more memory than there is") from error
     except InputError as error:
@@ -76,10 +75,12 @@ def measure_bands(
     if not rasters and selection is not None:
         raise InputError(
             f"--bands {selection if selection == 'all' else ','.join(map(str, selection))}: there are no rasters "
-            f"({' or '.join(tiff_tags.SUFFIXES)}) among the training images. Leave it out."
+            f"({' or '.join(raster_checks.SUFFIXES)}) among the training images. Leave it out."
         )
-    if not rasters or (selection is None and not (tiff_tags.has_gdal() and any(map(_needs_rule, rasters)))):
-        if tiff_tags.has_gdal():
+    if not rasters or (
+        selection is None and not (raster_checks.has_gdal() and any(map(_needs_rule, rasters)))
+    ):
+        if raster_checks.has_gdal():
             _validate_ordinary(others)
         return None
     bands, first = _select_bands(rasters, selection)
@@ -113,7 +114,7 @@ def _validate_ordinary(others: Sequence[str]) -> None:
     for file in filter(is_raster, others):
         fault = ""
         with suppress(InputError), open_raster(file) as dataset:  # unreadable files are reported elsewhere
-            fault = checks.no_rule_fault(dataset) if tiff_tags.needs_bands(dataset, file) else ""
+            fault = checks.no_rule_fault(dataset) if raster_checks.needs_bands(dataset, file) else ""
         if fault:
             raise InputError(f"{file} {fault}")
 
@@ -130,7 +131,7 @@ def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Ban
                 first = ReferenceRaster.of(file, dataset, every_seen=selection == "all")
                 return Bands(numbers, names=geotiff.band_names_or_colors(dataset, numbers)), first
         except InputError:
-            if not tiff_tags.has_gdal():
+            if not raster_checks.has_gdal():
                 raise
     raise InputError(f"None of the rasters among the training images can be read. The first is {rasters[0]}.")
 
@@ -204,7 +205,7 @@ class _RasterSample:
 def _needs_rule(file: str) -> bool:
     try:
         with open_raster(file) as dataset:
-            return tiff_tags.needs_bands(dataset, file) or bool(tiff_tags.gdal_only_content(file))
+            return raster_checks.needs_bands(dataset, file) or bool(raster_checks.gdal_only_content(file))
     except InputError:
         return False
 

@@ -13,7 +13,7 @@ from typing import IO, TypeVar
 
 from PIL import UnidentifiedImageError
 
-from efficientnetv2.data import tiff_tags
+from efficientnetv2.data import raster_checks
 from efficientnetv2.data.image_formats import MAX_BYTES, ForeignFormatError, image_in, regular_file
 from efficientnetv2.data.image_io import (
     TOO_LARGE,
@@ -57,13 +57,15 @@ def probe(file: str) -> FileProbe:
             size = os.fstat(raw.fileno()).st_size
             stream: IO[bytes] = io.BytesIO(raw.read()) if size <= _SMALL_BYTES else io.BufferedReader(raw)
             found = _probe(stream, size)
-        if not (size and tiff_tags.is_raster(file) and (found.reason or found.colors)):
+        if not (size and raster_checks.is_raster(file) and (found.reason or found.colors)):
             return found
-        if not found.reason and (found.brightest is None or not tiff_tags.has_gdal()):
-            return replace(found, reason=tiff_tags.truncation_fault(file))
-        if found.reason.startswith(TOO_LARGE) or not (tiff_tags.has_gdal() or tiff_tags.needs_gdal(file)):
+        if not found.reason and (found.brightest is None or not raster_checks.has_gdal()):
+            return replace(found, reason=raster_checks.truncation_fault(file))
+        if found.reason.startswith(TOO_LARGE) or not (
+            raster_checks.has_gdal() or raster_checks.needs_gdal(file)
+        ):
             return found
-        reason, colors = tiff_tags.probe_raster(file)
+        reason, colors = raster_checks.probe_raster(file)
         return replace(found, reason=reason, colors=colors, brightest=None)
     except OSError as error:
         return FileProbe(fault_of(error))

@@ -1,4 +1,7 @@
-"""Read rasters of any number of bands and any bit depth with GDAL, as uint8 images by a rule, ``Bands``; areas of their pixels."""
+"""Read rasters of any number of bands and any bit depth with GDAL, as uint8 images by a rule, ``Bands``.
+
+Also the ground area of their pixels.
+"""
 
 from __future__ import annotations
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from efficientnetv2.data import raster_checks, tiff_tags
+from efficientnetv2.data import raster_checks
 from efficientnetv2.data.bands import channels_fault, load_raster
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.geotiff import open_raster, visible_bands
 from efficientnetv2.data.image_io import Source, UnreadableImageError, is_high_bit_depth
+from efficientnetv2.data.raster_checks import is_raster
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.reader import ShardReader
-from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError
 
@@ -153,15 +153,15 @@ def default_bands(path: str) -> Bands | None:
     """
     if not is_raster(path):
         return None
-    if not tiff_tags.has_gdal():
-        if tiff_tags.needs_gdal(path):
-            raise UnreadableImageError(path, tiff_tags.probe_raster(path)[0])
+    if not raster_checks.has_gdal():
+        if raster_checks.needs_gdal(path):
+            raise UnreadableImageError(path, raster_checks.probe_raster(path)[0])
         return None
     try:
         with open_raster(path) as raster:
-            if tiff_tags.needs_bands(raster, path):
+            if raster_checks.needs_bands(raster, path):
                 raise UnreadableImageError(path, raster_checks.no_rule_fault(raster))
-            if not tiff_tags.gdal_only_content(path):
+            if not raster_checks.gdal_only_content(path):
                 return None
             if fault := raster_checks.palette_fault(raster):
                 raise UnreadableImageError(path, fault)

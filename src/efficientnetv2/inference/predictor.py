@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from efficientnetv2.data import tiff_tags
+from efficientnetv2.data import raster_checks
 from efficientnetv2.data.bands import channels_fault, load_raster
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.geotiff import mask_nodata, scale_to_uint8
@@ -25,11 +25,11 @@ from efficientnetv2.data.raster_checks import (
     bit_depth_fault,
     dtype_mismatch,
     is_high_bit_depth_rule,
+    is_raster,
     missing_bands_fault,
     not_geotiff_fault,
 )
 from efficientnetv2.data.readers import default_bands
-from efficientnetv2.data.tiff_tags import is_raster
 from efficientnetv2.inference.predict import embed, predict, require_classes, require_image_channels
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models import model_file
@@ -218,7 +218,7 @@ def _load(image: ImageInput, preprocessing: Preprocessing) -> npt.NDArray[np.uin
         image = bytes(image)
     if _is_stream(image):
         image = _read_stream(image)
-    if isinstance(image, bytes) and tiff_tags.is_tiff(image):
+    if isinstance(image, bytes) and raster_checks.is_tiff(image):
         return _load_tiff(image, preprocessing)
     if bands is None and isinstance(image, str | Path):
         bands = default_bands(str(image))
@@ -261,7 +261,7 @@ def _is_high_bit_depth_band(image: Image.Image, bands: Bands | None) -> bool:
     Files of other formats than TIFF are ordinary images by their paths too; so are TIFFs without the extra geo.
     """
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    return deep and image.format in ("TIFF", None) and (bands is not None or tiff_tags.has_gdal())
+    return deep and image.format in ("TIFF", None) and (bands is not None or raster_checks.has_gdal())
 
 
 def _holds_raster_values(image: ImageInput, bands: Bands) -> bool:

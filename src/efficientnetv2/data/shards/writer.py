@@ -30,12 +30,12 @@ from efficientnetv2.data.file_probe import MAX_UNREADABLE, probe_bytes
 from efficientnetv2.data.image_formats import open_image
 from efficientnetv2.data.image_io import UnreadableImageError, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
+from efficientnetv2.data.raster_checks import is_raster, raster_content
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import SPLITS, image_extensions, is_image
 from efficientnetv2.data.shards import index as shard_index
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Shard, ShardIndex
 from efficientnetv2.data.shards.reader import content_hash
-from efficientnetv2.data.tiff_tags import is_raster, raster_content
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import locked, output_dir
 from efficientnetv2.utils.rng import Key
