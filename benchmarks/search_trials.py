@@ -18,7 +18,7 @@ import efficientnetv2
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.minival import with_minival
+from efficientnetv2.data.splits import with_minival
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.nas.latency import ReferenceTiming
 from efficientnetv2.nas.objective import Measurement

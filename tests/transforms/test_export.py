@@ -15,10 +15,9 @@ from tests.messages import mentioning
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import assign_folds, time_folds
-from efficientnetv2.data.minival import with_minival
 from efficientnetv2.data.records import AUGMENTED_FROM, copy_groups, is_copy, validate_copy_splits
 from efficientnetv2.data.sampler import target_counts
-from efficientnetv2.data.splits import with_holdout
+from efficientnetv2.data.splits import with_holdout, with_minival
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms import export as materialized
 from efficientnetv2.transforms import pipeline

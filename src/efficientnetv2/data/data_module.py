@@ -17,11 +17,17 @@ from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.imagenet import Published, compare
-from efficientnetv2.data.minival import with_auto_minival, with_minival
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints, excluded_copies, validate_copy_splits
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.splits import EvalSplit, evaluate_on_test, split_groups_warning, with_holdout
+from efficientnetv2.data.splits import (
+    EvalSplit,
+    evaluate_on_test,
+    split_groups_warning,
+    with_auto_minival,
+    with_holdout,
+    with_minival,
+)
 from efficientnetv2.data.validate import find_undecodable, validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.distributed import World

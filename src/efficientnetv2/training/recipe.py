@@ -219,7 +219,7 @@ class Recipe(StrictModel):
     minival: Count | Fraction | Literal["auto"] | None = None
     """Selection set: number, or below 1 fraction, of the training images that are held out to select the best weights.
     `auto` takes a twentieth and selects between the start and the last weights; with too few images it is null. null
-    keeps the last weights. See `data.minival`.
+    keeps the last weights. See `data.splits`.
     """
     monitor: Literal["top1", "macro_f1"] = "top1"
     """Metric on minival that selects the weights."""
