@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from efficientnetv2.architectures.spec import fused_mbconv as fused_mbconv
     from efficientnetv2.architectures.spec import mbconv as mbconv
     from efficientnetv2.data.dataset import load_dataset as load_dataset
-    from efficientnetv2.data.progressive_sampler import ProgressiveBatchSampler as ProgressiveBatchSampler
+    from efficientnetv2.data.sampler import ProgressiveBatchSampler as ProgressiveBatchSampler
     from efficientnetv2.inference.predictor import Predictor as Predictor
     from efficientnetv2.models.adapt import adapt as adapt
     from efficientnetv2.models.adapt import freeze as freeze
@@ -88,7 +88,7 @@ _HOME = {
     "ProgressiveSchedule": "progressive.schedule",
     "Ramp": "progressive.schedule",
     "StepSettings": "progressive.schedule",
-    "ProgressiveBatchSampler": "data.progressive_sampler",
+    "ProgressiveBatchSampler": "data.sampler",
     "paper_schedule": "progressive.presets",
     "released_schedule": "progressive.presets",
     "Preprocessing": "preprocessing",

@@ -1,9 +1,27 @@
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from tests.messages import mentioning, mentions
+from torch.utils.data import DataLoader, Dataset
 
 from efficientnetv2.data.sampler import (
+    ProgressiveBatchSampler,
     TrainSampler,
     class_fractions,
     class_members,
@@ -11,11 +29,20 @@ from efficientnetv2.data.sampler import (
     epoch_order,
     image_weights,
 )
-from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.presets import paper_schedule
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
+from efficientnetv2.training.losses import cross_entropy
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
 LABELS = np.array([0] * 30 + [1] * 10 + [2] * 4)
 PLAN = ProgressiveSchedule(image_size=Ramp(32, 64), stages=2)
+
+SCHEDULE = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64), dropout=Ramp(0.0, 0.2))
+EXAMPLES = Path(__file__).parents[2] / "examples" / "loops"
+PAGE = EXAMPLES.parents[1] / "docs" / "progressive.md"
 
 
 def sampler(**changes):
@@ -158,3 +185,491 @@ def test_an_epoch_draws_by_the_effective_number():
     share = class_fractions([900, 100], "effective", 0.99)
     assert drawn.tolist() == np.round(1000 * share).astype(int).tolist()
     assert 100 < drawn[1] < 500
+
+
+@given(images=st.integers(1, 50), batch=st.integers(1, 20), epochs=st.integers(1, 4), seed=st.integers(0, 9))
+def test_every_image_comes_once_an_epoch(images, batch, epochs, seed):
+    steps = max(3, -(-images * epochs // batch))
+    batches = ProgressiveBatchSampler(images, batch_size=batch, progressive=SCHEDULE, steps=steps, seed=seed)
+    drawn = [index for group in batches for index, _ in group]
+    for epoch in range(epochs):
+        part = drawn[epoch * images : (epoch + 1) * images]
+        assert sorted(part) == list(range(len(part))) or len(part) < images
+
+
+def test_each_index_comes_with_the_setting_of_its_step():
+    batches = list(ProgressiveBatchSampler(10, batch_size=4, progressive=SCHEDULE, steps=6))
+    assert [{setting.image_size for _, setting in batch} for batch in batches] == [
+        {32}, {32}, {48}, {48}, {64}, {64}
+    ]  # fmt: skip
+
+
+def test_going_on_gives_what_would_have_come():
+    whole = list(ProgressiveBatchSampler(7, batch_size=4, progressive=SCHEDULE, steps=6, seed=3))
+    rest = ProgressiveBatchSampler(7, batch_size=4, progressive=SCHEDULE, steps=6, seed=3, first_step=4)
+    assert list(rest) == whole[4:]
+
+
+def test_of_a_run_that_has_come_to_its_end_nothing_is_left():
+    """Lightning asks for its batches all the same, and then ends; the length stays that of the run."""
+    rest = ProgressiveBatchSampler(7, batch_size=4, progressive=SCHEDULE, steps=6, first_step=6)
+    assert (list(rest), len(rest)) == ([], 6)
+
+
+def test_the_length_is_that_of_the_whole_run():
+    """Lightning adds what a run that goes on has behind it, and ends where the sum reaches the length."""
+    rest = ProgressiveBatchSampler(7, batch_size=4, progressive=SCHEDULE, steps=6, first_step=4, accumulate=2)
+    assert (len(rest), len(list(rest))) == (12, 4)
+
+
+@given(
+    images=st.integers(1, 40), micro=st.integers(1, 4), accumulate=st.integers(1, 4), world=st.integers(1, 3)
+)
+def test_micro_batches_of_a_step_are_its_images(images, micro, accumulate, world):
+    """One after the other those of a step alone, with its setting; each process has as many of each."""
+    words = {"batch_size": micro * accumulate * world, "progressive": SCHEDULE, "steps": 4}
+    ranks = [
+        list(ProgressiveBatchSampler(images, **words, rank=rank, world=world, accumulate=accumulate))
+        for rank in range(world)
+    ]
+    assert {len(batch) for batches in ranks for batch in batches} == {micro}
+    for step, alone in enumerate(ProgressiveBatchSampler(images, **words)):
+        parts = [batches[step * accumulate : (step + 1) * accumulate] for batches in ranks]
+        drawn = [one for part in parts for batch in part for one in batch]
+        assert sorted(index for index, _ in drawn) == sorted(index for index, _ in alone)
+        assert all(setting == alone[0][1] for _, setting in drawn)
+
+
+@given(images=st.integers(1, 40), share=st.integers(1, 8), world=st.integers(1, 5), steps=st.integers(3, 12))
+def test_processes_share_the_images_of_each_step(images, share, world, steps):
+    """As many each; together those of one process alone, each as often as there, with the same setting."""
+    words = {"batch_size": share * world, "progressive": SCHEDULE, "steps": steps}
+    ranks = [list(ProgressiveBatchSampler(images, **words, rank=rank, world=world)) for rank in range(world)]
+    assert {len(batch) for batches in ranks for batch in batches} == {share}
+    drawn = [sorted((index, setting.image_size) for batch in step for index, setting in batch)
+             for step in zip(*ranks, strict=True)]  # fmt: skip
+    alone = ProgressiveBatchSampler(images, **words)
+    assert drawn == [sorted((index, setting.image_size) for index, setting in batch) for batch in alone]
+
+
+def test_two_processes_never_train_on_the_same_image():
+    first, second = (
+        list(ProgressiveBatchSampler(48, batch_size=16, progressive=SCHEDULE, steps=3, rank=rank, world=2))
+        for rank in (0, 1)
+    )
+    seen = [{index for batch in batches for index, _ in batch} for batches in (first, second)]
+    assert seen[0] | seen[1] == set(range(48))
+    assert not seen[0] & seen[1]
+
+
+def test_epochs_and_seeds_differ_in_order():
+    batches = list(ProgressiveBatchSampler(32, batch_size=32, progressive=SCHEDULE, steps=3))
+    orders = [[index for index, _ in batch] for batch in batches]
+    assert orders[0] != orders[1]
+    other = list(ProgressiveBatchSampler(32, batch_size=32, progressive=SCHEDULE, steps=3, seed=1))
+    assert [index for index, _ in other[0]] != orders[0]
+
+
+class _Sizes(Dataset):
+    def __getitem__(self, asked):
+        index, setting = asked
+        return np.full((setting.image_size, setting.image_size), index)
+
+
+def test_a_dataloader_with_workers_reads_it_in_order():
+    batches = ProgressiveBatchSampler(8, batch_size=4, progressive=SCHEDULE, steps=3)
+    loader = DataLoader(_Sizes(), batch_sampler=batches, num_workers=1)
+    assert [images.shape[-1] for images in loader] == [32, 48, 64]
+    again = [[int(image[0, 0]) for image in images] for images in loader]
+    assert again == [[index for index, _ in batch] for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"images": 0}, ("0", "image")),
+        ({"batch_size": 0}, ("batch_size", "0")),
+        ({"steps": 2}, ("3", "2", "stage")),
+        ({"steps": -1}, ("-1", "1", "max_steps")),
+        ({"first_step": 10}, ("first_step", "10", "9", "0")),
+        ({"first_step": -1}, ("first_step", "-1", "9", "0")),
+        ({"world": 3}, ("batch_size", "2", "3")),
+        ({"accumulate": 0}, ("accumulate", "0", "1")),
+        (
+            {"accumulate": 4},
+            ("batch_size", "2", "4"),
+        ),
+        (
+            {"world": 2, "accumulate": 2},
+            ("2", "4", "step"),
+        ),
+        ({"rank": 2, "world": 2}, ("rank is 2 and world is 2",)),
+        ({"world": 0}, ("rank is 0 and world is 0",)),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, sentence):
+    words = {"images": 5, "batch_size": 2, "progressive": SCHEDULE, "steps": 9} | changes
+    with pytest.raises(InputError, match=mentioning(*sentence)):
+        ProgressiveBatchSampler(words.pop("images"), **words)
+
+
+NEEDS = {"plain": "torchvision", "with_lightning": "lightning", "with_transformers": "transformers"}
+# What each example does in one process, since starting it takes longer than its steps. sys.argv[1] is a folder.
+# In Lightning and in Hugging Face's Trainer "resumed" is a checkpoint after each step, and a stop after two.
+RUNS = {
+    "plain": {
+        "grown": "train(3); train(6, accumulate=2)",
+        "resumed": "train(2 + 4, 2, accumulate=2)",
+        "another": """
+            import torchvision, plain
+            plain.efficientnet_b0 = torchvision.models.resnet18
+            train(3)
+        """,
+    },
+    "with_lightning": {
+        "grown": "train(3); train(6, accumulate_grad_batches=2)",
+        "resumed": """
+            class Stop(lightning.Callback):
+                def on_train_batch_end(self, trainer, *_):
+                    trainer.should_stop = trainer.global_step == 2
+            keep = lightning.pytorch.callbacks.ModelCheckpoint(sys.argv[1], filename="kept", every_n_train_steps=1)
+            train(6, callbacks=[keep, Stop()], enable_checkpointing=True, accumulate_grad_batches=2)
+            train(6, checkpoint=keep.best_model_path, accumulate_grad_batches=2)
+        """,
+        "finished": """
+            keep = lightning.pytorch.callbacks.ModelCheckpoint(sys.argv[1], filename="end", every_n_train_steps=1)
+            train(3, callbacks=[keep], enable_checkpointing=True)
+            print("ended after", train(3, checkpoint=keep.best_model_path).global_step)
+        """,
+        "validated": """
+            class Watching(lightning.Callback):
+                def on_validation_batch_start(self, trainer, module, batch, *_):
+                    print(f"validated after {trainer.global_step}: {batch['images'].shape[-1]} px")
+            train(4, val_check_interval=2, num_sanity_val_steps=0, callbacks=[Watching()])
+        """,
+        "another": """
+            import torchvision
+            ev2.create = lambda name, num_classes: torchvision.models.resnet18(num_classes=num_classes)
+            train(3)
+        """,
+    },
+    "with_transformers": {
+        "grown": "train(3); train(6, gradient_accumulation_steps=2, per_device_train_batch_size=8)",
+        "resumed": """
+            import transformers
+            class Stop(transformers.TrainerCallback):
+                def on_step_end(self, args, state, control, **_):
+                    control.should_training_stop = state.global_step == 2
+            words = {"output_dir": sys.argv[1], "save_strategy": "steps", "save_steps": 1}
+            words |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
+            train(6, callbacks=[Stop()], **words)
+            train(6, checkpoint=True, **words)
+        """,
+        # Its samples a second, and the batch that it logs, are made of per_device_train_batch_size.
+        "validated": """
+            import with_transformers
+            class Watching(ProgressiveTrainer):
+                def compute_loss(self, model, inputs, *others, **more):
+                    if model.training:
+                        assert len(inputs["pixel_values"]) == self.args.train_batch_size == 16
+                    else:
+                        print(f"validated after {self.state.global_step}: {inputs['pixel_values'].shape[-1]} px")
+                    return super().compute_loss(model, inputs, *others, **more)
+            with_transformers.ProgressiveTrainer = Watching
+            train(4, eval_steps=2)
+        """,
+        "summed": """
+            import torch
+            norms = {}
+            class Alike(ProgressiveTrainer):
+                def training_step(self, model, inputs, *others):
+                    inputs["pixel_values"] = torch.ones_like(inputs["pixel_values"])
+                    inputs["labels"] = torch.zeros_like(inputs["labels"])
+                    model.dropout.forward = lambda features: features
+                    loss = super().training_step(model, inputs, *others)
+                    norms[self.args.gradient_accumulation_steps] = float(model.classifier.bias.grad.norm())
+                    return loss
+            with_transformers.ProgressiveTrainer = Alike
+            for accumulate in (1, 2):
+                torch.manual_seed(0)
+                size = {"gradient_accumulation_steps": accumulate, "per_device_train_batch_size": 16 // accumulate}
+                train(3, learning_rate=0.0, eval_strategy="no", **size)
+            print("norms", norms[1], norms[2])
+            with_transformers.ProgressiveTrainer = ProgressiveTrainer
+        """,
+        "another": """
+            with_transformers.network_for = lambda classes: transformers.ResNetForImageClassification(
+                transformers.ResNetConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8], num_labels=len(classes)))
+            train(3)
+        """,
+    },
+}
+
+# What the network's modules hold once a setting has been applied, whatever the example says of it.
+WATCHING = """
+import sys; sys.path.insert(0, {!r})
+import efficientnetv2 as ev2
+applying = ev2.apply_regularization
+def watched(network, setting):
+    reached = applying(network, setting)
+    rates = [network.get_submodule(name).p for name in reached.dropout_modules]
+    print(f"holds {{max(rates, default=0):.2f}}")
+    return reached
+ev2.apply_regularization = watched
+from {} import *
+"""
+
+
+@cache
+def _said(script):
+    """What each run of an example prints."""
+    if find_spec(NEEDS[script]) is None:
+        pytest.skip(f"{NEEDS[script]} is not installed (pip install -e '.[loops]')")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    runs = [f"print('@@ {name}')\n{dedent(code)}" for name, code in RUNS[script].items()]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join([WATCHING.format(str(EXAMPLES), script), *runs]), folder],
+            capture_output=True, text=True, timeout=300, env=environment,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(part.split("\n", 1) for part in done.stdout.split("@@ ")[1:])
+
+
+def _shown(output):
+    """(step, px, dropout) of each micro-batch that an example took: as it says, and as its network holds it."""
+    line = r"^holds (\d\.\d\d)\nstep (\d+): (\d+) px, dropout (\d\.\d\d); set: dropout in"
+    said = re.findall(line, output, re.MULTILINE)
+    assert all(holds == dropout for holds, _, _, dropout in said)
+    return [(int(step), int(px), float(dropout)) for _, step, px, dropout in said]
+
+
+def _planned(steps, *, accumulate=1, first_step=0):
+    """The same as the plan has it."""
+    settings = [(step, SCHEDULE.at(step, total_steps=steps)) for step in range(first_step, steps)]
+    return [
+        (step, one.image_size, round(one.dropout, 2)) for step, one in settings for _ in range(accumulate)
+    ]
+
+
+@pytest.mark.parametrize("script", NEEDS)
+def test_the_examples_grow_images_and_dropout_in_other_loops(script):
+    """Of two micro-batches a step, too, each has its step's setting; the run neither ends early nor begins again.
+
+    They take any network, and say what it lacks.
+    """
+    said = _said(script)
+    assert _shown(said["grown"]) == [*_planned(3), *_planned(6, accumulate=2)]
+    told = re.findall(r"^step (\d): (\d+) px, dropout (?:.*?); set: (.*)$", said["another"], re.MULTILINE)
+    assert [(step, px) for step, px, _ in told] == [("0", "32"), ("1", "48"), ("2", "64")]
+    assert mentions(told[-1][2], "0.2", "dropout")
+    assert all(mentions(reached, "randaugment") for _, _, reached in told)
+
+
+def test_their_trainer_sums_micro_batches_to_the_same_gradient():
+    """Of a network of theirs, which accepts more words than its loss heeds: two halves are as good as the whole."""
+    said = _said("with_transformers")["summed"]
+    one, two = re.search(r"^norms (\S+) (\S+)$", said, re.MULTILINE).groups()
+    assert float(one) == pytest.approx(float(two), rel=0.05) != 0
+
+
+@pytest.mark.parametrize("script", NEEDS)
+def test_the_examples_go_on_where_they_stopped(script):
+    shown = _shown(_said(script)["resumed"])
+    assert shown[-8:] == _planned(6, accumulate=2, first_step=2)
+    assert shown[:-8] == ([] if script == "plain" else _planned(6, accumulate=2)[:4])
+
+
+def test_a_lightning_run_that_has_finished_is_gone_on_with_in_vain():
+    said = _said("with_lightning")["finished"].splitlines()
+    assert [line for line in said if line.startswith(("step ", "ended "))][3:] == ["ended after 3"]
+
+
+@pytest.mark.parametrize("script", ["with_lightning", "with_transformers"])
+def test_validation_comes_within_the_run_at_the_last_size(script):
+    said = re.findall(r"^validated after (\d+): (\d+) px", _said(script)["validated"], re.MULTILINE)
+    assert set(said) == {("2", "64"), ("4", "64")}
+
+
+def test_the_examples_augment_as_strongly_as_the_plan_says(monkeypatch):
+    """Magnitude 10 is the full range in a plan, the last of 31 in torchvision, which takes three times the number."""
+    photos = _photos(monkeypatch)
+    asked = []
+    augmenting = photos.v2.RandAugment
+    monkeypatch.setattr(photos.v2, "RandAugment", lambda *words: asked.append(words) or augmenting(*words))
+    growing = photos.Growing(photos.Photos())
+    for magnitude in (photos.PLAN.last.randaugment, 15, 0.1, 0, None):
+        growing[0, StepSettings(image_size=32, randaugment=magnitude)]
+    assert photos.PLAN.last.randaugment == 6
+    assert asked == [(2, 18), (2, 30), (2, 0)]
+    assert augmenting().num_magnitude_bins == 31
+
+
+@pytest.mark.parametrize("plan", ["the page's", "efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l"])
+def test_the_examples_images_are_expected_dataset_every_stage_of_any_plan(plan, monkeypatch):
+    """All draws of RandAugment at the magnitudes of the paper, at 16 px to be quick."""
+    photos = _photos(monkeypatch)
+    progressive = _run_page("PLAN = ")["PLAN"] if plan == "the page's" else paper_schedule(plan)
+    pictures = photos.Growing([(Image.new("RGB", (20, 20)), 3)])
+    for index in range(progressive.stages):
+        setting = replace(progressive.stage(index), image_size=16)
+        for _ in range(20):
+            image, label, own = pictures[0, setting]
+            assert (tuple(image.shape), label, own) == ((3, 16, 16), 3, setting)
+
+
+def _photos(monkeypatch):
+    pytest.importorskip("torchvision")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("photos")
+
+
+def test_held_out_photos_are_whole_and_as_large_as_at_the_end(monkeypatch):
+    photos = _photos(monkeypatch)
+    train, held_out = photos.Photos(), photos.Photos(held_out=True)
+    whole = photos.Whole(held_out, photos.PLAN.last)
+    image, label, setting = whole[0]
+    assert (tuple(image.shape), setting, len(whole)) == ((3, 64, 64), photos.PLAN.last, len(held_out))
+    assert torch.equal(image, whole[0][0])
+    assert (train.classes, 0 <= label < len(train.classes)) == (held_out.classes, True)
+    paths = [{row["path"] for row in part.rows} for part in (train, held_out)]
+    assert (len(paths[0] & paths[1]), len(train) > len(held_out) > 0) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("script", "begin", "end"),
+    [
+        ("photos", "TO_FLOATS = ", "\n\nclass Whole"),
+        ("with_lightning", "class Classifier", "\n    def val_dataloader"),
+        ("with_transformers", "class ProgressiveTrainer", "\n\ndef as_inputs"),
+    ],
+)
+def test_the_page_shows_the_examples_as_they_are(script, begin, end):
+    code = (EXAMPLES / f"{script}.py").read_text(encoding="utf-8")
+    shown = code[code.index(begin) : code.index(end)]
+    assert len(shown.splitlines()) > 15
+    assert shown in PAGE.read_text(encoding="utf-8")
+
+
+def _blocks():
+    """The page's pieces of Python."""
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def _run_page(*pieces, **changed):
+    """The names that pieces of the page make, each known by words in it, run one after the other."""
+    names = {"__name__": "page"}
+    for piece in pieces:
+        (code,) = [block for block in _blocks() if piece in block]
+        for old, new in changed.items():
+            code = re.sub(rf"\b{old}\b", new, code)
+        exec(code, names)
+    return names
+
+
+def test_the_pages_pieces_are_a_whole_script(tmp_path, monkeypatch, capsys):
+    """Plan, data set and loop, typed one after the other beside a folder of images."""
+    for number in range(32):
+        folder = tmp_path / "photos" / f"class {number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (8 * number, 90, 0)).save(folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    # Smaller, and read by this process, to be quick.
+    changed = {"128": "32", "224": "64", "resnet50": "resnet18", "num_workers=4": "num_workers=0"}
+    names = _run_page("PLAN = ", "class Growing", "for step, batch in", **changed)
+    assert (names["step"], names["batch"]["images"].shape) == (9, (32, 3, 64, 64))
+    assert f"`{capsys.readouterr().out.strip()}`" in " ".join(PAGE.read_text(encoding="utf-8").split())
+
+
+def test_the_schedule_that_the_page_makes_has_the_sizes_it_says():
+    (code,) = [block for block in _blocks() if "PLAN = " in block]
+    asked, said = re.search(r"^(PLAN\.stage.*?) +# (.*)$", code, re.MULTILINE).groups()
+    names = _run_page("PLAN = ")
+    assert eval(asked, names) == eval(said)
+
+
+def test_the_loss_that_the_page_mixes_for_is_that_of_a_run():
+    """With both ways of mixing on, and smoothed labels."""
+    (code,) = [block for block in _blocks() if "import mix" in block]
+    setting = StepSettings(image_size=8, mixup_alpha=0.4, cutmix_alpha=0.4, label_smoothing=0.1)
+    pixels = torch.randint(
+        0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    labels, to_floats = torch.arange(8) % 3, Preprocessing(image_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
+    names = {
+        "torch": torch,
+        "network": network,
+        "pictures": SimpleNamespace(classes=("a", "b", "c")),
+        "batch": {"images": pixels / 127.5 - 1, "labels": labels, "setting": setting},
+        "step": 5,
+    }
+    exec(code, names)
+    images, soft = augment(
+        pixels,
+        labels,
+        setting=setting,
+        key=Key.of(0),
+        ids=range(8),
+        mix_key=Key.of(0).fold("mix", 5),
+        plan=AugmentPlan(flip="none"),
+        preprocessing=to_floats,
+        num_classes=3,
+    )
+    torch.testing.assert_close(names["loss"], cross_entropy(network(images), soft))
+
+
+# Nothing can be imported but the standard library, three packages and what these need themselves.
+WITH_LITTLE = """
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from packaging.requirements import Requirement
+
+def plain(name):
+    return name.lower().replace("_", "-")
+
+asked, there = ["torch", "numpy", "pydantic"], {"efficientnetv2"}
+while asked:
+    name = plain(asked.pop())
+    try:
+        lines = [] if name in there else requires(name) or []
+    except PackageNotFoundError:
+        lines = []
+    there.add(name)
+    needs = [Requirement(line) for line in lines]
+    asked += [one.name for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
+missing = {name for name, owners in packages_distributions().items() if not there & set(map(plain, owners))}
+assert {"PIL", "packaging", "torchvision", "pandas", "yaml"} <= missing
+for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
+    del sys.modules[name]
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def test_what_a_loop_of_ones_own_needs_is_three_packages():
+    """As the page says: all that its pieces import and name of this package."""
+    code = "\n".join(_blocks())
+    names = sorted(
+        {f"ev2.{name}" for name in re.findall(r"\bev2\.(\w+)", code)}
+        | {"ev2.paper_schedule", "ev2.InputError"}
+    )
+    imports = re.findall(r"^(?:from|import) efficientnetv2.*$", code, re.MULTILINE)
+    script = "\n".join(
+        [WITH_LITTLE, *imports, "import efficientnetv2.transforms.pipeline", *names, "print('all')"]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "all\n", done.stderr
+
+
+def test_the_page_on_schedules_says_what_each_example_shows():
+    page = PAGE.read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for example in EXAMPLES.glob("*.py"):
+        assert any(f"`{example.name}`" in row for row in rows), example.name

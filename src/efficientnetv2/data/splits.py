@@ -1,4 +1,4 @@
-"""Random, stratified splits that keep similar images together.
+"""Random, stratified splits that keep similar images together: val, and minival, which selects the model.
 
 Images of one group, one place or identical content are not independent. With one in train and another in val, metrics
 would be too good. Such images form clusters, and a split assigns whole clusters.
@@ -246,7 +246,7 @@ def with_minival(
     """Hold out training images as minival, which selects the weights to keep, and describe it in a sentence.
 
     Each class gives its exact share (largest remainders first, at least one), with the groups of
-    ``splits.with_holdout`` kept together. The images depend only on their own paths, not on a seed or an order: runs
+    ``with_holdout`` kept together. The images depend only on their own paths, not on a seed or an order: runs
     with other seeds, and the same data in shards, select by the same images. Images given as minival are used instead.
 
     ``size`` is a number of images (int), or a fraction of the training images (float). Raises InputError if it is too
