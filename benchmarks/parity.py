@@ -43,7 +43,7 @@ from efficientnetv2.preprocessing import (
     SYMMETRIC_STD,
     Preprocessing,
 )  # fmt: skip
-from efficientnetv2.transforms.normalize import normalize
+from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.io import write_text_atomically
 
 TOLERANCE = 1e-4

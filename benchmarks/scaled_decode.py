@@ -25,7 +25,7 @@ from efficientnetv2.data.decode import CROP_UNIFORMS, load_eval_image, load_imag
 from efficientnetv2.data.image_io import Pixels, Source
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.transforms.normalize import normalize
+from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.rng import Key
 
 ENLARGED, QUALITY, AREA_MIN, BATCH = 4, 92, 0.35, 64

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.transforms.normalize import normalize
+from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import Precision, autocast, place
 
 STEPS = 20

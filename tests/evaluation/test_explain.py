@@ -13,7 +13,7 @@ from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.evaluation.explain import grad_cam, overlay_heatmap, supports_grad_cam
 from efficientnetv2.models.blocks import init_weights
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.transforms.normalize import normalize
+from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.errors import InputError
 
 PX, CUE_PX = 64, 14

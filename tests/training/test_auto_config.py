@@ -25,7 +25,7 @@ from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TimeConstraints, TrainingSet, resolve_recipe
-from efficientnetv2.transforms.mixup import mix
+from efficientnetv2.transforms.pipeline import mix
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB
 from efficientnetv2.utils.rng import Key

@@ -21,7 +21,7 @@ from efficientnetv2.evaluation.html import thumbnail
 from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.predict import retry_halving_batch
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.transforms.normalize import normalize
+from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.errors import InputError
 
 # Batch size; less if memory runs out. Ours.

@@ -21,7 +21,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.preprocessing import RGB, TTA, Preprocessing
 from efficientnetv2.transforms.geometric import symmetry
-from efficientnetv2.transforms.normalize import normalize
+from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import place, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, gather_to_main
 from efficientnetv2.utils.errors import InputError, MemoryShortError, non_finite_error, pluralize

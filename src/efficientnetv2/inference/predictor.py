@@ -35,7 +35,7 @@ from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
-from efficientnetv2.transforms.normalize import normalize
+from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.probability import probabilities

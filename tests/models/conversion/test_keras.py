@@ -24,7 +24,7 @@ from efficientnetv2.models.conversion.layouts import tensor_names, to_tensorflow
 from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
-from efficientnetv2.transforms.normalize import normalize
+from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.errors import InputError
 
 h5py = pytest.importorskip("h5py")
