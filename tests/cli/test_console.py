@@ -20,8 +20,7 @@ from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.models import pretrained
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.utils.logs import hushed
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import hushed, progress
 from efficientnetv2.workflows.model_list import pretrained_weights
 
 TITLE = "Things"

@@ -35,7 +35,7 @@ from efficientnetv2.data.image_cache import PIXELS_OFFSET, CacheSpec
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.progress import reported_to
+from efficientnetv2.utils.logs import reported_to
 
 
 class Counted:
@@ -201,7 +201,7 @@ from efficientnetv2.data.cache_writer import CacheJob, cache_on_disk
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.utils.progress import reported_to
+from efficientnetv2.utils.logs import reported_to
 
 logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.INFO)
 

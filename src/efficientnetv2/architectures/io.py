@@ -45,7 +45,7 @@ def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
 
 def read(path: Path) -> Architecture:
     """The architecture of a YAML or JSON file. Raises InputError if there is none; names the wrong field."""
-    plain = yaml_io.read(path, "--model")
+    plain = yaml_io.read_yaml(path, "--model")
     if isinstance(plain, dict) and "pooling" in plain:  # a file of version 0.1
         plain = upgrade(plain)
     try:

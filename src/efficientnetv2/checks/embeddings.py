@@ -18,7 +18,7 @@ from efficientnetv2.checks.issues import (
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Embeddings
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import progress
 
 # Largest ratio of the distance to the last image of a scene over that to the next image: Lowe's ratio test (IJCV 2004,
 # 0.8 for keypoints). Stricter, from looking at pairs of aerial images. Ours.

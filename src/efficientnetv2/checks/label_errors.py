@@ -22,7 +22,7 @@ from efficientnetv2.inference.linear_probe import (
 )
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import shorten
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.rng import Key
 
 # Cross-validation folds. Ours, a common choice.

@@ -20,8 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 
 from efficientnetv2.utils.errors import escape_controls, format_duration
-from efficientnetv2.utils.logs import attached
-from efficientnetv2.utils.progress import reported_to
+from efficientnetv2.utils.logs import attached, reported_to
 
 _NUMBER = re.compile(r"|off|[\d,]*\.?\d+(e-?\d+)?( [GM])?")  # in a column of numbers, with gaps
 _GAP = 2  # spaces between two columns
@@ -70,7 +69,7 @@ class Screen:
 
     @contextmanager
     def counting(self, what: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
-        """Show a progress bar, and without a total that something is under way; see ``utils.progress``."""
+        """Show a progress bar, and without a total that something is under way; see ``utils.logs``."""
         if total is None:
             with self.notes.status(what) if self.notes.is_interactive else nullcontext():
                 yield lambda done: None

@@ -35,8 +35,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import UNUSED_DAYS, is_unused, remove_partial, write_atomically
-from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import progress, silenced
 
 _logger = logging.getLogger(__name__)
 

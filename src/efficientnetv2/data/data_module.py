@@ -32,7 +32,7 @@ from efficientnetv2.data.validate import find_undecodable, validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize, shorten
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import progress
 
 _logger = logging.getLogger(__name__)
 

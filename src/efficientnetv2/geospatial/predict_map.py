@@ -25,8 +25,8 @@ from efficientnetv2.inference.predict import predict
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.probability import probabilities
-from efficientnetv2.utils.progress import progress
 
 Floats = npt.NDArray[np.float32]
 

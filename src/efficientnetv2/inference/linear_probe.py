@@ -31,7 +31,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.rng import Key
 
 # Candidates of the inverse L2 penalty. Ours: wide enough that neither end is chosen on satellite images and

@@ -38,7 +38,7 @@ def read_recipe(file: Path) -> Recipe:
     Raises:
         InputError: The file does not exist, is not YAML, or has an unknown or invalid field.
     """
-    return validate_recipe(upgrade_recipe(yaml_io.read(file)), where=str(file))
+    return validate_recipe(upgrade_recipe(yaml_io.read_yaml(file)), where=str(file))
 
 
 def validate_recipe(plain: Any, *, where: str, options: Mapping[str, str] | None = None) -> Recipe:
@@ -232,7 +232,11 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return text.strip() if _SEXAGESIMAL.fullmatch(text.strip()) else yaml_io.parse(text, short_repr(text))
+        return (
+            text.strip()
+            if _SEXAGESIMAL.fullmatch(text.strip())
+            else yaml_io.parse_yaml(text, short_repr(text))
+        )
 
 
 def diff_recipes(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:

@@ -67,8 +67,7 @@ from efficientnetv2.training.train_overlap import pretrain_overlap
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.transforms.autoaugment import require_rgb
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.logs import as_details
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import as_details, progress
 
 _logger = logging.getLogger(__name__)
 

@@ -28,8 +28,7 @@ from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.logs import as_details
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import as_details, progress
 
 _logger = logging.getLogger(__name__)
 

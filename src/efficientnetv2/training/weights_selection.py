@@ -34,8 +34,7 @@ from efficientnetv2.training.run_lock import RUNS, new_run_path
 from efficientnetv2.training.run_request import RunRequest
 from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.logs import as_details, silenced
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import as_details, progress, silenced
 from efficientnetv2.utils.rng import Key
 
 _logger = logging.getLogger(__name__)

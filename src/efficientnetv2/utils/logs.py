@@ -1,14 +1,18 @@
-"""What a block of code does to the log of the package: record it, keep it from handlers, or turn it off."""
+"""The log of the package and the progress of long work: a block of code records, hides or silences them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-from efficientnetv2.utils.progress import reported_to
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 
 PACKAGE = logging.getLogger("efficientnetv2")
+
+# From a description, a total and a unit to what takes the number of units done so far.
+Reporter = Callable[[str, int | None, str], AbstractContextManager[Callable[[int], None]]]
+
+_reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 
 class Recorder(logging.Handler):
@@ -82,3 +86,27 @@ def _filtered(passes: Callable[[logging.Handler, logging.LogRecord], bool]) -> I
     finally:
         for handler, rule in filters:
             handler.removeFilter(rule)
+
+
+@contextmanager
+def progress(description: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Report how far the block has come; yields what to call with the number of units done so far.
+
+    A ``total`` of None says only that the block is under way.
+    """
+    reporter = _reporter.get()
+    if reporter is None:
+        yield lambda done: None
+    else:
+        with reporter(description, total, unit) as update:
+            yield update
+
+
+@contextmanager
+def reported_to(reporter: Reporter | None) -> Iterator[None]:
+    """Report the block's progress to ``reporter``, or to nobody."""
+    token = _reporter.set(reporter)
+    try:
+        yield
+    finally:
+        _reporter.reset(token)

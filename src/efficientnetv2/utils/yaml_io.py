@@ -23,7 +23,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
-def parse(text: str, called: str) -> Any:
+def parse_yaml(text: str, called: str) -> Any:
     """Plain values of YAML or JSON; ``called`` names its source in messages. Raises InputError."""
     try:
         return yaml.load(text, Loader=_Loader)
@@ -35,7 +35,7 @@ def parse(text: str, called: str) -> Any:
         raise InputError(f"{called} is not YAML: {error}") from error
 
 
-def read(file: Path, option: str = "") -> Any:
+def read_yaml(file: Path, option: str = "") -> Any:
     """Plain values of a YAML or JSON file; ``option`` names it in messages. Raises InputError."""
     called = f"{option} {file}".strip()
     try:
@@ -44,4 +44,4 @@ def read(file: Path, option: str = "") -> Any:
         raise InputError(f"{called}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{called} is not YAML: {error}") from error
-    return parse(text, called)
+    return parse_yaml(text, called)

@@ -25,8 +25,8 @@ from efficientnetv2.metrics.classification import top_classes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file, write_text_atomically
+from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.probability import probabilities
-from efficientnetv2.utils.progress import progress
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import PredictionJob

@@ -35,8 +35,7 @@ from efficientnetv2.utils.device import device_note, pick_own_device, workers_fo
 from efficientnetv2.utils.distributed import World, broadcast_from_main, process_group, world_from_env
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
 from efficientnetv2.utils.io import write_atomically
-from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.shell import shell_join
 
 _logger = logging.getLogger(__name__)

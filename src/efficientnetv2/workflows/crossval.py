@@ -36,8 +36,7 @@ from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_dir
-from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import (
     Overrides,

@@ -23,8 +23,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.export import FOLDER, spread_copies, write_copies
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
-from efficientnetv2.utils.logs import silenced
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.output_paths import refuse_inside_data

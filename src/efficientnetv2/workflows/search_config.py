@@ -247,7 +247,7 @@ def load_space(name: str) -> Space:
     if name == "paper":
         return paper_space()
     if is_architecture_file(name):
-        return Space.from_json(yaml_io.read(Path(name), "--space"))
+        return Space.from_json(yaml_io.read_yaml(Path(name), "--space"))
     if name in NAMES:
         return space_around(get_architecture(name))
     raise InputError(

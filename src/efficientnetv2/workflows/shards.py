@@ -10,7 +10,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.writer import PackOptions, PackResult, write_shards
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.progress import progress
+from efficientnetv2.utils.logs import progress
 from efficientnetv2.workflows.output_paths import is_inside_data
 
 _logger = logging.getLogger(__name__)

@@ -169,7 +169,7 @@ class StudyDir:
         return DataConfig(**self._read()["data"])
 
     def _read(self) -> dict[str, Any]:
-        content = yaml_io.read(self.file)
+        content = yaml_io.read_yaml(self.file)
         if not isinstance(content, dict) or "data" not in content:
             raise InputError(f"{self.file} does not describe a study. Restore it, or start another study.")
         return content
