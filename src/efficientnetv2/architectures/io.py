@@ -8,9 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, first_error
-from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.io import read_yaml, write_text_atomically
 from efficientnetv2.utils.legacy import upgrade
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -45,7 +44,7 @@ def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
 
 def read(path: Path) -> Architecture:
     """The architecture of a YAML or JSON file. Raises InputError if there is none; names the wrong field."""
-    plain = yaml_io.read_yaml(path, "--model")
+    plain = read_yaml(path, "--model")
     if isinstance(plain, dict) and "pooling" in plain:  # a file of version 0.1
         plain = upgrade(plain)
     try:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_fields import all_fields, canonical_field, recipe_parts
-from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule, short_repr, truncate
+from efficientnetv2.utils.io import parse_yaml, read_yaml
 from efficientnetv2.utils.legacy import upgrade_recipe
 
 _SHOWN_CHARS = 200  # of a long value in a message. Ours
@@ -38,7 +38,7 @@ def read_recipe(file: Path) -> Recipe:
     Raises:
         InputError: The file does not exist, is not YAML, or has an unknown or invalid field.
     """
-    return validate_recipe(upgrade_recipe(yaml_io.read_yaml(file)), where=str(file))
+    return validate_recipe(upgrade_recipe(read_yaml(file)), where=str(file))
 
 
 def validate_recipe(plain: Any, *, where: str, options: Mapping[str, str] | None = None) -> Recipe:
@@ -232,11 +232,7 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return (
-            text.strip()
-            if _SEXAGESIMAL.fullmatch(text.strip())
-            else yaml_io.parse_yaml(text, short_repr(text))
-        )
+        return text.strip() if _SEXAGESIMAL.fullmatch(text.strip()) else parse_yaml(text, short_repr(text))
 
 
 def diff_recipes(old: Recipe, new: Recipe, *, leave_open: Collection[str] = ()) -> list[str]:

@@ -22,8 +22,8 @@ from efficientnetv2.training.image_sizes import requested_px
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
-from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, did_you_mean, format_rule
+from efficientnetv2.utils.io import read_yaml
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
 
@@ -247,7 +247,7 @@ def load_space(name: str) -> Space:
     if name == "paper":
         return paper_space()
     if is_architecture_file(name):
-        return Space.from_json(yaml_io.read_yaml(Path(name), "--space"))
+        return Space.from_json(read_yaml(Path(name), "--space"))
     if name in NAMES:
         return space_around(get_architecture(name))
     raise InputError(

@@ -16,9 +16,8 @@ from efficientnetv2.data.shards.index import is_pattern, is_url, split_location
 from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.nas.storage import EmptyDatabaseError, Storage, redact_password, sqlite_file, sqlite_url
 from efficientnetv2.nas.study import StudyConfig
-from efficientnetv2.utils import yaml_io
 from efficientnetv2.utils.errors import InputError, shorten
-from efficientnetv2.utils.io import write_atomically, write_text_atomically
+from efficientnetv2.utils.io import read_yaml, write_atomically, write_text_atomically
 from efficientnetv2.utils.shell import shell_join
 
 #: The files of ``search show``, the page first.
@@ -169,7 +168,7 @@ class StudyDir:
         return DataConfig(**self._read()["data"])
 
     def _read(self) -> dict[str, Any]:
-        content = yaml_io.read_yaml(self.file)
+        content = read_yaml(self.file)
         if not isinstance(content, dict) or "data" not in content:
             raise InputError(f"{self.file} does not describe a study. Restore it, or start another study.")
         return content
