@@ -58,8 +58,8 @@ from benchmarks.regimes import (
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.processes import keep_freed_memory
 
 REGIME = Regime(
     claimed="b0_imagenette",

@@ -50,7 +50,7 @@ from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.processes import keep_freed_memory
 from efficientnetv2.utils.rng import Key
 
 DEVICE = torch.device("cpu")

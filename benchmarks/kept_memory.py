@@ -2,7 +2,7 @@
 
 Run: python -m benchmarks.kept_memory [--image-size 128] [--rounds 5] [--record]
 
-``utils.cpu.keep_freed_memory``, which the program calls as it starts, holds for a whole process, so each side is
+``utils.processes.keep_freed_memory``, which the program calls as it starts, holds for a whole process, so each side is
 a process of its own: the toolkit's loop on pictures of noise in memory, batch 32, two steps to warm up, then six. Sides
 alternate; median of the rounds' ratios and their quartiles, above 1 keeping is faster. Beside it each side's page
 faults a step and the most memory that was resident.
@@ -23,7 +23,7 @@ import torch
 from benchmarks.record import record
 from benchmarks.train_step import Workload, our_losses, our_recipe
 
-from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.processes import keep_freed_memory
 
 SIDES = ("given back", "kept")
 WARM, STEPS, BATCH = 2, 6, 32

@@ -43,8 +43,8 @@ from benchmarks.land_cover_runs import (
 from benchmarks.record import RESULTS, begun, interval, record
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.processes import keep_freed_memory
 
 STEPS = ("pretrain", "best", "wide", "balancing")
 SEEDS = 3

@@ -25,8 +25,8 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.trial_process import exit_with_parent
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_request import RunOptions
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.processes import keep_freed_memory
 from efficientnetv2.workflows.crossval import run_crossval
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON, CrossValConfig
 from efficientnetv2.workflows.train import train_and_report

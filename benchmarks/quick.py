@@ -35,8 +35,8 @@ from benchmarks.record import RESULTS, record, versions_of
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.plots import draw_top1_over_time
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.processes import keep_freed_memory
 
 EPOCHS = 10
 GROWING, FIXED = "quick, growing", "fixed"

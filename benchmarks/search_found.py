@@ -55,8 +55,8 @@ from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.space import small_space
 from efficientnetv2.nas.trial import run_trial, to_measurement
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.processes import keep_freed_memory
 
 # Of those that judge. The studies' runs have another one, or the network found would be judged by its luck once more.
 SEEDS = (1, 2, 3)

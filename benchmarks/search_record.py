@@ -62,8 +62,8 @@ from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.space import Space, small_space
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.trial import run_trial, to_measurement
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.processes import keep_freed_memory
 
 # Of those trained longer: with the trials' own, ranks would hold for the luck of it too.
 LONGER_SEED = 1

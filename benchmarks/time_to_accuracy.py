@@ -56,8 +56,8 @@ from benchmarks.regimes import HOPELESS
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.evaluation_result import library_versions
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.processes import keep_freed_memory
 
 Rows = list[dict[str, Any]]  # one per seed
 _SEEDS = 3

@@ -46,8 +46,8 @@ from benchmarks.record import RESULTS, record, versions_of
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.processes import keep_freed_memory
 
 PAPER, OURS = "transfer_paper", "finetune"
 SEEDS = 3

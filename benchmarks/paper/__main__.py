@@ -29,9 +29,9 @@ from benchmarks.record import hardware
 
 from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.processes import keep_freed_memory
 from efficientnetv2.utils.shell import rank_and_world_size
 
 

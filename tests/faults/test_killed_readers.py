@@ -15,8 +15,8 @@ from tests.command_line import started
 from tests.faults.test_kill_and_resume import QUICK, start, steps_done
 from tests.messages import mentions
 
-from efficientnetv2.utils import child_processes
-from efficientnetv2.utils.child_processes import remove_leftovers
+from efficientnetv2.utils import processes
+from efficientnetv2.utils.processes import remove_leftovers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
 LONG = ("--set", "checkpoint_minutes=60", "--set", "progressive.stages=1", "--epochs", "60")
@@ -79,7 +79,7 @@ def start_again(words, tmp_path):
 
 IN_A_FOLDER = """
 import os, signal, sys, multiprocessing.util
-from efficientnetv2.utils.child_processes import own_folder
+from efficientnetv2.utils.processes import own_folder
 folder = own_folder()
 print(folder, multiprocessing.util.get_temp_dir(), flush=True)
 if sys.argv[1] == "killed":
@@ -110,7 +110,7 @@ def test_the_temporary_folder_of_a_process_that_is_gone_is_removed_by_the_next(e
             assert folder.exists() == (end == "killed")
         remove_leftovers(short)
         assert folder.exists() == (end != "ended"), "it is young, and may not be locked yet"
-        monkeypatch.setattr(child_processes, "_MIN_AGE_S", -1.0)
+        monkeypatch.setattr(processes, "_MIN_AGE_S", -1.0)
         others = short / "effnetv2-of-somebody-else"
         others.mkdir()
         remove_leftovers(short)
@@ -124,7 +124,7 @@ def test_the_temporary_folder_of_a_process_that_is_gone_is_removed_by_the_next(e
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has a temporary folder for each user")
 def test_a_temporary_folder_of_another_user_is_not_touched(short, monkeypatch):
     """Its lock may be a link to a file of this user, which locking would empty."""
-    monkeypatch.setattr(child_processes, "_MIN_AGE_S", -1.0)
+    monkeypatch.setattr(processes, "_MIN_AGE_S", -1.0)
     mine, theirs = short / "mine.txt", short / "effnetv2-theirs"
     mine.write_text("kept")
     theirs.mkdir()
@@ -135,7 +135,7 @@ def test_a_temporary_folder_of_another_user_is_not_touched(short, monkeypatch):
     assert theirs.exists()
     assert mine.read_text() == "kept"
     monkeypatch.undo()
-    monkeypatch.setattr(child_processes, "_MIN_AGE_S", -1.0)
+    monkeypatch.setattr(processes, "_MIN_AGE_S", -1.0)
     (theirs / "owner.lock").unlink()
     (theirs / "owner.lock").touch()
     remove_leftovers(short)

@@ -29,8 +29,8 @@ from efficientnetv2.models import pretrained
 from efficientnetv2.models.conversion.convert import read_pretrained
 from efficientnetv2.models.hub import Hub, cached, fetch, url
 from efficientnetv2.training.initial_weights import load_weights
-from efficientnetv2.utils.cpu import call_with_timeout
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.processes import call_with_timeout
 
 NAME = "efficientnetv2_b0.in1k"
 FILE = "timm/tf_efficientnetv2_b0.in1k/model.safetensors"

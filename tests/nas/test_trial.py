@@ -35,8 +35,8 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir
-from efficientnetv2.utils.child_processes import own_folder
 from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError
+from efficientnetv2.utils.processes import own_folder
 from efficientnetv2.utils.timer import MachineLock, TimingStats
 
 # fmt: off

@@ -23,7 +23,7 @@ from efficientnetv2.cli.models import models
 from efficientnetv2.cli.predict import predict
 from efficientnetv2.cli.recipes import recipes
 from efficientnetv2.cli.train import train
-from efficientnetv2.utils.cpu import keep_freed_memory, limit_openmp_spin
+from efficientnetv2.utils.processes import keep_freed_memory, limit_openmp_spin
 
 # GDAL's drivers that fetch from a network. A file beside a raster may name what they open.
 # Source: GDAL's list of raster drivers.

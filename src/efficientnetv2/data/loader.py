@@ -30,8 +30,8 @@ from efficientnetv2.data.readers import Reader, eval_reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.child_processes import end_with_parent, own_folder
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
+from efficientnetv2.utils.processes import end_with_parent, own_folder
 from efficientnetv2.utils.rng import Key
 
 Result = TypeVar("Result")

@@ -34,8 +34,8 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.models.pretrained import Pretrained, Remote, get_weights, weight_names
-from efficientnetv2.utils.cpu import call_with_timeout
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.processes import call_with_timeout
 
 _logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from efficientnetv2.nas.trial_process import (
     trial_process_main,
 )
 from efficientnetv2.training.signals import defer_signals
-from efficientnetv2.utils.child_processes import own_folder
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.processes import own_folder
 
 # Of the output of a process that ended unexpectedly, so many last lines go into the failure. Ours.
 _LAST_LINES = 12

@@ -40,7 +40,6 @@ from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.utils.cpu import keep_freed_memory
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.utils.memory import (
     first_line,
@@ -49,6 +48,7 @@ from efficientnetv2.utils.memory import (
     peak_bytes,
     reset_peak_memory,
 )
+from efficientnetv2.utils.processes import keep_freed_memory
 from efficientnetv2.utils.timer import MachineLock, TimingStats
 
 FailureKind = Literal["diverged", "out of memory", "crashed"]

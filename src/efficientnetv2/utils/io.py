@@ -215,7 +215,7 @@ def locked(file: Path, what: str, *, taken: str, fix: str, patience_s: float = 0
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """Reads YAML that people write. An integer with more digits than Python converts stays text, for the field's validation to refuse."""
+    """An integer with more digits than Python converts stays text, for the field's validation to refuse."""
 
     def construct_whole(self, node: yaml.ScalarNode) -> int | str:
         try:

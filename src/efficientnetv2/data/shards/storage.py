@@ -21,9 +21,9 @@ from fsspec.spec import AbstractFileSystem
 from fsspec.utils import merge_offset_ranges
 
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.utils.cpu import call_with_timeout
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.optional_deps import import_optional
+from efficientnetv2.utils.processes import call_with_timeout
 
 # Shards that a process keeps open. Systems usually allow 1,024 files. Ours.
 _OPEN = 128

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from efficientnetv2.utils.cpu import limit_openmp_spin
+from efficientnetv2.utils.processes import limit_openmp_spin
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="needs glibc"
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 # Blocks as a network's activations are: 4 of 16 MiB and 2 of 64, written and freed again and again.
 FAULTS = """
 import resource, sys
-from efficientnetv2.utils.cpu import keep_freed_memory
+from efficientnetv2.utils.processes import keep_freed_memory
 if sys.argv[1] == "keep":
     print(keep_freed_memory())
 def blocks():
