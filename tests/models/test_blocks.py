@@ -1,12 +1,33 @@
 """The pieces: squeeze-excite by its parts, stochastic depth by counting, fresh weights."""
 
+import copy
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+import torchvision
 from torch import nn
 
-from efficientnetv2.models.blocks import DropPath, SqueezeExcite
+from efficientnetv2.models import blocks as convolutions
+from efficientnetv2.models.blocks import (
+    ConvNorm,
+    DropPath,
+    ProductConv2d,
+    SameConv2d,
+    SqueezeExcite,
+    optimize_convolutions,
+    same_padding,
+)
 from efficientnetv2.models.factory import create
+
+SMALL_MAPS = [
+    (sides, *kind)
+    for sides in ((1, 1), (2, 2), (3, 3), (8, 8), (2, 32), (9, 9), (5, 6), (16, 16), (17, 16))
+    for kind in ((1, 1, 6), (1, 2, 6), (3, 1, 256), (3, 2, 256), (3, 1, 8))
+    # Of one position, at stride 2 and in bf16, PyTorch's own gradient is not a number now and then.
+    if (sides, kind) != ((1, 1), (3, 2, 256))
+]
 
 
 def test_squeeze_excite_is_a_gate_from_means():
@@ -101,3 +122,167 @@ def test_fresh_weights_are_as_released():
     for biased in (network.classifier, block.se.reduce, block.se.expand):
         assert not biased.bias.any()
     assert all((m.weight == 1).all() for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def tensorflow_padding(px, kernel, stride):
+    """As TensorFlow documents "SAME": by the remainder of the size."""
+    total = max(kernel - stride, 0) if px % stride == 0 else max(kernel - px % stride, 0)
+    return total // 2, total - total // 2
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_same_padding_is_tensorflows_at_every_size(kernel, stride):
+    for px in range(1, 41):
+        assert same_padding(px, kernel=kernel, stride=stride) == tensorflow_padding(px, kernel, stride)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_same_convolution_pads_by_that_formula_whatever_the_sides(kernel):
+    torch.manual_seed(0)
+    convolution = SameConv2d(4, 4, kernel, stride=2, groups=4, bias=False)
+    for height in range(1, 41):
+        width = 41 - height + (height % 3)
+        picture = torch.randn(1, 4, height, width)
+        top, bottom = tensorflow_padding(height, kernel, 2)
+        left, right = tensorflow_padding(width, kernel, 2)
+        padded = torch.zeros(1, 4, height + top + bottom, width + left + right)
+        padded[:, :, top : top + height, left : left + width] = picture
+        expected = F.conv2d(padded, convolution.weight, stride=2, groups=4)
+        assert expected.shape[2:] == (-(-height // 2), -(-width // 2))
+        torch.testing.assert_close(convolution(picture), expected)
+
+
+def test_only_unequal_padding_copies_the_input(monkeypatch):
+    """An odd side needs equal padding at stride 2, which a convolution does by itself."""
+    copies = []
+    pad = F.pad
+    monkeypatch.setattr(F, "pad", lambda *args, **more: (copies.append(args[1]), pad(*args, **more))[1])
+    convolution = SameConv2d(3, 8, 3, stride=2)
+    convolution(torch.zeros(1, 3, 33, 75))
+    assert copies == []
+    convolution(torch.zeros(1, 3, 32, 32))
+    assert copies == [(0, 1, 0, 1)]
+
+
+@pytest.mark.parametrize("px", [1, 2, 3])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_small_depthwise_input_is_padded_before_and_gives_the_same(px, training, monkeypatch):
+    """For speed alone, and only where gradients are wanted: answers and gradients are the plain convolution's."""
+    padded = []
+    pad = convolutions.F.pad
+    monkeypatch.setattr(convolutions.F, "pad", lambda x, by: padded.append(x.shape) or pad(x, by))
+    ours = ConvNorm(6, 6, kernel=3, groups=6, padding="same", epsilon=1e-3).conv.train(training)
+    plain = torch.nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
+    plain.load_state_dict(ours.state_dict())
+    found = []
+    for conv in (ours, plain):
+        x = torch.linspace(-1, 1, 2 * 6 * px * px).view(2, 6, px, px).requires_grad_()
+        out = conv(x)
+        (out**2).sum().backward()
+        found.append((out, x.grad, conv.weight.grad))
+    torch.testing.assert_close(*found)
+    assert len(padded) == (training and px < 3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize(("sides", "kernel", "stride", "channels"), SMALL_MAPS)
+def test_a_convolution_of_a_small_map_is_a_product_and_gives_the_same(
+    sides, kernel, stride, channels, autocast, training, monkeypatch
+):
+    torch.manual_seed(0)
+    convolution = ProductConv2d(channels, 8, kernel, stride=stride, padding=kernel // 2).train(training)
+    own = torch.randn(3, channels, *sides).to(memory_format=torch.channels_last).requires_grad_()
+    plain = own.detach().clone().requires_grad_()
+    multiplied = []
+    product = F.linear
+    monkeypatch.setattr(convolutions.F, "linear", lambda *args: multiplied.append(1) or product(*args))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        got = convolution(own)
+        expected = F.conv2d(plain, convolution.weight, convolution.bias, stride, kernel // 2)
+    positions = expected.shape[2] * expected.shape[3]
+    most = {(1, True): 64, (1, False): 1, (3, True): 9}.get((kernel, autocast), 0)
+    assert bool(multiplied) == (training and positions <= most and channels != 8)
+    assert got.shape == expected.shape
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    close = {"rtol": 1e-2, "atol": 1e-2} if autocast else {}
+    torch.testing.assert_close(got, expected, **close)
+    wanted = torch.randn_like(expected)
+    mine = torch.autograd.grad(got, [own, convolution.weight, convolution.bias], wanted)
+    theirs = torch.autograd.grad(expected, [plain, convolution.weight, convolution.bias], wanted)
+    close = {"rtol": 2e-2, "atol": 8e-2} if autocast else {}
+    torch.testing.assert_close(mine, theirs, **close)
+
+
+def test_every_pointwise_convolution_of_a_network_may_be_a_product():
+    pointwise = [
+        one
+        for one in create("efficientnetv2_b0").modules()
+        if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1)
+    ]
+    assert len(pointwise) > 50
+    assert {type(one) for one in pointwise} == {ProductConv2d}
+
+
+def test_networks_of_others_train_by_products_too_and_are_otherwise_what_they_were():
+    """In double precision without autocast only maps of one position are: ResNet-50's last ones at 32 px."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet50(num_classes=3).double().train()
+    ours = create(copy.deepcopy(theirs)).train()
+    kinds = Counter(type(one) for one in ours.modules() if isinstance(one, nn.Conv2d))
+    assert kinds == {ProductConv2d: 52, nn.Conv2d: 1}, "all but the stem, of 7x7"
+    assert list(ours.module.state_dict()) == list(theirs.state_dict())
+    pictures = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    found = []
+    for network in (theirs, ours.module):
+        logits = network(pictures)
+        logits.square().sum().backward()
+        found.append([logits, *(weight.grad for weight in network.parameters())])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"kernel_size": 3, "padding": 1, "groups": 2},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+        {"kernel_size": 3, "padding": 2, "dilation": 2},
+        {"kernel_size": 3},
+        {"kernel_size": 3, "padding": "same"},
+        {"kernel_size": 1, "padding": 1},
+        {"kernel_size": (1, 3), "padding": (0, 1)},
+        {"kernel_size": 1, "stride": (1, 2)},
+        {"kernel_size": 5, "padding": 2},
+    ],
+    ids=str,
+)
+def test_what_a_product_would_not_give_stays_a_convolution(words):
+    convolution = nn.Conv2d(256, 256, **words)
+    optimize_convolutions(nn.Sequential(convolution))
+    assert type(convolution) is nn.Conv2d
+
+
+def test_what_somebody_has_derived_is_left_alone():
+    class Standardized(nn.Conv2d):
+        pass
+
+    convolution = Standardized(3, 3, 1)
+    optimize_convolutions(convolution)
+    assert type(convolution) is Standardized
+
+
+@pytest.mark.parametrize("px", [1, 9])
+def test_a_pointwise_gradient_lies_in_memory_as_its_weight(px):
+    """Otherwise DistributedDataParallel copies it at every step, and warns."""
+    convolution = ProductConv2d(6, 8, 1).to(memory_format=torch.channels_last)
+    convolution(torch.randn(2, 6, px, px).to(memory_format=torch.channels_last)).sum().backward()
+    assert convolution.weight.grad.stride() == convolution.weight.stride()
+
+
+@pytest.mark.parametrize("px", [2, 4])
+def test_a_square_gradient_lies_in_memory_as_its_weight(px):
+    convolution = ProductConv2d(256, 8, 3, padding=1).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        convolution(torch.randn(2, 256, px, px).to(memory_format=torch.channels_last)).sum().backward()
+    assert convolution.weight.grad.stride() == convolution.weight.stride()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from efficientnetv2.models.layers import BatchNorm2d
+from efficientnetv2.models.blocks import BatchNorm2d
 
 GROUPS, IMAGES, CHANNELS = 3, 4, 5
 

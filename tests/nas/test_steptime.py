@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused_mbconv
-from efficientnetv2.models.layers import BatchNorm2d
+from efficientnetv2.models.blocks import BatchNorm2d
 from efficientnetv2.nas import latency
 from efficientnetv2.nas.latency import (
     ReferenceTiming,

@@ -1,4 +1,4 @@
-"""Squeeze-excite, stochastic depth, dropout, and the MBConv and Fused-MBConv blocks.
+"""Layers and blocks: convolutions, batch-norm, squeeze-excite, stochastic depth, MBConv and Fused-MBConv.
 
 In every block the kxk convolution is ``spatial`` and the 1x1 convolutions are ``expand`` and ``project``.
 """
@@ -10,7 +10,222 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from efficientnetv2.architectures.spec import Block, Padding
-from efficientnetv2.models.layers import ConvNorm, ProductConv2d
+
+# Largest number of output positions for which a matrix product trains faster than a convolution, and the least number
+# of channels for 3x3. Ours, measured on two cores with AVX-512 and bf16 (benchmarks/results/step_tried.md).
+_POINTWISE_AUTOCAST = 64
+_SQUARE_AUTOCAST = 9
+_SQUARE_CHANNELS = 256
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """PyTorch's batch-norm, able to normalize several ghost batches of one pass by their own statistics.
+
+    ``groups`` is set by ``models.ghost_batch.ghost_batches``. With 1, and in evaluation, this is PyTorch's own. With
+    more, the running statistics move to the mean over the groups, each of which starts from the old statistics.
+    """
+
+    def __init__(self, channels: int, *, epsilon: float) -> None:
+        super().__init__(channels, eps=epsilon)
+        self.groups = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(groups * n, C, H, W), the groups one after another; shape unchanged."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._grouped(input)
+        # TorchScript does not support ``super``.
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.training,
+            0.0 if self.momentum is None else self.momentum, self.eps,
+        )  # fmt: skip
+
+    def _grouped(self, input: Tensor) -> Tensor:
+        if self.groups == 1 or not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        means = self.running_mean.repeat(self.groups, 1)  # (groups, C)
+        variances = self.running_var.repeat(self.groups, 1)
+        parts = [
+            F.batch_norm(part, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+            for part, mean, variance in zip(input.chunk(self.groups), means, variances, strict=True)
+        ]
+        with torch.no_grad():
+            self.running_mean.copy_(means.mean(0))
+            self.running_var.copy_(variances.mean(0))
+        return torch.cat(parts)
+
+
+def same_padding(px: int, *, kernel: int, stride: int) -> tuple[int, int]:
+    """Pixels before and after a side of ``px`` pixels so that ``ceil(px / stride)`` come out; an odd pixel goes after.
+
+    The size plus both paddings is a multiple of the stride plus a constant. Source: TensorFlow's "same". Integer
+    arithmetic that symbolic shapes simplify.
+    """
+    if kernel < stride:
+        return 0, 0
+    after = kernel // 2
+    return -(-px // stride) * stride + kernel - stride - after - px, after
+
+
+class SameConv2d(nn.Conv2d):
+    """A square convolution with TensorFlow's "same" padding, which depends on the input size.
+
+    If both sides need equal padding (at stride 2: odd sizes) the convolution pads; otherwise the input is copied. A
+    compiled or exported model always copies, so that one program serves odd and even sizes.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        top, bottom = same_padding(input.shape[-2], kernel=kernel, stride=stride)
+        left, right = same_padding(input.shape[-1], kernel=kernel, stride=stride)
+        padding = (top, left)
+        if torch.compiler.is_compiling() or top != bottom or left != right:
+            input = F.pad(input, (left, right, top, bottom))
+            padding = (0, 0)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, groups=self.groups)
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise 3x3 convolution at stride 1 that trains fast on a CPU with inputs below 3 px.
+
+    If such an input is padded by the convolution, its gradient takes 13 times as long as that of an input padded
+    before: 28 % of the step of V2-B0 at 64 px (benchmarks/results/step_tried.md).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        if self.training and input.device.type == "cpu" and max(input.shape[-2:]) < self.kernel_size[0]:
+            return F.conv2d(F.pad(input, (1, 1, 1, 1)), self.weight, self.bias, groups=self.groups)
+        out: Tensor = self._conv_forward(
+            input, self.weight, self.bias
+        )  # TorchScript does not support ``super``
+        return out
+
+
+class ProductConv2d(nn.Conv2d):
+    """A 1x1 or 3x3 convolution without groups, trained on a CPU as a matrix product where that is faster.
+
+    On small maps a convolution spends most time on laying out weights and gradients. The limits are the constants of
+    this module; without autocast, only a 1x1 convolution with a single output position is a product. Together this
+    saves a quarter of ResNet-50's step at 48 px (benchmarks/results/step_tried.md).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._fastest(input)
+        out: Tensor = self._conv_forward(input, self.weight, self.bias)
+        return out
+
+    def _fastest(self, input: Tensor) -> Tensor:
+        if not (self.training and input.device.type == "cpu" and self._product_is_faster(input)):
+            return super().forward(input)
+        # Permuted so that the gradient has the channels-last layout of the weight: DDP copies it otherwise, and warns.
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(self._neighbors(input), weight, self.bias).permute(0, 3, 1, 2)
+
+    def _product_is_faster(self, input: Tensor) -> bool:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        positions = -(-input.shape[-2] // stride) * -(-input.shape[-1] // stride)
+        autocast = torch.is_autocast_enabled("cpu")
+        if kernel == 1:
+            return positions <= (_POINTWISE_AUTOCAST if autocast else 1)
+        return autocast and positions <= _SQUARE_AUTOCAST and self.in_channels >= _SQUARE_CHANNELS
+
+    def _neighbors(self, input: Tensor) -> Tensor:
+        """The inputs of each output position: (N, C, H, W) to (N, H', W', k * k * C), in the order of the weight."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        maps = input.permute(0, 2, 3, 1)
+        if kernel == 1:
+            return maps[:, ::stride, ::stride]
+        height, width = input.shape[-2:]
+        padded = F.pad(maps, (0, 0, 1, 1, 1, 1))
+        shifted = [
+            padded[:, row : row + height : stride, column : column + width : stride]
+            for row in range(kernel)
+            for column in range(kernel)
+        ]
+        return torch.cat(shifted, dim=-1)
+
+
+def optimize_convolutions(module: nn.Module) -> None:
+    """Make plain convolutions within a module ``ProductConv2d``, in place; weights, names and outputs stay."""
+    for part in module.modules():
+        if type(part) is not nn.Conv2d:
+            continue
+        kernel, stride = part.kernel_size[0], part.stride[0]
+        plain = part.groups == 1 and part.padding_mode == "zeros" and part.dilation == (1, 1)
+        square = part.kernel_size == (kernel, kernel) and part.stride == (stride, stride)
+        if plain and square and kernel in (1, 3) and part.padding == (kernel // 2, kernel // 2):
+            part.__class__ = ProductConv2d
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch-norm and, unless ``act`` is False, SiLU.
+
+    Args:
+        kernel: Odd.
+        stride: 1 or 2.
+        groups: ``in_channels`` for a depthwise convolution.
+        padding: Of the architecture. At stride 1, "same" and "symmetric" are equal.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        padding: Padding,
+        epsilon: float,
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        pads_by_size = padding == "same" and stride > 1
+        kind: type[nn.Conv2d] = nn.Conv2d
+        if pads_by_size:
+            kind = SameConv2d
+        elif groups > 1 and stride == 1 and kernel == 3:
+            kind = DepthwiseConv2d
+        elif groups == 1 and kernel in (1, 3):
+            kind = ProductConv2d
+        self.conv = kind(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=0 if pads_by_size else (kernel - 1) // 2,
+            groups=groups,
+            bias=False,
+        )
+        self.norm = BatchNorm2d(out_channels, epsilon=epsilon)
+        self.act: nn.Module = nn.SiLU() if act else nn.Identity()
+        self._strided_depthwise = groups > 1 and stride > 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        # TorchScript, which only predicts, does not support the autocast of a CPU.
+        convolved: Tensor = self.conv(x) if torch.jit.is_scripting() else self._convolved(x)  # type: ignore[attr-defined]
+        out: Tensor = self.act(self.norm(convolved))
+        return out
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """The convolution; a strided depthwise one in fp32 even under a CPU's bf16 autocast.
+
+        Its input gradient has no fast bf16 kernel: in V2-B0 at 224 px two such layers took a quarter of the step
+        (benchmarks/results/step_tried.md).
+        """
+        if self._strided_depthwise and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                whole: Tensor = self.conv(x.float())
+            return whole.to(torch.get_autocast_dtype("cpu"))
+        out: Tensor = self.conv(x)
+        return out
 
 
 class SqueezeExcite(nn.Module):

@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from efficientnetv2.architectures.flops import FLOAT_BYTES, count_flops
 from efficientnetv2.architectures.spec import Architecture, blocks
-from efficientnetv2.models.blocks import Dropout, FusedMBConv, MBConv, init_weights
-from efficientnetv2.models.layers import ConvNorm
+from efficientnetv2.models.blocks import ConvNorm, Dropout, FusedMBConv, MBConv, init_weights
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing

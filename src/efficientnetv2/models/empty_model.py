@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.models.adapt import adapt
-from efficientnetv2.models.blocks import DropPath
+from efficientnetv2.models.blocks import DropPath, SameConv2d
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.layers import SameConv2d
 from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.model_card import UPGRADE, Header
 from efficientnetv2.models.wrappers import WrappedModel

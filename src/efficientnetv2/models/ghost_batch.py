@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from efficientnetv2.models.blocks import Dropout, DropPath
+from efficientnetv2.models.blocks import BatchNorm2d, Dropout, DropPath
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.models.layers import BatchNorm2d
 from efficientnetv2.models.regularization import set_batch_norm
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_reduce_sum
 
