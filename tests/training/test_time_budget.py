@@ -17,7 +17,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.step_plan import StepPlan
+from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training import time_budget
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipe_io import with_overrides

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
-from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSettings
-from efficientnetv2.progressive.step_plan import StepPlan
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepPlan, StepSettings
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.rng import Floats, Key
 

@@ -6,8 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.progressive.step_plan import StepPlan
+from efficientnetv2.progressive.schedule import StepPlan, StepSettings
 from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.time_budget import Pacer

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from efficientnetv2.progressive.step_plan import StepPlan
+from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.train_state import RunLength, stage_ends, validation_steps
 from efficientnetv2.utils.errors import pluralize

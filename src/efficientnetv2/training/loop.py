@@ -19,8 +19,7 @@ from efficientnetv2.data.loader import Batch
 from efficientnetv2.models.ghost_batch import GhostBatchNormStats, ghost_batches
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.progressive.step_plan import StepPlan
+from efficientnetv2.progressive.schedule import StepPlan, StepSettings
 from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.ddp import GradientSync
 from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, binary_cross_entropy, cross_entropy

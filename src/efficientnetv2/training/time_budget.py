@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from efficientnetv2.progressive.step_plan import Revision, StepPlan
+from efficientnetv2.progressive.schedule import Revision, StepPlan
 from efficientnetv2.training.estimate import estimate_run
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.timing import StepTimings

@@ -21,7 +21,7 @@ from efficientnetv2.data.loader import (
     worker_errors,
 )
 from efficientnetv2.data.sampler import TrainSampler
-from efficientnetv2.progressive.step_plan import StepPlan
+from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training import checkpoint
 from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
 from efficientnetv2.training.ddp import AsyncFlags

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from efficientnetv2.progressive.step_plan import Revision, StepPlan
+from efficientnetv2.progressive.schedule import Revision, StepPlan
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 1000, 350_000])
