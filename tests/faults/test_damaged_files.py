@@ -17,8 +17,8 @@ from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.training import checkpoint
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.train_state import checkpoint_steps, load_latest_checkpoint, save_checkpoint
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.crossval_runs import first_preprocessing, selection_results
 from efficientnetv2.workflows.run_report import _report_context
@@ -122,12 +122,12 @@ def test_a_checkpoint_of_something_else_is_passed_over_for_the_one_before_it(sto
 
 @pytest.mark.parametrize("content", [{"a": 1}, [1], 3, {"network": 1}])
 def test_whatever_a_checkpoint_holds_that_does_not_fit_is_set_aside(content, tmp_path):
-    checkpoint.save(tmp_path, {"step": 1}, 1)
+    save_checkpoint(tmp_path, {"step": 1}, 1)
     torch.save(content, tmp_path / "step_00000002.pt")
-    kept, damaged = checkpoint.load_latest(tmp_path, lambda kept: isinstance(kept, dict) and "step" in kept)
+    kept, damaged = load_latest_checkpoint(tmp_path, lambda kept: isinstance(kept, dict) and "step" in kept)
     assert kept == {"step": 1}
     assert len(damaged) == 1
-    assert checkpoint.saved_steps(tmp_path) == [1]
+    assert checkpoint_steps(tmp_path) == [1]
 
 
 def test_a_row_that_a_kill_cut_off_is_no_damage(tmp_path):

@@ -171,13 +171,13 @@ def test_a_full_disk_during_a_save_leaves_the_previous_checkpoint(class_folders,
     script = (
         "import resource, sys\n"
         "from efficientnetv2.cli import main as cli\n"
-        "from efficientnetv2.training import checkpoint\n"
-        "real = checkpoint.save\n"
+        "from efficientnetv2.training import trainer\n"
+        "real = trainer.save_checkpoint\n"
         "def save(folder, kept, step):\n"
         "    if step == 3:\n"
         "        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
         "    return real(folder, kept, step)\n"
-        "checkpoint.save = save\n"
+        "trainer.save_checkpoint = save\n"
         f"sys.argv = ['effnetv2', *{words!r}]\n"
         "cli.main()\n"
     )

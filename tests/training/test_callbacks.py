@@ -20,7 +20,6 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training import metrics_log, train_state, trainer
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.loop import StepOutput
@@ -30,7 +29,7 @@ from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig, UnreadableImages
 from efficientnetv2.training.run_dir import RunDir, RunLog
-from efficientnetv2.training.train_state import init_state
+from efficientnetv2.training.train_state import checkpoint_steps, init_state, save_checkpoint
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.training.validation import Validator
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
@@ -146,7 +145,7 @@ def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
         InputError, match=rf"{asked} of the {asked} images .* Bring them back, then go on with --resume"
     ):
         Trainer(one, [outage]).fit()
-    assert resume.saved_steps(one.folder.checkpoints) == [6]
+    assert checkpoint_steps(one.folder.checkpoints) == [6]
     again = job("run", minival=minival)
     with pytest.raises(InputError, match="Bring them back"):
         Trainer(again).fit(resume=True)
@@ -173,7 +172,7 @@ def test_pictures_that_training_can_no_more_read_cost_no_step(strict, job):
     outage = Gone()
     with pytest.raises(InputError, match=mentioning("--resume")):
         Trainer(one, [outage]).fit()
-    (step,) = resume.saved_steps(one.folder.checkpoints)
+    (step,) = checkpoint_steps(one.folder.checkpoints)
     assert step >= 4
     outage.back()
     again = job("run", strict=strict)
@@ -241,7 +240,7 @@ def test_a_signal_in_the_middle_of_a_validation_is_heeded_there(minival, job):
     with pytest.raises(KeyboardInterrupt):
         Trainer(one).fit()
     assert len(looked) == 1
-    assert resume.saved_steps(one.folder.checkpoints) == [3]
+    assert checkpoint_steps(one.folder.checkpoints) == [3]
     assert all(row["kind"] == "train" for row in one.folder.history())
     again = job("run", minival=minival)
     found = Trainer(again).fit(resume=True)
@@ -260,7 +259,7 @@ def test_a_validation_that_finds_no_memory_costs_no_step(job):
     one.network.register_forward_pre_hook(no_memory)
     with pytest.raises(MemoryShortError, match=mentioning("48", "CUDA", "out of memory")):
         Trainer(one).fit()
-    assert resume.saved_steps(one.folder.checkpoints) == [3]
+    assert checkpoint_steps(one.folder.checkpoints) == [3]
     again = Trainer(job("run")).fit(resume=True)
     assert [row["step"] for row in again.history if row["kind"] == "val"] == list(range(3, 25, 3))
 
@@ -288,7 +287,7 @@ def test_a_longer_warm_up_is_advised_where_there_could_be_one(settings, advice, 
 
 def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_due(job, monkeypatch):
     """Rows are due at the ends of the stages alone, after 12 and 24 steps."""
-    monkeypatch.setattr(train_state, "_ROWS", 1)
+    monkeypatch.setattr(train_state, "_LOG_ROWS", 1)
     one, passes = job("run", "val_interval_epochs=8"), []
 
     def broken_in_the_fifth(module, inputs):
@@ -300,7 +299,7 @@ def test_a_loss_that_is_not_finite_ends_training_at_its_step_though_no_row_is_du
     with pytest.raises(DivergedError, match=mentioning("4", "step")):
         Trainer(one).fit()
     assert len(passes) == 5
-    assert resume.saved_steps(one.folder.checkpoints) == []
+    assert checkpoint_steps(one.folder.checkpoints) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -360,7 +359,7 @@ class FullDisk(Callback):
 @pytest.mark.parametrize("minival", [False, True])
 def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monkeypatch):
     """Full after step 4; a row of training is due after every second, a figure of the curve after every third."""
-    monkeypatch.setattr(train_state, "_ROWS", 12)
+    monkeypatch.setattr(train_state, "_LOG_ROWS", 12)
     expected = Trainer(job("alone", minival=minival)).fit()
     one = job("run", minival=minival)
     log = RunLog()
@@ -370,7 +369,7 @@ def test_a_full_disk_is_told_as_such_and_costs_no_step(name, minival, job, monke
         disk = FullDisk(one.folder.path / name, after=4)
         with pytest.raises(InputError, match=mentioning(name, "--resume")):
             Trainer(one, [disk]).fit()
-    assert resume.saved_steps(one.folder.checkpoints) == [6]
+    assert checkpoint_steps(one.folder.checkpoints) == [6]
     disk.has_room()
     found = Trainer(job("run", minival=minival)).fit(resume=True)
     curves = [
@@ -403,7 +402,7 @@ def test_a_reader_that_is_killed_while_a_checkpoint_is_written_costs_no_step(job
             Trainer(one).fit()
     finally:
         signal.signal(signal.SIGCHLD, before)
-    assert resume.saved_steps(one.folder.checkpoints) == [1]
+    assert checkpoint_steps(one.folder.checkpoints) == [1]
 
 
 def test_every_file_that_grows_with_a_run_is_named_where_its_disk_is_full(tmp_path):
@@ -486,7 +485,7 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(metrics_log, "time", clock)
     monkeypatch.setattr(trainer, "time", clock)
-    monkeypatch.setattr(train_state, "_ROWS", 2)
+    monkeypatch.setattr(train_state, "_LOG_ROWS", 2)
     monkeypatch.setattr(Validator, "validate", validate)
     return clock
 
@@ -534,7 +533,7 @@ def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):
     one = job("run")
     state = init_state(one.network, one.recipe)
     state.step = 12
-    resume.save(one.folder.checkpoints, state.state_dict() | {"seconds": 7.0}, 12)
+    save_checkpoint(one.folder.checkpoints, state.state_dict() | {"seconds": 7.0}, 12)
     again, steps = started(one, clock, resume=True)
     assert not again.validator.is_due
     assert again.log.seconds == 107

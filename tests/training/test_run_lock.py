@@ -13,12 +13,12 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.predictions import save_predictions
-from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training import run_lock
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_dir import LOCK, RUNNING
 from efficientnetv2.training.run_lock import create_run_dir, is_running, lock_run_dir, validate_new_run_dir
 from efficientnetv2.training.run_request import RunOptions
+from efficientnetv2.training.train_state import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import crossval
@@ -111,7 +111,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
     out = tmp_path / "mine"
 
     def prepare(*given, real=train_job.prepare_data, **named):
-        resume.save(out / "checkpoints", {"step": 1}, 1)
+        save_checkpoint(out / "checkpoints", {"step": 1}, 1)
         (out / "recipe.yaml").write_text("")
         return real(*given, **named)
 
@@ -120,7 +120,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
         train_job.train_and_report(
             WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0)
         )
-    assert resume.saved_steps(out / "checkpoints") == [1]
+    assert checkpoint_steps(out / "checkpoints") == [1]
 
 
 def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path, monkeypatch):

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+
+import pytest
+import torch
+from tests.messages import mentioning
+from torch import nn
+
+from efficientnetv2.training import optim
+from efficientnetv2.training.recipe import Optimizer
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.train_state import RunLength, log_steps, stage_ends, validation_steps
+from efficientnetv2.training.train_state import (
+    EMA,
+    RunLength,
+    TrainState,
+    checkpoint_steps,
+    load_latest_checkpoint,
+    log_steps,
+    save_checkpoint,
+    stage_ends,
+    validation_steps,
+)
+from efficientnetv2.utils.errors import InputError
 
 
 def recipe(*settings: str, stages: int = 2):
@@ -47,3 +67,110 @@ def test_a_row_after_every_step_of_a_short_run_and_about_200_of_a_long_one():
     long = RunLength(1001, 8.0)
     assert log_steps(recipe(), long) == set(range(5, 1002, 5)) | set(stage_ends(recipe(), long))
     assert stage_ends(recipe(), long)[-1] == 1001
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(error, tmp_path, monkeypatch):
+    """Nothing is set aside: an hour of training is not given up for a network share that is away for a moment."""
+    for step in (1, 2):
+        save_checkpoint(tmp_path, {"step": step}, step)
+    real, calls = torch.load, []
+
+    def failing_once(*arguments, **words):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise error
+        return real(*arguments, **words)
+
+    monkeypatch.setattr(torch, "load", failing_once)
+    with pytest.raises(InputError, match=mentioning("step_00000002.pt", "--resume")):
+        load_latest_checkpoint(tmp_path)
+    assert load_latest_checkpoint(tmp_path) == ({"step": 2}, [])
+
+
+def test_checkpoints_that_were_all_damaged_are_no_reason_to_begin_again_unasked(tmp_path):
+    """A launcher that starts the run again would have it lose its history."""
+    save_checkpoint(tmp_path, {"step": 1}, 1).write_bytes(b"no zip")
+    for _ in range(2):
+        with pytest.raises(InputError, match=mentioning("step_00000001", "--output")):
+            load_latest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_checkpoint_that_is_cut_short_is_set_aside_wherever_it_ends(share, tmp_path):
+    for step in (1, 2):
+        path = save_checkpoint(tmp_path, {"weights": torch.full((5_000,), float(step))}, step)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    kept, damaged = load_latest_checkpoint(tmp_path)
+    assert kept["weights"][0] == 1
+    assert len(damaged) == 1
+    assert checkpoint_steps(tmp_path) == [1]
+
+
+def state(kind):
+    """Of a tiny network with batch norm, with all that a step changes."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = optim.build_optimizer(network, Optimizer(name=kind, lr=0.1, momentum=0.9))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    return TrainState(network, optimizer, EMA(network, 0.9), scaler=scaler)
+
+
+def steps(state, count):
+    for _ in range(count):
+        images = torch.randn(8, 3, generator=torch.Generator().manual_seed(state.step))
+        state.optimizer.zero_grad()
+        state.scaler.scale(state.network(images).square().mean()).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.ema.update(state.network, state.step)
+        state.step += 1
+
+
+def numbers(kept):
+    """All tensors and numbers of a state, in order."""
+    if isinstance(kept, dict):
+        return [one for value in kept.values() for one in numbers(value)]
+    if isinstance(kept, list | tuple):
+        return [one for value in kept for one in numbers(value)]
+    return [kept.clone() if isinstance(kept, torch.Tensor) else kept]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "rmsprop"])
+def test_everything_that_a_step_changes_is_restored(kind, tmp_path):
+    """Weights, statistics, moments, moving average, loss scale and step: also after further steps they are equal."""
+    undisturbed, other = state(kind), state(kind)
+    steps(undisturbed, 3)
+    save_checkpoint(tmp_path, undisturbed.state_dict(), undisturbed.step)
+    steps(other, 1)  # whatever it had is replaced
+    kept, damaged = load_latest_checkpoint(tmp_path)
+    other.load_state_dict(kept)
+    assert damaged == []
+    for _ in range(2):
+        pairs = list(zip(numbers(undisturbed.state_dict()), numbers(other.state_dict()), strict=True))
+        assert len(pairs) > 20
+        assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+        for one in (undisturbed, other):
+            steps(one, 2)
+
+
+@pytest.mark.parametrize("part", ["network", "optimizer", "ema", "scaler", "step"])
+def test_no_part_of_a_state_may_be_left_out_of_a_checkpoint(part):
+    first, second = state("adamw"), state("adamw")
+    steps(first, 2)
+    kept = first.state_dict()
+    assert kept[part], "it has something to lose"
+    del kept[part]
+    with pytest.raises(KeyError, match=part):
+        second.load_state_dict(kept)

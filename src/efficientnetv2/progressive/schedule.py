@@ -1,4 +1,4 @@
-"""Progressive learning with adaptive regularization: Algorithm 1 of arXiv:2104.00298.
+"""Progressive learning with adaptive regularization (Algorithm 1 of arXiv:2104.00298), and the steps of a run in it.
 
 Image size and regularization grow together over a run. Everything is a pure function of the step, so any process can
 ask for any step::

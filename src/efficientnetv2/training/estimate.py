@@ -23,7 +23,7 @@ from efficientnetv2.utils.errors import InputError, pluralize
 _SAMPLED_STEPS = 1024
 # Fraction of the given time that stays free, for the noise of the machine. Ours.
 _RESERVE = 0.03
-# Checkpoints on the disk at a time: two whole ones, and one in writing (``training.checkpoint``).
+# Checkpoints on the disk at a time: two whole ones, and one in writing (``training.train_state``).
 _CHECKPOINTS = 3
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.checkpoint import saved_steps
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.train_state import checkpoint_steps
 from efficientnetv2.utils import legacy
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import (
@@ -121,7 +121,7 @@ class RunDir:
 
         A run that was killed between the two still has its checkpoints, from which it resumes.
         """
-        return self.model_file.exists() and (self.reported or not saved_steps(self.checkpoints))
+        return self.model_file.exists() and (self.reported or not checkpoint_steps(self.checkpoints))
 
     def begin(self, recipe: Recipe, dataset: ImageDataset, beginning: dict[str, Any]) -> None:
         """Write what was resolved, before the first step.

@@ -23,12 +23,11 @@ from efficientnetv2.data.loader import Batch, TrainingImages, decode_threads, tr
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.training import checkpoint as resume
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.train_state import RunLength, TrainState, init_state
+from efficientnetv2.training.train_state import RunLength, TrainState, init_state, save_checkpoint
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import PeakMemory
 from efficientnetv2.utils.timer import synchronizer
@@ -392,7 +391,7 @@ def _checkpoints(state: TrainState, folder: Path) -> tuple[LinearCost, Path]:
 
     def save(step: int) -> tuple[float, Path]:
         began = time.perf_counter()
-        path = resume.save(folder, state.state_dict() | {"seconds": 0.0}, step)
+        path = save_checkpoint(folder, state.state_dict() | {"seconds": 0.0}, step)
         return time.perf_counter() - began, path
 
     (first_s, _), (second_s, path) = save(state.step), save(state.step + 1)

@@ -22,7 +22,6 @@ from efficientnetv2.data.loader import (
 )
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.progressive.schedule import StepPlan
-from efficientnetv2.training import checkpoint
 from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
 from efficientnetv2.training.ddp import AsyncFlags
 from efficientnetv2.training.divergence import DivergenceCheck
@@ -34,7 +33,12 @@ from efficientnetv2.training.post_training import Result, epochs_trained, finish
 from efficientnetv2.training.run_config import RunConfig, UnreadableImages
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
 from efficientnetv2.training.time_budget import Pacer, TimeLimit
-from efficientnetv2.training.train_state import init_state, stage_ends
+from efficientnetv2.training.train_state import (
+    init_state,
+    load_latest_checkpoint,
+    save_checkpoint,
+    stage_ends,
+)
 from efficientnetv2.training.validation import Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
@@ -138,7 +142,7 @@ class Trainer:
 
         newest, damaged = (
             broadcast_from_main(
-                config.world, lambda: checkpoint.load_latest(config.folder.checkpoints, matches)
+                config.world, lambda: load_latest_checkpoint(config.folder.checkpoints, matches)
             )
             if resume
             else (None, [])
@@ -294,7 +298,7 @@ class Trainer:
             if context.selection is not None:
                 saved["selection"] = context.selection.state_dict()
             with self._worker_death.deferred():  # a checkpoint is written whole
-                checkpoint.save(self.config.folder.checkpoints, saved, context.state.step)
+                save_checkpoint(self.config.folder.checkpoints, saved, context.state.step)
         self._last_checkpoint = time.perf_counter()
 
     def _note_short_memory(self, output: StepOutput) -> None:

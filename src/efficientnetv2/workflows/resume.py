@@ -26,7 +26,6 @@ from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.model_card import parse_entry
 from efficientnetv2.preprocessing import Bands, Preprocessing
-from efficientnetv2.training.checkpoint import remove_checkpoints, saved_steps
 from efficientnetv2.training.ddp import validate_sharing
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.initial_weights import build_initial_model, build_model
@@ -39,6 +38,7 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest
 from efficientnetv2.training.run_summary import length_line, model_lines
 from efficientnetv2.training.time_budget import TimeLimit
+from efficientnetv2.training.train_state import checkpoint_steps, remove_checkpoints
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically
 from efficientnetv2.utils.shell import shell_join
@@ -91,7 +91,7 @@ def _initial_model(
     folder: RunDir, facts: dict[str, Any], recipe: Recipe, data: DataModule, hardware: Hardware
 ) -> Network:
     class_names, channels = data.train.class_names, data.dataset.channels
-    if saved_steps(folder.checkpoints) or recipe.weights == "none":
+    if checkpoint_steps(folder.checkpoints) or recipe.weights == "none":
         # Its weights are the checkpoint's; the initial ones may be gone by now.
         network = build_model(recipe, recipe.model, num_classes=len(class_names), in_channels=channels)
         if entry := facts.get("weights_trained_on"):
@@ -305,7 +305,7 @@ def report_finished(run: FinishedRun, on_result: Callable[[Path], None]) -> None
     else:
         again = shell_join(["effnetv2", "evaluate", str(folder.path), "DATA"])
         _logger.info(f"Its report is not there any more. For figures: {again}")
-    if saved_steps(folder.checkpoints):
+    if checkpoint_steps(folder.checkpoints):
         remove_checkpoints(folder.checkpoints)
         _logger.info("Its checkpoints, which nothing needs any more, were removed.")
     _logger.info(train_longer_hint(folder.path))

@@ -37,12 +37,12 @@ from efficientnetv2.inference.learning_curve import LearningCurve, learning_curv
 from efficientnetv2.inference.linear_probe import ProbeResult, fit_classifier
 from efficientnetv2.models import model_file
 from efficientnetv2.models.provenance import Calibration
-from efficientnetv2.training.checkpoint import remove_checkpoints
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.metrics_log import data_wait_fraction, training_seconds
 from efficientnetv2.training.post_training import Result, epochs_trained, unreadable_note
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.train_state import remove_checkpoints
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
