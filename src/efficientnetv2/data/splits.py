@@ -15,9 +15,18 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, groupings, has_groups, select_groupings
+from efficientnetv2.data.groups import (
+    BLOCKS,
+    Grouping,
+    SplitBy,
+    class_counts,
+    groupings,
+    has_groups,
+    keeps_every_class,
+    select_groupings,
+    stratified_group_split,
+)
 from efficientnetv2.data.records import SPLITS, Ints, is_copy
-from efficientnetv2.data.stratified_split import class_counts, keeps_every_class, stratified_group_split
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.rng import Floats, Key
 

@@ -23,9 +23,8 @@ from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.groups import Grouping, groupings
+from efficientnetv2.data.groups import Grouping, groupings, stratified_group_split
 from efficientnetv2.data.records import Ints, copy_groups, is_copy
-from efficientnetv2.data.stratified_split import stratified_group_split
 from efficientnetv2.inference.predict import THIS_PROCESS, Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.memory_profile import infer_shapes
