@@ -180,7 +180,7 @@ def test_what_the_first_checkpoint_takes_longer_is_told_apart(job, tmp_path, mon
         path.write_bytes(bytes(17))
         return path
 
-    monkeypatch.setattr(rates.resume, "save", save)
+    monkeypatch.setattr(rates, "save_checkpoint", save)
     monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=clock))
     found = measure_timings(job, tmp_path)
     assert found.checkpoints.begin_s == pytest.approx(300, abs=0.01)

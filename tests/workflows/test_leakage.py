@@ -263,7 +263,7 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     (tmp_path / "run.json").write_text(json.dumps(beginning))
     pictures = SimpleNamespace(class_names=("a", "b"), channels=3)
     prepared = SimpleNamespace(train=pictures, dataset=pictures)
-    monkeypatch.setattr(resume, "saved_steps", lambda _: [7])
+    monkeypatch.setattr(resume, "checkpoint_steps", lambda _: [7])
     folder, hardware = RunDir(tmp_path), Hardware(torch.device("cpu"))
     network = resume._initial_model(folder, folder.beginning(), recipe, prepared, hardware)
     again = network.trained_on
