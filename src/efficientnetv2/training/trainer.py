@@ -24,7 +24,6 @@ from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
 from efficientnetv2.training.ddp import AsyncFlags
-from efficientnetv2.training.divergence import DivergenceCheck
 from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.losses import class_terms
@@ -39,7 +38,7 @@ from efficientnetv2.training.train_state import (
     save_checkpoint,
     stage_ends,
 )
-from efficientnetv2.training.validation import Validator
+from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError
