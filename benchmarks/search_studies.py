@@ -13,8 +13,8 @@ from benchmarks.search_table import Record
 from benchmarks.search_trials import SAME, SEED, drawn
 from benchmarks.surrogate import worth
 
+from efficientnetv2.architectures.io import read as read_network
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.architectures.spec import read_architecture as read_network
 from efficientnetv2.cli.main import app
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.results import TrialRow, load_rows

@@ -1,31 +1,14 @@
 """Architectures as data: what is refused, what is kept, what blocks a table expands to."""
 
-from __future__ import annotations
-
 import json
-import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.registry import NAMES, get_architecture
-from efficientnetv2.architectures.spec import (
-    Architecture,
-    Operator,
-    Stage,
-    blocks,
-    fused_mbconv,
-    is_architecture_file,
-    mbconv,
-    read_architecture,
-    write_architecture,
-)
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.architectures.spec import Architecture, Operator, Stage, blocks, fused_mbconv, mbconv
 
 SMALL = Architecture(
     stem_channels=8,
@@ -131,80 +114,3 @@ def test_blocks_by_hand():
 def test_one_channel_still_gets_squeeze_excite():
     one = Architecture(1, (Stage(mbconv(expand=1, kernel=3, se=0.25), 1, 1, 1),), 8)
     assert blocks(one)[0].se_channels == 1
-
-
-@given(
-    name=some.sampled_from(NAMES), comment=some.text(some.characters(codec="utf-8", exclude_categories=["C"]))
-)
-def test_a_table_is_read_as_it_was_written(name, comment, tmp_path_factory):
-    file = tmp_path_factory.mktemp("files") / "network.yaml"
-    write_architecture(file, get_architecture(name), comment=comment)
-    assert read_architecture(file) == get_architecture(name)
-
-
-def test_a_file_of_version_0_1_is_read(tmp_path):
-    write_architecture(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"))
-    text = (tmp_path / "s.yaml").read_text()
-    (tmp_path / "old.yaml").write_text(text.replace("global_pool: avg\n", "pooling: mean+centre\n"))
-    assert read_architecture(tmp_path / "old.yaml") == replace(
-        get_architecture("efficientnetv2_s"), global_pool="avg+center"
-    )
-
-
-def test_a_stage_is_a_line(tmp_path):
-    write_architecture(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"), comment="Found.")
-    lines = (tmp_path / "s.yaml").read_text().splitlines()
-    assert lines[0] == "# Found."
-    assert len([line for line in lines if line.startswith("- {operator: ")]) == 6
-
-
-def test_only_files_are_taken_for_files():
-    assert is_architecture_file("found.yaml")
-    assert not is_architecture_file("efficientnetv2_s.in1k")
-    assert not is_architecture_file("timm:resnet50")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("stem_channels: [", "is not YAML"),
-        ("- 1\n- 2\n", "is no table of a network"),
-        ("stem_channels: 8\nstages: []\nhead_channels: 64\n", "stages is empty"),
-        ("stem_channels: 8\nheads: 3\n", "no table of a network"),
-        (
-            "stem_channels: 8\nhead_channels: 8\nstages:\n- {operator: {kind: fused, expand: 1, kernel: 4}, stride: 1, "
-            "channels: 8, layers: 1}\n",
-            "stages.0.operator: fused(expand=1, kernel=4): kernel is 4, but must be odd",
-        ),
-    ],
-)
-def test_what_is_no_network_is_told_with_its_place(text, said, tmp_path):
-    (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(InputError) as error:
-        read_architecture(tmp_path / "bad.yaml")
-    assert said in str(error.value)
-    assert "bad.yaml" in str(error.value)
-
-
-def test_a_file_nested_too_deeply_is_refused_at_once(tmp_path):
-    (tmp_path / "deep.yaml").write_text("[" * 10_000 + "]" * 10_000)
-    with pytest.raises(InputError, match=mentioning("--model", "deep.yaml")):
-        read_architecture(tmp_path / "deep.yaml")
-
-
-@pytest.mark.parametrize("number", ["9" * 5_000, "9" * 300, "-" + "9" * 5_000])
-@pytest.mark.parametrize("field", ["stem_channels", "channels", "layers", "expand", "kernel", "stride"])
-def test_a_number_of_many_digits_names_its_field(tmp_path, field, number):
-    write_architecture(tmp_path / "long.yaml", get_architecture("efficientnetv2_b0"))
-    text = (tmp_path / "long.yaml").read_text()
-    (tmp_path / "long.yaml").write_text(re.sub(rf"\b{field}: \d+", f"{field}: {number}", text, count=1))
-    with pytest.raises(InputError, match=rf"long\.yaml.*{field}") as error:
-        read_architecture(tmp_path / "long.yaml")
-    assert len(str(error.value)) < 400 + len(str(tmp_path))
-
-
-def test_a_file_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
-        read_architecture(tmp_path / "none.yaml")
-    with pytest.raises(InputError, match=mentioning("folder")):
-        write_architecture(tmp_path / "none/found.yaml", get_architecture("efficientnetv2_s"))

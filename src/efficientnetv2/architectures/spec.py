@@ -1,27 +1,22 @@
-"""An architecture as data: stages as in the paper's tables, blocks for models and FLOPs, and YAML files."""
+"""An architecture as data: stages as in the paper's tables, and the blocks that models and FLOPs are made from."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
-from efficientnetv2.utils.errors import InputError, first_error, short_repr
-from efficientnetv2.utils.io import read_yaml, write_text_atomically
-from efficientnetv2.utils.legacy import upgrade
+from efficientnetv2.utils.errors import short_repr
 
 Padding = Literal["same", "symmetric"]
 GlobalPool = Literal["avg", "avg+center"]
 
+
 # Far beyond any network, near enough to be counted and built: a table of more is a mistake or an attack. Ours.
 _MOST_LAYERS = 1_000
 _MOST_WIDE = 1_000_000
-
-SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -234,44 +229,3 @@ def _block(stage: Stage, index: int, in_channels: int, stride: int, *, depth_fra
         residual=stride == 1 and in_channels == stage.channels,
         depth_fraction=depth_fraction,
     )
-
-
-def is_architecture_file(word: str) -> bool:
-    """Whether a model name is such a file's, existing or not."""
-    return Path(word).suffix.lower() in SUFFIXES
-
-
-def architecture_yaml(architecture: Architecture, *, comment: str = "") -> str:
-    """An architecture as ``write_architecture`` writes it, with the lines of a comment at its head."""
-    head = "".join(f"# {line}\n" for line in comment.splitlines())
-    plain = architecture.to_json()
-    stages = [
-        yaml.safe_dump(one, sort_keys=False, default_flow_style=True, width=200)
-        for one in plain.pop("stages")
-    ]
-    rest = yaml.safe_dump(plain, sort_keys=False)
-    return f"{head}{rest}stages:\n" + "".join(f"- {stage}" for stage in stages)
-
-
-def write_architecture(path: Path, architecture: Architecture, *, comment: str = "") -> None:
-    """Write an architecture. Raises InputError if the file can't be written."""
-    try:
-        write_text_atomically(path, architecture_yaml(architecture, comment=comment))
-    except OSError as error:
-        raise InputError(
-            f"--output {path}: {error.strerror or error}. Give a file in a folder that exists."
-        ) from error
-
-
-def read_architecture(path: Path) -> Architecture:
-    """The architecture of a YAML or JSON file. Raises InputError if there is none; names the wrong field."""
-    plain = read_yaml(path, "--model")
-    if isinstance(plain, dict) and "pooling" in plain:  # a file of version 0.1
-        plain = upgrade(plain)
-    try:
-        return Architecture.from_json(plain)
-    except ValidationError as error:
-        raise InputError(
-            f"--model {path} is no table of a network: {first_error(error.errors())}. effnetv2 search export writes "
-            "such files."
-        ) from error

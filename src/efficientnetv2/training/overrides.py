@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from efficientnetv2.architectures.spec import Architecture, is_architecture_file, read_architecture
+from efficientnetv2.architectures import io
+from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.training.image_sizes import default_eval_sizes, validate_stride
 from efficientnetv2.training.initial_weights import (
@@ -77,8 +78,8 @@ class TrainOverrides:
     settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.model, str) and is_architecture_file(self.model):
-            object.__setattr__(self, "model", read_architecture(Path(self.model)))
+        if isinstance(self.model, str) and io.is_architecture_file(self.model):
+            object.__setattr__(self, "model", io.read(Path(self.model)))
         if isinstance(self.recipe, str) and recipe_file(self.recipe) is not None:
             object.__setattr__(self, "recipe", load_recipe(self.recipe))
         if self.epochs is not None and self.minutes is not None:

@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 import torch
 from pydantic import ValidationError
 
+from efficientnetv2.architectures.io import is_architecture_file
 from efficientnetv2.architectures.registry import NAMES, get_architecture
-from efficientnetv2.architectures.spec import is_architecture_file
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.objective import Reward
 from efficientnetv2.nas.proxy_task import StepTimeBy

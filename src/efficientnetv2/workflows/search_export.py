@@ -8,12 +8,8 @@ from pathlib import Path
 
 import torch
 
-from efficientnetv2.architectures.spec import (
-    Architecture,
-    architecture_yaml,
-    is_architecture_file,
-    write_architecture,
-)
+from efficientnetv2.architectures import io
+from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.nas.results import TrialRow, best
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.utils.errors import InputError
@@ -48,7 +44,7 @@ def export_trial(
     architecture, comment, scaled = _exported(read, row, grown_by)
     target = _target(read, out)
     note_replaced(target)
-    write_architecture(target, architecture, comment=comment)
+    io.write(target, architecture, comment=comment)
     _logger.info(f"{comment}.")
     _logger.info(f"Written: {target}")
     split_file = read.folder.split_file
@@ -118,7 +114,7 @@ def _target(read: LoadedStudy, out: Path | None) -> Path:
                 "it."
             )
         return found
-    if not is_architecture_file(str(out)):
+    if not io.is_architecture_file(str(out)):
         raise InputError(f"--output {out}: must end in .yaml, .yml or .json, so that train recognizes it.")
     refuse_foreign_file(out, "--output", lambda file: False, reason)
     return out
@@ -135,4 +131,4 @@ def _is_unchanged(read: LoadedStudy, file: Path) -> bool:
         architecture, written, _ = _exported(read, row, comment["grown"])
     except (OSError, UnicodeDecodeError, InputError):
         return False
-    return text == architecture_yaml(architecture, comment=written)
+    return text == io.text_of(architecture, comment=written)
