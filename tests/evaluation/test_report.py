@@ -14,10 +14,10 @@ from scipy.sparse import csr_array
 from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.reliability import reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics

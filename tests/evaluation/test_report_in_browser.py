@@ -16,7 +16,6 @@ import pytest
 from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
-from efficientnetv2.evaluation.breakdown import cost_section, subgroup_section, subgroup_verdict, worst_slice
 from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.generalization import SplitComparison as Dealt
 from efficientnetv2.evaluation.label_efficiency import learning_curve_section
@@ -24,6 +23,12 @@ from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
 from efficientnetv2.evaluation.predictions import compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.report_sections import (
+    cost_section,
+    subgroup_section,
+    subgroup_verdict,
+    worst_slice,
+)
 from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
 from efficientnetv2.metrics.bootstrap import Difference

@@ -13,9 +13,8 @@ from efficientnetv2.evaluation.generalization import (
     TrainDistance,
     new_place_estimate,
 )
-from efficientnetv2.evaluation.html import percent
+from efficientnetv2.evaluation.html import Section, percent
 from efficientnetv2.evaluation.locations import NEAR_KM
-from efficientnetv2.evaluation.sections import Section
 from efficientnetv2.metrics.multilabel import MACRO_METRICS
 
 

@@ -8,9 +8,8 @@ from dataclasses import asdict
 
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.html import format_interval, percent
+from efficientnetv2.evaluation.html import TemplateSection, format_interval, percent
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
-from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.inference.learning_curve import LearningCurve
 
 # Gain of macro-F1 from which labels are worth it, and below which they bring little. Ours.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.html import format_interval, percent
+from efficientnetv2.evaluation.html import TemplateSection, format_interval, percent
 from efficientnetv2.evaluation.next_steps import suspect_labels
 from efficientnetv2.evaluation.plot_style import (
     COLORS,
@@ -22,7 +22,6 @@ from efficientnetv2.evaluation.plot_style import (
     style_axes,
 )
 from efficientnetv2.evaluation.report_metadata import optimism_phrase
-from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.metrics.calibration import (
     ReliabilityBin,
     calibration_error_by_chance,

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.image_metadata import MAX_MEASURED, longer_sides
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
-from efficientnetv2.evaluation.breakdown import cost_section, subgroup_section, subgroup_verdict, worst_slice
 from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance
+from efficientnetv2.evaluation.html import TemplateSection, percent
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
 from efficientnetv2.evaluation.previous_runs import PreviousRun, find_previous_run
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
-from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
-from efficientnetv2.metrics.cost_sensitive import ErrorCosts
+from efficientnetv2.metrics.cost_sensitive import ABSTAIN, ErrorCosts, calibrated_cost_p_value, cost_metrics
 from efficientnetv2.metrics.multilabel import is_correct
-from efficientnetv2.metrics.subgroups import SliceMetrics, slice_metrics, slice_values, sliceable_columns
+from efficientnetv2.metrics.subgroups import (
+    SMALL_SLICE,
+    SliceMetrics,
+    slice_metrics,
+    slice_values,
+    sliceable_columns,
+)
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils import probability
-from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.rng import Key
 
 # Columns of a dataset that say no property of a picture.
 _OTHERWISE = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
 #: By which pictures are cut beside the columns of their table: see ``data.image_metadata``.
 SIZE = "longer_side_px"
+# One-sided significance level, as of a 95 % interval.
+_CHANCE = 0.025
+# Rows of the table that are shown; the rest unfolds. Ours.
+_SLICES_OPEN = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,3 +250,59 @@ def _last(
     # The other may have answered more pictures, or fewer; those of both count.
     gained = compare_predictions(answers, other.predictions, clusters=whole)
     return None if gained is None else (other.name, other.qualified(gained))
+
+
+def subgroup_section(found: Sequence[SliceMetrics]) -> TemplateSection:
+    """The section on one or more subgroups."""
+    values = {
+        "words": worst_slice(found),
+        "shown": found[:_SLICES_OPEN],
+        "more": found[_SLICES_OPEN:],
+        "small": SMALL_SLICE,
+        "count": len(found),
+    }
+    return TemplateSection("slices.html.j2", values, {"slices": [asdict(each) for each in found]})
+
+
+def worst_slice(slices: Sequence[SliceMetrics]) -> str:
+    """A sentence on the worst subgroup."""
+    below = sum(each.below for each in slices)
+    candidates = [each for each in slices if (each.below if below else not each.small)]
+    if not candidates:
+        return f"Each subgroup has fewer than {SMALL_SLICE} images: too few to say."
+    worst = min(candidates, key=lambda each: each.top1)
+    text = (
+        f"The lowest top-1 is {percent(worst.top1)}, of {pluralize(worst.num_images, 'image')} with {worst.column} "
+        f"{worst.value}"
+    )
+    if not below:
+        return f"{text}. No subgroup is worse by more than chance explains."
+    return f"{text}. Subgroups worse than the rest by more than chance explains: {below}."
+
+
+def subgroup_verdict(found: Sequence[SliceMetrics]) -> str:
+    """Whether the model is equally good in all subgroups, in a word or two."""
+    if below := sum(each.below for each in found):
+        return f"No, {below} of {len(found)} worse."
+    return "Too few images to tell." if all(each.small for each in found) else "Yes."
+
+
+def cost_section(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    costs: ErrorCosts,
+    class_names: Sequence[str],
+    *,
+    key: Key,
+) -> TemplateSection:
+    """The section on costs of (N, K) probabilities for (N,) labels."""
+    found = cost_metrics(labels, probabilities, costs)
+    constant = None if found.constant_answer == ABSTAIN else class_names[found.constant_answer]
+    uncalibrated = (
+        found.cheapest > found.most_probable
+        and calibrated_cost_p_value(labels, probabilities, costs, key=key) < _CHANCE
+    )
+    values = {
+        "figures": found, "constant": constant, "abstains": costs.no_answer is not None, "uncalibrated": uncalibrated,
+    }  # fmt: skip
+    return TemplateSection("costs.html.j2", values, {"costs": asdict(found) | {"constant_answer": constant}})

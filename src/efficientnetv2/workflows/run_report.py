@@ -19,7 +19,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
-from efficientnetv2.evaluation.explain_predictions import explain_predictions
+from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.generalization import train_distance
 from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.evaluation.next_steps import late_gain
