@@ -18,7 +18,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.evaluation.predictions_io import is_predictions_csv, predictions_table, write_predictions
+from efficientnetv2.evaluation.predictions import is_predictions_csv, predictions_table, write_predictions
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet

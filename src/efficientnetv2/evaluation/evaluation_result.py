@@ -22,7 +22,7 @@ from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import Section
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.predictions_io import predictions_table, write_predictions
+from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import (

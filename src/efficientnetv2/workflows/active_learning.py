@@ -18,7 +18,7 @@ from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.html import render
-from efficientnetv2.evaluation.predictions_io import csv_columns
+from efficientnetv2.evaluation.predictions import csv_columns
 from efficientnetv2.inference.active_learning import MAX_DIVERSE, Ranking, rank_for_labeling
 from efficientnetv2.inference.predict import Predictions, Runtime, embed_dataset, require_single_label
 from efficientnetv2.metrics.classification import top_classes

@@ -15,13 +15,12 @@ from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.evaluation.clusters import evaluation_clusters
+from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.predictions import load_predictions
-from efficientnetv2.evaluation.predictions_io import SKIPPED, write_skipped
-from efficientnetv2.evaluation.previous_runs import PreviousRun
+from efficientnetv2.evaluation.predictions import SKIPPED, load_predictions, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportInputs, ReportOptions, validate_slices
 from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels

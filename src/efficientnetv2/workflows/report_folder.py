@@ -9,7 +9,7 @@ from pathlib import Path
 from efficientnetv2.data.shards.index import INDEX_NAME
 from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV as ANSWERS
-from efficientnetv2.evaluation.predictions_io import SKIPPED, csv_columns, is_skipped_csv
+from efficientnetv2.evaluation.predictions import SKIPPED, csv_columns, is_skipped_csv
 from efficientnetv2.training.run_dir import REPORT_FILES, RUN_MARKERS
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import output_dir
