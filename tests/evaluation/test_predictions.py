@@ -96,7 +96,9 @@ def test_each_class_has_a_column_even_one_called_path(tmp_path):
 
 
 def test_the_true_label_stands_beside_the_answer(tmp_path):
-    table = written_predictions(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "true_label"], true_labels=["cat", "cat"])
+    table = written_predictions(
+        tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "true_label"], true_labels=["cat", "cat"]
+    )
     assert table.columns.tolist() == [
         "path", "predicted_label", "probability", "true_label", "cat", "probability of true_label",
     ]  # fmt: skip
@@ -107,7 +109,9 @@ def test_the_true_label_stands_beside_the_answer(tmp_path):
 def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
     """Beside a class of that name, which keeps its own column; places are read as numbers of any kind."""
     names, pictures = ["cat", "cluster"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
-    table = written_predictions(tmp_path, pictures, names, true_labels=["cat"] * 3, clusters=np.array([7, 3, 7]))
+    table = written_predictions(
+        tmp_path, pictures, names, true_labels=["cat"] * 3, clusters=np.array([7, 3, 7])
+    )
     assert table.columns.tolist() == [
         "path", "predicted_label", "probability", "true_label", "cat", "probability of cluster", "cluster",
     ]  # fmt: skip

@@ -18,13 +18,13 @@ from PIL import Image, ImageColor
 from efficientnetv2.evaluation import explain, report
 from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.generalization import SplitComparison as Dealt
-from efficientnetv2.evaluation.label_efficiency import learning_curve_section
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
 from efficientnetv2.evaluation.predictions import compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import (
     cost_section,
+    learning_curve_section,
     subgroup_section,
     subgroup_verdict,
     worst_slice,

@@ -1,4 +1,4 @@
-"""Class counts, class imbalance, and missing labels."""
+"""Class counts, class imbalance and missing labels; sizes, formats and colors of the images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from efficientnetv2.checks.duplicates import is_blank
 from efficientnetv2.checks.issues import CheckSection, Issue, issue, share_text, single_rows
+from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.evaluation.thumbnails import BRIGHT, DARK
 from efficientnetv2.metrics.confidence_intervals import Z95
 from efficientnetv2.utils.errors import pluralize, shorten
 
@@ -21,6 +24,16 @@ _FEW = 50
 # Fraction of an automatic hold-out, and a medium accuracy for the width of an interval.
 _HOLDOUT, _ACCURACY = 0.2, 0.75
 _NO_SPLIT = "no split"
+# Shorter side in pixels below which little is left after five halvings. Ours.
+_TINY_PX = 32
+# Fraction of enlarged images from which it is a finding. Ours.
+_MOST_ENLARGED = 0.5
+# Aspect ratio from which squeezing into a square distorts. Ours.
+_LONG = 3.0
+# Cramér's V from which format or size reveals the class. Ours.
+_REVEALS = 0.5
+# Minimum number of measured images for a finding. Ours.
+_MIN_MEASURED = 20
 
 
 def class_count_section(dataset: ImageDataset) -> CheckSection:
@@ -114,3 +127,125 @@ def _class_sizes(totals: pd.Series[int], num_images: int) -> Iterator[Issue]:
             "at macro-F1 and balanced accuracy, not at accuracy alone. To balance the classes: --set "
             "class_sampling=sqrt.",
         )
+
+
+def image_stats_section(dataset: ImageDataset, stats: ImageStats) -> CheckSection:
+    """What can be read, in which formats, how large, how bright."""
+    readable = stats.table.loc[stats.readable]
+    sizes = readable["width"].astype(str) + " × " + readable["height"].astype(str)
+    facts = {
+        "readable": len(readable),
+        "formats": _value_counts(readable["format"]),
+        "modes": _value_counts(readable["mode"]),
+        "sizes": _value_counts(sizes, most=20),
+        "width": _range(readable["width"]),
+        "height": _range(readable["height"]),
+        "kilobytes": _range(readable["bytes"] / 1000),
+        "brightness": _range(readable["brightness"]),
+        "contrast": _range(readable["contrast"]),
+        "by_class": _class_means(dataset, readable),
+    }
+    issues = [
+        *_unreadable(dataset, stats),
+        *_appearance(dataset, stats, readable),
+        *_revealed_class(dataset, readable, sizes),
+    ]
+    return CheckSection(facts, issues)
+
+
+def cramers_v(values: pd.Series[str], labels: np.typing.NDArray[np.int64]) -> float:
+    """Cramér's V of two variables, 0 to 1, corrected for bias; 0 with too few images or too many values.
+
+    Source: Bergsma, "A bias-correction for Cramér's V and Tschuprow's T", 2013.
+    """
+    row, kinds = pd.factorize(values.to_numpy())
+    column, classes = pd.factorize(labels)
+    total, rows, columns = len(row), len(kinds), len(classes)
+    if total < _MIN_MEASURED or min(rows, columns) < 2 or rows > total / 5:
+        return 0.0
+    # Non-empty cells only: at most as many as images.
+    cells, counts = np.unique(row * columns + column, return_counts=True)
+    expected = np.bincount(row)[cells // columns] * (np.bincount(column)[cells % columns] / total)
+    phi = (counts**2 / expected).sum() / total - 1
+    chance = (rows - 1) * (columns - 1) / (total - 1)
+    rows_left = rows - (rows - 1) ** 2 / (total - 1)
+    columns_left = columns - (columns - 1) ** 2 / (total - 1)
+    least = min(rows_left, columns_left) - 1
+    return float(np.sqrt(max(0.0, phi - chance) / least)) if least > 0 else 0.0  # as many classes as images
+
+
+def _value_counts(values: pd.Series[str], most: int = 50) -> dict[str, int]:
+    return {str(name): int(number) for name, number in values.value_counts().head(most).items()}
+
+
+def _range(values: pd.Series[float]) -> dict[str, float]:
+    if not len(values):
+        return {}
+    low, middle, high = np.quantile(values.to_numpy(dtype=np.float64), [0, 0.5, 1])
+    return {"least": round(low, 1), "median": round(middle, 1), "greatest": round(high, 1)}
+
+
+def _class_means(dataset: ImageDataset, readable: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Mean brightness, contrast and color of each class with a readable image."""
+    columns = ["brightness", "contrast", "red", "green", "blue"]
+    labels = dataset.labels[readable.index]
+    means = readable.loc[labels >= 0, columns].groupby(labels[labels >= 0]).mean().round(1)
+    return {
+        dataset.class_names[label]: dict(zip(columns, row, strict=True))
+        for label, row in zip(means.index.tolist(), means.to_numpy().tolist(), strict=True)
+    }
+
+
+def _unreadable(dataset: ImageDataset, stats: ImageStats) -> Iterator[Issue]:
+    lost = np.setdiff1d(np.arange(len(dataset)), stats.readable)
+    if len(lost):
+        reasons = [str(stats.table["reason"].iloc[row]) for row in lost]
+        first = f"{', the first' if len(lost) > 1 else ''}: {dataset.paths[lost[0]]} {reasons[0]}"
+        sentence = f"{share_text(len(lost), len(dataset))} cannot be used{first}."
+        yield issue("unreadable", sentence, single_rows(lost), reasons)
+
+
+def _appearance(dataset: ImageDataset, stats: ImageStats, readable: pd.DataFrame) -> Iterator[Issue]:
+    """Images without content, small, long, enlarged, dark or bright ones."""
+    blank = np.flatnonzero(is_blank(stats))
+    if len(blank):
+        sentence = f"{share_text(len(blank), len(dataset))} have a single color."
+        yield issue("flat", sentence, single_rows(blank))
+    sides = readable[["width", "height"]]
+    shorter, longer = sides.min(axis=1), sides.max(axis=1)
+    tiny, long = readable.index[shorter < _TINY_PX], readable.index[longer >= _LONG * shorter]
+    if len(tiny):
+        sentence = f"{share_text(len(tiny), len(readable))} are less than {_TINY_PX} px high or wide."
+        yield issue("tiny", sentence, single_rows(tiny))
+    if len(long):
+        sentence = f"{share_text(len(long), len(readable))} are at least {_LONG:g} times as long as wide."
+        yield issue("long", sentence, single_rows(long))
+    measured = readable["enlarged"].dropna()
+    enlarged = measured[measured > 1]
+    if len(measured) >= _MIN_MEASURED and len(enlarged) >= _MOST_ENLARGED * len(measured):
+        factor = float(enlarged.median())
+        side = round(float(shorter.median()) / factor)
+        yield issue(
+            "enlarged",
+            f"{len(enlarged)} of {len(measured)} images measured have no detail finer than {factor:g} pixels: they "
+            "were probably enlarged, or are blurred.",
+            single_rows(enlarged.index),
+            [f"about {each:g} times enlarged" for each in enlarged],
+            advice="Use the original images if you have them. Otherwise --image-size "
+            f"{side} shows a model as much and costs less.",
+        )
+    median = float(readable["brightness"].median()) if len(readable) else DARK
+    if not DARK <= median <= BRIGHT:
+        kind = "dark" if median < DARK else "bright"
+        yield issue(kind, f"The images are {kind}: their median brightness is {median:.0f} of 255.")
+
+
+def _revealed_class(dataset: ImageDataset, readable: pd.DataFrame, sizes: pd.Series[str]) -> Iterator[Issue]:
+    """Properties of files that a model could use in place of the content."""
+    labels = dataset.labels[readable.index]
+    labeled = labels >= 0
+    properties = {"format": readable["format"], "channels": readable["mode"], "size": sizes}
+    found = {name: cramers_v(values[labeled], labels[labeled]) for name, values in properties.items()}
+    revealing = " and ".join(f"{name} (Cramér's V {v:.2f})" for name, v in found.items() if v >= _REVEALS)
+    if revealing:
+        yield issue("giveaway", f"The class depends on the image's {revealing}.")

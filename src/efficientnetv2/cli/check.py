@@ -65,7 +65,7 @@ def check(
 
 
 def _print(found: CheckResult, screen: Screen) -> None:
-    from efficientnetv2.checks.class_counts import class_table, column_headings
+    from efficientnetv2.checks.dataset_statistics import class_table, column_headings
 
     dataset, table = found.dataset, class_table(found.dataset)
     if len(table):
