@@ -29,8 +29,7 @@ from efficientnetv2.evaluation.reliability import draw_coverage, draw_reliabilit
 from efficientnetv2.evaluation.report_sections import draw_label_curve
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows
 from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
-from efficientnetv2.metrics.calibration import reliability_bins
-from efficientnetv2.metrics.selective import coverage_curve
+from efficientnetv2.metrics.calibration import coverage_curve, reliability_bins
 
 SVG = "{http://www.w3.org/2000/svg}"
 OTHERS = "#888888"  # of classes without a color of their own: as far from light as from dark

@@ -31,8 +31,8 @@ from efficientnetv2.evaluation.report_sections import (
 )
 from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
-from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.subgroups import slice_metrics

@@ -15,7 +15,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import has_groups
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.html import number, percent
-from efficientnetv2.metrics.bootstrap import Difference
+from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.utils.errors import pluralize
 
 # Loss of a metric in new locations that matters. Ours, as ``evaluation.report_sections`` calls less little.

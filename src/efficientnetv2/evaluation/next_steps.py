@@ -14,8 +14,8 @@ import numpy as np
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.evaluation.html import number, percent, round_percent
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.metrics.calibration import CoverageCurve
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
-from efficientnetv2.metrics.selective import CoverageCurve
 from efficientnetv2.models import pretrained
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.shell import shell_join

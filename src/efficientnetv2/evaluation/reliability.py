@@ -23,14 +23,15 @@ from efficientnetv2.evaluation.plot_style import (
 )
 from efficientnetv2.evaluation.report_metadata import optimism_phrase
 from efficientnetv2.metrics.calibration import (
+    CoverageCurve,
     ReliabilityBin,
     calibration_error_by_chance,
+    coverage_curve,
     expected_calibration_error,
     reliability_bins,
 )
 from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
 from efficientnetv2.metrics.multilabel import is_correct
-from efficientnetv2.metrics.selective import CoverageCurve, coverage_curve
 from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.probability import Answer
