@@ -38,12 +38,11 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
 from efficientnetv2.workflows.area import _from_table
 from efficientnetv2.workflows.batch_predict import InferenceOptions
-from efficientnetv2.workflows.calibrate import check_calibration
 from efficientnetv2.workflows.crossval import _folder, load_images
-from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
+from efficientnetv2.workflows.evaluate import evaluate_and_report
+from efficientnetv2.workflows.evaluate_options import EvaluateOptions, check_calibration, report_folder
 from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
-from efficientnetv2.workflows.report_folder import report_folder
 
 MACHINE = InferenceOptions("cpu", 0)
 

@@ -53,7 +53,8 @@ def evaluate(
     """
     from efficientnetv2.cli.results import ResultPrinter
     from efficientnetv2.workflows.batch_predict import InferenceOptions
-    from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
+    from efficientnetv2.workflows.evaluate import evaluate_and_report
+    from efficientnetv2.workflows.evaluate_options import EvaluateOptions
 
     chosen = EvaluateOptions(
         split, out, image_size, sizes, tta, slices, costs, abstain_below, calibrate, baseline
