@@ -41,7 +41,7 @@ def pack(
     - `effnetv2 train shards/`
     """
     from efficientnetv2.data.shards.writer import PackOptions
-    from efficientnetv2.workflows.shards import pack_shards
+    from efficientnetv2.workflows.data import pack_shards
 
     packing = PackOptions(round(shard_mb * 1_000_000), shard_images, image_size, seed, strict)
     with Screen(quiet=as_json) as screen:
@@ -101,7 +101,7 @@ def write_balanced(
     - `effnetv2 data balance train.csv balanced/ --set augment.flip=d4`
     - `effnetv2 data balance photos/ fewer.csv --fewer`
     """
-    from efficientnetv2.workflows.oversample import write_balanced
+    from efficientnetv2.workflows.data import write_balanced
 
     with Screen(quiet=as_json) as screen:
         made = write_balanced(
