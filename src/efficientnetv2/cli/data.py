@@ -52,15 +52,12 @@ def pack(
         if as_json:
             print_json(
                 {
-                    "out": str(out),
-                    "num_images": len(index.table),
-                    "shards": [shard.name for shard in index.shards],
-                    "bytes": total,
-                    "classes": list(dataset.class_names),
+                    "out": str(out), "num_images": len(index.table), "shards": [shard.name for shard in index.shards],
+                    "bytes": total, "classes": list(dataset.class_names),
                     "splits": {str(split): int(count) for split, count in splits.items()},
                     "left_out": [{"path": path, "reason": reason} for path, reason in packed.skipped],
                 }
-            )
+            )  # fmt: skip
             return
         parts = ", ".join(f"{count} {split}" for split, count in splits.items())
         screen.say(
