@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import data, geo, parsing, search
-from efficientnetv2.cli.check import check
 from efficientnetv2.cli.convert import convert
 from efficientnetv2.cli.crossval import crossval
 from efficientnetv2.cli.demo import demo
@@ -52,7 +51,7 @@ def program(
 
 # The groups of docs/commands.md, in its order.
 for panel, commands in {
-    "Data": (check, data.app),
+    "Data": (data.check, data.app),
     "Train": (train, crossval, models, recipes, demo),
     "Evaluate": (evaluate, compare),
     "Use": (predict, convert, geo.app),
