@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 import pandas as pd
@@ -23,7 +24,6 @@ from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.summary import ReportContext
-from efficientnetv2.inference.learning_curve import LearningCurve
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.cost_sensitive import ABSTAIN, ErrorCosts, calibrated_cost_p_value, cost_metrics
@@ -39,6 +39,9 @@ from efficientnetv2.models.temperature import Calibration
 from efficientnetv2.utils import probability
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.rng import Key
+
+if TYPE_CHECKING:  # loads scikit-learn, which takes a second
+    from efficientnetv2.inference.learning_curve import LearningCurve
 
 # Columns of a dataset that say no property of a picture.
 _OTHERWISE = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
