@@ -10,7 +10,7 @@ import pytest
 from tests.messages import mentions
 
 from efficientnetv2.checks import label_errors as module
-from efficientnetv2.checks.embeddings import find_lookalikes
+from efficientnetv2.checks.duplicates import find_lookalikes
 from efficientnetv2.checks.label_errors import label_error_section, out_of_fold_probabilities
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.logs import reported_to

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.command_line import effnetv2
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.cli.check import check as run_command
+from efficientnetv2.cli.data import check as run_command
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from efficientnetv2 import create, load
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.main import app
-from efficientnetv2.cli.recipes import recipes
+from efficientnetv2.cli.models import recipes
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipes import get_recipe

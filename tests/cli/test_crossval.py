@@ -26,8 +26,8 @@ from tests.metrics.test_bootstrap import alike_places
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.folds import Folds, assign_folds, time_folds
-from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict
-from efficientnetv2.evaluation.predictions_io import predictions_table, read_predictions, write_predictions
+from efficientnetv2.evaluation.predictions import predictions_table, read_predictions, write_predictions
+from efficientnetv2.evaluation.report_sections import label_efficiency_verdict
 from efficientnetv2.inference.linear_probe import out_of_fold_predictions
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.inference.predictor import Predictor

@@ -17,7 +17,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures import io
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.evaluation.predictions_io import predictions_table, write_predictions
+from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create

@@ -18,7 +18,8 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluate
 from efficientnetv2.workflows.batch_predict import InferenceOptions
-from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
+from efficientnetv2.workflows.evaluate import evaluate_and_report
+from efficientnetv2.workflows.evaluate_options import EvaluateOptions
 
 MACHINE = InferenceOptions("cpu", 0)
 

@@ -21,7 +21,7 @@ from efficientnetv2.cli.main import app
 from efficientnetv2.cli.parsing import _expanded
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
-from efficientnetv2.evaluation.predictions_io import write_skipped
+from efficientnetv2.evaluation.predictions import write_skipped
 from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import run_request
@@ -37,12 +37,11 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train
 from efficientnetv2.workflows.area import _from_table
 from efficientnetv2.workflows.batch_predict import InferenceOptions
-from efficientnetv2.workflows.calibrate import check_calibration
 from efficientnetv2.workflows.crossval import _folder, load_images
-from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
+from efficientnetv2.workflows.evaluate import evaluate_and_report
+from efficientnetv2.workflows.evaluate_options import EvaluateOptions, check_calibration, report_folder
 from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
-from efficientnetv2.workflows.report_folder import report_folder
 
 MACHINE = InferenceOptions("cpu", 0)
 

@@ -43,8 +43,8 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.timer import TimingStats
 from efficientnetv2.workflows import search_run
-from efficientnetv2.workflows.model_scaling import compound_scaling, scale_up
 from efficientnetv2.workflows.search_config import SearchConfig
+from efficientnetv2.workflows.search_export import compound_scaling, scale_up
 from efficientnetv2.workflows.study_dir import StudyDir
 
 TRIALS = 4

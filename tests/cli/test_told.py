@@ -16,7 +16,7 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.convert import read_class_names, user_metadata
-from efficientnetv2.workflows.label_alignment import align_labels
+from efficientnetv2.workflows.evaluate_options import align_labels
 
 NAMES = ("oak", "elm", "ash")
 

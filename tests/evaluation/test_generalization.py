@@ -19,7 +19,7 @@ from efficientnetv2.evaluation.generalization import (
     fold_train_distance,
     new_place_estimate,
 )
-from efficientnetv2.metrics.bootstrap import Difference
+from efficientnetv2.metrics.confidence_intervals import Difference
 
 FIGURES = ("macro_f1", "top1")
 NETWORKS = "the trained networks"

@@ -12,7 +12,6 @@ import pytest
 from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation.breakdown import worst_slice
 from efficientnetv2.evaluation.generalization import TrainDistance, train_distance
 from efficientnetv2.evaluation.headline import (
     dataset_notes,
@@ -24,8 +23,9 @@ from efficientnetv2.evaluation.headline import (
 )
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.metrics.bootstrap import Difference
+from efficientnetv2.evaluation.report_sections import worst_slice
 from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.multilabel import multilabel_metrics
 from efficientnetv2.metrics.subgroups import SliceMetrics

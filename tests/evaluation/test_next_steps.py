@@ -14,9 +14,9 @@ from efficientnetv2.cli.main import app
 from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.next_steps import late_gain, next_steps, suspect_labels
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.metrics.calibration import coverage_curve
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
-from efficientnetv2.metrics.selective import coverage_curve
 from efficientnetv2.models.pretrained import ranked_weights
 from efficientnetv2.utils.rng import Key
 

@@ -14,9 +14,8 @@ from matplotlib.colors import to_rgb
 from tests.evaluation.test_plots import HISTORY
 from tests.evaluation.test_sizes import _curve
 
-from efficientnetv2.checks.plots import draw_places, draw_times
+from efficientnetv2.checks.report import draw_places, draw_times
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.evaluation.label_efficiency import draw_label_curve
 from efficientnetv2.evaluation.plot_style import COLORS, GRID, INK, ON_DARK, png, svg
 from efficientnetv2.evaluation.plots import (
     draw_costs,
@@ -27,10 +26,10 @@ from efficientnetv2.evaluation.plots import (
     stage_costs,
 )
 from efficientnetv2.evaluation.reliability import draw_coverage, draw_reliability
+from efficientnetv2.evaluation.report_sections import draw_label_curve
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows
 from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
-from efficientnetv2.metrics.calibration import reliability_bins
-from efficientnetv2.metrics.selective import coverage_curve
+from efficientnetv2.metrics.calibration import coverage_curve, reliability_bins
 
 SVG = "{http://www.w3.org/2000/svg}"
 OTHERS = "#888888"  # of classes without a color of their own: as far from light as from dark

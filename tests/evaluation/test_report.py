@@ -14,13 +14,13 @@ from scipy.sparse import csr_array
 from tests.messages import mentions
 
 from efficientnetv2.evaluation import report
+from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.reliability import reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.evaluation.summary import ReportContext
-from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.utils.rng import Key
 

@@ -16,18 +16,23 @@ import pytest
 from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
-from efficientnetv2.evaluation.breakdown import cost_section, subgroup_section, subgroup_verdict, worst_slice
 from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.generalization import SplitComparison as Dealt
-from efficientnetv2.evaluation.label_efficiency import learning_curve_section
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
 from efficientnetv2.evaluation.predictions import compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.report_sections import (
+    cost_section,
+    learning_curve_section,
+    subgroup_section,
+    subgroup_verdict,
+    worst_slice,
+)
 from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
-from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.subgroups import slice_metrics

@@ -6,7 +6,7 @@ import pytest
 from tests.messages import mentions
 
 from efficientnetv2.evaluation.plots import SizeCurve, draw_sizes
-from efficientnetv2.inference.resolutions import SizeMetrics, best_size
+from efficientnetv2.inference.predict import SizeMetrics, best_size
 
 POINTS = tuple(
     SizeMetrics(px, top1, top1 - 0.1, top1 + 0.1, top1, 100.0)

@@ -19,8 +19,8 @@ from efficientnetv2.evaluation.summary import (
     summarize,
     summary_lines,
 )
-from efficientnetv2.metrics.bootstrap import Difference
 from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.multilabel import multilabel_metrics
 from efficientnetv2.utils.rng import Key

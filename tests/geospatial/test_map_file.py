@@ -6,14 +6,16 @@ import ctypes
 import json
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.messages import mentioning
-from tests.rasters import UTM, rasterio, write_raster
+from tests.messages import mentioning, mentions
+from tests.rasters import UTM, rasterio, warp, write_raster
 
-from efficientnetv2.data.geotiff import open_raster
+from efficientnetv2.data.geotiff import is_mercator, open_raster, pixel_side_m
 from efficientnetv2.geospatial import map_file
+from efficientnetv2.geospatial.map_file import distortion_warning, row_hectares
 from efficientnetv2.utils.errors import InputError
 
 NAMES = ("Forêt & <bush>", "water", "bare\x07")
@@ -153,3 +155,175 @@ def test_a_disk_that_fills_under_the_smaller_copies_leaves_the_old_map(written, 
         )
     assert path.read_bytes() == before
     assert not list(path.parent.glob(".*"))
+
+
+def measured(tmp_path, height=180, width=360, **words):
+    path = write_raster(tmp_path / "raster.tif", np.zeros((1, height, width), np.uint8), **words)
+    with open_raster(path) as dataset:
+        return pixel_side_m(dataset), row_hectares(dataset)
+
+
+def test_pixels_of_a_degree_add_up_to_the_earth(tmp_path):
+    """510,065,622 km² by the ellipsoid's closed formula (WGS 84); at the equator a degree is 12,309 km²."""
+    side, hectares = measured(tmp_path, crs="EPSG:4326", transform=rasterio.Affine(1, 0, -180, 0, -1, 90))
+    assert side is None
+    assert 360 * hectares.sum() / 100 == pytest.approx(510_065_622, rel=1e-8)
+    assert hectares[89] / 100 == pytest.approx(12_309, rel=1e-3)
+    np.testing.assert_allclose(hectares, hectares[::-1])
+
+
+def test_metres_and_feet(tmp_path):
+    side, hectares = measured(tmp_path, 4, 4)
+    assert side == 10
+    assert hectares.tolist() == [0.01] * 4
+    feet = rasterio.Affine(30, 0, 0, 0, -30, 0)
+    side, _ = measured(tmp_path, 4, 4, crs="EPSG:2263", transform=feet)  # New York, US survey feet
+    assert side == pytest.approx(30 * 1200 / 3937)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", None])
+def test_where_areas_are_not_known_none_are_told(tmp_path, crs):
+    assert measured(tmp_path, 4, 4, crs=crs)[1] is None
+
+
+def test_degrees_turned_have_no_simple_area(tmp_path):
+    turned = rasterio.Affine(0.1, 0.1, 10, 0.1, -0.1, 50)
+    assert measured(tmp_path, 4, 4, crs="EPSG:4326", transform=turned)[1] is None
+
+
+def test_mercators_metres_are_shorter_on_the_ground(tmp_path):
+    """At 60 degrees north, y = 8,399,738 m of EPSG:3857, by half."""
+    place = rasterio.Affine(100, 0, 0, 0, -100, 8_399_738 + 200)
+    assert measured(tmp_path, 4, 4, crs="EPSG:3857", transform=place)[0] == pytest.approx(50, abs=0.01)
+
+
+# Polar stereographic, true to scale at 70 and 71 degrees north, and a Lambert conformal one between 49 and 77; UTM.
+@pytest.mark.parametrize(
+    ("crs", "longitude", "latitude"),
+    [
+        ("EPSG:3413", 0, 55),
+        ("EPSG:3413", 0, 88),
+        ("EPSG:3995", 40, 60),
+        ("EPSG:3347", -90, 40),
+        ("EPSG:32631", 3, 60),
+    ],
+)
+def test_pixels_in_other_projections_are_as_long_as_they_are_on_the_ground(
+    tmp_path, crs, longitude, latitude
+):
+    """Against a degree of the meridian on the ellipsoid; a conformal scale is the same in all directions."""
+    (east, beyond), (north, up) = warp.transform(
+        "EPSG:4326", crs, [longitude] * 2, [latitude, latitude + 0.01]
+    )
+    curved = 6_378_137 * (1 - 0.00669438) / (1 - 0.00669438 * np.sin(np.radians(latitude)) ** 2) ** 1.5
+    expected = 10 * np.radians(0.01) * curved / np.hypot(beyond - east, up - north)
+    side, _ = measured(
+        tmp_path, 2, 2, crs=crs, transform=rasterio.Affine(10, 0, east - 15, 0, -10, north + 15)
+    )
+    assert side == pytest.approx(expected, rel=0.002 if abs(expected - 10) > 0.1 else 0.005)
+
+
+# World Mercator, PDC Mercator, that of Brazil, which is true to scale at 2 degrees south, and one at 41 degrees south.
+MERCATORS = [
+    ("EPSG:3395", 1.0),
+    ("EPSG:3832", 1.0),
+    ("EPSG:5641", np.cos(np.radians(2))),
+    ("EPSG:3994", np.cos(np.radians(41))),
+]
+
+
+@pytest.mark.parametrize(("crs", "scale"), MERCATORS)
+def test_every_mercator_is_known_whatever_its_code(tmp_path, crs, scale):
+    """By half at 60 degrees, of what it is where the projection is true to scale; and its areas are not known."""
+    ((east,), (north,)) = warp.transform(
+        "EPSG:4326", crs, [{"EPSG:5641": -43, "EPSG:3994": 100}.get(crs, 150)], [60]
+    )
+    place = rasterio.Affine(100, 0, east, 0, -100, north + 250)
+    side, hectares = measured(tmp_path, 4, 4, crs=crs, transform=place)
+    assert side == pytest.approx(50 / scale, rel=0.004)
+    assert hectares is None
+
+
+def placed(crs, longitude, latitude, px=10):
+    """So that a raster of four by four pixels lies around a place."""
+    (east,), (north,) = warp.transform("EPSG:4326", crs, [longitude], [latitude])
+    return {"crs": crs, "transform": rasterio.Affine(px, 0, east - 2 * px, 0, -px, north + 2 * px)}
+
+
+@pytest.mark.parametrize(
+    ("crs", "place"),
+    [("EPSG:32633", (18, 72)), ("EPSG:3078", (-85, 45)), ("EPSG:2056", (8, 47)), ("EPSG:3035", (10, 52))],
+)
+def test_transverse_and_oblique_projections_are_no_mercators(tmp_path, crs, place):
+    """UTM, Hotine's of Michigan, the Swiss one, Lambert's: true to scale, so that a pixel is what it says."""
+    side, hectares = measured(tmp_path, 4, 4, **placed(crs, *place))
+    assert side == 10
+    assert hectares.tolist() == [0.01] * 4
+
+
+@pytest.mark.parametrize(
+    ("crs", "place", "covered"),
+    [
+        ("EPSG:4087", (10, 60), "50%"), ("EPSG:32662", (10, 60), "50%"),  # plate carrée: by half at 60 degrees
+        ("EPSG:3413", (-45, 60), "93%"), ("EPSG:3413", (-45, 90), "106%"),  # polar stereographic, true at 70 degrees
+        ("EPSG:3034", (10, 60), "104%"),  # Lambert's conformal conic of Europe
+    ],
+)  # fmt: skip
+def test_areas_of_a_projection_that_are_far_off_are_not_told(tmp_path, crs, place, covered):
+    path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
+    with open_raster(path) as dataset:
+        assert row_hectares(dataset) is None
+        assert mentions(distortion_warning(dataset), covered, "pixel")
+
+
+@pytest.mark.parametrize(
+    ("crs", "place"),
+    [
+        ("EPSG:32632", (9, 50)), ("EPSG:32632", (6.1, 1)), ("EPSG:32601", (180, 60)), ("EPSG:3035", (10, 52)),
+        ("EPSG:3413", (-45, 70)), ("EPSG:6933", (10, 60)), ("EPSG:3575", (10, 90)), ("EPSG:2263", (-74, 40.7)),
+    ],
+)  # fmt: skip
+def test_areas_of_a_projection_that_are_true_are_told(tmp_path, crs, place):
+    """Of UTM at the middle and the edge of a zone and at the date line, of equal-area ones, over a pole too."""
+    path = write_raster(tmp_path / "raster.tif", np.zeros((1, 4, 4), np.uint8), **placed(crs, *place))
+    with open_raster(path) as dataset:
+        assert row_hectares(dataset) is not None
+        assert distortion_warning(dataset) == ""
+
+
+def test_how_far_areas_are_off_is_told_from_least_to_most(tmp_path):
+    """From 60 degrees to 70, the true latitude of a polar stereographic projection; and in Mercator's."""
+    _, (low, high) = warp.transform("EPSG:4326", "EPSG:3413", [-45, -45], [60, 70])
+    between = rasterio.Affine(1_000, 0, -500, 0, (low - high) / 4, high - (low - high) / 8)
+    pixels = np.zeros((1, 5, 2), np.uint8)
+    path = write_raster(tmp_path / "polar.tif", pixels, crs="EPSG:3413", transform=between)
+    with open_raster(path) as dataset:
+        assert mentions(distortion_warning(dataset), "93", "100")
+    path = write_raster(tmp_path / "web.tif", np.zeros((1, 4, 4), np.uint8), **placed("EPSG:3857", 10, 60))
+    with open_raster(path) as dataset:
+        assert mentions(distortion_warning(dataset), "25")
+
+
+def test_corners_beyond_the_earth_say_nothing_of_it(tmp_path):
+    """A whole world in Mollweide's projection, which is true to area, is an ellipse in its raster."""
+    place = rasterio.Affine(2e6, 0, -18e6, 0, -2e6, 9e6)
+    assert measured(tmp_path, 9, 18, crs="ESRI:54009", transform=place)[1].tolist() == pytest.approx(
+        [4e8] * 9
+    )
+
+
+def test_a_code_alone_is_no_other_projection():
+    """What rasterio gives as PROJ's words is a code where there is one, as its documentation has it."""
+    for code, mercator in ((3395, True), (3857, True), (32633, False)):
+        crs = rasterio.CRS.from_epsg(code)
+        told = {"to_wkt": crs.to_wkt, "to_epsg": lambda: None, "to_dict": lambda: {"init": "epsg"}}
+        assert is_mercator(SimpleNamespace(**told)) == mercator
+
+
+def test_a_mercator_in_words_of_its_own_and_beyond_the_date_line(tmp_path):
+    """Without a code, around 180 degrees, in feet."""
+    crs = "+proj=merc +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +to_meter=0.3048 +no_defs"
+    ((_,), (north,)) = warp.transform("EPSG:4326", crs, [0], [60])
+    east = np.pi * 6_378_137 / 0.3048 - 200
+    place = rasterio.Affine(100, 0, east, 0, -100, north + 250)
+    assert measured(tmp_path, 4, 4, crs=crs, transform=place)[0] == pytest.approx(0.3048 * 50, rel=0.004)

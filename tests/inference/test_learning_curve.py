@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from tests.messages import mentions
 
 from efficientnetv2.evaluation.html import render
-from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
+from efficientnetv2.evaluation.report_sections import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.inference import learning_curve as label_curve_module
 from efficientnetv2.inference.learning_curve import (
     LearningCurve,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
-from efficientnetv2.metrics import bootstrap as resampling_several
-from efficientnetv2.metrics.bootstrap import (
+from efficientnetv2.metrics import confidence_intervals
+from efficientnetv2.metrics.confidence_intervals import (
     _average_precision,
     cluster_bootstrap,
     multilabel_bootstrap,
@@ -194,7 +194,7 @@ def test_lone_pictures_are_as_many_clusters_of_one_and_memory_changes_nothing(mo
     assert found.value == pytest.approx(1 / 3 - 1 / 4, abs=0.002)
     few = [each[:60] % 3 for each in (labels, one, other)]
     whole = lone(*few)
-    monkeypatch.setattr("efficientnetv2.metrics.bootstrap.CELLS_AT_ONCE", 500)
+    monkeypatch.setattr("efficientnetv2.metrics.confidence_intervals.CELLS_AT_ONCE", 500)
     assert lone(*few) == whole
 
 
@@ -226,7 +226,7 @@ def test_of_multilabel_too_copies_drawn_as_one_tell_nothing_new(monkeypatch):
     for name, (low, high) in once.items():
         assert together[name] == pytest.approx((low, high), abs=0.03), name
         assert apart[name][1] - apart[name][0] < 0.6 * (high - low), name
-    monkeypatch.setattr(resampling_several, "_MAX_RANKED", 200 * 300 - 1)
+    monkeypatch.setattr(confidence_intervals, "_MAX_RANKED", 200 * 300 - 1)
     assert multilabel_bootstrap(labels, called, shares, right, np.arange(100), key=KEY) == {}, (
         "it would take too long"
     )

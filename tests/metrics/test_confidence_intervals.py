@@ -113,7 +113,7 @@ def test_the_same_key_gives_the_same_interval_whatever_fits_into_memory(monkeypa
     shown = _figures(LABELS, _guesses(LABELS, np.random.default_rng(1)))
     whole = bootstrap_intervals(shown, key=Key.of(0))
     assert whole != bootstrap_intervals(shown, key=Key.of(1))
-    monkeypatch.setattr("efficientnetv2.metrics.bootstrap.CELLS_AT_ONCE", 50)
+    monkeypatch.setattr("efficientnetv2.metrics.confidence_intervals.CELLS_AT_ONCE", 50)
     assert bootstrap_intervals(shown, key=Key.of(0)) == whole
 
 
@@ -159,7 +159,7 @@ def test_memory_follows_the_classes_that_there_are_not_those_that_there_could_be
 
 def test_of_very_many_classes_the_means_of_each_draw_are_kept_not_the_classes(monkeypatch):
     """Kept for each of 500 draws, F1 and recall of 3,000 classes are 24 MB; of ImageNet-21k's they are 170 MB."""
-    monkeypatch.setattr("efficientnetv2.metrics.bootstrap.CELLS_AT_ONCE", 60_000)
+    monkeypatch.setattr("efficientnetv2.metrics.confidence_intervals.CELLS_AT_ONCE", 60_000)
     labels = np.arange(3_000)
     shown = _figures(labels, np.where(labels % 4 == 0, labels + 1, labels), [str(k) for k in labels])
     tracemalloc.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from efficientnetv2.evaluation.breakdown import cost_section
+from efficientnetv2.evaluation.report_sections import cost_section
 from efficientnetv2.metrics.cost_sensitive import (
     ABSTAIN,
     ErrorCosts,

@@ -110,7 +110,7 @@ def test_where_each_picture_is_by_itself_or_all_are_of_one_place_nothing_changes
 
 def test_of_very_many_pictures_of_multilabel_the_shares_are_drawn_whole_too(monkeypatch):
     """Their other figures have no interval at all: to draw them would take too long."""
-    monkeypatch.setattr("efficientnetv2.metrics.bootstrap._MAX_RANKED", 1000)
+    monkeypatch.setattr("efficientnetv2.metrics.confidence_intervals._MAX_RANKED", 1000)
     labels, shares, places = (np.repeat(each, 8, axis=0) for each in (*of_several(60), np.arange(60)))
     apart, together = reach(labels, shares), reach(labels, shares, places)
     assert apart == accuracy_intervals(multilabel_metrics(labels, shares, ("a", "b", "c", "d")))

@@ -25,8 +25,8 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import batch_predict
 from efficientnetv2.workflows.batch_predict import InferenceOptions
-from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
-from efficientnetv2.workflows.label_alignment import align_labels
+from efficientnetv2.workflows.evaluate import evaluate_and_report
+from efficientnetv2.workflows.evaluate_options import EvaluateOptions, align_labels
 from efficientnetv2.workflows.predict import PredictOptions, _class_counts, predict_and_write
 
 MODEL = "model.safetensors"

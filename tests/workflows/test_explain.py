@@ -17,10 +17,9 @@ from tests.messages import mentions
 from tests.rasters import write_raster
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.evaluation import evaluation_result, report
-from efficientnetv2.evaluation import explain_predictions as explain
+from efficientnetv2.evaluation import evaluation_result, explain, report
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
-from efficientnetv2.evaluation.explain_predictions import explain_folds, explain_predictions
+from efficientnetv2.evaluation.explain import explain_folds, explain_predictions
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file

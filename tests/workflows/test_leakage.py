@@ -48,7 +48,7 @@ from efficientnetv2.training.train_overlap import (
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import resume
-from efficientnetv2.workflows.leakage import unseen_metrics
+from efficientnetv2.workflows.evaluate import unseen_metrics
 
 
 def remembered(dataset, most=10**6):

@@ -18,13 +18,14 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.evaluation.predictions_io import is_predictions_csv, predictions_table, write_predictions
+from efficientnetv2.evaluation.predictions import is_predictions_csv, predictions_table, write_predictions
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.evaluate import EvaluateOptions, evaluate_and_report
+from efficientnetv2.workflows.evaluate import evaluate_and_report
+from efficientnetv2.workflows.evaluate_options import EvaluateOptions
 
 NAMES = ("blue", "green", "red")
 SMALL = Architecture(8, (Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), 16)

@@ -13,8 +13,8 @@ from tests.command_line import TINY, effnetv2, killed_at
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.evaluation.compare import PreviousRun, find_previous_run
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
-from efficientnetv2.evaluation.previous_runs import PreviousRun, find_previous_run
 from efficientnetv2.evaluation.summary import ReportContext, summary_lines
 from efficientnetv2.utils.errors import InputError
 

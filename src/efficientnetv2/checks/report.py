@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from efficientnetv2.checks.class_counts import class_count_section, class_table, column_headings
-from efficientnetv2.checks.duplicates import duplicate_section, exact_duplicates
-from efficientnetv2.checks.embeddings import lookalike_section
-from efficientnetv2.checks.image_stats import image_stats_section
+from efficientnetv2.checks.dataset_statistics import (
+    class_count_section,
+    class_table,
+    column_headings,
+    image_stats_section,
+)
+from efficientnetv2.checks.duplicates import duplicate_section, exact_duplicates, lookalike_section
 from efficientnetv2.checks.issues import CheckSection, Issue, by_severity, issue
 from efficientnetv2.checks.label_errors import label_error_section
-from efficientnetv2.checks.plots import draw_places, draw_times, legend
 from efficientnetv2.checks.split_leakage import (
     augmentation_families,
     group_members,
@@ -27,14 +33,30 @@ from efficientnetv2.checks.split_leakage import (
 )
 from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.folds import times_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.evaluation import thumbnails
+from efficientnetv2.evaluation.generalization import NEAR_KM, Places
 from efficientnetv2.evaluation.html import is_page, json_text, json_values, render
-from efficientnetv2.evaluation.locations import NEAR_KM
+from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, label_text, style_axes
 from efficientnetv2.inference.predict import Embeddings
+from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.rng import Key
+
+JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
+# Limits of a page of 2 MB: groups of an issue, images of a group; classes with images, images of each, rows of the
+# class table; size and quality of images. Ours.
+_GROUPS, _OF_A_GROUP = 12, 4
+_CLASSES, _OF_A_CLASS, _ROWS = 30, 4, 1000
+_PX, _QUALITY = 128, 75
+# Classes with their own color; the others share one.
+_COLORED = 4
+_REST = {"ink": INK, "gray": "#888888"}
+_MOST_BARS = 40
+# Points drawn at most: more would be megabytes and a black patch. Ours.
+_DOTS = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +141,6 @@ def check_dataset(
             {**lookalikes.facts, **label_errors.facts}, [*lookalikes.issues, *label_errors.issues]
         )
     return CheckResult(dataset, stats, sections, weights)
-
-
-JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
-# Limits of a page of 2 MB: groups of an issue, images of a group; classes with images, images of each, rows of the
-# class table; size and quality of images. Ours.
-_GROUPS, _OF_A_GROUP = 12, 4
-_CLASSES, _OF_A_CLASS, _ROWS = 30, 4, 1000
-_PX, _QUALITY = 128, 75
 
 
 @dataclass(frozen=True)
@@ -242,3 +256,79 @@ def _examples(result: CheckResult) -> dict[str, list[int]]:
         drawn = Key.of(0).fold("examples", int(label)).generator().permutation(len(rows))[:_OF_A_CLASS]
         chosen[dataset.class_names[int(label)]] = sorted(rows[drawn].tolist())
     return chosen
+
+
+def draw_places(dataset: ImageDataset) -> Figure | None:
+    """Longitude and latitude of the images, colored by class; None if fewer than two have a location."""
+    places = Places.of(dataset)
+    if places is None or len(places.rows) < 2:
+        return None
+    every = -(-len(places.rows) // _DOTS)
+    degrees, rows = np.degrees(places.radians[::every]), places.rows[::every]
+    figure, ax = _panel(3.6)
+    for _, chosen, color in _by_class(dataset, rows):
+        ax.scatter(degrees[chosen, 1], degrees[chosen, 0], s=9, color=color, alpha=0.7, linewidths=0)
+    middle = float(np.radians(degrees[:, 0].mean()))
+    if abs(middle) < np.radians(80):
+        ax.set_aspect(1 / np.cos(middle), adjustable="datalim")  # a degree of longitude is shorter
+    style_axes(ax, "latitude against longitude, degrees")
+    return figure
+
+
+def draw_times(dataset: ImageDataset, column: str | None) -> Figure | None:
+    """Images by year in bars stacked by class; None if no time is known, or only one year."""
+    if column is None:
+        return None
+    times = times_of(dataset, column)
+    known = np.flatnonzero(times.notna())
+    dated = pd.api.types.is_datetime64_any_dtype(times)
+    years = (times.dt.year if dated else times).to_numpy(dtype=np.float64)[known]
+    kinds = np.unique(years)
+    if not 1 < len(kinds) <= _MOST_BARS:
+        return None
+    figure, ax = _panel(2.4)
+    below = np.zeros(len(kinds))
+    for _, chosen, color in _by_class(dataset, known.astype(np.int64)):
+        heights = np.array([(years[chosen] == kind).sum() for kind in kinds])
+        ax.bar(kinds, heights, bottom=below, color=color, width=0.8 * np.diff(kinds).min())
+        below += heights
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style_axes(ax, f"images by {'year' if dated else label_text(column, letters=60, lines=1)}")
+    return figure
+
+
+def _panel(height_in: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _by_class(
+    dataset: ImageDataset, rows: np.typing.NDArray[np.int64]
+) -> list[tuple[str, np.typing.NDArray[np.bool_], str]]:
+    """Name, mask of the rows, and color of each class in ``legend``."""
+    labels = dataset.labels[rows]
+    shown = _largest(dataset)
+    masks = {f"c{place}": labels == label for place, label in enumerate(shown)}
+    masks |= {"ink": (labels >= 0) & ~np.isin(labels, shown), "gray": labels < 0}
+    colors = {**{f"c{place}": color for place, color in enumerate(COLORS)}, **_REST}
+    return [(name, masks[color], colors[color]) for name, color in legend(dataset)]
+
+
+def legend(dataset: ImageDataset) -> list[tuple[str, str]]:
+    """Names, the largest classes first, and the page's names of their colors.
+
+    ``c0`` to ``c3`` are the largest classes, ``ink`` all other classes, ``gray`` images without a label. The page shows
+    the legend, since it has fonts for every script.
+    """
+    shown, classes = _largest(dataset), len(set(dataset.labels[dataset.labels >= 0].tolist()))
+    names = [(dataset.class_names[label], f"c{place}") for place, label in enumerate(shown)]
+    if classes > len(shown):
+        names.append((pluralize(classes - len(shown), "other class"), "ink"))
+    if (dataset.labels < 0).any():
+        names.append(("no label", "gray"))
+    return names
+
+
+def _largest(dataset: ImageDataset) -> list[int]:
+    labels = dataset.labels[dataset.labels >= 0]
+    return [int(label) for label in pd.Series(labels).value_counts().index[:_COLORED]]

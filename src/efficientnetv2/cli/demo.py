@@ -18,7 +18,7 @@ from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import option
 from efficientnetv2.utils.errors import InputError, format_duration, shorten
-from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.utils.shell import option_args, shell_join
 
 OUT = Path("runs/demo")
 FOLDS = 3
@@ -177,23 +177,10 @@ def story(
             f"{weights} is missing, the weights that the demonstration starts from. They come with the repository: "
             "git checkout examples/weights"
         )
-    data, machine = (
-        str(images),
-        ["--device", "cpu", *([] if workers is None else ["--workers", str(workers)])],
-    )
+    data, machine = str(images), option_args(device="cpu", workers=workers)
     settings = [setting.replace(f"epochs={_EPOCHS}", f"epochs={epochs}") for setting in SETTINGS]
-    train = [
-        data,
-        "--weights",
-        str(weights),
-        "--recipe",
-        "finetune",
-        "--seed",
-        str(seed),
-        "--output",
-        str(out),
-    ]
-    train += [*machine, *(word for setting in settings for word in ("--set", setting))]
+    train = [data, *option_args(weights=weights, recipe="finetune", seed=seed, output=out), *machine]
+    train += [word for setting in settings for word in ("--set", setting)]
     folds = [data, "--recipe", str(out / "recipe.yaml"), "--by", "place", "--folds", str(FOLDS)]
     return [
         ("check the images", "check", [data, "--output", str(out / "inspection")]),

@@ -13,15 +13,12 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import data, geo, parsing, search
-from efficientnetv2.cli.check import check
-from efficientnetv2.cli.compare import compare
 from efficientnetv2.cli.convert import convert
 from efficientnetv2.cli.crossval import crossval
 from efficientnetv2.cli.demo import demo
-from efficientnetv2.cli.evaluate import evaluate
-from efficientnetv2.cli.models import models
+from efficientnetv2.cli.evaluate import compare, evaluate
+from efficientnetv2.cli.models import models, recipes
 from efficientnetv2.cli.predict import predict
-from efficientnetv2.cli.recipes import recipes
 from efficientnetv2.cli.train import train
 from efficientnetv2.utils.processes import keep_freed_memory, limit_openmp_spin
 
@@ -54,7 +51,7 @@ def program(
 
 # The groups of docs/commands.md, in its order.
 for panel, commands in {
-    "Data": (check, data.app),
+    "Data": (data.check, data.app),
     "Train": (train, crossval, models, recipes, demo),
     "Evaluate": (evaluate, compare),
     "Use": (predict, convert, geo.app),

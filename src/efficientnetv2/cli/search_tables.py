@@ -36,14 +36,12 @@ def print_cost(cost: StudyCost, screen: Screen, *, as_json: bool) -> None:
         ["model", "parameters, M", "time", "memory"],
         [
             [
-                name,
-                f"{cost.parameters[name] / 1e6:.3g}",
-                format_duration(seconds),
+                name, f"{cost.parameters[name] / 1e6:.3g}", format_duration(seconds),
                 format_bytes(cost.memory_bytes[name]),
             ]
             for name, seconds in cost.trial_s.items()
         ],
-    )
+    )  # fmt: skip
     screen.say(
         f"In total about {format_duration(cost.seconds)} for {pluralize(cost.trials, 'trial')} by one worker, less "
         f"by several; {format_bytes(cost.most_memory_bytes)} of memory. Trials that are stopped early take less."
@@ -58,13 +56,10 @@ def print_end(worked: SearchResult, screen: Screen, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "study": study.name,
-                "trials": study.target,
-                **ends,
-                "complete": worked.finished,
+                "study": study.name, "trials": study.target, **ends, "complete": worked.finished,
                 "best": None if leader is None else leader.to_json(),
             }
-        )
+        )  # fmt: skip
     path = shell_join([str(worked.folder.path)])
     state = "All trials have ended" if worked.finished else "Time is up"
     screen.say(f"{state}: {_counted(ends)}, of {study.target}.")

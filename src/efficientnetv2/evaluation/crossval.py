@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from efficientnetv2.evaluation.generalization import (
+    NEAR_KM,
     NewPlaceEstimate,
     SplitComparison,
     TrainDistance,
     new_place_estimate,
 )
-from efficientnetv2.evaluation.html import percent
-from efficientnetv2.evaluation.locations import NEAR_KM
-from efficientnetv2.evaluation.sections import Section
+from efficientnetv2.evaluation.html import Section, percent
 from efficientnetv2.metrics.multilabel import MACRO_METRICS
 
 

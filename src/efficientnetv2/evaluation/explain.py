@@ -1,4 +1,4 @@
-"""Grad-CAM heat maps, and the galleries of a report.
+"""The galleries of a report: images with Grad-CAM heat maps, from a model and its predictions.
 
 Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization", ICCV 2017,
 arXiv:1610.02391, as in captum. A map shows which regions support a class, not why.
@@ -7,8 +7,9 @@ arXiv:1610.02391, as in captum. A map shows which regions support a class, not w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.decode import load_eval_image
+from efficientnetv2.data.image_io import Pixels, display_channels
+from efficientnetv2.data.readers import BestEffortReader, eval_reader
+from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation import thumbnails
-from efficientnetv2.evaluation.html import thumbnail
-from efficientnetv2.evaluation.sections import TemplateSection
-from efficientnetv2.inference.predict import retry_halving_batch
+from efficientnetv2.evaluation.html import TemplateSection, thumbnail
+from efficientnetv2.inference.predict import Predictions, retry_halving_batch
 from efficientnetv2.models.efficientnet import EfficientNet, Network
+from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.transforms.pipeline import normalize
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, MemoryShortError
+from efficientnetv2.utils.probability import probabilities
 
 # Batch size; less if memory runs out. Ours.
 _BATCH = 8
@@ -34,8 +41,116 @@ _PAIRS, _OF_A_PAIR, _OF_OTHERS = 3, 4, 8
 _PX, _QUALITY = 144, 75
 
 Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """A titled group of images, by their positions in the predictions."""
+
+    title: str
+    places: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """An (H, W, 3) image as the model saw it, and its (H, W) heat map; None if unavailable."""
+
+    image: Pixels | None
+    heat: Floats | None = None
+
+
+def explain_predictions(
+    model: Network,
+    predictions: Predictions,
+    dataset: ImageDataset,
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+) -> tuple[TemplateSection, ...]:
+    """The section on predictions of a model; none for multi-label or unlabeled images.
+
+    A model of another library has images without maps. ``preprocessing`` is that of the predictions.
+    """
+    examples = partial(_examples, model, predictions, dataset, preprocessing)
+    return _section(predictions, dataset, class_names, examples)
+
+
+def explain_folds(
+    model_of: Callable[[int], Network],
+    fold: npt.NDArray[np.int64],
+    predictions: Predictions,
+    dataset: ImageDataset,
+    *,
+    members: int = 1,
+) -> tuple[TemplateSection, ...]:
+    """The section on out-of-fold predictions: each image is explained by the model that predicted it.
+
+    Args:
+        model_of: Loads the model of a fold, the first of ``members``. One is in memory at a time.
+        fold: (N,) fold of each prediction, from 0.
+    """
+
+    def examples(places: Sequence[int]) -> dict[int, Example]:
+        found: dict[int, Example] = {}
+        for number in sorted({int(fold[place]) for place in places}):
+            own = [place for place in places if fold[place] == number]
+            found |= _examples(model_of(number), predictions, dataset, None, own)
+        return found
+
+    note = (
+        ""
+        if members == 1
+        else f"The maps are of the first of the {members} models that predicted an image together."
+    )
+    return _section(predictions, dataset, dataset.class_names, examples, note)
+
+
+def _section(
+    predictions: Predictions,
+    dataset: ImageDataset,
+    class_names: Sequence[str],
+    examples: Callable[[Sequence[int]], dict[int, Example]],
+    note: str = "",
+) -> tuple[TemplateSection, ...]:
+    labels, scores = predictions.labels, predictions.probabilities
+    if labels.ndim != 1 or not len(labels) or (labels < 0).any():
+        return ()
+    galleries = select_galleries(labels, scores, class_names)
+    found = examples(sorted({int(place) for gallery in galleries for place in gallery.places}))
+    paths = [dataset.paths[int(row)] for row in predictions.samples]
+
+    def example(place: int) -> Example:
+        return found.get(place, Example(None))
+
+    return (gallery_section(galleries, labels, scores, class_names, paths, example, note=note),)
+
+
+def _examples(
+    model: Network,
+    predictions: Predictions,
+    dataset: ImageDataset,
+    preprocessing: Preprocessing | None,
+    places: Sequence[int],
+) -> dict[int, Example]:
+    """Images at some positions of the predictions as the model saw them, with their maps where possible."""
+    preprocessing = preprocessing or model.preprocessing
+    # Rasters by the bands of this model; those of folds differ.
+    reader = BestEffortReader(eval_reader(replace(dataset, bands=preprocessing.bands or dataset.bands)))
+    images: dict[int, Pixels] = {}
+    for place in places:
+        image = reader.read(
+            int(predictions.samples[place]), partial(load_eval_image, preprocessing=preprocessing)
+        )
+        if image is not None:
+            images[place] = image
+    maps: Sequence[npt.NDArray[np.float32] | None] = [None] * len(images)
+    if images and supports_grad_cam(model):
+        classes = probabilities(predictions.logits[list(images)], predictions.answer).argmax(dim=1).numpy()
+        with suppress(MemoryShortError):  # no metric depends on the maps
+            maps = list(grad_cam(model, np.stack(list(images.values())), classes))
+    return {
+        place: Example(display_channels(image), heat)
+        for (place, image), heat in zip(images.items(), maps, strict=True)
+    }
 
 
 def supports_grad_cam(model: Network) -> bool:
@@ -132,22 +247,6 @@ def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
     cover = _COVER * heat[..., None] ** 0.5
     mixed: Pixels = ((1 - cover) * gray.clip(0, 255) + cover * colors).round().clip(0, 255).astype(np.uint8)
     return mixed
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    """A titled group of images, by their positions in the predictions."""
-
-    title: str
-    places: Ints
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """An (H, W, 3) image as the model saw it, and its (H, W) heat map; None if unavailable."""
-
-    image: Pixels | None
-    heat: Floats | None = None
 
 
 def select_galleries(

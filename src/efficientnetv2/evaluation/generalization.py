@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import has_groups
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.html import number, percent
-from efficientnetv2.evaluation.locations import NEAR_KM, Bools, Places
-from efficientnetv2.metrics.bootstrap import Difference
+from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.utils.errors import pluralize
 
-# Loss of a metric in new locations that matters. Ours, as ``evaluation.label_efficiency`` calls less little.
+# Loss of a metric in new locations that matters. Ours, as ``evaluation.report_sections`` calls less little.
 _MATTERS = 0.02
 #: The linear probe as the model of a ``SplitComparison``.
 PROBE = "the linear probe"
@@ -30,6 +31,14 @@ QUESTIONS: Mapping[About, str] = {
     "period": "Is it as good in the next period?",
 }
 _NOUNS: Mapping[str, About] = {"place": "locations", "group": "groups"}
+#: Distance within which images count as neighbors. Ours.
+NEAR_KM = 5.0
+#: Columns of a location, in degrees.
+DEGREES = ("latitude", "longitude")
+# Mean radius of the Earth. Source: IUGG, GRS 80.
+EARTH_KM = 6371.0088
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -289,3 +298,44 @@ def _compared_estimate(compared: SplitComparison) -> NewPlaceEstimate:
         known=False,
         command="effnetv2 crossval DATA --compare-splits",
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Locations of images: (n, 2) latitude and longitude in radians, and (n,) the rows that have one."""
+
+    radians: Floats
+    rows: Ints
+
+    @classmethod
+    def of(cls, dataset: ImageDataset) -> Places | None:
+        """From the columns latitude and longitude; None without both."""
+        if not set(DEGREES) <= set(dataset.table.columns):
+            return None
+        degrees = dataset.table[list(DEGREES)].to_numpy(dtype=np.float64)
+        known = ~np.isnan(degrees).any(axis=1)
+        return cls(np.radians(degrees[known]), np.flatnonzero(known).astype(np.int64))
+
+    @cached_property
+    def _distinct(self) -> tuple[Floats, Ints]:
+        """(m, 2) distinct locations, and (n,) the location of each image: a ball tree of equal points is slow."""
+        points, point = np.unique(self.radians, axis=0, return_inverse=True)
+        return points, point.reshape(-1).astype(np.int64)
+
+    def nearest_km(self, asking: Bools, among: Bools) -> Floats:
+        """(n,) kilometers from each ``asking`` image to the nearest other ``among`` image; infinite for the rest."""
+        from sklearn.neighbors import BallTree  # takes a second to load
+
+        distances = np.full(len(self.rows), np.inf)
+        if among.any() and asking.any():
+            points, point = self._distinct
+            counts = np.bincount(point[among], minlength=len(points))
+            targets, queries = np.flatnonzero(counts), np.unique(point[asking])
+            tree = BallTree(points[targets], metric="haversine")
+            nearest = np.full((len(points), 2), np.inf)
+            neighbors = min(2, len(targets))
+            nearest[queries, :neighbors], _ = tree.query(points[queries], k=neighbors)
+            # An image that is alone at its location and among the targets finds itself first.
+            alone = among & (counts[point] == 1)
+            distances[asking] = nearest[point[asking], alone[asking].astype(np.int64)]
+        return distances * EARTH_KM

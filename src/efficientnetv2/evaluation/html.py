@@ -7,24 +7,29 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
 
 from efficientnetv2.evaluation.plot_style import svg
-from efficientnetv2.evaluation.text_wrap import breakable, command, sentence
 from efficientnetv2.utils.errors import format_duration
 
 THUMBNAIL_PX = 160
 # In the head of every page, to recognize it.
 _GENERATOR = "effnetv2"
+# Where a name may break; and options of a command, which do not break.
+_JOINTS = re.compile(r"(?<=\w[_/\\;-])(?![_/\\.,;:=-]|$)|(?<=\w[.,:])(?![_/\\.,;:=\d\s-]|$)")
+_OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
+# A percent sign behind a number.
+_PERCENTAGE = re.compile(r"(?<=\d) ?%(?!\w)")
 
 
 def render(template: str, **values: Any) -> str:
@@ -106,6 +111,25 @@ def headings(html: str) -> list[tuple[str, Markup]]:
     return [(name, Markup(title)) for name, title in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', html)]
 
 
+def breakable(name: str) -> Markup:
+    """An escaped name or path that may break behind its separators; copied text stays the same."""
+    return Markup("<wbr>").join(escape(piece) for piece in _JOINTS.split(name))
+
+
+def sentence(text: str) -> Markup:
+    """An escaped sentence; options (``--weights``) and percentages do not break, names may."""
+    return command(_PERCENTAGE.sub("\N{NO-BREAK SPACE}%", text))
+
+
+def command(text: str) -> Markup:
+    """An escaped command; options do not break, names may. Copied text stays the same."""
+    parts = _OPTION.split(text)
+    return Markup().join(
+        Markup('<span class="option">{}</span>').format(part) if place % 2 else breakable(part)
+        for place, part in enumerate(parts)
+    )
+
+
 def number(value: float | str) -> str:
     """A short number: 300, 0.2, 1,234.5. Text stays as it is."""
     if isinstance(value, str):
@@ -150,3 +174,34 @@ def _json(value: Any, depth: int = 0) -> str:
 def encodable(text: str) -> str:
     r"""Escape bytes of file names that are not UTF-8 (lone surrogates) as ``\udc80``, which JSON reads back."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Sentences and a table under a heading. Sentences that begin with ``!`` are warnings."""
+
+    template: ClassVar[str] = "section.html.j2"
+    data: ClassVar[Mapping[str, Any]] = {}
+
+    title: str
+    sentences: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
+@dataclass(frozen=True)
+class TemplateSection:
+    """A section with a template of its own, and the keys that it adds to ``report.json``.
+
+    The template is a file of ``evaluation/templates`` and reads a value as ``part.NAME``.
+    """
+
+    template: str
+    values: Mapping[str, Any]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None

@@ -14,8 +14,8 @@ import numpy as np
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.evaluation.html import number, percent, round_percent
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.metrics.calibration import CoverageCurve
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
-from efficientnetv2.metrics.selective import CoverageCurve
 from efficientnetv2.models import pretrained
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.shell import shell_join
@@ -44,7 +44,7 @@ _MANY_CONFLICTS = 0.01
 _IMBALANCE, _LAG = 3.0, 0.1
 # Minimum number of evaluated images of rare classes. Ours.
 _MIN_RARE = 10
-# Gain of macro-F1 by twice the labels that is worth a step: see ``evaluation.label_efficiency``. Ours.
+# Gain of macro-F1 by twice the labels that is worth a step: see ``evaluation.report_sections``. Ours.
 _WORTH = 0.005
 #: Steps that change the learning curve of the probe, or what training makes of more labels.
 CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}

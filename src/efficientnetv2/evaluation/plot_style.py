@@ -1,8 +1,10 @@
-"""Style of all plots: colors, fonts and file formats."""
+"""Style of all plots: colors, line breaks in names, and file formats."""
 
 from __future__ import annotations
 
 import io
+import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from efficientnetv2.evaluation.text_wrap import wrap_name
-
 WIDTH_IN = 5.8  # narrow, so that its letters stay legible on a phone
 INK = "#333333"
 GRID = "#dddddd"
@@ -29,6 +29,10 @@ ON_DARK = {
     INK: "#d0d0d0", GRID: "#444444", "#0072b2": "#56b4e9", "#d55e00": "#e69f00", "#010101": "#ffffff",
 }  # fmt: skip
 _DOTS_PER_INCH = 144
+# Where a name may break.
+_PIECES = re.compile(r"(?<=[\s_/.-])(?![\s_/.-])")
+# Width of a Chinese, Japanese or Korean letter, in ordinary letters. Ours, from looking at pages.
+_WIDE = 1.7
 
 
 def line_styles() -> Iterator[tuple[str, str]]:
@@ -117,3 +121,28 @@ def _any_script() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def text_width(text: str) -> float:
+    """Approximate width of a text in ordinary letters."""
+    letters = [letter for letter in text if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
+    return sum(_WIDE if unicodedata.east_asian_width(letter) in "WF" else 1.0 for letter in letters)
+
+
+def wrap_name(name: str, letters: float, most: int) -> tuple[str, ...]:
+    """A name in at most ``most`` lines of ``letters`` ordinary letters; a longer name ends with an ellipsis."""
+    lines = [""]
+    for piece in _PIECES.split(name):
+        if text_width(lines[-1] + piece.rstrip()) > letters:
+            lines.append("")
+        for letter in piece:  # a piece wider than a line breaks anywhere
+            if text_width(lines[-1] + letter.rstrip()) > letters:
+                lines.append("")
+            lines[-1] += letter
+    lines = [line for line in lines if line] or [""]
+    if len(lines) > most:
+        last = "".join(lines[most - 1 :])
+        while text_width(last) > letters - 1:
+            last = last[:-1]
+        lines = [*lines[: most - 1], last.rstrip() + "…"]
+    return tuple(line.strip() for line in lines)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.html import format_interval, percent
+from efficientnetv2.evaluation.html import TemplateSection, format_interval, percent
 from efficientnetv2.evaluation.next_steps import suspect_labels
 from efficientnetv2.evaluation.plot_style import (
     COLORS,
@@ -22,16 +22,16 @@ from efficientnetv2.evaluation.plot_style import (
     style_axes,
 )
 from efficientnetv2.evaluation.report_metadata import optimism_phrase
-from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.metrics.calibration import (
+    CoverageCurve,
     ReliabilityBin,
     calibration_error_by_chance,
+    coverage_curve,
     expected_calibration_error,
     reliability_bins,
 )
 from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
 from efficientnetv2.metrics.multilabel import is_correct
-from efficientnetv2.metrics.selective import CoverageCurve, coverage_curve
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.probability import Answer

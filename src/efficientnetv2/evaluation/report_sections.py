@@ -1,39 +1,60 @@
-"""Sections of a report beyond the metrics: reliability, costs, subgroups, comparisons."""
+"""Sections of a report beyond the metrics: reliability, costs, subgroups, more labels, comparisons."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy.typing as npt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import KEPT_WHOLE
 from efficientnetv2.data.image_metadata import MAX_MEASURED, longer_sides
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE
-from efficientnetv2.evaluation.breakdown import cost_section, subgroup_section, subgroup_verdict, worst_slice
 from efficientnetv2.evaluation.clusters import Clusters
+from efficientnetv2.evaluation.compare import PreviousRun, find_previous_run
 from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance
+from efficientnetv2.evaluation.html import TemplateSection, format_interval, percent
+from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
-from efficientnetv2.evaluation.previous_runs import PreviousRun, find_previous_run
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
-from efficientnetv2.evaluation.sections import TemplateSection
 from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
-from efficientnetv2.metrics.cost_sensitive import ErrorCosts
+from efficientnetv2.metrics.cost_sensitive import ABSTAIN, ErrorCosts, calibrated_cost_p_value, cost_metrics
 from efficientnetv2.metrics.multilabel import is_correct
-from efficientnetv2.metrics.subgroups import SliceMetrics, slice_metrics, slice_values, sliceable_columns
+from efficientnetv2.metrics.subgroups import (
+    SMALL_SLICE,
+    SliceMetrics,
+    slice_metrics,
+    slice_values,
+    sliceable_columns,
+)
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils import probability
-from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.rng import Key
+
+if TYPE_CHECKING:  # loads scikit-learn, which takes a second
+    from efficientnetv2.inference.learning_curve import LearningCurve
 
 # Columns of a dataset that say no property of a picture.
 _OTHERWISE = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
 #: By which pictures are cut beside the columns of their table: see ``data.image_metadata``.
 SIZE = "longer_side_px"
+# One-sided significance level, as of a 95 % interval.
+_CHANCE = 0.025
+# Rows of the table that are shown; the rest unfolds. Ours.
+_SLICES_OPEN = 15
+# Gain of macro-F1 from which labels are worth it, and below which they bring little. Ours.
+_WORTH, _LITTLE = 0.005, 0.02
+# Width of a letter of a tick label, as a fraction of the plot. Ours.
+_LETTER = 0.016
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,3 +261,138 @@ def _last(
     # The other may have answered more pictures, or fewer; those of both count.
     gained = compare_predictions(answers, other.predictions, clusters=whole)
     return None if gained is None else (other.name, other.qualified(gained))
+
+
+def subgroup_section(found: Sequence[SliceMetrics]) -> TemplateSection:
+    """The section on one or more subgroups."""
+    values = {
+        "words": worst_slice(found),
+        "shown": found[:_SLICES_OPEN],
+        "more": found[_SLICES_OPEN:],
+        "small": SMALL_SLICE,
+        "count": len(found),
+    }
+    return TemplateSection("slices.html.j2", values, {"slices": [asdict(each) for each in found]})
+
+
+def worst_slice(slices: Sequence[SliceMetrics]) -> str:
+    """A sentence on the worst subgroup."""
+    below = sum(each.below for each in slices)
+    candidates = [each for each in slices if (each.below if below else not each.small)]
+    if not candidates:
+        return f"Each subgroup has fewer than {SMALL_SLICE} images: too few to say."
+    worst = min(candidates, key=lambda each: each.top1)
+    text = (
+        f"The lowest top-1 is {percent(worst.top1)}, of {pluralize(worst.num_images, 'image')} with {worst.column} "
+        f"{worst.value}"
+    )
+    if not below:
+        return f"{text}. No subgroup is worse by more than chance explains."
+    return f"{text}. Subgroups worse than the rest by more than chance explains: {below}."
+
+
+def subgroup_verdict(found: Sequence[SliceMetrics]) -> str:
+    """Whether the model is equally good in all subgroups, in a word or two."""
+    if below := sum(each.below for each in found):
+        return f"No, {below} of {len(found)} worse."
+    return "Too few images to tell." if all(each.small for each in found) else "Yes."
+
+
+def cost_section(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    costs: ErrorCosts,
+    class_names: Sequence[str],
+    *,
+    key: Key,
+) -> TemplateSection:
+    """The section on costs of (N, K) probabilities for (N,) labels."""
+    found = cost_metrics(labels, probabilities, costs)
+    constant = None if found.constant_answer == ABSTAIN else class_names[found.constant_answer]
+    uncalibrated = (
+        found.cheapest > found.most_probable
+        and calibrated_cost_p_value(labels, probabilities, costs, key=key) < _CHANCE
+    )
+    values = {
+        "figures": found, "constant": constant, "abstains": costs.no_answer is not None, "uncalibrated": uncalibrated,
+    }  # fmt: skip
+    return TemplateSection("costs.html.j2", values, {"costs": asdict(found) | {"constant_answer": constant}})
+
+
+def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> tuple[str, str]:
+    """A verdict in a word or two, and its sentences, followed by a note on the images."""
+    word = "Probably." if curve.gain_low > _WORTH else "Little." if curve.gain_high < _LITTLE else "Perhaps."
+    half, last = curve.points[-2:]
+    text = (
+        f"A linear probe on the pretrained weights reaches macro-F1 {percent(half.macro_f1)} with {half.num_images:,} "
+        f"labeled images and {percent(last.macro_f1)} with {last.num_images:,}"
+    )
+    gain = f"{100 * curve.gain:+.1f} points"
+    if word == "Perhaps." and curve.gain <= 0:  # an extrapolation would say that labels do harm
+        word, text = "Not known.", f"{text}. It does not rise, so the effect of more labels is not known."
+    else:
+        if curve.carried is not None:
+            text += f", a sample of the {curve.carried.num_images:,} training images"
+            gain += f" ({100 * curve.gain_low:+.1f} to {100 * curve.gain_high:+.1f})"
+        points = [
+            f"{point.num_images:,} give {percent(point.macro_f1)} ({format_interval((point.low, point.high))})"
+            for point in (curve.carried, curve.forecast)
+            if point is not None
+        ]
+        text += f". Extrapolated, {' and '.join(points)}, {gain}."
+    return word, f"{text} {note}".strip()
+
+
+def learning_curve_section(curve: LearningCurve, *, note: str = "") -> TemplateSection:
+    """The section of a report; arguments as for ``label_efficiency_verdict``."""
+    return TemplateSection(
+        "more_labels.html.j2",
+        {
+            "words": " ".join(label_efficiency_verdict(curve, note=note)),
+            "curve": draw_label_curve(curve),
+            "draws": curve.points[0].draws,
+            "sample": None if curve.carried is None else curve.points[-1].num_images,
+        },
+        {"data_scaling_curve": asdict(curve)},
+    )
+
+
+def draw_label_curve(curve: LearningCurve) -> Figure:
+    """Macro-F1 against the number of labels on a log axis; the extrapolation is dotted."""
+    figure, ax = single_plot(2.6)
+    points, extrapolated = (
+        curve.points,
+        [each for each in (curve.carried, curve.forecast) if each is not None],
+    )
+    sizes, color = [each.num_images for each in points], COLORS[0]
+    rows = [(each.macro_f1, each.low, each.high) for each in points]
+    draw_band(ax, sizes, rows, marker="o", markersize=4)
+    dotted = [points[-1], *extrapolated]
+    ax.plot(
+        [each.num_images for each in dotted],
+        [100 * each.macro_f1 for each in dotted],
+        color=color,
+        linestyle=":",
+    )
+    for each in extrapolated:
+        ax.errorbar(
+            [each.num_images], [100 * each.macro_f1],
+            yerr=[[max(0.0, 100 * (each.macro_f1 - each.low))], [max(0.0, 100 * (each.high - each.macro_f1))]],
+            color=color, marker="o", markerfacecolor="none", markersize=5, capsize=3, linewidth=1,
+        )  # fmt: skip
+    ax.set_xscale("log", base=2)
+    ticks = _ticks([*sizes, *(each.num_images for each in extrapolated)])
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlabel("labeled images", color=INK)
+    style_axes(ax, "macro-F1 of the linear probe, %")
+    return figure
+
+
+def _ticks(sizes: Sequence[int]) -> list[int]:
+    """The increasing sizes whose tick labels have room on a log axis; the last always has."""
+    width, kept = math.log2(sizes[-1] / sizes[0]), [sizes[-1]]
+    for size in reversed(sizes[:-1]):
+        if math.log2(kept[0] / size) >= _LETTER * len(f"{kept[0]:,}") * width:
+            kept.insert(0, size)
+    return kept

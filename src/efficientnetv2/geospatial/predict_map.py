@@ -19,8 +19,7 @@ from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.geotiff import RasterDataset, Valid, read_raster, read_values
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.data.records import Ints
-from efficientnetv2.geospatial.map_file import BLOCK_PX, NODATA, Window, WriteBlock
-from efficientnetv2.geospatial.pixel_area import row_hectares
+from efficientnetv2.geospatial.map_file import BLOCK_PX, NODATA, Window, WriteBlock, row_hectares
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands

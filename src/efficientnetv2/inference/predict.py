@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.multilabel import pad_labels
 from efficientnetv2.data.records import Ints
+from efficientnetv2.metrics.classification import classification_metrics
+from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.preprocessing import RGB, TTA, Preprocessing
@@ -355,3 +358,43 @@ def _view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
         view = symmetry(inputs, index).contiguous(memory_format=torch.channels_last)
         total += probabilities(network(view).float(), network.answer)
     return to_logits(total / 8, network.answer)
+
+
+@dataclass(frozen=True)
+class SizeMetrics:
+    """Metrics at an image size.
+
+    Attributes:
+        low, high: 95 % interval of ``top1``.
+        images_per_s: Throughput, reading included.
+    """
+
+    image_size: int
+    top1: float
+    low: float
+    high: float
+    macro_f1: float
+    images_per_s: float
+
+
+def evaluate_sizes(
+    predict: Callable[[int], tuple[Predictions, float]], sizes: Sequence[int], class_names: Sequence[str]
+) -> tuple[SizeMetrics, ...]:
+    """Metrics at each size; ``predict`` gives the predictions at a size, and the seconds that they took.
+
+    Random crops show objects larger than evaluation does, so a network is often most accurate above its training size
+    (arXiv:1906.06423).
+    """
+    points = []
+    for px in sizes:
+        predictions, seconds = predict(px)
+        score = classification_metrics(predictions.labels, predictions.probabilities, class_names)
+        low, high = wilson_interval(score.top1, score.num_images)
+        throughput = round(score.num_images / max(1e-9, seconds), 1)
+        points.append(SizeMetrics(px, score.top1, low, high, score.macro_f1, throughput))
+    return tuple(points)
+
+
+def best_size(points: Sequence[SizeMetrics], by: Literal["top1", "macro_f1"] = "top1") -> SizeMetrics:
+    """The point of the highest metric; of equal ones the smallest size, which is the fastest."""
+    return max(points, key=lambda point: (getattr(point, by), -point.image_size))

@@ -6,15 +6,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
 
-from efficientnetv2.metrics.bootstrap import (
+from efficientnetv2.metrics.classification import ClassificationMetrics, Integers, top5_correct
+from efficientnetv2.metrics.confidence_intervals import (
     DRAWS,
+    Interval,
     cluster_bootstrap,
     macro_intervals,
     multilabel_bootstrap,
     num_clusters,
+    wilson_interval,
 )
-from efficientnetv2.metrics.classification import ClassificationMetrics, Integers, top5_correct
-from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics, assigned_labels, is_correct
 from efficientnetv2.utils.rng import Floats, Key
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
-from efficientnetv2.metrics.bootstrap import (
+from efficientnetv2.metrics.confidence_intervals import (
     CELLS_AT_ONCE,
     DRAWS,
     Difference,

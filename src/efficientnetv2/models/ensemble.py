@@ -170,7 +170,7 @@ def _merged_fingerprint(parts: Sequence[TrainingFingerprint | None]) -> Training
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    # Images that selected one member and trained another have trained the ensemble; ``workflows.leakage`` counts so.
+    # Images that selected one member and trained another have trained the ensemble; ``workflows.evaluate`` counts so.
     choosing = [fingerprint for part in known for fingerprint in part.choosing]
     trained = merge_fingerprints([training for part in known for training in part.parts])
     return replace(trained, chose=merge_fingerprints(choosing) if choosing else None)

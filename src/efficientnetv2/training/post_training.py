@@ -15,8 +15,7 @@ import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import MAX_HASHED, content_hashes
-from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.inference.resolutions import SizeMetrics, best_size, evaluate_sizes
+from efficientnetv2.inference.predict import Predictions, SizeMetrics, best_size, evaluate_sizes
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_temperature
 from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file

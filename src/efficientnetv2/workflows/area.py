@@ -18,8 +18,7 @@ from scipy.sparse import coo_array
 from efficientnetv2.data.csv_dialect import match_names, read_cells
 from efficientnetv2.data.geotiff import open_raster, read_errors
 from efficientnetv2.data.records import Ints
-from efficientnetv2.geospatial.map_file import NODATA, count_classes, to_class_values
-from efficientnetv2.geospatial.pixel_area import distortion_warning
+from efficientnetv2.geospatial.map_file import NODATA, count_classes, distortion_warning, to_class_values
 from efficientnetv2.metrics.area import AdjustedAreas, adjusted_areas
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.legacy import upgrade

@@ -18,7 +18,7 @@ from efficientnetv2.data.records import Ints, validate_copy_splits
 from efficientnetv2.data.splits import split_groups_warning
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
-from efficientnetv2.evaluation.predictions_io import MOST_CLASSES, SKIPPED, write_skipped
+from efficientnetv2.evaluation.predictions import MOST_CLASSES, SKIPPED, write_skipped
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import absolute_weights_path, validate_weights_name
 from efficientnetv2.training.overrides import (

@@ -17,12 +17,15 @@ from efficientnetv2.data.folds import Folds
 from efficientnetv2.evaluation.clusters import Clusters, split_clusters
 from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
-from efficientnetv2.evaluation.explain_predictions import explain_folds
+from efficientnetv2.evaluation.explain import explain_folds
 from efficientnetv2.evaluation.generalization import PROBE, SplitComparison, fold_train_distance
-from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
-from efficientnetv2.evaluation.predictions_io import SKIPPED, write_skipped
+from efficientnetv2.evaluation.predictions import SKIPPED, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.report_sections import ReportInputs
+from efficientnetv2.evaluation.report_sections import (
+    ReportInputs,
+    label_efficiency_verdict,
+    learning_curve_section,
+)
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import ensemble, model_file
 from efficientnetv2.utils.errors import InputError, pluralize

@@ -20,7 +20,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.evaluation.predictions_io import SKIPPED
+from efficientnetv2.evaluation.predictions import SKIPPED
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe

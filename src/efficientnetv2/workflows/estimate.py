@@ -16,7 +16,7 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
-from efficientnetv2.evaluation.explain_predictions import explain_predictions
+from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportInputs
 from efficientnetv2.inference.linear_probe import fit_probe, max_probe_images, sample_training_rows

@@ -7,32 +7,34 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
-from efficientnetv2.data.config import DataConfig, report_notes
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.records import SPLITS
-from efficientnetv2.evaluation.clusters import evaluation_clusters
+from efficientnetv2.evaluation.clusters import Clusters, evaluation_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
-from efficientnetv2.evaluation.explain_predictions import explain_predictions
+from efficientnetv2.evaluation.explain import explain_predictions
+from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.predictions import load_predictions
-from efficientnetv2.evaluation.predictions_io import SKIPPED, write_skipped
-from efficientnetv2.evaluation.previous_runs import PreviousRun
+from efficientnetv2.evaluation.predictions import SKIPPED, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.report_sections import ReportInputs, ReportOptions, validate_slices
-from efficientnetv2.evaluation.sections import TemplateSection
-from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
+from efficientnetv2.evaluation.report_sections import ReportInputs
+from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.metrics.calibration import fit_temperature
+from efficientnetv2.metrics.metric_intervals import metric_intervals
+from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
+from efficientnetv2.metrics.subgroups import SMALL_SLICE
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import member_calibrations
-from efficientnetv2.models.memory_profile import infer_shapes
+from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.training.train_overlap import TrainOverlap, find_run, train_overlap
 from efficientnetv2.utils.distributed import broadcast_from_main
-from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (
     PathLike,
@@ -46,62 +48,24 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.batch_predict import (
     InferenceOptions,
-    PredictionJob,
     log_skipped_count,
     log_unreadable,
-    refuse_swapped_arguments,
     run_prediction,
     start_processes,
 )
-from efficientnetv2.workflows.calibrate import check_calibration, require_unseen, write_calibrated
-from efficientnetv2.workflows.cost_matrix import read_cost_matrix
-from efficientnetv2.workflows.label_alignment import align_labels
-from efficientnetv2.workflows.leakage import unseen_metrics
-from efficientnetv2.workflows.report_folder import report_folder
-from efficientnetv2.workflows.results import Evaluation
-from efficientnetv2.workflows.test_time_augmentation import (
-    compare_views,
-    parse_sizes,
-    remove_unfit_calibration,
-    size_curve,
-    tta_or_own,
-    validate_size,
+from efficientnetv2.workflows.evaluate_options import (
+    EvaluateOptions,
+    EvaluationPlan,
+    plan_evaluation,
+    report_folder,
+    require_unseen,
 )
+from efficientnetv2.workflows.results import Evaluation
+from efficientnetv2.workflows.test_time_augmentation import compare_views, size_curve
 
 _logger = logging.getLogger(__name__)
 
-_SPLITS = (*SPLITS, "all")
-
 OnResult = Callable[[EvaluationResult, SizeCurve | None], object]
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Options of ``effnetv2 evaluate`` by their names, besides those of data and ``InferenceOptions``."""
-
-    split: str | None = None
-    out: Path | None = None
-    image_size: int | None = None
-    sizes: str | None = None
-    tta: str | None = None
-    slices: str | None = None
-    costs: Path | None = None
-    abstain_below: float | None = None
-    calibrate: Path | None = None
-    against: Path | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """An evaluation whose options were checked: the main process makes it for all."""
-
-    model: str
-    data: str
-    job: PredictionJob
-    split: str
-    sizes: tuple[int, ...]
-    report: ReportOptions
-    options: EvaluateOptions
 
 
 def evaluate_and_report(
@@ -123,7 +87,7 @@ def evaluate_and_report(
         if options.out is not None and runtime.world.is_main_process:
             stack.enter_context(report_folder(options.out, data.data))
         plan = broadcast_from_main(
-            runtime.world, lambda: _plan(model, data, options, strict=inference.strict)
+            runtime.world, lambda: plan_evaluation(model, data, options, strict=inference.strict)
         )
         job, own = plan.job, plan.job.network.preprocessing
         by_size = {}
@@ -138,73 +102,8 @@ def evaluate_and_report(
         return _report(plan, by_size, single_view, on_result) if runtime.world.is_main_process else None
 
 
-def _plan(model: str, data: DataConfig, options: EvaluateOptions, *, strict: bool) -> _Plan:
-    """Check the options, and load the model and the dataset."""
-    sizes = () if options.sizes is None else parse_sizes(options.sizes)
-    refuse_swapped_arguments(model, data.data, "evaluate")
-    network = model_file.load(model)
-    own = network.preprocessing
-    px = own.image_size if options.image_size is None else validate_size(options.image_size, "--image-size")
-    preprocessing = replace(own, image_size=px, tta=tta_or_own(options.tta, own.tta))
-    require_classes(network, model)
-    require_image_channels(network, model)
-    if network.answer == "sigmoid" and data.label_separator is None:
-        raise InputError(
-            f"{model} predicts each class independently (sigmoid), and is compared with all labels of an image. Give "
-            "the text between these in the label column, even if each image has a single label: --label-separator ';'."
-        )
-    dataset, split = _select_split(data.read(for_training=False), options.split)
-    dataset = replace(dataset, bands=own.bands)
-    dataset = align_labels(dataset, network.class_names, model, merge=data.labels == "casefold")
-    if sizes and dataset.separator is not None:
-        raise InputError("--eval-sizes is for images with one label, but these have several. Leave it out.")
-    for size in sorted({px, *sizes} - {own.image_size}):
-        infer_shapes(network, in_channels=network.in_channels, image_size=size)
-    report = _report_options(options, dataset, network.class_names)
-    if options.calibrate is not None:
-        check_calibration(options.calibrate, network, dataset, split, preprocessing)
-        # Checked again at the end, for the images that could be read.
-        require_unseen(options.calibrate, train_overlap(Path(model), network.trained_on, dataset), split)
-    remove_unfit_calibration(network, preprocessing)
-    job = PredictionJob(network, dataset, report_notes(dataset, strict=strict), preprocessing)
-    return _Plan(model, data.data, job, split, sizes, report, options)
-
-
-def _select_split(dataset: ImageDataset, split: str | None) -> tuple[ImageDataset, str]:
-    if split is None:
-        split = next((name for name in ("test", "val") if (dataset.split == name).any()), "all")
-    if split not in _SPLITS:
-        raise InputError(
-            f"--split: invalid value '{split}' (choose from {', '.join(_SPLITS)}){did_you_mean(split, _SPLITS)}"
-        )
-    return (dataset, "all pictures") if split == "all" else (dataset.subset(split), split)
-
-
-def _report_options(
-    options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]
-) -> ReportOptions:
-    single_label = {
-        "--costs": options.costs, "--baseline": options.against, "--calibrate": options.calibrate,
-    }  # fmt: skip
-    option = next((name for name, value in single_label.items() if value is not None), None)
-    if dataset.separator is not None and option is not None:
-        raise InputError(f"{option} is for images with one label, but these have several. Leave it out.")
-    slices: tuple[str, ...] | None = None
-    if options.slices is not None:
-        slices = () if options.slices == "none" else tuple(map(str.strip, options.slices.split(",")))
-    if slices:
-        validate_slices(dataset, slices)
-    against = options.against
-    return ReportOptions(
-        slices,
-        None if options.costs is None else read_cost_matrix(options.costs, class_names),
-        options.abstain_below,
-        None if against is None else PreviousRun.named(against, load_predictions(against), dataset),
-    )
-
-
 def _report(
-    plan: _Plan,
+    plan: EvaluationPlan,
     by_size: Mapping[int, tuple[Predictions, float]],
     single_view: Predictions | None,
     on_result: OnResult,
@@ -261,11 +160,11 @@ def _report(
     if out is not None:
         _logger.info(f"Report: {out / 'report.html'}")
     if plan.options.calibrate is not None:
-        write_calibrated(plan.options.calibrate, network, predictions, overlap, plan.split)
+        _write_calibrated(plan.options.calibrate, network, predictions, overlap, plan.split)
     return result
 
 
-def _overlap(plan: _Plan, evaluated: ImageDataset) -> TrainOverlap:
+def _overlap(plan: EvaluationPlan, evaluated: ImageDataset) -> TrainOverlap:
     """Overlap with the training images; a storage that fails by now loses no predictions."""
     try:
         return train_overlap(Path(plan.model), plan.job.network.trained_on, evaluated)
@@ -274,7 +173,9 @@ def _overlap(plan: _Plan, evaluated: ImageDataset) -> TrainOverlap:
         return TrainOverlap(None, exact=False, of=len(evaluated))
 
 
-def _metadata(plan: _Plan, overlap: TrainOverlap, predictions: Predictions, seconds: float) -> ReportMetadata:
+def _metadata(
+    plan: EvaluationPlan, overlap: TrainOverlap, predictions: Predictions, seconds: float
+) -> ReportMetadata:
     network, split = plan.job.network, plan.split
     recipe, metrics = network.recipe, network.metrics
     # Metrics of a training split are called optimistic anyway.
@@ -324,6 +225,63 @@ def _calibration_note(network: Network, split: str, overlap: TrainOverlap) -> st
             f"{temperature} was fitted on {split}: if on these images, the calibration error is optimistic."
         )
     return None
+
+
+@dataclass(frozen=True)
+class UnseenMetrics:
+    """Metrics of the images that neither trained nor selected a model, as a sentence and as plain values."""
+
+    sentence: str
+    values: Mapping[str, Any]
+
+
+def unseen_metrics(
+    predictions: Predictions,
+    overlap: TrainOverlap,
+    class_names: Sequence[str],
+    clusters: Clusters | None = None,
+) -> UnseenMetrics | None:
+    """Metrics of the unseen images alone; of an ensemble, unseen by every member.
+
+    ``overlap`` and ``clusters`` are of the predicted images. None if all or none are unseen, it is not known of each,
+    or there are fewer than 30.
+    """
+    rows = overlap.unseen
+    if rows is None or not SMALL_SLICE <= len(rows) < overlap.of:
+        return None
+    labels, probabilities = predictions.labels[rows], predictions.probabilities[rows]
+    metrics = compute_metrics(labels, probabilities, class_names, predictions.answer)
+    ids = None if clusters is None else clusters.clusters[rows]
+    found = metric_intervals(metrics, labels, probabilities, clusters=ids, key=Key.of(0).fold("unseen"))
+    name, mean = macro_metric(metrics)
+    values = {"top1": metrics.top1, name: mean}
+    intervals = {metric: found[metric] for metric in values if metric in found}
+
+    def text(metric: str) -> str:
+        ends = intervals.get(metric)
+        return f"{values[metric]:.1%}" + ("" if ends is None else f" ({ends[0]:.1%} to {ends[1]:.1%})")
+
+    which = "neither trained nor chose it" if overlap.chose else "did not train it"
+    return UnseenMetrics(
+        f"On the {len(rows):,} of these {overlap.of:,} images that {which}: top-1 {text('top1')}, "
+        f"{MACRO_METRICS[name]} {text(name)}; 95 % intervals.",
+        {"num_images": len(rows), **values, "intervals": intervals},
+    )
+
+
+def _write_calibrated(
+    out: Path, network: Network, predictions: Predictions, overlap: TrainOverlap, split: str
+) -> None:
+    """Write the model with a temperature fitted on these predictions, in which its own temperature is included."""
+    require_unseen(out, overlap, split)
+    before = 1.0 if network.calibration is None else network.calibration.temperature
+    temperature = before * fit_temperature(predictions.labels, predictions.logits.numpy())
+    network.calibration = Calibration(temperature, len(predictions.labels), split)
+    model_file.save(out, network)
+    _logger.info(
+        f"Written to {out}: the same model with temperature {temperature:.3g}, fitted on these "
+        f"{len(predictions.labels)} images. Its calibration on them would be optimistic: evaluate it on others."
+    )
 
 
 @api

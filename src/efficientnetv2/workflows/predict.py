@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 
 from efficientnetv2.data.config import DataConfig, report_notes
-from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV
-from efficientnetv2.evaluation.predictions_io import (
+from efficientnetv2.evaluation.predictions import (
+    PREDICTIONS_CSV,
     is_predictions_csv,
     is_skipped_csv,
     predictions_table,

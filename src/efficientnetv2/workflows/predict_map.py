@@ -26,7 +26,7 @@ from efficientnetv2.data.raster_checks import (
     palette_fault,
 )
 from efficientnetv2.geospatial import map_file
-from efficientnetv2.geospatial.pixel_area import distortion_warning
+from efficientnetv2.geospatial.map_file import distortion_warning
 from efficientnetv2.geospatial.predict_map import Grid, MapStatistics, predict_blocks
 from efficientnetv2.inference.predict import require_classes, require_image_channels, require_single_label
 from efficientnetv2.models import model_file

@@ -19,8 +19,8 @@ from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.records import AUGMENTED_FROM
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import data_root, relative_prefix
+from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
-from efficientnetv2.evaluation.previous_runs import PreviousRun
 from efficientnetv2.evaluation.summary import ReportContext, summary_lines
 from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network

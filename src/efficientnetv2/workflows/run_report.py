@@ -18,10 +18,10 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.records import is_copy
 from efficientnetv2.evaluation.clusters import split_clusters
+from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
-from efficientnetv2.evaluation.explain_predictions import explain_predictions
+from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.generalization import train_distance
-from efficientnetv2.evaluation.label_efficiency import label_efficiency_verdict, learning_curve_section
 from efficientnetv2.evaluation.next_steps import late_gain
 from efficientnetv2.evaluation.plots import SizeCurve, stage_costs
 from efficientnetv2.evaluation.predictions import (
@@ -30,9 +30,13 @@ from efficientnetv2.evaluation.predictions import (
     per_class_f1,
     save_predictions,
 )
-from efficientnetv2.evaluation.previous_runs import PreviousRun
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.report_sections import ReportInputs, ReportOptions
+from efficientnetv2.evaluation.report_sections import (
+    ReportInputs,
+    ReportOptions,
+    label_efficiency_verdict,
+    learning_curve_section,
+)
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
 from efficientnetv2.inference.linear_probe import ProbeResult, fit_classifier
 from efficientnetv2.models import model_file

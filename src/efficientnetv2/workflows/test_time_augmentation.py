@@ -13,8 +13,7 @@ from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
 from efficientnetv2.evaluation.report_sections import predictions_frame
-from efficientnetv2.inference.predict import Predictions
-from efficientnetv2.inference.resolutions import evaluate_sizes
+from efficientnetv2.inference.predict import Predictions, evaluate_sizes
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import remove_calibration
 from efficientnetv2.preprocessing import TTA, Preprocessing

@@ -15,9 +15,9 @@ import torch
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import DataModule, prepare_data, require_images_here
+from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.predictions import load_predictions
-from efficientnetv2.evaluation.previous_runs import PreviousRun
 from efficientnetv2.inference.linear_probe import ProbeMetrics
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.image_cache import ImageCache, local_reader

@@ -1,4 +1,4 @@
-"""A balanced dataset as files: a table with augmented copies of rare classes, or without images of frequent ones."""
+"""A dataset as new files: packed into shards, or balanced by augmented copies or by fewer images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any, cast, get_args
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.records import AUGMENTED_FROM, Ints, is_copy
 from efficientnetv2.data.sampler import ClassSampling, target_counts
+from efficientnetv2.data.shards.index import is_url
+from efficientnetv2.data.shards.writer import PackOptions, PackResult, write_shards
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
@@ -26,7 +28,7 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, sho
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.output_paths import refuse_inside_data
+from efficientnetv2.workflows.output_paths import is_inside_data, refuse_inside_data
 
 _logger = logging.getLogger(__name__)
 
@@ -175,3 +177,28 @@ def _with_copies(
             raise InputError(f"{error}. Repair it, or leave it out.") from error
     made[AUGMENTED_FROM] = made[AUGMENTED_FROM].map(dict(zip(dataset.paths, table["path"], strict=True)))
     return pd.concat([table.assign(**{AUGMENTED_FROM: ""}), made], ignore_index=True)
+
+
+def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[ImageDataset, PackResult]:
+    """Pack labeled images into shards; returns the dataset and the result.
+
+    Raises:
+        InputError: ``out`` is a URL, not empty, or within the dataset; or the dataset is wrong.
+    """
+    if is_url(str(out).replace(":/", "://", 1)):
+        raise InputError(f"OUT {out}: shards are written to this machine. Give a folder, then upload it.")
+    folder = out.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds something already" if folder.is_dir() else "is a file"
+        raise InputError(f"OUT {out} {what}. Give a new or empty folder.")
+    if is_inside_data(source.data, folder):
+        raise InputError(
+            f"OUT {out} lies in DATA {source.data}: the shards would become part of it. Give a folder beside it."
+        )
+    dataset = source.read(for_training=False)
+    report_notes(dataset, strict=packing.strict)
+    with progress("packing", len(dataset)) as update:
+        packed = write_shards(dataset, folder, packing, progress=update, called=source.words)
+    for path, reason in packed.skipped:
+        _logger.info(f"Left out {path}: {reason}.")
+    return dataset, packed

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientnetv2.evaluation.text_wrap import breakable, command, sentence, text_width, wrap_name
+from efficientnetv2.evaluation.html import breakable, command, sentence
+from efficientnetv2.evaluation.plot_style import text_width, wrap_name
 
 
 def without_marks(marked):

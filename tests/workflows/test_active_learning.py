@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientnetv2.inference import active_learning
-from efficientnetv2.inference.active_learning import rank_for_labeling
 from efficientnetv2.utils.rng import Key
+from efficientnetv2.workflows import active_learning
+from efficientnetv2.workflows.active_learning import rank_for_labeling
 
 
 def pictures(sure, clusters, seed=0):

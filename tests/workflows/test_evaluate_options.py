@@ -8,7 +8,7 @@ import pytest
 from tests.messages import mentioning
 
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.cost_matrix import read_cost_matrix
+from efficientnetv2.workflows.evaluate_options import read_cost_matrix
 
 NAMES = ("oak", "elm")
 

@@ -1,0 +1,371 @@
+"""The options of an evaluation, checked before an image is predicted: classes, costs, calibration, output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from efficientnetv2.data.config import DataConfig, report_notes
+from efficientnetv2.data.csv_dialect import match_names, read_cells
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.label_rules import normalize_label
+from efficientnetv2.data.records import SPLITS
+from efficientnetv2.data.shards.index import INDEX_NAME
+from efficientnetv2.evaluation.compare import PreviousRun
+from efficientnetv2.evaluation.html import is_page
+from efficientnetv2.evaluation.predictions import (
+    PREDICTIONS_CSV,
+    SKIPPED,
+    csv_columns,
+    is_skipped_csv,
+    load_predictions,
+)
+from efficientnetv2.evaluation.report_sections import ReportOptions, validate_slices
+from efficientnetv2.inference.predict import require_classes, require_image_channels
+from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
+from efficientnetv2.metrics.cost_sensitive import ErrorCosts
+from efficientnetv2.models import model_file
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.ensemble import Ensemble, ensemble_members
+from efficientnetv2.models.memory_profile import infer_shapes
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.run_dir import REPORT_FILES, RUN_MARKERS
+from efficientnetv2.training.train_overlap import TrainOverlap, train_overlap
+from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
+from efficientnetv2.utils.io import check_writable_file, output_dir
+from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.workflows.batch_predict import PredictionJob, refuse_swapped_arguments
+from efficientnetv2.workflows.output_paths import (
+    note_replaced,
+    refuse_foreign_file,
+    refuse_inside_data,
+    refuse_replacing_data,
+)
+from efficientnetv2.workflows.test_time_augmentation import (
+    parse_sizes,
+    remove_unfit_calibration,
+    tta_or_own,
+    validate_size,
+)
+
+_SPLITS = (*SPLITS, "all")
+_ABSTAIN = "no_answer"  # column of the cost of leaving an image to a person
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of ``effnetv2 evaluate`` by their names, besides those of data and ``InferenceOptions``."""
+
+    split: str | None = None
+    out: Path | None = None
+    image_size: int | None = None
+    sizes: str | None = None
+    tta: str | None = None
+    slices: str | None = None
+    costs: Path | None = None
+    abstain_below: float | None = None
+    calibrate: Path | None = None
+    against: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationPlan:
+    """An evaluation whose options were checked."""
+
+    model: str
+    data: str
+    job: PredictionJob
+    split: str
+    sizes: tuple[int, ...]
+    report: ReportOptions
+    options: EvaluateOptions
+
+
+def plan_evaluation(
+    model: str, data: DataConfig, options: EvaluateOptions, *, strict: bool
+) -> EvaluationPlan:
+    """Check the options, and load the model and the dataset."""
+    sizes = () if options.sizes is None else parse_sizes(options.sizes)
+    refuse_swapped_arguments(model, data.data, "evaluate")
+    network = model_file.load(model)
+    own = network.preprocessing
+    px = own.image_size if options.image_size is None else validate_size(options.image_size, "--image-size")
+    preprocessing = replace(own, image_size=px, tta=tta_or_own(options.tta, own.tta))
+    require_classes(network, model)
+    require_image_channels(network, model)
+    if network.answer == "sigmoid" and data.label_separator is None:
+        raise InputError(
+            f"{model} predicts each class independently (sigmoid), and is compared with all labels of an image. Give "
+            "the text between these in the label column, even if each image has a single label: --label-separator ';'."
+        )
+    dataset, split = _select_split(data.read(for_training=False), options.split)
+    dataset = replace(dataset, bands=own.bands)
+    dataset = align_labels(dataset, network.class_names, model, merge=data.labels == "casefold")
+    if sizes and dataset.separator is not None:
+        raise InputError("--eval-sizes is for images with one label, but these have several. Leave it out.")
+    for size in sorted({px, *sizes} - {own.image_size}):
+        infer_shapes(network, in_channels=network.in_channels, image_size=size)
+    report = _report_options(options, dataset, network.class_names)
+    if options.calibrate is not None:
+        check_calibration(options.calibrate, network, dataset, split, preprocessing)
+        # Checked again at the end, for the images that could be read.
+        require_unseen(options.calibrate, train_overlap(Path(model), network.trained_on, dataset), split)
+    remove_unfit_calibration(network, preprocessing)
+    job = PredictionJob(network, dataset, report_notes(dataset, strict=strict), preprocessing)
+    return EvaluationPlan(model, data.data, job, split, sizes, report, options)
+
+
+def _select_split(dataset: ImageDataset, split: str | None) -> tuple[ImageDataset, str]:
+    if split is None:
+        split = next((name for name in ("test", "val") if (dataset.split == name).any()), "all")
+    if split not in _SPLITS:
+        raise InputError(
+            f"--split: invalid value '{split}' (choose from {', '.join(_SPLITS)}){did_you_mean(split, _SPLITS)}"
+        )
+    return (dataset, "all pictures") if split == "all" else (dataset.subset(split), split)
+
+
+def _report_options(
+    options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]
+) -> ReportOptions:
+    single_label = {
+        "--costs": options.costs, "--baseline": options.against, "--calibrate": options.calibrate,
+    }  # fmt: skip
+    option = next((name for name, value in single_label.items() if value is not None), None)
+    if dataset.separator is not None and option is not None:
+        raise InputError(f"{option} is for images with one label, but these have several. Leave it out.")
+    slices: tuple[str, ...] | None = None
+    if options.slices is not None:
+        slices = () if options.slices == "none" else tuple(map(str.strip, options.slices.split(",")))
+    if slices:
+        validate_slices(dataset, slices)
+    against = options.against
+    return ReportOptions(
+        slices,
+        None if options.costs is None else read_cost_matrix(options.costs, class_names),
+        options.abstain_below,
+        None if against is None else PreviousRun.named(against, load_predictions(against), dataset),
+    )
+
+
+def align_labels(
+    dataset: ImageDataset, class_names: tuple[str, ...], model: str, *, merge: bool
+) -> ImageDataset:
+    """The labeled dataset with the class ids of a model.
+
+    With ``merge`` labels match by ``normalize_label``; a label that is a class as it is spelled stays that class.
+
+    Raises:
+        InputError: A label is no class of the model, or matches two; or the model's classes have no names.
+    """
+    if merge:
+        _refuse_ambiguous(dataset, class_names, model)
+        spelled = {normalize_label(name): name for name in class_names} | {name: name for name in class_names}
+        dataset = dataset.map_classes(
+            lambda label: spelled.get(label, spelled.get(normalize_label(label), label))
+        )
+    known = set(class_names)
+    present = {dataset.class_names[label] for label in np.unique(dataset.targets) if label >= 0}
+    if unknown := sorted(present - known):
+        raise _unknown_labels_error(
+            dataset, class_names, model, unknown, none_known=known.isdisjoint(present)
+        )
+    return replace(dataset, class_names=class_names)
+
+
+def _unknown_labels_error(
+    dataset: ImageDataset, class_names: tuple[str, ...], model: str, unknown: list[str], *, none_known: bool
+) -> InputError:
+    where = f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)}"
+    rename = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
+    if class_names == tuple(str(number) for number in range(len(class_names))):
+        return InputError(
+            f"{where}, but the outputs of {model} have no names, only numbers ('0' to '{len(class_names) - 1}'). Name "
+            f"them, in their order: {rename} (a name on each line)"
+        )
+    if {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
+        fix = (
+            "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
+        )
+    elif none_known and ensemble_members(Path(model)):  # convert takes single networks
+        fix = "No label is. Rename the labels of the table."
+    elif none_known:
+        fix = f"No label is. If its classes have other names: {rename} (a name on each line)"
+    else:
+        ids = [dataset.class_names.index(name) for name in unknown]
+        count = int(np.isin(dataset.targets, ids).reshape(len(dataset), -1).any(axis=1).sum())
+        fix = f"Correct the labels of these {pluralize(count, 'image')}, or remove their rows or folders."
+    hint = did_you_mean(unknown[0], class_names)
+    return InputError(f"{where} is no class of {model}, which knows {shorten(class_names, 10)}{hint} {fix}")
+
+
+def _refuse_ambiguous(dataset: ImageDataset, class_names: tuple[str, ...], model: str) -> None:
+    """Refuse a label that is no class as it is spelled, but normalizes like two of them."""
+    spellings: dict[str, list[str]] = {}
+    for name in class_names:
+        spellings.setdefault(normalize_label(name), []).append(name)
+    for place, label in enumerate(dataset.class_names):
+        alike = spellings.get(normalize_label(label), [])
+        if label not in alike and len(alike) > 1 and (dataset.targets == place).any():
+            raise InputError(
+                f"{_first_with(dataset, label)}: label '{label}' may be {shorten(alike)}, two classes of {model}, so "
+                "--labels casefold does not say which. Correct the label to one of them."
+            )
+
+
+def _first_with(dataset: ImageDataset, label: str) -> str:
+    """Where the first image with a label is."""
+    place = dataset.class_names.index(label)
+    return dataset.where(int(np.argwhere(dataset.targets == place)[0, 0]))
+
+
+def check_calibration(
+    out: Path, network: Network, dataset: ImageDataset, split: str, preprocessing: Preprocessing
+) -> None:
+    """Refuse what cannot be calibrated before any image is predicted.
+
+    Raises:
+        InputError: The file exists or cannot be written, the model is an ensemble, views or size are not the model's
+            own, or there are too few images.
+    """
+    if out.suffix != ".safetensors":
+        raise InputError(f"--calibrate {out}: a model file ends in .safetensors. Name it so.")
+    if out.exists():
+        raise InputError(f"--calibrate {out} exists already. Give another name, or remove it.")
+    check_writable_file(out, "--calibrate", such_as="calibrated.safetensors")
+    if isinstance(network, Ensemble):
+        raise InputError(
+            f"--calibrate {out}: the model is an ensemble. Give the model file of a single network."
+        )
+    own = network.preprocessing
+    for option, value, own_value in (
+        ("--tta", preprocessing.tta, own.tta),
+        ("--image-size", preprocessing.image_size, own.image_size),
+    ):
+        if value != own_value:
+            raise InputError(
+                f"--calibrate {out}: the temperature is for the model's own {option} {own_value}, not for {value}. "
+                f"Leave {option} out; or change the model first: effnetv2 convert MODEL OUT {option} {value}"
+            )
+    if len(dataset) < MIN_TEMPERATURE_IMAGES:
+        raise InputError(
+            f"--calibrate {out}: a temperature needs {MIN_TEMPERATURE_IMAGES} images or more, but {split} has "
+            f"{pluralize(len(dataset), 'image')}. Give more."
+        )
+
+
+def require_unseen(out: Path, overlap: TrainOverlap, split: str) -> None:
+    """Refuse images that trained the model; those of ``train`` did, unless it is known of each that it did not."""
+    if overlap.pictures or (split == "train" and not overlap.none):
+        raise InputError(
+            f"--calibrate {out}: images of {split} trained the model, which is surer of them than of others. Give "
+            "images that it has not seen."
+        )
+
+
+def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
+    """Read costs: a row per true class, named in the first column, and a column per predicted class.
+
+    A column ``no_answer``, equal in all rows, is the cost of leaving an image to a person.
+
+    Raises:
+        InputError: There is no such file, a class is missing or unknown, or a cost is not a number of at least 0.
+    """
+    first, second = (*class_names, "b")[:2]
+    form = (
+        f"It is a CSV with a row for each true class and a column for each predicted class: 'true,{first},{second},"
+        f"...', then '{first},0,1,...'; a column {_ABSTAIN} has the cost of leaving an image to a person."
+    )
+    if not file.is_file():
+        raise InputError(f"--costs {file}: there is no such file. {form}")
+    try:
+        table = read_cells(file)
+    except ValueError as error:
+        raise InputError(f"--costs {file} is no CSV ({error}). {form}") from error
+    table = table.set_index(table.columns[0])
+    columns = [*class_names, _ABSTAIN]
+    table.index = pd.Index(match_names(table.index.astype(str).str.strip(), class_names))
+    table.columns = pd.Index(match_names(table.columns.astype(str).str.strip(), columns))
+    for what, names, known in (("row", table.index, class_names), ("column", table.columns, columns)):
+        if unknown := [str(name) for name in names if name not in known]:
+            raise InputError(
+                f"--costs {file}: {what} '{unknown[0]}' is no class of the model{did_you_mean(unknown[0], known)} It "
+                f"has {shorten(class_names, 10)}."
+            )
+        if missing := [name for name in class_names if name not in names]:
+            raise InputError(f"--costs {file} has no {what} for {shorten(missing)}. {form}")
+        if names.has_duplicates:
+            twice = shorten(list(names[names.duplicated()]), 1)
+            raise InputError(f"--costs {file}: {what} {twice} is there twice. Keep one.")
+    costs = table.apply(pd.to_numeric, errors="coerce")
+    invalid = ~(np.isfinite(costs) & (costs >= 0))
+    if invalid.any(axis=None):
+        row, column = np.argwhere(invalid.to_numpy())[0].tolist()
+        raise InputError(
+            f"--costs {file}: the cost of predicting '{list(table.columns)[column]}' for '{list(table.index)[row]}' "
+            f"is '{table.iat[row, column]!s}'. Give a number of at least 0, with a decimal point."
+        )
+    abstain = None
+    if _ABSTAIN in costs:
+        values = costs[_ABSTAIN].unique()
+        if len(values) > 1:
+            raise InputError(
+                f"--costs {file}: {_ABSTAIN} is {shorten([f'{value:g}' for value in values])}, but a person costs the "
+                "same for every class. Give one value."
+            )
+        abstain = float(values[0])
+    order = list(class_names)
+    return ErrorCosts(costs.loc[order, order].to_numpy(dtype=np.float64), abstain)
+
+
+def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
+    """The folder of the report, made before the work and removed if that fails; ``data`` may lie there.
+
+    Raises:
+        InputError: It cannot be written to, is among the class folders of the dataset, is a run directory, or has
+            another file by the name of one that will be written.
+    """
+    if any((out / name).is_file() for name in RUN_MARKERS):
+        raise InputError(
+            f"--output {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
+            f"{out / 'evaluation'}."
+        )
+    refuse_inside_data(data, out, "--output")
+    refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "--output")
+    if (out / INDEX_NAME).is_file():
+        raise InputError(
+            f"--output {out} is a folder of shards, which has a {SKIPPED} of its own. Give another folder."
+        )
+    for name, (ours, other) in _OURS.items():
+        refuse_foreign_file(out / name, f"--output {out}:", ours, f"is {other}")
+    note_replaced(out / "report.html")
+    return output_dir(out, "--output")
+
+
+def _is_predictions(file: Path) -> bool:
+    columns = set(csv_columns(file))
+    return {"path", "true_label"} <= columns and bool({"predicted_label", "label"} & columns)
+
+
+def _is_report(file: Path) -> bool:
+    return b'"evaluated_on"' in file.read_bytes()
+
+
+def _is_report_page(file: Path) -> bool:
+    beside = file.with_suffix(".json")
+    # Pages of earlier versions do not say whose they are.
+    return is_page(file) or (beside.is_file() and _is_report(beside))
+
+
+# Of what is written, how an earlier one of ours is told from a file of the user's.
+_OURS = {
+    PREDICTIONS_CSV: (_is_predictions, "no table of an evaluation's answers"),
+    SKIPPED: (is_skipped_csv, "no list of what could not be read"),
+    "report.json": (_is_report, "no report of effnetv2"),
+    "report.html": (_is_report_page, "no report of effnetv2"),
+}
