@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
+from efficientnetv2.cli.errors import OPTIONS, spelled
 from efficientnetv2.utils.errors import escape_controls, format_duration
 from efficientnetv2.utils.logs import attached, reported_to
 
@@ -41,6 +42,7 @@ class Screen:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.notes = _console(stderr=quiet)
         self._level = logging.DEBUG if verbose else logging.INFO
+        self._options = OPTIONS.get()  # a line may come from a thread, which has no context
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -56,11 +58,11 @@ class Screen:
 
     def warn(self, line: str) -> None:
         """Print a line on stderr."""
-        _console(stderr=True).print(self._printable(line))
+        _console(stderr=True).print(self._printable(spelled(line, self._options)))
 
     def say(self, line: str) -> None:
         """Print a line of plain text; rich puts it above a progress bar."""
-        self.notes.print(self._printable(line))
+        self.notes.print(self._printable(spelled(line, self._options)))
 
     def _printable(self, text: str) -> str:
         """The text with what the screen cannot show escaped."""

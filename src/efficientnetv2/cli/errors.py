@@ -5,29 +5,36 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 import typer
 from pydantic import ValidationError
 
 from efficientnetv2.utils.errors import InputError, OtherProcessError, escape_controls, format_rule
-from efficientnetv2.utils.shell import report_to_torchrun
+from efficientnetv2.utils.shell import report_to_torchrun, shell_join
 
 # What the loader of shared libraries and the start of a thread say where memory runs out.
-# DataConfig: glibc, elf/dl-load.c; CPython, Modules/_threadmodule.c.
+# Source: glibc, elf/dl-load.c; CPython, Modules/_threadmodule.c.
 _OUT_OF_MEMORY = ("failed to map segment from shared object", "can't start new thread")
+# Name of each parameter of the running command, and how the command line spells it.
+OPTIONS: ContextVar[Mapping[str, str]] = ContextVar("options", default=MappingProxyType({}))
 
 
 @contextmanager
-def ends(spell: Callable[[str], str] = lambda message: message) -> Iterator[None]:
-    """Turn foreseen errors into messages, whose options ``spell`` names, and exit codes."""
+def ends(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Turn foreseen errors into messages, which name ``options``, and exit codes."""
+    token = OPTIONS.set(options)
     try:
         yield
     except InputError as error:
-        raise typer.Exit(end(*_with_hint(spell(str(error))), code=2)) from error
+        raise typer.Exit(end(*_with_hint(spelled(str(error), options)), code=2)) from error
     except ValidationError as error:
-        raise typer.Exit(end(spell("; ".join(map(format_rule, error.errors()))), code=2)) from error
+        raise typer.Exit(
+            end(spelled("; ".join(map(format_rule, error.errors())), options), code=2)
+        ) from error
     except BrokenPipeError:  # the reader of the output has ended: typer ends without a message
         raise
     except (MemoryError, OSError, ImportError, RuntimeError) as error:
@@ -45,7 +52,10 @@ def ends(spell: Callable[[str], str] = lambda message: message) -> Iterator[None
         report_to_torchrun("error: another process of the run has failed first.", cause=False)
         raise typer.Exit(1) from elsewhere
     except KeyboardInterrupt as stop:
-        raise typer.Exit(end(" ".join(["stopped.", *map(str, stop.args)]), code=130, kind="")) from stop
+        message = spelled(" ".join(["stopped.", *map(str, stop.args)]), options)
+        raise typer.Exit(end(message, code=130, kind="")) from stop
+    finally:
+        OPTIONS.reset(token)
 
 
 def end(message: str, hint: str | None = None, *, code: int, kind: str = "error: ") -> int:
@@ -57,11 +67,31 @@ def end(message: str, hint: str | None = None, *, code: int, kind: str = "error:
 
 
 def spelled(message: str, options: Mapping[str, str]) -> str:
-    """A message of the library that begins with a field, such as ``epochs: must be ...``, with the field's option."""
+    """A message of the library as the running command says it.
+
+    A parameter in backticks, or before a colon at the beginning, becomes its option. A recipe field with a value
+    becomes ``--set``.
+
+    Args:
+        options: Name of each parameter, and what the command calls it.
+    """
     field = re.match(r"[a-z]\w*(?=: )", message)
-    if field is None or not (option := options.get(field[0], "")).startswith("--"):
-        return message
-    return f"{option}{message[field.end() :]}"
+    if field and options.get(field[0], "").startswith("--"):
+        message = f"{options[field[0]]}{message[field.end() :]}"
+    return re.sub(r"`([^`\n]+)`", lambda quoted: _spelled_name(quoted[1], options), message)
+
+
+def _spelled_name(text: str, options: Mapping[str, str]) -> str:
+    """The option for ``epochs``, ``epochs=3``, ``resume=True`` or ``minival=0.1``; any other text stays."""
+    name, _, value = text.partition("=")
+    if name in options:
+        return shell_join([options[name], value]) if value not in ("", "True") else options[name]
+    if value and "set" in options:
+        from efficientnetv2.training.recipe_fields import all_fields  # imports PyTorch
+
+        if name in {field.name for field in all_fields()}:
+            return shell_join(["--set", text])
+    return text
 
 
 def _with_hint(message: str) -> tuple[str, str | None]:

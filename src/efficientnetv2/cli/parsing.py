@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from typer import BadParameter
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from efficientnetv2.cli.errors import end, ends, spelled
+from efficientnetv2.cli.errors import end, ends
 from efficientnetv2.utils.errors import InputError, OtherProcessError, did_you_mean, format_rule
 from efficientnetv2.utils.shell import rank_and_world_size, shell_join
 
@@ -128,8 +128,7 @@ class Command(_WithoutTypes, TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what a user can fix becomes a message and an exit code."""
         ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
-        options = {str(param.name): max(param.opts, key=len) for param in self.params}
-        with ends(lambda message: spelled(message, options)):
+        with ends(self._spellings()):
             shares = self.name in _SHARED and not (ctx.params.get("dry_run") or ctx.params.get("preview"))
             if not shares:
                 _refuse_launched()
@@ -159,6 +158,16 @@ class Command(_WithoutTypes, TyperCommand):
             for param in self.params
             if isinstance(param, TyperArgument)
         ]
+
+    def _spellings(self) -> dict[str, str]:
+        """Each parameter, by its names here and in the library, as the command line spells it."""
+        spellings: dict[str, str] = {}
+        for param in self.params:
+            option = max(param.opts, key=len)
+            if isinstance(param, TyperOption):
+                spellings[option.lstrip("-").replace("-", "_")] = option
+            spellings[str(param.name)] = option if isinstance(param, TyperOption) else param.metavar or option
+        return spellings
 
     def _options(self) -> dict[str, bool]:
         """Each option, and whether it takes a value."""

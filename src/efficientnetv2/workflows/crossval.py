@@ -175,10 +175,10 @@ def _refuse_occupied(path: Path) -> None:
     files = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
     if CROSSVAL_JSON in files:
         raise InputError(
-            f"--output {path} has a cross-validation. Resume it with --resume, or give another folder."
+            f"`output={path}` has a cross-validation. Resume it with `resume=True`, or give another folder."
         )
     if files:
-        raise InputError(f"--output {path} is not empty ({shorten(files, 3)}). Give another folder.")
+        raise InputError(f"`output={path}` is not empty ({shorten(files, 3)}). Give another folder.")
 
 
 def check_recipes(

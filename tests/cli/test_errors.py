@@ -1,0 +1,47 @@
+"""Messages of the library in the words of the command line."""
+
+from __future__ import annotations
+
+import pytest
+from tests.command_line import effnetv2
+
+from efficientnetv2.cli.errors import spelled
+
+OPTIONS = {
+    "epochs": "--epochs", "image_size": "--image-size", "resume": "--resume", "out": "--output",
+    "output": "--output", "data": "DATA", "set": "--set", "settings": "--set",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("epochs: must be above 0.", "--epochs: must be above 0."),
+        ("`epochs` must be above 0.", "--epochs must be above 0."),
+        ("`data` is empty.", "DATA is empty."),
+        ("Use `epochs=3` or `image_size=64`.", "Use --epochs 3 or --image-size 64."),
+        ("Use `output=my runs`.", "Use --output 'my runs'."),
+        ("Continue with `resume=True`.", "Continue with --resume."),
+        ("Use `minival=0.1`, not `minival`.", "Use --set minival=0.1, not minival."),
+        ("Set `optimizer.lr=0.1`.", "Set --set optimizer.lr=0.1."),
+        ("`progressive.stages` must be above 0.", "progressive.stages must be above 0."),
+        ("Install `timm`, or set `color=red`.", "Install timm, or set color=red."),
+        ("Line ` has one quote.", "Line ` has one quote."),
+    ],
+)
+def test_names_in_a_message_become_options(message, shown):
+    assert spelled(message, OPTIONS) == shown
+
+
+def test_a_command_without_set_names_the_field():
+    assert spelled("Use `minival=0.1`.", {"epochs": "--epochs"}) == "Use minival=0.1."
+
+
+def test_a_command_names_its_options(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "crossval.json").touch()
+    done = effnetv2("crossval", "photos", "--output", "full", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--output full has a cross-validation" in done.stderr
+    assert "Resume it with --resume" in done.stderr
