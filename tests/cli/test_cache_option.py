@@ -108,7 +108,7 @@ def test_all_runs_of_a_cross_validation_have_one_cache(large, caches, tmp_path):
     first, *others = [
         note_of(tmp_path / "folds" / name) for name in ("fold1", "fold1_member2", "fold2", "fold2_member2")
     ]
-    assert "30 pictures decoded" in first
+    assert "30 images decoded" in first
     assert mentions(first, folder, "filled")
     assert all(mentions(note, folder, "already") for note in others)
 
@@ -223,7 +223,7 @@ def test_the_train_part_of_a_given_split_is_kept_alone(tmp_path, caches):
     given = prepared(tmp_path / "set")
     assert (len(given.train), len(given.trainable)) == (12, 12)
     kept = build_cache("disk", of_recipe(), given, HARDWARE)
-    assert "12 pictures" in kept.note
+    assert "12 images" in kept.note
 
 
 @pytest.mark.parametrize("where", ["ram", "disk"])
@@ -289,7 +289,7 @@ def test_each_rule_of_rasters_has_its_own_cache(large, caches):
 
 def test_memory_that_is_not_there_is_refused_with_the_way_out(large, caches, monkeypatch):
     monkeypatch.setattr(image_cache, "free_bytes", lambda device: 1_000_000)
-    with pytest.raises(InputError, match=mentioning("24", "2", "MiB", "--cache")):
+    with pytest.raises(InputError, match=mentioning("24", "2", "MiB", "cache")):
         build_cache("ram", of_recipe(), prepared(large), HARDWARE)
 
 
@@ -320,7 +320,7 @@ def test_shards_are_kept_as_their_files_are(large, caches, tmp_path):
 
 def test_memory_does_not_reach_to_another_machine(large, caches):
     two = World(rank=0, size=4, local_rank=0, local_size=2)
-    with pytest.raises(InputError, match=mentioning("2", "--cache")):
+    with pytest.raises(InputError, match=mentioning("2", "cache=disk")):
         build_cache("ram", of_recipe(), prepared(large), Hardware(CPU, world=two))
     assert build_cache("disk", of_recipe(), prepared(large), Hardware(CPU, world=two)).where == "disk"
 
@@ -349,7 +349,7 @@ def test_minutes_that_filling_alone_takes_are_refused(large):
     rates = StepTimings(
         0.0, tuple(StepTiming(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1
     )
-    with pytest.raises(InputError, match=mentioning("--minutes", "1.5", "1.6")):
+    with pytest.raises(InputError, match=mentioning("minutes", "1.5", "1.6")):
         LengthBudget(job, 1.5, 90.0).set_length(rates)
     assert LengthBudget(job, 1.5, 90.0).is_exceeded(rates)
     assert not LengthBudget(job, 1.6, 90.0).is_exceeded(rates)
@@ -401,7 +401,7 @@ def test_a_cache_on_disk_that_is_there_takes_no_time(large, caches, monkeypatch)
 def test_a_cache_that_will_not_fit_into_memory_is_foreseen(large, monkeypatch):
     monkeypatch.setattr(image_cache, "_room", lambda device: 200_000)
     monkeypatch.setattr(image_cache, "_ESTIMATED", 1)
-    with pytest.raises(InputError, match=mentioning("--cache", "disk")):
+    with pytest.raises(InputError, match=mentioning("cache=disk")):
         estimate_cache("ram", of_recipe(), prepared(large), CPU)
 
 
@@ -413,7 +413,7 @@ def test_a_cache_on_disk_is_foreseen_from_as_many_pictures_as_memory_has_room_fo
     assert len(ready.train) // 8 < len(before.images) < len(ready.train) // 2
     assert before.bytes == pytest.approx(whole, rel=0.4)
     monkeypatch.setattr(image_cache, "_room", lambda device: 1)
-    with pytest.raises(InputError, match="--cache ram"):
+    with pytest.raises(InputError, match=r"cache.ram"):
         estimate_cache("disk", of_recipe(), ready, CPU)
 
 
@@ -431,5 +431,5 @@ def test_pictures_of_one_name_are_not_kept_on_disk():
         2,
         0,
     ]
-    with pytest.raises(InputError, match=mentioning("x.tar#a.jpg", "--cache")):
+    with pytest.raises(InputError, match=mentioning("x.tar#a.jpg", "cache=ram")):
         image_cache._rows_in(twice, pictures)

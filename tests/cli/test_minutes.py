@@ -12,7 +12,7 @@ from tests.messages import mentioning
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.training import resolve
+from efficientnetv2.training import run_length
 from efficientnetv2.training.linear_probe import images_within, probe_s
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import with_overrides
@@ -90,9 +90,10 @@ def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, ima
 
 
 def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
-    monkeypatch.setattr(resolve, "load_eval_image", lambda *given: time.sleep(0.02))
+    monkeypatch.setattr(run_length, "load_eval_image", lambda *given: time.sleep(0.02))
     alone, shared = (
-        resolve._read_s(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
+        run_length.seconds_per_read(load_dataset(class_folders), get_recipe("quick"), workers)
+        for workers in (1, 8)
     )
     assert alone >= 0.02
     assert shared < alone / 4
@@ -109,7 +110,7 @@ def planned(capsys, folder, out, *settings: str, **words) -> dict:
         model=NETWORK, weights="none", recipe="quick", settings=(*TINY, *settings), **words
     )
     place = RunOptions(out=out, device="cpu", workers=0)
-    return plan_run(asked, DataConfig(str(folder)), place).to_json()
+    return plan_run(asked, DataConfig(str(folder)), place).report
 
 
 @pytest.mark.parametrize(
@@ -156,5 +157,5 @@ def test_minutes_that_nothing_fits_into_are_refused_with_what_goes_elsewhere():
     recipe, rates, _ = LengthBudget(job_of(640), 0.5, 29.0).lower_sizes(RATES, None)
     job = job_of(640)
     lower = RunConfig(recipe, None, job.train, job.val, None, None, job.device, workers=0)
-    with pytest.raises(InputError, match=mentioning("--minutes", "0.5", "0.48")):
+    with pytest.raises(InputError, match=mentioning("minutes", "0.5", "0.48")):
         LengthBudget(lower, 0.5, 29.0).set_length(rates)

@@ -14,14 +14,12 @@ from tests.messages import mentions
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.plots import draw_training_curves
-from efficientnetv2.training.estimate import RunEstimate, StageEstimate
 from efficientnetv2.training.image_cache import CacheEstimate
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.resolve import no_probe_note
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_request import RunOptions
+from efficientnetv2.training.time_budget import RunEstimate, StageEstimate
 from efficientnetv2.training.timing import LinearCost
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.workflows import estimate
@@ -99,19 +97,6 @@ def test_the_plan_says_what_the_run_says(first, class_folders, tmp_path):
     assert mentions(notes[-1], "48", "64")
 
 
-def test_that_weights_are_not_probed_is_foretold():
-    asked = get_recipe("finetune").model_copy(update={"weights": "some.safetensors"})
-
-    def run(separator, *, probe=True):
-        data = SimpleNamespace(dataset=SimpleNamespace(separator=separator))
-        request = SimpleNamespace(options=RunOptions(probe=probe))
-        return SimpleNamespace(recipe=asked, data=data, request=request)
-
-    assert no_probe_note(run(None)) == no_probe_note(run(";", probe=False)) == []
-    (said,) = no_probe_note(run(";"))
-    assert mentions(said, "weight", "label")
-
-
 def test_with_weights_a_cache_and_minutes(first, class_folders, tmp_path):
     before = left(tmp_path)
     words = [word for word in TINY if word not in ("--epochs", "1")]
@@ -165,7 +150,7 @@ def test_what_train_refuses_is_refused(class_folders, tmp_path):
 def test_a_cache_in_memory_is_in_the_processors(device, counted):
     foretold = RunEstimate(RunLength(1, 1.0), (StageEstimate(32, 1, 1.0, 1.0, 1, 2_000),), {})
     kept = CacheEstimate("ram", None, None, 7_000, 0.0)
-    assert estimate.RunPlan(foretold, kept, torch.device(device), (), 1.0).memory_bytes == counted
+    assert estimate.Estimate(foretold, kept, torch.device(device), (), 1.0).memory_bytes == counted
 
 
 def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folders, monkeypatch):

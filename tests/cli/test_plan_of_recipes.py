@@ -65,7 +65,7 @@ def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path
         settings=("minival=6", "eval_image_size=64", "ghost_batch_size=2", "precision=fp32", "compile=false"),
     )
     place = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
-    told = plan_run(words, DataConfig(str(imagenet)), place).to_json()
+    told = plan_run(words, DataConfig(str(imagenet)), place).report
     assert [stage["steps"] for stage in told["stages"]] == [2] * 4
     assert all(stage["seconds"] > 0 for stage in told["stages"])
     assert told["steps"] == 8, "of the pictures without minival"
@@ -84,7 +84,7 @@ def test_each_stage_of_a_recipe_is_foretold(name, imagenet, tmp_path, quickly, c
     )
     told = plan_run(
         words, DataConfig(str(imagenet)), RunOptions(out=tmp_path / "run", device="cpu", workers=0)
-    ).to_json()
+    ).report
     plan = recipe.progressive.with_image_size(PX)
     assert [stage["image_size"] for stage in told["stages"]] == [
         plan.stage(i).image_size for i in range(stages)

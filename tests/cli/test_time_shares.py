@@ -15,7 +15,6 @@ from tests.training.test_loop import SMALL
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.estimate import estimate_run
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
@@ -23,6 +22,7 @@ from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_length import LengthBudget, needs_timing, scratch_dir
 from efficientnetv2.training.run_lock import validate_new_run_dir
+from efficientnetv2.training.time_budget import estimate_run
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import remove_partial
@@ -134,7 +134,7 @@ def test_what_is_measured_is_written_into_the_run_s_own_folder(tmp_path, monkeyp
         remove_partial(run)
         assert not list(run.iterdir())
     monkeypatch.setattr("tempfile.mkdtemp", closed)
-    with pytest.raises(InputError, match=mentioning("Permission denied", "--output")), scratch_dir(run):
+    with pytest.raises(InputError, match=mentioning("Permission denied", "output")), scratch_dir(run):
         pass
 
 

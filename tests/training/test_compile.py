@@ -33,12 +33,12 @@ from efficientnetv2.utils.logs import attached
 COMPILE = torch.compile  # which the fixture replaces
 # 8 pictures a step in groups of 2: at 32 px three of the four in a pass and one in another, at 64 px all at once.
 EXPECTED = [
-    "Compiling (1 of 3): passes of 6 pictures of 32 px ...",
-    "Compiled in 0 s; its gradients are those of the plain network.",
-    "Compiling (2 of 3): passes of 2 pictures of 32 px ...",
-    "Compiled in 0 s; its gradients are those of the plain network.",
-    "Compiling (3 of 3): passes of 8 pictures of 64 px ...",
-    "Compiled in 0 s; its gradients are those of the plain network.",
+    "Compiling (1 of 3): passes of 6 images of 32 px ...",
+    "Compiled in 0 s; the gradients agree.",
+    "Compiling (2 of 3): passes of 2 images of 32 px ...",
+    "Compiled in 0 s; the gradients agree.",
+    "Compiling (3 of 3): passes of 8 images of 64 px ...",
+    "Compiled in 0 s; the gradients agree.",
 ]
 
 
@@ -141,7 +141,7 @@ def test_of_several_processes_each_compiles_what_its_share_makes(job):
     world = World(rank=0, size=2, local_rank=0, local_size=2)
     compiling.compile_model(job.network.train(), job.recipe, job.device, job.microbatches, world=world)
     assert [line for line in said if line.startswith("Compiling")] == [
-        f"Compiling ({number} of 2): passes of 4 pictures of {px} px ..." for number, px in ((1, 32), (2, 64))
+        f"Compiling ({number} of 2): passes of 4 images of {px} px ..." for number, px in ((1, 32), (2, 64))
     ]
 
 

@@ -207,8 +207,8 @@ def test_sizes_are_lowered_until_three_epochs_fit(images, stored_size, sizes):
         assert said == []
     else:
         assert mentions(said[0], sizes[0], sizes[-1], "224")
-        assert "--minutes" in said[0]
-        assert "--image-size 224" in said[0]
+        assert "minutes" in said[0]
+        assert "image_size=224" in said[0]
 
 
 def test_sizes_at_evaluation_are_lowered_with_them():

@@ -7,12 +7,17 @@ from dataclasses import replace
 import pytest
 from tests.messages import mentioning
 
-from efficientnetv2.training.estimate import epochs_for_budget, estimate_run, minutes_for_steps, steps_by_size
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import ImageCounts
+from efficientnetv2.training.time_budget import (
+    epochs_for_budget,
+    estimate_run,
+    minutes_for_steps,
+    steps_by_size,
+)
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 
@@ -161,7 +166,7 @@ def test_too_few_minutes_are_refused():
 
     So 8.62 s; 3 % of the time stay free.
     """
-    with pytest.raises(InputError, match=mentioning("--minutes", "0.1", "0.15")):
+    with pytest.raises(InputError, match=mentioning("minutes", "0.1", "0.15")):
         epochs_for_budget(0.1, recipe(), RATES, ImageCounts(48, 30))
     assert epochs_for_budget(0.15, recipe(), RATES, ImageCounts(48, 30))
 
@@ -173,7 +178,7 @@ def test_minutes_are_refused_as_they_were_given():
     0.5 + 2.4 / 4 s, the model 0.1 s: 30 + 6.13 / 0.97 s.
     """
     beside = {"counts": ImageCounts(48, 30), "spent_s": 30.0, "at_once": 4}
-    with pytest.raises(InputError, match=mentioning("--minutes", "0.6", "0.61", "0.5")):
+    with pytest.raises(InputError, match=mentioning("minutes", "0.6", "0.61", "0.5")):
         epochs_for_budget(0.6, recipe(), RATES, **beside)
     assert epochs_for_budget(0.61, recipe(), RATES, **beside)
     epochs = epochs_for_budget(2.5, recipe(), RATES, **beside)

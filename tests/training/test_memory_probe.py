@@ -140,7 +140,7 @@ def test_groups_of_other_networks_run_one_after_another():
 def test_a_stated_limit_counts_what_is_taken_already():
     taken = in_use_bytes(CPU) / GIB
     assert 0.4 < preflight(limit_gib=taken + 1).room / GIB < 0.95
-    with pytest.raises(InputError, match=mentioning("--memory-gib", "0.01", "GiB")):
+    with pytest.raises(InputError, match=mentioning("memory_gib", "0.01", "GiB")):
         preflight(limit_gib=0.01)
 
 

@@ -119,7 +119,7 @@ def test_where_memory_runs_out_the_step_is_done_again_with_half_as_many(when):
 
 def test_a_single_group_that_does_not_fit_names_the_next_smaller():
     network, _ = refusing(1)
-    with pytest.raises(InputError, match=mentioning("2", "48", "--set", "ghost_batch_size=1")):
+    with pytest.raises(InputError, match=mentioning("2", "48", "ghost_batch_size=1")):
         run(MicrobatchPlan({32: 4, 48: 4}), network=network)
 
 

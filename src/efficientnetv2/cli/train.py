@@ -13,7 +13,7 @@ from efficientnetv2.cli.parsing import ADVANCED
 from efficientnetv2.utils.errors import InputError, format_duration, pluralize
 
 if TYPE_CHECKING:
-    from efficientnetv2.workflows.estimate import RunPlan
+    from efficientnetv2.workflows.estimate import Estimate
 
 
 @spread
@@ -74,7 +74,7 @@ def train(
 
             plan = plan_run(recipe.words(), table.source(data), place, began=began)
             if machine.as_json:
-                print_json(plan.to_json())
+                print_json(plan.report)
             else:
                 _print_plan(plan, screen)
             return
@@ -89,7 +89,7 @@ def train(
             )  # fmt: skip
 
 
-def _print_plan(plan: RunPlan, screen: Screen) -> None:
+def _print_plan(plan: Estimate, screen: Screen) -> None:
     from efficientnetv2.data.cache_writer import format_bytes
 
     for note in plan.notes:
@@ -99,23 +99,19 @@ def _print_plan(plan: RunPlan, screen: Screen) -> None:
             str(number), str(stage.image_size), f"{stage.steps:,}", f"{stage.images_per_s:.0f}",
             str(stage.microbatches), format_bytes(stage.memory_bytes), format_duration(stage.seconds)
         ]
-        for number, stage in enumerate(plan.estimate.stages, start=1)
+        for number, stage in enumerate(plan.run.stages, start=1)
     ]  # fmt: skip
     columns = ["stage", "px", "steps", "images/s", "groups at a time", "memory", "time"]
     screen.table("By stage", columns, rows)
-    others = plan.estimate.others_s
-    screen.table(
-        "Other time", ["what", "time"], [[what, format_duration(took)] for what, took in others.items()]
-    )
-    disk = [[what, format_bytes(size)] for what, size in plan.estimate.disk_bytes.items()]
-    disk = [
-        ["checkpoints, until it has finished" if what == "checkpoints" else what, of] for what, of in disk
-    ]
+    others = [[what, format_duration(took)] for what, took in plan.run.others_s.items()]
+    screen.table("Other time", ["what", "time"], others)
+    names = {"checkpoints": "checkpoints, until it has finished"}
+    disk = [[names.get(what, what), format_bytes(size)] for what, size in plan.run.disk_bytes.items()]
     if plan.cache is not None:
         disk.append([f"cache{' (in memory)' * (plan.cache.where == 'ram')}", format_bytes(plan.cache.bytes)])
     screen.table("Disk", ["what", "size"], disk)
-    memory, on_disk = format_bytes(plan.memory_bytes), format_bytes(sum(plan.estimate.disk_bytes.values()))
+    memory, on_disk = format_bytes(plan.memory_bytes), format_bytes(plan.disk_bytes)
     screen.say(
-        f"In total about {format_duration(plan.estimate.seconds)} for {pluralize(plan.epochs, 'epoch')}, {memory} "
+        f"In total about {format_duration(plan.seconds)} for {pluralize(plan.epochs, 'epoch')}, {memory} "
         f"of memory, {on_disk} of disk in the run folder."
     )

@@ -1,4 +1,4 @@
-"""``--cache ram|disk``: where the training images are kept decoded, and how many bytes they may take."""
+"""Decoded training images in memory or on disk: where they are kept, and how many bytes they may take."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.memory import free_bytes
 from efficientnetv2.utils.rng import Key
 
-# Fraction of the free memory that ``--cache ram`` may take. Where the CPU trains, activations have up to 60 %. Ours.
+# Fraction of the free memory that a cache may take. Where the CPU trains, activations have up to 60 %. Ours.
 _MEMORY_FRACTION_CPU, _MEMORY_FRACTION = 0.4, 0.7
 # Images that are cached to estimate the whole: a second's or two's worth. Ours.
 _ESTIMATED = 512
@@ -46,9 +46,9 @@ class ImageCache:
     """The training images, decoded."""
 
     where: str  # ``ram`` or ``disk``
-    reader: Reader  # Reads them
-    note: str  # What was done, in a sentence
-    seconds: float  # Time that it took
+    reader: Reader
+    note: str  # What was done
+    seconds: float  # Time to fill it
     image_size: int  # Largest training size that they are kept for
 
 
@@ -70,71 +70,59 @@ def build_cache(
     hardware: Hardware,
     image_size: int | None = None,
 ) -> ImageCache | None:
-    """Keep the training images decoded; None if the recipe reads the files.
+    """Keep the training images decoded, in ``ram`` or on ``disk``; None if the recipe reads the files.
 
-    Args:
-        where: ``ram`` or ``disk``; None if the run has no ``--cache``.
-        recipe: Recipe of the run.
-        data: Its images.
-        hardware: Processes on one machine share what the first has filled.
-        image_size: Largest training size to keep them for, if the run's own was lowered since.
+    ``image_size`` is the largest training size to keep them for, if the run's own was lowered since.
 
     Raises:
-        InputError: The recipe wants a cache and ``where`` is not given; there is no room; or ``ram`` is to serve
-            several machines.
+        InputError: ``where`` is not given, there is no room, or ``ram`` is to serve several machines.
     """
     if recipe.cache_resolution is None:
         return None
-    where = _place(where, recipe, hardware.world)
+    where = _require_place(where, recipe, hardware.world)
     began = time.perf_counter()
     images, rows = _images(where, data)
-    px = image_size or _largest_px(recipe)
+    px = image_size or max(setting.image_size for setting in settings_by_size(recipe))
     job = _job(images, recipe, px)
-    file = (
-        _in_memory(job, hardware.device)
-        if where == "ram"
-        else cache_on_disk(_folder(images, job.spec, data), job)
-    )
+    ram = where == "ram"
+    file = _in_memory(job, hardware.device) if ram else cache_on_disk(_folder(images, job.spec, data), job)
     seconds = time.perf_counter() - began
-    reader = file.reader(rows, source_reader(data.train))
-    return ImageCache(where, reader, _note(where, file, job, seconds), seconds, px)
+    done = "there already" if file.reused else f"filled in {seconds:.0f} s"
+    place = "of memory" if ram else f"in {file.path.parent} (delete that folder to free it)"
+    note = (
+        f"Cache: {pluralize(job.count, 'image')} decoded, their {job.spec.side} side at most {job.spec.px} px, "
+        f"{format_bytes(file.bytes)} {place}, {done}."
+    )
+    return ImageCache(where, file.reader(rows, source_reader(data.train)), note, seconds, px)
 
 
 def estimate_cache(
     where: str | None, recipe: Recipe, data: DataModule, device: torch.device
 ) -> CacheEstimate | None:
-    """What ``build_cache`` would take, from some images in memory; nothing stays behind.
-
-    Raises:
-        InputError: See ``build_cache``.
-    """
+    """What ``build_cache`` would take, from some images in memory; nothing stays behind."""
     if recipe.cache_resolution is None:
         return None
-    where = _place(where, recipe, SINGLE_PROCESS)
+    where = _require_place(where, recipe, SINGLE_PROCESS)
     images, _ = _images(where, data)
     whole = _job(images, recipe)
     began = time.perf_counter()
     exists = where == "disk" and is_cached(_folder(images, whole.spec, data), whole)
-    look_s = time.perf_counter() - began
+    lookup_s = time.perf_counter() - began
     order = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(data.train))
     some, file, began = _as_many_as_fit(data.train, order[:_ESTIMATED], recipe, device)
     share = len(some) / len(images)
     size, seconds = round(file.bytes / share), (time.perf_counter() - began) / share
     if where == "ram" and size > _room(device):
         raise InputError(
-            f"--cache ram: {pluralize(len(images), 'picture')} need about {format_bytes(size)}, but of the free "
-            f"memory only {format_bytes(_room(device))} can be spared for it. Use --cache disk, or leave --cache out."
+            f"`cache=ram`: {pluralize(len(images), 'image')} need about {format_bytes(size)}, but only "
+            f"{format_bytes(_room(device))} of the free memory are for it. Use `cache=disk`."
         )
     reader = file.reader(np.arange(len(some)), source_reader(some))
-    return CacheEstimate(where, some, reader, size, look_s if exists else seconds)
+    return CacheEstimate(where, some, reader, size, lookup_s if exists else seconds)
 
 
 def preview_cache(recipe: Recipe, train: ImageDataset, samples: Ints, device: torch.device) -> Reader | None:
-    """What training reads of a few samples where all are cached; None if it reads the files.
-
-    Raises:
-        InputError: They do not fit into memory.
-    """
+    """What training reads of a few samples where all are cached; None if it reads the files."""
     if recipe.cache_resolution is None:
         return None
     rows = np.full(len(train), -1, dtype=np.int64)
@@ -145,19 +133,15 @@ def preview_cache(recipe: Recipe, train: ImageDataset, samples: Ints, device: to
 def local_reader(
     cache: ImageCache | None, recipe: Recipe, data: DataModule, hardware: Hardware
 ) -> Reader | None:
-    """What this process reads: the cache of the first process, or one on its own machine's disk. All call this.
-
-    Raises:
-        InputError: See ``build_cache``.
-    """
+    """What this process reads: the cache of the first process, or one on its own machine's disk. All call this."""
     if cache is None:
         return None
-    here: ImageCache | None = cache
+    local: ImageCache | None = cache
     if hardware.world.machines > 1 and not hardware.world.is_main_process:
-        here = build_cache(cache.where, recipe, data, hardware, cache.image_size)
+        local = build_cache(cache.where, recipe, data, hardware, cache.image_size)
     all_gather_object(hardware.world, None)  # nobody waits within a step for one that is still filling
-    assert here is not None, "the recipe is the same for all"
-    return here.reader
+    assert local is not None, "the recipe is the same for all"
+    return local.reader
 
 
 def _as_many_as_fit(
@@ -180,25 +164,21 @@ def _rows_in(images: ImageDataset, train: ImageDataset) -> Ints:
         return np.arange(len(train), dtype=np.int64)
     places = pd.Index(images.paths)
     if not places.is_unique:  # as tars of others may name them
-        raise InputError(
-            f"--cache disk: two pictures are called '{places[places.duplicated()][0]}', so one could not be told from "
-            "the other. Use --cache ram, or leave --cache out."
-        )
+        twice = places[places.duplicated()][0]
+        raise InputError(f"`cache=disk`: two images are called '{twice}'. Use `cache=ram`.")
     rows: Ints = places.get_indexer(pd.Index(train.paths)).astype(np.int64)
     return rows
 
 
-def _place(where: str | None, recipe: Recipe, world: World) -> str:
+def _require_place(where: str | None, recipe: Recipe, world: World) -> str:
     if where is None:
         raise InputError(
-            f"The recipe keeps decoded pictures (cache_resolution is {recipe.cache_resolution:g}), but not where: "
-            "give --cache "
-            "ram or --cache disk, or --set cache_resolution=null to read the files each time."
+            f"cache_resolution is {recipe.cache_resolution:g}, but there is no cache. Use `cache=ram`, `cache=disk` or "
+            "`cache_resolution=null`."
         )
     if where == "ram" and world.machines > 1:
         raise InputError(
-            f"--cache ram is for the processes of one machine, and these are of {world.machines}. Use --cache disk, "
-            "which each machine fills for itself unless they share it."
+            f"`cache=ram` is for one machine, and these processes are of {world.machines}. Use `cache=disk`."
         )
     return where
 
@@ -226,15 +206,11 @@ def _job(images: ImageDataset, recipe: Recipe, image_size: int | None = None) ->
 def _spec(recipe: Recipe, image_size: int | None = None) -> CacheSpec:
     assert recipe.cache_resolution is not None
     return CacheSpec.enough(
-        image_size=image_size or _largest_px(recipe),
+        image_size=image_size or max(setting.image_size for setting in settings_by_size(recipe)),
         crop_mode=recipe.random_crop_mode,
         area_min=recipe.crop_scale_min,
         detail=recipe.cache_resolution,
     )
-
-
-def _largest_px(recipe: Recipe) -> int:
-    return max(setting.image_size for setting in settings_by_size(recipe))
 
 
 def _in_memory(job: CacheJob, device: torch.device) -> CacheFile:
@@ -260,13 +236,3 @@ def _folder(images: ImageDataset, spec: CacheSpec, data: DataModule) -> Path:
     digest = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:40]
     return cache_folder("pictures") / f"{stem}-{spec.px}px-{digest}"
-
-
-def _note(where: str, file: CacheFile, job: CacheJob, seconds: float) -> str:
-    side = {"shorter": "shorter side", "longer": "longer side", "mean": "mean side"}[job.spec.side]
-    decoded = pluralize(job.count, "picture")
-    size = f"{decoded} decoded, their {side} at most {job.spec.px} px, {format_bytes(file.bytes)}"
-    if where == "ram":
-        return f"Cache: {size} of memory, filled in {seconds:.0f} s."
-    done = "there already" if file.reused else f"filled in {seconds:.0f} s"
-    return f"Cache: {size} in {file.path.parent}, {done}. To be rid of it, delete that folder."

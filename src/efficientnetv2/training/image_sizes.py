@@ -1,4 +1,4 @@
-"""Image sizes and group sizes that a model can process, checked before the first step."""
+"""Image sizes of a run: limited by the stored images, lowered for a time limit, and checked against the stride."""
 
 from __future__ import annotations
 
@@ -27,25 +27,20 @@ def settings_by_size(recipe: Recipe) -> list[StepSettings]:
 
 
 def default_eval_sizes(trained_px: int) -> tuple[int, ...]:
-    """The sizes that ``auto`` tries: from that of training on, up to half as large again.
+    """The sizes that ``auto`` evaluates: from that of training up to half as large again, in steps of an eighth.
 
-    Their distance is an eighth, in whole steps of 32 px: 128, 160 and 192; 224, 256, 288 and 320. As random crops
-    magnify (arXiv:1906.06423), the released models (B0 to XL, google/automl) are evaluated at 1.17 to 1.33 times the
-    size of training. The steps and the end are ours.
+    Steps are whole multiples of 32 px: 128, 160 and 192; 224, 256, 288 and 320. As random crops magnify
+    (arXiv:1906.06423), the released models (B0 to XL, google/automl) are evaluated at 1.17 to 1.33 times the size of
+    training. The steps and the end are ours.
     """
     step = _STRIDE * math.ceil(trained_px / 8 / _STRIDE)
     return tuple(range(trained_px, trained_px * 3 // 2 + 1, step))
 
 
 def eval_size_candidates(recipe: Recipe) -> tuple[int, ...]:
-    """The sizes that a resolved recipe tries at evaluation, ``eval_image_size`` included, growing; empty if none."""
-    if (
-        recipe.eval_image_size_candidates is None
-        or recipe.eval_image_size_candidates == "auto"
-        or recipe.eval_image_size is None
-    ):
-        return ()
-    return tuple(sorted({*recipe.eval_image_size_candidates, recipe.eval_image_size}))
+    """The evaluation sizes of a resolved recipe, ``eval_image_size`` included, growing; empty if none are compared."""
+    candidates, size = recipe.eval_image_size_candidates, recipe.eval_image_size
+    return tuple(sorted({*candidates, size})) if isinstance(candidates, tuple) and size is not None else ()
 
 
 def requested_px(recipe: Recipe) -> tuple[float, float]:
@@ -67,10 +62,8 @@ def rounding_note(recipe: Recipe) -> list[str]:
     ]
     if plan.size_multiple == 1 or not changed:
         return []
-    return [
-        f"Sizes are multiples of {plan.size_multiple} px: {' and '.join(changed)} (--set progressive.size_multiple=1 "
-        "rounds nothing)."
-    ]
+    fix = "`progressive.size_multiple=1` keeps them"
+    return [f"Sizes are multiples of {plan.size_multiple} px: {' and '.join(changed)} ({fix})."]
 
 
 def limit_upscaling(recipe: Recipe, stored_size: float | None) -> tuple[Recipe, list[str]]:
@@ -87,10 +80,8 @@ def limit_upscaling(recipe: Recipe, stored_size: float | None) -> tuple[Recipe, 
     first_px = smaller.stage(0).image_size
     sizes = f"{end_px} px" if first_px == end_px else f"{first_px} to {end_px} px"
     return recipe.model_copy(update={"progressive": smaller}), [
-        f"Sizes: {sizes} instead of up to {plan.last.image_size}: the images are stored at {stored_size:g} px, and "
-        "more "
-        f"than {most:g} times that would take longer and show no more (--image-size {plan.last.image_size}, or --set "
-        "max_upscale=null)."
+        f"Sizes: {sizes} instead of up to {plan.last.image_size}, at most {most:g} times the stored "
+        f"{stored_size:g} px (`max_upscale=null` keeps them)."
     ]
 
 
@@ -100,11 +91,7 @@ def lower_sizes_for_budget(
     """The recipe with image sizes at which three epochs fit into the time, and a note if they are lower.
 
     Lowered sizes are not above the stored size. Where three epochs fit at no size, the recipe gets the smallest.
-
-    Args:
-        recipe: Recipe with its sizes.
-        epochs_of: Number of epochs that fit into the time with the sizes of a recipe.
-        stored_size: Size of the stored images, in pixels. None if it is not known.
+    ``epochs_of`` gives the epochs that fit into the time with the sizes of a recipe.
     """
     plan = recipe.progressive
     last_px, fitting = plan.last.image_size, epochs_of(recipe)
@@ -121,9 +108,9 @@ def lower_sizes_for_budget(
     evaluated = "" if lower.eval_image_size is None else f", and evaluation at {lower.eval_image_size} px"
     trained = sorted({lower.progressive.stage(0).image_size, lower.progressive.last.image_size})
     return lower, [
-        f"Sizes: {' to '.join(map(str, trained))} px instead of up to {last_px} px (--minutes leaves time for about "
+        f"Sizes: {' to '.join(map(str, trained))} px instead of up to {last_px} px (`minutes` leaves time for about "
         f"{fitting:.2g} epochs at up to {last_px} px, and {epochs_of(lower):.2g} at these){evaluated}. "
-        f"To keep the sizes, pass --image-size {last_px}."
+        f"To keep the sizes, use `image_size={last_px}`."
     ]
 
 
@@ -138,9 +125,8 @@ def _with_last_size(recipe: Recipe, px: int) -> Recipe:
     if recipe.eval_image_size is not None:
         changes["eval_image_size"] = scaled(recipe.eval_image_size)
     if isinstance(recipe.eval_image_size_candidates, tuple):
-        changes["eval_image_size_candidates"] = tuple(
-            sorted({scaled(size) for size in recipe.eval_image_size_candidates})
-        )
+        sizes = {scaled(size) for size in recipe.eval_image_size_candidates}
+        changes["eval_image_size_candidates"] = tuple(sorted(sizes))
     return recipe.model_copy(update=changes)
 
 
@@ -156,51 +142,34 @@ def resolve_eval_sizes(recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
         fields["eval_image_size"] = last_px
     if not fields:
         return {}, []
-    px, which = (
-        recipe.eval_image_size or last_px,
-        "" if recipe.eval_image_size else ", the last training size",
-    )
-    selected = (
-        "" if recipe.eval_image_size_candidates is None else f", or what minival selects in the end{among}"
-    )
+    px = recipe.eval_image_size or last_px
+    which = "" if recipe.eval_image_size else ", the last training size"
+    selects = recipe.eval_image_size_candidates is not None
+    selected = f", or what minival selects in the end{among}" if selects else ""
     return fields, [f"Evaluation at {px} px{which}{selected}."]
 
 
 def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | None) -> None:
-    """Check that no size is below the model's stride. Open sizes, and an unknown stride (None), pass.
-
-    Raises:
-        InputError: A size is too small. The message gives the size and a fix.
-    """
+    """Check that no size is below the model's stride; open sizes and an unknown stride (None) pass."""
     # As requested, before rounding: whoever asks for 8 px does not mean the 32 px it would be rounded to.
     first, last = (round(px) for px in requested_px(recipe))
-    larger = "Take larger images (--image-size, or --set progressive.image_size={...})."
-    start = f'--set "progressive.image_size={{start: {stride}, end: {last}}}"'
-    trained = [
-        ("the largest training image", last, larger),
-        (
-            "the smallest training image",
-            first,
-            f"Start with larger ones ({start}), or take larger ones throughout (--image-size).",
-        ),
-    ]
+    larger = "Use a larger `image_size`."
+    start = f"Use a larger `image_size`, or `progressive.image_size={{start: {stride}, end: {last}}}`."
+    trained = [("the largest training image", last, larger), ("the smallest training image", first, start)]
     if first == last:
         trained = [("every training image", last, larger)]
-    evaluated = [
-        (field, px, f"Take larger ones (--set {field}=...).") for field, px in sizes_by_field(recipe)
-    ]
+    evaluated = [(field, px, f"Use a larger `{field}`.") for field, px in sizes_by_field(recipe)]
     for what, px, fix in [*trained, *evaluated]:
         if px is not None and stride is not None and px < stride:
             raise InputError(
-                f"{what} is {px} px, but {model_title(model)} has a stride of {stride} px: at least {stride} px. {fix}"
+                f"{what} is {px} px, but {model_title(model)} has a stride of {stride} px. {fix}"
             )
 
 
 def sizes_by_field(recipe: Recipe) -> list[tuple[str, int | None]]:
     """The sizes at evaluation with the field of each."""
-    candidates = [
-        ("eval_image_size_candidates", px)
-        for px in eval_size_candidates(recipe)
-        if px != recipe.eval_image_size
+    sizes = [px for px in eval_size_candidates(recipe) if px != recipe.eval_image_size]
+    return [
+        ("eval_image_size", recipe.eval_image_size),
+        *(("eval_image_size_candidates", px) for px in sizes),
     ]
-    return [("eval_image_size", recipe.eval_image_size), *candidates]

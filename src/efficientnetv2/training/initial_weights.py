@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,15 +29,9 @@ from efficientnetv2.utils.rng import Key
 
 # Preprocessing that comes with weights. Size and crop mode are the recipe's.
 _USED = ("interpolation", "mean", "std")
-# Names of pretrained weights in Keras, torchvision and Ultralytics, and of datasets by our tags. Ours.
-_PRETRAINED = ("default", "pretrained", "true", "yes")
-_DATASETS = {
-    **dict.fromkeys(("imagenet", "imagenet1k", "in1k"), "in1k"),
-    **dict.fromkeys(("imagenet21k", "imagenet22k", "in21k", "in22k"), "in21k"),
-}
-
 # Weights of the repository, if the package runs in one.
 BUNDLED = Path(__file__).parents[3] / "examples/weights"
+NOTHING_FROZEN = {"freeze_stages": 0, "freeze_bn": False}  # fields of a recipe
 
 
 @dataclass(frozen=True)
@@ -47,31 +40,21 @@ class WeightsCandidate:
 
     word: str  # Argument of ``load_weights``, or "none" for random weights
     note: str  # Which weights and from where, or why none
-    title: str = "random weights"  # Name for users
+    title: str = "random weights"
     lacking: str = ""  # Why better weights are not available; empty if there are none
     bundled: bool = False  # Whether they are the repository's, which were trained on aerial images
 
 
 def validate_model_name(model: str | Architecture) -> None:
-    """Check that a recipe's model is a known model, not weights.
-
-    Raises:
-        InputError: It names weights, or is unknown.
-    """
+    """Check that a recipe's model is a known model, not weights."""
     if not isinstance(model, str) or model == "auto" or model in NAMES:
         return
     if model.endswith(".py"):
+        raise InputError(f"`model={model}`: your own model trains in your own loop, see docs/progressive.md.")
+    is_weights = (is_library_model(model) and "." in model) or model in pretrained.weight_names()
+    if is_weights or Path(model).exists():
         raise InputError(
-            f"--model {model}: a model in your own code trains in your own loop, with the same progressive learning: "
-            "docs/progressive.md, examples/loops."
-        )
-    if (
-        (is_library_model(model) and "." in model)
-        or Path(model).exists()
-        or model in pretrained.weight_names()
-    ):
-        raise InputError(
-            f"--model {model}: that names weights, which include the model. Pass --weights {model}."
+            f"`model={model}`: that names weights, which include the model. Use `weights={model}`."
         )
     if not is_library_model(model):
         raise unknown_model_error(model)
@@ -89,44 +72,28 @@ def stride_of(model: str | Architecture) -> int | None:
     return model.stride
 
 
-def best_weights(model: str | Architecture, *, shipped: Path | None = None) -> WeightsCandidate:
-    """The best available weights of a model; see ``weights_candidates``."""
-    return weights_candidates(model, shipped=shipped)[0]
-
-
 def weights_candidates(
     model: str | Architecture, *, shipped: Path | None = None
 ) -> tuple[WeightsCandidate, ...]:
     """All available weights of a model, the most promising first, "none" last. May download the best.
 
-    Args:
-        model: Model of a recipe.
-        shipped: Folder with files ``NAME.safetensors``. None is ``examples/weights`` of the repository.
+    ``shipped`` is a folder with files ``NAME.safetensors``; None is ``examples/weights`` of the repository.
     """
+    reason = f"None are published for {model_title(model)}."
+    found = []
     if isinstance(model, str) and is_library_model(model):
-        note = f"Weights of {model} have a tag: --weights {model.partition('@')[0]}.TAG."
-        return (WeightsCandidate("none", f"Weights: none, training from scratch. {note}"),)
-    if not isinstance(model, str) or model not in NAMES:
-        return (
-            WeightsCandidate(
-                "none", f"Weights: none are published for {model_title(model)}; training from scratch."
-            ),
-        )
-    published, reason = _published(model)
-    there = [] if published is None else [published]
-    file = (BUNDLED if shipped is None else shipped) / f"{model}.safetensors"
-    if file.is_file():
-        others = f"; others: {reason}" if published is None else "."
-        there.append(
-            WeightsCandidate(
-                str(file),
-                f"Weights: {file}, which come with the repository{others}",
-                f"the shipped {file.name}",
-                "" if published is not None else reason,
-                bundled=True,
-            )
-        )
-    return (*there, WeightsCandidate("none", f"Weights: none, training from scratch. {reason}".rstrip()))
+        reason = f"Those of {model} have a tag: `weights={model.partition('@')[0]}.TAG`."
+    elif isinstance(model, str) and model in NAMES:
+        published, reason = _published(model)
+        found = [] if published is None else [published]
+        file = (BUNDLED if shipped is None else shipped) / f"{model}.safetensors"
+        if file.is_file():
+            others = f"; others: {reason}" if published is None else "."
+            note = f"Weights: {file}, which come with the repository{others}"
+            lacking = "" if published is not None else reason
+            found.append(WeightsCandidate(str(file), note, f"the shipped {file.name}", lacking, bundled=True))
+    none = WeightsCandidate("none", f"Weights: none, training from scratch. {reason}".rstrip())
+    return (*found, none)
 
 
 def _published(model: str) -> tuple[WeightsCandidate | None, str]:
@@ -141,21 +108,15 @@ def _published(model: str) -> tuple[WeightsCandidate | None, str]:
         except InputError as error:
             reason = reason or str(error)
             continue
+        note = f"Weights: {name}, from {where}. To train from scratch: `weights=none`."
         if reason:
             note = f"Weights: {name}, from the cache; better ones are not available: {reason}"
-        else:
-            note = f"Weights: {name}, from {where}. To train from scratch: --weights none."
         return WeightsCandidate(name, note, name, reason), reason
     return None, reason
 
 
 def better_weights(model: str | Architecture, word: str) -> str | None:
-    """Name of ImageNet weights that promise more than the repository's (``word``) or "none"; None if there are none.
-
-    Example::
-
-        better_weights("efficientnetv2_b0", "none")  # "efficientnetv2_b0.in1k"
-    """
+    """Name of ImageNet weights that promise more than the repository's (``word``) or "none"; None if there are none."""
     if not isinstance(model, str) or model not in NAMES:
         return None
     if word != "none" and Path(word).resolve().parent != BUNDLED:
@@ -166,21 +127,19 @@ def better_weights(model: str | Architecture, word: str) -> str | None:
 def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network, tuple[str, ...]]:
     """Load a model with weights, and notes on how the file was read.
 
-    Args:
-        word: A model file or run directory; a weights file of timm, torchvision, Keras or the official code; a name
-            such as ``efficientnetv2_s.in1k``; or weights of another library, ``timm:resnet50.a1_in1k``.
-        num_classes: Classes of the classifier that another library adds to weights without one, or with several. All
-            others keep theirs. None adds none, and keeps several.
+    ``word`` is a model file or run directory; a weights file of timm, torchvision, Keras or the official code; a name
+    such as ``efficientnetv2_s.in1k``; or weights of another library, ``timm:resnet50.a1_in1k``. ``num_classes`` is for
+    another library's weights without a classifier, or with several: None adds none, and keeps several.
 
     Raises:
         InputError: The weights are unknown, or can't be read or downloaded.
     """
     path = Path(word)
-    if _is_here(word):
+    if _is_file(word):
         if members := ensemble_members(path):
             raise InputError(
-                f"--weights {word}: this is an ensemble of {len(members)} models, but training starts from one. Give "
-                f"one of them: --weights {members[0].parent}"
+                f"`weights={word}`: this is an ensemble of {len(members)} models. Use one of them: "
+                f"`weights={members[0].parent}`"
             )
         if is_model_file(path) or (path / "recipe.yaml").is_file():
             return model_file.load(path), ()
@@ -194,54 +153,38 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
             return create(word, num_classes=num_classes or 0), ()
         return create(word, num_classes=num_classes if come_with > 1 else None), ()
     if is_library_model(word):
-        tagged = f"{word.partition('@')[0]}.TAG"
-        raise InputError(
-            f"--weights {word}: that is a model. Its weights have a tag, {tagged}, as its library lists them."
-        )
+        raise InputError(f"`weights={word}`: that is a model. Use `weights={word.partition('@')[0]}.TAG`.")
     if "." in word and word.partition(".")[0] in NAMES:
         return convert.read_pretrained(hub.fetch(word), word), ()
-    raise _no_weights(word)
+    raise _unknown_weights_error(word)
 
 
 def validate_weights_name(word: str) -> None:
-    """Check that weights exist, without reading or downloading them.
-
-    Raises:
-        InputError: There is no such file, and no weights of that name.
-    """
-    if word in ("auto", "none") or _is_here(word) or is_library_model(word):
+    """Check that weights exist, without reading or downloading them."""
+    if word in ("auto", "none") or _is_file(word) or is_library_model(word):
         return
     if word.partition(".")[0] not in NAMES or "." not in word:
-        raise _no_weights(word)
+        raise _unknown_weights_error(word)
     pretrained.get_weights(word)
 
 
-def _no_weights(word: str) -> InputError:
-    """The error for unknown weights."""
+def _unknown_weights_error(word: str) -> InputError:
     if word in NAMES:
         tags = ", ".join(pretrained.ranked_weights(word)) or "none"
-        return InputError(f"--weights {word}: that is a model. Its weights: {tags}.")
-    if word.casefold() in _PRETRAINED:
-        return InputError(f"--weights {word}: for the best pretrained weights, write --weights auto.")
-    tag = _DATASETS.get(re.sub(r"[-_]|v\d$", "", word.casefold()))
-    if tag is not None:
-        name = next(name for name in pretrained.weight_names() if name.endswith(f".{tag}"))
-        return InputError(
-            f"--weights {word}: name the model too, such as --weights {name}. All names: effnetv2 models --pretrained"
-        )
+        return InputError(f"`weights={word}`: that is a model. Its weights: {tags}.")
     hint = did_you_mean(word, ["auto", "none", *pretrained.weight_names()])
     return InputError(
-        f"--weights {word}: there is no such file, and no weights of that name{hint} Give a model file, "
-        "weights of timm, torchvision or Keras, a name of effnetv2 models --pretrained, auto or none."
+        f"`weights={word}`: there is no such file, and no weights of that name{hint} All names: effnetv2 models "
+        "--pretrained"
     )
 
 
 def absolute_weights_path(word: str) -> str:
     """The absolute path of local weights, links unresolved, as names matter; any other word unchanged."""
-    return os.path.abspath(word) if word not in ("auto", "none") and _is_here(word) else word
+    return os.path.abspath(word) if word not in ("auto", "none") and _is_file(word) else word
 
 
-def _is_here(word: str) -> bool:
+def _is_file(word: str) -> bool:
     """Whether it is a file, a folder, or a TensorFlow checkpoint, which is several files."""
     return Path(word).exists() or Path(f"{word}.index").exists()
 
@@ -262,14 +205,10 @@ def same_shape(one: str | Architecture, other: str | Architecture) -> bool:
 
 
 def _shape(model: str | Architecture) -> Architecture | str:
-    """The architecture without padding, epsilon and pooling; the name alone for other libraries."""
     if isinstance(model, str) and is_library_model(model):
         return model.partition(".")[0].partition("@")[0]
     table = get_architecture(model) if isinstance(model, str) else model
     return replace(table, padding="same", batch_norm_epsilon=1e-3, global_pool="avg")
-
-
-NOTHING_FROZEN = {"freeze_stages": 0, "freeze_bn": False}  # fields of a recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,13 +224,9 @@ class InitialModel:
 def build_initial_model(
     recipe: Recipe, *, class_names: tuple[str, ...], device: torch.device, in_channels: int = RGB
 ) -> InitialModel:
-    """Build the model to train.
+    """Build the model to train; model and weights of the recipe may be "auto", which the device decides.
 
-    Args:
-        recipe: Recipe; model and weights may be "auto".
-        class_names: Classes of the training images.
-        device: Device of the run, which decides the default model.
-        in_channels: Channels of the images. Weights for others are adapted (``models.adapt``).
+    Weights for images of other channels are adapted (``models.adapt``).
 
     Raises:
         InputError: Weights are missing or of another model, or the recipe does not fit the model.
@@ -300,7 +235,7 @@ def build_initial_model(
     notes: list[str] = []
     word = recipe.weights
     if word == "auto":
-        found = best_weights(default_model(device) if recipe.model == "auto" else recipe.model)
+        found = weights_candidates(default_model(device) if recipe.model == "auto" else recipe.model)[0]
         word = found.word
         notes.append(found.note)
     if word != "none":
@@ -319,11 +254,7 @@ def build_initial_model(
 def build_model(
     recipe: Recipe, model: str | Architecture, *, num_classes: int, in_channels: int = RGB
 ) -> Network:
-    """A model with random weights. The same recipe gives the same weights.
-
-    Raises:
-        InputError: The model is unknown, or the recipe does not fit it.
-    """
+    """A model with random weights. The same recipe gives the same weights."""
     _seed(recipe)
     made = create(model, num_classes=num_classes, in_channels=in_channels)
     network = adapt(made, global_pool=recipe.global_pool)
@@ -332,8 +263,7 @@ def build_model(
             zero_init_residual(network)
         else:
             _zero_classifiers(network)
-    freeze(network, stages=recipe.freeze_stages, statistics=recipe.freeze_bn)
-    _recompute(network, recipe.checkpoint_stages)
+    _freeze(recipe, network)
     return network
 
 
@@ -341,15 +271,16 @@ def _from_weights(
     recipe: Recipe, word: str, class_names: tuple[str, ...], in_channels: int, notes: list[str]
 ) -> InitialModel:
     _seed(recipe)  # another library may draw the classifier
-    network, said = load_weights(word, num_classes=len(class_names))
+    classes = len(class_names)
+    network, read_notes = load_weights(word, num_classes=classes)
     network.calibration = None  # training makes it invalid
-    notes += [f"--weights {word}: {note}." for note in said]
-    model = _name(network)
+    notes += [f"Weights {word}: {note}." for note in read_notes]
+    model = _recipe_model(network)
     if recipe.model == "auto":
         notes.append(f"Model: {model_title(model)}, that of the weights.")
     elif not same_shape(recipe.model, model):
         raise InputError(
-            f"--weights {word}: the model is {model_title(model)}, not {model_title(recipe.model)}. Pass --model auto "
+            f"`weights={word}`: the model is {model_title(model)}, not {model_title(recipe.model)}. Use `model=auto` "
             "to train the model of the weights, or other weights."
         )
     if network.in_channels != in_channels:
@@ -357,29 +288,25 @@ def _from_weights(
     _seed(recipe)
     same_classes = network.class_names == class_names
     if not same_classes and isinstance(network, WrappedModel) and len(classifier_layers(network)) > 1:
-        reset_classifiers(network, len(class_names))
+        reset_classifiers(network, classes)
     elif not same_classes:
         adapt(network, num_classes=0)
     adapt(network, global_pool=recipe.global_pool)
-    if network.num_classes != len(class_names):
-        adapt(network, num_classes=len(class_names))
-    fresh_head = not (same_classes and network.class_names)
-    if fresh_head and recipe.init == "zero_residual":
-        _zero_classifiers(network)
-    head = _head(recipe, network, len(class_names)) if fresh_head else "its classifier too"
+    if network.num_classes != classes:
+        adapt(network, num_classes=classes)
+    head = "its classifier too"
+    if not (same_classes and network.class_names):
+        if recipe.init == "zero_residual":
+            _zero_classifiers(network)
+        # Only a single classifier gets the values of the probe.
+        probed = recipe.head_init == "linear_probe" and len(classifier_layers(network)) == 1
+        head = f"a fresh classifier for {pluralize(classes, 'class')}"
+        head += " that starts as the linear probe" if probed else ""
     notes.append(f"Weights: from {word}, {head}.")
-    freeze(network, stages=recipe.freeze_stages, statistics=recipe.freeze_bn)
-    _recompute(network, recipe.checkpoint_stages)
+    _freeze(recipe, network)
     if network.frozen:
         notes.append(_frozen(recipe, network))
     return InitialModel(model, word, network, tuple(notes))
-
-
-def _head(recipe: Recipe, network: Network, classes: int) -> str:
-    """How a new classifier starts, in words. Only a single classifier gets the values of the probe."""
-    if recipe.head_init == "linear_probe" and len(classifier_layers(network)) == 1:
-        return f"with a classifier for {pluralize(classes, 'class')} that starts as the linear probe"
-    return f"a fresh classifier for {pluralize(classes, 'class')}"
 
 
 def _adapt_channels(network: Network, word: str, in_channels: int) -> str:
@@ -390,35 +317,28 @@ def _adapt_channels(network: Network, word: str, in_channels: int) -> str:
         adapt(network, in_channels=in_channels)
     except InputError as error:
         raise InputError(
-            f"--weights {word}: its model takes images of {pluralize(had, 'channel')}, and images are read as {ours}; "
-            f"{error}. Take weights for {ours}."
+            f"`weights={word}`: its model takes images of {pluralize(had, 'channel')}; {error}. Use weights for {ours}."
         ) from error
-    read = f"Its first convolution takes {pluralize(had, 'channel')}"
-    if in_channels == 1:
-        return f"{read}, and images have one: it gets the sum of their weights."
-    each = "red, green and blue get" if in_channels == RGB else f"the {in_channels} get"
-    if had == 1:
-        return f"{read}; {each} its weights, scaled by 1/{in_channels}."
-    return (
-        f"{read}, and images are read as {ours}: {each} the weights of the first {min(had, in_channels)} in turn, "
-        f"scaled by {had}/{in_channels}."
+    weights = (
+        f"its weights in turn, scaled by {had}/{in_channels}" if in_channels > 1 else "the sum of its weights"
     )
+    return f"The first convolution takes {pluralize(had, 'channel')}: {ours} get {weights}."
 
 
 def _frozen(recipe: Recipe, network: Network) -> str:
     """What is frozen, in a sentence."""
     if recipe.freeze_stages == 0:
-        return "Batch-norm keeps the statistics of the weights (--set freeze_bn=false lets them adapt)."
-    kept = {
+        return "Batch-norm keeps the statistics of the weights (`freeze_bn=false` lets them adapt)."
+    parts = {
         1: "the stem and the first stage",
         "all": "everything but the classifier",
     }.get(recipe.freeze_stages, f"the stem and the first {recipe.freeze_stages} stages")
     # With "all" the statistics are included.
-    also = recipe.freeze_bn and recipe.freeze_stages != "all"
-    statistics = "the statistics of all batch-norms" if also else ""
+    if recipe.freeze_bn and recipe.freeze_stages != "all":
+        parts += " and the statistics of all batch-norms"
     every = sum(weight.numel() for weight in network.parameters())
     train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    return f"Frozen: {' and '.join(filter(None, (kept, statistics)))}; {train:,} of {every:,} weights train."
+    return f"Frozen: {parts}; {train:,} of {every:,} weights train."
 
 
 def _seed(recipe: Recipe) -> None:
@@ -433,24 +353,24 @@ def _zero_classifiers(network: Network) -> None:
             nn.init.zeros_(classifier.bias)
 
 
-def _name(network: Network) -> str | Architecture:
+def _recipe_model(network: Network) -> str | Architecture:
     """Value of a recipe's ``model`` for a model. Its pooling is another field."""
     if isinstance(network, EfficientNet):
         table = replace(network.architecture, global_pool="avg")
         return next((name for name in NAMES if get_architecture(name) == table), table)
     assert isinstance(network, WrappedModel)
     if network.source is None:
-        raise InputError(
-            "The weights are of a module that only your own code can make: pass the module in a RunConfig."
-        )
+        raise InputError("The weights are of your own module: pass the module in a RunConfig.")
     return network.source
 
 
-def _recompute(network: Network, stages: int) -> None:
+def _freeze(recipe: Recipe, network: Network) -> None:
+    """Freeze and recompute what the recipe says."""
+    freeze(network, stages=recipe.freeze_stages, statistics=recipe.freeze_bn)
     if isinstance(network, EfficientNet):
-        network.checkpoint_stages(stages)
-    elif stages:
+        network.checkpoint_stages(recipe.checkpoint_stages)
+    elif recipe.checkpoint_stages:
         raise InputError(
-            f"checkpoint_stages is {stages}, but only models of this package have known stages. Leave it out, or make "
-            "the groups smaller (--set ghost_batch_size=...)."
+            f"checkpoint_stages is {recipe.checkpoint_stages}, but only models of this package have known stages. "
+            "Use a smaller `ghost_batch_size`."
         )

@@ -1,7 +1,4 @@
-"""Find what fits into memory, by counting activations and by passes on noise: the group size and groups per pass.
-
-If the count is far below the free memory, it decides. If not, a real pass on noise does.
-"""
+"""Find what fits into memory: the group size and groups per pass, by counted activations or by passes on noise."""
 
 from __future__ import annotations
 
@@ -23,7 +20,6 @@ from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.ddp import evenly_shared
 from efficientnetv2.training.image_sizes import settings_by_size, sizes_by_field, validate_stride
-from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.loop import StepContext, forward_backward
 from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
 from efficientnetv2.training.recipe import Recipe
@@ -42,11 +38,11 @@ from efficientnetv2.utils.rng import Key
 
 # Fraction of the free memory for a measured pass. The rest is for fragmentation and other programs. Ours.
 _MEASURED = 0.9
-# Fraction for a counted pass that is then tried: a pass took 1.1 to 1.3 times the count of its activations. Ours.
+# Fraction for a counted pass that is then measured: a pass took 1.1 to 1.3 times the count of its activations. Ours.
 _COUNTED = 0.6
-# Fraction for a counted pass that needs no trial. Ours.
+# Fraction for a counted pass that needs no measurement. Ours.
 _PLENTY = 0.25
-# A number is tried if it is at least this multiple of one that fits. Ours.
+# A number is measured if it is at least this multiple of one that fits. Ours.
 _WORTH_A_TRIAL = 1.05
 # Copies of the weights in a run: two moments and the EMA.
 _BESIDE_WEIGHTS = 3
@@ -58,27 +54,18 @@ _MIN_GPU_IMAGES = 32
 class Hardware:
     """What a run computes on."""
 
-    device: torch.device  # Device of the model
+    device: torch.device
     memory_gib: float | None = None  # Memory limit of each process. None is all that is free.
     world: World = SINGLE_PROCESS  # Processes that share the groups of a step and, on a CPU, the memory
     workers: int = 0  # Processes of each that read images
 
 
 class MemoryProbe:
-    """Finds what fits into memory, by passes of a run that has not begun.
+    """Finds what fits into memory, by passes of copies of the model.
 
-    Args:
-        recipe: Recipe, whose ``ghost_batch_size`` may be open, and whose ``precision`` counts as fp32 if it is open.
-        network: Model to train. Copies of it run.
-        hardware: What the run computes on.
-
-    Attributes:
-        room: Bytes for a pass.
-        limited: Whether ``memory_gib`` decides ``room``, rather than the free memory.
-        took: Bytes of each group size that ``largest_group`` tried; None where memory ran out.
-
-    Raises:
-        MemoryShortError: Program and weights reach the memory limit already.
+    An open ``precision`` of the recipe counts as fp32. ``room`` are the bytes for a pass, and ``limited`` is whether
+    ``memory_gib`` decides it, rather than the free memory. ``took`` are the bytes of each group size that
+    ``largest_group`` measured; None where memory ran out.
     """
 
     def __init__(self, recipe: Recipe, network: Network, hardware: Hardware) -> None:
@@ -98,16 +85,12 @@ class MemoryProbe:
         least = (self._taken + _BESIDE_WEIGHTS * weights) / GIB
         if limit_gib is not None and limit_gib <= least:
             raise MemoryShortError(
-                f"--memory-gib {limit_gib:g}: the program and the weights alone take "
-                f"{math.ceil(100 * least) / 100:.2f} GiB, before the first image. Give more."
+                f"`memory_gib={limit_gib:g}`: the program and the weights alone take "
+                f"{math.ceil(100 * least) / 100:.2f} GiB. Give more."
             )
 
     def counted(self, image_size: int) -> int:
-        """Bytes of activations per image of a size.
-
-        Raises:
-            InputError: The model cannot process images of that size.
-        """
+        """Bytes of activations per image of a size. Raises InputError if the model cannot process it."""
         if image_size not in self._counts:
             self._counts[image_size] = activation_bytes(self.network, image_size)
         return self._counts[image_size]
@@ -137,15 +120,16 @@ class MemoryProbe:
         place(network, self.device)
         network.train()
         apply_regularization(network, setting)
-        channels = self.network.in_channels
-        num_classes = self.network.num_classes
-        batches = [_noise(setting, group, ghost_batch_size, channels, num_classes) for group in range(groups)]
-        sizes = {"batch_size": groups * ghost_batch_size, "ghost_batch_size": ghost_batch_size}
-        precision = "fp32" if self.recipe.precision == "auto" else self.recipe.precision
+        batches = [_noise(setting, group, ghost_batch_size, self.network) for group in range(groups)]
+        changes = {
+            "batch_size": groups * ghost_batch_size,
+            "ghost_batch_size": ghost_batch_size,
+            "precision": "fp32" if self.recipe.precision == "auto" else self.recipe.precision,
+        }
         context = StepContext(
-            self.recipe.model_copy(update=sizes | {"precision": precision}),
+            self.recipe.model_copy(update=changes),
             self.network.preprocessing,
-            num_classes=num_classes,
+            num_classes=self.network.num_classes,
             key=Key.of(self.recipe.seed).fold("preflight"),
             device=self.device,
         )
@@ -162,7 +146,7 @@ class MemoryProbe:
         return taken
 
     def largest_group(self, setting: StepSettings, *, among: Sequence[int]) -> int:
-        """The largest of some group sizes that fits; 0 if none does (the first was tried)."""
+        """The largest of some group sizes that fits; 0 if none does (the first was measured)."""
 
         def taken(images: int) -> int | None:
             self.took[images] = self.trial(setting, ghost_batch_size=images)
@@ -172,14 +156,10 @@ class MemoryProbe:
         return largest(among, each=self.counted(setting.image_size), room=self.room, taken=taken)
 
     def microbatches(self, settings: Sequence[StepSettings], *, ghost_batch_size: int) -> MicrobatchPlan:
-        """Groups per pass at each size: as many as fit, in passes of about equal size.
+        """Groups per pass at each size: as many as fit, in passes of about equal size. One group fits at each size.
 
         Larger passes are faster: V2-B0 at 64 px and groups of 4 was 1.7 times as fast with 8 groups per pass as with
         one, on one core.
-
-        Args:
-            settings: One for each image size.
-            ghost_batch_size: Images of a group. One group fits at each size.
         """
         groups = len(self.world.groups(self.recipe.batch_size // ghost_batch_size))
         synchronized = self.recipe.sync_batch_norm and self.world.is_distributed
@@ -199,13 +179,9 @@ class MemoryProbe:
 
 
 def largest(among: Sequence[int], *, each: int, room: int, taken: Callable[[int], int | None]) -> int:
-    """The largest number that fits, by trials from what the count says is safe; 0 if not even the first fits.
+    """The largest of growing numbers that fits into ``room`` bytes; 0 if not even the first fits.
 
-    Args:
-        among: Numbers to choose from, growing.
-        each: Counted bytes of a single one.
-        room: Bytes available.
-        taken: Tries a number, and returns the bytes it took, or None where memory ran out.
+    ``each`` are the counted bytes of one. ``taken`` measures the bytes of a number; None where memory ran out.
     """
     if among[-1] * each <= room * _PLENTY:
         return among[-1]
@@ -226,21 +202,17 @@ def largest(among: Sequence[int], *, each: int, room: int, taken: Callable[[int]
     return fits
 
 
-def _noise(setting: StepSettings, group: int, images: int, channels: int, num_classes: int) -> Batch:
+def _noise(setting: StepSettings, group: int, images: int, network: Network) -> Batch:
     """A group of random images."""
-    px = setting.image_size
+    shape = (images, setting.image_size, setting.image_size, network.in_channels)
     samples = np.arange(group * images, (group + 1) * images, dtype=np.int64)
-    noise = np.random.default_rng(group).integers(0, 256, (images, px, px, channels), dtype=np.uint8)
+    noise = torch.from_numpy(np.random.default_rng(group).integers(0, 256, shape, dtype=np.uint8))
     request = BatchRequest(0, group, setting, samples, np.zeros_like(samples))
-    return Batch(request, torch.from_numpy(noise).permute(0, 3, 1, 2), torch.arange(images) % num_classes, ())
+    return Batch(request, noise.permute(0, 3, 1, 2), torch.arange(images) % network.num_classes, ())
 
 
 def validate_sizes(recipe: Recipe, probe: MemoryProbe) -> None:
-    """Check that the model can process every size in training and evaluation.
-
-    Raises:
-        InputError: It can't. The message gives the size and a fix.
-    """
+    """Check that the model can process every size in training and evaluation."""
     validate_stride(recipe, recipe.model, probe.stride)
     if isinstance(probe.network, EfficientNet):
         return
@@ -262,30 +234,29 @@ def _fix(recipe: Recipe, probe: MemoryProbe, field: str) -> str:
             probe.counted(px)
         except InputError:
             continue
-        options = {
-            "progressive": f"--image-size {px} --set progressive.stages=1",
-            "eval_image_size": f"--set eval_image_size={px}",
-            "eval_image_size_candidates": "--set eval_image_size_candidates=null",
+        fields = {
+            "progressive": f"`image_size={px}` and `progressive.stages=1`",
+            "eval_image_size": f"`eval_image_size={px}`",
+            "eval_image_size_candidates": "`eval_image_size_candidates=null`",
         }
-        return f" It takes {px} px: {options[field]}."
+        return f" It takes {px} px: use {fields[field]}."
     return ""
 
 
 def fit_groups(
     recipe: Recipe, probe: MemoryProbe, *, is_set: bool, is_fixed: bool = False
 ) -> tuple[int, MicrobatchPlan, list[str]]:
-    """Images per group, groups per pass, and a note for each choice."""
+    """Images per group, groups per pass, and a note for each choice; see ``group_size``."""
     group = group_size(recipe, probe, is_set=is_set, is_fixed=is_fixed)
     microbatches = probe.microbatches(settings_by_size(recipe), ghost_batch_size=group)
     world, batch = probe.world, recipe.batch_size
     notes = []
     if group < batch:
         notes.append(f"Groups of {group} of the {batch} images of a batch share batch-norm statistics.")
-    notes += filter(None, [unmixed_note(recipe, group)])
     if world.is_distributed and probe.device.type != "cpu" and batch // world.size < _MIN_GPU_IMAGES:
         notes.append(
             f"Each of the {world.size} GPUs gets {batch // world.size} images a step, which leaves it idle between "
-            f"them. --batch-size {_MIN_GPU_IMAGES * world.size} or more uses them better; the learning rate follows."
+            f"them. `batch_size={_MIN_GPU_IMAGES * world.size}` or more uses them better."
         )
     if microbatches.most > 1:
         notes.append(f"Of a step's {batch // group} groups run at a time: {microbatches}.")
@@ -293,64 +264,46 @@ def fit_groups(
 
 
 def group_size(recipe: Recipe, probe: MemoryProbe, *, is_set: bool, is_fixed: bool = False) -> int:
-    """``ghost_batch_size``: as set, if it fits; else the largest divisor of the batch that fits and can be shared.
+    """``ghost_batch_size``: as the user ``is_set`` it, or the largest divisor of the batch that fits and can be shared.
 
-    Args:
-        recipe: Recipe, whose ``ghost_batch_size`` may be open or a choice that may become smaller.
-        probe: Memory of the run.
-        is_set: Whether the user has set it.
-        is_fixed: Whether the run, or others of its kind, exist already.
+    ``is_fixed`` is whether the run, or others of its kind, exist already.
     """
     batch, given = recipe.batch_size, recipe.ghost_batch_size
     least, reason = smallest_group(recipe, probe)
     if (given or batch) < least:
         larger = next((images for images in divisors(batch, most=batch) if images >= least), None)
-        fix = f"--set ghost_batch_size={larger}" if larger else "a larger batch, with --batch-size"
+        fix = f"`ghost_batch_size={larger}`" if larger else "a larger `batch_size`"
         raise InputError(
-            f"A group of {pluralize(given or batch, 'image')} {reason}: take at least {least} ({fix})."
+            f"A group of {pluralize(given or batch, 'image')} {reason}: it must have at least {least}. Use {fix}."
         )
     possible = [images for images in divisors(batch, most=given or batch) if images >= least]
     candidates = possible if is_set else evenly_shared(possible, batch_size=batch, processes=probe.world.size)
     largest = max(settings_by_size(recipe), key=lambda setting: setting.image_size)
     group = probe.largest_group(largest, among=candidates)
-    if group == 0 or (is_set and given is not None and group < given):
-        raise _group_too_large(recipe, probe, candidates[0], group, is_fixed=is_fixed)
-    return group
-
-
-def _group_too_large(
-    recipe: Recipe, probe: MemoryProbe, smallest: int, fitting: int, *, is_fixed: bool
-) -> MemoryShortError:
-    px = max(setting.image_size for setting in settings_by_size(recipe))
-    room = f"the {probe.room / GIB:.2f} GiB of memory that are free for it"
-    more = "Give more (--memory-gib)" if probe.limited else "End what else takes memory"
-    if fitting == 0:
-        took = probe.took[smallest]
-        result = "memory ran out, with" if took is None else f"it took {took / GIB:.2f} GiB, more than"
-        less = "" if is_fixed else ", or use a smaller model (--model) or smaller images (--image-size)"
-        return MemoryShortError(
-            f"Not even a group of {smallest} of {px} px fits. When {model_title(recipe.model)} tried one, {result} "
-            f"{room}. {more}{less}."
+    if group and not (is_set and given is not None and group < given):
+        return group
+    room = f"{probe.room / GIB:.2f} GiB of free memory"
+    fix = "Increase `memory_gib`" if probe.limited else "Free memory"
+    if group == 0:
+        took = probe.took[candidates[0]]
+        result = "memory ran out" if took is None else f"it took {took / GIB:.2f} GiB"
+        fix += "" if is_fixed else ", or use a smaller `model` or `image_size`"
+        raise MemoryShortError(
+            f"Not even a group of {candidates[0]} images of {largest.image_size} px fits into {room}: {result}. {fix}."
         )
-    fix = (
-        f"{more}: the run was begun with it"
-        if is_fixed
-        else f"Set it to that (--set ghost_batch_size={fitting})"
-    )
-    return MemoryShortError(
-        f"ghost_batch_size is {recipe.ghost_batch_size}, but of the divisors of the batch of {recipe.batch_size} the "
-        "largest "
-        f"that fits at {px} px into {room} is {fitting}. {fix}."
+    if not is_fixed:
+        fix = f"Use `ghost_batch_size={group}`"
+    raise MemoryShortError(
+        f"ghost_batch_size is {given}, but the largest divisor of {batch} that fits at {largest.image_size} px into "
+        f"{room} is {group}. {fix}."
     )
 
 
 def smallest_group(recipe: Recipe, probe: MemoryProbe) -> tuple[int, str]:
     """The fewest images of a group, and what is wrong with fewer."""
-    mixup, cutmix = _mixes(recipe)
-    if mixup and cutmix:
-        return 4, "leaves mixup or cutmix, which share a group by halves, an image without a partner"
-    if mixup or cutmix:
-        return 2, f"leaves {'mixup' if mixup else 'cutmix'} an image without a partner to be mixed with"
+    mixes = _mixes(recipe)
+    if mixes:
+        return 2 * len(mixes), f"leaves {' or '.join(mixes)} an image without a partner"
     if recipe.freeze_bn:  # batch-norm takes no statistics of the group
         return 1, ""
     px = min(setting.image_size for setting in settings_by_size(recipe))
@@ -362,28 +315,9 @@ def smallest_group(recipe: Recipe, probe: MemoryProbe) -> tuple[int, str]:
     return (2, reason) if single_value else (1, "")
 
 
-def unmixed_note(recipe: Recipe, group: int) -> str:
-    """A note on images that mixing leaves without a partner; '' if there are none.
-
-    Partners are the images in reverse order, as in the released code, so the middle of an odd number has none.
-    """
-    mixup, cutmix = _mixes(recipe)
-    if not (mixup or cutmix):
-        return ""
-    parts = (group // 2, group - group // 2) if mixup and cutmix else (group,)
-    unmixed = sum(part % 2 for part in parts)
-    if unmixed == 0:
-        return ""
-    return (
-        f"Mixing: of each group of {group} images {unmixed} without a partner {'is' if unmixed == 1 else 'are'} left "
-        f"unmixed; groups of a multiple of {2 * len(parts)} leave none (--set ghost_batch_size)."
-    )
-
-
-def _mixes(recipe: Recipe) -> tuple[bool, bool]:
-    """Whether any setting has mixup, and CutMix."""
+def _mixes(recipe: Recipe) -> list[str]:
+    """Those of mixup and cutmix that any setting has."""
     settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
-    mixup, cutmix = (
-        any(getattr(setting, name) for setting in settings) for name in ("mixup_alpha", "cutmix_alpha")
-    )
-    return mixup, cutmix
+    return [
+        name for name in ("mixup", "cutmix") if any(getattr(setting, f"{name}_alpha") for setting in settings)
+    ]

@@ -1,8 +1,4 @@
-"""Gradient accumulation: how many groups of a step run in one pass.
-
-The result does not depend on it: statistics, mixing partners and random draws belong to a group, and gradients are
-averaged over groups. So the number follows the memory: many small images per pass, few large ones.
-"""
+"""Gradient accumulation: groups per pass follow the memory, and the result of a step does not depend on them."""
 
 from __future__ import annotations
 
@@ -62,21 +58,20 @@ def chunks(groups: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 
 def out_of_memory_message(ghost_batch_size: int, groups: int, image_size: int, error: BaseException) -> str:
-    """Message for a single group that did fit when the run started, but does not fit now."""
+    """Message for a single group that no longer fits."""
     smaller = divisors(ghost_batch_size * groups, most=ghost_batch_size // 2)
-    fix = f" (--set ghost_batch_size={smaller[-1]})" if smaller else " (none is smaller: use --image-size)"
+    fix = f"`ghost_batch_size={smaller[-1]}`" if smaller else "a smaller `image_size`"
     return (
-        f"Memory ran out with a single group of {pluralize(ghost_batch_size, 'image')} of {image_size} px "
-        f"({first_line(error)}). It did fit when the run started: end what else takes memory, then go on with "
-        f"--resume. Or start a new run with smaller groups{fix}."
+        f"Memory ran out with one group of {pluralize(ghost_batch_size, 'image')} of {image_size} px "
+        f"({first_line(error)}). Free memory and use `resume`, or start a new run with {fix}."
     )
 
 
 def out_of_memory_mid_step_message(image_size: int, error: BaseException) -> str:
     """Message for memory that runs out when other processes have a part of the step's gradients."""
     return (
-        f"Memory ran out with images of {image_size} px ({first_line(error)}), where it had been enough before, and "
-        "other processes have a part of the step already. End what else takes memory, then go on with --resume."
+        f"Memory ran out with images of {image_size} px ({first_line(error)}), after other processes got a part of "
+        "the step. Free memory, then use `resume`."
     )
 
 

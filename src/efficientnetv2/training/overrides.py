@@ -1,4 +1,4 @@
-"""Options and ``--set`` of a command line become a recipe."""
+"""Options and settings of a run become a recipe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from efficientnetv2.training.image_sizes import default_eval_sizes, validate_str
 from efficientnetv2.training.initial_weights import (
     NOTHING_FROZEN,
     WeightsCandidate,
-    best_weights,
     default_model,
     same_shape,
     stride_of,
@@ -38,16 +37,8 @@ _CACHES = ("ram", "disk")
 # Resolution of a cache that the recipe does not set: half of the crops keep all pixels, smaller ones are enlarged by up
 # to 1.4 (where crops keep 35 % of the area), for half the bytes of keeping all. Ours.
 _CACHE_RESOLUTION = 0.5
-# Options by the field of a recipe that they change.
-_OPTIONS = {
-    "model": "model",
-    "weights": "weights",
-    "epochs": "epochs",
-    "progressive.image_size": "image_size",
-    "batch_size": "batch_size",
-    "crop_mode": "crop_mode",
-    "seed": "seed",
-}
+# Options that change a field of a recipe: all by their name, but image_size.
+_OPTIONS = ("model", "weights", "epochs", "image_size", "batch_size", "crop_mode", "seed")
 # Fields that ``resolve`` decides where they are open: for a resumed run, an open one asks for nothing else.
 _OPEN = {
     "model", "weights", "head_init", "global_pool", "epochs", "eval_image_size", "ghost_batch_size", "precision",
@@ -57,12 +48,9 @@ _OPEN = {
 
 @dataclass(frozen=True)
 class TrainOverrides:
-    """Options about the recipe, by their names; None where an option is not given.
+    """Options about the recipe; None where an option is not given.
 
     A file with an architecture or a recipe is read at once, so that it may change later.
-
-    Raises:
-        InputError: A file can't be read, two options contradict each other, or a value is out of range.
     """
 
     model: str | Architecture | None = None
@@ -82,34 +70,25 @@ class TrainOverrides:
             object.__setattr__(self, "model", io.read(Path(self.model)))
         if isinstance(self.recipe, str) and recipe_file(self.recipe) is not None:
             object.__setattr__(self, "recipe", load_recipe(self.recipe))
-        if self.epochs is not None and self.minutes is not None:
-            raise InputError("--epochs and --minutes both say how long to train. Give one of them.")
-        for setting in self.settings:
-            # Steps besides epochs are refused by the recipe itself.
-            both = self.minutes is not None or (self.epochs is not None and setting_name(setting) == "epochs")
-            if both and sets_length([setting]):
-                option = "--epochs" if self.minutes is None else "--minutes"
-                raise InputError(
-                    f"{option} and --set {setting} both say how long to train. Give one of them."
-                )
-        if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
-            raise InputError(
-                f"--minutes is {self.minutes:g}, but has to be a number above 0. Leave it out to train as long as the "
-                "recipe says."
-            )
+        lengths = [f"`{name}`" for name in ("epochs", "minutes") if getattr(self, name) is not None]
+        # Steps besides epochs are refused by the recipe itself.
+        lengths += [
+            f"`{setting}`"
+            for setting in self.settings
+            if sets_length([setting]) and (self.minutes is not None or setting_name(setting) == "epochs")
+        ]
+        if len(lengths) > 1 and (self.epochs is not None or self.minutes is not None):
+            raise InputError(f"{' and '.join(lengths)} both set the training length. Give one of them.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise InputError(f"`minutes={self.minutes:g}`: must be a number above 0.")
         if self.epochs is not None and not 0 < self.epochs <= MAX_COUNT:
-            raise InputError(
-                f"--epochs is {self.epochs:g}, but has to be a number above 0 and at most {MAX_COUNT:,}. Leave it out "
-                "to train as long as the recipe says."
-            )
+            raise InputError(f"`epochs={self.epochs:g}`: must be a number above 0 and at most {MAX_COUNT:,}.")
         if self.cache not in (None, *_CACHES):
-            raise InputError(
-                f"--cache is '{self.cache}', but is ram or disk{did_you_mean(self.cache, _CACHES)}"
-            )
+            raise InputError(f"`cache={self.cache}`: must be ram or disk{did_you_mean(self.cache, _CACHES)}")
 
 
 def setting_name(setting: str) -> str:
-    """The field that a setting of ``--set`` changes: ``optimizer.lr`` of ``optimizer.lr=0.1``."""
+    """The field that a setting changes: ``optimizer.lr`` of ``optimizer.lr=0.1``."""
     return setting.partition("=")[0].strip()
 
 
@@ -141,7 +120,7 @@ def open_weights(overrides: TrainOverrides, device: torch.device) -> tuple[Weigh
         is_open = overrides.weights in (None, "auto")
         return weights_candidates(_model(overrides.model, device)) if is_open else ()
     with silenced():
-        recipe = _named_recipe(overrides)
+        recipe = _override(_named(overrides.recipe), overrides)
     if recipe.weights != "auto":
         return ()
     candidates = weights_candidates(_model(recipe.model, device))
@@ -152,9 +131,6 @@ def validate_requested_sizes(recipe: Recipe, device: torch.device, own_weights: 
     """Refuse sizes below the model's stride before images are read, if it is known which model that is.
 
     ``own_weights`` are those of the recipe's model. Others may bring another model; ``resolve`` checks them.
-
-    Raises:
-        InputError: A size is too small.
     """
     if recipe.weights in {"none", *own_weights}:
         model = _model(recipe.model, device)
@@ -166,19 +142,19 @@ def requested_recipe(
 ) -> tuple[Recipe, list[str]]:
     """The recipe of a new run, its "auto" fields open, and a note for each choice.
 
-    Without a named recipe: ``finetune`` if there are weights for the model, else ``quick``. ``found`` are the weights
-    to take where they are open; None takes the best.
+    Without a named recipe: ``finetune`` if there are weights for the model, else ``quick``. Open weights become
+    ``found``; None takes the best.
     """
     if overrides.model is not None:
         validate_model_name(overrides.model)
     if overrides.recipe is not None:
-        recipe = _named_recipe(overrides)
+        recipe = _override(_named(overrides.recipe), overrides)
         if found is None or recipe.weights != "auto":
             return recipe, []
         return recipe.model_copy(update={"weights": found.word}), [found.note]
     notes, weights = [], overrides.weights or "auto"
     if weights == "auto":
-        found = found or best_weights(_model(overrides.model, device))
+        found = found or weights_candidates(_model(overrides.model, device))[0]
         weights, overrides = found.word, replace(overrides, weights=None)
         notes.append(found.note)
     name, why = ("quick", "from scratch") if weights == "none" else ("finetune", "from given weights")
@@ -190,18 +166,12 @@ def _model(model: str | Architecture | None, device: torch.device) -> str | Arch
     return default_model(device) if model is None or model == "auto" else model
 
 
-def _named_recipe(overrides: TrainOverrides) -> Recipe:
-    """The named recipe with all other overrides."""
-    named = overrides.recipe
-    return _override(named if isinstance(named, Recipe) else get_recipe(str(named)), overrides)
+def _named(recipe: str | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
 
 
 def _override(recipe: Recipe, overrides: TrainOverrides) -> Recipe:
-    """The recipe with all overrides, validated once.
-
-    Raises:
-        InputError: There is no such field, or the result is not valid.
-    """
+    """The recipe with all overrides, validated once."""
     plain = recipe.to_json() | {
         name: value.to_json() if isinstance(value, Architecture) else value
         for name in ("model", "weights", "epochs", "crop_mode", "seed")
@@ -218,7 +188,11 @@ def _override(recipe: Recipe, overrides: TrainOverrides) -> Recipe:
     if batch is not None and batch != recipe.batch_size:
         plain["batch_size"] = batch
         if not {"optimizer", "optimizer.lr"} & set_fields:
-            lr = _scaled_lr(recipe, batch)
+            # In proportion for SGD and RMSprop. Adam's step does not grow with the gradient's certainty, so its rate
+            # grows with the square root.
+            scale = batch / recipe.batch_size
+            lr = recipe.optimizer.lr * (math.sqrt(scale) if recipe.optimizer.name == "adamw" else scale)
+            lr = float(f"{lr:.4g}")
             plain["optimizer"] = plain["optimizer"] | {"lr": lr}
             _logger.info(f"Learning rate {recipe.optimizer.lr:g} -> {lr:g}, following the batch.")
     if overrides.image_size is not None and overrides.image_size != before_px:
@@ -236,37 +210,22 @@ def _override(recipe: Recipe, overrides: TrainOverrides) -> Recipe:
     plain = apply_overrides(plain, overrides.settings)
     changed = validate_recipe(plain, where=recipe.name, options=_option_texts(overrides))
     last_px, eval_image_size = changed.progressive.last.image_size, changed.eval_image_size
-    follows = (
-        "eval_image_size" in set_fields
-        or eval_image_size != recipe.eval_image_size
-        or eval_image_size in (None, last_px)
-    )
-    if is_sized and not follows:
+    stays = "eval_image_size" not in set_fields and eval_image_size == recipe.eval_image_size
+    if is_sized and stays and eval_image_size not in (None, last_px):
         _logger.info(
-            f"Evaluation stays at {eval_image_size} px, though training ends at {last_px} px: --set eval_image_size "
-            "says another."
+            f"Evaluation stays at {eval_image_size} px (`eval_image_size`), though training ends at {last_px} px."
         )
     return changed
 
 
-def _scaled_lr(recipe: Recipe, batch_size: int) -> float:
-    """The learning rate for another batch size: in proportion for SGD and RMSprop.
-
-    Adam's step does not grow with the gradient's certainty, so its rate grows with the square root.
-    """
-    scale = batch_size / recipe.batch_size
-    lr = recipe.optimizer.lr * (math.sqrt(scale) if recipe.optimizer.name == "adamw" else scale)
-    return float(f"{lr:.4g}")
-
-
 def _option_texts(overrides: TrainOverrides) -> dict[str, str]:
-    """The command-line text that changed each field."""
+    """What changed each field, for messages."""
     texts = {
-        field: f"--{option.replace('_', '-')} {f'{value:g}' if option == 'epochs' else value}"
-        for field, option in _OPTIONS.items()
+        f"progressive.{option}" if option == "image_size" else option: f"`{option}={value}`"
+        for option in _OPTIONS
         if isinstance(value := getattr(overrides, option), str | int | float)
     }
-    return texts | {setting_name(setting): f"--set {setting}" for setting in overrides.settings}
+    return texts | {setting_name(setting): f"`{setting}`" for setting in overrides.settings}
 
 
 def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
@@ -275,52 +234,49 @@ def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
     Raises:
         InputError: The overrides ask for another one; the message names the differences.
     """
-    own, run = read_recipe(recipe_file), RunDir(recipe_file.parent)
-    base = overrides.recipe if isinstance(overrides.recipe, Recipe) else own
+    saved, run = read_recipe(recipe_file), RunDir(recipe_file.parent)
+    base = overrides.recipe if isinstance(overrides.recipe, Recipe) else saved
     fields = {setting_name(setting) for setting in overrides.settings}
     if overrides.minutes is not None or ("steps" in fields and "epochs" not in fields):
         base = base.model_copy(update={"epochs": "auto"})  # which they decided
     with silenced():
-        asked = _override(base, overrides)
+        requested = _override(base, overrides)
     changes: dict[str, object] = {}
-    if own.weights == "none":  # what is for weights was left out
-        optimizer = asked.optimizer.model_copy(update={"gradual_unfreeze": None})
+    if saved.weights == "none":  # what is for weights was left out
+        optimizer = requested.optimizer.model_copy(update={"gradual_unfreeze": None})
         changes |= {**NOTHING_FROZEN, "head_init": "random", "optimizer": optimizer}
-    if asked.steps is not None:
-        changes |= {"steps": None, "epochs": _epochs(asked, run.path)}
-    if asked.model not in ("auto", own.model) and same_shape(asked.model, own.model):
-        changes["model"] = own.model  # with the padding of its weights
+    if requested.steps is not None:
+        dataset = ImageDataset.from_csv(run.path / "dataset.csv", root=run.path, source=str(run.path))
+        epochs = requested.steps * requested.batch_size / len(dataset.subset("train"))
+        changes |= {"steps": None, "epochs": epochs}
+    if requested.model not in ("auto", saved.model) and same_shape(requested.model, saved.model):
+        changes["model"] = saved.model  # with the padding of its weights
     lowers = overrides.minutes is not None and not sets_sizes(overrides)
-    asked = _with_run_sizes(asked.model_copy(update=changes), own, lowers=lowers)
-    is_open = _OPEN | ({"progressive.stage_fractions"} if asked.stage_time is not None else set())
-    differing = diff_recipes(own, asked, leave_open=is_open)
-    if isinstance(overrides.recipe, str) and get_recipe(overrides.recipe).name != own.name:
-        differing.insert(0, f"recipe: {own.name} there, {overrides.recipe} here")
+    requested = _with_run_sizes(requested.model_copy(update=changes), saved, lowers=lowers)
+    is_open = _OPEN | ({"progressive.stage_fractions"} if requested.stage_time is not None else set())
+    differing = diff_recipes(saved, requested, leave_open=is_open)
+    if isinstance(overrides.recipe, str) and get_recipe(overrides.recipe).name != saved.name:
+        differing.insert(0, f"recipe: {saved.name} there, {overrides.recipe} here")
     if differing:
-        fix = "Leave those words out to go on with it, or give another --output to begin anew."
+        fix = "Leave those out to resume it, or give another `output` to start a new run."
         if run.finished:
             fix = f"It has finished. {train_longer_hint(run.path)}"
-        raise InputError(
-            f"--resume: the run in {run.path} was begun with another recipe. {'; '.join(differing)}. {fix}"
-        )
+        raise InputError(f"`resume`: the run in {run.path} has another recipe. {'; '.join(differing)}. {fix}")
     if overrides.minutes is not None:
         limit = run.beginning().get("time_limit") if run.beginning_file.exists() else None
-        length = (float(own.epochs), "epoch") if limit is None else (limit["seconds"] / 60, "minute")
-        _logger.info(
-            f"--minutes changes nothing: the length was fixed when the run began, at {pluralize(*length)}. To change "
-            "it, begin another run with another --output."
-        )
-    return own
+        length = (float(saved.epochs), "epoch") if limit is None else (limit["seconds"] / 60, "minute")
+        _logger.info(f"`minutes` changes nothing: this run was started with {pluralize(*length)}.")
+    return saved
 
 
-def _with_run_sizes(asked: Recipe, own: Recipe, *, lowers: bool) -> Recipe:
-    """The recipe asked for, with the run's sizes if ``max_upscale`` or (``lowers``) a time limit may have lowered them.
+def _with_run_sizes(requested: Recipe, saved: Recipe, *, lowers: bool) -> Recipe:
+    """The requested recipe, with the run's sizes if ``max_upscale`` or (``lowers``) a time limit may have lowered them.
 
     How small the run's images are stored is not checked: the same schedule that ends earlier is taken for that.
     """
-    if asked.max_upscale is None and not lowers:
-        return asked
-    plan, run = asked.progressive, own.progressive
+    if requested.max_upscale is None and not lowers:
+        return requested
+    plan, run = requested.progressive, saved.progressive
     changes: dict[str, object] = {"max_upscale": None}
     if run.last.image_size < plan.last.image_size:
         smaller = plan.with_image_size(run.last.image_size)
@@ -329,10 +285,9 @@ def _with_run_sizes(asked: Recipe, own: Recipe, *, lowers: bool) -> Recipe:
             changes["progressive"] = replace(plan, image_size=run.image_size, size_multiple=run.size_multiple)
             if lowers:
                 changes |= {
-                    "eval_image_size": own.eval_image_size,
-                    "eval_image_size_candidates": own.eval_image_size_candidates,
+                    name: getattr(saved, name) for name in ("eval_image_size", "eval_image_size_candidates")
                 }
-    return asked.model_copy(update=changes)
+    return requested.model_copy(update=changes)
 
 
 def train_longer_hint(run: Path) -> str:
@@ -341,33 +296,17 @@ def train_longer_hint(run: Path) -> str:
     return f"To train longer, begin another run from its weights: {command}"
 
 
-def _epochs(recipe: Recipe, run: Path) -> float:
-    """The epochs of a recipe's steps on the images of a run."""
-    assert recipe.steps is not None
-    images = ImageDataset.from_csv(run / "dataset.csv", root=run, source=str(run)).subset("train")
-    return recipe.steps * recipe.batch_size / len(images)
-
-
 def validate_label_settings(recipe: Recipe, overrides: TrainOverrides, separator: str | None) -> None:
-    """Refuse settings that have no effect on these labels; ``separator`` is None for images with one label.
-
-    Raises:
-        InputError: ``multilabel`` is set for images with one label, or fields for classes that exclude each other
-            are set where each class is predicted on its own.
-    """
+    """Refuse settings that have no effect on these labels; ``separator`` is None for images with one label."""
     settings = [setting for setting in overrides.settings if setting_name(setting) == "multilabel"]
     if settings and separator is None:
-        raise InputError(
-            f"--set {settings[-1]} says how several labels of a picture are learnt, but each of these has one. Leave "
-            "it out, or say what stands between labels, as --label-separator ';'."
-        )
+        raise InputError(f"`{settings[-1]}`: these images have one label each. Give `label_separator`.")
     if recipe.answer(separator) == "softmax":
         return
     for name in ("class_weights", "logit_adjustment"):
         value = getattr(recipe, name)
         if value is not None:
             raise InputError(
-                f"{name} is {value}, which weighs classes against each other, but with multilabel sigmoid each is "
-                f"answered by itself: set {name} to null, or multilabel to softmax. Rare labels are drawn more "
-                "often by --set class_sampling=sqrt."
+                f"{name} is {value}, but with multilabel sigmoid each class is predicted by itself. Use `{name}=null`, "
+                "`multilabel=softmax`, or for rare labels `class_sampling=sqrt`."
             )

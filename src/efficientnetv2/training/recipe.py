@@ -242,7 +242,7 @@ class Recipe(StrictModel):
     precision: Precision | Literal["auto"] = "auto"
     """Precision of the forward and backward pass: `fp32`, `bf16`, or `fp16` with scaled losses; weights and optimizer
     are fp32. `auto` takes 16 bits if a test is 10 % faster; a run too short for the test takes what the hardware has
-    (`training.precision`).
+    (`training.compile`).
     """
     compile: bool | Literal["auto"] = "auto"
     """Whether to use `torch.compile`. `auto` tries it in runs of an hour or more and keeps it if it saves time."""

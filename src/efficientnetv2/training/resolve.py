@@ -1,33 +1,19 @@
-"""Resolve a run before its first step: every "auto" of its recipe becomes a value, once, in one place.
-
-``resolve`` is the pipeline of a run, from top to bottom: head, image sizes, epochs, batch, precision, cache, and what
-measured steps decide. ``resolve_recipe`` is the part of it that needs no images.
-"""
+"""Resolve a run before its first step: every "auto" of its recipe becomes a value, once, in one place."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from efficientnetv2.data.data_module import DataModule
-from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.loader import decode_threads, thread_map
-from efficientnetv2.data.readers import source_reader
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.preprocessing import RGB, Preprocessing
+from efficientnetv2.preprocessing import RGB
+from efficientnetv2.training.compile import choose_precision
 from efficientnetv2.training.ddp import parallel_speed, validate_sharing
 from efficientnetv2.training.early_stopping import unused_patience
-from efficientnetv2.training.image_cache import build_cache, estimate_cache
+from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.image_sizes import (
     limit_upscaling,
     lower_sizes_for_budget,
@@ -40,17 +26,21 @@ from efficientnetv2.training.initial_weights import (
     build_initial_model,
     model_title,
 )
-from efficientnetv2.training.linear_probe import (
-    resolve_head_init,
-)
+from efficientnetv2.training.linear_probe import resolve_head_init
 from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups, group_size, validate_sizes
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import sets_sizes
-from efficientnetv2.training.precision import choose_precision, seconds_per_image
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.run_config import eval_preprocessing
-from efficientnetv2.training.run_length import needs_timing, resolve_length, without_epochs
+from efficientnetv2.training.run_length import (
+    TimeConstraints,
+    epochs_in_time,
+    needs_timing,
+    resolve_length,
+    seconds_per_read,
+    without_epochs,
+)
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest, repeat_recipe
 from efficientnetv2.training.run_summary import (
     better_weights_note,
@@ -71,10 +61,8 @@ from efficientnetv2.utils.logs import as_details, progress
 
 _logger = logging.getLogger(__name__)
 
-# Rough fraction of `--minutes` for the steps, besides what comes before, validation and the report. Ours.
+# Rough fraction of `minutes` for the steps, besides what comes before, validation and the report. Ours.
 _STEPS_FRACTION = 0.6
-# Images that are read to time one. Ours.
-_TIMED_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -82,19 +70,9 @@ class TrainingSet:
     """What a recipe depends on in the training images."""
 
     images: int  # Number of images
-    class_names: tuple[str, ...]  # Names of the classes
-    in_channels: int = RGB  # Channels of an image
+    class_names: tuple[str, ...]
+    in_channels: int = RGB
     stored_size: float | None = None  # Size of the stored images. None if it is not known.
-
-
-@dataclass(frozen=True)
-class TimeConstraints:
-    """What a time limit means before the first step. None is no limit."""
-
-    minutes: float | None = None  # Minutes of the whole run, which decide the number of steps later
-    training_s: float | None = None  # Seconds for steps. Image sizes are lowered until three epochs fit.
-    read_s: float = 0.0  # Seconds to read one training image
-    compile_within_s: float | None = None  # Seconds that compiling may take
 
 
 @dataclass(frozen=True)
@@ -108,61 +86,69 @@ class ResolvedRecipe:
 
 
 def resolve(
-    request: RunRequest,
-    data: DataModule,
-    hardware: Hardware,
-    *,
-    budget: StartupBudget | None = None,
-    estimate_in: Path | None = None,
+    request: RunRequest, data: DataModule, hardware: Hardware, *, budget: StartupBudget | None = None
 ) -> ResolvedRun:
     """Decide everything that a run leaves open, and log the choices.
 
-    Args:
-        request: What is requested; its weights are selected (``training.weights_selection``).
-        data: Its images.
-        hardware: What it computes on.
-        budget: Time before the first step. With ``minutes``, the run then ends in that time, and image sizes are
-            lowered until three epochs fit. None keeps the sizes.
-        estimate_in: Folder to measure in if the run is only estimated: steps are always timed, nothing is compiled or
-            cached, and nothing is logged.
+    ``budget`` is the time before the first step. With ``minutes``, the run then ends in that time, and image sizes are
+    lowered until three epochs fit. None keeps the sizes.
 
     Raises:
         InputError: The run is impossible on these images or this hardware.
     """
-    # All as in an earlier run of the same kind, if there is one.
+    run = resolve_unmeasured(request, data, hardware, budget, None if budget is None else budget.left_s)
+    request, minutes = run.request, run.request.overrides.minutes
+    cache = build_cache(request.overrides.cache, run.recipe, run.data, hardware)
+    if cache is not None:
+        run = replace(run, cache=cache, notes=(*run.notes, cache.note))
+    weights, model = model_lines(run.recipe, run.notes, hardware.device)
+    _logger.info(weights)
+    _logger.info(model)
+    logged: tuple[str, ...] = ()
+    if needs_timing(run.recipe, minutes):
+        logged = without_epochs(run.notes, minutes)
+        log_notes(logged, run.warnings, shown=weights)
+        run = resolve_length(run, hardware, None if minutes is None else budget)
+    run = add_final_notes(run)
+    log_notes(run.notes[len(logged) :], run.warnings, shown=weights)
+    return run
+
+
+def resolve_unmeasured(
+    request: RunRequest,
+    data: DataModule,
+    hardware: Hardware,
+    budget: StartupBudget | None,
+    compile_within_s: float | None,
+) -> ResolvedRun:
+    """The run with all that does not depend on how long its steps take."""
     request = repeat_recipe(request)
     minutes = request.overrides.minutes
-    seconds = {} if request.comparison is None else {"comparing weights": request.comparison_s}
     # The classifier, and whether minival selects.
     recipe = resolve_head_init(request.recipe, data)
     if recipe.minival == "auto" and not data.chooses:
-        recipe = validate_recipe(recipe.to_json() | {"minival": None}, where=recipe.name)
-    lowers = budget is not None and minutes is not None and not sets_sizes(request.overrides)
+        recipe = _changed(recipe, {"minival": None})
     # Image sizes, model, epochs, batch and precision.
+    constraints = TimeConstraints(minutes, compile_within_s=compile_within_s)
+    lowers = budget is not None and minutes is not None and not sets_sizes(request.overrides)
     with progress("choosing precision and memory", None), as_details():
-        resolved = resolve_recipe(
-            recipe,
-            TrainingSet(
-                len(data.train),
-                data.train.class_names,
-                in_channels=data.dataset.channels,
-                stored_size=data.stored_size if lowers or recipe.max_upscale is not None else None,
-            ),
-            hardware,
-            time=TimeConstraints(
-                minutes=minutes,
-                training_s=60 * minutes * _STEPS_FRACTION if lowers and minutes is not None else None,
-                read_s=_read_s(data.train, recipe, hardware.workers) if lowers else 0.0,
-                compile_within_s=0.0 if estimate_in else None if budget is None else budget.left_s,
-            ),
-            repeated=request.repeated,
+        if lowers and minutes is not None:
+            read_s = seconds_per_read(data.train, recipe, hardware.workers)
+            constraints = replace(constraints, training_s=60 * minutes * _STEPS_FRACTION, read_s=read_s)
+        needs_size = lowers or recipe.max_upscale is not None
+        train = TrainingSet(
+            len(data.train),
+            data.train.class_names,
+            in_channels=data.dataset.channels,
+            stored_size=data.stored_size if needs_size else None,
         )
+        resolved = resolve_recipe(recipe, train, hardware, time=constraints, repeated=request.repeated)
     recipe, network = resolved.recipe, resolved.network
     # Images that trained the weights select nothing.
     overlap = pretrain_overlap(recipe.weights, network, data, refuse=recipe.minival != "auto")
     if overlap.chooser:
         data = replace(data, chooses=False)
-    run = ResolvedRun(
+    return ResolvedRun(
         request,
         recipe,
         network,
@@ -178,28 +164,7 @@ def resolve(
         ),
         warnings=frozenset(overlap.lines),
         overlap=overlap,
-        seconds=seconds,
     )
-    # The cache of decoded images; then what measured steps decide: sizes, epochs and stage lengths.
-    if estimate_in is not None:
-        if budget is not None:
-            seconds["start-up"] = budget.used_s - request.comparison_s
-        cache = estimate_cache(request.overrides.cache, recipe, data, hardware.device)
-        return _with_last_notes(resolve_length(replace(run, cache=cache), hardware, budget, estimate_in))
-    built = build_cache(request.overrides.cache, recipe, data, hardware)
-    if built is not None:
-        run = replace(run, cache=built, notes=(*run.notes, built.note))
-    weights, model = model_lines(recipe, run.notes, hardware.device)
-    _logger.info(weights)
-    _logger.info(model)
-    told: tuple[str, ...] = ()
-    if needs_timing(recipe, minutes):
-        told = without_epochs(run.notes, minutes)
-        log_notes(told, run.warnings, shown=weights)
-        run = resolve_length(run, hardware, budget if minutes is not None else None)
-    run = _with_last_notes(run)
-    log_notes([*run.notes[len(told) :], *no_probe_note(run)], run.warnings, shown=weights)
-    return run
 
 
 def resolve_recipe(
@@ -210,14 +175,7 @@ def resolve_recipe(
     time: TimeConstraints | None = None,
     repeated: bool = False,
 ) -> ResolvedRecipe:
-    """Decide what the recipe leaves open.
-
-    Args:
-        recipe: Recipe of the run.
-        data: Its training images.
-        hardware: Device, memory and processes.
-        time: Time constraints. None for a run without a time limit.
-        repeated: Whether earlier runs of the same kind used this recipe, so that its groups are fixed.
+    """Decide what the recipe leaves open; ``repeated`` recipes of earlier runs of the same kind keep their groups.
 
     Raises:
         InputError: The run is impossible: weights that are missing or of another model, more stages than steps, a group
@@ -237,7 +195,7 @@ def resolve_recipe(
     if time.training_s is not None:
         without_candidates = recipe.model_copy(update={"eval_image_size_candidates": None})
         validate_sizes(without_candidates, MemoryProbe(recipe, network, hardware))  # before a size is timed
-        epochs_of = _epochs_in_time(time, recipe, network, data.images, hardware)
+        epochs_of = epochs_in_time(time, recipe, network, data.images, hardware)
         recipe, lowered = lower_sizes_for_budget(recipe, epochs_of, data.stored_size)
         size_notes = lowered or size_notes
     notes = [
@@ -256,10 +214,7 @@ def resolve_recipe(
         changes |= fields
         notes += more_notes
     if recipe.stage_time is not None and recipe.progressive.stage_fractions is not None:
-        notes.append(
-            "Stage lengths: progressive.stage_fractions, as measured for stage_time before; "
-            "--set progressive.stage_fractions=null measures again."
-        )
+        notes.append("Stage lengths: measured before (`progressive.stage_fractions=null` measures again).")
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:
         changes["progressive"] = recipe.progressive.to_json() | {"seed": recipe.seed}
     recipe = _changed(recipe, changes)
@@ -270,9 +225,8 @@ def resolve_recipe(
     # Group size, precision, compiling, and groups per pass.
     probe, is_set = MemoryProbe(recipe, network, hardware), recipe.ghost_batch_size is not None
     validate_sizes(recipe, probe)
-    recipe = _changed(
-        recipe, {"ghost_batch_size": group_size(recipe, probe, is_set=is_set, is_fixed=repeated)}
-    )
+    group = group_size(recipe, probe, is_set=is_set, is_fixed=repeated)
+    recipe = _changed(recipe, {"ghost_batch_size": group})
     validate_sharing(recipe, hardware.device, hardware.world)
     choice = choose_precision(
         recipe,
@@ -294,14 +248,6 @@ def resolve_recipe(
     return ResolvedRecipe(recipe, network, microbatches, tuple(notes))
 
 
-def no_probe_note(run: ResolvedRun) -> list[str]:
-    """A note that there is no linear probe where a run wants one, for it predicts a single label."""
-    recipe, wanted = run.recipe, run.request.options.probe or run.recipe.head_init == "linear_probe"
-    if recipe.weights == "none" or not wanted or run.data.dataset.separator is None:
-        return []
-    return ["No linear probe of the given weights: it answers one label, and these pictures have several."]
-
-
 def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return validate_recipe(recipe.to_json() | changes, where=recipe.name)
 
@@ -313,27 +259,23 @@ def _model_fields(recipe: Recipe, initial: InitialModel) -> tuple[dict[str, Any]
     if initial.weights == "none":
         all_layers_train = recipe.optimizer.model_dump() | {"gradual_unfreeze": None}
         fields |= NOTHING_FROZEN | {"head_init": "random", "optimizer": all_layers_train}
-        if recipe.name == "finetune":
-            return fields, [
-                "The recipe finetune is made for pretrained weights; from scratch, quick learns faster."
-            ]
-        return fields, []
+        note = "The recipe finetune is made for pretrained weights; from scratch, quick learns faster."
+        return fields, [note] if recipe.name == "finetune" else []
     if isinstance(initial.network, EfficientNet):
         fields["global_pool"] = initial.network.architecture.global_pool  # a checkpoint needs the same
     notes = []
-    # Whoever fits a probe has set "probe" before.
+    # Whoever fits a probe has set "linear_probe" before.
     fields["head_init"] = "random" if recipe.head_init == "auto" else recipe.head_init
     classifiers = len(classifier_layers(initial.network))
     if recipe.head_init == "linear_probe" and classifiers > 1 and not initial.network.class_names:
         fields["head_init"] = "random"
         notes.append(
-            f"Classifier: fresh, as {model_title(initial.model)} has {classifiers} classifiers and combines their "
-            "predictions, and a linear probe would be one."
+            f"Classifier: fresh, as {model_title(initial.model)} has {classifiers}, and a linear probe is one."
         )
     if recipe.name == "quick":
         notes.append(
             "The recipe quick is made for training from scratch: its rate is ten times finetune's. With given weights "
-            "finetune mostly reaches more (--recipe finetune)."
+            "`recipe=finetune` mostly reaches more."
         )
     return fields, notes
 
@@ -348,57 +290,23 @@ def _epoch_fields(recipe: Recipe, images: int) -> tuple[dict[str, Any], list[str
         return {}, []
     seen, least, most = recipe.auto_epochs
     epochs = round(min(most, max(least, seen / images)), 2)
-    bound = "most" if seen > most * images else "fewest" if seen < least * images else None
-    if bound is None:
-        return {"epochs": epochs}, [f"Epochs: {epochs:g}, so that about {seen:,} images are seen."]
     return {"epochs": epochs}, [
-        f"Epochs: {epochs:g}, the {bound} that the recipe chooses by itself: {round(epochs * images):,} images are "
-        f"seen, where it aims at {seen:,}."
+        f"Epochs: {epochs:g}, the {least:g} to {most:g} that come closest to {seen:,} images: "
+        f"{round(epochs * images):,}."
     ]
 
 
-def _epochs_in_time(
-    time: TimeConstraints, recipe: Recipe, network: Network, images: int, hardware: Hardware
-) -> Callable[[Recipe], float]:
-    """About how many epochs fit into the time, as a function of the recipe with its sizes."""
-    pixel_s = seconds_per_image(recipe, network, hardware.device) / recipe.progressive.last.image_size**2
-    parallel = parallel_speed(hardware.world, hardware.device)
-    training_s = time.training_s or 0.0
-
-    def epochs_of(sized: Recipe) -> float:
-        plan = sized.progressive
-        pixels = sum(share * plan.stage(stage).image_size ** 2 for stage, share in enumerate(plan.weights))
-        return training_s * parallel / (images * (time.read_s + pixel_s * pixels))
-
-    return epochs_of
-
-
-def _read_s(train: ImageDataset, recipe: Recipe, workers: int) -> float:
-    """Seconds to read one training image, from a few of them; each worker reads another one meanwhile."""
-    reader, preprocessing = source_reader(train), Preprocessing(image_size=recipe.progressive.last.image_size)
-    rows = np.unique(np.linspace(0, len(train) - 1, _TIMED_IMAGES).astype(np.int64)).tolist()
-
-    def read(place: int) -> None:
-        with suppress(UnreadableImageError):  # counted and named elsewhere
-            load_eval_image(reader.source(rows[place]), preprocessing)
-
-    began = time.perf_counter()
-    thread_map(read, len(rows), decode_threads(workers))
-    return (time.perf_counter() - began) / (len(rows) * max(1, workers))
-
-
-def _with_last_notes(run: ResolvedRun) -> ResolvedRun:
+def add_final_notes(run: ResolvedRun) -> ResolvedRun:
     """The run with the notes on its length and its preprocessing, which are known last."""
     recipe = run.recipe
     patience = unused_patience(recipe, RunLength.of(recipe, len(run.data.train)))
     notes = [*patience]
     if recipe.weights != "none":
-        notes.append(
-            preprocessing_note(
-                run.preprocessing,
-                run.network.preprocessing,
-                trained_px=recipe.progressive.last.image_size,
-                eval_image_size=run.request.recipe.eval_image_size,
-            )
+        note = preprocessing_note(
+            run.preprocessing,
+            run.network.preprocessing,
+            trained_px=recipe.progressive.last.image_size,
+            eval_image_size=run.request.recipe.eval_image_size,
         )
+        notes.append(note)
     return replace(run, notes=(*run.notes, *notes), warnings=run.warnings | set(patience))

@@ -34,7 +34,6 @@ from efficientnetv2.training.run_lock import (
     validate_new_run_dir,
 )
 from efficientnetv2.training.time_budget import TimeLimit
-from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.training.train_overlap import PretrainOverlap
 from efficientnetv2.utils.device import device_note
 from efficientnetv2.utils.distributed import World
@@ -50,10 +49,10 @@ _logger = logging.getLogger(__name__)
 class RunRequest:
     """A run as requested."""
 
-    path: Path  # Run directory
-    recipe: Recipe  # Recipe whose "auto" fields may be open
-    overrides: TrainOverrides  # What was said about the recipe
-    options: RunOptions  # Where and how to run
+    path: Path
+    recipe: Recipe  # Its "auto" fields may be open
+    overrides: TrainOverrides
+    options: RunOptions
     notes: tuple[str, ...] = ()  # A sentence for each choice so far
     resumed: bool = False  # Whether the run exists already
     # Weights to choose among, the most promising first; empty if there is no choice
@@ -67,10 +66,7 @@ class RunRequest:
 def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardware) -> RunRequest:
     """Everything that can be decided without looking at an image.
 
-    A launcher starts and restarts a run with one command, so that there ``--resume`` may find no run yet.
-
-    Raises:
-        InputError: Options contradict each other, or ``--resume`` names no run.
+    A launcher starts and restarts a run with one command, so that there ``resume`` may find no run yet.
     """
     world, device = hardware.world, hardware.device
     if world.launch is not None and not options.resume:
@@ -82,8 +78,10 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
         path = options.out or newest_run(RUNS)
         if path is not None and (path / "recipe.yaml").exists():
             return _resumed(path, overrides, options)
-        if world.launch is None and (path is None or not _never_began(path)):
-            raise InputError(f"--resume: there is no run in {path or RUNS}. {_how_to_resume(path)}")
+        # A folder may have been made for a run that was stopped before it began.
+        never_began = path is not None and path.is_dir() and not runs_newest_first(path)
+        if world.launch is None and not never_began:
+            raise InputError(f"`resume`: there is no run in {path or RUNS}. {_how_to_resume(path)}")
         _logger.info(f"There is no run in {path or RUNS} yet: starting one.")
     if options.out is not None:
         validate_new_run_dir(options.out)
@@ -102,7 +100,7 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
 def repeat_recipe(request: RunRequest) -> RunRequest:
     """The request with the recipe that an earlier run of the same kind has resolved for the same weights, if any.
 
-    The seed, that of random sizes if it follows from it, and minival stay; ``minutes`` no longer decide the epochs.
+    Seeds and minival stay; ``minutes`` no longer decide the epochs.
     """
     own = request.recipe
     for file in () if request.resumed else request.options.settled:
@@ -111,11 +109,10 @@ def repeat_recipe(request: RunRequest) -> RunRequest:
             plain = earlier.to_json() | {"seed": own.seed, "minival": own.minival}
             if own.progressive.seed is None:
                 plain["progressive"] = plain["progressive"] | {"seed": None}
-            recipe, overrides = (
-                validate_recipe(plain, where=str(file)),
-                replace(request.overrides, minutes=None),
+            recipe = validate_recipe(plain, where=str(file))
+            return replace(
+                request, recipe=recipe, overrides=replace(request.overrides, minutes=None), repeated=True
             )
-            return replace(request, recipe=recipe, overrides=overrides, repeated=True)
     return request
 
 
@@ -124,33 +121,27 @@ def _resumed(path: Path, overrides: TrainOverrides, options: RunOptions) -> RunR
     return RunRequest(path, recipe, overrides, options, resumed=True)
 
 
-def _never_began(path: Path) -> bool:
-    """Whether a folder was made for a run that was stopped before it began."""
-    return path.is_dir() and not runs_newest_first(path)
-
-
 def _how_to_resume(path: Path | None) -> str:
     """The command that resumes the run that was most likely meant: the newest unfinished one."""
     places = [RUNS] if path is None else [path, path.parent, RUNS]
-    runs = {recipe.parent.resolve(): recipe.parent for place in places for recipe in runs_newest_first(place)}
+    runs = [recipe.parent for place in places for recipe in runs_newest_first(place)]
     if not runs:
-        return "To start a run, leave out --resume."
-    run = next((run for run in runs.values() if not RunDir(run).finished), next(iter(runs.values())))
+        return "To start a run, leave out `resume`."
+    run = next((run for run in runs if not RunDir(run).finished), runs[0])
     command = shell_join(["effnetv2", "train", "DATA", "--output", str(run), "--resume"])
-    return f"To resume the newest run: {command}. To start a new run, leave out --resume."
+    return f"To resume the newest run: {command}"
 
 
 def _run_of_launch(world: World, out: Path | None) -> Path | None:
-    """The run that an earlier try of this launch began; None if there is none.
+    """The run that an earlier start of this launch began; None if there is none.
 
-    A machine that takes another's place does not know of restarts. So an unfinished run is resumed at any try, but a
-    finished one only at a restart: else it is of an earlier launch of the same name.
+    A replaced machine does not know of restarts, so an unfinished run is always resumed. A finished one is only at a
+    restart: else it is of an earlier launch of the same name.
     """
     for recipe_file in runs_newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
-        if not recipe_file.exists():
-            continue
         folder = RunDir(recipe_file.parent)
-        if not folder.beginning_file.exists():  # a copy of a part of a run, or a run of an early version
+        # A copy of a part of a run has no beginning.
+        if not (recipe_file.exists() and folder.beginning_file.exists()):
             continue
         with suppress(InputError):  # a damaged one is not resumed, and bars no other
             is_open = world.restarts > 0 or not folder.finished
@@ -164,8 +155,8 @@ class RunOptions:
     """Options of a run that are not in its recipe."""
 
     out: Path | None = None  # Run directory. None makes a new one under ``runs/``.
-    resume: bool = False  # Whether to resume the run there
-    device: str = "auto"  # Device, as ``--device`` takes it
+    resume: bool = False
+    device: str = "auto"
     workers: int | None = None  # Processes that read images. None chooses by the machine.
     memory_gib: float | None = None  # Memory limit of each process
     strict: bool = False  # Whether an unreadable image is an error
@@ -191,25 +182,21 @@ class RunOptions:
 class ResolvedRun:
     """A run with nothing left to decide."""
 
-    request: RunRequest  # What was requested; its weights are selected
-    recipe: Recipe  # Recipe without "auto"
+    request: RunRequest  # Its weights are selected
+    recipe: Recipe  # Without "auto"
     network: Network  # Initial model, on the CPU
-    microbatches: MicrobatchPlan  # Groups per pass
-    preprocessing: Preprocessing  # Preprocessing of evaluation, and of the model file
-    data: DataModule  # Images. Nothing selects if minival trained the weights.
+    microbatches: MicrobatchPlan
+    preprocessing: Preprocessing  # Of evaluation, and of the model file
+    data: DataModule  # Nothing selects if minival trained the weights.
     notes: tuple[str, ...] = ()  # A sentence for each choice
     warnings: frozenset[str] = frozenset()  # Those of the notes that the user has to see
-    # Which images trained, or selected, the weights
     overlap: PretrainOverlap = field(default_factory=PretrainOverlap)
     cache: ImageCache | CacheEstimate | None = None  # Decoded training images. None reads the files.
-    timings: StepTimings | None = None  # Measured timings. None if nothing depended on them.
     limit: TimeLimit | None = None  # Time of the run. None if its steps are fixed.
-    probe_images: int | None = None  # Images of either part that the linear probe has time for. None is all.
-    # Time of parts of the work before the first step, by name
-    seconds: dict[str, float] = field(default_factory=dict)
+    probe_images: int | None = None  # Of train and of val that the linear probe has time for. None is all.
 
     def config(self, hardware: Hardware) -> RunConfig:
-        """The run as one process would run it, except that nothing is written into its directory."""
+        """The run as one process would run it, but nothing is written into its directory."""
         return RunConfig(
             recipe=self.recipe,
             network=self.network,

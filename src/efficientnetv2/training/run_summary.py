@@ -28,12 +28,12 @@ _WEIGHTS_PREFIX = "Weights: "
 
 
 def log_notes(notes: Sequence[str], warnings: Collection[str], *, shown: str) -> None:
-    """Log notes as details, but warnings, what has no effect and what ``--minutes`` changed for the user.
+    """Log notes as details, but warnings, what has no effect and what ``minutes`` changed for the user.
 
     The note that has been ``shown`` is left out.
     """
     for note in notes:
-        if note in warnings or note.startswith(UNUSED_PREFIX) or "--minutes" in note:
+        if note in warnings or note.startswith(UNUSED_PREFIX) or "`minutes" in note:
             _logger.info(note)
         elif note != shown:
             _logger.debug(note)

@@ -1,12 +1,10 @@
-"""A run with a time limit: the remaining steps are planned again and again, from the speed of the last ones.
-
-A revision of the plan is written into the run directory before it applies, so that a resumed run takes the same steps.
-"""
+"""Time, memory and disk of a run from measured timings, and the steps that fit into a time limit."""
 
 from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -14,27 +12,227 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from efficientnetv2.progressive.schedule import Revision, StepPlan
-from efficientnetv2.training.estimate import estimate_run
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
+from efficientnetv2.progressive.schedule import ProgressiveSchedule, Revision, StepPlan
+from efficientnetv2.training.image_sizes import eval_size_candidates
+from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.timing import StepTimings
-from efficientnetv2.training.train_state import stage_ends, validation_steps
+from efficientnetv2.training.train_state import RunLength, stage_ends, validation_steps
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
+from efficientnetv2.utils.errors import InputError, pluralize
 
+# Evenly spaced steps whose sizes are sampled where the size may change at every step. Ours.
+_SAMPLED_STEPS = 1024
+# Fraction of the time that stays free for the unexpected. Ours.
+_RESERVE = 0.03
+# Checkpoints on the disk at a time: two whole ones, and one in writing (``training.train_state``).
+_CHECKPOINTS = 3
 # Plans over the run, besides those at each stage's start. Ours: if the speed halves right after a plan, the run is late
 # by 1/32 of its steps.
 _PLANS = 32
 # Weight of the speed before the last plan, against that of the steps since. Ours.
 _SPEED_MEMORY = 0.5
-# Fraction of the time that stays free for the unexpected. Ours.
-_RESERVE = 0.03
 # Fraction of the time that may pass before the first step. Ours.
 BEFORE_SHARE = 0.2
-# Fraction of the time for validations that select nothing. Ours: with few steps, or on a slow machine, they would take
-# as long as the steps.
+# Fraction of the time for validations that select nothing. Ours: with few steps they would take as long as the steps.
 _VALIDATION_FRACTION = 0.1
 # Positions in the remaining steps at which their time is sampled. Ours.
 _SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """Estimate of a stage, or of the steps of similar size (``image_size`` is the largest) in a continuous schedule."""
+
+    image_size: int
+    steps: int
+    images_per_s: float  # Reading included
+    seconds: float
+    microbatches: int  # Groups per pass
+    memory_bytes: int  # Peak
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """Estimate of a run."""
+
+    length: RunLength
+    stages: tuple[StageEstimate, ...]  # In order, or by growing size in a continuous schedule
+    others_s: Mapping[str, float]  # Seconds of everything but the steps, by name
+    disk_bytes: Mapping[str, int] = field(default_factory=dict)  # Peak bytes in the run directory, by name
+
+    @property
+    def seconds(self) -> float:
+        """Time of the whole run."""
+        return sum(stage.seconds for stage in self.stages) + sum(self.others_s.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Peak memory."""
+        return max(stage.memory_bytes for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "seconds": self.seconds,
+            "steps": self.length.steps,
+            "epochs": self.length.steps / self.length.steps_per_epoch,
+            "stages": [asdict(stage) for stage in self.stages],
+            "others_s": dict(self.others_s),
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": dict(self.disk_bytes),
+        }
+
+
+def estimate_run(
+    recipe: Recipe,
+    timings: StepTimings,
+    counts: ImageCounts,
+    *,
+    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS,
+) -> RunEstimate:
+    """Estimate a run of a resolved recipe from its first step to its last prediction, without early stopping."""
+    length = RunLength.of(recipe, counts.train)
+    recipe.progressive.at(0, total_steps=length.steps)  # raises InputError if a stage would get no step
+    stages = _stages(recipe, timings, length, microbatches)
+    # The largest, as it is open which size minival selects.
+    areas = [(px / (recipe.eval_image_size or px)) ** 2 for px in eval_size_candidates(recipe)]
+    largest = max(areas, default=1.0)
+    validated = counts.minival or min(counts.val, recipe.val_max_images)
+    saved = _checkpoints(recipe, length, stages)
+    # The model before training is validated too, if it can classify and minival may select it.
+    start = counts.minival > 0 and recipe.weights != "none" and recipe.head_init == "linear_probe"
+    others = {
+        "validation": (len(validation_steps(recipe, length)) + start) * timings.curve.seconds(validated),
+        "checkpoints": timings.checkpoints.seconds(saved),
+        "final evaluation": timings.answers.seconds(counts.val) * largest,
+        "model file": timings.model_s,
+    }
+    if counts.minival >= MIN_TEMPERATURE_IMAGES:
+        others["temperature"] = timings.answers.seconds(counts.minival) * largest
+    if areas:
+        others["evaluation sizes"] = timings.answers.seconds(counts.minival) * sum(areas)
+    if recipe.compile:
+        others = {"compiling": timings.compile_s, **others}
+    best_bytes = timings.model_bytes if counts.minival else 0  # each checkpoint has the best weights too
+    disk = {
+        "checkpoints": min(saved, _CHECKPOINTS) * (timings.checkpoint_bytes + best_bytes),
+        "model file": timings.model_bytes,
+    }
+    return RunEstimate(length, stages, others, disk)
+
+
+def steps_by_size(
+    plan: ProgressiveSchedule, steps: int, measured: list[int]
+) -> list[tuple[int, list[float], int]]:
+    """Size, some sizes that count with it, and number of steps: one entry per stage, in order.
+
+    Where the size changes all the time, one entry per ``measured`` size (growing), which takes the steps up to it.
+    """
+    if not plan.changes_always:
+        firsts = [0]
+        while (end := plan.stage_end(firsts[-1], total_steps=steps)) < steps:
+            firsts.append(end)
+        sizes = [plan.at(first, total_steps=steps).image_size for first in firsts]
+        counts = np.diff([*firsts, steps]).tolist()
+        return [(px, [px], count) for px, count in zip(sizes, counts, strict=True)]
+    sampled = np.linspace(0, steps - 1, min(steps, _SAMPLED_STEPS)).round().astype(int).tolist()
+    by_px: dict[int, list[float]] = {px: [] for px in measured}
+    for step in sampled:
+        px = plan.at(step, total_steps=steps).image_size
+        by_px[min((size for size in measured if size >= px), default=measured[-1])].append(px)
+    shares = np.cumsum([0, *(len(some) for some in by_px.values())]) / len(sampled)
+    counts = np.diff((shares * steps).round().astype(int)).tolist()
+    return [(px, some, count) for (px, some), count in zip(by_px.items(), counts, strict=True) if count]
+
+
+def _stages(
+    recipe: Recipe, timings: StepTimings, length: RunLength, microbatches: MicrobatchPlan
+) -> tuple[StageEstimate, ...]:
+    by_px = {timing.image_size: timing for timing in timings.steps}
+    groups = recipe.batch_size // (recipe.ghost_batch_size or recipe.batch_size)
+    stages: list[StageEstimate] = []
+    for px, sizes, steps in steps_by_size(recipe.progressive, length.steps, sorted(by_px)):
+        each = float(np.mean([timings.step_s(size) for size in sizes]))
+        begin = by_px[px].begin_s if px not in {stage.image_size for stage in stages} else 0.0
+        stages.append(
+            StageEstimate(
+                image_size=px,
+                steps=steps,
+                images_per_s=recipe.batch_size / each,
+                seconds=begin + each * steps,
+                microbatches=min(groups, microbatches.at(px)),
+                memory_bytes=by_px[px].memory_bytes,
+            )
+        )
+    return tuple(stages)
+
+
+def _checkpoints(recipe: Recipe, length: RunLength, stages: tuple[StageEstimate, ...]) -> int:
+    """Number of checkpoints: one at each stage's end, and every ``checkpoint_minutes`` within."""
+    every_s = recipe.checkpoint_minutes * 60
+    if every_s == 0:
+        return length.steps
+    ends = len(stage_ends(recipe, length))
+    lasting = [stage.seconds for stage in stages] if ends > 1 else [sum(stage.seconds for stage in stages)]
+    return ends + sum(math.floor(seconds / every_s) for seconds in lasting)
+
+
+def epochs_for_budget(
+    minutes: float,
+    recipe: Recipe,
+    timings: StepTimings,
+    counts: ImageCounts,
+    *,
+    spent_s: float = 0.0,
+    at_once: int = 1,
+) -> float:
+    """The epochs that fit into a number of minutes; see ``minutes_for_steps``.
+
+    Raises:
+        InputError: Not even one step per stage fits. The message gives the minutes that would do.
+    """
+
+    def needed(steps: int) -> float:
+        return minutes_for_steps(steps, recipe, timings, counts, spent_s=spent_s, at_once=at_once)
+
+    fewest = recipe.progressive.stages
+    if (shortest := needed(fewest)) > minutes:
+        digit = 10 ** (math.floor(math.log10(shortest)) - 1)  # rounded up to two digits
+        least = pluralize(float(f"{math.ceil(shortest / digit) * digit:.2g}"), "minute")
+        other = f", {spent_s / 60:.2g} of them for preparation and the report" if spent_s else ""
+        raise InputError(
+            f"`minutes={minutes:g}`: the shortest run has {pluralize(fewest, 'step')}, one for each stage, and takes "
+            f"about {least}{other}. Give at least that, or use a smaller `image_size` or `model`."
+        )
+    too_many = 2 * fewest
+    while needed(too_many) <= minutes:
+        too_many *= 2
+    fits = bisect_right(range(too_many), minutes, lo=fewest, key=needed) - 1
+    return float(f"{fits * recipe.batch_size / counts.train:.4g}")
+
+
+def minutes_for_steps(
+    steps: int,
+    recipe: Recipe,
+    timings: StepTimings,
+    counts: ImageCounts,
+    *,
+    spent_s: float = 0.0,
+    at_once: int = 1,
+) -> float:
+    """The minutes to give a run of a number of steps: its time, a reserve and ``spent_s`` of other work.
+
+    ``at_once`` processes share steps and predictions, each as fast as the one that was timed.
+    """
+    run = estimate_run(
+        recipe.model_copy(update={"epochs": steps * recipe.batch_size / counts.train}),
+        timings.shared(at_once, recipe.batch_size // (recipe.ghost_batch_size or 1)),
+        counts,
+    )
+    return (spent_s + run.seconds / (1 - _RESERVE)) / 60
 
 
 @dataclass(frozen=True)
@@ -59,39 +257,29 @@ class StartupBudget:
 class TimeLimit:
     """The time of a run, from the command to the report."""
 
-    seconds: float  # Seconds of the whole run
-    report_s: float  # Estimated seconds of the report
-    rates: StepTimings  # Measured timings of all processes together
+    seconds: float
+    report_s: float  # Estimated
+    rates: StepTimings  # Measured, of all processes together
     used_s: float = 0.0  # Seconds used before ``began``, in earlier parts of a resumed run
-    # ``time.monotonic()`` when this part of the run began
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)  # Of this part of the run
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, with the time used so far."""
-        used_s = self.used_s + time.monotonic() - self.began
-        return {
-            "seconds": self.seconds,
-            "report_s": self.report_s,
-            "rates": asdict(self.rates),
-            "used_s": used_s,
-        }
+        plain = asdict(self) | {"used_s": self.used_s + time.monotonic() - self.began}
+        del plain["began"]
+        return plain
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any], *, began: float, resumed: bool) -> TimeLimit:
+    def from_json(cls, plain: Mapping[str, Any], *, began: float) -> TimeLimit:
         """Inverse of ``to_json``, for a part of the run that began at ``began``."""
         rates = TypeAdapter(StepTimings).validate_python(plain["rates"])
-        return cls(plain["seconds"], plain["report_s"], rates, plain["used_s"] if resumed else 0.0, began)
+        return cls(plain["seconds"], plain["report_s"], rates, plain["used_s"], began)
 
 
 class Pacer:
-    """Plans the remaining steps so that the run ends in time.
+    """Revises the plan of a run so that it ends in time. ``thins`` is whether validations may be left out.
 
-    Args:
-        config: The run.
-        plan: Its steps, which are revised.
-        limit: Its time.
-        used_s: Seconds used by earlier parts of a resumed run, up to its checkpoint. None takes those of ``limit``.
-        thins: Whether validations before the last one may be left out.
+    ``used_s`` are the seconds of earlier parts of a resumed run, up to its checkpoint; None takes those of ``limit``.
     """
 
     def __init__(
@@ -134,24 +322,17 @@ class Pacer:
         self._last_validation_s, self._last_validation = seconds, time.monotonic()
 
     def skips_validation(self, step: int) -> bool:
-        """Whether to leave out the validation after a step, as the last one took too much of the time since.
-
-        All processes call this after the same step.
-        """
+        """Whether to leave out the validation after a step, as the last one was too long. All processes call this."""
         if not self._thins or self._last_validation_s is None or step >= self._plan.steps:
             return False
         due_s = self._last_validation_s * (1 / _VALIDATION_FRACTION - 1)
-        return broadcast_from_main(
-            self._config.world, lambda: time.monotonic() - self._last_validation < due_s
-        )
+        waited_s = time.monotonic() - self._last_validation
+        return broadcast_from_main(self._config.world, lambda: waited_s < due_s)
 
     def plan(self, step: int, *, begins: bool = False) -> None:
-        """Plan the remaining steps and save the plan, if a plan is due or this part of the run ``begins``.
+        """Plan the remaining steps if a plan is due or this part of the run ``begins``. All processes call this.
 
-        All processes call this after the same step.
-
-        Raises:
-            InputError: The plan can't be written, as on a full disk.
+        The plan is written into the run directory before it applies, so that a resumed run takes the same steps.
         """
         decided = self._plan.revisions[-1].decided if self._plan.revisions else -1
         if step <= decided or not (begins or self._plan.passes(step, self._plan_steps)):
@@ -183,20 +364,16 @@ class Pacer:
     @property
     def _validation_each_s(self) -> float:
         """Seconds of a validation: of the last one, or else as estimated."""
-        return (
-            self._slowdown * self._validation_s
-            if self._last_validation_s is None
-            else self._last_validation_s
-        )
+        last_s = self._last_validation_s
+        return self._slowdown * self._validation_s if last_s is None else last_s
 
     def _mean_step_s(self, begin: float, end: float) -> float:
         """Mean estimated seconds of a step between two positions."""
         steps, progressive = self._config.length.steps, self._config.recipe.progressive
-        positions = np.linspace(begin, max(begin, min(end, steps) - 1), _SAMPLES).astype(int)
-        sizes = [
-            progressive.at(min(int(position), steps - 1), total_steps=steps).image_size
-            for position in positions
-        ]
+        positions = (
+            np.linspace(begin, max(begin, min(end, steps) - 1), _SAMPLES).astype(int).clip(max=steps - 1)
+        )
+        sizes = [progressive.at(position, total_steps=steps).image_size for position in positions.tolist()]
         return float(np.mean([self._limit.rates.step_s(px) for px in sizes]))
 
     def _end_s(self, begin: float) -> float:

@@ -31,7 +31,7 @@ from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.initial_weights import best_weights, default_model, load_weights
+from efficientnetv2.training.initial_weights import default_model, load_weights, weights_candidates
 from efficientnetv2.utils.device import cores, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import output_dir, read_object
@@ -143,7 +143,7 @@ def _load_network(weights: str) -> tuple[Network | None, str | None]:
     if weights == "none":
         return None, None
     if weights == "auto":
-        found = best_weights(default_model(pick_device("cpu")))
+        found = weights_candidates(default_model(pick_device("cpu")))[0]
         _logger.info(found.note)
         if found.word == "none":
             raise InputError(

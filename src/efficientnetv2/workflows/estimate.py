@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,21 +24,26 @@ from efficientnetv2.inference.linear_probe import fit_probe, max_probe_images, s
 from efficientnetv2.inference.predict import Embeddings, Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
-from efficientnetv2.training.estimate import RunEstimate, estimate_run
-from efficientnetv2.training.image_cache import CacheEstimate
-from efficientnetv2.training.linear_probe import probe_s
+from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
+from efficientnetv2.training.linear_probe import probe_s, select_weights
 from efficientnetv2.training.memory_probe import Hardware
-from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.overrides import TrainOverrides, sets_sizes
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.resolve import no_probe_note, resolve
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
+from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_length import report_s, scratch_dir
-from efficientnetv2.training.run_request import RunOptions, request_run
-from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
-from efficientnetv2.training.timing import StepTimings
+from efficientnetv2.training.run_length import (
+    LengthBudget,
+    measuring_line,
+    needs_timing,
+    report_s,
+    scratch_dir,
+    without_epochs,
+)
+from efficientnetv2.training.run_request import ResolvedRun, RunOptions, request_run
+from efficientnetv2.training.time_budget import BEFORE_SHARE, RunEstimate, StartupBudget, estimate_run
+from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.training.train_state import log_steps, validation_steps
-from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.device import pick_own_device, workers_for
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import limit_memory
@@ -53,6 +59,8 @@ from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.train import load_run_data, validate_request
 
+_logger = logging.getLogger(__name__)
+
 # The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.
 _PROBED = 500
 # Seconds from the command on after which nothing more is measured. Ours: on two slow cores the estimate is there after
@@ -60,38 +68,68 @@ _PROBED = 500
 _WITHIN_S = 70.0
 # Bytes of a report. Ours: what was seen.
 _REPORT_BYTES = 1_000_000
+# Fraction of the remaining time for measuring steps. Ours.
+_TIMING_FRACTION = 0.5
+# Seconds of compiling a stage. Ours: what was seen on two cores.
+_COMPILE_S = 100.0
 
 
-@dataclass(frozen=True, eq=False)
-class RunPlan:
-    """Estimate of a run, its cache (None without), its device, a note for each choice, and its epochs."""
+class Estimate:
+    """Time, memory and disk of a training run that has not begun. ``seconds`` is the time of the whole run."""
 
-    estimate: RunEstimate
-    cache: CacheEstimate | None
-    device: torch.device
-    notes: tuple[str, ...]
-    epochs: float
+    def __init__(
+        self,
+        run: RunEstimate,
+        cache: CacheEstimate | None,
+        device: torch.device,
+        notes: Sequence[str],
+        epochs: float,
+    ) -> None:
+        self.run, self.cache, self.notes, self.epochs = run, cache, list(notes), epochs
+        self.seconds = run.seconds
+        cached = cache is not None and cache.where == "ram" and device.type == "cpu"
+        self._cache_bytes = cache.bytes if cache is not None and cached else 0
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the device; a cache in memory counts on a CPU."""
-        cached = self.cache is not None and self.cache.where == "ram" and self.device.type == "cpu"
-        return self.estimate.memory_bytes + (self.cache.bytes if self.cache is not None and cached else 0)
+        """Largest memory in use at a time, on the device that trains; a cache in memory counts on a CPU."""
+        return self.run.memory_bytes + self._cache_bytes
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        plain = self.estimate.to_json() | {
-            "memory_bytes": self.memory_bytes,
-            "auto_choices": list(self.notes),
-        }
+    @property
+    def disk_bytes(self) -> int:
+        """Disk that the folder of the run takes at its fullest."""
+        return sum(self.run.disk_bytes.values())
+
+    @property
+    def stages(self) -> pd.DataFrame:
+        """A row per stage of progressive learning: image size, steps, images per second, memory, seconds."""
+        return pd.DataFrame(self.report["stages"])
+
+    @property
+    def other_seconds(self) -> dict[str, float]:
+        """Time outside the training steps, such as validation and the report."""
+        return dict(self.run.others_s)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What `effnetv2 train --dry-run --json` prints."""
+        plain = self.run.to_json() | {"memory_bytes": self.memory_bytes, "auto_choices": self.notes}
         if self.cache is not None:
             plain["cache"] = {"where": self.cache.where, "bytes": self.cache.bytes}
         return plain
 
+    def __repr__(self) -> str:
+        return f"Estimate(seconds={self.seconds:.0f}, memory_bytes={self.memory_bytes}, disk_bytes={self.disk_bytes})"
+
+    def _repr_html_(self) -> str:
+        stages = self.stages
+        rows = stages.map(lambda value: f"{value:,.6g}").to_numpy().tolist()
+        return html_table(repr(self), list(stages.columns), rows)
+
 
 def plan_run(
     overrides: TrainOverrides, source: DataConfig, options: RunOptions, *, began: float | None = None
-) -> RunPlan:
+) -> Estimate:
     """Measure a few steps of a run and estimate the rest; nothing is left behind.
 
     ``began`` is the ``time.monotonic()`` when the command began. None is now.
@@ -110,54 +148,95 @@ def plan_run(
     request = select_weights(request, data, hardware, budget)
     with scratch_dir(request.path) as folder:
         try:
-            run = resolve(request, data, hardware, budget=budget, estimate_in=folder)
+            run = resolve_unmeasured(request, data, hardware, budget, 0.0)
         except DownloadError as error:
             raise InputError(f"{error}{_without_weights_hint(request.recipe, overrides)}") from error
-        assert run.timings is not None, "an estimate measures its steps"
-        notes = [data.split_note, *run.notes, *no_probe_note(run)]
+        before_s = {"start-up": budget.used_s - request.comparison_s}
+        if request.comparison is not None:
+            before_s["comparing weights"] = request.comparison_s
+        cache = estimate_cache(overrides.cache, run.recipe, run.data, device)
+        run = replace(run, cache=cache)
+        began_s, is_timed = time.perf_counter(), needs_timing(run.recipe, overrides.minutes)
+        timings = _timings(run, hardware, folder, budget)
+        if is_timed:
+            before_s["measuring"] = time.perf_counter() - began_s
+        run, timings = _with_length(run, timings, hardware, budget)
+        notes = [data.split_note, *run.notes]
         config = run.config(hardware)
-        others_s, disk, estimated = _other_costs(config, run.data, run.timings, folder, budget)
+        others_s, disk, estimated = _other_costs(config, run.data, timings, folder, budget)
         if estimated:
             notes.append(f"Estimated, for measuring would take too long: {' and '.join(estimated)}.")
-    seconds = dict(run.seconds)
-    others_s["start-up"] += seconds.pop("start-up")
-    others_s |= seconds
-    if run.cache is not None:
-        others_s["filling the cache"] = run.cache.seconds
+    others_s["start-up"] += before_s.pop("start-up")
+    others_s |= before_s
+    if cache is not None:
+        others_s["filling the cache"] = cache.seconds
     if overrides.minutes is not None:
         others_s = _within_minutes(others_s, overrides.minutes)
-    estimate = estimate_run(run.recipe, run.timings, config.image_counts, microbatches=run.microbatches)
-    estimate = replace(
-        estimate,
-        others_s={**others_s, **estimate.others_s},
-        disk_bytes={**estimate.disk_bytes, **disk},
+    costs = estimate_run(run.recipe, timings, config.image_counts, microbatches=run.microbatches)
+    costs = replace(costs, others_s={**others_s, **costs.others_s}, disk_bytes={**costs.disk_bytes, **disk})
+    assert run.recipe.epochs != "auto", "resolve_unmeasured() has resolved them"
+    return Estimate(costs, cache, device, notes, float(run.recipe.epochs))
+
+
+def _timings(run: ResolvedRun, hardware: Hardware, folder: Path, budget: StartupBudget) -> StepTimings:
+    """Timings of the uncompiled model, on images that are cached if all will be; compiling is estimated."""
+    minutes, config = run.request.overrides.minutes, run.config(hardware)
+    length = LengthBudget(config, minutes, 0.0 if run.cache is None else run.cache.seconds)
+    _logger.info(measuring_line(run.recipe))
+    if isinstance(run.cache, CacheEstimate):
+        config = replace(config, train=run.cache.images)
+    timings = measure_timings(
+        replace(config, recipe=run.recipe.model_copy(update={"compile": False})),
+        folder,
+        run_steps=None if needs_timing(run.recipe, minutes) else length.config.length.steps,
+        is_impossible=length.is_exceeded,
+        within_s=_TIMING_FRACTION * budget.left_s,
     )
-    assert run.recipe.epochs != "auto", "resolve() has done so"
-    cache = run.cache if isinstance(run.cache, CacheEstimate) else None
-    return RunPlan(estimate, cache, device, tuple(notes), float(run.recipe.epochs))
+    return replace(
+        timings, compile_s=_COMPILE_S * run.recipe.progressive.stages if run.recipe.compile else 0.0
+    )
+
+
+def _with_length(
+    run: ResolvedRun, timings: StepTimings, hardware: Hardware, budget: StartupBudget
+) -> tuple[ResolvedRun, StepTimings]:
+    """The run with the sizes, stage lengths and epochs that the timings decide, and its timings."""
+    minutes, recipe = run.request.overrides.minutes, run.recipe
+    notes = [*without_epochs(run.notes, minutes)]
+    if recipe.compile:
+        notes.append(
+            f"Compiling: about {timings.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
+        )
+    length = LengthBudget(run.config(hardware), minutes, 0.0 if run.cache is None else run.cache.seconds)
+    if minutes is not None:
+        before_s = min(60 * minutes * BEFORE_SHARE, budget.used_s + length.spent_s)
+        length = replace(length, spent_s=before_s + report_s(length.config, timings))
+        if not sets_sizes(run.request.overrides):
+            recipe, timings, lowered = length.lower_sizes(timings, run.data.stored_size)
+            notes += lowered
+            length = replace(length, config=replace(length.config, recipe=recipe))
+    recipe, length_notes = length.set_length(timings)
+    preprocessing = eval_preprocessing(recipe, run.network, run.data.dataset.bands)
+    run = replace(run, recipe=recipe, preprocessing=preprocessing, notes=(*notes, *length_notes))
+    return add_final_notes(run), timings
 
 
 def _without_weights_hint(recipe: Recipe, overrides: TrainOverrides) -> str:
     """How to estimate without the weights of a recipe; '' if their steps would take another time.
 
-    Frozen layers and statistics take less, and without a named recipe ``--weights none`` means another one.
+    Frozen layers and statistics take less, and without a named recipe ``weights="none"`` means another one.
     """
     if overrides.recipe is None or recipe.freeze_stages or recipe.freeze_bn:
         return ""
-    network = recipe.weights.partition(".")[0]
-    model = f"--model {network} " if recipe.model == "auto" else ""
-    return (
-        f" To plan without them: {model}--weights none foretells the same steps, and all but a linear probe of the "
-        "weights."
-    )
+    model = f"`model={recipe.weights.partition('.')[0]}` and " if recipe.model == "auto" else ""
+    return f" To estimate the same steps without them, use {model}`weights=none`."
 
 
 def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, float]:
     """What comes before the first step, cut to its part of the minutes."""
-    after = {"report"}
-    before_s = sum(seconds for what, seconds in others_s.items() if what not in after)
+    before_s = sum(seconds for what, seconds in others_s.items() if what != "report")
     share = min(1.0, 60 * minutes * BEFORE_SHARE / before_s)
-    return {what: seconds if what in after else share * seconds for what, seconds in others_s.items()}
+    return {what: seconds if what == "report" else share * seconds for what, seconds in others_s.items()}
 
 
 def _other_costs(
@@ -257,56 +336,6 @@ def _noise(config: RunConfig, rows: int, columns: int) -> np.ndarray[Any, np.dty
     return key.generator().standard_normal((rows, columns), dtype=np.float32)
 
 
-class Estimate:
-    """Time, memory and disk of a training run that has not begun.
-
-    Args:
-        report: What `effnetv2 train --dry-run --json` prints.
-    """
-
-    def __init__(self, report: dict[str, Any]) -> None:
-        self.report = report
-
-    @property
-    def seconds(self) -> float:
-        """Time of the whole run."""
-        total: float = self.report["seconds"]
-        return total
-
-    @property
-    def memory_bytes(self) -> int:
-        """Largest memory in use at a time, on the device that trains."""
-        return int(self.report["memory_bytes"])
-
-    @property
-    def disk_bytes(self) -> int:
-        """Disk that the folder of the run takes at its fullest."""
-        return sum(self.report["disk_bytes"].values())
-
-    @property
-    def stages(self) -> pd.DataFrame:
-        """A row per stage of progressive learning: image size, steps, images per second, memory, seconds."""
-        return pd.DataFrame(self.report["stages"])
-
-    @property
-    def other_seconds(self) -> dict[str, float]:
-        """Time outside the training steps, such as validation and the report."""
-        return dict(self.report["others_s"])
-
-    @property
-    def notes(self) -> list[str]:
-        """What was chosen for the run, a sentence each."""
-        return list(self.report["auto_choices"])
-
-    def __repr__(self) -> str:
-        return f"Estimate(seconds={self.seconds:.0f}, memory_bytes={self.memory_bytes}, disk_bytes={self.disk_bytes})"
-
-    def _repr_html_(self) -> str:
-        stages = self.stages
-        rows = stages.map(lambda value: f"{value:,.6g}").to_numpy().tolist()
-        return html_table(repr(self), list(stages.columns), rows)
-
-
 @api
 def estimate(
     data: PathLike,
@@ -346,4 +375,4 @@ def estimate(
         estimate, data, recipe, overrides, output=output, device=device, workers=workers
     )
     validate_run_paths(source.data, place.out, "train")
-    return Estimate(plan_run(words, source, place, began=began).to_json())
+    return plan_run(words, source, place, began=began)

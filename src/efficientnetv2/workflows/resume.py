@@ -82,7 +82,7 @@ def resume_run(
     limit = None
     if "time_limit" in facts:
         now = time.monotonic() if began is None else began
-        limit = TimeLimit.from_json(facts["time_limit"], began=now, resumed=True)
+        limit = TimeLimit.from_json(facts["time_limit"], began=now)
     preprocessing = Preprocessing.from_json(facts["preprocessing"])
     return ResolvedRun(request, recipe, network, microbatches, preprocessing, data, cache=cache, limit=limit)
 

@@ -15,10 +15,10 @@ from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.nas.latency import min_timed_steps
 from efficientnetv2.nas.space import Space
-from efficientnetv2.training.estimate import RunEstimate, estimate_run
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
+from efficientnetv2.training.time_budget import RunEstimate, estimate_run
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.rng import Key

@@ -22,7 +22,7 @@ from efficientnetv2.inference.linear_probe import ProbeMetrics
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.image_cache import ImageCache, local_reader
 from efficientnetv2.training.initial_weights import model_title
-from efficientnetv2.training.linear_probe import fit_head, wants_probe
+from efficientnetv2.training.linear_probe import fit_head, select_weights, wants_probe
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, validate_label_settings
 from efficientnetv2.training.recipe import Recipe
@@ -35,7 +35,6 @@ from efficientnetv2.training.run_summary import length_line
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.device import pick_device, pick_own_device, workers_for
 from efficientnetv2.utils.distributed import (
     SINGLE_PROCESS,
