@@ -1,7 +1,4 @@
-"""Built-in datasets by name, found on disk and never downloaded; and the binary files of CIFAR.
-
-torchvision knows their layouts and checks their files; only the list of files is taken from it.
-"""
+"""Built-in datasets by name, found on disk by torchvision and never downloaded; and the binary files of CIFAR."""
 
 from __future__ import annotations
 
@@ -64,7 +61,7 @@ def read_builtin(name: str) -> ImageRecords:
 
     Raises:
         DatasetNotFoundError: There is neither folder.
-        InputError: The dataset is missing or damaged. The message has torchvision's call that downloads it.
+        InputError: The dataset is missing or damaged.
     """
     given, known = os.environ.get(VARIABLE), _DATASETS[name]
     errors: list[str] = []
@@ -73,29 +70,24 @@ def read_builtin(name: str) -> ImageRecords:
         if not place.is_dir():
             continue
         try:
-            return _read_cifar(place, name) if name in _LAYOUTS else _list_torchvision(place, name, known)
+            if name in _LAYOUTS:
+                return _read_cifar(place, name)
+            list_rows = _list_pets if name == "oxford_iiit_pet" else _list_torchvision
+            table = records_table(*zip(*list_rows(place, known), strict=True))
+            return ImageRecords(root=place, source=name, table=table, published=name)
         except (RuntimeError, FileNotFoundError) as error:
             errors.append(f"{place}: {error}")
     size = ", size='160px'" if name == "imagenette" else ""
-    call = f"Get it with torchvision.datasets.{known.name}('data'{size}, download=True)."
-    if not known.available:
-        call = (
-            f"Its first address is gone; put a copy where torchvision.datasets.{known.name}('data') finds it."
-        )
-    reported = f" torchvision reports: {'; '.join(errors)}." if errors else ""
+    call = f"torchvision.datasets.{known.name}('data'{size}, download=True)"
+    fix = f"Get it with {call}." if known.available else f"Put a copy where {call} would."
+    reported = f" ({'; '.join(errors)})" if errors else ""
     raise (InputError if errors else DatasetNotFoundError)(
         f"The built-in dataset '{name}' is neither under data/ ({Path('data').absolute()}) nor under {VARIABLE} "
-        f"({given or 'not set'}).{reported} It is never downloaded automatically. {call}"
+        f"({given or 'not set'}){reported}. {fix}"
     )
 
 
-def _list_torchvision(place: Path, name: str, known: _TorchvisionDataset) -> ImageRecords:
-    list_rows = _list_pets if name == "oxford_iiit_pet" else _torchvision_rows
-    paths, labels, splits = zip(*list_rows(place, known), strict=True)
-    return ImageRecords(root=place, source=name, table=records_table(paths, labels, splits), published=name)
-
-
-def _torchvision_rows(place: Path, known: _TorchvisionDataset) -> list[tuple[str, str, str]]:
+def _list_torchvision(place: Path, known: _TorchvisionDataset) -> list[tuple[str, str, str]]:
     make: Callable[..., Any] = getattr(import_torchvision("datasets"), known.name)  # a heavy import
     problem: Exception | None = None
     for choice in known.choices:
@@ -164,8 +156,7 @@ def _read_cifar(place: Path, name: str) -> ImageRecords:
             write_cifar_folder(folder, layout, parts[0].classes, train=train, test=test)
         except PermissionError:
             raise InputError(
-                f"{place} may not be written to, but {name}'s binary version has to be made there once. "
-                f"Change its permissions, or put the binary version into {folder}."
+                f"{place} may not be written to, but {folder.name} must be made there once. Change its permissions."
             ) from None
     return read_cifar_folder(folder, name)
 
@@ -188,9 +179,7 @@ def read_cifar_folder(folder: Path, source: str) -> ImageRecords:
     try:
         lines = (folder / layout.names).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise InputError(
-            f"{source} lacks {layout.names}, CIFAR's class names. Copy it there from the archive."
-        ) from None
+        raise InputError(f"{source} lacks {layout.names}. Copy it there from CIFAR's archive.") from None
     names = [line.strip() for line in lines if line.strip()]
     rows: list[tuple[str, str, str]] = []
     for file in (*layout.train, layout.test):
@@ -198,10 +187,8 @@ def read_cifar_folder(folder: Path, source: str) -> ImageRecords:
             continue
         ids = cifar_records(folder / file)[:, layout.label_bytes - 1]
         if len(ids) and ids.max() >= len(names):
-            at = int(ids.argmax())
-            raise InputError(
-                f"{file}#{at}: label {ids[at]} has no name in {layout.names} ({len(names)} names)."
-            )
+            row = int(ids.argmax())
+            raise InputError(f"{file}#{row}: label {ids[row]} is none of the {len(names)} of {layout.names}.")
         split = "test" if file == layout.test else "train"
         rows += [(f"{file}#{index}", names[label], split) for index, label in enumerate(ids)]
     if not rows:
@@ -216,7 +203,7 @@ def cifar_records(file: Path) -> Bytes:
     record, size = layout.record, file.stat().st_size
     if size % record:
         raise InputError(
-            f"{file.name} has {size} bytes, no multiple of a record's {record}: it is cut short. Get it again."
+            f"{file.name} has {size} bytes, no multiple of {record}: it is cut short. Get it again."
         )
     if not size:
         return np.empty((0, record), dtype=np.uint8)

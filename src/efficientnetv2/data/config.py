@@ -1,4 +1,4 @@
-"""What to load and how to read it: the options of a dataset, and the bands of its rasters."""
+"""The options of a dataset, and how its rasters are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage
 from efficientnetv2.data.validate import refuse_damage
 from efficientnetv2.preprocessing import RGB, Bands
-from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.shell import option_args
 
@@ -56,15 +56,16 @@ class DataConfig:
     @property
     def words(self) -> list[str]:
         """Data and options as typed on the command line."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data"}
+        options = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
         defaults = {field.name: field.default for field in fields(self)}
-        return [self.data, *option_args(**{k: v for k, v in values.items() if v != defaults[k]})]
+        given = {name: value for name, value in options.items() if value != defaults[name]}
+        return [self.data, *option_args(**given)]
 
     def read_any(self) -> ImageDataset:
         """Load images with or without labels; see ``read``. What keeps a dataset from training is not refused."""
         # Only labeled cells of several labels can be split.
-        several = self.label_separator is not None
-        return self.read(require_labels=several, for_training=False, strict_labels=True)
+        is_multilabel = self.label_separator is not None
+        return self.read(require_labels=is_multilabel, for_training=False, strict_labels=True)
 
     def read(
         self,
@@ -80,30 +81,25 @@ class DataConfig:
             ("layout", self.layout, get_args(Layout)),
         ):
             if value not in choices:
-                raise InputError(
-                    f"--{name}: invalid value '{value}' (choose from {', '.join(choices)})"
-                    f"{did_you_mean(value, choices)}"
-                )
+                raise InputError(f"`{name}` is '{value}', but must be one of {', '.join(choices)}.")
         # Wrong numbers are refused before an image is read.
         if self.nodata is not None:
             parse_nodata(self.nodata)
         if self.bands is not None:
             parse_bands(self.bands)
         if is_url(self.data):
-            _logger.warning(f"Reading shards from {self.data}. This stops after 30 s without an answer.")
+            _logger.warning(f"Reading shards from {self.data}.")
         folder = Path(os.path.expanduser(self.data))
         if (folder / "recipe.yaml").is_file() and run_file(folder, "run.json").is_file():
-            raise InputError(
-                f"DATA {self.data} is the folder of a run, not images. The images of the run are listed in "
-                f"{self.data.rstrip('/')}/{run_file(folder, 'dataset.csv').name}"
-            )
+            table = run_file(folder, "dataset.csv").name
+            raise InputError(f"{self.data} is a run, not images. Give {self.data.rstrip('/')}/{table}")
         if require_labels and self.label_column == "label" and _holds_predictions(folder):
-            there = run_file(folder.parent, "dataset.csv")
-            instead = f"the images of the run: {there}" if there.is_file() else "the table of the images"
-            raise InputError(f"DATA {self.data} holds what a model predicted. Give {instead}")
-        options = {
-            name: value for name, value in asdict(self).items() if name not in ("data", "bands", "nodata")
-        }
+            table = run_file(folder.parent, "dataset.csv")
+            fix = f"the images of the run: {table}" if table.is_file() else "the table of the images"
+            raise InputError(f"{self.data} holds the predictions of a model. Give {fix}")
+        options = asdict(self)
+        for name in ("data", "bands", "nodata"):
+            del options[name]
         return load_dataset(
             self.data,
             **options,
@@ -123,8 +119,7 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
     if dataset.shards is not None:
         if selection is not None:
             raise InputError(
-                f"--bands {source.bands}: {dataset.source} holds shards, whose images are read as ordinary images of "
-                "three channels. Give the rasters as files: a folder, or a table of them."
+                f"`bands={source.bands}`: {dataset.source} holds shards, which have no bands. Give raster files."
             )
         return dataset
     train, others = (
@@ -135,18 +130,15 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
     bands = measure_bands(train, selection, seed=seed, others=others, nodata=nodata)
     if bands is None:
         if nodata:
-            raise InputError(
-                f"--nodata {source.nodata}: the training images are ordinary 8-bit images, which lack no data. "
-                "Leave it out."
-            )
+            raise InputError(f"`nodata={source.nodata}`: the training images are 8-bit images. Leave it out.")
         return dataset
     for line in describe_bands(bands, given=selection is not None):
         _logger.info(line)
     if nodata is None and bands.nodata:
         values = " and ".join(f"{value:g}" for value in bands.nodata)
         _logger.info(
-            f"Missing data: {values}, which no file declares, fills connected areas far from all other values. Pixels "
-            "of this value are read as missing. Pass --nodata none if the value is a measurement."
+            f"Missing data: pixels of {values}, which no file declares, are read as missing. If they are measurements, "
+            "use `nodata=none`."
         )
     if len(set(map(dtype_group, bands.kinds))) > 1:
         _logger.info(_mixed_dtypes_note(bands, count_dtypes(filter(is_raster, train), bands)))
@@ -162,8 +154,8 @@ def describe_bands(bands: Bands, *, given: bool) -> list[str]:
         seen = f"{pluralize(bands.channels, 'band')} ({bands.listed}), each a channel"
     elif len(set(bands.numbers)) == 1:
         seen = f"band {bands.listed.partition(', ')[0]} as gray"
-    others = "" if given else " (others by --bands)"
-    lines = [f"Rasters: {seen}{others}; values {ranges} become 0 to 255. The model file keeps this."]
+    others = "" if given else " (others with `bands`)"
+    lines = [f"Rasters: {seen}{others}; values {ranges} become 0 to 255."]
     if bands.channels > RGB:
         lines.append(
             f"Normalized by each band's mean and deviation over the training images. Displayed: bands "
@@ -173,16 +165,15 @@ def describe_bands(bands: Bands, *, given: bool) -> list[str]:
 
 
 def _mixed_dtypes_note(bands: Bands, counts: Mapping[str, int]) -> str:
-    """That rasters whose numbers mean different things are read by one rule, and what becomes of the darkest."""
     kinds = " and ".join(f"{count:,} of {kind}" for kind, count in sorted(counts.items()))
-    note = f"Rasters of different types train together, {kinds}, and are read by this one rule"
+    note = f"Rasters of different types are read by one rule, {kinds}"
     if any(kind.endswith("int8") for kind in counts):
         brightest = max(
             (255 - low) * 255 / (high - low) for low, high in zip(bands.low, bands.high, strict=True)
         )
         level = round(min(max(brightest, 0), 255))
-        note += f", which makes {level} of 255 of the largest value of 8 bits"
-        note += ": those will look almost black" if level < _DARK else ""
+        note += f"; the largest value of 8 bits becomes {level} of 255"
+        note += ", almost black" if level < _DARK else ""
     return f"{note}. Scale all of them alike: gdal_translate -ot TYPE -scale FROM TO LOW HIGH."
 
 
@@ -201,7 +192,7 @@ def _holds_predictions(file: Path) -> bool:
 
 
 def parse_nodata(text: str) -> tuple[float, ...]:
-    """The values of ``--nodata -9999,-32768``; none of "none". Raises InputError."""
+    """The values of "-9999,-32768", none of "none". Raises InputError."""
     if text.strip().lower() == "none":
         return ()
     try:
@@ -209,14 +200,12 @@ def parse_nodata(text: str) -> tuple[float, ...]:
     except ValueError:
         values = (math.nan,)
     if not all(map(math.isfinite, values)):
-        raise InputError(
-            f"--nodata: invalid value '{text}'. Give a number, as -9999, numbers with commas, or none."
-        )
+        raise InputError(f"`nodata` is '{text}', but must be numbers, such as -9999,0, or none.")
     return values
 
 
 def parse_bands(text: str) -> tuple[int, ...] | Literal["all"]:
-    """The numbers of ``--bands 4,3,2``, or "all". Raises InputError."""
+    """The numbers of "4,3,2", or "all". Raises InputError."""
     if text.strip().lower() == "all":
         return "all"
     try:
@@ -224,14 +213,12 @@ def parse_bands(text: str) -> tuple[int, ...] | Literal["all"]:
     except ValueError:
         numbers = (0,)
     if min(numbers) < 1:
-        raise InputError(
-            f"--bands: invalid value '{text}'. Give numbers of bands from 1, with commas, as 4,3,2; or all."
-        )
+        raise InputError(f"`bands` is '{text}', but must be numbers from 1, such as 4,3,2, or all.")
     return numbers
 
 
 def report_notes(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
-    """Log the notes of a dataset and its damaged shards, without reading an image. Returns the damage.
+    """Log the notes of a dataset and its damaged shards, and return the damage.
 
     Raises InputError if a shard was replaced, or with ``strict`` is damaged.
     """
@@ -250,6 +237,6 @@ def report_notes(dataset: ImageDataset, *, strict: bool) -> ShardDamage:
 
 def default_check_dir(data: str) -> Path:
     """Where a check writes its page unless a folder is given: ``inspection/NAME``."""
-    place = Path(os.path.expanduser(data))
+    path = Path(os.path.expanduser(data))
     # A folder's name may have dots: photos.v1 and photos.v2 are two datasets.
-    return Path("inspection") / ((place.name if place.is_dir() else place.stem) or "pictures")
+    return Path("inspection") / ((path.name if path.is_dir() else path.stem) or "pictures")

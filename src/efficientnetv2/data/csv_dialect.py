@@ -68,11 +68,11 @@ def match_names(cells: Iterable[str], names: Sequence[str]) -> list[str]:
     An "ä" may be one letter or two (NFC, NFD), depending on the system. Cells that are a name, or look like none or
     several, stay.
     """
-    alike = Counter(map(_composed, names))
-    spelled = {_composed(name): name for name in names if alike[_composed(name)] == 1}
+
+    def composed(text: str) -> str:
+        return unicodedata.normalize("NFC", text.strip())
+
+    alike = Counter(map(composed, names))
+    spelled = {composed(name): name for name in names if alike[composed(name)] == 1}
     exact = set(names)
-    return [cell if cell in exact else spelled.get(_composed(cell), cell) for cell in cells]
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text.strip())
+    return [cell if cell in exact else spelled.get(composed(cell), cell) for cell in cells]

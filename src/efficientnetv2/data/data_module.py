@@ -67,16 +67,10 @@ class SharedDataset:
 
 @dataclass(frozen=True)
 class DataModule:
-    """Images ready for a run.
+    """Images ready for a run: ``dataset`` has every readable image with its split, ``skipped`` the others.
 
-    Args:
-        dataset: Every readable image, with its split.
-        skipped: Path and reason of each unreadable image.
-        holdout_drawn: Whether val was drawn here by the seed. Else it was given, or there is none.
-        chooses: Whether minival selects the weights.
-        contents: (N,) ids, equal for identical files.
-        eval_split: Split that is evaluated.
-        label_conflicts: Number of pairs of identical images with different labels.
+    ``holdout_drawn``: val was drawn here by the seed. ``chooses``: minival selects the weights. ``contents`` are (N,)
+    ids, equal for identical files. ``label_conflicts`` counts pairs of identical images with different labels.
     """
 
     dataset: ImageDataset
@@ -146,7 +140,6 @@ def prepare_data(
     others = () if expected_dataset is None else compare(dataset, expected_dataset, strict=strict)
     for note in (*dataset.notes, *others):
         _logger.info(note)
-    _logger.debug(f"Check: {pluralize(len(dataset), 'image')} (unreadable files, duplicates)")
     with progress("looking", len(dataset)) as counted:
         found = validate_images(dataset, strict=strict, progress=counted)
     for note in found.notes:
@@ -171,7 +164,7 @@ def prepare_data(
         dataset, note = with_holdout(dataset, fraction=val_fraction, seed=seed, contents=contents)
     if evaluated != eval_split:
         note = f"No images are given as test, which the recipe would evaluate. {note}"
-    dataset, further, chooses = _with_minival(dataset, minival, contents)
+    dataset, minival_note, chooses = _with_minival(dataset, minival, contents)
     copies, copies_note = excluded_copies(dataset, ~dataset.in_train)
     if copies.any():
         dataset, contents = dataset.select(np.flatnonzero(~copies)), contents[~copies]
@@ -184,7 +177,7 @@ def prepare_data(
         dataset, contents = _readable(dataset, kept, evaluated), contents[kept]
     return DataModule(
         dataset,
-        f"{note}{divided}{further}{copies_note}",
+        f"{note}{divided}{minival_note}{copies_note}",
         tuple(skipped),
         holdout_drawn,
         chooses,
@@ -199,15 +192,15 @@ def _with_minival(
     dataset: ImageDataset, minival: int | float | Literal["auto"] | None, contents: Ints
 ) -> tuple[ImageDataset, str, bool]:
     """The dataset with minival, a sentence starting with a space, and whether minival selects the weights."""
+    if minival is None:
+        unused = int((dataset.split == "minival").sum())
+        note = f" The {unused} images given as minival are not used; to choose by them, `minival={unused}`."
+        return dataset, note if unused else "", False
     if minival == "auto":
         dataset, note, chooses = with_auto_minival(dataset, contents=contents)
-        return dataset, f" {note}", chooses
-    if minival is not None:
-        dataset, note = with_minival(dataset, size=minival, contents=contents)
-        return dataset, f" {note}", True
-    unused = int((dataset.split == "minival").sum())
-    fix = f"to choose by them, --set minival={unused}."
-    return dataset, f" The {unused} images given as minival are left aside; {fix}" if unused else "", False
+    else:
+        (dataset, note), chooses = with_minival(dataset, size=minival, contents=contents), True
+    return dataset, f" {note}", chooses
 
 
 def decode_evaluated(
@@ -246,7 +239,7 @@ def require_images_here(train: ImageDataset, world: World) -> None:
         load_eval_image(reader.source(0), Preprocessing(image_size=8).seeing(train.bands))
     except UnreadableImageError as error:
         raise InputError(
-            f"{reader.name(0)} can't be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
+            f"{reader.name(0)} cannot be read on {platform.node()} ({error.reason}), where process {world.rank} runs. "
             "Put the images under the same path on every machine."
         ) from error
 
@@ -254,15 +247,10 @@ def require_images_here(train: ImageDataset, world: World) -> None:
 def _readable(dataset: ImageDataset, rows: Ints, evaluated: EvalSplit) -> ImageDataset:
     """The readable images. Raises InputError if the evaluated split, or a class of train, has none left."""
     readable = dataset.select(rows)
-    if (dataset.split == evaluated).any() and not (readable.split == evaluated).any():
-        raise InputError(
-            f"{dataset.source}: none of the images given as {evaluated} can be read. Repair them."
-        )
     gone = np.setdiff1d(dataset.targets[dataset.in_train], np.append(readable.targets[readable.in_train], -1))
-    if len(gone):
-        names = shorten(dataset.class_names[int(label)] for label in np.unique(gone))
-        raise InputError(
-            f"{dataset.source}: none of the training images of class {names} can be read. Repair them, or leave the "
-            "class out."
-        )
-    return readable
+    lost = f"training images of class {shorten(dataset.class_names[label] for label in gone)}"
+    if (dataset.split == evaluated).any() and not (readable.split == evaluated).any():
+        lost = f"images given as {evaluated}"
+    elif not len(gone):
+        return readable
+    raise InputError(f"{dataset.source}: none of the {lost} can be read. Repair them, or leave them out.")

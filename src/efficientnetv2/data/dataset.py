@@ -46,8 +46,8 @@ _MAX_NAMED = 20
 class ImageDataset(ImageRecords):
     """Images with validated labels, sorted class names (a class id is an index into them), and splits.
 
-    ``separator`` is the text between the labels of one image; None: one label per image. ``bands`` is how rasters are
-    read; None reads every image with Pillow.
+    ``separator`` is the text between the labels of one image, None for one label per image. Without ``bands``, Pillow
+    reads every image.
     """
 
     class_names: tuple[str, ...]
@@ -82,9 +82,7 @@ class ImageDataset(ImageRecords):
     def subset(self, split: str) -> Self:
         """Images of one split. Class ids stay the same. Raises InputError for an unknown or empty split."""
         if split not in SPLITS:
-            raise InputError(
-                f"'{split}' is no split{did_you_mean(split, SPLITS)} There are train, minival, val and test."
-            )
+            raise InputError(f"'{split}' is no split{did_you_mean(split, SPLITS)}")
         rows = np.flatnonzero(self.split == split)
         if not len(rows):
             counts = ", ".join(f"{name or 'no split'} {n:,}" for name, n in Counter(self.split).items())
@@ -104,9 +102,8 @@ class ImageDataset(ImageRecords):
     def digest(self) -> str:
         """32 hexadecimal digits of paths, labels and splits in their order."""
         # A column of missing labels is numeric: it takes no text before it is of objects.
-        columns = (self.table[name].astype(object).fillna("") for name in ("path", "label", "split"))
         content = hashlib.blake2b(digest_size=16)
-        for column in columns:
+        for column in (self.table[name].astype(object).fillna("") for name in ("path", "label", "split")):
             content.update(f"{len(column)}\0".encode())
             content.update("\0".join(column).encode())  # no path contains a NUL
         return content.hexdigest()
@@ -134,11 +131,7 @@ class ImageDataset(ImageRecords):
     def from_csv(
         cls, path: str | Path, *, root: Path | str, source: str, separator: str | None = None
     ) -> ImageDataset:
-        """Read a file that ``to_csv`` wrote, without validation. Digest and class ids stay the same.
-
-        ``root``, ``source`` and ``separator`` are those of the written dataset. Raises InputError for a missing or
-        other file.
-        """
+        """Read a file of ``to_csv``, without validation. Digest and class ids stay the same. Raises InputError."""
         text = dict.fromkeys(("path", "label", "split", "group", AUGMENTED_FROM), str)
         try:
             table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], low_memory=False)
@@ -150,10 +143,8 @@ class ImageDataset(ImageRecords):
             labels = (
                 cells if separator is None else [label for cell in cells for label in cell.split(separator)]
             )
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist: the run has no manifest. Start a new run.") from None
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{path} is not the manifest of a run: {error}. Start a new run.") from None
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is not the manifest of a run ({error}). Start a new run.") from None
         names = tuple(sorted(set(labels)))
         return cls(root=root, source=source, table=table, class_names=names, separator=separator)
 
@@ -243,7 +234,7 @@ def refuse_missing(data: str) -> None:
     """Refuse what is neither a file, a folder, shards nor a built-in dataset."""
     path = Path(os.path.expanduser(data)).absolute()
     if not (is_shards(data) or path.exists() or data in builtin_datasets.BUILTIN_NAMES):
-        raise InputError(_missing_message(data, path, require_labels=True))
+        raise _missing_data(data, path)
 
 
 def _read(data: str, options: ReadOptions) -> ImageRecords:
@@ -252,66 +243,48 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
     in_shards = is_shards(data)
     is_cifar = path.is_dir() and not in_shards and builtin_datasets.is_cifar_folder(path)
     if options.layout != "auto" and (not path.is_dir() or in_shards or is_cifar):
-        raise InputError(
-            f"--layout {options.layout}: {data} is not a folder of images. Give a folder, or leave the option out."
-        )
+        raise InputError(f"`layout={options.layout}`: {data} is not a folder of images. Leave it out.")
     if in_shards:
         if options.path_column != "path":
-            raise InputError(
-                f"{data} is a set of shards, which know their images. "
-                f"Leave --path-column {options.path_column} out."
-            )
+            raise InputError(f"{data} holds shards, which list their images. Leave `path_column` out.")
         return read_shards(data, options)
     if path.is_dir():
-        _refuse_columns(f"{data} is a folder", options)
+        _refuse_columns(data, options)
         if is_cifar:
             return builtin_datasets.read_cifar_folder(path, data)
         return image_folder.read_folder(path, data, options)
     if not path.is_file():
         if data in builtin_datasets.BUILTIN_NAMES:
-            _refuse_columns(f"{data} is a built-in dataset", options)
+            _refuse_columns(data, options)
             return builtin_datasets.read_builtin(data)
-        raise InputError(_missing_message(data, path, options.require_labels))
+        raise _missing_data(data, path)
     if path.suffix.lower() in image_folder.TABLE_SUFFIXES:
         return table.read_table(path, data, options)
     if not is_image(path.name):
         fix = _FIXES.get(path.suffix.lower(), "If it is an image, convert it to JPEG first.")
         raise InputError(
-            f"'{data}' is not a folder, a CSV, TSV or Parquet file, or an image in a supported format. {fix}"
+            f"'{data}' is no folder, CSV, TSV or Parquet file, or image of a supported format. {fix}"
         )
     if options.require_labels:
-        raise InputError(
-            f"'{data}' is a single image without a label. Give a folder or a table of labeled ones."
-        )
-    _refuse_columns(f"{data} is an image", options)
+        raise InputError(f"'{data}' is an image without a label. Give a folder or a table of labeled images.")
+    _refuse_columns(data, options)
     return image_folder.read_single_image(path, data)
 
 
-def _missing_message(data: str, path: Path, require_labels: bool) -> str:
-    if set("*?[") & set(data):
-        return (
-            f"data path '{data}' does not exist, and patterns of images are not expanded. Give their folder "
-            f"({path.parent}), or a CSV file with a column path."
-        )
+def _missing_data(data: str, path: Path) -> InputError:
     neighbors = os.listdir(path.parent) if path.parent.is_dir() else []
     near = did_you_mean(path.name, [*neighbors, *builtin_datasets.BUILTIN_NAMES])
-    what = "a folder" if require_labels else "an image, a folder of images"
-    return (
-        f"data path '{data}' does not exist{near} Give {what}, a CSV or Parquet file, shards, "
-        f"or one of the built-in datasets {', '.join(builtin_datasets.BUILTIN_NAMES)}."
+    return InputError(
+        f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, shards, an image (a pattern is "
+        f"not expanded), or a built-in dataset: {', '.join(builtin_datasets.BUILTIN_NAMES)}."
     )
 
 
-def _refuse_columns(what: str, options: ReadOptions) -> None:
+def _refuse_columns(data: str, options: ReadOptions) -> None:
     """Refuse options that name columns of a source without columns."""
-    defaults = ReadOptions()
-    names = [
-        f"--{role}-column"
-        for role in ("path", "label", "group")
-        if getattr(options, f"{role}_column") != getattr(defaults, f"{role}_column")
-    ]
-    if names:
-        raise InputError(f"{what}, which has no columns. Give a table, or leave {' and '.join(names)} out.")
+    for name in ("path_column", "label_column", "group_column"):
+        if getattr(options, name) != getattr(ReadOptions, name):
+            raise InputError(f"{data} has no columns. Give a table, or leave `{name}` out.")
 
 
 def _clean_labels(
@@ -346,8 +319,8 @@ def _without_small_classes(
         return records, by_label
     if len(small) == len(counts):
         raise InputError(
-            f"--min-images-per-class {minimum}: every class of {records.source} has fewer training images. The largest "
-            f"has {counts.max():,}. Give a smaller number."
+            f"`min_images_per_class={minimum}`: the largest class of {records.source} has {counts.max():,} training "
+            "images. Use a smaller number."
         )
     by_label = by_label.select(np.flatnonzero(~labels.isin(small)))
     cells = records.table["label"]
@@ -385,7 +358,7 @@ def _prefix(file: Path, root: Path | str) -> str:
 
 
 def resolved_files(dataset: ImageDataset) -> list[str]:
-    """(N) files of the images without links, to find the images of one dataset in another."""
+    """(N) files of the images without links."""
     # Links of a folder are followed once: for each of a million images it would take tens of seconds.
     folder_of = lru_cache(maxsize=None)(os.path.realpath)
 

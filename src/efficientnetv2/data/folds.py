@@ -100,26 +100,25 @@ def assign_folds(
         InputError: A class has fewer than two distinct images, k is out of range, or groups or places are unknown or
             cannot stay together.
     """
-    chosen = np.flatnonzero(dataset.split != "test")
-    if not 2 <= k <= len(chosen):
-        fix = _fewer_folds(len(chosen)) if len(chosen) > 1 else "give more images"
+    rows = np.flatnonzero(dataset.split != "test")
+    part = dataset.select(rows)
+    if not 2 <= k <= len(rows):
         raise InputError(
-            f"{dataset.source}: {pluralize(len(chosen), 'image')} cannot be divided into {pluralize(k, 'fold')}. "
-            f"Fix: {fix}."
+            f"{dataset.source}: {pluralize(len(rows), 'image')} cannot be divided into {pluralize(k, 'fold')}. "
+            "`folds` must be from 2 to the number of images."
         )
-    part = dataset.select(chosen)
-    levels = groupings(part, None if contents is None else np.asarray(contents)[chosen], blocks)
+    levels = groupings(part, None if contents is None else np.asarray(contents)[rows], blocks)
     validate_two_per_class(part, levels[-1].clusters)
     levels = select_groupings(part, levels, by)
     _refuse_too_few(part, levels, k)
     target, key = class_targets(part, np.full(k, 1 / k)), Key.of(seed).fold("folds", k)
     level, fold = split_by_groupings(part, levels, target, key)
     clusters = np.full(len(dataset), -1, dtype=np.int64)
-    clusters[chosen] = level.clusters
-    own = ~is_copy(part)
-    parts = tuple(Fold(chosen[fold != number], chosen[(fold == number) & own]) for number in range(k))
+    clusters[rows] = level.clusters
+    is_original = ~is_copy(part)
+    parts = tuple(Fold(rows[fold != number], rows[(fold == number) & is_original]) for number in range(k))
     how = describe_split(levels, level, None, folds=k)
-    note = f"Divided {len(chosen)} images into {k} folds, {how}, seed {seed}."
+    note = f"Divided {len(rows)} images into {k} folds, {how}, seed {seed}."
     present = pd.crosstab(part.labels, fold) > 0
     absent = [part.class_names[int(label)] for label in present.index[present.sum(axis=1) < k]]
     if absent:
@@ -131,23 +130,18 @@ def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
     """Refuse more folds than clusters, with everything kept together that the rule requires."""
     # ``auto`` divides places where they are too few, but never given groups.
     loosest = next((level for level in reversed(levels) if level.groups), levels[-1])
-    count = loosest.count
-    if count >= k:
+    if loosest.count >= k:
         return
-    ways = [_fewer_folds(count)] if count > 1 else []
+    fixes = [f"take 2 to {loosest.count} folds (`folds`)"] if loosest.count > 1 else []
     if (loosest.block or 0) > BLOCKS[-1]:
-        ways.append("take smaller blocks (--block-degrees)")
+        fixes.append("take smaller blocks (`block_degrees`)")
     if loosest.names:
-        ways.append(f"do not keep {' and '.join(loosest.names)} whole (--by class)")
+        fixes.append("use `by=class`")
     units = [name.removesuffix("s") for name in loosest.names] or ["distinct image"]
     raise InputError(
-        f"{part.source}: {pluralize(count, units[0])}{f' with its {units[1]}' if len(units) > 1 else ''} cannot be "
-        f"divided into {k} folds; identical files and copies count once. Fix: {', or '.join(ways)}."
+        f"{part.source}: {pluralize(loosest.count, units[0])}{f' with its {units[1]}' if len(units) > 1 else ''} "
+        f"cannot be divided into {k} folds. Instead {', or '.join(fixes)}."
     )
-
-
-def _fewer_folds(most: int) -> str:
-    return f"take 2{f' to {most}' if most > 2 else ''} folds (--folds)"
 
 
 def _test_note(dataset: ImageDataset) -> str:
@@ -198,25 +192,20 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
         InputError: The column is missing, a row has no time, there are fewer distinct times than periods, or a class
             first appears after the training part.
     """
-    chosen = np.flatnonzero(dataset.split != "test")
-    times = _times(dataset, column)[chosen]
+    rows = np.flatnonzero(dataset.split != "test")
+    times = _times(dataset, column)[rows]
     period = _periods(times, k, column)
     parts = []
     for number in range(1, k + 1):
         past, now = period < number, period == number
         note = f"{column} {_span(times[past])}, then {_span(times[now])}"
-        part = _fold_by_time(dataset, chosen[past], chosen[now], contents, note)
-        if unseen := _unseen_class(dataset, part):
-            raise InputError(
-                f"{dataset.source}: by {column}, {unseen} the images that fold {number} predicts. "
-                "Take fewer folds (--folds), or leave the class out."
-            )
-        parts.append(part)
+        images = f"the images of fold {number}. Take fewer `folds`, or leave the class out"
+        parts.append(_fold_by_time(dataset, rows[past], rows[now], contents, column, note, images))
     same = np.arange(len(dataset)) if contents is None else np.asarray(contents)
     clusters = np.full(len(dataset), -1, dtype=np.int64)
-    clusters[chosen] = pd.factorize(same[chosen])[0]
+    clusters[rows] = pd.factorize(same[rows])[0]
     note = (
-        f"By time, column '{column}': {pluralize(k, 'fold')} of {len(chosen)} images, each trains on the past and "
+        f"By time, column '{column}': {pluralize(k, 'fold')} of {len(rows)} images, each trains on the past and "
         f"predicts the next period; the first {int((period == 0).sum())} images are only trained on."
     )
     return Folds(tuple(parts), note + _test_note(dataset), clusters, "time")
@@ -227,30 +216,34 @@ def time_holdout(dataset: ImageDataset, *, share: float, column: str, contents: 
 
     The caller adds a fix to errors, which depends on the images.
     """
-    chosen = np.flatnonzero(dataset.split != "test")
-    times = _times(dataset, column)[chosen]
+    rows = np.flatnonzero(dataset.split != "test")
+    times = _times(dataset, column)[rows]
     moments, counts = np.unique(times, return_counts=True)
     if len(moments) < 2:
-        raise InputError(
-            f"{dataset.source}: column '{column}' has the same value in all rows, so no image is later."
-        )
-    cut = int(np.argmin(np.abs(np.cumsum(counts)[:-1] - (1 - share) * len(chosen))))
+        raise InputError(f"{dataset.source}: column '{column}' has one value only, so no image is later.")
+    cut = int(np.argmin(np.abs(np.cumsum(counts)[:-1] - (1 - share) * len(rows))))
     late = np.searchsorted(moments, times) > cut
     note = f"{column} from {format_time(moments[cut + 1])}"
-    part = _fold_by_time(dataset, chosen[~late], chosen[late], contents, note)
-    if unseen := _unseen_class(dataset, part):
-        images = pluralize(len(part.val_rows), "image")
-        raise InputError(f"{dataset.source}: by {column}, {unseen} the latest {images}.")
-    return part
+    images = f"the latest {pluralize(int(late.sum()), 'image')}"
+    return _fold_by_time(dataset, rows[~late], rows[late], contents, column, note, images)
 
 
-def _fold_by_time(dataset: ImageDataset, past: Ints, now: Ints, contents: Ints | None, note: str) -> Fold:
-    """A fold without copies among the predicted images, and without copies of these in the past."""
+def _fold_by_time(
+    dataset: ImageDataset, past: Ints, now: Ints, contents: Ints | None, column: str, note: str, images: str
+) -> Fold:
+    """A fold without copies among the predicted images, and without copies of these in the past.
+
+    Raises InputError unless the past has two classes and all of the predicted ``images``.
+    """
     val = now[~is_copy(dataset)[now]]
-    groups = copy_groups(dataset)
-    for same in (contents, groups):
+    for same in (contents, copy_groups(dataset)):
         if same is not None:
             past = past[~np.isin(np.asarray(same)[past], np.asarray(same)[val])]
+    trained = np.setdiff1d(dataset.targets[past], [-1])
+    unseen = np.setdiff1d(dataset.targets[val], [*trained, -1])
+    if len(unseen) or len(trained) < 2:
+        missing = f"class '{dataset.class_names[int(unseen[0])]}' does" if len(unseen) else "two classes do"
+        raise InputError(f"{dataset.source}: by {column}, {missing} not appear before {images}.")
     return Fold(past, val, note)
 
 
@@ -264,8 +257,8 @@ def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
         row = int(wrong[0])
         what = "is empty" if pd.isna(given.iloc[row]) else f"is '{given.iloc[row]}'"
         raise InputError(
-            f"{dataset.where(row)}: {column} {what} ({len(wrong)} of {len(dataset)} rows), but must be a number, such "
-            "as a year, or a date such as 2016-05-31. Fill it in, or leave the rows out."
+            f"{dataset.where(row)}: {column} {what} ({len(wrong)} of {len(dataset)} rows), but must be a number, such as "
+            "a year, or a date, such as 2016-05-31."
         )
     values: npt.NDArray[np.object_] = times.to_numpy(dtype=object)
     return values
@@ -274,16 +267,11 @@ def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
 def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
     """(N,) period of each image, 0 to k. Periods have about equal sizes and do not divide a time."""
     moments, counts = np.unique(times, return_counts=True)
-    most = len(moments) - 1
-    if not 1 <= k <= most:
-        fix = (
-            f"Take 1{f' to {most}' if most > 1 else ''} folds (--folds)"
-            if most
-            else "Take another rule (--by)"
-        )
+    if not 1 <= k < len(moments):
+        fix = f"`folds` must be from 1 to {len(moments) - 1}." if len(moments) > 1 else "Use another `by`."
         raise InputError(
             f"{pluralize(k, 'fold')} by time need {k + 1} periods, but column '{column}' has "
-            f"{pluralize(len(moments), 'different value')}. {fix}."
+            f"{pluralize(len(moments), 'different value')}. {fix}"
         )
     ends = np.cumsum(counts)
     cuts = [0]
@@ -294,15 +282,6 @@ def _periods(times: npt.NDArray[np.object_], k: int, column: str) -> Ints:
     of_moment = np.searchsorted(cuts[1:], np.arange(len(moments)), side="right")
     period: Ints = of_moment[np.searchsorted(moments, times)].astype(np.int64)
     return period
-
-
-def _unseen_class(dataset: ImageDataset, part: Fold) -> str:
-    """Why a period cannot be predicted, to precede its name. Empty if its classes, two at least, are in the past."""
-    trained = np.setdiff1d(dataset.targets[part.train_rows], [-1])
-    unseen = np.setdiff1d(dataset.targets[part.val_rows], [*trained, -1])
-    if len(unseen):
-        return f"class '{dataset.class_names[int(unseen[0])]}' does not appear before"
-    return "there is one class only before" if len(trained) < 2 else ""
 
 
 def _span(times: npt.NDArray[np.object_]) -> str:

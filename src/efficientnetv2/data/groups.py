@@ -1,7 +1,6 @@
-"""Images that a split must keep together (groups, places, copies, identical files), as groupings of decreasing size.
+"""Clusters of images that a split keeps together (groups, places, copies, identical files), and their division.
 
-Clusters of such images are divided so that each part gets its share of every class. scikit-learn's
-``StratifiedGroupKFold`` makes only equal folds, may leave a class out of one, and is slow for a million clusters.
+scikit-learn's ``StratifiedGroupKFold`` makes only equal folds, may leave a class out, and is slow for many clusters.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ BLOCKS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 #: vanishes. ``place``: both, groups where known. ``group``: groups only. ``class``: neither.
 SplitBy = Literal["auto", "class", "group", "place"]
 
-
 # Random orders of assigning, of which the best is taken, and clusters above which one order is enough. Ours.
 _ATTEMPTS, _FEW_CLUSTERS = 16, 10_000
 
@@ -56,7 +54,7 @@ class Grouping:
 
 def grouping_names(*, block: float | None, groups: bool) -> tuple[str, ...]:
     """Nouns for what stays together: ``places`` (where there is a block size), ``groups``, both or neither."""
-    return (*(("places",) if block is not None else ()), *(("groups",) if groups else ()))
+    return tuple(name for name, holds in (("places", block is not None), ("groups", groups)) if holds)
 
 
 def has_groups(part: ImageDataset) -> bool:
@@ -72,10 +70,8 @@ def has_places(part: ImageDataset) -> bool:
 
 def groupings(part: ImageDataset, contents: Ints | None, blocks: Sequence[float] = BLOCKS) -> list[Grouping]:
     """All groupings of a dataset, the strictest first. The last keeps only copies and identical files together."""
-    same = [] if contents is None else [_codes(contents)]
-    copies = copy_groups(part)
-    if copies is not None:
-        same.append(copies)
+    identical = None if contents is None else _codes(contents)
+    same = [ids for ids in (identical, copy_groups(part)) if ids is not None]
     group = _codes(part.table["group"]) if has_groups(part) else None
     by_group = [*same, group] if group is not None else same
     found = []
@@ -94,13 +90,13 @@ def select_groupings(part: ImageDataset, available: list[Grouping], by: SplitBy)
     if by == "class":
         return available[-1:]
     if by == "group":
-        found = [grouping for grouping in available if grouping.groups and grouping.block is None]
-        what, fix = "no groups", "Name the column that holds them with --group-column"
+        found = [grouping for grouping in available if grouping.names == ("groups",)]
+        fix = "Name the column of groups with `group_column`"
     else:
         found = [grouping for grouping in available if grouping.block is not None]
-        what, fix = "no places", "Add columns latitude and longitude, in degrees, with a value in every row"
+        fix = "Fill columns latitude and longitude, in degrees, in every row"
     if not found:
-        raise InputError(f"--by {by}: {part.source} has {what}. {fix}; or take another rule (--by class).")
+        raise InputError(f"`by={by}`: {part.source} has no {by}s. {fix}, or use `by=class`.")
     return found
 
 

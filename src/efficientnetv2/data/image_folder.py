@@ -55,42 +55,37 @@ def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords
     splits = _find_splits(folder, folders, options.layout)
     if options.layout == "splits" and not splits:
         raise InputError(
-            f"--layout splits: no sub-folder of {source} names a split (its sub-folders: {shorten(folders)}). "
-            "Call them train, val and test."
+            f"`layout=splits`: no sub-folder of {source} names a split ({shorten(folders)}). Call them train, val and "
+            "test."
         )
     if splits:
         others = _with_images(folder, [name for name in folders if name not in splits]) + loose
         if others and not labeled and not strict:
-            return listing.unlabeled()
-        listing.add_splits(splits, others)
+            listing.add_tree("", np.nan, "")
+        else:
+            listing.add_splits(splits, others)
         return listing.records()
     if is_auto and (labeled or strict):
         _refuse_ambiguous(folder, source, folders)
     if loose and not labeled and not (strict and len(_with_images(folder, folders)) > 1):
-        return listing.unlabeled()
+        listing.add_tree("", np.nan, "")
+        return listing.records()
     if not folders and labeled and loose:
         raise InputError(_no_classes(source, loose))
     empty = listing.add_classes(folders)
-    if empty and labeled and not options.allow_empty_classes:
-        raise InputError(listing.no_images("", empty))
     listing.skip_files("", systems_only=labeled)
-    listing.note_loose(loose, source)
+    if loose:
+        listing.notes.append(f"Skipped next to the class folders of {source}: {shorten(loose)}.")
     if is_auto and (labeled or strict):
         listing.split_within_classes()
     if empty and (strict or options.allow_empty_classes):
-        fix = "To train, put images into each, or remove the folder"
-        listing.notes.append(
-            f"There is no image in the class folders {shorten(empty)}. "
-            f"{'Skipped' if options.allow_empty_classes else fix}."
-        )
+        listing.notes.append(f"Skipped the class folders {shorten(empty)}, which hold no image.")
     return listing.records()
 
 
 def read_single_image(file: Path, source: str) -> ImageRecords:
     """One image without a label."""
-    listing = _Listing(file.parent, source, ReadOptions(require_labels=False))
-    listing.rows.append((file.name, np.nan, ""))
-    return listing.records()
+    return ImageRecords(root=file.parent, source=source, table=records_table([file.name], [np.nan], [""]))
 
 
 def lists_images(folder: Path, place: Path) -> bool:
@@ -116,11 +111,6 @@ class _Listing:
         self.skipped: Counter[tuple[str, str]] = Counter()
         self.notes: list[str] = []
 
-    def unlabeled(self) -> ImageRecords:
-        """Records of every image at any depth, without labels and splits."""
-        self.add_tree("", np.nan, "")
-        return self.records()
-
     def add_tree(self, below: str, label: str | float, split: str) -> int:
         """Add images at any depth below a sub-folder. Returns their number."""
         counts: Counter[str] = Counter()
@@ -130,9 +120,19 @@ class _Listing:
         return len(paths)
 
     def add_classes(self, classes: list[str], below: str = "", split: str = "") -> list[str]:
-        """Add class folders. Returns those without an image."""
+        """Add class folders. Returns those without an image; refuses them where they are trained on."""
         prefix = f"{below}/" if below else ""
-        return [name for name in classes if not self.add_tree(prefix + name, name, split)]
+        empty = [name for name in classes if not self.add_tree(prefix + name, name, split)]
+        options = self.options
+        if empty and options.require_labels and not options.allow_empty_classes and split in ("", "train"):
+            within = {prefix + name for name in empty}
+            skipped = {key: count for key, count in self.skipped.items() if key[1] in within}
+            raise InputError(
+                f"{os.path.join(self.source, below)}: the class folders {shorten(empty)} hold no image. "
+                f"{_format_unsupported(_unsupported(skipped))}Put images into each, remove the folder, or leave such "
+                "classes out with `min_images_per_class=1`."
+            )
+        return empty
 
     def skip_files(self, below: str, *, systems_only: bool) -> None:
         """Count system folders of a folder, and its files that are not images."""
@@ -147,11 +147,10 @@ class _Listing:
 
     def add_splits(self, splits: dict[str, str], others: list[str]) -> None:
         labeled = self.options.require_labels
-        unusual = [f"'{name}' as {split}" for name, split in splits.items() if not parse_split(name)]
-        if unusual:
+        if unusual := [f"'{name}' as {split}" for name, split in splits.items() if not parse_split(name)]:
             self.notes.append(
-                f"Read the sub-folders of {self.source} as splits: {', '.join(unusual)}. If they are classes, pass "
-                "--layout classes."
+                f"Read the sub-folders of {self.source} as splits: {', '.join(unusual)}. If they are classes, use "
+                "`layout=classes`."
             )
         if others:
             self.notes.append(f"Skipped next to the splits of {self.source}: {shorten(others)}.")
@@ -169,17 +168,14 @@ class _Listing:
                 self._add_unlabeled_test(name, classes, loose)
                 continue
             if not classes and loose and labeled:
-                fix = " If the sub-folders are classes, pass --layout classes." if unusual else ""
-                raise InputError(_no_classes(place, loose) + fix)
-            empty = self.add_classes(classes, name, split)
-            if empty and labeled and split == "train" and not self.options.allow_empty_classes:
-                raise InputError(self.no_images(name, empty))
-            if labeled or (self.options.strict and _with_images(self.folder / name, classes)):
-                self.note_loose(loose, place)
-                self.skip_files(name, systems_only=True)
-            else:
+                raise InputError(f"{_no_classes(place, loose)} If {name} is a class, use `layout=classes`.")
+            self.add_classes(classes, name, split)
+            skips_loose = labeled or (self.options.strict and _with_images(self.folder / name, classes))
+            if skips_loose and loose:
+                self.notes.append(f"Skipped next to the class folders of {place}: {shorten(loose)}.")
+            elif not skips_loose:
                 self.rows += [(f"{name}/{path}", np.nan, split) for path in loose]
-                self.skip_files(name, systems_only=False)
+            self.skip_files(name, systems_only=bool(skips_loose))
         self.skip_files("", systems_only=True)
 
     def _add_unlabeled_test(self, name: str, classes: list[str], loose: list[str]) -> None:
@@ -192,8 +188,8 @@ class _Listing:
         elif images:
             place = os.path.join(self.source, name)
             self.notes.append(
-                f"Skipped {pluralize(len(images), 'image')} of {place}: it has no folders of the training classes, so "
-                f"its images have no label. Predict them: effnetv2 predict RUN {place}"
+                f"Skipped {pluralize(len(images), 'image')} of {place}, which has no folders of the training classes. "
+                f"Predict them: effnetv2 predict RUN {place}"
             )
 
     def split_within_classes(self) -> None:
@@ -206,48 +202,18 @@ class _Listing:
                 f"Read the folders {shorten(sorted(splits))} within each class folder as splits."
             )
 
-    def note_loose(self, loose: list[str], place: str) -> None:
-        if loose:
-            self.notes.append(f"Skipped next to the class folders of {place}: {shorten(loose)}.")
-
-    def no_images(self, below: str, empty: list[str]) -> str:
-        place = os.path.join(self.source, below) if below else self.source
-        whole = os.path.join(place, empty[0]) if len(empty) == 1 else place
-        within = {f"{below}/{name}" if below else name for name in empty}
-        skipped = Counter({key: count for key, count in self.skipped.items() if key[1] in within})
-        folders = "class folder {} holds" if len(empty) == 1 else "class folders {} hold"
-        return " ".join(
-            (
-                f"{whole}: the {folders.format(shorten(empty))} no image. Put images into each, remove the folder, or "
-                "pass --min-images-per-class 1 to leave such classes out.",
-                *_unsupported_note(_unsupported(skipped), whole),
-            )
-        )
-
     def records(self) -> ImageRecords:
         """The records. Raises InputError if there are none."""
         if not self.rows:
             self.skip_files("", systems_only=False)
-            fix = (
-                "Give a folder with one sub-folder per class, a table, or the name of a built-in dataset."
-                if self.options.require_labels
-                else "Give an image, a folder of images, a table with a column path, or shards."
-            )
-            note = _unsupported_note(_unsupported(self.skipped), self.source)
-            raise InputError(" ".join([f"{self.source} holds no images. {fix}", *note]))
         unsupported = _unsupported(self.skipped)
-        notes = [*self.notes, *_unsupported_note(unsupported, self.source)]
-        systems: Counter[str] = Counter()
-        for (name, _), count in self.skipped.items():
-            if name.endswith("/"):
-                systems[name[:-1]] += count
-        if systems:
-            each = ", ".join(
-                f"{pluralize(count, 'folder')} '{name}'" for name, count in systems.most_common()
-            )
-            notes.append(
-                f"Skipped in {self.source}: {each}, which systems make for thumbnails and deleted files."
-            )
+        note = _format_unsupported(unsupported)
+        if not self.rows:
+            fix = "with one sub-folder per class" if self.options.require_labels else "of images"
+            raise InputError(f"{self.source} holds no images. {note}Give a folder {fix}, a table, or shards.")
+        notes = [*self.notes, *([f"{self.source}: {note.strip()}"] if note else [])]
+        if systems := sorted({name[:-1] for name, _ in self.skipped if name.endswith("/")}):
+            notes.append(f"Skipped in {self.source}: the system folders {shorten(systems)}.")
         paths, labels, splits = zip(*self.rows, strict=True)
         return ImageRecords(
             root=self.folder,
@@ -260,7 +226,9 @@ class _Listing:
 
 def _find_splits(folder: Path, folders: list[str], layout: Layout) -> dict[str, str]:
     """Sub-folder -> split. Empty where the sub-folders are classes."""
-    named = {} if layout == "classes" else _named_as_splits(folders)
+    if layout == "classes":
+        return {}
+    named = _named_as_splits(folders)
     if not named or layout == "splits":
         return named
     exact = [name for name in named if parse_split(name)]
@@ -301,16 +269,9 @@ def _inner(folder: Path, name: str) -> str:
 
 def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
     """Refuse sub-folders that may be classes as well as splits: a guess may lose classes."""
-    split_names = [name for name in folders if parse_split(name) and _contents(folder / name)[0]]
-    others = (
-        _with_images(folder, [name for name in folders if name not in split_names]) if split_names else []
-    )
-    if others:
-        raise InputError(
-            f"{source}: the sub-folder '{split_names[0]}' is a split or a class; no split is called {shorten(others)}. "
-            "Pass --layout classes if each sub-folder is a class, or --layout splits to read "
-            f"{shorten(split_names)} alone."
-        )
+    named = [name for name in folders if parse_split(name) and _contents(folder / name)[0]]
+    if named and (others := _with_images(folder, [name for name in folders if name not in named])):
+        raise _ambiguous(source, [*named, *others], _contents(folder / named[0])[0])
     alike: list[str] = []
     shared: set[str] = set()
     for name in folders:  # stops at the first class folder of images, since opening all of them may take long
@@ -321,12 +282,14 @@ def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
         if loose or (alike and len(shared) < _SHARED_NAMES):
             return
     if len(alike) >= _SHARED_NAMES and not all(map(parse_split, shared)) and _with_images(folder, alike):
-        raise InputError(
-            f"{source}: the sub-folders {shorten(alike)} hold folders of the same names ({shorten(sorted(shared))}), "
-            "as the "
-            f"splits of a dataset do. Call splits train, val and test, or pass --layout classes if {shorten(alike, 2)} "
-            "are the classes."
-        )
+        raise _ambiguous(source, alike, sorted(shared))
+
+
+def _ambiguous(source: str, names: list[str], inner: list[str]) -> InputError:
+    return InputError(
+        f"{source}: the sub-folders {shorten(names)} may be classes, or splits of the classes {shorten(inner)}. "
+        "If they are classes, use `layout=classes`; else call the splits train, val and test, and use `layout=splits`."
+    )
 
 
 def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
@@ -339,11 +302,9 @@ def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
     flat = folders if len(folders) == 1 or all(map(split_in_name, folders)) else exact
     if flat and not any(_contents(folder / name)[0] for name in flat):
         tables.sort(key=lambda name: split_in_name(name) != "train")  # before a sample submission
-        more = f" (or {shorten(tables[1:])})" if len(tables) > 1 else ""
-        classes = ", or pass --layout classes if each sub-folder is a class" if len(folders) > 1 else ""
         raise InputError(
-            f"{source}: {shorten(flat)} hold no class folders, but there is a table. "
-            f"Give the table itself: {os.path.join(source, tables[0])}{more}{classes}"
+            f"{source}: {shorten(flat)} hold no class folders, but there is a table. Give "
+            f"{os.path.join(source, tables[0])}, or use `layout=classes` if each sub-folder is a class."
         )
 
 
@@ -418,21 +379,18 @@ def _unsupported(skipped: Mapping[tuple[str, str], int]) -> dict[str, dict[str, 
     return dict(sorted(counts.items(), key=lambda item: -sum(item[1].values())))
 
 
-def _unsupported_note(unsupported: Mapping[str, Mapping[str, int]], place: str) -> list[str]:
+def _format_unsupported(unsupported: Mapping[str, Mapping[str, int]]) -> str:
+    """A sentence on skipped files and a space; empty for none."""
     counts = [
         f"{pluralize(sum(folders.values()), 'file')} {suffix or 'without a suffix'}"
-        for suffix, folders in unsupported.items()
+        for suffix, folders in list(unsupported.items())[:_MAX_SUFFIXES]
     ]
-    if not counts:
-        return []
-    shown = ", ".join(counts[:_MAX_SUFFIXES]) + (", and others" if len(counts) > _MAX_SUFFIXES else "")
-    return [
-        f"Passed over in {place}: {shown}. These formats are not supported: convert images to JPEG first."
-    ]
+    others = ", and others" if len(unsupported) > _MAX_SUFFIXES else ""
+    return f"Skipped {', '.join(counts)}{others}: convert images to JPEG first. " if counts else ""
 
 
 def _no_classes(place: str, images: list[str]) -> str:
     return (
-        f"{place} holds {pluralize(len(images), 'image')} but no class folders, so none has a label. "
-        "Sort them into one sub-folder per class, or give a table of paths and labels."
+        f"{place} holds {pluralize(len(images), 'image')} but no class folders. Sort them into one sub-folder per "
+        "class, or give a table of paths and labels."
     )

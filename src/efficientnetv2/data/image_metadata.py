@@ -74,16 +74,15 @@ def longer_sides(dataset: ImageDataset) -> Floats | None:
     files = [dataset.file(row) for row in range(len(dataset))]
     if any(packed_record(file) is not None for file in files):
         return None
-    sides = map_chunks(lambda chunk: [_longer_side(file) for file in chunk], files)
-    return np.array(sides, dtype=np.float64)
 
+    def longer_side(file: str) -> float:
+        try:
+            with open_image(file) as image:
+                return float(max(image.size))
+        except Exception:  # decoders raise nearly everything on damaged files
+            return math.nan
 
-def _longer_side(file: str) -> float:
-    try:
-        with open_image(file) as image:
-            return float(max(image.size))
-    except Exception:  # decoders raise nearly everything on damaged files
-        return math.nan
+    return np.array(map_chunks(lambda chunk: list(map(longer_side, chunk)), files), dtype=np.float64)
 
 
 def median_shorter_side(dataset: ImageDataset) -> float | None:

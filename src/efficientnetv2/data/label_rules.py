@@ -47,14 +47,13 @@ def merge_spellings(
         first.setdefault(normalize_label(label), label)
     merged = {label: to for label in commonest if (to := first[normalize_label(label)]) != label}
     if merged and spelling == "exact" and strict:
-        at = int(np.flatnonzero(labels.isin(list(merged)))[0])
-        label, to = labels.iloc[at], merged[labels.iloc[at]]
+        row = int(np.flatnonzero(labels.isin(list(merged)))[0])
+        label, to = labels.iloc[row], merged[labels.iloc[row]]
         others = [name for name in merged if name != label]
-        more = f" So do {pluralize(len(others), 'more label')}: {shorten(others)}." if others else ""
-        fix = "Rename the class folder" if records.rows is None else "Correct the row"
+        more = f", as {pluralize(len(others), 'more label')} ({shorten(others)})" if others else ""
         raise InputError(
-            f"{records.where(at)}: label '{label}' differs from '{to}' ({counts[to]} {records.unit}) only by case, "
-            f"surrounding space or Unicode form (NFC, NFD).{more}\n{fix}, or pass --labels casefold to merge them."
+            f"{records.where(row)}: label '{label}' differs from '{to}' ({counts[to]} {records.unit}) only by case, "
+            f"surrounding space or Unicode form{more}. Rename one, or merge them with `labels=casefold`."
         )
     if all(label == label.strip() for label in counts) and (not merged or spelling == "exact"):
         return labels, None  # mapping millions of labels takes time and memory
@@ -73,13 +72,12 @@ def validate_unique_paths(records: ImageRecords) -> None:
     second = int(repeated[0])
     first = int(np.flatnonzero(paths == paths.iloc[second])[0])
     labels = records.table["label"].iloc[[first, second]].tolist()
-    conflict = pd.notna(labels[0]) and labels[0] != labels[1]
-    how = f" with different labels, '{labels[0]}' and '{labels[1]}'" if conflict else ""
-    more = f" {len(repeated)} rows repeat a path in all." if len(repeated) > 1 else ""
+    differ = pd.notna(labels[0]) and labels[0] != labels[1]
+    how = f" with different labels, '{labels[0]}' and '{labels[1]}'" if differ else ""
     again = records.paths[second] if records.rows is None else f"row {records.rows[second]}"
     raise InputError(
-        f"{records.where(first)} and {again}: '{paths.iloc[second]}' is listed twice{how}.{more} Keep one row for each "
-        "image."
+        f"{records.where(first)} and {again}: '{paths.iloc[second]}' is listed twice{how} ({len(repeated)} such rows). "
+        "Keep one row for each image."
     )
 
 
@@ -88,18 +86,16 @@ def validate_places(records: ImageRecords) -> None:
     table, axes = records.table, ["latitude", "longitude"]
     have = [name for name in axes if name in table and table[name].notna().any()]
     if len(have) == 1:
-        (other,) = {*axes} - {*have}
         raise InputError(
-            f"{records.source} has a {have[0]} but no {other}: a place needs both. Add the {other}, "
-            f"or remove the column {have[0]}."
+            f"{records.source} has a {have[0]} but no {({*axes} - {*have}).pop()}. Add it, or remove the column "
+            f"{have[0]}."
         )
     for name in have:
         empty = np.flatnonzero(table[name].isna())
         if len(empty):
             raise InputError(
                 f"{records.where(int(empty[0]))}: the {name} is empty, but {len(table) - len(empty)} of {len(table)} "
-                "rows have it. Fill it in, or remove the columns latitude and longitude (splits then do not keep "
-                "places together)."
+                "rows have it. Fill it in, or remove the columns latitude and longitude."
             )
 
 
@@ -107,14 +103,14 @@ def validate_train_split(records: ImageRecords) -> None:
     """There are training images, and every label occurs among them."""
     train = records.in_train
     if not train.any():
-        there = " and ".join(name for name in SPLITS if name in records.split)
-        fix = "Mark rows as train."
-        if records.shards is not None and records.rows is None:
-            fix = "Name shards of training images too."
-        elif records.rows is None:  # the notes may name the missing folder as skipped
-            fix = "Add a folder train/, or rename the one that holds the training images."
-            fix = " ".join([fix, *records.notes])
-        raise InputError(f"{records.source} has {there} without train: there is nothing to train on. {fix}")
+        given = " and ".join(name for name in SPLITS if name in records.split)
+        fix = "Mark rows as train." if records.rows is not None else "Name the training images train."
+        notes = [] if records.rows is not None else records.notes  # may name the folder as skipped
+        raise InputError(
+            " ".join(
+                (f"{records.source} has {given} without train: there is nothing to train on.", *notes, fix)
+            )
+        )
     labels = records.table["label"]
     unseen = np.flatnonzero(~train & ~labels.isin(labels[train].unique()).to_numpy(dtype=bool))
     if len(unseen):
@@ -123,7 +119,7 @@ def validate_train_split(records: ImageRecords) -> None:
         places += f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
         raise InputError(
             f"label unseen in training: {shorten(names)} occurs only in {' and '.join(splits)} ({places}). Correct the "
-            f"label '{labels.iloc[int(unseen[0])]}', move images of it to train, or leave them out."
+            "label, move images of it to train, or leave them out."
         )
 
 
@@ -132,16 +128,13 @@ def validate_classes(records: ImageRecords) -> None:
     labels = records.table["label"]
     blank = np.flatnonzero(labels.str.strip() == "")
     if len(blank):
-        what = "folder" if records.shards is None else "class"
-        raise InputError(
-            f"{records.where(int(blank[0]))}: the name of the class is blank. Rename the {what}."
-        )
+        raise InputError(f"{records.where(int(blank[0]))}: the name of the class is blank. Rename the class.")
     names = labels.dropna().unique()
     if len(names) >= 2:
         return
     nested = records.rows is None and any(f"{names[0]}/" in path.rpartition("/")[0] for path in records.paths)
-    hint = f" Or give {records.source}/{names[0]}, if that holds the class folders." if nested else ""
+    hint = f", or give {records.source}/{names[0]}" if nested else ""
     raise InputError(
-        f"{records.source} has one class only, '{names[0]}' ({len(records)} {records.unit}): "
-        f"a classifier needs at least two. Add images of another class.{hint}"
+        f"{records.source} has one class only, '{names[0]}' ({len(records)} {records.unit}), but needs two. Add images "
+        f"of another class{hint}."
     )

@@ -28,11 +28,10 @@ def split_labels(records: ImageRecords, separator: str) -> ImageRecords:
         InputError: The separator is empty, the images are in class folders, or a label between separators is empty.
     """
     if not separator:
-        raise InputError("--label-separator is empty, but must be the text between two labels, such as ';'.")
+        raise InputError("`label_separator` is empty, but must be the text between two labels, such as ';'.")
     if records.rows is None and records.shards is None:
         raise InputError(
-            f"--label-separator '{separator}': {records.source} gives each image one label. Give a table with a "
-            "column of labels, or leave it out."
+            f"`label_separator={separator}`: {records.source} gives each image one label. Give a table of labels."
         )
     codes, distinct = pd.factorize(records.table["label"])
     parts = [_parts(cell, separator) for cell in distinct]
@@ -80,10 +79,9 @@ def unseparated_hint(labels: Iterable[str]) -> str | None:
         counts = Counter(part for labels in parts.values() for part in labels)
         for cell, labels in parts.items():
             if len(labels) > 1 and all(part and counts[part] > 1 for part in labels):
-                named = " and ".join(f"'{part}'" for part in sorted(labels)[:2])
                 return (
-                    f"Label '{cell}' is taken for one class, but looks like several labels: {named} are in other rows "
-                    f"too. If an image may have several, pass --label-separator '{separator}'."
+                    f"Label '{cell}' looks like several labels, which are in other rows too. If an image may have "
+                    f"several, use `label_separator={separator}`."
                 )
     return None
 
@@ -100,15 +98,15 @@ def join_lists(
     if lists and separator is None and checked:
         raise InputError(
             f"{where(lists[0])}: the label is a list, {list(map(str, texts[lists[0]]))}, but an image has one label. "
-            "Give each image one label, or pass --label-separator ';' to take several."
+            "To take several, use `label_separator=;`."
         )
     between = separator or _DEFAULT_SEPARATOR
     for row in lists:
         labels = list(map(str, texts[row]))
         if checked and (containing := [label for label in labels if between in label]):
             raise InputError(
-                f"{where(row)}: '{containing[0]}' is one label of a list, but holds the separator '{between}'. "
-                "Pass another with --label-separator."
+                f"{where(row)}: the label '{containing[0]}' holds the separator '{between}'. Use another "
+                "`label_separator`."
             )
         texts[row] = between.join(labels) if labels else np.nan
     return pd.Series(texts, index=cells.index, dtype=object) if lists else cells

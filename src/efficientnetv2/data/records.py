@@ -99,18 +99,12 @@ class ReadOptions:
 class ImageRecords:
     """Images with their labels and splits, as listed by a source.
 
-    Args:
-        root: Absolute folder, or URL, of relative paths.
-        source: The user's input, for messages.
-        table: One row per image, index 0 to N-1. Columns ``path`` (relative to root where possible, forward slashes),
-            ``label`` (text or NaN), ``split`` ('', train, minival, val or test), then others of the source. Splits use
-            ``group``, ``latitude`` and ``longitude``. Paths into larger files: ``file.bin#12``,
-            ``train-000003.tar#its/own/path.jpg``. For shards, ``shards.index`` has further columns.
-        rows: (N,) row numbers in the user's file, whose header is row 1. None for folders.
-        notes: Sentences for the user about skipped or merged data.
-        published: Name of the published dataset that these splits come from, or None.
-        shards: Tars that hold the images. None for files.
-        unsupported_files: Files in formats that are not supported: extension -> folder below root -> count.
+    ``root`` is the absolute folder, or URL, of relative paths; ``source`` the user's input, for messages. ``table`` has
+    index 0 to N-1, the columns ``path`` (relative to root where possible), ``label`` (text or NaN) and ``split`` ('' or
+    one of SPLITS), then others; splits use ``group``, ``latitude`` and ``longitude``. Paths into larger files are
+    ``file.bin#12`` and ``train-000003.tar#its/own/path.jpg``. ``rows`` are (N,) row numbers in the user's file, whose
+    header is row 1. ``published`` names the published dataset of these splits. ``unsupported_files`` counts skipped
+    files: extension -> folder below root -> count.
     """
 
     root: Path | str
@@ -178,11 +172,11 @@ class ImageRecords:
 
 
 def missing_column(source: str, column: str, columns: Iterable[object], role: str) -> InputError:
-    """The error for a column that a table lacks. ``role``: what it should hold, as in ``--label-column``."""
+    """The error for a column that a table lacks. ``role``: what it should hold, as in `label_column`."""
     names = [str(name) for name in columns]
     return InputError(
         f"{source} has no column '{column}'{did_you_mean(column, names)} Its columns are {shorten(names, 20)}. Name "
-        f"the one that holds the {role} with --{role}-column."
+        f"the one that holds the {role} with `{role}_column`."
     )
 
 
@@ -203,9 +197,7 @@ def validate_path_text(path: str) -> None:
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise InputError(
-            f"{path!a}: the file's name is not valid UTF-8, so no table can hold it. Rename it."
-        ) from None
+        raise InputError(f"{path!a}: the file name is not valid UTF-8. Rename the file.") from None
 
 
 def is_copy(records: ImageRecords) -> npt.NDArray[np.bool_]:
@@ -222,8 +214,10 @@ def copy_groups(records: ImageRecords) -> Ints | None:
     if not copies.any():
         return None
     paths = records.table["path"].astype(object)
-    made_from = np.where(copies, records.table[AUGMENTED_FROM].astype(object), paths)
-    names, _ = pd.factorize(np.array([_unpacked(path) for path in (*paths, *made_from)], dtype=object))
+    origins = np.where(copies, records.table[AUGMENTED_FROM].astype(object), paths)
+    places = ((path, shard_of(path)) for path in (*paths, *origins))
+    unpacked = np.array([path if place is None else place[1] for path, place in places], dtype=object)
+    names, _ = pd.factorize(unpacked)
     own, theirs = names[: len(paths)], names[len(paths) :]
     origin = np.arange(len(names), dtype=np.int64)
     origin[own] = theirs
@@ -233,36 +227,25 @@ def copy_groups(records: ImageRecords) -> Ints | None:
     return numbers
 
 
-def _unpacked(path: str) -> str:
-    """Path from before packing into a shard."""
-    place = shard_of(path)
-    return path if place is None else place[1]
-
-
 def validate_copy_splits(records: ImageRecords) -> None:
     """Raise InputError if a copy and its original are in different splits."""
     groups = copy_groups(records)
     if groups is None:
         return
     split = np.where(records.in_train, "train", records.split)
-    parts = pd.DataFrame({"group": groups, "split": split})
-    divided = np.flatnonzero(parts.groupby("group")["split"].transform("nunique").to_numpy() > 1)
+    num_splits = pd.Series(split).groupby(groups).transform("nunique").to_numpy()
+    divided = np.flatnonzero(num_splits > 1)
     if len(divided):
         copies = is_copy(records)
         row = int(next((index for index in divided if copies[index]), divided[0]))
         raise InputError(
-            f"{records.where(row)}: '{records.paths[row]}' is in {split[row]}, but it was made from "
-            f"'{records.table[AUGMENTED_FROM].iloc[row]}', which, or another copy of which, is in another split. "
-            "Put all of them into one split, or leave the copies out."
+            f"{records.where(row)}: '{records.paths[row]}' is in {split[row]}, but its original "
+            f"'{records.table[AUGMENTED_FROM].iloc[row]}' or another copy is not. Put all of them into one split."
         )
 
 
 def excluded_copies(records: ImageRecords, rows: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], str]:
     """Copies among these (N,) images, to exclude from metrics, and a sentence on them. Empty for none."""
     copies = is_copy(records) & rows
-    note = (
-        f" Left out: {pluralize(int(copies.sum()), 'image')} made from those held out."
-        if copies.any()
-        else ""
-    )
-    return copies, note
+    images = pluralize(int(copies.sum()), "image")
+    return copies, f" Left out: {images} made from those held out." if copies.any() else ""

@@ -1,7 +1,4 @@
-"""The images of each training step: a pure function of the step, so that a resumed run draws the same ones.
-
-A run cuts one endless stream of samples, epoch after epoch, into steps and groups. No image is dropped.
-"""
+"""The images of each training step: a pure function of the step, so that a resumed run draws the same ones."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepPlan, StepSettings
-from efficientnetv2.utils.errors import InputError, pluralize
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Floats, Key
 
 #: How classes are balanced: ``equal`` draws all equally often, ``sqrt`` by the square root of their size, ``effective``
@@ -147,7 +144,10 @@ def epoch_order(
         return np.stack([shuffled, np.full_like(shuffled, epoch)])
     parts, places = [], []
     counts = np.bincount(labels)
-    quotas = _quotas(counts, class_sampling, beta)
+    exact = class_fractions(counts, class_sampling, beta) * counts.sum()
+    quotas: Ints = np.floor(exact).astype(np.int64)
+    largest_remainders = np.argsort(quotas - exact, kind="stable")[: counts.sum() - quotas.sum()]
+    quotas[largest_remainders] += 1
     for cls, (quota, members) in enumerate(zip(quotas, class_members(labels, len(counts)), strict=True)):
         if quota == 0:
             continue
@@ -166,15 +166,6 @@ def class_members(labels: Ints, classes: int) -> list[Ints]:
     """Ascending indices of each of the classes, in one pass over the (N,) labels."""
     ends = np.cumsum(np.bincount(labels, minlength=classes))[:-1]
     return np.split(np.argsort(labels, kind="stable"), ends)
-
-
-def _quotas(counts: Ints, class_sampling: ClassSampling, beta: float) -> Ints:
-    """(K,) draws of each class in an epoch of the same length. Largest remainders get the rest."""
-    exact = class_fractions(counts, class_sampling, beta) * counts.sum()
-    quotas: Ints = np.floor(exact).astype(np.int64)
-    rest = np.argsort(quotas - exact, kind="stable")[: counts.sum() - quotas.sum()]
-    quotas[rest] += 1
-    return quotas
 
 
 class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
@@ -218,22 +209,19 @@ class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
         accumulate: int = 1,
     ) -> None:
         counts = {"images": images, "batch_size": batch_size, "accumulate": accumulate, "steps": steps}
-        if low := next((name for name, count in counts.items() if count < 1), None):
-            fix = " Give the trainer max_steps, and pass it." if low == "steps" else ""
-            raise InputError(f"{low} is {counts[low]}, but must be at least 1.{fix}")
+        for name, count in counts.items():
+            if count < 1:
+                raise InputError(f"`{name}` is {count}, but must be at least 1.")
         if not 0 <= rank < world:
-            raise InputError(f"rank is {rank} and world is {world}, but ranks go from 0 to world - 1.")
+            raise InputError(f"`rank` is {rank} and `world` is {world}, but ranks go from 0 to world - 1.")
         if batch_size % (world * accumulate):
             raise InputError(
-                f"batch_size is {batch_size}, but {world} processes and {accumulate} micro-batches share each step "
-                f"evenly. Take a multiple of {world * accumulate}."
+                f"`batch_size` is {batch_size}, but {world} processes and {accumulate} micro-batches share it. Use a "
+                f"multiple of {world * accumulate}."
             )
         progressive.at(0, total_steps=steps)  # refuses stages that do not fit into the steps
         if not 0 <= first_step <= steps:
-            raise InputError(
-                f"first_step is {first_step}, but the run has {pluralize(steps, 'step')}: begin at 0 to {steps}, or "
-                "give more steps."
-            )
+            raise InputError(f"`first_step` is {first_step}, but must be from 0 to {steps}.")
         self.images, self.batch_size, self.steps = images, batch_size, steps
         self.progressive, self.seed, self.first_step = progressive, seed, first_step
         self.rank, self.world, self.accumulate = rank, world, accumulate

@@ -53,22 +53,16 @@ def with_holdout(
     by: SplitBy = "auto",
     blocks: Sequence[float] = BLOCKS,
 ) -> tuple[ImageDataset, str]:
-    """Hold out a val split from the training images, unless there is one. Test images stay.
+    """Hold out a val split from the training images, unless there is one, and describe it. Test images stay.
 
     Images without a split are training images. Groups (column ``group``) and places (``latitude``, ``longitude``) stay
     together. If a class would vanish from train or val, spatial blocks shrink from 1° to 1/32°, then places and last
-    groups are divided. Identical files always stay together.
+    groups are divided. Files with equal ids in ``contents`` always stay together. ``fraction`` from 2 is a number of
+    images.
 
-    Args:
-        dataset: Labeled images.
-        fraction: Part of the training images to hold out, between 0 and 1. Or about their number, from 2.
-        seed: Seed of the split.
-        contents: (N,) ids, equal for identical files (``validate_images``). None if unknown.
-        by: What stays together.
-        blocks: Sides of spatial blocks in degrees, in the order of trying.
-
-    Returns the dataset, and a sentence on how it was split. Raises InputError if a class has fewer than two distinct
-    training images, or groups or places are unknown or cannot stay together.
+    Raises:
+        InputError: A class has fewer than two distinct training images, or groups or places are unknown or cannot stay
+            together.
     """
     train = np.flatnonzero(dataset.in_train)
     split = dataset.split.copy()
@@ -81,8 +75,8 @@ def with_holdout(
     is_count = fraction >= 2 and fraction == int(fraction)
     if not (fraction < len(train) if is_count else 0 < fraction < 1):
         raise InputError(
-            f"{fraction:,} of {len(train):,} training images cannot be held out. Give a fraction between 0 and 1 "
-            "(--set val_fraction=0.2) or a smaller number of images, or give a val split."
+            f"{fraction:,} of {len(train):,} training images cannot be held out. Use a fraction between 0 "
+            "and 1, such as `val_fraction=0.2`, or fewer images."
         )
     fraction = fraction / len(train) if is_count else fraction
     part = dataset.select(train)
@@ -90,8 +84,7 @@ def with_holdout(
     validate_two_per_class(part, available[-1].clusters)
     available = select_groupings(part, available, by)
     target = class_targets(part, np.array([1 - fraction, fraction]))
-    key = Key.of(seed).fold("holdout")
-    grouping, parts = split_by_groupings(part, available, target, key)
+    grouping, parts = split_by_groupings(part, available, target, Key.of(seed).fold("holdout"))
     split[train[parts == 1]] = "val"
     how = describe_split(available, grouping, parts == 1)
     held, total = int((parts == 1).sum()), len(train)
@@ -139,19 +132,18 @@ def split_by_groupings(
                 return grouping, parts
     if fallback is not None:
         return fallback
-    names = available[-1].names
-    if not names:
-        why = "identical files with different labels leave" if part.separator is None else "there was found"
+    if not (names := available[-1].names):
         raise InputError(
-            f"{part.source}: {why} no way to have every class in two parts. Correct their labels, or leave a class out."
+            f"{part.source}: no split has every class in two parts. Correct the labels of identical files, or leave a "
+            "class out."
         )
     clusters = pd.Series(available[-1].clusters[images]).groupby(classes).nunique()
     single = [part.class_names[label] for label in clusters.index[clusters == 1]]
-    whole, one = " and ".join(names), " and ".join(name.removesuffix("s") for name in names)
-    connected = f"All images of class {shorten(single)} are in one connected {one}. " if single else ""
+    together = " and ".join(names)
+    which = f"class {shorten(single)}, all in one connected part," if single else "a class"
     raise InputError(
-        f"{part.source}: with {whole} kept whole, a class would vanish from a part. {connected}Add images of it from "
-        f"another {one}, or leave the class out; or do not keep {whole} whole (--by class)."
+        f"{part.source}: with {together} kept together, {which} would vanish from a part. Add images of other "
+        f"{together}, leave the class out, or use `by=class`."
     )
 
 
@@ -173,21 +165,21 @@ def validate_two_per_class(part: ImageDataset, clusters: Ints, *, held_out: int 
     scarce = np.flatnonzero(distinct < 2)
     if not len(scarce):
         return
-    label, others = int(scarce[0]), [part.class_names[number] for number in scarce[1:]]
-    name, rows = part.class_names[label], images[classes == label]
-    more = f" The same holds for {pluralize(len(others), 'more class')}: {shorten(others)}." if others else ""
+    names = [part.class_names[label] for label in scarce]
+    rows = images[classes == scarce[0]]
+    more = f", as {pluralize(len(names) - 1, 'other class')} ({shorten(names[1:])})" if len(names) > 1 else ""
     if not len(rows):
         raise InputError(
-            f"{part.source}: class '{name}' has no readable image in train.{more} Add images, or leave the class out."
+            f"{part.source}: class '{names[0]}' has no readable image in train{more}. Add images, or leave it out."
         )
-    least = int(np.bincount(classes, minlength=len(distinct))[scarce].max()) + 1 + held_out
+    minimum = int(np.bincount(classes, minlength=len(distinct))[scarce].max()) + 1 + held_out
     copies = is_copy(part)[rows]
     first = int(rows[np.argmin(copies)])  # an original, if there is one
     among = f" among {len(rows)}, of which {copies.sum()} are augmented copies" if len(rows) > 1 else ""
     raise InputError(
-        f"{part.where(first)}: class '{name}' has one distinct image only{among} ('{part.paths[first]}'), but two are "
-        f"needed, to train on and to evaluate.{more} Add images, merge the class with another, or pass "
-        f"--min-images-per-class {least} to leave such classes out."
+        f"{part.where(first)}: class '{names[0]}' has one distinct image only{among} ('{part.paths[first]}'){more}, "
+        "but two are needed, to train on and to evaluate. Add images, or leave such classes out with "
+        f"`min_images_per_class={minimum}`."
     )
 
 
@@ -202,33 +194,29 @@ def describe_split(
 
     ``held_out`` are (N,) images, or None for a number of ``folds``.
     """
-    words = []
+    phrases = []
     if used.blocks is not None and used.block is not None:
         count = f"{len(np.unique(used.blocks))} blocks"
         if held_out is not None:
             count = f"{len(np.unique(used.blocks[held_out]))} of {count}"
         if used is not available[0]:
             count += "; with larger ones a class would vanish from a part, or a part be far from its share"
-        words.append(f"by spatial blocks of {used.block:g}° ({count})")
+        phrases.append(f"by spatial blocks of {used.block:g}° ({count})")
     if used.groups:
-        words.append("groups whole")
-    words.append("stratified by class")
-    loosest = {
-        "places": [grouping for grouping in available if grouping.block is not None and used.block is None],
-        "groups": [
-            grouping
-            for grouping in available
-            if grouping.groups and grouping.block is None and not used.groups
-        ],
+        phrases.append("groups whole")
+    phrases.append("stratified by class")
+    divided = {
+        "places": [level for level in available if level.block is not None and used.block is None],
+        "groups": [level for level in available if level.names == ("groups",) and not used.groups],
     }
     reasons: dict[str, list[str]] = {}
-    for what, divided in loosest.items():
-        if divided:
-            is_empty = folds is not None and divided[-1].count < folds
+    for what, levels in divided.items():
+        if levels:
+            is_empty = folds is not None and levels[-1].count < folds
             reason = "a part would be empty" if is_empty else "a class would vanish from a part"
             reasons.setdefault(reason, []).append(what)
-    words += [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
-    return ", ".join(words)
+    phrases += [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
+    return ", ".join(phrases)
 
 
 def split_groups_warning(dataset: ImageDataset) -> str:
@@ -242,10 +230,10 @@ def split_groups_warning(dataset: ImageDataset) -> str:
     if not len(divided):
         return ""
     first = set(known["split"][known["group"] == divided[0]])
-    named = f"'{divided[0]}', in {' and '.join(name for name in SPLITS if name in first)}"
     return (
-        f" {len(divided):,} of {pluralize(len(counts), 'group')} are in more than one split (the first: {named}): "
-        "their images are not independent, so metrics may be too good. Put each whole into one split."
+        f" {len(divided):,} of {pluralize(len(counts), 'group')} are in more than one split, such as '{divided[0]}', "
+        f"in {' and '.join(name for name in SPLITS if name in first)}: metrics may be too good. Put each group into "
+        "one split."
     )
 
 
@@ -263,8 +251,7 @@ def with_minival(
     """
     if dataset.separator is not None:
         raise InputError(
-            f"minival is {size}, which counts images of each class, but these have several labels each. Train "
-            "without it (--set minival=null)."
+            f"minival is {size}, but the images have several labels each. Train without it: `minival=null`."
         )
     if given := int((dataset.split == "minival").sum()):
         return dataset, f"The {given} images given as minival choose the weights to keep."
@@ -302,14 +289,15 @@ def with_auto_minival(
         # Groups stay together, so that the size may be far from the wanted one.
         if not _MIN_MINIVAL / 2 <= (result.split == "minival").sum() <= _MAX_MINIVAL_FRACTION * len(rows):
             continue
-        few = np.unique(part.labels[rare])
-        if len(few):
-            named = shorten([part.class_names[label] for label in few])
-            note += f" Classes with fewer than {_RARE_CLASS} training images give none of them: {named}."
+        few = [part.class_names[label] for label in np.unique(part.labels[rare])]
+        if few:
+            note += (
+                f" Classes with fewer than {_RARE_CLASS} training images give none of them: {shorten(few)}."
+            )
         return result, note, True
     images = pluralize(len(rows), "training image")
     why = f"the {images} are too few, or their groups too large"
-    return dataset, f"{none}: {why}. Set some aside with --set minival=0.1.", False
+    return dataset, f"{none}: {why}. Set some aside with `minival=0.1`.", False
 
 
 def _train_by_path(dataset: ImageDataset) -> Ints:
@@ -335,7 +323,7 @@ def _hold_out(
         target = np.stack([np.bincount(part.labels) - quotas, quotas]).astype(np.float64)
         level, parts = split_by_groupings(part, levels, target, Key.of(0).fold("minival"))
     except InputError as error:
-        raise InputError(f"{error} Or train without minival (--set minival=null).") from error
+        raise InputError(f"{error} Or train without minival: `minival=null`.") from error
     split = dataset.split.copy()
     split[rows[parts == 1]] = "minival"
     held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
@@ -350,9 +338,8 @@ def _quotas(part: ImageDataset, count: int) -> Ints:
     sizes, classes = np.bincount(part.labels), len(part.class_names)
     if not classes <= count <= len(part) - classes:
         raise InputError(
-            f"{part.source}: minival would be {count} of {len(part)} training images, but of each of the {classes} "
-            "classes at least one must be in minival and one in train. Give a number from "
-            f"{classes} to {len(part) - classes} or a share (--set minival=0.1)."
+            f"{part.source}: minival would be {count} of {len(part)} training images. It must have one of each of the "
+            f"{classes} classes and leave one in train: {classes} to {len(part) - classes}, or `minival=0.1`."
         )
     ideal = count * sizes / len(part)
     quotas = np.clip(np.floor(ideal).astype(np.int64), 1, sizes - 1)

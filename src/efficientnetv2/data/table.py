@@ -27,16 +27,18 @@ from efficientnetv2.data.records import (
     Ints,
     ReadOptions,
     is_image,
+    missing_column,
     packed_record,
     parse_split,
     validate_path_text,
 )
 from efficientnetv2.data.shards.index import SUFFIX
 from efficientnetv2.data.shards.open import locate_paths, points_into_shards
-from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
-# Columns that are recognized in any case (Split, LATITUDE).
+# Columns that are recognized in any case (Split, LATITUDE), and the largest value of those in degrees.
 _RECOGNIZED = ("split", "latitude", "longitude")
+_MAX_DEGREES = {"latitude": 90, "longitude": 180}
 # Names of the columns in published tables, in lower case without spaces, hyphens and underscores. Ours.
 _ALIASES = {
     "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imagefile", "imagename"),
@@ -47,15 +49,12 @@ _MISSING_WORDS = frozenset(("nan", "na", "n/a", "<na>", "none", "null"))
 # Where a message looks for a file whose path lacks its folder or its suffix. Ours.
 _MAX_FOLDERS = 50
 _SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".tif", ".webp")
-# Rows without a file that a message names. Ours.
-_MAX_ROWS = 3
 
 
 def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
-    """List the rows of a table. Paths are relative to its folder. Other columns are kept.
+    """List the rows of a table, whose paths are relative to its folder or point into shards.
 
-    A path may point into a shard (``train-000000.tar#its/own/path.jpg``). Without columns ``path`` and ``label``,
-    columns of other usual names are used, with a note. A few rows may lack their file: opening it reports that.
+    Without columns ``path`` and ``label``, columns of other usual names are used, with a note. Other columns stay.
 
     Raises:
         InputError: The table is malformed, a column is missing or ambiguous, more than 5 % of the rows have no file, or
@@ -85,19 +84,23 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
     if table.empty:
         raise InputError(f"{source} has a header but no rows. Add a row for each image.")
     table = _clean(table, file.parent, name, rows, options)
-    notes += _missing_words_note(table["label"]) if options.strict else ()
-    records = ImageRecords(root=file.parent, source=source, table=table, rows=rows, notes=notes)
+    counts = table["label"].value_counts().items() if options.strict else ()
+    odd = [(label, count) for label, count in counts if str(label).strip().casefold() in _MISSING_WORDS]
+    if odd:
+        classes = ", ".join(f"'{label}' ({pluralize(count, 'row')})" for label, count in odd)
+        notes.append(f"Taken as a class: label {classes}. If the label is missing, empty the cell.")
+    records = ImageRecords(root=file.parent, source=source, table=table, rows=rows, notes=tuple(notes))
     return locate_paths(records) if points_into_shards(table) else _with_files(records)
 
 
 def validate_columns(path_column: str, label_column: str, group_column: str | None) -> None:
     """Raise InputError if two options name the same column."""
     named = {"path": path_column, "label": label_column, "group": group_column}
-    for one, two in combinations(named, 2):
-        if named[one] == named[two]:
+    for first, second in combinations(named, 2):
+        if named[first] == named[second]:
             raise InputError(
-                f"--{one}-column and --{two}-column both name the column '{named[one]}'. Name the one that holds the "
-                f"{two} with --{two}-column{', or leave that out' if two == 'group' else ''}."
+                f"`{first}_column` and `{second}_column` both name the column '{named[first]}'. Name the column of "
+                f"the {second} with `{second}_column`."
             )
 
 
@@ -107,14 +110,9 @@ def _csv_names(file: Path) -> tuple[str, list[str]]:
         separator, names = read_header(file)
     except UnicodeDecodeError:
         raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
-    if not any(names):
-        raise InputError(
-            f"{file.name} is empty in its first line. It needs a header with path and label, and rows."
-        )
-    if names[:1] == ["sep="]:  # some programs write this for Excel
-        raise InputError(
-            f"{file.name} begins with a line 'sep={separator}', not with a header. Delete that line."
-        )
+    if not any(names) or names[0] == "sep=":  # some programs write this for Excel
+        what = "is empty" if not any(names) else f"begins with 'sep={separator}'"
+        raise InputError(f"{file.name} {what}. Its first line must name the columns, such as path,label.")
     return separator, names
 
 
@@ -130,15 +128,11 @@ def _read_csv(file: Path, separator: str, names: list[str], roles: Collection[st
             )  # fmt: skip
     except UnicodeDecodeError:
         raise InputError(f"{file.name} is not UTF-8 text. Save it as CSV in UTF-8.") from None
-    except pd.errors.ParserWarning:
-        raise InputError(
-            f"{file.name} is no well-formed table: rows have more cells than its first row, which names the columns "
-            f"({shorten(names)}), has names. Delete what stands above the names, or name every column."
-        ) from None
-    except pd.errors.ParserError as error:
-        raise InputError(
-            f"{file.name} is no well-formed table: {str(error).strip()}. Correct the row."
-        ) from None
+    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
+        problem = str(error).strip()
+        if isinstance(error, pd.errors.ParserWarning):
+            problem = f"rows have more cells than the first line names ({shorten(names)})"
+        raise InputError(f"{file.name} is no well-formed table: {problem}. Correct the rows.") from None
 
 
 def _parquet_names(file: Path) -> list[str]:
@@ -154,12 +148,9 @@ def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
     if isinstance(dtype, pa.DictionaryType):
         dtype = dtype.value_type
     if not (pa.types.is_string(dtype) or pa.types.is_large_string(dtype)):
-        fields = dtype.names if pa.types.is_struct(dtype) else []
-        has_images = pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or "bytes" in fields
-        what = "the images themselves" if has_images else f"values of the type {dtype}"
         raise InputError(
-            f"{file.name}: the column '{column}' holds {what}, not paths. Write each image to a file, and a table of "
-            "their paths and labels."
+            f"{file.name}: the column '{column}' holds {dtype}, not paths. Write each image to a file, and its path "
+            "into the table."
         )
     try:
         table = pd.read_parquet(file, dtype_backend="numpy_nullable")  # keeps integer labels
@@ -172,7 +163,7 @@ def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
 
 def _roles(
     names: list[str], table: str, root: Path, options: ReadOptions
-) -> tuple[dict[str, str], tuple[str, ...]]:
+) -> tuple[dict[str, str], list[str]]:
     """Column -> role (path, label, group, split, latitude, longitude), and a note on columns with other names.
 
     Of two columns that differ by case or space (Split, split) the exact name counts.
@@ -180,40 +171,32 @@ def _roles(
     wanted = {"path": options.path_column, "label": options.label_column}
     if options.group_column is not None:
         wanted["group"] = options.group_column
+    plain = {name: re.sub(r"[\s_-]", "", name).casefold() for name in names if name not in wanted.values()}
     roles: dict[str, str] = {}
     missing, renamed = [], []
     for role, column in wanted.items():
         if column in names:
             roles[column] = role
             continue
-        plain = {
-            name: re.sub(r"[\s_-]", "", name).casefold() for name in names if name not in wanted.values()
-        }
         alike = [name for name in plain if column == role and plain[name] in _ALIASES.get(role, ())]
         optional = role == column == "label" and not options.require_labels
         if len(alike) > 1 and not (optional and not options.strict):
             raise InputError(
-                f"{table}: several columns may hold the {role}: {shorten(alike)}. Name one with --{role}-column."
+                f"{table}: several columns may hold the {role}: {shorten(alike)}. Name one with `{role}_column`."
             )
         if len(alike) == 1:
             roles[alike[0]] = role
             renamed.append(f"column '{alike[0]}' as the {role}")
         elif not optional:
-            missing.append((role, column))
+            missing.append(role)
     if missing:
         _refuse_without_header(names, table, root)
-        lacking = " It ".join(
-            f"has no column '{column}'{did_you_mean(column, names)}" for _, column in missing
-        )
-        fix = " and ".join(f"the {role} with --{role}-column" for role, _ in missing)
-        raise InputError(
-            f"{table} {lacking} Its columns are {shorten(names, 20)}. Name the one that holds {fix}."
-        )
+        raise missing_column(table, wanted[missing[0]], names, missing[0])
     for role in _RECOGNIZED:
         alike = [name for name in names if name not in roles and name.strip().casefold() == role]
         if len(set(alike)) > 1 and role not in alike:
             raise InputError(
-                f"{table}: the columns {shorten(alike)} may all be the {role}. Rename all but one of them."
+                f"{table}: the columns {shorten(alike)} may all be the {role}. Rename all but one."
             )
         if alike:
             roles[role if role in alike else alike[0]] = role
@@ -221,9 +204,9 @@ def _roles(
         places = [str(number) for number, name in enumerate(names, start=1) if name == column]
         if len(places) > 1:
             raise InputError(
-                f"{table}: columns {' and '.join(places)} are all called '{column}'. Rename all but one of them."
+                f"{table}: columns {' and '.join(places)} are all called '{column}'. Rename all but one."
             )
-    return roles, ((f"Read in {table}: {', '.join(renamed)}.",) if renamed else ())
+    return roles, [f"Read in {table}: {', '.join(renamed)}."] if renamed else []
 
 
 def _refuse_without_header(names: list[str], table: str, root: Path) -> None:
@@ -235,8 +218,8 @@ def _refuse_without_header(names: list[str], table: str, root: Path) -> None:
     if len(names) == 2:
         header[1 - places[0]] = "label"
     raise InputError(
-        f"{table}, row 1: '{names[places[0]]}' is an image, so the table has no header. Add a first line that names "
-        f"the columns, such as {','.join(header)}"
+        f"{table}, row 1: '{names[places[0]]}' is an image, so the table has no header. Add a first line such as "
+        f"{','.join(header)}"
     )
 
 
@@ -251,12 +234,13 @@ def _clean(table: pd.DataFrame, root: Path, name: str, rows: Ints, options: Read
         )
     if "group" in table:  # 'P17 ' and P17 are one group
         table["group"] = table["group"].astype("string").str.strip()
-    for column in [name for name in ("path", "label", "split", "group") if name in table]:
+    for column in {"path", "label", "split", "group"} & set(table.columns):
         table[column] = _text(table[column])
     if "label" not in table:
         table["label"] = np.nan
-    for column in [name for name in ("latitude", "longitude") if name in table]:
-        table[column] = _degrees(table[column], name, rows)
+    for column in _MAX_DEGREES:
+        if column in table:
+            table[column] = _degrees(table[column], name, rows)
     table["split"] = _splits(table["split"], name, rows) if "split" in table else ""
     empty = np.flatnonzero(table["path"].isna())
     if len(empty):
@@ -279,34 +263,16 @@ def _text(column: pd.Series[str]) -> pd.Series[str]:
     return pd.Series(plain.tolist(), index=column.index, dtype=object if blank.all() else None)
 
 
-def _missing_words_note(labels: pd.Series[str]) -> tuple[str, ...]:
-    """A note on classes that are named like a missing value."""
-    odd = [
-        f"'{name}' ({pluralize(count, 'row')})"
-        for name, count in labels.value_counts().items()
-        if str(name).strip().casefold() in _MISSING_WORDS
-    ]
-    if not odd:
-        return ()
-    return (
-        f"Taken as a class: label {', '.join(odd)}. If it means that the label is missing, empty the cell.",
-    )
-
-
 def _degrees(column: pd.Series[float], name: str, rows: Ints) -> pd.Series[float]:
     degrees = pd.to_numeric(column, errors="coerce").astype("float64")
-    limit = 90 if column.name == "latitude" else 180
+    limit = _MAX_DEGREES[str(column.name)]
     text = column.astype("string").str.strip().str.casefold()
     invalid = degrees.isna() & ~(text.isna() | text.isin(["", "nan"]).fillna(False)).to_numpy(dtype=bool)
     wrong = np.flatnonzero(invalid | (degrees.abs() > limit))
     if len(wrong):
-        first = int(wrong[0])
-        # Spreadsheets in much of Europe write decimal commas.
-        comma = " Write its decimals behind a point." if "," in str(column.iloc[first]) else ""
         raise InputError(
-            f"{name}, row {rows[first]}: {column.name} is {column.iloc[first]}, but must be a number of degrees "
-            f"from -{limit} to {limit}{_more(len(wrong))}.{comma} "
-            "Correct it, or rename the column if it means something else."
+            f"{name}, row {rows[wrong[0]]}: {column.name} is {column.iloc[int(wrong[0])]}{_more(len(wrong))}. It must "
+            f"be a number of degrees from -{limit} to {limit}, with a decimal point."
         )
     return degrees
 
@@ -315,13 +281,9 @@ def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
     words = {word: parse_split(word) for word in column.dropna().unique()}
     if unknown := [word for word, split in words.items() if split is None]:
         wrong = np.flatnonzero(column.isin(unknown))
-        one = len(unknown) == 1
-        what = (
-            f"split {shorten(unknown)} is not one of" if one else f"splits {shorten(unknown)} are not among"
-        )
         raise InputError(
-            f"{name}, row {rows[wrong[0]]}: {what} train (training), minival, val (valid, validation) and test "
-            f"(testing){_more(len(wrong))}. Correct it, or rename the column."
+            f"{name}, row {rows[wrong[0]]}: {shorten(unknown)} is no split{_more(len(wrong))}. A split is train "
+            "(training), minival, val (valid, validation) or test (testing)."
         )
     return pd.Series([words.get(word) or "" for word in column], index=column.index)
 
@@ -365,30 +327,26 @@ def _normal_folder(folder: str, root: Path) -> str:
 
 def _with_files(records: ImageRecords) -> ImageRecords:
     """The same rows, with paths in the Unicode form of the file names. Refuses more than 5 % of rows without file."""
-    root = Path(records.root)
-    packed_exists = lru_cache(maxsize=None)(os.path.isfile)  # a packed file is checked once
+    root, paths = Path(records.root), records.paths
+    is_file = lru_cache(maxsize=None)(os.path.isfile)  # a packed file is checked once
 
     def is_missing(index: int) -> bool:
-        path = records.paths[index]
-        record = packed_record(path) if "#" in path else None
-        if record is not None and packed_exists(root / record[0]):
+        record = packed_record(paths[index]) if "#" in paths[index] else None
+        if record is not None and is_file(root / record[0]):
             return False
         return not os.path.isfile(records.file(index))
 
     # In threads, since a network file system takes a while for each.
     absent = map_chunks(lambda rows: [is_missing(row) for row in rows], range(len(records)))
     gone = np.flatnonzero(absent).tolist()
-    respelled = {path: _other_form(path, root) for path in {records.paths[index] for index in gone}}
-    gone = [index for index in gone if respelled[records.paths[index]] is None]
-    in_packed = any(packed_record(records.paths[index]) for index in gone)  # a file of many images is missing
+    respelled = {path: _other_form(path, root) for path in {paths[index] for index in gone}}
+    gone = [index for index in gone if respelled[paths[index]] is None]
+    in_packed = any(packed_record(paths[index]) for index in gone)  # a file of many images is missing
     if gone and (in_packed or len(gone) > MAX_UNREADABLE * len(records)):
-        others = [records.paths[index] for index in gone[1:_MAX_ROWS]]
-        further = f", also {shorten(others)}" if others else ""
-        near = _near(records.paths[gone[0]], root)
+        names = shorten([paths[index] for index in gone], 3)
         raise InputError(
-            f"{records.where(gone[0])}: '{records.paths[gone[0]]}' does not exist under {root} "
-            f"({len(gone)} of {len(records)} rows have no file{further}). "
-            f"Paths are relative to the table's folder{near}: correct them, or remove the rows."
+            f"{records.where(gone[0])}: {names} does not exist under {root} ({len(gone)} of {len(records)} rows have "
+            f"no file). Correct the paths, which are relative to the table's folder{_near(paths[gone[0]], root)}."
         )
     found = {path: other for path, other in respelled.items() if other is not None}
     if not found:
@@ -396,8 +354,8 @@ def _with_files(records: ImageRecords) -> ImageRecords:
     columns = [column for column in ("path", AUGMENTED_FROM) if column in records.table]
     table = records.table.assign(**{name: records.table[name].replace(found) for name in columns})
     note = (
-        f"{pluralize(len(found), 'path')} of {Path(records.source).name} encode letters otherwise than the files' "
-        "names do (Unicode NFC and NFD): they go by the files' names."
+        f"Changed {pluralize(len(found), 'path')} of {Path(records.source).name} to the Unicode form of the files' "
+        "names (NFC or NFD)."
     )
     return replace(records, table=table, notes=(*records.notes, note))
 
@@ -407,12 +365,10 @@ def _near(path: str, root: Path) -> str:
     below = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())[:_MAX_FOLDERS]
     candidates = (os.path.join(folder, path + suffix) for folder in ("", *below) for suffix in _SUFFIXES)
     near = next((name for name in candidates if os.path.isfile(root / name)), None)
-    return "" if near is None else f", and there is '{near}'"
+    return "" if near is None else f", such as '{near}'"
 
 
 def _other_form(path: str, root: Path) -> str | None:
     """The path of an existing file in another Unicode form (NFC, NFD), or None."""
-    if path.isascii():  # has one form only
-        return None
-    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    forms = () if path.isascii() else (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
     return next((form for form in forms if os.path.isfile(root / form)), None)

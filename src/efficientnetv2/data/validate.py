@@ -30,10 +30,9 @@ _DARK_LEVEL = 63
 
 @dataclass(frozen=True, eq=False)
 class ImageValidation:
-    """Result of checking the images of a dataset.
+    """Ascending rows of unusable images, their reasons, and (N,) ``contents``: ids that are equal for identical files.
 
-    ``unreadable`` are ascending rows of unusable images, with their ``reasons``. ``contents`` are (N,) ids, equal for
-    identical files. ``label_conflicts`` is the number of pairs of identical files with different labels.
+    ``label_conflicts`` is the number of pairs of identical files with different labels.
     """
 
     unreadable: Ints
@@ -53,13 +52,11 @@ def validate_images(
 ) -> ImageValidation:
     """Check every file of a dataset. Of shards, check the tars, and the images that packing has not checked.
 
-    ``strict`` refuses the first unreadable file or damaged shard instead of skipping a few. ``progress`` gets the
-    number of checked files, but not for shards.
+    ``progress`` gets the number of checked files, but not for shards.
 
     Raises:
-        InputError: More than 5 % of the files are unreadable (``strict``: any), not counting damaged shards. Or a shard
-            was replaced. Or identical files are in two given splits; in a published dataset they stay, with a note, so
-            that metrics are comparable.
+        InputError: More than 5 % of the files are unreadable (``strict``: any file or shard), a shard was replaced, or
+            identical files are in two given splits. In a published dataset they stay, so that metrics compare.
     """
     contents = np.arange(len(dataset), dtype=np.int64)
     damage = ShardDamage({}, ())
@@ -96,8 +93,7 @@ def find_undecodable(
 ) -> dict[int, str]:
     """Decode images once, at their smallest scale, since ``validate_images`` decodes few JPEGs.
 
-    Returns the reason of each image that cannot be decoded, by its row. Raises InputError if too many fail, as
-    ``validate_images``, or a remote store does not answer.
+    Returns the reason of each image that cannot be decoded, by its row. Raises InputError as ``validate_images``.
     """
     reader = source_reader(dataset)
 
@@ -120,7 +116,7 @@ def find_undecodable(
 def refuse_damage(dataset: ImageDataset, damage: ShardDamage, strict: bool) -> None:
     """With ``strict``, raise InputError for the first damaged shard."""
     if strict and damage.notes:
-        raise InputError(f"{dataset.source}: {damage.notes[0]} Bring it back whole, or drop --strict.")
+        raise InputError(f"{dataset.source}: {damage.notes[0]} Repair it, or leave `strict` out.")
 
 
 def _check_files(
@@ -135,14 +131,11 @@ def _check_files(
     files = [dataset.file(row) for row in rows.tolist()]
     probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)
     reasons = {row: found.reason for row, found in zip(rows.tolist(), probes, strict=True) if found.reason}
-    marks = pd.DataFrame(
-        {"size": [found.size for found in probes], "tail": [found.tail for found in probes]}, rows
-    )
+    marks = pd.DataFrame([(found.size, found.tail) for found in probes], rows)
     marks = marks.drop(index=list(reasons))
     alike = marks.index[marks.duplicated(keep=False)].to_numpy()
-    digests = map_chunks(
-        lambda chunk: [_digest(file) for file in chunk], [dataset.file(row) for row in alike.tolist()]
-    )
+    files = [dataset.file(row) for row in alike.tolist()]
+    digests = map_chunks(lambda chunk: [_digest(file) for file in chunk], files)
     _share_ids(contents, alike, np.array(digests, dtype=object))
     _check_records(contents, np.flatnonzero(~is_file), reasons, dataset)
     return reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)
@@ -184,16 +177,13 @@ def _digest(file: str) -> bytes:
 
 
 def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: bool) -> None:
-    count, of = len(reasons), len(dataset)
-    shown = [f"{_location(dataset, row)} {reasons[row]}" for row in sorted(reasons)[:5]]
-    if strict and reasons:
-        raise InputError(f"{dataset.source}: {shown[0]}. Repair or remove it, or train without --strict.")
-    if count > MAX_UNREADABLE * of:
-        more = f"; and {count - len(shown)} more" if count > len(shown) else ""
+    count, total = len(reasons), len(dataset)
+    shown = "; ".join(f"{_location(dataset, row)} {reasons[row]}" for row in sorted(reasons)[:5])
+    if (strict and reasons) or count > MAX_UNREADABLE * total:
+        limit = "0" if strict else f"{100 * MAX_UNREADABLE:.0f}"
         raise InputError(
-            f"{dataset.source}: {count} of {of} images ({100 * count / of:.0f} %) cannot be used, "
-            f"more than the {100 * MAX_UNREADABLE:.0f} % that are skipped: {'; '.join(shown)}{more}. "
-            "Repair or remove them."
+            f"{dataset.source}: {count} of {total} images ({100 * count / total:.0f} %, more than {limit} %) cannot be "
+            f"read: {shown}{'; and more' if count > 5 else ''}. Repair or remove them."
         )
 
 
@@ -204,21 +194,17 @@ def _check_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
     if not pairs:
         return ()
     each = " and ".join(f"{_location(dataset, row)} in {splits[row]}" for row in pairs[0])
-    what = f"{each} are the same image" + (f" ({len(pairs)} such pairs in all)" if len(pairs) > 1 else "")
+    what = f"{each} are the same image ({pluralize(len(pairs), 'such pair')})"
     if published := dataset.published or recognized(dataset):
         return (f"{what}; the published splits of {published} are kept as they are.",)
-    raise InputError(
-        f"{dataset.source}: {what}. An image that was trained on cannot test the model: "
-        "remove one of each pair, or put both into one split."
-    )
+    raise InputError(f"{dataset.source}: {what}. Remove one of each pair, or put both into one split.")
 
 
 def _notes(dataset: ImageDataset, contents: Ints, conflicts: list[tuple[int, int]]) -> Iterator[str]:
     """Notes on identical files, and on those with different labels."""
     copies = int(pd.Series(contents).duplicated().sum())
     if copies:
-        are = "is a copy of another" if copies == 1 else "are copies of others"
-        yield f"{copies} of {len(contents)} images {are}; automatic splits keep them together."
+        yield f"Copies among {len(contents)} images: {copies}. Automatic splits keep them with their originals."
     if conflicts:
         labels = dataset.table["label"]
         shown = "; ".join(
@@ -226,7 +212,7 @@ def _notes(dataset: ImageDataset, contents: Ints, conflicts: list[tuple[int, int
             for pair in conflicts[:3]
         )
         more = f"; and {len(conflicts) - 3} more pairs" if len(conflicts) > 3 else ""
-        yield f"Identical images carry different labels: {shown}{more}. One label of each is wrong."
+        yield f"Identical images have different labels: {shown}{more}. One label of each is wrong."
 
 
 def _conversion_notes(colors: Counter[str], brightest: list[int]) -> Iterator[str]:
@@ -236,9 +222,8 @@ def _conversion_notes(colors: Counter[str], brightest: list[int]) -> Iterator[st
         yield f"Read as RGB, but not stored so: {each}."
     if brightest and max(brightest) <= _DARK_LEVEL:
         yield (
-            f"The {pluralize(len(brightest), 'image')} with values of more than 8 bits use a small part of the range: "
-            f"{max(brightest) + 1} of 256 levels are left. Scale all of them by one factor to the full range, or "
-            "store them as TIFFs and install the extra 'geo', which measures the range."
+            f"The {pluralize(len(brightest), 'image')} of more than 8 bits use {max(brightest) + 1} of 256 levels. "
+            "Scale all of them by one factor, or store them as TIFFs and install the extra 'geo'."
         )
 
 
