@@ -34,8 +34,7 @@ from efficientnetv2.models.model_file import load
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.storage import Storage, sqlite_url
 from efficientnetv2.nas.study import load_config, open_study
-from efficientnetv2.nas.trial import TrialResult
-from efficientnetv2.nas.trial_process import StepTimed, Trained
+from efficientnetv2.nas.trial import StepTimed, Trained, TrialResult
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunLog

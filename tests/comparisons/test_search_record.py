@@ -27,8 +27,7 @@ from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.space import small_space
-from efficientnetv2.nas.trial import TrialResult
-from efficientnetv2.nas.trial_process import Failed
+from efficientnetv2.nas.trial import Failed, TrialResult
 from efficientnetv2.training.recipes import get_recipe
 
 # Of no pictures: what tries a network is replaced where this is used.

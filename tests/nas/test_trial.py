@@ -23,12 +23,19 @@ from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.validate import validate_images
-from efficientnetv2.nas import trial_process as child
+from efficientnetv2.nas import trial as child
 from efficientnetv2.nas.latency import ReferenceTiming, StepTiming, part_names
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
-from efficientnetv2.nas.trial import TrialResult, run_trial, to_measurement
-from efficientnetv2.nas.trial_process import EpochDone, Failed, StepTimed, Trained
+from efficientnetv2.nas.trial import (
+    EpochDone,
+    Failed,
+    StepTimed,
+    Trained,
+    TrialResult,
+    run_trial,
+    to_measurement,
+)
 from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe

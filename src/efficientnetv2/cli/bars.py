@@ -9,7 +9,7 @@ from rich.progress import MofNCompleteColumn, TaskProgressColumn
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Bar, Screen
-from efficientnetv2.nas.trial_process import EpochDone, StepTimed
+from efficientnetv2.nas.trial import EpochDone, StepTimed
 from efficientnetv2.nas.worker import SearchCallback, StudyProgress
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.callbacks import Callback

@@ -257,8 +257,8 @@ def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
         row = int(wrong[0])
         what = "is empty" if pd.isna(given.iloc[row]) else f"is '{given.iloc[row]}'"
         raise InputError(
-            f"{dataset.where(row)}: {column} {what} ({len(wrong)} of {len(dataset)} rows), but must be a number, such as "
-            "a year, or a date, such as 2016-05-31."
+            f"{dataset.where(row)}: {column} {what} ({len(wrong)} of {len(dataset)} rows), but must be a number, such "
+            "as a year, or a date, such as 2016-05-31."
         )
     values: npt.NDArray[np.object_] = times.to_numpy(dtype=object)
     return values

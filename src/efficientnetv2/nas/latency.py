@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from efficientnetv2.architectures.flops import output_size
-from efficientnetv2.architectures.spec import Architecture, Block, blocks
+from efficientnetv2.architectures.spec import Architecture, blocks
 from efficientnetv2.inference.predict import eval_mode
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
@@ -53,12 +53,7 @@ _TIMES = TypeAdapter(dict[str, dict[str, Annotated[list[_Seconds], Field(min_len
 class StepBenchmark:
     """A model newly created in memory, and the noise that its steps train on, at the last stage's settings.
 
-    Args:
-        architecture: Of the model.
-        recipe: Resolved; its batch, groups, precision and optimizer are used.
-        num_classes: Outputs of the classifier.
-        device: To train on.
-        groups_per_pass: Groups in a forward pass; the last pass of a step may have fewer.
+    The recipe is resolved. The last pass of a step may have fewer groups.
     """
 
     def __init__(
@@ -85,11 +80,9 @@ class StepBenchmark:
         # Every group has the same noise: a large batch would take much memory.
         largest = group.repeat(min(groups_per_pass, num_groups), 1, 1, 1)
         largest = largest.to(device, memory_format=torch.channels_last)
-        sizes = [self.group_size * len(each) for each in chunks(range(num_groups), groups_per_pass)]
-        self.passes = [
-            (largest[:size], torch.full((size, num_classes), 1 / num_classes, device=device))
-            for size in sizes
-        ]
+        sizes = [self.group_size * len(groups) for groups in chunks(range(num_groups), groups_per_pass)]
+        labels = torch.full((max(sizes), num_classes), 1 / num_classes, device=device)
+        self.passes = [(largest[:size], labels[:size]) for size in sizes]
         # The classifier belongs to the head.
         self.parts = [network.stem, *network.blocks, network.head]
         sizes = [sum(weight.numel() for weight in part.parameters()) for part in self.parts]
@@ -99,12 +92,12 @@ class StepBenchmark:
 
     def step(self) -> float:
         """Seconds of one step."""
-        began = self._now(wait=True)
+        start = self._now(wait=True)
         for images, labels in self.passes:
             with self._groups(images):
                 self._backward(self._loss(images, labels))
         optimizer_step(self.state, self.recipe)
-        return self._seconds(began, self._now(wait=True))
+        return self._seconds(start, self._now(wait=True))
 
     def step_by_part(self) -> list[float]:
         """Seconds of each part in one step."""
@@ -125,17 +118,16 @@ class StepBenchmark:
         finally:
             for hook in hooks:
                 hook.remove()
-        began = self._now(wait=True)
+        start = self._now(wait=True)
         optimizer_step(self.state, self.recipe)
-        update_s = self._seconds(began, self._now(wait=True))
-        return [own + share * update_s for own, share in zip(seconds, self.update_shares, strict=True)]
+        update_s = self._seconds(start, self._now(wait=True))
+        return [part + share * update_s for part, share in zip(seconds, self.update_shares, strict=True)]
 
     def _mark_output(self, module: torch.nn.Module, inputs: object, output: Tensor) -> None:
         self._marks.append(self._now())
         output.register_hook(lambda gradient: self._marks.append(self._now()))  # type: ignore[no-untyped-call]
 
     def _groups(self, images: Tensor) -> AbstractContextManager[None]:
-        """Within it, the groups of a pass have statistics and random numbers of their own, as in training."""
         seeds = range(len(images) // self.group_size)
         return ghost_batches(self.state.network, images=self.group_size, seeds=seeds)
 
@@ -151,33 +143,24 @@ class StepBenchmark:
 
     def _now(self, *, wait: bool = False) -> Any:
         """A moment: of a GPU an event in its queue, else the clock's seconds."""
-        if self.device.type != "cuda":
-            if wait:
-                synchronizer(self.device)()
-            return time.perf_counter()
-        moment = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        moment.record(torch.cuda.current_stream(self.device))
+        is_cuda = self.device.type == "cuda"
+        if is_cuda:
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(self.device))
         if wait:
             synchronizer(self.device)()
-        return moment
+        return event if is_cuda else time.perf_counter()
 
-    def _seconds(self, began: Any, ended: Any) -> float:
-        return float(ended - began if self.device.type != "cuda" else began.elapsed_time(ended) / 1000)
+    def _seconds(self, start: Any, end: Any) -> float:
+        return float(end - start if self.device.type != "cuda" else start.elapsed_time(end) / 1000)
 
 
 @dataclass(frozen=True)
 class ReferenceTiming:
     """The backbone's times when the study began, by which later times are normalized.
 
-    On shared machines all steps take longer or shorter by a tenth and more from one minute to the next. What was
-    measured beside the same architecture can be compared nevertheless.
-
-    Args:
-        architecture: The backbone.
-        recipe: Resolved, as of `time_step`.
-        seconds: What its step counts as.
-        inference_seconds: What its inference of one image counts as; None where that is not timed.
-        groups_per_pass: Groups in a pass of its steps.
+    On shared machines all steps take longer or shorter by a tenth and more from one minute to the next. ``seconds`` and
+    ``inference_seconds`` (None where that is not timed) are what a step and an inference of one image count as.
     """
 
     architecture: Architecture
@@ -189,10 +172,7 @@ class ReferenceTiming:
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Seconds of a training step, and of its parts by name (equal parts have their mean).
-
-    The median is over all rounds; the quartiles are the lowest and highest of the sittings.
-    """
+    """Seconds of a training step (the lowest and highest quartiles of the sittings), and of its parts by name."""
 
     whole: TimingStats
     parts: Mapping[str, float]
@@ -208,18 +188,14 @@ def part_names(architecture: Architecture, *, image_size: int, num_classes: int)
     px = output_size(image_size, stride=2)
     names = [f"stem {architecture.stem_channels} at {image_size}"]
     for block in blocks(architecture):
-        names.append(_block_name(block, px))
+        channels = f"{block.in_channels}-{block.inner_channels}-{block.out_channels}"
+        se = "" if block.se_channels is None else f" se {block.se_channels}"
+        # A fused block that expands has a second convolution.
+        kind = f"{block.kind} expanding" if block.expands else block.kind
+        names.append(f"{kind} {channels} kernel {block.kernel} stride {block.stride}{se} at {px}")
         px = output_size(px, stride=block.stride)
-    channels, width = architecture.stages[-1].channels, architecture.head_channels
-    return [*names, f"head {channels}-{width} at {px}, {architecture.global_pool}, {num_classes} classes"]
-
-
-def _block_name(block: Block, px: int) -> str:
-    channels = f"{block.in_channels}-{block.inner_channels}-{block.out_channels}"
-    se = "" if block.se_channels is None else f" se {block.se_channels}"
-    # A fused block that expands has a second convolution.
-    expands = " expanding" if block.expands else ""
-    return f"{block.kind}{expands} {channels} kernel {block.kernel} stride {block.stride}{se} at {px}"
+    channels = f"{architecture.stages[-1].channels}-{architecture.head_channels}"
+    return [*names, f"head {channels} at {px}, {architecture.global_pool}, {num_classes} classes"]
 
 
 def time_step(
@@ -231,17 +207,10 @@ def time_step(
     groups_per_pass: int = 1,
     reference: ReferenceTiming | None = None,
 ) -> StepTiming:
-    """Time training steps (forward, backward, update) at the last stage's settings, on noise.
+    """Time training steps (forward, backward, update) of a resolved recipe at the last stage's settings, on noise.
 
-    Whole steps, which count, alternate with steps timed by part. The model is created anew for each sitting.
-
-    Args:
-        architecture: To time.
-        recipe: Resolved; its batch, groups, precision and optimizer are used.
-        num_classes: Outputs of the classifier.
-        device: Must be idle otherwise.
-        groups_per_pass: Groups in a forward pass, as in training.
-        reference: Timed before, between and after the sittings. None leaves the seconds as they are.
+    Whole steps, which count, alternate with steps timed by part. The model is created anew for each sitting; the
+    reference is timed before, between and after them. The device must be idle otherwise.
 
     Raises:
         RuntimeError: Out of memory (`utils.memory.is_out_of_memory`).
@@ -268,7 +237,7 @@ def time_step(
         by_name.setdefault(name, []).append(statistics.median(times))
     stats = [TimingStats.of(rounds) for rounds in sittings]
     rounds = [seconds for sitting in sittings for seconds in sitting]
-    low, high = min(one.low for one in stats), max(one.high for one in stats)
+    low, high = min(sitting.low for sitting in stats), max(sitting.high for sitting in stats)
     return StepTiming(
         TimingStats(statistics.median(rounds), low, high, len(rounds)),
         {name: statistics.mean(times) for name, times in by_name.items()},
@@ -277,8 +246,8 @@ def time_step(
 
 def min_timed_steps() -> tuple[int, int]:
     """How many steps `time_step` takes of an architecture and of the reference, where each takes a second or more."""
-    own = _SITTINGS * 2 * (_WARM_UP_ROUNDS + _MIN_ROUNDS)  # Whole and by part.
-    return own, (1 + _SITTINGS) * (2 * _WARM_UP_ROUNDS + _MIN_ROUNDS)
+    steps = _SITTINGS * 2 * (_WARM_UP_ROUNDS + _MIN_ROUNDS)  # Whole and by part.
+    return steps, (1 + _SITTINGS) * (2 * _WARM_UP_ROUNDS + _MIN_ROUNDS)
 
 
 class _ReferenceScale:
@@ -296,11 +265,13 @@ class _ReferenceScale:
         return self.reference.seconds / statistics.mean((before, self._before))
 
     def _measure(self, warm_up_s: float) -> float:
-        if (one := self.reference) is None:
+        reference = self.reference
+        if reference is None:
             return 0.0
         try:
+            groups = reference.groups_per_pass
             benchmark = StepBenchmark(
-                one.architecture, one.recipe, self.num_classes, self.device, one.groups_per_pass
+                reference.architecture, reference.recipe, self.num_classes, self.device, groups
             )
             _warm_up(benchmark, warm_up_s)
             rounds: list[float] = []
@@ -316,8 +287,8 @@ class _ReferenceScale:
 def reference_memory_error(reason: str) -> InputError:
     """The error for a backbone that no longer fits into memory, which is not the trial's fault."""
     return InputError(
-        f"Memory is too short for the backbone, beside which every network is timed ({reason}). It did fit when the "
-        "study began: free memory, or allow more (--memory-gib), then continue with effnetv2 search resume."
+        f"Memory is too short for the backbone, which fitted when the study began ({reason}). Free memory, then "
+        "continue with effnetv2 search resume."
     )
 
 
@@ -351,7 +322,7 @@ class StepTimeCache:
         )
 
     def part_names(self, architecture: Architecture) -> list[str]:
-        """The names of an architecture's parts at this image size."""
+        """See `part_names`, at this image size."""
         return part_names(architecture, image_size=self.image_size, num_classes=self.num_classes)
 
     def predict(self, architecture: Architecture) -> float | None:
@@ -389,20 +360,17 @@ def inference_latency(
     device: torch.device,
     reference: ReferenceTiming | None = None,
 ) -> float:
-    """Median seconds of a forward pass of one image, computed as ``predict`` does.
+    """Median seconds of a forward pass of one image, computed as ``predict`` does on an otherwise idle device.
 
-    ``device`` must be idle otherwise. With a ``reference`` that has ``inference_seconds``, its passes alternate with
-    these, and the result is normalized by them.
-
-    Raises:
-        RuntimeError: Out of memory (`utils.memory.is_out_of_memory`).
+    With a ``reference`` that has ``inference_seconds``, its passes alternate with these, and the result is normalized
+    by them. Raises RuntimeError out of memory (`utils.memory.is_out_of_memory`).
     """
+    architectures = {"trial": architecture}
     reference_s = None if reference is None else reference.inference_seconds
-    architectures = {"own": architecture}
     if reference is not None and reference_s is not None:
         architectures["reference"] = reference.architecture
-    networks = {name: create(one, num_classes=num_classes) for name, one in architectures.items()}
-    channels = networks["own"].in_channels
+    networks = {name: create(spec, num_classes=num_classes) for name, spec in architectures.items()}
+    channels = networks["trial"].in_channels
     noise = torch.rand(1, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
     image = noise.to(device, memory_format=torch.channels_last)
     with ExitStack() as stack:
@@ -412,5 +380,5 @@ def inference_latency(
         passes = {name: partial(network, image) for name, network in networks.items()}
         rounds = interleave(passes, rounds=_ROUNDS, warmup=_WARM_UP, wait=synchronizer(device))
     if reference_s is None:
-        return statistics.median(rounds["own"])
-    return reference_s * speed_ratio(rounds, of="reference", to="own").median
+        return statistics.median(rounds["trial"])
+    return reference_s * speed_ratio(rounds, of="reference", to="trial").median

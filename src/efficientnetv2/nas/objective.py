@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, model_validator
@@ -20,17 +20,9 @@ _Exponent = Annotated[float, Field(le=0, allow_inf_nan=False)]  # Above 0, a hig
 class Measurement:
     """One trial's architecture as it was measured, nothing normalized.
 
-    Args:
-        parameters: Trainable numbers, the classifier included.
-        multiply_adds: For one image at the evaluation size of the trial.
-        top1: Accuracy in [0, 1] on the selection images, the mean over ``seeds``. None where training failed.
-        step_seconds: Median time of one training step.
-        step_spread: Interquartile range of the step time over the median.
-        inference_seconds: Time of one image at inference, where that was measured.
-        peak_memory_bytes: Memory of training, where the device reports it.
-        epochs: Epochs trained, fewer than the recipe's where the trial was pruned.
-        seeds: Seeds of the runs.
-        failure: Kind (diverged, out of memory, crashed) and reason, which may have several lines.
+    ``multiply_adds`` are for one image at the evaluation size. ``top1`` is the mean over ``seeds``, in [0, 1], on the
+    selection images. ``step_spread`` is the interquartile range of the step time over its median. ``failure`` has a
+    kind (diverged, out of memory, crashed) and a reason, which may have several lines.
 
     Raises:
         pydantic.ValidationError: A value out of range, or ``top1`` missing without a failure.
@@ -87,15 +79,6 @@ class Reward:
     The fields are the exponents of costs of a `Measurement`, each relative to the backbone's; 0 leaves a cost out. With
     the paper's w, doubling the step time multiplies the reward by 2^-0.07 = 0.953.
 
-    Args:
-        step_seconds: w, for the time of a training step.
-        parameters: v, for the number of parameters.
-        inference_seconds: For the time of one image at inference.
-        peak_memory_bytes: For the memory of training.
-
-    Raises:
-        pydantic.ValidationError: An exponent above 0.
-
     Source: arXiv:2104.00298, section 3.3, for A, S, P, w and v. That "normalized" means "relative to the backbone" is
     our reading; the last two exponents are ours.
     """
@@ -104,11 +87,6 @@ class Reward:
     parameters: _Exponent = -0.05
     inference_seconds: _Exponent = 0.0
     peak_memory_bytes: _Exponent = 0.0
-
-    @property
-    def exponents(self) -> dict[str, float]:
-        """The exponents by the name of the measurement's field."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def compute(self, measurement: Measurement, backbone: Measurement) -> float:
         """The reward of an architecture, 0 where it failed. The backbone's own reward is its accuracy.
@@ -119,28 +97,26 @@ class Reward:
         if measurement.failure is not None or measurement.top1 is None:
             return 0.0
         reward = measurement.top1
-        for name, exponent in self.exponents.items():
+        for name, exponent in self.to_json().items():
             if exponent == 0:
                 continue
-            costs = [getattr(one, name) for one in (measurement, backbone)]
-            if None in costs:
-                which = "network" if costs[0] is None else "backbone"
+            cost, reference = getattr(measurement, name), getattr(backbone, name)
+            if cost is None or reference is None:
                 raise InputError(
-                    f"the reward counts {name}, which was not measured of the {which}: measure it, or set its "
-                    "exponent to 0."
+                    f"the reward counts {name}, which was not measured of the "
+                    f"{'network' if cost is None else 'backbone'}. Set its exponent to 0."
                 )
-            reward *= (float(costs[0]) / float(costs[1])) ** exponent
+            reward *= (float(cost) / float(reference)) ** exponent
         return reward
 
     def __str__(self) -> str:
         """The formula: ``A · S^-0.07 · P^-0.05``."""
-        letters = {"step_seconds": "S", "parameters": "P", "inference_seconds": "I", "peak_memory_bytes": "M"}
-        powers = [f"{letters[name]}^{power:g}" for name, power in self.exponents.items() if power]
-        return " · ".join(["A", *powers])
+        powers = zip("SPIM", self.to_json().values(), strict=True)
+        return " · ".join(["A", *(f"{letter}^{power:g}" for letter, power in powers if power)])
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` is the inverse."""
-        return dict(self.exponents)
+    def to_json(self) -> dict[str, float]:
+        """The exponents by field; `from_json` is the inverse."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, plain: Any) -> Reward:

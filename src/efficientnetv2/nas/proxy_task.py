@@ -35,24 +35,11 @@ StepTimeBy = Literal["measured", "cached", "unmeasured"]
 class ProxyTask:
     """How every architecture of a study is trained and measured on this machine.
 
-    Args:
-        recipe: Resolved, except for what depends on the architecture: its name and groups.
-        seeds: One run each; their mean top-1 counts. Without any, a few steps run for the memory of training.
-        train: Images to train on.
-        selection: Images that the top-1 is measured on.
-        device: As PyTorch names it.
-        workers: Processes that read images.
-        times: File of the cached step times of this machine.
-        quiet: Folder of the `MachineLock` by which trials of this machine measure alone.
-        threads: PyTorch threads while steps are timed, on a CPU.
-        training_threads: PyTorch threads while a trial trains; None is ``threads``.
-        memory_gib: Memory that a trial may take; None is all.
-        strict: Stop a trial at the first unreadable image.
-        step_time: "measured" times every architecture; "cached" adds up known parts, and measures every tenth
-            architecture; "unmeasured" times none, which leaves no reward.
-        latency: Also measure the inference time of one image.
-        reference: The backbone's timing, by which times are normalized; None leaves them as they are.
-        microbatches: How many groups run in one pass; None until the trial has resolved it.
+    The recipe is resolved, except for what depends on the architecture. Each of the ``seeds`` is a run; without any, a
+    few steps run for the memory of training. ``times`` is the file of cached step times, ``quiet`` the folder of the
+    `MachineLock`. ``threads`` time steps on a CPU, ``training_threads`` (None: as many) train. ``step_time`` "measured"
+    times every architecture; "cached" adds up known parts, and measures every tenth; "unmeasured" leaves no reward.
+    ``latency`` measures inference too. ``microbatches`` is None until the trial has resolved it.
     """
 
     recipe: Recipe
@@ -79,27 +66,22 @@ class ProxyTask:
 
 
 def require_no_leakage(dataset: ImageDataset, contents: Ints) -> None:
-    """Refuse a dataset whose train or minival images are also in val or test, as a file or as a copy.
+    """Refuse a dataset without val or test, or whose train or minival images are also there, as a file or as a copy.
 
-    Args:
-        dataset: Split into train and minival, which a search uses, and val and perhaps test.
-        contents: (N,) ids of the images, equal for identical files.
-
-    Raises:
-        InputError: There is no val or test, or an image is on both sides; names it and its copy.
+    ``contents`` are (N,) ids of the images, equal for identical files. Raises InputError.
     """
     used = np.flatnonzero(np.isin(dataset.split, ("train", "minival")))
     held_out = np.flatnonzero(np.isin(dataset.split, ("val", "test")))
     if not len(held_out):
         raise InputError(
-            f"{dataset.source}: no images are left (val or test) to evaluate what a search finds. Provide a val split, "
-            "or hold one out (--set val_fraction=0.2)."
+            f"{dataset.source}: no images are left in val or test to evaluate what a search finds. Use "
+            "`val_fraction=0.2`."
         )
     _, mine, other = np.intersect1d(contents[used], contents[held_out], return_indices=True)
     if len(mine):
         row, copy = used[mine[0]], held_out[other[0]]
         raise InputError(
-            f"{dataset.source}: {pluralize(len(mine), 'image')} that the search would use are also in val or test: "
-            f"'{dataset.paths[row]}' ({dataset.split[row]}) is the same image as '{dataset.paths[copy]}' "
-            f"({dataset.split[copy]}). Remove them from one of the two."
+            f"{dataset.source}: {pluralize(len(mine), 'image')} for the search is also in val or test, such as "
+            f"'{dataset.paths[row]}' ({dataset.split[row]}) as '{dataset.paths[copy]}' ({dataset.split[copy]}). "
+            "Remove one of each pair."
         )

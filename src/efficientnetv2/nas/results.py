@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from efficientnetv2.architectures.spec import Architecture
@@ -25,15 +26,9 @@ Cost = Callable[[Measurement], float | None]
 class TrialRow:
     """A trial that has ended.
 
-    Args:
-        number: Of the trial, from 0.
-        point: Of the space.
-        measurement: Of its architecture.
-        reward: 0 where it failed; where it was stopped, as far as it came.
-        end: How it ended.
-        seconds: That it took.
-        foretold: Step time as the sum over parts, before it was measured; None where a part was new.
-        same_as: Number of an earlier trial of the same architecture, whose measurement this is.
+    ``reward`` is 0 where it failed; where it was stopped, as far as it came. ``foretold`` is the step time as the sum
+    over parts, before it was measured; None where a part was new. ``same_as`` is the number of an earlier trial of the
+    same architecture, whose measurement this is.
     """
 
     number: int
@@ -116,11 +111,7 @@ def pareto_front(rows: Sequence[TrialRow], cost: Cost) -> list[TrialRow]:
 
 def best_so_far(rows: Sequence[TrialRow]) -> list[float]:
     """The largest reward of finished trials after each trial."""
-    found: list[float] = []
-    for row in rows:
-        reward = row.reward if row.end == "finished" else 0.0
-        found.append(max(reward, found[-1] if found else 0.0))
-    return found
+    return list(accumulate((row.reward if row.end == "finished" else 0.0 for row in rows), max))
 
 
 def importances(study: OpenStudy) -> Mapping[str, float]:
@@ -157,8 +148,7 @@ def architecture_table(architecture: Architecture) -> tuple[list[str], list[list
         se = "" if operator.se is None else f", SE{operator.se:g}"
         name = f"{kind}{operator.expand}, k{operator.kernel}x{operator.kernel}{se}"
         rows.append([str(number), name, str(stage.stride), str(stage.channels), str(stage.layers)])
-    last = str(len(architecture.stages) + 1)
-    rows.append([last, "Conv1x1 & Pooling & FC", "-", str(architecture.head_channels), "1"])
+    rows.append([str(len(rows)), "Conv1x1 & Pooling & FC", "-", str(architecture.head_channels), "1"])
     return ["stage", "operator", "stride", "#channels", "#layers"], rows
 
 

@@ -60,18 +60,10 @@ def sample_untried(draw: Callable[[Key], Point], space: Space, past: Sequence[Pa
 
 @dataclass(frozen=True)
 class RegularizedEvolution:
-    """Regularized evolution: mutate the best of a random subset of the youngest architectures.
+    """Regularized evolution: mutate the best of a random ``tournament`` of the newest ``population`` of trials.
 
     Source: arXiv:1802.01548 (aging evolution, Algorithm 1). Ours draws the tournament without replacement, has no
-    identity mutation, and never repeats an architecture. The defaults are ours; ``benchmarks/samplers_replay.py
-    --tune`` compares others with them.
-
-    Args:
-        population: The newest finished trials, which may be parents. As many are drawn uniformly at first.
-        tournament: How many of them are drawn for the best to be the parent.
-
-    Raises:
-        ValueError: Either is below 1.
+    identity mutation, and never repeats an architecture. The defaults are ours.
     """
 
     population: int = 20
@@ -79,9 +71,7 @@ class RegularizedEvolution:
 
     def __post_init__(self) -> None:
         if min(self.population, self.tournament) < 1:
-            raise ValueError(
-                f"population is {self.population} and tournament {self.tournament}, but both must be at least 1"
-            )
+            raise ValueError("population and tournament must be at least 1")
 
     def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
         """The point to try next. ``past`` is in the order of trial numbers."""
@@ -119,17 +109,10 @@ class PolicyGradient:
     section 4.2; arXiv:2104.00298, section 3.3). Their policy is a recurrent network trained by PPO on a thousand
     samples. Ours is a vector of logits for each decision, drawn independently as in TuNAS (arXiv:2008.06120), trained
     by REINFORCE (Williams 1992) on a hundred: with a moving baseline, rewards normalized by their spread, and an
-    entropy bonus. The defaults are ours; ``benchmarks/samplers_replay.py --tune`` compares others with them.
+    entropy bonus. The defaults are ours.
 
-    Args:
-        learning_rate: Of the logits, for each finished trial at an advantage of 1.
-        warmup: Trials drawn uniformly before the policy is used; the policy learns from them too.
-        baseline_decay: Of the moving mean that each reward is compared with.
-        entropy: Weight of the policy's entropy, against early convergence.
-        most_advantage: Limit of the advantage, the reward minus the baseline in standard deviations of the rewards.
-
-    Raises:
-        ValueError: ``warmup`` is below 1.
+    ``warmup`` trials are drawn uniformly before the policy is used, and learned from. ``most_advantage`` limits the
+    reward minus the baseline, in standard deviations of the rewards.
     """
 
     learning_rate: float = 0.4
@@ -140,9 +123,7 @@ class PolicyGradient:
 
     def __post_init__(self) -> None:
         if self.warmup < 1:
-            raise ValueError(
-                f"warmup is {self.warmup}, but must be at least 1: rewards are compared with others"
-            )
+            raise ValueError(f"warmup is {self.warmup}, but must be at least 1")
 
     def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
         """The point to try next. ``past`` is in the order of trial numbers."""
@@ -236,7 +217,7 @@ class SpaceSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Raises InputError: the parameter is no decision of the space."""
-        raise InputError(f"'{param_name}' is no decision of the space that this sampler was made for")
+        raise InputError(f"'{param_name}' is no decision of this sampler's space")
 
 
 def _reseeded(kind: type[TPESampler | NSGAIISampler], seed: int) -> BaseSampler:
@@ -257,11 +238,7 @@ def _reseeded(kind: type[TPESampler | NSGAIISampler], seed: int) -> BaseSampler:
 
 
 def create_sampler(name: str, space: Space, *, seed: int) -> BaseSampler:
-    """A sampler by its name: ``policy``, ``evolution``, ``random``, or Optuna's ``tpe`` and ``nsga2``.
-
-    Raises:
-        InputError: An unknown name.
-    """
+    """A sampler by its name: ``policy``, ``evolution``, ``random``, or Optuna's ``tpe`` and ``nsga2``."""
     ours: dict[str, Proposer] = {
         "policy": PolicyGradient(),
         "evolution": RegularizedEvolution(),
@@ -288,21 +265,15 @@ def past_trials(study: Study, space: Space) -> list[PastTrial]:
     """The trials of a study in the order of their numbers, as our samplers see them.
 
     Pruned and failed trials count with the lowest reward above 0: a single 0 among rewards that hardly differ would
-    hide their differences. Trials whose process was killed are left out.
-
-    Raises:
-        InputError: The study does not maximize one reward.
+    hide their differences. Trials whose process was killed are left out. Raises InputError for other directions.
     """
     if study.directions != [StudyDirection.MAXIMIZE]:
         directions = ", ".join(direction.name.lower() for direction in study.directions)
-        raise InputError(
-            f"this sampler maximizes one reward, but the study has the directions {directions}: create it with "
-            "maximize, or use the sampler nsga2."
-        )
+        raise InputError(f"this sampler must maximize one reward, not {directions}. Use the sampler nsga2.")
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
     names = {name for name, _ in space.decisions}
     # A trial that has just started may have no decisions yet.
-    trials = [one for one in study.get_trials(deepcopy=False, states=states) if names <= one.params.keys()]
+    trials = [trial for trial in study.get_trials(deepcopy=False, states=states) if names <= {*trial.params}]
     rewards = [trial.values[0] for trial in trials if trial.state is TrialState.COMPLETE]
     lowest = min((reward for reward in rewards if reward > 0), default=None)
 
@@ -333,9 +304,8 @@ class BottomQuartilePruner(BasePruner):
         if trial.last_step != self.POINT:
             return False
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        values = [
-            one.intermediate_values[self.POINT] for one in ended if self.POINT in one.intermediate_values
-        ]
+        curves = [trial.intermediate_values for trial in ended]
+        values = [curve[self.POINT] for curve in curves if self.POINT in curve]
         if len(values) < self.MIN_TRIALS:
             return False
         return bool(trial.intermediate_values[self.POINT] < np.quantile(values, self.QUANTILE))

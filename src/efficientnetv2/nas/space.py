@@ -45,12 +45,9 @@ EXPANDS = (1, 4, 6)
 class Space:
     """The architectures around a backbone, which is one of them.
 
-    Only stages of stride 1 can be removed, so that every architecture has the backbone's total stride; and of adjacent
-    stages of stride 1 only one, so that an architecture is one point.
-
-    Args:
-        backbone: Gives stem, head, padding, batch norm and the stride of each stage.
-        stages: The choices of each stage of the backbone.
+    The backbone gives stem, head, padding, batch norm and strides. Only stages of stride 1 can be removed, so that
+    every architecture has the backbone's total stride; and of adjacent stages of stride 1 only one, so that an
+    architecture is one point.
 
     Raises:
         pydantic.ValidationError: Stages that do not fit the backbone, or nothing to decide.
@@ -68,16 +65,11 @@ class Space:
             )
         for run in _runs(self.backbone.stages):
             removable = [index for index in run if self.stages[index].removable]
-            for index in removable:
-                if self.backbone.stages[index].stride != 1:
-                    raise ValueError(
-                        f"stage {index + 1} may have 0 layers, but has stride 2. Only stages of stride 1 can be "
-                        "removed: without it, all later feature maps would be twice as large"
-                    )
-            if len(removable) > 1:
+            if len(removable) > 1 or any(self.backbone.stages[index].stride != 1 for index in removable):
                 numbers = format_options(index + 1 for index in removable)
                 raise ValueError(
-                    f"stages {numbers} may have 0 layers, but of adjacent stages of stride 1 only one can be removed"
+                    f"stage {numbers} may have 0 layers, but only one of adjacent stages of stride 1 can be removed, "
+                    "and none of stride 2"
                 )
         if all(stage.removable for stage in self.stages):
             raise ValueError("every stage may have 0 layers, but a network has at least one: keep one")
@@ -104,28 +96,16 @@ class Space:
         return math.prod(len(stage.parts) for stage in self.stages)
 
     def choices(self, point: Point) -> dict[str, Option]:
-        """The options of a point by the decision's name: ``{"stage2.kind": "fused", ...}``.
-
-        Raises:
-            InputError: It is not a point of this space.
-        """
+        """The options of a point by the decision's name: ``{"stage2.kind": "fused", ...}``. Raises InputError."""
         if len(point) != len(self.decisions):
-            raise InputError(
-                f"a point of this space has {len(self.decisions)} numbers, one for each decision, not {len(point)}"
-            )
+            raise InputError(f"a point of this space has {len(self.decisions)} numbers, not {len(point)}")
         for index, (name, options) in zip(point, self.decisions, strict=True):
             if not 0 <= index < len(options):
-                raise InputError(
-                    f"{name} has {len(options)} options (0 to {len(options) - 1}), but the point has {index}"
-                )
+                raise InputError(f"{name} has options 0 to {len(options) - 1}, but the point has {index}")
         return {name: options[index] for index, (name, options) in zip(point, self.decisions, strict=True)}
 
     def point(self, choices: Mapping[str, Option]) -> Point:
-        """The canonical point of options by name.
-
-        Raises:
-            InputError: A decision is missing or unknown, or has no such option.
-        """
+        """The canonical point of options by name. Raises InputError."""
         names = {decision.name for decision in self.decisions}
         if wrong := sorted(names ^ set(choices)):
             state = "is missing" if wrong[0] in names else "is no decision of this space"
@@ -153,19 +133,14 @@ class Space:
         return replace(self.backbone, stages=tuple(stages))
 
     def encode(self, architecture: Architecture) -> Point:
-        """The canonical point of an architecture. `decode` is the inverse.
-
-        Raises:
-            InputError: It is not in this space; names the first difference.
-        """
+        """The canonical point of an architecture; `decode` is the inverse. Raises InputError with a difference."""
         for field in ("stem_channels", "head_channels", "padding", "batch_norm_epsilon", "global_pool"):
             found, wanted = getattr(architecture, field), getattr(self.backbone, field)
             if found != wanted:
                 raise InputError(f"{field} is {found}, but {wanted} in every network of this space")
         aligned = enumerate(zip(self.stages, self._align(architecture), strict=True), 1)
-        return tuple(
-            itertools.chain(*(choices.encode(stage, number) for number, (choices, stage) in aligned))
-        )
+        parts = (choices.encode(stage, number) for number, (choices, stage) in aligned)
+        return tuple(itertools.chain.from_iterable(parts))
 
     def sample(self, key: Key) -> Point:
         """A canonical point, drawn uniformly over architectures."""
@@ -184,11 +159,11 @@ class Space:
         Removing a stage is one decision, so a removed stage also comes back by one, with any of its options.
         """
         parts = self._parts(self.canonical(point))
-        found: list[Point] = []
-        for place, (choices, part) in enumerate(zip(self.stages, parts, strict=True)):
-            for other in choices.neighbors(part):
-                found.append(tuple(itertools.chain(*parts[:place], other, *parts[place + 1 :])))
-        return tuple(found)
+        return tuple(
+            tuple(itertools.chain(*parts[:place], other, *parts[place + 1 :]))
+            for place, (choices, part) in enumerate(zip(self.stages, parts, strict=True))
+            for other in choices.neighbors(part)
+        )
 
     def describe(self) -> str:
         """A line for each stage with its options, and how many architectures there are."""
@@ -223,7 +198,8 @@ class Space:
         ours, theirs = _runs(self.backbone.stages), _runs(architecture.stages)
         if len(ours) != len(theirs):
             strides = [
-                format_options(stage.stride for stage in one.stages) for one in (architecture, self.backbone)
+                format_options(stage.stride for stage in spec.stages)
+                for spec in (architecture, self.backbone)
             ]
             raise InputError(f"it has strides {strides[0]}, but this space's networks {strides[1]}")
         aligned: list[Stage | None] = []
@@ -233,9 +209,10 @@ class Space:
             if len(our) == len(their) + 1 and removable:
                 stages.insert(removable[0], None)
             if len(stages) != len(our):
+                numbers = format_options(index + 1 for index in our)
+                most = len(removable) or "none"
                 raise InputError(
-                    f"it has {len(their)} stages where this space has {format_options(index + 1 for index in our)} "
-                    f"({'one' if removable else 'none'} of them can be removed)"
+                    f"it has {len(their)} stages where this space has {numbers} ({most} of them can be removed)"
                 )
             aligned += stages
         return aligned
@@ -262,11 +239,9 @@ def describe_difference(here: Space, there: Space) -> str | None:
     for number, (mine, other) in enumerate(zip(here.stages, there.stages, strict=True), 1):
         for field in FIELDS:
             if mine.options[field] != other.options[field]:
-                return (
-                    f"stage {number}: {field} is one of {format_options(mine.options[field])} here and "
-                    f"{format_options(other.options[field])} there"
-                )
-    return None if here == there else "the backbone's own stages differ"
+                options, others = format_options(mine.options[field]), format_options(other.options[field])
+                return f"stage {number}: {field} is one of {options} here and {others} there"
+    return None if here == there else "the backbone's stages differ"
 
 
 def require_image_size(space: Space, image_size: int) -> None:
@@ -274,8 +249,7 @@ def require_image_size(space: Space, image_size: int) -> None:
     stride = space.backbone.stride
     if image_size < stride:
         raise InputError(
-            f"images of {image_size} px are smaller than the stride of this space's networks, {stride}. Use images of "
-            f"{stride} px or more, or a backbone with fewer strides of 2."
+            f"images of {image_size} px are smaller than the networks' stride. Use {stride} px or more."
         )
 
 
@@ -297,47 +271,32 @@ def space_around(
     """The paper's choices around the channels and strides of any architecture, which is in the space too.
 
     Each stage chooses MBConv or Fused-MBConv, kernel 3 or 5, expansion 1, 4 or 6, and from 1 to twice the backbone's
-    layers (ours: with EfficientNet-B4 this includes EfficientNetV2-S).
-
-    Args:
-        backbone: Gives stem, head, channels and strides.
-        widths: Multiples of the backbone's channels, rounded to multiples of 8. 1 is always included.
-        choose_se: Choose squeeze-excite per stage too. Otherwise MBConv has it and Fused-MBConv does not.
-        removable: Let the last of adjacent stages of stride 1 be removed.
-
-    Raises:
-        InputError: A width that is not a positive number.
+    layers (ours: with EfficientNet-B4 this includes EfficientNetV2-S). ``widths`` are multiples of the backbone's
+    channels, rounded to multiples of 8; 1 is always included. ``removable`` lets the last of adjacent stages of stride
+    1 be removed. Raises InputError for a width that is not a positive number.
     """
     for width in widths:
         if not (math.isfinite(width) and width > 0):
-            raise InputError(
-                f"a width is {width:g}, but must be above 0: a multiple of the backbone's channels"
-            )
+            raise InputError(f"a width is {width:g}, but must be above 0.")
     strides = [stage.stride for stage in backbone.stages]
-    is_last = [
-        stride == 1 and after != 1 for stride, after in zip(strides, [*strides[1:], None], strict=True)
-    ]
+    pairs = zip(strides, [*strides[1:], None], strict=True)
+    is_last = [stride == 1 and after != 1 for stride, after in pairs]
     removable = removable and sum(is_last) < len(strides)  # A single stage has to stay.
-    return Space(
-        backbone,
-        tuple(
-            _choices(stage, widths=widths, choose_se=choose_se, removable=removable and last)
-            for stage, last in zip(backbone.stages, is_last, strict=True)
-        ),
-    )
-
-
-def _choices(stage: Stage, *, widths: Sequence[float], choose_se: bool, removable: bool) -> StageChoices:
-    operator = stage.operator
-    channels = {round_channels(width * stage.channels, rounding="v2") for width in widths if width != 1}
-    choose_se = choose_se or operator.se != default_se(operator.kind)
-    return StageChoices(
-        channels=tuple(sorted({*channels, stage.channels})),
-        layers=tuple(range(0 if removable else 1, 2 * stage.layers + 1)),
-        kernels=tuple(sorted({*KERNELS, operator.kernel})),
-        expands=tuple(sorted({*EXPANDS, operator.expand})),
-        se=(None, operator.se or SE) if choose_se else "by kind",
-    )
+    choices = []
+    for stage, last in zip(backbone.stages, is_last, strict=True):
+        operator = stage.operator
+        channels = {round_channels(width * stage.channels, rounding="v2") for width in widths if width != 1}
+        needs_se = choose_se or operator.se != default_se(operator.kind)
+        choices.append(
+            StageChoices(
+                channels=tuple(sorted({*channels, stage.channels})),
+                layers=tuple(range(0 if removable and last else 1, 2 * stage.layers + 1)),
+                kernels=tuple(sorted({*KERNELS, operator.kernel})),
+                expands=tuple(sorted({*EXPANDS, operator.expand})),
+                se=(None, operator.se or SE) if needs_se else "by kind",
+            )
+        )
+    return Space(backbone, tuple(choices))
 
 
 def small_space() -> Space:

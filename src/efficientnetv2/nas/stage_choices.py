@@ -1,4 +1,7 @@
-"""One stage of a search space: the options of each of its fields."""
+"""One stage of a search space: the options of each of its fields.
+
+A *part* is a stage's share of a point: one index for each of its decisions, in the order of ``FIELDS``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ Value = TypeVar("Value")
 
 SE = 0.25  # Squeeze-excite ratio of MBConv blocks. Source: arXiv:2104.00298, Table 4.
 FIELDS = ("kind", "kernel", "expand", "se", "channels", "layers")  # The columns of the paper's Table 4.
-BY_KIND = "by kind"
+_BY_KIND = "by kind"
 
 
 class Decision(NamedTuple):
@@ -37,15 +40,8 @@ class Decision(NamedTuple):
 class StageChoices:
     """The options of one stage. A field with a single option is fixed, and no decision.
 
-    A *part* is a stage's share of a point: one index for each of its decisions, in the order of ``FIELDS``.
-
-    Args:
-        channels: Output channels.
-        layers: Number of blocks; 0 removes the stage.
-        kinds: Kinds of block.
-        kernels: Sizes of the kernel, odd.
-        expands: Expansion ratios.
-        se: Squeeze-excite ratios, None for none; or ``by kind``: 0.25 in MBConv and none in Fused-MBConv.
+    ``layers`` of 0 removes the stage. ``se`` are squeeze-excite ratios, None for none; or ``by kind``: 0.25 in MBConv
+    and none in Fused-MBConv.
 
     Raises:
         pydantic.ValidationError: No option, an option given twice, or one that no stage can have.
@@ -61,10 +57,10 @@ class StageChoices:
     @model_validator(mode="after")
     def _validate(self) -> StageChoices:
         for field, options in self.options.items():
-            if not options:
-                raise ValueError(f"{field} has no option, but a stage needs at least one")
-            if len(set(options)) < len(options):
-                raise ValueError(f"{field} is one of {format_options(options)}, where one is given twice")
+            if not options or len(set(options)) < len(options):
+                raise ValueError(
+                    f"{field} is one of {format_options(options)}, but must have different options"
+                )
         if min(self.layers) < 0 or max(self.layers) == 0:
             raise ValueError(
                 f"layers is one of {format_options(self.layers)}, but must be at least 0 (no stage), and not only 0"
@@ -78,7 +74,7 @@ class StageChoices:
     @cached_property
     def options(self) -> dict[str, tuple[Option, ...]]:
         """The options of every field, in the order of ``FIELDS``."""
-        se: tuple[Option, ...] = (BY_KIND,) if isinstance(self.se, str) else self.se
+        se: tuple[Option, ...] = (_BY_KIND,) if isinstance(self.se, str) else self.se
         values = (self.kinds, self.kernels, self.expands, se, self.channels, self.layers)
         return dict(zip(FIELDS, values, strict=True))
 
@@ -114,24 +110,20 @@ class StageChoices:
         return tuple(not is_removed or place == len(part) - 1 for place in range(len(part)))
 
     def encode(self, stage: Stage | None, number: int) -> Point:
-        """The part of a stage, None for a removed one; ``number`` names it in messages.
-
-        Raises:
-            InputError: It is none of the choices; names the field.
-        """
+        """The part of a stage, None for a removed one. Raises InputError with its ``number``."""
         if stage is None:
             return self.canonical((*(0,) * (len(self.decided) - 1), self.layers.index(0)))
         operator = stage.operator
-        by_kind = self.se == BY_KIND and operator.se == default_se(operator.kind)
-        se = BY_KIND if by_kind else operator.se
+        by_kind = self.se == _BY_KIND and operator.se == default_se(operator.kind)
+        se = _BY_KIND if by_kind else operator.se
         values = (operator.kind, operator.kernel, operator.expand, se, stage.channels, stage.layers)
-        for (field, options), value in zip(self.options.items(), values, strict=True):
-            if value not in options:
-                shown = format_options([value])
-                raise InputError(
-                    f"stage {number}: {field} is {shown}, but in this space {format_options(options)}"
-                )
         found = dict(zip(FIELDS, values, strict=True))
+        for field, options in self.options.items():
+            if found[field] not in options:
+                raise InputError(
+                    f"stage {number}: {field} is {format_options([found[field]])}, but in this space "
+                    f"{format_options(options)}"
+                )
         return tuple(options.index(found[field]) for field, options in self.decided.items())
 
     def neighbors(self, part: Point) -> Iterator[Point]:
@@ -152,7 +144,7 @@ def default_se(kind: Kind) -> float | None:
 
 def build_stage(values: Mapping[str, Any], *, stride: int) -> Stage:
     """A stage of one option for each field. Raises pydantic.ValidationError."""
-    se = default_se(values["kind"]) if values["se"] == BY_KIND else values["se"]
+    se = default_se(values["kind"]) if values["se"] == _BY_KIND else values["se"]
     operator = Operator(values["kind"], values["expand"], values["kernel"], se)
     return Stage(operator, stride, values["channels"], values["layers"])
 
@@ -160,11 +152,11 @@ def build_stage(values: Mapping[str, Any], *, stride: int) -> Stage:
 def format_options(options: Iterable[object]) -> str:
     """Options as text: ``3, 5 or 7``, or ``1 to 12`` for more than three in a row."""
     options = list(options)
-    first = options[0]
+    first = options[0] if options else None
     if len(options) > 3 and isinstance(first, int) and options == list(range(first, first + len(options))):
         return f"{first} to {options[-1]}"
     shown = ["none" if option is None else str(option) for option in options]
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}"
+    return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def validate_json(kind: type[Value], plain: Any, what: str) -> Value:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -17,7 +18,7 @@ from urllib.parse import quote, unquote
 
 from filelock import FileLock
 
-from efficientnetv2.utils.errors import InputError, did_you_mean
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import import_optional
 
 if TYPE_CHECKING:
@@ -46,12 +47,9 @@ class EmptyDatabaseError(InputError):
 
 
 class Storage:
-    """An open database of studies. ``rdb`` is Optuna's storage.
+    """An open database, ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``. ``rdb`` is Optuna's storage.
 
-    Args:
-        url: ``sqlite:///FILE``, as `sqlite_url` writes it, or ``postgresql://USER@HOST/DATABASE``.
-        timeout_s: How long to retry while the database does not answer.
-        create: Create the file and the tables where they are missing.
+    Calls are retried for ``timeout_s``. ``create`` creates the file and the tables where they are missing.
 
     Raises:
         EmptyDatabaseError: It is missing or empty, and ``create`` is not set.
@@ -71,10 +69,7 @@ class Storage:
 
     def _open(self, create: bool) -> RDBStorage:
         optuna = import_optuna()
-        if self.file is not None:
-            url, options = self._open_sqlite(self.file, create)
-        else:
-            url, options = self._open_server()
+        url, options = self._server() if self.file is None else self._sqlite(self.file, create)
         # Workers that create the tables at the same moment: of a file they take turns, on a server one tries again.
         with self._lock or contextlib.nullcontext(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
@@ -86,14 +81,12 @@ class Storage:
                 raise InputError(f"the study's database {redact_password(self.url)}: {error}") from error
         return opened
 
-    def _open_sqlite(self, file: Path, create: bool) -> tuple[str, dict[str, Any]]:
+    def _sqlite(self, file: Path, create: bool) -> tuple[str, dict[str, Any]]:
         if create:
             try:
                 file.touch()
             except OSError as error:
-                raise InputError(
-                    f"--storage {self.url}: {error.strerror or error}. Create the folder, or pass another file."
-                ) from error
+                raise InputError(f"{file}: {error.strerror or error}. Use another `storage`.") from error
         # mode=rw: a file that has gone is not created again, empty. SQLite reads a URL of its own within
         # SQLAlchemy's, so special characters are quoted twice.
         inner = quote(f"file:{quote(file.as_posix(), safe='/:')}", safe="/:")
@@ -102,8 +95,8 @@ class Storage:
             "connect_args": {"timeout": min(_SQLITE_TIMEOUT_S, max(1.0, self.timeout_s))},
         }
 
-    def _open_server(self) -> tuple[str, dict[str, Any]]:
-        import_optional("pg8000", "search", f"--storage {redact_password(self.url)}")
+    def _server(self) -> tuple[str, dict[str, Any]]:
+        import_optional("pg8000", "search", "a study on a PostgreSQL server")
         # That a connection to a dead server could not be closed is no news.
         logging.getLogger(f"sqlalchemy.pool.impl.QueuePool.{_POOL}").setLevel(logging.CRITICAL)
         has_password = redact_password(self.url) != self.url
@@ -121,8 +114,7 @@ class Storage:
         try:
             if not sqlalchemy.inspect(engine).has_table("studies"):
                 raise EmptyDatabaseError(
-                    f"the database {redact_password(self.url)} has no studies; it is empty. Start one with effnetv2 "
-                    "search run, or pass another --storage."
+                    f"the database {redact_password(self.url)} is empty. Start a study with effnetv2 search run."
                 )
         finally:
             engine.dispose()
@@ -143,11 +135,8 @@ class Storage:
     def retry(self, call: Callable[[], Result]) -> Result:
         """Call a function of the database, again and again for ``timeout_s`` while the database does not answer.
 
-        Args:
-            call: May be called again after it failed, even where the database did what was asked.
-
-        Raises:
-            InputError: The database did not answer in time, is damaged, or refuses the password.
+        It may be called again after it failed, even where the database did what was asked. Raises InputError where the
+        database did not answer in time, is damaged, or refuses the password.
         """
         until = time.monotonic() + self.timeout_s
         pause, has_failed = 0.5, False
@@ -161,13 +150,11 @@ class Storage:
                 if reason is None:
                     raise
                 self.num_failures += 1
-                if (fatal := self._fatal_error(error, reason)) is not None:
-                    raise fatal from error
+                self._refuse_fatal(error, reason)
                 if time.monotonic() + pause > until:
                     raise InputError(
                         f"the study's database {redact_password(self.url)} could not be used for {self.timeout_s:g} "
-                        f"s: {reason}. {self._fix_for(reason)} Then continue with effnetv2 search resume; nothing that "
-                        "was finished is lost."
+                        f"s: {reason}. Repair that, then continue with effnetv2 search resume."
                     ) from error
                 if not has_failed:
                     _logger.info(f"The study's database does not answer ({reason}). Trying again.")
@@ -179,29 +166,18 @@ class Storage:
                 _logger.info("The study's database answers again.")
             return result
 
-    def _fatal_error(self, error: Exception, reason: str) -> InputError | None:
-        """What waiting does not solve: not a database, or a wrong password."""
-        codes = {getattr(getattr(one, "orig", None), "sqlite_errorcode", 0) & 0xFF for one in _causes(error)}
+    def _refuse_fatal(self, error: Exception, reason: str) -> None:
+        """Refuse what waiting does not solve: not a database, or a wrong password."""
+        codes = {
+            getattr(getattr(cause, "orig", None), "sqlite_errorcode", 0) & 0xFF for cause in _causes(error)
+        }
         if codes & {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}:
-            return InputError(
-                f"{self.file} is not the database of a study, or it is damaged ({reason}). Restore a copy, or start "
-                "another study in another folder."
-            )
+            raise InputError(f"{self.file} is no database of a study ({reason}). Restore a copy.") from error
         if "password" in reason:
-            return InputError(
-                f"the study's database {redact_password(self.url)} refuses the password, or there is none: {reason}. "
-                f"Set the environment variable {_PASSWORD}, or put the password into the URL of --storage."
-            )
-        return None
-
-    def _fix_for(self, reason: str) -> str:
-        if "full" in reason or "space" in reason:
-            return "Make room on its disk."
-        if "locked" in reason:
-            return "End the program that keeps it locked."
-        if self.file is not None:
-            return "Restore the file, or make it readable and writable."
-        return "See to it that the server runs and can be reached."
+            raise InputError(
+                f"the study's database {redact_password(self.url)} refuses the password: {reason}. Set the environment "
+                f"variable {_PASSWORD}, or put it into the URL of `storage`."
+            ) from error
 
 
 def redact_password(url: str) -> str:
@@ -219,25 +195,15 @@ def sqlite_file(url: str) -> Path | None:
     Raises:
         InputError: Another kind of database, another driver, or a URL with options.
     """
-    shown = redact_password(url)
-    kind, _, driver = url.partition(":")[0].partition("+")
-    if driver not in ("", "pg8000"):
+    file = url.removeprefix("sqlite:///")
+    is_file = file not in ("", url)
+    is_server = re.match(r"postgres(ql)?(\+pg8000)?://", url) is not None
+    if not (is_file or is_server) or "?" in url:
         raise InputError(
-            f"--storage {shown}: the driver '{driver}' is not supported. Remove '+{driver}': PostgreSQL is used "
-            "through pg8000."
+            f"`storage` is {redact_password(url)}, but must be sqlite:///FILE or postgresql://USER@HOST/DATABASE, "
+            "without another driver and options (a ? is written %3F)."
         )
-    is_file = kind == "sqlite" and url.startswith("sqlite:///") and len(url) > len("sqlite:///")
-    if not is_file and not (kind in ("postgresql", "postgres") and "://" in url):
-        raise InputError(
-            f"--storage {shown}: must be SQLite (sqlite:///FILE) or PostgreSQL (postgresql://USER@HOST/DATABASE)"
-            f"{did_you_mean(kind, ['sqlite', 'postgresql'])}"
-        )
-    if "?" in url:
-        tls = "" if is_file else " TLS is used where the server offers it."
-        raise InputError(
-            f"--storage {shown}: options after a ? are not supported. Remove them; a literal ? is written %3F.{tls}"
-        )
-    return Path(os.path.expanduser(unquote(url.removeprefix("sqlite:///")))).absolute() if is_file else None
+    return Path(os.path.expanduser(unquote(file))).absolute() if is_file else None
 
 
 def sqlite_url(file: Path) -> str:

@@ -1,9 +1,4 @@
-"""A study in its database: its configuration is written once, and every worker must have the same.
-
-A study's folder on a machine holds ``study.yaml`` (the configuration), ``pictures.csv`` (the split of the images),
-``study.db`` (the trials, unless they are on a server), ``step_times.json``, ``log.txt``, and what ``search show`` and
-``search export`` write.
-"""
+"""A study in its database: its configuration is written once, and every worker must have the same."""
 
 from __future__ import annotations
 
@@ -34,25 +29,10 @@ CONFIG, TARGET = "plan", "trials"
 class StudyConfig(BaseModel):
     """All that determines what a study finds. Studies of earlier versions lack the fields with a default.
 
-    Args:
-        format: Of this configuration; another one is of another version of the program.
-        space: The architectures to choose from.
-        reward: What is maximized.
-        recipe: Of a trial, resolved except for what depends on the architecture.
-        asked: The recipe as it was requested.
-        seeds: Of the runs of a trial.
-        step_time: How step times are found.
-        sampler: Name of the sampler.
-        seed: Of the sampler.
-        prune: Whether trials are pruned.
-        pictures: Digest of paths, labels and splits.
-        bands: Raster bands that are the channels; empty for ordinary images.
-        class_names: Of the dataset.
-        hardware: That the step times are of.
-        reference: The backbone's costs, which the reward divides by.
-        reference_group: Group size in which the backbone's step was timed.
-        reference_at_a_time: Groups per pass of that step.
-        version: Of this package, that measured the reference.
+    ``recipe`` is resolved except for what depends on the architecture; ``asked`` is as requested. ``seeds`` are of the
+    runs of a trial, ``seed`` of the sampler. ``pictures`` is the digest of paths, labels and splits; ``bands`` are
+    empty for ordinary images. ``reference`` has the backbone's costs, which the reward divides by; its step was timed
+    in groups of ``reference_group``, ``reference_at_a_time`` in a pass, by ``version`` of this package.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,8 +83,7 @@ class StudyConfig(BaseModel):
             return cls.model_validate(plain)
         except ValidationError as error:
             raise InputError(
-                f"{where} cannot be read ({first_error(error.errors())}): it was made by another version of this "
-                "program, or edited."
+                f"{where} cannot be read ({first_error(error.errors())}). Use the version of the program that made it."
             ) from error
 
 
@@ -130,11 +109,7 @@ def require_same_config(
 ) -> None:
     """Refuse to work for a study with another configuration; the message names all differences.
 
-    Args:
-        config: Of the study.
-        requested: Of this worker.
-        where: The study, for the message.
-        resumed: The worker takes all options from the study, so that only data and hardware can differ.
+    ``resumed``: the worker takes all options from the study, so that only data and hardware can differ.
     """
     differences = []
     if requested.space is not None and (space := describe_difference(requested.space, config.space)):
@@ -149,18 +124,16 @@ def require_same_config(
     if requested.pictures not in (None, config.pictures):
         differences.append("data: other images, labels or splits")
     if None not in (config.bands, requested.bands) and requested.bands != config.bands:
-        there, here = (",".join(map(str, one or ())) or "none" for one in (config.bands, requested.bands))
-        differences.append(f"bands of the rasters (--bands): {there} there, {here} here")
-    restore = "Bring back the images that it was started with, which its pictures.csv lists"
-    resume = "Continue it as it was started (effnetv2 search resume)"
-    fixes = [restore if resumed else resume] if differences else []
+        there, here = (",".join(map(str, bands or ())) or "none" for bands in (config.bands, requested.bands))
+        differences.append(f"`bands` of the rasters: {there} there, {here} here")
     if requested.hardware not in (None, config.hardware):
-        fixes.append("Work for it on hardware such as it was started on, with equal threads and PyTorch")
-        differences.append(f"hardware, and so step times: {config.hardware} there, {requested.hardware} here")
+        differences.append(
+            f"hardware, threads or PyTorch: {config.hardware} there, {requested.hardware} here"
+        )
     if differences:
+        fix = "Restore the images of its pictures.csv" if resumed else "Continue it (effnetv2 search resume)"
         raise InputError(
-            f"{where} is another study: {'; '.join(differences)}. {'. '.join(fixes)}, or start another under another "
-            "name."
+            f"{where} is another study: {'; '.join(differences)}. {fix}, or start another under another name."
         )
 
 
@@ -169,9 +142,8 @@ def version_warning(began: str | None, here: str) -> str | None:
     if began == here:
         return None
     return (
-        f"The study was started with efficientnetv2 {began or 'of an earlier version'} and continues with {here}. "
-        "Step times are normalized by the backbone's; if only some blocks became faster or slower since, rewards do "
-        "not compare."
+        f"The study was started with efficientnetv2 {began or 'of an earlier version'} and continues with {here}: if "
+        "some blocks became faster or slower since, rewards do not compare."
     )
 
 
@@ -207,7 +179,7 @@ class OpenStudy:
                 count = len(self.queue.trials())
                 if trials < count:
                     raise InputError(
-                        f"--trials {trials}: the study already has {count}. Pass at least {count}."
+                        f"`trials={trials}`: the study has {count} already. Use at least {count}."
                     )
                 self.storage.rdb.set_study_user_attr(self.queue.study_id, TARGET, trials)
 
@@ -229,9 +201,8 @@ def load_config(storage: Storage, name: str) -> StudyConfig | None:
         plain = rdb.get_study_user_attrs(rdb.get_study_id_from_name(name)).get(CONFIG)
         if plain is None and _marker(name) not in names:
             raise InputError(
-                f"{redact_password(storage.url)} has a study '{name}' that effnetv2 search did not make: it has no "
-                "plan. Nothing was written into it. Give the study another name (the last part of its folder) or "
-                "another database (--storage)."
+                f"{redact_password(storage.url)} has a study '{name}' that effnetv2 search did not make. Use another "
+                "folder name, or another `storage`."
             )
         return plain
 
@@ -255,7 +226,7 @@ def create_study(storage: Storage, name: str, config: StudyConfig, *, trials: in
             marker = _marker(name)
             if load_config(storage, name) is None:
                 directions = [import_optuna().study.StudyDirection.MAXIMIZE]
-                for missing in (one for one in (marker, name) if one not in names):
+                for missing in (study for study in (marker, name) if study not in names):
                     rdb.create_new_study(directions, missing)
                 study_id = rdb.get_study_id_from_name(name)
                 rdb.set_study_user_attr(study_id, TARGET, trials)

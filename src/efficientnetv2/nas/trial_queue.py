@@ -1,12 +1,13 @@
 """The trials of a study as a queue: each trial is leased to one worker at a time.
 
-Optuna's heartbeats with ``RetryFailedTrialCallback`` are not enough. They retry a lost trial under a new number, so
-that later trials draw other architectures, and never retry a trial whose worker was killed before its first heartbeat.
+Optuna's heartbeats retry a lost trial under a new number, so that later trials draw other architectures, and never
+retry a trial whose worker was killed before its first heartbeat.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import threading
@@ -23,9 +24,9 @@ import psutil
 from efficientnetv2.nas.storage import Storage, import_optuna
 from efficientnetv2.utils.timer import boot_id
 
-# All ours. Seconds between two heartbeats, and without any until a worker of another machine counts as lost. How often
-# a trial is started: its network runs in a process of its own, so a worker is mostly lost to a preempted machine.
-HEARTBEAT_S, LOST_AFTER_S, MAX_ATTEMPTS = 10.0, 60.0, 10
+# How often a trial is started: its network runs in a process of its own, so a worker is mostly lost to a preempted
+# machine. Ours.
+MAX_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,14 @@ class TrialLease:
 
 
 class TrialQueue:
-    """The trials of a study, shared by its workers."""
+    """The trials of a study, shared by its workers. Without a heartbeat, a worker of another machine counts as lost."""
 
     def __init__(
-        self,
-        storage: Storage,
-        name: str,
-        *,
-        heartbeat_s: float = HEARTBEAT_S,
-        lost_after_s: float = LOST_AFTER_S,
+        self, storage: Storage, name: str, *, heartbeat_s: float = 10.0, lost_after_s: float = 60.0
     ) -> None:
         self.storage, self.name = storage, name
         self.heartbeat_s, self.lost_after_s = heartbeat_s, lost_after_s
-        # By trial, the last sign of life of its worker, and when it was first seen here.
+        # By trial, the last heartbeat of its worker, and when it was first seen here.
         self._seen: dict[int, tuple[Any, float]] = {}
         self._num_failures = 0
 
@@ -110,21 +106,19 @@ class TrialQueue:
         trials = self.trials()
         running = [trial for trial in trials if trial.state == states.RUNNING]
         waiting = [trial for trial in trials if trial.state == states.WAITING]
-        lost = [trial for trial in running if self._is_lost(trial)]  # Look at each, for the time since.
-        own = [trial for trial in running if lease_token(trial) == token]
-        return next(iter(own + waiting + lost), "new" if len(trials) < target else None)
+        lost = [trial for trial in running if self._is_lost(trial)]  # Checks each, for the time since.
+        leased = [trial for trial in running if lease_token(trial) == token]
+        return next(iter(leased + waiting + lost), "new" if len(trials) < target else None)
 
     def _is_lost(self, trial: Any) -> bool:
         """Whether no process runs a trial any more, as far as this worker has seen."""
         worker = trial.user_attrs.get("worker")
         if worker is not None and worker["machine"] == machine_id():
             return not _is_alive(worker)
-        sign = (worker, trial.user_attrs.get("beat"))
-        before, since = self._seen.setdefault(trial.number, (sign, time.monotonic()))
-        if before != sign:
-            self._seen[trial.number] = (sign, time.monotonic())
-            return False
-        return time.monotonic() - since > self.lost_after_s
+        beat, now = (worker, trial.user_attrs.get("beat")), time.monotonic()
+        if self._seen.get(trial.number, (None,))[0] != beat:
+            self._seen[trial.number] = (beat, now)
+        return now - self._seen[trial.number][1] > self.lost_after_s
 
     @contextmanager
     def heartbeat(self, lease: TrialLease) -> Iterator[None]:
@@ -132,14 +126,13 @@ class TrialQueue:
         done = threading.Event()
 
         def beat() -> None:
-            count = 0
-            while not done.wait(self.heartbeat_s):
-                count += 1
+            for count in itertools.count(1):
+                if done.wait(self.heartbeat_s):
+                    return
                 # While a database is down nobody can take the trial, and that time does not count.
                 with contextlib.suppress(Exception):
-                    self.storage.rdb.set_trial_user_attr(
-                        self.trial_id(lease.number), "beat", [lease.token, count]
-                    )
+                    trial_id = self.trial_id(lease.number)
+                    self.storage.rdb.set_trial_user_attr(trial_id, "beat", [lease.token, count])
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -156,10 +149,7 @@ class TrialQueue:
         return bool(is_running and lease_token(trial) == lease.token)
 
     def give_back(self, lease: TrialLease) -> None:
-        """Let a trial wait for another worker; this attempt does not count.
-
-        Where the database does not answer, other workers find the trial lost a little later.
-        """
+        """Let a trial wait for another worker; this attempt does not count."""
         with contextlib.suppress(Exception), self.storage.exclusive():
             if self.holds(lease):
                 trial_id = self.trial_id(lease.number)
@@ -174,7 +164,7 @@ def lease_token(trial: Any) -> str | None:
 
 
 def machine_id() -> str:
-    """This machine and process-id namespace: equal for two processes only if they see each other's process ids."""
+    """This machine and process-id namespace: equal only for processes that see each other's ids."""
     namespace = "/proc/self/ns/pid"
     return f"{os.readlink(namespace) if os.path.islink(namespace) else ''} {boot_id()}"
 

@@ -1,8 +1,4 @@
-"""A worker of a study: leases a trial, runs it, writes its result, and takes the next.
-
-Any number of workers share a study; each may come and go, be stopped or be killed. A result is written in one locked
-step, so that each trial counts once.
-"""
+"""A worker of a study: leases a trial, runs it, writes its result in one locked step, and takes the next."""
 
 from __future__ import annotations
 
@@ -21,8 +17,7 @@ from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.storage import import_optuna
 from efficientnetv2.nas.study import OpenStudy
-from efficientnetv2.nas.trial import TrialResult, run_trial, to_measurement
-from efficientnetv2.nas.trial_process import EpochDone, Failed, StepTimed
+from efficientnetv2.nas.trial import EpochDone, Failed, StepTimed, TrialResult, run_trial, to_measurement
 from efficientnetv2.nas.trial_queue import MAX_ATTEMPTS, TrialLease, lease_token
 from efficientnetv2.utils.errors import InputError
 
@@ -71,16 +66,10 @@ class Worker:
         self._result = TrialResult()  # Of the running trial so far.
 
     def work(self, *, until: float | None = None) -> bool:
-        """Run trials until all have finished, also those of other workers, or time is up.
+        """Run trials until all have finished, also those of other workers, and return True; or until time is up.
 
-        Args:
-            until: A value of ``time.monotonic``. No trial is started that would probably end later.
-
-        Returns:
-            Whether all trials have finished.
-
-        Raises:
-            InputError: Something is wrong that is no architecture's fault, or five trials failed in a row.
+        ``until`` is a value of ``time.monotonic``; no trial is started that would probably end later. Raises InputError
+        for what is no architecture's fault, or where five trials failed in a row.
         """
         num_failures = 0
         waiting: float | None = None
@@ -104,9 +93,8 @@ class Worker:
             num_failures = num_failures + 1 if failure else 0
             if failure and num_failures == _MAX_FAILURES:
                 raise InputError(
-                    f"the last {_MAX_FAILURES} trials have all failed; the last: {failure.rstrip('.')}. If this is not "
-                    "due to the networks, fix it, then continue with effnetv2 search resume. log.txt has the details; "
-                    "failed trials keep the reward 0."
+                    f"the last {_MAX_FAILURES} trials have failed, the last with: {failure.rstrip('.')} (details: "
+                    "log.txt). Fix it, then continue with effnetv2 search resume."
                 )
 
     def progress(self) -> StudyProgress:
@@ -124,9 +112,9 @@ class Worker:
 
     def _usual_s(self) -> float:
         """How long a trial takes that comes to its end; one that fails may do so in a second."""
-        states = import_optuna().trial.TrialState
-        complete = [trial for trial in self.study.trials() if trial.state == states.COMPLETE]
-        durations = _durations([trial for trial in complete if "failure" not in trial.user_attrs])
+        complete = import_optuna().trial.TrialState.COMPLETE
+        trials = [trial for trial in self.study.trials() if trial.state == complete]
+        durations = _durations([trial for trial in trials if "failure" not in trial.user_attrs])
         return statistics.median(durations) if durations else 0.0
 
     def _run(self, lease: TrialLease) -> str | None:
@@ -136,8 +124,8 @@ class Worker:
                 point = self.storage.retry(lambda: self._suggest(lease))
                 architecture = self.config.space.decode(point)
                 if lease.attempt > MAX_ATTEMPTS:
-                    lost = Failed("crashed", f"its worker was lost {lease.attempt - 1} times", 0)
-                    result = TrialResult(failed=lost)
+                    reason = f"its worker was lost {lease.attempt - 1} times"
+                    result = TrialResult(failed=Failed("crashed", reason, 0))
                 elif (same := self._same_architecture(lease.number, point)) is not None:
                     self._finish(lease, Measurement.from_json(same.user_attrs["measurement"]), same=same)
                     return None
@@ -173,9 +161,8 @@ class Worker:
         """Another trial of the same architecture that has finished or was pruned."""
         states = import_optuna().trial.TrialState
         for trial in self.study.trials():
-            attributes = trial.user_attrs
-            has_result = trial.state in (states.COMPLETE, states.PRUNED) and "failure" not in attributes
-            if has_result and trial.number != number and attributes.get("point") == list(point):
+            is_same = trial.user_attrs.get("point") == list(point) and "failure" not in trial.user_attrs
+            if is_same and trial.number != number and trial.state in (states.COMPLETE, states.PRUNED):
                 return trial
         return None
 
@@ -209,12 +196,7 @@ class Worker:
         return self.storage.retry(report)
 
     def _finish(
-        self,
-        lease: TrialLease,
-        found: Measurement,
-        *,
-        result: TrialResult | None = None,
-        same: Any | None = None,
+        self, lease: TrialLease, found: Measurement, *, result: TrialResult | None = None, same: Any = None
     ) -> None:
         """Write the end of a trial, unless another worker has taken it over."""
         states = import_optuna().trial.TrialState
@@ -236,12 +218,9 @@ class Worker:
                     return lease_token(trial) == lease.token and bool(trial.state.is_finished())
                 for name, value in attributes.items():
                     rdb.set_trial_user_attr(trial_id, name, value)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    if is_pruned:
-                        self.study.optuna_study.tell(lease.number, state=states.PRUNED)
-                    else:
-                        self.study.optuna_study.tell(lease.number, reward)
+                state, value = (states.PRUNED, None) if is_pruned else (states.COMPLETE, reward)
+                with warnings.catch_warnings(action="ignore"):
+                    self.study.optuna_study.tell(lease.number, value, state)
                 return True
 
         if not self.storage.retry(write):
