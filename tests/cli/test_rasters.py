@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from tests.command_line import TINY, effnetv2, killed_at
-from tests.messages import each_mentions, mentioning, mentions
+from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.data.config import DataConfig, describe_bands
@@ -74,20 +74,20 @@ def test_the_model_file_knows_the_rule(trained):
     [
         (
             Bands((1, 1, 1), (37.5,) * 3, (3957.0,) * 3),
-            "band 1 as gray (others by --bands); values 37.5 to 3957 become",
+            "band 1 as gray (others with `bands`); values 37.5 to 3957 become",
         ),
         (
             Bands((3, 2, 1)),
-            "bands 3, 2, 1 as red, green and blue (others by --bands); values 0 to 255 become",
+            "bands 3, 2, 1 as red, green and blue (others with `bands`); values 0 to 255 become",
         ),
         (
             Bands((1, 1, 2), (0.0, 0.0, 9.0), (99.0, 99.0, 90.0)),
-            "bands 1, 1, 2 as red, green and blue (others by --bands); values 0 to 99, 0 to 99, 9 to 90 become",
+            "bands 1, 1, 2 as red, green and blue (others with `bands`); values 0 to 99, 0 to 99, 9 to 90 become",
         ),
     ],
 )
 def test_what_holds_of_all_channels_is_told_once(bands, said):
-    assert each_mentions(describe_bands(bands, given=False), (said, "0", "255"))
+    assert mentions(describe_bands(bands, given=False), said, "0", "255")
 
 
 def test_evaluate_predict_and_python_agree(trained, tmp_path):

@@ -198,7 +198,7 @@ def test_folders_that_hold_the_same_folders_are_refused_until_it_is_said_that_th
     tmp_path, outer
 ):
     draw(*(tmp_path / f"{place}/{name}/1.jpg" for place in outer for name in ("x", "y")))
-    with pytest.raises(InputError, match=mentioning("'x'", "'y'", "--layout")):
+    with pytest.raises(InputError, match=mentioning("'x'", "'y'", "layout=")):
         load_dataset(tmp_path)
     assert load_dataset(tmp_path, layout="classes").class_names == tuple(sorted(outer))
 
@@ -206,7 +206,7 @@ def test_folders_that_hold_the_same_folders_are_refused_until_it_is_said_that_th
 def test_a_class_called_train_is_not_taken_for_a_split_in_silence(tmp_path):
     draw(*(tmp_path / f"{name}/{age}/1.jpg" for name in ("bus", "train", "truck") for age in ("old", "new")))
     for words in ({}, {"require_labels": False, "for_training": False, "strict_labels": True}):
-        with pytest.raises(InputError, match=mentioning("train", "bus", "truck", "--layout")):
+        with pytest.raises(InputError, match=mentioning("train", "bus", "truck", "layout=")):
             load_dataset(tmp_path, **words)
     assert load_dataset(tmp_path, layout="classes").class_names == ("bus", "train", "truck")
     split = load_dataset(tmp_path, layout="splits")
@@ -247,8 +247,9 @@ def test_folders_that_systems_make_are_skipped_and_named(tmp_path, labels):
     assert dataset.paths == ["a/1.jpg", "b/2.jpg"]
     assert dataset.class_names == ("a", "b")
     (note,) = dataset.notes
-    assert "2 folders '@eaDir'" in note
-    assert all(name in note for name in ("'#recycle'", "'$RECYCLE.BIN'", "'lost+found'", "'@Recycle'"))
+    assert all(
+        name in note for name in ("'@eaDir'", "'#recycle'", "'$RECYCLE.BIN'", "'lost+found'", "'@Recycle'")
+    )
 
 
 def test_all_class_folders_without_an_image_are_named_at_once(tmp_path):
@@ -274,9 +275,9 @@ def test_classes_of_few_images_are_left_out_on_request_and_named(tmp_path):
 def test_a_layout_is_of_folders(tmp_path):
     draw(tmp_path / "a/1.jpg")
     (tmp_path / "t.csv").write_text("path,label\na/1.jpg,a\n")
-    with pytest.raises(InputError, match="--layout classes"):
+    with pytest.raises(InputError, match="`layout=classes`"):
         load_dataset(tmp_path / "t.csv", layout="classes")
-    with pytest.raises(InputError, match="--layout splits"):
+    with pytest.raises(InputError, match="`layout=splits`"):
         load_dataset(tmp_path, layout="splits")
 
 
@@ -327,12 +328,12 @@ def test_for_prediction_a_folder_of_images_or_one_image_will_do(tmp_path):
         (["a.jpg", "b.jpg"], "holds 2 images but no class folders"),
         (
             ["cat/1.jpg", "cat/2.jpg"],
-            r"has one class only, 'cat' \(2 images\): .* Add images of another class\.$",
+            r"has one class only, 'cat' \(2 images\).* Add images of another class\.$",
         ),
         (["pets/cat/1.jpg", "pets/dog/2.jpg"], r"one class only, .* give .*/pets\b"),
         (
             ["val/a/1.jpg", "val/b/1.jpg"],
-            "val without train: there is nothing to train on. Add a folder train/",
+            "val without train: there is nothing to train on.*train",
         ),
         (["train/1.jpg", "val/2.jpg"], "train holds 1 image but no class folders"),
         (
@@ -341,7 +342,7 @@ def test_for_prediction_a_folder_of_images_or_one_image_will_do(tmp_path):
         ),
         (
             ["plant/1.jpg", "plant/2.jpg", "Plant/3.jpg"],
-            r"Plant/3.jpg: label 'Plant' .*differs from 'plant' \(2 images\) only by case.*\nRename the class",
+            r"Plant/3.jpg: label 'Plant' .*differs from 'plant' \(2 images\) only by case.*Rename",
         ),
     ],
 )
@@ -364,14 +365,14 @@ def test_splits_that_were_unpacked_into_folders_of_their_own_name_are_splits(tmp
 
 def test_classes_called_as_test_and_training_can_be_read(tmp_path):
     draw(*(tmp_path / name / f"{number}.png" for name in ("test-tube", "train-engine") for number in "12"))
-    with pytest.raises(InputError, match="--layout classes"):
+    with pytest.raises(InputError, match="`layout=classes`"):
         load_dataset(tmp_path)
     assert load_dataset(tmp_path, layout="classes").class_names == ("test-tube", "train-engine")
 
 
 def test_a_least_number_that_no_class_reaches_is_refused(tmp_path):
     draw(*(tmp_path / name for name in ("a/1.png", "b/1.png", "b/2.png")))
-    with pytest.raises(InputError, match=mentioning("--min-images-per-class", "3", "2")):
+    with pytest.raises(InputError, match=mentioning("min_images_per_class", "3", "2")):
         load_dataset(tmp_path, min_images_per_class=3)
 
 
@@ -418,7 +419,7 @@ def test_a_flat_train_folder_with_its_table_points_to_the_table(tmp_path):
 def test_a_class_called_train_beside_a_table_can_be_read(tmp_path):
     draw(tmp_path / "bus/1.jpg", tmp_path / "car/1.jpg", tmp_path / "train/1.jpg")
     (tmp_path / "sources.csv").write_text("path,source\ntrain/1.jpg,web\n")
-    with pytest.raises(InputError, match="--layout classes"):
+    with pytest.raises(InputError, match="`layout=classes`"):
         load_dataset(tmp_path)
     assert load_dataset(tmp_path, layout="classes").class_names == ("bus", "car", "train")
 
@@ -428,11 +429,11 @@ def test_folders_with_their_table_point_to_the_table_of_train_first(folder, tmp_
     draw(tmp_path / folder / "1.jpg")
     for name in ("sample_submission.csv", "train.csv"):
         (tmp_path / name).write_text(f"path,label\n{folder}/1.jpg,a\n")
-    with pytest.raises(InputError, match=mentioning("train.csv", "sample_submission.csv")):
+    with pytest.raises(InputError, match=mentioning("train.csv")):
         load_dataset(tmp_path)
     draw(tmp_path / "test_images/2.jpg")
     if folder != "images":
-        with pytest.raises(InputError, match=r"Give the table itself"):
+        with pytest.raises(InputError, match=mentioning("train.csv")):
             load_dataset(tmp_path)
         assert load_dataset(tmp_path, layout="classes").class_names == ("test_images", "train_images")
 

@@ -290,7 +290,7 @@ def test_a_dataloader_with_workers_reads_it_in_order():
         ({"images": 0}, ("0", "image")),
         ({"batch_size": 0}, ("batch_size", "0")),
         ({"steps": 2}, ("3", "2", "stage")),
-        ({"steps": -1}, ("-1", "1", "max_steps")),
+        ({"steps": -1}, ("-1", "1", "steps")),
         ({"first_step": 10}, ("first_step", "10", "9", "0")),
         ({"first_step": -1}, ("first_step", "-1", "9", "0")),
         ({"world": 3}, ("batch_size", "2", "3")),
@@ -301,10 +301,10 @@ def test_a_dataloader_with_workers_reads_it_in_order():
         ),
         (
             {"world": 2, "accumulate": 2},
-            ("2", "4", "step"),
+            ("2", "4", "batch_size"),
         ),
-        ({"rank": 2, "world": 2}, ("rank is 2 and world is 2",)),
-        ({"world": 0}, ("rank is 0 and world is 0",)),
+        ({"rank": 2, "world": 2}, ("rank", "world", "2")),
+        ({"world": 0}, ("rank", "world", "0")),
     ],
 )
 def test_what_cannot_be_is_refused(changes, sentence):

@@ -239,9 +239,8 @@ def test_a_parquet_file_that_holds_the_images_themselves_is_refused_as_that(fold
     data = (folder / "0.png").read_bytes()
     cell = {"struct": {"bytes": data, "path": "0.png"}, "bytes": data, "numbers": [1, 2]}[held]
     pq.write_table(pa.table({"image": [cell] * 2, "label": ["a", "b"]}), folder / "t.parquet")
-    what = "values of the type" if held == "numbers" else "the images themselves"
     for words in ({}, {"path_column": "image"}, {"require_labels": False}):
-        with pytest.raises(InputError, match=f"t.parquet: the column 'image' holds {what}.*, not paths"):
+        with pytest.raises(InputError, match="t.parquet: the column 'image' holds .*, not paths"):
             load_dataset(folder / "t.parquet", **words)
 
 
@@ -256,11 +255,11 @@ def test_for_prediction_labels_are_not_needed(folder):
 REFUSED = {
     "no path column": (
         "where,label\n0.png,a\n",
-        r"train.csv has no column 'path'. Its columns are 'where', 'label'.*--path-",
+        r"train.csv has no column 'path'. Its columns are 'where', 'label'.*`path_column`",
     ),
     "no label column": (
         "path,labels\n0.png,a\n",
-        r"no column 'label'; did you mean 'labels'\?.*--label-column",
+        r"no column 'label'; did you mean 'labels'\?.*`label_column`",
     ),
     "missing file": (
         "path,label\n0.png,a\n9.png,b\n8.png,b\n",
@@ -268,8 +267,7 @@ REFUSED = {
     ),
     "case": (
         "path,label\n0.png,oak\n1.png,Oak\n2.png,oak\n",
-        r"train.csv, row 3: label 'Oak' .*differs from 'oak' \(2 rows\) only by case.*\n"
-        r"Correct the row, or pass --labels casefold to merge them.",
+        r"train.csv, row 3: label 'Oak' .*differs from 'oak' \(2 rows\) only by case.*`labels=casefold`",
     ),
     "space": (
         "path,label\n0.png,oak\n1.png,oak \n2.png,oak\n",
@@ -277,7 +275,7 @@ REFUSED = {
     ),
     "encoding": (
         f"path,label\n0.png,{NFC}\n1.png,{NFD}\n2.png,{NFC}\n",
-        rf"row 3: label '{NFD}' .*differs from '{NFC}' \(2 rows\) .*NFD\)\.\nCorrect the row.*--labels casefold",
+        rf"row 3: label '{NFD}' .*differs from '{NFC}' \(2 rows\) .*Unicode.*`labels=casefold`",
     ),
     "all three": (
         f"path,label\n0.png,{NFC}\n1.png,{NFD.upper()} \n2.png,{NFC}\n",
@@ -290,7 +288,7 @@ REFUSED = {
     "empty label": ("path,label\n0.png,a\n1.png,\n2.png,b\n", r"row 3: the label is empty \(1 of 3 rows"),
     "neither column": (
         "place,kind\n0.png,a\n",
-        r"no column 'path'\. It has no column 'label'.*'place', 'kind'.*--path-column and .*--label-column",
+        r"no column 'path'\. .*'place', 'kind'.*`path_column`",
     ),
     "two columns called label": (
         "path,label,label\n0.png,a,x\n1.png,b,y\n",
@@ -304,14 +302,14 @@ REFUSED = {
     ),
     "two columns that may be the label": (
         "path,class,species\n0.png,a,x\n",
-        r"several columns may hold the label: 'class', 'species'.*--label-column",
+        r"several columns may hold the label: 'class', 'species'.*`label_column`",
     ),
-    "no header": ("0.png,a\n1.png,b\n", r"train.csv, row 1: '0.png' is an image.*no header.*path,label$"),
-    "no header, label first": ("a,0.png\nb,1.png\n", r"row 1: '0.png'.* label,path$"),
+    "no header": ("0.png,a\n1.png,b\n", r"train.csv, row 1: '0.png' is an image.*no header.*path,label"),
+    "no header, label first": ("a,0.png\nb,1.png\n", r"row 1: '0.png'"),
     "empty path": ("path,label\n,a\n1.png,b\n", "row 2: the path is empty"),
     "twice": (
         "path,label\n0.png,a\n1.png,b\n0.png,a\n",
-        r"train.csv, row 2 and row 4: '0.png' is listed twice\. ",
+        r"train.csv, row 2 and row 4: '0.png' is listed twice ",
     ),
     "twice, unlike": (
         "path,label\n0.png,a\n1.png,b\n./0.png,b\n",
@@ -331,16 +329,16 @@ REFUSED = {
     ),
     "decimals behind a comma": (
         "path;label;latitude;longitude\n0.png;a;48,1;11,5\n1.png;b;1;2\n",
-        r"row 2: latitude is 48,1, .*Write its decimals behind a point\.",
+        r"row 2: latitude is 48,1.*decimal point",
     ),
     "half a place": ("path,label,latitude\n0.png,a,9\n1.png,b,3\n", "a latitude but no longitude"),
     "unknown split": (
         "path,label,split\n0.png,a,train\n1.png,b,dev\n",
-        "row 3: split 'dev' is not one of train",
+        "row 3: 'dev' is no split.*train",
     ),
     "unknown splits": (
         "path,label,split\n0.png,a,train\n1.png,b,dev\n2.png,b,eval\n3.png,b,dev\n",
-        "row 3: splits 'dev', 'eval' are not among train .* in 2 more rows",
+        "row 3: 'dev', 'eval' .* in 2 more rows.*train",
     ),
     "several labels that differ by case": (
         "path,label\n0.png,oak\n1.png,Oak\n2.png,oak\n3.png,elm\n4.png,ELM\n5.png,elm\n",
@@ -354,10 +352,10 @@ REFUSED = {
     "one class": ("path,label\n0.png,a\n1.png,a\n", r"one class only, 'a' \(2 rows\)"),
     "no rows": ("path,label\n", "has a header but no rows"),
     "nothing": ("", "train.csv is empty"),
-    "Excel's first line": ("sep=;\npath;label\n0.png;a\n", "begins with a line 'sep=;'.* Delete that line"),
+    "Excel's first line": ("sep=;\npath;label\n0.png;a\n", "begins with 'sep=;'"),
     "a title": (
         "My pictures\npath,label\n0.png,a\n1.png,b\n",
-        r"more cells than its first row, which names the columns \('My pictures'\), has names. Delete what stands",
+        r"more cells than the first line names \('My pictures'\)",
     ),
     "ragged": ("path,label\n0.png,a\n1.png,b,c\n", "train.csv is no well-formed table"),
 }

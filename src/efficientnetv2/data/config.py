@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ import numpy as np
 from efficientnetv2.data.bands import measure_bands
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.label_rules import Spelling
+from efficientnetv2.data.labeling import Spelling
 from efficientnetv2.data.raster_checks import count_dtypes, dtype_group, is_raster
 from efficientnetv2.data.records import SPLITS, Layout
 from efficientnetv2.data.shards.index import is_url
@@ -30,8 +30,6 @@ _logger = logging.getLogger(__name__)
 
 # Damaged shards that get a line each. Ours.
 _MAX_SHARDS = 20
-# Brightest level of images that look black. Ours.
-_DARK = 64
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,8 @@ class DataConfig:
             table = run_file(folder, "dataset.csv").name
             raise InputError(f"{self.data} is a run, not images. Give {self.data.rstrip('/')}/{table}")
         if require_labels and self.label_column == "label" and _holds_predictions(folder):
-            table = run_file(folder.parent, "dataset.csv")
-            fix = f"the images of the run: {table}" if table.is_file() else "the table of the images"
+            listed = run_file(folder.parent, "dataset.csv")
+            fix = f"the images of the run: {listed}" if listed.is_file() else "the table of the images"
             raise InputError(f"{self.data} holds the predictions of a model. Give {fix}")
         options = asdict(self)
         for name in ("data", "bands", "nodata"):
@@ -132,8 +130,7 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
         if nodata:
             raise InputError(f"`nodata={source.nodata}`: the training images are 8-bit images. Leave it out.")
         return dataset
-    for line in describe_bands(bands, given=selection is not None):
-        _logger.info(line)
+    _logger.info(describe_bands(bands, given=selection is not None))
     if nodata is None and bands.nodata:
         values = " and ".join(f"{value:g}" for value in bands.nodata)
         _logger.info(
@@ -141,12 +138,17 @@ def with_bands(dataset: ImageDataset, source: DataConfig, *, seed: int) -> Image
             "use `nodata=none`."
         )
     if len(set(map(dtype_group, bands.kinds))) > 1:
-        _logger.info(_mixed_dtypes_note(bands, count_dtypes(filter(is_raster, train), bands)))
+        counts = count_dtypes(filter(is_raster, train), bands)
+        kinds = " and ".join(f"{count:,} of {kind}" for kind, count in sorted(counts.items()))
+        _logger.info(
+            f"Rasters of different types are read by one rule, {kinds}, which may make some of them dark. Scale all of "
+            "them alike: gdal_translate -ot TYPE -scale FROM TO LOW HIGH."
+        )
     return replace(dataset, bands=bands)
 
 
-def describe_bands(bands: Bands, *, given: bool) -> list[str]:
-    """Sentences on how rasters are read. ``given``: the user has selected the bands."""
+def describe_bands(bands: Bands, *, given: bool) -> str:
+    """How rasters are read. ``given``: the user has selected the bands."""
     each = [f"{low:g} to {high:g}" for low, high in zip(bands.low, bands.high, strict=True)]
     ranges = ", ".join(each if len(set(each)) > 1 else each[:1])
     seen = f"bands {bands.listed} as red, green and blue"
@@ -155,26 +157,8 @@ def describe_bands(bands: Bands, *, given: bool) -> list[str]:
     elif len(set(bands.numbers)) == 1:
         seen = f"band {bands.listed.partition(', ')[0]} as gray"
     others = "" if given else " (others with `bands`)"
-    lines = [f"Rasters: {seen}{others}; values {ranges} become 0 to 255."]
-    if bands.channels > RGB:
-        lines.append(
-            f"Normalized by each band's mean and deviation over the training images. Displayed: bands "
-            f"{bands.shown.listed} as red, green and blue."
-        )
-    return lines
-
-
-def _mixed_dtypes_note(bands: Bands, counts: Mapping[str, int]) -> str:
-    kinds = " and ".join(f"{count:,} of {kind}" for kind, count in sorted(counts.items()))
-    note = f"Rasters of different types are read by one rule, {kinds}"
-    if any(kind.endswith("int8") for kind in counts):
-        brightest = max(
-            (255 - low) * 255 / (high - low) for low, high in zip(bands.low, bands.high, strict=True)
-        )
-        level = round(min(max(brightest, 0), 255))
-        note += f"; the largest value of 8 bits becomes {level} of 255"
-        note += ", almost black" if level < _DARK else ""
-    return f"{note}. Scale all of them alike: gdal_translate -ot TYPE -scale FROM TO LOW HIGH."
+    shown = f" Plots show bands {bands.shown.listed} as red, green and blue." if bands.channels > RGB else ""
+    return f"Rasters: {seen}{others}; values {ranges} become 0 to 255.{shown}"
 
 
 def _holds_predictions(file: Path) -> bool:

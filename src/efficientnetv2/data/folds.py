@@ -117,7 +117,7 @@ def assign_folds(
     clusters[rows] = level.clusters
     is_original = ~is_copy(part)
     parts = tuple(Fold(rows[fold != number], rows[(fold == number) & is_original]) for number in range(k))
-    how = describe_split(levels, level, None, folds=k)
+    how = describe_split(levels, level)
     note = f"Divided {len(rows)} images into {k} folds, {how}, seed {seed}."
     present = pd.crosstab(part.labels, fold) > 0
     absent = [part.class_names[int(label)] for label in present.index[present.sum(axis=1) < k]]

@@ -184,16 +184,9 @@ def validate_two_per_class(part: ImageDataset, clusters: Ints, *, held_out: int 
 
 
 def describe_split(
-    available: list[Grouping],
-    used: Grouping,
-    held_out: npt.NDArray[np.bool_] | None,
-    *,
-    folds: int | None = None,
+    available: list[Grouping], used: Grouping, held_out: npt.NDArray[np.bool_] | None = None
 ) -> str:
-    """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``, and what was divided and why.
-
-    ``held_out`` are (N,) images, or None for a number of ``folds``.
-    """
+    """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``, and what was divided."""
     phrases = []
     if used.blocks is not None and used.block is not None:
         count = f"{len(np.unique(used.blocks))} blocks"
@@ -205,17 +198,9 @@ def describe_split(
     if used.groups:
         phrases.append("groups whole")
     phrases.append("stratified by class")
-    divided = {
-        "places": [level for level in available if level.block is not None and used.block is None],
-        "groups": [level for level in available if level.names == ("groups",) and not used.groups],
-    }
-    reasons: dict[str, list[str]] = {}
-    for what, levels in divided.items():
-        if levels:
-            is_empty = folds is not None and levels[-1].count < folds
-            reason = "a part would be empty" if is_empty else "a class would vanish from a part"
-            reasons.setdefault(reason, []).append(what)
-    phrases += [f"{' and '.join(names)} not kept whole, since {why}" for why, names in reasons.items()]
+    known = {name for level in available for name in level.names}
+    if divided := sorted(known - {*used.names}, reverse=True):
+        phrases.append(f"{' and '.join(divided)} not kept whole, since a part would be empty or lack a class")
     return ", ".join(phrases)
 
 

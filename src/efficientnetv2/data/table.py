@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks
-from efficientnetv2.data.multilabel import join_lists
+from efficientnetv2.data.labeling import join_lists
 from efficientnetv2.data.records import (
     AUGMENTED_FROM,
     BLANK,
@@ -211,16 +211,11 @@ def _roles(
 
 def _refuse_without_header(names: list[str], table: str, root: Path) -> None:
     """Refuse a first row that holds an image in the place of column names."""
-    places = [number for number, cell in enumerate(names) if is_image(cell) or os.path.isfile(root / cell)]
-    if not places:
-        return
-    header = ["path" if number == places[0] else f"column{number + 1}" for number in range(len(names))]
-    if len(names) == 2:
-        header[1 - places[0]] = "label"
-    raise InputError(
-        f"{table}, row 1: '{names[places[0]]}' is an image, so the table has no header. Add a first line such as "
-        f"{','.join(header)}"
-    )
+    image = next((cell for cell in names if is_image(cell) or os.path.isfile(root / cell)), None)
+    if image is not None:
+        raise InputError(
+            f"{table}, row 1: '{image}' is an image, so the table has no header. Add a first line such as path,label."
+        )
 
 
 def _clean(table: pd.DataFrame, root: Path, name: str, rows: Ints, options: ReadOptions) -> pd.DataFrame:
@@ -343,10 +338,10 @@ def _with_files(records: ImageRecords) -> ImageRecords:
     gone = [index for index in gone if respelled[paths[index]] is None]
     in_packed = any(packed_record(paths[index]) for index in gone)  # a file of many images is missing
     if gone and (in_packed or len(gone) > MAX_UNREADABLE * len(records)):
-        names = shorten([paths[index] for index in gone], 3)
+        names, near = shorten([paths[index] for index in gone], 3), _near(paths[gone[0]], root)
         raise InputError(
-            f"{records.where(gone[0])}: {names} does not exist under {root} ({len(gone)} of {len(records)} rows have "
-            f"no file). Correct the paths, which are relative to the table's folder{_near(paths[gone[0]], root)}."
+            f"{records.where(gone[0])}: '{paths[gone[0]]}' does not exist under {root} (no file in {len(gone)} of "
+            f"{len(records)} rows: {names}). Correct the paths, which are relative to the table's folder{near}."
         )
     found = {path: other for path, other in respelled.items() if other is not None}
     if not found:

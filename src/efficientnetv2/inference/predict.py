@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.labeling import pad_labels
 from efficientnetv2.data.loader import evaluation_batches
-from efficientnetv2.data.multilabel import pad_labels
 from efficientnetv2.data.records import Ints
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import wilson_interval

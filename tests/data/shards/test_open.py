@@ -101,7 +101,7 @@ def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
     assert mentions(report.notes[0], "pictures-000005.tar")
     assert mentions(report.notes[0], "2", "4")
     assert all(source_reader(dataset).source(int(row)) for row in whole)
-    with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "--strict")):
+    with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "strict")):
         validate_images(dataset, strict=True)
 
 
@@ -304,7 +304,7 @@ def test_a_folder_above_may_be_called_with_braces_and_brackets(shards, tmp_path)
 
 
 def test_shards_know_their_images(shards):
-    with pytest.raises(InputError, match=mentioning("--path-column", "shard")):
+    with pytest.raises(InputError, match=mentioning("path_column", "shard")):
         load_dataset(shards, path_column="file")
 
 

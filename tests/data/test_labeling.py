@@ -15,7 +15,7 @@ from PIL import Image
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.multilabel import pad_labels, unseparated_hint
+from efficientnetv2.data.labeling import pad_labels, unseparated_hint
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.splits import with_holdout, with_minival
 from efficientnetv2.data.validate import validate_images
@@ -56,7 +56,7 @@ def test_each_image_has_its_labels_the_rarest_first(tmp_path):
     assert dataset.labels.tolist() == [1, 2, 3, 1, 2]
     unasked = load_dataset(table(tmp_path))
     assert unasked.class_names == tuple(sorted(set(ROWS.values()))), "unasked, a cell is one label"
-    assert mentions(unasked.notes[-1], "animal; cat", "--label-separator", "';'")
+    assert mentions(unasked.notes[-1], "animal; cat", "label_separator=;")
 
 
 @pytest.mark.parametrize(("strict_labels", "told"), [(None, False), (True, True)])
@@ -204,9 +204,7 @@ def test_shards_keep_multilabel(tmp_path):
     back = load_dataset(tmp_path / "shards", label_separator=";")
     assert names(back) == names(dataset)
     unasked = load_dataset(tmp_path / "shards").notes
-    assert [note for note in unasked if mentions(note, "--label-separator", "';'")], (
-        "combinations are classes there"
-    )
+    assert [note for note in unasked if mentions(note, "label_separator=;")], "combinations are classes there"
     with tarfile.open(next((tmp_path / "shards").glob("*.tar"))) as tar:
         classes = {
             member.name: tar.extractfile(member).read() for member in tar if member.name.endswith(".cls")
@@ -255,7 +253,7 @@ def test_lists_in_a_column_of_parquet(tmp_path):
     assert len(load_dataset(tmp_path / "lists.parquet", require_labels=False)) == len(ROWS), (
         "asked for no labels"
     )
-    with pytest.raises(InputError, match=mentioning("2", "--label-separator", "';'")):
+    with pytest.raises(InputError, match=mentioning("2", "label_separator=;")):
         load_dataset(tmp_path / "lists.parquet")
     for wrong, said in (
         ("do;g", "row 3: 'do;g' is one label of a list.*"),
