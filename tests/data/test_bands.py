@@ -1,7 +1,6 @@
 """Rasters of any bands and depth become pictures by one rule, measured on those that train."""
 
 import http.server
-import re
 import subprocess
 import sys
 import tarfile
@@ -542,21 +541,21 @@ def test_nodata_is_said_in_a_line_and_by_an_option(tmp_path):
     said = logged_lines()
     found = with_bands(listed, DataConfig(str(tmp_path), bands="all"), seed=0)
     assert found.bands.nodata == (-9999,)
-    assert any("-9999" in line and "--nodata none" in line for line in said)
+    assert any("-9999" in line and "nodata=none" in line for line in said)
     assert not any("-9999" in line for line in said if "become 0 to 255" in line)
     said.clear()
     given = DataConfig(str(tmp_path), bands="all", nodata="-9999,0.5")
     assert with_bands(listed, given, seed=0).bands.nodata == (-9999, 0.5)
     assert not any("Missing data" in line for line in said)
     for wrong in ("x", "nan", "1,,2"):
-        with pytest.raises(InputError, match=f"--nodata: invalid value '{wrong}'"):
+        with pytest.raises(InputError, match=f"`nodata` is '{wrong}'"):
             replace(given, nodata=wrong).read_any()
 
 
 def test_nodata_of_ordinary_images_is_refused(tmp_path):
     paint(tmp_path / "a/0.jpg", (90, 90, 90))
     source = DataConfig(str(tmp_path), nodata="0")
-    with pytest.raises(InputError, match=r"--nodata 0: .*ordinary"):
+    with pytest.raises(InputError, match="`nodata=0`: .*8-bit"):
         with_bands(source.read_any(), source, seed=0)
 
 

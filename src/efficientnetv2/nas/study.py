@@ -126,12 +126,12 @@ def require_same_config(
     if None not in (config.bands, requested.bands) and requested.bands != config.bands:
         there, here = (",".join(map(str, bands or ())) or "none" for bands in (config.bands, requested.bands))
         differences.append(f"`bands` of the rasters: {there} there, {here} here")
-    if requested.hardware not in (None, config.hardware):
-        differences.append(
-            f"hardware, threads or PyTorch: {config.hardware} there, {requested.hardware} here"
-        )
+    fix = "Use hardware, threads and PyTorch as it was started with"
     if differences:
         fix = "Restore the images of its pictures.csv" if resumed else "Continue it (effnetv2 search resume)"
+    if requested.hardware not in (None, config.hardware):
+        differences.append(f"hardware, and so step times: {config.hardware} there, {requested.hardware} here")
+    if differences:
         raise InputError(
             f"{where} is another study: {'; '.join(differences)}. {fix}, or start another under another name."
         )
