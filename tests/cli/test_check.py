@@ -104,7 +104,7 @@ def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
     told = json.loads((folder / "inspection.json").read_text())
     assert [one["sentence"] for one in told["findings"] if one["kind"] == "ignored_files"] == [found]
     assert told["counts"]["ignored_files"] == {".heic": {"blue": 3}}
-    assert [note.partition(" in ")[0] for note in told["notes"]] == ["Passed over"]
+    assert [note.partition(" in ")[0] for note in told["notes"]] == ["Skipped"]
     page = html.unescape((folder / "inspection.html").read_text().replace("<wbr>", ""))
     assert f"{told['notes'][0]}</p>" in page
     assert found in page

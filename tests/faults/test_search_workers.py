@@ -158,7 +158,6 @@ def test_a_server_that_is_not_there_is_told(class_folders, tmp_path):
     assert done.returncode == 2
     assert "could not be used" in done.stderr
     assert "secret" not in done.stderr + done.stdout
-    assert "See to it that the server runs" in done.stderr
 
 
 @pytest.mark.slow
@@ -179,7 +178,6 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(class_folders, tmp_path)
     full = _script(script, tmp_path)
     assert full.returncode == 2, full.stderr
     assert "Traceback" not in full.stderr
-    assert "Make room on" in full.stderr
     before = [one for one in rows(sqlite(tmp_path)) if one.state.is_finished()]
     assert before
     done = effnetv2("search", "resume", tmp_path / "study", "--trials", TRIALS, "--workers", 0, cwd=tmp_path)

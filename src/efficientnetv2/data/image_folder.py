@@ -127,9 +127,10 @@ class _Listing:
         if empty and options.require_labels and not options.allow_empty_classes and split in ("", "train"):
             within = {prefix + name for name in empty}
             skipped = {key: count for key, count in self.skipped.items() if key[1] in within}
+            place = os.path.join(self.source, below)
+            note = _format_unsupported(_unsupported(skipped), place)
             raise InputError(
-                f"{os.path.join(self.source, below)}: the class folders {shorten(empty)} hold no image. "
-                f"{_format_unsupported(_unsupported(skipped))}Put images into each, remove the folder, or leave such "
+                f"{place}: the class folders {shorten(empty)} hold no image. {note} Put images into each, or leave such "
                 "classes out with `min_images_per_class=1`."
             )
         return empty
@@ -207,11 +208,13 @@ class _Listing:
         if not self.rows:
             self.skip_files("", systems_only=False)
         unsupported = _unsupported(self.skipped)
-        note = _format_unsupported(unsupported)
+        note = _format_unsupported(unsupported, self.source)
         if not self.rows:
             fix = "with one sub-folder per class" if self.options.require_labels else "of images"
-            raise InputError(f"{self.source} holds no images. {note}Give a folder {fix}, a table, or shards.")
-        notes = [*self.notes, *([f"{self.source}: {note.strip()}"] if note else [])]
+            raise InputError(
+                f"{self.source} holds no images. {note} Give a folder {fix}, a table, or shards."
+            )
+        notes = [*self.notes, note] if note else [*self.notes]
         if systems := sorted({name[:-1] for name, _ in self.skipped if name.endswith("/")}):
             notes.append(f"Skipped in {self.source}: the system folders {shorten(systems)}.")
         paths, labels, splits = zip(*self.rows, strict=True)
@@ -379,14 +382,14 @@ def _unsupported(skipped: Mapping[tuple[str, str], int]) -> dict[str, dict[str, 
     return dict(sorted(counts.items(), key=lambda item: -sum(item[1].values())))
 
 
-def _format_unsupported(unsupported: Mapping[str, Mapping[str, int]]) -> str:
-    """A sentence on skipped files and a space; empty for none."""
+def _format_unsupported(unsupported: Mapping[str, Mapping[str, int]], place: str) -> str:
+    """A sentence on skipped files; empty for none."""
     counts = [
         f"{pluralize(sum(folders.values()), 'file')} {suffix or 'without a suffix'}"
         for suffix, folders in list(unsupported.items())[:_MAX_SUFFIXES]
     ]
     others = ", and others" if len(unsupported) > _MAX_SUFFIXES else ""
-    return f"Skipped {', '.join(counts)}{others}: convert images to JPEG first. " if counts else ""
+    return f"Skipped in {place}: {', '.join(counts)}{others}; convert images to JPEG." if counts else ""
 
 
 def _no_classes(place: str, images: list[str]) -> str:
