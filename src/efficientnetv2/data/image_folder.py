@@ -130,7 +130,7 @@ class _Listing:
             place = os.path.join(self.source, below)
             note = _format_unsupported(_unsupported(skipped), place)
             raise InputError(
-                f"{place}: the class folders {shorten(empty)} hold no image. {note} Put images into each, or leave such "
+                f"{place}: the class folders {shorten(empty)} hold no image. {note}Put images into each, or leave such "
                 "classes out with `min_images_per_class=1`."
             )
         return empty
@@ -211,10 +211,8 @@ class _Listing:
         note = _format_unsupported(unsupported, self.source)
         if not self.rows:
             fix = "with one sub-folder per class" if self.options.require_labels else "of images"
-            raise InputError(
-                f"{self.source} holds no images. {note} Give a folder {fix}, a table, or shards."
-            )
-        notes = [*self.notes, note] if note else [*self.notes]
+            raise InputError(f"{self.source} holds no images. {note}Give a folder {fix}, a table, or shards.")
+        notes = [*self.notes, *filter(None, [note.strip()])]
         if systems := sorted({name[:-1] for name, _ in self.skipped if name.endswith("/")}):
             notes.append(f"Skipped in {self.source}: the system folders {shorten(systems)}.")
         paths, labels, splits = zip(*self.rows, strict=True)
@@ -383,13 +381,13 @@ def _unsupported(skipped: Mapping[tuple[str, str], int]) -> dict[str, dict[str, 
 
 
 def _format_unsupported(unsupported: Mapping[str, Mapping[str, int]], place: str) -> str:
-    """A sentence on skipped files; empty for none."""
+    """A sentence on skipped files and a space; empty for none."""
     counts = [
         f"{pluralize(sum(folders.values()), 'file')} {suffix or 'without a suffix'}"
         for suffix, folders in list(unsupported.items())[:_MAX_SUFFIXES]
     ]
     others = ", and others" if len(unsupported) > _MAX_SUFFIXES else ""
-    return f"Skipped in {place}: {', '.join(counts)}{others}; convert images to JPEG." if counts else ""
+    return f"Skipped in {place}: {', '.join(counts)}{others}; convert images to JPEG. " if counts else ""
 
 
 def _no_classes(place: str, images: list[str]) -> str:
