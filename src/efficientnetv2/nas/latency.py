@@ -216,7 +216,9 @@ def time_step(
         RuntimeError: Out of memory (`utils.memory.is_out_of_memory`).
         InputError: Out of memory for the reference.
     """
-    scale = _ReferenceScale(reference, num_classes, device)
+    before = 0.0
+    if reference is not None:
+        before = _time_reference(reference, num_classes, device, warm_up_s=_WARM_UP_S)
     sittings: list[list[float]] = []
     parts: list[list[float]] = []
     for _ in range(_SITTINGS):
@@ -228,7 +230,10 @@ def time_step(
             whole.append(benchmark.step())
             by_part.append(benchmark.step_by_part())
         del benchmark  # Another one might not fit into memory with it.
-        factor = scale.next()
+        factor = 1.0
+        if reference is not None:
+            after = _time_reference(reference, num_classes, device)
+            factor, before = reference.seconds / statistics.mean((before, after)), after
         sittings.append([factor * seconds for seconds in whole])
         parts += [[factor * seconds for seconds in times] for times in by_part]
     by_name: dict[str, list[float]] = {}
@@ -250,38 +255,23 @@ def min_timed_steps() -> tuple[int, int]:
     return steps, (1 + _SITTINGS) * (2 * _WARM_UP_ROUNDS + _MIN_ROUNDS)
 
 
-class _ReferenceScale:
-    """The factor to normalize seconds by, from the reference's step before and after them."""
-
-    def __init__(self, reference: ReferenceTiming | None, num_classes: int, device: torch.device) -> None:
-        self.reference, self.num_classes, self.device = reference, num_classes, device
-        self._before = self._measure(_WARM_UP_S)
-
-    def next(self) -> float:
-        """The factor for the seconds since the last call."""
-        if self.reference is None:
-            return 1.0
-        before, self._before = self._before, self._measure(0.0)
-        return self.reference.seconds / statistics.mean((before, self._before))
-
-    def _measure(self, warm_up_s: float) -> float:
-        reference = self.reference
-        if reference is None:
-            return 0.0
-        try:
-            groups = reference.groups_per_pass
-            benchmark = StepBenchmark(
-                reference.architecture, reference.recipe, self.num_classes, self.device, groups
-            )
-            _warm_up(benchmark, warm_up_s)
-            rounds: list[float] = []
-            while not _is_enough(rounds):
-                rounds.append(benchmark.step())
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise reference_memory_error(first_line(error)) from error
-        return statistics.median(rounds)
+def _time_reference(
+    reference: ReferenceTiming, num_classes: int, device: torch.device, *, warm_up_s: float = 0.0
+) -> float:
+    """Median seconds of the reference's step now."""
+    try:
+        benchmark = StepBenchmark(
+            reference.architecture, reference.recipe, num_classes, device, reference.groups_per_pass
+        )
+        _warm_up(benchmark, warm_up_s)
+        rounds: list[float] = []
+        while not _is_enough(rounds):
+            rounds.append(benchmark.step())
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise reference_memory_error(first_line(error)) from error
+    return statistics.median(rounds)
 
 
 def reference_memory_error(reason: str) -> InputError:
