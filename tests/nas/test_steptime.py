@@ -87,7 +87,7 @@ def test_the_parts_add_up_to_the_step():
     assert set(found.parts) == set(names)
     assert all(seconds > 0 for seconds in found.parts.values())
     # Half as much or twice: this machine may be busy. Without the backward pass it would be a third.
-    assert 0.5 < sum(found.parts[name] for name in names) / found.whole.median < 2
+    assert 0.5 < sum(found.parts[name] for name in names) / found.total.median < 2
 
 
 class Sittings:
@@ -123,7 +123,7 @@ def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
     bench = Sittings(seconds)
     monkeypatch.setattr(latency, "StepBenchmark", bench)
     found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
-    assert (found.whole.median, found.whole.low, found.whole.high, found.whole.rounds) == (
+    assert (found.total.median, found.total.low, found.total.high, found.total.rounds) == (
         median, low, high, rounds,
     )  # fmt: skip
     assert found.spread == pytest.approx((high - low) / median)
@@ -138,8 +138,8 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
     monkeypatch.setattr(latency, "StepBenchmark", bench)
     found = time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(other, RECIPE, 1.0))
     assert bench.made == [other, TINY, other, TINY, other, TINY, other]
-    assert found.whole.median == pytest.approx(0.5)
-    assert (found.whole.low, found.whole.high) == pytest.approx((0.5, 0.5))
+    assert found.total.median == pytest.approx(0.5)
+    assert (found.total.low, found.total.high) == pytest.approx((0.5, 0.5))
     assert sum(found.parts[name] for name in part_names(TINY, image_size=32, num_classes=3)) == pytest.approx(
         0.5
     )
@@ -216,7 +216,7 @@ def test_a_step_of_several_groups_takes_as_many_passes():
     halves = with_overrides(RECIPE, ["batch_size=32", "ghost_batch_size=8"])
     one = with_overrides(RECIPE, ["batch_size=8"])
     four, single = (time_step(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
-    assert 1.5 < four.whole.median / single.whole.median < 12
+    assert 1.5 < four.total.median / single.total.median < 12
 
 
 def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):

@@ -44,25 +44,24 @@ _MOST_DECODED = 10_000
 class SharedDataset:
     """Images that all runs of a cross-validation train on, by path, so that one cache on disk serves each of them.
 
-    ``own`` are the images of this run, and ``rows`` their (n,) rows in ``pictures``, -1 for images that no run trains
-    on.
+    ``rows`` are (n,) rows of the run's images in ``images``, -1 for those that no run trains on.
     """
 
-    pictures: ImageDataset
-    own: ImageDataset
+    images: ImageDataset
+    run_images: ImageDataset
     rows: Ints
 
     @classmethod
     def of(
-        cls, everything: ImageDataset, learning: Sequence[Ints], own: ImageDataset, rows: Ints
+        cls, dataset: ImageDataset, train_rows: Sequence[Ints], run_images: ImageDataset, rows: Ints
     ) -> SharedDataset:
         """From all images, the rows that each fold trains on, and the images of a run with their (n,) rows."""
-        trained = np.unique(np.concatenate(learning))
-        names = np.array(everything.paths, dtype=object)[trained]
+        trained = np.unique(np.concatenate(train_rows))
+        names = np.array(dataset.paths, dtype=object)[trained]
         trained = trained[np.argsort(names, kind="stable")]
-        places = np.full(len(everything), -1, dtype=np.int64)
+        places = np.full(len(dataset), -1, dtype=np.int64)
         places[trained] = np.arange(len(trained))
-        return cls(everything.select(trained), own, places[rows])
+        return cls(dataset.select(trained), run_images, places[rows])
 
 
 @dataclass(frozen=True)

@@ -275,8 +275,8 @@ def _amounts(count: int, target: Floats, filled: Ints, rank: Ints) -> Ints:
     if missing.sum() == 0:
         missing = target
     ideal = left * missing / missing.sum()
-    whole = np.floor(ideal + 1e-9).astype(np.int64)
-    order = rank[np.argsort(np.round(whole - ideal, 9)[rank], kind="stable")]  # largest remainders first
-    whole[order[: left - int(whole.sum())]] += 1
-    dealt: Ints = amounts + whole
+    floors = np.floor(ideal + 1e-9).astype(np.int64)
+    order = rank[np.argsort(np.round(floors - ideal, 9)[rank], kind="stable")]  # largest remainders first
+    floors[order[: left - int(floors.sum())]] += 1
+    dealt: Ints = amounts + floors
     return dealt

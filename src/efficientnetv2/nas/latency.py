@@ -174,13 +174,13 @@ class ReferenceTiming:
 class StepTiming:
     """Seconds of a training step (the lowest and highest quartiles of the sittings), and of its parts by name."""
 
-    whole: TimingStats
+    total: TimingStats
     parts: Mapping[str, float]
 
     @property
     def spread(self) -> float:
         """Interquartile range over the median."""
-        return (self.whole.high - self.whole.low) / self.whole.median
+        return (self.total.high - self.total.low) / self.total.median
 
 
 def part_names(architecture: Architecture, *, image_size: int, num_classes: int) -> list[str]:

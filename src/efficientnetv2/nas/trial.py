@@ -321,11 +321,11 @@ def time_trial_step(
         with lock.exclusive():
             found = measure(reference=task.reference)
             known = predicted or sum(found.parts[name] for name in cache.part_names(architecture))
-            if abs(known / found.whole.median - 1) > _MAX_DISAGREEMENT:
+            if abs(known / found.total.median - 1) > _MAX_DISAGREEMENT:
                 again = measure(reference=task.reference)
                 found = min(found, again, key=lambda timing: timing.spread)  # A disturbed one spreads wider.
             cache.add(architecture, found.parts)
-        timed = StepTimed(found.whole, predicted, measured=True, groups_per_pass=groups)
+        timed = StepTimed(found.total, predicted, measured=True, groups_per_pass=groups)
     if not task.latency:
         return timed
     with lock.exclusive():

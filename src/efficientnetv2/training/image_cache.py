@@ -195,7 +195,7 @@ def _images(where: str, data: DataModule) -> tuple[ImageDataset, Ints]:
         by_path = np.argsort(np.array(data.trainable.paths, dtype=object), kind="stable")
         images = data.trainable.select(by_path)  # a list in another order has the same cache
         return images, _rows_in(images, train)
-    return replace(common.pictures, bands=train.bands), common.rows[_rows_in(common.own, train)]
+    return replace(common.images, bands=train.bands), common.rows[_rows_in(common.run_images, train)]
 
 
 def _job(images: ImageDataset, recipe: Recipe, image_size: int | None = None) -> CacheJob:
