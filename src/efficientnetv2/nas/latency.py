@@ -224,17 +224,17 @@ def time_step(
     for _ in range(_SITTINGS):
         benchmark = StepBenchmark(architecture, recipe, num_classes, device, groups_per_pass)
         _warm_up(benchmark, 0.0 if sittings or reference is not None else _WARM_UP_S)
-        whole: list[float] = []
+        steps: list[float] = []
         by_part: list[list[float]] = []
-        while not _is_enough(whole):
-            whole.append(benchmark.step())
+        while not _is_enough(steps):
+            steps.append(benchmark.step())
             by_part.append(benchmark.step_by_part())
         del benchmark  # Another one might not fit into memory with it.
         factor = 1.0
         if reference is not None:
             after = _time_reference(reference, num_classes, device)
             factor, before = reference.seconds / statistics.mean((before, after)), after
-        sittings.append([factor * seconds for seconds in whole])
+        sittings.append([factor * seconds for seconds in steps])
         parts += [[factor * seconds for seconds in times] for times in by_part]
     by_name: dict[str, list[float]] = {}
     names = part_names(architecture, image_size=recipe.progressive.last.image_size, num_classes=num_classes)
