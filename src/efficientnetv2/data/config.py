@@ -162,7 +162,6 @@ def describe_bands(bands: Bands, *, given: bool) -> str:
 
 
 def _holds_predictions(file: Path) -> bool:
-    """Whether a file is ``predictions.csv`` of labeled images, by its header."""
     if not file.is_file() or file.suffix.lower() != ".csv":
         return False
     try:

@@ -129,10 +129,7 @@ def prepare_data(
 
     ``val_fraction`` is the fraction of train that becomes val if none is given. ``minival`` is as in ``Recipe``.
     ``eval_split`` is the split to evaluate; test counts only if there are test images.
-
-    Raises:
-        InputError: Too much is unreadable, an image is in two splits, a class is too small, or classes of the published
-            dataset ``expected_dataset`` are missing.
+    Raises InputError where too much is unreadable, an image is in two splits, or classes are too small or missing.
     """
     dataset = source.read()
     validate_copy_splits(dataset)

@@ -238,7 +238,6 @@ def refuse_missing(data: str) -> None:
 
 
 def _read(data: str, options: ReadOptions) -> ImageRecords:
-    """Records of any source."""
     path = Path(os.path.expanduser(data)).absolute()
     in_shards = is_shards(data)
     is_cifar = path.is_dir() and not in_shards and builtin_datasets.is_cifar_folder(path)
@@ -281,7 +280,6 @@ def _missing_data(data: str, path: Path) -> InputError:
 
 
 def _refuse_columns(data: str, options: ReadOptions) -> None:
-    """Refuse options that name columns of a source without columns."""
     for name in ("path_column", "label_column", "group_column"):
         if getattr(options, name) != getattr(ReadOptions, name):
             raise InputError(f"{data} has no columns. Give a table, or leave `{name}` out.")
@@ -311,7 +309,6 @@ def _clean_labels(
 def _without_small_classes(
     records: ImageRecords, by_label: ImageRecords, minimum: int, separator: str | None
 ) -> tuple[ImageRecords, ImageRecords]:
-    """Both without classes of fewer training images, with a note."""
     labels = by_label.table["label"]
     counts = labels[by_label.in_train].value_counts().reindex(labels.dropna().unique(), fill_value=0)
     small = sorted(str(name) for name in counts.index[counts < minimum])

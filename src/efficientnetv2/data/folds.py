@@ -95,10 +95,7 @@ def assign_folds(
 
     A class with fewer distinct images than folds is missing from some folds, but never from a training part. The note
     names it. Arguments as ``splits.with_holdout``.
-
-    Raises:
-        InputError: A class has fewer than two distinct images, k is out of range, or groups or places are unknown or
-            cannot stay together.
+    Raises InputError where a class is too small, k is out of range, or groups or places cannot stay together.
     """
     rows = np.flatnonzero(dataset.split != "test")
     part = dataset.select(rows)
@@ -187,10 +184,7 @@ def time_folds(dataset: ImageDataset, *, k: int, column: str, contents: Ints | N
 
     Images of one time stay together. Copies of predicted images are not trained on. Given splits but ``test`` do not
     count. ``column`` holds numbers (a year) or dates. ``contents`` are (N,) ids, equal for identical files.
-
-    Raises:
-        InputError: The column is missing, a row has no time, there are fewer distinct times than periods, or a class
-            first appears after the training part.
+    Raises InputError where times are missing, there are fewer than periods, or a class first appears too late.
     """
     rows = np.flatnonzero(dataset.split != "test")
     times = _times(dataset, column)[rows]
@@ -248,7 +242,6 @@ def _fold_by_time(
 
 
 def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
-    """(N,) sortable numbers or dates."""
     time_column(dataset, column)
     given = dataset.table[column]
     times = times_of(dataset, column)

@@ -42,10 +42,7 @@ def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords
     Images are found at any depth below a class folder; hidden files and folders are skipped. With ``options.strict``,
     images next to class folders or splits are skipped. Otherwise, without ``options.require_labels``, their presence
     lists every image without label and split.
-
-    Raises:
-        InputError: There is no image, no class folder where labels are required, a class folder without a training
-            image, or sub-folders that may be classes as well as splits.
+    Raises InputError where images or class folders are missing, or sub-folders may be classes as well as splits.
     """
     labeled, strict, is_auto = options.require_labels, options.strict, options.layout == "auto"
     listing = _Listing(folder, source, options)
@@ -102,8 +99,6 @@ def lists_images(folder: Path, place: Path) -> bool:
 
 
 class _Listing:
-    """Images found in a folder, skipped files, and notes for the user."""
-
     def __init__(self, folder: Path, source: str, options: ReadOptions) -> None:
         self.folder, self.source, self.options = folder, source, options
         self.rows: list[tuple[str, str | float, str]] = []  # path, label, split
@@ -269,7 +264,6 @@ def _inner(folder: Path, name: str) -> str:
 
 
 def _refuse_ambiguous(folder: Path, source: str, folders: list[str]) -> None:
-    """Refuse sub-folders that may be classes as well as splits: a guess may lose classes."""
     named = [name for name in folders if parse_split(name) and _contents(folder / name)[0]]
     if named and (others := _with_images(folder, [name for name in folders if name not in named])):
         raise _ambiguous(source, [*named, *others], _contents(folder / named[0])[0])
@@ -310,8 +304,6 @@ def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
 
 
 def _with_images(folder: Path, names: list[str]) -> list[str]:
-    """Sub-folders that hold an image, at any depth."""
-
     def holds_image(name: str) -> bool:
         try:
             return next(_walk(str(folder / name), "", Counter()), None) is not None
@@ -354,7 +346,6 @@ def _entries(folder: str, skipped: Counter[str] | None = None) -> list[os.DirEnt
 
 
 def _contents(folder: Path) -> tuple[list[str], list[str]]:
-    """Sorted names of the sub-folders and of the images of a folder."""
     entries = _entries(str(folder))
     folders = [entry.name for entry in entries if _is_folder(entry)]
     return folders, [entry.name for entry in entries if is_image(entry.name) and not _is_folder(entry)]

@@ -31,9 +31,7 @@ def compare(dataset: ImageDataset, published: Published, *, strict: bool) -> tup
 
     Images without a split, and minival, count as train. A different dataset, without any class of the published one, is
     no error.
-
-    Raises:
-        InputError: Only some classes of the published dataset are there. Or, if strict, a count is wrong.
+    Raises InputError: only some classes of the published dataset are there. Or, if strict, a count is wrong.
     """
     title, counts = _TITLES[published], _CLASSES[published]
     known, here = _ids(published), set(dataset.class_names)
@@ -90,7 +88,6 @@ def _ids(published: Published) -> set[str]:
 
 
 def _count_notes(dataset: ImageDataset) -> list[str]:
-    """Sentences on other numbers of images than those of ImageNet-1k."""
     notes = []
     trained = dataset.in_train | (dataset.split == "minival")
     for split, rows in (("train", trained), ("val", dataset.split == "val")):

@@ -152,11 +152,7 @@ def validate_classes(records: ImageRecords) -> None:
 
 
 def split_labels(records: ImageRecords, separator: str) -> ImageRecords:
-    """One row per label of an image, without space around it, with the columns path, label and split.
-
-    Raises:
-        InputError: The separator is empty, the images are in class folders, or a label between separators is empty.
-    """
+    """One row per label of an image, without space around it, with the columns path, label and split."""
     if not separator:
         raise InputError("`label_separator` is empty, but must be the text between two labels, such as ';'.")
     if records.rows is None and records.shards is None:

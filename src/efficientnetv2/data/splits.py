@@ -59,10 +59,7 @@ def with_holdout(
     together. If a class would vanish from train or val, spatial blocks shrink from 1° to 1/32°, then places and last
     groups are divided. Files with equal ids in ``contents`` always stay together. ``fraction`` from 2 is a number of
     images.
-
-    Raises:
-        InputError: A class has fewer than two distinct training images, or groups or places are unknown or cannot stay
-            together.
+    Raises InputError where a class is too small, or groups or places are unknown or cannot stay together.
     """
     train = np.flatnonzero(dataset.in_train)
     split = dataset.split.copy()
@@ -148,7 +145,6 @@ def split_by_groupings(
 
 
 def _image_labels(part: ImageDataset) -> tuple[Ints, Ints]:
-    """Image row and class id of every label."""
     targets = part.targets.reshape(len(part), -1)
     images, places = np.nonzero(targets >= 0)
     return images, targets[images, places]

@@ -55,10 +55,7 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
     """List the rows of a table, whose paths are relative to its folder or point into shards.
 
     Without columns ``path`` and ``label``, columns of other usual names are used, with a note. Other columns stay.
-
-    Raises:
-        InputError: The table is malformed, a column is missing or ambiguous, more than 5 % of the rows have no file, or
-            a cell is invalid.
+    Raises InputError where a column is missing or ambiguous, a cell invalid, or over 5 % of the rows have no file.
     """
     validate_path_text(str(file))
     name = Path(source).name
@@ -105,7 +102,6 @@ def validate_columns(path_column: str, label_column: str, group_column: str | No
 
 
 def _csv_names(file: Path) -> tuple[str, list[str]]:
-    """Separator and column names."""
     try:
         separator, names = read_header(file)
     except UnicodeDecodeError:
@@ -210,7 +206,6 @@ def _roles(
 
 
 def _refuse_without_header(names: list[str], table: str, root: Path) -> None:
-    """Refuse a first row that holds an image in the place of column names."""
     image = next((cell for cell in names if is_image(cell) or os.path.isfile(root / cell)), None)
     if image is not None:
         raise InputError(
@@ -356,7 +351,6 @@ def _with_files(records: ImageRecords) -> ImageRecords:
 
 
 def _near(path: str, root: Path) -> str:
-    """A hint at an existing file whose folder, suffix or both a path lacks."""
     below = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())[:_MAX_FOLDERS]
     candidates = (os.path.join(folder, path + suffix) for folder in ("", *below) for suffix in _SUFFIXES)
     near = next((name for name in candidates if os.path.isfile(root / name)), None)

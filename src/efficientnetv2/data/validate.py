@@ -53,10 +53,8 @@ def validate_images(
     """Check every file of a dataset. Of shards, check the tars, and the images that packing has not checked.
 
     ``progress`` gets the number of checked files, but not for shards.
-
-    Raises:
-        InputError: More than 5 % of the files are unreadable (``strict``: any file or shard), a shard was replaced, or
-            identical files are in two given splits. In a published dataset they stay, so that metrics compare.
+    Raises InputError where more than 5 % of the files are unreadable (``strict``: any file or shard), a shard was
+    replaced, or identical files are in two splits. In a published dataset they stay, so that metrics compare.
     """
     contents = np.arange(len(dataset), dtype=np.int64)
     damage = ShardDamage({}, ())
@@ -188,7 +186,6 @@ def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: b
 
 
 def _check_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
-    """Refuse identical files in two given splits, or note that a published dataset has them."""
     splits = pd.Series(np.where(dataset.in_train, "train", dataset.split))
     pairs = _differing_pairs(contents, splits)
     if not pairs:
@@ -201,7 +198,6 @@ def _check_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
 
 
 def _notes(dataset: ImageDataset, contents: Ints, conflicts: list[tuple[int, int]]) -> Iterator[str]:
-    """Notes on identical files, and on those with different labels."""
     copies = int(pd.Series(contents).duplicated().sum())
     if copies:
         yield f"Copies among {len(contents)} images: {copies}. Automatic splits keep them with their originals."

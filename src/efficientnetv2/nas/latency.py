@@ -258,7 +258,6 @@ def min_timed_steps() -> tuple[int, int]:
 def _time_reference(
     reference: ReferenceTiming, num_classes: int, device: torch.device, *, warm_up_s: float = 0.0
 ) -> float:
-    """Median seconds of the reference's step now."""
     try:
         benchmark = StepBenchmark(
             reference.architecture, reference.recipe, num_classes, device, reference.groups_per_pass

@@ -23,9 +23,7 @@ class Measurement:
     ``multiply_adds`` are for one image at the evaluation size. ``top1`` is the mean over ``seeds``, in [0, 1], on the
     selection images. ``step_spread`` is the interquartile range of the step time over its median. ``failure`` has a
     kind (diverged, out of memory, crashed) and a reason, which may have several lines.
-
-    Raises:
-        pydantic.ValidationError: A value out of range, or ``top1`` missing without a failure.
+    Raises pydantic.ValidationError: a value out of range, or ``top1`` missing without a failure.
     """
 
     parameters: int = Field(gt=0)
@@ -89,11 +87,7 @@ class Reward:
     peak_memory_bytes: _Exponent = 0.0
 
     def compute(self, measurement: Measurement, backbone: Measurement) -> float:
-        """The reward of an architecture, 0 where it failed. The backbone's own reward is its accuracy.
-
-        Raises:
-            InputError: A cost with an exponent was not measured of either.
-        """
+        """The reward of an architecture, 0 where it failed. The backbone's own reward is its accuracy. Raises InputError."""
         if measurement.failure is not None or measurement.top1 is None:
             return 0.0
         reward = measurement.top1

@@ -48,9 +48,7 @@ class Space:
     The backbone gives stem, head, padding, batch norm and strides. Only stages of stride 1 can be removed, so that
     every architecture has the backbone's total stride; and of adjacent stages of stride 1 only one, so that an
     architecture is one point.
-
-    Raises:
-        pydantic.ValidationError: Stages that do not fit the backbone, or nothing to decide.
+    Raises pydantic.ValidationError: stages that do not fit the backbone, or nothing to decide.
     """
 
     backbone: Architecture
@@ -188,7 +186,6 @@ class Space:
         return validate_json(cls, plain, "a search space")
 
     def _parts(self, point: Point) -> list[Point]:
-        """A point, stage by stage. Raises InputError."""
         self.choices(point)
         rest = iter(point)
         return [tuple(itertools.islice(rest, len(stage.decided))) for stage in self.stages]

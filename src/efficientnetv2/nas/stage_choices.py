@@ -42,9 +42,7 @@ class StageChoices:
 
     ``layers`` of 0 removes the stage. ``se`` are squeeze-excite ratios, None for none; or ``by kind``: 0.25 in MBConv
     and none in Fused-MBConv.
-
-    Raises:
-        pydantic.ValidationError: No option, an option given twice, or one that no stage can have.
+    Raises pydantic.ValidationError: no option, an option given twice, or one that no stage can have.
     """
 
     channels: tuple[int, ...]

@@ -190,11 +190,7 @@ def redact_password(url: str) -> str:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite URL, percent-decoded; None for PostgreSQL.
-
-    Raises:
-        InputError: Another kind of database, another driver, or a URL with options.
-    """
+    """The file of an SQLite URL, percent-decoded; None for PostgreSQL. Raises InputError for others."""
     file = url.removeprefix("sqlite:///")
     is_file = file not in ("", url)
     is_server = re.match(r"postgres(ql)?(\+pg8000)?://", url) is not None

@@ -187,11 +187,7 @@ class OpenStudy:
 
 
 def load_config(storage: Storage, name: str) -> StudyConfig | None:
-    """The configuration of a study; None if the database has no such study.
-
-    Raises:
-        InputError: The study was not made by this program, or cannot be read.
-    """
+    """The configuration of a study; None if the database has no such study. Raises InputError."""
     rdb = storage.rdb
 
     def load() -> Any:

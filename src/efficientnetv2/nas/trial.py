@@ -204,7 +204,6 @@ def run_trial(
 
 
 def _exit_reason(code: int | None, scratch: Path) -> str:
-    """How a process ended, with the last lines of its output."""
     ended = f"ended with code {code}"
     if code is not None and code < 0:
         ended = f"was killed by {signal.Signals(-code).name}"
@@ -347,7 +346,6 @@ def _train(
     lock: MachineLock,
     folder: NullRunDir,
 ) -> float:
-    """The top-1 of one run on the selection images."""
     config = _run_config(architecture, task, task.seeds[run], device, folder)
     predictions = Trainer(config, [_PauseForTiming(lock)]).fit().predictions
     return classification_metrics(predictions.labels, predictions.probabilities, task.train.class_names).top1
@@ -390,8 +388,6 @@ class _MessageRunDir(NullRunDir):
 
 
 class _PauseForTiming(Callback):
-    """Pauses training while another trial of this machine times its step."""
-
     def __init__(self, lock: MachineLock) -> None:
         self._lock = lock
 
@@ -400,7 +396,6 @@ class _PauseForTiming(Callback):
 
 
 def _redirect_output(file: Path) -> None:
-    """Write stdout, stderr and the traceback of a crash to a file."""
     output = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -170,7 +170,6 @@ def machine_id() -> str:
 
 
 def _is_alive(worker: dict[str, Any]) -> bool:
-    """Whether the worker's process is still there, and the same one."""
     try:
         process = psutil.Process(worker["pid"])
         is_same = process_start_time(process.pid) == worker["since"]

@@ -158,7 +158,6 @@ class Worker:
         return point
 
     def _same_architecture(self, number: int, point: Point) -> Any | None:
-        """Another trial of the same architecture that has finished or was pruned."""
         states = import_optuna().trial.TrialState
         for trial in self.study.trials():
             is_same = trial.user_attrs.get("point") == list(point) and "failure" not in trial.user_attrs
@@ -169,7 +168,6 @@ class Worker:
     def _on_message(
         self, lease: TrialLease, architecture: Architecture, message: StepTimed | EpochDone
     ) -> bool:
-        """Report a message. Returns whether the trial should go on."""
         self.callback.on_message(lease.number, message)
         if isinstance(message, StepTimed):
             self._result = TrialResult(message)
@@ -237,7 +235,6 @@ class Worker:
 
 
 def _durations(trials: Sequence[Any]) -> list[float]:
-    """Seconds of the trials that were really run."""
     return [
         trial.duration.total_seconds()
         for trial in trials
