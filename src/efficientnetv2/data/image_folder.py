@@ -70,7 +70,8 @@ def read_folder(folder: Path, source: str, options: ReadOptions) -> ImageRecords
     if not folders and labeled and loose:
         raise InputError(_no_classes(source, loose))
     empty = listing.add_classes(folders)
-    listing.skip_files("", systems_only=labeled)
+    if not labeled:
+        listing.skip_files("")
     if loose:
         listing.notes.append(f"Skipped next to the class folders of {source}: {shorten(loose)}.")
     if is_auto and (labeled or strict):
@@ -102,17 +103,24 @@ class _Listing:
     def __init__(self, folder: Path, source: str, options: ReadOptions) -> None:
         self.folder, self.source, self.options = folder, source, options
         self.rows: list[tuple[str, str | float, str]] = []  # path, label, split
-        # (suffix, folder) -> files. System folders count under their name and a slash, which no suffix has.
-        self.skipped: Counter[tuple[str, str]] = Counter()
+        self.skipped: Counter[tuple[str, str]] = Counter()  # (suffix, folder) -> files that are not images
         self.notes: list[str] = []
 
     def add_tree(self, below: str, label: str | float, split: str) -> int:
         """Add images at any depth below a sub-folder. Returns their number."""
-        counts: Counter[str] = Counter()
-        paths = list(_walk(str(self.folder / below), f"{below}/" if below else "", counts))
-        self.rows += [(path, label, split) for path in paths]
-        self._skip(below, counts)
-        return len(paths)
+        paths = list(_walk(str(self.folder / below), f"{below}/" if below else ""))
+        images = [path for path in paths if is_image(path)]
+        self.rows += [(path, label, split) for path in images]
+        self._count_others(paths, below)
+        return len(images)
+
+    def skip_files(self, below: str) -> None:
+        """Count the files of a folder that are not images."""
+        entries = _entries(str(self.folder / below))
+        self._count_others([entry.name for entry in entries if not _is_folder(entry)], below)
+
+    def _count_others(self, paths: list[str], below: str) -> None:
+        self.skipped |= Counter((_suffix(path), below) for path in paths if not is_image(path))
 
     def add_classes(self, classes: list[str], below: str = "", split: str = "") -> list[str]:
         """Add class folders. Returns those without an image; refuses them where they are trained on."""
@@ -129,17 +137,6 @@ class _Listing:
                 "classes out with `min_images_per_class=1`."
             )
         return empty
-
-    def skip_files(self, below: str, *, systems_only: bool) -> None:
-        """Count system folders of a folder, and its files that are not images."""
-        counts: Counter[str] = Counter()
-        entries = _entries(str(self.folder / below), counts)
-        if not systems_only:
-            counts.update(_suffix(e.name) for e in entries if not _is_folder(e) and not is_image(e.name))
-        self._skip(below, counts)
-
-    def _skip(self, below: str, counts: Counter[str]) -> None:
-        self.skipped |= Counter({(suffix, below): count for suffix, count in counts.items()})
 
     def add_splits(self, splits: dict[str, str], others: list[str]) -> None:
         labeled = self.options.require_labels
@@ -171,16 +168,15 @@ class _Listing:
                 self.notes.append(f"Skipped next to the class folders of {place}: {shorten(loose)}.")
             elif not skips_loose:
                 self.rows += [(f"{name}/{path}", np.nan, split) for path in loose]
-            self.skip_files(name, systems_only=bool(skips_loose))
-        self.skip_files("", systems_only=True)
+                self.skip_files(name)
 
     def _add_unlabeled_test(self, name: str, classes: list[str], loose: list[str]) -> None:
         images = [*loose]
         for cls in classes:
-            images += _walk(str(self.folder / name / cls), f"{cls}/", Counter())
+            images += filter(is_image, _walk(str(self.folder / name / cls), f"{cls}/"))
         if not self.options.require_labels:
             self.rows += [(f"{name}/{path}", np.nan, "test") for path in images]
-            self.skip_files(name, systems_only=False)
+            self.skip_files(name)
         elif images:
             place = os.path.join(self.source, name)
             self.notes.append(
@@ -201,15 +197,13 @@ class _Listing:
     def records(self) -> ImageRecords:
         """The records. Raises InputError if there are none."""
         if not self.rows:
-            self.skip_files("", systems_only=False)
+            self.skip_files("")
         unsupported = _unsupported(self.skipped)
         note = _format_unsupported(unsupported, self.source)
         if not self.rows:
             fix = "with one sub-folder per class" if self.options.require_labels else "of images"
             raise InputError(f"{self.source} holds no images. {note}Give a folder {fix}, a table, or shards.")
         notes = [*self.notes, *filter(None, [note.strip()])]
-        if systems := sorted({name[:-1] for name, _ in self.skipped if name.endswith("/")}):
-            notes.append(f"Skipped in {self.source}: the system folders {shorten(systems)}.")
         paths, labels, splits = zip(*self.rows, strict=True)
         return ImageRecords(
             root=self.folder,
@@ -306,19 +300,19 @@ def _refuse_table(folder: Path, source: str, folders: list[str]) -> None:
 def _with_images(folder: Path, names: list[str]) -> list[str]:
     def holds_image(name: str) -> bool:
         try:
-            return next(_walk(str(folder / name), "", Counter()), None) is not None
+            return any(map(is_image, _walk(str(folder / name), "")))
         except InputError:  # no permission, such as lost+found of a disk
             return False
 
     return [name for name in names if holds_image(name)]
 
 
-def _walk(folder: str, prefix: str, skipped: Counter[str], links: tuple[str, ...] = ()) -> Iterator[str]:
-    """Images at any depth as ``prefix`` + path with forward slashes, sorted by name; other files are counted.
+def _walk(folder: str, prefix: str, links: tuple[str, ...] = ()) -> Iterator[str]:
+    """Files at any depth as ``prefix`` + path with forward slashes, sorted by name.
 
     ``links`` holds the real folders of the symbolic links above: a link back to one of them would never end.
     """
-    for entry in _entries(folder, skipped):
+    for entry in _entries(folder):
         if _is_folder(entry):
             onward = links
             if entry.is_symlink():
@@ -326,23 +320,19 @@ def _walk(folder: str, prefix: str, skipped: Counter[str], links: tuple[str, ...
                 target = os.path.realpath(entry.path)
                 if any(Path(inner).is_relative_to(target) for inner in onward):
                     continue
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", skipped, onward)
-        elif is_image(entry.name):
-            yield prefix + entry.name
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", onward)
         else:
-            skipped[_suffix(entry.name)] += 1
+            yield prefix + entry.name
 
 
-def _entries(folder: str, skipped: Counter[str] | None = None) -> list[os.DirEntry[str]]:
-    """Entries of a folder, sorted, without hidden ones and system folders, which ``skipped`` counts."""
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Entries of a folder, sorted, without hidden ones and system folders."""
     try:
         with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = [e for e in entries if not (e.name.startswith(".") or is_system_folder(e.name))]
     except PermissionError:
         raise InputError(f"{folder} may not be read: permission denied. Change its permissions.") from None
-    if skipped is not None:
-        skipped.update(f"{entry.name}/" for entry in visible if is_system_folder(entry.name))
-    return sorted((e for e in visible if not is_system_folder(e.name)), key=lambda entry: entry.name)
+    return sorted(visible, key=lambda entry: entry.name)
 
 
 def _contents(folder: Path) -> tuple[list[str], list[str]]:
@@ -366,7 +356,7 @@ def _unsupported(skipped: Mapping[tuple[str, str], int]) -> dict[str, dict[str, 
     """Skipped files that may be images: suffix -> folder -> count, the commonest suffix first."""
     counts: dict[str, dict[str, int]] = {}
     for (suffix, folder), count in skipped.items():
-        if suffix not in _IGNORED_SUFFIXES and not suffix.endswith("/"):
+        if suffix not in _IGNORED_SUFFIXES:
             counts.setdefault(suffix, {})[folder] = count
     return dict(sorted(counts.items(), key=lambda item: -sum(item[1].values())))
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -124,38 +125,34 @@ def _check_files(
 
     Identical files get one id in ``contents``. Only files of equal size and end are read whole.
     """
-    is_file = np.array(["#" not in path or packed_record(path) is None for path in dataset.paths], dtype=bool)
-    rows = np.flatnonzero(is_file)
+    is_packed = np.array(
+        ["#" in path and packed_record(path) is not None for path in dataset.paths], dtype=bool
+    )
+    rows = np.flatnonzero(~is_packed)
     files = [dataset.file(row) for row in rows.tolist()]
     probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)
     reasons = {row: found.reason for row, found in zip(rows.tolist(), probes, strict=True) if found.reason}
     marks = pd.DataFrame([(found.size, found.tail) for found in probes], rows)
     marks = marks.drop(index=list(reasons))
-    alike = marks.index[marks.duplicated(keep=False)].to_numpy()
-    files = [dataset.file(row) for row in alike.tolist()]
-    digests = map_chunks(lambda chunk: [_digest(file) for file in chunk], files)
-    _share_ids(contents, alike, np.array(digests, dtype=object))
-    _check_records(contents, np.flatnonzero(~is_file), reasons, dataset)
+    records = lru_cache(maxsize=None)(builtin_datasets.cifar_records)
+
+    def digest(file: str) -> bytes:
+        """The hash of a file, or of the pixels of a packed record; empty where there is no such record."""
+        if place := packed_record(file):
+            pixels = records(Path(place[0]))[place[1] : place[1] + 1, -builtin_datasets.PIXELS :].tobytes()
+            return hashlib.blake2b(pixels).digest() if pixels else b""
+        try:
+            with regular_file(file) as stream:
+                return hashlib.file_digest(stream, "blake2b").digest()
+        except OSError:  # removed since the check; reading it reports that
+            return file.encode(errors="surrogateescape")
+
+    alike = [*marks.index[marks.duplicated(keep=False)].tolist(), *np.flatnonzero(is_packed).tolist()]
+    digests = map_chunks(lambda chunk: [digest(dataset.file(row)) for row in chunk], alike)
+    reasons |= {row: "is not in its file" for row, found in zip(alike, digests, strict=True) if not found}
+    known = [found or str(row) for row, found in zip(alike, digests, strict=True)]
+    _share_ids(contents, np.array(alike, dtype=np.intp), np.array(known, dtype=object))
     return reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)
-
-
-def _check_records(
-    contents: Ints, places: npt.NDArray[np.intp], reasons: dict[int, str], dataset: ImageDataset
-) -> None:
-    """The same for packed records, without their labels. Missing records go to ``reasons``."""
-    mapped: dict[str, builtin_datasets.Bytes] = {}
-    found, digests = [], []
-    for index in places.tolist():
-        file, number = packed_record(dataset.file(index)) or ("", 0)
-        if file not in mapped:
-            mapped[file] = builtin_datasets.cifar_records(Path(file))
-        if number >= len(mapped[file]):
-            reasons[index] = f"is not there: the file has {len(mapped[file])} records"
-            continue
-        found.append(index)
-        pixels = mapped[file][number, -builtin_datasets.PIXELS :].tobytes()
-        digests.append(hashlib.blake2b(pixels, digest_size=16).digest())
-    _share_ids(contents, np.array(found, dtype=np.intp), np.array(digests, dtype=object))
 
 
 def _share_ids(contents: Ints, indices: npt.NDArray[np.intp], digests: npt.NDArray[Any]) -> None:
@@ -164,14 +161,6 @@ def _share_ids(contents: Ints, indices: npt.NDArray[np.intp], digests: npt.NDArr
     first = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
     first[codes[::-1]] = indices[::-1]  # the first row is written last
     contents[indices] = first[codes]
-
-
-def _digest(file: str) -> bytes:
-    try:
-        with regular_file(file) as stream:
-            return hashlib.file_digest(stream, "blake2b").digest()
-    except OSError:  # removed since the check; reading it reports that
-        return file.encode(errors="surrogateescape")
 
 
 def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: bool) -> None:

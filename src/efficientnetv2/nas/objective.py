@@ -87,7 +87,7 @@ class Reward:
     peak_memory_bytes: _Exponent = 0.0
 
     def compute(self, measurement: Measurement, backbone: Measurement) -> float:
-        """The reward of an architecture, 0 where it failed. The backbone's own reward is its accuracy. Raises InputError."""
+        """The reward of an architecture, 0 where it failed. The backbone's is its accuracy. Raises InputError."""
         if measurement.failure is not None or measurement.top1 is None:
             return 0.0
         reward = measurement.top1

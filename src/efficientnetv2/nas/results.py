@@ -81,7 +81,7 @@ def load_rows(study: OpenStudy) -> list[TrialRow]:
 
 
 def best(rows: Sequence[TrialRow], *, most: int = 1) -> list[TrialRow]:
-    """The finished trials with the largest rewards, each architecture once. Of equals, the earlier one. Raises InputError."""
+    """The finished trials with the largest rewards, each architecture once. Raises InputError if there are none."""
     finished = [row for row in rows if row.end == "finished" and row.same_as is None]
     if not finished:
         failures = [row.measurement.failure_line for row in rows if row.end == "failed"]
