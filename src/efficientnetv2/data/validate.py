@@ -149,7 +149,10 @@ def _check_files(
 
     alike = [*marks.index[marks.duplicated(keep=False)].tolist(), *np.flatnonzero(is_packed).tolist()]
     digests = map_chunks(lambda chunk: [digest(dataset.file(row)) for row in chunk], alike)
-    reasons |= {row: "is not in its file" for row, found in zip(alike, digests, strict=True) if not found}
+    for row, found in zip(alike, digests, strict=True):
+        if not found:
+            count = len(records(Path(dataset.file(row).rpartition("#")[0])))
+            reasons[row] = f"is not among the {count} records of its file"
     known = [found or str(row) for row, found in zip(alike, digests, strict=True)]
     _share_ids(contents, np.array(alike, dtype=np.intp), np.array(known, dtype=object))
     return reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)
