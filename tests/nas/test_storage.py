@@ -21,16 +21,17 @@ from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning
 from tests.postgres import server
 
-from efficientnetv2.nas import trial_queue as module
+from efficientnetv2.nas import storage as module
 from efficientnetv2.nas.storage import (
     EmptyDatabaseError,
     Storage,
+    TrialQueue,
     import_optuna,
+    machine_id,
     redact_password,
     sqlite_file,
     sqlite_url,
 )
-from efficientnetv2.nas.trial_queue import TrialQueue, machine_id
 from efficientnetv2.utils.errors import InputError
 
 
