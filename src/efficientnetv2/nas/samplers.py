@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from optuna import Study
@@ -179,19 +179,16 @@ def _entropy_gradient(chances: Floats) -> Floats:
     return gradient
 
 
-class Proposer(Protocol):
-    """Chooses the point to try next from a space and past trials."""
-
-    def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
-        """A canonical point, the same for the same arguments."""
-
-
 class RandomSearch:
     """Draws architectures uniformly, none twice."""
 
     def propose(self, space: Space, past: Sequence[PastTrial], key: Key) -> Point:
         """A canonical point that was not tried."""
         return sample_untried(space.sample, space, past, key)
+
+
+#: Chooses the point to try next: the same for the same space, past trials and key.
+Proposer = PolicyGradient | RegularizedEvolution | RandomSearch
 
 
 class SpaceSampler(BaseSampler):
@@ -221,10 +218,9 @@ class SpaceSampler(BaseSampler):
 
 
 def _reseeded(kind: type[TPESampler | NSGAIISampler], seed: int) -> BaseSampler:
-    """An Optuna sampler that starts anew for every trial, with a seed of its own.
+    """An Optuna sampler with a new seed for every trial.
 
-    Optuna's samplers draw from a running stream: workers with one seed would propose the same architectures, and a
-    resumed study would repeat its first ones.
+    Optuna's draw from one stream: workers with one seed, and a resumed study, would propose the same architectures.
     """
     key = Key.of(seed).fold("sampler")
 
@@ -291,10 +287,9 @@ def past_trials(study: Study, space: Space) -> list[PastTrial]:
 
 
 class BottomQuartilePruner(BasePruner):
-    """Prunes a trial that is in the bottom quartile at the second point of its curve, once ten trials came there.
+    """Prunes a trial that is in the bottom quartile at the second point of its curve, once ten trials came there. Ours.
 
-    Pruned trials count too, and a trial is judged once. If it were compared with finished trials alone, as in Optuna's
-    pruner, the bar would rise with each one that passes, and most trials would be pruned. All numbers are ours.
+    Pruned trials count too: compared with finished trials alone, as in Optuna's pruner, most would be pruned.
     """
 
     POINT, QUANTILE, MIN_TRIALS = 2, 0.25, 10
