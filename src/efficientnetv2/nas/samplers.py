@@ -17,6 +17,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from scipy.special import softmax
 
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
@@ -130,7 +131,7 @@ class PolicyGradient:
         rewarded = [trial for trial in past if trial.reward is not None]
         if len(rewarded) < self.warmup:
             return sample_untried(space.sample, space, past, key)
-        cumulative = np.cumsum(_softmax(self.logits(space, rewarded)), axis=1)
+        cumulative = np.cumsum(softmax(self.logits(space, rewarded), axis=1), axis=1)
 
         def draw(key: Key) -> Point:
             below = key.generator().random((len(cumulative), 1)) >= cumulative[:, :-1]
@@ -146,7 +147,7 @@ class PolicyGradient:
         effective = np.array([space.effective(trial.point) for trial in past])[:, :, None]
         rewards = np.array([trial.reward for trial in past], dtype=float)
         for took, counts, advantage in zip(taken, effective, self._advantages(rewards), strict=True):
-            chances = _softmax(logits)
+            chances = softmax(logits, axis=1)
             step = advantage * (took - chances) * counts + self.entropy * _entropy_gradient(chances)
             logits = logits + self.learning_rate * step
         return logits
@@ -163,12 +164,6 @@ class PolicyGradient:
             if index >= self.warmup:
                 baseline = self.baseline_decay * baseline + (1 - self.baseline_decay) * reward
         return advantages
-
-
-def _softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    chances: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return chances
 
 
 def _entropy_gradient(chances: Floats) -> Floats:
