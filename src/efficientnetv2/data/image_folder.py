@@ -120,7 +120,8 @@ class _Listing:
         self._count_others([entry.name for entry in entries if not _is_folder(entry)], below)
 
     def _count_others(self, paths: list[str], below: str) -> None:
-        self.skipped |= Counter((_suffix(path), below) for path in paths if not is_image(path))
+        suffixes = (os.path.splitext(path)[1].lower() for path in paths if not is_image(path))
+        self.skipped |= Counter((suffix, below) for suffix in suffixes)
 
     def add_classes(self, classes: list[str], below: str = "", split: str = "") -> list[str]:
         """Add class folders. Returns those without an image; refuses them where they are trained on."""
@@ -346,10 +347,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a circular link
         return False
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
 
 
 def _unsupported(skipped: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
