@@ -505,10 +505,10 @@ def test_a_folder_that_may_not_be_read_beside_the_splits_is_no_matter(tmp_path, 
     draw(*(tmp_path / name for name in ("train/x/1.jpg", "train/y/2.jpg", "locked/3.jpg")))
     entries = folders._entries
 
-    def refusing(folder, passed=None):
+    def refusing(folder):
         if folder.endswith("locked"):
             raise InputError(f"{folder} may not be read")
-        return entries(folder, passed)
+        return entries(folder)
 
     monkeypatch.setattr(folders, "_entries", refusing)
     assert load_dataset(tmp_path).notes == ()
@@ -549,8 +549,8 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_a_run_and_answered_all
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ({"group_column": "patient"}, "--group-column"),
-        ({"label_column": "species", "path_column": "file"}, "--path-column and --label-column"),
+        ({"group_column": "patient"}, "group_column"),
+        ({"label_column": "species", "path_column": "file"}, "path_column"),
     ],
 )
 def test_columns_are_of_tables(words, named, class_folders):

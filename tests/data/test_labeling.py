@@ -79,7 +79,7 @@ def test_labels_that_are_not_taken_are_not_told_of(strict_labels, told, tmp_path
 )
 def test_labels_that_look_like_several_are_told_where_each_part_stands_elsewhere(labels, separator):
     said = unseparated_hint(labels)
-    assert said is None if separator is None else f"--label-separator '{separator}'" in said
+    assert said is None if separator is None else f"label_separator={separator}" in said
 
 
 def test_a_part_and_a_written_manifest_keep_their_ids(tmp_path):
@@ -137,7 +137,7 @@ def test_a_label_unseen_in_training_is_refused_by_its_name(tmp_path):
         ("a;;b", ";", ("pictures.csv", "2", "a;;b", "';'")),
         (";a", ";", ("';a'", "label")),
         ("a; ", ";", ("lacks a label",)),
-        ("a", "", ("--label-separator", "empty")),
+        ("a", "", ("label_separator", "empty")),
         ("a|a", "|", ("'a'", "class")),
     ],
 )
@@ -233,7 +233,7 @@ def test_lists_in_the_json_of_somebody_elses_shards(tmp_path):
         "from what the scan has kept"
     )
     assert len(load_dataset(written(samples), require_labels=False)) == len(samples), "asked for no labels"
-    refused = r"theirs.tar#a.png: the label is a list, \['cat', 'animal'\], .*--label-separator ';'"
+    refused = r"theirs.tar#a.png: the label is a list, \['cat', 'animal'\], .*label_separator=;"
     with pytest.raises(InputError, match=refused):
         load_dataset(written(samples))
     with pytest.raises(InputError, match=mentioning("theirs.tar#a.png", "label")):
@@ -256,7 +256,7 @@ def test_lists_in_a_column_of_parquet(tmp_path):
     with pytest.raises(InputError, match=mentioning("2", "label_separator=;")):
         load_dataset(tmp_path / "lists.parquet")
     for wrong, said in (
-        ("do;g", "row 3: 'do;g' is one label of a list.*"),
+        ("do;g", "row 3: the label 'do;g' holds the separator"),
         ([], "row 3: the label"),
     ):
         labels = [["cat"], [wrong] if wrong else [], ["cat"], ["tree"], ["tree"]]
