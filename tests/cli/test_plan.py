@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.time_budget import RunEstimate, StageEstimate
-from efficientnetv2.training.timing import LinearCost
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.workflows import estimate
 
@@ -151,18 +149,6 @@ def test_a_cache_in_memory_is_in_the_processors(device, counted):
     foretold = RunEstimate(RunLength(1, 1.0), (StageEstimate(32, 1, 1.0, 1.0, 1, 2_000),), {})
     kept = CacheEstimate("ram", None, None, 7_000, 0.0)
     assert estimate.Estimate(foretold, kept, torch.device(device), (), 1.0).memory_bytes == counted
-
-
-def test_the_probe_is_rehearsed_where_the_rehearsed_are_of_one_class(class_folders, monkeypatch):
-    """Of a rare class none may be among them."""
-    monkeypatch.setattr(estimate, "max_probe_images", lambda *given: 100)
-    monkeypatch.setattr(estimate, "_PROBED", 1)
-    pictures = load_dataset(class_folders)
-    network, small = SimpleNamespace(embed_dim=4), SimpleNamespace(image_size=32)
-    job = RunConfig(
-        get_recipe("finetune"), network, pictures, pictures, small, None, torch.device("cpu"), workers=0
-    )
-    assert estimate._probe_s(job, SimpleNamespace(curve=LinearCost(1.0, 0.1))) > 2 * (1 + 4.8)
 
 
 def test_the_rows_rehearsed_are_those_of_the_run(class_folders):

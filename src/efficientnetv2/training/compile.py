@@ -103,8 +103,8 @@ def compile_model(
 
 def _passes(groups: int, microbatches: int) -> list[int]:
     """Groups of each pass of a step. Each number is compiled by itself, and one of them may come out wrong."""
-    whole, rest = divmod(groups, microbatches)
-    return [microbatches] * (whole > 0) + [rest] * (rest > 0)
+    full, rest = divmod(groups, microbatches)
+    return [microbatches] * (full > 0) + [rest] * (rest > 0)
 
 
 @dataclass(frozen=True)
@@ -208,17 +208,8 @@ def choose_precision(
     """Decide the recipe's open ``precision`` and ``compile``, with copies of the model.
 
     The 16-bit format of the hardware is taken if it measures a tenth faster than fp32; runs too short for the
-    measurement take it without and do not compile.
-
-    Args:
-        recipe: Recipe with ``ghost_batch_size``.
-        network: Model to train, on the CPU.
-        steps: Steps of the run; without effect with ``minutes``.
-        device: Device to train on.
-        minutes: Time of the run, which decides its steps later. None is what its steps take.
-        at_once: Processes that share the steps, each as fast as this one.
-        compile_within_s: Seconds that compiling may take before the first step. With a limit, a single step of each
-            precision is timed.
+    measurement take it without and do not compile. With ``minutes`` the ``steps`` are not known yet. ``at_once``
+    processes share them. Within ``compile_within_s`` seconds a single step of each precision is timed.
     """
     timed = _TIMED_STEPS if compile_within_s is None else 1
     bench = _Bench(recipe, network, device, None if minutes is not None else steps, timed)
@@ -262,9 +253,9 @@ def _precision(bench: _Bench) -> tuple[Precision, str]:
         return "fp32", f"Precision: fp32, for no other is known to be faster on this {bench.device.type}."
     if bench.too_short_to_measure:
         return lower, f"Precision: {lower}, which the hardware has (too short a run to measure its speed)."
-    whole_s, lower_s = bench.step_seconds([bench.side("fp32"), bench.side(lower)])
-    chosen: Precision = lower if whole_s / lower_s >= _WORTH else "fp32"
-    return chosen, f"Precision: {chosen}, for {lower} measured {whole_s / lower_s:.2f} times as fast as fp32."
+    fp32_s, lower_s = bench.step_seconds([bench.side("fp32"), bench.side(lower)])
+    chosen: Precision = lower if fp32_s / lower_s >= _WORTH else "fp32"
+    return chosen, f"Precision: {chosen}, for {lower} measured {fp32_s / lower_s:.2f} times as fast as fp32."
 
 
 def _compile(

@@ -73,9 +73,6 @@ def build_cache(
     """Keep the training images decoded, in ``ram`` or on ``disk``; None if the recipe reads the files.
 
     ``image_size`` is the largest training size to keep them for, if the run's own was lowered since.
-
-    Raises:
-        InputError: ``where`` is not given, there is no room, or ``ram`` is to serve several machines.
     """
     if recipe.cache_resolution is None:
         return None
@@ -104,9 +101,9 @@ def estimate_cache(
         return None
     where = _require_place(where, recipe, SINGLE_PROCESS)
     images, _ = _images(where, data)
-    whole = _job(images, recipe)
+    job = _job(images, recipe)
     began = time.perf_counter()
-    exists = where == "disk" and is_cached(_folder(images, whole.spec, data), whole)
+    exists = where == "disk" and is_cached(_folder(images, job.spec, data), job)
     lookup_s = time.perf_counter() - began
     order = Key.of(recipe.seed).fold("foreseen").generator().permutation(len(data.train))
     some, file, began = _as_many_as_fit(data.train, order[:_ESTIMATED], recipe, device)

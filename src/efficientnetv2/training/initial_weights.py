@@ -130,9 +130,6 @@ def load_weights(word: str, *, num_classes: int | None = None) -> tuple[Network,
     ``word`` is a model file or run directory; a weights file of timm, torchvision, Keras or the official code; a name
     such as ``efficientnetv2_s.in1k``; or weights of another library, ``timm:resnet50.a1_in1k``. ``num_classes`` is for
     another library's weights without a classifier, or with several: None adds none, and keeps several.
-
-    Raises:
-        InputError: The weights are unknown, or can't be read or downloaded.
     """
     path = Path(word)
     if _is_file(word):
@@ -227,9 +224,6 @@ def build_initial_model(
     """Build the model to train; model and weights of the recipe may be "auto", which the device decides.
 
     Weights for images of other channels are adapted (``models.adapt``).
-
-    Raises:
-        InputError: Weights are missing or of another model, or the recipe does not fit the model.
     """
     validate_model_name(recipe.model)
     notes: list[str] = []
@@ -305,7 +299,10 @@ def _from_weights(
     notes.append(f"Weights: from {word}, {head}.")
     _freeze(recipe, network)
     if network.frozen:
-        notes.append(_frozen(recipe, network))
+        every = sum(weight.numel() for weight in network.parameters())
+        train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+        fields = f"`freeze_stages={recipe.freeze_stages}`, `freeze_bn={str(recipe.freeze_bn).lower()}`"
+        notes.append(f"Frozen: {fields}; {train:,} of {every:,} weights train.")
     return InitialModel(model, word, network, tuple(notes))
 
 
@@ -323,22 +320,6 @@ def _adapt_channels(network: Network, word: str, in_channels: int) -> str:
         f"its weights in turn, scaled by {had}/{in_channels}" if in_channels > 1 else "the sum of its weights"
     )
     return f"The first convolution takes {pluralize(had, 'channel')}: {ours} get {weights}."
-
-
-def _frozen(recipe: Recipe, network: Network) -> str:
-    """What is frozen, in a sentence."""
-    if recipe.freeze_stages == 0:
-        return "Batch-norm keeps the statistics of the weights (`freeze_bn=false` lets them adapt)."
-    parts = {
-        1: "the stem and the first stage",
-        "all": "everything but the classifier",
-    }.get(recipe.freeze_stages, f"the stem and the first {recipe.freeze_stages} stages")
-    # With "all" the statistics are included.
-    if recipe.freeze_bn and recipe.freeze_stages != "all":
-        parts += " and the statistics of all batch-norms"
-    every = sum(weight.numel() for weight in network.parameters())
-    train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    return f"Frozen: {parts}; {train:,} of {every:,} weights train."
 
 
 def _seed(recipe: Recipe) -> None:

@@ -74,7 +74,7 @@ class _Task:
     images: ImageDataset  # Some of train
     folds: list[tuple[Ints, Ints]]  # Rows of them to learn from and to predict
     clusters: Ints  # (n,) ids of images that no fold separates; the bootstrap draws clusters
-    whole_note: str  # What no fold separates
+    groups_note: str  # What no fold separates
     metric: str  # ``top1`` or ``macro_f1``
     key: Key
 
@@ -147,14 +147,15 @@ def select_weights(
     except _LateError:
         return first_only
     scores = [task.score(predicted) for predicted in predictions]
-    best, why = _select(candidates, predictions, scores, task)
+    best = _select(candidates, predictions, task)
+    why = "" if scores[best] >= max(scores) else "; no other is significantly better"
     pairs = list(zip(candidates, scores, strict=True))
     winner, took_s = candidates[best], time.perf_counter() - began
     listed = ", ".join(f"{score:.1%} for {candidate.title}" for candidate, score in pairs)
     note = (
         f"Weights: {winner.word}, chosen among {len(scores)} by linear probes inside the training split: "
         f"{_METRIC_NAMES[task.metric]} {listed}, on {pluralize(len(task.images), 'image')} in {_FOLDS} folds"
-        f"{task.whole_note}{why} ({took_s:.0f} s). {_CHOOSE}"
+        f"{task.groups_note}{why} ({took_s:.0f} s). {_CHOOSE}"
     )
     comparison = {
         "figure": task.metric,
@@ -262,10 +263,10 @@ def _task(
     contents = data.contents[data.dataset.split == "train"][rows]
     # Folds keep related images together, as far as each then learns every class.
     level, folds = strictest_grouping(groupings(images, contents), images.labels, parts=_FOLDS, key=key)
-    whole = [f"places of {level.block:g}°"] if level.block is not None else []
-    whole += ["groups"] if level.groups else []
-    whole_note = f", {' and '.join(whole)} kept whole" if whole else ""
-    return _Task(images, folds, level.clusters, whole_note, recipe.monitor, key)
+    units = [f"places of {level.block:g}°"] if level.block is not None else []
+    units += ["groups"] if level.groups else []
+    groups_note = f", {' and '.join(units)} kept whole" if units else ""
+    return _Task(images, folds, level.clusters, groups_note, recipe.monitor, key)
 
 
 def _draw(labels: Ints, most: int, key: Key) -> Ints:
@@ -327,18 +328,14 @@ def _predict(
     return predicted
 
 
-def _select(
-    candidates: Sequence[WeightsCandidate], predictions: Sequence[Ints], scores: Sequence[float], task: _Task
-) -> tuple[int, str]:
-    """The place of the selected candidate, and why if its score is not the highest."""
+def _select(candidates: Sequence[WeightsCandidate], predictions: Sequence[Ints], task: _Task) -> int:
+    """The place of the selected candidate."""
     best = 0
     for number, predicted in enumerate(predictions):
         best = number if task.is_better(predicted, predictions[best]) else best
-    scratch = next((number for number, found in enumerate(candidates) if found.word == "none"), None)
-    bundled = scratch is not None and candidates[best].bundled
-    if scratch is not None and bundled and not task.is_better(predictions[best], predictions[scratch]):
-        return scratch, f"; {candidates[best].title} is not significantly better"
-    return best, "" if scores[best] >= max(scores) else "; chosen although lower, as not significantly so"
+    scratch = next((number for number, found in enumerate(candidates) if found.word == "none"), best)
+    bundled = candidates[best].bundled and not task.is_better(predictions[best], predictions[scratch])
+    return scratch if bundled else best
 
 
 def resolve_head_init(recipe: Recipe, data: DataModule) -> Recipe:

@@ -45,7 +45,7 @@ _PLENTY = 0.25
 # A number is measured if it is at least this multiple of one that fits. Ours.
 _WORTH_A_TRIAL = 1.05
 # Copies of the weights in a run: two moments and the EMA.
-_BESIDE_WEIGHTS = 3
+_WEIGHT_COPIES = 3
 # A GPU with fewer images per step waits more than it computes. Ours.
 _MIN_GPU_IMAGES = 32
 
@@ -77,12 +77,12 @@ class MemoryProbe:
         weights = sum(weight.nbytes for weight in network.parameters() if weight.requires_grad)
         sharing = self.world.local_size if self.device.type == "cpu" else 1
         free = free_bytes(self.device, limit_gib, sharing=sharing)
-        self.room = max(0, int((free - _BESIDE_WEIGHTS * weights) * _MEASURED))
+        self.room = max(0, int((free - _WEIGHT_COPIES * weights) * _MEASURED))
         self.limited = limit_gib is not None and free < free_bytes(self.device, None, sharing=sharing)
         self.took: dict[int, int | None] = {}
         self._counts: dict[int, int] = {}
         self._need_two: dict[int, bool] = {}
-        least = (self._taken + _BESIDE_WEIGHTS * weights) / GIB
+        least = (self._taken + _WEIGHT_COPIES * weights) / GIB
         if limit_gib is not None and limit_gib <= least:
             raise MemoryShortError(
                 f"`memory_gib={limit_gib:g}`: the program and the weights alone take "

@@ -127,12 +127,12 @@ def open_weights(overrides: TrainOverrides, device: torch.device) -> tuple[Weigh
     return candidates[:-1] or candidates
 
 
-def validate_requested_sizes(recipe: Recipe, device: torch.device, own_weights: Collection[str]) -> None:
+def validate_requested_sizes(recipe: Recipe, device: torch.device, known_weights: Collection[str]) -> None:
     """Refuse sizes below the model's stride before images are read, if it is known which model that is.
 
-    ``own_weights`` are those of the recipe's model. Others may bring another model; ``resolve`` checks them.
+    ``known_weights`` are those of the recipe's model. Others may bring another model; ``resolve`` checks them.
     """
-    if recipe.weights in {"none", *own_weights}:
+    if recipe.weights in {"none", *known_weights}:
         model = _model(recipe.model, device)
         validate_stride(recipe, model, stride_of(model))
 
@@ -229,11 +229,7 @@ def _option_texts(overrides: TrainOverrides) -> dict[str, str]:
 
 
 def resumed_recipe(overrides: TrainOverrides, recipe_file: Path) -> Recipe:
-    """The recipe of the run to resume.
-
-    Raises:
-        InputError: The overrides ask for another one; the message names the differences.
-    """
+    """The recipe of the run to resume; refuses overrides that differ from it."""
     saved, run = read_recipe(recipe_file), RunDir(recipe_file.parent)
     base = overrides.recipe if isinstance(overrides.recipe, Recipe) else saved
     fields = {setting_name(setting) for setting in overrides.settings}

@@ -90,11 +90,8 @@ def resolve(
 ) -> ResolvedRun:
     """Decide everything that a run leaves open, and log the choices.
 
-    ``budget`` is the time before the first step. With ``minutes``, the run then ends in that time, and image sizes are
-    lowered until three epochs fit. None keeps the sizes.
-
-    Raises:
-        InputError: The run is impossible on these images or this hardware.
+    With a ``budget`` before the first step, the run ends in its ``minutes``, and image sizes are lowered until three
+    epochs fit.
     """
     run = resolve_unmeasured(request, data, hardware, budget, None if budget is None else budget.left_s)
     request, minutes = run.request, run.request.overrides.minutes
@@ -175,12 +172,7 @@ def resolve_recipe(
     time: TimeConstraints | None = None,
     repeated: bool = False,
 ) -> ResolvedRecipe:
-    """Decide what the recipe leaves open; ``repeated`` recipes of earlier runs of the same kind keep their groups.
-
-    Raises:
-        InputError: The run is impossible: weights that are missing or of another model, more stages than steps, a group
-            that does not fit into memory, or fewer groups than processes.
-    """
+    """Decide what the recipe leaves open; ``repeated`` recipes of earlier runs of the same kind keep their groups."""
     time = time or TimeConstraints()
     if recipe.augment.autoaugment:
         require_rgb(data.in_channels)

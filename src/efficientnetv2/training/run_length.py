@@ -180,11 +180,7 @@ class LengthBudget:
         return recipe, of_sizes(recipe), notes
 
     def set_length(self, timings: StepTimings) -> tuple[Recipe, list[str]]:
-        """The recipe with the stage lengths and epochs that the timings decide, and a note for each.
-
-        Raises:
-            InputError: Not even one step per stage fits into the minutes.
-        """
+        """The recipe with the stage lengths and epochs that the timings decide, and a note for each."""
         recipe, notes = self.config.recipe, []
         if _lengths_open(recipe):
             recipe, note = _lengths_by_time(recipe, timings)

@@ -102,12 +102,12 @@ def repeat_recipe(request: RunRequest) -> RunRequest:
 
     Seeds and minival stay; ``minutes`` no longer decide the epochs.
     """
-    own = request.recipe
+    requested = request.recipe
     for file in () if request.resumed else request.options.settled:
         earlier = read_recipe(file)
-        if earlier.weights == own.weights:
-            plain = earlier.to_json() | {"seed": own.seed, "minival": own.minival}
-            if own.progressive.seed is None:
+        if earlier.weights == requested.weights:
+            plain = earlier.to_json() | {"seed": requested.seed, "minival": requested.minival}
+            if requested.progressive.seed is None:
                 plain["progressive"] = plain["progressive"] | {"seed": None}
             recipe = validate_recipe(plain, where=str(file))
             return replace(

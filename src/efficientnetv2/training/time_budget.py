@@ -189,11 +189,7 @@ def epochs_for_budget(
     spent_s: float = 0.0,
     at_once: int = 1,
 ) -> float:
-    """The epochs that fit into a number of minutes; see ``minutes_for_steps``.
-
-    Raises:
-        InputError: Not even one step per stage fits. The message gives the minutes that would do.
-    """
+    """The epochs that fit into a number of minutes, with one step per stage at least; see ``minutes_for_steps``."""
 
     def needed(steps: int) -> float:
         return minutes_for_steps(steps, recipe, timings, counts, spent_s=spent_s, at_once=at_once)

@@ -116,13 +116,8 @@ def measure_timings(
 ) -> StepTimings:
     """Do a little of everything that the run will do, with a copy of its model, small images first.
 
-    Args:
-        config: The run, by one process.
-        scratch: Folder on the disk of the run; checkpoints and a model file are left there.
-        run_steps: Steps of the whole run, which limit those that are timed. None if the timings decide them.
-        is_impossible: Whether a run of such timings, or better ones, is impossible. Then the other sizes are not timed.
-        within_s: Rough limit of the seconds for steps: fewer steps are timed, and sizes without time are
-            extrapolated.
+    Checkpoints and a model file are left in ``scratch``. ``run_steps``, if known, limit the steps that are timed. Sizes
+    are extrapolated after one whose timings, or better ones, make a run ``is_impossible``, or after ``within_s``.
     """
     state = init_state(place(copy.deepcopy(config.network), config.device), config.recipe)
     _logger.info("Measuring predictions.")
@@ -292,8 +287,8 @@ class _StepTimer:
         begin = max(0.0, marks[1] - marks[0] - each)
         if self.config.workers and self._steps:
             begin = 0.0  # the workers have begun with the first size, and read on beyond it
-        whole = self.config.recipe.batch_size / self.recipe.batch_size
-        return StepTiming(setting.image_size, begin, each * whole, memory_bytes)
+        scale = self.config.recipe.batch_size / self.recipe.batch_size
+        return StepTiming(setting.image_size, begin, each * scale, memory_bytes)
 
 
 def _predictions(config: RunConfig, state: TrainState, *, once: bool) -> LinearCost:

@@ -20,8 +20,8 @@ from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportInputs
-from efficientnetv2.inference.linear_probe import fit_probe, max_probe_images, sample_training_rows
-from efficientnetv2.inference.predict import Embeddings, Predictions
+from efficientnetv2.inference.linear_probe import max_probe_images
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
 from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
@@ -61,8 +61,6 @@ from efficientnetv2.workflows.train import load_run_data, validate_request
 
 _logger = logging.getLogger(__name__)
 
-# The classifier of the linear probe is rehearsed on so many embeddings; its time grows with their number. Ours.
-_PROBED = 500
 # Seconds from the command on after which nothing more is measured. Ours: on two slow cores the estimate is there after
 # 90 s.
 _WITHIN_S = 70.0
@@ -163,9 +161,8 @@ def plan_run(
         run, timings = _with_length(run, timings, hardware, budget)
         notes = [data.split_note, *run.notes]
         config = run.config(hardware)
-        others_s, disk, estimated = _other_costs(config, run.data, timings, folder, budget)
-        if estimated:
-            notes.append(f"Estimated, for measuring would take too long: {' and '.join(estimated)}.")
+        others_s, report_bytes, note = _other_costs(config, run.data, timings, folder, budget)
+        notes += [note] if note else []
     others_s["start-up"] += before_s.pop("start-up")
     others_s |= before_s
     if cache is not None:
@@ -173,7 +170,8 @@ def plan_run(
     if overrides.minutes is not None:
         others_s = _within_minutes(others_s, overrides.minutes)
     costs = estimate_run(run.recipe, timings, config.image_counts, microbatches=run.microbatches)
-    costs = replace(costs, others_s={**others_s, **costs.others_s}, disk_bytes={**costs.disk_bytes, **disk})
+    disk_bytes = {**costs.disk_bytes, "lists and report": report_bytes}
+    costs = replace(costs, others_s={**others_s, **costs.others_s}, disk_bytes=disk_bytes)
     assert run.recipe.epochs != "auto", "resolve_unmeasured() has resolved them"
     return Estimate(costs, cache, device, notes, float(run.recipe.epochs))
 
@@ -241,12 +239,11 @@ def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, 
 
 def _other_costs(
     config: RunConfig, data: DataModule, timings: StepTimings, scratch: Path, budget: StartupBudget
-) -> tuple[dict[str, float], dict[str, int], list[str]]:
-    """Seconds before the first step and after the last, bytes, and names of what was estimated for lack of time.
+) -> tuple[dict[str, float], int, str]:
+    """Seconds before the first step and after the last, bytes of lists and report, and a note if one is estimated.
 
     The model file of the measured run is in the folder.
     """
-    estimated = []
     folder = scratch / "run"
     began = time.perf_counter()
     run = RunDir(folder)
@@ -256,79 +253,45 @@ def _other_costs(
         run.record(row)  # TensorBoard is imported for the first
     run.close()
     seconds = {"start-up": time.perf_counter() - began}
-    lists = run.dataset_file.stat().st_size
+    class_names = config.train.class_names
     if config.recipe.weights != "none" and config.train.separator is None:
-        most = max_probe_images(
-            config.network, config.preprocessing.image_size, len(config.train.class_names), config.device
-        )
-        if probe_s(_PROBED, config.train, config.val, config.network, 0.0) < budget.left_s:
-            seconds["linear probe"] = _probe_s(config, timings)
-        else:
-            seconds["linear probe"] = probe_s(
-                most, config.train, config.val, config.network, timings.curve.each_s
-            )
-            estimated.append("the linear probe")
+        px, each_s = config.preprocessing.image_size, timings.curve.each_s
+        most = max_probe_images(config.network, px, len(class_names), config.device)
+        seconds["linear probe"] = probe_s(most, config.train, config.val, config.network, each_s)
+    lists = run.dataset_file.stat().st_size
     if report_s(config, timings) > budget.left_s:
         seconds["report"] = report_s(config, timings)
-        return seconds, {"lists and report": lists + _REPORT_BYTES}, [*estimated, "the report"]
+        return seconds, lists + _REPORT_BYTES, "Estimated, for measuring would take too long: the report."
     began = time.perf_counter()
-    logits = torch.from_numpy(_noise(config, len(config.val), len(config.train.class_names)))
+    logits = torch.from_numpy(_noise(config, len(config.val), len(class_names)))
     predictions = Predictions(np.arange(len(config.val)), config.val.targets, logits, answer=config.answer)
-    kept = model_file.load(scratch / model_file.NAME, config.device)
-    galleries = explain_predictions(
-        kept, predictions, config.val, config.train.class_names, kept.preprocessing
-    )
-    facts = ReportMetadata(config.train.source, "val")
+    model = model_file.load(scratch / model_file.NAME, config.device)
+    galleries = explain_predictions(model, predictions, config.val, class_names, model.preprocessing)
+    metadata = ReportMetadata(config.train.source, "val")
     known = ReportInputs(sections=galleries, whole=split_clusters(folder, config.val.paths))
-    outcome = EvaluationResult(predictions, config.val, config.train.class_names, facts, known=known)
-    outcome.write(folder, history=history)
+    result = EvaluationResult(predictions, config.val, class_names, metadata, known=known)
+    result.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began
-    written = sum(
-        (folder / name).stat().st_size for name in ("report.json", "report.html", "predictions.csv")
-    )
-    return seconds, {"lists and report": lists + written}, estimated
+    written = ("report.json", "report.html", "predictions.csv")
+    return seconds, lists + sum((folder / name).stat().st_size for name in written), ""
 
 
 def _rows(config: RunConfig) -> list[dict[str, Any]]:
     """Rows of metrics like those of the run, to be written and drawn; unknown values are noise."""
     recipe, length = config.recipe, config.length
+    train = ("loss", "lr", "images_per_s", "train_s", "data_wait_s", "seconds")
     rows: list[dict[str, Any]] = []
     for kind, steps, unknown in (
-        (
-            "train",
-            log_steps(recipe, length),
-            ("loss", "lr", "images_per_s", "train_s", "data_wait_s", "seconds"),
-        ),
+        ("train", log_steps(recipe, length), train),
         ("val", validation_steps(recipe, length), ("top1", "macro_f1")),
     ):
         for step, noise in zip(sorted(steps), _noise(config, len(steps), len(unknown)).tolist(), strict=True):
-            setting = (
-                recipe.progressive.at(step - 1, total_steps=length.steps).to_json() if kind == "train" else {}
-            )
-            known = {name: value for name, value in setting.items() if name != "extra"}
-            begun = {"kind": kind, "step": step, "epoch": step / length.steps_per_epoch}
-            rows.append(begun | known | dict(zip(unknown, noise, strict=True)))
+            row = {"kind": kind, "step": step, "epoch": step / length.steps_per_epoch}
+            if kind == "train":
+                row |= recipe.progressive.at(step - 1, total_steps=length.steps).to_json()
+                row.pop("extra", None)
+            rows.append(row | dict(zip(unknown, noise, strict=True)))
     return sorted(rows, key=lambda row: row["step"])
-
-
-def _probe_s(config: RunConfig, timings: StepTimings) -> float:
-    """Seconds of the linear probe: embedding, and fitting a classifier to noise of the same shape."""
-    classes = len(config.train.class_names)
-    most = max_probe_images(config.network, config.preprocessing.image_size, classes, config.device)
-    learning = min(len(config.train), most)
-    some = min(learning, _PROBED)
-    labels = config.train.labels[
-        sample_training_rows(config.train.labels, some, config.key.fold("rehearsal"))
-    ]
-    vectors = _noise(config, len(labels), config.network.embed_dim)
-    began = time.perf_counter()
-    fit_probe(
-        Embeddings(np.arange(len(labels)), labels, vectors),
-        key=config.key.fold("probe"),
-        balanced=config.recipe.class_sampling is not None,
-    )
-    fitting_s = (time.perf_counter() - began) * learning / len(labels)
-    return timings.curve.seconds(learning) + timings.curve.seconds(min(len(config.val), most)) + fitting_s
 
 
 def _noise(config: RunConfig, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
