@@ -47,7 +47,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.time_budget import epochs_for_budget
+from efficientnetv2.training.run_length import LengthBudget
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.processes import keep_freed_memory
@@ -157,7 +157,7 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
     if minutes is not None:
         with tempfile.TemporaryDirectory() as scratch:
             rates = measure_timings(job, Path(scratch))
-        epochs = epochs_for_budget(minutes, recipe, rates, ImageCounts(len(train), len(val)))
+        epochs = LengthBudget(recipe, ImageCounts(len(train), len(val)), minutes).epochs(rates)
         recipe = recipe.model_copy(update={"epochs": epochs})
         job = replace(job, recipe=recipe)
     runs.begin(recipe, train, {})

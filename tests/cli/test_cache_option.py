@@ -18,7 +18,7 @@ from tests.cli.test_train_together import WORDS as TOGETHER
 from tests.command_line import TINY, effnetv2, killed_at
 from tests.conftest import COLORS, paint
 from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, rows, start
-from tests.messages import each_mentions, mentioning, mentions
+from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
 from tests.training.test_time_budget import BEGINNING
 
@@ -27,14 +27,14 @@ from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.image_cache import CacheSpec
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
-from efficientnetv2.training import image_cache, run_length
+from efficientnetv2.training import image_cache
 from efficientnetv2.training.image_cache import build_cache, estimate_cache
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_config import ImageCounts
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_length import LengthBudget
 from efficientnetv2.training.run_request import RunOptions, RunRequest
@@ -325,48 +325,20 @@ def test_memory_does_not_reach_to_another_machine(large, caches):
     assert build_cache("disk", of_recipe(), prepared(large), Hardware(CPU, world=two)).where == "disk"
 
 
-def test_minutes_count_the_filling(large, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        run_length,
-        "epochs_for_budget",
-        lambda minutes, *_, spent_s, **__: asked.append((minutes, spent_s)) or 12.0,
-    )
-    ready = prepared(large)
-    job = RunConfig(get_recipe("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
-    recipe, notes = LengthBudget(job, 4, 90.0).set_length(None)
-    assert asked == [(4, 90.0)]
-    assert recipe.epochs == 12
-    assert each_mentions(notes, ("12", "4", "epoch"))
-
-
 def test_minutes_that_filling_alone_takes_are_refused(large):
     ready = prepared(large)
     recipe = with_overrides(get_recipe("quick"), ["compile=false", "batch_size=8", "epochs=1"])
-    job = RunConfig(recipe, None, ready.train, ready.val, None, None, CPU, workers=0)
+    counts = ImageCounts(len(ready.train), len(ready.val))
     second = LinearCost(0.0, 0.0)
     sizes = sorted({setting.image_size for setting in settings_by_size(recipe)})
     rates = StepTimings(
         0.0, tuple(StepTiming(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1
     )
     with pytest.raises(InputError, match=mentioning("minutes", "1.5", "1.6")):
-        LengthBudget(job, 1.5, 90.0).set_length(rates)
-    assert LengthBudget(job, 1.5, 90.0).is_exceeded(rates)
-    assert not LengthBudget(job, 1.6, 90.0).is_exceeded(rates)
-    assert not LengthBudget(job, None, 90.0).is_exceeded(rates)
-
-
-def test_minutes_count_every_process_with_its_part_of_the_cores(large, monkeypatch):
-    """Four processes of one core each, of which one was measured: they do four times as much in the same minutes."""
-    asked = []
-    monkeypatch.setattr(
-        run_length, "epochs_for_budget", lambda minutes, *_, at_once, **__: asked.append(at_once) or 12.0
-    )
-    monkeypatch.setattr("efficientnetv2.training.ddp.cores", lambda: 4 * torch.get_num_threads())
-    ready = prepared(large)
-    job = RunConfig(get_recipe("quick"), None, ready.train, ready.val, None, None, CPU, workers=0)
-    LengthBudget(job, 4, 0.0, World(size=4, local_size=4)).set_length(None)
-    assert asked == [4]
+        LengthBudget(recipe, counts, 1.5, 90.0).set_length(rates)
+    assert LengthBudget(recipe, counts, 1.5, 90.0).is_exceeded(rates)
+    assert not LengthBudget(recipe, counts, 1.6, 90.0).is_exceeded(rates)
+    assert not LengthBudget(recipe, counts, None, 90.0).is_exceeded(rates)
 
 
 @pytest.mark.parametrize("where", ["ram", "disk"])

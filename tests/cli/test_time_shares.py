@@ -64,7 +64,7 @@ def settled(class_folders, tmp_path):
             device=torch.device("cpu"),
             workers=0,
         )
-        return LengthBudget(job, minutes, 0.0).set_length(RATES)
+        return LengthBudget(one, job.image_counts, minutes).set_length(RATES)
 
     return settle
 

@@ -12,10 +12,9 @@ from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import ImageCounts
+from efficientnetv2.training.run_length import LengthBudget
 from efficientnetv2.training.time_budget import (
-    epochs_for_budget,
     estimate_run,
-    minutes_for_steps,
     steps_by_size,
 )
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
@@ -35,6 +34,7 @@ RATES = StepTimings(
     model_s=0.1,
     model_bytes=250,
 )
+COUNTS = ImageCounts(48, 30)
 TWO_SIZES = "progressive={stages: 2, image_size: {start: 64, end: 128}}"
 
 
@@ -154,7 +154,7 @@ def test_compiling_is_a_line_of_its_own():
 @pytest.mark.parametrize("minutes", [0.5, 2.0, 90.0])
 def test_epochs_are_what_fits_into_the_minutes(minutes):
     """With those epochs the run takes at most the time, and nearly all of it but the 3 % that stay free."""
-    epochs = epochs_for_budget(minutes, recipe(), RATES, ImageCounts(48, 30))
+    epochs = LengthBudget(recipe(), COUNTS, minutes).epochs(RATES)
     taken = whole(recipe(f"epochs={epochs}")).seconds
     assert taken <= minutes * 60 * 0.971
     longer = whole(recipe(f"epochs={1.01 * epochs + 1}")).seconds
@@ -167,8 +167,8 @@ def test_too_few_minutes_are_refused():
     So 8.62 s; 3 % of the time stay free.
     """
     with pytest.raises(InputError, match=mentioning("minutes", "0.1", "0.15")):
-        epochs_for_budget(0.1, recipe(), RATES, ImageCounts(48, 30))
-    assert epochs_for_budget(0.15, recipe(), RATES, ImageCounts(48, 30))
+        LengthBudget(recipe(), COUNTS, 0.1).epochs(RATES)
+    assert LengthBudget(recipe(), COUNTS, 0.15).epochs(RATES)
 
 
 def test_minutes_are_refused_as_they_were_given():
@@ -177,11 +177,10 @@ def test_minutes_are_refused_as_they_were_given():
     Two first steps 3 + 0.32 / 4 s, two validations 1 + 0.6 / 4 s, two checkpoints 0.7 s, the last answer
     0.5 + 2.4 / 4 s, the model 0.1 s: 30 + 6.13 / 0.97 s.
     """
-    beside = {"counts": ImageCounts(48, 30), "spent_s": 30.0, "at_once": 4}
     with pytest.raises(InputError, match=mentioning("minutes", "0.6", "0.61", "0.5")):
-        epochs_for_budget(0.6, recipe(), RATES, **beside)
-    assert epochs_for_budget(0.61, recipe(), RATES, **beside)
-    epochs = epochs_for_budget(2.5, recipe(), RATES, **beside)
+        LengthBudget(recipe(), COUNTS, 0.6, 30.0, 4).epochs(RATES)
+    assert LengthBudget(recipe(), COUNTS, 0.61, 30.0, 4).epochs(RATES)
+    epochs = LengthBudget(recipe(), COUNTS, 2.5, 30.0, 4).epochs(RATES)
     assert whole(recipe(f"epochs={epochs}")).seconds > 120, "more than one alone could do"
 
 
@@ -194,9 +193,8 @@ def test_groups_of_a_step_are_dealt_whole(processes, share):
     assert [rate.each_s for rate in shared.steps] == pytest.approx([0.08 * share, 0.24 * share])
     assert shared.answers.each_s == pytest.approx(0.08 / processes)
     one = recipe("ghost_batch_size=2")
-    beside = {"counts": ImageCounts(48, 30)}
-    asked = minutes_for_steps(3000, one, RATES, **beside, at_once=processes)
-    alike = estimate_run(recipe("ghost_batch_size=2", "epochs=500"), shared, **beside)
+    asked = LengthBudget(one, COUNTS, None, at_once=processes).minutes_for(3000, RATES)
+    alike = estimate_run(recipe("ghost_batch_size=2", "epochs=500"), shared, COUNTS)
     assert 60 * asked * 0.97 == pytest.approx(alike.seconds)
 
 
@@ -207,11 +205,14 @@ def test_groups_of_a_step_are_dealt_whole(processes, share):
 )
 def test_what_processes_do_not_share_leaves_them_less_time(whole_s, setting):
     """Each of four waits the whole 100 s; so much longer, 3 % of the time being free, they do the same steps."""
-    beside = {"counts": ImageCounts(48, 30), "at_once": 4}
-    shorter = epochs_for_budget(3.0, recipe(), RATES, **beside)
+
+    def epochs(minutes, one, rates):
+        return LengthBudget(one, COUNTS, minutes, at_once=4).epochs(rates)
+
+    shorter = epochs(3.0, recipe(), RATES)
     longer = 3.0 + 100 / 0.97 / 60
-    assert epochs_for_budget(longer, recipe(setting), replace(RATES, **whole_s), **beside) == shorter
-    assert epochs_for_budget(longer, recipe(), RATES, **beside) > shorter
+    assert epochs(longer, recipe(setting), replace(RATES, **whole_s)) == shorter
+    assert epochs(longer, recipe(), RATES) > shorter
 
 
 def test_a_temperature_takes_another_look_at_minival():

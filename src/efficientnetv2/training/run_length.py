@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +29,12 @@ from efficientnetv2.training.linear_probe import images_within, min_probe_images
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
 from efficientnetv2.training.run_request import ResolvedRun
 from efficientnetv2.training.signals import signals_as_ctrl_c
-from efficientnetv2.training.time_budget import (
-    BEFORE_SHARE,
-    StartupBudget,
-    TimeLimit,
-    epochs_for_budget,
-    minutes_for_steps,
-)
+from efficientnetv2.training.time_budget import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit, estimate_run
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.training.train_state import RunLength
-from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import as_details, progress
 
@@ -111,7 +105,8 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
     if budget is not None:  # the run compiles; its speed is measured again under way
         spent_s, within_s = budget.used_s, _TIMING_FRACTION * budget.left_s
         timed = replace(config, recipe=run.recipe.model_copy(update={"compile": False}))
-    length = LengthBudget(config, minutes, spent_s, hardware.world)
+    at_once = parallel_speed(hardware.world, hardware.device)
+    length = LengthBudget(run.recipe, config.image_counts, minutes, spent_s, at_once)
     _logger.debug(measuring_line(run.recipe))
     with scratch_dir(run.request.path) as folder, progress("measuring steps", None), as_details():
         timings = measure_timings(timed, folder, is_impossible=length.is_exceeded, within_s=within_s)
@@ -127,11 +122,9 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
         recipe, probe_images, probing_s, probe_notes = _probe_in_time(run, timings, hardware, budget)
         notes += probe_notes
         groups = recipe.batch_size // (recipe.ghost_batch_size or recipe.batch_size)
-        shared = timings.shared(parallel_speed(hardware.world, hardware.device), groups)
-        limit = TimeLimit(60 * minutes, after_s, shared, began=budget.began)
+        limit = TimeLimit(60 * minutes, after_s, timings.shared(at_once, groups), began=budget.began)
         spent_s = budget.used_s + probing_s + after_s
-    length = replace(length, config=replace(config, recipe=recipe), spent_s=spent_s)
-    recipe, length_notes = length.set_length(timings)
+    recipe, length_notes = replace(length, recipe=recipe, spent_s=spent_s).set_length(timings)
     return replace(
         run,
         recipe=recipe,
@@ -142,21 +135,53 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LengthBudget:
-    """A run and the time that it has."""
+    """The time of a run whose length is open."""
 
-    config: RunConfig  # The run, with a recipe whose length is open
+    recipe: Recipe
+    counts: ImageCounts
     # Minutes from its first step on, and ``spent_s``. None keeps the epochs of the recipe.
     minutes: float | None
-    spent_s: float  # Seconds of other work: a cache, all before the first step, the report
-    world: World = SINGLE_PROCESS
+    spent_s: float = 0.0  # Seconds of other work: a cache, all before the first step, the report
+    at_once: int = 1  # Processes that share steps and predictions, each as fast as the one that was timed
+
+    def minutes_for(self, steps: int, timings: StepTimings) -> float:
+        """The minutes to give a run of a number of steps: its time, a reserve and the other work."""
+        epochs = steps * self.recipe.batch_size / self.counts.train
+        groups = self.recipe.batch_size // (self.recipe.ghost_batch_size or 1)
+        recipe = self.recipe.model_copy(update={"epochs": epochs})
+        run = estimate_run(recipe, timings.shared(self.at_once, groups), self.counts)
+        return (self.spent_s + run.seconds / (1 - RESERVE)) / 60
 
     def is_exceeded(self, timings: StepTimings) -> bool:
         """Whether not even one step per stage fits, by timings of this run or better ones."""
-        if self.minutes is None:
-            return False
-        return self._given(minutes_for_steps, timings)(self.config.recipe.progressive.stages) > self.minutes
+        fewest = self.recipe.progressive.stages
+        return self.minutes is not None and self.minutes_for(fewest, timings) > self.minutes
+
+    def epochs(self, timings: StepTimings) -> float:
+        """The epochs that fit into the minutes, with one step per stage at least."""
+
+        def needed(steps: int) -> float:
+            return self.minutes_for(steps, timings)
+
+        assert self.minutes is not None
+        fewest = self.recipe.progressive.stages
+        if (shortest := needed(fewest)) > self.minutes:
+            digit = 10 ** (math.floor(math.log10(shortest)) - 1)  # rounded up to two digits
+            least = pluralize(float(f"{math.ceil(shortest / digit) * digit:.2g}"), "minute")
+            other = (
+                f", {self.spent_s / 60:.2g} of them for preparation and the report" if self.spent_s else ""
+            )
+            raise InputError(
+                f"`minutes={self.minutes:g}`: the shortest run has {pluralize(fewest, 'step')}, one for each stage, "
+                f"and takes about {least}{other}. Give at least that, or use a smaller `image_size` or `model`."
+            )
+        too_many = 2 * fewest
+        while needed(too_many) <= self.minutes:
+            too_many *= 2
+        fits = bisect_right(range(too_many), self.minutes, lo=fewest, key=needed) - 1
+        return float(f"{fits * self.recipe.batch_size / self.counts.train:.4g}")
 
     def lower_sizes(
         self, timings: StepTimings, stored_size: float | None
@@ -170,41 +195,27 @@ class LengthBudget:
             return timings.of_sizes([setting.image_size for setting in settings_by_size(recipe)])
 
         def epochs_of(recipe: Recipe) -> float:
-            resized = replace(self, config=replace(self.config, recipe=recipe))
-            epochs = resized._given(epochs_for_budget, of_sizes(recipe))
             with suppress(InputError):
-                return epochs(self.minutes)
+                return replace(self, recipe=recipe).epochs(of_sizes(recipe))
             return 0.0
 
-        recipe, notes = lower_sizes_for_budget(self.config.recipe, epochs_of, stored_size)
+        recipe, notes = lower_sizes_for_budget(self.recipe, epochs_of, stored_size)
         return recipe, of_sizes(recipe), notes
 
     def set_length(self, timings: StepTimings) -> tuple[Recipe, list[str]]:
         """The recipe with the stage lengths and epochs that the timings decide, and a note for each."""
-        recipe, notes = self.config.recipe, []
+        recipe, notes = self.recipe, []
         if _lengths_open(recipe):
             recipe, note = _lengths_by_time(recipe, timings)
             notes.append(note)
         if self.minutes is not None:
-            budget = replace(self, config=replace(self.config, recipe=recipe))
-            epochs = budget._given(epochs_for_budget, timings)(self.minutes)
+            epochs = replace(self, recipe=recipe).epochs(timings)
             recipe = recipe.model_copy(update={"epochs": epochs})
-            recipe.progressive.at(0, total_steps=RunLength.of(recipe, len(self.config.train)).steps)
+            recipe.progressive.at(0, total_steps=RunLength.of(recipe, self.counts.train).steps)
             notes.append(
                 f"Epochs: {epochs:g}, what fits into {pluralize(self.minutes, 'minute')} by a short measurement."
             )
         return recipe, notes
-
-    def _given(self, function: Callable[..., float], timings: StepTimings) -> Callable[..., float]:
-        """A function of ``training.time_budget`` with all but its first argument."""
-        return partial(
-            function,
-            recipe=self.config.recipe,
-            timings=timings,
-            counts=self.config.image_counts,
-            spent_s=self.spent_s,
-            at_once=parallel_speed(self.world, self.config.device),
-        )
 
 
 def _lengths_open(recipe: Recipe) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -21,12 +20,11 @@ from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.training.train_state import RunLength, stage_ends, validation_steps
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
-from efficientnetv2.utils.errors import InputError, pluralize
 
 # Evenly spaced steps whose sizes are sampled where the size may change at every step. Ours.
 _SAMPLED_STEPS = 1024
 # Fraction of the time that stays free for the unexpected. Ours.
-_RESERVE = 0.03
+RESERVE = 0.03
 # Checkpoints on the disk at a time: two whole ones, and one in writing (``training.train_state``).
 _CHECKPOINTS = 3
 # Plans over the run, besides those at each stage's start. Ours: if the speed halves right after a plan, the run is late
@@ -180,57 +178,6 @@ def _checkpoints(recipe: Recipe, length: RunLength, stages: tuple[StageEstimate,
     return ends + sum(math.floor(seconds / every_s) for seconds in lasting)
 
 
-def epochs_for_budget(
-    minutes: float,
-    recipe: Recipe,
-    timings: StepTimings,
-    counts: ImageCounts,
-    *,
-    spent_s: float = 0.0,
-    at_once: int = 1,
-) -> float:
-    """The epochs that fit into a number of minutes, with one step per stage at least; see ``minutes_for_steps``."""
-
-    def needed(steps: int) -> float:
-        return minutes_for_steps(steps, recipe, timings, counts, spent_s=spent_s, at_once=at_once)
-
-    fewest = recipe.progressive.stages
-    if (shortest := needed(fewest)) > minutes:
-        digit = 10 ** (math.floor(math.log10(shortest)) - 1)  # rounded up to two digits
-        least = pluralize(float(f"{math.ceil(shortest / digit) * digit:.2g}"), "minute")
-        other = f", {spent_s / 60:.2g} of them for preparation and the report" if spent_s else ""
-        raise InputError(
-            f"`minutes={minutes:g}`: the shortest run has {pluralize(fewest, 'step')}, one for each stage, and takes "
-            f"about {least}{other}. Give at least that, or use a smaller `image_size` or `model`."
-        )
-    too_many = 2 * fewest
-    while needed(too_many) <= minutes:
-        too_many *= 2
-    fits = bisect_right(range(too_many), minutes, lo=fewest, key=needed) - 1
-    return float(f"{fits * recipe.batch_size / counts.train:.4g}")
-
-
-def minutes_for_steps(
-    steps: int,
-    recipe: Recipe,
-    timings: StepTimings,
-    counts: ImageCounts,
-    *,
-    spent_s: float = 0.0,
-    at_once: int = 1,
-) -> float:
-    """The minutes to give a run of a number of steps: its time, a reserve and ``spent_s`` of other work.
-
-    ``at_once`` processes share steps and predictions, each as fast as the one that was timed.
-    """
-    run = estimate_run(
-        recipe.model_copy(update={"epochs": steps * recipe.batch_size / counts.train}),
-        timings.shared(at_once, recipe.batch_size // (recipe.ghost_batch_size or 1)),
-        counts,
-    )
-    return (spent_s + run.seconds / (1 - _RESERVE)) / 60
-
-
 @dataclass(frozen=True)
 class StartupBudget:
     """The time before the first step: ``seconds`` from ``began``, a ``time.monotonic()``."""
@@ -344,7 +291,7 @@ class Pacer:
             self._slowdown = self._took_s / self._expected_s
             self._took_s, self._expected_s = _SPEED_MEMORY * self._took_s, _SPEED_MEMORY * self._expected_s
         begin = self._plan.position(first)
-        left_s = self._limit.seconds * (1 - _RESERVE) - self.used_s - self._end_s(begin)
+        left_s = self._limit.seconds * (1 - RESERVE) - self.used_s - self._end_s(begin)
         left_s -= (first - step) * self._slowdown * self._mean_step_s(self._plan.position(step), begin)
         each_s = self._slowdown * self._mean_step_s(begin, self._config.length.steps)
         validations = sum(step > begin for step in self._validations)

@@ -179,14 +179,15 @@ def plan_run(
 def _timings(run: ResolvedRun, hardware: Hardware, folder: Path, budget: StartupBudget) -> StepTimings:
     """Timings of the uncompiled model, on images that are cached if all will be; compiling is estimated."""
     minutes, config = run.request.overrides.minutes, run.config(hardware)
-    length = LengthBudget(config, minutes, 0.0 if run.cache is None else run.cache.seconds)
+    spent_s = 0.0 if run.cache is None else run.cache.seconds
+    length = LengthBudget(run.recipe, config.image_counts, minutes, spent_s)
     _logger.info(measuring_line(run.recipe))
     if isinstance(run.cache, CacheEstimate):
         config = replace(config, train=run.cache.images)
     timings = measure_timings(
         replace(config, recipe=run.recipe.model_copy(update={"compile": False})),
         folder,
-        run_steps=None if needs_timing(run.recipe, minutes) else length.config.length.steps,
+        run_steps=None if needs_timing(run.recipe, minutes) else run.config(hardware).length.steps,
         is_impossible=length.is_exceeded,
         within_s=_TIMING_FRACTION * budget.left_s,
     )
@@ -205,14 +206,15 @@ def _with_length(
         notes.append(
             f"Compiling: about {timings.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
         )
-    length = LengthBudget(run.config(hardware), minutes, 0.0 if run.cache is None else run.cache.seconds)
+    config, spent_s = run.config(hardware), 0.0 if run.cache is None else run.cache.seconds
+    length = LengthBudget(recipe, config.image_counts, minutes, spent_s)
     if minutes is not None:
         before_s = min(60 * minutes * BEFORE_SHARE, budget.used_s + length.spent_s)
-        length = replace(length, spent_s=before_s + report_s(length.config, timings))
+        length = replace(length, spent_s=before_s + report_s(config, timings))
         if not sets_sizes(run.request.overrides):
             recipe, timings, lowered = length.lower_sizes(timings, run.data.stored_size)
             notes += lowered
-            length = replace(length, config=replace(length.config, recipe=recipe))
+            length = replace(length, recipe=recipe)
     recipe, length_notes = length.set_length(timings)
     preprocessing = eval_preprocessing(recipe, run.network, run.data.dataset.bands)
     run = replace(run, recipe=recipe, preprocessing=preprocessing, notes=(*notes, *length_notes))
