@@ -85,7 +85,7 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
         _logger.info(f"There is no run in {path or RUNS} yet: starting one.")
     if options.out is not None:
         validate_new_run_dir(options.out)
-    check_writable_dir(options.out or RUNS, "--output")
+    check_writable_dir(options.out or RUNS, "`output`")
     if note := device_note(options.device, device):
         _logger.info(note)
     candidates = open_weights(overrides, device)
