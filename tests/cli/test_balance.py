@@ -125,7 +125,7 @@ def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanc
     done = effnetv2("data", "balance", "packed", "even", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert mentions(done.stderr, "packed", "shards")
-    assert mentions(done.stderr, "--fewer", "effnetv2 train DATA --set")
+    assert mentions(done.stderr, "--fewer", "--set class_sampling=equal")
     assert not (tmp_path / "even").exists()
     done = effnetv2("data", "balance", "packed", "fewer.csv", "--fewer", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -166,7 +166,7 @@ def test_which_of_timms_twins_can_be_said(tmp_path):
     ("words", "said"),
     [
         (["in.safetensors", "out.safetensors", "--to", "tim"], ("did you mean", "timm")),
-        (["in.safetensors", "out.bin"], ("a model file ends in .safetensors",)),
+        (["in.safetensors", "out.bin"], ("OUT", "end in .safetensors")),
         (["in.safetensors", "no/out.safetensors"], ("there is no folder no",)),
         (["in.safetensors", "in.safetensors"], ("IN",)),
         (["none.pth", "out.safetensors"], ("none.pth",)),

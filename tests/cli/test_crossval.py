@@ -42,11 +42,10 @@ from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.train_overlap import train_overlap
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows import crossval, crossval_baseline, crossval_resume, crossval_runs, evaluate
+from efficientnetv2.workflows import crossval, crossval_baseline, crossval_config, crossval_runs, evaluate
 from efficientnetv2.workflows.crossval_baseline import compare_folds
-from efficientnetv2.workflows.crossval_config import CrossValConfig
+from efficientnetv2.workflows.crossval_config import CrossValConfig, SavedCrossVal
 from efficientnetv2.workflows.crossval_report import write_ensemble
-from efficientnetv2.workflows.crossval_resume import SavedCrossVal
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
 
 ONE_STAGE = ("--set", "progressive.stages=1", "--set", "progressive.image_size=32")
@@ -420,7 +419,7 @@ def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, cap
 
 
 def test_settings_that_cannot_be_taken_apart_are_refused():
-    with pytest.raises(InputError, match=mentioning("--candidate", "No closing quotation")):
+    with pytest.raises(InputError, match=mentioning("candidates", "No closing quotation")):
         CrossValConfig(tries=("", "class_sampling='sqrt"))
 
 
@@ -449,8 +448,7 @@ def test_what_is_wrong_with_a_try_is_said_of_it():
     plan = CrossValConfig(tries=("", "crop_scale_min=2 epochs=4"), try_settings=("ema_decay=null",))
     with pytest.raises(InputError) as refused:
         crossval.check_recipes(TrainOverrides(weights="none"), plan, RunOptions(device="cpu"))
-    assert mentions(str(refused.value), "crop_scale_min=2", "epochs=4", "--candidate-set", "ema_decay=null")
-    assert "--set" not in str(refused.value).replace("--candidate-set", "")
+    assert mentions(str(refused.value), "candidates", "crop_scale_min=2", "epochs=4", "ema_decay=null")
 
 
 @pytest.mark.parametrize(
@@ -469,7 +467,7 @@ def test_a_try_that_could_not_be_trained_is_refused_before_any_is(tried, while_c
     assert crossval.check_recipes(words, others, place, separator).weights == "none"
     with pytest.raises(InputError) as refused:
         crossval.check_recipes(words, own, place, separator)
-    assert str(refused.value).startswith(f"--candidate {tried}: ")
+    assert str(refused.value).startswith(f"`candidates`: {tried}")
     assert mentions(str(refused.value), *said)
 
 
@@ -597,7 +595,7 @@ def test_resuming_otherwise_or_with_other_pictures_is_refused(whole):
         paint(folder / f"more/blue/{number}.jpg", COLORS["blue"], number + 80)
     done = effnetv2("crossval", "more", "--output", "other", "--resume", cwd=folder)
     assert done.returncode == 2
-    assert mentions(done.stderr, "--resume", "images", "other")
+    assert mentions(done.stderr, "images", "other", "--output")
 
 
 def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, tmp_path):
@@ -610,7 +608,7 @@ def test_pictures_that_have_moved_are_refused_before_anything_is_written(whole, 
     words = ("--output", "folds", "--resume", "--device", "cpu")
     done = effnetv2("crossval", "set/pictures", *words, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
-    assert mentions(done.stderr, tmp_path, "--resume")
+    assert mentions(done.stderr, tmp_path, "--output")
     assert {file: file.read_bytes() for file in sorted((tmp_path / "folds").rglob("*.csv"))} == there
     shutil.move(tmp_path / "set/pictures", tmp_path / "pictures")
     done = effnetv2("crossval", "pictures", *words, cwd=tmp_path)
@@ -647,7 +645,7 @@ def test_pictures_of_folds_are_known_again_however_many_there_are(tmp_path):
     data = dataset(np.arange(60_000) % 2)
     data.to_csv(tmp_path / "dataset.csv")
     began = time.perf_counter()
-    rows, left_out = crossval_resume.readable_at_start(tmp_path, data, np.arange(1, 60_000))
+    rows, left_out = crossval.readable_at_start(tmp_path, data, np.arange(1, 60_000))
     assert time.perf_counter() - began < 10
     assert rows.tolist() == list(range(60_000)), "the first is of the folds, though it can't be read any more"
     assert left_out == []
@@ -662,7 +660,7 @@ def test_by_links_to_the_pictures_and_to_the_folder_the_same_files_are_found(tmp
     (tmp_path / "link").symlink_to(tmp_path / "pictures")
     folder = tmp_path / "near/folds"
     load_dataset(tmp_path / "pictures").to_csv(folder / "dataset.csv")
-    found = crossval_resume.with_saved_paths(folder, load_dataset(tmp_path / "link"))
+    found = crossval.with_saved_paths(folder, load_dataset(tmp_path / "link"))
     assert all(Path(found.file(row)).is_file() for row in range(len(found)))
     there = pd.read_csv(folder / "dataset.csv")["path"].tolist()
     assert found.relative_to(folder / "dataset.csv")["path"].tolist() == there
@@ -1005,7 +1003,7 @@ def test_a_try_that_cannot_be_monitor_is_refused():
     data = dataset([0] * 20 + [1] * 4, group=["a"] * 10 + ["b"] * 10 + ["c"] * 2 + ["d"] * 2)
     plan = CrossValConfig(folds=2, by="group", tries=("", "class_sampling=null"))
     dealt = plan.make_folds(data, np.arange(24), 0)
-    with pytest.raises(InputError, match=mentioning("--candidate", "1")):
+    with pytest.raises(InputError, match=mentioning("candidates", "1")):
         plan.selection_split(data, np.arange(24), dealt, 0, 0)
 
 
@@ -1016,7 +1014,7 @@ def test_a_val_split_of_ones_own_is_no_way_out_of_a_cross_validation():
         CrossValConfig(folds=2, by="class", tries=("", "class_sampling=null")),
     )
     dealt = plan.make_folds(data, np.arange(12), 0)
-    with pytest.raises(InputError, match=mentioning("'c1'", "--candidate")):
+    with pytest.raises(InputError, match=mentioning("'c1'", "candidates")):
         plan.selection_split(data, np.arange(12), dealt, 0, 0)
 
 
@@ -1033,7 +1031,7 @@ def test_few_years_are_enough_to_choose_by():
     with pytest.raises(InputError, match=mentioning("1", "training", "fold")):
         more.selection_split(data, contents, more.make_folds(data, contents, 0), 0, 0)
     two, dealt = data.select(range(20)), plan.make_folds(data.select(range(20)), contents[:20], 0)
-    with pytest.raises(InputError, match=mentioning("--candidate")):
+    with pytest.raises(InputError, match=mentioning("candidates")):
         plan.selection_split(two, contents[:20], dealt, 0, 0)
 
 
@@ -1050,12 +1048,12 @@ def test_folds_by_place_stand_beside_folds_at_random_whatever_the_groups(group):
 def test_what_is_of_places_is_refused_with_the_reason_where_there_are_none():
     data, contents = dataset([0, 1] * 10, group=list("abcd") * 5), np.arange(20)
     plan = CrossValConfig(folds=2, compare_splits=True)
-    with pytest.raises(InputError, match=mentioning("--compare-splits", "all.csv")):
+    with pytest.raises(InputError, match=mentioning("compare_splits", "all.csv")):
         plan.comparison_folds(data, contents, 0, plan.make_folds(data, contents, 0))
     one_place = dataset([0, 1] * 10, latitude=[1.0] * 20, longitude=[2.0] * 20)
-    with pytest.raises(InputError, match=mentioning("--compare-splits", "all.csv", "1", "2")):
+    with pytest.raises(InputError, match=mentioning("compare_splits", "all.csv", "1", "2")):
         plan.comparison_folds(one_place, contents, 0, plan.make_folds(one_place, contents, 0))
-    with pytest.raises(InputError, match=mentioning("--block-degrees", "0.25", "all.csv")):
+    with pytest.raises(InputError, match=mentioning("block_degrees", "0.25", "all.csv")):
         CrossValConfig(folds=2, block_degrees=0.25).make_folds(data, contents, 0)
 
 
@@ -1066,7 +1064,7 @@ def test_a_second_set_of_folds_that_nothing_could_be_told_of_is_refused():
     for by in ("class", "place"):
         plan = CrossValConfig(folds=4, by=by, compare_splits=True)
         dealt = plan.make_folds(data, contents, 0)
-        with pytest.raises(InputError, match=mentioning("--compare-splits", "all.csv")):
+        with pytest.raises(InputError, match=mentioning("compare_splits", "all.csv")):
             plan.comparison_folds(data, contents, 0, dealt)
         assert replace(plan, compare_splits=False).comparison_folds(data, contents, 0, dealt) is not None
 
@@ -1079,7 +1077,7 @@ def test_by_time_the_last_period_has_trained_nobody(tmp_path):
     plan, folder = CrossValConfig(folds=2, by="time"), tmp_path / "folds"
     folder.mkdir()
     dealt = plan.make_folds(data, np.arange(12), 0)
-    crossval_resume.write_start(folder, SavedCrossVal(TrainOverrides(), plan, source, "d"), data, dealt)
+    crossval_config.write_start(folder, SavedCrossVal(TrainOverrides(), plan, source, "d"), data, dealt)
     assert (
         pd.read_csv(folder / "dataset.csv", keep_default_na=False)["split"].tolist()
         == ["train"] * 8 + [""] * 4

@@ -147,13 +147,13 @@ def test_tries_that_leave_nothing_of_the_minutes_are_refused(tmp_path, monkeypat
     data, contents = load_dataset(painted(tmp_path, 48)), np.arange(48)
     plan = CrossValConfig(folds=3, by="class", tries=TRIES, try_settings=("epochs=100",))
     runs = FoldTrainer(TrainOverrides(minutes=1), plan, RunOptions(out=tmp_path / "out"), data, contents, 0)
-    with pytest.raises(InputError, match=mentioning("--minutes", "1", "epochs=100")):
+    with pytest.raises(InputError, match=mentioning("minutes=1", "epochs=100")):
         runs.predict(plan.make_folds(data, contents, 0), tmp_path / "out", "Fold")
 
 
 def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
     words, place = TrainOverrides(minutes=5, weights="none"), RunOptions(device="cpu")
-    with pytest.raises(InputError, match=mentioning("--candidate", "class_sampling=null", "epochs=4")):
+    with pytest.raises(InputError, match=mentioning("candidates", "class_sampling=null", "epochs=4")):
         check_recipes(words, CrossValConfig(tries=("", "class_sampling=null epochs=4")), place)
     short = CrossValConfig(tries=TRIES, try_settings=("epochs=4",))
     assert check_recipes(words, short, place).weights == "none"
@@ -338,11 +338,11 @@ def test_equally_good_tries_answer_in_their_order():
     [
         (
             {"tries": TRIES, "members": 3},
-            ("--ensemble", "3", "2", "--candidate"),
+            ("members", "3", "2", "candidates"),
         ),
         (
             {"tries": TRIES, "members": 2, "try_settings": ("epochs=4",)},
-            ("all 2 tries answer and nothing is chosen",),
+            ("candidate_settings", "members", "2", "select"),
         ),
     ],
 )

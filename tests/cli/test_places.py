@@ -42,6 +42,7 @@ from efficientnetv2.workflows.evaluate import evaluate_and_report
 from efficientnetv2.workflows.evaluate_options import EvaluateOptions, check_calibration, report_folder
 from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
+from efficientnetv2.workflows.run_start import resume_hint
 
 MACHINE = InferenceOptions("cpu", 0)
 
@@ -140,16 +141,16 @@ def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
     again = f"effnetv2 train {class_folders} --output {tmp_path / 'run'} --resume"
     assert mentions(str(told.value), again, "--device", "--workers", "0", "--memory-gib", "6.5", "--strict")
     plain = RunOptions(tmp_path / "run")
-    assert train._resume_hint(DataConfig(str(class_folders)), plain, tmp_path / "run", World()) == (
-        f"Go on with: {again}"
+    assert resume_hint(DataConfig(str(class_folders)), plain, tmp_path / "run", World()) == (
+        f"To resume: {again}"
     )
 
 
 @pytest.mark.parametrize(
     ("machines", "said"),
     [
-        (1, "Go on with: torchrun --nproc-per-node 2 -m efficientnetv2 train"),
-        (2, "Go on by starting it on every machine as before, with: train"),
+        (1, "To resume: torchrun --nproc-per-node 2 -m efficientnetv2 train"),
+        (2, "To resume, start it on every machine as before, with: train"),
     ],
 )
 def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
@@ -239,7 +240,7 @@ def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders)
     assert sorted(class_folders.rglob("*")) == there
 
 
-@pytest.mark.parametrize(("verb", "place"), [("check", "to inspection/ here"), ("train", "to runs/ here")])
+@pytest.mark.parametrize(("verb", "place"), [("check", "inspection"), ("train", "runs")])
 def test_who_stands_in_data_is_told_where_to_go(verb, place, class_folders):
     """The option that a message blames is one that was typed."""
     done = effnetv2(verb, ".", "--weights", "none", cwd=class_folders)
@@ -259,7 +260,7 @@ def test_a_place_in_data_is_refused_before_any_work(verb, out, class_folders, mo
     words = ("pictures", "--output", out) if out else (".",)
     ended = CliRunner().invoke(app, [verb, *words], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert ended.exit_code == 2, ended.output
-    assert ("lies in DATA pictures" if out else "here is DATA itself") in ended.stderr
+    assert ("is in DATA pictures" if out else "is in DATA .") in ended.stderr
 
 
 def test_an_evaluation_lies_outside_of_data(class_folders):

@@ -83,8 +83,8 @@ def test_the_answer_as_json(tmp_path):
 @pytest.mark.parametrize(
     ("out", "words"),
     [
-        ("pictures/packed", ("lies in DATA", "Give a folder beside it")),
-        ("pictures", ("holds something already",)),
+        ("pictures/packed", ("is in DATA", "Give a folder beside it")),
+        ("pictures", ("is not empty",)),
         ("file.txt", ("is a file",)),
         ("s3://bucket/packed", ("written to this machine",)),
     ],

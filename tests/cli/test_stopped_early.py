@@ -12,11 +12,11 @@ from efficientnetv2.workflows import train
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("resume", "how"), [(False, "begins anew"), (True, "goes on")])
+@pytest.mark.parametrize(("resume", "how"), [(False, "starts again"), (True, "resumes")])
 def test_before_the_first_step_the_same_command_is_enough(number, resume, how, tmp_path, monkeypatch):
     """As while every file is looked at, which may take an hour."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(train, "_resolve_or_resume", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(train, "resolve_or_resume", lambda *_: signal.raise_signal(number))
     with pytest.raises(KeyboardInterrupt, match=mentioning(how, "step")):
         train.train_and_report(
             TrainOverrides(),

@@ -88,7 +88,7 @@ def test_names_in_words():
 )
 def test_files_that_hold_no_names(tmp_path, text, said):
     (tmp_path / "n.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(InputError, match=rf"class_names: .*n\.json.*({said})"):
+    with pytest.raises(InputError, match=rf"class_names`: .*n\.json.*({said})"):
         read_class_names(str(tmp_path / "n.json"))
 
 

@@ -156,7 +156,7 @@ def test_damaged_files_of_a_cross_validation_are_named_with_what_trains_them_aga
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-        with pytest.raises(InputError, match=mentioning(name, "--resume")):
+        with pytest.raises(InputError, match=mentioning(name, "resume")):
             read()
 
 

@@ -21,7 +21,7 @@ from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.train_state import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import crossval
+from efficientnetv2.workflows import crossval, run_start
 from efficientnetv2.workflows import train as train_job
 from efficientnetv2.workflows.crossval_config import CrossValConfig
 
@@ -110,12 +110,12 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
     """It began in the same --output while this one looked at its pictures."""
     out = tmp_path / "mine"
 
-    def prepare(*given, real=train_job.prepare_data, **named):
+    def prepare(*given, real=run_start.prepare_data, **named):
         save_checkpoint(out / "checkpoints", {"step": 1}, 1)
         (out / "recipe.yaml").write_text("")
         return real(*given, **named)
 
-    monkeypatch.setattr(train_job, "prepare_data", prepare)
+    monkeypatch.setattr(run_start, "prepare_data", prepare)
     with pytest.raises(InputError, match=mentioning("mine", "run")):
         train_job.train_and_report(
             WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0)
@@ -211,7 +211,7 @@ def test_nobody_goes_on_with_a_run_that_is_under_way(class_folders, tmp_path, mo
 
     monkeypatch.setattr(Trainer, "fit", stopped)
     for words, resume_it in ((WORDS, False), (TrainOverrides(), True)):
-        with pytest.raises(KeyboardInterrupt, match="Go on with"):
+        with pytest.raises(KeyboardInterrupt, match="To resume"):
             train(words, resume=resume_it)
     assert refused == [False, True]
     assert not (out / RUNNING).exists()

@@ -176,7 +176,7 @@ def test_a_study_finds_an_architecture(photos, tmp_path, monkeypatch):
 
 def test_a_model_in_memory_is_to_be_saved_first(run, photos):
     with pytest.raises(
-        ev2.InputError, match=r"model must be a path or a name, not \w+\. Write a model to a file"
+        ev2.InputError, match=r"`model` must be a path or a name, not \w+\. Write a model to a file"
     ):
         ev2.predict(run.model, photos)
 

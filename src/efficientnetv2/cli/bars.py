@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any, Self
 
-from rich.progress import MofNCompleteColumn, TaskProgressColumn
+from rich.progress import MofNCompleteColumn, ProgressColumn, TaskProgressColumn
 
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.console import Bar, Screen
@@ -16,8 +15,10 @@ from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.utils.errors import format_duration, pluralize
 
 
-class TrainingBar(Callback):
-    """A progress bar of training runs: throughput, current image size and regularization, time left."""
+class _LazyBar:
+    """A bar that is shown from its first update until its block ends."""
+
+    counter: type[ProgressColumn]
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -26,14 +27,26 @@ class TrainingBar(Callback):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.on_train_end(0)
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None
+
+    def _shown(self, **fields: Any) -> Bar:
+        if self._bar is None:
+            self._bar = Bar(self._screen, self.counter()).__enter__()
+        self._bar.update(**fields)
+        return self._bar
+
+
+class TrainingBar(_LazyBar, Callback):
+    """A progress bar of training runs: throughput, current image size and regularization, time left."""
+
+    counter = TaskProgressColumn
 
     def on_train_start(self, step: int, num_steps: int) -> None:
         """Show the bar."""
-        self._bar = Bar(self._screen, TaskProgressColumn()).__enter__()
+        self._shown()
 
     def on_log(
         self,
@@ -45,59 +58,39 @@ class TrainingBar(Callback):
         seconds_left: float,
     ) -> None:
         """Show how far the run has come."""
-        if self._bar is None:
-            return
         dropout = "" if settings.dropout is None else f", dropout {settings.dropout:.2g}"
         augment = "" if settings.randaugment is None else f", RandAugment {settings.randaugment:.3g}"
         mixup = f", mixup {settings.mixup_alpha:.2g}" if settings.mixup_alpha else ""
         what = f"{settings.image_size} px{dropout}{augment}{mixup}, loss {loss:.3f}"
         speed, left = f"{images_per_s:.0f} images/s", f"{format_duration(seconds_left)} left"
-        self._bar.update(completed=step, total=num_steps, what=what, speed=speed, left=left)
-        if step < num_steps and self._bar.line_is_due():
+        bar = self._shown(completed=step, total=num_steps, what=what, speed=speed, left=left)
+        if step < num_steps and bar.line_is_due():
             self._screen.say(f"{step / num_steps:.0%}: {what}, {speed}, {left}")
 
     def on_train_end(self, step: int) -> None:
         """Take the bar away."""
-        if self._bar is not None:
-            self._bar.__exit__()
-            self._bar = None
+        self.__exit__()
 
 
-class StudyBar(SearchCallback):
+class StudyBar(_LazyBar, SearchCallback):
     """A progress bar of a study: trials done, the largest reward, time left."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
-        self._bar: Bar | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.__exit__()
+    counter = MofNCompleteColumn
 
     def on_progress(self, progress: StudyProgress) -> None:
         """After every trial."""
         left = "" if progress.seconds_left is None else f"about {format_duration(progress.seconds_left)} left"
         best = "" if progress.best is None else f"best {progress.best:.4f}"
-        self._update(completed=progress.done, total=progress.target, speed=best, left=left)
+        self._shown(completed=progress.done, total=progress.target, speed=best, left=left)
 
     def on_trial_start(self, number: int, architecture: Architecture) -> None:
         """A trial is being tried."""
         layers = sum(stage.layers for stage in architecture.stages)
-        self._update(what=f"trial {number}, {pluralize(layers, 'layer')}: measuring")
+        self._shown(what=f"trial {number}, {pluralize(layers, 'layer')}: measuring")
 
     def on_message(self, number: int, one: StepTimed | EpochDone) -> None:
         """Something is known of it."""
         if isinstance(one, StepTimed):
-            self._update(what=f"trial {number}: {1000 * one.time.median:.3g} ms a step")
+            self._shown(what=f"trial {number}: {1000 * one.time.median:.3g} ms a step")
         else:
-            self._update(what=f"trial {number}: epoch {one.epoch:.3g}, top-1 {one.top1:.1%}")
-
-    def _update(self, **fields: Any) -> None:
-        if self._bar is None:
-            self._bar = Bar(self._screen, MofNCompleteColumn()).__enter__()
-        self._bar.update(**fields)
+            self._shown(what=f"trial {number}: epoch {one.epoch:.3g}, top-1 {one.top1:.1%}")

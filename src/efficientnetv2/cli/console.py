@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from textwrap import fill
-from types import TracebackType
 from typing import Any, Self
 
 from rich.box import SIMPLE_HEAD
@@ -34,9 +33,7 @@ _INDENT = " " * 4
 class Screen:
     """Where a command prints. Within its context, it shows the log and the progress of the package.
 
-    Args:
-        quiet: With ``--json``: only the result on stdout. Lines go to stderr.
-        verbose: Show details (level DEBUG) too. A run's log.txt has them in any case.
+    ``quiet``: lines go to stderr. ``verbose``: details (level DEBUG) too.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
@@ -45,16 +42,13 @@ class Screen:
         self._options = OPTIONS.get()  # a line may come from a thread, which has no context
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(attached(_Printed(self, self._level)))
-            stack.enter_context(reported_to(self.counting))
-            self._leave = stack.pop_all()
+        self._contexts = ExitStack()
+        self._contexts.enter_context(attached(_Printed(self, self._level)))
+        self._contexts.enter_context(reported_to(self.counting))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave.close()
+    def __exit__(self, *error: object) -> None:
+        self._contexts.close()
 
     def warn(self, line: str) -> None:
         """Print a line on stderr."""
@@ -91,8 +85,7 @@ class Screen:
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """Print a table whose numbers are aligned to the right; no word in it is ever cut.
 
-        On a terminal that is wide enough its last column is folded between words. Elsewhere, and so where another
-        program reads it, every row is one line.
+        On a wide terminal its last column is folded between words. Elsewhere every row is one line.
         """
         title, columns = self._printable(title), [self._printable(name) for name in columns]
         rows = [[self._printable(escape_controls(cell)) for cell in row] for row in rows]
@@ -103,7 +96,16 @@ class Screen:
         room = self.notes.width - sum(widths[:-1]) - _GAP * (len(columns) - 1)
         if self.notes.is_terminal and room >= longest_word:
             widths[-1] = min(widths[-1], room)
-            self.notes.print(_rich_table(title, columns, rows, widths, numeric))
+            # Between two columns the box has a line of spaces: with the padding, _GAP.
+            folded = Table(
+                title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
+                show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0)
+            )  # fmt: skip
+            for column, width, right in zip(columns, widths, numeric, strict=True):
+                folded.add_column(column, width=width, justify="right" if right else "left")
+            for row in rows:
+                folded.add_row(*row)
+            self.notes.print(folded)
             return
         self.notes.print(title)
         for row in lines:
@@ -114,10 +116,7 @@ class Screen:
             self.notes.print((" " * _GAP).join(cells).rstrip())
 
     def entries(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        """Print a table whose last column has sentences: on a terminal each row is a few lines.
-
-        A cell between the first and the last is printed with the name of its column, an empty one is not.
-        """
+        """Print a table whose last column has sentences: on a terminal each row is a few lines."""
         if not self.notes.is_terminal:
             self.table(title, columns, rows)
             return
@@ -142,8 +141,9 @@ class Bar:
     ) -> None:
         self._console = screen.notes
         self._next = time.perf_counter() + _FIRST_S
-        fields = (TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("what", "speed", "left"))
-        before, *after = fields
+        before, *after = (
+            TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("what", "speed", "left")
+        )
         # Transient: else each bar would leave an empty line.
         self._progress = Progress(
             before, BarColumn(bar_width=24), counter, *after,
@@ -186,21 +186,6 @@ class _Printed(logging.Handler):
 
 def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-
-def _rich_table(
-    title: str, columns: list[str], rows: list[list[str]], widths: list[int], numeric: list[bool]
-) -> Table:
-    # Between two columns the box has a line of spaces: with the padding, _GAP.
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
-        show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0)
-    )  # fmt: skip
-    for column, width, right in zip(columns, widths, numeric, strict=True):
-        table.add_column(column, width=width, justify="right" if right else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def print_json(value: Any) -> None:

@@ -42,7 +42,7 @@ def convert(
     source: Annotated[
         Path, argument("IN", "A model file or run; or weights of timm, torchvision, Keras or the authors.")
     ],
-    out: Annotated[
+    output: Annotated[
         Path, argument("OUT", "A .safetensors file; for others also .pth, .h5, .keras, or a folder for timm.")
     ],
     to: Annotated[
@@ -86,7 +86,7 @@ def convert(
         preprocessing[name] = tuple(map(float, preprocessing[name].split(",")))
     with Screen(quiet=as_json) as screen:
         made = workflow.convert(
-            source, out, to=to, model=model, class_names=class_names, preprocessing=preprocessing,
+            source, output, to=to, model=model, class_names=class_names, preprocessing=preprocessing,
             half=half, overwrite=overwrite
         )  # fmt: skip
         screen.say(f"Recognized: {made.recognized}.")
@@ -94,9 +94,9 @@ def convert(
             screen.say(line)
         for note in made.notes:
             screen.say(f"Note: {note.rstrip('.')}.")
-        screen.say(f"Written to {out}.")
-        if to == "timm" and out.is_dir():
-            screen.say(f'In timm: timm.create_model("local-dir:{out}", pretrained=True)')
+        screen.say(f"Written to {output}.")
+        if to == "timm" and output.is_dir():
+            screen.say(f'In timm: timm.create_model("local-dir:{output}", pretrained=True)')
     if as_json:
         print_json(made.to_json())
 
@@ -111,14 +111,14 @@ def _description(network: Network) -> Iterator[str]:
         yield f"Padding: {_PADDINGS[table.padding]}; batch-norm epsilon {table.batch_norm_epsilon:g}."
     elif isinstance(network, WrappedModel):
         yield f"Model: {network.source}."
-    own = network.preprocessing
-    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (own.mean, own.std))
-    crop_mode = _CROP_MODES[own.crop_mode]
-    if own.crop_mode == "center":
-        crop_mode += f" of {own.crop_pct:.3g} of the shorter side"
-    elif own.crop_pct < 1:
-        crop_mode = f"the middle {own.crop_pct:.3g} of each side, squeezed"
-    yield f"Preprocessing: {own.image_size} px, {crop_mode}, {own.interpolation}, mean {mean}, std {std}."
+    images = network.preprocessing
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (images.mean, images.std))
+    crop_mode = _CROP_MODES[images.crop_mode]
+    if images.crop_mode == "center":
+        crop_mode += f" of {images.crop_pct:.3g} of the shorter side"
+    elif images.crop_pct < 1:
+        crop_mode = f"the middle {images.crop_pct:.3g} of each side, squeezed"
+    yield f"Preprocessing: {images.image_size} px, {crop_mode}, {images.interpolation}, mean {mean}, std {std}."
     classes = (
         f"{network.num_classes}: {shorten(network.class_names, 3)}"
         if network.num_classes

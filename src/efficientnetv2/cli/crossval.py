@@ -8,7 +8,7 @@ import typer
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.options import between, flag, option, spread
+from efficientnetv2.cli.options import advanced, between, flag, option, spread
 from efficientnetv2.cli.parsing import ADVANCED
 
 
@@ -26,47 +26,37 @@ def crossval(
     ] = "auto",
     block_degrees: Annotated[
         float | None,
-        option(
-            "Size of spatial blocks; 1 is about 111 km.  [default: automatic]",
-            "DEGREES",
-            check=between(0.001, 90),
-            panel=ADVANCED,
-        ),
+        advanced("Size of spatial blocks.  [default: automatic]", "DEGREES", check=between(0.001, 90)),
     ] = None,
     time_column: options.TimeColumn = None,
     candidates: Annotated[
         list[str] | None,
-        option(
-            "Recipe fields to choose from inside each fold, one candidate per option; repeatable.",
+        advanced(
+            "Recipe fields of a candidate to choose from in each fold; repeatable.",
             "'A.B=C ...'",
             "--candidate",
-            panel=ADVANCED,
         ),
     ] = None,
     candidate_settings: Annotated[
         list[str] | None,
-        option(
-            "A recipe field while choosing only, such as epochs=4; repeatable.",
-            "A.B=C",
-            "--candidate-set",
-            panel=ADVANCED,
+        advanced(
+            "A recipe field while choosing only, such as epochs=4; repeatable.", "A.B=C", "--candidate-set"
         ),
     ] = None,
     members: Annotated[
         int,
-        option(
-            "Models per fold, averaged: the best candidates, or as many seeds.",
+        advanced(
+            "Models per fold: the best candidates, or as many seeds.",
             "N",
             "--ensemble",
             check=between(1, 100),
-            panel=ADVANCED,
         ),
     ] = 1,
     compare_splits: Annotated[
         bool,
         flag(
             "--compare-splits",
-            "Train random folds too, and report how optimistic they are beside those by place.",
+            "Train random folds too, and compare them with those by place.",
             panel=ADVANCED,
         ),
     ] = False,

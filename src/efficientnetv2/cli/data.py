@@ -137,10 +137,7 @@ def check(
         option("Folder for the page and its JSON.  [default: inspection/NAME]", "FOLDER", "--output"),
     ] = None,
     weights: Annotated[
-        str,
-        option(
-            "Model that finds label errors and images of one scene: none, auto, a name, or a file.", "NAME"
-        ),
+        str, option("Model that finds label errors: none, auto, a name, or a file.", "NAME")
     ] = "none",
     near_km: Annotated[float, option("Distance that is one location.", "KM", check=between(0, 20_000))] = 5.0,
     time_column: options.TimeColumn = None,

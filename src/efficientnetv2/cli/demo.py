@@ -24,10 +24,8 @@ OUT = Path("runs/demo")
 FOLDS = 3
 IMAGES = 600  # of the demonstration
 
-# Satellite images have no orientation; the cause of the loss is at the center, so crops keep most of the image and
-# center features are pooled too; color is evidence. The head comes first (a linear probe), then all layers are tuned
-# for as many epochs as leave time for the folds. The classes are imbalanced. Chosen on 444 other images of the same
-# source (docs/land_cover.md), not on these.
+# Satellite images have no orientation, their subject is at the center, and color is evidence. The head comes first (a
+# linear probe), then all layers are tuned. Chosen on 444 other images of the same source (docs/land_cover.md).
 SETTINGS = (
     "class_sampling=sqrt",
     "head_init=linear_probe",
@@ -84,13 +82,10 @@ def demo(
         screen.say(shell_join(["effnetv2", command, *words]))
         if command == "crossval":
             folds_s = crossval_seconds(out)
-            screen.say(
-                f"Time: about {format_duration(folds_s)} for {FOLDS} runs, by step 2; linear probes come on top"
-            )
+            screen.say(f"Time: about {format_duration(folds_s)} for {FOLDS} runs, and for linear probes")
             if time.monotonic() - began + folds_s > MOST_S:
-                screen.say(
-                    f"Skipped (the demo would take more than {format_duration(MOST_S)}). To run it, type the command."
-                )
+                limit = format_duration(MOST_S)
+                screen.say(f"Skipped (the demo would take more than {limit}). To run it, type the command.")
                 if as_json:
                     print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
                 break
@@ -141,20 +136,17 @@ def make_room(out: Path) -> None:
     from efficientnetv2.training.run_dir import RUN_FILES
     from efficientnetv2.training.run_lock import validate_new_run_dir
 
-    elsewhere = f"or give the demonstration another folder: effnetv2 demo --output {OUT}2"
+    fix = f"Move it, or use another folder: effnetv2 demo --output {OUT}2"
     if out == OUT and _is_demo(out):
         known = {*RUN_FILES, "inspection", "folds"}
         others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - known)
         if others:
             raise InputError(
-                f"{out} holds {shorten(others, 3)} beside an earlier demonstration, and would be replaced as a whole. "
-                f"Move that elsewhere, {elsewhere}"
+                f"{out} has {shorten(others, 3)} beside an earlier demo, which is replaced. {fix}"
             )
         shutil.rmtree(out)
     elif out == OUT and (out / "recipe.yaml").exists():
-        raise InputError(
-            f"{out} holds a run that is not of the demonstration. Move it elsewhere, {elsewhere}"
-        )
+        raise InputError(f"{out} has a run that is not of the demo. {fix}")
     validate_new_run_dir(out)
 
 
@@ -174,8 +166,7 @@ def story(
     weights = _from_here(images.absolute().parents[1] / "weights/efficientnetv2_b0.safetensors")
     if not weights.is_file():
         raise InputError(
-            f"{weights} is missing, the weights that the demonstration starts from. They come with the repository: "
-            "git checkout examples/weights"
+            f"{weights} is missing, which comes with the repository: git checkout examples/weights"
         )
     data, machine = str(images), option_args(device="cpu", workers=workers)
     settings = [setting.replace(f"epochs={_EPOCHS}", f"epochs={epochs}") for setting in SETTINGS]
@@ -226,6 +217,6 @@ def bundled_images() -> Path:
         if (place / "examples/land_cover/pictures.csv").exists():
             return _from_here(place / "examples/land_cover/pictures.csv")
     raise InputError(
-        "the demonstration images come with the repository, not with the installed package. Run it in a clone, or "
-        "train on your own images: effnetv2 train DATA"
+        "the demo's images come with the repository, not with the installed package. Run it in a clone, or train on "
+        "your images: effnetv2 train DATA"
     )

@@ -11,7 +11,7 @@ from efficientnetv2.cli.options import argument, option, spread
 from efficientnetv2.utils.errors import format_duration
 
 if TYPE_CHECKING:
-    from efficientnetv2.evaluation.compare import FinishedRun, UnpairedComparison
+    from efficientnetv2.evaluation.compare import UnpairedComparison
     from efficientnetv2.evaluation.predictions import PairedDifference
     from efficientnetv2.workflows.compare import Comparison
 
@@ -118,22 +118,24 @@ def _print_comparison(found: Comparison, screen: Screen) -> None:
     first, *others = found.runs
     for run, paired, unpaired in zip(others, found.paired, found.unpaired, strict=True):
         if paired is None:
-            screen.say(_unpaired(run.name, first.name, unpaired))
+            screen.say(_describe_unpaired(run.name, first.name, unpaired))
             continue
         screen.say(f"Is {run.name} better than {first.name}? {describe_difference(paired.over)}")
         if paired.time_ratio is not None:
             screen.say(f"Training time of {run.name} / {first.name}: {paired.time_ratio:.2f}")
-        if warning := _different_folds(run, first):
-            screen.say(warning)
+        rules = [each.report.get("split_by") for each in (run, first)]
+        if None not in rules and rules[0] != rules[1]:
+            screen.say(
+                f"Warning: the folds of {run.name} are by {rules[0]}, those of {first.name} by {rules[1]}. To compare "
+                "recipes, use the same rule for both."
+            )
         _print_classes(run.name, paired.over, screen)
 
 
-def _unpaired(name: str, first: str, found: UnpairedComparison | None) -> str:
+def _describe_unpaired(name: str, first: str, found: UnpairedComparison | None) -> str:
     """The difference of two runs on different images, in sentences."""
     if found is None:
-        return (
-            f"{name} and {first} were evaluated on images of different classes, so they cannot be compared."
-        )
+        return f"{name} and {first} were evaluated on different classes, so they cannot be compared."
     names = {"top1": "top-1", "macro_f1": "macro-F1"}
     points = ", ".join(
         f"{names[metric]} {100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
@@ -141,22 +143,10 @@ def _unpaired(name: str, first: str, found: UnpairedComparison | None) -> str:
     )
     shared = f" {found.shared:,} images are in both, so the intervals are too wide." if found.shared else ""
     return (
-        f"{name} and {first} were evaluated on different images ({found.images[0]:,} and {found.images[1]:,}), so they "
-        f"are compared as two independent samples. {name} - {first}: {points}; 95 % intervals.{shared} The difference "
-        "is due to the models only if both samples come from the same population. Evaluate both on the same images for "
-        f"narrower intervals. {found.optimistic}"
+        f"{name} and {first} were evaluated on different images ({found.images[0]:,} and {found.images[1]:,}), and are "
+        f"compared as independent samples of one population. {name} - {first}: {points}; 95 % intervals.{shared} "
+        f"Evaluate both on the same images for narrower intervals. {found.optimistic}"
     ).rstrip()
-
-
-def _different_folds(run: FinishedRun, first: FinishedRun) -> str | None:
-    """A warning about cross-validations whose folds keep different things whole."""
-    mine, other = (each.report.get("split_by") for each in (run, first))
-    if mine is None or other is None or mine == other:
-        return None
-    return (
-        f"Warning: the folds of {run.name} are by {mine}, those of {first.name} by {other}, which changes what a model "
-        "can learn from neighbors. To compare recipes, use the same rule for both."
-    )
 
 
 def _print_classes(name: str, found: PairedDifference, screen: Screen) -> None:

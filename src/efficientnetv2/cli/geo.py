@@ -92,11 +92,7 @@ def print_map(drawn: MapResult, screen: Screen) -> None:
 def area(
     map_file: Annotated[Path, argument("MAP", "A map of effnetv2 geo map.")],
     sample: Annotated[
-        Path,
-        argument(
-            "SAMPLE",
-            "A CSV with label and x, y (or longitude, latitude, or map: the class there), or an evaluation.",
-        ),
+        Path, argument("SAMPLE", "A CSV of label, and x, y or longitude, latitude or map; or an evaluation.")
     ],
     label_column: Annotated[str, option("Column of the label.", "NAME")] = "label",
     as_json: options.Json = False,
@@ -134,9 +130,8 @@ def print_areas(areas: MapAreas, screen: Screen) -> None:
     columns = ["class", f"mapped, {unit}", f"area, {unit}", "± 95 %", "user's", "producer's", "sample"]
     screen.table("Area by class, corrected by the sample", columns, rows)
     if absent := len(found.classes) - len(rows):
-        screen.say(
-            f"{absent:,} of the map's {len(found.classes):,} classes are neither on it nor in the sample."
-        )
+        count = f"{absent:,} of the map's {len(found.classes):,} classes"
+        screen.say(f"{count} are neither on it nor in the sample.")
     screen.say(f"Map accuracy, by area: {_percent(found.accuracy)}.")
     flawless = {
         name: one.samples

@@ -37,17 +37,15 @@ def models(
     elif pretrained:
         _print_pretrained(rows)
     else:
-        Screen().table(
-            "Published models (1,000 classes; MACs of one image at the evaluation size)",
-            ["name", "parameters", "MACs", "px"],
+        title = "Published models (1,000 classes; MACs of one image at the evaluation size)"
+        cells = [
             [
-                [
-                    row["name"], f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e9:,.2f} G",
-                    str(row["eval_image_size"]),
-                ]
-                for row in rows
-            ],
-        )  # fmt: skip
+                row["name"], f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e9:,.2f} G",
+                str(row["eval_image_size"]),
+            ]
+            for row in rows
+        ]  # fmt: skip
+        Screen().table(title, ["name", "parameters", "MACs", "px"], cells)
 
 
 def _fetch(name: str, *, as_json: bool) -> None:
@@ -125,9 +123,7 @@ def _print_recipe(name: str, as_json: bool) -> None:
         return
     screen = Screen()
     screen.say(RECIPES[name].description if name in RECIPES else f"{recipe.name}, as in {name}.")
-    columns = [
-        column for column in stages[0] if column not in _RARE or any(stage[column] for stage in stages)
-    ]
+    columns = [name for name in stages[0] if name not in _RARE or any(stage[name] for stage in stages)]
     rows = [
         [str(number), *(_cell(column, stage[column]) for column in columns)]
         for number, stage in enumerate(stages, start=1)
@@ -149,16 +145,11 @@ def _print_fields(name: str | None, word: str, as_json: bool) -> None:
         print_json([one.to_json() | ({} if values is None else {"value": values[one.name]}) for one in found])
         return
     columns = ["field", "values", "default", *([] if name is None else [f"in {name}"]), "meaning"]
-    rows = [
-        [
-            one.name,
-            one.values,
-            "" if one.required else format_value(one.default),
-            *([] if values is None else [format_value(values[one.name])]),
-            one.meaning,
-        ]
-        for one in found
-    ]
+    rows = []
+    for one in found:
+        default = "" if one.required else format_value(one.default)
+        value = [] if values is None else [format_value(values[one.name])]
+        rows.append([one.name, one.values, default, *value, one.meaning])
     Screen().entries("Fields of a recipe, for --set FIELD=VALUE", columns, rows)
 
 

@@ -52,6 +52,10 @@ def option(
     )
 
 
+advanced = functools.partial(option, panel=ADVANCED)
+reading = functools.partial(option, panel=READING)
+
+
 def flag(name: str, help: str, panel: str | None = None) -> Any:
     """An option without a value."""
     return typer.Option(name, help=help, rich_help_panel=panel)
@@ -62,32 +66,21 @@ def argument(metavar: str, help: str) -> Any:
     return typer.Argument(metavar=metavar, help=help, show_default=False)
 
 
-_COUNT = between(1, 1_000_000)
+_DATA = "A folder with a sub-folder per class, a CSV or Parquet file, shards, or a name such as cifar10."
+_TTA = "Test-time augmentation: average over all 8 flips and turns.  [default: the model's]"
+_ABSTAIN = "Leave the label empty if the top probability is below P."
+_MEMORY = "Memory limit in GiB, of the GPU, or of this process on a CPU."
+_STRICT = "Stop at the first unreadable image instead of skipping it."
+_TIME = "Column of a year or date.  [default: year, date, datetime, timestamp or time, if present]"
 
-Data = Annotated[
-    str,
-    argument(
-        "DATA",
-        "A folder with a sub-folder per class, a CSV or Parquet file, shards, or a name such as cifar10.",
-    ),
-]
+Data = Annotated[str, argument("DATA", _DATA)]
 Model = Annotated[str, argument("MODEL", "A model.safetensors or a run folder.")]
 Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME", show_default=False)]
 Workers = Annotated[int | None, option("Processes that read images.", "N", check=between(0))]
-Strict = Annotated[
-    bool, flag("--strict", "Stop at the first unreadable image instead of skipping it.", panel=ADVANCED)
-]
+Strict = Annotated[bool, flag("--strict", _STRICT, panel=ADVANCED)]
 Json = Annotated[bool, flag("--json", "Print the result as JSON on stdout.", panel=ADVANCED)]
-Tta = Annotated[
-    TTA | None,
-    option(
-        "Test-time augmentation: average over all 8 flips and turns.  [default: the model's]",
-        "none|d4",
-    ),
-]
-AbstainBelow = Annotated[
-    float | None, option("Leave the label empty if the top probability is below P.", "P", check=between(0, 1))
-]
+Tta = Annotated[TTA | None, option(_TTA, "none|d4")]
+AbstainBelow = Annotated[float | None, option(_ABSTAIN, "P", check=between(0, 1))]
 Settings = Annotated[
     list[str] | None, option("Any field of the recipe; repeatable (recipes --fields).", "A.B=C", "--set")
 ]
@@ -96,20 +89,12 @@ Seed = Annotated[int, option("Random seed.", "N")]
 RunOut = Annotated[
     Path | None, option("Folder of the run.  [default: a new one in runs/]", "FOLDER", "--output")
 ]
-TimeColumn = Annotated[
-    str | None,
-    option(
-        "Column of a year or date.  [default: year, date, datetime, timestamp or time, if present]",
-        "NAME",
-        panel=ADVANCED,
-    ),
-]
-MemoryGib = Annotated[
-    float | None,
-    option("Memory limit in GiB, of the GPU, or of this process on a CPU.", "GIB", panel=ADVANCED),
-]
+TimeColumn = Annotated[str | None, advanced(_TIME, "NAME")]
+MemoryGib = Annotated[float | None, advanced(_MEMORY, "GIB")]
 ImageSize = Annotated[int | None, option("Image size of the last stage.", "PX", check=between(*IMAGE_SIZE))]
-BatchSize = Annotated[int | None, option("Images per step. The learning rate follows.", "N", check=_COUNT)]
+BatchSize = Annotated[
+    int | None, option("Images per step. The learning rate follows.", "N", check=between(1, 1_000_000))
+]
 
 
 @dataclass(frozen=True)
@@ -134,11 +119,11 @@ class RecipeOptions:
     settings: Settings = None
     crop_mode: Annotated[
         CropMode | None,
-        option("How an image becomes a square: squeeze it, cut the center, or add margins.", panel=ADVANCED),
+        advanced("How an image becomes a square: squeeze it, cut the center, or add margins."),
     ] = None
     cache: Annotated[
         Literal["ram", "disk"] | None,
-        option("Decode each image once, into memory or on disk for later runs.", panel=ADVANCED),
+        advanced("Decode each image once, into memory or on disk for later runs."),
     ] = None
 
     def words(self) -> TrainOverrides:
@@ -149,7 +134,7 @@ class RecipeOptions:
         settings, lr = tuple(given.pop("settings") or ()), given.pop("lr")
         if lr is not None:
             if any(setting.partition("=")[0].strip() == "optimizer.lr" for setting in settings):
-                raise InputError("lr: --set optimizer.lr is the same field. Give one of them.")
+                raise InputError("`lr` and --set optimizer.lr are the same. Give one of them.")
             settings = (*settings, f"optimizer.lr={lr!r}")
         return TrainOverrides(**given, settings=settings)
 
@@ -158,28 +143,22 @@ class RecipeOptions:
 class LabeledOptions:
     """How labeled images are read."""
 
-    path_column: Annotated[str, option("Column of the image path.", "NAME", panel=READING)] = "path"
-    label_column: Annotated[str, option("Column of the label.", "NAME", panel=READING)] = "label"
+    path_column: Annotated[str, reading("Column of the image path.", "NAME")] = "path"
+    label_column: Annotated[str, reading("Column of the label.", "NAME")] = "label"
     group_column: Annotated[
         str | None,
-        option(
-            "Column of a group, such as a patient; a group is never split.  [default: group, if present]",
-            "NAME",
-            panel=READING,
-        ),
+        reading("Column of a group, such as a patient, never split.  [default: group, if present]", "NAME"),
     ] = None
     labels: Annotated[
         Literal["exact", "casefold"],
-        option(
-            "casefold merges labels that differ by case, outer spaces or Unicode encoding.", panel=READING
-        ),
+        reading("casefold merges labels that differ by case, outer spaces or Unicode encoding."),
     ] = "exact"
     label_separator: Annotated[
-        str | None, option("Multi-label images: text between the labels, such as ';'.", "TEXT", panel=READING)
+        str | None, reading("Multi-label images: text between the labels, such as ';'.", "TEXT")
     ] = None
-    layout: Annotated[
-        Literal["auto", "classes", "splits"], option("What the sub-folders of DATA are.", panel=READING)
-    ] = "auto"
+    layout: Annotated[Literal["auto", "classes", "splits"], reading("What the sub-folders of DATA are.")] = (
+        "auto"
+    )
 
     def source(self, data: str) -> DataConfig:
         """DATA and how to read it."""
@@ -194,19 +173,12 @@ class CheckOptions(LabeledOptions):
 
     bands: Annotated[
         str | None,
-        option(
-            "GeoTIFF: bands to read, from 1, such as 4,3,2.  [default: red, green and blue, else all]",
-            "N,N|all",
-            panel=READING,
-        ),
+        reading("GeoTIFF: bands to read, from 1, such as 4,3,2.  [default: RGB, else all]", "N,N|all"),
     ] = None
     nodata: Annotated[
         str | None,
-        option(
-            "GeoTIFF: values that mean missing data.  [default: declared or found]",
-            "X,X|none",
-            "--nodata",
-            panel=READING,
+        reading(
+            "GeoTIFF: values that mean missing data.  [default: declared or found]", "X,X|none", "--nodata"
         ),
     ] = None
 
@@ -216,7 +188,7 @@ class TableOptions(CheckOptions):
     """How DATA is read to train on it."""
 
     min_images_per_class: Annotated[
-        int, option("Leave out classes with fewer training images.", "N", check=between(0), panel=READING)
+        int, reading("Leave out classes with fewer training images.", "N", check=between(0))
     ] = 0
 
 
@@ -258,24 +230,22 @@ def spread(command: Callable[..., Result]) -> Callable[..., Result]:
     blocks: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
-        if name not in blocks:
-            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        own = get_type_hints(blocks[name], include_extras=True)
-        for field in fields(blocks[name]):
-            default, hint = field.default, own[field.name]
-            parameters.append(
-                inspect.Parameter(
-                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint
-                )
-            )
+        block = blocks.get(name)
+        if block is None:
+            given = [(name, parameter.default, hints[name])]
+        else:
+            own = get_type_hints(block, include_extras=True)
+            given = [(field.name, field.default, own[field.name]) for field in fields(block)]
+        parameters += [
+            inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            for each, default, hint in given
+        ]
 
     @functools.wraps(command)
     def gathered(**given: Any) -> Result:
         for name, block in blocks.items():
-            given[name] = block(
-                **{field.name: given.pop(field.name, field.default) for field in fields(block)}
-            )
+            values = {field.name: given.pop(field.name, field.default) for field in fields(block)}
+            given[name] = block(**values)
         return command(**given)
 
     gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

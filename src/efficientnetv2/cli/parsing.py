@@ -87,13 +87,10 @@ _NO_EXPORT = (
     "This version has no export. For ONNX, use Python: torch.onnx.export(efficientnetv2.load('MODEL').eval(), ...). "
     "For timm, torchvision and Keras: effnetv2 convert"
 )
-# Commands that share their work among the processes of a launcher.
-_SHARED = {"train", "evaluate", "predict"}
-# Seconds in which the first process of several reports what is wrong; a launcher ends the others as soon as one has
-# ended. Ours.
+_SHARED = {"train", "evaluate", "predict"}  # share their work among the processes of a launcher
+# Seconds in which the first process of several reports an error; a launcher then ends the others. Ours.
 _FIRST_REPORTS_S = 3.0
-# typer has no public name for it.
-UsageError: Any = BadParameter.__mro__[1]
+UsageError: Any = BadParameter.__mro__[1]  # typer has no public name for it
 
 
 class _WithoutTypes:
@@ -129,8 +126,7 @@ class Command(_WithoutTypes, TyperCommand):
         """Run the command; what a user can fix becomes a message and an exit code."""
         ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
         with ends(self._spellings()):
-            shares = self.name in _SHARED and not (ctx.params.get("dry_run") or ctx.params.get("preview"))
-            if not shares:
+            if self.name not in _SHARED or ctx.params.get("dry_run") or ctx.params.get("preview"):
                 _refuse_launched()
             return super().invoke(ctx)
 
@@ -180,27 +176,28 @@ class Command(_WithoutTypes, TyperCommand):
 
     def _translated(self, args: Sequence[str]) -> Iterator[str]:
         """The command line, options of other tools replaced by ours; a note names each."""
-        takes_value = self._options() | {"-h": False, "--help": False}
+        options = self._options()
+        takes_value = options | {"-h": False, "--help": False}
         rest = self._with_run_folder(args)
         while rest:
             word = rest.pop(0)
             name, equals, value = word.partition("=")
-            if word == "--" or not name.startswith("-"):
+            has_value = bool(rest) and not rest[0].startswith("--")
+            if word == "--":
                 yield word
-                if word == "--":
-                    yield from rest
-                    return
+                yield from rest
+                return
+            if not name.startswith("-"):
+                yield word
             elif name in takes_value:
-                if name in _WITHOUT_VALUE and not equals and (not rest or rest[0].startswith("--")):
+                if name in _WITHOUT_VALUE and not equals and not has_value:
                     rest.insert(0, _noted([word], (word, _WITHOUT_VALUE[name]), name)[1])
                 yield word
                 if takes_value[name] and not equals and rest:
                     yield rest.pop(0)
-            elif not equals and name in _FLAGS and self._has(_FLAGS[name]):
+            elif not equals and name in _FLAGS and (_FLAGS[name] or ("--set",))[0] in options:
                 yield from _noted([word], _FLAGS[name], name)
-            elif not equals and (not rest or rest[0].startswith("--")):  # its value is missing
-                yield word
-            elif ours := self._ours(name, value if equals else rest[0]):
+            elif (equals or has_value) and (ours := self._ours(name, value if equals else rest[0])):
                 yield from _noted([word] if equals else [word, rest.pop(0)], ours, name)
             else:
                 yield word
@@ -214,9 +211,6 @@ class Command(_WithoutTypes, TyperCommand):
         rest = [word for before, word in pairwise(["", *args]) if word not in given and before not in given]
         theirs = [word for pair in given.items() for word in pair]
         return [*rest, *_noted(theirs, ("--output", folder), "--name")]
-
-    def _has(self, option: tuple[str, ...] | None) -> bool:
-        return (option or ("--set",))[0] in self._options()
 
     def _ours(self, name: str, value: str) -> tuple[str, str] | None:
         """Our option for one of another tool, with its value; None if there is none."""
@@ -246,21 +240,16 @@ class Command(_WithoutTypes, TyperCommand):
             return f"Give it a value: {error.option_name} {missing[0].metavar or 'VALUE'}"
         if "extra argument" not in error.message:
             return None
-        if apart := _split_by_shell(words):
+        if split := _split_by_shell(words):
             return (
-                f"The shell has split --set {apart}. Put a value with spaces or braces in quotes: "
+                f"The shell has split --set {split}. Put a value with spaces or braces in quotes: "
                 '--set "progressive.image_size={start: 64, end: 128}"'
             )
-        for word in words:
-            if re.match(r"[a-z_]\w*=", word):
-                name, _, value = word.partition("=")
-                if ours := self._ours(f"--{name.replace('_', '-')}", value):
-                    return f"An option begins with two dashes: {shell_join(ours)}"
+        for name, equals, value in (word.partition("=") for word in words):
+            if equals and name.isidentifier() and (ours := self._ours(f"--{name}", value)):
+                return f"An option begins with two dashes: {shell_join(ours)}"
         if "DATA" in self._arguments():
-            return (
-                f"{ctx.command_path} takes one DATA. For several images, give their folder, or a CSV file with a "
-                "column path."
-            )
+            return f"{ctx.command_path} takes one DATA: for several images, a folder, or a CSV with a column path."
         return None
 
     def _advice(self, ctx: Any, name: str, words: Sequence[str]) -> str | None:
@@ -272,7 +261,7 @@ class Command(_WithoutTypes, TyperCommand):
             values += [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
             shown = [next(iter(values), argument) if one == argument else one for one in arguments]
             return f"{argument} is an argument, not an option: {ctx.command_path} {shell_join(shown)}"
-        if name in _ADVICE and self._has(None):
+        if name in _ADVICE and "--set" in self._options():
             return _ADVICE[name]
         ours = self._ours(name, "VALUE")
         return ours and f"Give it a value: {shell_join(ours)}"
@@ -288,9 +277,8 @@ class Group(_WithoutTypes, TyperGroup):
         except UsageError as error:
             if not standalone_mode:
                 raise
-            if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
-                sys.exit(2)
-            code = end(*_usage_message(error), code=2)
+            is_help = type(error).__name__ == "NoArgsIsHelpError"  # the help was printed
+            code = 2 if is_help else end(*_usage_message(error), code=2)
         if not standalone_mode:
             return code
         sys.exit(code)
@@ -322,28 +310,21 @@ def _usage_message(error: Any) -> tuple[str, str | None]:
         return f"{name}: missing", f"Usage: {error.ctx.get_usage().partition(':')[2].strip()}"
     if isinstance(error.__cause__, ValidationError):
         problem = error.__cause__.errors()[0]
-        choices = re.fullmatch(r"Value error, '.*' is not one of (.*)\.", error.message, re.DOTALL)
-        if choices is None:
-            return f"{name}: invalid value '{problem['input']}' ({_rule(problem)})", hint
-        known = [choice.strip("'") for choice in choices[1].split(", ")]
-        if "timm" in known and problem["input"] == "onnx":
-            hint = _NO_EXPORT
-        hint = hint or _nearest(str(problem["input"]), known)
-        return f"{name}: invalid value '{problem['input']}' (choose from {', '.join(known)})", hint
+        rule = format_rule(problem).replace("has to be", "must be")
+        if choices := re.fullmatch(r"Value error, '.*' is not one of (.*)\.", error.message, re.DOTALL):
+            known = [choice.strip("'") for choice in choices[1].split(", ")]
+            rule = f"choose from {', '.join(known)}"
+            is_onnx = "timm" in known and problem["input"] == "onnx"
+            hint = _NO_EXPORT if is_onnx else hint or _nearest(str(problem["input"]), known)
+        return f"{name}: invalid value '{problem['input']}' ({rule})", hint
     if name:
         return f"{name}: {error.message}", hint
     if hasattr(error, "possibilities"):
         return f"{error.option_name}: no such option", hint
     if getattr(error, "option_name", None):
         return f"{error.option_name}: a value is missing", hint
-    message = re.sub(
-        r"^Got unexpected extra argument(?:s|\(s\))? ", "unexpected extra argument ", error.message
-    )
-    return message.rstrip("."), hint
-
-
-def _rule(problem: Any) -> str:
-    return format_rule(problem).replace("has to be", "must be")
+    extra = r"^Got unexpected extra argument(?:s|\(s\))? "
+    return re.sub(extra, "unexpected extra argument ", error.message).rstrip("."), hint
 
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:
@@ -363,20 +344,15 @@ def _expanded(value: Any) -> Any:
 def _noted(theirs: Sequence[str], ours: tuple[str, ...] | None, name: str) -> tuple[str, ...]:
     """Our words for another tool's, and a note in the first process of several."""
     if (rank_and_world_size() or (0, 1))[0] == 0:
-        read = (
-            f"{shell_join(theirs)} is read as {shell_join(ours)}"
-            if ours
-            else f"{name} is left out. {_ADVICE[name]}"
-        )
-        print(f"Note: {read}.", file=sys.stderr)
+        note = f"{name} is left out. {_ADVICE.get(name, '')}"
+        if ours:
+            note = f"{shell_join(theirs)} is read as {shell_join(ours)}"
+        print(f"Note: {note}.", file=sys.stderr)
     return ours or ()
 
 
 def _split_by_shell(words: Sequence[str]) -> str | None:
-    """The ``--set`` that a shell has split; None if there is none.
-
-    At a space a value ends with its braces open; of braces without spaces bash makes a word for each part.
-    """
+    """The ``--set`` that a shell has split at a space or by its braces; None if there is none."""
     values = [word for option, word in pairwise(words) if option == "--set"]
     values += [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
     for value in values:
@@ -396,7 +372,7 @@ def _refuse_launched() -> None:
     if size > 1:
         raise InputError(
             f"this command runs in one process, but a launcher has started {size}. Start it without torchrun, or "
-            "unset RANK and WORLD_SIZE. Only train, evaluate and predict share their work among processes."
+            "unset RANK and WORLD_SIZE; only train, evaluate and predict share their work among processes."
         )
 
 

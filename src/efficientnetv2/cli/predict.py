@@ -15,8 +15,7 @@ def predict(
     data: Annotated[
         str,
         argument(
-            "DATA",
-            "An image, a folder of images (any depth), a CSV or Parquet file with a path column, or shards.",
+            "DATA", "An image, a folder (any depth), a CSV or Parquet file with a path column, or shards."
         ),
     ],
     out: Annotated[Path, option("Table to write.", "CSV", "--output")] = Path("predictions.csv"),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from efficientnetv2.cli import options, parsing
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.options import argument, between, flag, option, spread
+from efficientnetv2.cli.options import advanced, argument, between, flag, option, spread
 from efficientnetv2.cli.parsing import ADVANCED
 from efficientnetv2.workflows import search_options
 
@@ -23,21 +23,14 @@ _TRIAL = f"{ADVANCED}: a trial"
 Study = Annotated[Path, argument("STUDY", "Folder of the study.")]
 Storage = Annotated[
     str | None,
-    option(
-        "postgresql://USER@HOST/DATABASE for workers on many machines.  [default: STUDY/study.db]",
-        "URL",
-        panel=ADVANCED,
-    ),
+    advanced("postgresql://USER@HOST/DATABASE for many machines.  [default: STUDY/study.db]", "URL"),
 ]
 Trials = Annotated[
     int | None, option("Number of trials.  [default: the preset's]", "N", check=between(1, 1_000_000))
 ]
 Minutes = Annotated[float | None, option("Start no trial that would end later.", "N", check=between(0))]
 Wait = Annotated[
-    float,
-    option(
-        "Retry for so long while the database does not answer.", "MINUTES", check=between(0), panel=ADVANCED
-    ),
+    float, advanced("Retry for so long while the database does not answer.", "MINUTES", check=between(0))
 ]
 
 
@@ -70,11 +63,7 @@ class SearchOptions(search_options.SearchOptions):
     ] = None
     prune: Annotated[
         bool,
-        flag(
-            "--prune/--no-prune",
-            "Stop trials that are among the worst quarter at two points of their curve.",
-            panel=_REWARD,
-        ),
+        flag("--prune/--no-prune", "Stop trials in the worst quarter at two points.", panel=_REWARD),
     ] = True
     step_time: Annotated[
         Literal["measured", "cached"],
@@ -105,12 +94,7 @@ class WorkerOptions(search_options.WorkerOptions):
     workers: options.Workers = None
     threads: Annotated[
         int | None,
-        option(
-            "CPU threads of training, for several workers on one machine.  [default: all]",
-            "N",
-            check=between(1),
-            panel=ADVANCED,
-        ),
+        advanced("CPU threads, for several workers on one machine.  [default: all]", "N", check=between(1)),
     ] = None
     memory_gib: options.MemoryGib = None
     strict: options.Strict = False

@@ -109,18 +109,12 @@ def _counted(ends: Mapping[Any, int]) -> str:
 
 
 def _table(title: str, rows: Sequence[TrialRow], screen: Screen) -> None:
-    screen.table(
-        title,
-        ["trial", "reward", "top-1, %", "step, ms", "parameters, M", "multiply-adds, M"],
-        [
-            [
-                str(row.number),
-                f"{row.reward:.4f}",
-                f"{100 * (row.measurement.top1 or 0):.1f}",
-                "" if row.measurement.step_seconds is None else f"{1000 * row.measurement.step_seconds:.3g}",
-                f"{row.measurement.parameters / 1e6:.3g}",
-                f"{row.measurement.multiply_adds / 1e6:.3g}",
-            ]
-            for row in rows
-        ],
-    )
+    cells = []
+    for row in rows:
+        found = row.measurement
+        step = "" if found.step_seconds is None else f"{1000 * found.step_seconds:.3g}"
+        parameters, adds = (f"{count / 1e6:.3g}" for count in (found.parameters, found.multiply_adds))
+        top1 = f"{100 * (found.top1 or 0):.1f}"
+        cells.append([str(row.number), f"{row.reward:.4f}", top1, step, parameters, adds])
+    columns = ["trial", "reward", "top-1, %", "step, ms", "parameters, M", "multiply-adds, M"]
+    screen.table(title, columns, cells)

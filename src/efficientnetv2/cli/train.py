@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.cli.options import between, flag, option, spread
-from efficientnetv2.cli.parsing import ADVANCED
+from efficientnetv2.cli.options import advanced, between, flag, option, spread
 from efficientnetv2.utils.errors import InputError, format_duration, pluralize
 
 if TYPE_CHECKING:
@@ -30,16 +29,9 @@ def train(
     preview: Annotated[
         Path | None, option("Draw what each stage feeds to the model, and train nothing.", "PNG")
     ] = None,
-    preview_images: Annotated[
-        int, option("Images of the preview.", "N", check=between(1, 24), panel=ADVANCED)
-    ] = 8,
+    preview_images: Annotated[int, advanced("Images of the preview.", "N", check=between(1, 24))] = 8,
     baseline: Annotated[
-        Path | None,
-        option(
-            "Run to compare with, on the same images.  [default: the last one beside it]",
-            "RUN",
-            panel=ADVANCED,
-        ),
+        Path | None, advanced("Run to compare with, on the same images.  [default: the last one]", "RUN")
     ] = None,
 ) -> None:
     """Train a classifier on your images.
@@ -53,9 +45,9 @@ def train(
     from efficientnetv2.workflows.output_paths import validate_run_paths
 
     modes = {"--resume": resume, "--dry-run": dry_run, "--preview": preview is not None}
-    if sum(modes.values()) > 1:
-        given = " and ".join(name for name, is_given in modes.items() if is_given)
-        raise InputError(f"{given} exclude each other. Give one of them.")
+    given = [name for name, is_given in modes.items() if is_given]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other. Give one of them.")
     if preview is not None:
         from efficientnetv2.workflows.augmentation_preview import draw_sheet
 

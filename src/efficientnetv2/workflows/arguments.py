@@ -32,7 +32,7 @@ R = TypeVar("R")
 PathLike = str | os.PathLike[str]
 
 # Names of timm, Ultralytics and Keras whose nearest spelling here is another argument. Ours.
-_ELSEWHERE = {
+_OTHER_NAMES = {
     **dict.fromkeys(("imgsz", "img_size"), "image_size"),
     "batch": "batch_size",
     **dict.fromkeys(("lr0", "learning_rate"), "lr"),
@@ -48,62 +48,37 @@ _TO_FILE = {
 
 
 class TableArguments(TypedDict, total=False):
-    """How the labels of a dataset are read.
-
-    Args:
-        path_column, label_column: Columns of a table. Default: "path" and "label".
-        group_column: Column whose equal values stay on one side of a split, such as a patient.
-        labels: "casefold" merges labels that differ only by case, surrounding spaces or Unicode encoding.
-        label_separator: Text between the labels of an image that has several, such as ";".
-        bands: Bands of rasters to read, from 1, such as (4, 3, 2), or "all".
-        nodata: Values of rasters that mean missing data, or "none".
-        layout: Meaning of sub-folders: "auto", "classes" or "splits".
-        min_images_per_class: Leave out classes with fewer training images.
-    """
+    """How the labels of a dataset are read."""
 
     path_column: str
     label_column: str
-    group_column: str
-    labels: Literal["exact", "casefold"]
-    label_separator: str
-    bands: Sequence[int] | str
-    nodata: float | Sequence[float] | str
-    layout: Literal["auto", "classes", "splits"]
-    min_images_per_class: int
+    group_column: str  # equal values stay on one side of a split, such as a patient
+    labels: Literal[
+        "exact", "casefold"
+    ]  # casefold merges what differs by case, outer spaces or Unicode encoding
+    label_separator: str  # text between the labels of an image that has several, such as ";"
+    bands: Sequence[int] | str  # of rasters, from 1, such as (4, 3, 2), or "all"
+    nodata: float | Sequence[float] | str  # values of rasters that mean missing data, or "none"
+    layout: Literal["auto", "classes", "splits"]  # meaning of sub-folders
+    min_images_per_class: int  # classes with fewer training images are left out
 
 
 class Overrides(TableArguments, total=False):
-    """What `train`, `cross_validate` and `estimate` take besides their own arguments.
+    """What `train`, `cross_validate` and `estimate` take besides their own arguments."""
 
-    Args:
-        model: Name of a model, an architecture, or a file with one. Default: the model of the weights.
-        weights: Weights to start from: "auto", "none", a name, a model file or a run.
-        epochs: Passes over the training images.
-        minutes: Train as long as fits into this time, report included. Excludes `epochs`.
-        image_size: Image size of the last stage, in pixels. Earlier stages scale with it.
-        batch_size: Images per step. The learning rate follows, unless `lr` is given.
-        lr: Peak learning rate.
-        crop_mode: How an image becomes a square: "squash", "center" or "border".
-        seed: Number that fixes everything random.
-        cache: Decode each image once, into "ram" or on "disk".
-        settings: Any other field of the recipe by its dotted name, such as {"progressive.stages": 1}.
-        memory_gib: Memory that training may take, in GiB.
-        strict: Stop at the first unreadable image instead of skipping it.
-    """
-
-    model: PathLike | Architecture
-    weights: PathLike
+    model: PathLike | Architecture  # a name, an architecture, or a file. Default: the model of the weights
+    weights: PathLike  # "auto", "none", a name, a model file or a run
     epochs: float
-    minutes: float
-    image_size: int
-    batch_size: int
+    minutes: float  # train as long as fits into this time, report included
+    image_size: int  # of the last stage; earlier stages scale with it
+    batch_size: int  # the learning rate follows, unless `lr` is given
     lr: float
     crop_mode: CropMode
     seed: int
     cache: Literal["ram", "disk"]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # other fields of the recipe, such as {"progressive.stages": 1}
     memory_gib: float
-    strict: bool
+    strict: bool  # stop at the first unreadable image instead of skipping it
 
 
 def api(function: Callable[P, R]) -> Callable[P, R]:
@@ -150,29 +125,15 @@ def run_arguments(
         InputError: One is unknown, of a wrong type or out of range, or two of them contradict each other.
     """
     refuse_unknown(function, overrides, Overrides)
-    place = RunOptions(
-        path_of("output", output),
-        resume,
-        str(device),
-        number("workers", workers, 0),
-        memory_gib=number("memory_gib", overrides.get("memory_gib"), 0, whole=False),
-        strict=bool(overrides.get("strict", False)),
-        against=path_of("baseline", baseline),
-    )
-    return _words(recipe, overrides), source_of(data, overrides), place
-
-
-def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> TrainOverrides:
-    """What overrides say of the recipe."""
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = settings_of(given.get("settings", {}))
     if "lr" in given:
         if "optimizer.lr" in given.get("settings", {}):
-            raise InputError("lr and settings['optimizer.lr'] are the same. Pass one of them.")
+            raise InputError("`lr` and `settings` of optimizer.lr are the same. Pass one of them.")
         lr = float(number("lr", given["lr"], 0, whole=False))
         settings = (*settings, f"optimizer.lr={recipe_fields.format_value(lr)}")
     model = given.get("model")
-    return TrainOverrides(
+    changes = TrainOverrides(
         model=model if model is None or isinstance(model, Architecture) else path_text("model", model),
         recipe=recipe if recipe is None or isinstance(recipe, Recipe) else path_text("recipe", recipe),
         weights=path_text("weights", given["weights"]) if "weights" in given else None,
@@ -185,34 +146,33 @@ def _words(recipe: PathLike | Recipe | None, overrides: Mapping[str, Any]) -> Tr
         cache=given.get("cache"),
         settings=settings,
     )
+    options = RunOptions(
+        path_of("output", output),
+        resume,
+        str(device),
+        number("workers", workers, 0),
+        memory_gib=number("memory_gib", given.get("memory_gib"), 0, whole=False),
+        strict=bool(given.get("strict", False)),
+        against=path_of("baseline", baseline),
+    )
+    return changes, source_of(data, given), options
 
 
 def settings_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Fields of a recipe as the option ``--set`` takes them.
-
-    Raises:
-        InputError: They are not a mapping, or a value is not plain.
-    """
+    """Fields of a recipe as ``TrainOverrides`` takes them; InputError if a value is not plain."""
     if not isinstance(settings, Mapping):
         raise InputError(
-            "settings must be a mapping from fields to values, such as {'progressive.stages': 1}, not "
-            f"{type(settings).__name__}."
+            f"`settings` must be a mapping such as {{'progressive.stages': 1}}, not {type(settings).__name__}."
         )
     try:
         plain = json.loads(json.dumps(dict(settings), default=lambda value: value.item()))
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"settings: a value is not a number, text, list or mapping ({error}). Give plain values."
-        ) from None
+        raise InputError(f"`settings` must be numbers, text, lists or mappings ({error}).") from None
     return tuple(f"{name}={recipe_fields.format_value(value)}" for name, value in plain.items())
 
 
 def source_of(data: PathLike, table: Mapping[str, Any]) -> DataConfig:
-    """A dataset, and how to read it.
-
-    Raises:
-        InputError: It is neither a path nor a name, or a number is out of range.
-    """
+    """A dataset, and how to read it."""
     given = {name: table[name] for name in TableArguments.__annotations__ if table.get(name) is not None}
     number("min_images_per_class", given.get("min_images_per_class"), 0)
     for name in ("bands", "nodata"):
@@ -223,21 +183,10 @@ def source_of(data: PathLike, table: Mapping[str, Any]) -> DataConfig:
 
 
 def refuse_unknown(function: Callable[..., Any], overrides: Mapping[str, Any], known: type) -> None:
-    """Refuse arguments that a function does not take, and suggest the nearest that it does.
-
-    Args:
-        function: Function whose last parameter takes ``overrides``.
-        overrides: Arguments beyond those that its signature names.
-        known: TypedDict of those that there are.
-
-    Raises:
-        InputError: One is unknown.
-    """
+    """Refuse names in ``overrides`` that are not of the TypedDict ``known``, and suggest the nearest argument."""
     names = [*list(signature(function).parameters)[:-1], *known.__annotations__]
-    for name in overrides:
-        if name in known.__annotations__:
-            continue
-        meant = _ELSEWHERE.get(name)
+    for name in (name for name in overrides if name not in known.__annotations__):
+        meant = _OTHER_NAMES.get(name)
         if "settings" in names and meant not in names and (field := _recipe_field(name)) is not None:
             hint = f". It is a field of the recipe: pass settings={{{field!r}: ...}}"
         else:
@@ -251,45 +200,31 @@ def _recipe_field(name: str) -> str | None:
 
 
 def number(name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = True) -> Any:
-    """A number that was checked; None stays None.
-
-    Raises:
-        InputError: It is not a number, or out of range.
-    """
+    """A number that was checked; None stays None."""
     if value is None:
         return None
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise InputError(f"{name} must be {'an integer' if whole else 'a number'}, not {value!r}.")
+        raise InputError(f"`{name}` must be {'an integer' if whole else 'a number'}, not {value!r}.")
     if not least <= value <= most or value == math.inf:
         rule = f"at least {least:,}" if most == math.inf else f"between {least:,} and {most:,}"
-        raise InputError(f"{name} must be {rule}, not {value:,}.")
+        raise InputError(f"`{name}` must be {rule}, not {value:,}.")
     return value
 
 
 def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
-    """A value that was checked; None stays None.
-
-    Raises:
-        InputError: There is no such value.
-    """
+    """A value that was checked; None stays None."""
     if value is not None and value not in choices:
-        raise InputError(
-            f"{name}: invalid value {value!r} (choose from {', '.join(choices)})"
-            f"{did_you_mean(str(value), choices)}"
-        )
+        near = did_you_mean(str(value), choices)
+        raise InputError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}{near}")
     return value
 
 
 def path_text(name: str, value: Any) -> str:
-    """A path, a URL or a name as text, "~" resolved.
-
-    Raises:
-        InputError: It is none of these.
-    """
+    """A path, a URL or a name as text, "~" resolved."""
     if not isinstance(value, str | os.PathLike):
         raise InputError(
-            f"{name} must be a path or a name, not {type(value).__name__}. {_TO_FILE.get(name, '')}"
+            f"`{name}` must be a path or a name, not {type(value).__name__}. {_TO_FILE.get(name, '')}".rstrip()
         )
     return os.path.expanduser(os.fspath(value))
 

@@ -67,22 +67,16 @@ class Comparison:
             }
             for run in self.runs
         ]
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "runs": rows,
-            "gains": self._differences(self.paired),
-            "unpaired": self._differences(self.unpaired),
-        }
-
-    def _differences(
-        self, found: Sequence[RunComparison | None] | Sequence[UnpairedComparison | None]
-    ) -> list[dict[str, Any]]:
-        first = self.runs[0].name
-        return [
-            {"run": run.name, "over": first, **difference.to_json()}
-            for run, difference in zip(self.runs[1:], found, strict=True)
-            if difference is not None
-        ]
+        first, others = self.runs[0].name, self.runs[1:]
+        gains, unpaired = (
+            [
+                {"run": run.name, "over": first, **difference.to_json()}
+                for run, difference in zip(others, found, strict=True)
+                if difference is not None
+            ]
+            for found in (self.paired, self.unpaired)
+        )
+        return {"schema_version": SCHEMA_VERSION, "runs": rows, "gains": gains, "unpaired": unpaired}
 
     def __repr__(self) -> str:
         runs = ", ".join(f"{run.name}: top1={run.report['top1']:.3f}" for run in self.runs)
@@ -112,14 +106,14 @@ def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comp
     """
     folders = [Path(path_text("runs", run)) for run in runs]
     if len(folders) < 2:
-        raise InputError("compare takes two runs or more. Give the folders of both: effnetv2 compare RUN RUN")
+        raise InputError("compare takes two `runs` or more. Give their folders: effnetv2 compare RUN RUN")
     out = path_of("output", output)
     if out is not None:
-        check_writable_dir(out, "--output")
+        check_writable_dir(out, "`output`")
         why = "is of no comparison of effnetv2 compare"
-        refuse_foreign_file(out / _JSON_NAME, f"--output {out}:", _is_comparison, why)
+        refuse_foreign_file(out / _JSON_NAME, f"`output={out}`:", _is_comparison, why)
         for name in _PLOTS:
-            refuse_foreign_file(out / name, f"--output {out}:", lambda file: is_titled(file, _TITLE), why)
+            refuse_foreign_file(out / name, f"`output={out}`:", lambda file: is_titled(file, _TITLE), why)
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,8 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.pretrained import weight_names
 from efficientnetv2.preprocessing import TTA, CropMode
-from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.workflows.arguments import PathLike, api, path_text
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.arguments import PathLike, api, choice, path_text
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON
 
 _CHOICES = {"crop_mode": get_args(CropMode), "interpolation": ("bilinear", "bicubic"), "tta": get_args(TTA)}
@@ -31,10 +30,8 @@ class Conversion:
     """A converted file.
 
     Attributes:
-        output: The file or folder that was written.
         to: Library that it is for; None is this package.
         recognized: What the input was.
-        network: The model.
         notes: What was assumed, and what was lost, a sentence each.
     """
 
@@ -98,12 +95,9 @@ def convert(
         InputError: The input cannot be read or converted, or the output cannot be written.
     """
     path, out = Path(path_text("source", source)), Path(path_text("output", output))
-    if to is not None and to not in TARGETS:
-        raise InputError(
-            f"to: invalid value '{to}' (choose from {', '.join(TARGETS)}){did_you_mean(to, TARGETS)}"
-        )
+    choice("to", to, TARGETS)
     if half and to is not None:
-        raise InputError(f"half: only a model file of this package has half precision, not one for {to}.")
+        raise InputError(f"`half` is for a model file of this package, not for {to}. Leave it out.")
     _check_paths(path, out, to, overwrite=overwrite)
     user = user_metadata(class_names, preprocessing or {})
     network, recognized, notes = _load(path, model, to, user)
@@ -125,29 +119,21 @@ def convert(
 
 
 def user_metadata(class_names: str | Sequence[str] | None, preprocessing: Mapping[str, Any]) -> UserMetadata:
-    """Class names and preprocessing of the caller.
-
-    Raises:
-        InputError: A value is invalid.
-    """
+    """Class names and preprocessing of the caller; InputError for an invalid value."""
     for name, choices in _CHOICES.items():
-        if name in preprocessing and preprocessing[name] not in choices:
-            value = preprocessing[name]
-            raise InputError(
-                f"{name}: invalid value '{value}' (choose from {', '.join(choices)}){did_you_mean(value, choices)}"
-            )
+        choice(name, preprocessing.get(name), choices)
     for name in {"mean", "std"} & preprocessing.keys():
         values = tuple(preprocessing[name])
         if not all(abs(value) <= 1 and (name == "mean" or value > 0) for value in values):
             rule = "at most 1" if name == "mean" else "above 0 and at most 1"
+            given = ",".join(f"{value:g}" for value in values)
             raise InputError(
-                f"{name}: invalid value '{','.join(f'{value:g}' for value in values)}' (must be {rule} per channel). "
-                "Divide values from 0 to 255 by 255."
+                f"`{name}={given}` must be {rule} per channel. Divide values from 0 to 255 by 255."
             )
     fraction = preprocessing.get("crop_pct", 1)
-    if math.isnan(fraction) or not 0 < fraction <= 1:
+    if not 0 < fraction <= 1:
         raise InputError(
-            f"crop_pct: invalid value '{fraction:g}' (must be above 0 and at most 1). Divide a percentage by 100."
+            f"`crop_pct={fraction:g}` must be above 0 and at most 1. Divide a percentage by 100."
         )
     if isinstance(class_names, str):
         class_names = read_class_names(class_names)
@@ -155,30 +141,22 @@ def user_metadata(class_names: str | Sequence[str] | None, preprocessing: Mappin
 
 
 def read_class_names(text: str) -> tuple[str, ...]:
-    """Class names from text with commas, or from a file of lines, a JSON list, or a JSON object that numbers them.
-
-    Raises:
-        InputError: There is no such file, or it holds something else.
-    """
+    """Class names from text with commas, or from a file of lines, a JSON list, or a JSON object that numbers them."""
     path = Path(text)
     if not os.path.isfile(text):  # unlike Path's own, it takes text that is longer than any file's name
         if "," not in text and path.suffix in (".txt", ".json"):
-            raise InputError(
-                f"class_names: file {text} does not exist. Give one with a name per line, or names with commas."
-            )
+            raise InputError(f"`class_names`: file {text} does not exist. Give one, or names with commas.")
         return tuple(name.strip() for name in text.split(",") if name.strip())
     try:
         content = path.read_text(encoding="utf-8-sig")
         is_json = content.lstrip()[:1] in ("[", "{")
-        listed = _from_json(path, json.loads(content)) if is_json else content.splitlines()
+        plain = json.loads(content) if is_json else content.splitlines()
     except ValueError as error:  # no JSON, or no UTF-8
-        if isinstance(error, InputError):
-            raise
         raise InputError(
-            f"class_names: {path} is neither JSON nor text in UTF-8 ({str(error).splitlines()[0]}). Give a name per "
+            f"`class_names`: {path} is neither JSON nor text in UTF-8 ({str(error).splitlines()[0]}). Give a name per "
             "line, or a JSON list of names."
         ) from error
-    return tuple(name.strip() for name in listed if name.strip())
+    return tuple(name.strip() for name in _from_json(path, plain) if name.strip())
 
 
 def _from_json(path: Path, plain: Any) -> list[str]:
@@ -190,11 +168,11 @@ def _from_json(path: Path, plain: Any) -> list[str]:
         if rows is not None and sorted(map(int, rows)) == list(range(len(rows))):
             return [rows[key] for key in sorted(rows, key=int)]
         raise InputError(
-            f"class_names: the JSON object in {path} does not number the names from 0, each once. Give "
+            f"`class_names`: the JSON object in {path} does not number the names from 0, each once. Give "
             '{"0": "oak", "1": "elm"}, {"oak": 0, "elm": 1} or ["oak", "elm"].'
         )
     if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
-        raise InputError(f'class_names: the JSON in {path} is not a list of names. Give ["oak", "elm"].')
+        raise InputError(f'`class_names`: the JSON in {path} is not a list of names. Give ["oak", "elm"].')
     return plain
 
 
@@ -202,26 +180,23 @@ def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) ->
     """Refuse a place that cannot be written to, or that holds something else."""
     if not source.exists() and str(source) in weight_names():
         raise InputError(
-            f"IN {source}: that is a name of pretrained weights, and no file is called so. To train from them: "
-            f"effnetv2 train DATA --weights {source}. To have them as a model file, in Python: "
-            f"efficientnetv2.save('{out}', efficientnetv2.create('{source}'))."
+            f"`source` {source} is a name of pretrained weights. To train from them: effnetv2 train DATA --weights "
+            f"{source}. For a file, in Python: efficientnetv2.save('{out}', efficientnetv2.create('{source}'))."
         )
+    inputs = [file for file in (source, source / model_file.NAME) if file.exists()]  # of a folder its weights
+    problem = None
     if not out.absolute().parent.is_dir():
-        raise InputError(f"OUT {out}: there is no folder {out.parent}. Make it, or give another place.")
-    own = [file for file in (source, source / model_file.NAME) if file.exists()]  # of a folder its weights
-    if out.exists() and any(map(out.samefile, own)):
-        raise InputError(f"OUT {out} is IN itself. Give another place.")
-    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"OUT {out} exists. Give another place, or --overwrite to replace it.")
-    if to == "timm" and out.is_dir() and is_model_file(out):
-        raise InputError(
-            f"OUT {out} holds a model file of this package, {model_file.NAME}, which timm's would replace. Give "
-            "another folder."
-        )
-    if to is None and (out.is_dir() or out.suffix != ".safetensors"):
-        raise InputError(
-            f"OUT {out}: a model file ends in .safetensors. Name it so, or say --to timm, torchvision or keras."
-        )
+        problem = f": there is no folder {out.parent}. Make it, or give another place."
+    elif out.exists() and any(map(out.samefile, inputs)):
+        problem = " is `source` itself. Give another place."
+    elif out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+        problem = " exists. Give another place, or `overwrite=True` to replace it."
+    elif to == "timm" and out.is_dir() and is_model_file(out):
+        problem = f" has a model file of this package, {model_file.NAME}. Give another folder."
+    elif to is None and (out.is_dir() or out.suffix != ".safetensors"):
+        problem = " must end in .safetensors, as a model file. For another library, give `to`."
+    if problem:
+        raise InputError(f"`output` {out}{problem}")
 
 
 def _load(
@@ -230,22 +205,17 @@ def _load(
     """The model, what it was recognized as, and notes."""
     if ensemble_members(source) or (source / CROSSVAL_JSON).is_file():
         raise InputError(
-            f"IN {source} is a cross-validation, which has a model per fold, but a file holds one. Give the run of a "
-            f"fold: {source / 'fold1'}."
+            f"`source` {source} is a cross-validation, with a model per fold. Give a fold: {source / 'fold1'}."
         )
-    if (
-        is_model_file(source) or (source / "recipe.yaml").is_file()
-    ):  # a run that is not finished is refused there
+    # A run that is not finished is refused there.
+    if is_model_file(source) or (source / "recipe.yaml").is_file():
         if model is not None:
             raise InputError(
-                f"model: {source} is a model file, which states its model. Leave the option out."
+                f"`model`: {source} is a model file, which states its model. Leave the option out."
             )
         network = model_file.load(source)
         if to is not None and not isinstance(network, EfficientNet):
-            raise InputError(
-                f"{source} is a model file of another library's model, and that library writes its weights. Leave "
-                "--to out to change what the file states, or to halve it."
-            )
+            raise InputError(f"`to={to}`: {source} has a model of another library already. Leave it out.")
         return network, "a model file of this package", apply_metadata(network, user)
     found = conversion.read(source, model=model, user=user)
     return found.network, f"{found.theirs} of {found.title}", found.notes
@@ -258,9 +228,8 @@ def temperature_notes(network: Network, to: str) -> list[str]:
     temperature = network.calibration.temperature
     advice = "probabilities are those of the bare logits; divide these by it to have ours"
     if to == "keras" and network.answer == "softmax":  # Keras' models end with it
-        advice = (
-            f"outputs are probabilities; take each to the power {1 / temperature:.4g} and divide by their sum"
-        )
+        power = f"{1 / temperature:.4g}"
+        advice = f"outputs are probabilities; take each to the power {power} and divide by their sum"
     elif to == "keras":
         advice = "outputs are probabilities; divide log(p / (1 - p)) of each by it and take the sigmoid again"
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.data_module import decode_evaluated
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints, validate_copy_splits
+from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning
 from efficientnetv2.data.validate import validate_images
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
@@ -30,7 +32,7 @@ from efficientnetv2.training.overrides import (
     validate_requested_sizes,
 )
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_dir import LOCK, REPORT_FILES
+from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
 from efficientnetv2.training.run_lock import RUNS, create_run_dir, lock_run_dir, new_run_path
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
@@ -50,16 +52,12 @@ from efficientnetv2.workflows.arguments import (
 from efficientnetv2.workflows.crossval_config import (
     CROSSVAL_JSON,
     CrossValConfig,
-    with_settings,
-)
-from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossValResults, write_crossval_report
-from efficientnetv2.workflows.crossval_resume import (
     SavedCrossVal,
     folds_digest,
-    readable_at_start,
-    with_saved_paths,
+    with_settings,
     write_start,
 )
+from efficientnetv2.workflows.crossval_report import COMPARISON_FOLDER, CrossValResults, write_crossval_report
 from efficientnetv2.workflows.crossval_runs import FoldTrainer
 from efficientnetv2.workflows.output_paths import refuse_inside_data, validate_run_paths
 from efficientnetv2.workflows.results import CrossValidation
@@ -67,199 +65,6 @@ from efficientnetv2.workflows.results import CrossValidation
 _logger = logging.getLogger(__name__)
 
 _NAME = "crossval"  # of a folder that the user did not name
-
-
-def run_crossval(
-    overrides: TrainOverrides,
-    source: DataConfig,
-    options: RunOptions,
-    config: CrossValConfig,
-    given: Collection[str] = (),
-    callbacks: Sequence[Callback] = (),
-    on_result: Callable[[EvaluationResult | Path], None] = lambda result: None,
-) -> Path:
-    """Train a model for each fold, report all predictions, and return the folder.
-
-    Args:
-        given: Names of the options on the command line; a resumed cross-validation was started with the same.
-        callbacks: Called in every run.
-        on_result: Gets the result; of a cross-validation that had finished before, the path of its report.
-
-    Raises:
-        InputError: An option, a file or an image that the caller can fix.
-        KeyboardInterrupt: Ctrl-C; the message has the command that resumes.
-    """
-    folder = _folder(options)
-    if overrides.weights is not None:  # it may be resumed from another directory
-        overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))
-    saved, by = None, config.by
-    if options.resume:
-        if all((folder / name).exists() for name in REPORT_FILES):
-            on_result(folder / "report.json")
-            _logger.info(f"The cross-validation in {folder} has finished: nothing is left to do.")
-            _logger.info(f"Report: {folder / 'report.html'}")
-            return folder
-        saved = SavedCrossVal.read(folder, source.data)
-        saved.check_same(folder, overrides, config, source, pick_device(options.device), given)
-        overrides, config, source = saved.overrides, saved.config, saved.source
-        by = by if "by" in given or by != CrossValConfig.by else config.by
-    else:
-        refuse_inside_data(
-            source.data, folder, "--output", command="crossval" if options.out is None else None
-        )
-    # Recipes first: the check of every image takes longer.
-    recipe = check_recipes(overrides, config, options, source.label_separator)
-    dataset, contents, skipped = load_images(source, options, recipe.seed, folder if saved else None)
-    folds = config.make_folds(dataset, contents, recipe.seed)
-    other_folds = config.comparison_folds(dataset, contents, recipe.seed, folds)
-    if saved is None:
-        with create_run_dir(
-            folder, name=_NAME if options.out is None else None, refuse=_refuse_occupied
-        ) as folder:
-            saved = SavedCrossVal(overrides, config, source, folds_digest(dataset, folds))
-            write_start(folder, saved, dataset, folds)
-    else:
-        saved.check_folds(folder, by, dataset, contents, folds, recipe.seed)
-        dataset = with_saved_paths(folder, dataset)
-    _logger.info(folds.note)
-    if not options.resume:
-        _logger.info(f"Folder: {folder}")
-        write_skipped(folder / SKIPPED, skipped)
-        if skipped:
-            _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
-    options = replace(options, out=folder)
-    trainer = FoldTrainer(
-        overrides, config, options, dataset, contents, recipe.seed, source.bands, source.nodata, callbacks
-    )
-    try:
-        with lock_run_dir(folder):
-            results, other_results = trainer.predict(folds, folder, "Fold"), None
-            if config.compare_splits and other_folds is not None:
-                title = "Fold at random" if other_folds.by == "class" else "Fold by place"
-                other_results = trainer.predict(other_folds, folder / COMPARISON_FOLDER, title)
-            write_crossval_report(
-                CrossValResults(folder, trainer, folds, results, other_folds, other_results, skipped),
-                on_result,
-            )
-    except KeyboardInterrupt as stop:
-        resume = ["effnetv2", "crossval", source.data, "--output", str(folder), "--resume", *options.words]
-        raise KeyboardInterrupt(f"To resume: {shell_join(resume)}") from stop
-    return folder
-
-
-def _folder(options: RunOptions) -> Path:
-    """The folder of a new cross-validation, or of the one to resume."""
-    if not options.resume:
-        check_writable_dir(options.out or RUNS, "--output")
-        if options.out is None:
-            return new_run_path(RUNS, _NAME)
-        _refuse_occupied(options.out)
-        return options.out
-    parents = [RUNS] if options.out is None else [options.out.parent, RUNS]
-    started = sorted(
-        (file for parent in parents for file in parent.glob(f"*/{CROSSVAL_JSON}")),
-        key=lambda file: file.stat().st_mtime,
-    )
-    newest = started[-1].parent if started else None
-    path = options.out or newest
-    if path is not None and (path / CROSSVAL_JSON).exists():
-        return path
-    command = shell_join(["effnetv2", "crossval", "DATA", "--output", str(newest), "--resume"])
-    fix = f"To resume the newest: {command}. " if newest else ""
-    raise InputError(
-        f"--resume: there is no cross-validation in {path or RUNS}. {fix}To start a new one, leave out --resume."
-    )
-
-
-def _refuse_occupied(path: Path) -> None:
-    files = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
-    if CROSSVAL_JSON in files:
-        raise InputError(
-            f"`output={path}` has a cross-validation. Resume it with `resume=True`, or give another folder."
-        )
-    if files:
-        raise InputError(f"`output={path}` is not empty ({shorten(files, 3)}). Give another folder.")
-
-
-def check_recipes(
-    overrides: TrainOverrides, config: CrossValConfig, options: RunOptions, separator: str | None = None
-) -> Recipe:
-    """The recipe; it and those of all candidates are checked before anything is trained.
-
-    Raises:
-        InputError: One is invalid, or has no effect on images whose labels have this ``separator``.
-    """
-    device = pick_device(options.device)
-    starts = [start.word for start in open_weights(overrides, device)]
-
-    def check(overrides: TrainOverrides) -> Recipe:
-        with silenced():
-            recipe, _ = requested_recipe(overrides, device)
-        validate_label_settings(recipe, overrides, separator)
-        if not options.resume:  # the initial weights of a resumed one may be gone
-            validate_weights_name(recipe.weights)
-        validate_requested_sizes(recipe, device, starts)
-        return recipe
-
-    recipe = check(overrides)
-    for index, name in enumerate(config.tries):
-        settings = config.candidate_settings(index)
-        if overrides.minutes is not None and sets_length(settings):
-            raise InputError(
-                f"--candidate {name}: it sets the training length, and so does --minutes {overrides.minutes:g}, for "
-                "all "
-                "folds and candidates. Leave one of them out; --candidate-set may set the length of the selection."
-            )
-        # A selected candidate is trained without what holds during the selection.
-        for further in dict.fromkeys((config.try_settings, ())):
-            try:
-                check(with_settings(overrides, (*settings, *further)))
-            except InputError as error:
-                flags = "".join(f" --candidate-set {setting}" for setting in further)
-                reason = str(error).replace("--set ", "")  # the user did not type it
-                raise InputError(f"--candidate {name}{flags}: {reason}") from error
-    return recipe
-
-
-def load_images(
-    source: DataConfig, options: RunOptions, seed: int, folder: Path | None = None
-) -> tuple[ImageDataset, Ints, list[tuple[str, str]]]:
-    """The readable images, ids equal for identical files, and path and reason of each unreadable image.
-
-    Args:
-        folder: Of a cross-validation to resume: its images are those that were readable when it was started.
-    """
-    # Given splits do not count, except test.
-    dataset = source.read(use_splits=("test",))
-    if len(dataset.class_names) > MOST_CLASSES:
-        raise InputError(
-            f"{dataset.source} has {len(dataset.class_names):,} classes, but crossval pools predictions of at most "
-            f"{MOST_CLASSES:,}. Use train with a val split."
-        )
-    validate_copy_splits(dataset)
-    with progress("looking", len(dataset)) as counted:
-        found = validate_images(dataset, strict=options.strict, progress=counted)
-    for note in (*dataset.notes, *found.notes):
-        _logger.info(note)
-    skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
-    rows = found.readable
-    if folder is not None:
-        rows, skipped = readable_at_start(folder, dataset, rows)
-    else:
-        if skipped:
-            _logger.info(
-                f"Skipped {pluralize(len(skipped), 'unreadable image')}, the first: {' '.join(skipped[0])}."
-            )
-        evaluated = rows[dataset.split[rows] != "test"]
-        with silenced():  # each fold measures the bands of its own rasters
-            part = with_bands(dataset.select(evaluated), source, seed=seed)
-        bad = decode_evaluated(part, np.arange(len(part)), strict=options.strict)
-        skipped += [(part.paths[row], reason) for row, reason in bad.items()]
-        rows = np.setdiff1d(rows, evaluated[list(bad)])
-    dataset = dataset.select(rows)
-    if warning := split_groups_warning(dataset):
-        _logger.info(warning.strip())
-    return dataset, found.contents[rows], skipped
 
 
 @api
@@ -300,8 +105,8 @@ def cross_validate(
             class. "time": earlier images predict later ones.
         block_degrees: Side of spatial blocks in degrees. None takes the largest that splits well.
         time_column: Column of a year or date, with ``by="time"``. None finds it.
-        candidates: Settings to choose from in every fold, such as ``[{"class_sampling": None}, {"class_sampling":
-            "equal"}]``.
+        candidates: Settings to choose from in every fold, such as
+            ``[{"class_sampling": None}, {"class_sampling": "equal"}]``.
         candidate_settings: Settings that hold while choosing only, such as ``{"epochs": 4}``.
         members: Models that predict each fold together: the best candidates, or the recipe with as many seeds.
         compare_splits: Train a second set of folds, at random, to compare with folds by location.
@@ -332,3 +137,238 @@ def cross_validate(
     if not resume:
         validate_run_paths(source.data, options.out, "crossval")
     return CrossValidation(run_crossval(train_overrides, source, options, config))
+
+
+def run_crossval(
+    overrides: TrainOverrides,
+    source: DataConfig,
+    options: RunOptions,
+    config: CrossValConfig,
+    given: Collection[str] = (),
+    callbacks: Sequence[Callback] = (),
+    on_result: Callable[[EvaluationResult | Path], None] = lambda result: None,
+) -> Path:
+    """Train a model for each fold, report all predictions, and return the folder.
+
+    Args:
+        given: Names of the options on the command line; a resumed cross-validation was started with the same.
+        callbacks: Called in every run.
+        on_result: Gets the result; of a cross-validation that had finished before, the path of its report.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the message has the command that resumes.
+    """
+    folder, saved, by = _folder(options), None, config.by
+    if overrides.weights is not None:  # it may be resumed from another directory
+        overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))
+    if options.resume:
+        if all((folder / name).exists() for name in REPORT_FILES):
+            on_result(folder / "report.json")
+            _logger.info(f"The cross-validation in {folder} has finished: nothing is left to do.")
+            _logger.info(f"Report: {folder / 'report.html'}")
+            return folder
+        saved = SavedCrossVal.read(folder, source.data)
+        saved.check_same(folder, overrides, config, source, pick_device(options.device), given)
+        overrides, config, source = saved.overrides, saved.config, saved.source
+        by = by if "by" in given or by != CrossValConfig.by else config.by
+    else:
+        command = "crossval" if options.out is None else None
+        refuse_inside_data(source.data, folder, "`output`", command=command)
+    # Recipes first: the check of every image takes longer.
+    recipe = check_recipes(overrides, config, options, source.label_separator)
+    dataset, contents, skipped = load_images(source, options, recipe.seed, folder if saved else None)
+    folds = config.make_folds(dataset, contents, recipe.seed)
+    other_folds = config.comparison_folds(dataset, contents, recipe.seed, folds)
+    if saved is None:
+        name = _NAME if options.out is None else None
+        with create_run_dir(folder, name=name, refuse=_refuse_occupied) as folder:
+            saved = SavedCrossVal(overrides, config, source, folds_digest(dataset, folds))
+            write_start(folder, saved, dataset, folds)
+        write_skipped(folder / SKIPPED, skipped)
+        _logger.info(f"Folder: {folder}")
+        if skipped:
+            _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
+    else:
+        saved.check_folds(folder, by, dataset, contents, folds, recipe.seed)
+        dataset = with_saved_paths(folder, dataset)
+    _logger.info(folds.note)
+    options = replace(options, out=folder)
+    trainer = FoldTrainer(
+        overrides, config, options, dataset, contents, recipe.seed, source.bands, source.nodata, callbacks
+    )
+    try:
+        with lock_run_dir(folder):
+            results, other_results = trainer.predict(folds, folder, "Fold"), None
+            if config.compare_splits and other_folds is not None:
+                title = "Fold at random" if other_folds.by == "class" else "Fold by place"
+                other_results = trainer.predict(other_folds, folder / COMPARISON_FOLDER, title)
+            found = CrossValResults(folder, trainer, folds, results, other_folds, other_results, skipped)
+            write_crossval_report(found, on_result)
+    except KeyboardInterrupt as stop:
+        resume = ["effnetv2", "crossval", source.data, "--output", str(folder), "--resume", *options.words]
+        raise KeyboardInterrupt(f"To resume: {shell_join(resume)}") from stop
+    return folder
+
+
+def _folder(options: RunOptions) -> Path:
+    """The folder of a new cross-validation, or of the one to resume."""
+    if not options.resume:
+        check_writable_dir(options.out or RUNS, "`output`")
+        if options.out is None:
+            return new_run_path(RUNS, _NAME)
+        _refuse_occupied(options.out)
+        return options.out
+    parents = [RUNS] if options.out is None else [options.out.parent, RUNS]
+    started = sorted(
+        (file for parent in parents for file in parent.glob(f"*/{CROSSVAL_JSON}")),
+        key=lambda file: file.stat().st_mtime,
+    )
+    newest = started[-1].parent if started else None
+    path = options.out or newest
+    if path is not None and (path / CROSSVAL_JSON).exists():
+        return path
+    command = shell_join(["effnetv2", "crossval", "DATA", "--output", str(newest), "--resume"])
+    fix = f"To resume the newest: {command}." if newest else "To start one, leave out `resume`."
+    raise InputError(f"`resume`: there is no cross-validation in {path or RUNS}. {fix}")
+
+
+def _refuse_occupied(path: Path) -> None:
+    files = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
+    if CROSSVAL_JSON in files:
+        raise InputError(
+            f"`output={path}` has a cross-validation. Resume it with `resume=True`, or give another folder."
+        )
+    if files:
+        raise InputError(f"`output={path}` is not empty ({shorten(files, 3)}). Give another folder.")
+
+
+def check_recipes(
+    overrides: TrainOverrides, config: CrossValConfig, options: RunOptions, separator: str | None = None
+) -> Recipe:
+    """The recipe; it and those of all candidates are checked before anything is trained.
+
+    Raises:
+        InputError: One is invalid, or has no effect on images whose labels have this ``separator``.
+    """
+    device = pick_device(options.device)
+    starts = [start.word for start in open_weights(overrides, device)]
+
+    def check(overrides: TrainOverrides) -> Recipe:
+        with silenced():
+            recipe, _ = requested_recipe(overrides, device)
+        validate_label_settings(recipe, overrides, separator)
+        if not options.resume:  # the initial weights of a resumed one may be gone
+            validate_weights_name(recipe.weights)
+        validate_requested_sizes(recipe, device, starts)
+        return recipe
+
+    recipe = check(overrides)
+    for index, name in enumerate(config.tries):
+        settings = config.candidate_settings(index)
+        if overrides.minutes is not None and sets_length(settings):
+            raise InputError(
+                f"`candidates`: {name} and `minutes={overrides.minutes:g}` both set the training length. Leave one of "
+                "them out; `candidate_settings` may set the length of the selection."
+            )
+        # A selected candidate is trained without what holds during the selection.
+        for further in dict.fromkeys((config.try_settings, ())):
+            try:
+                check(with_settings(overrides, (*settings, *further)))
+            except InputError as error:
+                raise InputError(f"`candidates`: {' '.join((name, *further))}: {error}") from error
+    return recipe
+
+
+def load_images(
+    source: DataConfig, options: RunOptions, seed: int, folder: Path | None = None
+) -> tuple[ImageDataset, Ints, list[tuple[str, str]]]:
+    """The readable images, ids equal for identical files, and path and reason of each unreadable image.
+
+    Args:
+        folder: Of a cross-validation to resume: its images are those that were readable when it was started.
+    """
+    # Given splits do not count, except test.
+    dataset = source.read(use_splits=("test",))
+    if len(dataset.class_names) > MOST_CLASSES:
+        raise InputError(
+            f"{dataset.source} has {len(dataset.class_names):,} classes, but crossval takes at most {MOST_CLASSES:,}. "
+            "Use train with a val split."
+        )
+    validate_copy_splits(dataset)
+    with progress("looking", len(dataset)) as counted:
+        found = validate_images(dataset, strict=options.strict, progress=counted)
+    for note in (*dataset.notes, *found.notes):
+        _logger.info(note)
+    skipped = [(dataset.paths[row], why) for row, why in zip(found.unreadable, found.reasons, strict=True)]
+    rows = found.readable
+    if folder is not None:
+        rows, skipped = readable_at_start(folder, dataset, rows)
+    else:
+        if skipped:
+            _logger.info(
+                f"Skipped {pluralize(len(skipped), 'unreadable image')}, the first: {' '.join(skipped[0])}."
+            )
+        evaluated = rows[dataset.split[rows] != "test"]
+        with silenced():  # each fold measures the bands of its own rasters
+            part = with_bands(dataset.select(evaluated), source, seed=seed)
+        bad = decode_evaluated(part, np.arange(len(part)), strict=options.strict)
+        skipped += [(part.paths[row], reason) for row, reason in bad.items()]
+        rows = np.setdiff1d(rows, evaluated[list(bad)])
+    dataset = dataset.select(rows)
+    if warning := split_groups_warning(dataset):
+        _logger.info(warning.strip())
+    return dataset, found.contents[rows], skipped
+
+
+def readable_at_start(
+    folder: Path, dataset: ImageDataset, readable: Ints
+) -> tuple[Ints, list[tuple[str, str]]]:
+    """Rows of the images of the folds and of new ones, and what was skipped when the folds were made.
+
+    The runs skip images that have become unreadable since.
+    """
+    skipped = read_skipped(folder / SKIPPED)
+    if skipped is None:
+        _logger.info(quarantine(folder / SKIPPED, "The list of skipped images starts again."))
+    # Sets: np.isin compares each path with each, hours for a million images.
+    used = set(_saved_dataset(folder, dataset).paths)
+    skipped = [(path, why) for path, why in skipped or () if path not in used]
+    unread = {path for path, _ in skipped}
+    in_folds, in_skipped = (
+        np.flatnonzero([path in paths for path in dataset.paths]) for paths in (used, unread)
+    )
+    readable_again = np.intersect1d(in_skipped, readable)
+    for rows, change in (
+        (np.setdiff1d(in_folds, readable), "of the folds cannot be read any more and are skipped"),
+        (readable_again, "skipped before can be read now, and stay out"),
+    ):
+        if len(rows):
+            _logger.info(f"{pluralize(len(rows), 'image')} {change} (first: {dataset.paths[rows[0]]}).")
+    return np.setdiff1d(np.union1d(readable, in_folds), readable_again), skipped
+
+
+def with_saved_paths(folder: Path, dataset: ImageDataset) -> ImageDataset:
+    """The images by the same path from ``folder`` as at the start, by which the runs there know them.
+
+    Another path to the same images, such as a link, is replaced; InputError if images or folder have moved.
+    """
+    pairs = zip(_saved_dataset(folder, dataset).paths, dataset.paths, strict=False)
+    before, now = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
+    if before == now:
+        return dataset
+    prefix = before.removesuffix(now).rstrip("/")
+    root = prefix if is_url(prefix) else os.path.realpath(folder / prefix)
+    if isinstance(dataset.root, Path) and root == os.path.realpath(dataset.root):
+        # By the name of the folder, as ``ImageDataset.relative_to`` does, unless a link in it leads elsewhere.
+        roots = [Path(os.path.normpath(path / prefix)) for path in (folder.absolute(), folder.resolve())]
+        return replace(dataset, root=next(path for path in roots if os.path.realpath(path) == root))
+    raise InputError(
+        f"seen from {folder}, the images were in {root} when the folds were made, but are in {dataset.root} now. Move "
+        "them back, or start again with another `output`."
+    )
+
+
+def _saved_dataset(folder: Path, dataset: ImageDataset) -> ImageDataset:
+    return ImageDataset.from_csv(
+        folder / "dataset.csv", root=dataset.root, source=dataset.source, separator=dataset.separator
+    )

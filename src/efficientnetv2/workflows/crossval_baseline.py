@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,6 @@ class ProbeBaseline:
     """Linear probes on the initial weights, one for each fold.
 
     Attributes:
-        predictions: Out-of-fold.
         other_predictions: With the comparison folds. None without them.
         table: The predictions as of ``evaluation.predictions.load_predictions``.
         data_scaling_curve: Learning curve in one fold. None if it has too few images.
@@ -61,6 +61,17 @@ class ProbeBaseline:
     num_train_images: int
     num_available_images: int
 
+    def metadata(self) -> dict[str, Any]:
+        """Fields of a report's metadata."""
+        f1 = {name: each.f1 for name, each in self.metrics.per_class.items() if each.f1 is not None}
+        return {
+            "linear_probe_top1": self.metrics.top1,
+            "linear_probe_macro_f1": self.metrics.macro_f1,
+            "linear_probe_f1": f1,
+            "linear_probe_num_images": self.num_train_images,
+            "linear_probe_num_available": self.num_available_images,
+        }
+
 
 def probe_baseline(
     folder: Path, trainer: FoldTrainer, folds: Folds, other_folds: Folds | None
@@ -68,7 +79,7 @@ def probe_baseline(
     """Embed the images once and fit a linear probe for each fold. ``folder`` has a finished first fold.
 
     Returns:
-        None for multi-label data, without pretrained weights, if these are not available anymore, or if all embedded
+        None for multi-label data, without pretrained weights, if these are not available any more, or if all embedded
         images are of one class.
     """
     dataset, recipe = trainer.dataset, read_recipe(folder / "fold1" / "recipe.yaml")
@@ -84,10 +95,9 @@ def probe_baseline(
         groups = _groups(embedded, folds, trainer)
         classes = out_of_fold_predictions(embedded, pairs, key=key, balanced=balanced, groups=groups)
         known = classes >= 0
-        one_hot = torch.nn.functional.one_hot(
-            torch.from_numpy(classes[known]), len(dataset.class_names)
-        ).float()
-        return Predictions(embedded.samples[known], embedded.labels[known], (one_hot + 1e-6).log())
+        one_hot = np.eye(len(dataset.class_names), dtype=np.float32)[classes[known]]
+        logits = (torch.from_numpy(one_hot) + 1e-6).log()
+        return Predictions(embedded.samples[known], embedded.labels[known], logits)
 
     predictions = predict(folds)
     if not len(predictions.samples):
@@ -98,14 +108,14 @@ def probe_baseline(
     # By time the last fold, which alone trains on most of the images.
     number = len(folds.parts) - 1 if folds.by == "time" else 0
     train_rows = [part.train_rows for part in folds.parts]
+    images = pluralize(int((dataset.split != "test").sum()), "image")
     return ProbeBaseline(
         predictions,
         other,
         classification_metrics(predictions.labels, predictions.probabilities, dataset.class_names),
         predictions_frame(predictions, dataset, dataset.class_names),
         _label_curve(embedded, folds, number, key, trainer, balanced=balanced),
-        f"This is fold {number + 1} alone, which trains on {len(train_rows[number]):,} of "
-        f"{pluralize(int((dataset.split != 'test').sum()), 'image')}.",
+        f"This is fold {number + 1} alone, which trains on {len(train_rows[number]):,} of {images}.",
         round(float(np.mean([np.isin(rows, embedded.samples).sum() for rows in train_rows]))),
         round(float(np.mean([len(rows) for rows in train_rows]))),
     )
@@ -160,13 +170,10 @@ def _embeddings(folder: Path, trainer: FoldTrainer, recipe: Recipe) -> Embedding
     most = 2 * max_probe_images(model, preprocessing.image_size, len(dataset.class_names), device)
     if len(rows) > most:
         rows = np.sort(Key.of(recipe.seed).fold("probe").generator().permutation(rows)[:most])
+    runtime = Runtime(device, workers_for(trainer.options.workers, device))
     with progress("linear probe", len(rows)) as counted:
         found = embed_dataset(
-            model,
-            dataset.select(rows),
-            preprocessing=preprocessing,
-            runtime=Runtime(device, workers_for(trainer.options.workers, device)),
-            progress=counted,
+            model, dataset.select(rows), preprocessing=preprocessing, runtime=runtime, progress=counted
         )
     unreadable = tuple((int(rows[row]), reason) for row, reason in found.unreadable)
     return Embeddings(rows[found.samples], found.labels, found.vectors, unreadable)
@@ -185,12 +192,10 @@ def compare_folds(
     both = np.intersect1d(ours.samples, theirs.samples)
     labels = ours.labels[np.searchsorted(ours.samples, both)]
     by_place = other_folds if folds.by == "class" else folds
-    classes = {
-        "random" if used.by == "class" else "place": _classes(predictions)[
-            np.searchsorted(predictions.samples, both)
-        ]
-        for predictions, used in ((ours, folds), (theirs, other_folds))
-    }
+    classes: dict[str, Ints] = {}
+    for predictions, used in ((ours, folds), (theirs, other_folds)):
+        rows = np.searchsorted(predictions.samples, both)
+        classes["random" if used.by == "class" else "place"] = predictions.logits.argmax(dim=1).numpy()[rows]
     difference = paired_difference(
         labels, classes["random"], classes["place"], by_place.clusters[both], num_classes,
         key=key.fold("beside", what),
@@ -206,8 +211,3 @@ def compare_folds(
         {name: getattr(metrics["place"], name) for name in names},
         {name: difference[name] for name in names},
     )
-
-
-def _classes(predictions: Predictions) -> Ints:
-    best: Ints = predictions.logits.argmax(dim=1).numpy().astype(np.int64)
-    return best

@@ -1,24 +1,35 @@
-"""Configuration of a cross-validation: its folds, and the candidates that it selects among."""
+"""Configuration of a cross-validation: folds and candidates, and what of it must be the same when it is resumed."""
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self, cast
 
 import numpy as np
+import torch
 
+from efficientnetv2.architectures.spec import Architecture
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import TIMES, Folds, assign_folds, time_column, time_folds, time_holdout
 from efficientnetv2.data.groups import BLOCKS, SplitBy, has_places
 from efficientnetv2.data.records import Ints, is_copy
 from efficientnetv2.data.splits import with_holdout
-from efficientnetv2.training.overrides import TrainOverrides, sets_length, setting_name
+from efficientnetv2.training.overrides import TrainOverrides, requested_recipe, sets_length, setting_name
+from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.recipe_io import diff_recipes, validate_recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, shorten
+from efficientnetv2.utils.io import write_atomically, write_text_atomically
+from efficientnetv2.utils.legacy import SCHEMA_VERSION
+from efficientnetv2.utils.logs import silenced
+from efficientnetv2.utils.shell import command_line
 
 RULES = ("auto", "class", "group", "place", "time")
-
 CROSSVAL_JSON = "crossval.json"
 # Fraction of the training images of a fold that selects among candidates. Ours, as in ``inference.linear_probe``.
 _SELECTION = 0.25
@@ -29,16 +40,11 @@ class CrossValConfig:
     """Options of ``crossval`` that ``train`` does not have. The fields are keys of ``crossval.json``.
 
     Attributes:
-        by: One of ``RULES``.
-        block_degrees: Side of spatial blocks. None chooses it.
-        time_column: None finds it.
+        block_degrees, time_column: None finds a value.
         tries: Candidate hyperparameters: each as ``--set`` takes them, separated by spaces. Empty for no selection.
         try_settings: Hyperparameters that hold only during the selection.
         members: Models that predict each fold together: the best candidates, or the recipe with as many seeds.
         compare_splits: Train random folds in addition to folds by place, or the other way round.
-
-    Raises:
-        InputError: A value is invalid, or options contradict each other.
     """
 
     folds: int = 5
@@ -51,26 +57,22 @@ class CrossValConfig:
     compare_splits: bool = False
 
     def __post_init__(self) -> None:
-        count, by = len(self.tries), f"but --by is {self.by}"
+        count, by = len(self.tries), f"but `by` is {self.by}"
         for is_wrong, problem in (
-            (self.by not in RULES,
-             f"--by: invalid value '{self.by}' (choose from {', '.join(RULES)}){did_you_mean(self.by, RULES)}"),
+            (self.by not in RULES, f"`by` must be {', '.join(RULES)}, not '{self.by}'{did_you_mean(self.by, RULES)}"),
             (self.block_degrees is not None and self.by not in ("auto", "place"),
-             f"--block-degrees needs folds by place, {by}. Leave one of them out."),
+             f"`block_degrees` needs folds by place, {by}. Leave one of them out."),
             (self.time_column is not None and self.by != "time",
-             f"--time-column needs folds by time, {by}. Pass --by time."),
+             f"`time_column` needs folds by time, {by}. Pass `by=time`."),
             (self.compare_splits and self.by in ("group", "time"),
-             f"--compare-splits compares random folds with folds by place, {by}. Leave it out, or pass --by place."),
-            (count == 1,
-             'one --candidate leaves nothing to select. Add another (--candidate "" is the recipe as it is), or use '
-             '--set.'),
-            (len(set(self.tries)) < count, "two --candidate are the same. Leave one out."),
+             f"`compare_splits` compares random folds with folds by place, {by}. Leave it out."),
+            (count == 1, "`candidates`: one leaves nothing to select. Add another; an empty one is the recipe itself."),
+            (len(set(self.tries)) < count, "`candidates`: two are the same. Leave one out."),
             (0 < count < self.members,
-             f"--ensemble {self.members} needs as many candidates, but there are {count} --candidate. Add candidates."),
-            (bool(self.try_settings) and not count, "--candidate-set needs --candidate: add candidates."),
+             f"`members={self.members}` needs as many `candidates`, but there are {count}. Add candidates."),
             (bool(self.try_settings) and not self.selects,
-             f"--candidate-set holds during selection, but with --ensemble {self.members} all {count} tries answer and "
-             "nothing is chosen. Leave it out, or take fewer members."),
+             f"`candidate_settings` hold during a selection, but {count} `candidates` for `members={self.members}` "
+             "leave nothing to select. Add candidates."),
         ):  # fmt: skip
             if is_wrong:
                 raise InputError(problem)
@@ -79,13 +81,12 @@ class CrossValConfig:
                 settings = _split_settings(text)
             except ValueError as error:
                 raise InputError(
-                    f"--candidate {text}: {error}. Put spaces between settings, and a value with spaces into brackets "
-                    "or "
-                    'quotes: --candidate "class_sampling=sqrt progressive.image_size={start: 64, end: 128}".'
+                    f"`candidates`: {text}: {error}. Separate settings by spaces, and put a value with spaces into "
+                    "brackets or quotes."
                 ) from error
             if any(setting_name(setting) == "multilabel" for setting in settings):
                 raise InputError(
-                    f"--candidate {text}: predictions of all folds must have the same meaning. Use --set instead."
+                    f"`candidates`: {text}: predictions of all folds must have the same meaning. Drop it."
                 )
 
     def candidate_settings(self, index: int, *, selecting: bool = False) -> tuple[str, ...]:
@@ -107,49 +108,32 @@ class CrossValConfig:
         per_fold = self.members + (len(self.tries) if self.selects else 0)
         return self.folds * per_fold * (2 if self.compare_splits else 1)
 
-    @property
-    def selection_length_is_set(self) -> bool:
-        """Whether ``try_settings`` set the length of training, whatever ``--minutes`` leaves."""
-        return sets_length(self.try_settings)
-
     def make_folds(self, dataset: ImageDataset, contents: Ints, seed: int) -> Folds:
         """The folds of labeled, readable images; ``contents`` are (N,) ids, equal for identical files."""
         if self.by == "time":
-            return time_folds(
-                dataset, k=self.folds, column=self._find_time_column(dataset), contents=contents
-            )
-        if self.block_degrees is not None and self.by == "auto" and not has_places(dataset):
-            raise InputError(
-                f"--block-degrees {self.block_degrees:g}: {dataset.source} has no places. Add columns latitude and "
-                "longitude, in degrees, with a value in every row; or leave the option out."
-            )
+            column = self._find_time_column(dataset)
+            return time_folds(dataset, k=self.folds, column=column, contents=contents)
+        if self.block_degrees is not None and self.by == "auto":
+            _require_places(dataset, f"`block_degrees={self.block_degrees:g}`")
         return self._assign(dataset, contents, seed, cast(SplitBy, self.by))
 
     def comparison_folds(
         self, dataset: ImageDataset, contents: Ints, seed: int, folds: Folds
     ) -> Folds | None:
-        """Random folds if ``folds`` are by place, otherwise folds by place; None if they cannot be made.
-
-        Raises:
-            InputError: They cannot be made, and ``compare_splits`` requests them.
-        """
+        """Random folds if ``folds`` are by place, else folds by place; None if they can't be made and need not be."""
         if self.compare_splits and dataset.separator is not None:
             raise InputError(
-                f"--compare-splits: images of {dataset.source} have several labels, and only single labels are "
-                "compared. Leave it out."
+                f"`compare_splits`: images of {dataset.source} have several labels. Leave it out."
             )
         if folds.by not in ("auto", "class", "place"):
             return None
-        if self.compare_splits and not has_places(dataset):
-            raise InputError(
-                f"--compare-splits: {dataset.source} has no columns latitude and longitude with a value in every row. "
-                "Add them, or leave the option out."
-            )
+        if self.compare_splits:
+            _require_places(dataset, "`compare_splits`")
         try:
             return self._assign(dataset, contents, seed, "class" if folds.block is not None else "place")
         except InputError as error:
             if self.compare_splits:
-                raise InputError(f"--compare-splits: {error}") from error
+                raise InputError(f"`compare_splits`: {error}") from error
             return None
 
     def selection_split(
@@ -158,32 +142,21 @@ class CrossValConfig:
         """Rows of a fold's training images that train candidates, and rows that select one.
 
         Both are separated by the rule of the folds; by time the latest quarter selects.
-
-        Raises:
-            InputError: A class has too few images, or there are too few times.
         """
         rows = folds.parts[number].train_rows
-        part = dataset.select(rows).with_split(np.full(len(rows), "train", dtype=object))
-        fix = " Or leave --candidate out."
+        ids, part = contents[rows], dataset.select(rows).with_split(np.full(len(rows), "train", dtype=object))
         try:
             if folds.by == "time":
-                # Fewer folds have longer periods, so the first period has more times.
-                fix = f" {'Take fewer folds (--folds), or leave' if self.folds > 1 else 'Leave'} --candidate out."
                 column = self._find_time_column(dataset)
-                last = time_holdout(part, share=_SELECTION, column=column, contents=contents[rows])
+                last = time_holdout(part, share=_SELECTION, column=column, contents=ids)
                 return rows[last.train_rows], rows[last.val_rows]
             held_out, _ = with_holdout(
-                part,
-                fraction=_SELECTION,
-                seed=seed + number,
-                contents=contents[rows],
-                by=folds.by,
-                blocks=self._blocks,
+                part, fraction=_SELECTION, seed=seed + number, contents=ids, by=folds.by, blocks=self._blocks
             )
         except InputError as error:
             raise InputError(
-                f"--candidate: the {len(rows)} training images of fold {number + 1} cannot be split to select among "
-                f"candidates: {error}{fix}"
+                f"`candidates`: the {len(rows)} training images of fold {number + 1} cannot be split to select one: "
+                f"{error} Or take fewer `folds`, or leave `candidates` out."
             ) from error
         return rows[held_out.split == "train"], rows[(held_out.split == "val") & ~is_copy(held_out)]
 
@@ -199,10 +172,18 @@ class CrossValConfig:
         if name is None:
             others = [str(name) for name in dataset.table.columns if name not in ("path", "label", "split")]
             raise InputError(
-                f"--by time: {dataset.source} has none of the columns {', '.join(TIMES)}. Name the column of the time "
-                f"with --time-column; other columns are {shorten(others, 20) or 'none'}."
+                f"`by=time`: {dataset.source} has none of the columns {', '.join(TIMES)}, but "
+                f"{shorten(others, 20) or 'no other'}. Name the one of the time with `time_column`."
             )
         return name
+
+
+def _require_places(dataset: ImageDataset, option: str) -> None:
+    if not has_places(dataset):
+        raise InputError(
+            f"{option}: {dataset.source} has no columns latitude and longitude with a value in every row. Add them, or "
+            "leave the option out."
+        )
 
 
 def _split_settings(text: str) -> tuple[str, ...]:
@@ -221,7 +202,143 @@ def _split_settings(text: str) -> tuple[str, ...]:
 
 
 def with_settings(overrides: TrainOverrides, settings: Sequence[str]) -> TrainOverrides:
-    """TrainOverrides with the settings of a candidate, whose training length replaces that of the overrides."""
+    """Overrides with the settings of a candidate, whose training length replaces that of the overrides."""
     if sets_length(settings):
         overrides = replace(overrides, epochs=None, minutes=None)
     return replace(overrides, settings=(*overrides.settings, *settings))
+
+
+@dataclass(frozen=True)
+class SavedCrossVal:
+    """What a cross-validation was started with, as ``crossval.json`` has it; ``digest`` is of images and folds."""
+
+    overrides: TrainOverrides
+    config: CrossValConfig
+    source: DataConfig
+    digest: str
+
+    def save(self, folder: Path) -> None:
+        """Write ``crossval.json``; files that the options name are stored as contents, because they may change."""
+        contents = {
+            name: value.to_json()
+            for name in ("model", "recipe")
+            if isinstance(value := getattr(self.overrides, name), Architecture | Recipe)
+        }
+        values = {
+            "schema_version": SCHEMA_VERSION,
+            "command": command_line(),
+            "words": asdict(self.overrides) | contents,
+            "plan": asdict(self.config),
+            "source": asdict(self.source),
+            "digest": self.digest,
+        }
+        write_text_atomically(folder / CROSSVAL_JSON, json.dumps(values, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path, data: str) -> Self:
+        """Read ``crossval.json``; ``data`` is DATA as it is called now, perhaps from another directory."""
+        file = folder / CROSSVAL_JSON
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            overrides, config = _with_tuples(values["words"]), _with_tuples(values["plan"])
+            if isinstance(overrides["model"], dict):
+                overrides["model"] = Architecture.from_json(overrides["model"])
+            if isinstance(overrides["recipe"], dict):
+                overrides["recipe"] = validate_recipe(overrides["recipe"], where=str(file))
+            source = DataConfig(**values["source"] | {"data": data})
+            return cls(TrainOverrides(**overrides), CrossValConfig(**config), source, str(values["digest"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file} cannot be read: {error}. Start again with another `output`.") from error
+
+    def check_same(
+        self,
+        folder: Path,
+        overrides: TrainOverrides,
+        config: CrossValConfig,
+        source: DataConfig,
+        device: torch.device,
+        typed: Collection[str] = (),
+    ) -> None:
+        """Refuse options that ask for something else than what is saved.
+
+        Options that give the same recipe are the same, and so is a default that is not among the ``typed`` names. The
+        rule ``by`` is compared by its folds: see ``check_folds``.
+        """
+        pairs: list[tuple[Any, Any]] = [
+            (self.config, replace(config, by=self.config.by)),
+            (self.source, source),
+        ]
+        if not self._same_recipe(overrides, device):
+            pairs.insert(0, (self.overrides, overrides))
+        differences: list[str] = []
+        for saved, now in pairs:
+            for each in fields(now):
+                before, here = getattr(saved, each.name), getattr(now, each.name)
+                if here == before or (here == each.default and each.name not in typed):
+                    continue
+                if isinstance(before, Recipe) and isinstance(here, Recipe):
+                    differences += diff_recipes(before, here)
+                else:
+                    texts = [value.name if isinstance(value, Recipe) else value for value in (before, here)]
+                    differences.append(f"{each.name} is {texts[0]} there, {texts[1]} here")
+        if differences:
+            raise _other_options_error(folder, "; ".join(differences))
+
+    def _same_recipe(self, overrides: TrainOverrides, device: torch.device) -> bool:
+        """Whether the given overrides, over those saved, give the saved recipe."""
+        given = {
+            each.name: value
+            for each in fields(overrides)
+            if (value := getattr(overrides, each.name)) != each.default
+        }
+        with suppress(InputError), silenced():
+            again, saved = replace(self.overrides, **given), self.overrides
+            if again == saved:
+                return True
+            if (again.minutes, again.cache) == (saved.minutes, saved.cache):  # which are not part of a recipe
+                return requested_recipe(saved, device)[0] == requested_recipe(again, device)[0]
+        return False
+
+    def check_folds(
+        self, folder: Path, by: str, dataset: ImageDataset, contents: Ints, folds: Folds, seed: int
+    ) -> None:
+        """Refuse other images, and a rule ``by`` that gives other folds: without locations ``auto`` is ``class``."""
+        if folds_digest(dataset, folds) != self.digest:
+            raise InputError(
+                f"the images or their locations are not those that the folds in {folder} were started with. Restore "
+                "them, or start again with another `output`."
+            )
+        if by == self.config.by:
+            return
+        with suppress(InputError):
+            again = replace(self.config, by=by).make_folds(dataset, contents, seed)
+            if folds_digest(dataset, again) == self.digest:
+                return
+        raise _other_options_error(folder, f"by is {self.config.by} there, {by} here")
+
+
+def write_start(folder: Path, saved: SavedCrossVal, dataset: ImageDataset, folds: Folds) -> None:
+    """Write the images with their folds, and what the cross-validation is started with."""
+    # Split "train" is what trains any model of the folder. By time the last period trains none, and is no other split.
+    split = np.where(dataset.split == "test", "test", "").astype(object)
+    for part in folds.parts:
+        split[part.train_rows] = "train"
+    write_atomically(folder / "dataset.csv", folds.with_folds(dataset.with_split(split)).to_csv)
+    saved.save(folder)
+
+
+def folds_digest(dataset: ImageDataset, folds: Folds) -> str:
+    """A digest of the images and the folds that predict them."""
+    names = [f"fold {number}" for number in folds.fold_of_image(len(dataset))]
+    return dataset.with_split(np.array(names, dtype=object)).digest()
+
+
+def _other_options_error(folder: Path, differences: str) -> InputError:
+    return InputError(
+        f"the cross-validation in {folder} was started with other options: {differences}. Leave them out to resume it, "
+        "or start another with a new `output`."
+    )
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

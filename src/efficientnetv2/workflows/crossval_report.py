@@ -1,4 +1,4 @@
-"""The report of a cross-validation, and its models as an ensemble."""
+"""The report of a cross-validation, with linear probes on its folds, and its models as an ensemble."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from efficientnetv2.workflows.crossval_runs import (
     FoldResult,
     FoldTrainer,
     first_preprocessing,
+    retrain_hint,
     run_name,
     selection_results,
 )
@@ -49,32 +50,9 @@ _logger = logging.getLogger(__name__)
 COMPARISON_FOLDER = "otherwise"
 
 
-def write_ensemble(folder: Path, runs: Sequence[str], members: int) -> str:
-    """Make a folder the ensemble of the models of its runs, if they can be one; a sentence on that."""
-    files = [f"{run}/{model_file.NAME}" for run in runs]
-    try:
-        ensemble.require_compatible([model_file.describe(folder / file).header for file in files], runs)
-    except InputError as error:
-        return (
-            f"The models of the folds cannot be an ensemble: {error} For new images: effnetv2 predict "
-            f"{shell_join([str(folder / 'fold1')])} NEW_IMAGES, or train one model on all images."
-        )
-    ensemble.write_members(folder, files)
-    alone = "each model" if members == 1 else f"{members} models together"
-    return (
-        f"The models of all folds predict new images as an ensemble: effnetv2 predict {shell_join([str(folder)])} "
-        f"NEW_IMAGES. The metrics here are of {alone}, on images not trained on."
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class CrossValResults:
-    """All that the report is made from.
-
-    Attributes:
-        other_results: Of the comparison folds. None if these were not trained.
-        skipped: Path and reason of images that were unreadable before the folds were made.
-    """
+    """All that the report is made from; ``skipped`` has the images that were unreadable before the folds were made."""
 
     folder: Path
     trainer: FoldTrainer
@@ -90,37 +68,11 @@ class CrossValResults:
         return _pooled(self.trainer.dataset, self.results)
 
     @cached_property
-    def reports(self) -> list[list[dict[str, Any]]]:
-        """``report.json`` of each model of each fold."""
-        return [
-            [_read_report(self.folder / run_name(number, member)) for member in range(self.members)]
-            for number in range(len(self.results))
-        ]
-
-    @property
-    def members(self) -> int:
-        """Number of models that predict each fold."""
-        return self.trainer.config.members
-
     def unreadable(self) -> list[tuple[str, str]]:
         """Path and reason of images that have no prediction because a run could not read them."""
         paths, predicted = self.trainer.dataset.paths, set(self.predictions.samples.tolist())
         found = {row: why for result in self.results for row, why in result.unreadable.items()}
         return [(paths[row], found[row]) for row in sorted(found) if row not in predicted]
-
-    def comparisons(self, baseline: ProbeBaseline | None) -> list[SplitComparison]:
-        """Predictions compared with those by the comparison folds: of trained models, and of the probe."""
-        found: list[SplitComparison] = []
-        dataset, key = self.trainer.dataset, Key.of(self.trainer.seed).fold("crossval")
-        if self.other_folds is None:
-            return found
-        common = (self.folds, self.other_folds, len(dataset.class_names), key)
-        if self.other_results is not None and dataset.separator is None:
-            theirs = _pooled(dataset, self.other_results)
-            found.append(compare_folds("the trained networks", self.predictions, theirs, *common))
-        if baseline is not None and baseline.other_predictions is not None:
-            found.append(compare_folds(PROBE, baseline.predictions, baseline.other_predictions, *common))
-        return found
 
     def summary(self, baseline: ProbeBaseline | None) -> CrossValidationSummary:
         """Metrics by fold, candidates and comparisons."""
@@ -137,24 +89,51 @@ class CrossValResults:
                 )
                 for index in range(len(config.tries) if config.selects else 0)
             ],
-            comparisons=self.comparisons(baseline),
-            members=self.members,
+            comparisons=self._comparisons(baseline),
+            members=config.members,
             timed=self.trainer.overrides.minutes is not None,
             apart=fold_train_distance(
                 dataset, [(part.train_rows, part.val_rows) for part in self.folds.parts]
             ),
         )
 
-    def metadata(self, baseline: ProbeBaseline | None) -> ReportMetadata:
+    def _comparisons(self, baseline: ProbeBaseline | None) -> list[SplitComparison]:
+        """Predictions compared with those by the comparison folds: of trained models, and of the probe."""
+        dataset, key = self.trainer.dataset, Key.of(self.trainer.seed).fold("crossval")
+        if self.other_folds is None:
+            return []
+        pairs = []
+        if self.other_results is not None and dataset.separator is None:
+            pairs.append(("the trained networks", self.predictions, _pooled(dataset, self.other_results)))
+        if baseline is not None and baseline.other_predictions is not None:
+            pairs.append((PROBE, baseline.predictions, baseline.other_predictions))
+        common = (self.folds, self.other_folds, len(dataset.class_names), key)
+        return [compare_folds(*pair, *common) for pair in pairs]
+
+    def metadata(
+        self, baseline: ProbeBaseline | None, note: str, sha256: Mapping[str, str], extra: Mapping[str, Any]
+    ) -> ReportMetadata:
         """Metadata of the report; what differs between runs is that of the first."""
-        first, every = self.reports[0][0], [report for fold in self.reports for report in fold]
+        members = self.trainer.config.members
+        names = [
+            [run_name(number, member) for member in range(members)] for number in range(len(self.results))
+        ]
+        reports = [[_read_report(self.folder / run) for run in fold] for fold in names]
+        first, every = reports[0][0], [report for fold in reports for report in fold]
         trained, selected = (
-            sum(max(int(report.get(use, 0)) for report in fold) for fold in self.reports)
+            sum(max(int(report.get(use, 0)) for report in fold) for fold in reports)
             for use in ("num_eval_images_seen_in_training", "num_eval_images_used_for_selection")
         )
         support = _train_images_per_class(self.trainer.dataset, every)
-        fix = "Start again with another --output."
-        metadata = ReportMetadata(
+        notes = [
+            *_optimism_notes(trained, selected, len(self.predictions.samples)),
+            self.folds.note,
+            *_kept_start_notes(every),
+            *(["Numbers of training images are means over the folds."] if support else []),
+            note,
+        ]
+        fix = "Start again with another `output`."
+        return ReportMetadata(
             data=self.trainer.dataset.source,
             evaluated_on="out-of-fold",
             num_eval_images_seen_in_training=trained,
@@ -164,36 +143,24 @@ class CrossValResults:
             command=read_object(self.folder / CROSSVAL_JSON, "command", fix=fix)["command"],
             versions=library_versions(),
             auto_choices=first["auto_choices"],
-            notes=[
-                *_optimism_notes(trained, selected, len(self.predictions.samples)),
-                self.folds.note,
-                *_kept_start_notes(every),
-                *(["Numbers of training images are means over the folds."] if support else []),
-            ],
+            notes=notes,
             recipe=first["recipe"],
             seed=self.trainer.seed,
             epochs=first["epochs"],
-            ensemble_size=self.members,
+            ensemble_size=members,
             train_images_per_class=support,
             stored_size=first.get("stored_size"),
             check_notes=first.get("check_notes", ()),
             label_conflicts=first.get("label_conflicts", 0),
             late_gain=first.get("late_gain"),
-            wall_s=self.train_seconds(),
-        )
-        if baseline is None:
-            return metadata
-        f1 = {name: each.f1 for name, each in baseline.metrics.per_class.items() if each.f1 is not None}
-        return replace(
-            metadata,
-            linear_probe_top1=baseline.metrics.top1,
-            linear_probe_macro_f1=baseline.metrics.macro_f1,
-            linear_probe_f1=f1,
-            linear_probe_num_images=baseline.num_train_images,
-            linear_probe_num_available=baseline.num_available_images,
+            wall_s=self._train_seconds(),
+            sha256=sha256,
+            num_skipped=len(self.skipped) + len(self.unreadable),
+            extra=extra,
+            **({} if baseline is None else baseline.metadata()),
         )
 
-    def train_seconds(self) -> float:
+    def _train_seconds(self) -> float:
         """Seconds of all training: folds, selections and comparison folds."""
         seconds = 0.0
         for folder, results in (
@@ -208,45 +175,32 @@ class CrossValResults:
     def clusters(self) -> Clusters:
         """Clusters of the predicted images: what the folds kept whole, otherwise what they happen not to divide."""
         rows = self.predictions.samples
-        own = Clusters(self.folds.clusters[rows], " and ".join(self.folds.names) or None)
-        if own.what is not None:
-            return own
-        return split_clusters(self.folder, self.trainer.dataset.select(rows).paths) or own
+        kept = Clusters(self.folds.clusters[rows], " and ".join(self.folds.names) or None)
+        if kept.what is not None:
+            return kept
+        return split_clusters(self.folder, self.trainer.dataset.select(rows).paths) or kept
 
 
 def write_crossval_report(
     results: CrossValResults, on_result: Callable[[EvaluationResult | Path], None]
 ) -> None:
     """Write the report; ``on_result`` gets the metrics before, so that a full disk loses none."""
-    folder, trainer = results.folder, results.trainer
-    unreadable = results.unreadable()
-    if unreadable:
-        _logger.info(
-            f"Skipped {pluralize(len(unreadable), 'unreadable image')}, the first: {' '.join(unreadable[0])}."
-        )
-        write_skipped(folder / SKIPPED, [*results.skipped, *unreadable])
+    folder, trainer, members = results.folder, results.trainer, results.trainer.config.members
+    if lost := results.unreadable:
+        _logger.info(f"Skipped {pluralize(len(lost), 'unreadable image')}, the first: {' '.join(lost[0])}.")
+        write_skipped(folder / SKIPPED, [*results.skipped, *lost])
         _logger.info(f"What could not be read is listed in {folder / SKIPPED}.")
-    baseline = (
-        probe_baseline(folder, trainer, results.folds, results.other_folds) if trainer.options.probe else None
-    )
+    baseline = None
+    if trainer.options.probe:
+        baseline = probe_baseline(folder, trainer, results.folds, results.other_folds)
     summary = results.summary(baseline)
-    runs = [
-        run_name(number, member)
-        for number in range(len(results.results))
-        for member in range(results.members)
-    ]
+    runs = [run_name(number, member) for number in range(len(results.results)) for member in range(members)]
     files = [f"{run}/{model_file.NAME}" for run in runs]
-    ensemble_note = write_ensemble(folder, runs, results.members)
-    metadata = results.metadata(baseline)
-    metadata = replace(
-        metadata,
-        notes=[*metadata.notes, ensemble_note],
-        sha256={
-            name: digest for name in ("dataset.csv", *files) for digest in file_hashes(folder / name).values()
-        },
-        num_skipped=len(results.skipped) + len(unreadable),
-        extra={"run": str(folder), **summary.to_json()},
-    )
+    ensemble_note = write_ensemble(folder, runs, members)
+    hashed = {
+        name: digest for name in ("dataset.csv", *files) for digest in file_hashes(folder / name).values()
+    }
+    metadata = results.metadata(baseline, ensemble_note, hashed, {"run": str(folder), **summary.to_json()})
     # Rasters are shown by the bands of the first fold, and explained by those of each fold.
     dataset = replace(trainer.dataset, bands=first_preprocessing(folder).bands)
     sections = explain_folds(
@@ -254,7 +208,7 @@ def write_crossval_report(
         results.folds.fold_of_image(len(dataset))[results.predictions.samples],
         results.predictions,
         dataset,
-        members=results.members,
+        members=members,
     )
     curve, note = (None, "") if baseline is None else (baseline.data_scaling_curve, baseline.label_curve_note)
     known = ReportInputs(
@@ -274,6 +228,24 @@ def write_crossval_report(
         _logger.info(line)
 
 
+def write_ensemble(folder: Path, runs: Sequence[str], members: int) -> str:
+    """Make a folder the ensemble of the models of its runs, if they can be one; a sentence on that."""
+    files = [f"{run}/{model_file.NAME}" for run in runs]
+    try:
+        ensemble.require_compatible([model_file.describe(folder / file).header for file in files], runs)
+    except InputError as error:
+        return (
+            f"The models of the folds cannot be an ensemble: {error} For new images: effnetv2 predict "
+            f"{shell_join([str(folder / 'fold1')])} NEW_IMAGES, or train one model on all images."
+        )
+    ensemble.write_members(folder, files)
+    single = "each model" if members == 1 else f"{members} models together"
+    return (
+        f"The models of all folds predict new images as an ensemble: effnetv2 predict {shell_join([str(folder)])} "
+        f"NEW_IMAGES. The metrics here are of {single}, on images not trained on."
+    )
+
+
 def _pooled(dataset: ImageDataset, results: Sequence[FoldResult]) -> Predictions:
     rows = np.concatenate([result.rows for result in results])
     order, answer = np.argsort(rows, kind="stable"), results[0].answer
@@ -283,11 +255,11 @@ def _pooled(dataset: ImageDataset, results: Sequence[FoldResult]) -> Predictions
 
 
 def _read_report(run: Path) -> dict[str, Any]:
-    return read_object(run / "report.json", "recipe", fix=f"Remove {run}, and --resume trains it again.")
+    return read_object(run / "report.json", "recipe", fix=retrain_hint(run))
 
 
 def _train_images_per_class(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Training images of each class as the runs report them: means over the runs. Empty for multi-label data."""
+    """Training images of each class: means over the runs. Empty for multi-label data."""
     if dataset.separator is not None:
         return {}
     return {

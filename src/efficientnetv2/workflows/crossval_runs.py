@@ -29,7 +29,7 @@ from efficientnetv2.evaluation.predictions import SKIPPED, read_predictions
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.overrides import TrainOverrides, sets_length
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.training.run_dir import RunLog, quarantine, read_skipped
@@ -46,7 +46,7 @@ _logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 
-# Fraction of --minutes for the runs; the rest is for measuring, the linear probe and reports. Ours.
+# Fraction of the minutes for the runs; the rest is for measuring, the linear probe and reports. Ours.
 _RUNS_SHARE = 0.9
 
 
@@ -55,19 +55,22 @@ def run_name(number: int, member: int = 0) -> str:
     return f"fold{number + 1}" + (f"_member{member + 1}" if member else "")
 
 
+def retrain_hint(path: Path) -> str:
+    """The fix for a damaged file of a run."""
+    return f"Remove {path}, and `resume=True` trains it again."
+
+
 def selection_results(folder: Path, number: int) -> dict[str, Any]:
-    """``scores`` by candidate, ``seconds`` of all candidates, and ``pictures`` of a fold."""
-    fix = "Remove it, and --resume trains the candidates of this fold again."
-    return read_object(folder / "choosing" / f"fold{number + 1}.json", "scores", "seconds", fix=fix)
+    """``scores`` by candidate, ``seconds`` of all candidates, and ``num_images`` of a fold."""
+    file = folder / "choosing" / f"fold{number + 1}.json"
+    return read_object(file, "scores", "seconds", fix=retrain_hint(file))
 
 
 def first_preprocessing(folder: Path) -> Preprocessing:
     """Preprocessing of the model of the first fold."""
     run = folder / run_name(0)
-    fix = f"Remove {run}, and --resume trains it again."
-    return Preprocessing.from_json(
-        read_object(run_file(run, "run.json"), "preprocessing", fix=fix)["preprocessing"]
-    )
+    plain = read_object(run_file(run, "run.json"), "preprocessing", fix=retrain_hint(run))
+    return Preprocessing.from_json(plain["preprocessing"])
 
 
 def best_candidates(config: CrossValConfig, scores: Sequence[float]) -> tuple[int | None, ...]:
@@ -84,7 +87,6 @@ class FoldResult:
     Attributes:
         rows: (n,) rows of the predicted images in the dataset.
         probabilities: (n, K); of several models their mean.
-        answer: Meaning of the probabilities.
         candidate_scores: Macro metric of each candidate. Empty without selection.
         unreadable: Row -> reason, of images that a run could not read or did not predict.
     """
@@ -99,15 +101,7 @@ class FoldResult:
 
 @dataclass(frozen=True, eq=False)
 class FoldTrainer:
-    """Trains and predicts folds, with what all runs have in common.
-
-    Attributes:
-        overrides: Overrides of the recipe; ``minutes`` is for all runs together.
-        dataset: All readable images.
-        contents: (N,) ids, equal for identical files.
-        bands, nodata: Options of that name, for rasters.
-        callbacks: Called in every run.
-    """
+    """Trains and predicts folds, with what all runs have in common; ``minutes`` are for all runs together."""
 
     overrides: TrainOverrides
     config: CrossValConfig
@@ -151,21 +145,19 @@ class _Fold:
     title: str
 
     def predict(self) -> FoldResult:
-        part, dataset = self.folds.parts[self.number], self.trainer.dataset
+        part, dataset, config = self.folds.parts[self.number], self.trainer.dataset, self.trainer.config
         if not (self.folder / run_name(self.number) / "report.json").exists():
-            span = f" ({part.note})" if part.note else ""
-            _logger.info(
-                f"{self.title}: {pluralize(len(part.train_rows), 'training image')}, {len(part.val_rows):,} to predict"
-                f"{span}."
-            )
+            note = f" ({part.note})" if part.note else ""
+            images = pluralize(len(part.train_rows), "training image")
+            _logger.info(f"{self.title}: {images}, {len(part.val_rows):,} to predict{note}.")
         scores = self._candidate_scores()
-        candidates = best_candidates(self.trainer.config, scores)
+        candidates = best_candidates(config, scores)
         runs = [self._train_member(member, candidate) for member, candidate in enumerate(candidates)]
         first, probabilities = runs[0], _mean_probabilities(runs)
         answer = first.recipe.answer(dataset.separator)
         metrics = compute_metrics(dataset.targets[first.rows], probabilities, dataset.class_names, answer)
         name, value = macro_metric(metrics)
-        names = [self.trainer.config.candidate_name(each) for each in candidates if each is not None]
+        names = [config.candidate_name(each) for each in candidates if each is not None]
         score = FoldScore(
             number=self.number,
             note=part.note,
@@ -194,7 +186,13 @@ class _Fold:
             weights = read_recipe(self.folder / run_name(self.number) / "recipe.yaml").weights
             seed = f"seed={self.trainer.seed + member}"
             overrides = replace(overrides, weights=weights, settings=(*overrides.settings, seed))
-        path, resolved = self.folder / run_name(self.number, member), self._resolved_recipes(candidate)
+        # Comparison folds repeat what the first folds have resolved.
+        resolved = tuple(
+            file
+            for folder in self._folders
+            for file in _member_recipes(folder, self.trainer.config, candidate)
+        )
+        path = self.folder / run_name(self.number, member)
         return self._train(path, (part.train_rows, part.val_rows), overrides, resolved)
 
     def _candidate_scores(self) -> tuple[float, ...]:
@@ -211,21 +209,22 @@ class _Fold:
     def _select(self) -> None:
         """Train each candidate on a part of the training images, and write its score on the rest and its time."""
         trainer, selection = self.trainer, self.folder / "choosing"
-        rows = trainer.config.selection_split(
+        config = trainer.config
+        rows = config.selection_split(
             trainer.dataset, trainer.contents, self.folds, self.number, trainer.seed
         )
         scores: dict[str, float] = {}
         seconds = 0.0
-        for index, settings in enumerate(trainer.config.tries):
+        for index, settings in enumerate(config.tries):
             path = selection / f"fold{self.number + 1}_try{index + 1}"
-            overrides = self._overrides(index, selecting=True)
-            report = self._train(path, rows, overrides, self._resolved_recipes(index, selecting=True)).report
+            resolved = tuple(file for folder in self._folders for file in _selection_recipes(folder, index))
+            report = self._train(path, rows, self._overrides(index, selecting=True), resolved).report
             name = next(name for name in MACRO_METRICS if name in report)
             scores[settings] = float(report[name])
             seconds += report["wall_s"]
             _logger.info(
                 f"{self.title}, selection: {MACRO_METRICS[name]} {scores[settings]:.3f} with "
-                f"{trainer.config.candidate_name(index)} ({format_duration(report['wall_s'])})."
+                f"{config.candidate_name(index)} ({format_duration(report['wall_s'])})."
             )
             recipe, known = (path / "recipe.yaml").read_text("utf-8"), _selection_recipes(self.folder, index)
             if recipe not in [file.read_text("utf-8") for file in known]:
@@ -235,6 +234,11 @@ class _Fold:
         values = {"scores": scores, "seconds": seconds, "num_images": images}
         write_text_atomically(selection / f"fold{self.number + 1}.json", json.dumps(values, indent=1) + "\n")
 
+    @property
+    def _folders(self) -> list[Path]:
+        """Folders whose runs have resolved recipes, the preferred first."""
+        return list(dict.fromkeys((self.folder, self.trainer.options.out or self.folder)))
+
     def _overrides(self, candidate: int | None, *, selecting: bool = False) -> TrainOverrides:
         """The user's overrides, with the settings of a candidate and this run's part of the minutes."""
         config, overrides = self.trainer.config, self.trainer.overrides
@@ -242,44 +246,33 @@ class _Fold:
         return replace(with_settings(overrides, settings), minutes=self._minutes(selecting=selecting))
 
     def _minutes(self, *, selecting: bool) -> float | None:
-        """This run's part of ``--minutes``: that of the fold in the training images of all folds.
+        """This run's part of the minutes: that of the fold in the training images of all folds.
 
         Later folds repeat the epochs of the first on more or fewer images.
         """
         total, config = self.trainer.overrides.minutes, self.trainer.config
-        if total is None or (selecting and config.selection_length_is_set):
+        if total is None or (selecting and sets_length(config.try_settings)):
             return None
         images = [len(part.train_rows) for part in self.folds.parts]
         minutes, runs = total * _RUNS_SHARE, config.num_runs // config.folds
-        if config.selects and config.selection_length_is_set:
+        if config.selects and sets_length(config.try_settings):
             sides = runs // (config.members + len(config.tries))
             runs = sides * config.members
-            measured = selection_results(self.trainer.options.out or self.folder, 0)
+            measured = selection_results(self._folders[-1], 0)
             spent = sides * sum(images) * measured["seconds"] / measured["num_images"] / 60
             minutes -= spent
             if minutes <= 0:
                 raise InputError(
-                    f"--minutes {total:g}: with {' '.join(config.try_settings)} the selection takes about "
-                    f"{spent:.3g} minutes in all folds, as measured in the first, which leaves nothing for the folds. "
-                    "Give more minutes or a shorter selection (--candidate-set), and another --output."
+                    f"`minutes={total:g}`: the selection with {' '.join(config.try_settings)} takes about {spent:.3g} "
+                    "minutes in all folds. Give more minutes or shorter `candidate_settings`, and another `output`."
                 )
         return minutes / runs * images[self.number] / sum(images)
-
-    def _resolved_recipes(self, candidate: int | None, *, selecting: bool = False) -> tuple[Path, ...]:
-        """Recipes that earlier runs of this kind have resolved, in order of preference."""
-        # Comparison folds repeat what the first folds have resolved.
-        folders = dict.fromkeys((self.folder, self.trainer.options.out or self.folder))
-        if selecting and candidate is not None:
-            return tuple(file for folder in folders for file in _selection_recipes(folder, candidate))
-        config = self.trainer.config
-        return tuple(file for folder in folders for file in _member_recipes(folder, config, candidate))
 
     def _train(
         self, path: Path, rows: tuple[Ints, Ints], overrides: TrainOverrides, resolved: tuple[Path, ...]
     ) -> _RunResult:
         """Train on the first and predict the second of (training, validation) ``rows``."""
-        trainer, used = self.trainer, np.concatenate(rows)
-        dataset = trainer.dataset
+        trainer, dataset, used = self.trainer, self.trainer.dataset, np.concatenate(rows)
         table = path.parent / "pictures" / f"{path.name}.csv"
         split = np.repeat(np.array(["train", "val"], dtype=object), [len(part) for part in rows])
         table.parent.mkdir(parents=True, exist_ok=True)
@@ -287,16 +280,14 @@ class _Fold:
         write_atomically(table, self.folds.with_clusters(dataset).select(used).with_split(split).to_csv)
         started = (path / "recipe.yaml").exists()
         if started:  # it resumes with its own recipe
-            overrides, resolved = (
-                TrainOverrides(recipe=str(path / "recipe.yaml"), cache=trainer.overrides.cache),
-                (),
-            )
+            overrides = TrainOverrides(recipe=str(path / "recipe.yaml"), cache=trainer.overrides.cache)
+            resolved = ()
         source = DataConfig(
             str(table), label_separator=dataset.separator, bands=trainer.bands, nodata=trainer.nodata
         )
         try:
-            own = load_dataset(table, label_separator=dataset.separator)
-            shared = SharedDataset.of(dataset, [part.train_rows for part in self.folds.parts], own, used)
+            images = load_dataset(table, label_separator=dataset.separator)
+            shared = SharedDataset.of(dataset, [part.train_rows for part in self.folds.parts], images, used)
             options = replace(
                 trainer.options, out=path, resume=started, probe=False, settled=resolved, common=shared
             )
@@ -306,21 +297,20 @@ class _Fold:
         except InputError as error:
             note = ""
             if trainer.overrides.minutes is not None and overrides.minutes is not None:
-                note = (
-                    f" (--minutes {trainer.overrides.minutes:g} is for all {trainer.config.num_runs} runs; this run "
-                    f"gets {overrides.minutes:.3g} minutes.)"
-                )
+                note = f" This run gets {overrides.minutes:.3g} of `minutes={trainer.overrides.minutes:g}`."
             raise InputError(f"{self.title}: {error}{note}") from error
-        row_of = {name: int(row) for name, row in zip(own.paths, used, strict=True)}
+        row_of = {name: int(row) for name, row in zip(images.paths, used, strict=True)}
         return _read_run(path, row_of, rows[1], dataset)
 
 
 def _read_run(path: Path, row_of: Mapping[str, int], val_rows: Ints, dataset: ImageDataset) -> _RunResult:
     """A finished run; ``row_of`` gives rows of the dataset by the paths of its own table."""
-    fix = f"Remove {path}, and --resume trains it again."
     if not (path / "predictions.csv").exists():
-        raise InputError(f"{path}: the run has finished, but its predictions.csv is missing. {fix}")
-    report, recipe = read_object(path / "report.json", "top1", fix=fix), read_recipe(path / "recipe.yaml")
+        raise InputError(f"{path} has finished, but has no predictions.csv. {retrain_hint(path)}")
+    report, recipe = (
+        read_object(path / "report.json", "top1", fix=retrain_hint(path)),
+        read_recipe(path / "recipe.yaml"),
+    )
     answer = recipe.answer(dataset.separator)
     paths, probabilities = read_predictions(path / "predictions.csv", dataset.class_names, answer)
     rows = np.array([row_of[name] for name in paths], dtype=np.int64)
@@ -338,9 +328,8 @@ def _mean_probabilities(runs: Sequence[_RunResult]) -> Floats:
     for run in runs[1:]:
         if not np.array_equal(run.rows, first.rows):
             raise InputError(
-                f"{run.path} has predicted {pluralize(len(run.rows), 'image')}, but {first.path} {len(first.rows):,}: "
-                "some have become unreadable, or readable again, between the two. Repair the images, remove the "
-                "folder that lacks some, and --resume trains it again."
+                f"{run.path} has predicted {pluralize(len(run.rows), 'image')}, but {first.path} {len(first.rows):,}. "
+                "Repair unreadable images, remove the folder that lacks some, and `resume=True` trains it again."
             )
     mean: Floats = np.mean([run.probabilities for run in runs], axis=0)
     return mean
@@ -365,9 +354,6 @@ def _member_recipes(folder: Path, config: CrossValConfig, candidate: int | None)
         files = [folder / run_name(number, member) / "recipe.yaml" for member in range(config.members)]
         if files[0].exists():  # otherwise its selection has not finished either
             candidates = best_candidates(config, _saved_scores(folder, config, number))
-            found += [
-                file
-                for file, own in zip(files, candidates, strict=True)
-                if own == candidate and file.exists()
-            ]
+            pairs = zip(files, candidates, strict=True)
+            found += [file for file, used in pairs if used == candidate and file.exists()]
     return found

@@ -24,19 +24,17 @@ from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.export import FOLDER, spread_copies, write_copies
 from efficientnetv2.utils.device import pick_device
-from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
+from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.workflows.arguments import choice
 from efficientnetv2.workflows.output_paths import is_inside_data, refuse_inside_data
 
 _logger = logging.getLogger(__name__)
 
 TABLE = "pictures.csv"
-_INSTEAD = (
-    "Leave images out instead (--fewer), or let training draw rare classes more often: effnetv2 train DATA --set "
-    "class_sampling=equal"
-)
+_INSTEAD = "Use `fewer=True`, or let training draw rare classes more often: `class_sampling=equal`."
 
 
 @dataclass(frozen=True)
@@ -71,20 +69,15 @@ def write_balanced(
         fewer: Leave images of frequent classes out instead of writing copies of rare ones.
         recipe, settings: Recipe with the augmentation of the copies.
     """
-    choices = get_args(ClassSampling)
-    if to not in choices:
-        raise InputError(
-            f"--to: invalid value '{to}' (choose from {', '.join(choices)}){did_you_mean(to, choices)}"
-        )
+    choice("to", to, get_args(ClassSampling))
     if source.label_separator is not None:
         raise InputError(
-            f"balance needs one label per image, but --label-separator {shell_join([source.label_separator])} gives "
-            f"several. Let training draw rare labels more often: effnetv2 train {shell_join(source.words)} --set "
-            "class_sampling=sqrt"
+            f"balance needs one label per image, not `label_separator={source.label_separator}`. Let training draw "
+            f"rare labels more often: effnetv2 train {shell_join(source.words)} --set class_sampling=sqrt"
         )
     _check_out(out, fewer)
     if not fewer:  # a table has no images
-        refuse_inside_data(source.data, out, "OUT")
+        refuse_inside_data(source.data, out, "`out`")
     overrides = TrainOverrides(recipe=recipe, weights="none", seed=seed, settings=settings)
     with silenced():
         requested, _ = requested_recipe(overrides, pick_device("cpu"))
@@ -98,30 +91,28 @@ def write_balanced(
     file = out if fewer else out / TABLE
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        table = dataset.relative_to(file)
         if fewer:
-            table = _without_frequent(dataset, train, after, seed, dataset.relative_to(file))
+            table = _without_frequent(dataset, train, after, seed, table)
         else:
-            table = _with_copies(dataset, train, after, out, requested, seed, dataset.relative_to(file))
+            table = _with_copies(dataset, train, after, out, requested, seed, table)
         write_table(file, table)
     except OSError as error:
-        raise InputError(f"OUT {out}: {error.strerror or error}. Give another place.") from error
+        raise InputError(f"`out` {out}: {error.strerror or error}. Give another place.") from error
     copies = 0 if fewer else int((table[AUGMENTED_FROM] != "").sum())
     pairs = zip(before.tolist(), after.tolist(), strict=True)
     return BalancedTable(file, copies, dict(zip(dataset.class_names, pairs, strict=True)))
 
 
 def _check_out(out: Path, fewer: bool) -> None:
-    is_table = out.suffix.lower() == ".csv"
-    if fewer and not is_table:
-        raise InputError(f"OUT {out}: --fewer writes a table. Give a file that ends in .csv.")
-    if not fewer and is_table:
-        raise InputError(f"OUT {out}: copies need a folder, not a table. {_INSTEAD}")
-    if fewer and out.exists():
-        raise InputError(f"OUT {out} exists. Give another file, or remove it.")
+    if fewer != (out.suffix.lower() == ".csv"):
+        fix = "with `fewer=True` give a file that ends in .csv, else a folder"
+        raise InputError(f"`out` {out} is {'no table' if fewer else 'a table'}: {fix}.")
     names = [file.name for file in out.iterdir()] if out.is_dir() else []
     # The copies of a stopped command are written again.
-    if not fewer and (out.is_file() or [name for name in names if name != FOLDER]):
-        raise InputError(f"OUT {out} is not an empty folder ({shorten(names, 3)}). Give another one.")
+    if (fewer and out.exists()) or out.is_file() or [name for name in names if name != FOLDER]:
+        content = f" and is not empty ({shorten(names, 3)})" if names else ""
+        raise InputError(f"`out` {out} exists{content}. Give another place.")
 
 
 def _check_dataset(dataset: ImageDataset, fewer: bool) -> None:
@@ -131,13 +122,10 @@ def _check_dataset(dataset: ImageDataset, fewer: bool) -> None:
         )
     if not fewer and dataset.channels != RGB:
         raise InputError(
-            f"Copies are JPEG files of {RGB} channels, but these rasters have {pluralize(dataset.channels, 'band')}. "
-            f"{_INSTEAD}"
+            f"Copies have {RGB} channels, but these rasters {pluralize(dataset.channels, 'band')}. {_INSTEAD}"
         )
     if not fewer and dataset.shards is not None:
-        raise InputError(
-            f"Copies are files, but {dataset.source} is in shards, and a table lists either. {_INSTEAD}"
-        )
+        raise InputError(f"Copies are files, but {dataset.source} is in shards. {_INSTEAD}")
 
 
 def _without_frequent(
@@ -162,16 +150,11 @@ def _with_copies(
     key = Key.of(seed)
     copies = np.zeros(len(dataset), dtype=np.int64)
     copies[train] = spread_copies(dataset.labels[train], counts, key=key)
+    setting, plan = recipe.progressive.last, recipe.augment
     with progress("augmenting", int(copies.sum())) as counted:
         try:
             made = write_copies(
-                dataset,
-                copies,
-                out,
-                setting=recipe.progressive.last,
-                plan=recipe.augment,
-                key=key.fold("augment"),
-                progress=counted,
+                dataset, copies, out, setting=setting, plan=plan, key=key.fold("augment"), progress=counted
             )
         except UnreadableImageError as error:
             raise InputError(f"{error}. Repair it, or leave it out.") from error
@@ -180,21 +163,16 @@ def _with_copies(
 
 
 def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[ImageDataset, PackResult]:
-    """Pack labeled images into shards; returns the dataset and the result.
-
-    Raises:
-        InputError: ``out`` is a URL, not empty, or within the dataset; or the dataset is wrong.
-    """
+    """Pack labeled images into shards in a new folder outside the dataset; returns the dataset and the result."""
     if is_url(str(out).replace(":/", "://", 1)):
-        raise InputError(f"OUT {out}: shards are written to this machine. Give a folder, then upload it.")
+        raise InputError(f"`out` {out}: shards are written to this machine. Give a folder, then upload it.")
     folder = out.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "holds something already" if folder.is_dir() else "is a file"
-        raise InputError(f"OUT {out} {what}. Give a new or empty folder.")
-    if is_inside_data(source.data, folder):
         raise InputError(
-            f"OUT {out} lies in DATA {source.data}: the shards would become part of it. Give a folder beside it."
+            f"`out` {out} is {'not empty' if folder.is_dir() else 'a file'}. Give a new or empty folder."
         )
+    if is_inside_data(source.data, folder):
+        raise InputError(f"`out` {out} is in DATA {source.data}. Give a folder beside it.")
     dataset = source.read(for_training=False)
     report_notes(dataset, strict=packing.strict)
     with progress("packing", len(dataset)) as update:

@@ -57,7 +57,7 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import html_table
-from efficientnetv2.workflows.train import load_run_data, validate_request
+from efficientnetv2.workflows.run_start import load_run_data, validate_request
 
 _logger = logging.getLogger(__name__)
 
@@ -141,8 +141,8 @@ def plan_run(
         limit_memory(device, options.memory_gib)
     hardware = Hardware(device, options.memory_gib, workers=workers_for(options.workers, device))
     request = request_run(overrides, options, hardware)
-    validate_request(request, source, "train")
-    data = load_run_data(request.recipe, source, options)
+    validate_request(request, source)
+    data = load_run_data(request.recipe, source, strict=options.strict)
     request = select_weights(request, data, hardware, budget)
     with scratch_dir(request.path) as folder:
         try:

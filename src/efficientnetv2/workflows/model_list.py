@@ -12,18 +12,12 @@ from efficientnetv2.models.pretrained import get_weights, weight_names
 
 def published_models() -> list[dict[str, Any]]:
     """Name, parameters, MACs and evaluation size of each published model."""
-    rows: list[dict[str, Any]] = []
-    for name in NAMES:
-        model = get_model_info(name)
-        total = count_flops(model.architecture, image_size=model.eval_image_size).total
-        rows.append(
-            {
-                "name": name,
-                "parameters": total.parameters,
-                "multiply_adds": total.multiply_adds,
-                "eval_image_size": model.eval_image_size,
-            }
-        )
+    rows = []
+    for model in map(get_model_info, NAMES):
+        size = model.eval_image_size
+        total = count_flops(model.architecture, image_size=size).total
+        counts = {"parameters": total.parameters, "multiply_adds": total.multiply_adds}
+        rows.append({"name": model.name, **counts, "eval_image_size": size})
     return rows
 
 
@@ -32,18 +26,18 @@ def pretrained_weights() -> list[dict[str, Any]]:
     user, rows = hub.Hub(), []
     for name in weight_names():
         entry = get_weights(name)
-        image_size = entry.preprocessing.image_size
+        size, num_classes = entry.preprocessing.image_size, entry.num_classes
         table = get_model_info(entry.model).architecture
-        total = count_flops(table, image_size=image_size, num_classes=entry.num_classes).total
+        parameters = count_flops(table, image_size=size, num_classes=num_classes).total.parameters
         cached = hub.cached(name, user)
         rows.append(
             {
                 "name": name,
                 "model": entry.model,
-                "image_size": image_size,
-                "num_classes": entry.num_classes,
+                "image_size": size,
+                "num_classes": num_classes,
                 "top1_percent": entry.top1_percent,
-                "megabytes_about": round(total.parameters * FLOAT_BYTES / 1e6, 1),
+                "megabytes_about": round(parameters * FLOAT_BYTES / 1e6, 1),
                 "license": entry.license,
                 "source": entry.source,
                 "url": hub.url(name, user),

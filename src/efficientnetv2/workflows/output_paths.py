@@ -1,8 +1,4 @@
-"""Where results may go: not inside the dataset, not over its table, not over a file that is no such result.
-
-What commands compute anew (tables, maps, sheets, reports) replaces its earlier version. Models, runs and sets of images
-are never replaced unasked.
-"""
+"""Where results may go: not inside the dataset, not over its table, not over a file that is no such result."""
 
 from __future__ import annotations
 
@@ -31,66 +27,47 @@ def is_inside_data(data: str, path: Path) -> bool:
 def refuse_inside_data(data: str, out: Path, option: str, *, command: str | None = None) -> None:
     """Refuse results in a class folder of the dataset, where they would become a part of it.
 
-    Beside ``train/`` and ``val/``, in a folder of shards and beside a table, anything may be.
-
-    Args:
-        data: Dataset as given.
-        out: Folder to write into.
-        option: Option that gives ``out``.
-        command: Command that chooses ``out`` itself, in the working directory. None if the user gave it.
-
-    Raises:
-        InputError: It is among the class folders.
+    Beside ``train/`` and ``val/``, in a folder of shards and beside a table, anything may be. ``option`` gives ``out``;
+    where the user gave none, ``command`` has chosen it in the working directory.
     """
     source = Path(os.path.expanduser(data))
     if not is_inside_data(data, out) or is_shards(data) or is_cifar_folder(source):
         return
     if not lists_images(source, out):
         return
-    if command is None or not Path.cwd().is_relative_to(source.resolve()):
-        raise InputError(
-            f"{option} {out} lies in DATA {data}, whose folders are its classes: what is written there would become "
-            "part of what it is made from. Give a folder outside."
-        )
-    source = source.resolve()
-    place = f"to {out.parts[0]}/ here" if out.parts else "here"
-    here = "DATA itself" if Path.cwd() == source else f"within DATA {source}"
-    up = os.path.relpath(source.parent)
-    raise InputError(
-        f"Results would go {place}, but here is {here}, whose folders are its classes. Go up "
-        f"{'one folder' if up == '..' else 'to where it lies'} (cd {up}) and name it: effnetv2 {command} "
-        f"{shell_join([source.name])}/. Or say {option}."
-    )
+    subject, fix = f"{option} {out}", "Give a folder outside."
+    if command is not None:
+        subject = f"the folder of the results, {out},"
+    if command is not None and Path.cwd().is_relative_to(source.resolve()):
+        up = os.path.relpath(source.resolve().parent)
+        name = shell_join([source.resolve().name])
+        fix = f"Use: cd {up} && effnetv2 {command} {name}/. Or give {option}."
+    raise InputError(f"{subject} is in DATA {data}, whose folders are its classes. {fix}")
 
 
 def validate_run_paths(data: str, out: Path | None, command: str) -> None:
     """Refuse missing data, and a run directory (None: in ``runs/``) in it, before anything is loaded or downloaded."""
     if rank_and_world_size() is None:  # else the first process says it for all, later
         refuse_missing(data)
-        refuse_inside_data(data, out or RUNS, "--output", command=command if out is None else None)
+        refuse_inside_data(data, out or RUNS, "`output`", command=command if out is None else None)
 
 
 def refuse_replacing_data(data: str, out: Path, names: Iterable[str], option: str) -> None:
-    """Refuse a folder where a result, of one of these names, would replace the dataset itself.
-
-    Raises:
-        InputError: The dataset has such a name in ``out``, or is in a folder of such a name.
-    """
+    """Refuse a folder where a result, of one of these names, would replace the dataset itself."""
     source, folder = Path(os.path.expanduser(data)), out.resolve()
     if not source.exists() or not source.resolve().is_relative_to(folder):
         return
     parts = source.resolve().relative_to(folder).parts
     if parts and parts[0] in names:
         raise InputError(
-            f"{option} {out}: DATA {data} lies there as {parts[0]}, which would be written over. Give another folder, "
-            "or move DATA out of it."
+            f"{option} {out}: DATA {data} lies there as {parts[0]}, and would be replaced. Give another folder."
         )
 
 
 def note_replaced(file: Path) -> None:
     """Log that a file will be replaced, if it exists."""
     if file.exists():
-        _logger.info(f"{file} is there already: it will be replaced.")
+        _logger.info(f"{file} exists and will be replaced.")
 
 
 def refuse_foreign_file(
@@ -100,10 +77,6 @@ def refuse_foreign_file(
     why: str,
     fix: str = "Give another name, or remove it",
 ) -> None:
-    """Refuse to replace a file that, by its content, the same command has not written.
-
-    Raises:
-        InputError: It exists and is not such a result. ``why`` follows its name in the message.
-    """
+    """Refuse to replace a file that, by its content, the same command has not written; ``why`` follows its name."""
     if file.exists() and not is_ours(file):
-        raise InputError(f"{option} {file} is there already, and {why}. {fix}.")
+        raise InputError(f"{option} {file} exists, and {why}. {fix}.")

@@ -28,13 +28,7 @@ _TEXT = ("path", "predicted_label", "true_label", *(f"predicted_label_{place}" f
 
 
 class Result:
-    """Metrics, confidence intervals and predictions on labeled images.
-
-    Args:
-        path: Folder that holds them. None where they were not written.
-        report: Contents of ``report.json``. None reads it when it is first used.
-        predictions: Contents of ``predictions.csv``. None reads it when it is first used.
-    """
+    """Metrics, confidence intervals and predictions on labeled images; what is not given is read from ``path``."""
 
     def __init__(
         self,
@@ -107,13 +101,10 @@ class Result:
 
 
 class TrainedResult(Result):
-    """A report in the folder of what was trained; usable as a path.
-
-    Args:
-        path: The folder.
-    """
+    """A report in the folder of what was trained; usable as a path."""
 
     path: Path
+    _function: str
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
@@ -125,6 +116,11 @@ class TrainedResult(Result):
     def report_path(self) -> Path:
         """The HTML report."""
         return self.path / "report.html"
+
+    @property
+    def _fix(self) -> str:
+        call = f"efficientnetv2.{self._function}(DATA, output={str(self.path)!r}, resume=True)"
+        return f"If it has not finished, resume it: {call}"
 
     @cached_property
     def model(self) -> Network:
@@ -150,17 +146,11 @@ class Run(TrainedResult):
     Args:
         path: Folder of the run.
 
-    Attributes:
-        path: Folder of the run.
-
     Raises:
         InputError: On first use of a result, where the run has not finished.
     """
 
-    @property
-    def _fix(self) -> str:
-        resume = f"efficientnetv2.train(DATA, output={str(self.path)!r}, resume=True)"
-        return f"If the run has not finished, resume it: {resume}"
+    _function = "train"
 
 
 class CrossValidation(TrainedResult):
@@ -171,12 +161,11 @@ class CrossValidation(TrainedResult):
     Args:
         path: Folder of the cross-validation.
 
-    Attributes:
-        path: Folder of the cross-validation.
-
     Raises:
         InputError: On first use of a result, where the cross-validation has not finished.
     """
+
+    _function = "cross_validate"
 
     @property
     def folds(self) -> list[dict[str, Any]]:
@@ -184,38 +173,24 @@ class CrossValidation(TrainedResult):
         folds: list[dict[str, Any]] = self.report["folds"]
         return folds
 
-    @property
-    def _fix(self) -> str:
-        resume = f"efficientnetv2.cross_validate(DATA, output={str(self.path)!r}, resume=True)"
-        return f"If the cross-validation has not finished, resume it: {resume}"
-
 
 class Evaluation(Result):
     """Metrics of a model on labeled images, as `evaluate` returns them.
 
     Args:
         path: Folder that `evaluate` wrote. None where it wrote none.
-        report: Contents of ``report.json``. None reads it when it is first used.
-        predictions: Contents of ``predictions.csv``. None reads it when it is first used.
+        report: Content of ``report.json``. None reads it when it is first used.
+        predictions: Content of ``predictions.csv``. None reads it when it is first used.
     """
 
 
 def html_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], report: Path | None = None
 ) -> str:
-    """A table for notebooks, every text escaped.
-
-    Args:
-        title: Line above the table.
-        columns: Headings.
-        rows: As many cells each.
-        report: Page to link to.
-    """
-    link = (
-        ""
-        if report is None
-        else f'<p><a href="{escape(report.absolute().as_uri())}">{escape(report)}</a></p>'
-    )
+    """A table for notebooks, every text escaped, with a link to a report."""
+    link = ""
+    if report is not None:
+        link = f'<p><a href="{escape(report.absolute().as_uri())}">{escape(report)}</a></p>'
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     return f"<p><b>{escape(title)}</b></p><table><tr>{head}</tr>{body}</table>{link}"

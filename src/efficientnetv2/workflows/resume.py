@@ -47,26 +47,29 @@ _logger = logging.getLogger(__name__)
 
 
 def resume_run(
-    request: RunRequest, data: DataModule, hardware: Hardware, began: float | None = None
+    request: RunRequest,
+    data: DataModule,
+    hardware: Hardware,
+    *,
+    began: float | None = None,
+    baseline: PreviousRun | None = None,
 ) -> ResolvedRun:
-    """The run as it was resolved when it began; its checkpoint brings the weights.
+    """The run as it was resolved when it was started; its checkpoint brings the weights.
 
-    As many groups run per pass as before, for the same bits, unless a memory limit is given.
-
-    Args:
-        request: The resumed run.
-        data: Its images, see ``restore_dataset``.
-        hardware: What it computes on.
-        began: ``time.monotonic()`` when the command began. None is now.
+    As many groups run per pass as before, for the same bits, unless a memory limit is given. ``began`` is the
+    ``time.monotonic()`` when the command began; None is now.
     """
-    recipe, folder, device = request.recipe, RunDir(request.path), hardware.device
-    validate_sharing(recipe, device, hardware.world, begun=True)
-    for line in (*model_lines(recipe, (), device), length_line(recipe, len(data.train), None, request.path)):
+    recipe, folder = request.recipe, RunDir(request.path)
+    validate_sharing(recipe, hardware.device, hardware.world, begun=True)
+    length = length_line(recipe, len(data.train), None, request.path)
+    for line in (*model_lines(recipe, (), hardware.device), length):
         _logger.info(line)
+    if baseline is not None:
+        folder.amend_beginning(**baseline.save(request.path))
     facts = folder.beginning()
     # Where the images are cached changes none of their pixels; whether they are is the recipe's affair.
-    where = request.overrides.cache or facts.get("cache")
-    cache = build_cache(where, recipe, data, hardware, facts.get("cache_px"))
+    cache_place = request.overrides.cache or facts.get("cache")
+    cache = build_cache(cache_place, recipe, data, hardware, facts.get("cache_px"))
     if cache is not None:
         _logger.debug(cache.note)
     network = _initial_model(folder, facts, recipe, data, hardware)
@@ -77,13 +80,14 @@ def resume_run(
         folder.amend_beginning(microbatches=microbatches.to_json())
         for note in notes:
             _logger.info(note)
-    if facts.get("minival_unused"):
-        data = replace(data, chooses=False)
+    # Images that cannot be read now may leave too few to set aside for minival.
+    chooses = recipe.minival is not None and not facts.get("minival_unused")
     limit = None
     if "time_limit" in facts:
         now = time.monotonic() if began is None else began
         limit = TimeLimit.from_json(facts["time_limit"], began=now)
     preprocessing = Preprocessing.from_json(facts["preprocessing"])
+    data = replace(data, chooses=chooses)
     return ResolvedRun(request, recipe, network, microbatches, preprocessing, data, cache=cache, limit=limit)
 
 
@@ -111,64 +115,73 @@ def _initial_model(
 
 
 def restore_dataset(path: Path, data: DataModule) -> DataModule:
-    """The images of a resumed run, as it began with them.
+    """The images that a run was started with.
 
-    An image that can't be read any more, or can be read again, does not make them others. Then the run's own list
-    counts, with its splits, and unreadable images are skipped as if they were lost during the run.
+    Where images have become unreadable, or readable again, the run's saved list counts, with its splits; unreadable
+    images are skipped as if they were lost during the run.
 
     Raises:
-        InputError: They are others, or read in another way.
+        InputError: They are other images, or read in another way.
     """
+    RunDir(path).set_aside_damaged()
     folder = RunDir(path)
-    separator, now = folder.beginning().get("label_separator"), data.dataset
+    facts, now = folder.beginning(), data.dataset
+    separator = facts.get("label_separator")
     if separator != now.separator:
-        given = "without --label-separator" if separator is None else f"with --label-separator '{separator}'"
-        raise InputError(
-            f"--resume: the run in {path} was begun {given}, so its classes are others. Say the same again."
-        )
-    own = ImageDataset.from_csv(folder.dataset_file, root=now.root, source=now.source, separator=separator)
-    bands = Preprocessing.from_json(folder.beginning()["preprocessing"]).bands
-    if own.digest() != now.digest():
-        own = _moved(folder, own, now)
-    if own.digest() != now.digest():
-        gone, new = set(own.paths) - set(now.paths), set(now.paths) - set(own.paths)
-        if not _differ_by_skipped(own, data, gone, new, folder):
-            raise _other_images(path, gone, new)
-        data = _from_list(own, data, gone)
+        given = "without `label_separator`" if separator is None else f"with `label_separator={separator}`"
+        raise InputError(f"the run in {path} was started {given}, so its classes are others. Give the same.")
+    saved = ImageDataset.from_csv(folder.dataset_file, root=now.root, source=now.source, separator=separator)
+    bands = Preprocessing.from_json(facts["preprocessing"]).bands
+    if saved.digest() != now.digest():
+        saved = _moved(folder, saved, now)
+    if saved.digest() != now.digest():
+        gone, new = set(saved.paths) - set(now.paths), set(now.paths) - set(saved.paths)
+        if not _differ_by_skipped(saved, data, gone, new, folder):
+            found = [
+                f"{len(names)} {word} (first: {min(names)})"
+                for names, word in ((gone, "gone"), (new, "new"))
+                if names
+            ]
+            raise InputError(
+                f"the images are not those that the run in {path} was started with: "
+                f"{', '.join(found) or 'labels, splits or order differ'}. Restore them, or start again with a new "
+                "`output`."
+            )
+        data = _from_list(saved, data, gone)
         now = data.dataset
         if bands is not None and now.bands is not None and bands.numbers == now.bands.numbers:
             # What becomes 0 and 255 was measured on those that could be read then.
             data = replace(data, dataset=replace(now, bands=bands))
-        _logger.info(_skipped_note(gone, new))
+        for names, change in ((gone, "can't be read any more"), (new, "could not be read, and stay out")):
+            if names:
+                images = f"{pluralize(len(names), 'image')} of the run {change} (first: {min(names)})"
+                _logger.info(f"{images}. The run keeps its list of images.")
     _validate_bands(path, bands, data.dataset.bands)
     return data
 
 
-def _moved(folder: RunDir, own: ImageDataset, now: ImageDataset) -> ImageDataset:
-    """The run's list from where its images are now, if they have moved but have the same names.
+def _moved(folder: RunDir, saved: ImageDataset, now: ImageDataset) -> ImageDataset:
+    """The run's list by the paths of today, if the images have moved but have the same names.
 
-    A job on a cluster finds its copy in a place of its own each time; a link is another way to the same images.
+    A job on a cluster finds its copy in a new place each time; a link is another way to the same images.
     """
-    prefix = relative_prefix(own.paths, now.paths) if len(own) == len(now) else None
+    prefix = relative_prefix(saved.paths, now.paths) if len(saved) == len(now) else None
     if prefix is None:
-        return own
-    table = own.table.assign(path=own.table["path"].str.removeprefix(prefix))
+        return saved
+    table = saved.table.assign(path=saved.table["path"].str.removeprefix(prefix))
     if AUGMENTED_FROM in table:
         table[AUGMENTED_FROM] = table[AUGMENTED_FROM].str.removeprefix(prefix)
-    moved = replace(own, table=table)
+    moved = replace(saved, table=table)
     if moved.digest() != now.digest():
-        return own
+        return saved
     before = prefix.rstrip("/") if is_url(prefix) else os.path.realpath(folder.path / prefix)
     write_atomically(folder.dataset_file, moved.to_csv)
-    _logger.info(
-        f"The pictures are read from {now.root}; when the run began, from {before}. Their names, labels and splits are "
-        "the same."
-    )
+    _logger.info(f"The images have moved from {before} to {now.root}. Names, labels and splits are the same.")
     return moved
 
 
 def _validate_bands(path: Path, bands: Bands | None, now: Bands | None) -> None:
-    if bands is not None and now is not None and not bands.kinds:  # begun by a version without them
+    if bands is not None and now is not None and not bands.kinds:  # of a version without them
         now = replace(now, kinds=())
     if bands is not None and now is not None and bands.numbers == now.numbers:  # nor with colors of bands
         names = tuple(new if old else "" for old, new in zip(bands.names, now.names, strict=True))
@@ -176,32 +189,29 @@ def _validate_bands(path: Path, bands: Bands | None, now: Bands | None) -> None:
     if bands != now:
         numbers = "none" if bands is None else ",".join(map(str, bands.numbers))
         raise InputError(
-            f"--resume: the run in {path} sees the rasters' bands {numbers}, and which values become 0 and 255 was "
-            "measured on its pictures. Bring them back as they were, and say --bands as before."
+            f"the run in {path} reads bands {numbers} of rasters, scaled by the values of its images. Restore the "
+            "images, and give `bands` as before."
         )
 
 
 def _differ_by_skipped(
-    own: ImageDataset, data: DataModule, gone: set[str], new: set[str], folder: RunDir
+    saved: ImageDataset, data: DataModule, gone: set[str], new: set[str], folder: RunDir
 ) -> bool:
-    """Whether images differ only by a few that can't be read now, or could not be when the run began.
-
-    Of splits only given ones are compared.
-    """
+    """Whether images differ only by a few unreadable ones, of now or then. Of splits only given ones are compared."""
     now = data.dataset
     # What the run could not read may have been removed since.
     lost = {path for path, _ in data.skipped} | folder.skipped
     if not (gone or new) or not gone <= lost or not new <= folder.skipped:
         return False
-    if not set(now.table.columns) <= set(own.table.columns) or not now.table["path"].is_unique:
+    if not set(now.table.columns) <= set(saved.table.columns) or not now.table["path"].is_unique:
         return False
-    train = set(own.subset("train").paths)
+    train = set(saved.subset("train").paths)
     if len(gone & train) > MAX_UNREADABLE * len(train):
         return False
     drawn = dict.fromkeys(("minival", "val") if data.holdout_drawn else ("minival",), "train")
     both = [
         dataset.table.loc[~dataset.table["path"].isin(gone | new), ["path", "label", "split"]].fillna("")
-        for dataset in (own, now)
+        for dataset in (saved, now)
     ]
     before, after = (
         part.assign(split=part["split"].replace({"": "train"} | drawn)).to_numpy() for part in both
@@ -209,46 +219,18 @@ def _differ_by_skipped(
     return np.array_equal(before, after)
 
 
-def _from_list(own: ImageDataset, data: DataModule, gone: set[str]) -> DataModule:
-    """The images of a run's list, in its order and splits; the rows of unreadable ones are its own."""
+def _from_list(saved: ImageDataset, data: DataModule, gone: set[str]) -> DataModule:
+    """The images of a run's list, in its order and splits; with its rows of unreadable ones."""
     now = data.dataset
-    lost = own.table.loc[own.table["path"].isin(gone), now.table.columns]
+    lost = saved.table.loc[saved.table["path"].isin(gone), now.table.columns]
     # To the types of the others, for a CSV tells none.
     table = pd.concat([now.table, lost.astype(now.table.dtypes.to_dict())], ignore_index=True)
-    rows = pd.Index(table["path"]).get_indexer(pd.Index(own.paths))
-    table = table.iloc[rows].reset_index(drop=True).assign(split=own.split.tolist())
+    rows = pd.Index(table["path"]).get_indexer(pd.Index(saved.paths))
+    table = table.iloc[rows].reset_index(drop=True).assign(split=saved.split.tolist())
     further = np.arange(len(lost), dtype=np.int64) + data.contents.max(initial=-1) + 1
     contents = np.concatenate([data.contents, further])[rows]
     # Without the row numbers of the user's file, which the run's list does not have.
     return replace(data, dataset=replace(now, table=table, rows=None), contents=contents)
-
-
-def _skipped_note(gone: set[str], new: set[str]) -> str:
-    notes = []
-    if gone:
-        notes.append(
-            f"{pluralize(len(gone), 'picture')} of the run can't be read any more (first: {min(gone)}), to be passed "
-            "over when asked for"
-        )
-    if new:
-        notes.append(
-            f"{pluralize(len(new), 'picture')} that could not be read when it began can be now (first: {min(new)}), "
-            "left out as before"
-        )
-    return f"The run goes on with its own list of pictures: {'; '.join(notes)}."
-
-
-def _other_images(path: Path, gone: set[str], new: set[str]) -> InputError:
-    what = [
-        f"{len(names)} {word} (first: {min(names)})"
-        for names, word in ((gone, "gone"), (new, "new"))
-        if names
-    ]
-    return InputError(
-        f"--resume: the pictures are not those that the run in {path} was begun with: "
-        f"{', '.join(what) or 'labels, splits or order differ'}. "
-        "Bring them back, or begin anew with another --output."
-    )
 
 
 @dataclass(frozen=True)
@@ -261,11 +243,7 @@ class FinishedRun:
 
     @classmethod
     def find(cls, request: RunRequest) -> FinishedRun | None:
-        """The run, if nothing is left to do.
-
-        Raises:
-            InputError: It is to be compared, but its report is gone, or see ``PreviousRun.named``.
-        """
+        """The run, if nothing is left to do; InputError if it is to be compared, but its report is gone."""
         path, against, folder = request.path, request.options.against, RunDir(request.path)
         if not folder.finished:
             return None
@@ -273,49 +251,38 @@ class FinishedRun:
             return cls(path, request.recipe)
         if not folder.reported:
             again = shell_join(["effnetv2", "evaluate", str(path), "DATA", "--baseline", str(against)])
-            raise InputError(
-                f"--baseline {against}: the report of the run in {path} is not there any more. To compare: {again}"
-            )
-        separator = folder.beginning().get("label_separator")
-        own = load_predictions(path)
-        root = data_root(path, list(own.index))
-        other = PreviousRun.beside(against, load_predictions(against), own, root=root, separator=separator)
+            raise InputError(f"the report of the run in {path} is gone. To compare: {again}")
+        saved = load_predictions(path)
+        root, separator = data_root(path, list(saved.index)), folder.beginning().get("label_separator")
+        other = PreviousRun.beside(against, load_predictions(against), saved, root=root, separator=separator)
         return cls(path, request.recipe, other)
 
 
 def report_finished(run: FinishedRun, on_result: Callable[[Path], None]) -> None:
-    """Log that nothing is left to do, where the result is, and how to train longer.
+    """Log where the result is, and how to train longer; ``on_result`` gets the file of the report.
 
-    Checkpoints that a kill has left behind are removed. ``on_result`` gets the file of the report.
+    Checkpoints that a kill has left behind are removed.
     """
-    folder = RunDir(run.path)
-    file = folder.path / "report.json"
-    fix = f"Remove it. For metrics: {shell_join(['effnetv2', 'evaluate', str(folder.path), 'DATA'])}"
-    report = read_object(file, "epochs", fix=fix) if folder.reported else {}
-    if report:
+    folder, file = RunDir(run.path), run.path / "report.json"
+    evaluate = shell_join(["effnetv2", "evaluate", str(run.path), "DATA"])
+    report = {}
+    if folder.reported:
+        report = read_object(file, "epochs", fix=f"Remove it. For metrics: {evaluate}")
         on_result(file)
     # It may have ended before all of the recipe's epochs.
     epochs = pluralize(float(report.get("epochs", run.recipe.epochs)), "epoch")
-    _logger.info(f"The run in {folder.path} has finished after {epochs}: nothing is left to do.")
+    _logger.info(f"The run in {run.path} has finished after {epochs}: nothing is left to do.")
     _logger.info(f"Model: {folder.model_file}")
     if folder.reported:
         _logger.info(f"Report: {file.with_suffix('.html')}")
-        for line in _comparison_lines(run):
-            _logger.info(line)
     else:
-        again = shell_join(["effnetv2", "evaluate", str(folder.path), "DATA"])
-        _logger.info(f"Its report is not there any more. For figures: {again}")
+        _logger.info(f"Its report is gone. For metrics: {evaluate}")
+    if folder.reported and run.baseline is not None:
+        found = compare_predictions(load_predictions(run.path), run.baseline.predictions)
+        if found is not None:
+            context = ReportContext(last=(run.baseline.name, run.baseline.qualified(found)))
+            for line in summary_lines(context):
+                _logger.info(line)
     if checkpoint_steps(folder.checkpoints):
         remove_checkpoints(folder.checkpoints)
-        _logger.info("Its checkpoints, which nothing needs any more, were removed.")
-    _logger.info(train_longer_hint(folder.path))
-
-
-def _comparison_lines(run: FinishedRun) -> list[str]:
-    """Whether it is better than the other run, as its report would have said it."""
-    if run.baseline is None:
-        return []
-    found = compare_predictions(load_predictions(run.path), run.baseline.predictions)
-    if found is None:
-        return []
-    return summary_lines(ReportContext(last=(run.baseline.name, run.baseline.qualified(found))))
+    _logger.info(train_longer_hint(run.path))

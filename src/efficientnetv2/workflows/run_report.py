@@ -14,7 +14,6 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from efficientnetv2.data.data_module import DataModule
-from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.records import is_copy
 from efficientnetv2.evaluation.clusters import split_clusters
@@ -52,19 +51,12 @@ from efficientnetv2.utils.rng import Key
 
 _logger = logging.getLogger(__name__)
 
-# Why the weights are kept that are, where no images were set aside to choose them.
+PROBE_DIR = "probe"  # in a run directory: predictions of the linear probe
 _LAST_KEPT = "No images chose the model, so the weights after the last step are kept."
 
 
-PROBE_DIR = "probe"  # in a run directory: predictions of the linear probe
-
-
 def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) -> dict[str, Any]:
-    """Save the probe's predictions and measure its learning curve.
-
-    Returns:
-        Plain values for the run directory: the probe's metrics and, if it could be measured, the learning curve.
-    """
+    """Save the probe's predictions; returns its metrics and its learning curve for the run directory."""
     names, balanced = probe.val_dataset.class_names, recipe.class_sampling is not None
     predictions = pd.DataFrame(
         {
@@ -89,19 +81,52 @@ def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) 
 
 def write_run_report(config: RunConfig, data: DataModule, result: Result) -> EvaluationResult:
     """Write the report of a run whose training has ended, and remove its checkpoints."""
-    recipe, beginning = config.recipe, config.folder.beginning()
-    probe = beginning.get("linear_probe")
+    beginning, folder = config.folder.beginning(), config.folder.path
+    known = _report_context(folder, beginning, result.calibration)
+    # The moving average, not what was trained last.
+    model = model_file.load(config.folder.model_file, config.device)
+    explanation = explain_predictions(
+        model, result.predictions, config.val, config.train.class_names, model.preprocessing
+    )
+    outcome = EvaluationResult(
+        result.predictions,
+        config.val,
+        config.train.class_names,
+        _metadata(config, data, result, beginning, known),
+        wanted=ReportOptions(against=PreviousRun.load(folder, beginning)),
+        known=replace(
+            known,
+            sections=(*known.sections, *explanation),
+            apart=train_distance(data.dataset, config.eval_split),
+            folder=folder,
+            whole=split_clusters(folder, config.val.select(result.predictions.samples).paths),
+        ),
+    )
+    curve = None
+    if result.sizes:
+        image_size = config.recipe.progressive.last.image_size
+        curve = SizeCurve(result.sizes.points, result.sizes.image_size, image_size, "chose")
+    outcome.write(folder, history=result.history, sizes=curve)
+    # Only now: a run without a whole report resumes from them.
+    remove_checkpoints(config.folder.checkpoints)
+    return outcome
+
+
+def _metadata(
+    config: RunConfig, data: DataModule, result: Result, beginning: Mapping[str, Any], known: ReportInputs
+) -> ReportMetadata:
+    recipe, probe = config.recipe, beginning.get("linear_probe")
     before = beginning.get("seen_before", {"num_images": 0})
     selected = result.selection.to_json() if result.selection else {}
-    known = _report_context(config.folder.path, beginning, result.calibration)
-    train_images = _train_images(config)
-    facts = ReportMetadata(
+    # Of images that became unreadable nobody knows how often they were seen.
+    readable = np.flatnonzero([path not in config.folder.skipped for path in config.train.paths])
+    train_images = config.train.select(readable)
+    per_class = {} if data.dataset.separator else dict(train_images.table["label"].value_counts())
+    return ReportMetadata(
         data=data.dataset.source,
         evaluated_on=config.eval_split,
         num_eval_images_seen_in_training=before["num_images"],
-        num_eval_images_used_for_selection=before.get(
-            "chose", 0
-        ),  # a run begun by an earlier version did not ask
+        num_eval_images_used_for_selection=before.get("chose", 0),  # unknown in a run of an earlier version
         selected_on=selected.pop("selected_on", None),
         kept_model=selected.pop("kept_model", None),
         kept_reason=_LAST_KEPT if result.selection is None else str(result.selection),
@@ -118,7 +143,7 @@ def write_run_report(config: RunConfig, data: DataModule, result: Result) -> Eva
         ],
         recipe=recipe.to_json(),
         seed=recipe.seed,
-        epochs=epochs_trained(config, result.images // config.recipe.batch_size),
+        epochs=epochs_trained(config, result.images // recipe.batch_size),
         num_train_images=len(train_images),
         num_train_lost=len(config.train) - len(train_images),
         linear_probe_top1=probe["top1"] if probe else None,
@@ -126,9 +151,7 @@ def write_run_report(config: RunConfig, data: DataModule, result: Result) -> Eva
         linear_probe_f1={} if known.probe is None else per_class_f1(known.probe),
         linear_probe_num_images=probe["num_train_images"] if probe else None,
         linear_probe_num_available=len(config.train) if probe else None,
-        train_images_per_class={}
-        if data.dataset.separator
-        else dict(train_images.table["label"].value_counts()),
+        train_images_per_class=per_class,
         sha256=file_hashes(config.folder.model_file, config.folder.dataset_file),
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
@@ -149,64 +172,20 @@ def write_run_report(config: RunConfig, data: DataModule, result: Result) -> Eva
             **(result.sizes.to_json() if result.sizes else {}),
         },
     )
-    kept = model_file.load(
-        config.folder.model_file, config.device
-    )  # the moving average, not what was trained last
-    explanation = explain_predictions(
-        kept, result.predictions, config.val, config.train.class_names, kept.preprocessing
-    )
-    known = replace(
-        known,
-        sections=(*known.sections, *explanation),
-        apart=train_distance(data.dataset, config.eval_split),
-        folder=config.folder.path,
-        whole=split_clusters(config.folder.path, config.val.select(result.predictions.samples).paths),
-    )
-    outcome = EvaluationResult(
-        result.predictions,
-        config.val,
-        config.train.class_names,
-        facts,
-        wanted=ReportOptions(against=PreviousRun.load(config.folder.path, beginning)),
-        known=known,
-    )
-    curve = None
-    if result.sizes:
-        curve = SizeCurve(
-            result.sizes.points, result.sizes.image_size, recipe.progressive.last.image_size, "chose"
-        )
-    outcome.write(config.folder.path, history=result.history, sizes=curve)
-    remove_checkpoints(
-        config.folder.checkpoints
-    )  # only now: until the report is whole there may be something to go on with
-    return outcome
-
-
-def _train_images(config: RunConfig) -> ImageDataset:
-    """The training pictures that could be read all the while: of the others nobody knows how often they were seen."""
-    skipped = config.folder.skipped
-    return config.train.select(np.flatnonzero([path not in skipped for path in config.train.paths]))
 
 
 def _report_context(
     folder: Path, beginning: Mapping[str, Any], calibration: Calibration | None
 ) -> ReportInputs:
     """What a run knows besides its predictions: those of the probe, the learning curve, its temperature."""
-    predictions = None
-    if (folder / PROBE_DIR / PREDICTIONS_CSV).is_file() and "linear_probe" in beginning:
+    predictions, file = None, folder / PROBE_DIR / PREDICTIONS_CSV
+    if file.is_file() and "linear_probe" in beginning:
         try:
             predictions = load_predictions(folder / PROBE_DIR)
         except InputError:
-            _logger.info(
-                f"{folder / PROBE_DIR / PREDICTIONS_CSV} is damaged. The report leaves the linear probe's classes out."
-            )
-    labels, sections = None, []
-    if "data_scaling_curve" in beginning:
-        curve = TypeAdapter(LearningCurve).validate_python(beginning["data_scaling_curve"])
-        labels, sections = label_efficiency_verdict(curve), [learning_curve_section(curve)]
-    return ReportInputs(
-        calibration=calibration,
-        probe=predictions,
-        labels=labels,
-        sections=tuple(sections),
-    )
+            _logger.info(f"{file} is damaged. The report leaves the linear probe's classes out.")
+    known = ReportInputs(calibration=calibration, probe=predictions)
+    if "data_scaling_curve" not in beginning:
+        return known
+    curve = TypeAdapter(LearningCurve).validate_python(beginning["data_scaling_curve"])
+    return replace(known, labels=label_efficiency_verdict(curve), sections=(learning_curve_section(curve),))
