@@ -39,7 +39,6 @@ from efficientnetv2.workflows.crossval_runs import (
     FoldResult,
     FoldTrainer,
     first_preprocessing,
-    retrain_hint,
     run_name,
     selection_results,
 )
@@ -114,14 +113,10 @@ class CrossValResults:
         self, baseline: ProbeBaseline | None, note: str, sha256: Mapping[str, str], extra: Mapping[str, Any]
     ) -> ReportMetadata:
         """Metadata of the report; what differs between runs is that of the first."""
-        members = self.trainer.config.members
-        names = [
-            [run_name(number, member) for member in range(members)] for number in range(len(self.results))
-        ]
-        reports = [[_read_report(self.folder / run) for run in fold] for fold in names]
-        first, every = reports[0][0], [report for fold in reports for report in fold]
+        every = [report for result in self.results for report in result.reports]
+        first = every[0]
         trained, selected = (
-            sum(max(int(report.get(use, 0)) for report in fold) for fold in reports)
+            sum(max(int(report.get(use, 0)) for report in result.reports) for result in self.results)
             for use in ("num_eval_images_seen_in_training", "num_eval_images_used_for_selection")
         )
         support = _train_images_per_class(self.trainer.dataset, every)
@@ -147,7 +142,7 @@ class CrossValResults:
             recipe=first["recipe"],
             seed=self.trainer.seed,
             epochs=first["epochs"],
-            ensemble_size=members,
+            ensemble_size=self.trainer.config.members,
             train_images_per_class=support,
             stored_size=first.get("stored_size"),
             check_notes=first.get("check_notes", ()),
@@ -252,10 +247,6 @@ def _pooled(dataset: ImageDataset, results: Sequence[FoldResult]) -> Predictions
     probabilities = np.concatenate([result.probabilities for result in results])[order]
     logits = to_logits(torch.from_numpy(probabilities), answer).float()
     return Predictions(rows[order], dataset.targets[rows[order]], logits, answer=answer)
-
-
-def _read_report(run: Path) -> dict[str, Any]:
-    return read_object(run / "report.json", "recipe", fix=retrain_hint(run))
 
 
 def _train_images_per_class(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -89,6 +89,7 @@ class FoldResult:
         probabilities: (n, K); of several models their mean.
         candidate_scores: Macro metric of each candidate. Empty without selection.
         unreadable: Row -> reason, of images that a run could not read or did not predict.
+        reports: ``report.json`` of each model.
     """
 
     score: FoldScore
@@ -97,6 +98,7 @@ class FoldResult:
     answer: Answer
     candidate_scores: tuple[float, ...]
     unreadable: Mapping[int, str]
+    reports: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +177,9 @@ class _Fold:
             f"{self.title}: {MACRO_METRICS[name]} {value:.3f}, top-1 {score.top1:.1%} on "
             f"{pluralize(len(first.rows), 'image')} ({format_duration(score.seconds)}{selected})."
         )
-        unreadable = dict(ChainMap(*(run.unreadable for run in runs)))
-        return FoldResult(score, first.rows, probabilities, answer, scores, unreadable)
+        unreadable = ChainMap(*(run.unreadable for run in runs))
+        reports = tuple(run.report for run in runs)
+        return FoldResult(score, first.rows, probabilities, answer, scores, unreadable, reports)
 
     def _train_member(self, member: int, candidate: int | None) -> _RunResult:
         """One of the models that predict the fold; without candidates they differ in their seed."""
