@@ -60,6 +60,8 @@ def resume_run(
     ``time.monotonic()`` when the command began; None is now.
     """
     recipe, folder = request.recipe, RunDir(request.path)
+    # Images that cannot be read now may leave too few to set aside for minival.
+    data = replace(data, chooses=recipe.minival is not None)
     validate_sharing(recipe, hardware.device, hardware.world, begun=True)
     length = length_line(recipe, len(data.train), None, request.path)
     for line in (*model_lines(recipe, (), hardware.device), length):
@@ -80,14 +82,13 @@ def resume_run(
         folder.amend_beginning(microbatches=microbatches.to_json())
         for note in notes:
             _logger.info(note)
-    # Images that cannot be read now may leave too few to set aside for minival.
-    chooses = recipe.minival is not None and not facts.get("minival_unused")
+    if facts.get("minival_unused"):
+        data = replace(data, chooses=False)
     limit = None
     if "time_limit" in facts:
         now = time.monotonic() if began is None else began
         limit = TimeLimit.from_json(facts["time_limit"], began=now)
     preprocessing = Preprocessing.from_json(facts["preprocessing"])
-    data = replace(data, chooses=chooses)
     return ResolvedRun(request, recipe, network, microbatches, preprocessing, data, cache=cache, limit=limit)
 
 
