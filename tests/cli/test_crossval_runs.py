@@ -371,7 +371,7 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
         FoldTrainer(words, plan, place, data, contents, 0).predict(dealt, out, "Fold")
     assert len(begun) == 2 * plan.num_runs
     assert len({len(ready.data.train) for ready in begun}) == 4, "of two folds, and to choose inside each"
-    assert "32 pictures decoded" in begun[0].cache.note
+    assert "32 images decoded" in begun[0].cache.note
     assert "filled in" in begun[0].cache.note
     assert all("there already" in ready.cache.note for ready in begun[1:])
     assert len(list((tmp_path / "caches/pictures").iterdir())) == 1

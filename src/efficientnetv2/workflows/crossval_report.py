@@ -148,14 +148,14 @@ class CrossValResults:
             check_notes=first.get("check_notes", ()),
             label_conflicts=first.get("label_conflicts", 0),
             late_gain=first.get("late_gain"),
-            wall_s=self._train_seconds(),
+            wall_s=self.train_seconds(),
             sha256=sha256,
             num_skipped=len(self.skipped) + len(self.unreadable),
             extra=extra,
             **({} if baseline is None else baseline.metadata()),
         )
 
-    def _train_seconds(self) -> float:
+    def train_seconds(self) -> float:
         """Seconds of all training: folds, selections and comparison folds."""
         seconds = 0.0
         for folder, results in (
