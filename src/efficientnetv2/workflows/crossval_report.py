@@ -106,8 +106,8 @@ class CrossValResults:
             pairs.append(("the trained networks", self.predictions, _pooled(dataset, self.other_results)))
         if baseline is not None and baseline.other_predictions is not None:
             pairs.append((PROBE, baseline.predictions, baseline.other_predictions))
-        common = (self.folds, self.other_folds, len(dataset.class_names), key)
-        return [compare_folds(*pair, *common) for pair in pairs]
+        folds, count = (self.folds, self.other_folds), len(dataset.class_names)
+        return [compare_folds(what, ours, theirs, *folds, count, key) for what, ours, theirs in pairs]
 
     def metadata(
         self, baseline: ProbeBaseline | None, note: str, sha256: Mapping[str, str], extra: Mapping[str, Any]
