@@ -369,8 +369,8 @@ def test_a_thousand_workers_are_lowered_and_told_why(verb, trained, tmp_path):
     words = (trained / "run", trained / "pictures") if answers else (tmp_path,)
     done = effnetv2(verb, *words, "--workers", "1000", "--device", "cpu", cwd=tmp_path)
     assert done.returncode == (0 if answers else 2), done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if "--workers 1000" in line)
-    assert re.match(r"--workers 1000 is lowered to \d+: .*(cores? that this machine has|free memory)", line)
+    (line,) = (line for line in done.stdout.splitlines() if "instead of 1000" in line)
+    assert re.match(r"Workers: \d+ instead of 1000 \(.*(core|free memory)", line)
 
 
 def test_a_trained_model_is_a_start_for_another_run(trained, tmp_path):
@@ -449,7 +449,7 @@ def test_which_of_the_preprocessing_is_the_weights_is_said(trained, tmp_path):
     )
     followed = effnetv2(*words, tmp_path / "followed", "--verbose", *shlex.split(advice), cwd=tmp_path)
     assert followed.returncode == 0, followed.stderr
-    assert "The weights themselves" not in followed.stdout
+    assert "The weights had" not in followed.stdout
     assert load(tmp_path / "followed").preprocessing == network.preprocessing
 
 
@@ -490,7 +490,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_from_its_weights
     (tmp_path / "run/model.safetensors").unlink()
     resumed = effnetv2(*words, "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert mentions(resumed.stdout, "at step 0")
+    assert mentions(resumed.stdout, "step 0")
     assert all(
         torch.equal(expected[name], tensor) for name, tensor in load(tmp_path / "run").state_dict().items()
     )
@@ -680,14 +680,14 @@ def test_five_lines_come_before_the_first_step_and_the_log_has_the_rest(class_fo
     brief = effnetv2(*words, "run", cwd=tmp_path)
     assert brief.returncode == 0, brief.stderr
     said, log = brief.stdout.splitlines(), (tmp_path / "run/log.txt").read_text()
-    first = next(at for at, line in enumerate(said) if line.startswith(("epoch ", "Answering ")))
+    first = next(at for at, line in enumerate(said) if line.startswith(("epoch ", "Evaluating on ")))
     topics = [line.partition(":")[0] for line in said[:first]]
     assert topics == ["Data", "Split", "Weights", "Model", "Length"]
     assert mentions(said[0], "48", "3", "image", "class")
     assert "32 to 64 px" in said[3]
     assert "1 epoch" in said[4]
     whole = effnetv2(*words, "whole", "--verbose", cwd=tmp_path).stdout.splitlines()
-    first = next(at for at, line in enumerate(whole) if line.startswith(("epoch ", "Answering ")))
+    first = next(at for at, line in enumerate(whole) if line.startswith(("epoch ", "Evaluating on ")))
     assert set(topics) < {line.partition(":")[0] for line in whole[:first]}
     for line in whole[:first]:
         line = line.replace("whole/log.txt", "run/log.txt")

@@ -17,8 +17,8 @@ from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.training.checkpoints import checkpoint_steps, load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.train_state import checkpoint_steps, load_latest_checkpoint, save_checkpoint
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.crossval_runs import first_preprocessing, selection_results
 from efficientnetv2.workflows.run_report import _report_context

@@ -35,7 +35,7 @@ def test_more_processes_than_gpus_are_refused(two_gpus):
 
 @pytest.mark.parametrize("word", ["cuda:1", "mps"])
 def test_one_device_for_several_processes_is_refused(word, two_gpus):
-    with pytest.raises(InputError, match=mentioning(word, "--device", "2")):
+    with pytest.raises(InputError, match=mentioning(f"device={word}", "2")):
         pick_own_device(word, 0, 2)
     assert pick_own_device(word, 0, 1) == torch.device(word)
 

@@ -364,7 +364,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain["preprocessing"].update(image_size=10**9), "image_size is 1000000000, .*4,096"),
         (
             lambda plain: plain["preprocessing"].update(image_size="wide"),
-            "image_size: has to be a whole number",
+            "image_size: must be a whole number",
         ),
         (lambda plain: plain["preprocessing"].update(mean=[float("nan")] * 3), r"mean is \(nan, .*1000"),
         (lambda plain: plain["preprocessing"].update(mean=[1e308, 0, 0]), r"mean is \(1e\+308, .*1000"),

@@ -95,13 +95,13 @@ def test_measurement_and_reward_are_plain_data():
 @pytest.mark.parametrize(
     ("field", "value", "rule"),
     [
-        ("top1", 54.2, "top1: has to be at most 1"),
+        ("top1", 54.2, "top1: must be at most 1"),
         ("top1", None, "top1 is missing"),
-        ("step_seconds", 0.0, "step_seconds: has to be above 0"),
-        ("step_seconds", float("nan"), "step_seconds: has to be a finite number"),
-        ("step_spread", -0.1, "step_spread: has to be at least 0"),
-        ("parameters", 0, "parameters: has to be above 0"),
-        ("epochs", float("inf"), "epochs: has to be a finite number"),
+        ("step_seconds", 0.0, "step_seconds: must be above 0"),
+        ("step_seconds", float("nan"), "step_seconds: must be a finite number"),
+        ("step_spread", -0.1, "step_spread: must be at least 0"),
+        ("parameters", 0, "parameters: must be above 0"),
+        ("epochs", float("inf"), "epochs: must be a finite number"),
     ],
 )
 def test_a_measurement_that_is_none(field, value, rule):

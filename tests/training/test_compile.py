@@ -105,7 +105,7 @@ def test_a_run_whose_steps_are_done_compiles_nothing_more(job, tmp_path):
     first = Trainer(job).fit()
     said = logged_lines()
     again = Trainer(replace(job, folder=RunDir(tmp_path / "run"))).fit(resume=True)
-    assert each_mentions(said, ("2", "step"), ("8", "val"))
+    assert each_mentions(said, ("8", "val"))
     assert np.array_equal(again.predictions.logits, first.predictions.logits)
 
 

@@ -235,7 +235,7 @@ def test_auto_minival_chooses_between_start_and_end(start, kept):
         torch.nn.init.constant_(network.weight, filled[step])
         return network
 
-    selection.add_start({"top1": start, "macro_f1": start}, at(0), name="the linear probe")
+    selection.add(0, {"top1": start, "macro_f1": start}, at(0), start_name="the linear probe")
     for step, figure in ((10, 0.8), (20, 0.9), (30, 0.6)):
         selection.add(step, {"top1": figure, "macro_f1": figure}, at(step))
     again = ModelSelection(recipe, RunLength(30, 10))

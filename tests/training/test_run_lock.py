@@ -14,11 +14,11 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.predictions import save_predictions
 from efficientnetv2.training import run_lock
+from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_dir import LOCK, RUNNING
 from efficientnetv2.training.run_lock import create_run_dir, is_running, lock_run_dir, validate_new_run_dir
 from efficientnetv2.training.run_request import RunOptions
-from efficientnetv2.training.train_state import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import crossval, run_start
@@ -34,7 +34,7 @@ def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
     out = tmp_path / "runs/mine"
     with create_run_dir(out) as path:
         assert path == out
-        with pytest.raises(InputError, match=mentioning("--output")), create_run_dir(out):
+        with pytest.raises(InputError, match=mentioning("output", "another run")), create_run_dir(out):
             pytest.fail("a second one has begun")
         (out / "recipe.yaml").write_text("")
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]

@@ -10,20 +10,12 @@ from tests.messages import mentioning
 from torch import nn
 
 from efficientnetv2.training import optim
+from efficientnetv2.training.checkpoints import checkpoint_steps, load_latest_checkpoint, save_checkpoint
+from efficientnetv2.training.optim import EMA
 from efficientnetv2.training.recipe import Optimizer
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.train_state import (
-    EMA,
-    RunLength,
-    TrainState,
-    checkpoint_steps,
-    load_latest_checkpoint,
-    log_steps,
-    save_checkpoint,
-    stage_ends,
-    validation_steps,
-)
+from efficientnetv2.training.train_state import RunLength, TrainState, log_steps, stage_ends, validation_steps
 from efficientnetv2.utils.errors import InputError
 
 
@@ -93,7 +85,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(err
         return real(*arguments, **words)
 
     monkeypatch.setattr(torch, "load", failing_once)
-    with pytest.raises(InputError, match=mentioning("step_00000002.pt", "--resume")):
+    with pytest.raises(InputError, match=mentioning("step_00000002.pt", "`resume`")):
         load_latest_checkpoint(tmp_path)
     assert load_latest_checkpoint(tmp_path) == ({"step": 2}, [])
 
@@ -102,7 +94,7 @@ def test_checkpoints_that_were_all_damaged_are_no_reason_to_begin_again_unasked(
     """A launcher that starts the run again would have it lose its history."""
     save_checkpoint(tmp_path, {"step": 1}, 1).write_bytes(b"no zip")
     for _ in range(2):
-        with pytest.raises(InputError, match=mentioning("step_00000001", "--output")):
+        with pytest.raises(InputError, match=mentioning("step_00000001", "output")):
             load_latest_checkpoint(tmp_path)
 
 

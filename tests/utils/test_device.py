@@ -81,7 +81,7 @@ def test_a_device_that_is_not_there_is_told_in_a_sentence(monkeypatch, word, bui
     monkeypatch.setattr(torch.version, "cuda", built)
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(InputError, match=f"--device {word}: .*{why}") as told:
+    with pytest.raises(InputError, match=f"`device={word}`: .*{why}") as told:
         accelerate.pick_device(word)
     assert "aten" not in str(told.value)
     assert len(str(told.value)) < 200
@@ -94,7 +94,7 @@ def test_of_a_device_that_is_there_but_full_pytorchs_first_line_is_told(monkeypa
     monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match=mentioning("--device", "CUDA", "out of memory")) as told:
+    with pytest.raises(InputError, match=mentioning("device=cuda", "CUDA", "out of memory")) as told:
         accelerate.pick_device("cuda")
     assert "asynchronously" not in str(told.value)
 
@@ -102,7 +102,7 @@ def test_of_a_device_that_is_there_but_full_pytorchs_first_line_is_told(monkeypa
 @pytest.mark.parametrize(("word", "said"), [("auto", True), ("mps", False)])
 def test_an_untested_gpu_that_nobody_asked_for_is_told(word, said):
     told = device_note(word, torch.device("mps"))
-    assert (told is not None and "--device cpu" in told) == said
+    assert (told is not None and "device=cpu" in told) == said
 
 
 def test_nothing_is_promised_of_other_devices():
@@ -188,7 +188,7 @@ def test_no_more_workers_than_cores_and_memory_can_bear(
     assert workers_for(workers, torch.device("cpu"), sharing=sharing) == given
     assert len(said) == (given < workers)
     if said:
-        assert said[0].startswith(f"--workers {workers} is lowered to {given}: ")
+        assert mentions(said[0].lower(), "workers", workers, given)
         assert ("memory" in said[0]) == (free_gib < 16)
 
 

@@ -152,7 +152,7 @@ def test_a_peak_is_seen_although_it_has_gone():
 
 @pytest.mark.parametrize("gib", [0, -1, float("nan"), float("inf")])
 def test_a_limit_of_nothing_is_refused(gib):
-    with pytest.raises(InputError, match="--memory-gib"):
+    with pytest.raises(InputError, match="memory_gib"):
         limit_memory(CPU, gib)
 
 

@@ -174,7 +174,7 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
         found = pretrain_overlap(place, network, prepared)
         assert (found.pictures, found.chose, found.flattering) == (0, 3, True)
         (line,) = found.lines
-        said = "3 of the 9 images of val have chosen them, as the minival of an earlier run"
+        said = "3 of the 9 images of val selected them, as the minival of an earlier run"
         assert line.startswith(f"Weights {place}: {said}, so the metrics on them are optimistic.")
         assert found.to_json() == {"num_images": 0, "chose": 3, "note": line}
     network.trained_on = replace(remembered(prepared.val.select([2, 3])), chose=chose)
@@ -194,7 +194,7 @@ def test_a_run_measured_by_what_chose_its_weights_is_called_optimistic(class_fol
     for name, weights in (("first", ("none", "--set", "minival=6")), ("second", ("first",))):
         done = effnetv2("train", f"{name}.csv", *words, "--weights", *weights, "--output", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    said = "Weights first: 6 of the 6 images of val have chosen them, as the minival of an earlier run"
+    said = "Weights first: 6 of the 6 images of val selected them, as the minival of an earlier run"
     assert said in done.stdout
     report = json.loads((tmp_path / "second/report.json").read_text())
     assert (
@@ -215,7 +215,7 @@ def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folder
         pretrain_overlap(place, network, prepared)
     unasked = pretrain_overlap(place, network, prepared, refuse=False)
     assert unasked.chooser
-    assert "choose no model" in unasked.lines[-1]
+    assert "select nothing" in unasked.lines[-1]
     found = pretrain_overlap(place, weights_of(prepared.minival, tmp_path)[1], prepared)
     assert found.pictures == 0
     (line,) = found.lines
@@ -235,10 +235,10 @@ def test_a_run_from_weights_that_know_its_pictures_is_called_optimistic(class_fo
     known = sum(split == "val" and path in trained for path, split in splits(out))
     assert (report["num_eval_images_seen_in_training"], report["optimistic"]) == (known, True)
     assert known > 0
-    said = f"{known} of the 9 images of val have trained them"
+    said = f"{known} of the 9 images of val trained them"
     assert said in done.stdout
     assert said in (out / "log.txt").read_text()
-    assert "have trained them" in report["notes"][0]
+    assert "trained them" in report["notes"][0]
     planned = effnetv2("train", "--dry-run", *words[1:], "--weights", "first", "--seed", 1, cwd=tmp_path)
     assert mentions(planned.stdout, "val")
     # Nor has what it held out not trained it: its weights have learnt from that before.

@@ -27,8 +27,14 @@ from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import place, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, gather_to_main
-from efficientnetv2.utils.errors import InputError, MemoryShortError, non_finite_error, pluralize
-from efficientnetv2.utils.memory import first_line, is_out_of_memory, release_memory
+from efficientnetv2.utils.errors import (
+    InputError,
+    MemoryShortError,
+    error_summary,
+    non_finite_error,
+    pluralize,
+)
+from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Answer, probabilities, to_logits
 from efficientnetv2.utils.shell import shell_join
 
@@ -261,7 +267,7 @@ def retry_halving_batch(
             if len(part) == 1:
                 raise MemoryShortError(
                     f"Memory ran out at a single image of {images.shape[-1]} px in evaluation mode "
-                    f"({first_line(error)}). End other programs and run the command again (training: with --resume), "
+                    f"({error_summary(error)}). End other programs and run the command again (training: `resume`), "
                     "or use smaller images."
                 ) from error
         # Outside of the handler: the traceback of the error keeps tensors alive.

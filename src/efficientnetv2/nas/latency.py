@@ -30,9 +30,9 @@ from efficientnetv2.training.microbatch import chunks
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.device import autocast, device_title, place
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.memory import first_line, is_out_of_memory
+from efficientnetv2.utils.memory import is_out_of_memory
 from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio, synchronizer
 
 # All ours. Warm-up rounds of a step, in the first sitting for at least so many seconds: a new process receives its
@@ -269,7 +269,7 @@ def _time_reference(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise reference_memory_error(first_line(error)) from error
+        raise reference_memory_error(error_summary(error)) from error
     return statistics.median(rounds)
 
 

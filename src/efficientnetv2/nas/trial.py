@@ -47,9 +47,14 @@ from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.signals import defer_signals
 from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
+from efficientnetv2.utils.errors import (
+    DivergedError,
+    InputError,
+    MemoryShortError,
+    ReaderKilledError,
+    error_summary,
+)
 from efficientnetv2.utils.memory import (
-    first_line,
     is_out_of_memory,
     limit_memory,
     peak_bytes,
@@ -269,7 +274,7 @@ def _to_message(error: Exception, device: torch.device) -> TrialMessage:
     elif isinstance(error, InputError):
         return InputError(str(error))
     elif is_out_of_memory(error):
-        reason = first_line(error)
+        reason = error_summary(error)
     elif isinstance(error, OSError):
         return InputError(f"{error.filename or 'the trial'}: {error.strerror or error}")
     else:

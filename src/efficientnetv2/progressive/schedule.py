@@ -1,7 +1,6 @@
 """Progressive learning with adaptive regularization (Algorithm 1 of arXiv:2104.00298), and the steps of a run in it.
 
-Image size and regularization grow together over a run. Everything is a pure function of the step, so any process can
-ask for any step::
+Image size and regularization grow together over a run, as pure functions of the step::
 
     schedule = ProgressiveSchedule(stages=4, image_size=Ramp(128, 300), randaugment=Ramp(5, 15))
     schedule.at(step=0, total_steps=350_000).image_size  # 128
@@ -17,7 +16,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from efficientnetv2.preprocessing import MAX_IMAGE_SIZE
@@ -32,8 +31,7 @@ _EQUAL = 1e-6
 class Ramp:
     """A quantity that goes linearly from ``start`` at the first stage to ``end`` at the last.
 
-    Args:
-        continuous: Grow at every step instead of once per stage.
+    With ``continuous``, it grows at every step instead of once per stage.
     """
 
     start: float
@@ -61,7 +59,7 @@ class StepSettings:
         dropout: Before the classifier; None is as the model was built, in a recipe 0.
         drop_path: Stochastic depth: drop rate of the last block, 1 minus the survival; None as of ``dropout``.
         label_smoothing: Fraction of the label that is spread over all classes.
-        others: Further quantities, for your own training loop.
+        extra: Further quantities, for your own training loop.
     """
 
     image_size: int
@@ -140,17 +138,6 @@ class ProgressiveSchedule:
     extra: dict[str, Quantity] = Field(default_factory=dict)
     """Further quantities by name for your own training loop; they may also fall. A recipe has none."""
 
-    @field_validator(*RANGES, mode="before")
-    @classmethod
-    def _no_pair(cls, given: object, info: ValidationInfo) -> object:
-        if isinstance(given, (tuple, list)) and len(given) == 2:
-            start, end = given
-            raise ValueError(
-                f"{info.field_name} is {given}, but what grows over a run is Ramp({start}, {end}), "
-                f"in a recipe's file {{start: {start}, end: {end}}}"
-            )
-        return given
-
     @model_validator(mode="after")
     def _in_range(self) -> ProgressiveSchedule:
         if self.stage_fractions is not None and not _one_each(self.stage_fractions, self.stages):
@@ -159,9 +146,7 @@ class ProgressiveSchedule:
                 f"{self.stages} stages"
             )
         if self.order == "random" and (self.stage_fractions is not None or self.continuous):
-            raise ValueError(
-                "order is random, which knows neither stage_fractions nor quantities that grow at every step"
-            )
+            raise ValueError("order is random, but stage_fractions and continuous ramps need order 'growing'")
         if self.order == "growing" and self.random_draws is not None:
             raise ValueError(f"random_draws is {self.random_draws}, but only order 'random' draws stages")
         for name, (low, high) in RANGES.items():
@@ -172,17 +157,12 @@ class ProgressiveSchedule:
             if isinstance(quantity, Ramp) and quantity.start > quantity.end:
                 start, end = f"{quantity.start:g}", f"{quantity.end:g}"
                 raise ValueError(
-                    f"{name} goes from {start} down to {end}, but what grows over a run starts at its least: swap "
-                    f"them ({{start: {end}, end: {start}}})"
+                    f"{name} goes from {start} down to {end}: swap them ({{start: {end}, end: {start}}})"
                 )
         return self
 
     def at(self, step: int, *, total_steps: int) -> StepSettings:
-        """The values of one step of a run.
-
-        Args:
-            step: From 0.
-            total_steps: Of the whole run, at least one per stage; in random order a stage may get none.
+        """The values of one step, from 0, of a run of ``total_steps``; in random order a stage may get none.
 
         Raises:
             InputError: The step is outside the run, or there are more growing stages than steps.
@@ -190,8 +170,7 @@ class ProgressiveSchedule:
         if self.order == "growing" and total_steps < self.stages:
             raise InputError(
                 f"{self.stages} stages do not fit into {pluralize(total_steps, 'step')}: each needs at least one. "
-                "Train longer, with smaller batches, or in fewer stages (of a command: --epochs, --batch-size, "
-                "--set progressive.stages=1)."
+                "Train longer, with smaller batches, or with `progressive.stages=1`."
             )
         if not 0 <= step < total_steps:
             raise InputError(
@@ -235,11 +214,7 @@ class ProgressiveSchedule:
         return self.continuous or self.order == "random"
 
     def with_image_size(self, end_px: int) -> ProgressiveSchedule:
-        """The same schedule, its sizes scaled so that the last stage trains at ``end_px``.
-
-        Raises:
-            pydantic.ValidationError: ``end_px`` is outside ``IMAGE_SIZE``.
-        """
+        """The same schedule, its sizes scaled so that the last stage trains at ``end_px``."""
         start, end = _ends(self.image_size)
         multiple = self.size_multiple if end_px % self.size_multiple == 0 else 1
         if start == end:
@@ -254,14 +229,9 @@ class ProgressiveSchedule:
     def with_stage_times(
         self, step_s: Sequence[float], stage_time: Sequence[float] | None = None
     ) -> ProgressiveSchedule:
-        """The same schedule with stages so long that each takes its fraction of the time.
+        """The same schedule with stages so long that each takes its fraction of the time (``stage_time``, or equal).
 
-        Args:
-            step_s: Measured seconds of a step of each stage.
-            stage_time: Of the time, one per stage, above 0, in proportion. None is equal fractions.
-
-        Raises:
-            InputError: Not one time, or not one fraction, above 0 for each stage.
+        ``step_s`` are the measured seconds of a step of each stage. Raises InputError for another number of values.
 
         Source: ours. Algorithm 1 gives every stage as many steps, so that the largest images take most of the time.
         """
@@ -269,11 +239,11 @@ class ProgressiveSchedule:
         for name, values in (("step_s", tuple(step_s)), ("stage_time", wanted)):
             if not _one_each(values, self.stages):
                 raise InputError(
-                    f"{name} is {values}, but has one value above 0 for each of {self.stages} stages."
+                    f"{name} is {values}, but must have a value above 0 for each of {self.stages} stages."
                 )
         steps = [share / seconds for share, seconds in zip(wanted, step_s, strict=True)]
         # Four digits: a recipe is read by people, and no measurement is better.
-        return replace(self, stage_fractions=tuple(float(f"{one / sum(steps):.4g}") for one in steps))
+        return replace(self, stage_fractions=tuple(float(f"{count / sum(steps):.4g}") for count in steps))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -303,17 +273,17 @@ class ProgressiveSchedule:
                 return float(quantity)
             return quantity.at(run_fraction if quantity.continuous else stage_fraction)
 
-        px = now(self.image_size)
+        regularizers: dict[str, Any] = {
+            name: None if (quantity := getattr(self, name)) is None else now(quantity)
+            for name in RANGES
+            if name != "image_size"
+        }
         return StepSettings(
-            image_size=max(self.size_multiple, round(px / self.size_multiple) * self.size_multiple),
-            randaugment=None if self.randaugment is None else now(self.randaugment),
-            mixup_alpha=now(self.mixup_alpha),
-            cutmix_alpha=now(self.cutmix_alpha),
-            cutout=now(self.cutout),
-            dropout=None if self.dropout is None else now(self.dropout),
-            drop_path=None if self.drop_path is None else now(self.drop_path),
-            label_smoothing=now(self.label_smoothing),
+            image_size=max(
+                self.size_multiple, round(now(self.image_size) / self.size_multiple) * self.size_multiple
+            ),
             extra={name: now(quantity) for name, quantity in self.extra.items()},
+            **regularizers,
         )
 
 
@@ -329,17 +299,11 @@ def _ends(quantity: Quantity | None) -> tuple[float, ...]:
 
 
 class Revision(NamedTuple):
-    """Another number of steps for the rest of a run.
+    """Another number of steps for the rest of a run."""
 
-    Args:
-        decided: Number of steps done when the revision was made.
-        step: Number of steps done from which the revision holds.
-        steps: Number of steps of the whole run.
-    """
-
-    decided: int
-    step: int
-    steps: int
+    decided: int  # Steps done when the revision was made
+    step: int  # Steps done from which it holds
+    steps: int  # Of the whole run
 
 
 class StepPlan:
@@ -347,11 +311,7 @@ class StepPlan:
 
     Image size, regularization and learning rate are functions of the position, 0 to ``scheduled``. Without a revision,
     step ``n`` has position ``n``. A revision changes how fast later steps pass through the rest of the schedule;
-    positions never jump and never go back.
-
-    Attributes:
-        revisions: Revisions so far, in order.
-        requested: Number of steps whose images have been requested: a revision cannot change these.
+    positions never jump and never go back. Steps whose images were ``requested`` can't be revised.
 
     Example:
         >>> plan = StepPlan(100)

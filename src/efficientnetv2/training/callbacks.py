@@ -62,20 +62,18 @@ class StopRequestedError(Exception):
 class RunContext:
     """What the parts of a trainer share."""
 
-    config: RunConfig  # The run
-    state: TrainState  # What training changes
-    plan: StepPlan  # Steps of the run, which a time limit revises
+    config: RunConfig
+    state: TrainState
+    plan: StepPlan
     callbacks: tuple[Callback, ...] = ()  # The user's, in the first process
-    selection: ModelSelection | None = None  # Selects the weights to keep. None keeps the last ones.
+    selection: ModelSelection | None = None  # None keeps the last weights
     pacer: Pacer | None = None  # Plans the remaining steps of a run with a time limit
     stop_requested: Callable[[], bool] = lambda: False  # Whether a signal has asked the run to stop
 
     @property
     def is_done(self) -> bool:
         """Whether training has ended: after all steps, or by early stopping."""
-        if self.state.step >= self.plan.steps:
-            return True
-        return self.selection is not None and self.selection.over
+        return self.state.step >= self.plan.steps or (self.selection is not None and self.selection.over)
 
     @property
     def epoch(self) -> float:

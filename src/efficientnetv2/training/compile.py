@@ -22,8 +22,8 @@ from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPla
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
-from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.memory import first_line, is_out_of_memory, release_memory
+from efficientnetv2.utils.errors import error_summary, pluralize
+from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.timer import synchronizer
 
 _logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def compile_model(
                     break
                 _logger.info(f"Compiled in {time.perf_counter() - began:.0f} s; the gradients agree.")
     except Exception as error:  # a compiler raises whatever the machine lacks
-        reason = first_line(error)
+        reason = error_summary(error)
     finally:
         network.zero_grad(set_to_none=True)
         with torch.no_grad():

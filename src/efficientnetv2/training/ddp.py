@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Generic, TypeVar, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -23,11 +23,8 @@ from efficientnetv2.utils.errors import InputError, pluralize
 class GradientSync:
     """Sums the gradients of a step over all processes.
 
-    They are sent layer by layer during the last backward pass. The first step of each image size sends them at its end:
-    it shows whether the size fits into memory, and gradients that are sent can't be computed again.
-
-    Attributes:
-        sending: Whether the current or last pass sends its gradients.
+    They are sent layer by layer during the last backward pass (``sending``). The first step of each image size sends
+    them at its end: it shows whether the size fits into memory, and gradients that are sent can't be computed again.
     """
 
     def __init__(self, network: nn.Module, world: World) -> None:
@@ -87,10 +84,7 @@ def _summed(group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.future
     return cast("torch.futures.Future[Tensor]", future.then(lambda done: done.value()[0]))
 
 
-Note = TypeVar("Note")
-
-
-class AsyncFlags(Generic[Note]):
+class AsyncFlags:
     """Shares after each step whether to stop, and rare notes, among all processes.
 
     The result arrives one step later, so that no process waits, but on all processes after the same step.
@@ -98,22 +92,24 @@ class AsyncFlags(Generic[Note]):
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._noted: list[Note] = []
+        self._noted: list[tuple[int, str]] = []
         self._pending: tuple[dist.Work, Tensor] | None = None
 
-    def after_step(self, *, stop: bool, noted: Sequence[Note], last: bool) -> tuple[bool, list[Note]]:
+    def after_step(
+        self, *, stop: bool, noted: Sequence[tuple[int, str]], last: bool
+    ) -> tuple[bool, list[tuple[int, str]]]:
         """Whether all processes stop now, and the notes of all of them. All processes call this after every step.
 
-        Args:
-            stop: Whether this process wants to stop.
-            noted: Its notes.
-            last: Whether this is the last step, whose result does not wait for another.
+        ``stop`` is whether this process wants to; ``noted`` are its notes; the ``last`` step does not wait for another.
         """
         if not self._world.is_distributed:
             return stop, list(noted)
         self._noted += noted
         stop_all, has_notes = self._receive()
-        self._send(stop)
+        flags = torch.tensor([int(stop), int(bool(self._noted))])
+        work = dist.all_reduce(flags, async_op=True)
+        assert work is not None
+        self._pending = (work, flags)
         if last:
             now = self._receive()
             stop_all, has_notes = stop_all or now[0], has_notes or now[1]
@@ -122,12 +118,6 @@ class AsyncFlags(Generic[Note]):
         shared = [note for notes in all_gather_object(self._world, self._noted) for note in notes]
         self._noted = []
         return stop_all, shared
-
-    def _send(self, stop: bool) -> None:
-        flags = torch.tensor([int(stop), int(bool(self._noted))])
-        work = dist.all_reduce(flags, async_op=True)
-        assert work is not None
-        self._pending = (work, flags)
 
     def _receive(self) -> tuple[bool, bool]:
         if self._pending is None:
@@ -158,40 +148,25 @@ def parallel_speed(world: World, device: torch.device) -> int:
 def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begun: bool = False) -> None:
     """Check that each process gets a group of every step and, with ``sync_batch_norm``, equally many on a GPU each.
 
-    Args:
-        recipe: Recipe with ``ghost_batch_size``.
-        device: Device of the run.
-        world: Processes of the run.
-        begun: Whether the run exists already, so that its groups are fixed.
+    ``begun`` is whether the run exists already, so that its groups are fixed.
 
-    Raises:
-        InputError: A process would get no group, or an unequal number.
+    Raises InputError if a process would get no group, or an unequal number.
     """
     assert recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
     batch, group, processes = recipe.batch_size, recipe.ghost_batch_size, world.size
     groups = batch // group
     if groups < processes:
+        smaller = [size for size in divisors(batch, most=group) if batch // size >= processes]
+        setting = f"`ghost_batch_size={smaller[-1]}`" if smaller else f"`batch_size={processes}`"
         raise InputError(
             f"{processes} processes share the groups of a step, but there {'is' if groups == 1 else 'are'} only "
-            f"{groups}: ghost_batch_size is {group}, of {pluralize(batch, 'image')} a batch. "
-            f"{_fewer_or(batch, group, processes, begun=begun)} at most {groups}."
+            f"{groups}: `ghost_batch_size` is {group}, of {pluralize(batch, 'image')} a batch. Start at most {groups}"
+            f"{'' if begun else f', or set {setting}'}."
         )
     if recipe.sync_batch_norm and world.is_distributed and device.type != "cuda":
-        raise InputError(
-            "sync_batch_norm is for GPUs; it is not needed for equal results on any number of processes. Leave it out."
-        )
+        raise InputError("`sync_batch_norm` is for GPUs, and equal results do not need it. Leave it out.")
     if recipe.sync_batch_norm and groups % processes:
         raise InputError(
-            f"With sync_batch_norm every process has equally many groups, but {processes} share {groups}. Start as "
-            f"many as divide {groups}."
+            f"With `sync_batch_norm`, {processes} processes can't share {groups} groups evenly. Start as many as "
+            f"divide {groups}."
         )
-
-
-def _fewer_or(batch: int, group: int, processes: int, *, begun: bool) -> str:
-    """The alternative to fewer processes."""
-    if begun:
-        return "Start"
-    smaller = [size for size in divisors(batch, most=group) if batch // size >= processes]
-    if not smaller:
-        return f"Use a larger batch (--batch-size {processes} or more), or start"
-    return f"Set it to {smaller[-1]} (--set ghost_batch_size={smaller[-1]}), or start"

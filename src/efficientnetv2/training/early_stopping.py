@@ -37,8 +37,8 @@ def best_validation(validations: Sequence[Validation]) -> Validation:
 
 def validations_without_improvement(validations: Sequence[Validation], *, first_step: int) -> int:
     """Validations after ``first_step`` since the best metric first appeared."""
-    best = max((validation.metric for validation in validations), default=0.0)
-    first_best = next((index for index, validation in enumerate(validations) if validation.metric == best), 0)
+    metrics = [validation.metric for validation in validations]
+    first_best = metrics.index(max(metrics)) if metrics else 0
     return sum(validation.step > first_step for validation in validations[first_best + 1 :])
 
 
@@ -50,21 +50,16 @@ def unused_patience(recipe: Recipe, length: RunLength) -> list[str]:
         return []
     fewer = f", or a patience of {count - 1} at most" if count > 1 else ""
     return [
-        f"patience is {recipe.patience}, but the last stage has {pluralize(count, 'validation')}, that at the end of "
-        f"the run included, and only those count: it cannot end this run early. Take more epochs{fewer}."
+        f"`patience` is {recipe.patience}, but the last stage has {pluralize(count, 'validation')}, so it can't end "
+        f"this run early. Take more epochs{fewer}."
     ]
 
 
 class ModelSelection:
     """Keeps the weights that are best on minival, and says when early stopping ends the run.
 
-    Args:
-        recipe: Recipe of the run, with minival.
-        length: Length of the run.
-        plan: Steps of the run if their number may change. None follows ``length``.
-
-    Attributes:
-        ends_only: Whether the start and the last weights are the only candidates.
+    ``plan`` has the steps of a run whose number may change. With ``ends_only``, the start and the last weights are the
+    only candidates.
     """
 
     def __init__(self, recipe: Recipe, length: RunLength, plan: StepPlan | None = None) -> None:
@@ -76,22 +71,13 @@ class ModelSelection:
         self._weights: dict[str, Tensor] = {}
         self._start_name = ""
 
-    def add_start(self, metrics: dict[str, float], network: nn.Module, *, name: str) -> None:
-        """Add the model before training; ``name`` describes it in messages."""
-        self._start_name = name
-        self.add(0, metrics, network)
+    def add(self, step: int, metrics: dict[str, float], network: nn.Module, *, start_name: str = "") -> bool:
+        """Add a validation after ``step`` steps; returns whether its weights are kept, as none before were better.
 
-    def add(self, step: int, metrics: dict[str, float], network: nn.Module) -> bool:
-        """Add a validation, and keep its weights if they are a candidate and none before was better.
-
-        Args:
-            step: Steps done.
-            metrics: Metrics on minival, by the names of ``monitor``.
-            network: Model with the weights.
-
-        Returns:
-            Whether the weights are kept.
+        ``metrics`` have the names of ``monitor``. ``start_name`` describes the model before training, of step 0.
         """
+        if step == 0:
+            self._start_name = start_name
         self._validations.append(Validation(step, metrics[self._by]))
         if step and self.ends_only and step < self._plan.steps:
             return False
@@ -135,8 +121,7 @@ class ModelSelection:
 
     def to_json(self) -> dict[str, Any]:
         """The selection, for the report and the model file."""
-        best = best_validation(self._candidates)
-        start, trained = self._start_and_trained()
+        best, start, trained = self._outcome()
         return {
             "kept_model": "start" if best.step == 0 else "trained",
             "start_metric": start,
@@ -152,33 +137,23 @@ class ModelSelection:
 
     def __str__(self) -> str:
         """The selection, in sentences."""
-        best, name = best_validation(self._candidates), _METRIC_NAMES[self._by]
-        start, trained = self._start_and_trained()
+        (best, start, trained), name = self._outcome(), _METRIC_NAMES[self._by]
         if best.step == 0:
             at_most = "" if self.ends_only else " at most"
-            reached = "" if trained is None else f" Training reached {trained:.1%}{at_most}."
-            return (
-                f"Kept: {self._start_name}, without the training. On minival its {name} is {best.metric:.1%}.{reached} "
-                "The images of val selected nothing."
-            )
-        before = "" if start is None else f" Before training it was {start:.1%}."
-        if self.ends_only:
-            return (
-                f"Kept: the last weights (epoch {self._epoch(best.step):.3g}), whose {name} on minival is "
-                f"{best.metric:.1%}.{before} The images of val selected nothing."
-            )
-        return (
-            f"Kept: the weights after step {best.step} (epoch {self._epoch(best.step):.3g}), which were best on "
-            f"minival, {name} {best.metric:.1%}, of {pluralize(len(self._validations), 'validation')}.{before} "
-            "The images of val selected nothing."
-        )
+            kept = f"{self._start_name}, without the training"
+            other = "" if trained is None else f" Training reached {trained:.1%}{at_most}."
+        else:
+            count = pluralize(len(self._validations), "validation")
+            which = "the last weights" if self.ends_only else f"the best weights of {count}"
+            kept = f"{which}, after step {best.step:,} (epoch {self._epoch(best.step):.3g})"
+            other = "" if start is None else f" Before training it was {start:.1%}."
+        return f"Kept: {kept}. On minival its {name} is {best.metric:.1%}.{other} The images of val selected nothing."
 
-    def _start_and_trained(self) -> tuple[float | None, float | None]:
-        """Metric of the model before training, and the best of the trained candidates."""
+    def _outcome(self) -> tuple[Validation, float | None, float | None]:
+        """The best candidate, the metric of the model before training, and the best of the trained candidates."""
         start = next((validation.metric for validation in self._validations if validation.step == 0), None)
-        return start, max(
-            (validation.metric for validation in self._candidates if validation.step), default=None
-        )
+        trained = [validation.metric for validation in self._candidates if validation.step]
+        return best_validation(self._candidates), start, max(trained, default=None)
 
     def why_over(self) -> str:
         """Why training ends early, in a sentence."""

@@ -1,8 +1,7 @@
 """The training loop: batches in, optimizer steps out.
 
 Image size, dropout, stochastic depth and augmentation change inside the one loop, because the step's settings travel
-with the batch. The loop neither logs, saves nor evaluates: it yields after every step, and ``training.trainer`` does
-the rest.
+with the batch. The loop neither logs, saves nor evaluates: it yields after every step, for ``training.trainer``.
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ from efficientnetv2.utils.rng import Key
 class StepOutput:
     """Result of a step."""
 
-    step: int  # Number of the step, from 0
-    setting: StepSettings  # Image size and regularization of the step
-    loss: Tensor  # Mean loss of all groups, a scalar tensor on the device. Reading it waits for the device.
-    lr: float  # Scheduled learning rate. Each parameter group has a multiple of it.
-    images: int  # Images of the step, on all processes
-    # Sample number and reason of each image that this process could not read
-    unreadable: tuple[tuple[int, str], ...]
-    # Seconds that the loop waited for the images. Without workers, this is the time to read them.
-    data_wait_s: float
+    step: int  # From 0
+    setting: StepSettings
+    loss: Tensor  # Mean over all groups, a scalar on the device. Reading it waits for the device.
+    lr: float  # Scheduled. Each parameter group has a multiple of it.
+    images: int  # On all processes
+    unreadable: tuple[
+        tuple[int, str], ...
+    ]  # Sample and reason of each image that this process could not read
+    data_wait_s: float  # Without workers, the time to read the images
     microbatches: MicrobatchPlan  # Groups per pass on this process from now on
 
 
@@ -63,13 +62,13 @@ class StepOutput:
 class StepContext:
     """What all steps of a run have in common."""
 
-    recipe: Recipe  # Resolved recipe
-    preprocessing: Preprocessing  # Mean and std of the model's inputs
-    num_classes: int  # Number of classes, K
-    key: Key  # Random key of the run
-    device: torch.device  # Device of the model
-    class_terms: ClassTerms = NO_CLASS_TERMS  # Per-class weights and offsets
-    activation: Answer = "softmax"  # Activation of the head, which decides the loss
+    recipe: Recipe  # Resolved
+    preprocessing: Preprocessing
+    num_classes: int
+    key: Key
+    device: torch.device
+    class_terms: ClassTerms = NO_CLASS_TERMS
+    activation: Answer = "softmax"  # Of the head; it decides the loss
 
     @property
     def groups(self) -> int:
@@ -94,34 +93,28 @@ def train_steps(
     world: World = SINGLE_PROCESS,
     plan: StepPlan | None = None,
 ) -> Iterator[StepOutput]:
-    """Train from ``state.step`` to the end and yield after every step.
+    """Train ``state`` in place from ``state.step`` to the end of ``batches``, and yield after every step.
 
-    Args:
-        state: Changed in place.
-        batches: The groups of this process in order, starting with its first group of ``state.step``.
-        context: What all steps have in common.
-        length: Length of the run.
-        microbatches: Groups per pass. Reduced where memory runs out.
-        world: Processes that share the groups.
-        plan: Position of each step in the schedule if the number of steps may change. None follows ``length``.
+    ``batches`` are the groups of this process, from its first group of ``state.step`` on. Where memory runs out,
+    ``microbatches`` is reduced. Without ``plan``, step ``n`` has position ``n`` in the schedule.
 
-    Raises:
-        InputError: Memory runs out with a single group, or after gradients were sent to other processes.
+    Raises InputError if memory runs out with a single group, or after gradients were sent to other processes.
     """
     model, recipe, device = state.network, context.recipe, context.device
     context = replace(context, class_terms=context.class_terms.to(device))
+    plan = plan or StepPlan(length.steps)
+    momentum, fp16 = 1 - recipe.batch_norm_momentum, state.scaler is not None
     batch_norm = GhostBatchNormStats(
-        model,
-        groups=context.groups,
-        momentum=1 - recipe.batch_norm_momentum,
-        world=world,
-        may_overflow=state.scaler is not None,
+        model, groups=context.groups, momentum=momentum, world=world, may_overflow=fp16
     )
     model.train()
     gradients = GradientSync(compile_model(model, recipe, device, microbatches, world=world), world)
     setting: StepSettings | None = None
     worker_death = DeferredWorkerDeath()
-    for groups, data_wait_s in _groups_by_step(batches, len(world.groups(context.groups))):
+    iterator, group_count = iter(batches), len(world.groups(context.groups))
+    began = time.perf_counter()
+    while groups := list(itertools.islice(iterator, group_count)):
+        data_wait_s = time.perf_counter() - began
         request = groups[0].request
         if request.setting != setting:
             setting = request.setting
@@ -140,17 +133,7 @@ def train_steps(
             request.step, setting, loss, lr, recipe.batch_size, unreadable, data_wait_s, microbatches
         )
         worker_death.raise_pending()
-
-
-def _groups_by_step(batches: Iterable[Batch], count: int) -> Iterator[tuple[list[Batch], float]]:
-    """This process's groups of each step, and the seconds spent waiting for them."""
-    iterator = iter(batches)
-    while True:
         began = time.perf_counter()
-        groups = list(itertools.islice(iterator, count))
-        if not groups:
-            return
-        yield groups, time.perf_counter() - began
 
 
 def _accumulate_gradients(
@@ -163,7 +146,7 @@ def _accumulate_gradients(
 ) -> tuple[Tensor, MicrobatchPlan]:
     """Gradients of this process's groups; if memory runs out, all over with half as many groups per pass.
 
-    Returns their part of the step's loss, a scalar on the device, and the groups per pass from now on.
+    Returns their part of the step's loss, and the groups per pass from now on.
     """
     image_size = groups[0].request.setting.image_size
     while True:
@@ -197,18 +180,7 @@ def forward_backward(
     forward: Callable[[Tensor], Tensor],
     scaler: torch.amp.GradScaler | None = None,
 ) -> Tensor:
-    """Forward and backward pass of some groups of a step. Adds to the gradients.
-
-    Args:
-        model: Model in training mode.
-        batches: One group each.
-        context: What all steps have in common.
-        forward: The model, or what calls it.
-        scaler: Scaler of the loss in fp16.
-
-    Returns:
-        The groups' part of the step's loss, a scalar on the device.
-    """
+    """Forward and backward pass of some groups of a step, adding to the gradients; returns their part of its loss."""
     groups = [augment_batch(batch, context) for batch in batches]
     images, targets = (
         torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*groups, strict=True)
@@ -247,9 +219,9 @@ def augment_batch(batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:
     )
 
 
-def _set_learning_rate(state: TrainState, recipe: Recipe, length: RunLength, plan: StepPlan | None) -> float:
+def _set_learning_rate(state: TrainState, recipe: Recipe, length: RunLength, plan: StepPlan) -> float:
     """Set the rate of each parameter group, and return the scheduled one."""
-    position = state.step if plan is None else plan.position(state.step)
+    position = plan.position(state.step)
     factor = lr_factor(recipe.schedule, position, steps=length.steps, steps_per_epoch=length.steps_per_epoch)
     lr = recipe.optimizer.lr * factor
     for group in state.optimizer.param_groups:
@@ -259,16 +231,17 @@ def _set_learning_rate(state: TrainState, recipe: Recipe, length: RunLength, pla
 
 def optimizer_step(state: TrainState, recipe: Recipe) -> None:
     """End of a step: clip the gradients, update the weights and the EMA, count the step."""
+    optimizer, scaler = state.optimizer, state.scaler
     if recipe.optimizer.clip_norm is not None:
-        if state.scaler:
-            state.scaler.unscale_(state.optimizer)
+        if scaler:
+            scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.optimizer.clip_norm)
-    if state.scaler:
-        state.scaler.step(state.optimizer)  # skips the step if gradients overflowed
-        state.scaler.update()
+    if scaler:
+        scaler.step(optimizer)  # skips the step if gradients overflowed
+        scaler.update()
     else:
-        state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     if state.ema:
         state.ema.update(state.network, state.step)
     state.step += 1

@@ -21,17 +21,17 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class ClassTerms:
-    """Terms per class in training. None treats all classes alike."""
+    """Terms per class in training, (K,) each. None treats all classes alike."""
 
-    weights: Tensor | None = None  # (K,) weights in the loss
-    offsets: Tensor | None = None  # (K,) logit adjustment, added to the logits in the training loss
-    towards: Tensor | None = None  # (K,) distribution that label smoothing mixes in. None is uniform.
-    stronger: Tensor | None = None  # (K,) factors of RandAugment's magnitude, always on the CPU
+    weights: Tensor | None = None  # In the loss
+    offsets: Tensor | None = None  # Logit adjustment, added to the logits in the training loss
+    towards: Tensor | None = None  # Distribution that label smoothing mixes in. None is uniform.
+    stronger: Tensor | None = None  # Factors of RandAugment's magnitude, always on the CPU
 
     def to(self, device: torch.device) -> ClassTerms:
         """The same with the terms of the loss on a device."""
         weights, offsets, towards = (
-            None if part is None else part.to(device) for part in (self.weights, self.offsets, self.towards)
+            None if term is None else term.to(device) for term in (self.weights, self.offsets, self.towards)
         )
         return ClassTerms(weights, offsets, towards, self.stronger)
 
@@ -47,20 +47,19 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
     """The terms of a recipe for the class frequencies of the training images.
 
     Weights are scaled to a mean of 1 over the drawn images, so that the loss, and the learning rate with
-    it, keep their scale. (The paper scales them to a mean of 1 over classes.)
-
-    Args:
-        targets: (N,) classes of the training images, or (N, M) labels of each, padded with -1. Sampling uses the first
-            label; in the loss each label counts by its share in the target of its image.
-        num_classes: Number of classes, K.
-        recipe: Recipe of the run.
+    it, keep their scale. (The paper scales them to a mean of 1 over classes.) ``targets`` are (N,) classes, or (N, M)
+    labels of each image, padded with -1. Sampling uses the first label; in the loss each label counts by its share in
+    the target of its image.
 
     Source: Weights: arXiv:1901.05555, equations 2 and 3. Offsets: arXiv:2007.07314, equation 10: temperature times the
         log frequency of each class in training, here after class-balanced sampling. Ours: with offsets, label smoothing
         goes to the classes by their frequency, as uniform smoothing would give rare classes more than their share; and
         stronger augmentation of images that are repeated.
     """
-    counts, drawn = _shares(targets, num_classes, recipe)
+    labels = targets.reshape(len(targets), -1)
+    labels = labels[labels[:, 0] >= 0]  # of the images that have any
+    firsts = np.bincount(labels[:, 0], minlength=num_classes)
+    counts, drawn = _class_shares(labels, firsts, recipe)
     weights = offsets = towards = stronger = None
     if recipe.class_weights is not None:
         each = image_weights(counts, recipe.class_weights, recipe.effective_beta)
@@ -72,40 +71,26 @@ def class_terms(targets: Ints, num_classes: int, recipe: Recipe) -> ClassTerms:
         powers = drawn**recipe.logit_adjustment
         towards = _tensor(powers / powers.sum())
     if recipe.minority_randaugment_scale != 1:
-        # By the first label, which sampling uses.
-        firsts = _firsts(targets, num_classes)
         often = class_fractions(firsts, recipe.class_sampling, recipe.effective_beta)
         repeated = often > firsts / firsts.sum() * (1 + _ROUNDING)
         stronger = _tensor(np.where(repeated, recipe.minority_randaugment_scale, 1.0))
     return ClassTerms(weights, offsets, towards, stronger)
 
 
-def _shares(targets: Ints, num_classes: int, recipe: Recipe) -> tuple[Floats, Floats]:
-    """(K,) images of each class, and (K,) its fraction of the drawn images."""
-    several, firsts = _labeled(targets), _firsts(targets, num_classes)
-    if several.shape[1] == 1:
-        return firsts.astype(np.float64), class_fractions(
-            firsts, recipe.class_sampling, recipe.effective_beta
-        )
-    there = several >= 0
-    share = there / there.sum(axis=1, keepdims=True)
-    often = np.ones(len(several))
+def _class_shares(labels: Ints, firsts: Ints, recipe: Recipe) -> tuple[Floats, Floats]:
+    """(K,) images of each class, and (K,) its fraction of the drawn images. ``firsts`` counts the first labels."""
+    if labels.shape[1] == 1:
+        drawn = class_fractions(firsts, recipe.class_sampling, recipe.effective_beta)
+        return firsts.astype(np.float64), drawn
+    is_label = labels >= 0
+    share = is_label / is_label.sum(axis=1, keepdims=True)
+    often = np.ones(len(labels))
     if recipe.class_sampling is not None:
-        often = image_weights(firsts, recipe.class_sampling, recipe.effective_beta)[several[:, 0]]
-    counts = np.bincount(several[there], weights=share[there], minlength=num_classes)
-    drawn = np.bincount(several[there], weights=(share * often[:, None])[there], minlength=num_classes)
-    return counts.astype(np.float64), np.asarray(drawn / drawn.sum(), dtype=np.float64)
-
-
-def _labeled(targets: Ints) -> Ints:
-    """(N, M) labels of the images that have any."""
-    several = targets.reshape(len(targets), -1)
-    return several[several[:, 0] >= 0]
-
-
-def _firsts(targets: Ints, num_classes: int) -> Ints:
-    """(K,) images with each class as their first label."""
-    return np.bincount(_labeled(targets)[:, 0], minlength=num_classes)
+        often = image_weights(firsts, recipe.class_sampling, recipe.effective_beta)[labels[:, 0]]
+    each, most = labels[is_label], len(firsts)
+    counts = np.bincount(each, weights=share[is_label], minlength=most)
+    weighted = np.bincount(each, weights=(share * often[:, None])[is_label], minlength=most)
+    return counts.astype(np.float64), np.asarray(weighted / weighted.sum(), dtype=np.float64)
 
 
 def _tensor(values: np.ndarray) -> Tensor:
@@ -113,28 +98,20 @@ def _tensor(values: np.ndarray) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, offsets: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy against label distributions, a scalar in nats.
+    """Mean over images of the cross-entropy of (N, K) logits against (N, K) label distributions, a scalar in nats.
 
-    Smoothing, mixing and class weights are in the labels already; see ``transforms.pipeline``.
-
-    Args:
-        logits: (N, K) float.
-        labels: (N, K) float. Rows sum to 1, or to the weight of their image. The mean is over images.
-        offsets: (K,) added to the logits.
+    Smoothing, mixing and class weights are in the labels already (``transforms.pipeline``): rows sum to 1, or to the
+    weight of their image. ``offsets`` (K,) are added to the logits.
     """
     adjusted = logits.float() if offsets is None else logits.float() + offsets
     return functional.cross_entropy(adjusted, labels)
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over images of the sum over classes of binary cross-entropies, a scalar in nats.
+    """Mean over images of the sum over classes of binary cross-entropies against (N, K) labels, a scalar in nats.
 
     The sum over classes keeps the gradient of a logit at probability minus target, as in ``cross_entropy``, so the same
     learning rate and gradient clipping suit both. A mean would divide it by K.
-
-    Args:
-        logits: (N, K) float.
-        labels: (N, K) float, 0 to 1, after smoothing and mixing.
 
     Source: timm's ``BinaryCrossEntropy`` with ``sum_classes``; arXiv:2009.14119's code sums over classes too.
     """

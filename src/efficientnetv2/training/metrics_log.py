@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import psutil
 
-from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.loop import StepOutput
 from efficientnetv2.training.train_state import log_steps
@@ -22,11 +21,8 @@ _PROGRESS_S = 10.0
 class MetricsLog:
     """Writes a row when one is due, and reports progress to the callbacks.
 
-    A row counts the time of training alone: neither compiling nor what runs within ``paused``.
-
-    Args:
-        context: The run.
-        saved: ``state_dict`` of an earlier part of the run; empty for a new run.
+    A row counts the time of training alone: neither compiling nor what runs within ``paused``. ``saved`` is the
+    ``state_dict`` of an earlier part of the run.
     """
 
     def __init__(self, context: RunContext, saved: Mapping[str, Any]) -> None:
@@ -36,10 +32,10 @@ class MetricsLog:
         self._images: int = row["images"]
         self._data_wait_s: float = row["data_wait_s"]
         self._earlier_s: float = row["train_s"]
-        self._last_progress = time.perf_counter()
-        earlier_s: float = saved.get("seconds", 0.0)
-        self._run_start = self._last_progress - earlier_s
-        self._row_start = self._last_progress - self._earlier_s
+        now = time.perf_counter()
+        self._last_progress = now
+        self._run_start: float = now - saved.get("seconds", 0.0)
+        self._row_start = now - self._earlier_s
 
     @property
     def seconds(self) -> float:
@@ -80,11 +76,7 @@ class MetricsLog:
         return self._images == 0
 
     def write(self, output: StepOutput) -> None:
-        """Write a row, and report progress.
-
-        Raises:
-            InputError: It can't be written, as on a full disk.
-        """
+        """Write a row, and report progress."""
         now = time.perf_counter()
         train_s = max(1e-9, now - self._row_start)
         images_per_s = self._images / train_s
@@ -115,25 +107,21 @@ class MetricsLog:
             self._report(output, self._images / max(1e-9, now - self._row_start))
 
     def _report(self, output: StepOutput, images_per_s: float) -> None:
-        step, steps, loss = self._context.state.step, self._context.plan.steps, float(output.loss)
-        left = self._seconds_left(output.setting, images_per_s)
-        for callback in self._context.callbacks:
-            callback.on_log(step, steps, output.setting, loss, images_per_s, left)
-        self._last_progress = time.perf_counter()
-
-    def _seconds_left(self, setting: StepSettings, images_per_s: float) -> float:
-        """Time of the remaining steps at the current speed, in proportion to their pixels."""
         step, plan, recipe = self._context.state.step, self._context.plan, self._context.config.recipe
-        if step >= plan.steps:
-            return 0.0
-        ahead = np.linspace(step, plan.steps - 1, num=min(64, plan.steps - step)).astype(int)
-        positions = [plan.scheduled_step(int(later)) for later in ahead]
-        sizes = [
-            recipe.progressive.at(position, total_steps=plan.scheduled).image_size for position in positions
-        ]
-        pixels = float(np.mean([px**2 for px in sizes]))
-        images = (plan.steps - step) * recipe.batch_size
-        return images / images_per_s * pixels / setting.image_size**2
+        left_s = 0.0
+        if step < plan.steps:  # at the current speed, in proportion to the pixels
+            ahead = np.linspace(step, plan.steps - 1, num=min(64, plan.steps - step)).astype(int)
+            settings = [
+                recipe.progressive.at(plan.scheduled_step(int(later)), total_steps=plan.scheduled)
+                for later in ahead
+            ]
+            pixels = float(np.mean([setting.image_size**2 for setting in settings]))
+            images = (plan.steps - step) * recipe.batch_size
+            left_s = images / images_per_s * pixels / output.setting.image_size**2
+        loss = float(output.loss)
+        for callback in self._context.callbacks:
+            callback.on_log(step, plan.steps, output.setting, loss, images_per_s, left_s)
+        self._last_progress = time.perf_counter()
 
 
 def data_wait_fraction(history: Sequence[Mapping[str, Any]]) -> float | None:

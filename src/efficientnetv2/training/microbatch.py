@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.memory import first_line
+from efficientnetv2.utils.errors import error_summary, pluralize
 
 Item = TypeVar("Item")
 
@@ -63,14 +62,14 @@ def out_of_memory_message(ghost_batch_size: int, groups: int, image_size: int, e
     fix = f"`ghost_batch_size={smaller[-1]}`" if smaller else "a smaller `image_size`"
     return (
         f"Memory ran out with one group of {pluralize(ghost_batch_size, 'image')} of {image_size} px "
-        f"({first_line(error)}). Free memory and use `resume`, or start a new run with {fix}."
+        f"({error_summary(error)}). Free memory and use `resume`, or start a new run with {fix}."
     )
 
 
 def out_of_memory_mid_step_message(image_size: int, error: BaseException) -> str:
     """Message for memory that runs out when other processes have a part of the step's gradients."""
     return (
-        f"Memory ran out with images of {image_size} px ({first_line(error)}), after other processes got a part of "
+        f"Memory ran out with images of {image_size} px ({error_summary(error)}), after other processes got a part of "
         "the step. Free memory, then use `resume`."
     )
 

@@ -1,10 +1,12 @@
-"""Optimizers and the learning rate schedule."""
+"""Optimizers, the learning rate schedule, and the moving average of the weights."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
-from typing import Any, overload
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,22 +43,11 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
         epsilon: float = 1e-3,
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "decay": decay,
-            "momentum": momentum,
-            "epsilon": epsilon,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(params, defaults)
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+        rates = {"lr": lr, "decay": decay, "momentum": momentum}
+        super().__init__(params, rates | {"epsilon": epsilon, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update the weights by their gradients; see ``torch.optim.Optimizer.step``."""
         loss = None
         if closure is not None:
@@ -92,7 +83,7 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.op
     after which it trains. Only weights have weight decay. ``layer_decay`` and ``gradual_unfreeze`` need a ``Network``.
     """
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-    factors, starts = _lr_factors(network, optimizer), _start_fractions(network, optimizer)
+    factors, starts = _lr_factors_and_starts(network, optimizer)
     excluded = _excluded_from_decay(network)
     for name, weight in network.named_parameters():
         if weight.requires_grad:
@@ -108,30 +99,21 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.op
         }
         for (decays, factor, start), weights in groups.items()
     ]
+    lr, momentum = optimizer.lr, optimizer.momentum
     if optimizer.name == "rmsprop":
         return TensorFlowRMSprop(
-            parameters,
-            optimizer.lr,
-            decay=optimizer.beta2,
-            momentum=optimizer.momentum,
-            epsilon=optimizer.epsilon,
+            parameters, lr, decay=optimizer.beta2, momentum=momentum, epsilon=optimizer.epsilon
         )
-    if optimizer.name == "sgd":
-        sgd = torch.optim.SGD(
-            parameters,
-            optimizer.lr,
-            momentum=optimizer.momentum,
-            nesterov=optimizer.momentum > 0,
-            fused=True,
-        )
-        if optimizer.momentum:
-            # The first step from a buffer of 0 equals that without a buffer. But in fp16 a first step with overflow is
-            # skipped, and then PyTorch's fused SGD would use uninitialized memory.
-            for weight in (weight for group in sgd.param_groups for weight in group["params"]):
-                sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        return sgd
-    betas = (optimizer.momentum, optimizer.beta2)
-    return torch.optim.AdamW(parameters, optimizer.lr, betas=betas, eps=optimizer.epsilon, fused=True)
+    if optimizer.name == "adamw":
+        betas = (momentum, optimizer.beta2)
+        return torch.optim.AdamW(parameters, lr, betas=betas, eps=optimizer.epsilon, fused=True)
+    sgd = torch.optim.SGD(parameters, lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if momentum:
+        # The first step from a buffer of 0 equals that without a buffer. But in fp16 a first step with overflow is
+        # skipped, and then PyTorch's fused SGD would use uninitialized memory.
+        for weight in (weight for group in sgd.param_groups for weight in group["params"]):
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return sgd
 
 
 def _decays(name: str, weight: nn.Parameter) -> bool:
@@ -155,39 +137,27 @@ def _excluded_from_decay(network: nn.Module) -> set[int]:
     return excluded
 
 
-def _lr_factors(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, float]:
-    """Multiples of the scheduled rate by ``id`` of the parameter; others have 1."""
+def _lr_factors_and_starts(
+    network: nn.Module, optimizer: recipe.Optimizer
+) -> tuple[dict[int, float], dict[int, float]]:
+    """By ``id`` of the parameter: multiple of the scheduled rate, or 1, and fraction of the run to start at, or 0."""
     factors: dict[int, float] = {}
-    if optimizer.layer_decay != 1:
+    starts: dict[int, float] = {}
+    if optimizer.layer_decay != 1 or optimizer.gradual_unfreeze is not None:
         assert isinstance(network, Network), "only a Network has layer groups"
         groups = layer_groups(network)
+        last = len(groups) - 1
         for depth, weights in enumerate(groups):
-            factor = optimizer.layer_decay ** (len(groups) - 1 - depth)
-            factors |= {id(weight): factor for weight in weights}
+            start = (optimizer.gradual_unfreeze or 0.0) * (last - depth) / max(1, last)
+            for weight in weights:
+                factors[id(weight)] = optimizer.layer_decay ** (last - depth)
+                starts[id(weight)] = start
     if optimizer.head_lr_mult != 1:
-        factors |= {id(weight): optimizer.head_lr_mult for weight in _classifier_parameters(network)}
-    return factors
-
-
-def _start_fractions(network: nn.Module, optimizer: recipe.Optimizer) -> dict[int, float]:
-    """Fraction of the run after which a parameter trains, by its ``id``; others have 0."""
-    if optimizer.gradual_unfreeze is None:
-        return {}
-    assert isinstance(network, Network), "only a Network has layer groups"
-    groups = layer_groups(network)
-    last = max(1, len(groups) - 1)
-    return {
-        id(weight): optimizer.gradual_unfreeze * (last - depth) / last
-        for depth, weights in enumerate(groups)
-        for weight in weights
-    }
-
-
-def _classifier_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the classifiers, or of the last linear layer of a module that is not a ``Network``."""
-    linears: list[nn.Module] = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    classifiers = classifier_layers(network) if isinstance(network, Network) else linears[-1:]
-    return [weight for module in classifiers for weight in module.parameters()]
+        # Of a module that is not a ``Network``, the last linear layer is the classifier.
+        linears: list[nn.Module] = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        for module in classifier_layers(network) if isinstance(network, Network) else linears[-1:]:
+            factors |= {id(weight): optimizer.head_lr_mult for weight in module.parameters()}
+    return factors, starts
 
 
 def lr_factor(schedule: recipe.Schedule, step: float, *, steps: int, steps_per_epoch: float) -> float:
@@ -195,13 +165,7 @@ def lr_factor(schedule: recipe.Schedule, step: float, *, steps: int, steps_per_e
 
     Warm-up is linear and reaches the peak at its end. As in the released code, the staircase counts from the start of
     the run. The cosine starts where warm-up ends, which is ours (the released code counts it from the start). Warm-up
-    is one step ahead of the released code, whose first step has a rate of 0.
-
-    Args:
-        schedule: Schedule of the recipe.
-        step: Position in the schedule, 0 ≤ step < steps; may be between two steps.
-        steps: Steps of the run.
-        steps_per_epoch: Steps of an epoch, may be a fraction.
+    is one step ahead of the released code, whose first step has a rate of 0. ``step`` may be between two steps.
     """
     warmup_steps = min(schedule.warmup_epochs * steps_per_epoch, schedule.max_warmup_fraction * steps)
     if step < warmup_steps:
@@ -212,3 +176,39 @@ def lr_factor(schedule: recipe.Schedule, step: float, *, steps: int, steps_per_e
         return float(schedule.gamma ** math.floor(step / steps_per_epoch / schedule.step_epochs))
     fraction = (step - warmup_steps) / max(1.0, steps - warmup_steps)
     return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+class EMA:
+    """Exponential moving average of all weights and batch-norm statistics.
+
+    Early on, the decay is at most (1 + step) / (10 + step), so that the average forgets the random start.
+
+    Source: arXiv:2104.00298, section 5.1 (0.9999). The cap and the statistics are those of the released code, which
+        counts finished steps, while this counts from 0.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        # Found once: a walk through all modules takes a percent of a step of 0.1 s.
+        self._slots, self._source = _float_slots(network), weakref.ref(network)
+        self._averages = [owner[name] for owner, name in _float_slots(self.network)]
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move the average towards the weights after a step, counted from 0."""
+        assert network is self._source(), "the EMA follows one network"
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._averages, [owner[name] for owner, name in self._slots], 1 - decay)
+
+
+def _float_slots(network: nn.Module) -> list[tuple[Mapping[str, Any], str]]:
+    """Owner and name of each floating-point parameter and saved buffer; shared ones once."""
+    slots: dict[tuple[int, torch.Size], tuple[Mapping[str, Any], str]] = {}
+    for module in network.modules():
+        for owner in (module._parameters, module._buffers):
+            for name, tensor in owner.items():
+                saved = name not in module._non_persistent_buffers_set
+                if saved and tensor is not None and tensor.is_floating_point():
+                    slots.setdefault((tensor.data_ptr(), tensor.shape), (owner, name))
+    return list(slots.values())

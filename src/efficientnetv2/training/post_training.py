@@ -65,10 +65,9 @@ class Result:
     seconds: float  # Wall time over all resumed parts, validation and saving included
     images: int  # Images seen in training
     history: list[dict[str, Any]]  # Rows of ``metrics.jsonl``
-    selection: ModelSelection | None = None  # Selection of the weights. None if the last ones were kept.
-    # Selection of the image size at evaluation. None if there was none.
+    selection: ModelSelection | None = None  # None if the last weights were kept
     sizes: EvalSizeSelection | None = None
-    calibration: Calibration | None = None  # Temperature fitted on minival. None if there is none.
+    calibration: Calibration | None = None  # Temperature fitted on minival
 
 
 def finish_training(
@@ -81,6 +80,8 @@ def finish_training(
         DivergedError: The outputs are not finite. The model is removed.
     """
     config, state, selection = context.config, context.state, context.selection
+    if context.pacer is not None:
+        _logger.info(f"Trained: {epochs_trained(config, state.step):g} epochs, as the time allowed.")
     if selection:
         if state.step < context.plan.steps:
             _logger.info(selection.why_over())
@@ -92,11 +93,11 @@ def finish_training(
     sizes = None
     try:
         if config.recipe.eval_image_size_candidates is not None and config.minival is not None:
-            sizes = _select_eval_size(config, state)
+            sizes = _select_eval_size(config, state, config.minival)
             config = replace(config, preprocessing=replace(config.preprocessing, image_size=sizes.image_size))
             _logger.info(str(sizes))
         calibration = _calibrate(config, state)
-        _logger.info(f"Answering {pluralize(len(config.val), f'{config.eval_split} picture')}.")
+        _logger.info(f"Evaluating on {pluralize(len(config.val), f'{config.eval_split} image')}.")
         predictions = config.predict(state, config.val)
     except DivergedError as error:
         if config.world.is_main_process:
@@ -143,8 +144,8 @@ def unreadable_note(config: RunConfig, predictions: Predictions) -> list[str]:
         return []
     lost, total = len(predictions.unreadable), len(config.val)
     return [
-        f"{lost:,} of {total:,} {config.eval_split} images could not be read. The metrics are of the other "
-        f"{total - lost:,}. {config.folder.skipped_file.name} lists what could not be read."
+        f"{lost:,} of {total:,} {config.eval_split} images could not be read ({config.folder.skipped_file.name} lists "
+        f"them). The metrics are of the other {total - lost:,}."
     ]
 
 
@@ -163,22 +164,21 @@ def _fingerprint(config: RunConfig) -> TrainingFingerprint | None:
         return TrainingFingerprint(len(part), np.sort(content_hashes(part)[1]))
 
     try:
-        chose = None if config.minival is None else fingerprint(config.minival)
-        own = replace(fingerprint(config.train), chose=chose)
+        selecting = None if config.minival is None else fingerprint(config.minival)
+        trained = replace(fingerprint(config.train), chose=selecting)
     except InputError as error:  # remote shards are gone, which is no reason to lose the model
-        _logger.info(f"The model file does not know the pictures that trained it: {error}")
+        _logger.info(f"The model file does not record its training images: {error}")
         return None
-    return own.started_from(config.network.trained_on, most=MAX_HASHED)
+    return trained.started_from(config.network.trained_on, most=MAX_HASHED)
 
 
-def _select_eval_size(config: RunConfig, state: TrainState) -> EvalSizeSelection:
+def _select_eval_size(config: RunConfig, state: TrainState, minival: ImageDataset) -> EvalSizeSelection:
     """Evaluate minival at each size; all processes call this and get the same."""
-    assert config.minival is not None, "a recipe that tries sizes has minival"
     evaluated: dict[int, tuple[Predictions, float]] = {}
     for px in eval_size_candidates(config.recipe):
         began = time.perf_counter()
         resized = replace(config, preprocessing=replace(config.preprocessing, image_size=px))
-        evaluated[px] = resized.predict(state, config.minival), time.perf_counter() - began
+        evaluated[px] = resized.predict(state, minival), time.perf_counter() - began
     points = broadcast_from_main(
         config.world,
         lambda: evaluate_sizes(evaluated.__getitem__, list(evaluated), config.train.class_names),
@@ -192,8 +192,7 @@ def _calibrate(config: RunConfig, state: TrainState) -> Calibration | None:
         return None
     if len(config.minival) < MIN_TEMPERATURE_IMAGES:
         _logger.info(
-            f"No temperature was fitted: minival has {len(config.minival)} images, "
-            f"but a temperature needs {MIN_TEMPERATURE_IMAGES}."
+            f"No temperature was fitted: minival has {len(config.minival)} images, fewer than {MIN_TEMPERATURE_IMAGES}."
         )
         return None
     predictions = config.predict(state, config.minival)
@@ -207,8 +206,5 @@ def _calibrate(config: RunConfig, state: TrainState) -> Calibration | None:
     found = broadcast_from_main(config.world, fitted)
     if found is not None:
         eval_network(state).calibration = found
-        _logger.info(
-            f"Temperature {found.temperature:.3g}, fitted on {found.pictures} pictures of minival: probabilities are "
-            "stated by it."
-        )
+        _logger.info(f"Temperature: {found.temperature:.3g} (fitted on {found.pictures} images of minival)")
     return found

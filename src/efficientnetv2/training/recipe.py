@@ -23,10 +23,8 @@ from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils.device import Precision
 from efficientnetv2.utils.probability import Answer
 
-# Upper limit of epochs and of the batch size. More is a typing error. Ours.
-MAX_COUNT = 1_000_000
-# Upper limit of the image size at evaluation. More is a typing error. Ours.
-_MAX_IMAGE_SIZE = 4096
+# Upper limits, of epochs and of the batch size, and of the image size at evaluation. More is a typing error. Ours.
+MAX_COUNT, _MAX_IMAGE_SIZE = 1_000_000, 4096
 # What a recipe's schedule has where it names no rate. Outside a recipe, the model keeps the rate it was built with.
 DEFAULT_RATES = {"dropout": 0.0, "drop_path": 0.0}
 
@@ -271,11 +269,15 @@ class Recipe(StrictModel):
     def _consistent(self) -> Recipe:
         if self.epochs != "auto" and self.steps is not None:
             raise ValueError(
-                f"epochs is {self.epochs:g} and steps is {self.steps}, but only one may set the length of a run: set "
-                "epochs to auto or steps to null"
+                f"epochs is {self.epochs:g} and steps is {self.steps}: set epochs to auto or steps to null"
             )
-        if self.minival is None:
-            self._refuse_selection_on_val()
+        for name in ("patience", "eval_image_size_candidates"):
+            value = getattr(self, name)
+            if self.minival is None and value is not None:
+                raise ValueError(
+                    f"{name} is {value}, but minival is off, and val must not select anything: set minival (0.1 is a "
+                    f"tenth of train), or {name} to null"
+                )
         if self.crop_pct < 1 and self.crop_mode == "border":
             raise ValueError(f"crop_pct is {self.crop_pct:g}, but crop_mode 'border' cuts nothing off")
         if self.ghost_batch_size is not None and self.batch_size % self.ghost_batch_size:
@@ -285,21 +287,16 @@ class Recipe(StrictModel):
                 f"ghost_batch_size is {self.ghost_batch_size}, which does not divide batch_size "
                 f"({self.batch_size}); the next smaller that does is {fits}"
             )
-        if self.stage_time is not None:
-            self._validate_stage_time(self.stage_time)
-        if self.minority_randaugment_scale != 1 and (
-            self.class_sampling is None or self.progressive.randaugment is None
-        ):
+        self._validate_stage_time()
+        scale, randaugment = self.minority_randaugment_scale, self.progressive.randaugment
+        if scale != 1 and (self.class_sampling is None or randaugment is None):
             off = "class_sampling" if self.class_sampling is None else "progressive.randaugment"
             raise ValueError(
-                f"minority_randaugment_scale is {self.minority_randaugment_scale:g}, but {off} is off, so it has no "
-                f"effect: set {off}, or "
-                "minority_randaugment_scale to 1"
+                f"minority_randaugment_scale is {scale:g}, but has no effect without {off}: set {off} too"
             )
-        if self.augment.autoaugment and self.progressive.randaugment is not None:
+        if self.augment.autoaugment and randaugment is not None:
             raise ValueError(
-                "augment.autoaugment and progressive.randaugment are both on, but each replaces the other: set "
-                "augment.autoaugment to false or progressive.randaugment to null"
+                "augment.autoaugment and progressive.randaugment replace each other: turn one off"
             )
         if self.progressive.extra:
             raise ValueError(
@@ -308,24 +305,10 @@ class Recipe(StrictModel):
             )
         return self
 
-    def _refuse_selection_on_val(self) -> None:
-        fix = (
-            "but minival is off, and val must not select anything: set minival (0.1 is a tenth of train), or"
-        )
-        if self.patience is not None:
-            raise ValueError(f"patience is {self.patience}, {fix} patience to null")
-        if self.eval_image_size_candidates is not None:
-            tried = (
-                self.eval_image_size_candidates
-                if self.eval_image_size_candidates == "auto"
-                else list(self.eval_image_size_candidates)
-            )
-            raise ValueError(
-                f"eval_image_size_candidates is {tried}, {fix} eval_image_size_candidates to null"
-            )
-
-    def _validate_stage_time(self, shares: Literal["equal"] | tuple[float, ...]) -> None:
-        plan = self.progressive
+    def _validate_stage_time(self) -> None:
+        shares, plan = self.stage_time, self.progressive
+        if shares is None:
+            return
         if plan.changes_always:
             why = "its order is random" if plan.order == "random" else "a value grows at every step"
             raise ValueError(f"stage_time is {shares}, but progressive has no stages: {why}")
@@ -345,26 +328,18 @@ class Recipe(StrictModel):
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """A recipe, and what ``effnetv2 recipes NAME`` shows of it.
-
-    Args:
-        title: One line for the list of recipes.
-        result: What it reaches, and what it costs where that is known.
-        source: Where the hyperparameters come from.
-        ours: What the source leaves open or does in another way.
-        data: Arguments of ``effnetv2 train`` before ``--recipe``.
-        run: Further text after the command.
-        has_cost: Whether ``result`` states hours or minutes. If not, the command that estimates them is added.
-    """
+    """A recipe, and what ``effnetv2 recipes NAME`` shows of it."""
 
     recipe: Recipe
-    title: str
-    result: str
-    source: str
-    ours: str
-    data: str = "IMAGENET"
-    run: str = ""
-    has_cost: bool = False
+    title: str  # One line for the list of recipes
+    result: str  # What it reaches, and what it costs where that is known
+    source: str  # Where the hyperparameters come from
+    ours: str  # What the source leaves open or does in another way
+    data: str = "IMAGENET"  # Arguments of ``effnetv2 train`` before ``--recipe``
+    run: str = ""  # Text after the command
+    has_cost: bool = (
+        False  # Whether ``result`` states hours or minutes. If not, the command that estimates is added.
+    )
 
     @property
     def description(self) -> str:

@@ -17,55 +17,45 @@ from efficientnetv2.progressive.schedule import RANGES, ProgressiveSchedule
 from efficientnetv2.training.recipe import DEFAULT_RATES, Recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean
 
-# Words for the bounds of a JSON schema, those with two ends first.
-_BOUNDS = {
-    ("minimum", "maximum"): "from {:,} to {:,}",
-    ("minimum", "exclusiveMaximum"): "from {:,} to below {:,}",
-    ("exclusiveMinimum", "maximum"): "above {:,} up to {:,}",
-    ("exclusiveMinimum", "exclusiveMaximum"): "above {:,} and below {:,}",
-    ("minimum",): "from {:,}",
-    ("exclusiveMinimum",): "above {:,}",
-    ("maximum",): "up to {:,}",
-    ("exclusiveMaximum",): "below {:,}",
-}
 # Number of keys shown of an object with more, such as an architecture.
 _KEYS_SHOWN = 3
 # Names of the same field in timm, Ultralytics, Keras and Hugging Face. Ours.
 _FOREIGN_NAMES = {
-    **dict.fromkeys(("lr0", "learning_rate"), "optimizer.lr"),
-    **dict.fromkeys(("opt", "optim"), "optimizer.name"),
-    "wd": "optimizer.weight_decay",
-    **dict.fromkeys(("clip_grad", "max_grad_norm", "gradient_clip_val"), "optimizer.clip_norm"),
-    **dict.fromkeys(("sched", "lr_scheduler", "lr_scheduler_type"), "schedule.name"),
-    "num_train_epochs": "epochs",
-    **dict.fromkeys(("imgsz", "img_size", "image_size"), "progressive.image_size"),
-    **dict.fromkeys(("batch", "per_device_train_batch_size"), "batch_size"),
-    **dict.fromkeys(("val_split", "validation_split"), "val_fraction"),
-    "early_stopping_patience": "patience",
-    **dict.fromkeys(("drop", "dropout_rate"), "progressive.dropout"),
-    "drop_path_rate": "progressive.drop_path",
-    "mixup": "progressive.mixup_alpha",
-    "cutmix": "progressive.cutmix_alpha",
-    **dict.fromkeys(("smoothing", "label_smoothing_factor"), "progressive.label_smoothing"),
-    "model_ema_decay": "ema_decay",
-    "sync_bn": "sync_batch_norm",
-    "grad_checkpointing": "checkpoint_stages",
-    "freeze": "freeze_stages",
+    foreign: name
+    for name, foreigns in {
+        "optimizer.lr": "lr0 learning_rate",
+        "optimizer.name": "opt optim",
+        "optimizer.weight_decay": "wd",
+        "optimizer.clip_norm": "clip_grad max_grad_norm gradient_clip_val",
+        "schedule.name": "sched lr_scheduler lr_scheduler_type",
+        "epochs": "num_train_epochs",
+        "progressive.image_size": "imgsz img_size image_size",
+        "batch_size": "batch per_device_train_batch_size",
+        "val_fraction": "val_split validation_split",
+        "patience": "early_stopping_patience",
+        "progressive.dropout": "drop dropout_rate",
+        "progressive.drop_path": "drop_path_rate",
+        "progressive.mixup_alpha": "mixup",
+        "progressive.cutmix_alpha": "cutmix",
+        "progressive.label_smoothing": "smoothing label_smoothing_factor",
+        "ema_decay": "model_ema_decay",
+        "sync_batch_norm": "sync_bn",
+        "checkpoint_stages": "grad_checkpointing",
+        "freeze_stages": "freeze",
+    }.items()
+    for foreign in foreigns.split()
 }
 
 
 @dataclass(frozen=True)
 class RecipeField:
-    """A field of a recipe: full name, accepted values in words, default as plain JSON, and description in Markdown.
+    """A field of a recipe. A required field has no default: every recipe sets it."""
 
-    A required field has no default: every recipe sets it.
-    """
-
-    name: str
-    values: str
+    name: str  # In full: optimizer.lr
+    values: str  # Accepted values in words
     required: bool
-    default: Any
-    meaning: str
+    default: Any  # Plain JSON value
+    meaning: str  # In Markdown
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -118,23 +108,16 @@ def all_fields() -> list[RecipeField]:
 def find_fields(word: str) -> list[RecipeField]:
     """The field of that name, or else all whose full or last name starts with it: ``optimizer``, ``crop``, ``lr``.
 
-    Raises:
-        InputError: No field matches. The message names the nearest.
+    Raises InputError if no field matches. The message names the nearest.
     """
     fields = all_fields()
     found = [field for field in fields if field.name == word] or [
         field for field in fields if field.name.startswith(word) or _last(field.name).startswith(word)
     ]
     if not found:
-        known = [
-            *filter(None, recipe_parts()),
-            *(field.name for field in fields),
-            *(_last(field.name) for field in fields),
-        ]
-        raise InputError(
-            f"A recipe has no field '{word}', and none that begins so{did_you_mean(word, known)} "
-            "effnetv2 recipes --fields lists them all."
-        )
+        names = [field.name for field in fields]
+        near = did_you_mean(word, [*filter(None, recipe_parts()), *names, *map(_last, names)])
+        raise InputError(f"A recipe has no field '{word}'{near} To list them all: effnetv2 recipes --fields")
     return found
 
 
@@ -210,11 +193,16 @@ def _values(
 
 
 def _number(schema: dict[str, Any]) -> str:
-    noun = "whole number" if schema["type"] == "integer" else "number"
-    for keys, words in _BOUNDS.items():
-        if all(key in schema for key in keys):
-            return f"{noun} {words.format(*(schema[key] for key in keys))}"
-    return noun
+    least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    most, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    words = ["whole number" if schema["type"] == "integer" else "number"]
+    if least is not None or above is not None:
+        words.append(f"above {above:,}" if least is None else f"from {least:,}")
+    if most is not None:
+        words.append(f"to {most:,}" if least is not None else f"up to {most:,}")
+    elif below is not None:
+        words.append(f"{'to' if least is not None else 'and'} below {below:,}")
+    return " ".join(words)
 
 
 def _join_or(words: list[str]) -> str:

@@ -42,16 +42,16 @@ class ImageCounts:
 class RunConfig:
     """What to run, on what, where."""
 
-    recipe: Recipe  # Resolved recipe
+    recipe: Recipe  # Resolved
     # Initial model; of a resumed run, one of the same shape. Any ``Network``, so your own wrapped module too.
     network: Network
-    train: ImageDataset  # Training images
+    train: ImageDataset
     val: ImageDataset  # Images that give the metrics: those of val, or of test
-    preprocessing: Preprocessing  # Preprocessing of evaluation, and of the model file
-    folder: RunDir  # Run directory
-    device: torch.device  # Device to train on
+    preprocessing: Preprocessing  # Of evaluation, and of the model file
+    folder: RunDir
+    device: torch.device
     workers: int  # Processes that read images
-    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS  # Groups per pass
+    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS
     strict: bool = False  # Whether an unreadable image ends the run
     world: World = SINGLE_PROCESS  # Processes that run it together, each with its own configuration
     reader: Reader | None = None  # Reads the training images; None reads the files
@@ -101,31 +101,33 @@ class RunConfig:
     ) -> Predictions:
         """Predictions of the model that would be kept now; unreadable images are counted, listed and skipped.
 
-        Every process predicts its share; the first gets all predictions, the others none.
+        Every process predicts its share; the first gets all predictions, the others none. ``once`` leaves out test-time
+        augmentation; ``progress`` is called after every batch.
 
-        Args:
-            state: State of the run.
-            part: Images to predict.
-            once: Whether to leave out test-time augmentation.
-            progress: Called after every batch.
-
-        Raises:
-            InputError: All of them, or more than half, can't be read (``strict``: any). In the first process.
+        Raises InputError if all of them, or more than half, can't be read (``strict``: any). In the first process.
         """
-        predictions = self.look(state, part, once=once, progress=progress)
-        self._refuse_outage(part, predictions.unreadable)
-        new = [
-            f"{part.paths[row]}: {reason}"
-            for row, reason in predictions.unreadable
-            if self.folder.skip(part.paths[row], reason)
-        ]
+        predictions = self.predict_readable(state, part, once=once, progress=progress)
+        unreadable = [(part.paths[row], reason) for row, reason in predictions.unreadable]
+        if not unreadable:
+            return predictions
+        first = ": ".join(unreadable[0])
+        if self.strict:
+            raise InputError(f"{first}. Repair it or leave out `strict`, then continue with `resume`.")
+        # One is no outage, however few there are: damage within a shard shows when it is read, not before.
+        if len(unreadable) > min(len(part) - 1, max(1, _MOST_UNREADABLE * len(part))):
+            raise InputError(
+                f"{len(unreadable):,} of the {pluralize(len(part), 'image')} to be evaluated can't be read any more, "
+                f"above the limit of {_MOST_UNREADABLE:.0%}. The first is {first}. Bring them back, then continue "
+                "with `resume`."
+            )
+        new = [path for path, reason in unreadable if self.folder.skip(path, reason)]
         if new:
             _logger.info(
-                f"Skipped {len(new):,} of {pluralize(len(part), 'image')} to be evaluated. The first is {new[0]}."
+                f"Skipped {len(new):,} of {pluralize(len(part), 'image')} to be evaluated, such as {new[0]}."
             )
         return predictions
 
-    def look(
+    def predict_readable(
         self,
         state: TrainState,
         part: ImageDataset,
@@ -133,7 +135,7 @@ class RunConfig:
         once: bool,
         progress: Callable[[int], object] | None = None,
     ) -> Predictions:
-        """The same predictions, whatever can't be read."""
+        """The same predictions, however many images can't be read."""
         return predict_dataset(
             eval_network(state),
             part,
@@ -141,23 +143,6 @@ class RunConfig:
             runtime=Runtime(self.device, self.workers, world=self.world),
             progress=progress,
         )
-
-    def _refuse_outage(self, part: ImageDataset, unreadable: Sequence[tuple[int, str]]) -> None:
-        """Refuse too many unreadable images: they were readable when the run began."""
-        if not unreadable:
-            return
-        first = f"{part.paths[unreadable[0][0]]}: {unreadable[0][1]}"
-        if self.strict:
-            raise InputError(
-                f"{first}. Bring it back, then go on with --resume; without --strict it is passed over."
-            )
-        # One is no outage, however few are asked for: damage within a shard shows when it is read, not before.
-        if len(unreadable) > min(len(part) - 1, max(1, _MOST_UNREADABLE * len(part))):
-            raise InputError(
-                f"{len(unreadable):,} of the {pluralize(len(part), 'image')} to be evaluated can't be read any more, "
-                f"more than the {_MOST_UNREADABLE:.0%} that are skipped. The first is {first}. "
-                "Bring them back, then go on with --resume."
-            )
 
 
 class UnreadableImages:
@@ -171,24 +156,21 @@ class UnreadableImages:
     def add(self, unreadable: Sequence[tuple[int, str]]) -> None:
         """Skip images from now on: sample and reason of each, from all processes.
 
-        Raises:
-            InputError: There are too many; or, if the run is strict, any.
+        Raises InputError if there are too many; or, if the run is strict, any.
         """
         folder, train = self._config.folder, self._config.train
         for sample, reason in unreadable:
             image = f"{train.paths[sample]}: {reason}"
             if self._config.strict:
-                raise InputError(
-                    f"{image}. Repair it, then go on with --resume; without --strict it is skipped."
-                )
+                raise InputError(f"{image}. Repair it or leave out `strict`, then continue with `resume`.")
             self._lost.add(sample)
             if folder.skip(train.paths[sample], reason):
                 _logger.info(f"Skipped from now on: {image}.")
             if len(self._lost) > MAX_UNREADABLE * len(train):
                 raise InputError(
-                    f"{len(self._lost)} of {len(train)} training pictures have become unreadable during the run, more "
-                    f"than the {MAX_UNREADABLE:.0%} that are passed over; the last is {image}. All are listed in "
-                    f"{folder.skipped_file}. Bring them back, then go on with --resume."
+                    f"{len(self._lost)} of {len(train)} training images have become unreadable, above the limit of "
+                    f"{MAX_UNREADABLE:.0%}; the last is {image}. Bring back those that {folder.skipped_file} lists, "
+                    "then continue with `resume`."
                 )
 
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.training.checkpoints import checkpoint_steps
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.train_state import checkpoint_steps
 from efficientnetv2.utils import legacy
-from efficientnetv2.utils.errors import InputError, pluralize
+from efficientnetv2.utils.errors import InputError, error_summary, pluralize
 from efficientnetv2.utils.io import (
     hint_for_os_error,
     read_object,
@@ -30,7 +30,6 @@ from efficientnetv2.utils.io import (
 )
 from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.logs import Recorder
-from efficientnetv2.utils.memory import first_line
 from efficientnetv2.utils.shell import shell_join
 
 if TYPE_CHECKING:
@@ -39,76 +38,47 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-# What a run that has come to its end writes beside its model file, in this order.
+# What a finished run writes next to its model file, in this order.
 REPORT_FILES = ("report.json", "report.html", "predictions.csv")
-# What a run holds while it begins (``training.run_lock``); only one that was killed then leaves it.
-LOCK = "beginning.lock"
-# Likewise while it is under way.
-RUNNING = "running.lock"
+# Locks of a run that begins and of one under way (``training.run_lock``); only a killed run leaves them.
+LOCK, RUNNING = "beginning.lock", "running.lock"
 # All that a run leaves, by their names in its folder.
 RUN_FILES = (
     "recipe.yaml", "run.json", "dataset.csv", "skipped.csv", "metrics.jsonl", "log.txt", "tensorboard",
     "checkpoints", "model.safetensors", "probe", "against", LOCK, RUNNING, *REPORT_FILES,
     *legacy.FILES.values(),
 )  # fmt: skip
-
 # By which a run directory, and that of a cross-validation, is recognized.
 RUN_MARKERS = ("run.json", "crossval.json")
-# What a run needs of its beginning to go on.
+# What a run needs of its beginning to resume.
 _NEEDED = ("command", "auto_choices", "preprocessing", "microbatches")
-_DAMAGED = ".damaged"  # behind the name of a file that was set aside
 
 
 class RunDir:
     """A run directory and the files in it (``RUN_FILES``). It is made if need be.
 
-    Raises:
-        InputError: It can't be made.
+    Raises InputError if it can't be made.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--output {path}: {error.strerror or error}. Give another folder.") from error
+            raise InputError(f"`output` {path}: {error.strerror or error}. Give another folder.") from error
+        self._set_paths(path)
+        self.skipped.update(name for name, _ in read_skipped(self.skipped_file) or ())
+
+    def _set_paths(self, path: Path) -> None:
         self.path = path
+        self.recipe_file = path / "recipe.yaml"  # Resolved recipe
+        self.dataset_file = run_file(path, "dataset.csv")  # Every image with its label and split
+        self.skipped_file = path / "skipped.csv"  # Unreadable images, and why
+        self.metrics_file = path / "metrics.jsonl"  # A training or validation row per line
+        self.checkpoints = path / "checkpoints"
+        self.model_file = path / "model.safetensors"
+        self.beginning_file = run_file(path, "run.json")  # Command, and what was resolved
+        self.skipped: set[str] = set()  # Paths of the images skipped so far
         self._board: SummaryWriter | None = None
-        self._skipped = self._skipped_before()
-
-    @property
-    def recipe_file(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def dataset_file(self) -> Path:
-        """Every image with its label and split."""
-        return run_file(self.path, "dataset.csv")
-
-    @property
-    def skipped_file(self) -> Path:
-        """Unreadable images, and why."""
-        return self.path / "skipped.csv"
-
-    @property
-    def metrics_file(self) -> Path:
-        """A JSON object per line: training and validation rows."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def model_file(self) -> Path:
-        """The model file."""
-        return self.path / "model.safetensors"
-
-    @property
-    def beginning_file(self) -> Path:
-        """How the run was started: command, and what was resolved."""
-        return run_file(self.path, "run.json")
 
     @property
     def reported(self) -> bool:
@@ -138,98 +108,59 @@ class RunDir:
         write_text_atomically(self.recipe_file, recipe.to_yaml())
 
     def beginning(self) -> dict[str, Any]:
-        """What ``begin`` was given.
-
-        Raises:
-            InputError: The file is missing or damaged.
-        """
-        again = shell_join(
-            [
-                "effnetv2",
-                "train",
-                str(self.dataset_file),
-                "--recipe",
-                str(self.recipe_file),
-                "--output",
-                "NEW",
-            ]
-        )
+        """What ``begin`` was given. Raises InputError if the file is missing or damaged."""
+        recipe = ["--recipe", str(self.recipe_file), "--output", "NEW"]
+        again = shell_join(["effnetv2", "train", str(self.dataset_file), *recipe])
         fix = f"The run can't be resumed. Start a new run with the same recipe and split: {again}"
         plain = read_object(self.beginning_file, *_NEEDED, fix=fix)
         try:
             Preprocessing.from_json(plain["preprocessing"])
             MicrobatchPlan.from_json(plain["microbatches"])
         except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.beginning_file} is damaged ({first_line(error)}). {fix}") from error
+            raise InputError(f"{self.beginning_file} is damaged ({error_summary(error)}). {fix}") from error
         return plain
 
     def amend_beginning(self, **changed: Any) -> None:
-        """Change values of ``beginning``.
-
-        Raises:
-            InputError: It can't be written, as on a full disk.
-        """
+        """Change values of ``beginning``."""
         with _writing(self.beginning_file):
             write_text_atomically(self.beginning_file, json.dumps(self.beginning() | changed, indent=2))
 
     def record(self, row: dict[str, Any]) -> None:
-        """Write a row to ``metrics.jsonl`` and TensorBoard.
-
-        Raises:
-            InputError: It can't be written, as on a full disk.
-        """
+        """Write a row to ``metrics.jsonl`` and TensorBoard."""
         with _writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         with _writing(self.path / "tensorboard"):
-            if self._board is None:
-                self._board = _board(self.path / "tensorboard", row["step"])
+            if self._board is None:  # one that continues at this step
+                # TensorBoard would import TensorFlow if there is one: slow, and it may clash with PyTorch.
+                sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+                from torch.utils.tensorboard import SummaryWriter  # takes half a second
+
+                self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=row["step"])
             for name, value in row.items():
                 if name not in {"step", "epoch", "kind"} and isinstance(value, int | float):
                     self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
     def skip(self, path: str, reason: str) -> bool:
-        """List an unreadable image in ``skipped.csv``, once; returns whether it is new there.
-
-        Raises:
-            InputError: It can't be written, as on a full disk.
-        """
-        if path in self._skipped:
+        """List an unreadable image in ``skipped.csv``, once; returns whether it is new there."""
+        if path in self.skipped:
             return False
         with _writing(self.skipped_file), self.skipped_file.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if file.tell() == 0:  # a disk that was full may have left it empty
                 writer.writerow(["path", "reason"])
             writer.writerow([path, reason])
-        self._skipped.add(path)
+        self.skipped.add(path)
         return True
 
-    def _skipped_before(self) -> set[str]:
-        return {path for path, _ in read_skipped(self.skipped_file) or ()}
-
     def set_aside_damaged(self) -> None:
-        """Rename a damaged log and a damaged list of skipped images before the run resumes; whole rows stay.
-
-        Raises:
-            InputError: A file can't be renamed or written.
-        """
+        """Rename a damaged log and a damaged list of skipped images before the run resumes; whole rows stay."""
         if read_skipped(self.skipped_file) is None:
             _logger.info(quarantine(self.skipped_file, "The list of skipped images starts again."))
         rows, damaged = self._rows()
         if damaged:
             note = quarantine(self.metrics_file, f"The run keeps its {pluralize(len(rows), 'whole row')}.")
-            with _writing(self.metrics_file):
-                write_text_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+            self._write_rows(rows)
             _logger.info(note)
-
-    @property
-    def skipped(self) -> frozenset[str]:
-        """Paths of the images skipped so far."""
-        return frozenset(self._skipped)
-
-    @property
-    def skipped_count(self) -> int:
-        """Number of images skipped so far."""
-        return len(self._skipped)
 
     def history(self) -> list[dict[str, Any]]:
         """The whole rows of ``metrics.jsonl``."""
@@ -244,11 +175,13 @@ class RunDir:
         last = _row(cut)  # a kill or a full disk may cut it off: the resumed run writes it again
         return [row for row in (*found, last) if row is not None], None in found
 
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        with _writing(self.metrics_file):
+            write_text_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps that a resumed run will repeat."""
-        kept = [json.dumps(row) + "\n" for row in self.history() if row["step"] <= step]
-        with _writing(self.metrics_file):
-            write_text_atomically(self.metrics_file, "".join(kept))
+        self._write_rows([row for row in self.history() if row["step"] <= step])
 
     def close(self) -> None:
         """Flush TensorBoard's file."""
@@ -290,8 +223,7 @@ class NullRunDir(RunDir):
     """The run directory for all processes but the first, which writes for them."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._skipped: set[str] = set()
+        self._set_paths(path)
 
     def record(self, row: dict[str, Any]) -> None:
         """Written by the first process."""
@@ -301,8 +233,8 @@ class NullRunDir(RunDir):
 
     def skip(self, path: str, reason: str) -> bool:
         """Listed by the first process; counted here too."""
-        new = path not in self._skipped
-        self._skipped.add(path)
+        new = path not in self.skipped
+        self.skipped.add(path)
         return new
 
     def history(self) -> list[dict[str, Any]]:
@@ -311,9 +243,6 @@ class NullRunDir(RunDir):
 
     def forget_after(self, step: int) -> None:
         """Done by the first process."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def read_skipped(file: Path) -> list[tuple[str, str]] | None:
@@ -329,12 +258,8 @@ def read_skipped(file: Path) -> list[tuple[str, str]] | None:
 
 
 def quarantine(file: Path, then: str) -> str:
-    """Rename a damaged file of a run, and return a line that says so and ends with ``then``.
-
-    Raises:
-        InputError: It can't be renamed.
-    """
-    aside = file.with_name(file.name + _DAMAGED)
+    """Rename a damaged file of a run, and return a line that says so and ends with ``then``."""
+    aside = file.with_name(f"{file.name}.damaged")
     with _writing(file):
         file.replace(aside)
     return f"{file} is damaged. It was renamed to {aside.name}. {then}"
@@ -353,24 +278,11 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 @contextmanager
 def _writing(file: Path) -> Iterator[None]:
-    """Within, a file of the run is written.
-
-    Raises:
-        InputError: It can't be; the message says how the run resumes.
-    """
+    """Within, a file of the run is written. Raises InputError if it can't be, as on a full disk."""
     try:
         yield
     except OSError as error:
+        hint = hint_for_os_error(error)
         raise InputError(
-            f"{file} can't be written ({error.strerror or error}). "
-            f"{hint_for_os_error(error)}, then go on with --resume."
+            f"{file} can't be written ({error.strerror or error}). {hint}, then continue with `resume`."
         ) from error
-
-
-def _board(folder: Path, step: int) -> SummaryWriter:
-    """A TensorBoard log that continues at a step."""
-    # TensorBoard would import TensorFlow if there is one: slow, and it may clash with PyTorch.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
-    from torch.utils.tensorboard import SummaryWriter  # takes half a second
-
-    return SummaryWriter(str(folder), purge_step=step)

@@ -17,8 +17,11 @@ from efficientnetv2.utils.io import locked, output_dir
 from efficientnetv2.utils.legacy import FILES, run_file
 from efficientnetv2.utils.shell import shell_join
 
-# Where runs without --output go.
+# Where runs without an output folder go.
 RUNS = Path("runs")
+# Processes that read images for a run were forked with its lock. Where it is killed, they outlive it by up to five
+# seconds (PyTorch's MP_STATUS_CHECK_INTERVAL).
+_PATIENCE_S = 10.0
 
 
 def validate_new_run_dir(path: Path) -> None:
@@ -26,26 +29,23 @@ def validate_new_run_dir(path: Path) -> None:
 
     ``dataset.csv`` may be a user's table: only with the beginning of a run it is a run's.
 
-    Raises:
-        InputError: It holds a run, or something else.
+    Raises InputError if it holds a run, or something else.
     """
     if (path / "recipe.yaml").exists():
         if RunDir(path).finished:
-            raise InputError(f"--output {path} holds a run already, which has finished. Give another folder.")
-        go_on = shell_join(
-            ["effnetv2", "train", "DATA", "--output", str(path), "--resume"]
-        )  # whatever verb asks
+            raise InputError(f"`output` {path} holds a run already, which has finished. Give another folder.")
+        command = shell_join(["effnetv2", "train", "DATA", "--output", str(path), "--resume"])
         raise InputError(
-            f"--output {path} holds a run already. Go on with it by --resume ({go_on}), or give another folder."
+            f"`output` {path} holds a run already. Resume it ({command}), or give another folder."
         )
     ours = {"probe", "against", "inspection", LOCK}
     if _is_beginning(run_file(path, "run.json")):
         ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv", *FILES.values()}
-    there = [file.name for file in path.iterdir()] if path.is_dir() else []
-    others = [name for name in there if name not in ours and not name.endswith(".partial")]
+    names = [file.name for file in path.iterdir()] if path.is_dir() else []
+    others = [name for name in names if name not in ours and not name.endswith(".partial")]
     if others:
         raise InputError(
-            f"--output {path} holds something that is no run ({shorten(others, 3)}). Give another folder."
+            f"`output` {path} holds something that is no run ({shorten(others, 3)}). Give another folder."
         )
 
 
@@ -65,13 +65,12 @@ def new_run_path(runs: Path, name: str) -> Path:
         path = runs / (stem if number == 0 else f"{stem}_{number}")
         if not path.exists():
             return path
-    raise InputError(f"{runs} holds a thousand runs of this second; give --output.")
+    raise InputError(f"{runs} holds a thousand runs of this second. Set `output`.")
 
 
 def newest_run(runs: Path) -> Path | None:
     """The run that was started or resumed last; None if there is none."""
-    recipes = runs_newest_first(runs)
-    return recipes[0].parent if recipes else None
+    return next((recipe.parent for recipe in runs_newest_first(runs)), None)
 
 
 def runs_newest_first(runs: Path) -> list[Path]:
@@ -84,35 +83,27 @@ def runs_newest_first(runs: Path) -> list[Path]:
     return sorted(runs.glob("*/recipe.yaml"), key=touched, reverse=True)
 
 
-# The processes that read pictures for a run outlive it by up to five seconds where it is killed (PyTorch's
-# MP_STATUS_CHECK_INTERVAL), and were forked with its lock.
-_PATIENCE_S = 10.0
-
-
 @contextmanager
 def create_run_dir(
     path: Path, *, name: str | None = None, refuse: Callable[[Path], None] = validate_new_run_dir
 ) -> Iterator[Path]:
     """A run directory in which no other run begins meanwhile; removed after an error or Ctrl-C if it is empty.
 
-    It is claimed by a lock of the operating system, which ends with the process.
+    It is claimed by a lock of the operating system, which ends with the process. With a ``name``, as nobody has chosen
+    the directory, one that another run has by now is replaced by the next free one.
 
-    Args:
-        path: The directory, which may exist.
-        name: Name of the run if nobody has chosen the directory: then the next free one is taken instead of one that
-            another run has by now. None refuses that one.
-        refuse: Raises an InputError for a directory in which nothing may begin.
-
-    Yields:
-        The directory.
-
-    Raises:
-        InputError: Another run begins there, ``refuse`` raises it, or the directory can't be made.
+    Raises InputError if another run begins there, ``refuse`` raises it, or the directory can't be made.
     """
-    with ExitStack() as kept:
+    fix = "Give another folder."
+    with ExitStack() as stack:
         while True:
             try:
-                kept.enter_context(_alone_in(path, refuse))
+                with ExitStack() as attempt:
+                    attempt.enter_context(output_dir(path, "`output`"))
+                    taken = f"another run is beginning there. {fix}"
+                    attempt.enter_context(locked(path / LOCK, f"`output` {path}", taken=taken, fix=fix))
+                    refuse(path)
+                    stack.enter_context(attempt.pop_all())
                 break
             except InputError:
                 if name is None or not path.exists():  # it can't be made, nor could another
@@ -125,15 +116,13 @@ def create_run_dir(
 def lock_run_dir(path: Path) -> Iterator[None]:
     """Within, no other process resumes the run, as two would write the same checkpoints.
 
-    Raises:
-        InputError: Another process is at work there, or the directory can't be written to.
+    Raises InputError if another process is at work there, or the directory can't be written to.
     """
     file = path / RUNNING
     taken = (
-        "another process is at work in this folder at this moment. Wait for its end, or stop it: 'lsof "
-        f"{file}' names it, on the machine that it runs on."
+        f"another process is at work in this folder. Wait for its end, or stop it ('lsof {file}' names it)."
     )
-    fix = "Let the folder be written into, or go on with a copy of it elsewhere."
+    fix = "Make the folder writable, or resume a copy of it."
     with locked(file, str(path), taken=taken, fix=fix, patience_s=_PATIENCE_S):
         yield
 
@@ -146,21 +135,10 @@ def is_running(path: Path) -> bool:
     file = path / RUNNING
     if not file.is_file():
         return False
-    lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        with FileLock(file, timeout=0):
+            return False
     except Timeout:
         return True
     except OSError:
         return False
-    lock.release()
-    return False
-
-
-@contextmanager
-def _alone_in(path: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
-    fix = "Give another folder."
-    taken = f"another run is beginning there at this moment. {fix}"
-    with output_dir(path, "--output"), locked(path / LOCK, f"--output {path}", taken=taken, fix=fix):
-        refuse(path)
-        yield

@@ -19,21 +19,20 @@ from efficientnetv2.training.recipe import Recipe, Schedule
 from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.transforms.randaugment import operation_names
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.shell import shell_join
 
 _logger = logging.getLogger(__name__)
 
-UNUSED_PREFIX = "Without effect here: "
+_UNUSED_PREFIX = "Without effect here: "
 _WEIGHTS_PREFIX = "Weights: "
 
 
 def log_notes(notes: Sequence[str], warnings: Collection[str], *, shown: str) -> None:
-    """Log notes as details, but warnings, what has no effect and what ``minutes`` changed for the user.
+    """Log notes as details, but warnings, what has no effect and what a time limit changed for the user.
 
     The note that has been ``shown`` is left out.
     """
     for note in notes:
-        if note in warnings or note.startswith(UNUSED_PREFIX) or "`minutes" in note:
+        if note in warnings or note.startswith(_UNUSED_PREFIX) or "`minutes" in note:
             _logger.info(note)
         elif note != shown:
             _logger.debug(note)
@@ -41,16 +40,16 @@ def log_notes(notes: Sequence[str], warnings: Collection[str], *, shown: str) ->
 
 def model_lines(recipe: Recipe, notes: Sequence[str], device: torch.device) -> list[str]:
     """Weights and model, a line each."""
-    weights = next(
-        (note for note in notes if note.startswith(_WEIGHTS_PREFIX)), f"{_WEIGHTS_PREFIX}{recipe.weights}"
-    )
-    if weights == f"{_WEIGHTS_PREFIX}none":
-        weights += " (training from scratch)"
+    scratch = "none (training from scratch)" if recipe.weights == "none" else recipe.weights
+    known = [note for note in notes if note.startswith(_WEIGHTS_PREFIX) and note != f"{_WEIGHTS_PREFIX}none"]
     schedule = recipe.progressive
     first, last = schedule.stage(0).image_size, schedule.last.image_size
     px = f"{last} px" if first == last else f"{first} to {last} px in {pluralize(schedule.stages, 'stage')}"
     how = f"batch size {recipe.batch_size}, {recipe.precision} on {device.type}"
-    return [weights, f"Model: {model_title(recipe.model)}, {px} ({how})"]
+    return [
+        *(known or [f"{_WEIGHTS_PREFIX}{scratch}"])[:1],
+        f"Model: {model_title(recipe.model)}, {px} ({how})",
+    ]
 
 
 def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) -> str:
@@ -63,56 +62,48 @@ def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) 
 
 
 def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
-    """A note on fields of the requested recipe that have no effect.
-
-    Args:
-        recipe: Recipe as requested.
-        scratch: Whether the model starts without weights.
-        processes: Number of processes of the run.
-    """
-    unused = []
-    if scratch and recipe.optimizer.gradual_unfreeze is not None:
-        unused.append("optimizer.gradual_unfreeze (from scratch all layers train from the start)")
-    if scratch and recipe.head_init == "linear_probe":
-        unused.append("head_init=linear_probe (from scratch there is nothing to fit a probe on)")
-    if recipe.sync_batch_norm and processes == 1:
-        unused.append("sync_batch_norm (there is one process)")
-    if recipe.stage_time is not None and recipe.progressive.stages == 1:
-        unused.append("stage_time (there is one stage)")
-    if recipe.effective_beta != DEFAULT_BETA and "effective" not in (
-        recipe.class_sampling,
-        recipe.class_weights,
-    ):
-        unused.append("effective_beta (neither class_sampling nor class_weights is effective)")
-    default = Schedule(name=recipe.schedule.name)
-    for kind, names in {"staircase": ("gamma", "step_epochs"), "cosine": ("min_lr_ratio",)}.items():
-        unused += [
-            f"schedule.{name} (for {kind}, and schedule.name is {recipe.schedule.name})"
-            for name in names
-            if kind != recipe.schedule.name and getattr(recipe.schedule, name) != getattr(default, name)
-        ]
-    if recipe.compile is True and recipe.progressive.continuous:
-        unused.append(
-            "compile for most of the run (the settings change at every step; PyTorch compiles a few of them, in the "
-            "middle of training)"
-        )
-    return [f"{UNUSED_PREFIX}{'; '.join(unused)}."] if unused else []
+    """A note on fields of the requested recipe that have no effect. ``scratch`` is a model without weights."""
+    default, continuous = Schedule(name=recipe.schedule.name), recipe.progressive.continuous
+    effective = "effective" in (recipe.class_sampling, recipe.class_weights)
+    unused = {
+        "optimizer.gradual_unfreeze (no weights)": scratch and recipe.optimizer.gradual_unfreeze is not None,
+        "head_init=linear_probe (no weights)": scratch and recipe.head_init == "linear_probe",
+        "sync_batch_norm (there is one process)": recipe.sync_batch_norm and processes == 1,
+        "stage_time (there is one stage)": recipe.stage_time is not None and recipe.progressive.stages == 1,
+        "effective_beta (neither class_sampling nor class_weights is effective)": not effective
+        and recipe.effective_beta != DEFAULT_BETA,
+        **{
+            f"schedule.{name} (for {kind}, and schedule.name is {recipe.schedule.name})": kind != default.name
+            and getattr(recipe.schedule, name) != getattr(default, name)
+            for name, kind in (
+                ("gamma", "staircase"),
+                ("step_epochs", "staircase"),
+                ("min_lr_ratio", "cosine"),
+            )
+        },
+        "compile for most of the run (the settings change at every step)": recipe.compile is True
+        and continuous,
+    }
+    names = [name for name, is_unused in unused.items() if is_unused]
+    return [f"{_UNUSED_PREFIX}{'; '.join(names)}."] if names else []
 
 
 def channel_notes(recipe: Recipe, in_channels: int) -> list[str]:
     """A note on augmentation that is reduced for images that are not RGB."""
-    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
-    has_randaugment = any(stage.randaugment is not None for stage in stages)
-    if in_channels == RGB or not (has_randaugment or recipe.augment.color):
+    if in_channels == RGB:
         return []
-    operations = (
-        f"RandAugment draws from {', '.join(operation_names(in_channels))}" if has_randaugment else ""
+    stages = [recipe.progressive.stage(index) for index in range(recipe.progressive.stages)]
+    parts = []
+    if any(stage.randaugment is not None for stage in stages):
+        parts.append(f"RandAugment draws from {', '.join(operation_names(in_channels))}")
+    if recipe.augment.color:
+        parts.append("the jitter changes brightness alone")
+    channels = pluralize(in_channels, "channel")
+    return (
+        [f"Augmentation of {channels}: {' and '.join(parts)}; other color operations need RGB."]
+        if parts
+        else []
     )
-    jitter = "the jitter changes brightness alone" if recipe.augment.color else ""
-    what = " and ".join(filter(None, (operations, jitter)))
-    return [
-        f"Augmentation of {pluralize(in_channels, 'channel')}: {what}; other color operations need red, green and blue."
-    ]
 
 
 def regularization_notes(recipe: Recipe, network: Network) -> list[str]:
@@ -126,18 +117,12 @@ def regularization_notes(recipe: Recipe, network: Network) -> list[str]:
 
 
 def multilabel_notes(recipe: Recipe, separator: str | None) -> list[str]:
-    """A note on how several labels of an image are learned."""
+    """A note on the loss of several labels of an image."""
     if separator is None:
         return []
     if recipe.answer(separator) == "sigmoid":
-        return [
-            "Several labels: each class is a yes or no of its own (sigmoid), given from a probability of 0.5 on; "
-            "--set multilabel=softmax has labels share 1."
-        ]
-    return [
-        "Several labels: those of a picture share a probability of 1 (softmax); "
-        "--set multilabel=sigmoid answers each class by itself."
-    ]
+        return ["Multi-label: each class is independent (sigmoid), positive from a probability of 0.5."]
+    return ["Multi-label: the labels of an image share a probability of 1 (softmax)."]
 
 
 def better_weights_note(recipe: Recipe, candidates: Sequence[WeightsCandidate]) -> list[str]:
@@ -147,15 +132,10 @@ def better_weights_note(recipe: Recipe, candidates: Sequence[WeightsCandidate]) 
     name = better_weights(recipe.model, recipe.weights)
     if name is None or any(found.word in pretrained.weight_names() for found in candidates):
         return []
-    own = (
-        "there are no ImageNet weights on this machine"
-        if recipe.weights == "none"
-        else "these were trained on aerial images"
-    )
-    command = shell_join(["effnetv2", "models", "--fetch", name])
     return [
-        f"Better weights: {own}. ImageNet weights usually give far better models. Fetch them with: {command}. The "
-        "command names one file. Copy that file to a machine without a network, for --weights FILE."
+        "Better weights: those of ImageNet usually give far better models, and are not on this machine. To fetch them: "
+        f"effnetv2 models --fetch {name}. The command names one file; copied to a machine without a network, it is "
+        "given as `weights`."
     ]
 
 
@@ -164,32 +144,22 @@ def preprocessing_note(
 ) -> str:
     """Which part of the preprocessing comes from the weights, and which from the recipe.
 
-    Args:
-        own: Preprocessing of the run.
-        weights: Preprocessing of the weights.
-        trained_px: Last training size.
-        eval_image_size: Image size that the recipe names for evaluation; None if it names none.
+    ``trained_px`` is the last training size, ``eval_image_size`` the size that the recipe names for evaluation.
     """
-    source = "interpolation, mean and std are"
-    if own.channels != RGB:
-        source = "mean and std are of the rasters' bands, and interpolation is"
-    trained = (
-        "as the recipe trains on them"
-        if own.image_size == trained_px
-        else f"though training ends at {trained_px} px"
-    )
-    note = (
-        f"Pictures: crop mode {_crop_mode(own)} at {own.image_size} px, {trained}; {source} "
-        f"{'those' if own.channels == RGB else 'that'} of the weights."
-    )
+    source = "interpolation, mean and std" if own.channels == RGB else "interpolation"
+    trained = "as in training" if own.image_size == trained_px else f"though training ends at {trained_px} px"
+    note = f"Images: crop mode {_crop_mode(own)} at {own.image_size} px, {trained}; {source} of the weights."
     if (_crop_mode(own), own.image_size) == (_crop_mode(weights), weights.image_size):
         return note
-    crop = f" --set crop_pct={weights.crop_pct:.4g}" if weights.crop_pct < 1 else ""
-    size = "" if eval_image_size is None else f" --set eval_image_size={weights.image_size}"
+    settings: dict[str, object] = {"crop_mode": weights.crop_mode}
+    if weights.crop_pct < 1:
+        settings["crop_pct"] = f"{weights.crop_pct:.4g}"
+    settings["image_size"] = weights.image_size
+    if eval_image_size is not None:
+        settings["eval_image_size"] = weights.image_size
+    fix = " ".join(f"`{name}={value}`" for name, value in settings.items())
     return (
-        f"{note} The weights themselves had crop mode {_crop_mode(weights)} at {weights.image_size} px: for that, "
-        "--crop-mode "
-        f"{weights.crop_mode}{crop} --image-size {weights.image_size}{size}."
+        f"{note} The weights had crop mode {_crop_mode(weights)} at {weights.image_size} px, which is {fix}."
     )
 
 

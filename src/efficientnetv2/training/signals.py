@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 _logger = logging.getLogger(__name__)
@@ -19,26 +19,32 @@ _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has 
 
 def _stopping() -> tuple[signal.Signals, ...]:
     """The signals that ask a process to stop; not that of a closed terminal if nohup ignores it."""
-    if _HANGUP is None or signal.getsignal(_HANGUP) == signal.SIG_IGN:
-        return (signal.SIGINT, signal.SIGTERM)
-    return (signal.SIGINT, signal.SIGTERM, _HANGUP)
+    hangup = () if _HANGUP is None or signal.getsignal(_HANGUP) == signal.SIG_IGN else (_HANGUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hangup)
+
+
+@contextmanager
+def _handling(numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Within, signals call a handler; signals, and so handlers, are of the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
     """Within, signals wait until the end, for what must not be left half done."""
-    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
-        yield
-        return
     came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: came.append(number)) for number in _stopping()
-    }
     try:
-        yield
+        with _handling(_stopping(), lambda number, frame: came.append(number)):
+            yield
     finally:
-        for stopping, handler in before.items():
-            signal.signal(stopping, handler)
         for number in came:
             signal.raise_signal(number)
 
@@ -46,9 +52,6 @@ def defer_signals() -> Iterator[None]:
 @contextmanager
 def signals_as_ctrl_c() -> Iterator[None]:
     """Within, SIGTERM or a closed terminal raises KeyboardInterrupt, so that temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
-        yield
-        return
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -60,12 +63,8 @@ def signals_as_ctrl_c() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
-    before = {one: signal.signal(one, stop) for one in _stopping() if one != signal.SIGINT}
-    try:
+    with _handling([number for number in _stopping() if number != signal.SIGINT], stop):
         yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 class GracefulStop:
@@ -79,28 +78,29 @@ class GracefulStop:
         self.requested, self._launched = False, launched
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
-        self._said = threading.Event()
+        self._logged = threading.Event()
         self._terminals: list[int] = []
 
     def __enter__(self) -> GracefulStop:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other one set handlers
+        if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in _stopping()}
             self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._restore()
         if self.requested:
-            self._said.wait()
+            self._logged.wait()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        # A process that reads pictures is forked off with this handler, until it sets one of its own.
+        # A process that reads images is forked off with this handler, until it sets one of its own.
         if os.getpid() != self._process:
             return
-        if number == _HANGUP:
-            self._leave_terminal()
+        if number == _HANGUP:  # send further output nowhere, as writing to a closed terminal is an error
+            null = os.open(os.devnull, os.O_WRONLY)
+            for stream in self._terminals:
+                os.dup2(null, stream)
+            os.close(null)
         if self.requested:
             return
         self.requested = True
@@ -108,26 +108,18 @@ class GracefulStop:
         if not self._launched:
             self._restore(but=_HANGUP)
             line += " Once more stops at once, without one."
-        # A signal comes in the middle of anything. In the middle of writing a line, the screen would write that line
-        # again with this one; so another thread says it. (Starting a ``threading.Thread`` takes locks that whatever
-        # was interrupted may hold.)
-        _thread.start_new_thread(self._tell, (line,))
+        # A signal may come in the middle of writing a line, which the screen would then write again with this one; so
+        # another thread logs it. (Starting a ``threading.Thread`` takes locks that the interrupted code may hold.)
+        _thread.start_new_thread(self._log, (line,))
 
-    def _tell(self, line: str) -> None:
+    def _log(self, line: str) -> None:
         try:
             _logger.info(line)
         finally:
-            self._said.set()
-
-    def _leave_terminal(self) -> None:
-        """Send further output nowhere: writing to a closed terminal is an error."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in self._terminals:
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
+            self._logged.set()
 
     def _restore(self, but: int | None = None) -> None:
-        for number in [one for one in self._before if one != but]:
+        for number in [number for number in self._before if number != but]:
             signal.signal(number, self._before.pop(number))
 
 

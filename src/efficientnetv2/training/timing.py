@@ -19,10 +19,11 @@ from efficientnetv2.data.loader import Batch, TrainingImages, decode_threads, tr
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import StepSettings
+from efficientnetv2.training.checkpoints import save_checkpoint
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.loop import StepContext, train_steps
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.train_state import RunLength, TrainState, init_state, save_checkpoint
+from efficientnetv2.training.train_state import RunLength, TrainState, init_state
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import PeakMemory
 from efficientnetv2.utils.timer import synchronizer
@@ -297,7 +298,7 @@ def _predictions(config: RunConfig, state: TrainState, *, once: bool) -> LinearC
     def seconds(count: int) -> float:
         part = config.val.select(np.unique(np.linspace(0, len(config.val) - 1, count).astype(np.int64)))
         began = time.perf_counter()
-        config.look(state, part, once=once)
+        config.predict_readable(state, part, once=once)
         return time.perf_counter() - began
 
     few = min(_FEW, len(config.val))

@@ -22,14 +22,14 @@ from efficientnetv2.utils.legacy import run_file
 class TrainOverlap:
     """How many of the evaluated images trained or selected a model."""
 
-    pictures: int | None  # that trained it; None if nothing is known about its training images
-    exact: bool  # whether all images were compared; otherwise it is an estimate from a sample
-    of: int  # evaluated images
-    unseen: npt.NDArray[np.intp] | None = None  # rows that did neither; None if not known of each image
-    least: bool = False  # whether ``pictures`` is a lower bound
-    before: bool = False  # whether some trained only the pretrained weights
-    chose: int = 0  # others that selected it, as minival; a lower bound if ``unseen`` is None
-    chose_before: int = 0  # of these, those that selected only the pretrained weights
+    pictures: int | None  # Trained it; None if nothing is known about its training images
+    exact: bool  # Whether all images were compared; otherwise it is an estimate from a sample
+    of: int  # Evaluated images
+    unseen: npt.NDArray[np.intp] | None = None  # Rows that did neither; None if not known of each image
+    least: bool = False  # Whether ``pictures`` is a lower bound
+    before: bool = False  # Whether some trained only the pretrained weights
+    chose: int = 0  # Others that selected it, as minival; a lower bound if ``unseen`` is None
+    chose_before: int = 0  # Of these, those that selected only the pretrained weights
 
     @property
     def none(self) -> bool:
@@ -49,17 +49,15 @@ class TrainOverlap:
     def note(self) -> str | None:
         """A sentence on the images that trained the model."""
         if self.pictures is None:
-            return "Whether some of these images trained the model is not known: its file does not say which did."
+            return (
+                "Whether some of these images trained the model is not known: its file does not record them."
+            )
         if not self.pictures:
             return None
-        trained = f"of these {self.of} images trained the model"
-        if self.before:
-            trained += ", or the weights that it began with"
-        if self.exact:
-            return f"{self.pictures} {trained}."
-        if self.least:
-            return f"At least {self.pictures} {trained}, judging by samples of the contents of each training."
-        return f"About {self.pictures} {trained}, judging by a sample of their contents."
+        weights = ", or the weights that it began with" if self.before else ""
+        count = f"{'' if self.exact else 'At least ' if self.least else 'About '}{self.pictures}"
+        by = "" if self.exact else ", judging by a sample of their contents"
+        return f"{count} of these {self.of} images trained the model{weights}{by}."
 
 
 def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: ImageDataset) -> TrainOverlap:
@@ -109,12 +107,9 @@ def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: 
 def find_run(model: Path) -> Path | None:
     """The folder of the run or cross-validation that a model file lies in, with its dataset."""
     folder = model if model.is_dir() else model.parent
-    # Beside anything else a dataset.csv is a table of the user's own.
-    is_run = (
-        any(run_file(folder, name).is_file() for name in RUN_MARKERS)
-        and run_file(folder, "dataset.csv").exists()
-    )
-    return folder if is_run else None
+    # Elsewhere, a dataset.csv is a table of the user's own.
+    is_run = any(run_file(folder, name).is_file() for name in RUN_MARKERS)
+    return folder if is_run and run_file(folder, "dataset.csv").exists() else None
 
 
 def _estimate(training: TrainingFingerprint, same: npt.NDArray[np.bool_], compared: float) -> int:
@@ -135,10 +130,10 @@ def _by_path(run: Path, dataset: ImageDataset) -> npt.NDArray[np.bool_]:
 class PretrainOverlap:
     """Validation images of a run that trained or selected its pretrained weights."""
 
-    pictures: int = 0  # that trained them
-    chose: int = 0  # others that selected them, as minival of an earlier run
-    lines: tuple[str, ...] = ()  # sentences; the first is on these images
-    chooser: bool = False  # whether minival images trained them, so that these select nothing
+    pictures: int = 0  # Trained them
+    chose: int = 0  # Others that selected them, as minival of an earlier run
+    lines: tuple[str, ...] = ()  # Sentences; the first is on these images
+    chooser: bool = False  # Whether minival images trained them, so that these select nothing
 
     @property
     def flattering(self) -> bool:
@@ -156,59 +151,49 @@ def pretrain_overlap(
     """Find validation and minival images of a run among those that trained or selected its pretrained weights.
 
     Minival images that trained the weights for the same classes are refused: they would select weights close to the
-    given ones, and a temperature that is far too low. With other classes only the features have seen them, which is
-    logged. Images that selected the weights before are fine: their labels are in no weights.
+    given ones, and a temperature that is far too low. Without ``refuse`` such a minival selects nothing. With other
+    classes only the features have seen them, which is logged. Images that selected the weights before are fine: their
+    labels are in no weights.
 
-    Without ``refuse`` such a minival selects nothing. ``weights`` are those of the recipe, and ``network`` has them,
-    adapted to the classes of the run. Raises InputError also if remote storage does not answer.
+    ``weights`` are those of the recipe, and ``network`` has them, adapted to the classes of the run. Raises InputError
+    also if remote storage does not answer.
     """
     path = Path(weights)
-    if weights == "none" or not path.exists():  # named weights do not tell
+    if weights == "none" or not path.exists():  # named weights have no fingerprint
         return PretrainOverlap()
     lines, chooser = [], False
-    measured = train_overlap(path, network.trained_on, prepared.val)
-    parts = (_trained(measured, prepared.eval_split), _selected(measured, prepared.eval_split))
-    if said := " and ".join(filter(None, parts)):
+    found = train_overlap(path, network.trained_on, prepared.val)
+    parts = [_trained(found, prepared.eval_split)] if found.pictures else []
+    if found.chose:
+        least = "at least " if found.unseen is None else ""
+        of = "others" if parts else f"of the {pluralize(found.of, 'image')} of {prepared.eval_split}"
+        parts.append(f"{least}{found.chose:,} {of} selected them, as the minival of an earlier run")
+    if parts:
         lines.append(
-            f"Weights {weights}: {said}, so the metrics on them are optimistic. Hold out other images, by a column "
-            "split or the --seed of that training."
+            f"Weights {weights}: {' and '.join(parts)}, so the metrics on them are optimistic. Hold out other images, "
+            "by a column split or the `seed` of that training."
         )
     if prepared.minival is not None:
         # The last training only: the classes of earlier ones are not known.
         last = None if network.trained_on is None else network.trained_on.parts[0]
-        said = _trained(train_overlap(path, last, prepared.minival), "minival")
-        chooser = bool(said and network.class_names)
+        overlap = train_overlap(path, last, prepared.minival)
+        chooser = bool(overlap.pictures and network.class_names)
+        trained = f"Weights {weights}: {_trained(overlap, 'minival')}"
         if chooser and refuse:
             raise InputError(
-                f"--weights {weights}: {said}, for the same classes, so they can't choose among those of this run. "
-                "Give others as minival, by a column split, or leave it out (--set minival=null)."
+                f"{trained}, for the same classes, so they can't select the model. Give others as minival by a column "
+                "split, or set `minival=null`."
             )
         if chooser:
             lines.append(
-                f"Weights {weights}: {said}, for the same classes. So these images choose no model and no image size, "
-                "and fit no temperature. Name others in a column split, with the value minival."
+                f"{trained}, for the same classes, so these images select nothing and fit no temperature."
             )
-        elif said:
-            lines.append(f"Weights {weights}: {said}, for other classes; they choose all the same.")
-    return PretrainOverlap(measured.pictures or 0, measured.chose, tuple(lines), chooser)
+        elif overlap.pictures:
+            lines.append(f"{trained}, for other classes; they select all the same.")
+    return PretrainOverlap(found.pictures or 0, found.chose, tuple(lines), chooser)
 
 
 def _trained(overlap: TrainOverlap, split: str) -> str:
-    """How many images of a split trained given weights; '' for none."""
-    if not overlap.pictures:
-        return ""
+    """How many images of a split trained given weights."""
     about, by = ("", "") if overlap.exact else ("about ", ", judging by a sample of their contents")
-    have = "has" if overlap.pictures == 1 else "have"
-    of = f"of the {pluralize(overlap.of, 'image')} of {split}"
-    return f"{about}{overlap.pictures:,} {of} {have} trained them{by}"
-
-
-def _selected(overlap: TrainOverlap, split: str) -> str:
-    """How many of the other images of a split selected given weights; '' for none."""
-    if not overlap.chose:
-        return ""
-    least, one = "at least " if overlap.unseen is None else "", overlap.chose == 1
-    others = "other" if one else "others"
-    of = others if overlap.pictures else f"of the {pluralize(overlap.of, 'image')} of {split}"
-    have = "has" if one else "have"
-    return f"{least}{overlap.chose:,} {of} {have} chosen them, as the minival of an earlier run"
+    return f"{about}{overlap.pictures or 0:,} of the {pluralize(overlap.of, 'image')} of {split} trained them{by}"

@@ -1,8 +1,6 @@
 """Train a model as a resolved recipe says: ``Trainer(config).fit()``.
 
-The loop is in ``training.loop``. What happens between its steps is called here, each part from a module of its own: log
-rows (``metrics_log``), validation, selection and early stopping (``early_stopping``), the plan of a run with a time
-limit (``time_budget``), checkpoints. What follows the last step is in ``post_training``.
+The loop is in ``training.loop``; what follows the last step, in ``training.post_training``.
 """
 
 from __future__ import annotations
@@ -10,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -23,21 +22,17 @@ from efficientnetv2.data.loader import (
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
+from efficientnetv2.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.ddp import AsyncFlags
 from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.losses import class_terms
 from efficientnetv2.training.metrics_log import MetricsLog
-from efficientnetv2.training.post_training import Result, epochs_trained, finish_training
+from efficientnetv2.training.post_training import Result, finish_training
 from efficientnetv2.training.run_config import RunConfig, UnreadableImages
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
 from efficientnetv2.training.time_budget import Pacer, TimeLimit
-from efficientnetv2.training.train_state import (
-    init_state,
-    load_latest_checkpoint,
-    save_checkpoint,
-    stage_ends,
-)
+from efficientnetv2.training.train_state import init_state, stage_ends
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
@@ -45,44 +40,34 @@ from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortEr
 
 _logger = logging.getLogger(__name__)
 
-# What a checkpoint has besides the state and the selection; those of earlier versions have less.
-_SAVED = ("seconds", "row", "to_validate", "used_s")
-
 
 class Trainer:
     """Trains, or resumes, one run to its end. Under several processes each makes its own.
+
+    ``callbacks`` are called in the first process. With a ``limit`` of time, the steps are planned under way, and the
+    run directory keeps the plan.
 
     Example::
 
         result = Trainer(config, callbacks=[MyCallback()]).fit()
         result.predictions  # of the saved model, on all of val
-
-    Args:
-        config: The run.
-        callbacks: Called in the first process.
-        limit: Time of the run. Its steps are then planned under way, and the run directory keeps the plan. None takes
-            the steps of the recipe.
     """
 
     def __init__(
         self, config: RunConfig, callbacks: Sequence[Callback] = (), *, limit: TimeLimit | None = None
     ) -> None:
-        recipe = config.recipe
-        assert recipe.minival == "auto" or (config.minival is None) == (recipe.minival is None), (
-            "prepare_data() sets aside what the recipe wants"
+        minival = config.recipe.minival
+        assert minival == "auto" or (config.minival is None) == (minival is None), (
+            "prepare_data() comes first"
         )
         self.config, self.limit = config, limit
         self._callbacks = tuple(callbacks) if config.world.is_main_process else ()
-        self._stage_ends = stage_ends(recipe, config.length)
+        self._stage_ends = stage_ends(config.recipe, config.length)
 
     def fit(self, *, resume: bool = False) -> Result:
-        """Train to the end, then evaluate and save the model.
+        """Train to the end, then evaluate and save the model; ``resume`` starts from the newest checkpoint, if any.
 
-        Args:
-            resume: Whether to go on from the newest checkpoint, if there is one.
-
-        Returns:
-            What the run gave; predictions and history are complete in the first process alone.
+        Predictions and history of the result are complete in the first process alone.
 
         Raises:
             InputError: The loss is not finite, a checkpoint can't be written or read, or too many images can't be read.
@@ -92,13 +77,8 @@ class Trainer:
         context = self.context
         try:
             self._train()
-            for callback in self._callbacks:
+            for callback in context.callbacks:
                 callback.on_train_end(context.state.step)
-            if self.limit is not None:
-                epochs = epochs_trained(self.config, context.state.step)
-                _logger.info(
-                    f"Steps: {context.state.step:,} ({epochs:g} epochs), as many as the time was enough for."
-                )
             return finish_training(context, self.log, self.validator, self.divergence)
         except StopRequestedError:
             raise KeyboardInterrupt from None
@@ -110,9 +90,7 @@ class Trainer:
         config, recipe, world = self.config, self.config.recipe, self.config.world
         revisions: list[Any] = []
         if resume and self.limit is not None:
-            revisions = broadcast_from_main(
-                world, lambda: self.config.folder.beginning().get("revisions", [])
-            )
+            revisions = broadcast_from_main(world, lambda: config.folder.beginning().get("revisions", []))
         plan = StepPlan.from_json(config.length.steps, revisions)
         selection = None if config.minival is None else ModelSelection(recipe, config.length, plan)
         config.network.answer = config.answer  # whatever the initial weights predicted
@@ -133,42 +111,35 @@ class Trainer:
         self._last_checkpoint = self._last_step = time.perf_counter()
 
     def _load_checkpoint(self, resume: bool) -> dict[str, Any]:
-        """Load the newest whole checkpoint, and return what it has besides the state and the selection."""
+        """Load the newest whole checkpoint; returns its values, or none. Those of earlier versions have fewer."""
         config, state, selection = self.config, self.context.state, self.context.selection
 
         def matches(saved: dict[str, Any]) -> bool:
             return state.matches(saved) and (selection is None or "selection" in saved)
 
-        newest, damaged = (
-            broadcast_from_main(
+        newest: dict[str, Any] | None = None
+        damaged: list[str] = []
+        if resume:
+            newest, damaged = broadcast_from_main(
                 config.world, lambda: load_latest_checkpoint(config.folder.checkpoints, matches)
             )
-            if resume
-            else (None, [])
-        )
         for sentence in damaged:
-            _logger.info(f"{sentence}; going on from the one before it.")
-        if newest is None:
-            if resume:
-                _logger.info("There is no checkpoint yet: starting at step 0.")
-            config.folder.forget_after(-1)
-            return {}
-        if selection:
-            selection.load_state_dict(newest["selection"])
-        state.load_state_dict(newest)
-        config.folder.forget_after(state.step)
-        if self.context.is_done:
-            _logger.info(f"The last step ({state.step:,}) is done: what is left is the evaluation.")
-        else:
-            _logger.info(f"Going on from step {state.step} of {self.context.plan.steps}.")
-        return {name: newest[name] for name in _SAVED if name in newest}
+            _logger.info(f"{sentence}; continuing from the one before it.")
+        if newest is not None:
+            state.load_state_dict(newest)
+            if selection:
+                selection.load_state_dict(newest["selection"])
+        config.folder.forget_after(-1 if newest is None else state.step)
+        if resume and not self.context.is_done:
+            _logger.info(f"Continuing from step {state.step:,} of {self.context.plan.steps:,}.")
+        return newest or {}
 
     def _train(self) -> None:
         """Step by step, to the end or until early stopping."""
-        context = self.context
-        flags = AsyncFlags[tuple[int, str]](self.config.world)
+        context, world = self.context, self.config.world
+        flags = AsyncFlags(world)
         steps = training_steps(context, self._on_first_batch)
-        with GracefulStop(launched=self.config.world.launch is not None) as stop:
+        with GracefulStop(launched=world.launch is not None) as stop:
             context.stop_requested = lambda: stop.requested
             self._on_train_start()
             output: StepOutput | None = None
@@ -186,19 +157,28 @@ class Trainer:
                 stop_all, unreadable = flags.after_step(
                     stop=stop.requested, noted=output.unreadable, last=context.is_done
                 )
-                try:
+                with self._checkpoint_on_error():
                     self._unreadable.add(unreadable)
-                except InputError:
-                    self.save_checkpoint()
-                    raise
                 if stop_all:
                     self.save_checkpoint()
                     raise KeyboardInterrupt
 
+    @contextmanager
+    def _checkpoint_on_error(self) -> Iterator[None]:
+        """Between steps: an error that the user can fix loses nothing that was trained since the last checkpoint."""
+        try:
+            with worker_errors():
+                yield
+        except DivergedError:
+            raise
+        except (InputError, StopRequestedError):
+            self.save_checkpoint()
+            raise
+
     def _on_train_start(self) -> None:
         """Validate the initial model if it can classify, or make up for the validation that an outage prevented."""
         context = self.context
-        for callback in self._callbacks:
+        for callback in self.context.callbacks:
             callback.on_train_start(context.state.step, context.plan.steps)
         if context.state.step == 0 and context.selection is not None and self.config.start:
             self._validate()
@@ -215,14 +195,7 @@ class Trainer:
         self.log.start()
 
     def _on_step_end(self, output: StepOutput) -> None:
-        """Log, validate, plan and save when due; then call the callbacks.
-
-        Raises:
-            StopRequestedError: In the middle of a validation, which a resumed run starts with.
-            DivergedError: The loss or the weights are not finite.
-            InputError: After a checkpoint, if possible: a file can't be written, memory is too short to validate, a
-                worker was killed, or too many images of the validation can't be read.
-        """
+        """Log, validate, plan and save when due; then call the callbacks."""
         context, step = self.context, self.context.state.step
         ends_stage = context.plan.passes(step, self._stage_ends)
         self.log.add(output)
@@ -230,20 +203,14 @@ class Trainer:
         self.validator.schedule(step)
         if context.pacer is not None:
             context.pacer.stepped(output.setting.image_size, time.perf_counter() - self._last_step)
-        try:
-            with worker_errors():
-                self._log_and_validate(output)
-        except DivergedError:
-            raise
-        except (InputError, StopRequestedError):  # what was trained since the last checkpoint would be lost
-            self.save_checkpoint()
-            raise
+        with self._checkpoint_on_error():
+            self._log_and_validate(output)
         every_s = self.config.recipe.checkpoint_minutes * 60
         if ends_stage or context.is_done or time.perf_counter() - self._last_checkpoint >= every_s:
             self.save_checkpoint()
             with worker_errors():
                 self._worker_death.raise_pending()
-        for callback in self._callbacks:
+        for callback in self.context.callbacks:
             callback.on_step_end(step, context.plan.steps, output.setting)
         if ends_stage and not context.is_done:
             context.start_stage(self._stage_ends)
@@ -251,44 +218,42 @@ class Trainer:
 
     def _log_and_validate(self, output: StepOutput) -> None:
         context, step = self.context, self.context.state.step
-        if output.loss.device.type == "cpu":  # elsewhere, reading it would wait for the device
+        row_is_due = self.log.is_due(step)
+        if row_is_due or output.loss.device.type == "cpu":  # elsewhere, reading it would wait for the device
             self.divergence.check_loss()
-        self._note_short_memory(output)
-        if self.log.is_due(step):
-            self._write_row(output)
+        if output.microbatches != self._microbatches:  # a resumed run starts with them
+            self.config.folder.amend_beginning(microbatches=output.microbatches.to_json())
+            self._microbatches = output.microbatches
+            _logger.info(
+                "Warning: memory ran out. From now on, steps take fewer groups per pass, and longer."
+            )
+        if row_is_due:
+            self.log.write(output)
         else:
             self.log.report_if_due(output)
         if self.validator.is_due:
             self.divergence.check_weights()
             self._validate()
         if context.is_done and not self.log.is_empty:  # early stopping
-            self._write_row(output)
+            self.divergence.check_loss()
+            self.log.write(output)
         if context.pacer is not None and not context.is_done:
             context.pacer.plan(step)
-
-    def _write_row(self, output: StepOutput) -> None:
-        self.divergence.check_loss()
-        self.log.write(output)
 
     def _validate(self) -> None:
         with self.log.paused():
             self.validator.validate()
 
     def save_checkpoint(self) -> None:
-        """Write a checkpoint in the first process, as all have the same state.
-
-        Raises:
-            DivergedError: The weights are not finite.
-            InputError: It can't be written, as on a full disk.
-        """
+        """Write a checkpoint if the weights are finite, in the first process, as all have the same state."""
         if self.config.world.is_main_process:
             self.divergence.check_weights()
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
+        context = self.context
         if not self.config.world.is_main_process:
             return
-        context = self.context
         saved = self.log.state_dict() | {"to_validate": self.validator.is_due}
         with self.log.paused():
             saved |= context.state.state_dict()
@@ -299,19 +264,6 @@ class Trainer:
             with self._worker_death.deferred():  # a checkpoint is written whole
                 save_checkpoint(self.config.folder.checkpoints, saved, context.state.step)
         self._last_checkpoint = time.perf_counter()
-
-    def _note_short_memory(self, output: StepOutput) -> None:
-        """Warn of fewer groups per pass than before, and save their number for a resumed run."""
-        if output.microbatches == self._microbatches:
-            return
-        px = output.setting.image_size
-        before, now = self._microbatches.at(px), output.microbatches.at(px)
-        _logger.info(
-            f"Warning: memory ran out at step {output.step} with {before} groups of {px} px at a time. The step was "
-            f"done again with {now} at a time, and so will be those to come: slower, with the same result."
-        )
-        self.config.folder.amend_beginning(microbatches=output.microbatches.to_json())
-        self._microbatches = output.microbatches
 
 
 def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> Iterator[StepOutput]:
@@ -348,21 +300,12 @@ def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> I
         on_first_batch()
         yield from training_batches(images, sampler, workers=config.workers, pin_memory=pin_memory)
 
-    step_context = StepContext(
-        recipe,
-        config.preprocessing,
-        num_classes=len(config.train.class_names),
-        key=config.key,
-        device=config.device,
-        class_terms=class_terms(config.train.targets, len(config.train.class_names), recipe),
-        activation=config.answer,
+    classes, length, microbatches = len(config.train.class_names), config.length, config.microbatches
+    terms = class_terms(config.train.targets, classes, recipe)
+    common = StepContext(
+        recipe, config.preprocessing, classes, config.key, config.device, terms, activation=config.answer
     )
+    world, plan = config.world, context.plan
     return train_steps(
-        state,
-        batches(),
-        step_context,
-        length=config.length,
-        microbatches=config.microbatches,
-        world=config.world,
-        plan=context.plan,
+        state, batches(), common, length=length, microbatches=microbatches, world=world, plan=plan
     )

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.training.callbacks import RunContext, StopRequestedError
@@ -29,12 +28,9 @@ _LOWER, _LARGEST_LR = 0.1, 0.1
 
 
 class Validator:
-    """Evaluates the model that would be kept, and tells the selection and the callbacks.
+    """Evaluates the model that would be kept, for the selection and the callbacks.
 
-    Args:
-        context: The run.
-        divergence: Makes the error for outputs that are not finite.
-        is_due: Whether a validation is due, as of a resumed run that an outage kept from it.
+    ``is_due`` is whether a validation is due, as of a resumed run that an outage kept from it.
     """
 
     def __init__(self, context: RunContext, divergence: DivergenceCheck, *, is_due: bool = False) -> None:
@@ -59,11 +55,9 @@ class Validator:
         """
         context, config = self._context, self._context.config
         step, selection = context.state.step, context.selection
-        kind, split, images = (
-            ("val", config.eval_split, _part_of_val(config))
-            if config.minival is None
-            else ("minival", "minival", config.minival)
-        )
+        kind, split, images = "minival", "minival", config.minival
+        if images is None:
+            kind, split, images = "val", config.eval_split, _part_of_val(config)
         began = time.perf_counter()
         try:
             predictions = config.predict(context.state, images, once=True, progress=self._stop_if_requested)
@@ -75,10 +69,9 @@ class Validator:
             context.pacer.validated(time.perf_counter() - began)
         metrics = broadcast_from_main(config.world, lambda: self._record(kind, predictions))
         best = False
-        if selection is not None and step == 0:
-            selection.add_start(metrics, eval_network(context.state), name=config.start)
-        elif selection is not None:
-            best = selection.add(step, metrics, eval_network(context.state))
+        if selection is not None:
+            network = eval_network(context.state)
+            best = selection.add(step, metrics, network, start_name=config.start) and step > 0
         self.is_due = False  # done, whether or not the log can be written
         self._log(metrics, split, best=best)
 
@@ -109,7 +102,7 @@ class Validator:
         means = [f"{label} {metrics[name]:.3f}" for name, label in MACRO_METRICS.items() if name in metrics]
         _logger.info(
             f"{f'epoch {epoch:.1f}' if step else 'before training'}: top-1 {metrics['top1']:.1%}, {''.join(means)} "
-            f"on {pluralize(int(metrics['num_images']), f'{split} picture')}{', the best so far' * best}"
+            f"on {pluralize(int(metrics['num_images']), f'{split} image')}{', the best so far' * best}"
         )
         for callback in self._context.callbacks:
             callback.on_validation_end(step, epoch, metrics)
@@ -121,21 +114,16 @@ class Validator:
 
 
 def _part_of_val(config: RunConfig) -> ImageDataset:
-    """A fixed part of ``val``, small enough for many validations, stratified by class."""
+    """A fixed part of ``val``, small enough for many validations, in which each class has its share."""
     val, most = config.val, config.recipe.val_max_images
     if len(val) <= most:
         return val
     order = config.key.fold("validation part").generator().permutation(len(val))
-    return val.select(np.sort(_stratified(val.labels, order)[:most]))
-
-
-def _stratified(labels: Ints, order: Ints) -> Ints:
-    """The same order, changed so that each class has its share in every first part of it."""
-    drawn = labels[order]
+    drawn = val.labels[order]
     before = pd.Series(drawn).groupby(drawn).cumcount().to_numpy()
     _, place, size = np.unique(drawn, return_inverse=True, return_counts=True)
-    mixed: Ints = order[np.argsort((before + 0.5) / size[place], kind="stable")]
-    return mixed
+    stratified = order[np.argsort((before + 0.5) / size[place], kind="stable")]
+    return val.select(np.sort(stratified[:most]))
 
 
 class DivergenceCheck:
@@ -156,8 +144,7 @@ class DivergenceCheck:
     def check_loss(self) -> None:
         """Check all losses since the last check; waits for the device.
 
-        Raises:
-            DivergedError: A loss is not finite. The message names the first such step.
+        Raises DivergedError if a loss is not finite. The message names the first such step.
         """
         steps, self._unchecked = self._unchecked, []
         if not steps:
@@ -171,8 +158,7 @@ class DivergenceCheck:
     def check_weights(self) -> None:
         """Check the losses, and the weights and statistics to keep; waits for the device.
 
-        Raises:
-            DivergedError: A value is not finite. The message names the tensor.
+        Raises DivergedError if a value is not finite. The message names the tensor.
         """
         self.check_loss()
         tensors = {
@@ -191,15 +177,12 @@ class DivergenceCheck:
         return self._error("the model's outputs are NaN or infinite", self._state.step - 1, self._lr)
 
     def _error(self, what: str, step: int, lr: float) -> DivergedError:
-        schedule, length = self._recipe.schedule, self._length
+        schedule, epochs = self._recipe.schedule, self._length.steps / self._length.steps_per_epoch
         lower = min(_LOWER * self._recipe.optimizer.lr, _LARGEST_LR)
-        longer = min(
-            schedule.warmup_epochs + 2, schedule.max_warmup_fraction * length.steps / length.steps_per_epoch
-        )
-        warmup = f" or a longer warm-up (--set schedule.warmup_epochs={longer:.3g})"
+        longer = min(schedule.warmup_epochs + 2, schedule.max_warmup_fraction * epochs)
+        fix = f"a lower learning rate (`optimizer.lr={lower:.2g}`)"
+        if longer > 1.1 * schedule.warmup_epochs:
+            fix += f" or a longer warm-up (`schedule.warmup_epochs={longer:.3g}`)"
         return DivergedError(
-            f"Training diverged at step {step} (learning rate {lr:.3g}): {what}. Start a new run (another --output) "
-            "with "
-            f"a lower learning rate (--set optimizer.lr={lower:.2g})"
-            f"{warmup if longer > 1.1 * schedule.warmup_epochs else ''}."
+            f"Training diverged at step {step} (learning rate {lr:.3g}): {what}. Start a new run with {fix}."
         )

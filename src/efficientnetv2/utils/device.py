@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
-from efficientnetv2.utils.memory import first_line, free_bytes
+from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary, pluralize
+from efficientnetv2.utils.memory import free_bytes
 
 _logger = logging.getLogger(__name__)
 
@@ -36,50 +36,32 @@ def pick_device(word: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind = word.partition(":")[0]
-    if kind not in _KINDS:
-        hint = (
-            "; NVIDIA's and AMD's GPUs are called cuda, Apple's mps."
-            if kind == "gpu"
-            else did_you_mean(kind, _KINDS)
-        )
-        raise InputError(f"--device {word}: there is no such device{hint} {_here()}")
+    kind, _, number = word.partition(":")
     try:
+        if kind not in _KINDS:
+            near = "; it may be cuda or mps." if kind == "gpu" else did_you_mean(kind, _KINDS)
+            raise InputError(f"there is no such device{near}")
         device = torch.device(word)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"--device {word}: {_lacking(word) or first_line(error).rstrip('.')}. {_here()}"
-        ) from error
+    except (RuntimeError, AssertionError, InputError) as error:
+        reason, count = error_summary(error).rstrip("."), torch.cuda.device_count() if kind == "cuda" else 1
+        if kind == "mps":
+            reason = "PyTorch finds no Apple GPU on this machine"
+        elif kind == "cuda" and not _has_cuda():
+            reason = f"PyTorch {torch.__version__} is built without CUDA"
+        elif kind == "cuda" and not count:
+            reason = "PyTorch finds no NVIDIA or AMD GPU that it can use; its driver may be too old"
+        elif kind in ("cuda", "cpu") and number.isdecimal() and int(number) >= count:
+            reason = f"there is no {kind} device of that number"
+        known = ["auto", "cpu", *(f"cuda:{gpu}" for gpu in range(torch.cuda.device_count()))]
+        known += ["mps"] if torch.backends.mps.is_available() else []
+        raise InputError(f"`device={word}`: {reason}. Here it may be {', '.join(known)}.") from error
     return device
 
 
-def _lacking(word: str) -> str | None:
-    """Why a device is not available, in one line; None where only PyTorch knows."""
-    kind, _, number = word.partition(":")
-    if kind == "mps":
-        return "PyTorch finds no Apple GPU on this machine"
-    if kind == "cuda" and torch.version.cuda is None and torch.version.hip is None:
-        return f"PyTorch {torch.__version__} is built without CUDA"
-    count = torch.cuda.device_count()
-    if kind == "cuda" and not count:
-        if any(Path("/dev").glob("nvidia[0-9]*")):
-            return f"PyTorch {torch.__version__} cannot use the NVIDIA GPU of this machine; its driver may be too old"
-        return "PyTorch finds no NVIDIA or AMD GPU on this machine"
-    if number.isdecimal() and int(number) >= (count if kind == "cuda" else 1):
-        return f"there is no {kind} device of that number"
-    return None
-
-
-def _here() -> str:
-    """A sentence with the values of ``--device`` on this machine."""
-    there = ["auto", "cpu"]
-    if torch.cuda.is_available():
-        last = torch.cuda.device_count() - 1
-        there.append(f"cuda (or cuda:0 to cuda:{last})" if last else "cuda")
-    if torch.backends.mps.is_available():
-        there.append("mps")
-    return f"On this machine it is one of {', '.join(there)}."
+def _has_cuda() -> bool:
+    """Whether PyTorch was built for NVIDIA's or AMD's GPUs."""
+    return torch.version.cuda is not None or torch.version.hip is not None
 
 
 def device_note(word: str, device: torch.device, *, devices: Path = Path("/dev")) -> str | None:
@@ -88,13 +70,12 @@ def device_note(word: str, device: torch.device, *, devices: Path = Path("/dev")
     The latter is so where this PyTorch was built without CUDA. Where the driver is too old, PyTorch itself warns.
     """
     if word == "auto" and device.type == "mps":
-        return "On Apple's GPU, which nobody has tested this on; --device cpu is tested, and slower."
-    built = torch.version.cuda is not None or torch.version.hip is not None
-    if word != "auto" or device.type != "cpu" or built or not any(devices.glob("nvidia[0-9]*")):
+        return "Device: Apple's GPU, which is untested. `device=cpu` is tested, and slower."
+    if word != "auto" or device.type != "cpu" or _has_cuda() or not any(devices.glob("nvidia[0-9]*")):
         return None
     return (
-        f"There is an NVIDIA GPU here, but PyTorch {torch.__version__} was built without CUDA, so the processor "
-        "computes. To use the GPU: pip install --force-reinstall torch torchvision. If this is meant: --device cpu."
+        f"Device: cpu, as PyTorch {torch.__version__} was built without CUDA. To use the NVIDIA GPU of this machine: "
+        "pip install --force-reinstall torch torchvision"
     )
 
 
@@ -113,13 +94,12 @@ def pick_own_device(word: str, number: int, count: int) -> torch.device:
         return device
     if device != torch.device("cuda"):
         raise InputError(
-            f"--device {word}: {count} processes can't share one device. Give cuda, which is a GPU for each, or cpu."
+            f"`device={word}`: {count} processes can't share one device. Set `device=cuda` or `device=cpu`."
         )
-    if count > torch.cuda.device_count():
-        having = pluralize(torch.cuda.device_count(), "GPU")
+    gpus = torch.cuda.device_count()
+    if count > gpus:
         raise InputError(
-            f"{count} processes were started on this machine, but it has {having}. Start as many (--nproc-per-node "
-            f"{torch.cuda.device_count()}), or say --device cpu."
+            f"{count} processes were started, but this machine has {pluralize(gpus, 'GPU')}. Start at most {gpus}."
         )
     own = torch.device("cuda", number)
     torch.cuda.set_device(own)
@@ -142,20 +122,15 @@ def device_title(device: torch.device) -> str:
     return f"{name}, torch {torch.__version__}"
 
 
-# Fields of an ARM processor on Linux, which has no model name.
-_ARM_FIELDS = ("CPU implementer", "CPU part", "CPU variant")
-
-
 def _processor() -> str:
     """The name of the processor, or else what distinguishes it."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     fields = {(parts := line.partition(":"))[0].strip(): parts[2].strip() for line in reversed(lines)}
-    if name := fields.get("model name"):
-        return name
     kind = platform.processor() or platform.machine()
-    if arm := " ".join(fields[field] for field in _ARM_FIELDS if field in fields):
-        return f"{kind} {arm}"
+    arm = [fields[name] for name in ("CPU implementer", "CPU part", "CPU variant") if name in fields]
+    if "model name" in fields or arm:  # ARM has no model name on Linux
+        return fields.get("model name") or " ".join([kind, *arm])
     if sys.platform == "darwin":
         command = ("sysctl", "-n", "machdep.cpu.brand_string")
         with suppress(OSError, subprocess.SubprocessError):
@@ -177,19 +152,17 @@ def workers_for(requested: int | None, device: torch.device, *, sharing: int = 1
     """The number of processes that read images, lowered to what the cores and the memory allow. None is the default."""
     if requested is None:
         return pick_workers(device, sharing=sharing)
-    own_cores = max(1, cores() // sharing)
-    by_cores = _WORKERS_PER_CORE * own_cores
+    by_cores = _WORKERS_PER_CORE * max(1, cores() // sharing)
     by_memory = max(0, free_bytes(torch.device("cpu"), sharing=sharing)) // _WORKER_BYTES
     most = min(by_cores, by_memory)
     if requested <= most:
         return requested
-    if by_cores <= by_memory:
-        having = "this process" if sharing > 1 else "this machine"
-        each = "the one core" if own_cores == 1 else f"each of the {own_cores} cores"
-        reason = f"{_WORKERS_PER_CORE} for {each} that {having} has; more would only wait for each other"
-    else:
-        reason = f"for as many there is free memory, at about {_WORKER_BYTES >> 20} MiB each"
-    _logger.info(f"--workers {requested} is lowered to {most}: {reason}.")
+    limit = (
+        f"{_WORKERS_PER_CORE} a core"
+        if by_cores <= by_memory
+        else f"{_WORKER_BYTES >> 20} MiB of free memory each"
+    )
+    _logger.info(f"Workers: {most} instead of {requested} ({limit})")
     return most
 
 
@@ -208,9 +181,8 @@ def lower_precision(device: torch.device) -> Precision | None:
         major, _ = torch.cuda.get_device_capability(device)
         return "bf16" if major >= 8 else "fp16" if major >= 7 else None
     if device.type == "cpu":
-        capabilities: dict[str, object] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # Not in older PyTorch.
+        # Not in older PyTorch.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
     return None
 

@@ -1,8 +1,7 @@
 """Distributed training: the processes of a run, and their collectives.
 
 A launcher such as torchrun starts the same program several times and gives each a rank. The processes share the groups
-of every step: DistributedDataParallel sums gradients during the backward pass; batch-norm statistics and losses are
-shared once per step. So N processes compute what one would.
+of every step, and compute what one would.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from efficientnetv2.utils.errors import InputError, OtherProcessError, pluralize
+from efficientnetv2.utils.errors import InputError, OtherProcessError, error_summary, pluralize
 from efficientnetv2.utils.shell import START_OR_UNSET, env_int, rank_and_world_size
 
 _logger = logging.getLogger(__name__)
@@ -45,25 +44,17 @@ _WAITS_S = 20.0
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as one of them sees it.
-
-    Args:
-        rank: Of this process.
-        size: Number of processes.
-        local_rank: Rank on this machine.
-        local_size: Number of processes on this machine.
-        launch: Name of torchrun's launch, equal after a restart. None without torchrun.
-        restarts: How often torchrun has restarted the processes.
-        tensors: Process group for tensors, of the device's backend. None is the default group, which all else uses.
-    """
+    """The processes of a run, as one of them sees it."""
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
+    local_rank: int = 0  # On this machine
     local_size: int = 1
-    launch: str | None = None
+    launch: str | None = None  # Name of torchrun's launch, equal after a restart. None without torchrun.
     restarts: int = 0
-    tensors: dist.ProcessGroup | None = None
+    tensors: dist.ProcessGroup | None = (
+        None  # Group of the device's backend. None is the default group, for all else.
+    )
 
     @property
     def is_main_process(self) -> bool:
@@ -89,48 +80,36 @@ SINGLE_PROCESS = World()
 
 
 def world_from_env() -> World:
-    """This process's place, from the environment variables of torchrun or a compatible launcher.
-
-    Raises:
-        InputError: A variable is missing or out of range.
-    """
+    """This process's place, from the environment variables of torchrun or a compatible launcher. Raises InputError."""
     if (here := rank_and_world_size()) is None:
         return SINGLE_PROCESS
     if here[1] > 1:
-        for name in ("MASTER_ADDR", "MASTER_PORT"):
-            if not os.environ.get(name):
-                raise InputError(
-                    f"environment variable WORLD_SIZE is {here[1]}, but {name} is not set, so the processes can't find "
-                    f"each other. {START_OR_UNSET}"
-                )
+        if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+            raise InputError(
+                f"environment variable WORLD_SIZE is {here[1]}, but {missing[0]} is not set. {START_OR_UNSET}"
+            )
         env_int("MASTER_PORT", below=2**16)
     local_size = env_int("LOCAL_WORLD_SIZE", 1, least=1)
     below = local_size if "LOCAL_WORLD_SIZE" in os.environ else None  # some clusters set the other alone
+    launch = os.environ.get("TORCHELASTIC_RUN_ID")
+    if launch == "none":  # torchrun has no name for it: the process that started this one
+        starter = psutil.Process(os.getppid())
+        launch = f"{platform.node()}:{starter.pid}:{starter.create_time():.0f}"
     return World(
         rank=here[0],
         size=here[1],
         local_rank=env_int("LOCAL_RANK", below=below),
         local_size=local_size,
-        launch=_launch(os.environ.get("TORCHELASTIC_RUN_ID")),
+        launch=launch,
         restarts=env_int("TORCHELASTIC_RESTART_COUNT"),
     )
-
-
-def _launch(run_id: str | None) -> str | None:
-    """Torchrun's name for a launch; where it has none, the process that started this one."""
-    if run_id != "none":
-        return run_id
-    starter = psutil.Process(os.getppid())
-    return f"{platform.node()}:{starter.pid}:{starter.create_time():.0f}"
 
 
 @contextmanager
 def process_group(world: World, *, mend: str) -> Iterator[None]:
     """Within the block, the processes can communicate; an error in one ends all, and the first to fail reports it.
 
-    Args:
-        world: Of `world_from_env`.
-        mend: What to do after a process was killed, for the message.
+    ``mend`` is what to do after a process was killed, for the message.
 
     Raises:
         OtherProcessError: Another process has failed, and has reported it.
@@ -146,7 +125,7 @@ def process_group(world: World, *, mend: str) -> Iterator[None]:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise InputError(
                 f"process {world.rank} of {world.size} can't reach MASTER_ADDR and MASTER_PORT, {place} "
-                f"({_first_line(error)}). {START_OR_UNSET}"
+                f"({error_summary(error)}). {START_OR_UNSET}"
             ) from error
         store = _own_store(store, rank, size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
@@ -159,13 +138,20 @@ def process_group(world: World, *, mend: str) -> Iterator[None]:
             raise OtherProcessError from stop
         raise
     except Exception as error:
-        is_lost = _is_lost_connection(error)
-        if not _first_to_fail(store, otherwise=not is_lost):
+        # Gloo raises a plain RuntimeError where another process has failed.
+        is_lost = isinstance(error, dist.DistError) or (
+            isinstance(error, RuntimeError) and "gloo" in str(error)
+        )
+        try:
+            is_first = store.add(_FAILURES, 1) == 1
+        except RuntimeError:  # the store ended with the main process
+            is_first = not is_lost
+        if not is_first:
             raise OtherProcessError from error
         if is_lost:
             raise InputError(
-                f"Process {rank} of {size} has lost touch with another one ({_first_line(error)}), which was killed or "
-                f"can't be reached. The launcher says which one ended first. {mend}"
+                f"Process {rank} of {size} has lost another one ({error_summary(error)}). The launcher says which one "
+                f"ended first. {mend}"
             ) from error
         raise
     # Not after a failure: the others have gone.
@@ -175,14 +161,11 @@ def process_group(world: World, *, mend: str) -> Iterator[None]:
 @contextmanager
 def _log_waiting(world: World) -> Iterator[None]:
     """Log after some seconds of the block that the main process waits for the others."""
-
-    def log() -> None:
-        _logger.warning(
-            f"Waiting for the other {pluralize(world.size - 1, 'process')} (WORLD_SIZE {world.size}, MASTER_ADDR "
-            f"{os.environ['MASTER_ADDR']}). {START_OR_UNSET}"
-        )
-
-    timer = threading.Timer(_WAITS_S, log)
+    message = (
+        f"Waiting for the other {pluralize(world.size - 1, 'process')} (WORLD_SIZE {world.size}, MASTER_ADDR "
+        f"{os.environ['MASTER_ADDR']}). {START_OR_UNSET}"
+    )
+    timer = threading.Timer(_WAITS_S, _logger.warning, [message])
     timer.daemon = True
     if world.is_main_process:
         timer.start()
@@ -260,24 +243,5 @@ def all_reduce_sum(world: World, tensors: Sequence[Tensor]) -> None:
 
 
 def convert_sync_batch_norm(network: nn.Module, world: World) -> None:
-    """Let the batch-norm layers of a model share their statistics over all processes, in place; on GPUs.
-
-    All processes must compute equally many passes. Names and order of the weights stay.
-    """
+    """Let the batch-norm layers of a model share their statistics over all processes, in place; on GPUs."""
     nn.SyncBatchNorm.convert_sync_batchnorm(network, world.tensors)  # type: ignore[no-untyped-call]
-
-
-def _first_to_fail(store: Store, *, otherwise: bool) -> bool:
-    try:
-        return bool(store.add(_FAILURES, 1) == 1)
-    except RuntimeError:  # The store ended with the main process.
-        return otherwise
-
-
-def _is_lost_connection(error: Exception) -> bool:
-    """Whether an operation failed because of another process; gloo raises a plain RuntimeError."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -25,14 +25,8 @@ _BOUNDS = {
 # Characters that a terminal obeys: control characters and those that change the direction of text. File names and
 # labels may contain them. Source: Unicode 15, general category Cc and property Bidi_Control.
 _CONTROLS = [
-    *range(32),
-    *range(127, 160),
-    0x200E,
-    0x200F,
-    0x61C,
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-]
+    *range(32), *range(127, 160), 0x200E, 0x200F, 0x61C, *range(0x202A, 0x202F), *range(0x2066, 0x206A)
+]  # fmt: skip
 _ESCAPES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS}
 _ESCAPES_IN_LINES = {code: sign for code, sign in _ESCAPES.items() if chr(code) not in "\n\t"}
 
@@ -63,9 +57,8 @@ class OtherProcessError(Exception):
 def non_finite_error(num_broken: int, num_images: int, first: int) -> DivergedError:
     """The error for a model whose logits are not finite. ``first`` is the place of the first such image, from 0."""
     return DivergedError(
-        f"the network answers {num_broken} of {num_images} pictures (first, number {first}) with NaN or infinity, so "
-        "its weights are of no use. If they were trained here, the training diverged: train again with a lower "
-        "learning rate. If they were given, the file is damaged or was not made for this network: use another."
+        f"the model's outputs are NaN or infinite for {num_broken} of {num_images} images (first: number {first}), so "
+        "its weights are of no use. Train again with a lower learning rate, or use another weights file."
     )
 
 
@@ -77,16 +70,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def format_rule(problem: Mapping[str, Any]) -> str:
-    """What a value must be, from one of pydantic's ``ValidationError.errors()``: ``has to be a whole number``."""
+    """What a value must be, from one of pydantic's ``ValidationError.errors()``: ``must be a whole number``."""
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "literal_error":
-        return f"has to be {context['expected']}"
+        return f"must be {context['expected']}"
     if kind in _BOUNDS:
         word, name = _BOUNDS[kind]
         bound = float(context[name])
-        return f"has to be {word} {f'{bound:,.0f}' if bound.is_integer() else f'{bound:g}'}"
+        return f"must be {word} {f'{bound:,.0f}' if bound.is_integer() else f'{bound:g}'}"
     if kind in _EXPECTED:
-        return f"has to be {_EXPECTED[kind]}"
+        return f"must be {_EXPECTED[kind]}"
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
@@ -103,12 +96,12 @@ def truncate(text: str, most: int = 60) -> str:
 
 
 def first_error(problems: Sequence[Mapping[str, Any]]) -> str:
-    """The first of pydantic's ``ValidationError.errors()``: ``stages.0.stride: has to be a whole number``."""
+    """The first of pydantic's ``ValidationError.errors()``: ``stages.0.stride: must be a whole number``."""
     where = ".".join(str(part) for part in problems[0]["loc"])
     return f"{where}: {format_rule(problems[0])}" if where else format_rule(problems[0])
 
 
-def error_summary(error: Exception) -> str:
+def error_summary(error: BaseException) -> str:
     """An error in one line; pydantic's ``ValidationError`` with its first field."""
     problems = getattr(error, "errors", None)
     if callable(problems):

@@ -30,12 +30,8 @@ UNUSED_DAYS = 30
 def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None:
     """Write a file completely or not at all, even after a power cut. A file that exists is replaced.
 
-    Args:
-        path: Of the finished file; its folder exists.
-        writer: Writes and closes the temporary file that it is given, or replaces it. If it raises, nothing changes.
-
-    Raises:
-        OSError: The folder is missing, full or read-only.
+    ``writer`` writes and closes the temporary file that it is given, or replaces it. If it raises, nothing changes.
+    Raises OSError if the folder is missing, full or read-only.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.partial")
@@ -57,8 +53,7 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> None
 def read_object(file: Path, *keys: str, fix: str) -> dict[str, Any]:
     """A JSON object that this program has written, with at least the given keys; ``fix`` is a sentence.
 
-    Raises:
-        InputError: The file is missing or damaged, or a key is missing.
+    Raises InputError if the file is missing or damaged, or a key is missing.
     """
     try:
         plain = json.loads(file.read_text(encoding="utf-8"))
@@ -67,10 +62,10 @@ def read_object(file: Path, *keys: str, fix: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # text that is not UTF-8 raises a ValueError too
         raise InputError(f"{file} is damaged ({error}). {fix}") from error
     plain = legacy.upgrade(plain)
-    missing = [key for key in keys if not isinstance(plain, dict) or key not in plain]
-    if missing or not isinstance(plain, dict):
-        what = f"it has no '{missing[0]}'" if missing else "it is not a JSON object"
-        raise InputError(f"{file} is damaged ({what}). {fix}")
+    if not isinstance(plain, dict):
+        raise InputError(f"{file} is damaged (it is not a JSON object). {fix}")
+    if missing := [key for key in keys if key not in plain]:
+        raise InputError(f"{file} is damaged (it has no '{missing[0]}'). {fix}")
     return plain
 
 
@@ -83,10 +78,10 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 def output_dir(folder: Path, called: str) -> Iterator[None]:
     """Create an output folder for the block; after an error or Ctrl-C, created folders are removed if they are empty.
 
-    So it is known before long work that its results can be written. ``called`` is the option that names the folder.
-    Raises InputError.
+    So it is known before long work that its results can be written. ``called`` names the folder in messages. Raises
+    InputError.
     """
-    created = [one for one in (folder, *folder.parents) if not one.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         try:
             check_writable_dir(folder, called)
@@ -95,9 +90,9 @@ def output_dir(folder: Path, called: str) -> Iterator[None]:
             raise InputError(f"{called} {folder}: {error.strerror or error}. Give another folder.") from error
         yield
     except BaseException:
-        for one in created:
+        for path in created:
             with suppress(OSError):  # Not empty, or gone.
-                one.rmdir()
+                path.rmdir()
         raise
 
 
@@ -106,38 +101,29 @@ def check_writable_file(file: Path, called: str, *, such_as: str) -> None:
 
     ``called`` is the option that names it; ``such_as`` a file name for a user who gave a folder. Raises InputError.
     """
-    folder = file.absolute().parent
-    if file.is_dir():
-        raise InputError(f"{called} {file} is a folder. Give a file, such as {file / such_as}.")
     if file.exists() and not file.is_file():
-        raise InputError(f"{called} {file} is not a regular file. Give a file, such as {such_as}.")
-    if not folder.is_dir():
-        raise InputError(
-            f"{called} {file}: there is no folder {file.parent}. Make it, or give another place."
-        )
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{called} {file}: nothing may be written into {file.parent}. Give another place.")
+        kind, example = ("a folder", file / such_as) if file.is_dir() else ("not a regular file", such_as)
+        raise InputError(f"{called} {file} is {kind}. Give a file, such as {example}.")
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"{called} {file}: there is no folder {file.parent}. Create it.")
+    check_writable_dir(file.parent, called)
 
 
 def check_writable_dir(folder: Path, called: str) -> None:
     """Refuse an output folder that cannot be created or written. Raises InputError."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise InputError(f"{called} {folder}: {there} is a file. Give a folder.")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{called} {folder}: nothing may be written into {there}. Give another folder.")
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{called} {folder}: {existing} is a file. Give a folder.")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"{called} {folder}: nothing may be written into {existing}. Give another folder.")
 
 
 def hint_for_os_error(error: BaseException) -> str:
-    """The fix for a file that could not be written, without a full stop.
-
-    Errors other than OSError mean a full disk, as PyTorch's do.
-    """
-    if not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "Make room on the disk"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "Let it be written to again: its permissions, or how its disk is mounted"
-    return "Make room on the disk, or bring it back"
+    """The fix for a file that could not be written, without a full stop. Other errors than OSError mean a full disk."""
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Make it writable (its permissions, or how its disk is mounted)"
+    is_full = not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"Make room on the disk{'' if is_full else ', or bring it back'}"
 
 
 def remove_partial(folder: Path) -> None:
@@ -169,11 +155,9 @@ def cache_folder(kind: str) -> Path:
 
     It is in ``EFFNETV2_CACHE``, or in ``efficientnetv2`` under ``XDG_CACHE_HOME`` or ``~/.cache``.
     """
-    given = os.environ.get(VARIABLE)
-    if given:
-        return Path(os.path.expanduser(given)) / kind
-    around = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.path.expanduser(around)) / "efficientnetv2" / kind
+    if given := os.environ.get(VARIABLE):
+        return Path(given).expanduser() / kind
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "efficientnetv2" / kind
 
 
 def is_unused(file: Path) -> bool:
@@ -188,15 +172,7 @@ def is_unused(file: Path) -> bool:
 def locked(file: Path, what: str, *, taken: str, fix: str, patience_s: float = 0.0) -> Iterator[None]:
     """Hold a lock file during the block, then remove it. The lock ends with its process, also if that is killed.
 
-    Args:
-        file: Lock file; its folder exists.
-        what: What is locked, which begins the messages.
-        taken: The rest of the message where another process holds it.
-        fix: What to do where it cannot be written.
-        patience_s: Seconds to wait for another process.
-
-    Raises:
-        InputError: Another process holds it, or it cannot be written.
+    Raises InputError if another process holds it (message ``what``: ``taken``), or it cannot be written (``fix`` it).
     """
     lock = FileLock(file)
     try:
@@ -232,9 +208,7 @@ def parse_yaml(text: str, called: str) -> Any:
     try:
         return yaml.load(text, Loader=_YamlLoader)
     except RecursionError as error:
-        raise InputError(
-            f"{called}: its lists and tables are nested too deeply. Write fewer levels."
-        ) from error
+        raise InputError(f"{called} is nested too deeply.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist.
         raise InputError(f"{called} is not YAML: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 
 PACKAGE = logging.getLogger("efficientnetv2")
@@ -50,8 +50,8 @@ def hushed() -> Iterator[None]:
 @contextmanager
 def as_details() -> Iterator[None]:
     """Show the block's lines of level INFO only where those of level DEBUG are shown."""
-    recorders = (one for one in PACKAGE.handlers if isinstance(one, Recorder))
-    shown = max((PACKAGE.getEffectiveLevel(), *(one.shown for one in recorders)))
+    recorders = (handler for handler in PACKAGE.handlers if isinstance(handler, Recorder))
+    shown = max((PACKAGE.getEffectiveLevel(), *(recorder.shown for recorder in recorders)))
     with _filtered(
         lambda handler, record: record.levelno > logging.INFO or max(handler.level, shown) <= logging.DEBUG
     ):
@@ -73,33 +73,24 @@ def silenced() -> Iterator[None]:
 @contextmanager
 def _filtered(passes: Callable[[logging.Handler, logging.LogRecord], bool]) -> Iterator[None]:
     """Let handlers that are there now get a line of the package only if it ``passes``."""
+    with ExitStack() as stack:
+        for handler in (*PACKAGE.handlers, *logging.root.handlers):
+            if not isinstance(handler, Recorder):
 
-    def filter_of(handler: logging.Handler) -> Callable[[logging.LogRecord], bool]:
-        return lambda record: record.name.partition(".")[0] != PACKAGE.name or passes(handler, record)
+                def rule(record: logging.LogRecord, handler: logging.Handler = handler) -> bool:
+                    return record.name.partition(".")[0] != PACKAGE.name or passes(handler, record)
 
-    handlers = [one for one in (*PACKAGE.handlers, *logging.root.handlers) if not isinstance(one, Recorder)]
-    filters = [(handler, filter_of(handler)) for handler in handlers]
-    for handler, rule in filters:
-        handler.addFilter(rule)
-    try:
+                handler.addFilter(rule)
+                stack.callback(handler.removeFilter, rule)
         yield
-    finally:
-        for handler, rule in filters:
-            handler.removeFilter(rule)
 
 
 @contextmanager
 def progress(description: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Report how far the block has come; yields what to call with the number of units done so far.
-
-    A ``total`` of None says only that the block is under way.
-    """
+    """Report how far the block has come; yields what to call with the units done so far. ``total`` may be unknown."""
     reporter = _reporter.get()
-    if reporter is None:
-        yield lambda done: None
-    else:
-        with reporter(description, total, unit) as update:
-            yield update
+    with nullcontext(lambda done: None) if reporter is None else reporter(description, total, unit) as update:
+        yield update
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch.utils.data import get_worker_info
@@ -23,12 +22,8 @@ GIB = 2**30
 # Messages of a plain RuntimeError from PyTorch's allocators on the CPU and on Apple's GPUs, from C++, and from oneDNN,
 # which gives no reason where it gets no memory for a convolution.
 _OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "bad_alloc",
-    "could not create a primitive",
-)
+    "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "could not create a primitive"
+)  # fmt: skip
 _POLL_S = 0.001  # Between two readings of the memory in use: a few per layer. Ours.
 
 
@@ -41,11 +36,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def release_memory(device: torch.device) -> None:
     """Return the unused memory of a device that this process keeps."""
     if device.type == "cuda":
@@ -53,18 +43,16 @@ def release_memory(device: torch.device) -> None:
     elif device.type == "mps":
         torch.mps.empty_cache()
     elif sys.platform == "linux":
-        # glibc's; others return memory by themselves.
-        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(
+            0
+        )  # others than glibc do it by themselves
 
 
 def limit_memory(device: torch.device, gib: float) -> None:
     """Let PyTorch's allocator refuse what exceeds a limit; only on NVIDIA GPUs. Raises InputError unless it is > 0."""
     if not 0 < gib < math.inf:
-        raise InputError(
-            f"--memory-gib is {gib:g}, but has to be a number above 0. Leave it out to take what there is."
-        )
+        raise InputError(f"`memory_gib` is {gib:g}, but must be a number above 0.")
     if device.type == "cuda":
-        # This function does not accept "cuda" without a number.
         number = torch.cuda.current_device() if device.index is None else device.index
         total = torch.cuda.get_device_properties(number).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), number)
@@ -118,20 +106,10 @@ def free_bytes(
     root: Path = Path("/sys/fs/cgroup"),
     own: Path = Path("/proc/self/cgroup"),
 ) -> int:
-    """Memory of a device that this process may still take.
+    """Bytes of a device's memory that this process may still take; negative if it exceeds ``limit_gib``.
 
-    On a CPU the least of the available memory, the container's limit and the stated limit; on a GPU of the free memory
-    and the stated limit.
-
-    Args:
-        device: Of the memory.
-        limit_gib: That this process may take in all.
-        sharing: Number of processes that share the free memory equally.
-        root: Where the system shows the limits of cgroups.
-        own: Where it shows the cgroups of this process.
-
-    Returns:
-        Bytes; negative if the process exceeds the stated limit.
+    ``sharing`` processes share the free memory equally. On a CPU a container's limit counts too: ``root`` and ``own``
+    are where the system shows the limits of cgroups, and the cgroups of this process.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -143,9 +121,7 @@ def free_bytes(
 
         free = min([psutil.virtual_memory().available, *_left_by_container(root, own)])
     free = int(free) // sharing
-    if limit_gib is None:
-        return free
-    return int(min(free, limit_gib * GIB - in_use_bytes(device)))
+    return free if limit_gib is None else int(min(free, limit_gib * GIB - in_use_bytes(device)))
 
 
 def _left_by_container(root: Path, own: Path) -> list[int]:
@@ -153,14 +129,20 @@ def _left_by_container(root: Path, own: Path) -> list[int]:
 
     A container sees its own group as the root. A job of Slurm or systemd is in a nested one, and all above limit it.
     """
-    left = []
+    # By controller: '' is version 2, ``memory`` version 1.
+    groups = {"": ["."], "memory": ["."]}
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            controllers, _, path = line.partition(":")[2].partition(":")
+            steps = [step for step in path.split("/") if step]
+            nested = [] if ".." in steps else ["/".join(steps[: end + 1]) for end in range(len(steps))]
+            groups |= {controller: [".", *nested] for controller in controllers.split(",")}
     new = ("memory.max", "memory.current", "inactive_file")
     old = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    within = _groups_of(own)
-    for folder, (limit, usage, cache) in (
-        *((root / group, new) for group in within.get("", (".",))),
-        *((root / "memory" / group, old) for group in within.get("memory", (".",))),
-    ):
+    folders = [(root / group, new) for group in groups[""]]
+    folders += [(root / "memory" / group, old) for group in groups["memory"]]
+    left = []
+    for folder, (limit, usage, cache) in folders:
         try:
             most, taken = (folder / limit).read_text().strip(), int((folder / usage).read_text())
             statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
@@ -169,25 +151,6 @@ def _left_by_container(root: Path, own: Path) -> list[int]:
         if most != "max":
             left.append(int(most) - taken + int(statistics.get(cache, 0)))
     return left
-
-
-def _groups_of(own: Path) -> dict[str, list[str]]:
-    """The cgroup of this process and all above it: '' (version 2) or ``memory`` (version 1) -> their paths."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return {}
-    found: dict[str, list[str]] = {}
-    for line in lines:
-        _, _, rest = line.partition(":")
-        kinds, _, path = rest.partition(":")
-        steps = [step for step in path.split("/") if step]
-        above = ["."]
-        if ".." not in steps:
-            above += ["/".join(steps[: end + 1]) for end in range(len(steps))]
-        for kind in kinds.split(","):
-            found[kind] = above
-    return found
 
 
 class PeakMemory:
@@ -209,9 +172,7 @@ class PeakMemory:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.device.type == "cuda":
             self.bytes = int(torch.cuda.max_memory_allocated(self.device))
             return
@@ -227,9 +188,8 @@ class PeakMemory:
 class MemoryBudget:
     """Memory that the threads of a process share: a thread that needs more than is left waits for the others.
 
-    Args:
-        small: Requests up to this many bytes are not counted.
-        share: Fraction of the free memory for the counted ones together; a larger request runs alone.
+    Requests up to ``small`` bytes are not counted. All others get ``share`` of the free memory together; a larger one
+    runs alone.
     """
 
     def __init__(self, small: int, share: float) -> None:
@@ -250,8 +210,13 @@ class MemoryBudget:
         with self._changed:
             while self._taken and self._taken + bytes_needed > self._most:
                 self._changed.wait()
-            if not self._taken:
-                self._refuse(bytes_needed)
+            if not self._taken:  # refuse what exceeds this process's part of the free memory
+                worker = get_worker_info()
+                free = free_bytes(torch.device("cpu"), sharing=worker.num_workers if worker else 1)
+                if bytes_needed > free:
+                    needed, left = f"{bytes_needed / GIB:.1f} GiB", f"{free / GIB:.1f} GiB"
+                    raise MemoryError(f"needs {needed} of memory, and {left} are free")
+                self._most = int(self.share * free)
             self._taken += bytes_needed
         try:
             yield
@@ -259,13 +224,3 @@ class MemoryBudget:
             with self._changed:
                 self._taken -= bytes_needed
                 self._changed.notify_all()
-
-    def _refuse(self, bytes_needed: int) -> None:
-        """Refuse what exceeds this process's part of the free memory."""
-        worker = get_worker_info()
-        free = free_bytes(torch.device("cpu"), sharing=worker.num_workers if worker else 1)
-        if bytes_needed > free:
-            raise MemoryError(
-                f"needs {bytes_needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free"
-            )
-        self._most = int(self.share * free)

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from packaging.requirements import Requirement
 
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, error_summary
 
 _INSTALL_BOTH = (
     "install torch and torchvision from one place, as pytorch.org says for this machine. Without a GPU: "
@@ -21,11 +21,7 @@ _INSTALL_BOTH = (
 
 
 def import_optional(module: str, extra: str, why: str) -> ModuleType:
-    """Import a module of a package that an extra installs. ``why`` begins the message: what needs it.
-
-    Raises:
-        InputError: The package is not installed, or needs torchvision, which does not fit torch.
-    """
+    """Import a module of a package that an extra installs, or raise InputError. ``why`` says what needs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -42,11 +38,7 @@ def import_optional(module: str, extra: str, why: str) -> ModuleType:
 
 
 def import_torchvision(module: str = "") -> ModuleType:
-    """Import torchvision or a module of it. Its operators are compiled for one version of torch.
-
-    Raises:
-        InputError: It is not installed, or does not fit torch.
-    """
+    """Import torchvision or a module of it, or raise InputError: its operators are compiled for one torch."""
     try:
         return importlib.import_module(f"torchvision.{module}".rstrip("."))
     except (ImportError, RuntimeError, OSError) as error:
@@ -54,16 +46,15 @@ def import_torchvision(module: str = "") -> ModuleType:
             installed, torch = version("torchvision"), version("torch")
         except PackageNotFoundError as missing:
             raise InputError(f"the package '{missing.name}' is not installed: {_INSTALL_BOTH}") from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"torchvision {installed} does not fit torch {torch}, and can't be imported ({reason}): {_INSTALL_BOTH}"
+            f"torchvision {installed} does not fit torch {torch}, and can't be imported ({error_summary(error)}): "
+            f"{_INSTALL_BOTH}"
         ) from error
 
 
 def _how_to_install(extra: str) -> str:
     if extra not in (metadata("efficientnetv2").get_all("Provides-Extra") or []):
-        again = f'pip install -e ".[{extra}]"'
-        return f"efficientnetv2 is newer than what was installed: install it anew, in a clone with {again}"
+        return f'The installed efficientnetv2 is older than its code. Install it again: pip install -e ".[{extra}]"'
     packages = extra_requirements(extra)
     if not packages:
         return f"There is none for Python {platform.python_version()} on {platform.system()}."
@@ -78,7 +69,9 @@ def extra_requirements(extra: str) -> list[str]:
     """
     found = [Requirement(line) for line in requires("efficientnetv2") or []]
     return sorted(
-        f"{one.name}{one.specifier}"
-        for one in found
-        if one.marker and one.marker.evaluate({"extra": extra}) and not one.marker.evaluate({"extra": ""})
+        f"{package.name}{package.specifier}"
+        for package in found
+        if (marker := package.marker)
+        and marker.evaluate({"extra": extra})
+        and not marker.evaluate({"extra": ""})
     )

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, MutableMapping
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -36,46 +37,38 @@ _MAX_SOCKET_FOLDER = 108 - len("/pymp-01234567/listener-01234567") - 1
 
 
 def limit_openmp_spin(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let waiting threads free their core soon, unless the user has set how threads wait.
-
-    Must be called before PyTorch is imported. Only GNU's OpenMP reads it.
-    """
+    """Let waiting threads of GNU's OpenMP free their core soon, unless the user has set it. Before PyTorch's import."""
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
         environment["GOMP_SPINCOUNT"] = str(_SPIN_COUNT)
 
 
 def call_with_timeout(seconds: float, call: Callable[[], Result]) -> Result:
-    """The result of a call, or TimeoutError after ``seconds``.
+    """The result of a call, or TimeoutError after ``seconds``; it runs in a thread, which is then abandoned.
 
-    The timeout of a connection holds for each address of a server, and not for the look-up of its name. The call runs
-    in a thread, which is abandoned when the time is up.
+    The timeout of a connection holds for each address of a server, and not for the look-up of its name.
     """
-    results: list[Result] = []
-    errors: list[BaseException] = []
+    future: Future[Result] = Future()
 
     def run() -> None:
         try:
-            results.append(call())
+            future.set_result(call())
         except BaseException as error:
-            errors.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    return results[0]
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError as error:
+        if future.done():  # the call itself raised it
+            raise
+        raise TimeoutError(f"no reply within {seconds:g} s") from error
 
 
 def keep_freed_memory() -> bool:
     """Let this process and its forks reuse the memory that they free; ``memory.release_memory`` returns it.
 
     Environment variables of glibc's allocator take precedence. ``python -m benchmarks.kept_memory`` measures the gain.
-
-    Returns:
-        Whether it was set: only Linux with glibc has it.
+    Returns whether it was set: only Linux with glibc has it.
     """
     is_set = any(name.startswith("MALLOC_") for name in os.environ)
     if sys.platform != "linux" or is_set or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
@@ -86,10 +79,7 @@ def keep_freed_memory() -> bool:
 
 
 def end_with_parent(parent: int) -> None:
-    """Let the system kill this process when the thread that started it ends; only on Linux.
-
-    ``parent`` is the parent's process id. If it has ended already, so does this process.
-    """
+    """Let Linux kill this process when the thread that started it ends; ``parent`` is its process id."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -133,10 +123,7 @@ def _own_folder(process: int) -> tuple[Path, FileLock]:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove temporary folders of this user in ``parent`` whose process, and so its lock, has ended.
-
-    Only folders of this user are opened: others may have put links there.
-    """
+    """Remove this user's temporary folders in ``parent`` whose process, and so its lock, has ended."""
     for folder in parent.glob(f"{_PREFIX}*"):
         try:
             found = folder.lstat()

@@ -55,10 +55,8 @@ class Key:
         generator = np.random.Generator(bits)
         rows = np.empty((len(ids), columns))
         state = bits.state  # Read once: reading and writing it are most of the work.
-        state["buffer_pos"], state["has_uint32"] = (
-            4,
-            0,
-        )  # Nothing buffered: the next draw starts at the counter.
+        # Nothing buffered: the next draw starts at the counter.
+        state["buffer_pos"], state["has_uint32"] = 4, 0
         counter = state["state"]["counter"]
         counter[:] = 0
         for row, identity in zip(rows, ids, strict=True):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -28,11 +29,7 @@ CALL: ContextVar[str | None] = ContextVar("call", default=None)
 
 
 def rank_and_world_size() -> tuple[int, int] | None:
-    """The process's rank and the number of processes, from the launcher's environment. None without a launcher.
-
-    Raises:
-        InputError: A variable is not a number in its range.
-    """
+    """The process's rank and the number of processes, from the launcher's environment. None without a launcher."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
     size = env_int("WORLD_SIZE", least=1)
@@ -40,20 +37,13 @@ def rank_and_world_size() -> tuple[int, int] | None:
 
 
 def env_int(name: str, default: int = 0, *, least: int = 0, below: int | None = None) -> int:
-    """A whole number in an environment variable of a launcher.
-
-    Raises:
-        InputError: It is not a whole number from ``least`` to less than ``below``.
-    """
+    """A whole number from ``least`` to less than ``below`` in an environment variable of a launcher."""
     text = os.environ.get(name, str(default))
-    found = int(text) if re.fullmatch(r"\d{1,9}", text) else -1
-    if found < least or (below is not None and found >= below):
-        most = "" if below is None else f" and below {below}"
-        raise InputError(
-            f"environment variable {name}: invalid value '{text}' (must be a whole number, at least {least}{most}). "
-            f"{START_OR_UNSET}"
-        )
-    return found
+    if re.fullmatch(r"\d{1,9}", text) and int(text) in range(least, 10**9 if below is None else below):
+        return int(text)
+    most = "" if below is None else f" and below {below}"
+    rule = f"must be a whole number, at least {least}{most}"
+    raise InputError(f"environment variable {name}: invalid value '{text}' ({rule}). {START_OR_UNSET}")
 
 
 def report_to_torchrun(message: str, *, cause: bool = True) -> None:
@@ -63,10 +53,8 @@ def report_to_torchrun(message: str, *, cause: bool = True) -> None:
     moment = int(time.time()) + (0 if cause else _CONSEQUENCE_S)
     details = {"py_callstack": message, "timestamp": str(moment)}
     content = {"message": {"message": message, "extraInfo": details}}
-    try:
+    with suppress(OSError):  # the message is on the screen nevertheless
         Path(os.environ[_ERROR_FILE]).write_text(json.dumps(content), encoding="utf-8")
-    except OSError:  # The message is on the screen nevertheless.
-        return
 
 
 def shell_join(words: Sequence[str]) -> str:

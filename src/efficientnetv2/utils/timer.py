@@ -1,7 +1,6 @@
 """Benchmarks: warmed-up, interleaved, repeated timings, and a lock by which processes of a machine measure alone.
 
-Single times on a shared machine mean little. Calls of the same round meet the same conditions, so a ratio is taken
-round by round.
+Calls of the same round meet the same conditions, so a ratio is taken round by round.
 """
 
 from __future__ import annotations
@@ -49,16 +48,9 @@ def interleave(
     warmup: int = 1,
     wait: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Time some calls, one after the other, in rounds. The order is reversed with every round.
+    """Seconds of some calls by name, one per round. The order is reversed with every round.
 
-    Args:
-        sides: Name to call.
-        rounds: Number of timed rounds, at least 1.
-        warmup: Number of rounds before them.
-        wait: Called before each reading of the clock, see `synchronizer`.
-
-    Returns:
-        Name to seconds, one per round.
+    ``wait`` is called before each reading of the clock, see `synchronizer`.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warmup + rounds):
@@ -93,10 +85,7 @@ def boot_id() -> str:
 
 
 class MachineLock:
-    """Lets processes of a machine work together, or one measure while the others wait.
-
-    ``folder`` is on a disk of that machine, and the same for all of them.
-    """
+    """Lets processes of a machine work together, or one measure while the others wait. All have the same ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

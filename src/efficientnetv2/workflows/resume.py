@@ -26,6 +26,7 @@ from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.model_card import parse_entry
 from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.training.checkpoints import checkpoint_steps, remove_checkpoints
 from efficientnetv2.training.ddp import validate_sharing
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.initial_weights import build_initial_model, build_model
@@ -38,7 +39,6 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest
 from efficientnetv2.training.run_summary import length_line, model_lines
 from efficientnetv2.training.time_budget import TimeLimit
-from efficientnetv2.training.train_state import checkpoint_steps, remove_checkpoints
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically
 from efficientnetv2.utils.shell import shell_join

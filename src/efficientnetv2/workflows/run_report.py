@@ -40,12 +40,12 @@ from efficientnetv2.inference.learning_curve import LearningCurve, learning_curv
 from efficientnetv2.inference.linear_probe import ProbeResult, fit_classifier
 from efficientnetv2.models import model_file
 from efficientnetv2.models.provenance import Calibration
+from efficientnetv2.training.checkpoints import remove_checkpoints
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.metrics_log import data_wait_fraction, training_seconds
 from efficientnetv2.training.post_training import Result, epochs_trained, unreadable_note
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.train_state import remove_checkpoints
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
@@ -156,7 +156,7 @@ def _metadata(
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
         data_wait_fraction=data_wait_fraction(result.history),
-        num_skipped=config.folder.skipped_count,
+        num_skipped=len(config.folder.skipped),
         stored_size=median_shorter_side(config.train),
         check_notes=data.check_notes,
         label_conflicts=data.label_conflicts,

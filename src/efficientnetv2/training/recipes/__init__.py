@@ -23,19 +23,14 @@ RECIPES: dict[str, NamedRecipe] = {
 }
 
 
-def load_recipe(word: str, option: str = "--recipe") -> Recipe:
-    """The recipe of a name, of a YAML file, or of a run directory.
-
-    Raises:
-        InputError: There is no such recipe, or the file is invalid. The message names ``option``.
-    """
+def load_recipe(word: str, called: str = "`recipe`") -> Recipe:
+    """The recipe of a name, of a YAML file, or of a run directory. Raises InputError."""
     file = recipe_file(word)
     if file is None:
         return get_recipe(word)
     if not file.is_file():
         raise InputError(
-            f"{option} {word}: there is no such file. Give a recipe.yaml, a run directory, which holds one, or a "
-            "name that effnetv2 recipes lists."
+            f"{called} {word}: there is no such file. Give a recipe.yaml, a run directory, or a name."
         )
     return read_recipe(file)
 
@@ -51,12 +46,8 @@ def recipe_file(word: str) -> Path | None:
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of a name.
-
-    Raises:
-        InputError: There is none. The message names the nearest.
-    """
+    """The recipe of a name. Raises InputError, which names the nearest."""
     if name not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise InputError(f"There is no recipe '{name}'{did_you_mean(name, RECIPES)} The recipes: {known}.")
+        near = did_you_mean(name, RECIPES)
+        raise InputError(f"There is no recipe '{name}'{near} The recipes: {', '.join(RECIPES)}.")
     return RECIPES[name].recipe

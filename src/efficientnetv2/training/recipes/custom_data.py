@@ -10,7 +10,6 @@ QUICK = Recipe(
     name="quick",
     weights="none",
     init="zero_residual",
-    batch_size=32,
     progressive=ProgressiveSchedule(
         stages=4,
         image_size=Ramp(64, 128),
@@ -19,12 +18,9 @@ QUICK = Recipe(
         label_smoothing=0.1,
     ),
     max_upscale=2.0,
-    optimizer=Optimizer(name="adamw", lr=2e-3, weight_decay=0.05, momentum=0.9, beta2=0.99, clip_norm=1.0),
+    optimizer=Optimizer(name="adamw", lr=2e-3, weight_decay=0.05, beta2=0.99, clip_norm=1.0),
     schedule=Schedule(name="cosine", warmup_epochs=1.0, max_warmup_fraction=0.25),
     ema_decay=0.998,
-    batch_norm_momentum=0.9,
-    crop_mode="squash",
-    crop_scale_min=0.35,
     augment=AugmentPlan(randaugment_preset="monotone"),
     multilabel="sigmoid",
     minival="auto",
@@ -36,7 +32,6 @@ FINETUNE = Recipe(
     head_init="auto",
     freeze_bn=True,
     epochs=10,
-    batch_size=32,
     progressive=ProgressiveSchedule(
         stages=3,
         image_size=Ramp(128, 224),
@@ -47,12 +42,10 @@ FINETUNE = Recipe(
     ),
     max_upscale=4.0,
     optimizer=Optimizer(
-        name="adamw", lr=2e-4, weight_decay=0.02, momentum=0.9, beta2=0.999, clip_norm=5.0, head_lr_mult=5.0
+        name="adamw", lr=2e-4, weight_decay=0.02, beta2=0.999, clip_norm=5.0, head_lr_mult=5.0
     ),
-    schedule=Schedule(name="cosine", warmup_epochs=0.5, max_warmup_fraction=0.25, min_lr_ratio=0.0),
+    schedule=Schedule(name="cosine", warmup_epochs=0.5, max_warmup_fraction=0.25),
     ema_decay=0.99,
-    batch_norm_momentum=0.9,
-    crop_mode="squash",
     crop_scale_min=0.7,
     augment=AugmentPlan(randaugment_preset="monotone"),
     multilabel="sigmoid",

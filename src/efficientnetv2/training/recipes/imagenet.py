@@ -1,7 +1,4 @@
-"""ImageNet-1k and ImageNet-21k from scratch, as in the paper and as in the official code (google/automl).
-
-Also progressive learning of other models than EfficientNetV2, the paper's Table 12.
-"""
+"""ImageNet-1k and 21k from scratch, as in the paper and in the official code (google/automl); the paper's Table 12."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ _AUTOAUGMENT = AugmentPlan(flip="horizontal", autoaugment=True)
 _EPOCHS_21K = 60.0
 # Section 5.2. The released code takes 100,357, its first 16 files.
 _VALIDATION_IMAGES_21K = 100_000
-_RMSPROP = Optimizer(name="rmsprop", lr=0.256, weight_decay=1e-5, momentum=0.9, beta2=0.9, epsilon=1e-3)
+_RMSPROP = Optimizer(name="rmsprop", lr=0.256, weight_decay=1e-5, epsilon=1e-3)
 
 
 def _from_scratch(size: str, form: Form) -> Recipe:
@@ -57,7 +54,7 @@ def _from_scratch(size: str, form: Form) -> Recipe:
         batch_size=4096,
         progressive=progressive,
         optimizer=_RMSPROP,
-        schedule=Schedule(name="staircase", warmup_epochs=5, gamma=0.97, step_epochs=2.4),
+        schedule=Schedule(name="staircase", warmup_epochs=5),
         ema_decay=0.9999,
         batch_norm_momentum=_BATCH_NORM_MOMENTUM[form],
         crop_mode=evaluation.crop_mode,
@@ -114,8 +111,7 @@ S_PAPER = _from_scratch("s", "paper")
 _OURS = (
     "images are resized with antialiasing, in the official code without; crops have a uniform area, in TensorFlow a "
     "uniform height; batch-norm shares the statistics of a group of images (ghost_batch_size), in the official code "
-    "of up "
-    "to eight TPU cores: 1,024 images of a batch on 32 cores."
+    "of up to eight TPU cores: 1,024 images of a batch on 32 cores."
 )
 _OURS_PAPER = (
     "where the paper is silent, as in the released code: the smallest crop (5 % of the area), label smoothing, "
@@ -128,50 +124,42 @@ _OURS_SMALL_PAPER = (
 )
 _OURS_RELEASED = (
     "the weights that are best on minival are kept; the official code archives those that are best on the images it "
-    "evaluates on, by default ImageNet's val. Operations of RandAugment stop at the end of their range, level 10. "
+    "evaluates on, by default ImageNet's val. Operations of {} stop at the end of their range, level 10. "
     f"{_OURS}"
 )
-_OURS_21K = (
-    "the epochs of each size (the paper does not say which takes 60 and which 30); the last moving average is kept; "
-    "the held-out images are stratified by class, so classes of one image need your own val split; crops, warm-up, "
-    "RandAugment's operations and batch-norm as in efficientnetv2_s_paper."
+_CROPS_SMALL = (
+    ", crops of at least 10 % of the area (preprocess_legacy.py: from 8 %, but what is below 10 % is redrawn)"
 )
-_PAPER_S_M_L = [
-    ("s", "128 to 300 px, dropout grows too", "7.1 hours on 32 TPUv3 cores, 83.9 % top-1 at 384 px"),
-    (
-        "m",
-        "128 to 380 px, RandAugment to 20, mixup to 0.2",
-        "13 hours on 32 TPUv3 cores, 85.1 % top-1 at 480 px",
-    ),
-    (
-        "l",
-        "128 to 380 px, RandAugment to 25, mixup to 0.4",
-        "24 hours on 32 TPUv3 cores, 85.7 % top-1 at 480 px",
-    ),
-]
-_PAPER_B = [
-    ("b0", 192, "78.7 % top-1 at 224 px (the paper's Table 11, which gives no hours)"),
-    ("b1", 192, "79.8 % top-1 at 240 px (the paper's Table 11, which gives no hours)"),
-    ("b2", 208, "the paper gives neither hours nor top-1 for B2"),
-    ("b3", 240, "82.1 % top-1 at 300 px (the paper's Table 11, which gives no hours)"),
-]
-_RELEASED_S_M_L = [
-    ("s", "171 to 300 px", "83.9 % top-1 at 384 px", "RandAugment 5 to 10, dropout 0.2, batch-norm momentum 0.9",
-     " NVIDIA's trainer (DeepLearningExamples) reached 83.93 % with this model in 14 hours on 8 A100."),
-    ("m", "192 to 384 px", "85.2 % top-1 at 480 px", "RandAugment 5 to 15, mixup and CutMix to 0.2, dropout 0.3", ""),
-    ("l", "192 to 384 px", "85.7 % top-1 at 480 px", "RandAugment 5 to 20, mixup and CutMix to 0.5, dropout 0.4", ""),
+_NVIDIA = " NVIDIA's trainer (DeepLearningExamples) reached 83.93 % with this model in 14 hours on 8 A100."
+_TABLE_7, _TABLE_11 = " (the paper's Table 7)", " (the paper's Table 11, which gives no hours)"
+# size, sizes and what grows, result
+_PAPER = [
+    ("s", "128 to 300 px, dropout grows too", f"7.1 hours on 32 TPUv3 cores, 83.9 % top-1 at 384 px{_TABLE_7}"),
+    ("m", "128 to 380 px, RandAugment to 20, mixup to 0.2",
+     f"13 hours on 32 TPUv3 cores, 85.1 % top-1 at 480 px{_TABLE_7}"),
+    ("l", "128 to 380 px, RandAugment to 25, mixup to 0.4",
+     f"24 hours on 32 TPUv3 cores, 85.7 % top-1 at 480 px{_TABLE_7}"),
+    ("b0", "192 px throughout", f"78.7 % top-1 at 224 px{_TABLE_11}"),
+    ("b1", "192 px throughout", f"79.8 % top-1 at 240 px{_TABLE_11}"),
+    ("b2", "208 px throughout", "the paper gives neither hours nor top-1 for B2"),
+    ("b3", "240 px throughout", f"82.1 % top-1 at 300 px{_TABLE_11}"),
 ]  # fmt: skip
-_RELEASED_B = [
-    ("b0", "144 to 192 px", "78.7 % top-1 at 224 px", 0.2),
-    ("b1", "144 to 192 px", "79.8 % top-1 at 240 px", 0.2),
-    ("b2", "148 to 208 px", "80.5 % top-1 at 260 px", 0.3),
-    ("b3", "156 to 240 px", "82.1 % top-1 at 300 px", 0.3),
+# size, sizes, top-1 of the authors' checkpoint, its image size, other settings, further results
+_RELEASED = [
+    ("s", "171 to 300", 83.9, 384, "RandAugment 5 to 10, dropout 0.2, batch-norm momentum 0.9", _NVIDIA),
+    ("m", "192 to 384", 85.2, 480, "RandAugment 5 to 15, mixup and CutMix to 0.2, dropout 0.3", ""),
+    ("l", "192 to 384", 85.7, 480, "RandAugment 5 to 20, mixup and CutMix to 0.5, dropout 0.4", ""),
+    ("b0", "144 to 192", 78.7, 224, f"AutoAugment's policy v0, dropout 0.2{_CROPS_SMALL}", ""),
+    ("b1", "144 to 192", 79.8, 240, f"AutoAugment's policy v0, dropout 0.2{_CROPS_SMALL}", ""),
+    ("b2", "148 to 208", 80.5, 260, f"AutoAugment's policy v0, dropout 0.3{_CROPS_SMALL}", ""),
+    ("b3", "156 to 240", 82.1, 300, f"AutoAugment's policy v0, dropout 0.3{_CROPS_SMALL}", ""),
 ]
+# size, sizes, hours, top-1
 _IMAGENET21K = [
-    ("s", "sizes as on ImageNet-1k", "9 hours", "84.9 %"),
-    ("m", "sizes as on ImageNet-1k", "15 hours", "86.2 %"),
-    ("l", "sizes as on ImageNet-1k", "26 hours", "86.8 %"),
-    ("xl", "sizes and regularization of L", "45 hours", "87.3 %"),
+    ("s", "sizes as on ImageNet-1k", 9, 84.9),
+    ("m", "sizes as on ImageNet-1k", 15, 86.2),
+    ("l", "sizes as on ImageNet-1k", 26, 86.8),
+    ("xl", "sizes and regularization of L", 45, 87.3),
 ]
 
 RECIPES = [
@@ -179,55 +167,43 @@ RECIPES = [
         NamedRecipe(
             _from_scratch(size, "paper"),
             title=f"EfficientNetV2-{size.upper()} on ImageNet-1k as in the paper: {growth}.",
-            result=f"{result} (the paper's Table 7); ours is not measured.",
-            has_cost=True,
-            source="arXiv:2104.00298, section 5.1 and Table 6.",
-            ours=_OURS_PAPER,
-        )
-        for size, growth, result in _PAPER_S_M_L
-    ),
-    *(
-        NamedRecipe(
-            _from_scratch(size, "paper"),
-            title=f"EfficientNetV2-{size.upper()} on ImageNet-1k as in the paper: {image_size} px throughout.",
             result=f"{result}; ours is not measured.",
-            source="arXiv:2104.00298, sections 5.1 and 6.1: no progressive learning.",
-            ours=_OURS_SMALL_PAPER,
+            has_cost=size[0] != "b",
+            source="arXiv:2104.00298, "
+            + (
+                "sections 5.1 and 6.1: no progressive learning."
+                if size[0] == "b"
+                else "section 5.1 and Table 6."
+            ),
+            ours=_OURS_SMALL_PAPER if size[0] == "b" else _OURS_PAPER,
         )
-        for size, image_size, result in _PAPER_B
+        for size, growth, result in _PAPER
     ),
     *(
         NamedRecipe(
             _from_scratch(size, "released"),
-            title=f"EfficientNetV2-{size.upper()} on ImageNet-1k as in the official code: {growth}, dropout fixed.",
-            result=f"the authors give no hours; {result} (their checkpoint); ours is not measured.{note}",
-            source=f"google/automl, efficientnetv2: sizes, {source}.",
-            ours=_OURS_RELEASED,
+            title=f"EfficientNetV2-{size.upper()} on ImageNet-1k as in the official code: {sizes} px, "
+            f"{'AutoAugment' if size[0] == 'b' else 'dropout fixed'}.",
+            result=f"the authors give no hours; {top1} % top-1 at {image_size} px (their checkpoint); ours is not "
+            f"measured.{further}",
+            source=f"google/automl, efficientnetv2: four stages, {settings}.",
+            ours=_OURS_RELEASED.format("AutoAugment" if size[0] == "b" else "RandAugment"),
         )
-        for size, growth, result, source, note in _RELEASED_S_M_L
-    ),
-    *(
-        NamedRecipe(
-            _from_scratch(size, "released"),
-            title=f"EfficientNetV2-{size.upper()} on ImageNet-1k as in the official code: {growth}, AutoAugment.",
-            result=f"the authors give no hours; {result} (their checkpoint); ours is not measured.",
-            source=f"google/automl, efficientnetv2: four stages, AutoAugment's policy v0, dropout {dropout}, crops of "
-            "at least 10 % of the area (preprocess_legacy.py: from 8 % on, but less than a tenth is drawn again).",
-            ours=_OURS_RELEASED.replace("RandAugment", "AutoAugment"),
-        )
-        for size, growth, result, dropout in _RELEASED_B
+        for size, sizes, top1, image_size, settings, further in _RELEASED
     ),
     *(
         NamedRecipe(
             _imagenet21k(size),
             title=f"EfficientNetV2-{size.upper()} on ImageNet-21k as in the paper: 60 epochs, cosine, {sizes}.",
             data='IMAGENET21K.csv --label-separator ";"',
-            result=f"{hours} on 32 TPUv3 cores together with fine-tuning (imagenet_from_21k_{size}_paper), which then "
-            f"reaches {top1} top-1 on ImageNet-1k (the paper's Table 7); ours is not measured.",
+            result=f"{hours} hours on 32 TPUv3 cores together with fine-tuning (imagenet_from_21k_{size}_paper), which "
+            f"then reaches {top1} % top-1 on ImageNet-1k (the paper's Table 7); ours is not measured.",
             has_cost=True,
             source='arXiv:2104.00298, section 5.2: "60 or 30" epochs (--epochs 30), cosine, 21,841 classes, the '
             "labels of an image normalized to sum 1, 100,000 images held out, all else as in section 5.1.",
-            ours=_OURS_21K,
+            ours="the epochs of each size (the paper does not say which takes 60 and which 30); the last moving "
+            "average is kept; the held-out images are stratified by class, so classes of one image need your own val "
+            "split; crops, warm-up, RandAugment's operations and batch-norm as in efficientnetv2_s_paper.",
         )
         for size, sizes, hours, top1 in _IMAGENET21K
     ),
@@ -263,26 +239,16 @@ _B4 = (
 )
 # name, title, model, last image size, drop_path, result of Table 12 (fixed size -> progressive), measured by us, ours
 _TABLE_12 = [
-    (
-        "resnet50_224", "ResNet-50", "torchvision:resnet50", 224, 0.0,
-        "78.1 -> 78.4 % top-1, 4.9 -> 3.5 hours", _RESNET50, _RESNET,
-    ),
-    (
-        "resnet50_380", "ResNet-50", "torchvision:resnet50", 380, 0.0,
-        "80.0 -> 80.3 % top-1, 14.3 -> 5.8 hours", _RESNET50, _RESNET,
-    ),
-    (
-        "resnet152_380", "ResNet-152", "torchvision:resnet152", 380, 0.0,
-        "82.4 -> 82.9 % top-1, 15.5 -> 7.2 hours", "", _RESNET,
-    ),
-    (
-        "efficientnet_b4", "EfficientNet-B4", "torchvision:efficientnet_b4", 380, 0.2,
-        "82.9 -> 83.1 % top-1, 20.8 -> 9.4 hours", "", _B4,
-    ),
-    (
-        "efficientnet_b5", "EfficientNet-B5", "timm:tf_efficientnet_b5", 456, 0.2,
-        "83.7 -> 84.0 % top-1, 42.9 -> 15.2 hours", "", "",
-    ),
+    ("resnet50_224", "ResNet-50", "torchvision:resnet50", 224, 0.0,
+     "78.1 -> 78.4 % top-1, 4.9 -> 3.5 hours", _RESNET50, _RESNET),
+    ("resnet50_380", "ResNet-50", "torchvision:resnet50", 380, 0.0,
+     "80.0 -> 80.3 % top-1, 14.3 -> 5.8 hours", _RESNET50, _RESNET),
+    ("resnet152_380", "ResNet-152", "torchvision:resnet152", 380, 0.0,
+     "82.4 -> 82.9 % top-1, 15.5 -> 7.2 hours", "", _RESNET),
+    ("efficientnet_b4", "EfficientNet-B4", "torchvision:efficientnet_b4", 380, 0.2,
+     "82.9 -> 83.1 % top-1, 20.8 -> 9.4 hours", "", _B4),
+    ("efficientnet_b5", "EfficientNet-B5", "timm:tf_efficientnet_b5", 456, 0.2,
+     "83.7 -> 84.0 % top-1, 42.9 -> 15.2 hours", "", ""),
 ]  # fmt: skip
 
 
@@ -307,10 +273,8 @@ def _progressive(name: str, model: str, image_size: int, drop_path: float) -> Re
             drop_path=drop_path,
             label_smoothing=0.1,
         ),
-        optimizer=Optimizer(
-            name="rmsprop", lr=0.256, weight_decay=1e-5, momentum=0.9, beta2=0.9, epsilon=1e-3
-        ),
-        schedule=Schedule(name="staircase", warmup_epochs=5, gamma=0.97, step_epochs=2.4),
+        optimizer=_RMSPROP,
+        schedule=Schedule(name="staircase", warmup_epochs=5),
         ema_decay=0.9999,
         batch_norm_momentum=0.99,
         crop_mode="center",

@@ -15,7 +15,7 @@ _SCHEDULES = {
 }
 
 
-def _finetune(name: str, *, model: str, weights: str, weight_decay: float, **fields: Any) -> Recipe:
+def _finetune(name: str, *, model: str, weight_decay: float, **fields: Any) -> Recipe:
     """Fine-tuning of pretrained weights.
 
     arXiv:2104.00298, section 5.3, and the released code (its ``Ft`` configurations) agree on batch 512, learning rate
@@ -27,18 +27,13 @@ def _finetune(name: str, *, model: str, weights: str, weight_decay: float, **fie
     return Recipe(
         name=name,
         model=model,
-        weights=weights,
         batch_size=512,
         progressive=ProgressiveSchedule(
             image_size=image_size, cutout=0.5, drop_path=0.2, label_smoothing=0.1
         ),
-        optimizer=Optimizer(
-            name="rmsprop", lr=1e-3, weight_decay=weight_decay, momentum=0.9, beta2=0.9, epsilon=1e-3
-        ),
+        optimizer=Optimizer(name="rmsprop", lr=1e-3, weight_decay=weight_decay, epsilon=1e-3),
         schedule=_SCHEDULES[name.rpartition("_")[2]],
         ema_decay=0.9996,
-        batch_norm_momentum=0.9,
-        crop_mode="squash",
         eval_image_size=image_size,
         crop_scale_min=1.0,
         augment=AugmentPlan(flip="horizontal", cutout_fill="noise"),
@@ -47,27 +42,14 @@ def _finetune(name: str, *, model: str, weights: str, weight_decay: float, **fie
 
 
 def _to_other_dataset(name: str, weight_decay: float) -> Recipe:
-    weights = "efficientnetv2_s.in1k"
-    return _finetune(
-        name,
-        model="efficientnetv2_s",
-        weights=weights,
-        weight_decay=weight_decay,
-        steps=10_000,
-        eval_split="test",
-    )
+    weights = {"model": "efficientnetv2_s", "weights": "efficientnetv2_s.in1k"}
+    return _finetune(name, **weights, weight_decay=weight_decay, steps=10_000, eval_split="test")
 
 
 def _from_21k(size: str, form: str) -> Recipe:
-    model, name = f"efficientnetv2_{size}", f"imagenet_from_21k_{size}_{form}"
-    return _finetune(
-        name,
-        expected_dataset="imagenet1k",
-        model=model,
-        weights=f"{model}.in21k",
-        weight_decay=1e-5,
-        epochs=15,
-    )
+    model = f"efficientnetv2_{size}"
+    names = {"model": model, "weights": f"{model}.in21k", "expected_dataset": "imagenet1k"}
+    return _finetune(f"imagenet_from_21k_{size}_{form}", **names, weight_decay=1e-5, epochs=15)
 
 
 _OURS_21K_RELEASED = (
