@@ -65,9 +65,8 @@ class Optimizer(StrictModel):
     `layer_decay ** (L - 1 - i)`. Below 1, layers near the input change less.
     """
     gradual_unfreeze: float | None = Field(default=None, gt=0, lt=1)
-    """Gradual unfreezing: fraction of the run after which all layers train. Of L layer groups, group i starts at the
-    fraction `gradual_unfreeze * (L - 1 - i) / (L - 1)`: the head at once, the stem last. Batch-norm statistics move
-    from the start. null trains all layers from the start. Source: arXiv:1801.06146, section 3.3, one group per epoch.
+    """Gradual unfreezing: fraction of the run after which all layers train; the head starts at once, the stem last.
+    null trains all layers from the start. Source: arXiv:1801.06146, section 3.3, one group per epoch.
     """
 
 
@@ -94,17 +93,13 @@ class Recipe(StrictModel):
     name: str
     """Name of the recipe."""
     expected_dataset: Published | None = None
-    """Published dataset that the recipe expects. Missing classes are an error, other counts a warning
-    (`data.imagenet`). null accepts any dataset.
-    """
+    """Published dataset that the recipe expects: missing classes are an error, other counts a warning. null is any."""
     model: str | Architecture = "auto"
-    """Name of a published model, of a model of another library (`timm:resnet50`), or an architecture. `auto` takes the
-    model of the weights, or else one that suits the machine.
+    """Name of a published model, of another library's (`timm:resnet50`), or an architecture. `auto` takes the model of
+    the weights, or else one that suits the machine.
     """
     weights: str = "auto"
-    """Initial weights: `none`, `auto` (the best available), a name (`efficientnetv2_s.in1k`), or a file. See
-    `training.initial_weights`.
-    """
+    """Initial weights: `none`, `auto` (the best available), a name (`efficientnetv2_s.in1k`), or a file."""
     init: Literal["default", "zero_residual"] = "default"
     """Initialization of layers without pretrained weights: `default`, or `zero_residual`, where each residual block
     starts as its shortcut and the classifier at 0 (`models.blocks.zero_init_residual`).
@@ -118,9 +113,7 @@ class Recipe(StrictModel):
     over the middle third, for a subject at the center. Ours. null keeps that of the weights, or else `avg`.
     """
     freeze_stages: Annotated[int, Field(ge=0)] | Literal["all"] = 0
-    """Number of stages, after the stem, that keep the pretrained weights. `all` trains only the classifier. See
-    `models.adapt.freeze`.
-    """
+    """Number of stages, after the stem, that keep the pretrained weights. `all` trains only the classifier."""
     freeze_bn: bool = False
     """Whether batch-norm keeps the statistics of the pretrained weights, as in evaluation."""
     checkpoint_stages: int = Field(default=0, ge=0)
@@ -141,33 +134,25 @@ class Recipe(StrictModel):
     """
     progressive: ProgressiveSchedule
     max_upscale: float | None = Field(default=None, ge=1)
-    """Largest upscaling of stored images. If the last training size exceeds this multiple of the stored size (median of
-    the shorter sides), all sizes are scaled down to it, at least to 64 px. An explicit size turns this off. null is
-    off.
+    """Largest upscaling of stored images (median of the shorter sides): all training sizes are scaled down to it, at
+    least to 64 px. An explicit size turns this off. null is off.
     """
     stage_time: Literal["equal"] | tuple[float, ...] | None = None
     """Fraction of the training time per stage: `equal` or one number per stage. Steps of each size are timed before the
-    run, and `progressive.stage_fractions` is set to match. If `progressive.stage_fractions` is given too, it counts as
-    measured. null lets `progressive.stage_fractions` count in steps.
+    run, and `progressive.stage_fractions` (in steps) is set to match, unless it is given. null is off.
     """
     optimizer: Optimizer
     schedule: Schedule
     ema_decay: Fraction | None = None
-    """Decay of the moving average (EMA) of weights and batch-norm statistics; null is off. Early on at most (1 + step)
-    / (10 + step), as in the released code.
-    """
+    """Decay of the moving average (EMA) of weights and batch-norm statistics, early on smaller; null is off."""
     batch_norm_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Fraction of the old running statistics kept per step, as in the paper and Keras (PyTorch's momentum is 1 minus
-    this).
-    """
+    """Fraction of the running statistics kept per step, as in Keras (PyTorch's momentum is 1 minus this)."""
     crop_mode: CropMode = "squash"
     """How an image becomes square: `squash` squeezes the whole image, `center` takes the center square, `border` keeps
     the aspect ratio and fills the rest with the mean.
     """
     train_crop_mode: CropMode | None = None
-    """Framing of random training crops. With `center` their aspect ratio is in pixels, whatever the image's; see
-    `data.decode.load_train_image`. null is as `crop_mode`.
-    """
+    """Framing of random training crops; with `center` their aspect ratio is in pixels. null is as `crop_mode`."""
     crop_pct: float = Field(default=1.0, gt=0, le=1)
     """Fraction of the shorter side in the center square at evaluation. For `crop_mode` `center`."""
     eval_image_size: ImageSize | None = None
@@ -175,72 +160,53 @@ class Recipe(StrictModel):
     eval_image_size_candidates: (
         Literal["auto"] | Annotated[tuple[ImageSize, ...], Field(min_length=1)] | None
     ) = None
-    """Further image sizes for evaluation. After training, minival chooses among these and `eval_image_size` by
-    `monitor`. `auto` tries sizes up to 1.5 times the last training size. null tries none.
+    """Further image sizes for evaluation, among which minival selects by `monitor` after training. `auto` is up to 1.5
+    times the last training size. null is none.
     """
     tta: TTA = "none"
-    """Test-time augmentation: `none` is off; `d4` averages the probabilities of all eight flips and rotations of
-    the square, at eight times the work.
-    """
+    """Test-time augmentation: `none`, or `d4`, which averages over all eight flips and rotations of the square."""
     crop_scale_min: float = Field(default=0.35, gt=0, le=1)
     """Smallest fraction of the image area in a training crop."""
     cache_resolution: float | None = Field(default=None, gt=0, le=1)
-    """Resolution of cached images: the fraction of random crops that keep all their pixels, (0, 1]. See
-    `data.image_cache.CacheSpec`; `--cache` says where. null decodes each image whenever it is drawn.
-    """
+    """Resolution of cached images: the fraction of random crops that keep all their pixels. null caches none."""
     augment: AugmentPlan = AugmentPlan()
     multilabel: Answer = "softmax"
-    """Loss for multi-label images: `sigmoid` predicts each class on its own, positive from a probability of 0.5 (binary
-    cross-entropy; no `class_weights`, no `logit_adjustment`). `softmax` gives the labels of an image equal shares of 1,
-    as in the paper on ImageNet-21k. An error if set for images of one label.
+    """Loss for multi-label images: `sigmoid` predicts each class independently, positive from a probability of 0.5 (no
+    `class_weights`, no `logit_adjustment`). `softmax` gives the labels of an image equal shares of 1, as in the paper.
     """
     class_sampling: ClassSampling | None = None
-    """Class-balanced sampling: `equal`, `effective` or `sqrt` draw rare classes more often. null draws every image once
-    an epoch. See `data.sampler`.
-    """
+    """Class-balanced sampling, which draws rare classes more often. null draws every image once an epoch."""
     class_weights: ClassSampling | None = None
     """Weights of classes in the loss, by the same rules as `class_sampling`. With `class_sampling`, both apply."""
     effective_beta: float = Field(default=DEFAULT_BETA, ge=0, lt=1)
     """Beta of `effective`: how soon more images of a class add nothing new."""
     logit_adjustment: float | None = Field(default=None, gt=0)
-    """Temperature of logit adjustment, 1 in the paper: training adds the log frequency of each class to its logit, so
-    that predictions prefer no class. null is off.
-    """
+    """Temperature of logit adjustment: training adds the log frequency of each class to its logit. null is off."""
     minority_randaugment_scale: float = Field(default=1.0, ge=1)
     """Factor of RandAugment's magnitude for classes that `class_sampling` draws more often."""
     eval_split: EvalSplit = "val"
-    """Split that is evaluated: `val`, held out of training, or `test`, which selects nothing; then all other images are
-    trained on, val included. Without test images it is val.
-    """
+    """Split that is evaluated: `val`, or `test` if there is one; then all others are trained on, val included."""
     val_fraction: Annotated[int, Field(ge=2)] | Fraction = 0.2
     """Fraction of the training images that becomes `val` where no split is given. From 2, their number."""
     minival: Count | Fraction | Literal["auto"] | None = None
     """Selection set: number, or below 1 fraction, of the training images that are held out to select the best weights.
-    `auto` takes a twentieth and selects between the start and the last weights; with too few images it is null. null
-    keeps the last weights. See `data.splits`.
+    `auto` takes a twentieth, and selects between the start and the last weights. null keeps the last weights.
     """
     monitor: Literal["top1", "macro_f1"] = "top1"
     """Metric on minival that selects the weights."""
     patience: Count | None = None
-    """Early stopping: validations on minival without a better metric, counted in the last stage, as larger images can
-    still help before. null trains to the end.
-    """
+    """Early stopping: validations in the last stage without a better metric on minival. null trains to the end."""
     val_interval_epochs: float = Field(default=1.0, gt=0)
     """Epochs between validations. Each stage ends with a validation too."""
     val_max_images: int = Field(default=512, ge=1)
-    """Most images of val in a validation during training, stratified by class. The last validation takes all. With
-    minival, all of minival is used instead, and val only at the end.
-    """
+    """Most images of val in a validation during training, stratified by class. With minival, that is used instead."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Minutes between checkpoints. Each stage ends with a checkpoint too. 0 writes one after every step."""
     sync_batch_norm: bool = False
-    """Whether batch-norm statistics are shared by all GPUs, for groups that are too small on one GPU. The result then
-    depends on the number of processes.
-    """
+    """Whether all GPUs share batch-norm statistics. The result then depends on the number of processes."""
     precision: Precision | Literal["auto"] = "auto"
-    """Precision of the forward and backward pass: `fp32`, `bf16`, or `fp16` with scaled losses; weights and optimizer
-    are fp32. `auto` takes 16 bits if a test is 10 % faster; a run too short for the test takes what the hardware has
-    (`training.compile`).
+    """Precision of the forward and backward pass; weights and optimizer are fp32. `auto` takes 16 bits if a test is
+    10 % faster; a run too short for the test takes what the hardware has.
     """
     compile: bool | Literal["auto"] = "auto"
     """Whether to use `torch.compile`. `auto` tries it in runs of an hour or more and keeps it if it saves time."""
