@@ -46,7 +46,8 @@ from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.train_state import RunLength, init_state
+from efficientnetv2.training.run_config import RunLength
+from efficientnetv2.training.train_state import init_state
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, pick_device, place
 from efficientnetv2.utils.errors import InputError

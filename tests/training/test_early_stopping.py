@@ -26,9 +26,8 @@ from efficientnetv2.training.early_stopping import (
 )
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig, eval_network
+from efficientnetv2.training.run_config import RunConfig, RunLength, eval_network
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import evaluate

@@ -1,7 +1,7 @@
 """The training loop: batches in, optimizer steps out.
 
-Image size, dropout, stochastic depth and augmentation change inside the one loop, because the step's settings travel
-with the batch. The loop neither logs, saves nor evaluates: it yields after every step, for ``training.trainer``.
+Image size and regularization change inside the one loop, because the step's settings travel with the batch. The loop
+neither logs, saves nor evaluates: it yields after every step, for ``training.trainer``.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from efficientnetv2.training.microbatch import (
 )
 from efficientnetv2.training.optim import lr_factor
 from efficientnetv2.training.recipe import Recipe
+from efficientnetv2.training.run_config import RunLength
 from efficientnetv2.training.signals import DeferredWorkerDeath
-from efficientnetv2.training.train_state import RunLength, TrainState
+from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.transforms.pipeline import augment, binary_targets
 from efficientnetv2.utils.device import Precision, autocast, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
@@ -93,11 +94,9 @@ def train_steps(
     world: World = SINGLE_PROCESS,
     plan: StepPlan | None = None,
 ) -> Iterator[StepOutput]:
-    """Train ``state`` in place from ``state.step`` to the end of ``batches``, and yield after every step.
+    """Train ``state`` in place from ``state.step`` on, by the groups of this process, and yield after every step.
 
-    ``batches`` are the groups of this process, from its first group of ``state.step`` on. Where memory runs out,
-    ``microbatches`` is reduced. Without ``plan``, step ``n`` has position ``n`` in the schedule.
-
+    Where memory runs out, ``microbatches`` is reduced. Without ``plan``, step ``n`` has position ``n`` in the schedule.
     Raises InputError if memory runs out with a single group, or after gradients were sent to other processes.
     """
     model, recipe, device = state.network, context.recipe, context.device
@@ -144,10 +143,7 @@ def _accumulate_gradients(
     gradients: GradientSync,
     microbatches: MicrobatchPlan,
 ) -> tuple[Tensor, MicrobatchPlan]:
-    """Gradients of this process's groups; if memory runs out, all over with half as many groups per pass.
-
-    Returns their part of the step's loss, and the groups per pass from now on.
-    """
+    """Loss and gradients of this process's groups; if memory runs out, again with half as many groups per pass."""
     image_size = groups[0].request.setting.image_size
     while True:
         loss = torch.zeros((), device=context.device)

@@ -32,7 +32,7 @@ from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
-from efficientnetv2.training.run_config import eval_preprocessing
+from efficientnetv2.training.run_config import RunLength, eval_preprocessing
 from efficientnetv2.training.run_length import (
     TimeConstraints,
     epochs_in_time,
@@ -54,7 +54,6 @@ from efficientnetv2.training.run_summary import (
 )
 from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.training.train_overlap import pretrain_overlap
-from efficientnetv2.training.train_state import RunLength
 from efficientnetv2.transforms.autoaugment import require_rgb
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.logs import as_details, progress

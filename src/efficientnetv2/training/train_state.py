@@ -1,8 +1,7 @@
-"""What training changes and a checkpoint holds; the length of a run, and its steps at which something is due."""
+"""What training changes and a checkpoint holds: weights, their moving average, optimizer."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,6 @@ from torch import nn
 
 from efficientnetv2.training.optim import EMA, build_optimizer
 from efficientnetv2.training.recipe import Recipe
-
-# Log rows in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
-_LOG_ROWS = 200
 
 
 @dataclass
@@ -71,40 +67,3 @@ def _shapes(tensors: Any) -> dict[str, torch.Size | None] | None:
     if not isinstance(tensors, dict):
         return None
     return {name: getattr(tensor, "shape", None) for name, tensor in tensors.items()}
-
-
-@dataclass(frozen=True)
-class RunLength:
-    """Number of steps of a run, and of an epoch, which need not end with a step."""
-
-    steps: int
-    steps_per_epoch: float
-
-    @classmethod
-    def of(cls, recipe: Recipe, images: int) -> RunLength:
-        """Length of a resolved recipe on a number of training images."""
-        assert recipe.epochs != "auto", "resolve_recipe() comes first"
-        steps = max(1, round(recipe.epochs * images / recipe.batch_size))
-        return cls(steps, images / recipe.batch_size)
-
-
-def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
-    """The steps after which a stage ends, in order; the last is the run's end."""
-    ends: list[int] = []
-    while not ends or ends[-1] < length.steps:
-        ends.append(recipe.progressive.stage_end(ends[-1] if ends else 0, total_steps=length.steps))
-    return ends
-
-
-def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
-    """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends soon."""
-    every = max(1, round(recipe.val_interval_epochs * length.steps_per_epoch))
-    ends = stage_ends(recipe, length)
-    between = range(every, length.steps, every)
-    return frozenset(ends) | {step for step in between if ends[bisect_left(ends, step)] - step >= every / 2}
-
-
-def log_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
-    """The steps before a log row: evenly spaced, and each stage's end."""
-    every = max(1, length.steps // _LOG_ROWS)
-    return frozenset(range(every, length.steps + 1, every)) | frozenset(stage_ends(recipe, length))

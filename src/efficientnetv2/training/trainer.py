@@ -1,7 +1,4 @@
-"""Train a model as a resolved recipe says: ``Trainer(config).fit()``.
-
-The loop is in ``training.loop``; what follows the last step, in ``training.post_training``.
-"""
+"""Train a model as a resolved recipe says: ``Trainer(config).fit()``. The loop is in ``training.loop``."""
 
 from __future__ import annotations
 
@@ -12,13 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from efficientnetv2.data.loader import (
-    Batch,
-    TrainingImages,
-    decode_threads,
-    training_batches,
-    worker_errors,
-)
+from efficientnetv2.data.loader import Batch, TrainingImages, decode_threads, training_batches, worker_errors
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
@@ -29,10 +20,10 @@ from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.losses import class_terms
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.post_training import Result, finish_training
-from efficientnetv2.training.run_config import RunConfig, UnreadableImages
+from efficientnetv2.training.run_config import RunConfig, UnreadableImages, stage_ends
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
 from efficientnetv2.training.time_budget import Pacer, TimeLimit
-from efficientnetv2.training.train_state import init_state, stage_ends
+from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
@@ -46,20 +37,13 @@ class Trainer:
 
     ``callbacks`` are called in the first process. With a ``limit`` of time, the steps are planned under way, and the
     run directory keeps the plan.
-
-    Example::
-
-        result = Trainer(config, callbacks=[MyCallback()]).fit()
-        result.predictions  # of the saved model, on all of val
     """
 
     def __init__(
         self, config: RunConfig, callbacks: Sequence[Callback] = (), *, limit: TimeLimit | None = None
     ) -> None:
         minival = config.recipe.minival
-        assert minival == "auto" or (config.minival is None) == (minival is None), (
-            "prepare_data() comes first"
-        )
+        assert minival == "auto" or (config.minival is None) == (minival is None), "prepare_data() first"
         self.config, self.limit = config, limit
         self._callbacks = tuple(callbacks) if config.world.is_main_process else ()
         self._stage_ends = stage_ends(config.recipe, config.length)
@@ -67,11 +51,9 @@ class Trainer:
     def fit(self, *, resume: bool = False) -> Result:
         """Train to the end, then evaluate and save the model; ``resume`` starts from the newest checkpoint, if any.
 
-        Predictions and history of the result are complete in the first process alone.
-
-        Raises:
-            InputError: The loss is not finite, a checkpoint can't be written or read, or too many images can't be read.
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint of the last step was written.
+        Predictions and history of the result are complete in the first process alone. Raises InputError if the loss is
+        not finite, a checkpoint can't be written or read, or too many images can't be read; KeyboardInterrupt after
+        Ctrl-C or SIGTERM, when a checkpoint of the last step was written.
         """
         self._restore(resume)
         context = self.context
@@ -104,7 +86,9 @@ class Trainer:
             self.context.pacer = Pacer(config, plan, self.limit, saved.get("used_s"), thins=thins)
         self.log = MetricsLog(self.context, saved)
         self.divergence = DivergenceCheck(config, state)
-        self.validator = Validator(self.context, self.divergence, is_due=saved.get("to_validate", False))
+        is_candidate = state.step == 0 and selection is not None and bool(config.start)  # the initial model
+        is_due = saved.get("to_validate", is_candidate)
+        self.validator = Validator(self.context, self.divergence, is_due=is_due)
         self._unreadable = UnreadableImages(config)
         self._microbatches = config.microbatches
         self._worker_death = DeferredWorkerDeath()
@@ -117,12 +101,10 @@ class Trainer:
         def matches(saved: dict[str, Any]) -> bool:
             return state.matches(saved) and (selection is None or "selection" in saved)
 
-        newest: dict[str, Any] | None = None
-        damaged: list[str] = []
-        if resume:
-            newest, damaged = broadcast_from_main(
-                config.world, lambda: load_latest_checkpoint(config.folder.checkpoints, matches)
-            )
+        folder = config.folder.checkpoints
+        newest, damaged = broadcast_from_main(
+            config.world, lambda: load_latest_checkpoint(folder, matches) if resume else (None, [])
+        )
         for sentence in damaged:
             _logger.info(f"{sentence}; continuing from the one before it.")
         if newest is not None:
@@ -141,7 +123,12 @@ class Trainer:
         steps = training_steps(context, self._on_first_batch)
         with GracefulStop(launched=world.launch is not None) as stop:
             context.stop_requested = lambda: stop.requested
-            self._on_train_start()
+            for callback in context.callbacks:
+                callback.on_train_start(context.state.step, context.plan.steps)
+            if self.validator.is_due:  # of the initial model, or what an outage prevented
+                self._validate()
+                if context.state.step:
+                    self._write_checkpoint()
             output: StepOutput | None = None
             while not context.is_done:
                 try:
@@ -174,17 +161,6 @@ class Trainer:
         except (InputError, StopRequestedError):
             self.save_checkpoint()
             raise
-
-    def _on_train_start(self) -> None:
-        """Validate the initial model if it can classify, or make up for the validation that an outage prevented."""
-        context = self.context
-        for callback in self.context.callbacks:
-            callback.on_train_start(context.state.step, context.plan.steps)
-        if context.state.step == 0 and context.selection is not None and self.config.start:
-            self._validate()
-        if self.validator.is_due:
-            self._validate()
-            self._write_checkpoint()
 
     def _on_first_batch(self) -> None:
         """The model is compiled, and the first images are requested."""

@@ -30,7 +30,7 @@ from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
-from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_config import RunConfig, eval_preprocessing, log_steps, validation_steps
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_length import (
     LengthBudget,
@@ -43,7 +43,6 @@ from efficientnetv2.training.run_length import (
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, request_run
 from efficientnetv2.training.time_budget import BEFORE_SHARE, RunEstimate, StartupBudget, estimate_run
 from efficientnetv2.training.timing import StepTimings, measure_timings
-from efficientnetv2.training.train_state import log_steps, validation_steps
 from efficientnetv2.utils.device import pick_own_device, workers_for
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import limit_memory
