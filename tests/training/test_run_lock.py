@@ -13,7 +13,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.predictions import save_predictions
-from efficientnetv2.training import run_lock
+from efficientnetv2.training import run_lock, run_request
 from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_dir import LOCK, RUNNING
@@ -21,7 +21,7 @@ from efficientnetv2.training.run_lock import create_run_dir, is_running, lock_ru
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import crossval, run_start
+from efficientnetv2.workflows import crossval
 from efficientnetv2.workflows import train as train_job
 from efficientnetv2.workflows.crossval_config import CrossValConfig
 
@@ -110,12 +110,12 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
     """It began in the same --output while this one looked at its pictures."""
     out = tmp_path / "mine"
 
-    def prepare(*given, real=run_start.prepare_data, **named):
+    def prepare(*given, real=run_request.prepare_data, **named):
         save_checkpoint(out / "checkpoints", {"step": 1}, 1)
         (out / "recipe.yaml").write_text("")
         return real(*given, **named)
 
-    monkeypatch.setattr(run_start, "prepare_data", prepare)
+    monkeypatch.setattr(run_request, "prepare_data", prepare)
     with pytest.raises(InputError, match=mentioning("mine", "run")):
         train_job.train_and_report(
             WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0)

@@ -123,7 +123,6 @@ def prepare_data(
     minival: int | float | Literal["auto"] | None = None,
     expected_dataset: Published | None = None,
     eval_split: EvalSplit = "val",
-    detail_level: int = logging.INFO,
 ) -> DataModule:
     """Load a dataset, check every file, skip unreadable files, and split it unless splits are given.
 
@@ -167,7 +166,7 @@ def prepare_data(
     dataset = with_bands(dataset, source, seed=seed)
     parts = ("minival", evaluated) if chooses else (evaluated,)
     rows = np.flatnonzero(np.isin(dataset.split, parts))
-    if bad := decode_evaluated(dataset, rows, strict=strict, detail_level=detail_level):
+    if bad := decode_evaluated(dataset, rows, strict=strict):
         skipped += [(dataset.paths[row], reason) for row, reason in bad.items()]
         kept = np.setdiff1d(np.arange(len(dataset)), list(bad))
         dataset, contents = _readable(dataset, kept, evaluated), contents[kept]
@@ -199,9 +198,7 @@ def _with_minival(
     return dataset, f" {note}", chooses
 
 
-def decode_evaluated(
-    dataset: ImageDataset, rows: Ints, *, strict: bool, detail_level: int = logging.INFO
-) -> dict[int, str]:
+def decode_evaluated(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict[int, str]:
     """Decode the images that are evaluated, so that damage is known before the first step and not after the last.
 
     Of very many a part is decoded, and none from a remote store. Returns the reason of each damaged image, by its row.
@@ -212,8 +209,7 @@ def decode_evaluated(
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
     with progress("decoding", len(rows)) as counted:
         bad = find_undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
-    _logger.log(
-        detail_level,
+    _logger.debug(
         f"Checked {pluralize(len(dataset), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
         f"{len(dataset) - len(rows):,} the header and the end were read.",
     )

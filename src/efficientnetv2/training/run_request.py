@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.data.data_module import DataModule, SharedDataset
+from efficientnetv2.data.config import DataConfig
+from efficientnetv2.data.data_module import DataModule, SharedDataset, prepare_data
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.image_cache import CacheEstimate, ImageCache
@@ -95,6 +96,19 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
     validate_requested_sizes(recipe, device, [candidate.word for candidate in candidates])
     path = options.out or new_run_path(RUNS, recipe.name)
     return RunRequest(path, recipe, overrides, options, tuple(notes), candidates=candidates)
+
+
+def load_run_data(recipe: Recipe, source: DataConfig, *, strict: bool) -> DataModule:
+    """The images of a run: read, checked and split as its recipe says."""
+    return prepare_data(
+        source,
+        val_fraction=recipe.val_fraction,
+        eval_split=recipe.eval_split,
+        minival=recipe.minival,
+        expected_dataset=recipe.expected_dataset,
+        seed=recipe.seed,
+        strict=strict,
+    )
 
 
 def repeat_recipe(request: RunRequest) -> RunRequest:

@@ -40,7 +40,7 @@ from efficientnetv2.training.run_length import (
     scratch_dir,
     without_epochs,
 )
-from efficientnetv2.training.run_request import ResolvedRun, RunOptions, request_run
+from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data, request_run
 from efficientnetv2.training.time_budget import BEFORE_SHARE, RunEstimate, StartupBudget, estimate_run
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import pick_own_device, workers_for
@@ -56,7 +56,7 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import html_table
-from efficientnetv2.workflows.run_start import load_run_data, validate_request
+from efficientnetv2.workflows.run_start import validate_request
 
 _logger = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import DataModule, prepare_data
 from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.predictions import load_predictions
 from efficientnetv2.training.image_cache import ImageCache
@@ -20,11 +19,16 @@ from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.linear_probe import fit_head, select_weights, wants_probe
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, validate_label_settings
-from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import resolve
 from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
 from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir
-from efficientnetv2.training.run_request import ResolvedRun, RunOptions, RunRequest, request_run
+from efficientnetv2.training.run_request import (
+    ResolvedRun,
+    RunOptions,
+    RunRequest,
+    load_run_data,
+    request_run,
+)
 from efficientnetv2.training.run_summary import length_line
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
 from efficientnetv2.utils.distributed import World
@@ -79,9 +83,8 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | Finished
         budget = None
         if job.began is not None and job.overrides.minutes is not None:
             budget = StartupBudget(60 * job.overrides.minutes * BEFORE_SHARE, job.began)
-        request = select_weights(
-            request, data, hardware, budget
-        )  # which decide the name of the directory too
+        # The weights decide the name of the directory too.
+        request = select_weights(request, data, hardware, budget)
         name = request.recipe.name if options.out is None else None
         with create_run_dir(request.path, name=name) as path:
             run = resolve(replace(request, path=path), data, hardware, budget=budget)
@@ -103,20 +106,6 @@ def validate_request(request: RunRequest, source: DataConfig) -> None:
         command = "train" if request.options.out is None else None
         refuse_inside_data(source.data, request.path, "`output`", command=command)
         refuse_replacing_data(source.data, request.path, RUN_FILES, "`output`")
-
-
-def load_run_data(recipe: Recipe, source: DataConfig, *, strict: bool) -> DataModule:
-    """The images of a run: read, checked and split as its recipe says."""
-    return prepare_data(
-        source,
-        val_fraction=recipe.val_fraction,
-        eval_split=recipe.eval_split,
-        minival=recipe.minival,
-        expected_dataset=recipe.expected_dataset,
-        seed=recipe.seed,
-        strict=strict,
-        detail_level=logging.DEBUG,
-    )
 
 
 def _start_run(run: ResolvedRun, hardware: Hardware, baseline: PreviousRun | None) -> None:

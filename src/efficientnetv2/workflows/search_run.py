@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import DataModule, prepare_data
+from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
 from efficientnetv2.nas.storage import EmptyDatabaseError
@@ -34,6 +34,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.resolve import ResolvedRecipe, TrainingSet, resolve_recipe
 from efficientnetv2.training.run_dir import RunLog
+from efficientnetv2.training.run_request import load_run_data
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_title, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -136,14 +137,7 @@ class SearchResult:
 
 def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> DataModule:
     """The dataset of a search, split. Raises InputError, also for images of train or minival in val or test."""
-    data = prepare_data(
-        source,
-        val_fraction=recipe.val_fraction,
-        minival=recipe.minival,
-        expected_dataset=recipe.expected_dataset,
-        seed=recipe.seed,
-        strict=strict,
-    )
+    data = load_run_data(recipe, source, strict=strict)
     if data.dataset.channels != RGB:
         raise InputError(
             f"search supports images of {RGB} channels, but these rasters have "
