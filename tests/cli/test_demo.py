@@ -193,7 +193,7 @@ def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
             "effnetv2 demo",
             ("notes.txt",),
             "runs/demo",
-            "has 'notes.txt' beside an earlier demo, which is replaced. Move it",
+            "has 'notes.txt' beside an earlier demo. Move it",
         ),
         ("effnetv2 demo", (), "runs/other", "holds a run already"),
     ],

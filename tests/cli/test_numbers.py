@@ -41,7 +41,7 @@ from tests.command_line import effnetv2
             "--batch-size 9 --set ghost_batch_size=2: ghost_batch_size is 2, which does not divide batch_size (9)",
         ),
         ("convert in.pth out.safetensors --image-size 0", "--image-size: invalid value '0' (must be between 1 and"),
-        ("convert in.pth out.safetensors --crop-pct 87.5", "--crop-pct: invalid value '87.5'"),
+        ("convert in.pth out.safetensors --crop-pct 87.5", "--crop-pct 87.5 must be above 0"),
     ],
 )  # fmt: skip
 def test_a_number_of_no_use_is_refused_by_its_option(command, message, class_folders, tmp_path):

@@ -141,9 +141,7 @@ def make_room(out: Path) -> None:
         known = {*RUN_FILES, "inspection", "folds"}
         others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - known)
         if others:
-            raise InputError(
-                f"{out} has {shorten(others, 3)} beside an earlier demo, which is replaced. {fix}"
-            )
+            raise InputError(f"{out} has {shorten(others, 3)} beside an earlier demo. {fix}")
         shutil.rmtree(out)
     elif out == OUT and (out / "recipe.yaml").exists():
         raise InputError(f"{out} has a run that is not of the demo. {fix}")
@@ -165,9 +163,7 @@ def story(
     """The steps: a title, a command, and its words."""
     weights = _from_here(images.absolute().parents[1] / "weights/efficientnetv2_b0.safetensors")
     if not weights.is_file():
-        raise InputError(
-            f"{weights} is missing, which comes with the repository: git checkout examples/weights"
-        )
+        raise InputError(f"{weights} is missing. Restore it: git checkout examples/weights")
     data, machine = str(images), option_args(device="cpu", workers=workers)
     settings = [setting.replace(f"epochs={_EPOCHS}", f"epochs={epochs}") for setting in SETTINGS]
     train = [data, *option_args(weights=weights, recipe="finetune", seed=seed, output=out), *machine]
@@ -216,7 +212,4 @@ def bundled_images() -> Path:
     for place in [Path.cwd(), *Path.cwd().parents[:2], Path(__file__).resolve().parents[3]]:
         if (place / "examples/land_cover/pictures.csv").exists():
             return _from_here(place / "examples/land_cover/pictures.csv")
-    raise InputError(
-        "the demo's images come with the repository, not with the installed package. Run it in a clone, or train on "
-        "your images: effnetv2 train DATA"
-    )
+    raise InputError("the demo's images come with the repository, not with the package. Run it in a clone.")

@@ -79,9 +79,7 @@ def _print_pretrained(rows: list[dict[str, Any]]) -> None:
             for row in rows
         ],
     )  # fmt: skip
-    screen.say(
-        "Weights that are not cached are downloaded when used. Those without top-1 have other classes."
-    )
+    screen.say("Weights that are not cached are downloaded. Those without top-1 have other classes.")
 
 
 def recipes(

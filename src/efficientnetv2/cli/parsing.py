@@ -370,10 +370,8 @@ def _refuse_launched() -> None:
         time.sleep(_FIRST_REPORTS_S)
         raise OtherProcessError
     if size > 1:
-        raise InputError(
-            f"this command runs in one process, but a launcher has started {size}. Start it without torchrun, or "
-            "unset RANK and WORLD_SIZE; only train, evaluate and predict share their work among processes."
-        )
+        fix = "Start it without torchrun, or unset RANK and WORLD_SIZE."
+        raise InputError(f"this command runs in one process, but a launcher has started {size}. {fix}")
 
 
 def app(**settings: Any) -> typer.Typer:

@@ -102,8 +102,7 @@ def refuse_launched(function: str) -> None:
     """Refuse several processes, of which only the first would have a result."""
     if world_from_env().is_distributed:
         raise InputError(
-            f"{function}() runs in one process, but a launcher has started several. Start the script without "
-            "torchrun; only train() shares its work among processes in Python."
+            f"{function}() runs in one process, unlike train(). Start the script without torchrun."
         )
 
 
@@ -161,9 +160,8 @@ def run_arguments(
 def settings_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields of a recipe as ``TrainOverrides`` takes them; InputError if a value is not plain."""
     if not isinstance(settings, Mapping):
-        raise InputError(
-            f"`settings` must be a mapping such as {{'progressive.stages': 1}}, not {type(settings).__name__}."
-        )
+        kind = type(settings).__name__
+        raise InputError(f"`settings` must be a mapping such as {{'progressive.stages': 1}}, not {kind}.")
     try:
         plain = json.loads(json.dumps(dict(settings), default=lambda value: value.item()))
     except (TypeError, ValueError, AttributeError) as error:
@@ -223,9 +221,8 @@ def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
 def path_text(name: str, value: Any) -> str:
     """A path, a URL or a name as text, "~" resolved."""
     if not isinstance(value, str | os.PathLike):
-        raise InputError(
-            f"`{name}` must be a path or a name, not {type(value).__name__}. {_TO_FILE.get(name, '')}".rstrip()
-        )
+        kind, fix = type(value).__name__, _TO_FILE.get(name, "")
+        raise InputError(f"`{name}` must be a path or a name, not {kind}. {fix}".rstrip())
     return os.path.expanduser(os.fspath(value))
 
 

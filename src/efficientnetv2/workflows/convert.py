@@ -127,14 +127,10 @@ def user_metadata(class_names: str | Sequence[str] | None, preprocessing: Mappin
         if not all(abs(value) <= 1 and (name == "mean" or value > 0) for value in values):
             rule = "at most 1" if name == "mean" else "above 0 and at most 1"
             given = ",".join(f"{value:g}" for value in values)
-            raise InputError(
-                f"`{name}={given}` must be {rule} per channel. Divide values from 0 to 255 by 255."
-            )
+            raise InputError(f"`{name}={given}` must be {rule} per channel. Divide by 255.")
     fraction = preprocessing.get("crop_pct", 1)
     if not 0 < fraction <= 1:
-        raise InputError(
-            f"`crop_pct={fraction:g}` must be above 0 and at most 1. Divide a percentage by 100."
-        )
+        raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, no percentage.")
     if isinstance(class_names, str):
         class_names = read_class_names(class_names)
     return UserMetadata(dict(preprocessing), None if class_names is None else tuple(class_names))
@@ -152,9 +148,10 @@ def read_class_names(text: str) -> tuple[str, ...]:
         is_json = content.lstrip()[:1] in ("[", "{")
         plain = json.loads(content) if is_json else content.splitlines()
     except ValueError as error:  # no JSON, or no UTF-8
+        reason = str(error).splitlines()[0]
+        fix = "Give a name per line, or a JSON list."
         raise InputError(
-            f"`class_names`: {path} is neither JSON nor text in UTF-8 ({str(error).splitlines()[0]}). Give a name per "
-            "line, or a JSON list of names."
+            f"`class_names`: {path} is neither JSON nor text in UTF-8 ({reason}). {fix}"
         ) from error
     return tuple(name.strip() for name in _from_json(path, plain) if name.strip())
 
@@ -167,10 +164,8 @@ def _from_json(path: Path, plain: Any) -> list[str]:
         rows = next((found for found in (by_number, by_name) if len(found) == len(plain)), None)
         if rows is not None and sorted(map(int, rows)) == list(range(len(rows))):
             return [rows[key] for key in sorted(rows, key=int)]
-        raise InputError(
-            f"`class_names`: the JSON object in {path} does not number the names from 0, each once. Give "
-            '{"0": "oak", "1": "elm"}, {"oak": 0, "elm": 1} or ["oak", "elm"].'
-        )
+        fix = 'Give {"0": "oak", "1": "elm"}, {"oak": 0, "elm": 1} or ["oak", "elm"].'
+        raise InputError(f"`class_names`: {path} does not number the names from 0, each once. {fix}")
     if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
         raise InputError(f'`class_names`: the JSON in {path} is not a list of names. Give ["oak", "elm"].')
     return plain
@@ -204,15 +199,11 @@ def _load(
 ) -> tuple[Network, str, Sequence[str]]:
     """The model, what it was recognized as, and notes."""
     if ensemble_members(source) or (source / CROSSVAL_JSON).is_file():
-        raise InputError(
-            f"`source` {source} is a cross-validation, with a model per fold. Give a fold: {source / 'fold1'}."
-        )
+        raise InputError(f"`source` {source} has a model per fold. Give a fold: {source / 'fold1'}.")
     # A run that is not finished is refused there.
     if is_model_file(source) or (source / "recipe.yaml").is_file():
         if model is not None:
-            raise InputError(
-                f"`model`: {source} is a model file, which states its model. Leave the option out."
-            )
+            raise InputError(f"`model`: {source} is a model file, which states it. Leave the option out.")
         network = model_file.load(source)
         if to is not None and not isinstance(network, EfficientNet):
             raise InputError(f"`to={to}`: {source} has a model of another library already. Leave it out.")

@@ -235,9 +235,7 @@ def _folder(options: RunOptions) -> Path:
 def _refuse_occupied(path: Path) -> None:
     files = [file.name for file in path.iterdir() if file.name != LOCK] if path.is_dir() else []
     if CROSSVAL_JSON in files:
-        raise InputError(
-            f"`output={path}` has a cross-validation. Resume it with `resume=True`, or give another folder."
-        )
+        raise InputError(f"`output={path}` has a cross-validation. Resume it with `resume=True`.")
     if files:
         raise InputError(f"`output={path}` is not empty ({shorten(files, 3)}). Give another folder.")
 
@@ -266,10 +264,8 @@ def check_recipes(
     for index, name in enumerate(config.tries):
         settings = config.candidate_settings(index)
         if overrides.minutes is not None and sets_length(settings):
-            raise InputError(
-                f"`candidates`: {name} and `minutes={overrides.minutes:g}` both set the training length. Leave one of "
-                "them out; `candidate_settings` may set the length of the selection."
-            )
+            both = f"{name} and `minutes={overrides.minutes:g}`"
+            raise InputError(f"`candidates`: {both} both set the training length. Leave one of them out.")
         # A selected candidate is trained without what holds during the selection.
         for further in dict.fromkeys((config.try_settings, ())):
             try:
@@ -290,10 +286,8 @@ def load_images(
     # Given splits do not count, except test.
     dataset = source.read(use_splits=("test",))
     if len(dataset.class_names) > MOST_CLASSES:
-        raise InputError(
-            f"{dataset.source} has {len(dataset.class_names):,} classes, but crossval takes at most {MOST_CLASSES:,}. "
-            "Use train with a val split."
-        )
+        classes = f"{len(dataset.class_names):,} classes, but crossval takes at most {MOST_CLASSES:,}"
+        raise InputError(f"{dataset.source} has {classes}. Use train with a val split.")
     validate_copy_splits(dataset)
     with progress("looking", len(dataset)) as counted:
         found = validate_images(dataset, strict=options.strict, progress=counted)
@@ -305,9 +299,8 @@ def load_images(
         rows, skipped = readable_at_start(folder, dataset, rows)
     else:
         if skipped:
-            _logger.info(
-                f"Skipped {pluralize(len(skipped), 'unreadable image')}, the first: {' '.join(skipped[0])}."
-            )
+            images = pluralize(len(skipped), "unreadable image")
+            _logger.info(f"Skipped {images}, the first: {' '.join(skipped[0])}.")
         evaluated = rows[dataset.split[rows] != "test"]
         with silenced():  # each fold measures the bands of its own rasters
             part = with_bands(dataset.select(evaluated), source, seed=seed)
@@ -362,10 +355,8 @@ def with_saved_paths(folder: Path, dataset: ImageDataset) -> ImageDataset:
         # By the name of the folder, as ``ImageDataset.relative_to`` does, unless a link in it leads elsewhere.
         roots = [Path(os.path.normpath(path / prefix)) for path in (folder.absolute(), folder.resolve())]
         return replace(dataset, root=next(path for path in roots if os.path.realpath(path) == root))
-    raise InputError(
-        f"seen from {folder}, the images were in {root} when the folds were made, but are in {dataset.root} now. Move "
-        "them back, or start again with another `output`."
-    )
+    places = f"from {root} to {dataset.root}, as seen from {folder}"
+    raise InputError(f"the images have moved {places}. Move them back, or give a new `output`.")
 
 
 def _saved_dataset(folder: Path, dataset: ImageDataset) -> ImageDataset:

@@ -80,14 +80,10 @@ class CrossValConfig:
             try:
                 settings = _split_settings(text)
             except ValueError as error:
-                raise InputError(
-                    f"`candidates`: {text}: {error}. Separate settings by spaces, and put a value with spaces into "
-                    "brackets or quotes."
-                ) from error
+                fix = "Put a value with spaces into brackets or quotes."
+                raise InputError(f"`candidates`: {text}: {error}. {fix}") from error
             if any(setting_name(setting) == "multilabel" for setting in settings):
-                raise InputError(
-                    f"`candidates`: {text}: predictions of all folds must have the same meaning. Drop it."
-                )
+                raise InputError(f"`candidates`: {text}: all folds must predict alike. Drop multilabel.")
 
     def candidate_settings(self, index: int, *, selecting: bool = False) -> tuple[str, ...]:
         """Settings of a candidate, with those that hold only during the selection if it is ``selecting``."""
@@ -123,7 +119,7 @@ class CrossValConfig:
         """Random folds if ``folds`` are by place, else folds by place; None if they can't be made and need not be."""
         if self.compare_splits and dataset.separator is not None:
             raise InputError(
-                f"`compare_splits`: images of {dataset.source} have several labels. Leave it out."
+                f"`compare_splits`: {dataset.source} has several labels per image. Leave it out."
             )
         if folds.by not in ("auto", "class", "place"):
             return None
@@ -154,10 +150,8 @@ class CrossValConfig:
                 part, fraction=_SELECTION, seed=seed + number, contents=ids, by=folds.by, blocks=self._blocks
             )
         except InputError as error:
-            raise InputError(
-                f"`candidates`: the {len(rows)} training images of fold {number + 1} cannot be split to select one: "
-                f"{error} Or take fewer `folds`, or leave `candidates` out."
-            ) from error
+            problem = f"the {len(rows)} training images of fold {number + 1} cannot be split to select one"
+            raise InputError(f"`candidates`: {problem}: {error} Or leave `candidates` out.") from error
         return rows[held_out.split == "train"], rows[(held_out.split == "val") & ~is_copy(held_out)]
 
     @property
@@ -171,19 +165,15 @@ class CrossValConfig:
         name = time_column(dataset, self.time_column)
         if name is None:
             others = [str(name) for name in dataset.table.columns if name not in ("path", "label", "split")]
-            raise InputError(
-                f"`by=time`: {dataset.source} has none of the columns {', '.join(TIMES)}, but "
-                f"{shorten(others, 20) or 'no other'}. Name the one of the time with `time_column`."
-            )
+            found = f"none of the columns {', '.join(TIMES)}, but {shorten(others, 20) or 'no other'}"
+            raise InputError(f"`by=time`: {dataset.source} has {found}. Name one with `time_column`.")
         return name
 
 
 def _require_places(dataset: ImageDataset, option: str) -> None:
     if not has_places(dataset):
-        raise InputError(
-            f"{option}: {dataset.source} has no columns latitude and longitude with a value in every row. Add them, or "
-            "leave the option out."
-        )
+        columns = "columns latitude and longitude with a value in every row"
+        raise InputError(f"{option}: {dataset.source} has no {columns}. Add them, or leave the option out.")
 
 
 def _split_settings(text: str) -> tuple[str, ...]:
@@ -304,10 +294,8 @@ class SavedCrossVal:
     ) -> None:
         """Refuse other images, and a rule ``by`` that gives other folds: without locations ``auto`` is ``class``."""
         if folds_digest(dataset, folds) != self.digest:
-            raise InputError(
-                f"the images or their locations are not those that the folds in {folder} were started with. Restore "
-                "them, or start again with another `output`."
-            )
+            fix = "Restore them, or start again with a new `output`."
+            raise InputError(f"the folds in {folder} are of other images or locations. {fix}")
         if by == self.config.by:
             return
         with suppress(InputError):

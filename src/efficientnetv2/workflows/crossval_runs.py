@@ -330,10 +330,9 @@ def _mean_probabilities(runs: Sequence[_RunResult]) -> Floats:
     first = runs[0]
     for run in runs[1:]:
         if not np.array_equal(run.rows, first.rows):
-            raise InputError(
-                f"{run.path} has predicted {pluralize(len(run.rows), 'image')}, but {first.path} {len(first.rows):,}. "
-                "Repair unreadable images, remove the folder that lacks some, and `resume=True` trains it again."
-            )
+            counts = f"{pluralize(len(run.rows), 'image')}, but {first.path} {len(first.rows):,}"
+            fix = "Repair the images, remove the folder that lacks some, and resume."
+            raise InputError(f"{run.path} has predicted {counts}. {fix}")
     mean: Floats = np.mean([run.probabilities for run in runs], axis=0)
     return mean
 

@@ -118,12 +118,11 @@ def _check_out(out: Path, fewer: bool) -> None:
 def _check_dataset(dataset: ImageDataset, fewer: bool) -> None:
     if is_copy(dataset).any():
         raise InputError(
-            f"{dataset.source} has augmented copies already (column {AUGMENTED_FROM}). Balance the original dataset."
+            f"{dataset.source} has copies (column {AUGMENTED_FROM}). Balance the original dataset."
         )
     if not fewer and dataset.channels != RGB:
-        raise InputError(
-            f"Copies have {RGB} channels, but these rasters {pluralize(dataset.channels, 'band')}. {_INSTEAD}"
-        )
+        bands = pluralize(dataset.channels, "band")
+        raise InputError(f"Copies have {RGB} channels, but these rasters {bands}. {_INSTEAD}")
     if not fewer and dataset.shards is not None:
         raise InputError(f"Copies are files, but {dataset.source} is in shards. {_INSTEAD}")
 
@@ -168,9 +167,8 @@ def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[Im
         raise InputError(f"`out` {out}: shards are written to this machine. Give a folder, then upload it.")
     folder = out.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"`out` {out} is {'not empty' if folder.is_dir() else 'a file'}. Give a new or empty folder."
-        )
+        problem = "not empty" if folder.is_dir() else "a file"
+        raise InputError(f"`out` {out} is {problem}. Give a new or empty folder.")
     if is_inside_data(source.data, folder):
         raise InputError(f"`out` {out} is in DATA {source.data}. Give a folder beside it.")
     dataset = source.read(for_training=False)

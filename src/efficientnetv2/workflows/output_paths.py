@@ -59,9 +59,7 @@ def refuse_replacing_data(data: str, out: Path, names: Iterable[str], option: st
         return
     parts = source.resolve().relative_to(folder).parts
     if parts and parts[0] in names:
-        raise InputError(
-            f"{option} {out}: DATA {data} lies there as {parts[0]}, and would be replaced. Give another folder."
-        )
+        raise InputError(f"{option} {out} would replace {parts[0]}, DATA {data}. Give another folder.")
 
 
 def note_replaced(file: Path) -> None:

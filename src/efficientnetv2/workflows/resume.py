@@ -143,10 +143,9 @@ def restore_dataset(path: Path, data: DataModule) -> DataModule:
                 for names, word in ((gone, "gone"), (new, "new"))
                 if names
             ]
+            problem = ", ".join(found) or "labels, splits or order differ"
             raise InputError(
-                f"the images are not those that the run in {path} was started with: "
-                f"{', '.join(found) or 'labels, splits or order differ'}. Restore them, or start again with a new "
-                "`output`."
+                f"the run in {path} has other images: {problem}. Restore them, or give a new `output`."
             )
         data = _from_list(saved, data, gone)
         now = data.dataset
@@ -189,9 +188,9 @@ def _validate_bands(path: Path, bands: Bands | None, now: Bands | None) -> None:
         now = replace(now, names=names)
     if bands != now:
         numbers = "none" if bands is None else ",".join(map(str, bands.numbers))
+        fix = "Restore the images, and give `bands` as before."
         raise InputError(
-            f"the run in {path} reads bands {numbers} of rasters, scaled by the values of its images. Restore the "
-            "images, and give `bands` as before."
+            f"the run in {path} reads bands {numbers}, scaled by the values of its images. {fix}"
         )
 
 

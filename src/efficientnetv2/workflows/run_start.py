@@ -91,11 +91,8 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | Finished
             _start_run(run, hardware, baseline)
             job.log.write_to(path)
             locks.enter_context(lock_run_dir(path))
-    processes = f" by {hardware.world.size} processes" if hardware.world.is_distributed else ""
-    images = pluralize(len(run.data.train), "image")
-    _logger.debug(
-        f"Training {model_title(run.recipe.model)} on {images} on {hardware.device.type}{processes}."
-    )
+    machine = f"{hardware.world.size} × {hardware.device.type}"
+    _logger.debug(f"Training {model_title(run.recipe.model)} on {len(run.data.train):,} images on {machine}.")
     return run
 
 
@@ -117,11 +114,9 @@ def _start_run(run: ResolvedRun, hardware: Hardware, baseline: PreviousRun | Non
         probe = fit_head(run.network, data, run.preprocessing, recipe, hardware, run.probe_images)
         run.network.to("cpu")  # other processes get it from here, each for its own device
         metrics = probe.metrics
-        _logger.debug(
-            f"Linear probe on the initial weights: top-1 {metrics.top1:.1%}, macro-F1 {metrics.macro_f1:.1%} on "
-            f"{pluralize(metrics.num_images, f'{data.eval_split} image')}, fitted on {metrics.num_train_images:,} of "
-            f"{pluralize(len(data.train), 'training image')} ({metrics.seconds:.0f} s)."
-        )
+        fitted = f"{metrics.num_train_images:,} of {pluralize(len(data.train), 'training image')}"
+        scores = f"top-1 {metrics.top1:.1%}, macro-F1 {metrics.macro_f1:.1%} on {data.eval_split}"
+        _logger.debug(f"Linear probe on the initial weights, fitted on {fitted}: {scores}.")
         if request.options.probe:
             facts |= save_probe(probe, data, recipe, path)
     if baseline is not None:
