@@ -69,11 +69,8 @@ def end(message: str, hint: str | None = None, *, code: int, kind: str = "error:
 def spelled(message: str, options: Mapping[str, str]) -> str:
     """A message of the library as the running command says it.
 
-    A parameter in backticks, or before a colon at the beginning, becomes its option. A recipe field with a value
-    becomes ``--set``.
-
-    Args:
-        options: Name of each parameter, and what the command calls it.
+    A parameter in backticks, or before a colon at the beginning, becomes its option in ``options``. A recipe field
+    with a value becomes ``--set``.
     """
     field = re.match(r"[a-z]\w*(?=: )", message)
     if field and options.get(field[0], "").startswith("--"):

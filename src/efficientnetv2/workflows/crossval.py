@@ -150,13 +150,8 @@ def run_crossval(
 ) -> Path:
     """Train a model for each fold, report all predictions, and return the folder.
 
-    Args:
-        given: Names of the options on the command line; a resumed cross-validation was started with the same.
-        callbacks: Called in every run.
-        on_result: Gets the result; of a cross-validation that had finished before, the path of its report.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C; the message has the command that resumes.
+    ``given`` are the options that the user typed. ``on_result`` gets the result, or of a cross-validation that had
+    finished before, the path of its report.
     """
     folder, saved, by = _folder(options), None, config.by
     if overrides.weights is not None:  # it may be resumed from another directory
@@ -243,11 +238,7 @@ def _refuse_occupied(path: Path) -> None:
 def check_recipes(
     overrides: TrainOverrides, config: CrossValConfig, options: RunOptions, separator: str | None = None
 ) -> Recipe:
-    """The recipe; it and those of all candidates are checked before anything is trained.
-
-    Raises:
-        InputError: One is invalid, or has no effect on images whose labels have this ``separator``.
-    """
+    """The recipe; it and those of all candidates are checked before anything is trained."""
     device = pick_device(options.device)
     starts = [start.word for start in open_weights(overrides, device)]
 
@@ -280,8 +271,7 @@ def load_images(
 ) -> tuple[ImageDataset, Ints, list[tuple[str, str]]]:
     """The readable images, ids equal for identical files, and path and reason of each unreadable image.
 
-    Args:
-        folder: Of a cross-validation to resume: its images are those that were readable when it was started.
+    The images of a cross-validation to resume in ``folder`` are those that were readable when it was started.
     """
     # Given splits do not count, except test.
     dataset = source.read(use_splits=("test",))

@@ -41,25 +41,16 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ProbeBaseline:
-    """Linear probes on the initial weights, one for each fold.
-
-    Attributes:
-        other_predictions: With the comparison folds. None without them.
-        table: The predictions as of ``evaluation.predictions.load_predictions``.
-        data_scaling_curve: Learning curve in one fold. None if it has too few images.
-        label_curve_note: Which fold, as a sentence.
-        num_train_images: Training images of a fold that were embedded: the mean over folds.
-        num_available_images: Training images of a fold: the mean over folds.
-    """
+    """Linear probes on the initial weights, one for each fold."""
 
     predictions: Predictions
-    other_predictions: Predictions | None
+    other_predictions: Predictions | None  # with the comparison folds
     metrics: ClassificationMetrics
-    table: pd.DataFrame
-    data_scaling_curve: LearningCurve | None
-    label_curve_note: str
-    num_train_images: int
-    num_available_images: int
+    table: pd.DataFrame  # as of ``evaluation.predictions.load_predictions``
+    data_scaling_curve: LearningCurve | None  # in one fold; None if it has too few images
+    label_curve_note: str  # which fold, as a sentence
+    num_train_images: int  # that were embedded: the mean over folds
+    num_available_images: int  # the mean over folds
 
     def metadata(self) -> dict[str, Any]:
         """Fields of a report's metadata."""
@@ -78,9 +69,7 @@ def probe_baseline(
 ) -> ProbeBaseline | None:
     """Embed the images once and fit a linear probe for each fold. ``folder`` has a finished first fold.
 
-    Returns:
-        None for multi-label data, without pretrained weights, if these are not available any more, or if all embedded
-        images are of one class.
+    None for multi-label data, without pretrained weights, or if all embedded images are of one class.
     """
     dataset, recipe = trainer.dataset, read_recipe(folder / "fold1" / "recipe.yaml")
     if recipe.weights == "none" or dataset.separator is not None:

@@ -37,24 +37,16 @@ _SELECTION = 0.25
 
 @dataclass(frozen=True)
 class CrossValConfig:
-    """Options of ``crossval`` that ``train`` does not have. The fields are keys of ``crossval.json``.
-
-    Attributes:
-        block_degrees, time_column: None finds a value.
-        tries: Candidate hyperparameters: each as ``--set`` takes them, separated by spaces. Empty for no selection.
-        try_settings: Hyperparameters that hold only during the selection.
-        members: Models that predict each fold together: the best candidates, or the recipe with as many seeds.
-        compare_splits: Train random folds in addition to folds by place, or the other way round.
-    """
+    """Options of ``crossval`` that ``train`` does not have. The fields are keys of ``crossval.json``."""
 
     folds: int = 5
     by: str = "auto"
     block_degrees: float | None = None
     time_column: str | None = None
-    tries: tuple[str, ...] = ()
-    try_settings: tuple[str, ...] = ()
-    members: int = 1
-    compare_splits: bool = False
+    tries: tuple[str, ...] = ()  # candidates: settings separated by spaces. Empty for no selection.
+    try_settings: tuple[str, ...] = ()  # settings that hold only during the selection
+    members: int = 1  # models that predict each fold together: the best candidates, or as many seeds
+    compare_splits: bool = False  # train random folds in addition to folds by place, or the other way round
 
     def __post_init__(self) -> None:
         count, by = len(self.tries), f"but `by` is {self.by}"

@@ -82,23 +82,15 @@ def best_candidates(config: CrossValConfig, scores: Sequence[float]) -> tuple[in
 
 @dataclass(frozen=True, eq=False)
 class FoldResult:
-    """Predictions of one fold.
-
-    Attributes:
-        rows: (n,) rows of the predicted images in the dataset.
-        probabilities: (n, K); of several models their mean.
-        candidate_scores: Macro metric of each candidate. Empty without selection.
-        unreadable: Row -> reason, of images that a run could not read or did not predict.
-        reports: ``report.json`` of each model.
-    """
+    """Predictions of one fold."""
 
     score: FoldScore
-    rows: Ints
-    probabilities: Floats
+    rows: Ints  # (n,) of the predicted images in the dataset
+    probabilities: Floats  # (n, K); of several models their mean
     answer: Answer
-    candidate_scores: tuple[float, ...]
-    unreadable: Mapping[int, str]
-    reports: tuple[dict[str, Any], ...]
+    candidate_scores: tuple[float, ...]  # macro metrics; empty without selection
+    unreadable: Mapping[int, str]  # row -> reason, of images that a run could not read or did not predict
+    reports: tuple[dict[str, Any], ...]  # of each model
 
 
 @dataclass(frozen=True, eq=False)

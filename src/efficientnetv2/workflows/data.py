@@ -64,10 +64,7 @@ def write_balanced(
 ) -> BalancedTable:
     """Write a table of images with balanced classes, and the augmented copies that it needs.
 
-    Args:
-        to: A ``ClassSampling``.
-        fewer: Leave images of frequent classes out instead of writing copies of rare ones.
-        recipe, settings: Recipe with the augmentation of the copies.
+    With ``fewer``, images of frequent classes are left out instead. The recipe has the augmentation.
     """
     choice("to", to, get_args(ClassSampling))
     if source.label_separator is not None:
