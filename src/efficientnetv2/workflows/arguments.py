@@ -160,8 +160,7 @@ def run_arguments(
 def settings_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields of a recipe as ``TrainOverrides`` takes them; InputError if a value is not plain."""
     if not isinstance(settings, Mapping):
-        kind = type(settings).__name__
-        raise InputError(f"`settings` must be a mapping such as {{'progressive.stages': 1}}, not {kind}.")
+        raise InputError(f"`settings` must be a mapping such as {{'patience': 5}}, not {settings!r}.")
     try:
         plain = json.loads(json.dumps(dict(settings), default=lambda value: value.item()))
     except (TypeError, ValueError, AttributeError) as error:
