@@ -57,7 +57,7 @@ def data_sets(draw):
     return dataset(labels, **columns), contents
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data_sets(), st.integers(0, 5), st.sampled_from([0.1, 0.2, 0.35]))
 def test_what_belongs_together_stays_together(data, seed, fraction):
     """Every class in both parts; identical files whole, and groups and blocks if the sentence says so."""
@@ -88,7 +88,7 @@ def test_what_belongs_together_stays_together(data, seed, fraction):
     assert again.digest() == held.digest()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data_sets(), st.integers(2, 5))
 def test_folds_keep_together_what_belongs_together(data, k):
     given_, contents = data
