@@ -1082,8 +1082,8 @@ def test_by_time_the_last_period_has_trained_nobody(tmp_path):
         pd.read_csv(folder / "dataset.csv", keep_default_na=False)["split"].tolist()
         == ["train"] * 8 + [""] * 4
     )
-    assert train_overlap(folder, None, data).pictures == 8
-    assert train_overlap(folder, None, data.select(np.arange(8, 12))).pictures == 0
+    assert train_overlap(folder, None, data).num_trained == 8
+    assert train_overlap(folder, None, data.select(np.arange(8, 12))).num_trained == 0
 
 
 def test_a_random_split_that_flatters_is_found():

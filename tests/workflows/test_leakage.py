@@ -155,8 +155,8 @@ def test_weights_that_have_seen_what_a_run_holds_out_are_found(class_folders, tm
     assert len(prepared.val) == 9
     place, network = weights_of(prepared.val.select(np.arange(4)), tmp_path, prepared.train.class_names)
     found = pretrain_overlap(place, network, prepared)
-    assert found.pictures == 4
-    (line,) = found.lines
+    assert found.num_trained == 4
+    (line,) = found.notes
     assert mentions(line, place, "4", "9", "val")
     for word, others in ((place, prepared.train), ("none", prepared.val), ("gone.safetensors", prepared.val)):
         assert pretrain_overlap(word, weights_of(others, tmp_path)[1], prepared) == PretrainOverlap()
@@ -172,15 +172,15 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
     for trained_on in (replace(alone, chose=chose), chain, further):
         network.trained_on = trained_on
         found = pretrain_overlap(place, network, prepared)
-        assert (found.pictures, found.chose, found.flattering) == (0, 3, True)
-        (line,) = found.lines
+        assert (found.num_trained, found.num_selected, found.optimistic) == (0, 3, True)
+        (line,) = found.notes
         said = "3 of the 9 images of val selected them, as the minival of an earlier run"
         assert line.startswith(f"Weights {place}: {said}, so the metrics on them are optimistic.")
         assert found.to_json() == {"num_images": 0, "chose": 3, "note": line}
     network.trained_on = replace(remembered(prepared.val.select([2, 3])), chose=chose)
     found = pretrain_overlap(place, network, prepared)
-    assert (found.pictures, found.chose) == (2, 2)
-    (line,) = found.lines
+    assert (found.num_trained, found.num_selected) == (2, 2)
+    (line,) = found.notes
     assert mentions(line, "2", "9", "val")
 
 
@@ -214,11 +214,11 @@ def test_minival_does_not_choose_among_weights_that_know_its_labels(class_folder
     with pytest.raises(InputError, match=mentioning("6", "minival")):
         pretrain_overlap(place, network, prepared)
     unasked = pretrain_overlap(place, network, prepared, refuse=False)
-    assert unasked.chooser
-    assert "select nothing" in unasked.lines[-1]
+    assert unasked.minival_trained
+    assert "select nothing" in unasked.notes[-1]
     found = pretrain_overlap(place, weights_of(prepared.minival, tmp_path)[1], prepared)
-    assert found.pictures == 0
-    (line,) = found.lines
+    assert found.num_trained == 0
+    (line,) = found.notes
     assert mentions(line, place, "6", "minival")
 
 
@@ -279,7 +279,7 @@ def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_
     kept = replace(second, chose=chose).started_from(first, most=100)
     kept = TrainingFingerprint.from_json(kept.to_json())
     found = train_overlap(tmp_path / "m.safetensors", kept, files)
-    assert (found.pictures, found.before, found.chose, found.exact) == (16, True, 8, True)
+    assert (found.num_trained, found.pretraining, found.num_selected, found.exact) == (16, True, 8, True)
     assert found.unseen.tolist() == list(range(24, 48))
 
 
@@ -289,19 +289,19 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     first, second, third = (remembered(files.select(np.arange(part, 48, 4))) for part in range(3))
     chain = third.started_from(second.started_from(first, most=100), most=100)
     known = train_overlap(tmp_path / "m", chain, files)
-    assert (known.pictures, known.exact, known.before) == (36, True, True)
+    assert (known.num_trained, known.exact, known.pretraining) == (36, True, True)
     assert known.unseen.tolist() == list(range(3, 48, 4))
     alone = train_overlap(tmp_path / "m", chain, files.select(np.arange(2, 48, 4)))
-    assert mentions(alone.note, "12")
+    assert mentions(alone.training_note, "12")
     # Of more than a file has room for, an even part: then nobody knows of each picture that it is new.
     short = third.started_from(second.started_from(first, most=100), most=8)
     assert (short.earlier.pictures, len(short.earlier.marks)) == (24, 8)
     known = train_overlap(tmp_path / "m", short, files)
-    assert (known.pictures, known.exact, known.unseen) == (36, False, None)
+    assert (known.num_trained, known.exact, known.unseen) == (36, False, None)
     sampled = third.started_from(replace(second, pictures=120, earlier=first), most=100)
     known = train_overlap(tmp_path / "m", sampled, files)
-    assert (known.pictures, known.exact, known.least, known.unseen) == (36, False, True, None)
-    assert mentions(known.note, "36", "48")
+    assert (known.num_trained, known.exact, known.lower_bound, known.unseen) == (36, False, True, None)
+    assert mentions(known.training_note, "36", "48")
 
 
 def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
@@ -326,7 +326,7 @@ def test_shards_remember_their_originals(class_folders, tmp_path):
     for name, image_size in (("whole", None), ("small", 16)):
         write_shards(files, tmp_path / name, PackOptions(10**9, image_size=image_size))
         known = train_overlap(tmp_path / "m", remembered(load_dataset(tmp_path / name)), files)
-        assert mentions(known.note, "48")
+        assert mentions(known.training_note, "48")
 
 
 def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path):
@@ -339,16 +339,16 @@ def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path
     for folder in (class_folders, tmp_path / "elsewhere"):
         for file in sorted((folder / "red").iterdir()):
             Image.open(file).rotate(90).save(file)
-    assert train_overlap(tmp_path / "run", trained_on, load_dataset(class_folders)).note.startswith(
+    assert train_overlap(tmp_path / "run", trained_on, load_dataset(class_folders)).training_note.startswith(
         "48 of these 48"
     )
-    assert train_overlap(tmp_path / "run", trained_on, load_dataset(tmp_path / "elsewhere")).note.startswith(
+    assert train_overlap(
+        tmp_path / "run", trained_on, load_dataset(tmp_path / "elsewhere")
+    ).training_note.startswith("32 of these 48")
+    assert train_overlap(tmp_path / "m", trained_on, load_dataset(class_folders)).training_note.startswith(
         "32 of these 48"
     )
-    assert train_overlap(tmp_path / "m", trained_on, load_dataset(class_folders)).note.startswith(
-        "32 of these 48"
-    )
-    assert train_overlap(tmp_path / "run", None, load_dataset(class_folders)).note.startswith(
+    assert train_overlap(tmp_path / "run", None, load_dataset(class_folders)).training_note.startswith(
         "48 of these 48"
     ), "an older file"
 
@@ -365,7 +365,7 @@ def test_links_lead_to_the_same_paths(class_folders, tmp_path):
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
     for data in ("way", "links"):
-        assert train_overlap(tmp_path / "run", None, load_dataset(tmp_path / data)).pictures == 24
+        assert train_overlap(tmp_path / "run", None, load_dataset(tmp_path / data)).num_trained == 24
 
 
 def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
@@ -375,7 +375,7 @@ def test_a_run_behind_a_link_knows_its_pictures(class_folders, tmp_path):
     (tmp_path / "runs/one/run.json").write_text("{}")
     files.to_csv(tmp_path / "runs/one/dataset.csv")
     for way in ("runs/one", "scratch/mine/runs/one"):
-        assert train_overlap(tmp_path / way, None, load_dataset(class_folders)).pictures == 24
+        assert train_overlap(tmp_path / way, None, load_dataset(class_folders)).num_trained == 24
 
 
 def a_model(path, trained_on, calibration=None):
@@ -481,7 +481,7 @@ def test_of_an_older_file_nobody_knows_which_pictures_chose(class_folders, tmp_p
     modelfile.save(tmp_path / "m.safetensors", network)
     older = modelfile.load(tmp_path / "m.safetensors").trained_on
     known = train_overlap(tmp_path, older, files)
-    assert (known.pictures, known.chose, known.unseen) == (10, 0, None)
+    assert (known.num_trained, known.num_selected, known.unseen) == (10, 0, None)
 
 
 def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, tmp_path):
@@ -493,10 +493,10 @@ def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, t
     trained_on = remembered(files.subset("train"))
     chosen = replace(trained_on, chose=TrainingFingerprint(1, np.array([5])))
     known = train_overlap(tmp_path / "run", chosen, files)
-    assert (known.pictures, known.chose, known.unseen.tolist()) == (24, 12, list(range(36, 48)))
+    assert (known.num_trained, known.num_selected, known.unseen.tolist()) == (24, 12, list(range(36, 48)))
     # A run without minival leaves aside what its table calls so.
     known = train_overlap(tmp_path / "run", trained_on, files)
-    assert (known.chose, len(known.unseen)) == (0, 24)
+    assert (known.num_selected, len(known.unseen)) == (0, 24)
 
 
 def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
@@ -509,9 +509,12 @@ def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
     trained_on = remembered(dataset.select(np.arange(2_000)), most=400)
     known = train_overlap(tmp_path / "m", trained_on, dataset.select(np.arange(1_500, 2_500)))
     assert not known.exact
-    assert 500 - 4 * 45 < known.pictures < 500 + 4 * 45
-    assert mentions(known.note, known.pictures, "1000")
-    assert train_overlap(tmp_path / "m", trained_on, dataset.select(np.arange(2_000, 2_500))).note is None
+    assert 500 - 4 * 45 < known.num_trained < 500 + 4 * 45
+    assert mentions(known.training_note, known.num_trained, "1000")
+    assert (
+        train_overlap(tmp_path / "m", trained_on, dataset.select(np.arange(2_000, 2_500))).training_note
+        is None
+    )
 
 
 def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
@@ -526,9 +529,9 @@ def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
         trained = np.flatnonzero(np.arange(2_000) % 5 != number)
         network.trained_on = remembered(dataset.select(trained), most=len(trained) // 3)
     known = train_overlap(tmp_path / "m", Ensemble(folds).trained_on, dataset.select(np.arange(1_900, 2_400)))
-    assert (known.exact, known.least, known.unseen) == (False, True, None)
-    assert 40 < known.pictures <= 100
-    assert mentions(known.note, known.pictures, "500")
+    assert (known.exact, known.lower_bound, known.unseen) == (False, True, None)
+    assert 40 < known.num_trained <= 100
+    assert mentions(known.training_note, known.num_trained, "500")
 
 
 def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
@@ -565,7 +568,7 @@ def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():
     labels = np.tile([0, 1], 30)
     answers = np.where(np.arange(60) // 5 % 2 == 0, labels, 1 - labels)
     predictions = Predictions(np.arange(60), labels, torch.eye(2)[answers] * 9)
-    known = TrainOverlap(20, exact=True, of=60, unseen=np.arange(20, 60))
+    known = TrainOverlap(20, exact=True, num_images=60, unseen=np.arange(20, 60))
     whole = Clusters(np.arange(60) // 5, "places")
     alone, together = (
         unseen_metrics(predictions, known, ("a", "b"), one).values["intervals"]["top1"]

@@ -142,7 +142,7 @@ def resolve_unmeasured(
     recipe, network = resolved.recipe, resolved.network
     # Images that trained the weights select nothing.
     overlap = pretrain_overlap(recipe.weights, network, data, refuse=recipe.minival != "auto")
-    if overlap.chooser:
+    if overlap.minival_trained:
         data = replace(data, chooses=False)
     return ResolvedRun(
         request,
@@ -156,9 +156,9 @@ def resolve_unmeasured(
             *resolved.notes,
             *better_weights_note(recipe, request.candidates),
             *multilabel_notes(recipe, data.dataset.separator),
-            *overlap.lines,
+            *overlap.notes,
         ),
-        warnings=frozenset(overlap.lines),
+        warnings=frozenset(overlap.notes),
         overlap=overlap,
     )
 

@@ -22,42 +22,40 @@ from efficientnetv2.utils.legacy import run_file
 class TrainOverlap:
     """How many of the evaluated images trained or selected a model."""
 
-    pictures: int | None  # Trained it; None if nothing is known about its training images
+    num_trained: int | None  # Trained it; None if nothing is known about its training images
     exact: bool  # Whether all images were compared; otherwise it is an estimate from a sample
-    of: int  # Evaluated images
+    num_images: int  # Evaluated images
     unseen: npt.NDArray[np.intp] | None = None  # Rows that did neither; None if not known of each image
-    least: bool = False  # Whether ``pictures`` is a lower bound
-    before: bool = False  # Whether some trained only the pretrained weights
-    chose: int = 0  # Others that selected it, as minival; a lower bound if ``unseen`` is None
-    chose_before: int = 0  # Of these, those that selected only the pretrained weights
+    lower_bound: bool = False  # Whether ``num_trained`` is a lower bound
+    pretraining: bool = False  # Whether some trained only the pretrained weights
+    num_selected: int = 0  # Others that selected it, as minival; a lower bound if ``unseen`` is None
+    num_selected_before: int = 0  # Of these, those that selected only the pretrained weights
 
     @property
-    def none(self) -> bool:
+    def none_trained(self) -> bool:
         """Whether each image is known not to have trained the model."""
-        return self.pictures == 0 and self.unseen is not None
+        return self.num_trained == 0 and self.unseen is not None
 
     @property
-    def choosing(self) -> str | None:
+    def selection_note(self) -> str | None:
         """A sentence on the images that selected the model."""
-        if not self.chose:
+        if not self.num_selected:
             return None
         least = "At least " if self.unseen is None else ""
-        how = "or those that it began with, as minival" if self.chose_before else "as its minival"
-        return f"{least}{self.chose} of these {self.of} images chose its weights, {how}."
+        how = "or those that it began with, as minival" if self.num_selected_before else "as its minival"
+        return f"{least}{self.num_selected} of these {self.num_images} images chose its weights, {how}."
 
     @property
-    def note(self) -> str | None:
+    def training_note(self) -> str | None:
         """A sentence on the images that trained the model."""
-        if self.pictures is None:
-            return (
-                "Whether some of these images trained the model is not known: its file does not record them."
-            )
-        if not self.pictures:
+        if self.num_trained is None:
+            return "It is not known whether these images trained the model, as its file does not record that."
+        if not self.num_trained:
             return None
-        weights = ", or the weights that it began with" if self.before else ""
-        count = f"{'' if self.exact else 'At least ' if self.least else 'About '}{self.pictures}"
+        weights = ", or the weights that it began with" if self.pretraining else ""
+        count = f"{'' if self.exact else 'At least ' if self.lower_bound else 'About '}{self.num_trained}"
         by = "" if self.exact else ", judging by a sample of their contents"
-        return f"{count} of these {self.of} images trained the model{weights}{by}."
+        return f"{count} of these {self.num_images} images trained the model{weights}{by}."
 
 
 def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: ImageDataset) -> TrainOverlap:
@@ -69,38 +67,38 @@ def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: 
     """
     run = find_run(model)
     if trained_on is None and run is None:
-        return TrainOverlap(None, exact=True, of=len(dataset))
-    known, chose = np.zeros((2, len(dataset)), dtype=bool) if run is None else _by_path(run, dataset)
+        return TrainOverlap(None, exact=True, num_images=len(dataset))
+    trained, selected = np.zeros((2, len(dataset)), dtype=bool) if run is None else _by_path(run, dataset)
     if trained_on is None:
-        return TrainOverlap(int(known.sum()), exact=True, of=len(dataset))
+        return TrainOverlap(int(trained.sum()), exact=True, num_images=len(dataset))
     rows, marks = content_hashes(dataset)
-    compared, (last, *before) = len(rows) / max(1, len(dataset)), trained_on.parts
+    compared, (last, *others) = len(rows) / max(1, len(dataset)), trained_on.parts
     same = np.isin(marks, last.marks)
-    known[rows] |= same
-    own, estimate = int(known.sum()), _estimate(last, same, compared)
-    for earlier in before:
-        further = np.isin(marks, earlier.marks) & ~known[rows]
-        estimate = max(estimate, own + _estimate(earlier, further, compared))
-        known[rows] |= further
+    trained[rows] |= same
+    num_last, estimate = int(trained.sum()), _estimate(last, same, compared)
+    for earlier in others:
+        further = np.isin(marks, earlier.marks) & ~trained[rows]
+        estimate = max(estimate, num_last + _estimate(earlier, further, compared))
+        trained[rows] |= further
     if trained_on.chose is None:  # it did not use the minival of its run
-        chose[:] = False
+        selected[:] = False
     else:
-        chose[rows] |= np.isin(marks, trained_on.chose.marks)
-    own_chose = chose & ~known
+        selected[rows] |= np.isin(marks, trained_on.chose.marks)
+    by_last = selected & ~trained
     if trained_on.earlier is not None and trained_on.earlier.chose is not None:
-        chose[rows] |= np.isin(marks, trained_on.earlier.chose.marks)
-    chose &= ~known
-    found, ensemble = int(known.sum()), any(part.of_several for part in trained_on.parts)
+        selected[rows] |= np.isin(marks, trained_on.earlier.chose.marks)
+    selected &= ~trained
+    num_trained, ensemble = int(trained.sum()), any(part.of_several for part in trained_on.parts)
     all_compared = len(rows) == len(dataset) and trained_on.whole
     return TrainOverlap(
-        max(found, min(len(dataset), estimate)),
-        exact=estimate <= found and not ensemble,
-        of=len(dataset),
-        unseen=np.flatnonzero(~(known | chose)) if all_compared else None,
-        least=ensemble and estimate <= found,
-        before=found > own,
-        chose=int(chose.sum()),
-        chose_before=int((chose & ~own_chose).sum()),
+        max(num_trained, min(len(dataset), estimate)),
+        exact=estimate <= num_trained and not ensemble,
+        num_images=len(dataset),
+        unseen=np.flatnonzero(~(trained | selected)) if all_compared else None,
+        lower_bound=ensemble and estimate <= num_trained,
+        pretraining=num_trained > num_last,
+        num_selected=int(selected.sum()),
+        num_selected_before=int((selected & ~by_last).sum()),
     )
 
 
@@ -130,19 +128,19 @@ def _by_path(run: Path, dataset: ImageDataset) -> npt.NDArray[np.bool_]:
 class PretrainOverlap:
     """Validation images of a run that trained or selected its pretrained weights."""
 
-    pictures: int = 0  # Trained them
-    chose: int = 0  # Others that selected them, as minival of an earlier run
-    lines: tuple[str, ...] = ()  # Sentences; the first is on these images
-    chooser: bool = False  # Whether minival images trained them, so that these select nothing
+    num_trained: int = 0  # Trained them
+    num_selected: int = 0  # Others that selected them, as minival of an earlier run
+    notes: tuple[str, ...] = ()  # Sentences; the first is on these images
+    minival_trained: bool = False  # Whether minival images trained them, so that these select nothing
 
     @property
-    def flattering(self) -> bool:
+    def optimistic(self) -> bool:
         """Whether the metrics of the run are optimistic."""
-        return bool(self.pictures or self.chose)
+        return bool(self.num_trained or self.num_selected)
 
     def to_json(self) -> dict[str, object]:
         """Plain values for the start of the run, and its report."""
-        return {"num_images": self.pictures, "chose": self.chose, "note": self.lines[0]}
+        return {"num_images": self.num_trained, "chose": self.num_selected, "note": self.notes[0]}
 
 
 def pretrain_overlap(
@@ -161,15 +159,15 @@ def pretrain_overlap(
     path = Path(weights)
     if weights == "none" or not path.exists():  # named weights have no fingerprint
         return PretrainOverlap()
-    lines, chooser = [], False
+    notes, minival_trained = [], False
     found = train_overlap(path, network.trained_on, prepared.val)
-    parts = [_trained(found, prepared.eval_split)] if found.pictures else []
-    if found.chose:
+    parts = [_trained(found, prepared.eval_split)] if found.num_trained else []
+    if found.num_selected:
         least = "at least " if found.unseen is None else ""
-        of = "others" if parts else f"of the {pluralize(found.of, 'image')} of {prepared.eval_split}"
-        parts.append(f"{least}{found.chose:,} {of} selected them, as the minival of an earlier run")
+        of = "others" if parts else f"of the {pluralize(found.num_images, 'image')} of {prepared.eval_split}"
+        parts.append(f"{least}{found.num_selected:,} {of} selected them, as the minival of an earlier run")
     if parts:
-        lines.append(
+        notes.append(
             f"Weights {weights}: {' and '.join(parts)}, so the metrics on them are optimistic. Hold out other images, "
             "by a column split or the `seed` of that training."
         )
@@ -177,23 +175,24 @@ def pretrain_overlap(
         # The last training only: the classes of earlier ones are not known.
         last = None if network.trained_on is None else network.trained_on.parts[0]
         overlap = train_overlap(path, last, prepared.minival)
-        chooser = bool(overlap.pictures and network.class_names)
+        minival_trained = bool(overlap.num_trained and network.class_names)
         trained = f"Weights {weights}: {_trained(overlap, 'minival')}"
-        if chooser and refuse:
+        if minival_trained and refuse:
             raise InputError(
                 f"{trained}, for the same classes, so they can't select the model. Give others as minival by a column "
                 "split, or set `minival=null`."
             )
-        if chooser:
-            lines.append(
+        if minival_trained:
+            notes.append(
                 f"{trained}, for the same classes, so these images select nothing and fit no temperature."
             )
-        elif overlap.pictures:
-            lines.append(f"{trained}, for other classes; they select all the same.")
-    return PretrainOverlap(found.pictures or 0, found.chose, tuple(lines), chooser)
+        elif overlap.num_trained:
+            notes.append(f"{trained}, for other classes; they select all the same.")
+    return PretrainOverlap(found.num_trained or 0, found.num_selected, tuple(notes), minival_trained)
 
 
 def _trained(overlap: TrainOverlap, split: str) -> str:
     """How many images of a split trained given weights."""
     about, by = ("", "") if overlap.exact else ("about ", ", judging by a sample of their contents")
-    return f"{about}{overlap.pictures or 0:,} of the {pluralize(overlap.of, 'image')} of {split} trained them{by}"
+    images = pluralize(overlap.num_images, "image")
+    return f"{about}{overlap.num_trained or 0:,} of the {images} of {split} trained them{by}"

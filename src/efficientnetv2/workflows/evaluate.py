@@ -118,7 +118,7 @@ def _report(
     metadata = _metadata(plan, overlap, predictions, seconds)
     curve = None
     if plan.sizes:
-        all_seen = (overlap.pictures or 0) + overlap.chose == len(evaluated)
+        all_seen = (overlap.num_trained or 0) + overlap.num_selected == len(evaluated)
         may_choose = metadata.on_training_split or plan.split == "minival" or all_seen
         curve = size_curve(by_size, plan.sizes, network, may_choose=may_choose)
     view_gain = compare_views(predictions, single_view, job.dataset, network.class_names, clusters)
@@ -170,7 +170,7 @@ def _overlap(plan: EvaluationPlan, evaluated: ImageDataset) -> TrainOverlap:
         return train_overlap(Path(plan.model), plan.job.network.trained_on, evaluated)
     except InputError as error:
         _logger.info(f"Whether these images trained the model is not known: {error}")
-        return TrainOverlap(None, exact=False, of=len(evaluated))
+        return TrainOverlap(None, exact=False, num_images=len(evaluated))
 
 
 def _metadata(
@@ -179,19 +179,21 @@ def _metadata(
     network, split = plan.job.network, plan.split
     recipe, metrics = network.recipe, network.metrics
     # Metrics of a training split are called optimistic anyway.
-    note = None if overlap.pictures is None and split in ("train", "minival") else overlap.note
+    note = None if overlap.num_trained is None and split in ("train", "minival") else overlap.training_note
     selected = split == metrics.get("selected_on")  # by name, not by contents
     notes = (
         note,
-        "These images chose its weights." if selected else overlap.choosing,
+        "These images chose its weights." if selected else overlap.selection_note,
         _calibration_note(network, split, overlap),
     )
     return ReportMetadata(
         data=plan.data,
         evaluated_on=split,
         selected_on=split if selected else None,
-        num_eval_images_used_for_selection=overlap.chose,
-        num_eval_images_seen_in_training=overlap.pictures if overlap.pictures or overlap.none else None,
+        num_eval_images_used_for_selection=overlap.num_selected,
+        num_eval_images_seen_in_training=overlap.num_trained
+        if overlap.num_trained or overlap.none_trained
+        else None,
         notes=[note for note in notes if note],
         model=plan.model,
         command=command_line(),
@@ -218,7 +220,7 @@ def _calibration_note(network: Network, split: str, overlap: TrainOverlap) -> st
     members = member_calibrations(network)
     temperature = "A temperature of its members" if members else "Its temperature"
     fitted_on = {each.fitted_on for each in (network.calibration, *members) if each is not None}
-    if overlap.chose > overlap.chose_before and "minival" in fitted_on:
+    if overlap.num_selected > overlap.num_selected_before and "minival" in fitted_on:
         return f"{temperature} was fitted on those of minival: the calibration error is optimistic."
     if split in fitted_on:
         return (
@@ -247,7 +249,7 @@ def unseen_metrics(
     or there are fewer than 30.
     """
     rows = overlap.unseen
-    if rows is None or not SMALL_SLICE <= len(rows) < overlap.of:
+    if rows is None or not SMALL_SLICE <= len(rows) < overlap.num_images:
         return None
     labels, probabilities = predictions.labels[rows], predictions.probabilities[rows]
     metrics = compute_metrics(labels, probabilities, class_names, predictions.answer)
@@ -261,9 +263,9 @@ def unseen_metrics(
         ends = intervals.get(metric)
         return f"{values[metric]:.1%}" + ("" if ends is None else f" ({ends[0]:.1%} to {ends[1]:.1%})")
 
-    which = "neither trained nor chose it" if overlap.chose else "did not train it"
+    which = "neither trained nor chose it" if overlap.num_selected else "did not train it"
     return UnseenMetrics(
-        f"On the {len(rows):,} of these {overlap.of:,} images that {which}: top-1 {text('top1')}, "
+        f"On the {len(rows):,} of these {overlap.num_images:,} images that {which}: top-1 {text('top1')}, "
         f"{MACRO_METRICS[name]} {text(name)}; 95 % intervals.",
         {"num_images": len(rows), **values, "intervals": intervals},
     )

@@ -261,7 +261,7 @@ def check_calibration(
 
 def require_unseen(out: Path, overlap: TrainOverlap, split: str) -> None:
     """Refuse images that trained the model; those of ``train`` did, unless it is known of each that it did not."""
-    if overlap.pictures or (split == "train" and not overlap.none):
+    if overlap.num_trained or (split == "train" and not overlap.none_trained):
         raise InputError(
             f"--calibrate {out}: images of {split} trained the model, which is surer of them than of others. Give "
             "images that it has not seen."

@@ -139,9 +139,9 @@ def _start_facts(run: ResolvedRun, hardware: Hardware) -> dict[str, Any]:
         "preprocessing": run.preprocessing.to_json(),
         "microbatches": run.microbatches.to_json(),
     }
-    if run.overlap.flattering:
+    if run.overlap.optimistic:
         facts["seen_before"] = run.overlap.to_json()
-    if run.overlap.chooser:
+    if run.overlap.minival_trained:
         facts["minival_unused"] = True
     if run.network.trained_on is not None:  # for a resumed run, whose weights are its checkpoint's
         facts["weights_trained_on"] = run.network.trained_on.to_json()
