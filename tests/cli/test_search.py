@@ -27,7 +27,6 @@ from typer.testing import CliRunner
 
 from efficientnetv2.architectures.io import read
 from efficientnetv2.cli.main import app
-from efficientnetv2.cli.search import ProxyOptions, SearchOptions, WorkerOptions
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.models.model_file import load
@@ -42,7 +41,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import attached
 from efficientnetv2.utils.timer import TimingStats
 from efficientnetv2.workflows import search_run
-from efficientnetv2.workflows.search_config import SearchConfig
+from efficientnetv2.workflows.search_config import SearchConfig, SearchOptions
 from efficientnetv2.workflows.search_export import compound_scaling, scale_up
 from efficientnetv2.workflows.study_dir import StudyDir
 
@@ -532,10 +531,8 @@ def test_what_a_recipe_file_says_in_vain_is_refused(setting, said, tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(brought))
 
     def asked(*settings):
-        proxy = ProxyOptions(recipe=str(tmp_path / "mine.yaml"), settings=list(settings))
-        return SearchConfig(
-            tmp_path, None, None, None, SearchOptions(), proxy, DataConfig("pictures"), WorkerOptions()
-        )
+        options = SearchOptions(recipe=str(tmp_path / "mine.yaml"), settings=list(settings))
+        return SearchConfig(tmp_path, DataConfig("pictures"), options)
 
     with pytest.raises(InputError, match=re.escape(said)):
         asked()

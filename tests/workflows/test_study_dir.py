@@ -19,7 +19,7 @@ PICTURES = SimpleNamespace(to_csv=lambda file: file.write_text("path,label,split
 def begun(tmp_path, data: str = "pictures", plan=PLAN) -> StudyDir:
     folder = StudyDir(tmp_path / "study")
     folder.make()
-    folder.write(DataConfig(data), folder.own_storage, PICTURES, plan)
+    folder.write(DataConfig(data), folder.default_storage, PICTURES, plan)
     return folder
 
 

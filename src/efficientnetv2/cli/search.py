@@ -10,7 +10,6 @@ from efficientnetv2.cli import options, parsing
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.options import advanced, argument, between, flag, option, spread
 from efficientnetv2.cli.parsing import ADVANCED
-from efficientnetv2.workflows import search_options
 
 app = parsing.app(
     name="search",
@@ -35,7 +34,7 @@ Wait = Annotated[
 
 
 @dataclass(frozen=True)
-class SearchOptions(search_options.SearchOptions):
+class SearchOptions:
     """What is searched, and for what."""
 
     preset: Annotated[
@@ -72,7 +71,7 @@ class SearchOptions(search_options.SearchOptions):
 
 
 @dataclass(frozen=True)
-class ProxyOptions(search_options.ProxyOptions):
+class ProxyOptions:
     """How an architecture is tried."""
 
     epochs: Annotated[float | None, option("Epochs of a trial.  [default: the recipe's]", "N")] = None
@@ -87,8 +86,8 @@ class ProxyOptions(search_options.ProxyOptions):
 
 
 @dataclass(frozen=True)
-class WorkerOptions(search_options.WorkerOptions):
-    """What a worker takes of the machine, and what it prints."""
+class WorkerOptions:
+    """What a worker takes of the machine."""
 
     device: options.Device = "auto"
     workers: options.Workers = None
@@ -99,7 +98,6 @@ class WorkerOptions(search_options.WorkerOptions):
     memory_gib: options.MemoryGib = None
     strict: options.Strict = False
     wait: Wait = 10.0
-    as_json: options.Json = False
 
 
 @app.command(cls=parsing.Command)
@@ -115,6 +113,7 @@ def run(
     trials: Trials = None,
     minutes: Minutes = None,
     dry_run: Annotated[bool, flag("--dry-run", "Estimate the cost, and leave nothing.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Start a study, or join it as another worker.
 
@@ -125,17 +124,24 @@ def run(
     - `effnetv2 search run studies/photos --data photos/ --trials 50`
     """
     from efficientnetv2.cli import bars, search_tables  # torch, which takes seconds
-    from efficientnetv2.workflows import search_plan, search_run
-    from efficientnetv2.workflows.search_config import SearchConfig
+    from efficientnetv2.workflows import search_config, search_run
 
-    asked = SearchConfig(study, storage, trials, minutes, searched, proxy, table.source(data), worker)
-    with Screen(quiet=worker.as_json) as screen:
+    config = search_config.SearchConfig(
+        study,
+        table.source(data),
+        search_config.SearchOptions(**vars(searched), **vars(proxy)),
+        search_config.WorkerOptions(**vars(worker)),
+        storage,
+        trials,
+        minutes,
+    )
+    with Screen(quiet=as_json) as screen:
         if dry_run:
-            search_tables.print_cost(search_plan.dry_run(asked), screen, as_json=worker.as_json)
+            search_tables.print_cost(search_run.dry_run(config), screen, as_json=as_json)
             return
         with bars.StudyBar(screen) as bar:
-            worked = search_run.run_study(asked, bar)
-        search_tables.print_end(worked, screen, as_json=worker.as_json)
+            result = search_run.run_study(config, bar)
+        search_tables.print_end(result, screen, as_json=as_json)
 
 
 @app.command(cls=parsing.Command)
@@ -146,6 +152,7 @@ def resume(
     storage: Storage = None,
     trials: Trials = None,
     minutes: Minutes = None,
+    as_json: options.Json = False,
 ) -> None:
     """Continue a study of this machine; --trials extends it.
 
@@ -154,12 +161,13 @@ def resume(
     - `effnetv2 search resume studies/photos --trials 200 --minutes 60`
     """
     from efficientnetv2.cli import bars, search_tables  # torch, which takes seconds
-    from efficientnetv2.workflows.search_run import resume_study
+    from efficientnetv2.workflows import search_config, search_run
 
-    with Screen(quiet=worker.as_json) as screen:
+    with Screen(quiet=as_json) as screen:
         with bars.StudyBar(screen) as bar:
-            worked = resume_study(study, storage, trials, minutes, worker, bar)
-        search_tables.print_end(worked, screen, as_json=worker.as_json)
+            options = search_config.WorkerOptions(**vars(worker))
+            result = search_run.resume_study(study, storage, trials, minutes, options, bar)
+        search_tables.print_end(result, screen, as_json=as_json)
 
 
 @app.command(cls=parsing.Command)

@@ -20,9 +20,8 @@ from efficientnetv2.nas.results import (
 from efficientnetv2.nas.storage import redact_password
 from efficientnetv2.utils.errors import format_duration, pluralize
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.search_plan import StudyCost
 from efficientnetv2.workflows.search_report import LEADERS, StudyReport
-from efficientnetv2.workflows.search_run import SearchResult
+from efficientnetv2.workflows.search_run import SearchResult, StudyCost
 
 
 def print_cost(cost: StudyCost, screen: Screen, *, as_json: bool) -> None:

@@ -29,8 +29,7 @@ from efficientnetv2.workflows.arguments import (
     source_of,
 )
 from efficientnetv2.workflows.results import html_table
-from efficientnetv2.workflows.search_config import SearchConfig
-from efficientnetv2.workflows.search_options import ProxyOptions, SearchOptions, WorkerOptions
+from efficientnetv2.workflows.search_config import SearchConfig, SearchOptions, WorkerOptions
 from efficientnetv2.workflows.search_report import LoadedStudy, show_study
 from efficientnetv2.workflows.search_run import resume_study, run_study
 from efficientnetv2.workflows.study_dir import REPORT_FILES, StudyDir, absolute_source
@@ -74,13 +73,7 @@ class Study:
             InputError: There is no such trial.
         """
         loaded = self._load()
-        rows = {row.number: row for row in loaded.rows}
-        row = best(loaded.rows)[0] if trial is None else rows.get(trial)
-        if row is None:
-            raise InputError(
-                f"trial {trial}: the study in {self.path} has {len(rows):,} trials that have ended."
-            )
-        return loaded.study.config.space.decode(row.point)
+        return loaded.study.config.space.decode(loaded.row(trial).point)
 
     @property
     def report_path(self) -> Path:
@@ -204,10 +197,10 @@ def search(
         number("wait_minutes", wait_minutes, 0, whole=False),
     )
     if resume:
-        data_of_study = StudyDir(folder).source(storage).data
-        if data_of_study != absolute_source(source.data):
+        study_data = StudyDir(folder).source(storage).data
+        if study_data != absolute_source(source.data):
             raise InputError(
-                f"resume: the study in {folder} is of {data_of_study}, not of {source.data}. Pass its data."
+                f"`resume`: the study in {folder} is of {study_data}, not of {source.data}. Pass its data."
             )
         resume_study(folder, storage, trials, minutes, worker)
         return Study(folder, storage)
@@ -221,15 +214,13 @@ def search(
         memory_exponent=memory_exponent,
         prune=prune,
         step_time=step_time,
-    )
-    proxy = ProxyOptions(
         recipe=None if recipe is None else path_text("recipe", recipe),
         epochs=epochs,
         image_size=number("image_size", image_size, *IMAGE_SIZE),
         batch_size=number("batch_size", batch_size, 1, MAX_COUNT),
         seeds=",".join(map(str, seeds)),
         seed=number("seed", seed, 0),
-        settings=list(settings_of(settings or {})),
+        settings=settings_of(settings or {}),
     )
-    run_study(SearchConfig(folder, storage, trials, minutes, options, proxy, source, worker))
+    run_study(SearchConfig(folder, source, options, worker, storage, trials, minutes))
     return Study(folder, storage)

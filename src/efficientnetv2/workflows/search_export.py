@@ -1,4 +1,4 @@
-"""``search export``: write an architecture of a study as a file, as it is or scaled up as the paper scaled S to M."""
+"""Write an architecture of a study as a file, unchanged or scaled up as the paper scaled S to M."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from efficientnetv2.architectures import io
 from efficientnetv2.architectures.registry import round_channels, scale
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.nas.results import TrialRow, best
+from efficientnetv2.nas.results import TrialRow
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import silenced
@@ -30,12 +30,13 @@ MAX_EVAL_IMAGE_SIZE = 480  # Source: arXiv:2104.00298, section 3.3.
 # L2, is 4.3 = 1.1**15.3 times as wide as B0 (arXiv:1911.04252).
 MAX_PHI = 20
 TRAIN_FRACTION = 0.8  # "About 20 % smaller": Table 6 has 300 px for 384 (S) and 380 px for 480 (M, L).
+_EDITED = "an architecture file may have been edited"
 
 
 def export_trial(
     path: Path, storage: str | None, wait: float, *, out: Path | None, trial: int | None, grown_by: str | None
 ) -> None:
-    """Write the architecture of a trial as a file.
+    """Write the architecture of a trial as a file. None as ``trial`` is the best.
 
     Raises:
         InputError: There is no such study, trial or scaling, or the file cannot be written or has been edited.
@@ -43,13 +44,16 @@ def export_trial(
     if grown_by is not None:
         parse_scaling(grown_by)  # Refused before the study is read.
     read = LoadedStudy.of(path, storage, wait)
-    row = best(read.rows)[0] if trial is None else _find_row(read, trial)
-    if row is None:
-        numbers = [row.number for row in read.rows]
-        known = f"0 to {max(numbers)}" if numbers else "none"
-        raise InputError(f"--trial {trial}: no such trial has ended; there are {known}.")
-    architecture, comment, scaled = _exported(read, row, grown_by)
-    target = _target(read, out)
+    architecture, comment, scaled = _scaled_trial(read, read.row(trial), grown_by)
+    target = out or path / "found.yaml"
+    if out is None:
+        read.folder.make()
+        if target.exists() and not _is_unchanged(read, target):
+            raise InputError(f"{target}: {_EDITED}, and would be lost. Set `output`, or remove the file.")
+    elif not io.is_architecture_file(str(out)):
+        raise InputError(f"`output` {out} must end in .yaml, .yml or .json, so that train recognizes it.")
+    else:
+        refuse_foreign_file(out, "`output`", lambda file: False, _EDITED)
     note_replaced(target)
     io.write(target, architecture, comment=comment)
     _logger.info(f"{comment}.")
@@ -59,14 +63,10 @@ def export_trial(
         command = ["effnetv2", "train", str(split_file), "--model", str(target), *_size_args(scaled)]
         # Without minival, the selection images of the search would not be trained on.
         command += [*_band_args(read), "--set", "minival=0.1"]
-        _logger.info(f"Train it fully, judged by pictures that the search did not see: {shell_join(command)}")
+        _logger.info(f"Train it fully, judged by images that the search did not see: {shell_join(command)}")
 
 
-def _find_row(read: LoadedStudy, trial: int) -> TrialRow | None:
-    return next((row for row in read.rows if row.number == trial), None)
-
-
-def _exported(
+def _scaled_trial(
     read: LoadedStudy, row: TrialRow, grown_by: str | None
 ) -> tuple[Architecture, str, ScaledArchitecture | None]:
     """The architecture of a trial as it is written, the comment of its file, and its scaling."""
@@ -109,33 +109,14 @@ def _size_args(scaled: ScaledArchitecture | None) -> list[str]:
     return args
 
 
-def _target(read: LoadedStudy, out: Path | None) -> Path:
-    reason = "an architecture file may have been edited"
-    if out is None:
-        read.folder.make()
-        found = read.folder.path / "found.yaml"
-        if found.exists() and not _is_unchanged(read, found):
-            raise InputError(
-                f"{found} is not as it was exported: {reason}, and would be lost. Pass another file (--output), or "
-                "remove "
-                "it."
-            )
-        return found
-    if not io.is_architecture_file(str(out)):
-        raise InputError(f"--output {out}: must end in .yaml, .yml or .json, so that train recognizes it.")
-    refuse_foreign_file(out, "--output", lambda file: False, reason)
-    return out
-
-
 def _is_unchanged(read: LoadedStudy, file: Path) -> bool:
     """Whether a file is exactly what an export of the trial in its comment writes."""
     try:
         text = file.read_text(encoding="utf-8")
         comment = _COMMENT.match(text)
-        row = None if comment is None else _find_row(read, int(comment["trial"]))
-        if comment is None or row is None:
+        if comment is None:
             return False
-        architecture, written, _ = _exported(read, row, comment["grown"])
+        architecture, written, _ = _scaled_trial(read, read.row(int(comment["trial"])), comment["grown"])
     except (OSError, UnicodeDecodeError, InputError):
         return False
     return text == io.text_of(architecture, comment=written)
@@ -143,7 +124,7 @@ def _is_unchanged(read: LoadedStudy, file: Path) -> bool:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Factors by which an architecture grows.
+    """Factors by which an architecture grows, at least 1. Raises InputError for a smaller one.
 
     Args:
         width: Times the channels of stem and stages, rounded to multiples of 8. The head stays, as in S, M and L.
@@ -152,9 +133,6 @@ class Scaling:
         more_layers: Layers added to the last stages after that; the last number is of the last stage.
         new_layers: Layers of a stage added at the end, with the last one's operator and stride 1. 0 adds none.
         new_width: Channels of the added stage over those of the base's last stage.
-
-    Raises:
-        InputError: A factor below 1, or a negative number of layers.
     """
 
     width: float
@@ -199,7 +177,7 @@ def parse_scaling(text: str) -> Scaling:
         phi = float(text)
     except ValueError:
         raise InputError(
-            f"--grow {text}: must be m or l, which grow a network as EfficientNetV2-S grew to M or L, or the phi of "
+            f"`grow` {text} must be m or l, which grow a network as EfficientNetV2-S grew to M or L, or the phi of "
             f"compound scaling, a number from 0 to {MAX_PHI}"
         ) from None
     return compound_scaling(phi)
@@ -232,10 +210,8 @@ def scale_up(base: Architecture, scaling: Scaling, *, eval_image_size: int) -> S
         channels = round_channels(scaling.new_width * base.stages[-1].channels, rounding="v2")
         stages.append(replace(stages[-1], stride=1, channels=channels, layers=scaling.new_layers))
     architecture = replace(scaled, stages=tuple(stages), head_channels=base.head_channels)
-    larger_size = min(MAX_EVAL_IMAGE_SIZE, round(scaling.px * eval_image_size / 8) * 8)
-    return ScaledArchitecture(
-        architecture, larger_size, max(architecture.stride, train_size_for(larger_size))
-    )
+    larger = min(MAX_EVAL_IMAGE_SIZE, round(scaling.px * eval_image_size / 8) * 8)
+    return ScaledArchitecture(architecture, larger, max(architecture.stride, train_size_for(larger)))
 
 
 def train_size_for(eval_image_size: int) -> int:

@@ -28,11 +28,11 @@ from efficientnetv2.nas.results import (
 )
 from efficientnetv2.nas.storage import redact_password
 from efficientnetv2.nas.study import OpenStudy, open_study
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
 from efficientnetv2.workflows.study_dir import REPORT_FILES, StudyDir
 
 LEADERS = 10  # Architectures of a list. Ours.
-
 _MAX_BARS = 12  # Ours.
 
 
@@ -48,9 +48,18 @@ class LoadedStudy:
     def of(cls, path: Path, storage: str | None, wait: float) -> LoadedStudy:
         """Open a study; ``wait`` is in minutes. Raises InputError."""
         folder = StudyDir(path)
-        url = folder.storage_url(storage)
-        study = open_study(folder.open_storage(url, timeout_s=60 * wait), folder.name)
+        study = open_study(folder.open_storage(folder.storage_url(storage), wait=wait), folder.name)
         return cls(folder, study, load_rows(study))
+
+    def row(self, trial: int | None) -> TrialRow:
+        """A trial that has ended; None is the best one. Raises InputError."""
+        if trial is None:
+            return best(self.rows)[0]
+        rows = {row.number: row for row in self.rows}
+        if trial not in rows:
+            ended = f"trials 0 to {max(rows)}" if rows else "no trials"
+            raise InputError(f"`trial` {trial} has not ended: the study in {self.folder.path} has {ended}.")
+        return rows[trial]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +73,16 @@ class StudyReport:
     def to_json(self) -> dict[str, object]:
         """Plain JSON values: the trials, and which of them are best."""
         rows = self.read.rows
+        costs: dict[str, Cost] = {
+            "step_seconds": lambda trial: trial.step_seconds,
+            "parameters": lambda trial: float(trial.parameters),
+        }
         return {
             "study": self.read.study.name,
             "trials": self.read.study.target,
             "rows": [row.to_json() for row in rows],
             "fronts": {
-                "step_seconds": [row.number for row in pareto_front(rows, lambda one: one.step_seconds)],
-                "parameters": [row.number for row in pareto_front(rows, lambda one: float(one.parameters))],
+                name: [row.number for row in pareto_front(rows, cost)] for name, cost in costs.items()
             },
             "importances": self.shares,
             "reference": self.read.study.config.reference.to_json(),
@@ -87,18 +99,13 @@ def show_study(path: Path, storage: str | None, wait: float) -> StudyReport:
         "rewards": draw_rewards(read.rows),
         "importances": draw_importances(shares),
     }
-    folder = read.folder.path
-    folder.mkdir(parents=True, exist_ok=True)
-    # The page first: beside it, the plots are known to be the study's.
-    write_text_atomically(folder / REPORT_FILES[0], _page(read, plots))
+    path.mkdir(parents=True, exist_ok=True)
+    # The page first: with it, the plots are known to be the study's.
+    write_text_atomically(path / REPORT_FILES[0], _page(read, plots))
     for name, figure in plots.items():
         if figure is not None:
-            write_atomically(folder / f"{name}.png", partial(_write_png, figure))
-    return StudyReport(read, shares, folder / REPORT_FILES[0])
-
-
-def _write_png(figure: Figure, file: Path) -> None:
-    file.write_bytes(png(figure))
+            write_atomically(path / f"{name}.png", partial(Path.write_bytes, data=png(figure)))
+    return StudyReport(read, shares, path / REPORT_FILES[0])
 
 
 def _page(read: LoadedStudy, plots: Mapping[str, Figure | None]) -> str:
@@ -129,9 +136,7 @@ def _page(read: LoadedStudy, plots: Mapping[str, Figure | None]) -> str:
             "step time": f"{config.step_time}, on {config.hardware}",
             "classes": f"{len(config.class_names)}",
             "seeds of a trial": ", ".join(map(str, config.seeds)),
-            "database": redact_password(study.storage.url)
-            if study.storage.file is None
-            else study.storage.file.name,
+            "database": study.storage.file.name if study.storage.file else redact_password(study.storage.url),
         },
         space=config.space.describe(),
         recipe=yaml.safe_dump(config.recipe.to_json(), sort_keys=False),
@@ -143,21 +148,16 @@ def draw_fronts(rows: Sequence[TrialRow]) -> Figure | None:
     if not any(row.end == "finished" for row in rows):
         return None
     figure = Figure(figsize=(WIDTH_IN, 5.4), layout="constrained")
-    costs: tuple[tuple[str, Cost], ...] = (("training step, ms", step_ms), ("parameters, millions", millions))
-    for ax, (unit, cost) in zip(figure.subplots(2), costs, strict=True):
-        _draw_front(ax, rows, cost)
-        ax.set_xlabel(unit, color=INK)
-        style_axes(ax, "top-1 of a trial, %")
-    _legend(figure.axes[0], columns=3)
+    step_axes, size_axes = figure.subplots(2)
+    _draw_front(step_axes, rows, step_ms, "training step, ms")
+    _draw_front(size_axes, rows, millions, "parameters, millions")
+    _legend(step_axes, columns=3)
     return figure
 
 
-def _draw_front(ax: Axes, rows: Sequence[TrialRow], cost: Cost) -> None:
-    points = [
-        (value, 100 * row.top1)
-        for row in rows
-        if row.end == "finished" and (value := cost(row.measurement)) is not None
-    ]
+def _draw_front(ax: Axes, rows: Sequence[TrialRow], cost: Cost, unit: str) -> None:
+    finished = [(cost(row.measurement), 100 * row.top1) for row in rows if row.end == "finished"]
+    points = [(value, top1) for value, top1 in finished if value is not None]
     x, y = zip(*points, strict=True)
     ax.scatter(x, y, s=14, color=COLORS[0], alpha=0.5, linewidths=0, label="trials")
     edge = [(cost(row.measurement), 100 * row.top1) for row in pareto_front(rows, cost)]
@@ -170,6 +170,8 @@ def _draw_front(ax: Axes, rows: Sequence[TrialRow], cost: Cost) -> None:
         [cost(leader.measurement) or 0.0], [100 * leader.top1], s=110, marker="*", color=COLORS[2], zorder=3,
         label="largest reward",
     )  # fmt: skip
+    ax.set_xlabel(unit, color=INK)
+    style_axes(ax, "top-1 of a trial, %")
 
 
 def draw_rewards(rows: Sequence[TrialRow]) -> Figure | None:

@@ -1,9 +1,12 @@
-"""Start, join or resume a study, then work for it."""
+"""Start, join or resume a study and work for it, or estimate its cost."""
 
 from __future__ import annotations
 
 import logging
+import statistics
+import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,11 +14,15 @@ from typing import Any
 
 import torch
 
+from efficientnetv2.architectures.flops import count_flops
+from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.nas.latency import min_timed_steps
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
-from efficientnetv2.nas.storage import EmptyDatabaseError
+from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.storage import EmptyDatabaseError, Storage
 from efficientnetv2.nas.study import (
     OpenStudy,
     RequestedConfig,
@@ -29,25 +36,31 @@ from efficientnetv2.nas.study import (
 from efficientnetv2.nas.trial import run_trial, to_measurement
 from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.preprocessing import RGB
+from efficientnetv2.training.estimate import RunEstimate, estimate_run
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.resolve import ResolvedRecipe, TrainingSet, resolve_recipe
-from efficientnetv2.training.run_dir import RunLog
+from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
+from efficientnetv2.training.run_dir import NullRunDir, RunLog
 from efficientnetv2.training.run_request import load_run_data
 from efficientnetv2.training.signals import signals_as_ctrl_c
+from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.utils.device import device_title, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
+from efficientnetv2.utils.rng import Key
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.utils.timer import boot_id
 from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
-from efficientnetv2.workflows.search_config import SearchConfig
-from efficientnetv2.workflows.search_options import WorkerOptions
+from efficientnetv2.workflows.search_config import SearchConfig, WorkerOptions
 from efficientnetv2.workflows.study_dir import STUDY_FILES, StudyDir
 
 _logger = logging.getLogger(__name__)
+
+# Ours: architectures that are measured besides the backbone, and the least seconds around the training of a trial.
+_NUM_SAMPLES, _OVERHEAD_S = 2, 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +83,7 @@ class SearchContext:
         threads = torch.get_num_threads() if device.type == "cpu" else None
         if options.threads is not None and options.threads > (threads or 0):
             reason = f"PyTorch has {pluralize(threads, 'thread')} here" if threads else "this device is a GPU"
-            raise InputError(f"--threads {options.threads}: {reason}. Pass fewer, or leave --threads out.")
+            raise InputError(f"`threads` {options.threads}: {reason}. Pass fewer, or leave `threads` out.")
         workers = workers_for(options.workers, device)
         data = load_search_data(source, recipe, strict=options.strict)
         return cls(options, device, workers, threads, data, folder)
@@ -82,28 +95,27 @@ class SearchContext:
         return self.data.minival
 
     @property
-    def found_here(self) -> dict[str, Any]:
+    def requested(self) -> RequestedConfig:
         """The fields of a study's configuration that depend on data and machine."""
         bands = self.data.dataset.bands
-        return {
-            "pictures": self.data.dataset.digest(),
-            "bands": () if bands is None else bands.numbers,
-            "hardware": device_title(self.device),
-        }
+        return RequestedConfig(
+            pictures=self.data.dataset.digest(),
+            bands=() if bands is None else bands.numbers,
+            hardware=device_title(self.device),
+        )
 
     def resolve(self, recipe: Recipe, *, stored_size: float | None = None) -> ResolvedRecipe:
         """A recipe with no "auto" left, its model and its groups, see ``resolve_recipe``."""
-        return resolve_recipe(
-            recipe,
-            TrainingSet(len(self.data.train), self.data.train.class_names, stored_size=stored_size),
-            Hardware(self.device, self.options.memory_gib),
-        )
+        train = self.data.train
+        training_set = TrainingSet(len(train), train.class_names, stored_size=stored_size)
+        return resolve_recipe(recipe, training_set, Hardware(self.device, self.options.memory_gib))
 
     def task(self, recipe: Recipe, config: StudyConfig | SearchConfig) -> ProxyTask:
-        """How architectures are trained here."""
+        """How architectures are trained here. Without a study, only the step is timed."""
+        study = config if isinstance(config, StudyConfig) else None
         return ProxyTask(
             recipe=recipe,
-            seeds=config.seeds,
+            seeds=() if study is None else study.seeds,
             train=self.data.train,
             selection=self.selection,
             device=str(self.device),
@@ -112,17 +124,12 @@ class SearchContext:
             training_threads=self.options.threads,
             memory_gib=self.options.memory_gib,
             strict=self.options.strict,
-            step_time=config.step_time,
+            step_time=config.options.step_time if isinstance(config, SearchConfig) else config.step_time,
             times=self.folder.times_file,
             quiet=cache_folder("quiet") / boot_id(),
             latency=config.reward.inference_seconds != 0,
-            reference=config.reference_timing if isinstance(config, StudyConfig) else None,
+            reference=None if study is None else study.reference_timing,
         )
-
-    def resume_command(self) -> str:
-        """The command that continues the study with the same options."""
-        path = str(self.folder.path)
-        return shell_join(["effnetv2", "search", "resume", path, *self.options.args])
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,26 +145,14 @@ class SearchResult:
 def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> DataModule:
     """The dataset of a search, split. Raises InputError, also for images of train or minival in val or test."""
     data = load_run_data(recipe, source, strict=strict)
-    if data.dataset.channels != RGB:
+    if (channels := data.dataset.channels) != RGB:
         raise InputError(
-            f"search supports images of {RGB} channels, but these rasters have "
-            f"{pluralize(data.dataset.channels, 'band')}. Search on three of them (with GDAL, gdal_translate -b), then "
-            "train the architecture on all."
+            f"{source.data}: search supports images of {RGB} channels, but these have {channels}. Search on three of "
+            "the bands (`bands`), then train the architecture on all."
         )
     _logger.info(data.split_note.replace("the weights to keep", "among networks"))
     require_no_leakage(data.dataset, data.contents)
     return data
-
-
-def new_context(config: SearchConfig) -> SearchContext:
-    """The context of ``search run``. Nothing is written yet. Raises InputError."""
-    folder = StudyDir(config.study)
-    if not folder.file.exists():
-        refuse_inside_data(config.source.data, folder.path, "STUDY")
-        refuse_replacing_data(config.source.data, folder.path, STUDY_FILES, "STUDY")
-    context = SearchContext.load(config.worker, config.source, config.recipe, folder)
-    folder.check()
-    return context
 
 
 def run_study(config: SearchConfig, callback: SearchCallback | None = None) -> SearchResult:
@@ -165,61 +160,9 @@ def run_study(config: SearchConfig, callback: SearchCallback | None = None) -> S
     log = RunLog()
     with attached(log):
         until = _deadline(config.minutes)
-        context = new_context(config)
+        context = _new_context(config)
         study = _start_or_join(config, context, log)
         return _work(study, context, until, callback)
-
-
-def _start_or_join(config: SearchConfig, context: SearchContext, log: RunLog) -> OpenStudy:
-    folder, url = context.folder, _storage_url(config, context.folder)
-    if url == folder.own_storage:
-        folder.make()
-    was_started = folder.file.exists()  # Then nothing is created: the database may be lost.
-    storage = folder.open_storage(url, timeout_s=60 * config.worker.wait, create=not was_started)
-    requested = replace(config.requested, **context.found_here)
-    written = load_config(storage, folder.name)
-    if written is not None:
-        require_same_config(written, requested, folder.describe(url))
-    elif was_started:
-        raise folder.lost_error(url)
-    folder.make()  # Only now: what is refused leaves nothing.
-    log.write_to(folder.path)
-    if written is None:
-        folder.forget_times()
-        new = new_study_config(config, context)
-        written = create_study(storage, folder.name, new, trials=config.trials)
-        require_same_config(written, requested, folder.describe(url))
-    study = open_study(storage, folder.name)
-    _require_same_trials(config, study, folder.describe(url))
-    folder.write(config.source, url, context.data.dataset, written)
-    return study
-
-
-def require_joinable(config: SearchConfig, context: SearchContext) -> None:
-    """Refuse what `run_study` would refuse of an existing study; nothing is written."""
-    folder, url = context.folder, _storage_url(config, context.folder)
-    try:
-        storage = folder.open_storage(url, timeout_s=60 * config.worker.wait)
-    except EmptyDatabaseError:
-        return
-    written = load_config(storage, folder.name)
-    if written is not None:
-        requested = replace(config.requested, **context.found_here)
-        require_same_config(written, requested, folder.describe(url))
-        _require_same_trials(config, open_study(storage, folder.name), folder.describe(url))
-
-
-def _storage_url(config: SearchConfig, folder: StudyDir) -> str:
-    return folder.storage_url(config.storage or (None if folder.file.exists() else folder.own_storage))
-
-
-def _require_same_trials(config: SearchConfig, study: OpenStudy, where: str) -> None:
-    requested, target = config.requested_trials, study.target
-    if requested is None or requested == target:
-        return
-    extend = shell_join(["effnetv2", "search", "resume", str(config.study), "--trials", str(requested)])
-    fix = f"Extend it: {extend}, or leave" if requested > target else "Leave"
-    raise InputError(f"--trials {requested}: {where} has {target}. {fix} --trials out.")
 
 
 def resume_study(
@@ -239,10 +182,9 @@ def resume_study(
     folder = StudyDir(path)
     source = folder.source(storage_url)
     url = folder.storage_url(storage_url)
-    study = open_study(folder.open_storage(url, timeout_s=60 * worker.wait), folder.name)
+    study = open_study(folder.open_storage(url, wait=worker.wait), folder.name)
     context = SearchContext.load(worker, source, study.config.asked, folder)
-    requested = RequestedConfig(**context.found_here)
-    require_same_config(study.config, requested, folder.describe(url), resumed=True)
+    require_same_config(study.config, context.requested, folder.describe(url), resumed=True)
     if trials is not None:
         study.extend(trials)
     log = RunLog()
@@ -255,49 +197,95 @@ def _deadline(minutes: float | None) -> float | None:
     return None if minutes is None else time.monotonic() + 60 * minutes
 
 
-def new_study_config(config: SearchConfig, context: SearchContext) -> StudyConfig:
-    """The configuration of a new study, for which the backbone is measured.
+def _new_context(config: SearchConfig) -> SearchContext:
+    """The context of a study to start or join. Nothing is written yet."""
+    folder = StudyDir(config.study)
+    if not folder.file.exists():
+        refuse_inside_data(config.source.data, folder.path, "STUDY")
+        refuse_replacing_data(config.source.data, folder.path, STUDY_FILES, "STUDY")
+    context = SearchContext.load(config.worker, config.source, config.recipe, folder)
+    folder.check()
+    return context
 
-    Raises:
-        InputError: The backbone cannot be trained with this recipe.
-    """
-    recipe = resolve_for_backbone(config, context)
+
+def _start_or_join(config: SearchConfig, context: SearchContext, log: RunLog) -> OpenStudy:
+    folder, url = context.folder, _storage_url(config)
+    if url == folder.default_storage:
+        folder.make()
+    was_started = folder.file.exists()  # Then nothing is created: the database may be lost.
+    storage = folder.open_storage(url, wait=config.worker.wait, create=not was_started)
+    study = _find_study(config, context, storage)
+    if study is None and was_started:
+        raise folder.lost_error(url)
+    folder.make()  # Only now: what is refused leaves nothing.
+    log.write_to(folder.path)
+    if study is None:
+        folder.times_file.unlink(missing_ok=True)
+        create_study(storage, folder.name, _new_study_config(config, context), trials=config.trials)
+        study = _find_study(config, context, storage)  # Perhaps that of another worker, begun meanwhile.
+        assert study is not None, "it has just been created"
+    folder.write(config.source, url, context.data.dataset, study.config)
+    return study
+
+
+def _storage_url(config: SearchConfig) -> str:
+    folder = StudyDir(config.study)
+    return folder.storage_url(config.storage or (None if folder.file.exists() else folder.default_storage))
+
+
+def _find_study(config: SearchConfig, context: SearchContext, storage: Storage) -> OpenStudy | None:
+    """The study in its database, None where it is not there. Raises InputError if it is not the requested one."""
+    folder = context.folder
+    if load_config(storage, folder.name) is None:
+        return None
+    study = open_study(storage, folder.name)
+    where = folder.describe(storage.url)
+    require_same_config(study.config, _requested(config, context), where)
+    requested, target = config.requested_trials, study.target
+    if requested not in (None, target):
+        extend = shell_join(["effnetv2", "search", "resume", str(config.study), "--trials", str(requested)])
+        fix = f"Extend it ({extend}), or leave" if requested is not None and requested > target else "Leave"
+        raise InputError(f"`trials` {requested}: {where} has {target}. {fix} `trials` out.")
+    return study
+
+
+def _requested(config: SearchConfig, context: SearchContext) -> RequestedConfig:
+    here = {name: value for name, value in vars(context.requested).items() if value is not None}
+    return replace(config.requested, **here)
+
+
+def _new_study_config(config: SearchConfig, context: SearchContext) -> StudyConfig:
+    """The configuration of a new study, for which the backbone is measured."""
+    recipe = _backbone_recipe(config, context)
     backbone = config.space.backbone
     _logger.info("Measuring the backbone's training step.")
     task = context.task(recipe, config)
-    result = run_trial(backbone, replace(task, seeds=()))
+    result = run_trial(backbone, task)
     reference = to_measurement(backbone, task, result)
     if result.failed is not None:
         _logger.debug(f"The backbone failed: {reference.failure}")
         raise InputError(
             f"the backbone of the space cannot be trained with this recipe ({reference.failure_line}; log.txt has the "
-            "details). Use smaller images (--image-size), a smaller batch (--batch-size), or another space."
+            "details). Use a smaller `image_size` or `batch_size`, or another `space`."
         )
     assert reference.step_seconds is not None, "it was measured, and did not fail"
     assert result.step is not None, "as its time was"
     _logger.info(
         f"The backbone: {1000 * reference.step_seconds:.3g} ms a step, {reference.parameters / 1e6:.3g} M parameters."
     )
-    return StudyConfig(
-        space=config.space,
-        reward=config.reward,
-        recipe=trial_recipe(recipe, config),
-        asked=config.recipe,
-        seeds=config.seeds,
-        step_time=config.step_time,
-        sampler=config.sampler,
-        seed=config.proxy.seed,
-        prune=config.options.prune,
-        class_names=context.data.train.class_names,
-        **context.found_here,
-        reference=reference,
-        reference_group=recipe.ghost_batch_size,
-        reference_at_a_time=result.step.groups_per_pass,
-        version=version("efficientnetv2"),
-    )
+    resolved: dict[str, Any] = {
+        "recipe": _trial_recipe(recipe, config),
+        "asked": config.recipe,
+        "class_names": context.data.train.class_names,
+        "reference": reference,
+        "reference_group": recipe.ghost_batch_size,
+        "reference_at_a_time": result.step.groups_per_pass,
+        "version": version("efficientnetv2"),
+    }
+    return StudyConfig(**vars(_requested(config, context)) | resolved)
 
 
-def resolve_for_backbone(config: SearchConfig, context: SearchContext) -> Recipe:
+def _backbone_recipe(config: SearchConfig, context: SearchContext) -> Recipe:
     """The recipe of the backbone's trial, with no "auto" left except the model."""
     changes = {"model": config.space.backbone.to_json(), **PROXY_OVERRIDES}
     recipe = validate_recipe(config.recipe.to_json() | changes, where=config.recipe.name)
@@ -308,7 +296,7 @@ def resolve_for_backbone(config: SearchConfig, context: SearchContext) -> Recipe
     return resolved.recipe.model_copy(update={"model": "auto"})
 
 
-def trial_recipe(backbone_recipe: Recipe, config: SearchConfig) -> Recipe:
+def _trial_recipe(backbone_recipe: Recipe, config: SearchConfig) -> Recipe:
     """The recipe of every trial, which resolves the groups that fit into memory for each architecture."""
     return backbone_recipe.model_copy(update={"ghost_batch_size": config.recipe.ghost_batch_size})
 
@@ -325,9 +313,100 @@ def _work(
         f"{pluralize(len(data.train), 'image')}, {pluralize(len(context.selection), 'image')} for selection."
     )
     worker = Worker(study, context.task(config.recipe, config), callback or SearchCallback())
+    command = context.options.resume_command(context.folder.path)
     try:
         with signals_as_ctrl_c():
             finished = worker.work(until=until)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"Go on with: {context.resume_command()}") from stop
-    return SearchResult(study, context.folder, finished, context.resume_command())
+        raise KeyboardInterrupt(f"Go on with: {command}") from stop
+    return SearchResult(study, context.folder, finished, command)
+
+
+@dataclass(frozen=True)
+class StudyCost:
+    """The estimated cost of a study. The dictionaries are by name of the measured architecture."""
+
+    trials: int
+    space: Space
+    recipe: Recipe
+    images: int
+    trial_s: dict[str, float]
+    memory_bytes: dict[str, int]
+    parameters: dict[str, int]
+
+    @property
+    def seconds(self) -> float:
+        """Time of the whole study with one worker."""
+        return self.trials * statistics.mean(self.trial_s.values())
+
+    @property
+    def most_memory_bytes(self) -> int:
+        """Memory of the largest trial."""
+        return max(self.memory_bytes.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "trials": self.trials,
+            "trial_seconds": self.trial_s,
+            "seconds": self.seconds,
+            "memory_bytes": self.most_memory_bytes,
+            "networks": self.space.count,
+        }
+
+
+def dry_run(config: SearchConfig) -> StudyCost:
+    """Estimate a study from short measurements. Raises InputError for what `run_study` would refuse."""
+    context = _new_context(config)
+    with suppress(EmptyDatabaseError):  # There is no study yet.
+        storage = context.folder.open_storage(_storage_url(config), wait=config.worker.wait)
+        _find_study(config, context, storage)
+    recipe = _trial_recipe(_backbone_recipe(config, context), config)
+    networks = {"the backbone": config.space.backbone}
+    for number in range(1, _NUM_SAMPLES + 1):
+        point = config.space.sample(Key.of(config.options.seed).fold("rehearsal", number))
+        networks[f"drawn {number}"] = config.space.decode(point)
+    if config.worker.threads is not None:
+        torch.set_num_threads(config.worker.threads)
+    _logger.info(f"Measuring a few steps of {pluralize(len(networks), 'network')}.")
+    runs = {name: _estimate(network, recipe, context) for name, network in networks.items()}
+    step_s = {name: run.stages[-1].seconds / max(1, run.stages[-1].steps) for name, run in runs.items()}
+    timed, reference_timed = min_timed_steps()
+    reference_s = reference_timed * step_s["the backbone"]
+    train = context.data.train
+    return StudyCost(
+        config.trials,
+        config.space,
+        recipe,
+        len(train),
+        {
+            # Where steps are long, those that are timed take most of the time before a trial trains.
+            name: max(_OVERHEAD_S, timed * step_s[name] + reference_s) + len(config.seeds) * run.seconds
+            for name, run in runs.items()
+        },
+        {name: run.memory_bytes for name, run in runs.items()},
+        {
+            name: count_flops(network, image_size=64, num_classes=len(train.class_names)).total.parameters
+            for name, network in networks.items()
+        },
+    )
+
+
+def _estimate(network: Architecture, recipe: Recipe, context: SearchContext) -> RunEstimate:
+    resolved = context.resolve(recipe.model_copy(update={"model": network}))
+    train, selection = context.data.train, context.selection
+    with tempfile.TemporaryDirectory(prefix="effnetv2-rehearsal-") as scratch:
+        config = RunConfig(
+            recipe=resolved.recipe,
+            network=resolved.network,
+            train=train,
+            val=selection,
+            preprocessing=eval_preprocessing(resolved.recipe, resolved.network, context.data.dataset.bands),
+            folder=NullRunDir(Path(scratch)),
+            device=context.device,
+            workers=context.workers,
+            microbatches=resolved.microbatches,
+        )
+        timings = measure_timings(config, Path(scratch))
+        counts = ImageCounts(len(train), len(selection))
+        return estimate_run(resolved.recipe, timings, counts, microbatches=resolved.microbatches)

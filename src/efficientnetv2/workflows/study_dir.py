@@ -54,25 +54,25 @@ class StudyDir:
 
     @property
     def times_file(self) -> Path:
-        """The step times of parts on this machine."""
+        """The step times of parts on this machine, normalized by the backbone of the study."""
         return self.path / "step_times.json"
 
     @property
-    def own_storage(self) -> str:
+    def default_storage(self) -> str:
         """The URL of the database in the folder."""
         return sqlite_url(self.path / "study.db")
 
     def check(self) -> None:
         """Refuse a folder that holds files of anything but a study."""
-        if self.file.exists():
+        if self.file.exists() or not self.path.is_dir():
             return
-        files = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
         known = STUDY_FILES - {"pictures.csv"}  # Where no study was started, it may be the user's.
         if not _is_log(self.path / "log.txt"):  # Of a study whose backbone could not be trained.
             known -= {"log.txt"}
         page = self.path / REPORT_FILES[0]
         if not (page.is_file() and is_page(page)):  # Of a study that another machine works for.
             known -= set(REPORT_FILES)
+        files = [file.name for file in self.path.iterdir()]
         others = [name for name in files if name not in known and not name.endswith(".partial")]
         if others:
             raise InputError(
@@ -84,29 +84,24 @@ class StudyDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"{self.path}: {error.strerror or error}. Pass another folder for the study."
-            ) from error
+            reason = error.strerror or error
+            raise InputError(f"{self.path}: {reason}. Pass another folder for the study.") from error
 
     def write(self, source: DataConfig, storage: str, dataset: ImageDataset, config: StudyConfig) -> None:
         """Write what it takes to continue here. The configuration is for people to read: the database has it too."""
         content: dict[str, Any] = {
             "name": self.name,
-            "storage": None if storage == self.own_storage else redact_password(storage),
+            "storage": None if storage == self.default_storage else redact_password(storage),
             "data": asdict(source) | {"data": absolute_source(source.data)},
             "plan": config.to_json(),
         }
         before = self._read().get("plan") or {} if self.file.exists() else content["plan"]
         if before.get("reference") != content["plan"]["reference"]:
-            self.forget_times()
-        # study.yaml first: only beside it, the split file is known to be the study's.
+            self.times_file.unlink(missing_ok=True)
+        # study.yaml first: only with it, the split file is known to be the study's.
         write_text_atomically(self.file, yaml.safe_dump(content, sort_keys=False, width=100))
         if not self.split_file.exists():
             write_atomically(self.split_file, dataset.to_csv)
-
-    def forget_times(self) -> None:
-        """Remove the step times: they were normalized by another study's backbone."""
-        self.times_file.unlink(missing_ok=True)
 
     def describe(self, url: str) -> str:
         """The study and its database, for messages."""
@@ -119,45 +114,37 @@ class StudyDir:
             f"back, or remove {self.file} and {self.split_file} to begin anew."
         )
 
-    def open_storage(self, url: str, *, timeout_s: float, create: bool = False) -> Storage:
-        """Open the study's database, see `Storage`. A database that was lost is an InputError of its own."""
+    def open_storage(self, url: str, *, wait: float, create: bool = False) -> Storage:
+        """Open the study's database, see `Storage`; ``wait`` is in minutes. A lost database is an InputError."""
         try:
-            return Storage(url, timeout_s=timeout_s, create=create)
+            return Storage(url, timeout_s=60 * wait, create=create)
         except EmptyDatabaseError as error:
             if not self.file.exists():
                 raise
             raise self.lost_error(url) from error
 
     def storage_url(self, given: str | None) -> str:
-        """The URL of the study's database; ``given`` is the user's.
-
-        Raises:
-            InputError: It is not known, or ``given`` is another one.
-        """
+        """The URL of the study's database; ``given`` is the user's. Raises InputError if they differ."""
         if not self.file.exists():
             if given is None:
-                run = shell_join(["effnetv2", "search", "run", str(self.path)])
+                run = shell_join(["effnetv2", "search", "run", str(self.path), "--data", "DATA"])
                 raise InputError(
-                    f"{self.path} holds no study. Start one: {run} --data DATA; or pass the --storage of its trials."
+                    f"{self.path} holds no study. Start one ({run}), or pass the `storage` of its trials."
                 )
             return _absolute_url(given)
-        url = _absolute_url(self._read().get("storage") or self.own_storage)
+        url = _absolute_url(self._read().get("storage") or self.default_storage)
         if given is None:
             return url
         given = _absolute_url(given)
         if redact_password(given) != redact_password(url):
             raise InputError(
-                f"--storage {redact_password(given)}: the study in {self.path} is in {redact_password(url)}. Remove "
-                "--storage, or use another folder."
+                f"`storage` {redact_password(given)}: the study in {self.path} is in {redact_password(url)}. Leave "
+                "`storage` out, or use another folder."
             )
         return given
 
     def source(self, storage: str | None = None) -> DataConfig:
-        """The dataset of the study. ``storage`` is the user's, for the message.
-
-        Raises:
-            InputError: There is no study here.
-        """
+        """The dataset of the study. ``storage`` is the user's, for the message where there is no study here."""
         if not self.file.exists():
             args = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
             args += [] if storage is None else ["--storage", redact_password(storage)]
@@ -183,7 +170,7 @@ def _is_log(file: Path) -> bool:
 
 
 def absolute_source(data: str) -> str:
-    """DATA independent of the working directory: paths and patterns become absolute, URLs and names stay."""
+    """A dataset independent of the working directory: paths and patterns become absolute, URLs and names stay."""
     path = Path(os.path.expanduser(data))
     if path.exists():
         return str(path.absolute())
