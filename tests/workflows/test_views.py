@@ -16,7 +16,7 @@ from efficientnetv2 import create
 from efficientnetv2.models import model_file
 from efficientnetv2.models.ensemble import Ensemble, member_calibrations
 from efficientnetv2.models.provenance import Calibration
-from efficientnetv2.workflows.test_time_augmentation import remove_unfit_calibration
+from efficientnetv2.workflows.batch_predict import remove_unfit_calibration
 
 
 def network(temperature=4.0):

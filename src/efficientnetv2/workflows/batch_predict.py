@@ -11,8 +11,10 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -26,10 +28,10 @@ from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.inference.predict import Predictions, Runtime, predict_dataset
 from efficientnetv2.models.conversion.reading import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
-from efficientnetv2.models.ensemble import ensemble_members
+from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
 from efficientnetv2.models.safetensors_io import sha256_by_name
 from efficientnetv2.models.wrappers import WrappedModel
-from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.preprocessing import TTA, Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_note, pick_own_device, workers_for
 from efficientnetv2.utils.distributed import World, broadcast_from_main, process_group, world_from_env
@@ -37,6 +39,7 @@ from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
 from efficientnetv2.utils.io import write_atomically
 from efficientnetv2.utils.logs import progress, silenced
 from efficientnetv2.utils.shell import shell_join
+from efficientnetv2.workflows.arguments import choice
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ _LOGGED = 5
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """Options that ``evaluate`` and ``predict`` share: device, reading processes, and refusal of unreadable images."""
+    """Options that evaluation and prediction share. ``workers`` read images; ``strict`` refuses unreadable ones."""
 
     device: str = "auto"
     workers: int | None = None
@@ -79,7 +82,7 @@ def start_processes(options: InferenceOptions) -> Iterator[Runtime]:
 
 
 def device_for_rank(name: str, world: World) -> torch.device:
-    """The device of this process; logs if it was chosen but is untested, or a better one exists."""
+    """The device of this process, with a log line where it is untested or a better one exists."""
     device = pick_own_device(name, world.local_rank, world.local_size)
     if note := device_note(name, device):
         _logger.info(note)
@@ -91,18 +94,8 @@ def run_prediction(
 ) -> tuple[Predictions, float]:
     """Predict the dataset of a job, and measure the seconds; every process calls it.
 
-    Args:
-        job: The job, equal in all processes.
-        runtime: This process.
-        description: Title of the progress bar.
-        checkpoint: Predictions to resume from, and where this process saves its own.
-
-    Returns:
-        All predictions in the main process; a part of no use in the others.
-
-    Raises:
-        InputError: No image can be read, or one cannot with ``strict``.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; it says so if predictions were saved.
+    The main process gets all predictions, the others a part of no use. Predictions are resumed from ``checkpoint``.
+    Raises InputError where no image can be read, or one cannot with ``strict``.
     """
     dataset, lost, world = job.dataset, job.damage.reasons, runtime.world
     rows = np.setdiff1d(np.arange(len(dataset)), list(lost))
@@ -185,14 +178,12 @@ class PredictionCheckpoint:
             try:
                 self._folder.mkdir(exist_ok=True)
                 file = self._folder / f"{self._digest}-{secrets.token_hex(4)}.npz"
-                part = (np.concatenate(rows), torch.cat(logits).numpy(), np.concatenate(files))
-                write_atomically(file, lambda partial: _save(partial, *part))
+                part = {"rows": np.concatenate(rows), "logits": torch.cat(logits).numpy()}
+                write_atomically(file, partial(_save, **part, files=np.concatenate(files)))
             except OSError as error:
                 self._failed = True
-                _logger.info(
-                    f"Predictions are not saved before the end: {self._folder}: {error.strerror or error}. If "
-                    "interrupted now, those since the last write are lost."
-                )
+                reason = error.strerror or error
+                _logger.info(f"Predictions are not saved before the end: {self._folder}: {reason}.")
             self._unwritten = []
         self._written_at = time.monotonic()
         return next(self._folder.glob(f"{self._digest}-*.npz"), None) is not None
@@ -219,9 +210,9 @@ def _hashed(state: Stat | None) -> tuple[int, int]:
     return state.bytes, int.from_bytes(blake2b(state.stamp.encode(), digest_size=8).digest(), signed=True)
 
 
-def _save(partial: Path, rows: Ints, logits: np.ndarray, files: Ints) -> None:
-    with partial.open("wb") as file:  # given a name, numpy appends .npz
-        np.savez(file, allow_pickle=False, rows=rows, logits=logits, files=files)
+def _save(path: Path, **arrays: np.ndarray) -> None:
+    with path.open("wb") as file:  # given a name, numpy appends .npz
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _digest(job: PredictionJob) -> str:
@@ -243,7 +234,7 @@ def _digest(job: PredictionJob) -> str:
 
 
 def _structure(network: Network) -> str:
-    """What computes with the weights, such as padding and epsilon, which are not weights."""
+    """What is not in the weights, such as padding and epsilon."""
     if isinstance(network, EfficientNet):
         return repr(network.architecture)
     if isinstance(network, WrappedModel):
@@ -260,15 +251,31 @@ def saving_on_interrupt(checkpoint: PredictionCheckpoint | None) -> Iterator[Non
     with signals_as_ctrl_c():
         try:
             yield
-        except KeyboardInterrupt as stop:
-            if checkpoint.write():
-                raise KeyboardInterrupt(
-                    "The predictions so far are saved: the same command resumes from them."
-                ) from stop
+        except BaseException as error:
+            is_saved = checkpoint.write()
+            if is_saved and isinstance(error, KeyboardInterrupt):
+                message = "The predictions so far are saved: the same command resumes from them."
+                raise KeyboardInterrupt(message) from error
             raise
-        except BaseException:
-            checkpoint.write()
-            raise
+
+
+def with_tta(preprocessing: Preprocessing, tta: str | None) -> Preprocessing:
+    """The preprocessing with other test-time augmentation; None keeps it. Raises InputError."""
+    views = cast("TTA | None", choice("tta", tta, get_args(TTA)))
+    return preprocessing if views is None else replace(preprocessing, tta=views)
+
+
+def remove_unfit_calibration(model: Network, preprocessing: Preprocessing) -> None:
+    """Remove the model's temperature, in place, if it was fitted at another size or with other views."""
+    own, px, tta = model.preprocessing, preprocessing.image_size, preprocessing.tta
+    if (tta, px) == (own.tta, own.image_size) or not remove_calibration(model):
+        return
+    _logger.info(
+        f"Temperature: removed, because it was fitted at {own.image_size} px with views '{own.tta}', and images are "
+        f"evaluated at {px} px with views '{tta}'. To fit another to a single model: effnetv2 convert MODEL "
+        f"OUT.safetensors --image-size {px} --tta {tta}, and effnetv2 evaluate OUT.safetensors DATA --calibrate "
+        "NEW.safetensors"
+    )
 
 
 def refuse_swapped_arguments(model: str, data: str | Path, command: str) -> None:
@@ -300,16 +307,13 @@ def log_unreadable(job: PredictionJob, unreadable: Sequence[tuple[int, str]]) ->
 def log_skipped_count(job: PredictionJob, unreadable: Sequence[tuple[int, str]], file: Path | None) -> None:
     """Log how many images were skipped, and the file that lists them."""
     if unreadable:
-        where = f"{file} lists them all" if file else "--output FOLDER lists them all"
+        where = f"{file} lists them all" if file else "`output` lists them all"
         _logger.info(f"Skipped {len(unreadable):,} of {len(job.dataset):,} images; {where}.")
 
 
 def none_readable_error(dataset: ImageDataset, row: int, reason: str) -> InputError:
     """The error for a dataset without readable images; the first has ``row`` and ``reason``."""
-    first = f"{dataset.where(row)}: {reason.removesuffix('.')}"
-    if len(dataset) == 1:
-        return InputError(f"{first}. There is no other image in {dataset.source}. Restore or replace it.")
     return InputError(
-        f"None of the {len(dataset):,} images of {dataset.source} can be read. The first, {first}. Restore or replace "
-        "them."
+        f"none of the {pluralize(len(dataset), 'image')} of {dataset.source} can be read. The first, "
+        f"{dataset.where(row)}: {reason.removesuffix('.')}. Restore or replace it."
     )

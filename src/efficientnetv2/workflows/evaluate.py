@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
@@ -18,10 +19,10 @@ from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_h
 from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.predictions import SKIPPED, write_skipped
+from efficientnetv2.evaluation.predictions import SKIPPED, compare_predictions, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.report_sections import ReportInputs
-from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.evaluation.report_sections import ReportInputs, predictions_frame
+from efficientnetv2.inference.predict import Predictions, evaluate_sizes
 from efficientnetv2.metrics.calibration import fit_temperature
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
@@ -31,6 +32,7 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import member_calibrations
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import TTA
+from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.train_overlap import TrainOverlap, find_run, train_overlap
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError
@@ -61,7 +63,6 @@ from efficientnetv2.workflows.evaluate_options import (
     require_unseen,
 )
 from efficientnetv2.workflows.results import Evaluation
-from efficientnetv2.workflows.test_time_augmentation import compare_views, size_curve
 
 _logger = logging.getLogger(__name__)
 
@@ -89,15 +90,15 @@ def evaluate_and_report(
         plan = broadcast_from_main(
             runtime.world, lambda: plan_evaluation(model, data, options, strict=inference.strict)
         )
-        job, own = plan.job, plan.job.network.preprocessing
+        job, own_tta = plan.job, plan.job.network.preprocessing.tta
         by_size = {}
         for px in dict.fromkeys((job.preprocessing.image_size, *plan.sizes)):
             sized = replace(job, preprocessing=replace(job.preprocessing, image_size=px))
             by_size[px] = run_prediction(sized, runtime, f"evaluating at {px} px")
         single_view = None
         # A single view more beside eight is cheap; eight more beside one would be most of the work.
-        if job.preprocessing.tta != own.tta == "none" and job.dataset.separator is None:
-            single = replace(job, preprocessing=replace(job.preprocessing, tta=own.tta))
+        if job.preprocessing.tta != own_tta == "none" and job.dataset.separator is None:
+            single = replace(job, preprocessing=replace(job.preprocessing, tta=own_tta))
             single_view, _ = run_prediction(single, runtime, "evaluating with its own view")
         return _report(plan, by_size, single_view, on_result) if runtime.world.is_main_process else None
 
@@ -110,8 +111,7 @@ def _report(
 ) -> EvaluationResult:
     """Compute the metrics and write the report."""
     job, out = plan.job, plan.options.out
-    network, preprocessing = job.network, job.preprocessing
-    predictions, seconds = by_size[preprocessing.image_size]
+    predictions, seconds = by_size[job.preprocessing.image_size]
     evaluated = job.dataset.select(predictions.samples)
     overlap = _overlap(plan, evaluated)
     clusters = evaluation_clusters(find_run(Path(plan.model)), evaluated)
@@ -120,16 +120,47 @@ def _report(
     if plan.sizes:
         all_seen = (overlap.num_trained or 0) + overlap.num_selected == len(evaluated)
         may_choose = metadata.on_training_split or plan.split == "minival" or all_seen
-        curve = size_curve(by_size, plan.sizes, network, may_choose=may_choose)
-    view_gain = compare_views(predictions, single_view, job.dataset, network.class_names, clusters)
+        curve = _size_curve(by_size, plan, may_choose=may_choose)
+    log_unreadable(job, predictions.unreadable)
+    result = _result(plan, predictions, single_view, overlap, clusters, metadata, curve)
+    on_result(result, curve)
+    if out is not None:
+        write_skipped(out / SKIPPED, [(job.dataset.paths[row], why) for row, why in predictions.unreadable])
+        result.write(out, sizes=curve)
+    if not metadata.optimistic:  # otherwise the summary has said it
+        for note in metadata.notes:
+            _logger.info(note)
+    log_skipped_count(job, predictions.unreadable, None if out is None else out / SKIPPED)
+    if out is not None:
+        _logger.info(f"Report: {out / 'report.html'}")
+    if plan.options.calibrate is not None:
+        _write_calibrated(plan.options.calibrate, job.network, predictions, overlap, plan.split)
+    return result
+
+
+def _result(
+    plan: EvaluationPlan,
+    predictions: Predictions,
+    single_view: Predictions | None,
+    overlap: TrainOverlap,
+    clusters: Clusters | None,
+    metadata: ReportMetadata,
+    curve: SizeCurve | None,
+) -> EvaluationResult:
+    network, dataset, preprocessing = plan.job.network, plan.job.dataset, plan.job.preprocessing
+    names = network.class_names
+    view_gain = None
+    if single_view is not None:
+        first, second = (predictions_frame(each, dataset, names) for each in (predictions, single_view))
+        by_path = None if clusters is None else clusters.by_path(list(first.index))
+        view_gain = compare_predictions(first, second, clusters=by_path)
     unseen = None
     if metadata.selected_on is None:
-        unseen = unseen_metrics(predictions, overlap, network.class_names, clusters)
-    log_unreadable(job, predictions.unreadable)
+        unseen = unseen_metrics(predictions, overlap, names, clusters)
     sections: tuple[TemplateSection, ...] = ()
-    if out is not None:
+    if plan.options.out is not None:
         seen_as = replace(network.preprocessing, image_size=preprocessing.image_size)
-        sections = explain_predictions(network, predictions, job.dataset, network.class_names, seen_as)
+        sections = explain_predictions(network, predictions, dataset, names, seen_as)
     known = ReportInputs(
         network.calibration,
         member_calibrations(network),
@@ -146,22 +177,21 @@ def _report(
     }
     others = {name: value for name, value in others.items() if value is not None}
     metadata = replace(metadata, tta=preprocessing.tta, extra=others)
-    result = EvaluationResult(
-        predictions, job.dataset, network.class_names, metadata, wanted=plan.report, known=known
-    )
-    on_result(result, curve)
-    if out is not None:
-        write_skipped(out / SKIPPED, [(job.dataset.paths[row], why) for row, why in predictions.unreadable])
-        result.write(out, sizes=curve)
-    if not metadata.optimistic:  # otherwise the summary has said it
-        for note in metadata.notes:
-            _logger.info(note)
-    log_skipped_count(job, predictions.unreadable, None if out is None else out / SKIPPED)
-    if out is not None:
-        _logger.info(f"Report: {out / 'report.html'}")
-    if plan.options.calibrate is not None:
-        _write_calibrated(plan.options.calibrate, network, predictions, overlap, plan.split)
-    return result
+    return EvaluationResult(predictions, dataset, names, metadata, wanted=plan.report, known=known)
+
+
+def _size_curve(
+    by_size: Mapping[int, tuple[Predictions, float]], plan: EvaluationPlan, *, may_choose: bool
+) -> SizeCurve:
+    """Metrics at each size. ``may_choose``: the images trained or selected the model, and may choose its size too."""
+    network = plan.job.network
+    trained_px = None
+    with suppress(ValidationError):  # of another project, or without a recipe
+        schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
+        trained_px = schedule.last.image_size
+    points = evaluate_sizes(by_size.__getitem__, plan.sizes, network.class_names)
+    used = "may choose" if may_choose else "shown"
+    return SizeCurve(points, network.preprocessing.image_size, trained_px, used)
 
 
 def _overlap(plan: EvaluationPlan, evaluated: ImageDataset) -> TrainOverlap:
@@ -186,6 +216,8 @@ def _metadata(
         "These images chose its weights." if selected else overlap.selection_note,
         _calibration_note(network, split, overlap),
     )
+    # Those planned, for a file of an older version; None if its training stopped early.
+    epochs = metrics.get("epochs", None if metrics.get("stopped_early") else recipe.get("epochs"))
     return ReportMetadata(
         data=plan.data,
         evaluated_on=split,
@@ -200,19 +232,12 @@ def _metadata(
         versions=library_versions(),
         recipe=recipe or None,
         seed=recipe.get("seed"),
-        epochs=_trained_epochs(network),
+        epochs=epochs if isinstance(epochs, (int, float)) else None,
         wall_s=round(seconds, 2),
         images_per_s=round(len(predictions.samples) / seconds, 1),
         num_skipped=len(predictions.unreadable),
         sha256=file_hashes(Path(plan.model), Path(plan.model) / model_file.NAME),
     )
-
-
-def _trained_epochs(network: Network) -> float | None:
-    """Those planned, for a file of an older version; None if its training stopped early."""
-    metrics = network.metrics
-    epochs = metrics.get("epochs", None if metrics.get("stopped_early") else network.recipe.get("epochs"))
-    return epochs if isinstance(epochs, (int, float)) else None
 
 
 def _calibration_note(network: Network, split: str, overlap: TrainOverlap) -> str | None:
@@ -282,7 +307,7 @@ def _write_calibrated(
     model_file.save(out, network)
     _logger.info(
         f"Written to {out}: the same model with temperature {temperature:.3g}, fitted on these "
-        f"{len(predictions.labels)} images. Its calibration on them would be optimistic: evaluate it on others."
+        f"{len(predictions.labels)} images. Evaluate its calibration on others."
     )
 
 
@@ -352,10 +377,9 @@ def evaluate(
         "path_column": path_column, "label_column": label_column, "group_column": group_column, "labels": labels,
         "label_separator": label_separator, "layout": layout,
     }  # fmt: skip
-    folder = path_of("output", output)
     options = EvaluateOptions(
         split=split,
-        out=folder,
+        out=path_of("output", output),
         image_size=number("image_size", image_size, 1),
         sizes=",".join(map(str, sizes)) or None,
         tta=choice("tta", tta, get_args(TTA)),
@@ -363,9 +387,9 @@ def evaluate(
         costs=path_of("costs", costs),
         abstain_below=number("abstain_below", abstain_below, 0, 1, whole=False),
         calibrate=path_of("calibrate", calibrate),
-        against=path_of("baseline", baseline),
+        baseline=path_of("baseline", baseline),
     )
     inference = InferenceOptions(str(device), number("workers", workers, 0), strict)
     result = evaluate_and_report(path_text("model", model), source_of(data, table), options, inference)
     assert result is not None, "this is the only process"
-    return Evaluation(folder, result.to_json(), result.table())
+    return Evaluation(options.out, result.to_json(), result.table())

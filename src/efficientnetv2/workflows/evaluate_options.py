@@ -34,32 +34,34 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.run_dir import REPORT_FILES, RUN_MARKERS
 from efficientnetv2.training.train_overlap import TrainOverlap, train_overlap
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_file, output_dir
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.workflows.batch_predict import PredictionJob, refuse_swapped_arguments
+from efficientnetv2.workflows.arguments import choice
+from efficientnetv2.workflows.batch_predict import (
+    PredictionJob,
+    refuse_swapped_arguments,
+    remove_unfit_calibration,
+    with_tta,
+)
 from efficientnetv2.workflows.output_paths import (
     note_replaced,
     refuse_foreign_file,
     refuse_inside_data,
     refuse_replacing_data,
 )
-from efficientnetv2.workflows.test_time_augmentation import (
-    parse_sizes,
-    remove_unfit_calibration,
-    tta_or_own,
-    validate_size,
-)
 
-_SPLITS = (*SPLITS, "all")
 _ABSTAIN = "no_answer"  # column of the cost of leaving an image to a person
+# The stride of the models, and the largest size of a recipe; and the most sizes, each a pass over the images. Ours.
+_MIN_SIZE, _MAX_SIZE, _MAX_SIZES = 32, IMAGE_SIZE[1], 32
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Options of ``effnetv2 evaluate`` by their names, besides those of data and ``InferenceOptions``."""
+    """Options of an evaluation by their names, besides those of data and ``InferenceOptions``."""
 
     split: str | None = None
     out: Path | None = None
@@ -70,7 +72,7 @@ class EvaluateOptions:
     costs: Path | None = None
     abstain_below: float | None = None
     calibrate: Path | None = None
-    against: Path | None = None
+    baseline: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,20 +96,22 @@ def plan_evaluation(
     refuse_swapped_arguments(model, data.data, "evaluate")
     network = model_file.load(model)
     own = network.preprocessing
-    px = own.image_size if options.image_size is None else validate_size(options.image_size, "--image-size")
-    preprocessing = replace(own, image_size=px, tta=tta_or_own(options.tta, own.tta))
+    px = own.image_size if options.image_size is None else _check_size("image_size", options.image_size)
+    preprocessing = with_tta(replace(own, image_size=px), options.tta)
     require_classes(network, model)
     require_image_channels(network, model)
     if network.answer == "sigmoid" and data.label_separator is None:
         raise InputError(
             f"{model} predicts each class independently (sigmoid), and is compared with all labels of an image. Give "
-            "the text between these in the label column, even if each image has a single label: --label-separator ';'."
+            "the text between these, even if each image has a single label: `label_separator=;`."
         )
     dataset, split = _select_split(data.read(for_training=False), options.split)
     dataset = replace(dataset, bands=own.bands)
     dataset = align_labels(dataset, network.class_names, model, merge=data.labels == "casefold")
-    if sizes and dataset.separator is not None:
-        raise InputError("--eval-sizes is for images with one label, but these have several. Leave it out.")
+    if dataset.separator is not None:
+        for name in ("sizes", "costs", "baseline", "calibrate"):
+            if getattr(options, name) is not None:
+                raise InputError(f"`{name}` is for images with one label, but these have several. Leave it out.")
     for size in sorted({px, *sizes} - {own.image_size}):
         infer_shapes(network, in_channels=network.in_channels, image_size=size)
     report = _report_options(options, dataset, network.class_names)
@@ -120,37 +124,43 @@ def plan_evaluation(
     return EvaluationPlan(model, data.data, job, split, sizes, report, options)
 
 
+def _check_size(name: str, px: int) -> int:
+    if not _MIN_SIZE <= px <= _MAX_SIZE:
+        raise InputError(f"`{name}`: invalid value '{px}' (choose {_MIN_SIZE} to {_MAX_SIZE} pixels).")
+    return px
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Image sizes such as ``96,128,160``, ascending. Raises InputError."""
+    try:
+        sizes = {int(word) for word in text.split(",")}
+    except ValueError as error:
+        raise InputError(f"`sizes`: invalid value '{text}'. Give pixels with commas, as 96,128,160.") from error
+    if len(sizes) > _MAX_SIZES:
+        raise InputError(f"`sizes` has {len(sizes)} sizes, but each is a pass over all images. Give at most {_MAX_SIZES}.")
+    return tuple(sorted(_check_size("sizes", px) for px in sizes))
+
+
 def _select_split(dataset: ImageDataset, split: str | None) -> tuple[ImageDataset, str]:
     if split is None:
         split = next((name for name in ("test", "val") if (dataset.split == name).any()), "all")
-    if split not in _SPLITS:
-        raise InputError(
-            f"--split: invalid value '{split}' (choose from {', '.join(_SPLITS)}){did_you_mean(split, _SPLITS)}"
-        )
+    choice("split", split, (*SPLITS, "all"))
     return (dataset, "all pictures") if split == "all" else (dataset.subset(split), split)
 
 
 def _report_options(
     options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]
 ) -> ReportOptions:
-    single_label = {
-        "--costs": options.costs, "--baseline": options.against, "--calibrate": options.calibrate,
-    }  # fmt: skip
-    option = next((name for name, value in single_label.items() if value is not None), None)
-    if dataset.separator is not None and option is not None:
-        raise InputError(f"{option} is for images with one label, but these have several. Leave it out.")
     slices: tuple[str, ...] | None = None
     if options.slices is not None:
         slices = () if options.slices == "none" else tuple(map(str.strip, options.slices.split(",")))
     if slices:
         validate_slices(dataset, slices)
-    against = options.against
-    return ReportOptions(
-        slices,
-        None if options.costs is None else read_cost_matrix(options.costs, class_names),
-        options.abstain_below,
-        None if against is None else PreviousRun.named(against, load_predictions(against), dataset),
-    )
+    costs = None if options.costs is None else read_cost_matrix(options.costs, class_names)
+    baseline = None
+    if options.baseline is not None:
+        baseline = PreviousRun.named(options.baseline, load_predictions(options.baseline), dataset)
+    return ReportOptions(slices, costs, options.abstain_below, baseline)
 
 
 def align_labels(
@@ -169,17 +179,14 @@ def align_labels(
         dataset = dataset.map_classes(
             lambda label: spelled.get(label, spelled.get(normalize_label(label), label))
         )
-    known = set(class_names)
     present = {dataset.class_names[label] for label in np.unique(dataset.targets) if label >= 0}
-    if unknown := sorted(present - known):
-        raise _unknown_labels_error(
-            dataset, class_names, model, unknown, none_known=known.isdisjoint(present)
-        )
+    if unknown := sorted(present - set(class_names)):
+        raise _unknown_labels_error(dataset, class_names, model, unknown, num_present=len(present))
     return replace(dataset, class_names=class_names)
 
 
 def _unknown_labels_error(
-    dataset: ImageDataset, class_names: tuple[str, ...], model: str, unknown: list[str], *, none_known: bool
+    dataset: ImageDataset, class_names: tuple[str, ...], model: str, unknown: list[str], *, num_present: int
 ) -> InputError:
     where = f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)}"
     rename = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
@@ -189,32 +196,27 @@ def _unknown_labels_error(
             f"them, in their order: {rename} (a name on each line)"
         )
     if {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
-        fix = (
-            "They differ only by case, space or how their letters are encoded: --labels casefold merges them."
-        )
-    elif none_known and ensemble_members(Path(model)):  # convert takes single networks
-        fix = "No label is. Rename the labels of the table."
-    elif none_known:
-        fix = f"No label is. If its classes have other names: {rename} (a name on each line)"
-    else:
+        fix = "They differ only by case, space or how their letters are encoded. Merge them: `labels=casefold`."
+    elif len(unknown) < num_present:
         ids = [dataset.class_names.index(name) for name in unknown]
         count = int(np.isin(dataset.targets, ids).reshape(len(dataset), -1).any(axis=1).sum())
         fix = f"Correct the labels of these {pluralize(count, 'image')}, or remove their rows or folders."
+    elif ensemble_members(Path(model)):  # convert takes single networks
+        fix = "No label is. Rename the labels of the table."
+    else:
+        fix = f"No label is. If its classes have other names: {rename} (a name on each line)"
     hint = did_you_mean(unknown[0], class_names)
     return InputError(f"{where} is no class of {model}, which knows {shorten(class_names, 10)}{hint} {fix}")
 
 
 def _refuse_ambiguous(dataset: ImageDataset, class_names: tuple[str, ...], model: str) -> None:
     """Refuse a label that is no class as it is spelled, but normalizes like two of them."""
-    spellings: dict[str, list[str]] = {}
-    for name in class_names:
-        spellings.setdefault(normalize_label(name), []).append(name)
     for place, label in enumerate(dataset.class_names):
-        alike = spellings.get(normalize_label(label), [])
+        alike = [name for name in class_names if normalize_label(name) == normalize_label(label)]
         if label not in alike and len(alike) > 1 and (dataset.targets == place).any():
             raise InputError(
-                f"{_first_with(dataset, label)}: label '{label}' may be {shorten(alike)}, two classes of {model}, so "
-                "--labels casefold does not say which. Correct the label to one of them."
+                f"{_first_with(dataset, label)}: label '{label}' may be {shorten(alike)}, two classes of {model}. "
+                "Correct the label to one of them."
             )
 
 
@@ -234,28 +236,23 @@ def check_calibration(
             own, or there are too few images.
     """
     if out.suffix != ".safetensors":
-        raise InputError(f"--calibrate {out}: a model file ends in .safetensors. Name it so.")
+        raise InputError(f"`calibrate` {out}: a model file ends in .safetensors. Name it so.")
     if out.exists():
-        raise InputError(f"--calibrate {out} exists already. Give another name, or remove it.")
-    check_writable_file(out, "--calibrate", such_as="calibrated.safetensors")
+        raise InputError(f"`calibrate` {out} exists already. Give another name, or remove it.")
+    check_writable_file(out, "`calibrate`", such_as="calibrated.safetensors")
     if isinstance(network, Ensemble):
-        raise InputError(
-            f"--calibrate {out}: the model is an ensemble. Give the model file of a single network."
-        )
-    own = network.preprocessing
-    for option, value, own_value in (
-        ("--tta", preprocessing.tta, own.tta),
-        ("--image-size", preprocessing.image_size, own.image_size),
-    ):
-        if value != own_value:
+        raise InputError(f"`calibrate` {out}: the model is an ensemble. Give the file of a single network.")
+    for name in ("tta", "image_size"):
+        value, own = getattr(preprocessing, name), getattr(network.preprocessing, name)
+        if value != own:
             raise InputError(
-                f"--calibrate {out}: the temperature is for the model's own {option} {own_value}, not for {value}. "
-                f"Leave {option} out; or change the model first: effnetv2 convert MODEL OUT {option} {value}"
+                f"`calibrate` {out}: the temperature is for the model's own {name} {own}, not for `{name}={value}`. "
+                f"Leave it out, or change the model first with effnetv2 convert."
             )
     if len(dataset) < MIN_TEMPERATURE_IMAGES:
         raise InputError(
-            f"--calibrate {out}: a temperature needs {MIN_TEMPERATURE_IMAGES} images or more, but {split} has "
-            f"{pluralize(len(dataset), 'image')}. Give more."
+            f"`calibrate` {out}: {split} has {pluralize(len(dataset), 'image')}, but a temperature needs "
+            f"{MIN_TEMPERATURE_IMAGES} or more. Give more."
         )
 
 
@@ -263,7 +260,7 @@ def require_unseen(out: Path, overlap: TrainOverlap, split: str) -> None:
     """Refuse images that trained the model; those of ``train`` did, unless it is known of each that it did not."""
     if overlap.num_trained or (split == "train" and not overlap.none_trained):
         raise InputError(
-            f"--calibrate {out}: images of {split} trained the model, which is surer of them than of others. Give "
+            f"`calibrate` {out}: images of {split} trained the model, which is surer of them than of others. Give "
             "images that it has not seen."
         )
 
@@ -276,17 +273,11 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     Raises:
         InputError: There is no such file, a class is missing or unknown, or a cost is not a number of at least 0.
     """
-    first, second = (*class_names, "b")[:2]
-    form = (
-        f"It is a CSV with a row for each true class and a column for each predicted class: 'true,{first},{second},"
-        f"...', then '{first},0,1,...'; a column {_ABSTAIN} has the cost of leaving an image to a person."
-    )
-    if not file.is_file():
-        raise InputError(f"--costs {file}: there is no such file. {form}")
+    form = f"Give a CSV with a row per true class, a column per predicted class, and perhaps a column {_ABSTAIN}."
     try:
         table = read_cells(file)
-    except ValueError as error:
-        raise InputError(f"--costs {file} is no CSV ({error}). {form}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"`costs` {file} is no CSV ({error}). {form}") from error
     table = table.set_index(table.columns[0])
     columns = [*class_names, _ABSTAIN]
     table.index = pd.Index(match_names(table.index.astype(str).str.strip(), class_names))
@@ -294,33 +285,31 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     for what, names, known in (("row", table.index, class_names), ("column", table.columns, columns)):
         if unknown := [str(name) for name in names if name not in known]:
             raise InputError(
-                f"--costs {file}: {what} '{unknown[0]}' is no class of the model{did_you_mean(unknown[0], known)} It "
-                f"has {shorten(class_names, 10)}."
+                f"`costs` {file}: {what} '{unknown[0]}' is no class of the model{did_you_mean(unknown[0], known)} "
+                f"It has {shorten(class_names, 10)}."
             )
         if missing := [name for name in class_names if name not in names]:
-            raise InputError(f"--costs {file} has no {what} for {shorten(missing)}. {form}")
+            raise InputError(f"`costs` {file} has no {what} for {shorten(missing)}. {form}")
         if names.has_duplicates:
-            twice = shorten(list(names[names.duplicated()]), 1)
-            raise InputError(f"--costs {file}: {what} {twice} is there twice. Keep one.")
+            raise InputError(f"`costs` {file}: {what} '{names[names.duplicated()][0]}' is there twice. Keep one.")
     costs = table.apply(pd.to_numeric, errors="coerce")
-    invalid = ~(np.isfinite(costs) & (costs >= 0))
-    if invalid.any(axis=None):
-        row, column = np.argwhere(invalid.to_numpy())[0].tolist()
+    invalid = np.argwhere(~(np.isfinite(costs) & (costs >= 0)).to_numpy())
+    if len(invalid):
+        row, column = invalid[0].tolist()
         raise InputError(
-            f"--costs {file}: the cost of predicting '{list(table.columns)[column]}' for '{list(table.index)[row]}' "
-            f"is '{table.iat[row, column]!s}'. Give a number of at least 0, with a decimal point."
+            f"`costs` {file}: the cost of predicting '{table.columns[column]}' for '{table.index[row]}' is "
+            f"'{table.iat[row, column]!s}'. Give a number of at least 0, with a decimal point."
         )
-    abstain = None
-    if _ABSTAIN in costs:
-        values = costs[_ABSTAIN].unique()
-        if len(values) > 1:
-            raise InputError(
-                f"--costs {file}: {_ABSTAIN} is {shorten([f'{value:g}' for value in values])}, but a person costs the "
-                "same for every class. Give one value."
-            )
-        abstain = float(values[0])
+    abstain = costs[_ABSTAIN].unique() if _ABSTAIN in costs else []
+    if len(abstain) > 1:
+        raise InputError(
+            f"`costs` {file}: {_ABSTAIN} is {shorten([f'{value:g}' for value in abstain])}, but a person costs the "
+            "same for every class. Give one value."
+        )
     order = list(class_names)
-    return ErrorCosts(costs.loc[order, order].to_numpy(dtype=np.float64), abstain)
+    return ErrorCosts(
+        costs.loc[order, order].to_numpy(dtype=np.float64), float(abstain[0]) if len(abstain) else None
+    )
 
 
 def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
@@ -332,19 +321,16 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
     """
     if any((out / name).is_file() for name in RUN_MARKERS):
         raise InputError(
-            f"--output {out} is the folder of a run, whose own report would be lost. Give another folder, such as "
-            f"{out / 'evaluation'}."
+            f"`output` {out} is the folder of a run, whose own report would be lost. Give another folder."
         )
-    refuse_inside_data(data, out, "--output")
-    refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "--output")
+    refuse_inside_data(data, out, "`output`")
+    refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "`output`")
     if (out / INDEX_NAME).is_file():
-        raise InputError(
-            f"--output {out} is a folder of shards, which has a {SKIPPED} of its own. Give another folder."
-        )
-    for name, (ours, other) in _OURS.items():
-        refuse_foreign_file(out / name, f"--output {out}:", ours, f"is {other}")
+        raise InputError(f"`output` {out} is a folder of shards with their own {SKIPPED}. Give another folder.")
+    for name, (is_ours, other) in _OURS.items():
+        refuse_foreign_file(out / name, f"`output` {out}:", is_ours, f"is {other}")
     note_replaced(out / "report.html")
-    return output_dir(out, "--output")
+    return output_dir(out, "`output`")
 
 
 def _is_predictions(file: Path) -> bool:
@@ -357,14 +343,14 @@ def _is_report(file: Path) -> bool:
 
 
 def _is_report_page(file: Path) -> bool:
-    beside = file.with_suffix(".json")
+    report = file.with_suffix(".json")
     # Pages of earlier versions do not say whose they are.
-    return is_page(file) or (beside.is_file() and _is_report(beside))
+    return is_page(file) or (report.is_file() and _is_report(report))
 
 
-# Of what is written, how an earlier one of ours is told from a file of the user's.
+# Of what is written, how an earlier one of ours is recognized, and what another file is not.
 _OURS = {
-    PREDICTIONS_CSV: (_is_predictions, "no table of an evaluation's answers"),
+    PREDICTIONS_CSV: (_is_predictions, "no table of an evaluation's predictions"),
     SKIPPED: (is_skipped_csv, "no list of what could not be read"),
     "report.json": (_is_report, "no report of effnetv2"),
     "report.html": (_is_report_page, "no report of effnetv2"),

@@ -13,7 +13,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.evaluation.compare import FinishedRun
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.test_time_augmentation import parse_sizes
+from efficientnetv2.workflows.evaluate_options import parse_sizes
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ def test_pictures_that_trained_may_choose_the_size_and_a_model_file_keeps_it(tra
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("96;128", ("--eval-sizes", "96;128")),
-        ("96,31", ("--eval-sizes", "31", "32")),
+        ("96;128", ("sizes", "96;128")),
+        ("96,31", ("sizes", "31", "32")),
         ("96,4097", ("4096",)),
         (",".join(map(str, range(32, 65))), ("33", "32")),
     ],
