@@ -1,4 +1,4 @@
-"""Active learning: rank unlabeled images by BADGE, uncertain and unlike each other first (``predict --rank``).
+"""Active learning: rank unlabeled images by BADGE, uncertain and unlike each other first.
 
 Source: Ash et al., "Deep batch active learning by diverse, uncertain gradient lower bounds", ICLR 2020,
 arXiv:1906.03671. An image stands for the gradient of the classifier if the predicted class were its label: long where
@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from PIL import Image
 
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.decode import load_image
@@ -69,7 +68,7 @@ def rank_for_labeling(
     *,
     key: Key,
     most: int = MAX_DIVERSE,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = lambda number: None,
 ) -> Ranking:
     """Rank images by how much their labels would help, from (n, K) probabilities and (n, d) embeddings.
 
@@ -94,7 +93,7 @@ def _choose_diverse(
     vectors: npt.NDArray[np.floating],
     count: int,
     key: Key,
-    progress: Callable[[int], object] | None,
+    progress: Callable[[int], object],
 ) -> list[int]:
     """Positions chosen by k-means++ among gradients, the longest first.
 
@@ -109,8 +108,7 @@ def _choose_diverse(
     chosen = [int(lengths.argmax())]
     nearest = lengths.copy()  # squared distances to the nearest chosen gradient; to zero at first
     while True:
-        if progress is not None:
-            progress(len(chosen))
+        progress(len(chosen))
         last = chosen[-1]
         products = _products(probabilities, last, predicted) * _products(vectors, last)
         distances = lengths + lengths[last] - 2 * products
@@ -144,31 +142,14 @@ def _chunks(
 
 def _squared_norms(numbers: npt.NDArray[np.floating], predicted: Ints | None = None) -> Floats:
     """(n,) of the rows of ``_chunks``."""
-    norms = np.empty(len(numbers))
-    for rows, part in _chunks(numbers, predicted):
-        norms[rows] = np.einsum("nd,nd->n", part, part)
-    return norms
+    return np.concatenate([np.einsum("nd,nd->n", part, part) for _, part in _chunks(numbers, predicted)])
 
 
 def _products(numbers: npt.NDArray[np.floating], index: int, predicted: Ints | None = None) -> Floats:
     """(n,) inner products of each row of ``_chunks`` with row ``index``."""
     own = None if predicted is None else predicted[index : index + 1]
     ((_, row),) = _chunks(numbers[index : index + 1], own)
-    products = np.empty(len(numbers))
-    for rows, part in _chunks(numbers, predicted):
-        products[rows] = part @ row[0]
-    return products
-
-
-@dataclass(frozen=True, eq=False)
-class RankedImage:
-    """An image on the sheet, with its two most probable classes and the probability of the first."""
-
-    path: str
-    label: str
-    probability: float
-    second: str
-    picture: Image.Image | None = None
+    return np.concatenate([part @ row[0] for _, part in _chunks(numbers, predicted)])
 
 
 def check_rank_output(file: Path | None, out: Path | None, data: str) -> None:
@@ -176,25 +157,23 @@ def check_rank_output(file: Path | None, out: Path | None, data: str) -> None:
     if file is None:
         return
     if file.suffix.lower() != ".csv":
-        raise InputError(
-            f"--rank {file}: give a file that ends in .csv; the sheet of images is written beside it as .html."
-        )
-    check_writable_file(file, "--rank", such_as="next.csv")
-    for option, other in (("--output", out), ("DATA", Path(data))):
+        raise InputError(f"`rank` {file} must end in .csv: the sheet of images is written as .html.")
+    check_writable_file(file, "`rank`", such_as="next.csv")
+    for option, other in (("`output`", out), ("DATA", Path(data))):
         if other is not None and file.resolve() == other.resolve():
-            raise InputError(f"--rank {file} is {option} too. Give another file.")
+            raise InputError(f"`rank` {file} is {option} too. Give another file.")
     refuse_foreign_file(
-        file, "--rank", lambda csv: csv_columns(csv) == _COLUMNS, "is no table of what to label next"
+        file, "`rank`", lambda csv: csv_columns(csv) == _COLUMNS, "is no table of what to label next"
     )
     page = file.with_suffix(".html")
-    refuse_foreign_file(page, f"--rank {file}:", lambda page: file.exists(), "is no sheet of such a table")
+    refuse_foreign_file(page, f"`rank` {file}:", lambda page: file.exists(), "is no sheet of such a table")
 
 
 def require_rankable(network: Network, model: str) -> None:
     """Refuse a network without uncertainty between classes: a multi-label network, or a single class."""
-    require_single_label(network, "--rank compares the probabilities of classes", model)
+    require_single_label(network, "`rank` compares the probabilities of classes", model)
     if network.num_classes < 2:
-        raise InputError(f"--rank: {model} has a single class, so it is always sure. Leave --rank out.")
+        raise InputError(f"`rank`: {model} has a single class, so it is always sure. Leave `rank` out.")
 
 
 def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runtime: Runtime) -> None:
@@ -202,16 +181,13 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
 
     If only some images have a label, the others are ranked.
     """
+    network = job.network
     labeled = job.dataset.labels[predictions.samples] >= 0
     places = np.flatnonzero(~labeled) if not labeled.all() else np.arange(len(labeled))
     dataset = job.dataset.select(predictions.samples[places])
     with progress("comparing", len(dataset)) as update:
         embedded = embed_dataset(
-            job.network,
-            dataset,
-            preprocessing=job.network.preprocessing,
-            runtime=runtime,
-            progress=update,
+            network, dataset, preprocessing=network.preprocessing, runtime=runtime, progress=update
         )
     rows = embedded.samples  # readable a second time
     logits = predictions.logits[torch.from_numpy(places[rows])]
@@ -219,21 +195,27 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
     key = Key.of(_SEED).fold("label next")
     with progress("choosing", min(MAX_DIVERSE, len(rows))) as update:
         ranking = rank_for_labeling(shares, embedded.vectors, key=key, progress=update)
-    table = _ranking_table([dataset.paths[row] for row in rows], shares, ranking, job.network.class_names)
+    table = _ranking_table([dataset.paths[row] for row in rows], shares, ranking, network.class_names)
+    sheet, shown = table.head(_ON_SHEET), rows[ranking.order][:_ON_SHEET].tolist()
     reader = BestEffortReader(display_reader(dataset))
-    columns = table[["path", "predicted", "probability", "second"]].head(_ON_SHEET).itertuples(index=False)
-    shown = []
-    for row, (path, label, probability, second) in zip(rows[ranking.order].tolist(), columns, strict=False):
-        image = reader.read(row, lambda source: thumbnails.shrink(load_image(source)))
-        shown.append(RankedImage(path, label, probability, second, image))
+    images = [reader.read(row, lambda source: thumbnails.shrink(load_image(source))) for row in shown]
+    dim = thumbnails.is_low_contrast(images)
+    addresses = [thumbnails.encode_thumbnail(image, dim=dim) for image in images]
+    html = render(
+        "to_label.html.j2",
+        shown=list(zip(sheet.itertuples(), addresses, strict=True)),
+        stretched=thumbnails.CONTRAST_NOTE if dim else None,
+        pictures=len(table),
+        diverse=ranking.diverse,
+        command=command_line(),
+    )
     page = file.with_suffix(".html")
     try:
         write_table(file, table)
-        sheet = render_sheet(shown, pictures=len(table), diverse=ranking.diverse, command=command_line())
-        write_text_atomically(page, sheet)
+        write_text_atomically(page, html)
     except OSError as error:
         raise InputError(
-            f"--rank {file}: {error.strerror or error}. Give a place that can be written to."
+            f"`rank` {file}: {error.strerror or error}. Give a place that can be written to."
         ) from error
     left_out = ""
     if len(places) < len(labeled):
@@ -259,16 +241,3 @@ def _ranking_table(
         }
     ).iloc[ranking.order]
     return table.assign(rank=np.arange(1, len(table) + 1))[_COLUMNS]
-
-
-def render_sheet(shown: Sequence[RankedImage], *, pictures: int, diverse: int, command: str) -> str:
-    """The HTML page of the first of so many ranked images, of which ``diverse`` were chosen for being unlike."""
-    dim = thumbnails.is_low_contrast(each.picture for each in shown)
-    return render(
-        "to_label.html.j2",
-        shown=[(each, thumbnails.encode_thumbnail(each.picture, dim=dim)) for each in shown],
-        stretched=thumbnails.CONTRAST_NOTE if dim else None,
-        pictures=pictures,
-        diverse=diverse,
-        command=command,
-    )

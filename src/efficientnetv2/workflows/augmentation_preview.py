@@ -47,17 +47,17 @@ _CONTRAST_NOTE = "dark images with the contrast stretched as the image above nee
 
 
 def draw_sheet(
-    words: TrainOverrides, source: DataConfig, out: Path, *, pictures: int, device: str, strict: bool
+    overrides: TrainOverrides, source: DataConfig, out: Path, *, pictures: int, device: str, strict: bool
 ) -> None:
     """Write a PNG of what each stage of a recipe feeds to the model."""
     if out.suffix.lower() != ".png":
-        raise InputError(f"--preview {out}: the sheet is a PNG. Give a name that ends in .png.")
-    check_writable_file(out, "--preview", such_as="sheet.png")
-    refuse_inside_data(source.data, out.parent, "--preview")
-    refuse_foreign_file(out, "--preview", is_sheet, "is not a sheet of effnetv2 train --preview")
+        raise InputError(f"`preview` {out}: the sheet is a PNG. Give a name that ends in .png.")
+    check_writable_file(out, "`preview`", such_as="sheet.png")
+    refuse_inside_data(source.data, out.parent, "`preview`")
+    refuse_foreign_file(out, "`preview`", is_sheet, "is not a sheet of effnetv2 train --preview")
     note_replaced(out)
     torch_device = pick_device(device)
-    recipe, chosen = requested_recipe(words, torch_device)
+    recipe, notes = requested_recipe(overrides, torch_device)
     prepared = prepare_data(
         source,
         val_fraction=recipe.val_fraction,
@@ -66,31 +66,26 @@ def draw_sheet(
         seed=recipe.seed,
         strict=strict,
     )
-    recipe, smaller = limit_upscaling(recipe, None if recipe.max_upscale is None else prepared.stored_size)
-    for line in [*chosen, *smaller]:
+    recipe, limits = limit_upscaling(recipe, None if recipe.max_upscale is None else prepared.stored_size)
+    for line in [*notes, *limits]:
         _logger.info(line)
     train = prepared.train
     model = build_initial_model(
         recipe, class_names=train.class_names, device=torch_device, in_channels=train.channels
     ).network
-    recipe = recipe.model_copy(
-        update={"eval_image_size": recipe.eval_image_size or recipe.progressive.last.image_size}
-    )
+    eval_size = recipe.eval_image_size or recipe.progressive.last.image_size
+    recipe = recipe.model_copy(update={"eval_image_size": eval_size})
     preprocessing = eval_preprocessing(recipe, model, train.bands)
     samples = sample_by_class(train, pictures, Key.of(recipe.seed).fold("sheet"))
     reader = preview_cache(recipe, train, samples, torch_device)
-    rows = [
-        eval_row(train, samples, preprocessing),
-        *(
-            train_row(train, samples, recipe, preprocessing, settings, number, reader)
-            for number, settings in enumerate(stage_settings(recipe.progressive))
-        ),
-    ]
+    rows = [eval_row(train, samples, preprocessing)]
+    for number, settings in enumerate(stage_settings(recipe.progressive)):
+        rows.append(train_row(train, samples, recipe, preprocessing, settings, number, reader))
     image = png(draw_rows(_with_contrast(rows)), title=_TITLE)
     try:
         write_atomically(out, lambda partial: partial.write_bytes(image))
     except OSError as error:
-        raise InputError(f"--preview {out}: {error.strerror or error}. Give another place.") from error
+        raise InputError(f"`preview` {out}: {error.strerror or error}. Give another place.") from error
     _logger.info(f"Sheet: {out}")
 
 
@@ -113,10 +108,8 @@ def stage_settings(schedule: ProgressiveSchedule) -> list[StepSettings]:
     if not schedule.changes_always:
         return [schedule.stage(index) for index in range(schedule.stages)]
     steps = 1000
-    return [
-        schedule.at(round(moment * (steps - 1) / (_MOMENTS - 1)), total_steps=steps)
-        for moment in range(_MOMENTS)
-    ]
+    moments = (round(moment * (steps - 1) / (_MOMENTS - 1)) for moment in range(_MOMENTS))
+    return [schedule.at(step, total_steps=steps) for step in moments]
 
 
 def eval_row(train: ImageDataset, samples: Ints, preprocessing: Preprocessing) -> ImageRow:
@@ -148,18 +141,12 @@ def train_row(
     request = BatchRequest(number, 0, settings, samples, np.full(len(samples), number, dtype=np.int64))
     loading = replace(preprocessing, crop_mode=recipe.random_crop_mode)
     batch = TrainingImages(train, loading, recipe.crop_scale_min, key, reader=reader).batch(request)
-    terms = (
-        NO_CLASS_TERMS
-        if recipe.minority_randaugment_scale == 1
-        else class_terms(train.targets, len(names), recipe)
-    )
+    terms = NO_CLASS_TERMS
+    if recipe.minority_randaugment_scale != 1:
+        terms = class_terms(train.targets, len(names), recipe)
+    cpu = torch.device("cpu")
     context = StepContext(
-        recipe,
-        preprocessing,
-        num_classes=len(names),
-        key=key,
-        device=torch.device("cpu"),
-        class_terms=terms,
+        recipe, preprocessing, num_classes=len(names), key=key, device=cpu, class_terms=terms
     )
     images, labels = augment_batch(batch, context)
     own = train.targets[samples].reshape(len(samples), -1)
@@ -167,20 +154,21 @@ def train_row(
         _mixed_labels(shares - settings.label_smoothing / len(names), set(mine.tolist()) - {-1}, names)
         for shares, mine in zip(labels, own, strict=True)
     ]
+    values = {"mixup": settings.mixup_alpha, "cutmix": settings.cutmix_alpha, "cutout": settings.cutout}
+    title = [f"stage {number + 1}: {settings.image_size} px"]
+    title += [] if settings.randaugment is None else [f"RandAugment {settings.randaugment:.3g}"]
+    title += [f"{name} {value:.2g}" for name, value in values.items() if value]
     pixels = tuple(_to_pixels(image, preprocessing) for image in images)
-    return ImageRow(_stage_title(settings, number), pixels, tuple(captions))
+    return ImageRow(", ".join(title), pixels, tuple(captions))
 
 
 def _with_contrast(rows: list[ImageRow]) -> list[ImageRow]:
     """Rows of dark images, each column with the contrast that its first image needs."""
     if not is_low_contrast(rows[0].images):
         return rows
-    columns = [
-        stretch_contrast(column, column[0]) for column in zip(*(row.images for row in rows), strict=True)
-    ]
-    first, *others = (
-        replace(row, images=images) for row, images in zip(rows, zip(*columns, strict=True), strict=True)
-    )
+    columns = zip(*(row.images for row in rows), strict=True)
+    stretched = zip(*(stretch_contrast(column, column[0]) for column in columns), strict=True)
+    first, *others = (replace(row, images=images) for row, images in zip(rows, stretched, strict=True))
     return [replace(first, words=f"{first.words} ({_CONTRAST_NOTE})"), *others]
 
 
@@ -198,10 +186,3 @@ def _mixed_labels(shares: Tensor, own: set[int], names: tuple[str, ...]) -> str:
         return ""
     total = float(sum(shares[label] for label in labels))
     return " + ".join(f"{float(shares[label]) / total:.0%} {names[label]}" for label in labels)
-
-
-def _stage_title(settings: StepSettings, number: int) -> str:
-    values = {"mixup": settings.mixup_alpha, "cutmix": settings.cutmix_alpha, "cutout": settings.cutout}
-    randaugment = [] if settings.randaugment is None else [f"RandAugment {settings.randaugment:.3g}"]
-    others = [f"{name} {value:.2g}" for name, value in values.items() if value]
-    return ", ".join([f"stage {number + 1}: {settings.image_size} px", *randaugment, *others])

@@ -111,7 +111,9 @@ def plan_evaluation(
     if dataset.separator is not None:
         for name in ("sizes", "costs", "baseline", "calibrate"):
             if getattr(options, name) is not None:
-                raise InputError(f"`{name}` is for images with one label, but these have several. Leave it out.")
+                raise InputError(
+                    f"`{name}` is for images with one label, but these have several. Leave it out."
+                )
     for size in sorted({px, *sizes} - {own.image_size}):
         infer_shapes(network, in_channels=network.in_channels, image_size=size)
     report = _report_options(options, dataset, network.class_names)
@@ -135,9 +137,13 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     try:
         sizes = {int(word) for word in text.split(",")}
     except ValueError as error:
-        raise InputError(f"`sizes`: invalid value '{text}'. Give pixels with commas, as 96,128,160.") from error
+        raise InputError(
+            f"`sizes`: invalid value '{text}'. Give pixels with commas, as 96,128,160."
+        ) from error
     if len(sizes) > _MAX_SIZES:
-        raise InputError(f"`sizes` has {len(sizes)} sizes, but each is a pass over all images. Give at most {_MAX_SIZES}.")
+        raise InputError(
+            f"`sizes` has {len(sizes)} sizes, but each is a pass over all images. Give at most {_MAX_SIZES}."
+        )
     return tuple(sorted(_check_size("sizes", px) for px in sizes))
 
 
@@ -196,7 +202,9 @@ def _unknown_labels_error(
             f"them, in their order: {rename} (a name on each line)"
         )
     if {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
-        fix = "They differ only by case, space or how their letters are encoded. Merge them: `labels=casefold`."
+        fix = (
+            "They differ only by case, space or how their letters are encoded. Merge them: `labels=casefold`."
+        )
     elif len(unknown) < num_present:
         ids = [dataset.class_names.index(name) for name in unknown]
         count = int(np.isin(dataset.targets, ids).reshape(len(dataset), -1).any(axis=1).sum())
@@ -291,7 +299,9 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
         if missing := [name for name in class_names if name not in names]:
             raise InputError(f"`costs` {file} has no {what} for {shorten(missing)}. {form}")
         if names.has_duplicates:
-            raise InputError(f"`costs` {file}: {what} '{names[names.duplicated()][0]}' is there twice. Keep one.")
+            raise InputError(
+                f"`costs` {file}: {what} '{names[names.duplicated()][0]}' is there twice. Keep one."
+            )
     costs = table.apply(pd.to_numeric, errors="coerce")
     invalid = np.argwhere(~(np.isfinite(costs) & (costs >= 0)).to_numpy())
     if len(invalid):
@@ -326,7 +336,9 @@ def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
     refuse_inside_data(data, out, "`output`")
     refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "`output`")
     if (out / INDEX_NAME).is_file():
-        raise InputError(f"`output` {out} is a folder of shards with their own {SKIPPED}. Give another folder.")
+        raise InputError(
+            f"`output` {out} is a folder of shards with their own {SKIPPED}. Give another folder."
+        )
     for name, (is_ours, other) in _OURS.items():
         refuse_foreign_file(out / name, f"`output` {out}:", is_ours, f"is {other}")
     note_replaced(out / "report.html")

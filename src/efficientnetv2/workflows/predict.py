@@ -46,12 +46,13 @@ from efficientnetv2.workflows.batch_predict import (
     log_skipped_count,
     log_unreadable,
     refuse_swapped_arguments,
+    remove_unfit_calibration,
     run_prediction,
     saving_on_interrupt,
     start_processes,
+    with_tta,
 )
 from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
-from efficientnetv2.workflows.test_time_augmentation import remove_unfit_calibration, tta_or_own
 
 _logger = logging.getLogger(__name__)
 
@@ -104,16 +105,21 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     check_rank_output(rank, out, data.data)
     network = model_file.load(model)
     require_classes(network, model)
-    _check_separator(options.label_separator, network.class_names)
+    separator = options.label_separator
+    if separator is not None and any(separator in name for name in network.class_names):
+        raise InputError(
+            f"`label_separator` {separator!r} is part of a class or empty, so labels could not be split again. Give "
+            "another one, such as '|'."
+        )
     own = network.preprocessing
-    preprocessing = replace(own, tta=tta_or_own(options.tta, own.tta))
+    preprocessing = with_tta(own, options.tta)
     if out is not None:
         refuse_foreign_file(
             out,
-            "--output",
+            "`output`",
             lambda file: is_predictions_csv(file, network.class_names),
             f"is no table of predictions of the classes of {model}, but maybe of another model's",
-            fix="Give another name, as --output NAME.csv, or remove it",
+            fix="Give another name, as `output=NAME.csv`, or remove it",
         )
     if rank is not None:
         require_rankable(network, model)
@@ -126,41 +132,26 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     return PredictionJob(network, dataset, damage, preprocessing)
 
 
-def _check_separator(separator: str | None, class_names: tuple[str, ...]) -> None:
-    """Refuse a separator by which labels could not be split again."""
-    if separator == "":
-        raise InputError("--label-separator is empty. Give the text between two labels, such as ';'.")
-    inside = [name for name in class_names if separator is not None and separator in name]
-    if inside:
-        raise InputError(
-            f"--label-separator '{separator}' is part of the class '{inside[0]}'. Give another one, such as '|'."
-        )
-
-
 def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
     """Refuse outputs that can't be written, or would replace something else."""
-    check_writable_file(out, "--output", such_as="predictions.csv")
+    check_writable_file(out, "`output`", such_as="predictions.csv")
     if out.suffix.lower() != ".csv":
+        raise InputError(f"`output` {out}: predictions are written as CSV. Give a name that ends in .csv.")
+    skipped = skipped_csv_for(out)
+    if data.resolve() in (out.resolve(), skipped.resolve()):
         raise InputError(
-            f"--output {out}: predictions are written as CSV. Give a name that ends in .csv, or pass --json."
+            f"`output` {out}: predictions, or {skipped.name}, would replace DATA. Give another file."
         )
-    if out.resolve() == data.resolve():
-        raise InputError(f"--output {out} is DATA itself. Give another file.")
     if out.name == PREDICTIONS_CSV and any(
         (out.parent / kind).is_file() for kind in (*RUN_MARKERS, "report.json")
     ):
         raise InputError(
-            f"--output {out} holds the predictions of the run there, which comparisons read. Give another name or "
+            f"`output` {out} holds the predictions of the run there, which comparisons read. Give another name or "
             "folder."
         )
-    skipped = skipped_csv_for(out)
     if rank is not None and rank.absolute() == skipped.absolute():
-        raise InputError(f"--rank {rank}: the list of unreadable images gets that name. Give another one.")
-    if skipped.resolve() == data.resolve():
-        raise InputError(
-            f"--output {out}: the list of unreadable images gets the name of DATA, {skipped.name}. Give another file."
-        )
-    refuse_foreign_file(skipped, f"--output {out}:", is_skipped_csv, "is no list of unreadable images")
+        raise InputError(f"`rank` {rank}: the list of unreadable images gets that name. Give another one.")
+    refuse_foreign_file(skipped, f"`output` {out}:", is_skipped_csv, "is no list of unreadable images")
 
 
 def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions) -> pd.DataFrame:
