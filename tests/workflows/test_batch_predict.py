@@ -131,7 +131,7 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
     ]
     assert [line.endswith(": for the same reason.") for line in named] == [False, True, True, True, True]
     assert mentions(done.stdout, "7 more", "read")
-    assert mentions(done.stdout, "12", "48", "--output", "FOLDER")
+    assert mentions(done.stdout, "12", "48", "--output")
     done = effnetv2("evaluate", model, class_folders, "--device", "cpu", "--output", "rated", cwd=tmp_path)
     listed = pd.read_csv(tmp_path / "rated/skipped.csv")["path"].tolist()
     assert listed == [f"{file.parent.name}/{file.name}" for file in broken]

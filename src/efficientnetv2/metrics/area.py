@@ -14,7 +14,6 @@ from scipy.sparse import coo_array
 
 from efficientnetv2.metrics.confidence_intervals import Z95
 from efficientnetv2.utils.errors import InputError, shorten
-from efficientnetv2.utils.rng import Floats
 
 
 @dataclass(frozen=True)
@@ -37,21 +36,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ClassArea:
-    """One class on the map and in truth.
+    """One class on the map and in truth."""
 
-    Attributes:
-        mapped: Fraction of the map.
-        share: Estimated true fraction of the area.
-        users_accuracy: Precision of the map. None if nothing is mapped as the class.
-        producers_accuracy: Recall of the map. None if sampled is no true area of the class.
-        samples: Number of samples in the area mapped as the class.
-    """
-
-    mapped: float
-    share: Estimate
-    users_accuracy: Estimate | None
-    producers_accuracy: Estimate | None
-    samples: int
+    mapped: float  # fraction of the map
+    share: Estimate  # true fraction of the area
+    users_accuracy: Estimate | None  # precision of the map; None if nothing is mapped as the class
+    producers_accuracy: Estimate | None  # recall of the map; None if sampled is no true area of the class
+    samples: int  # in the area mapped as the class
 
 
 _ABSENT = ClassArea(0.0, Estimate(0.0, 0.0), None, None, 0)  # neither on the map nor in the sample
@@ -66,9 +57,7 @@ class AdjustedAreas:
 
 
 def adjusted_areas(
-    counts: npt.ArrayLike | coo_array,
-    mapped: npt.ArrayLike,
-    class_names: Sequence[str],
+    counts: npt.ArrayLike | coo_array, mapped: npt.ArrayLike, class_names: Sequence[str]
 ) -> AdjustedAreas:
     """Error-adjusted area of each class by the stratified estimator; the strata are the mapped classes.
 
@@ -94,7 +83,10 @@ def adjusted_areas(
     n, area = np.zeros((len(present), len(present))), area[present]
     np.add.at(n, (np.searchsorted(present, cells.row), np.searchsorted(present, cells.col)), cells.data)
     total = n.sum(axis=1)
-    _check_samples(total, area, [class_names[k] for k in present])
+    if few := [class_names[k] for k in present[(area > 0) & (total < 2)]]:
+        raise InputError(
+            f"fewer than two samples lie in what is mapped as {shorten(few)}. Draw 50 or more in every class."
+        )
     weight, sampled = area / area.sum(), total > 0
     share = np.divide(n, total[:, None], out=np.zeros_like(n), where=sampled[:, None])  # (K, K) n_ij / n_i
     # A stratum that is not on the map has weight 0.
@@ -102,7 +94,9 @@ def adjusted_areas(
     joint, joint_variance = weight[:, None] * share, weight[:, None] ** 2 * spread
     true, right = joint.sum(axis=0), share.diagonal()
     producers = np.divide(joint.diagonal(), true, out=np.zeros_like(true), where=true > 0)
-    producers_variance = _producers_variance(joint_variance, producers, true)
+    own = joint_variance.diagonal()
+    above = (1 - producers) ** 2 * own + producers**2 * (joint_variance.sum(axis=0) - own)
+    producers_variance = np.divide(above, true**2, out=np.zeros_like(true), where=true > 0)
 
     def estimate(value: float, variance: float) -> Estimate:
         return Estimate(float(value), float(Z95 * np.sqrt(variance)))
@@ -120,20 +114,3 @@ def adjusted_areas(
     classes = {name: found.get(name, _ABSENT) for name in class_names}
     accuracy = estimate(joint.trace(), joint_variance.trace())
     return AdjustedAreas(classes, accuracy)
-
-
-def _producers_variance(joint_variance: Floats, producers: Floats, true: Floats) -> Floats:
-    own = joint_variance.diagonal()
-    others = joint_variance.sum(axis=0) - own
-    above = (1 - producers) ** 2 * own + producers**2 * others
-    result: Floats = np.divide(above, true**2, out=np.zeros_like(true), where=true > 0)
-    return result
-
-
-def _check_samples(total: Floats, area: Floats, class_names: Sequence[str]) -> None:
-    few = np.flatnonzero((area > 0) & (total < 2)).tolist()
-    if few:
-        raise InputError(
-            f"Fewer than two samples lie in what is mapped as {shorten([class_names[k] for k in few])}, so nothing is "
-            "known of that part of the map. Draw samples in every class of the map, 50 or more in each."
-        )

@@ -40,7 +40,7 @@ class ReliabilityBin:
 def reliability_bins(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: int = 15
 ) -> tuple[ReliabilityBin, ...]:
-    """The non-empty ones of ``bins`` equal bins over [0, 1], by increasing probability; label -1 matches no class.
+    """The non-empty ones of equal bins over [0, 1], by increasing probability; label -1 matches no class.
 
     Source: arXiv:1706.04599, section 2 and its 15 bins.
     """
@@ -52,23 +52,20 @@ def reliability_bins(
     found = []
     for number in np.unique(bin_of):
         inside = bin_of == number
-        count, accuracy = int(inside.sum()), float(correct[inside].mean())
-        low, high = float(edges[number]), float(edges[number + 1])
-        found.append(
-            ReliabilityBin(
-                low, high, count, float(confidence[inside].mean()), accuracy, wilson_interval(accuracy, count)
-            )
+        count, accuracy, mean = (
+            int(inside.sum()),
+            float(correct[inside].mean()),
+            float(confidence[inside].mean()),
         )
+        low, high = float(edges[number]), float(edges[number + 1])
+        found.append(ReliabilityBin(low, high, count, mean, accuracy, wilson_interval(accuracy, count)))
     return tuple(found)
 
 
 def expected_calibration_error(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: int = 15
 ) -> float:
-    """Mean absolute difference between top probability and accuracy over ``reliability_bins``, weighted by images.
-
-    Source: arXiv:1706.04599, section 2 and its 15 bins.
-    """
+    """Mean absolute difference between top probability and accuracy over ``reliability_bins``, weighted by images."""
     found = reliability_bins(labels, probabilities, bins=bins)
     gaps = sum(each.num_images * abs(each.confidence - each.right) for each in found)
     return gaps / sum(each.num_images for each in found)
@@ -120,19 +117,12 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
 
 @dataclass(frozen=True, eq=False)
 class CoverageCurve:
-    """Accuracy of the images whose top probability reaches a threshold, for each threshold.
+    """Accuracy of the images whose top probability reaches a threshold, for each threshold."""
 
-    Attributes:
-        threshold: (P,) decreasing.
-        coverage: (P,) fraction of images at or above the threshold, up to 1.
-        accuracy: (P,) fraction of these that is correct.
-        aurc: Area under the risk-coverage curve, 0 to 1; images of equal probability count in mean order.
-    """
-
-    threshold: Floats
-    coverage: Floats
-    accuracy: Floats
-    aurc: float
+    threshold: Floats  # (P,) decreasing
+    coverage: Floats  # (P,) fraction of images at or above the threshold, up to 1
+    accuracy: Floats  # (P,) fraction of these that is correct
+    aurc: float  # area under the risk-coverage curve; images of equal probability count in mean order
     num_images: int
 
     def at_coverage(self, fraction: float) -> int:

@@ -33,28 +33,17 @@ class ClassMetrics:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationMetrics:
-    """Metrics of one model on one dataset, as fractions.
-
-    ``macro_f1`` and ``balanced_accuracy`` average over the classes that have an image. A wrong prediction of another
-    class still lowers the recall of the true class.
-
-    Attributes:
-        top5: None with five classes or fewer.
-        majority_top1: Top-1 of always predicting the most frequent class.
-        ece: Expected calibration error, 15 bins.
-        confusion: (K, K) counts, rows true, columns predicted. Sparse and sorted by row: dense, that of ImageNet-21k
-            has 3.8 GB.
-    """
+    """Metrics of one model on one dataset, as fractions; means are over the classes with an image."""
 
     top1: float
-    top5: float | None
+    top5: float | None  # None with five classes or fewer
     macro_f1: float
     balanced_accuracy: float
     per_class: dict[str, ClassMetrics]
-    majority_top1: float
+    majority_top1: float  # of always predicting the most frequent class
     majority_class: str
-    ece: float
-    confusion: coo_array
+    ece: float  # expected calibration error, 15 bins
+    confusion: coo_array  # (K, K) counts, rows true, sorted by row; dense, that of ImageNet-21k has 3.8 GB
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -82,16 +71,12 @@ def classification_metrics(
     true, scores = _checked(labels, probabilities, class_names)
     predicted = scores.argmax(axis=1)
     k = len(class_names)
-    classes = np.arange(k)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        true, predicted, labels=classes, zero_division=0.0
-    )
+    scored = precision_recall_fscore_support(true, predicted, labels=np.arange(k), zero_division=0.0)
+    _, recall, f1, support = scored
     present = support > 0
     per_class = {
-        name: ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-        if present[i]
-        else ClassMetrics(None, None, None, 0)
-        for i, name in enumerate(class_names)
+        name: ClassMetrics(*map(float, row[:3]), int(row[3])) if row[3] else ClassMetrics(None, None, None, 0)
+        for name, row in zip(class_names, np.array(scored).T.tolist(), strict=True)
     }
     return ClassificationMetrics(
         top1=float((predicted == true).mean()),

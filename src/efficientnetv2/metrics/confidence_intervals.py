@@ -1,10 +1,7 @@
 """Confidence intervals: Wilson's of a fraction, and the bootstrap of metrics and of paired differences.
 
-The bootstrap draws images, or clusters: images of one location or patient are not independent. Two models are right and
-wrong on the same images, so their paired difference varies less than either metric.
-
-A draw is a count of each sampling unit, and all metrics of it are one sparse product. ``scipy.stats.bootstrap`` draws
-the images themselves: for macro-F1 alone of 1,000 to 50,000 images it takes 3 to 13 times as long.
+A draw is a count of each sampling unit (an image, or a cluster of images that are not independent), and all metrics of
+it are one sparse product. ``scipy.stats.bootstrap`` draws the images themselves, and takes 3 to 13 times as long.
 """
 
 from __future__ import annotations
@@ -37,10 +34,7 @@ _MAX_RANKED, _MIN_DRAWS = 500_000_000, 200
 
 
 def wilson_interval(fraction: float, n: int) -> Interval:
-    """The 95 % interval of a fraction of ``n`` ≥ 1 independent images.
-
-    Source: Wilson, JASA 22 (1927), the score interval.
-    """
+    """The 95 % interval of a fraction of ``n`` ≥ 1 independent images. Source: Wilson, JASA 22 (1927)."""
     center = (fraction + Z95 * Z95 / (2 * n)) / (1 + Z95 * Z95 / n)
     half = Z95 / (1 + Z95 * Z95 / n) * math.sqrt(fraction * (1 - fraction) / n + (Z95 / (2 * n)) ** 2)
     # At fractions 0 and 1 an end equals the fraction except for rounding.
@@ -71,15 +65,13 @@ def cluster_bootstrap(
 ) -> dict[str, Interval]:
     """95 % intervals of metrics, with whole clusters of (N,) ids drawn.
 
-    The names are ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k``, ``recall:k``, ``precision:k`` of each
-    class k with an image; ``precision:k`` only if the class was predicted.
+    Classes k with an image have ``f1:k``, ``recall:k`` and, if predicted, ``precision:k``.
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8; for few clusters see
         ``widen_interval``.
     """
-    draws = _draw_metrics(
-        labels, [predictions], clusters, num_classes, key, per_class=("f1", "recall", "precision")
-    )
+    per_class = ("f1", "recall", "precision")
+    draws = _draw_metrics(labels, [predictions], clusters, num_classes, key, per_class)
     values, count = _metrics(labels, [predictions], num_classes), num_clusters(clusters)
     return {
         name: widen_interval(float(values[name][0, 0]), percentile_interval(drawn[:, 0]), count, minimum=0.0)
@@ -92,12 +84,10 @@ def paired_bootstrap(
 ) -> dict[str, Difference]:
     """Differences between two models, (N,) predictions ``first`` minus ``second``, with whole clusters drawn.
 
-    The names are ``top1``, ``macro_f1``, ``balanced_accuracy``, and ``f1:k`` of each class k with an image.
-
     Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; for
         few clusters see ``widen_interval``.
     """
-    draws = _draw_metrics(labels, [first, second], clusters, num_classes, key, per_class=("f1",))
+    draws = _draw_metrics(labels, [first, second], clusters, num_classes, key, ("f1",))
     values, count = _metrics(labels, [first, second], num_classes), num_clusters(clusters)
     differences = {}
     for name, drawn in draws.items():
@@ -129,11 +119,7 @@ def unit_counts(
         correct = true == predicted
         start = 3 * num_classes * model
         rows += [unit_of[correct], unit_of, unit_of]
-        columns += [
-            start + true[correct],
-            start + num_classes + true,
-            start + 2 * num_classes + predicted,
-        ]
+        columns += [start + true[correct], start + num_classes + true, start + 2 * num_classes + predicted]
     places = (np.concatenate(rows), np.concatenate(columns))
     shape = (len(counts), 3 * num_classes * len(predictions))
     return csr_array((np.ones(len(places[0])), places), shape=shape), counts
@@ -148,16 +134,14 @@ def metrics_from_counts(sums: Floats) -> dict[str, Floats]:
         "recall": np.where(absent, np.nan, correct / np.maximum(true, 1)),
         "precision": np.where(predicted == 0, np.nan, correct / np.maximum(predicted, 1)),
     }
-    return {
+    metrics = {
         "top1": correct.sum(axis=-1) / np.maximum(true.sum(axis=-1), 1),
         "macro_f1": np.nanmean(per_class["f1"], axis=-1),
         "balanced_accuracy": np.nanmean(per_class["recall"], axis=-1),
-        **{
-            f"{name}:{k}": values[..., k]
-            for name, values in per_class.items()
-            for k in range(values.shape[-1])
-        },
     }
+    for name, values in per_class.items():
+        metrics |= {f"{name}:{k}": values[..., k] for k in range(values.shape[-1])}
+    return metrics
 
 
 def macro_intervals(confusion: coo_array, *, key: Key, draws: int) -> tuple[Interval, Interval]:
@@ -191,16 +175,10 @@ def multilabel_bootstrap(
     *,
     key: Key,
 ) -> dict[str, Interval]:
-    """95 % intervals of multilabel metrics, with whole clusters drawn.
+    """95 % intervals of multilabel metrics, with whole clusters drawn; empty where 200 draws take too long.
 
-    Args:
-        labels: (N, M) class ids, padded with -1.
-        assigned: (N, K) whether a class is predicted.
-        probabilities: (N, K) that rank the images of each class.
-        correct: (N,) whether the most probable class is a label.
-
-    Returns:
-        ``top1``, ``mean_average_precision``, ``f1_micro`` and ``f1_macro``. Empty where 200 draws take too long.
+    ``labels`` are (N, M), padded with -1, ``assigned`` (N, K) predicted classes, ``probabilities`` (N, K), ``correct``
+    (N,) whether the most probable class is a label.
     """
     images, classes = assigned.shape
     draws = min(DRAWS, _MAX_RANKED // (images * classes))
@@ -229,14 +207,11 @@ def multilabel_bootstrap(
         drawn = [generator.integers(0, len(units), len(units)) for _ in range(min(at_once, draws - start))]
         times = np.stack([np.bincount(draw, minlength=len(units)) for draw in drawn])
         parts.append(metrics(times[:, unit_of]))
-    values, count = metrics(np.ones((1, images), dtype=np.int64)), num_clusters(clusters)
-    intervals = {
-        name: percentile_interval(np.concatenate([part[name] for part in parts])) for name in parts[0]
-    }
-    return {
-        name: widen_interval(float(values[name][0]), interval, count, minimum=0.0)
-        for name, interval in intervals.items()
-    }
+    count, intervals = num_clusters(clusters), {}
+    for name, value in metrics(np.ones((1, images), dtype=np.int64)).items():
+        drawn = percentile_interval(np.concatenate([part[name] for part in parts]))
+        intervals[name] = widen_interval(float(value[0]), drawn, count, minimum=0.0)
+    return intervals
 
 
 def num_clusters(clusters: Ints) -> int | None:
@@ -273,7 +248,6 @@ def _draw_metrics(
     clusters: Ints,
     num_classes: int,
     key: Key,
-    *,
     per_class: tuple[str, ...],
 ) -> dict[str, Floats]:
     """(draws, models) values of each metric."""
@@ -291,7 +265,7 @@ def _draw_metrics(
 
 
 def _multinomial(counts: Ints, at_once: int, key: Key, draws: int) -> Iterator[tuple[slice, Ints]]:
-    """Parts of the draws: which they are, and (part, units) how often each unit was drawn."""
+    """Slices of the draws, and (part, units) how often each unit was drawn."""
     generator, total = key.generator(), int(counts.sum())
     for start in range(0, draws, at_once):
         size = min(at_once, draws - start)

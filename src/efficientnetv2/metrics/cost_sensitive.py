@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,21 +25,14 @@ class ErrorCosts:
 
 @dataclass(frozen=True)
 class CostMetrics:
-    """Mean costs of an image for three rules of prediction.
-
-    Attributes:
-        constant: Cost of the best constant prediction, or of always abstaining.
-        constant_answer: That class id, or ``ABSTAIN``.
-        changed: Fraction of predictions that differ from the most probable class.
-        left: Fraction of abstentions.
-    """
+    """Mean costs of an image for three rules of prediction."""
 
     most_probable: float
     cheapest: float
-    constant: float
-    constant_answer: int
-    changed: float
-    left: float
+    constant: float  # of the best constant prediction, or of always abstaining
+    constant_answer: int  # that class id, or ``ABSTAIN``
+    changed: float  # fraction of predictions that differ from the most probable class
+    left: float  # fraction of abstentions
 
 
 def min_cost_predictions(probabilities: npt.ArrayLike, costs: ErrorCosts) -> npt.NDArray[np.int64]:
@@ -76,11 +68,9 @@ def cost_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Err
     true = np.asarray(labels)
     plain = np.asarray(probabilities).argmax(axis=1)
     cheapest = min_cost_predictions(probabilities, costs)
-    constants: Mapping[int, float] = {
-        constant: mean_cost(true, np.full(len(true), constant), costs)
-        for constant in [*range(len(costs.matrix)), *([] if costs.no_answer is None else [ABSTAIN])]
-    }
-    best = min(constants, key=lambda constant: constants[constant])
+    choices = [*range(len(costs.matrix)), *([] if costs.no_answer is None else [ABSTAIN])]
+    constants = {each: mean_cost(true, np.full(len(true), each), costs) for each in choices}
+    best = min(constants, key=constants.__getitem__)
     return CostMetrics(
         most_probable=mean_cost(true, plain, costs),
         cheapest=mean_cost(true, cheapest, costs),

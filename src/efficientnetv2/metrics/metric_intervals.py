@@ -53,35 +53,29 @@ def metric_intervals(
     if not isinstance(metrics, MultilabelMetrics):
         return intervals
     # A multilabel metric that is equal in every draw is not certain: it gets Wilson's interval. Ours.
-    return {
-        name: (low, high)
-        if high - low > _ROUNDING
-        else wilson_interval(min(1.0, low), count or metrics.num_images)
-        for name, (low, high) in intervals.items()
-    }
+    for name, (low, high) in intervals.items():
+        if high - low <= _ROUNDING:
+            intervals[name] = wilson_interval(min(1.0, low), count or metrics.num_images)
+    return intervals
 
 
 def accuracy_intervals(metrics: Metrics) -> dict[str, Interval]:
     """Wilson's 95 % intervals of ``top1`` and, with more than five classes, ``top5``."""
-    accuracies = {"top1": metrics.top1, "top5": metrics.top5}
-    return {
-        name: wilson_interval(value, metrics.num_images)
-        for name, value in accuracies.items()
-        if value is not None
-    }
+    intervals = {"top1": wilson_interval(metrics.top1, metrics.num_images)}
+    if metrics.top5 is not None:
+        intervals["top5"] = wilson_interval(metrics.top5, metrics.num_images)
+    return intervals
 
 
 def bootstrap_intervals(
     metrics: ClassificationMetrics, *, key: Key, draws: int = DRAWS
 ) -> dict[str, Interval]:
-    """95 % intervals of ``top1``, ``top5``, ``macro_f1``, ``balanced_accuracy`` and of each class, over single images.
+    """95 % intervals of the metrics and of each class (``f1:NAME``, ``recall:NAME``, ...), over single images.
 
     Accuracy, recall and precision are fractions and get Wilson's interval. F1 is 2J / (1 + J) of the fraction J of
     images that are correct among those of the class or predicted so, and so is its interval. ``macro_f1`` and
     ``balanced_accuracy`` get the union of two: a percentile bootstrap, which knows that an error costs two classes,
     and the combined intervals of the classes, which know that a class without errors is not certain.
-
-    Names are ``f1:NAME`` and ``recall:NAME`` of classes with an image, ``precision:NAME`` of predicted ones.
 
     Source: Wilson, JASA 22 (1927); of F1, the indirect method of arXiv:2309.14621; Efron and Tibshirani, An
     Introduction to the Bootstrap, chapter 13; of means, Zou and Donner, Statistics in Medicine 27 (2008); the union is
@@ -91,24 +85,17 @@ def bootstrap_intervals(
     intervals = accuracy_intervals(metrics)
     present = np.flatnonzero(confusion.sum(axis=1))
     f1, recall = _class_intervals(confusion, present)
-    for name, drawn, rows in zip(
-        ("macro_f1", "balanced_accuracy"),
-        macro_intervals(confusion, key=key, draws=draws),
-        (f1, recall),
-        strict=True,
-    ):
-        intervals[name] = _union(drawn, _mean_interval(rows))
+    drawn_f1, drawn_recall = macro_intervals(confusion, key=key, draws=draws)
+    intervals["macro_f1"] = _union(drawn_f1, _mean_interval(f1))
+    intervals["balanced_accuracy"] = _union(drawn_recall, _mean_interval(recall))
     predicted, correct = confusion.sum(axis=0), confusion.diagonal()
-    for k, (_, *f1_interval), (_, *recall_interval) in zip(
-        present, f1.tolist(), recall.tolist(), strict=True
-    ):
+    for k, f1_row, recall_row in zip(present, f1.tolist(), recall.tolist(), strict=True):
         name = metrics.class_names[k]
-        intervals[f"f1:{name}"] = (f1_interval[0], f1_interval[1])
-        intervals[f"recall:{name}"] = (recall_interval[0], recall_interval[1])
+        intervals[f"f1:{name}"] = (f1_row[1], f1_row[2])
+        intervals[f"recall:{name}"] = (recall_row[1], recall_row[2])
         if predicted[k]:
-            intervals[f"precision:{name}"] = wilson_interval(
-                float(correct[k] / predicted[k]), int(predicted[k])
-            )
+            fraction = float(correct[k] / predicted[k])
+            intervals[f"precision:{name}"] = wilson_interval(fraction, int(predicted[k]))
     return intervals
 
 

@@ -12,8 +12,6 @@ from efficientnetv2.metrics.calibration import expected_calibration_error
 from efficientnetv2.metrics.classification import (
     TOP,
     ClassificationMetrics,
-    Floats,
-    Integers,
     classification_metrics,
     top5_correct,
 )
@@ -44,31 +42,20 @@ class MultilabelClassMetrics:
 
 @dataclass(frozen=True, eq=False)
 class MultilabelMetrics:
-    """Metrics of one model on one multi-label dataset, as fractions.
+    """Metrics of one model on one multi-label dataset, as fractions; means are over the classes with images."""
 
-    Attributes:
-        top1: Fraction of images whose most probable class is a label.
-        top5: Fraction with a label among the five most probable classes. None with five classes or fewer.
-        mean_average_precision: Over the classes with images.
-        f1_micro: F1 of all assigned labels together.
-        f1_macro: Mean F1 of the classes with images.
-        majority_top1: Top-1 of always predicting the most frequent class.
-        ece: Expected calibration error of the most probable class. Meaningful only with sigmoid.
-        without: Number of images without an assigned label; 0 with softmax.
-    """
-
-    top1: float
-    top5: float | None
+    top1: float  # of images whose most probable class is a label
+    top5: float | None  # with a label among the five most probable classes; None with five classes or fewer
     mean_average_precision: float
     f1_micro: float
     f1_macro: float
     per_class: dict[str, MultilabelClassMetrics]
-    majority_top1: float
+    majority_top1: float  # of always predicting the most frequent class
     majority_class: str
-    ece: float
+    ece: float  # expected calibration error of the most probable class; meaningful only with sigmoid
     num_images: int
     answer: Answer = "softmax"
-    without: int = 0
+    without: int = 0  # images without an assigned label
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -121,6 +108,8 @@ def multilabel_metrics(
     Source: scikit-learn's average precision and F1 of each class; top1 is the precision at 1 of google/automl,
         efficientnetv2/main.py.
     """
+    from sklearn.metrics import average_precision_score  # takes a second to load
+
     true, scores = np.asarray(labels), np.asarray(probabilities)
     if len(true) == 0:
         raise InputError("no labeled image to compute metrics on. Choose a split with labeled images.")
@@ -139,7 +128,14 @@ def multilabel_metrics(
     hits = np.bincount(classes[assigned[images, classes]], minlength=len(class_names))
     totals = support + assigned.sum(axis=0)
     f1 = 2 * hits / np.maximum(totals, 1)
-    per_class = _per_class(images, classes, support, scores, f1, class_names)
+    per_class = {}
+    for k, name in enumerate(class_names):
+        positive = np.zeros(len(scores), dtype=bool)
+        positive[images[classes == k]] = True
+        average = float(average_precision_score(positive, scores[:, k])) if support[k] else None
+        per_class[name] = MultilabelClassMetrics(
+            average, float(f1[k]) if support[k] else None, int(support[k])
+        )
     averages = [each.average_precision for each in per_class.values() if each.average_precision is not None]
     return MultilabelMetrics(
         top1=float(correct.mean()),
@@ -163,25 +159,3 @@ def assigned_labels(probabilities: npt.ArrayLike, answer: Answer = "softmax") ->
     scale = scores.max(axis=1, keepdims=True) if answer == "softmax" else 1.0
     assigned: npt.NDArray[np.bool_] = scores >= _THRESHOLD * scale
     return assigned
-
-
-def _per_class(
-    images: npt.NDArray[np.intp],
-    classes: Integers,
-    support: npt.NDArray[np.intp],
-    scores: Floats,
-    f1: Floats,
-    class_names: Sequence[str],
-) -> dict[str, MultilabelClassMetrics]:
-    from sklearn.metrics import average_precision_score  # takes a second to load
-
-    by_class = np.split(images[np.argsort(classes, kind="stable")], np.cumsum(support)[:-1])
-    found = {}
-    for number, (name, rows) in enumerate(zip(class_names, by_class, strict=True)):
-        average = None
-        if len(rows):
-            positive = np.zeros(len(scores), dtype=bool)
-            positive[rows] = True
-            average = float(average_precision_score(positive, scores[:, number]))
-        found[name] = MultilabelClassMetrics(average, float(f1[number]) if len(rows) else None, len(rows))
-    return found

@@ -36,12 +36,10 @@ def paired_difference(
 ) -> dict[str, Difference]:
     """``paired_bootstrap`` intervals that are safe for few clusters and few differing predictions.
 
-    An interval is the union of two: of single images and of whole clusters. It reaches 0 unless an exact test finds a
-    difference too: a sign test for top-1 and for a class (at 5 % over the number of classes), and a test that swaps
-    predictions for macro metrics. With clusters both the images and the clusters must pass.
-
-    Args:
-        clusters: (N,) cluster ids; all different, or all equal, without clusters.
+    An interval is the union of two: of single images and of whole clusters, whose (N,) ids are all different, or all
+    equal, without clusters. It reaches 0 unless an exact test finds a difference too: a sign test for top-1 and for a
+    class (at 5 % over the number of classes), and a test that swaps predictions for macro metrics. With clusters both
+    the images and the clusters must pass.
     """
     images = np.arange(len(labels), dtype=np.int64)
     found = paired_bootstrap(labels, first, second, images, num_classes, key=key)
@@ -49,50 +47,32 @@ def paired_difference(
     if num_clusters(clusters) is not None:
         levels.append(np.unique(clusters, return_inverse=True)[1])
         clustered = paired_bootstrap(labels, first, second, clusters, num_classes, key=key.fold("together"))
-        found = {
-            name: Difference(
-                each.value, min(each.low, clustered[name].low), max(each.high, clustered[name].high)
-            )
-            for name, each in found.items()
-        }
-    certain = {name for name, difference in found.items() if difference.certain}
+        for name, each in found.items():
+            other = clustered[name]
+            found[name] = Difference(each.value, min(each.low, other.low), max(each.high, other.high))
+    certain = [name for name, difference in found.items() if difference.certain]
+    passed = set(certain)
     for number, units in enumerate(levels):
-        p_values: dict[str, float] = {}
-        if not certain.isdisjoint(_MACRO):
+        if not passed.isdisjoint(_MACRO):
             p_values = _swap_test(labels, first, second, units, num_classes, key.fold("swaps", number))
-        certain = {
-            name
-            for name in certain
-            if (
-                p_values[name] < _LEVEL
-                if name in p_values
-                else _sign_test(name, labels, first, second, units)
-            )
-        }
-    return {
-        name: difference
-        if not difference.certain or name in certain
-        else Difference(difference.value, min(difference.low, 0.0), max(difference.high, 0.0))
-        for name, difference in found.items()
-    }
+            passed -= {name for name in _MACRO if p_values[name] >= _LEVEL}
+        passed = {name for name in passed if name in _MACRO or _sign_test(name, labels, first, second, units)}
+    for name in certain:
+        if name not in passed:
+            each = found[name]
+            found[name] = Difference(each.value, min(each.low, 0.0), max(each.high, 0.0))
+    return found
 
 
 def unpaired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Difference of a metric between two independent samples, each given as value, low, high of its 95 % interval.
 
-    Example:
-        >>> unpaired_difference((0.9, 0.8, 0.95), (0.9, 0.8, 0.95)).value
-        0.0
-
     Source: Newcombe, Interval estimation for the difference between independent proportions (1998), method 10; of
         other metrics: Zou and Donner, Construction of confidence limits about effect measures (2008).
     """
     (a, a_low, a_high), (b, b_low, b_high) = first, second
-    return Difference(
-        a - b,
-        a - b - math.hypot(a - a_low, b_high - b),
-        a - b + math.hypot(a_high - a, b - b_low),
-    )
+    below, above = math.hypot(a - a_low, b_high - b), math.hypot(a_high - a, b - b_low)
+    return Difference(a - b, a - b - below, a - b + above)
 
 
 def _sign_test(name: str, labels: Ints, first: Ints, second: Ints, units: Ints) -> bool:
@@ -109,9 +89,8 @@ def _sign_test(name: str, labels: Ints, first: Ints, second: Ints, units: Ints) 
         # Correct about the class: of it and predicted so, or neither.
         correct = [(predictions == k) == (labels == k) for predictions in (first, second)]
         level /= len(np.unique(labels))
-    gained, lost = (
-        np.bincount(units, weights=each) for each in (correct[0] & ~correct[1], correct[1] & ~correct[0])
-    )
+    gained = np.bincount(units, weights=correct[0] & ~correct[1])
+    lost = np.bincount(units, weights=correct[1] & ~correct[0])
     better, worse = int((gained > lost).sum()), int((lost > gained).sum())
     return better + worse > 0 and bool(binomtest(better, better + worse).pvalue < level)
 
@@ -121,9 +100,8 @@ def _swap_test(
 ) -> dict[str, float]:
     """Two-sided p-value of each macro metric: the predictions of both models are swapped unit by unit.
 
-    All swaps are enumerated if there are few, else as many as bootstrap draws are random.
-
-    ``scipy.stats.permutation_test`` swaps single images, without clusters, and takes 17 times as long or longer.
+    All swaps are enumerated if there are few, else as many as bootstrap draws are random. (scipy's permutation_test
+    swaps single images, without clusters, and takes 17 times as long.)
 
     Source: Fisher's randomization test of pairs, The Design of Experiments (1935), section 21; with the observed
         difference among the draws, as Davison and Hinkley, section 4.2, have it.

@@ -27,13 +27,7 @@ _TIMES = ("minutes", "seconds", "milliseconds", "microseconds", "nanoseconds")
 
 @dataclass(frozen=True)
 class SliceMetrics:
-    """Metrics of one subgroup. The fields are keys of ``report.json``.
-
-    Attributes:
-        macro_f1: Mean F1 over the classes of the subgroup. None for multi-label data.
-        small: Whether it has fewer than ``SMALL_SLICE`` images.
-        below: Whether its top-1 is significantly lower than that of all other images, tested over all subgroups.
-    """
+    """Metrics of one subgroup. The fields are keys of ``report.json``."""
 
     column: str
     value: str
@@ -41,9 +35,9 @@ class SliceMetrics:
     top1: float
     low: float
     high: float
-    macro_f1: float | None
-    small: bool
-    below: bool
+    macro_f1: float | None  # over the classes of the subgroup; None for multi-label data
+    small: bool  # fewer than ``SMALL_SLICE`` images
+    below: bool  # top-1 significantly lower than that of all other images, tested over all subgroups
 
 
 def slice_values(column: pd.Series[str]) -> pd.Series[str] | None:
@@ -96,13 +90,13 @@ def _plain(value: object) -> str:
 
 def _distinct_texts(ends: Sequence[Any]) -> list[str]:
     """The ends of quartiles, as short as keeps them distinct."""
-    tried: Iterator[list[str]]
+    candidates: Iterator[list[str]]
     if isinstance(ends[0], pd.Timestamp):
         days = [each.date().isoformat() for each in ends]
-        tried = chain([days], ([each.isoformat(" ", to) for each in ends] for to in _TIMES))
+        candidates = chain([days], ([each.isoformat(" ", to) for each in ends] for to in _TIMES))
     else:
-        tried = ([_short(each, digits) for each in ends] for digits in _DIGITS)
-    return next(texts for texts in tried if len(set(texts)) == len(texts))
+        candidates = ([_short(each, digits) for each in ends] for digits in _DIGITS)
+    return next(texts for texts in candidates if len(set(texts)) == len(texts))
 
 
 def _short(value: float, digits: int) -> str:
@@ -116,14 +110,13 @@ def slice_metrics(
 ) -> tuple[SliceMetrics, ...]:
     """Metrics of each subgroup: first those significantly below the rest, then the others by top-1, small ones last.
 
-    Args:
-        columns: (N rows) that each give subgroups by ``slice_values``.
-        labels: (N,) class ids; (N, M) for multi-label data.
-        right: (N,) whether the (N,) predicted class ids are correct.
+    ``columns`` give subgroups by ``slice_values``, ``labels`` are (N,) or (N, M) class ids, ``right`` is (N,).
 
     Source: Fisher's exact test of each subgroup against the rest, one-sided, at 5 % over the number of subgroups
         (Bonferroni).
     """
+    from sklearn.metrics import f1_score  # takes a second to load
+
     true, predictions, hits = np.asarray(labels), np.asarray(predicted), np.asarray(right, dtype=bool)
     cuts = {name: cut for name in columns if (cut := slice_values(columns[name])) is not None}
     parts = [(str(name), str(value)) for name, cut in cuts.items() for value in cut.unique()]
@@ -132,25 +125,19 @@ def slice_metrics(
         inside = (cuts[name] == value).to_numpy()
         count, share = int(inside.sum()), float(hits[inside].mean())
         low, high = wilson_interval(share, count)
-        below = _worse(hits[inside], hits[~inside], level=0.05 / len(parts))
-        macro = None if true.ndim > 1 else _macro_f1(true[inside], predictions[inside])
+        table = [[int(part.sum()), int((~part).sum())] for part in (hits[inside], hits[~inside])]
+        below = bool(fisher_exact(table, alternative="less").pvalue <= 0.05 / len(parts))
+        macro = None
+        if true.ndim == 1:
+            labels_inside, options = true[inside], {"average": "macro", "zero_division": 0}
+            macro = float(
+                f1_score(labels_inside, predictions[inside], labels=np.unique(labels_inside), **options)
+            )
         found.append(SliceMetrics(name, value, count, share, low, high, macro, count < SMALL_SLICE, below))
     return tuple(sorted(found, key=lambda each: (not each.below, each.small, each.top1)))
-
-
-def _worse(inside: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_], *, level: float) -> bool:
-    """Whether the accuracy inside is significantly lower than outside."""
-    table = [[int(part.sum()), int((~part).sum())] for part in (inside, others)]
-    return bool(fisher_exact(table, alternative="less").pvalue <= level)
 
 
 def sliceable_columns(table: pd.DataFrame, *, without: Sequence[str]) -> list[str]:
     """Columns of a table that give subgroups, except the names in ``without``."""
     names = [name for name in table.columns if name not in without]
     return [name for name in names if slice_values(table[name]) is not None]
-
-
-def _macro_f1(true: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64]) -> float:
-    from sklearn.metrics import f1_score  # takes a second to load
-
-    return float(f1_score(true, predictions, labels=np.unique(true), average="macro", zero_division=0))

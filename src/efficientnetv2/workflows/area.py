@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 # Pairs of coordinate columns, and the largest absolute values of the second.
 _COORDINATES = (("x", "y"), ("longitude", "latitude"))
-_DEGREES = (180, 90)
+_DEGREES = np.array([180.0, 90.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
 
     Images that trained or selected the model are refused: it is wrong less often on these than on the map.
     """
-    form = "effnetv2 evaluate MODEL DATA --output FOLDER"
+    form = "effnetv2 evaluate MODEL OTHERS --output FOLDER"
     try:
         report = upgrade(json.loads(file.read_text(encoding="utf-8")))
         classes = list(report["class_names"])
@@ -94,17 +94,14 @@ def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
         else:
             matrix = coo_array(np.array(report["confusion"], dtype=np.int64))
             true, mapped, counts = matrix.row, matrix.col, matrix.data
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist. Give an evaluation: {form}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{file} is no report with a confusion matrix of single labels ({error!r}). Give one of {form}."
         ) from None
     if report.get("optimistic"):
         raise InputError(
-            f"{file} is optimistic: some of its images trained or chose the model, which is wrong on these less often "
-            "than on the map. Evaluate it on others: effnetv2 evaluate MODEL OTHERS --output FOLDER. Or give a CSV of "
-            "locations with their labels."
+            f"{file} is optimistic: some of its images trained or chose the model. Evaluate it on others ({form}), or "
+            "give a CSV of locations with their labels."
         )
     if sorted(classes) != sorted(names):
         raise InputError(
@@ -118,36 +115,27 @@ def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
 
 def _from_table(file: Path, label_column: str, names: Sequence[str], map_file: Path) -> tuple[coo_array, int]:
     """(K, K) counts by mapped and true class, and the number of locations that are not on the map."""
-    if not file.is_file():
-        raise InputError(f"{file} does not exist. Give a CSV of locations, or the folder of an evaluation.")
     try:
         table = read_cells(file)
-    except ValueError as error:  # of pandas, and bytes that are not UTF-8
+    except (OSError, ValueError) as error:  # of pandas, and bytes that are not UTF-8
         raise InputError(
             f"{file} is no CSV in UTF-8 ({error}). Give a table of locations with labels."
         ) from error
     if label_column not in table:
         raise InputError(
-            f"{file} has no column '{label_column}'{did_you_mean(label_column, table.columns)} Name the column of the "
-            "true labels by --label-column."
+            f"{file} has no column '{label_column}'{did_you_mean(label_column, table.columns)} Set `label_column` to "
+            "the column of the true labels."
         )
     true, left_out = _class_ids(table[label_column], names, file), 0
     if "map" in table:
         mapped = _class_ids(table["map"], names, file)
     else:
-        columns = next((pair for pair in _COORDINATES if set(pair) <= set(table.columns)), None)
-        if columns is None:
-            raise InputError(
-                f"{file} does not tell where its places are: it has the columns {shorten(table.columns)}. Give x and "
-                "y in the map's coordinates, longitude and latitude, or the mapped class as map."
-            )
-        degrees = columns == _COORDINATES[1]
-        values = _sample_map(map_file, len(names), _coordinates(table, columns, file), degrees=degrees)
+        values = _sample_map(map_file, len(names), table, file)
         on_map = values > 0
         if not on_map.any():
             raise InputError(
-                f"None of the {len(table)} places of {file} lies on {map_file} where it has data. Are {columns[0]} and "
-                f"{columns[1]} exchanged, or of another coordinate system?"
+                f"none of the {len(table)} places of {file} lies on {map_file} where it has data. Are the coordinates "
+                "exchanged, or of another coordinate system?"
             )
         if left_out := int((~on_map).sum()):
             _logger.info(
@@ -172,30 +160,27 @@ def _class_ids(column: pd.Series[str], names: Sequence[str], file: Path) -> Ints
     return np.array([ids[value] for value in values], dtype=np.int64)
 
 
-def _coordinates(table: pd.DataFrame, columns: tuple[str, str], file: Path) -> npt.NDArray[np.float64]:
-    """(n, 2) coordinates, finite and in range."""
+def _sample_map(map_file: Path, num_classes: int, table: pd.DataFrame, file: Path) -> Ints:
+    """(n,) values of the map at the places of a table; 0 outside, and where it has no data."""
+    columns = next((pair for pair in _COORDINATES if set(pair) <= set(table.columns)), None)
+    if columns is None:
+        raise InputError(
+            f"{file} has no columns of a place, only {shorten(table.columns)}. Give x and y in the map's coordinates, "
+            "longitude and latitude, or the mapped class as map."
+        )
     cells = table[list(columns)]
     places: npt.NDArray[np.float64] = cells.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    for row, column in np.argwhere(~np.isfinite(places)).tolist():
+    in_degrees = columns == _COORDINATES[1]
+    limits = _DEGREES if in_degrees else np.array([np.inf, np.inf])
+    for row, column in np.argwhere(~(np.isfinite(places) & (np.abs(places) <= limits))).tolist():
         cell = str(cells.iat[row, column])
+        range_text = f" from {-limits[column]:g} to {limits[column]:g}" if in_degrees else ""
         raise InputError(
-            f"{file}, row {table.index[row]}: {columns[column]} is {repr(cell) if cell else 'empty'}, not a number. "
-            "Correct it (with a decimal point), or remove the row."
+            f"{file}, row {table.index[row]}: {columns[column]} is {repr(cell) if cell else 'empty'}, not a number"
+            f"{range_text}. Correct it (with a decimal point), or remove the row."
         )
-    if columns == _COORDINATES[1]:
-        for row, column in np.argwhere(np.abs(places) > _DEGREES).tolist():
-            most = _DEGREES[column]
-            raise InputError(
-                f"{file}, row {table.index[row]}: {columns[column]} is {places[row, column]:g}, not in -{most} to "
-                f"{most}."
-            )
-    return places
-
-
-def _sample_map(map_file: Path, num_classes: int, places: npt.NDArray[np.float64], *, degrees: bool) -> Ints:
-    """(n,) values of the map at (n, 2) places; 0 outside, and where it has no data."""
     with open_raster(map_file) as dataset:
-        if degrees:
+        if in_degrees:
             if dataset.crs is None:
                 raise InputError(
                     f"{map_file} has no coordinate system, so longitude and latitude can't be used. Give x and y."

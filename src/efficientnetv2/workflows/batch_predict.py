@@ -307,7 +307,7 @@ def log_unreadable(job: PredictionJob, unreadable: Sequence[tuple[int, str]]) ->
 def log_skipped_count(job: PredictionJob, unreadable: Sequence[tuple[int, str]], file: Path | None) -> None:
     """Log how many images were skipped, and the file that lists them."""
     if unreadable:
-        where = f"{file} lists them all" if file else "`output` lists them all"
+        where = f"{file} lists them all" if file else "set `output` to list them all"
         _logger.info(f"Skipped {len(unreadable):,} of {len(job.dataset):,} images; {where}.")
 
 

@@ -62,7 +62,7 @@ _SEED = 0  # the same dataset gives the same check
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Options of ``effnetv2 check`` by their names, besides those of data."""
+    """Options of a check by their names, besides those of data."""
 
     folder: Path
     weights: str = "none"
@@ -86,10 +86,10 @@ def run_check(
     device = pick_device(options.device)
     dataset = data.read_any()
     check_time_column(dataset, options.time_column)
-    with output_dir(folder, "--output"):  # removed again if the check fails
+    with output_dir(folder, "`output`"):  # removed again if the check fails
         for name, is_own in ((JSON_NAME, is_check_json), (PAGE_NAME, is_check_page)):
             refuse_foreign_file(
-                folder / name, f"--output {folder}:", is_own, "is no inspection of effnetv2 check"
+                folder / name, f"`output` {folder}:", is_own, "is no inspection of effnetv2 check"
             )
         note_replaced(folder / PAGE_NAME)
         network, weights = _load_network(options.weights)
@@ -117,25 +117,20 @@ def run_check(
             damage=damage,
         )
         on_result(result)
-        _write_page(folder, result)
-    _logger.info(f"Pictures and all the rest: {folder / PAGE_NAME}")
+        reader = BestEffortReader(source_reader(result.dataset))
+        try:
+            write_check_report(
+                folder,
+                result,
+                picture=lambda row: reader.read(row, load_image),
+                command=command_line(),
+                versions=library_versions(),
+            )
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"`output` {folder}: the page could not be written ({reason}).") from error
+    _logger.info(f"Report: {folder / PAGE_NAME}")
     return result
-
-
-def _write_page(folder: Path, result: CheckResult) -> None:
-    reader = BestEffortReader(source_reader(result.dataset))
-    try:
-        write_check_report(
-            folder,
-            result,
-            picture=lambda row: reader.read(row, load_image),
-            command=command_line(),
-            versions=library_versions(),
-        )
-    except OSError as error:
-        raise InputError(
-            f"--output {folder}: the page could not be written ({error.strerror or error})."
-        ) from error
 
 
 def _load_network(weights: str) -> tuple[Network | None, str | None]:
@@ -147,15 +142,15 @@ def _load_network(weights: str) -> tuple[Network | None, str | None]:
         _logger.info(found.note)
         if found.word == "none":
             raise InputError(
-                "--weights auto: there are no pretrained weights. Give a model file, or leave the option out: only "
+                "`weights=auto`: there are no pretrained weights. Give a model file, or leave `weights` out: only "
                 "label errors and lookalikes need it."
             )
         weights = found.word
     network, notes = load_weights(weights)
     if network.in_channels != RGB:
         raise InputError(
-            f"--weights {weights} takes images of {pluralize(network.in_channels, 'channel')}, but an inspection uses "
-            f"{RGB}. Give weights for red, green and blue."
+            f"`weights` {weights} takes images of {pluralize(network.in_channels, 'channel')}, but a check uses {RGB}. "
+            "Give weights for red, green and blue."
         )
     for note in notes:
         _logger.info(f"{weights}: {note}.")
@@ -167,11 +162,7 @@ def _embed(network: Network, dataset: ImageDataset, stats: ImageStats, runtime: 
     readable = dataset.select(stats.readable)
     with progress("embedding", len(readable)) as update:
         found = embed_dataset(
-            network,
-            readable,
-            preprocessing=network.preprocessing,
-            runtime=runtime,
-            progress=update,
+            network, readable, preprocessing=network.preprocessing, runtime=runtime, progress=update
         )
     return Embeddings(stats.readable[found.samples], found.labels, found.vectors)
 
@@ -231,10 +222,8 @@ class DatasetCheck:
         return list(self.report.get("network", {}).get("suspected_labels", []))
 
     def __repr__(self) -> str:
-        counts = [
-            f"{name}={len(getattr(self, name))}"
-            for name in ("findings", "duplicates", "leakage", "label_errors")
-        ]
+        names = ("findings", "duplicates", "leakage", "label_errors")
+        counts = [f"{name}={len(getattr(self, name))}" for name in names]
         return f"DatasetCheck({str(self.path)!r}, {', '.join(counts)})"
 
     def _repr_html_(self) -> str:
@@ -283,7 +272,7 @@ def check(
     refuse_unknown(check, table, TableArguments)
     source = source_of(data, table)
     folder = path_of("output", output) or default_check_dir(source.data)
-    refuse_inside_data(source.data, folder, "--output", command="check" if output is None else None)
+    refuse_inside_data(source.data, folder, "`output`", command="check" if output is None else None)
     options = CheckOptions(
         folder,
         weights=path_text("weights", weights),

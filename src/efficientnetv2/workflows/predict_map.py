@@ -101,11 +101,11 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
     """
     device = device_for_rank(options.device, World())
     refuse_swapped_arguments(model, raster, "geo map")
-    check_writable_file(out, "--output", such_as="map.tif")
+    check_writable_file(out, "`output`", such_as="map.tif")
     if out.exists() and raster.exists() and out.samefile(raster):
-        raise InputError(f"--output {out} is RASTER itself. Give another file.")
+        raise InputError(f"`output` {out} is RASTER itself. Give another file.")
     with open_raster(raster) as source:
-        refuse_foreign_file(out, "--output", map_file.is_map, "is no map of effnetv2 geo map")
+        refuse_foreign_file(out, "`output`", map_file.is_map, "is no map of effnetv2 geo map")
         note_replaced(out)
         network = model_file.load(model)
         require_classes(network, model)
@@ -119,10 +119,11 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
 
         def fill(write_block: map_file.WriteBlock) -> None:
             batch_size = options.batch_size
-            found = predict_blocks(
-                network, source, write_block, grid, bands, batch_size=batch_size, device=device
+            statistics.append(
+                predict_blocks(
+                    network, source, write_block, grid, bands, batch_size=batch_size, device=device
+                )
             )
-            statistics.append(found)
 
         metadata = {
             "model": model,
@@ -146,16 +147,23 @@ def resolve_bands(
             range is known. ``name`` is that of the raster.
     """
     known = preprocessing.bands
-    numbers = None if known is None else known.numbers
     requested = None if options.bands is None else parse_bands(options.bands)
-    if requested is not None:
-        numbers = None if requested == "all" else requested
     by_number = isinstance(requested, tuple)
     if not by_number and (fault := multipage_fault(source) or palette_fault(source)):
         raise InputError(f"{name} {fault}")
-    if numbers is None:
-        numbers = (visible_bands if requested is None else all_bands)(source)
-    _require_band_count(numbers, preprocessing, source, name)
+    if isinstance(requested, tuple):
+        numbers = requested
+    elif requested == "all":
+        numbers = all_bands(source)
+    else:
+        numbers = visible_bands(source) if known is None else known.numbers
+    if len(numbers) != preprocessing.channels:
+        trained = "ordinary images" if known is None else f"the bands {known.listed}"
+        raise InputError(
+            f"{name} has {pluralize(source.count, 'band')}, of which {','.join(map(str, numbers))} would be read. The "
+            f"model was trained on {trained} of {preprocessing.channels} channels. Give as many, such as `bands=4,3,2` "
+            "for red, green and blue."
+        )
     if known is None:
         bands = Bands(numbers, missing=tuple(round(255 * value) for value in preprocessing.mean))
     elif by_number or numbers != known.numbers:
@@ -171,39 +179,21 @@ def resolve_bands(
         return replace(bands, low=(low,) * bands.channels, high=(high,) * bands.channels, kinds=dtypes)
     if known is None and dtypes != ("uint8",):
         raise InputError(
-            f"{name} holds {', '.join(dtypes)}, but the model was trained on 8-bit images, so the values that become 0 "
-            "and 255 are not known. Give them, as --value-range 0,3000."
+            f"{name} holds {', '.join(dtypes)}, but the model was trained on 8-bit images. Give the values that become "
+            "0 and 255, such as `value_range=0,3000`."
         )
     return bands
 
 
-def _require_band_count(
-    numbers: tuple[int, ...], preprocessing: Preprocessing, source: RasterDataset, name: str
-) -> None:
-    count, bands = preprocessing.channels, preprocessing.bands
-    if len(numbers) == count:
-        return
-    given = f"--bands {','.join(map(str, numbers))}"
-    if bands is None:
-        raise InputError(
-            f"{name} has {pluralize(source.count, 'band')}, and the model was trained on ordinary images of {count} "
-            f"channels. Give the bands of red, green and blue, as --bands 4,3,2 (not {given})."
-        )
-    raise InputError(
-        f"{given}: the model was trained on {pluralize(count, 'band')} ({bands.listed}). Give as many, in that order, "
-        "or leave --bands out."
-    )
-
-
 def _value_range(text: str) -> tuple[float, float]:
     try:
-        low, high = (float(part) for part in text.split(","))
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError
+        low, high = map(float, text.split(","))
     except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
         raise InputError(
-            f"--value-range: invalid value '{text}'. Give the values that become 0 and 255, the lower first, as 0,3000."
-        ) from None
+            f"`value_range`: invalid value '{text}'. Give the values that become 0 and 255, the lower first, as 0,3000."
+        )
     return low, high
 
 
@@ -218,7 +208,7 @@ def resolve_grid(
     px, side = options.window_px, pixel_side_m(source)
     if options.window_m is not None:
         if px is not None:
-            raise InputError("--window-px and --window-m both give the size of a window. Give one of them.")
+            raise InputError("`window_px` and `window_m` both give the size of a window. Give one of them.")
         px = _window_px(source, side, options.window_m, raster)
     if px is None:
         px, bands = preprocessing.image_size, preprocessing.bands
@@ -230,18 +220,17 @@ def resolve_grid(
 
 def _window_px(source: RasterDataset, side: float | None, meters: float, raster: Path) -> int:
     if side is None:
-        reason, fix = "no coordinate system", "."
+        reason = "no coordinate system"
         if source.crs is not None:
             geographic = source.crs.is_geographic
             reason = "coordinates in degrees" if geographic else "a coordinate system that is not projected"
-            fix = ", or project it first: with GDAL, gdalwarp -t_srs EPSG:32721 (with your UTM zone)."
         raise InputError(
-            f"--window-m is {meters:g}, but {raster} has {reason}, so its pixels have no size in meters. Give "
-            f"--window-px{fix}"
+            f"`window_m` is {meters:g}, but {raster} has {reason}, so its pixels have no size in meters. Give "
+            "`window_px`, or project the raster (with GDAL, gdalwarp -t_srs EPSG:32721 for your UTM zone)."
         )
     if not 0 < meters < math.inf or round(meters / side) < 2:
         raise InputError(
-            f"--window-m is {meters:g}, but a pixel of {raster} is {side:g} m wide and a window has at least 2. Give "
+            f"`window_m` is {meters:g}, but a pixel of {raster} is {side:g} m wide and a window has at least 2. Give "
             f"{2 * side:g} or more."
         )
     return round(meters / side)
@@ -258,10 +247,10 @@ def _log_plan(
     """Log what was chosen, before the work begins."""
     side = pixel_side_m(source)
     ground = "" if side is None else f" ({side * grid.window_px:,.0f} m)"
-    seen_as = " as red, green and blue" if bands.channels == RGB else ""
+    colors = " as red, green and blue" if bands.channels == RGB else ""
     trained_m = None if preprocessing.bands is None else preprocessing.bands.picture_m
     _logger.info(
-        f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}{seen_as}."
+        f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}{colors}."
     )
     _logger.info(
         f"Windows: {len(grid.lefts)} x {len(grid.tops)} of {grid.window_px} px{ground}, one every {grid.stride_px} px."
@@ -270,8 +259,8 @@ def _log_plan(
         _logger.info(f"The images that trained the model showed {trained_m:,.0f} m.")
     elif options.window_px is None and options.window_m is None:
         _logger.info(
-            "That is the size of the model's input. A window should show as much ground as the images that trained the "
-            "model: if theirs was another, give --window-m or --window-px."
+            "The window is the size of the model's input. If its training images showed other ground, give `window_m` "
+            "or `window_px`."
         )
     if source.crs is None:
         _logger.info(f"{raster} has no coordinate system, so the map has none either.")
