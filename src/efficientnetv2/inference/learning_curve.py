@@ -48,9 +48,7 @@ class LearningCurvePoint:
 class LearningCurve:
     """Macro-F1 of the probe against the number of labels."""
 
-    points: tuple[
-        LearningCurvePoint, ...
-    ]  # ascending; the last has all training images, or the sample of them
+    points: tuple[LearningCurvePoint, ...]  # ascending; the last is of all training images, or their sample
     forecast: LearningCurvePoint  # extrapolated to twice as many labels as there are
     gain: float  # forecast minus all labels, with its 95 % interval
     gain_low: float
@@ -77,8 +75,8 @@ def learning_curve(
     ``predicted`` are the classes of ``val`` by the probe of all of ``train``; ``fit`` fits it to vectors and labels.
     ``num_labeled`` training images are in the dataset, without copies; ``groups`` are those of ``train``.
 
-    Source: power laws, arXiv:1712.00409; fitting and extrapolating them for own datasets, Figueroa et al.,
-        BMC Medical Informatics and Decision Making 12:8 (2012); the two readings are ours.
+    Source: power laws, arXiv:1712.00409; fitting and extrapolating them, Figueroa et al., BMC Medical Informatics and
+        Decision Making 12:8 (2012); the two readings are ours.
     """
     labels = train.labels
     num_classes = int(max(labels.max(), val.labels.max())) + 1
@@ -93,9 +91,8 @@ def learning_curve(
         # Whole clusters may be far from the size.
         actual = round(float(np.mean([whole - len(rest) for _, rest in splits])))
         if max(predicted_by_size, default=0) < actual < whole:
-            predicted_by_size[actual] = [
-                fit(train.vectors[part], labels[part]).predict(val.vectors) for part in parts
-            ]
+            probes = [fit(train.vectors[part], labels[part]) for part in parts]
+            predicted_by_size[actual] = [probe.predict(val.vectors) for probe in probes]
     if len(predicted_by_size) < 2:
         return None
     predicted_by_size[whole] = [predicted]
@@ -109,12 +106,9 @@ def _sizes(labels: Ints, groups: GroupedData, width: int, num_classes: int) -> l
     if counts.min() < 2:
         return []
     num_clusters = len(np.unique(groups.clusters[originals]))
-    sizes = [
-        size
-        for fraction in _FRACTIONS
-        if (size := int(fraction * len(originals))) >= _MIN_CLASS_IMAGES * len(counts)
-        and fraction * num_clusters >= len(counts)
-    ]
+    fractions = [fraction for fraction in _FRACTIONS if fraction * num_clusters >= len(counts)]
+    sizes = [int(fraction * len(originals)) for fraction in fractions]
+    sizes = [size for size in sizes if size >= _MIN_CLASS_IMAGES * len(counts)]
     outputs = 1 if num_classes == 2 else num_classes
     copies = len(labels) / len(originals)
     while sizes and _DRAWS * sum(sizes) * copies * width * outputs * 2 * _ITERATIONS > _MOST_WORK:
@@ -130,9 +124,8 @@ def _extrapolate(
     weights = generator.multinomial(len(truth), uniform, size=_RESAMPLES).astype(float)
     points, measured_by_size, resampled_by_size = [], [], []
     for size, draws in predicted_by_size.items():
-        scores = [
-            _macro_f1(np.ones((1, len(truth))), truth, predicted, num_classes)[0] for predicted in draws
-        ]
+        once = np.ones((1, len(truth)))
+        scores = [_macro_f1(once, truth, predicted, num_classes)[0] for predicted in draws]
         by_draw = np.stack([_macro_f1(weights, truth, predicted, num_classes) for predicted in draws])
         chosen = generator.integers(0, len(draws), (len(draws), _RESAMPLES))
         resampled = np.take_along_axis(by_draw, chosen, axis=0).mean(axis=0)
@@ -147,10 +140,8 @@ def _extrapolate(
         carried = _point(num_labeled, now, now_drawn)
     then, then_drawn = (_carried(scores, sizes, num_labeled, 2 * num_labeled) for scores in (measured, drawn))
     low, high = np.quantile(then_drawn - now_drawn, [0.025, 0.975])
-    forecast = _point(2 * num_labeled, then, then_drawn)
-    return LearningCurve(
-        tuple(points), forecast, float((then - now).mean()), float(low), float(high), carried
-    )
+    forecast, gain = _point(2 * num_labeled, then, then_drawn), float((then - now).mean())
+    return LearningCurve(tuple(points), forecast, gain, float(low), float(high), carried)
 
 
 def _point(images: int, scores: Floats, resampled: Floats, draws: int = 0) -> LearningCurvePoint:

@@ -113,27 +113,23 @@ class GroupedData:
         the fraction to test on. Returns the positions to train on, copies last, and to test on, originals only.
         """
         originals = self.originals
-        own_labels = labels[originals]
+        classes = np.unique(labels[originals], return_inverse=True)[1]
+        splits: list[tuple[Ints, Ints]] = []
         if self.has_clusters:
             clusters = np.unique(self.clusters[originals], return_inverse=True)[1]
             train = 1 - test_fraction if test_fraction is not None else (train_size or 0) / len(originals)
-            classes = np.unique(own_labels, return_inverse=True)[1]
             target = np.outer([train, 1 - train], np.bincount(classes).astype(np.float64))
             # Of many draws each may be uneven: to balance thousands of clusters takes a second.
             attempts = {} if draws == 1 else {"attempts": 1}
-            sides = [
-                stratified_group_split(
-                    clusters, classes, target=target, key=key.fold("draw", draw), **attempts
-                )
-                for draw in range(draws)
-            ]
-            splits = [(np.flatnonzero(side == 0), np.flatnonzero(side == 1)) for side in sides]
+            for draw in range(draws):
+                own_key = key.fold("draw", draw)
+                side = stratified_group_split(clusters, classes, target=target, key=own_key, **attempts)
+                splits.append((np.flatnonzero(side == 0), np.flatnonzero(side == 1)))
         else:
-            seed = key.torch_seed() % 2**32
             split = StratifiedShuffleSplit(
-                draws, train_size=train_size, test_size=test_fraction, random_state=seed
+                draws, train_size=train_size, test_size=test_fraction, random_state=key.torch_seed() % 2**32
             )
-            splits = list(split.split(own_labels, own_labels))
+            splits = list(split.split(classes, classes))
         copies = np.setdiff1d(np.arange(len(labels)), originals)
         with_copies = []
         for train_rows, test_rows in splits:
@@ -190,9 +186,6 @@ def linear_probe(
     """Fit logistic regression on embeddings of labeled images and evaluate it on others; large parts are sampled.
 
     ``contents`` are those of ``train``, see ``deduplicate``.
-
-    Raises:
-        InputError: An embedding is not finite, a part has no readable image, or training images of one class only.
     """
     started = time.perf_counter()
     key, most = options.key, options.max_images
@@ -229,9 +222,9 @@ def linear_probe(
 def fit_probe(
     embeddings: Embeddings, *, key: Key, balanced: bool, groups: GroupedData | None = None
 ) -> tuple[Pipeline, float]:
-    """Fit the classifier, its L2 penalty chosen on a quarter of the images; returns it and the strength.
+    """Fit the classifier, its L2 penalty chosen on a quarter of the images, by whole clusters of ``groups``.
 
-    ``embeddings`` have labels of two classes or more. ``groups`` keep clusters on one side of that quarter.
+    Returns it and the strength. ``embeddings`` have labels of two classes or more.
     """
     vectors, labels = embeddings.vectors, embeddings.labels
     groups = GroupedData.independent(len(labels)) if groups is None else groups
@@ -242,12 +235,9 @@ def fit_probe(
         truth = np.concatenate([labels[test] for _, test in splits])
 
         def score(strength: float) -> float:
-            predicted = np.concatenate(
-                [
-                    fit_classifier(vectors[train], labels[train], strength, balanced).predict(vectors[test])
-                    for train, test in splits
-                ]
-            )
+            fits = (fit_classifier(vectors[train], labels[train], strength, balanced) for train, _ in splits)
+            parts = [fit.predict(vectors[test]) for fit, (_, test) in zip(fits, splits, strict=True)]
+            predicted = np.concatenate(parts)
             return macro_f1(truth, predicted) if balanced else float((predicted == truth).mean())
 
         strength = max(_STRENGTHS, key=score)
@@ -326,10 +316,7 @@ def tuning_splits(groups: GroupedData, labels: Ints, *, key: Key) -> list[tuple[
 def strictest_grouping(
     levels: Sequence[Grouping], labels: Ints, *, parts: int, key: Key
 ) -> tuple[Grouping, list[tuple[Ints, Ints]]]:
-    """The first of ``levels``, strictest first, whose folds leave every class in training, else the last.
-
-    Also its folds: the rows to train and to test on.
-    """
+    """The first of ``levels``, strictest first, whose folds leave every class in training, else the last."""
     for level in levels:
         if len(np.unique(level.clusters)) < parts and level is not levels[-1]:
             continue
@@ -403,14 +390,13 @@ def _require_two_classes(parts: Sequence[ImageDataset], embedded: Sequence[Embed
         if len(read.samples) == 0 < len(part):
             row, reason = read.unreadable[0]
             raise InputError(
-                f"None of the {pluralize(len(part), 'image')} to {purpose} can be read. The first, {part.where(row)}: "
+                f"none of the {pluralize(len(part), 'image')} to {purpose} can be read. The first, {part.where(row)}: "
                 f"{reason.removesuffix('.')}. Restore or replace them."
             )
     if len(classes := np.unique(embedded[0].labels)) < 2:
         raise InputError(
-            f"Of the images to train on only those of '{parts[0].class_names[classes[0]]}' can be read "
-            f"({pluralize(len(embedded[0].unreadable), 'other')} can't), but two classes are needed. Restore or "
-            "replace the others."
+            f"of the images to train on, only those of '{parts[0].class_names[classes[0]]}' can be read. Two "
+            f"classes are needed: restore or replace the {pluralize(len(embedded[0].unreadable), 'other')}."
         )
 
 

@@ -98,11 +98,8 @@ def predict(
 
     ``batches`` are (n, C, H, W) uint8, split where memory runs out. ``progress`` is called after each with the number
     of images so far, ``on_batch`` with its logits. With ``num_images``, an upper bound, the logits are never in memory
-    twice. The network moves to ``device``, and keeps its training mode.
-
-    Raises:
-        InputError: The network has no classes or takes other channels, a logit is not finite, or a single image does
-            not fit into memory.
+    twice. The network moves to ``device``, and keeps its training mode. Raises InputError if it has no classes, a
+    logit is not finite, or a single image does not fit into memory.
     """
     require_classes(network)
     temperature = 1.0 if network.calibration is None else network.calibration.temperature
@@ -145,8 +142,7 @@ def predict_dataset(
 ) -> Predictions:
     """Predict every readable image of a dataset, see ``predict``; ``on_batch`` gets (n,) rows and (n, K) logits.
 
-    Each of several processes predicts every n-th image, and calls ``on_batch`` with those. The main process returns all
-    predictions, the others none.
+    Each of several processes predicts every n-th image. The main process returns all predictions, the others none.
     """
     world = runtime.world
     own = np.arange(world.rank, len(dataset), world.size)
@@ -177,13 +173,14 @@ def embed_dataset(
 ) -> Embeddings:
     """Embed every readable image of a dataset in this process; see ``embed``."""
     read = _DatasetBatches(dataset, preprocessing, runtime, batch_size)
+    count, device = len(dataset), runtime.device
     vectors = embed(
         network,
         read.images(),
         preprocessing=preprocessing,
-        device=runtime.device,
+        device=device,
         progress=progress,
-        num_images=len(dataset),
+        num_images=count,
     )
     rows = read.samples
     return Embeddings(rows, dataset.labels[rows], vectors.numpy(), tuple(read.unreadable))
@@ -219,7 +216,7 @@ def require_single_label(network: Network, why: str, file: str | Path | None = N
     if network.answer == "sigmoid":
         raise InputError(
             f"{file or 'the network'} predicts each class independently (sigmoid), but {why}. Use a model trained on "
-            "images with one label, or with --set multilabel=softmax."
+            "images with one label, or with `multilabel=softmax`."
         )
 
 
@@ -235,7 +232,7 @@ def require_image_channels(network: Network, file: str | Path | None = None) -> 
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each module is back in its own mode."""
+    """Evaluation mode without gradients; afterwards each module is back in its mode."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
@@ -299,7 +296,7 @@ class _DatasetBatches:
             if batch.unreadable and self.runtime.strict:
                 row, reason = batch.unreadable[0]
                 raise InputError(
-                    f"{self.dataset.paths[row]}: {reason}. Remove it, or leave out --strict to skip it."
+                    f"{self.dataset.paths[row]}: {reason}. Remove it, or skip it without `strict`."
                 )
             self.unreadable += batch.unreadable
             if len(batch.samples):
@@ -329,7 +326,7 @@ def _run_batches(
 
     num_images, width = shape
     # Filled in place: concatenating would need the memory twice, 10 GB for a million embeddings.
-    whole = None if num_images is None else np.empty((num_images, width), np.float32)
+    whole = None if num_images is None else torch.empty(num_images, width)
     results: list[Tensor] = []
     done, most = 0, sys.maxsize
     with eval_mode(network):
@@ -341,15 +338,13 @@ def _run_batches(
             if whole is None:
                 results.append(rows)
             else:
-                whole[done : done + len(images)] = rows.numpy()
+                whole[done : done + len(images)] = rows
             done += len(images)
             if on_batch is not None:
                 on_batch(rows)
             if progress is not None:
                 progress(done)
-    if whole is not None:
-        return torch.from_numpy(whole[:done])
-    return torch.cat(results) if results else torch.empty(0, width)
+    return torch.cat([torch.empty(0, width), *results]) if whole is None else whole[:done]
 
 
 def _view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
@@ -368,12 +363,7 @@ def _view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
 
 @dataclass(frozen=True)
 class SizeMetrics:
-    """Metrics at an image size.
-
-    Attributes:
-        low, high: 95 % interval of ``top1``.
-        images_per_s: Throughput, reading included.
-    """
+    """Metrics at an image size, with the 95 % interval of top-1 and the throughput, reading included."""
 
     image_size: int
     top1: float
@@ -386,11 +376,7 @@ class SizeMetrics:
 def evaluate_sizes(
     predict: Callable[[int], tuple[Predictions, float]], sizes: Sequence[int], class_names: Sequence[str]
 ) -> tuple[SizeMetrics, ...]:
-    """Metrics at each size; ``predict`` gives the predictions at a size, and the seconds that they took.
-
-    Random crops show objects larger than evaluation does, so a network is often most accurate above its training size
-    (arXiv:1906.06423).
-    """
+    """Metrics at each size; ``predict`` gives the predictions at a size, and the seconds that they took."""
     points = []
     for px in sizes:
         predictions, seconds = predict(px)

@@ -72,7 +72,7 @@ class Predictor:
 
     Args:
         model: A model file, a run (``Run`` or its folder), or a network (``create``, ``load``).
-        device: Device to compute on, as ``--device`` takes it. "auto" takes a GPU where there is one. The network
+        device: Device to compute on: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". The network
             moves to this device and stays there.
         batch_size: Number of images to compute at a time, at least 1.
 
@@ -95,7 +95,7 @@ class Predictor:
         batch_size: int = 32,
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size must be 1 or more, not {batch_size!r}.")
+            raise InputError(f"`batch_size` must be 1 or more, not {batch_size!r}.")
         if not isinstance(model, str | os.PathLike | Network):
             raise InputError(
                 f"a {type(model).__name__} is no model. Give a model file, a run folder or a network; "
@@ -173,19 +173,13 @@ class Predictor:
                 try:
                     arrays.append(_load(image, self.preprocessing))
                 except UnreadableImageError as error:
-                    raise InputError(
-                        f"{error} (number {index}, from 0). Leave it out, or give another."
-                    ) from error
+                    raise InputError(f"{error} (number {index}, from 0). Leave it out.") from error
             start += len(chunk)
             yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
 def preprocess_image(image: ImageInput, preprocessing: Preprocessing) -> Tensor:
-    """``Preprocessing.__call__``: an image as (C, image_size, image_size) float32, normalized, on the CPU.
-
-    Raises:
-        InputError: The image can't be read, or is of no known kind.
-    """
+    """``Preprocessing.__call__``: an image as (C, image_size, image_size) float32, normalized, on the CPU."""
     try:
         loaded = torch.from_numpy(np.stack([_load(image, preprocessing)])).permute(0, 3, 1, 2)
     except UnreadableImageError as error:
@@ -217,7 +211,13 @@ def _load(image: ImageInput, preprocessing: Preprocessing) -> npt.NDArray[np.uin
     if isinstance(image, bytearray | memoryview):
         image = bytes(image)
     if _is_stream(image):
-        image = _read_stream(image)
+        content = image.read()  # type: ignore[union-attr]
+        if not isinstance(content, bytes):
+            kind = type(image).__name__
+            raise InputError(
+                f'{kind}.read() must give bytes, not {type(content).__name__}. Open it with mode "rb".'
+            )
+        image = content
     if isinstance(image, bytes) and raster_checks.is_tiff(image):
         return _load_tiff(image, preprocessing)
     if bands is None and isinstance(image, str | Path):
@@ -232,16 +232,6 @@ def _load(image: ImageInput, preprocessing: Preprocessing) -> npt.NDArray[np.uin
     if bands is not None and is_high_bit_depth_rule(bands) and is_high_bit_depth(readable):
         raise UnreadableImageError(_name_of(image), not_geotiff_fault(bands))
     return load_eval_image(readable, preprocessing)
-
-
-def _read_stream(stream: object) -> bytes:
-    content = stream.read()  # type: ignore[attr-defined]
-    if not isinstance(content, bytes):
-        raise InputError(
-            f"{type(stream).__name__}.read() gives a {type(content).__name__}, but has to give bytes. Open the file "
-            'with mode "rb", or give its bytes.'
-        )
-    return content
 
 
 def _load_tiff(content: bytes, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -268,10 +258,10 @@ def _holds_raster_values(image: ImageInput, bands: Bands) -> bool:
     """Whether an array holds values of a raster; uint8 RGB does only if 8-bit rasters trained beside deeper ones."""
     if not isinstance(image, np.ndarray):
         return False
-    measured = (
-        is_high_bit_depth_rule(bands) and "uint8" in bands.kinds and image.ndim == 3 and image.shape[2] == RGB
-    )
-    return image.dtype != np.uint8 or measured
+    if image.dtype != np.uint8:
+        return True
+    is_rgb = image.ndim == 3 and image.shape[2] == RGB
+    return is_rgb and is_high_bit_depth_rule(bands) and "uint8" in bands.kinds
 
 
 def _name_of(image: ImageInput) -> str:
@@ -322,7 +312,6 @@ def _readable(image: ImageInput) -> str | Path | bytes | Image.Image:
     fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
     if image.dtype != np.uint8 or not fits or not image.size:
         raise InputError(
-            f"an array {image.dtype} {image.shape} is no image. Give uint8 values 0 to 255 of shape "
-            "(H, W, 3), or (H, W) for gray; multiply values in [0, 1] by 255 first."
+            f"an array {image.dtype} {image.shape} is no image. Give uint8 of 0 to 255, (H, W, 3) or (H, W)."
         )
     return Image.fromarray(image)

@@ -96,9 +96,6 @@ def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
     On images that are all correct the likeliest temperature is 0. So log(temperature) has a standard normal prior,
     which weighs as much as one image.
 
-    Raises:
-        InputError: There are fewer than 30 images. They must neither train nor evaluate the model.
-
     Source: arXiv:1706.04599, section 4.2 (temperature scaling, by the log-loss); the prior is ours.
     """
     true, values = np.asarray(labels), np.asarray(logits, dtype=np.float64)

@@ -61,9 +61,6 @@ def classification_metrics(
 ) -> ClassificationMetrics:
     """Metrics of (N, K) probabilities for (N,) class ids.
 
-    Raises:
-        InputError: There is no image, a label is not a class id, or a probability is NaN.
-
     Source: scikit-learn's definitions, over the classes with images.
     """
     from sklearn.metrics import precision_recall_fscore_support  # takes a second to load

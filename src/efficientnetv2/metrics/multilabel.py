@@ -102,9 +102,6 @@ def multilabel_metrics(
 ) -> MultilabelMetrics:
     """Metrics of (N, K) probabilities for (N, M) class ids, each once and padded with -1.
 
-    Raises:
-        InputError: There is no image, an image has no label, or a probability is not finite.
-
     Source: scikit-learn's average precision and F1 of each class; top1 is the precision at 1 of google/automl,
         efficientnetv2/main.py.
     """

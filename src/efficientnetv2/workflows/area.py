@@ -55,11 +55,7 @@ class MapAreas:
 
 
 def estimate_areas(map_file: Path, sample: Path, *, label_column: str) -> MapAreas:
-    """Estimate the area of each class of a map from a table of locations, or from an evaluation of the model.
-
-    Raises:
-        InputError: The map or the sample cannot be read, or they do not fit together.
-    """
+    """Estimate the area of each class of a map from a table of locations, or from an evaluation of the model."""
     names, pixels, hectares = count_classes(map_file)
     if not pixels.sum():
         raise InputError(f"{map_file} has no data anywhere, so there is no area to estimate.")

@@ -78,9 +78,6 @@ def run_check(
     """Find duplicates, leakage and label errors, and write the page.
 
     ``on_result`` is called before the page is written, so that a full disk loses no finding.
-
-    Raises:
-        InputError: An option or a file that the caller can fix.
     """
     folder = options.folder
     device = pick_device(options.device)

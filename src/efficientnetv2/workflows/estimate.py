@@ -130,9 +130,6 @@ def plan_run(
     """Measure a few steps of a run and estimate the rest; nothing is left behind.
 
     ``began`` is the ``time.monotonic()`` when the command began. None is now.
-
-    Raises:
-        InputError: What ``train`` would refuse before its first step.
     """
     budget = StartupBudget(_WITHIN_S, time.monotonic() if began is None else began)
     device = pick_own_device(options.device, 0, 1)

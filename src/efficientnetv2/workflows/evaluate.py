@@ -80,9 +80,6 @@ def evaluate_and_report(
 
     ``on_result`` is called before the report is written, so that a full disk loses no metrics. Other processes than
     the main one return None.
-
-    Raises:
-        InputError: An option, a file or an image that the caller can fix.
     """
     with start_processes(inference) as runtime, ExitStack() as stack:
         if options.out is not None and runtime.world.is_main_process:

@@ -175,9 +175,6 @@ def align_labels(
     """The labeled dataset with the class ids of a model.
 
     With ``merge`` labels match by ``normalize_label``; a label that is a class as it is spelled stays that class.
-
-    Raises:
-        InputError: A label is no class of the model, or matches two; or the model's classes have no names.
     """
     if merge:
         _refuse_ambiguous(dataset, class_names, model)
@@ -237,12 +234,7 @@ def _first_with(dataset: ImageDataset, label: str) -> str:
 def check_calibration(
     out: Path, network: Network, dataset: ImageDataset, split: str, preprocessing: Preprocessing
 ) -> None:
-    """Refuse what cannot be calibrated before any image is predicted.
-
-    Raises:
-        InputError: The file exists or cannot be written, the model is an ensemble, views or size are not the model's
-            own, or there are too few images.
-    """
+    """Refuse what cannot be calibrated before any image is predicted."""
     if out.suffix != ".safetensors":
         raise InputError(f"`calibrate` {out}: a model file ends in .safetensors. Name it so.")
     if out.exists():
@@ -277,9 +269,6 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     """Read costs: a row per true class, named in the first column, and a column per predicted class.
 
     A column ``no_answer``, equal in all rows, is the cost of leaving an image to a person.
-
-    Raises:
-        InputError: There is no such file, a class is missing or unknown, or a cost is not a number of at least 0.
     """
     form = f"Give a CSV with a row per true class, a column per predicted class, and perhaps a column {_ABSTAIN}."
     try:
@@ -323,12 +312,7 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
 
 
 def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
-    """The folder of the report, made before the work and removed if that fails; ``data`` may lie there.
-
-    Raises:
-        InputError: It cannot be written to, is among the class folders of the dataset, is a run directory, or has
-            another file by the name of one that will be written.
-    """
+    """The folder of the report, made before the work and removed if that fails; ``data`` may lie there."""
     if any((out / name).is_file() for name in RUN_MARKERS):
         raise InputError(
             f"`output` {out} is the folder of a run, whose own report would be lost. Give another folder."

@@ -74,11 +74,7 @@ class PredictOptions:
 def predict_and_write(
     model: str, data: DataConfig, options: PredictOptions, inference: InferenceOptions
 ) -> pd.DataFrame | None:
-    """Predict images and write a table, by one process or several; None in other processes than the main one.
-
-    Raises:
-        InputError: An option, a file or an image that the caller can fix.
-    """
+    """Predict images and write a table, by one process or several; None in other processes than the main one."""
     with start_processes(inference) as runtime:
         job = broadcast_from_main(
             runtime.world, lambda: _prepare(model, data, options, strict=inference.strict)

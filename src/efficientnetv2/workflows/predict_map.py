@@ -94,11 +94,7 @@ class MapResult:
 
 
 def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> MapResult:
-    """Predict a map of a raster and write it.
-
-    Raises:
-        InputError: An option or a file that the caller can fix.
-    """
+    """Predict a map of a raster and write it."""
     device = device_for_rank(options.device, World())
     refuse_swapped_arguments(model, raster, "geo map")
     check_writable_file(out, "`output`", such_as="map.tif")
@@ -140,12 +136,7 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
 def resolve_bands(
     source: RasterDataset, preprocessing: Preprocessing, options: MapOptions, name: str
 ) -> Bands:
-    """Bands and value range: from the options, else those of the model's images, else those of the raster.
-
-    Raises:
-        InputError: Bands are missing or unknown, values are of another type than the model's images had, or no value
-            range is known. ``name`` is that of the raster.
-    """
+    """Bands and value range: from the options, else those of the model's images, else those of the raster."""
     known = preprocessing.bands
     requested = None if options.bands is None else parse_bands(options.bands)
     by_number = isinstance(requested, tuple)
@@ -200,11 +191,7 @@ def _value_range(text: str) -> tuple[float, float]:
 def resolve_grid(
     source: RasterDataset, preprocessing: Preprocessing, options: MapOptions, raster: Path
 ) -> Grid:
-    """Windows: from the options, else of the ground that the model's images showed, else of its image size.
-
-    Raises:
-        InputError: Windows do not fit, or are in meters and the raster has none.
-    """
+    """Windows: from the options, else of the ground that the model's images showed, else of its image size."""
     px, side = options.window_px, pixel_side_m(source)
     if options.window_m is not None:
         if px is not None:

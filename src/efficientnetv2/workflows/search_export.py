@@ -36,11 +36,7 @@ _EDITED = "an architecture file may have been edited"
 def export_trial(
     path: Path, storage: str | None, wait: float, *, out: Path | None, trial: int | None, grown_by: str | None
 ) -> None:
-    """Write the architecture of a trial as a file. None as ``trial`` is the best.
-
-    Raises:
-        InputError: There is no such study, trial or scaling, or the file cannot be written or has been edited.
-    """
+    """Write the architecture of a trial as a file. None as ``trial`` is the best."""
     if grown_by is not None:
         parse_scaling(grown_by)  # Refused before the study is read.
     read = LoadedStudy.of(path, storage, wait)
@@ -124,32 +120,16 @@ def _is_unchanged(read: LoadedStudy, file: Path) -> bool:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Factors by which an architecture grows, at least 1. Raises InputError for a smaller one.
+    """Factors, at least 1, by which an architecture grows. The head stays, as in S, M and L."""
 
-    Args:
-        width: Times the channels of stem and stages, rounded to multiples of 8. The head stays, as in S, M and L.
-        depth: Times the layers of each stage, rounded up.
-        px: Times the image size at inference, up to ``MAX_EVAL_IMAGE_SIZE``.
-        more_layers: Layers added to the last stages after that; the last number is of the last stage.
-        new_layers: Layers of a stage added at the end, with the last one's operator and stride 1. 0 adds none.
-        new_width: Channels of the added stage over those of the base's last stage.
-    """
-
-    width: float
-    depth: float
-    px: float
-    more_layers: tuple[int, ...] = ()
-    new_layers: int = 0
-    new_width: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name in ("width", "depth", "px", "new_width"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 1):
-                raise InputError(f"{name} is {value:g}, but must be at least 1: the architecture grows")
-        for layers in (*self.more_layers, self.new_layers):
-            if layers < 0:
-                raise InputError(f"{layers} layers cannot be added: must be at least 0")
+    width: float  # times the channels of stem and stages, rounded to multiples of 8
+    depth: float  # times the layers of each stage, rounded up
+    px: float  # times the image size at inference, up to ``MAX_EVAL_IMAGE_SIZE``
+    more_layers: tuple[
+        int, ...
+    ] = ()  # added to the last stages after that; the last number is of the last stage
+    new_layers: int = 0  # of a stage added at the end, with the last one's operator and stride 1
+    new_width: float = 2.0  # channels of the added stage over those of the base's last stage
 
 
 # Fitted to the published tables, from which the added layers and the seventh stage are read off.
@@ -162,24 +142,23 @@ def compound_scaling(phi: float) -> Scaling:
 
     Source: arXiv:1905.11946, section 3.3: 1.2, 1.1 and 1.15 to the power of phi for depth, width and size.
     """
-    if not 0 <= phi <= MAX_PHI:
-        raise InputError(
-            f"phi is {phi:g}, but must be from 0 to {MAX_PHI}: each 1 of it about doubles the multiply-adds"
-        )
     return Scaling(width=1.1**phi, depth=1.2**phi, px=1.15**phi)
 
 
 def parse_scaling(text: str) -> Scaling:
     """``m``, ``l``, or a number, the phi of `compound_scaling`. Raises InputError."""
-    if (named := {"m": TO_M, "l": TO_L}.get(text.lower())) is not None:
-        return named
+    named = {"m": TO_M, "l": TO_L}
+    if text.lower() in named:
+        return named[text.lower()]
     try:
         phi = float(text)
     except ValueError:
+        phi = math.nan
+    if not 0 <= phi <= MAX_PHI:
         raise InputError(
-            f"`grow` {text} must be m or l, which grow a network as EfficientNetV2-S grew to M or L, or the phi of "
-            f"compound scaling, a number from 0 to {MAX_PHI}"
-        ) from None
+            f"`grow` {text} must be m or l, to grow as EfficientNetV2-S grew to M or L, or the phi of compound scaling "
+            f"from 0 to {MAX_PHI}, each 1 of which about doubles the multiply-adds."
+        )
     return compound_scaling(phi)
 
 
@@ -193,11 +172,7 @@ class ScaledArchitecture:
 
 
 def scale_up(base: Architecture, scaling: Scaling, *, eval_image_size: int) -> ScaledArchitecture:
-    """A larger architecture by the paper's rules; ``eval_image_size`` is the base's image size at inference.
-
-    Raises:
-        InputError: Layers are added to more stages than there are.
-    """
+    """A larger architecture by the paper's rules; ``eval_image_size`` is the base's image size at inference."""
     if len(scaling.more_layers) > len(base.stages):
         raise InputError(
             f"layers are added to {len(scaling.more_layers)} stages, but the network has {len(base.stages)}"

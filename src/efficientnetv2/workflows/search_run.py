@@ -173,11 +173,7 @@ def resume_study(
     worker: WorkerOptions,
     callback: SearchCallback | None = None,
 ) -> SearchResult:
-    """Continue a study of this machine; ``trials`` extends it.
-
-    Raises:
-        InputError: There is no such study, or its images or hardware are others by now.
-    """
+    """Continue a study of this machine; ``trials`` extends it."""
     until = _deadline(minutes)
     folder = StudyDir(path)
     source = folder.source(storage_url)
