@@ -162,7 +162,7 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
         (["--costs", "two.csv"], ("no_answer", "0.1", "0.2")),
         (["--baseline", "."], ("predictions.csv",)),
         (["--calibrate", "m.pt"], ("--calibrate", "m.pt")),
-        (["--calibrate", "run/model.safetensors"], ("exists already",)),
+        (["--calibrate", "run/model.safetensors"], ("--calibrate", "run/model.safetensors", "new")),
         (["--calibrate", "m.safetensors", "--split", "train"], ("images of train trained the model",)),
         (["--baseline", "elsewhere"], ("--baseline",)),
         (["--abstain-below", "80"], ("between 0 and 1",)),

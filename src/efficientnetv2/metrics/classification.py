@@ -68,13 +68,14 @@ def classification_metrics(
     true, scores = _checked(labels, probabilities, class_names)
     predicted = scores.argmax(axis=1)
     k = len(class_names)
-    scored = precision_recall_fscore_support(true, predicted, labels=np.arange(k), zero_division=0.0)
-    _, recall, f1, support = scored
+    precision, recall, f1, support = precision_recall_fscore_support(
+        true, predicted, labels=np.arange(k), zero_division=0.0
+    )
     present = support > 0
-    per_class = {
-        name: ClassMetrics(*map(float, row[:3]), int(row[3])) if row[3] else ClassMetrics(None, None, None, 0)
-        for name, row in zip(class_names, np.array(scored).T.tolist(), strict=True)
-    }
+    per_class = {name: ClassMetrics(None, None, None, 0) for name in class_names}
+    for i in np.flatnonzero(present).tolist():
+        own = ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        per_class[class_names[i]] = own
     return ClassificationMetrics(
         top1=float((predicted == true).mean()),
         top5=float(top5_correct(true, scores).mean()) if k > TOP else None,

@@ -209,8 +209,8 @@ def multilabel_bootstrap(
         parts.append(metrics(times[:, unit_of]))
     count, intervals = num_clusters(clusters), {}
     for name, value in metrics(np.ones((1, images), dtype=np.int64)).items():
-        drawn = percentile_interval(np.concatenate([part[name] for part in parts]))
-        intervals[name] = widen_interval(float(value[0]), drawn, count, minimum=0.0)
+        interval = percentile_interval(np.concatenate([part[name] for part in parts]))
+        intervals[name] = widen_interval(float(value[0]), interval, count, minimum=0.0)
     return intervals
 
 

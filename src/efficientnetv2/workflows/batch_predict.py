@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import cast, get_args
@@ -178,8 +177,8 @@ class PredictionCheckpoint:
             try:
                 self._folder.mkdir(exist_ok=True)
                 file = self._folder / f"{self._digest}-{secrets.token_hex(4)}.npz"
-                part = {"rows": np.concatenate(rows), "logits": torch.cat(logits).numpy()}
-                write_atomically(file, partial(_save, **part, files=np.concatenate(files)))
+                part = (np.concatenate(rows), torch.cat(logits).numpy(), np.concatenate(files))
+                write_atomically(file, lambda partial: _save(partial, *part))
             except OSError as error:
                 self._failed = True
                 reason = error.strerror or error
@@ -210,9 +209,9 @@ def _hashed(state: Stat | None) -> tuple[int, int]:
     return state.bytes, int.from_bytes(blake2b(state.stamp.encode(), digest_size=8).digest(), signed=True)
 
 
-def _save(path: Path, **arrays: np.ndarray) -> None:
-    with path.open("wb") as file:  # given a name, numpy appends .npz
-        np.savez(file, allow_pickle=False, **arrays)
+def _save(partial: Path, rows: Ints, logits: np.ndarray, files: Ints) -> None:
+    with partial.open("wb") as file:  # given a name, numpy appends .npz
+        np.savez(file, allow_pickle=False, rows=rows, logits=logits, files=files)
 
 
 def _digest(job: PredictionJob) -> str:

@@ -187,8 +187,9 @@ def _size_curve(
         schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
         trained_px = schedule.last.image_size
     points = evaluate_sizes(by_size.__getitem__, plan.sizes, network.class_names)
-    used = "may choose" if may_choose else "shown"
-    return SizeCurve(points, network.preprocessing.image_size, trained_px, used)
+    return SizeCurve(
+        points, network.preprocessing.image_size, trained_px, "may choose" if may_choose else "shown"
+    )
 
 
 def _overlap(plan: EvaluationPlan, evaluated: ImageDataset) -> TrainOverlap:

@@ -172,10 +172,7 @@ def _report_options(
 def align_labels(
     dataset: ImageDataset, class_names: tuple[str, ...], model: str, *, merge: bool
 ) -> ImageDataset:
-    """The labeled dataset with the class ids of a model.
-
-    With ``merge`` labels match by ``normalize_label``; a label that is a class as it is spelled stays that class.
-    """
+    """The labeled dataset with the class ids of a model. With ``merge`` other labels match by ``normalize_label``."""
     if merge:
         _refuse_ambiguous(dataset, class_names, model)
         spelled = {normalize_label(name): name for name in class_names} | {name: name for name in class_names}
@@ -191,13 +188,6 @@ def align_labels(
 def _unknown_labels_error(
     dataset: ImageDataset, class_names: tuple[str, ...], model: str, unknown: list[str], *, num_present: int
 ) -> InputError:
-    where = f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)}"
-    rename = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
-    if class_names == tuple(str(number) for number in range(len(class_names))):
-        return InputError(
-            f"{where}, but the outputs of {model} have no names, only numbers ('0' to '{len(class_names) - 1}'). Name "
-            f"them, in their order: {rename} (a name on each line)"
-        )
     if {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
         fix = (
             "They differ only by case, space or how their letters are encoded. Merge them: `labels=casefold`."
@@ -209,9 +199,12 @@ def _unknown_labels_error(
     elif ensemble_members(Path(model)):  # convert takes single networks
         fix = "No label is. Rename the labels of the table."
     else:
-        fix = f"No label is. If its classes have other names: {rename} (a name on each line)"
-    hint = did_you_mean(unknown[0], class_names)
-    return InputError(f"{where} is no class of {model}, which knows {shorten(class_names, 10)}{hint} {fix}")
+        rename = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
+        fix = f"No label is. If its classes have other names, one on each line of a file: {rename}"
+    return InputError(
+        f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)} is no class of {model}, which knows "
+        f"{shorten(class_names, 10)}{did_you_mean(unknown[0], class_names)} {fix}"
+    )
 
 
 def _refuse_ambiguous(dataset: ImageDataset, class_names: tuple[str, ...], model: str) -> None:
@@ -235,10 +228,8 @@ def check_calibration(
     out: Path, network: Network, dataset: ImageDataset, split: str, preprocessing: Preprocessing
 ) -> None:
     """Refuse what cannot be calibrated before any image is predicted."""
-    if out.suffix != ".safetensors":
-        raise InputError(f"`calibrate` {out}: a model file ends in .safetensors. Name it so.")
-    if out.exists():
-        raise InputError(f"`calibrate` {out} exists already. Give another name, or remove it.")
+    if out.suffix != ".safetensors" or out.exists():
+        raise InputError(f"`calibrate` {out} must be a new file whose name ends in .safetensors.")
     check_writable_file(out, "`calibrate`", such_as="calibrated.safetensors")
     if isinstance(network, Ensemble):
         raise InputError(f"`calibrate` {out}: the model is an ensemble. Give the file of a single network.")
@@ -247,7 +238,7 @@ def check_calibration(
         if value != own:
             raise InputError(
                 f"`calibrate` {out}: the temperature is for the model's own {name} {own}, not for `{name}={value}`. "
-                f"Leave it out, or change the model first with effnetv2 convert."
+                "Leave it out, or change the model first with effnetv2 convert."
             )
     if len(dataset) < MIN_TEMPERATURE_IMAGES:
         raise InputError(
@@ -270,7 +261,7 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
 
     A column ``no_answer``, equal in all rows, is the cost of leaving an image to a person.
     """
-    form = f"Give a CSV with a row per true class, a column per predicted class, and perhaps a column {_ABSTAIN}."
+    form = f"Give a CSV with a row and a column for each class, and perhaps a column {_ABSTAIN}."
     try:
         table = read_cells(file)
     except (OSError, ValueError) as error:
@@ -280,17 +271,13 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     table.index = pd.Index(match_names(table.index.astype(str).str.strip(), class_names))
     table.columns = pd.Index(match_names(table.columns.astype(str).str.strip(), columns))
     for what, names, known in (("row", table.index, class_names), ("column", table.columns, columns)):
-        if unknown := [str(name) for name in names if name not in known]:
-            raise InputError(
-                f"`costs` {file}: {what} '{unknown[0]}' is no class of the model{did_you_mean(unknown[0], known)} "
-                f"It has {shorten(class_names, 10)}."
-            )
-        if missing := [name for name in class_names if name not in names]:
-            raise InputError(f"`costs` {file} has no {what} for {shorten(missing)}. {form}")
-        if names.has_duplicates:
-            raise InputError(
-                f"`costs` {file}: {what} '{names[names.duplicated()][0]}' is there twice. Keep one."
-            )
+        for problem, found in (
+            ("is no class of the model", [name for name in names if name not in known]),
+            ("is missing", [name for name in class_names if name not in names]),
+            ("is there twice", names[names.duplicated()].tolist()),
+        ):
+            if found:
+                raise InputError(f"`costs` {file}: the {what} '{found[0]}' {problem}. {form}")
     costs = table.apply(pd.to_numeric, errors="coerce")
     invalid = np.argwhere(~(np.isfinite(costs) & (costs >= 0)).to_numpy())
     if len(invalid):

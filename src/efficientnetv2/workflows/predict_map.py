@@ -249,7 +249,5 @@ def _log_plan(
             "The window is the size of the model's input. If its training images showed other ground, give `window_m` "
             "or `window_px`."
         )
-    if source.crs is None:
-        _logger.info(f"{raster} has no coordinate system, so the map has none either.")
     if warning := distortion_warning(source):
         _logger.info(warning)

@@ -127,10 +127,7 @@ class StudyDir:
         """The URL of the study's database; ``given`` is the user's. Raises InputError if they differ."""
         if not self.file.exists():
             if given is None:
-                run = shell_join(["effnetv2", "search", "run", str(self.path), "--data", "DATA"])
-                raise InputError(
-                    f"{self.path} holds no study. Start one ({run}), or pass the `storage` of its trials."
-                )
+                raise self._no_study_error(None)
             return _absolute_url(given)
         url = _absolute_url(self._read().get("storage") or self.default_storage)
         if given is None:
@@ -146,13 +143,15 @@ class StudyDir:
     def source(self, storage: str | None = None) -> DataConfig:
         """The dataset of the study. ``storage`` is the user's, for the message where there is no study here."""
         if not self.file.exists():
-            args = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
-            args += [] if storage is None else ["--storage", redact_password(storage)]
-            raise InputError(
-                f"{self.path} holds no study, so its dataset is unknown. Start or join one with all its options: "
-                f"{shell_join(args)}"
-            )
+            raise self._no_study_error(storage)
         return DataConfig(**self._read()["data"])
+
+    def _no_study_error(self, storage: str | None) -> InputError:
+        args = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
+        args += ["--storage", "URL" if storage is None else redact_password(storage)]
+        return InputError(
+            f"{self.path} holds no study. Start or join one with its options: {shell_join(args)}"
+        )
 
     def _read(self) -> dict[str, Any]:
         content = read_yaml(self.file)
