@@ -70,10 +70,10 @@ def learning_curve(
 
     The exponent is read twice, from all points and from the last two, since curves bend; the forecast is the mean of
     both, and its interval covers both over resampled images and draws. Beyond a sample, the errors fall with each
-    exponent, with half of it, and not at all; mean and interval are of all these.
+    exponent, with half of it, and not at all.
 
     ``predicted`` are the classes of ``val`` by the probe of all of ``train``; ``fit`` fits it to vectors and labels.
-    ``num_labeled`` training images are in the dataset, without copies; ``groups`` are those of ``train``.
+    ``num_labeled`` training images are in the dataset, without copies.
 
     Source: power laws, arXiv:1712.00409; fitting and extrapolating them, Figueroa et al., BMC Medical Informatics and
         Decision Making 12:8 (2012); the two readings are ours.

@@ -183,10 +183,7 @@ def linear_probe(
     *,
     contents: Ints | None = None,
 ) -> ProbeResult:
-    """Fit logistic regression on embeddings of labeled images and evaluate it on others; large parts are sampled.
-
-    ``contents`` are those of ``train``, see ``deduplicate``.
-    """
+    """Fit logistic regression on embeddings of labeled images and evaluate it on others; large parts are sampled."""
     started = time.perf_counter()
     key, most = options.key, options.max_images
     if most is None:
@@ -267,10 +264,7 @@ def out_of_fold_predictions(
     balanced: bool,
     groups: GroupedData | None = None,
 ) -> Ints:
-    """(n,) classes predicted by linear probes of the other folds; -1 for images in no test fold.
-
-    ``folds`` have the rows of the dataset to train and to test on; ``groups`` are those of ``embeddings``.
-    """
+    """(n,) classes predicted by linear probes of the other folds; -1 for images in no test fold."""
     predicted = np.full(len(embeddings.labels), -1, dtype=np.int64)
     for number, fold in enumerate(folds):
         train, test = (np.isin(embeddings.samples, rows) for rows in fold)
@@ -284,10 +278,7 @@ def out_of_fold_predictions(
 
 
 def to_linear_layer(classifier: Pipeline, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (K, D) and bias (K,) of a linear layer whose softmax is what ``fit_classifier`` predicts.
-
-    A class that it was not trained on gets the row with the least bias.
-    """
+    """Weight (K, D) and bias (K,) of the layer of ``fit_classifier``; a class without images gets the least bias."""
     scaler, regression = classifier[0], classifier[1]
     coefficients, intercepts = regression.coef_, regression.intercept_
     if len(regression.classes_) == 2:  # scikit-learn has a single row, of the second class
@@ -331,10 +322,7 @@ def strictest_grouping(
 
 
 def deduplicate(dataset: ImageDataset, contents: Ints | None) -> npt.NDArray[np.bool_]:
-    """(N,) whether an image stands for its augmented copies and for files with equal bytes.
-
-    ``contents`` are (N,) ids, equal for equal files; None if not known.
-    """
+    """(N,) whether an image stands for its augmented copies and for files with equal bytes, (N,) ``contents`` ids."""
     originals = GroupedData.from_clusters(np.arange(len(dataset)), dataset).originals
     if contents is not None:
         originals = originals[np.unique(contents[originals], return_index=True)[1]]

@@ -98,8 +98,7 @@ def predict(
 
     ``batches`` are (n, C, H, W) uint8, split where memory runs out. ``progress`` is called after each with the number
     of images so far, ``on_batch`` with its logits. With ``num_images``, an upper bound, the logits are never in memory
-    twice. The network moves to ``device``, and keeps its training mode. Raises InputError if it has no classes, a
-    logit is not finite, or a single image does not fit into memory.
+    twice. The network moves to ``device``, and keeps its training mode.
     """
     require_classes(network)
     temperature = 1.0 if network.calibration is None else network.calibration.temperature
@@ -246,10 +245,7 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 def retry_halving_batch(
     compute: Callable[[Tensor], Tensor], images: Tensor, most: int, device: torch.device
 ) -> tuple[Tensor, int]:
-    """Compute a batch in parts of ``most`` images, halved while memory runs out; returns it and the size that fits.
-
-    Raises MemoryShortError if a single image does not fit.
-    """
+    """Compute a batch in parts of ``most`` images, halved while memory runs out; returns it and the size that fits."""
     results: list[Tensor] = []
     done = 0
     while done < len(images):

@@ -246,10 +246,7 @@ def _load_tiff(content: bytes, preprocessing: Preprocessing) -> npt.NDArray[np.u
 
 
 def _is_high_bit_depth_band(image: Image.Image, bands: Bands | None) -> bool:
-    """Whether a PIL image is read as a raster: a single band of 16 or 32 bits, of which Pillow would drop the lower.
-
-    Files of other formats than TIFF are ordinary images by their paths too; so are TIFFs without the extra geo.
-    """
+    """Whether a PIL image is read as a raster: a single band of 16 or 32 bits, of which Pillow would drop the lower."""
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
     return deep and image.format in ("TIFF", None) and (bands is not None or raster_checks.has_gdal())
 

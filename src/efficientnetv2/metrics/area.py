@@ -61,18 +61,9 @@ def adjusted_areas(
 ) -> AdjustedAreas:
     """Error-adjusted area of each class by the stratified estimator; the strata are the mapped classes.
 
-    With W_i the fraction of the map that is class i, n_ij the samples mapped as i that are truly j, n_i their sum, and
-    p_ij = W_i n_ij / n_i:
-
-    - area of j: p_j = sum_i p_ij, its variance sum_i W_i^2 (n_ij / n_i) (1 - n_ij / n_i) / (n_i - 1);
-    - user's accuracy of i: U_i = n_ii / n_i, variance U_i (1 - U_i) / (n_i - 1);
-    - producer's accuracy of j: P_j = p_jj / p_j, variance (W_j^2 (1 - P_j)^2 U_j (1 - U_j) / (n_j - 1)
-      + P_j^2 sum_(i != j) W_i^2 (n_ij / n_i) (1 - n_ij / n_i) / (n_i - 1)) / p_j^2;
-    - overall accuracy: sum_i W_i U_i, variance sum_i W_i^2 U_i (1 - U_i) / (n_i - 1).
-
     ``counts`` are (K, K) numbers of samples, rows mapped, columns true, random within each mapped class or over the
     whole map; ``mapped`` is the (K,) mapped area in any unit. With fewer than about five errors in a stratum the
-    interval is too short. Raises InputError if a mapped class has fewer than two samples.
+    interval is too short.
 
     Source: Olofsson et al., Good practices for estimating area and assessing accuracy of land change, Remote Sensing
     of Environment 148 (2014), equations 1 to 11.

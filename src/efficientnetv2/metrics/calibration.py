@@ -72,10 +72,7 @@ def expected_calibration_error(
 
 
 def calibration_error_by_chance(bins: Sequence[ReliabilityBin], *, key: Key) -> float:
-    """The 95th percentile of the expected calibration error of a perfectly calibrated classifier on as many images.
-
-    With few images in a bin, its accuracy differs from its probability by chance, and the differences add up.
-    """
+    """The 95th percentile of the calibration error that a perfectly calibrated classifier has by chance."""
     images = np.array([each.num_images for each in bins])
     confidence = np.array([each.confidence for each in bins]).clip(0, 1)  # float32 may exceed 1 slightly
     correct = key.generator().binomial(images, confidence, size=(_DRAWS, len(bins)))
@@ -91,12 +88,10 @@ def log_loss(labels: npt.ArrayLike, logits: npt.ArrayLike, *, temperature: float
 
 
 def fit_temperature(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
-    """The temperature that minimizes the log-loss of (N, K) logits. It changes no prediction, only the probabilities.
+    """The temperature that minimizes the log-loss of (N, K) logits, of images that the model has not seen.
 
-    On images that are all correct the likeliest temperature is 0. So log(temperature) has a standard normal prior,
-    which weighs as much as one image.
-
-    Source: arXiv:1706.04599, section 4.2 (temperature scaling, by the log-loss); the prior is ours.
+    log(temperature) has a standard normal prior, which weighs as much as one image: on images that are all correct the
+    likeliest temperature is 0. Source: arXiv:1706.04599, section 4.2; the prior is ours.
     """
     true, values = np.asarray(labels), np.asarray(logits, dtype=np.float64)
     if len(true) < MIN_TEMPERATURE_IMAGES:

@@ -59,10 +59,7 @@ class ClassificationMetrics:
 def classification_metrics(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
 ) -> ClassificationMetrics:
-    """Metrics of (N, K) probabilities for (N,) class ids.
-
-    Source: scikit-learn's definitions, over the classes with images.
-    """
+    """Metrics of (N, K) probabilities for (N,) class ids, as scikit-learn defines them for classes with images."""
     from sklearn.metrics import precision_recall_fscore_support  # takes a second to load
 
     true, scores = _checked(labels, probabilities, class_names)
@@ -107,10 +104,7 @@ def top_classes(probabilities: Floats, count: int) -> Integers:
 
 
 def top5_correct(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """(N,) whether a label, of (N,) or (N, M) padded with -1, is among the five most probable of K > 5 classes.
-
-    Of equal probabilities the first classes count.
-    """
+    """(N,) whether a label, (N,) or (N, M) padded with -1, is among the five most probable; ties go to the first."""
     true, scores = np.asarray(labels), np.asarray(probabilities)
     true, classes = true.reshape(len(true), -1), np.arange(scores.shape[1])
     hits = np.zeros(len(true), dtype=bool)

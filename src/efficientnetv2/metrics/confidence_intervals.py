@@ -102,7 +102,7 @@ def unit_counts(
 ) -> tuple[csr_array, Ints]:
     """Sampling units: (units, models * 3 * K) correct, true and predicted images, and the multiplicity of each unit.
 
-    Single images with equal label and predictions are one unit, so that a million of them are a few units.
+    Single images with equal label and predictions are one unit.
     """
     table = np.stack([labels, *predictions], axis=1)
     _, cluster_of, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
@@ -177,8 +177,7 @@ def multilabel_bootstrap(
 ) -> dict[str, Interval]:
     """95 % intervals of multilabel metrics, with whole clusters drawn; empty where 200 draws take too long.
 
-    ``labels`` are (N, M), padded with -1, ``assigned`` (N, K) predicted classes, ``probabilities`` (N, K), ``correct``
-    (N,) whether the most probable class is a label.
+    ``labels`` are (N, M), padded with -1; ``correct`` is (N,) whether the most probable class is a label.
     """
     images, classes = assigned.shape
     draws = min(DRAWS, _MAX_RANKED // (images * classes))
@@ -279,10 +278,7 @@ def _metrics(labels: Ints, predictions: list[Ints], num_classes: int) -> dict[st
 
 
 def _average_precision(times: Ints, true: Bools, probabilities: npt.NDArray[np.floating[Any]]) -> Floats:
-    """(draws,) average precision of a class from (draws, N) multiplicities; NaN for a draw without its images.
-
-    Images of equal probability share one rank.
-    """
+    """(draws,) average precision of a class from (draws, N) multiplicities; equal probabilities share one rank."""
     order = np.argsort(-probabilities, kind="stable")
     ranks, positive = -probabilities[order], true[order]
     own = ranks[positive]

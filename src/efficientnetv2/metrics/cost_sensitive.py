@@ -38,8 +38,6 @@ class CostMetrics:
 def min_cost_predictions(probabilities: npt.ArrayLike, costs: ErrorCosts) -> npt.NDArray[np.int64]:
     """(N,) class ids of least expected cost, or ``ABSTAIN``; of equal costs the more probable class.
 
-    Nothing is fitted: the thresholds follow from costs and (N, K) probabilities, which must be calibrated.
-
     Source: Elkan, The Foundations of Cost-Sensitive Learning, IJCAI 2001, equation 1; abstention: Chow, IEEE
         Transactions on Information Theory 16 (1970).
     """

@@ -102,8 +102,7 @@ def multilabel_metrics(
 ) -> MultilabelMetrics:
     """Metrics of (N, K) probabilities for (N, M) class ids, each once and padded with -1.
 
-    Source: scikit-learn's average precision and F1 of each class; top1 is the precision at 1 of google/automl,
-        efficientnetv2/main.py.
+    Source: scikit-learn; top1 is the precision at 1 of google/automl, efficientnetv2/main.py.
     """
     from sklearn.metrics import average_precision_score  # takes a second to load
 

@@ -43,8 +43,7 @@ class SliceMetrics:
 def slice_values(column: pd.Series[str]) -> pd.Series[str] | None:
     """The value of each image as text, or None for a column that gives no useful subgroups.
 
-    Up to ``MOST_VALUES`` distinct values are taken as they are. More numbers or dates become quartiles, named by their
-    ends. An empty cell is the value "(empty)".
+    More than ``MOST_VALUES`` numbers or dates become quartiles, named by their ends. An empty cell is "(empty)".
     """
     filled = column.dropna()
     try:
@@ -110,10 +109,7 @@ def slice_metrics(
 ) -> tuple[SliceMetrics, ...]:
     """Metrics of each subgroup: first those significantly below the rest, then the others by top-1, small ones last.
 
-    ``columns`` give subgroups by ``slice_values``, ``labels`` are (N,) or (N, M) class ids, ``right`` is (N,).
-
-    Source: Fisher's exact test of each subgroup against the rest, one-sided, at 5 % over the number of subgroups
-        (Bonferroni).
+    Source: Fisher's exact test of each subgroup against the rest, one-sided, at 5 % over the number of subgroups.
     """
     from sklearn.metrics import f1_score  # takes a second to load
 

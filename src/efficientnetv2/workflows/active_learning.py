@@ -72,8 +72,7 @@ def rank_for_labeling(
 ) -> Ranking:
     """Rank images by how much their labels would help, from (n, K) probabilities and (n, d) embeddings.
 
-    At ``most`` so many are chosen by gradients, fewer if the rest are copies of these. Neither array is copied as a
-    whole. ``progress`` is called with the number chosen so far.
+    At ``most`` so many are chosen by gradients, fewer if the rest are copies. Neither array is copied as a whole.
     """
     count = len(probabilities)
     entropy, margin = np.empty(count), np.empty(count)
@@ -125,10 +124,7 @@ def _choose_diverse(
 def _chunks(
     numbers: npt.NDArray[np.floating], predicted: Ints | None = None
 ) -> Iterator[tuple[slice, Floats]]:
-    """Rows of (n, d) numbers in float64, each chunk in the same memory; minus 1 at ``predicted`` (n,).
-
-    In float32 the distance of two nearly equal gradients would be rounding errors.
-    """
+    """Rows of (n, d) numbers in float64, for exact distances, all in one memory; minus 1 at ``predicted`` (n,)."""
     count, width = numbers.shape
     rows = max(1, _CHUNK // max(1, width))
     memory = np.empty((min(rows, count), width))
@@ -177,10 +173,7 @@ def require_rankable(network: Network, model: str) -> None:
 
 
 def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runtime: Runtime) -> None:
-    """Embed the predicted images, rank them, and write the table and, as ``.html``, the sheet.
-
-    If only some images have a label, the others are ranked.
-    """
+    """Rank the predicted images, those without a label if some have one, and write the table and the sheet (.html)."""
     network = job.network
     labeled = job.dataset.labels[predictions.samples] >= 0
     places = np.flatnonzero(~labeled) if not labeled.all() else np.arange(len(labeled))

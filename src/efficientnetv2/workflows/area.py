@@ -77,10 +77,7 @@ def estimate_areas(map_file: Path, sample: Path, *, label_column: str) -> MapAre
 
 
 def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
-    """(K, K) counts by mapped and true class, from the confusion matrix of an evaluation.
-
-    Images that trained or selected the model are refused: it is wrong less often on these than on the map.
-    """
+    """(K, K) counts by mapped and true class, from the confusion matrix of an evaluation that is not optimistic."""
     form = "effnetv2 evaluate MODEL OTHERS --output FOLDER"
     try:
         report = upgrade(json.loads(file.read_text(encoding="utf-8")))

@@ -59,10 +59,7 @@ class InferenceOptions:
 
 @dataclass(frozen=True, eq=False)
 class PredictionJob:
-    """What is predicted. Images in damaged shards are not read.
-
-    Every process has the same network, dataset and preprocessing.
-    """
+    """What every process predicts, except images in damaged shards."""
 
     network: Network
     dataset: ImageDataset
@@ -94,7 +91,6 @@ def run_prediction(
     """Predict the dataset of a job, and measure the seconds; every process calls it.
 
     The main process gets all predictions, the others a part of no use. Predictions are resumed from ``checkpoint``.
-    Raises InputError where no image can be read, or one cannot with ``strict``.
     """
     dataset, lost, world = job.dataset, job.damage.reasons, runtime.world
     rows = np.setdiff1d(np.arange(len(dataset)), list(lost))

@@ -75,10 +75,7 @@ class CheckOptions:
 def run_check(
     data: DataConfig, options: CheckOptions, on_result: Callable[[CheckResult], None] = lambda result: None
 ) -> CheckResult:
-    """Find duplicates, leakage and label errors, and write the page.
-
-    ``on_result`` is called before the page is written, so that a full disk loses no finding.
-    """
+    """Check a dataset and write the page; ``on_result`` is called before, so that a full disk loses no finding."""
     folder = options.folder
     device = pick_device(options.device)
     dataset = data.read_any()

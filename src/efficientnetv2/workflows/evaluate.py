@@ -76,10 +76,9 @@ def evaluate_and_report(
     inference: InferenceOptions,
     on_result: OnResult = lambda result, curve: None,
 ) -> EvaluationResult | None:
-    """Evaluate a model and write its report, by one process or several.
+    """Evaluate a model and write its report, by one process or several, of which only the main one returns a result.
 
-    ``on_result`` is called before the report is written, so that a full disk loses no metrics. Other processes than
-    the main one return None.
+    ``on_result`` is called before the report is written, so that a full disk loses no metrics.
     """
     with start_processes(inference) as runtime, ExitStack() as stack:
         if options.out is not None and runtime.world.is_main_process:
@@ -266,11 +265,7 @@ def unseen_metrics(
     class_names: Sequence[str],
     clusters: Clusters | None = None,
 ) -> UnseenMetrics | None:
-    """Metrics of the unseen images alone; of an ensemble, unseen by every member.
-
-    ``overlap`` and ``clusters`` are of the predicted images. None if all or none are unseen, it is not known of each,
-    or there are fewer than 30.
-    """
+    """Metrics of the images unseen by the model (every member); None if all, none, unknown, or fewer than 30."""
     rows = overlap.unseen
     if rows is None or not SMALL_SLICE <= len(rows) < overlap.num_images:
         return None

@@ -257,10 +257,7 @@ def require_unseen(out: Path, overlap: TrainOverlap, split: str) -> None:
 
 
 def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
-    """Read costs: a row per true class, named in the first column, and a column per predicted class.
-
-    A column ``no_answer``, equal in all rows, is the cost of leaving an image to a person.
-    """
+    """Costs by true class (rows) and predicted class (columns); ``no_answer`` costs an image left to a person."""
     form = f"Give a CSV with a row and a column for each class, and perhaps a column {_ABSTAIN}."
     try:
         table = read_cells(file)

@@ -109,10 +109,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True, eq=False)
 class SearchConfig:
-    """A search on a dataset, in a folder. Raises InputError for options that are unknown or contradict each other.
-
-    ``storage`` is the URL of the database, None a file in the folder; ``minutes`` are those of this worker.
-    """
+    """A search, with the database at ``storage`` (None: in the folder), by this worker for so many ``minutes``."""
 
     study: Path
     source: DataConfig
