@@ -71,10 +71,10 @@ def cluster_bootstrap(
         ``widen_interval``.
     """
     per_class = ("f1", "recall", "precision")
-    draws = _draw_metrics(labels, [predictions], clusters, num_classes, key, per_class)
-    values, count = _metrics(labels, [predictions], num_classes), num_clusters(clusters)
+    values, draws = _draw_metrics(labels, [predictions], clusters, num_classes, key, per_class)
+    count = num_clusters(clusters)
     return {
-        name: widen_interval(float(values[name][0, 0]), percentile_interval(drawn[:, 0]), count, minimum=0.0)
+        name: widen_interval(float(values[name][0]), percentile_interval(drawn[:, 0]), count, minimum=0.0)
         for name, drawn in draws.items()
     }
 
@@ -87,11 +87,10 @@ def paired_bootstrap(
     Source: the percentile bootstrap of pairs; Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; for
         few clusters see ``widen_interval``.
     """
-    draws = _draw_metrics(labels, [first, second], clusters, num_classes, key, ("f1",))
-    values, count = _metrics(labels, [first, second], num_classes), num_clusters(clusters)
-    differences = {}
+    values, draws = _draw_metrics(labels, [first, second], clusters, num_classes, key, ("f1",))
+    count, differences = num_clusters(clusters), {}
     for name, drawn in draws.items():
-        value = float(values[name][0, 0] - values[name][0, 1])
+        value = float(values[name][0] - values[name][1])
         interval = percentile_interval(drawn[:, 0] - drawn[:, 1])
         differences[name] = Difference(value, *widen_interval(value, interval, count, minimum=-1.0))
     return differences
@@ -248,9 +247,10 @@ def _draw_metrics(
     num_classes: int,
     key: Key,
     per_class: tuple[str, ...],
-) -> dict[str, Floats]:
-    """(draws, models) values of each metric."""
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """(models,) values of each metric on all images, and (draws, models) values on the drawn ones."""
     cells, counts = unit_counts(labels, predictions, clusters, num_classes)
+    values = metrics_from_counts((counts @ cells).reshape(len(predictions), 3, num_classes))
     present = np.unique(labels)
     classes = {"precision": np.intersect1d(present, np.concatenate(predictions))}
     names = ["top1", "macro_f1", "balanced_accuracy"]
@@ -260,7 +260,7 @@ def _draw_metrics(
         found = metrics_from_counts((times @ cells).reshape(len(times), len(predictions), 3, num_classes))
         for name in names:
             drawn[name][part] = found[name]
-    return drawn
+    return values, drawn
 
 
 def _multinomial(counts: Ints, at_once: int, key: Key, draws: int) -> Iterator[tuple[slice, Ints]]:
@@ -269,12 +269,6 @@ def _multinomial(counts: Ints, at_once: int, key: Key, draws: int) -> Iterator[t
     for start in range(0, draws, at_once):
         size = min(at_once, draws - start)
         yield slice(start, start + size), generator.multinomial(total, counts / total, size=size)
-
-
-def _metrics(labels: Ints, predictions: list[Ints], num_classes: int) -> dict[str, Floats]:
-    """(1, models) values of each metric on all images."""
-    cells, counts = unit_counts(labels, predictions, np.arange(len(labels)), num_classes)
-    return metrics_from_counts((counts @ cells).reshape(1, len(predictions), 3, num_classes))
 
 
 def _average_precision(times: Ints, true: Bools, probabilities: npt.NDArray[np.floating[Any]]) -> Floats:

@@ -24,7 +24,14 @@ from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
-from efficientnetv2.inference.predict import Predictions, Runtime, predict_dataset
+from efficientnetv2.inference.predict import (
+    Predictions,
+    Runtime,
+    predict_dataset,
+    require_classes,
+    require_image_channels,
+)
+from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion.reading import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
@@ -273,11 +280,15 @@ def remove_unfit_calibration(model: Network, preprocessing: Preprocessing) -> No
     )
 
 
-def refuse_swapped_arguments(model: str, data: str | Path, command: str) -> None:
-    """Refuse MODEL and DATA in the wrong order: only DATA is a model."""
+def load_predictor(model: str, data: str | Path, command: str) -> Network:
+    """The model of a command, which has classes and takes what files have; refuses arguments in the wrong order."""
     if _is_model(data) and not _is_model(model):
         right = shell_join(["effnetv2", *command.split(), str(data), model])
         raise InputError(f"MODEL {model} is not a model, but DATA {data} is. Swap them: {right}")
+    network = model_file.load(model)
+    require_classes(network, model)
+    require_image_channels(network, model)
+    return network
 
 
 def _is_model(path: str | Path) -> bool:

@@ -26,10 +26,8 @@ from efficientnetv2.evaluation.predictions import (
     load_predictions,
 )
 from efficientnetv2.evaluation.report_sections import ReportOptions, validate_slices
-from efficientnetv2.inference.predict import require_classes, require_image_channels
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
-from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.memory_profile import infer_shapes
@@ -43,7 +41,7 @@ from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import choice
 from efficientnetv2.workflows.batch_predict import (
     PredictionJob,
-    refuse_swapped_arguments,
+    load_predictor,
     remove_unfit_calibration,
     with_tta,
 )
@@ -93,13 +91,10 @@ def plan_evaluation(
 ) -> EvaluationPlan:
     """Check the options, and load the model and the dataset."""
     sizes = () if options.sizes is None else parse_sizes(options.sizes)
-    refuse_swapped_arguments(model, data.data, "evaluate")
-    network = model_file.load(model)
+    network = load_predictor(model, data.data, "evaluate")
     own = network.preprocessing
     px = own.image_size if options.image_size is None else _check_size("image_size", options.image_size)
     preprocessing = with_tta(replace(own, image_size=px), options.tta)
-    require_classes(network, model)
-    require_image_channels(network, model)
     if network.answer == "sigmoid" and data.label_separator is None:
         raise InputError(
             f"{model} predicts each class independently (sigmoid), and is compared with all labels of an image. Give "

@@ -20,8 +20,7 @@ from efficientnetv2.evaluation.predictions import (
     write_predictions,
     write_skipped,
 )
-from efficientnetv2.inference.predict import Predictions, require_classes, require_image_channels
-from efficientnetv2.models import model_file
+from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.utils.distributed import broadcast_from_main
@@ -43,9 +42,9 @@ from efficientnetv2.workflows.batch_predict import (
     InferenceOptions,
     PredictionCheckpoint,
     PredictionJob,
+    load_predictor,
     log_skipped_count,
     log_unreadable,
-    refuse_swapped_arguments,
     remove_unfit_calibration,
     run_prediction,
     saving_on_interrupt,
@@ -95,12 +94,10 @@ def predict_and_write(
 def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: bool) -> PredictionJob:
     """Check the options, and load the model and the dataset."""
     out, rank = options.out, options.rank
-    refuse_swapped_arguments(model, data.data, "predict")
     if out is not None:
         _check_outputs(out, rank, Path(data.data))
     check_rank_output(rank, out, data.data)
-    network = model_file.load(model)
-    require_classes(network, model)
+    network = load_predictor(model, data.data, "predict")
     separator = options.label_separator
     if separator is not None and any(separator in name for name in network.class_names):
         raise InputError(
@@ -119,7 +116,6 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
         )
     if rank is not None:
         require_rankable(network, model)
-    require_image_channels(network, model)
     remove_unfit_calibration(network, preprocessing)
     dataset = replace(data.read(require_labels=False), bands=own.bands)
     damage = report_notes(dataset, strict=strict)

@@ -28,15 +28,14 @@ from efficientnetv2.data.raster_checks import (
 from efficientnetv2.geospatial import map_file
 from efficientnetv2.geospatial.map_file import distortion_warning
 from efficientnetv2.geospatial.predict_map import Grid, MapStatistics, predict_blocks
-from efficientnetv2.inference.predict import require_classes, require_image_channels, require_single_label
-from efficientnetv2.models import model_file
+from efficientnetv2.inference.predict import require_single_label
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
 from efficientnetv2.utils.shell import command_line
-from efficientnetv2.workflows.batch_predict import device_for_rank, refuse_swapped_arguments
+from efficientnetv2.workflows.batch_predict import device_for_rank, load_predictor
 from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file
 
 _logger = logging.getLogger(__name__)
@@ -96,17 +95,14 @@ class MapResult:
 def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> MapResult:
     """Predict a map of a raster and write it."""
     device = device_for_rank(options.device, World())
-    refuse_swapped_arguments(model, raster, "geo map")
     check_writable_file(out, "`output`", such_as="map.tif")
     if out.exists() and raster.exists() and out.samefile(raster):
         raise InputError(f"`output` {out} is RASTER itself. Give another file.")
+    network = load_predictor(model, raster, "geo map")
+    require_single_label(network, "a map has one class at each place", model)
     with open_raster(raster) as source:
         refuse_foreign_file(out, "`output`", map_file.is_map, "is no map of effnetv2 geo map")
         note_replaced(out)
-        network = model_file.load(model)
-        require_classes(network, model)
-        require_single_label(network, "a map has one class at each place", model)
-        require_image_channels(network, model)
         bands = resolve_bands(source, network.preprocessing, options, str(raster))
         grid = resolve_grid(source, network.preprocessing, options, raster)
         _log_plan(source, raster, grid, bands, options, network.preprocessing)

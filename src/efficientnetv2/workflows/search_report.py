@@ -13,19 +13,8 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, png, style_axes
-from efficientnetv2.nas.results import (
-    Cost,
-    TrialRow,
-    architecture_table,
-    best,
-    best_so_far,
-    count_states,
-    importances,
-    load_rows,
-    millions,
-    pareto_front,
-    step_ms,
-)
+from efficientnetv2.nas import results
+from efficientnetv2.nas.results import Cost, TrialRow, best, pareto_front
 from efficientnetv2.nas.storage import redact_password
 from efficientnetv2.nas.study import OpenStudy, open_study
 from efficientnetv2.utils.errors import InputError
@@ -49,7 +38,7 @@ class LoadedStudy:
         """Open a study; ``wait`` is in minutes. Raises InputError."""
         folder = StudyDir(path)
         study = open_study(folder.open_storage(folder.storage_url(storage), wait=wait), folder.name)
-        return cls(folder, study, load_rows(study))
+        return cls(folder, study, results.load_rows(study))
 
     def row(self, trial: int | None) -> TrialRow:
         """A trial that has ended; None is the best one. Raises InputError."""
@@ -93,7 +82,7 @@ def show_study(path: Path, storage: str | None, wait: float) -> StudyReport:
     """Write the page and the plots of a study into its folder; ``wait`` is in minutes. Raises InputError."""
     read = LoadedStudy.of(path, storage, wait)
     read.folder.check()
-    shares = importances(read.study)
+    shares = results.importances(read.study)
     plots = {
         "fronts": draw_fronts(read.rows),
         "rewards": draw_rewards(read.rows),
@@ -110,9 +99,11 @@ def show_study(path: Path, storage: str | None, wait: float) -> StudyReport:
 
 def _page(read: LoadedStudy, plots: Mapping[str, Figure | None]) -> str:
     study, rows = read.study, read.rows
-    config, states = study.config, count_states(rows)
+    config, states = study.config, results.count_states(rows)
     leaders = best(rows, most=LEADERS) if states["finished"] else []
-    columns, table = architecture_table(config.space.decode(leaders[0].point)) if leaders else ([], [])
+    columns, table = (
+        results.architecture_table(config.space.decode(leaders[0].point)) if leaders else ([], [])
+    )
     failures = [row for row in rows if row.end == "failed"]
     return render(
         "search.html.j2",
@@ -149,8 +140,8 @@ def draw_fronts(rows: Sequence[TrialRow]) -> Figure | None:
         return None
     figure = Figure(figsize=(WIDTH_IN, 5.4), layout="constrained")
     step_axes, size_axes = figure.subplots(2)
-    _draw_front(step_axes, rows, step_ms, "training step, ms")
-    _draw_front(size_axes, rows, millions, "parameters, millions")
+    _draw_front(step_axes, rows, results.step_ms, "training step, ms")
+    _draw_front(size_axes, rows, results.millions, "parameters, millions")
     _legend(step_axes, columns=3)
     return figure
 
@@ -187,7 +178,14 @@ def draw_rewards(rows: Sequence[TrialRow]) -> Figure | None:
                 color=COLORS[color], alpha=0.6, linewidths=1 if marker == "x" else 0, label=end,
             )  # fmt: skip
     numbers = [row.number for row in rows]
-    ax.step(numbers, best_so_far(rows), where="post", color=COLORS[1], linewidth=1.5, label="largest so far")
+    ax.step(
+        numbers,
+        results.best_so_far(rows),
+        where="post",
+        color=COLORS[1],
+        linewidth=1.5,
+        label="largest so far",
+    )
     _legend(ax, columns=4)
     ax.set_xlabel("trial", color=INK)
     style_axes(ax, "reward")

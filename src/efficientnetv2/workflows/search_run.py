@@ -94,17 +94,13 @@ class SearchContext:
         assert self.data.minival is not None, "a search always has a selection set"
         return self.data.minival
 
-    @property
-    def requested(self) -> RequestedConfig:
-        """The fields of a study's configuration that depend on data and machine."""
-        bands = self.data.dataset.bands
-        return RequestedConfig(
-            pictures=self.data.dataset.digest(),
-            bands=() if bands is None else bands.numbers,
-            hardware=device_title(self.device),
-        )
+    def requested(self, config: RequestedConfig) -> RequestedConfig:
+        """A configuration with the fields that depend on data and machine."""
+        dataset, hardware = self.data.dataset, device_title(self.device)
+        bands = () if dataset.bands is None else dataset.bands.numbers
+        return replace(config, pictures=dataset.digest(), bands=bands, hardware=hardware)
 
-    def resolve(self, recipe: Recipe, *, stored_size: float | None = None) -> ResolvedRecipe:
+    def resolve(self, recipe: Recipe, stored_size: float | None = None) -> ResolvedRecipe:
         """A recipe with no "auto" left, its model and its groups, see ``resolve_recipe``."""
         train = self.data.train
         training_set = TrainingSet(len(train), train.class_names, stored_size=stored_size)
@@ -180,7 +176,9 @@ def resume_study(
     url = folder.storage_url(storage_url)
     study = open_study(folder.open_storage(url, wait=worker.wait), folder.name)
     context = SearchContext.load(worker, source, study.config.asked, folder)
-    require_same_config(study.config, context.requested, folder.describe(url), resumed=True)
+    require_same_config(
+        study.config, context.requested(RequestedConfig()), folder.describe(url), resumed=True
+    )
     if trials is not None:
         study.extend(trials)
     log = RunLog()
@@ -236,18 +234,13 @@ def _find_study(config: SearchConfig, context: SearchContext, storage: Storage) 
         return None
     study = open_study(storage, folder.name)
     where = folder.describe(storage.url)
-    require_same_config(study.config, _requested(config, context), where)
+    require_same_config(study.config, context.requested(config.requested), where)
     requested, target = config.requested_trials, study.target
     if requested not in (None, target):
         extend = shell_join(["effnetv2", "search", "resume", str(config.study), "--trials", str(requested)])
         fix = f"Extend it ({extend}), or leave" if requested is not None and requested > target else "Leave"
         raise InputError(f"`trials` {requested}: {where} has {target}. {fix} `trials` out.")
     return study
-
-
-def _requested(config: SearchConfig, context: SearchContext) -> RequestedConfig:
-    here = {name: value for name, value in vars(context.requested).items() if value is not None}
-    return replace(config.requested, **here)
 
 
 def _new_study_config(config: SearchConfig, context: SearchContext) -> StudyConfig:
@@ -278,15 +271,14 @@ def _new_study_config(config: SearchConfig, context: SearchContext) -> StudyConf
         "reference_at_a_time": result.step.groups_per_pass,
         "version": version("efficientnetv2"),
     }
-    return StudyConfig(**vars(_requested(config, context)) | resolved)
+    return StudyConfig(**vars(context.requested(config.requested)) | resolved)
 
 
 def _backbone_recipe(config: SearchConfig, context: SearchContext) -> Recipe:
     """The recipe of the backbone's trial, with no "auto" left except the model."""
     changes = {"model": config.space.backbone.to_json(), **PROXY_OVERRIDES}
     recipe = validate_recipe(config.recipe.to_json() | changes, where=config.recipe.name)
-    stored_size = None if recipe.max_upscale is None else context.data.stored_size
-    resolved = context.resolve(recipe, stored_size=stored_size)
+    resolved = context.resolve(recipe, None if recipe.max_upscale is None else context.data.stored_size)
     for note in resolved.notes:
         _logger.info(note)
     return resolved.recipe.model_copy(update={"model": "auto"})
@@ -342,13 +334,8 @@ class StudyCost:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {
-            "trials": self.trials,
-            "trial_seconds": self.trial_s,
-            "seconds": self.seconds,
-            "memory_bytes": self.most_memory_bytes,
-            "networks": self.space.count,
-        }
+        cost = {"trials": self.trials, "trial_seconds": self.trial_s, "seconds": self.seconds}
+        return cost | {"memory_bytes": self.most_memory_bytes, "networks": self.space.count}
 
 
 def dry_run(config: SearchConfig) -> StudyCost:
