@@ -81,7 +81,7 @@ def learning_curve(
     labels = train.labels
     num_classes = int(max(labels.max(), val.labels.max())) + 1
     groups = GroupedData.independent(len(labels)) if groups is None else groups
-    whole = len(groups.originals)
+    num_originals = len(groups.originals)
     predicted_by_size: dict[int, list[Ints]] = {}
     for size in _sizes(labels, groups, train.vectors.shape[1], num_classes):
         splits = groups.draw_splits(labels, key=key.fold("labels", size), draws=_DRAWS, train_size=size)
@@ -89,13 +89,13 @@ def learning_curve(
         if not parts:  # a small part may lack a rare class
             continue
         # Whole clusters may be far from the size.
-        actual = round(float(np.mean([whole - len(rest) for _, rest in splits])))
-        if max(predicted_by_size, default=0) < actual < whole:
+        actual = round(float(np.mean([num_originals - len(rest) for _, rest in splits])))
+        if max(predicted_by_size, default=0) < actual < num_originals:
             probes = [fit(train.vectors[part], labels[part]) for part in parts]
             predicted_by_size[actual] = [probe.predict(val.vectors) for probe in probes]
     if len(predicted_by_size) < 2:
         return None
-    predicted_by_size[whole] = [predicted]
+    predicted_by_size[num_originals] = [predicted]
     return _extrapolate(predicted_by_size, val.labels, num_classes, num_labeled, key.fold("resampled"))
 
 
@@ -127,8 +127,8 @@ def _extrapolate(
         once = np.ones((1, len(truth)))
         scores = [_macro_f1(once, truth, predicted, num_classes)[0] for predicted in draws]
         by_draw = np.stack([_macro_f1(weights, truth, predicted, num_classes) for predicted in draws])
-        chosen = generator.integers(0, len(draws), (len(draws), _RESAMPLES))
-        resampled = np.take_along_axis(by_draw, chosen, axis=0).mean(axis=0)
+        picks = generator.integers(0, len(draws), (len(draws), _RESAMPLES))
+        resampled = np.take_along_axis(by_draw, picks, axis=0).mean(axis=0)
         points.append(_point(size, np.array(scores), resampled, len(draws)))
         measured_by_size.append(np.mean(scores))
         resampled_by_size.append(resampled)

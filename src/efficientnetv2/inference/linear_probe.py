@@ -133,8 +133,8 @@ class GroupedData:
         copies = np.setdiff1d(np.arange(len(labels)), originals)
         with_copies = []
         for train_rows, test_rows in splits:
-            own = copies[np.isin(self.family[copies], self.family[originals[train_rows]])]
-            with_copies.append((np.append(originals[train_rows], own), originals[test_rows]))
+            train_copies = copies[np.isin(self.family[copies], self.family[originals[train_rows]])]
+            with_copies.append((np.append(originals[train_rows], train_copies), originals[test_rows]))
         return with_copies
 
 

@@ -144,8 +144,8 @@ def predict_dataset(
     Each of several processes predicts every n-th image. The main process returns all predictions, the others none.
     """
     world = runtime.world
-    own = np.arange(world.rank, len(dataset), world.size)
-    part = dataset.select(own) if world.is_distributed else dataset
+    rank_rows = np.arange(world.rank, len(dataset), world.size)
+    part = dataset.select(rank_rows) if world.is_distributed else dataset
     read = _DatasetBatches(part, preprocessing, runtime, batch_size)
     logits = predict(
         network,
@@ -153,7 +153,7 @@ def predict_dataset(
         preprocessing=preprocessing,
         device=runtime.device,
         progress=None if progress is None else lambda done: progress(min(len(dataset), done * world.size)),
-        on_batch=None if on_batch is None else lambda logits: on_batch(own[read.rows[-1]], logits),
+        on_batch=None if on_batch is None else lambda logits: on_batch(rank_rows[read.rows[-1]], logits),
         num_images=len(part),
     )
     rows = read.samples
@@ -195,8 +195,8 @@ def merge_shards(shards: Sequence[Predictions], num_classes: int) -> Predictions
     order = np.argsort(samples)
     samples = samples[order]
     logits = torch.empty(len(samples), num_classes)
-    for own, shard in zip(rows, shards, strict=True):  # in place: logits may take gigabytes
-        logits[torch.from_numpy(np.searchsorted(samples, own))] = shard.logits
+    for shard_rows, shard in zip(rows, shards, strict=True):  # in place: logits may take gigabytes
+        logits[torch.from_numpy(np.searchsorted(samples, shard_rows))] = shard.logits
     labels = pad_labels([shard.labels for shard in shards])[order]
     unreadable = ((row * count + i, why) for i, shard in enumerate(shards) for row, why in shard.unreadable)
     answer: Answer = shards[0].answer if shards else "softmax"
@@ -322,7 +322,7 @@ def _run_batches(
 
     num_images, width = shape
     # Filled in place: concatenating would need the memory twice, 10 GB for a million embeddings.
-    whole = None if num_images is None else torch.empty(num_images, width)
+    buffer = None if num_images is None else torch.empty(num_images, width)
     results: list[Tensor] = []
     done, most = 0, sys.maxsize
     with eval_mode(network):
@@ -331,16 +331,16 @@ def _run_batches(
             broken = (~rows.isfinite().all(dim=1)).nonzero().flatten()
             if len(broken):
                 raise non_finite_error(len(broken), done + len(images), done + int(broken[0]))
-            if whole is None:
+            if buffer is None:
                 results.append(rows)
             else:
-                whole[done : done + len(images)] = rows
+                buffer[done : done + len(images)] = rows
             done += len(images)
             if on_batch is not None:
                 on_batch(rows)
             if progress is not None:
                 progress(done)
-    return torch.cat([torch.empty(0, width), *results]) if whole is None else whole[:done]
+    return torch.cat([torch.empty(0, width), *results]) if buffer is None else buffer[:done]
 
 
 def _view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:

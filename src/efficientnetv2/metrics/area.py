@@ -85,8 +85,8 @@ def adjusted_areas(
     joint, joint_variance = weight[:, None] * share, weight[:, None] ** 2 * spread
     true, right = joint.sum(axis=0), share.diagonal()
     producers = np.divide(joint.diagonal(), true, out=np.zeros_like(true), where=true > 0)
-    own = joint_variance.diagonal()
-    above = (1 - producers) ** 2 * own + producers**2 * (joint_variance.sum(axis=0) - own)
+    exact = joint_variance.diagonal()
+    above = (1 - producers) ** 2 * exact + producers**2 * (joint_variance.sum(axis=0) - exact)
     producers_variance = np.divide(above, true**2, out=np.zeros_like(true), where=true > 0)
 
     def estimate(value: float, variance: float) -> Estimate:

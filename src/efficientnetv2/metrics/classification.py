@@ -71,8 +71,9 @@ def classification_metrics(
     present = support > 0
     per_class = {name: ClassMetrics(None, None, None, 0) for name in class_names}
     for i in np.flatnonzero(present).tolist():
-        own = ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-        per_class[class_names[i]] = own
+        per_class[class_names[i]] = ClassMetrics(
+            float(precision[i]), float(recall[i]), float(f1[i]), int(support[i])
+        )
     return ClassificationMetrics(
         top1=float((predicted == true).mean()),
         top5=float(top5_correct(true, scores).mean()) if k > TOP else None,
@@ -109,10 +110,10 @@ def top5_correct(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDA
     true, classes = true.reshape(len(true), -1), np.arange(scores.shape[1])
     hits = np.zeros(len(true), dtype=bool)
     for part in row_chunks(*scores.shape):
-        for own in true[part].T[:, :, None]:  # a label of each image
-            score = np.take_along_axis(scores[part], own, axis=1)
-            before = (scores[part] > score) | ((scores[part] == score) & (classes < own))
-            hits[part] |= (own[:, 0] >= 0) & (before.sum(axis=1) < TOP)
+        for label in true[part].T[:, :, None]:  # a label of each image
+            score = np.take_along_axis(scores[part], label, axis=1)
+            before = (scores[part] > score) | ((scores[part] == score) & (classes < label))
+            hits[part] |= (label[:, 0] >= 0) & (before.sum(axis=1) < TOP)
     return hits
 
 

@@ -275,10 +275,10 @@ def _average_precision(times: Ints, true: Bools, probabilities: npt.NDArray[np.f
     """(draws,) average precision of a class from (draws, N) multiplicities; equal probabilities share one rank."""
     order = np.argsort(-probabilities, kind="stable")
     ranks, positive = -probabilities[order], true[order]
-    own = ranks[positive]
-    predicted = times[:, order].cumsum(axis=1)[:, np.searchsorted(ranks, own, side="right") - 1]
+    positive_ranks = ranks[positive]
+    predicted = times[:, order].cumsum(axis=1)[:, np.searchsorted(ranks, positive_ranks, side="right") - 1]
     positives = times[:, order[positive]]
-    hits = positives.cumsum(axis=1)[:, np.searchsorted(own, own, side="right") - 1]
+    hits = positives.cumsum(axis=1)[:, np.searchsorted(positive_ranks, positive_ranks, side="right") - 1]
     total = positives.sum(axis=1)
     summed = (positives * hits / np.maximum(predicted, 1)).sum(axis=1)
     found: Floats = np.where(total > 0, summed / np.maximum(total, 1), np.nan)

@@ -98,8 +98,8 @@ def calibrated_cost_p_value(
     total: Floats = np.zeros(_DRAWS)
     found = 0.0
     for row in changed.tolist():
-        chosen = cheapest[row]
-        cost = np.full(scores.shape[1], costs.no_answer) if chosen == ABSTAIN else costs.matrix[:, chosen]
+        best = cheapest[row]
+        cost = np.full(scores.shape[1], costs.no_answer) if best == ABSTAIN else costs.matrix[:, best]
         excess = cost - costs.matrix[:, plain[row]]  # (K,) by the true class
         total += excess[generator.choice(len(excess), _DRAWS, p=scores[row] / scores[row].sum())]
         found += excess[true[row]]

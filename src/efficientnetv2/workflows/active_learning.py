@@ -143,8 +143,8 @@ def _squared_norms(numbers: npt.NDArray[np.floating], predicted: Ints | None = N
 
 def _products(numbers: npt.NDArray[np.floating], index: int, predicted: Ints | None = None) -> Floats:
     """(n,) inner products of each row of ``_chunks`` with row ``index``."""
-    own = None if predicted is None else predicted[index : index + 1]
-    ((_, row),) = _chunks(numbers[index : index + 1], own)
+    residual_of = None if predicted is None else predicted[index : index + 1]
+    ((_, row),) = _chunks(numbers[index : index + 1], residual_of)
     return np.concatenate([part @ row[0] for _, part in _chunks(numbers, predicted)])
 
 

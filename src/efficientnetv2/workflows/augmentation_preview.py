@@ -149,10 +149,10 @@ def train_row(
         recipe, preprocessing, num_classes=len(names), key=key, device=cpu, class_terms=terms
     )
     images, labels = augment_batch(batch, context)
-    own = train.targets[samples].reshape(len(samples), -1)
+    targets = train.targets[samples].reshape(len(samples), -1)
     captions = [
-        _mixed_labels(shares - settings.label_smoothing / len(names), set(mine.tolist()) - {-1}, names)
-        for shares, mine in zip(labels, own, strict=True)
+        _mixed_labels(shares - settings.label_smoothing / len(names), set(target.tolist()) - {-1}, names)
+        for shares, target in zip(labels, targets, strict=True)
     ]
     values = {"mixup": settings.mixup_alpha, "cutmix": settings.cutmix_alpha, "cutout": settings.cutout}
     title = [f"stage {number + 1}: {settings.image_size} px"]
@@ -179,10 +179,10 @@ def _to_pixels(image: Tensor, preprocessing: Preprocessing) -> Pixels:
     return display_channels(levels.permute(1, 2, 0).numpy())
 
 
-def _mixed_labels(shares: Tensor, own: set[int], names: tuple[str, ...]) -> str:
+def _mixed_labels(shares: Tensor, unmixed: set[int], names: tuple[str, ...]) -> str:
     """``70% oak + 30% elm``; '' if mixing changed nothing. ``shares`` are without label smoothing."""
     labels = [label for label in shares.argsort(descending=True).tolist() if float(shares[label]) > 0.01]
-    if set(labels) == own:
+    if set(labels) == unmixed:
         return ""
     total = float(sum(shares[label] for label in labels))
     return " + ".join(f"{float(shares[label]) / total:.0%} {names[label]}" for label in labels)

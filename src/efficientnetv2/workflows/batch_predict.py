@@ -116,7 +116,7 @@ def run_prediction(
             preprocessing=job.preprocessing,
             runtime=runtime,
             progress=update,
-            on_batch=None if checkpoint is None else lambda own, logits: checkpoint.add(rows[own], logits),
+            on_batch=None if checkpoint is None else lambda part, logits: checkpoint.add(rows[part], logits),
         )
     seconds = time.perf_counter() - started
     unreadable = lost | {int(rows[row]): reason for row, reason in predictions.unreadable}
@@ -269,14 +269,13 @@ def with_tta(preprocessing: Preprocessing, tta: str | None) -> Preprocessing:
 
 def remove_unfit_calibration(model: Network, preprocessing: Preprocessing) -> None:
     """Remove the model's temperature, in place, if it was fitted at another size or with other views."""
-    own, px, tta = model.preprocessing, preprocessing.image_size, preprocessing.tta
-    if (tta, px) == (own.tta, own.image_size) or not remove_calibration(model):
+    fitted, px, tta = model.preprocessing, preprocessing.image_size, preprocessing.tta
+    if (tta, px) == (fitted.tta, fitted.image_size) or not remove_calibration(model):
         return
     _logger.info(
-        f"Temperature: removed, because it was fitted at {own.image_size} px with views '{own.tta}', and images are "
-        f"evaluated at {px} px with views '{tta}'. To fit another to a single model: effnetv2 convert MODEL "
-        f"OUT.safetensors --image-size {px} --tta {tta}, and effnetv2 evaluate OUT.safetensors DATA --calibrate "
-        "NEW.safetensors"
+        f"Temperature: removed, because it was fitted at {fitted.image_size} px with views '{fitted.tta}', not for "
+        f"{px} px and '{tta}'. To fit another: effnetv2 convert MODEL OUT.safetensors --image-size {px} --tta {tta}, "
+        "then effnetv2 evaluate OUT.safetensors DATA --calibrate NEW.safetensors"
     )
 
 

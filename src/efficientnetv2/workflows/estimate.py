@@ -332,8 +332,8 @@ def estimate(
     """
     began = time.monotonic()
     refuse_launched("estimate")
-    words, source, place = run_arguments(
+    request, source, options = run_arguments(
         estimate, data, recipe, overrides, output=output, device=device, workers=workers
     )
-    validate_run_paths(source.data, place.out, "train")
-    return plan_run(words, source, place, began=began)
+    validate_run_paths(source.data, options.out, "train")
+    return plan_run(request, source, options, began=began)

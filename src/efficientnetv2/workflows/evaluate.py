@@ -57,10 +57,10 @@ from efficientnetv2.workflows.batch_predict import (
 )
 from efficientnetv2.workflows.evaluate_options import (
     EvaluateOptions,
-    EvaluationPlan,
-    plan_evaluation,
+    ResolvedEvaluation,
     report_folder,
     require_unseen,
+    resolve_evaluation,
 )
 from efficientnetv2.workflows.results import Evaluation
 
@@ -83,12 +83,12 @@ def evaluate_and_report(
     with start_processes(inference) as runtime, ExitStack() as stack:
         if options.out is not None and runtime.world.is_main_process:
             stack.enter_context(report_folder(options.out, data.data))
-        plan = broadcast_from_main(
-            runtime.world, lambda: plan_evaluation(model, data, options, strict=inference.strict)
+        evaluation = broadcast_from_main(
+            runtime.world, lambda: resolve_evaluation(model, data, options, strict=inference.strict)
         )
-        job, own_tta = plan.job, plan.job.network.preprocessing.tta
+        job, own_tta = evaluation.job, evaluation.job.network.preprocessing.tta
         by_size = {}
-        for px in dict.fromkeys((job.preprocessing.image_size, *plan.sizes)):
+        for px in dict.fromkeys((job.preprocessing.image_size, *evaluation.sizes)):
             sized = replace(job, preprocessing=replace(job.preprocessing, image_size=px))
             by_size[px] = run_prediction(sized, runtime, f"evaluating at {px} px")
         single_view = None
@@ -96,29 +96,29 @@ def evaluate_and_report(
         if job.preprocessing.tta != own_tta == "none" and job.dataset.separator is None:
             single = replace(job, preprocessing=replace(job.preprocessing, tta=own_tta))
             single_view, _ = run_prediction(single, runtime, "evaluating with its own view")
-        return _report(plan, by_size, single_view, on_result) if runtime.world.is_main_process else None
+        return _report(evaluation, by_size, single_view, on_result) if runtime.world.is_main_process else None
 
 
 def _report(
-    plan: EvaluationPlan,
+    evaluation: ResolvedEvaluation,
     by_size: Mapping[int, tuple[Predictions, float]],
     single_view: Predictions | None,
     on_result: OnResult,
 ) -> EvaluationResult:
     """Compute the metrics and write the report."""
-    job, out = plan.job, plan.options.out
+    job, out = evaluation.job, evaluation.options.out
     predictions, seconds = by_size[job.preprocessing.image_size]
     evaluated = job.dataset.select(predictions.samples)
-    overlap = _overlap(plan, evaluated)
-    clusters = evaluation_clusters(find_run(Path(plan.model)), evaluated)
-    metadata = _metadata(plan, overlap, predictions, seconds)
+    overlap = _overlap(evaluation, evaluated)
+    clusters = evaluation_clusters(find_run(Path(evaluation.model)), evaluated)
+    metadata = _metadata(evaluation, overlap, predictions, seconds)
     curve = None
     if plan.sizes:
         all_seen = (overlap.num_trained or 0) + overlap.num_selected == len(evaluated)
         may_choose = metadata.on_training_split or plan.split == "minival" or all_seen
         curve = _size_curve(by_size, plan, may_choose=may_choose)
     log_unreadable(job, predictions.unreadable)
-    result = _result(plan, predictions, single_view, overlap, clusters, metadata, curve)
+    result = _result(evaluation, predictions, single_view, overlap, clusters, metadata, curve)
     on_result(result, curve)
     if out is not None:
         write_skipped(out / SKIPPED, [(job.dataset.paths[row], why) for row, why in predictions.unreadable])
@@ -129,13 +129,13 @@ def _report(
     log_skipped_count(job, predictions.unreadable, None if out is None else out / SKIPPED)
     if out is not None:
         _logger.info(f"Report: {out / 'report.html'}")
-    if plan.options.calibrate is not None:
-        _write_calibrated(plan.options.calibrate, job.network, predictions, overlap, plan.split)
+    if evaluation.options.calibrate is not None:
+        _write_calibrated(evaluation.options.calibrate, job.network, predictions, overlap, evaluation.split)
     return result
 
 
 def _result(
-    plan: EvaluationPlan,
+    evaluation: ResolvedEvaluation,
     predictions: Predictions,
     single_view: Predictions | None,
     overlap: TrainOverlap,
@@ -143,8 +143,12 @@ def _result(
     metadata: ReportMetadata,
     curve: SizeCurve | None,
 ) -> EvaluationResult:
-    network, dataset, preprocessing = plan.job.network, plan.job.dataset, plan.job.preprocessing
-    names = network.class_names
+    network, dataset, names = (
+        evaluation.job.network,
+        evaluation.job.dataset,
+        evaluation.job.network.class_names,
+    )
+    preprocessing = evaluation.job.preprocessing
     view_gain = None
     if single_view is not None:
         first, second = (predictions_frame(each, dataset, names) for each in (predictions, single_view))
@@ -154,7 +158,7 @@ def _result(
     if metadata.selected_on is None:
         unseen = unseen_metrics(predictions, overlap, names, clusters)
     sections: tuple[TemplateSection, ...] = ()
-    if plan.options.out is not None:
+    if evaluation.options.out is not None:
         seen_as = replace(network.preprocessing, image_size=preprocessing.image_size)
         sections = explain_predictions(network, predictions, dataset, names, seen_as)
     known = ReportInputs(
@@ -173,37 +177,37 @@ def _result(
     }
     others = {name: value for name, value in others.items() if value is not None}
     metadata = replace(metadata, tta=preprocessing.tta, extra=others)
-    return EvaluationResult(predictions, dataset, names, metadata, wanted=plan.report, known=known)
+    return EvaluationResult(predictions, dataset, names, metadata, wanted=evaluation.report, known=known)
 
 
 def _size_curve(
-    by_size: Mapping[int, tuple[Predictions, float]], plan: EvaluationPlan, *, may_choose: bool
+    by_size: Mapping[int, tuple[Predictions, float]], evaluation: ResolvedEvaluation, *, may_choose: bool
 ) -> SizeCurve:
     """Metrics at each size. ``may_choose``: the images trained or selected the model, and may choose its size too."""
-    network = plan.job.network
+    network = evaluation.job.network
     trained_px = None
     with suppress(ValidationError):  # of another project, or without a recipe
         schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
         trained_px = schedule.last.image_size
-    points = evaluate_sizes(by_size.__getitem__, plan.sizes, network.class_names)
+    points = evaluate_sizes(by_size.__getitem__, evaluation.sizes, network.class_names)
     return SizeCurve(
         points, network.preprocessing.image_size, trained_px, "may choose" if may_choose else "shown"
     )
 
 
-def _overlap(plan: EvaluationPlan, evaluated: ImageDataset) -> TrainOverlap:
+def _overlap(evaluation: ResolvedEvaluation, evaluated: ImageDataset) -> TrainOverlap:
     """Overlap with the training images; a storage that fails by now loses no predictions."""
     try:
-        return train_overlap(Path(plan.model), plan.job.network.trained_on, evaluated)
+        return train_overlap(Path(evaluation.model), evaluation.job.network.trained_on, evaluated)
     except InputError as error:
         _logger.info(f"Whether these images trained the model is not known: {error}")
         return TrainOverlap(None, exact=False, num_images=len(evaluated))
 
 
 def _metadata(
-    plan: EvaluationPlan, overlap: TrainOverlap, predictions: Predictions, seconds: float
+    evaluation: ResolvedEvaluation, overlap: TrainOverlap, predictions: Predictions, seconds: float
 ) -> ReportMetadata:
-    network, split = plan.job.network, plan.split
+    network, split = evaluation.job.network, evaluation.split
     recipe, metrics = network.recipe, network.metrics
     # Metrics of a training split are called optimistic anyway.
     note = None if overlap.num_trained is None and split in ("train", "minival") else overlap.training_note
@@ -216,7 +220,7 @@ def _metadata(
     # Those planned, for a file of an older version; None if its training stopped early.
     epochs = metrics.get("epochs", None if metrics.get("stopped_early") else recipe.get("epochs"))
     return ReportMetadata(
-        data=plan.data,
+        data=evaluation.data,
         evaluated_on=split,
         selected_on=split if selected else None,
         num_eval_images_used_for_selection=overlap.num_selected,
@@ -224,7 +228,7 @@ def _metadata(
         if overlap.num_trained or overlap.none_trained
         else None,
         notes=[note for note in notes if note],
-        model=plan.model,
+        model=evaluation.model,
         command=command_line(),
         versions=library_versions(),
         recipe=recipe or None,
@@ -233,7 +237,7 @@ def _metadata(
         wall_s=round(seconds, 2),
         images_per_s=round(len(predictions.samples) / seconds, 1),
         num_skipped=len(predictions.unreadable),
-        sha256=file_hashes(Path(plan.model), Path(plan.model) / model_file.NAME),
+        sha256=file_hashes(Path(evaluation.model), Path(evaluation.model) / model_file.NAME),
     )
 
 

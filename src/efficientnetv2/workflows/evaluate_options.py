@@ -74,8 +74,8 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluationPlan:
-    """An evaluation whose options were checked."""
+class ResolvedEvaluation:
+    """An evaluation with its options checked, and model and data loaded."""
 
     model: str
     data: str
@@ -86,22 +86,22 @@ class EvaluationPlan:
     options: EvaluateOptions
 
 
-def plan_evaluation(
+def resolve_evaluation(
     model: str, data: DataConfig, options: EvaluateOptions, *, strict: bool
-) -> EvaluationPlan:
+) -> ResolvedEvaluation:
     """Check the options, and load the model and the dataset."""
     sizes = () if options.sizes is None else parse_sizes(options.sizes)
     network = load_predictor(model, data.data, "evaluate")
-    own = network.preprocessing
-    px = own.image_size if options.image_size is None else _check_size("image_size", options.image_size)
-    preprocessing = with_tta(replace(own, image_size=px), options.tta)
+    default = network.preprocessing
+    px = default.image_size if options.image_size is None else _check_size("image_size", options.image_size)
+    preprocessing = with_tta(replace(default, image_size=px), options.tta)
     if network.answer == "sigmoid" and data.label_separator is None:
         raise InputError(
             f"{model} predicts each class independently (sigmoid), and is compared with all labels of an image. Give "
             "the text between these, even if each image has a single label: `label_separator=;`."
         )
     dataset, split = _select_split(data.read(for_training=False), options.split)
-    dataset = replace(dataset, bands=own.bands)
+    dataset = replace(dataset, bands=default.bands)
     dataset = align_labels(dataset, network.class_names, model, merge=data.labels == "casefold")
     if dataset.separator is not None:
         for name in ("sizes", "costs", "baseline", "calibrate"):
@@ -109,7 +109,7 @@ def plan_evaluation(
                 raise InputError(
                     f"`{name}` is for images with one label, but these have several. Leave it out."
                 )
-    for size in sorted({px, *sizes} - {own.image_size}):
+    for size in sorted({px, *sizes} - {default.image_size}):
         infer_shapes(network, in_channels=network.in_channels, image_size=size)
     report = _report_options(options, dataset, network.class_names)
     if options.calibrate is not None:
@@ -118,7 +118,7 @@ def plan_evaluation(
         require_unseen(options.calibrate, train_overlap(Path(model), network.trained_on, dataset), split)
     remove_unfit_calibration(network, preprocessing)
     job = PredictionJob(network, dataset, report_notes(dataset, strict=strict), preprocessing)
-    return EvaluationPlan(model, data.data, job, split, sizes, report, options)
+    return ResolvedEvaluation(model, data.data, job, split, sizes, report, options)
 
 
 def _check_size(name: str, px: int) -> int:
@@ -229,10 +229,10 @@ def check_calibration(
     if isinstance(network, Ensemble):
         raise InputError(f"`calibrate` {out}: the model is an ensemble. Give the file of a single network.")
     for name in ("tta", "image_size"):
-        value, own = getattr(preprocessing, name), getattr(network.preprocessing, name)
-        if value != own:
+        value, default = getattr(preprocessing, name), getattr(network.preprocessing, name)
+        if value != default:
             raise InputError(
-                f"`calibrate` {out}: the temperature is for the model's own {name} {own}, not for `{name}={value}`. "
+                f"`calibrate` {out}: the temperature is for the model's {name} {default}, not for `{name}={value}`. "
                 "Leave it out, or change the model first with effnetv2 convert."
             )
     if len(dataset) < MIN_TEMPERATURE_IMAGES:

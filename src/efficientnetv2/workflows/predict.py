@@ -104,8 +104,7 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
             f"`label_separator` {separator!r} is part of a class or empty, so labels could not be split again. Give "
             "another one, such as '|'."
         )
-    own = network.preprocessing
-    preprocessing = with_tta(own, options.tta)
+    preprocessing = with_tta(network.preprocessing, options.tta)
     if out is not None:
         refuse_foreign_file(
             out,
@@ -117,7 +116,7 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     if rank is not None:
         require_rankable(network, model)
     remove_unfit_calibration(network, preprocessing)
-    dataset = replace(data.read(require_labels=False), bands=own.bands)
+    dataset = replace(data.read(require_labels=False), bands=preprocessing.bands)
     damage = report_notes(dataset, strict=strict)
     for file in filter(None, (rank, out)):
         note_replaced(file)

@@ -172,9 +172,9 @@ def draw_rewards(rows: Sequence[TrialRow]) -> Figure | None:
     figure = Figure(figsize=(WIDTH_IN, 2.8), layout="constrained")
     ax = figure.subplots()
     for end, marker, color in (("finished", "o", 0), ("stopped", "v", 3), ("failed", "x", 4)):
-        if chosen := [row for row in rows if row.end == end]:
+        if ended := [row for row in rows if row.end == end]:
             ax.scatter(
-                [row.number for row in chosen], [row.reward for row in chosen], s=16, marker=marker,
+                [row.number for row in ended], [row.reward for row in ended], s=16, marker=marker,
                 color=COLORS[color], alpha=0.6, linewidths=1 if marker == "x" else 0, label=end,
             )  # fmt: skip
     numbers = [row.number for row in rows]
