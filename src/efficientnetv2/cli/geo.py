@@ -12,8 +12,7 @@ from efficientnetv2.utils.errors import format_duration, pluralize, shorten
 from efficientnetv2.utils.shell import shell_join
 
 if TYPE_CHECKING:
-    from efficientnetv2.metrics.area import Estimate
-    from efficientnetv2.workflows.area import MapAreas
+    from efficientnetv2.workflows.area import Estimate, MapAreas
     from efficientnetv2.workflows.predict_map import MapResult
 
 app = parsing.app(name="geo", help="Turn a raster into a map, and a map into hectares.")

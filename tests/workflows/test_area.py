@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from tests.messages import mentioning
 
-from efficientnetv2.metrics.area import Estimate, adjusted_areas
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows.area import Estimate, adjusted_areas
 
 # Olofsson et al. (2014), Table 8: samples mapped (rows) as deforestation, forest gain, stable forest, stable
 # non-forest, by what they truly are (columns); and pixels of 30 m mapped as each.
