@@ -105,7 +105,7 @@ def offline(tmp_path, monkeypatch):
 
 
 ONWARDS = [name for name in EACH if get_recipe(name).weights not in ("none", "auto")]
-NONE_WILL_DO = "weights none foretells the same steps"
+NONE_WILL_DO = "To estimate the same steps without them"
 
 
 @pytest.mark.usefixtures("offline")
@@ -114,7 +114,7 @@ def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(na
     """Each such recipe is foretold with ``--weights none`` above."""
     place = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
     words = TrainOverrides(recipe=name, settings=("minival=null", "expected_dataset=null"))
-    with pytest.raises(InputError, match=r"not in the cache.* To plan without them: --" + NONE_WILL_DO):
+    with pytest.raises(InputError, match=r"not in the cache.* " + NONE_WILL_DO):
         plan_run(words, DataConfig(str(imagenet)), place)
 
 
@@ -122,7 +122,7 @@ def test_a_plan_of_weights_that_cannot_be_had_says_how_it_is_had_without_them(na
 @pytest.mark.parametrize(
     ("given_", "led"),
     [
-        ({"model": "auto"}, "To plan without them: --model efficientnetv2_s --weights none"),
+        ({"model": "auto"}, "`model=efficientnetv2_s` and `weights=none`"),
         ({"settings": ("freeze_stages=2",)}, None),
         ({"settings": ("freeze_bn=true",)}, None),
         ({"recipe": None, "weights": "efficientnetv2_s.in1k"}, None),  # with none it would be quick
@@ -141,4 +141,4 @@ def test_a_run_is_not_led_away_from_its_weights(imagenet, tmp_path):
     place = RunOptions(out=tmp_path / "run", device="cpu", workers=0)
     with pytest.raises(InputError, match=mentioning("cache")) as told:
         train.train_and_report(TrainOverrides(recipe="transfer_paper"), DataConfig(str(imagenet)), place)
-    assert "To plan" not in str(told.value)
+    assert NONE_WILL_DO not in str(told.value)
