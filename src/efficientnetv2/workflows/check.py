@@ -255,9 +255,7 @@ def check(
             file. "none" finds neither.
         near_km: Distance in km within which two images are of one location.
         time_column: Column of a year or date. None finds it.
-        device: Device to compute on, see `train`.
-        workers: Processes that read images, see `train`.
-        table: How ``data`` is read, see `train`.
+        device, workers, table: See `train`.
 
     Raises:
         InputError: An argument or a file that the caller can fix.

@@ -322,10 +322,7 @@ def estimate(
     Args:
         data: Dataset, see `train`.
         output: Folder where the run would go.
-        recipe: Recipe, see `train`.
-        device: Device to train on, see `train`.
-        workers: Processes that read images, see `train`.
-        overrides: Hyperparameters, and how ``data`` is read; see `train`.
+        recipe, device, workers, overrides: See `train`.
 
     Raises:
         InputError: What `train` would refuse before its first step.

@@ -356,15 +356,8 @@ def evaluate(
         abstain_below: Probability below which an image is left to a person.
         calibrate: Model file to write, its temperature fitted on these images.
         baseline: A run, or the folder of another evaluation, to compare with on the same images.
-        device: Device to compute on, see `train`.
-        workers: Processes that read images, see `train`.
-        strict: Stop at the first unreadable image instead of skipping it.
-        path_column: Column of a table with the path of the image.
-        label_column: Column of a table with the label.
-        group_column: Column whose equal values are drawn as a whole by intervals. None takes "group", if there is one.
-        labels: "casefold" merges labels that differ only by case, surrounding spaces or Unicode encoding.
-        label_separator: Text between the labels of an image that has several.
-        layout: Meaning of the sub-folders of ``data``: "auto", "classes" or "splits".
+        device, workers, strict, path_column, label_column, labels, label_separator, layout: See `train`.
+        group_column: Column whose equal values intervals draw together. None takes "group", if there is one.
 
     Raises:
         InputError: An argument, a file or an image that the caller can fix.

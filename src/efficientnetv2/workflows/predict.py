@@ -216,10 +216,7 @@ def predict(
         abstain_below: Probability below which the label of an image stays empty.
         tta: Test-time augmentation: "none", or "d4" for all eight flips and rotations. None takes that of the model.
         label_separator: For a multi-label model: give each image all its labels, with this text between them.
-        device: Device to compute on, see `train`.
-        workers: Processes that read images, see `train`.
-        strict: Stop at the first unreadable image instead of skipping it.
-        path_column: Column of a table with the path of the image.
+        device, workers, strict, path_column: See `train`.
         label_column: Column of a table with the label. Only ``rank`` uses labels.
 
     Returns:

@@ -163,21 +163,13 @@ def search(
         memory_exponent: Exponent of the memory of training. None is 0.
         prune: Stop trials early that are among the worst quarter.
         step_time: "measured" times each architecture; "cached" adds up what its blocks took in others.
-        recipe: Recipe of a trial, see `train`. None is the preset's.
-        epochs: Passes over the training images in a trial.
-        image_size: Image size of the last stage of a trial, in pixels.
-        batch_size: Images per step.
+        recipe, epochs, image_size, batch_size, settings: Hyperparameters of a trial, see `train`. None is the preset's.
         seeds: Seeds of the runs of a trial, whose mean top-1 counts.
         seed: Seed of the sampler.
-        settings: Other fields of the recipe, see `train`.
         storage: URL of a database for workers on several machines. None is a file in the folder.
-        device: Device to train on, see `train`.
-        workers: Processes that read images, see `train`.
+        device, workers, memory_gib, strict, table: See `train`.
         threads: CPU threads that a model trains with. None is all.
-        memory_gib: Memory that a trial may take, in GiB.
-        strict: Stop a trial at the first unreadable image.
         wait_minutes: How long to try again while the database does not answer.
-        table: How ``data`` is read, see `train`.
 
     Raises:
         InputError: An argument, a file or an image that the caller can fix.
