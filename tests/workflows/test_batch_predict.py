@@ -285,7 +285,7 @@ def test_labels_whose_letters_are_encoded_otherwise_are_the_models_on_request(tm
     """A model of a Linux machine's folders, pictures of a Mac's."""
     paint(tmp_path / "pictures/He\u0302tre/one.jpg", (60, 190, 60))
     pictures, names = load_dataset(tmp_path / "pictures", for_training=False), ("H\u00eatre", "oak")
-    with pytest.raises(InputError, match=mentioning("--labels")):
+    with pytest.raises(InputError, match=mentioning("labels=casefold")):
         align_labels(pictures, names, MODEL, merge=False)
     assert align_labels(pictures, names, MODEL, merge=True).labels.tolist() == [0]
 
