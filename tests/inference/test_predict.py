@@ -180,7 +180,7 @@ def test_where_memory_runs_out_fewer_pictures_at_a_time_get_the_same_answers(tmp
 
 def test_memory_too_short_for_a_single_picture_is_told_as_such():
     network, passes = _bears(_network(), 0)
-    with pytest.raises(MemoryShortError, match=mentioning("16", "--resume")):
+    with pytest.raises(MemoryShortError, match=mentioning("16", "smaller images")):
         predict(network, [_images(5)], preprocessing=PREPROCESSING)
     assert passes == [5, 2, 1]
 
