@@ -67,7 +67,7 @@ def test_the_report_of_a_cross_validation_is_not_written_over(tmp_path):
         evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path / "file"), MACHINE)
 
 
-@pytest.mark.parametrize(("option", "name"), [("--output", "out"), ("--rank", "rank")])
+@pytest.mark.parametrize(("option", "name"), [("output", "out"), ("rank", "rank")])
 def test_a_folder_in_place_of_a_table_is_refused_before_the_pictures_are_answered(option, name, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     places = {"out": tmp_path / "p.csv", "rank": None} | {name: tmp_path / "folder.csv"}

@@ -77,10 +77,10 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
     )
     answers = Predictions(np.arange(2), asked.dataset.labels, torch.eye(3)[:2])
     kept = []
-    monkeypatch.setattr(active_learning, "render_sheet", lambda shown, **_: kept.extend(shown) or "")
+    monkeypatch.setattr(active_learning.thumbnails, "encode_thumbnail", lambda image, **_: kept.append(image))
     file = tmp_path / "next.csv"
     active_learning.write_ranking(file, asked, answers, Runtime())
-    assert [one.picture.size for one in kept] == [(320, 160)] * 2
+    assert [one.size for one in kept] == [(320, 160)] * 2
 
 
 @pytest.mark.usefixtures("on_screen")

@@ -159,7 +159,7 @@ def test_a_report_that_could_not_be_kept_is_refused_before_the_model_is_read(tmp
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr(Path, "mkdir", fails)
-    with pytest.raises(InputError, match=mentioning("--output", "Read-only file system")):
+    with pytest.raises(InputError, match=mentioning("output", "Read-only file system")):
         evaluate_and_report("m", DataConfig("d"), EvaluateOptions(out=tmp_path / "rated"), MACHINE)
 
 
