@@ -113,10 +113,10 @@ def _report(
     clusters = evaluation_clusters(find_run(Path(evaluation.model)), evaluated)
     metadata = _metadata(evaluation, overlap, predictions, seconds)
     curve = None
-    if plan.sizes:
+    if evaluation.sizes:
         all_seen = (overlap.num_trained or 0) + overlap.num_selected == len(evaluated)
-        may_choose = metadata.on_training_split or plan.split == "minival" or all_seen
-        curve = _size_curve(by_size, plan, may_choose=may_choose)
+        may_choose = metadata.on_training_split or evaluation.split == "minival" or all_seen
+        curve = _size_curve(by_size, evaluation, may_choose=may_choose)
     log_unreadable(job, predictions.unreadable)
     result = _result(evaluation, predictions, single_view, overlap, clusters, metadata, curve)
     on_result(result, curve)
