@@ -39,7 +39,6 @@ from efficientnetv2.training.run_length import (
     needs_timing,
     resolve_length,
     seconds_per_read,
-    without_epochs,
 )
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest, repeat_recipe
 from efficientnetv2.training.run_summary import (
@@ -100,13 +99,10 @@ def resolve(
     weights, model = model_lines(run.recipe, run.notes, hardware.device)
     _logger.info(weights)
     _logger.info(model)
-    logged: tuple[str, ...] = ()
     if needs_timing(run.recipe, minutes):
-        logged = without_epochs(run.notes, minutes)
-        log_notes(logged, run.warnings, shown=weights)
         run = resolve_length(run, hardware, None if minutes is None else budget)
     run = add_final_notes(run)
-    log_notes(run.notes[len(logged) :], run.warnings, shown=weights)
+    log_notes(run.notes, run.warnings, shown=weights)
     return run
 
 
@@ -196,14 +192,11 @@ def resolve_recipe(
         *unused_settings(recipe, scratch=scratch, processes=hardware.world.size),
     ]
     # Fields that follow from the model, the number of images, the last size and the seed.
-    changes: dict[str, Any] = {}
-    for fields, more_notes in (
-        _model_fields(recipe, initial),
-        _epoch_fields(recipe, data.images),
-        resolve_eval_sizes(recipe),
-    ):
-        changes |= fields
-        notes += more_notes
+    model_fields, model_notes = _model_fields(recipe, initial)
+    epoch_fields, epoch_notes = _epoch_fields(recipe, data.images)
+    eval_fields, eval_notes = resolve_eval_sizes(recipe)
+    changes = model_fields | epoch_fields | eval_fields
+    notes += [*model_notes, *(epoch_notes if time.minutes is None else ()), *eval_notes]
     if recipe.stage_time is not None and recipe.progressive.stage_fractions is not None:
         notes.append("Stage lengths: measured before (`progressive.stage_fractions=null` measures again).")
     if recipe.progressive.order == "random" and recipe.progressive.seed is None:

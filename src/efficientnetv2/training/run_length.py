@@ -109,8 +109,7 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
     _logger.debug(measuring_line(run.recipe))
     with scratch_dir(run.request.path) as folder, progress("measuring steps", None), as_details():
         timings = measure_timings(timed, folder, is_impossible=length.is_exceeded, within_s=within_s)
-    recipe, notes = run.recipe, [*without_epochs(run.notes, minutes)]
-    probe_images, limit = None, None
+    recipe, notes, probe_images, limit = run.recipe, [*run.notes], None, None
     if budget is not None and minutes is not None:
         after_s = report_s(config, timings)
         if not sets_sizes(run.request.overrides):
@@ -280,8 +279,3 @@ def _probe_in_time(
         return recipe, images, left_s, []
     note = f"No linear probe of the given weights (`minutes={run.request.overrides.minutes:g}` leaves no time for it)."
     return recipe.model_copy(update={"head_init": "random"}), 0, 0.0, [note]
-
-
-def without_epochs(notes: tuple[str, ...], minutes: float | None) -> tuple[str, ...]:
-    """The notes without that on the epochs, if minutes decide them."""
-    return tuple(note for note in notes if minutes is None or not note.startswith("Epochs:"))

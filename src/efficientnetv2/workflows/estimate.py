@@ -38,7 +38,6 @@ from efficientnetv2.training.run_length import (
     needs_timing,
     report_s,
     scratch_dir,
-    without_epochs,
 )
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data, request_run
 from efficientnetv2.training.time_budget import BEFORE_SHARE, RunEstimate, StartupBudget, estimate_run
@@ -197,7 +196,7 @@ def _with_length(
 ) -> tuple[ResolvedRun, StepTimings]:
     """The run with the sizes, stage lengths and epochs that the timings decide, and its timings."""
     minutes, recipe = run.request.overrides.minutes, run.recipe
-    notes = [*without_epochs(run.notes, minutes)]
+    notes = [*run.notes]
     if recipe.compile:
         notes.append(
             f"Compiling: about {timings.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
