@@ -301,7 +301,7 @@ def _from_weights(
     if network.frozen:
         every = sum(weight.numel() for weight in network.parameters())
         train = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-        fields = f"`freeze_stages={recipe.freeze_stages}`, `freeze_bn={str(recipe.freeze_bn).lower()}`"
+        fields = f"freeze_stages={recipe.freeze_stages}, freeze_bn={str(recipe.freeze_bn).lower()}"
         notes.append(f"Frozen: {fields}; {train:,} of {every:,} weights train.")
     return InitialModel(model, word, network, tuple(notes))
 
