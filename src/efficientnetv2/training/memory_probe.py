@@ -301,23 +301,18 @@ def group_size(recipe: Recipe, probe: MemoryProbe, *, is_set: bool, is_fixed: bo
 
 def smallest_group(recipe: Recipe, probe: MemoryProbe) -> tuple[int, str]:
     """The fewest images of a group, and what is wrong with fewer."""
-    mixes = _mixes(recipe)
+    settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
+    mixes = [
+        name for name in ("mixup", "cutmix") if any(getattr(setting, f"{name}_alpha") for setting in settings)
+    ]
     if mixes:
         return 2 * len(mixes), f"leaves {' or '.join(mixes)} an image without a partner"
     if recipe.freeze_bn:  # batch-norm takes no statistics of the group
         return 1, ""
-    px = min(setting.image_size for setting in settings_by_size(recipe))
+    px = min(setting.image_size for setting in settings)
     if isinstance(probe.network, EfficientNet):
         single_value = math.ceil(px / probe.network.architecture.stride) == 1
     else:
         single_value = probe.needs_two(px)
     reason = f"of {px} px leaves batch-norm one number per channel, which has no spread"
     return (2, reason) if single_value else (1, "")
-
-
-def _mixes(recipe: Recipe) -> list[str]:
-    """Those of mixup and cutmix that any setting has."""
-    settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
-    return [
-        name for name in ("mixup", "cutmix") if any(getattr(setting, f"{name}_alpha") for setting in settings)
-    ]

@@ -176,18 +176,12 @@ class _StepTimer:
     def measure(self, state: TrainState) -> StepTimings:
         """The timings with those of compiling and of the steps of each size."""
         config = self.config
+        classes, answer = len(config.train.class_names), config.answer
         context = StepContext(
-            self.recipe,
-            config.preprocessing,
-            num_classes=len(config.train.class_names),
-            key=config.key,
-            device=config.device,
-            activation=config.answer,
+            self.recipe, config.preprocessing, classes, config.key, config.device, activation=answer
         )
-        length = RunLength(_STEPS, _STEPS)
-        for _ in train_steps(
-            state, self._batches(), context, length=length, microbatches=config.microbatches
-        ):
+        length, groups = RunLength(_STEPS, _STEPS), config.microbatches
+        for _ in train_steps(state, self._batches(), context, length=length, microbatches=groups):
             self._after_step()
         return replace(self._timings, steps=tuple(self._steps))
 
