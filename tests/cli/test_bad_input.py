@@ -470,7 +470,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
         (
             ("--minutes", "3", "--set", "epochs=5"),
-            ("--minutes", "--set epochs=5"),
+            ("--minutes", "epochs", "5"),
         ),
         (("--crop-mode", "crop"), ("crop-mode", "squash", "center", "border")),
         (("--device", "quantum"), ("--device", "quantum")),

@@ -158,7 +158,7 @@ def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | Non
     trained = [("the largest training image", last, larger), ("the smallest training image", first, start)]
     if first == last:
         trained = [("every training image", last, larger)]
-    evaluated = [(field, px, f"Use a larger `{field}`.") for field, px in sizes_by_field(recipe)]
+    evaluated = [(field, px, f"Use `{field}={stride}` or more.") for field, px in sizes_by_field(recipe)]
     for what, px, fix in [*trained, *evaluated]:
         if px is not None and stride is not None and px < stride:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,12 @@ from efficientnetv2.utils.rng import Key
 
 # Preprocessing that comes with weights. Size and crop mode are the recipe's.
 _USED = ("interpolation", "mean", "std")
+# Names of pretrained weights in Keras, torchvision and Ultralytics, and of their datasets, by ours.
+_SYNONYMS = {
+    **dict.fromkeys(("default", "pretrained", "true", "yes"), "auto"),
+    **dict.fromkeys(("imagenet", "imagenet1k", "in1k"), "efficientnetv2_b0.in1k"),
+    **dict.fromkeys(("imagenet21k", "imagenet22k", "in21k", "in22k"), "efficientnetv2_s.in21k"),
+}
 # Weights of the repository, if the package runs in one.
 BUNDLED = Path(__file__).parents[3] / "examples/weights"
 NOTHING_FROZEN = {"freeze_stages": 0, "freeze_bn": False}  # fields of a recipe
@@ -170,6 +177,8 @@ def _unknown_weights_error(word: str) -> InputError:
         tags = ", ".join(pretrained.ranked_weights(word)) or "none"
         return InputError(f"`weights={word}`: that is a model. Its weights: {tags}.")
     hint = did_you_mean(word, ["auto", "none", *pretrained.weight_names()])
+    if meant := _SYNONYMS.get(re.sub(r"[-_]|v\d$", "", word.casefold())):
+        hint = f"; did you mean `weights={meant}`?"
     return InputError(
         f"`weights={word}`: there is no such file, and no weights of that name{hint} All names: effnetv2 models "
         "--pretrained"
