@@ -68,7 +68,7 @@ def test_resumed_it_says_so_and_changes_nothing(processes, finished):
     assert mentions(done.stdout, "finished", "1 epoch")
     assert f"Report: {finished / 'run/report.html'}" in done.stdout
     assert mentions(done.stdout, finished / "run", "effnetv2 train DATA --weights", "--epochs")
-    assert "Going on" not in done.stdout
+    assert "Continuing" not in done.stdout
     assert all((one.returncode, one.stdout, one.stderr) == (0, "", "") for one in others)
     assert contents(finished / "run") == before
 

@@ -20,15 +20,9 @@ from efficientnetv2.training import recipe
 class TensorFlowRMSprop(torch.optim.Optimizer):
     """RMSprop as in TensorFlow, which the published training runs used.
 
-    Unlike in ``torch.optim.RMSprop``, epsilon is inside the square root, and the running mean square starts at 1, which
-    keeps the first steps small. The learning rate goes into the momentum buffer, so a later decrease does not shrink
-    what the buffer holds::
-
-        square = decay * square + (1 - decay) * grad^2
-        buffer = momentum * buffer + lr * grad / sqrt(square + epsilon)
-        weight = weight - buffer
-
-    ``weight_decay`` is L2, added to the gradient.
+    Unlike in ``torch.optim.RMSprop``, epsilon is inside the square root, the running mean square starts at 1, which
+    keeps the first steps small, and the learning rate goes into the momentum buffer, so that a later decrease does not
+    shrink what the buffer holds. ``weight_decay`` is L2, added to the gradient.
 
     Source: TensorFlow's RMSPropOptimizer; epsilon 0.001, decay and momentum 0.9 in the released code.
     """

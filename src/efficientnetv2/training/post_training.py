@@ -73,12 +73,7 @@ class Result:
 def finish_training(
     context: RunContext, log: MetricsLog, validator: Validator, divergence: DivergenceCheck
 ) -> Result:
-    """Select, calibrate, evaluate and save the model of a run whose steps are done.
-
-    Raises:
-        InputError: Too many images can't be read, or the model can't be saved.
-        DivergedError: The outputs are not finite. The model is removed.
-    """
+    """Select, calibrate, evaluate and save the model of a run whose steps are done; outputs that diverged remove it."""
     config, state, selection = context.config, context.state, context.selection
     if context.pacer is not None:
         _logger.info(f"Trained: {epochs_trained(config, state.step):g} epochs, as the time allowed.")

@@ -47,12 +47,7 @@ class Validator:
             self.is_due = False  # the last point of the curve is the evaluation of the run
 
     def validate(self) -> None:
-        """Validate now.
-
-        Raises:
-            StopRequestedError: A signal asks the run to stop. A resumed run starts with this validation.
-            InputError: Too many images can't be read, or memory is too short.
-        """
+        """Validate now, or raise StopRequestedError if a signal asks the run to stop; resumed, it starts with this."""
         context, config = self._context, self._context.config
         step, selection = context.state.step, context.selection
         kind, split, images = "minival", "minival", config.minival

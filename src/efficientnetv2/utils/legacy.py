@@ -42,6 +42,16 @@ _KEYS_IN = {
     "progressive": {"others": "extra"},
     "augment": {"colour": "color"},
 }
+# Names of a key with a value of a type, and with others.
+_NAMES_BY_TYPE: dict[str, tuple[type, str, str]] = {
+    "pictures": (list, "images", "num_images"),
+    "images": (int, "num_images", "images"),  # in a row of metrics.jsonl
+    "answered": (str, "eval_split", "coverage"),
+    "members": (int, "ensemble_size", "members"),
+    "linear_probe": (float, "linear_probe_top1", "linear_probe"),
+    "chosen": (list, "auto_choices", "chosen"),
+    "asked": (bool, "requested", "asked"),
+}
 # Values by the new key.
 _CROP_MODES = {"whole": "squash", "crop": "center", "pad": "border"}
 _VALUES = {
@@ -65,12 +75,7 @@ FILES = {"run.json": "beginning.json", "dataset.csv": "manifest.csv"}
 
 
 def upgrade(plain: T, part: str = "") -> T:
-    """Plain JSON values of version 0.1 in the words of today. Values in these words stay as they are.
-
-    Args:
-        plain: Values of a recipe, a report, a run or a model file.
-        part: Key of the object that ``plain`` belongs to.
-    """
+    """Plain JSON values of version 0.1, below the key ``part``, in the words of today; others stay as they are."""
     if isinstance(plain, list):
         return [upgrade(item, part) for item in plain]  # type: ignore[return-value]
     if not isinstance(plain, dict) or plain.get("schema_version") == SCHEMA_VERSION:
@@ -78,28 +83,14 @@ def upgrade(plain: T, part: str = "") -> T:
     names = _KEYS | _KEYS_IN.get(part, {})
     upgraded = {}
     for key, item in plain.items():
-        name = names.get(key) or _name_by_value(key, item)
+        name = str(names.get(key, key))
+        if key in _NAMES_BY_TYPE:
+            kind, of_kind, other = _NAMES_BY_TYPE[key]
+            name = of_kind if isinstance(item, kind) else other
         if isinstance(item, str):
             item = _VALUES.get(name, {}).get(item, item)
         upgraded[name] = item if key in _OPAQUE else upgrade(item, key)
     return upgraded  # type: ignore[return-value]
-
-
-def _name_by_value(key: str, item: Any) -> str:
-    """Name of a key whose meaning depends on its value."""
-    if key == "pictures":
-        return "images" if isinstance(item, list) else "num_images"
-    if key == "images":  # of a row of metrics.jsonl
-        return "num_images" if isinstance(item, int) else key
-    if key == "answered":
-        return "eval_split" if isinstance(item, str) else "coverage"
-    if key == "members":
-        return "ensemble_size" if isinstance(item, int) else key
-    if key == "linear_probe":
-        return "linear_probe_top1" if isinstance(item, float) else key
-    if key == "chosen":
-        return "auto_choices" if isinstance(item, list) else key
-    return "requested" if key == "asked" and isinstance(item, bool) else key
 
 
 def upgrade_recipe(plain: Any) -> Any:
