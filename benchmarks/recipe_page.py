@@ -7,6 +7,8 @@ A test holds the page equal to the classes: whoever adds a field, or changes wha
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from efficientnetv2.training.recipe_fields import (
     field_values,
     fields_of,
     format_value,
-    part_description,
     recipe_parts,
 )
 from efficientnetv2.training.recipes import get_recipe
@@ -84,6 +85,12 @@ def _row(field: RecipeField, said: dict[str, dict[str, Any]]) -> list[str]:
     own = [format_value(values[field.name]) for values in said.values()]
     cells = [field.values, default, *("" if value == default else value for value in own), field.meaning]
     return [f"`{field.name}`", *(cell.replace("|", "\\|") for cell in cells)]
+
+
+def part_description(part: str) -> str:
+    """Description of a part in Markdown: its class's docstring without its sections."""
+    text = inspect.getdoc(recipe_parts()[part]) or ""
+    return " ".join(re.split(r"\n(?:Args|Raises|Source):", text)[0].replace("``", "`").split())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from benchmarks.recipe_page import part_description
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.training.recipe_fields import (
@@ -11,7 +12,6 @@ from efficientnetv2.training.recipe_fields import (
     fields_of,
     find_fields,
     format_value,
-    part_description,
     recipe_parts,
 )
 from efficientnetv2.training.recipe_io import field_names_at, validate_recipe, with_overrides

@@ -5,13 +5,10 @@ All of it comes from the classes: values and defaults from pydantic, description
 
 from __future__ import annotations
 
-import inspect
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic.fields import FieldInfo
 
 from efficientnetv2.progressive.schedule import RANGES, ProgressiveSchedule
 from efficientnetv2.training.recipe import DEFAULT_RATES, Recipe
@@ -71,12 +68,6 @@ def recipe_parts() -> dict[str, Any]:
     return parts
 
 
-def part_description(part: str) -> str:
-    """Description of a part in Markdown: its class's docstring without its sections."""
-    text = inspect.getdoc(recipe_parts()[part]) or ""
-    return _markdown(re.split(r"\n(?:Args|Raises|Source):", text)[0])
-
-
 def fields_of(part: str) -> list[RecipeField]:
     """The fields of one of ``recipe_parts``."""
     parts = recipe_parts()
@@ -86,14 +77,16 @@ def fields_of(part: str) -> list[RecipeField]:
     for name, field in owner.__pydantic_fields__.items():
         if not part and name in parts:
             continue
-        is_rate = owner is ProgressiveSchedule and name in DEFAULT_RATES
         bounds = RANGES.get(name) if owner is ProgressiveSchedule else None
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if owner is ProgressiveSchedule:
+            default = DEFAULT_RATES.get(name, default)
         fields.append(
             RecipeField(
                 name=f"{part}.{name}" if part else name,
                 values=_join_or(_values(schema["properties"][name], schema.get("$defs", {}), bounds)),
                 required=field.is_required(),
-                default=DEFAULT_RATES[name] if is_rate else _default(field),
+                default=TypeAdapter(Any).dump_python(default, mode="json"),
                 meaning=_markdown(field.description or ""),
             )
         )
@@ -154,13 +147,6 @@ def format_value(value: Any) -> str:
         items = ((key, item) for key, item in value.items() if (key, item) != ("continuous", False))
         return f"{{{', '.join(f'{key}: {format_value(item)}' for key, item in items)}}}"
     return str(value)
-
-
-def _default(field: FieldInfo) -> Any:
-    """Plain JSON value of a default. A JSON schema leaves out those of a ``default_factory``."""
-    if field.is_required():
-        return None
-    return TypeAdapter(Any).dump_python(field.get_default(call_default_factory=True), mode="json")
 
 
 def _last(name: str) -> str:
