@@ -53,9 +53,7 @@ def convert(
     half: Annotated[bool, flag("--half", "Store weights in half precision.")] = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace OUT if it exists.")] = False,
     as_json: options.Json = False,
-    class_names: Annotated[
-        str | None, _of_input("A file with a name per line, a JSON list, or names with commas.", "NAME,NAME")
-    ] = None,
+    class_names: Annotated[str | None, _of_input("File of names, or names with commas.", "NAME,NAME")] = None,
     image_size: Annotated[int | None, _of_input("Image size.", "PX", callback=between(*IMAGE_SIZE))] = None,
     crop_mode: Annotated[CropMode | None, _of_input("Squeeze, cut the center, or add margins.")] = None,
     crop_pct: Annotated[float | None, _of_input("Fraction of the shorter side that crop keeps.", "X")] = None,
@@ -63,9 +61,7 @@ def convert(
         Literal["bilinear", "bicubic"] | None, _of_input("Resize interpolation.")
     ] = None,
     mean: Annotated[str | None, _of_input("Mean per channel, in [0, 1].", "X,X,X", callback=_numbers)] = None,
-    std: Annotated[
-        str | None, _of_input("Standard deviation per channel.", "X,X,X", callback=_numbers)
-    ] = None,
+    std: Annotated[str | None, _of_input("Deviation per channel.", "X,X,X", callback=_numbers)] = None,
     tta: Annotated[TTA | None, _of_input("Average over flips and turns.", "none|d4")] = None,
 ) -> None:
     """Convert weights from and to timm, torchvision and Keras.

@@ -61,9 +61,7 @@ def crossval(
         ),
     ] = False,
     out: options.RunOut = None,
-    resume: Annotated[
-        bool, flag("--resume", "Continue the folds in --output, or the newest in runs/.")
-    ] = False,
+    resume: Annotated[bool, flag("--resume", "Continue --output, or the newest in runs/.")] = False,
 ) -> None:
     """Train a model per fold, and report on all images.
 

@@ -30,13 +30,9 @@ def pack(
     data: options.Data,
     out: Annotated[Path, argument("OUT", "New or empty folder for the shards.")],
     table: options.LabeledOptions,
-    shard_mb: Annotated[
-        float, option("Largest shard, in 1,000,000 bytes.", "MB", check=between(0.1, 1_000_000))
-    ] = 1000.0,
+    shard_mb: Annotated[float, option("Largest shard.", "MB", check=between(0.1, 1_000_000))] = 1000.0,
     shard_images: Annotated[int | None, option("Most images of a shard.", "N", check=between(1))] = None,
-    image_size: Annotated[
-        int | None, option("Shrink larger images to this shorter side.", "PX", check=between(2))
-    ] = None,
+    image_size: Annotated[int | None, option("Shrink to this shorter side.", "PX", check=between(2))] = None,
     seed: options.Seed = 0,
     strict: options.Strict = False,
     as_json: options.Json = False,
@@ -88,12 +84,8 @@ def write_balanced(
         Literal["equal", "sqrt", "effective"],
         option("Class proportions: equal, square roots of the counts, or effective numbers."),
     ] = "equal",
-    fewer: Annotated[
-        bool, flag("--fewer", "Leave out images of frequent classes instead of adding copies.")
-    ] = False,
-    recipe: Annotated[
-        str, option("Recipe whose augmentation is used, at its last stage.", "NAME")
-    ] = "finetune",
+    fewer: Annotated[bool, flag("--fewer", "Leave out frequent images instead of adding copies.")] = False,
+    recipe: Annotated[str, option("Recipe of the augmentation.", "NAME")] = "finetune",
     settings: options.Settings = None,
     seed: options.Seed = 0,
     strict: options.Strict = False,
@@ -136,9 +128,7 @@ def check(
         Path | None,
         option("Folder for the page and its JSON.  [default: inspection/NAME]", "FOLDER", "--output"),
     ] = None,
-    weights: Annotated[
-        str, option("Model that finds label errors: none, auto, a name, or a file.", "NAME")
-    ] = "none",
+    weights: Annotated[str, option("Model for label errors: none, auto, a name, a file.", "NAME")] = "none",
     near_km: Annotated[float, option("Distance that is one location.", "KM", check=between(0, 20_000))] = 5.0,
     time_column: options.TimeColumn = None,
     device: options.Device = "auto",

@@ -49,9 +49,7 @@ MOST_S, _EPOCHS = 360.0, 6
 
 def demo(
     context: typer.Context,
-    out: Annotated[
-        Path, option("Folder; an earlier demo in runs/demo is replaced.", "FOLDER", "--output")
-    ] = OUT,
+    out: Annotated[Path, option("Folder; runs/demo is replaced.", "FOLDER", "--output")] = OUT,
     seed: options.Seed = 0,
     workers: options.Workers = None,
     as_json: options.Json = False,

@@ -31,9 +31,7 @@ def evaluate(
         Path | None, option("Folder for report.html, report.json and predictions.csv.", "FOLDER", "--output")
     ] = None,
     image_size: Annotated[int | None, option("Image size.  [default: the model's]", "PX")] = None,
-    sizes: Annotated[
-        str | None, option("Image sizes to compare, such as 96,128,160.", "PX,PX", "--eval-sizes")
-    ] = None,
+    sizes: Annotated[str | None, option("Image sizes to compare.", "PX,PX", "--eval-sizes")] = None,
     tta: options.Tta = None,
     slices: Annotated[
         str | None, option("Columns of subgroups, or none.  [default: those with few values]", "NAME,NAME")
@@ -42,12 +40,8 @@ def evaluate(
         Path | None, option("Cost of each mistake: a row per true class, a column per prediction.", "CSV")
     ] = None,
     abstain_below: options.AbstainBelow = None,
-    calibrate: Annotated[
-        Path | None, option("Fit a temperature on these images, and write the model with it.", "FILE")
-    ] = None,
-    baseline: Annotated[
-        Path | None, option("Run or evaluation to compare with, on the same images.", "RUN")
-    ] = None,
+    calibrate: Annotated[Path | None, option("Fit a temperature, and write the model.", "FILE")] = None,
+    baseline: Annotated[Path | None, option("Run or evaluation to compare with.", "RUN")] = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     strict: options.Strict = False,

@@ -23,18 +23,12 @@ def draw_map(
     model: options.Model,
     raster: Annotated[Path, argument("RASTER", "A GeoTIFF, or another raster that GDAL opens.")],
     out: Annotated[Path, option("GeoTIFF to write.", "TIF", "--output")] = Path("map.tif"),
-    window_m: Annotated[
-        float | None, option("Window size in meters.  [default: that of the training images]", "M")
-    ] = None,
+    window_m: Annotated[float | None, option("Window in meters.  [default: as in training]", "M")] = None,
     window_px: Annotated[
         int | None, option("Window size in pixels.  [default: the model's, without meters]", "PX")
     ] = None,
-    stride_px: Annotated[
-        int | None, option("Pixels from window to window.  [default: half a window]", "PX")
-    ] = None,
-    bands: Annotated[
-        str | None, option("Bands to read, from 1.  [default: those in training]", "N,N")
-    ] = None,
+    stride_px: Annotated[int | None, option("Pixels between windows.  [default: half of one]", "PX")] = None,
+    bands: Annotated[str | None, option("Bands, from 1.  [default: those in training]", "N,N")] = None,
     value_range: Annotated[
         str | None, option("Values shown as 0 and 255.  [default: those in training]", "LOW,HIGH")
     ] = None,

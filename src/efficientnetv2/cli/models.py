@@ -84,9 +84,7 @@ def _print_pretrained(rows: list[dict[str, Any]]) -> None:
 
 def recipes(
     name: Annotated[str | None, argument("[NAME]", "A named recipe, a recipe.yaml, or a run.")] = None,
-    fields: Annotated[
-        bool, flag("--fields", "List every field for --set: values, default and meaning.")
-    ] = False,
+    fields: Annotated[bool, flag("--fields", "List every field for --set.")] = False,
     field: Annotated[
         str | None, option("List one field, a part (optimizer), or all that start so (crop).", "FIELD")
     ] = None,

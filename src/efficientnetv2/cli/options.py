@@ -187,9 +187,7 @@ class CheckOptions(LabeledOptions):
 class TableOptions(CheckOptions):
     """How DATA is read to train on it."""
 
-    min_images_per_class: Annotated[
-        int, reading("Leave out classes with fewer training images.", "N", check=between(0))
-    ] = 0
+    min_images_per_class: Annotated[int, reading("Fewest images of a class.", "N", check=between(0))] = 0
 
 
 @dataclass(frozen=True)
@@ -208,9 +206,7 @@ class MachineOptions:
     memory_gib: MemoryGib = None
     strict: Strict = False
     as_json: Json = False
-    verbose: Annotated[
-        bool, flag("--verbose", "Print every choice, not to log.txt alone.", panel=ADVANCED)
-    ] = False
+    verbose: Annotated[bool, flag("--verbose", "Print the details of log.txt.", panel=ADVANCED)] = False
 
     def place(self, out: Path | None, *, resume: bool = False, baseline: Path | None = None) -> RunOptions:
         """Where and how to run."""

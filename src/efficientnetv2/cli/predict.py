@@ -30,9 +30,7 @@ def predict(
     device: options.Device = "auto",
     workers: options.Workers = None,
     path_column: Annotated[str, option("Column of the image path.", "NAME")] = "path",
-    label_column: Annotated[
-        str, option("Column of the label, for --rank of a table labeled in part.", "NAME")
-    ] = "label",
+    label_column: Annotated[str, option("Column of the label, for --rank.", "NAME")] = "label",
     strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:

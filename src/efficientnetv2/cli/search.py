@@ -41,9 +41,7 @@ class SearchOptions:
         Literal["small", "paper"],
         option("small: at 64 px, minutes per trial on a CPU; paper: ImageNet on GPUs."),
     ] = "small"
-    space: Annotated[
-        str | None, option("small, paper, a model, or a file.  [default: the preset's]", "NAME")
-    ] = None
+    space: Annotated[str | None, option("small, paper, a model, or a file.", "NAME")] = None
     sampler: Annotated[
         Literal["policy", "evolution", "random", "tpe", "nsga2"] | None,
         option("policy, evolution, random, tpe or nsga2.  [default: policy]", "NAME"),
@@ -197,9 +195,7 @@ def show(
 @app.command(cls=parsing.Command)
 def export(
     study: Study,
-    out: Annotated[
-        Path | None, option("File to write.  [default: STUDY/found.yaml]", "YAML", "--output")
-    ] = None,
+    out: Annotated[Path | None, option("File.  [default: STUDY/found.yaml]", "YAML", "--output")] = None,
     trial: Annotated[int | None, option("Trial number.  [default: the best]", "N")] = None,
     grow: Annotated[
         str | None, option("Scale it up: as M and L of S in the paper, or by a compound phi.", "m|l|PHI")
