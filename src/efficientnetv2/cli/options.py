@@ -187,7 +187,7 @@ class CheckOptions(LabeledOptions):
 class TableOptions(CheckOptions):
     """How DATA is read to train on it."""
 
-    min_images_per_class: Annotated[int, reading("Fewest images of a class.", "N", check=between(0))] = 0
+    min_images_per_class: Annotated[int, reading("Leave out smaller classes.", "N", check=between(0))] = 0
 
 
 @dataclass(frozen=True)
