@@ -108,7 +108,6 @@ def test_untrained_it_answers_as_the_probe_does(place):
     assert report["top1"] == report["linear_probe_top1"]
     assert mentions(done.stdout, "trunk.safetensors", "3", "classifier")
     assert "Linear probe on the initial weights" in done.stdout
-    assert "fresh" not in done.stdout
     assert load_file(place / "probe/model.safetensors")["classifier.weight"].abs().max() > 0
     fresh = effnetv2(*words(place, "fresh"), "--set", "head_init=random", cwd=place)
     assert fresh.returncode == 0, fresh.stderr
@@ -145,7 +144,7 @@ def test_finetune_begins_so_unasked_and_keeps_the_statistics(place):
     assert done.returncode == 0, done.stderr
     recipe = yaml.safe_load((place / "unasked/recipe.yaml").read_text())
     assert (recipe["head_init"], recipe["freeze_bn"]) == ("linear_probe", True)
-    assert mentions(done.stdout, "batch-norm", "statistics", "weight")
+    assert mentions(done.stdout, "freeze_bn")
     report = json.loads((place / "unasked/report.json").read_text())
     assert report["top1"] == report["linear_probe_top1"]
     given, kept = (load_file(place / name) for name in ("trunk.safetensors", "unasked/model.safetensors"))

@@ -189,9 +189,7 @@ def _validate_bands(path: Path, bands: Bands | None, now: Bands | None) -> None:
     if bands != now:
         numbers = "none" if bands is None else ",".join(map(str, bands.numbers))
         fix = "Restore the images, and give `bands` as before."
-        raise InputError(
-            f"the run in {path} reads bands {numbers}, scaled by the values of its images. {fix}"
-        )
+        raise InputError(f"the run in {path} reads rasters by bands {numbers}, scaled by its images. {fix}")
 
 
 def _differ_by_skipped(
