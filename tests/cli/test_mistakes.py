@@ -29,7 +29,7 @@ MISTAKES = [
     ("train photos --image-size 0", "--image-size: invalid value '0' (must be between 1", None),
     ("train photos --workers -1", "--workers: invalid value '-1' (must be at least 0)", None),
     ("train . --epochs 1 --minutes 2", "--epochs and --minutes", "one"),
-    ("train . --lr 0.1 --set optimizer.lr=0.2", "--lr: --set optimizer.lr", "one"),
+    ("train . --lr 0.1 --set optimizer.lr=0.2", "--lr and --set optimizer.lr", "one"),
     ("train photos --resume --dry-run", "--resume and --dry-run", "one"),
     ("train nowhere", "'nowhere' does not exist", "Give a folder"),
     ("train photos --lr", "--lr: a value is missing", "--lr X"),

@@ -131,7 +131,7 @@ def test_a_file_that_is_not_there():
                     0.5,
                 )
             },
-            ("mean", "0.5,nan,0.5", "0", "1"),
+            ("mean", "0.5,nan,0.5"),
         ),
         (
             {
