@@ -102,15 +102,7 @@ def convert(
     user = user_metadata(class_names, preprocessing or {})
     network, recognized, notes = _load(path, model, to, user)
     if to is None:
-        model_file.save(
-            out,
-            network,
-            preprocessing=network.preprocessing,
-            class_names=network.class_names,
-            recipe=network.recipe,
-            metrics=network.metrics,
-            half=half,
-        )
+        model_file.save(out, network, half=half)
         notes = [*notes, *([_half_note(out, network)] if half else [])]
     else:
         assert isinstance(network, EfficientNet)  # _load refuses others
