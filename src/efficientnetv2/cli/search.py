@@ -59,8 +59,7 @@ class SearchOptions:
         float | None, option("Exponent of the memory of training.  [default: 0]", "X", panel=_REWARD)
     ] = None
     prune: Annotated[
-        bool,
-        flag("--prune/--no-prune", "Stop trials in the worst quarter at two points.", panel=_REWARD),
+        bool, flag("--prune/--no-prune", "Stop trials in the worst quarter at two points.", panel=_REWARD)
     ] = True
     step_time: Annotated[
         Literal["measured", "cached"],

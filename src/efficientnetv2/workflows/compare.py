@@ -27,15 +27,8 @@ from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_
 
 _logger = logging.getLogger(__name__)
 
-_METRICS = (
-    "top1",
-    "macro_f1",
-    "optimistic",
-    "epochs",
-    "wall_s",
-    "images_per_s",
-    "split_by",
-)  # of report.json
+# Keys of report.json.
+_METRICS = ("top1", "macro_f1", "optimistic", "epochs", "wall_s", "images_per_s", "split_by")
 _JSON_NAME = "comparison.json"
 _PLOTS = ("accuracy_over_time.png", "settings.png", "stage_costs.png")
 _TITLE = "effnetv2 compare"  # in the plots, which are recognized by it
