@@ -209,10 +209,7 @@ def decode_evaluated(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
     with progress("decoding", len(rows)) as counted:
         bad = find_undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
-    _logger.debug(
-        f"Checked {pluralize(len(dataset), 'image')}: {len(rows):,} to be evaluated were decoded; of the other "
-        f"{len(dataset) - len(rows):,} the header and the end were read.",
-    )
+    _logger.debug(f"Decoded {len(rows):,} images to be evaluated.")
     if bad:
         row, reason = next(iter(bad.items()))
         _logger.info(

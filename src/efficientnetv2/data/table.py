@@ -169,12 +169,10 @@ def _roles(
         wanted["group"] = options.group_column
     plain = {name: re.sub(r"[\s_-]", "", name).casefold() for name in names if name not in wanted.values()}
     roles: dict[str, str] = {}
-    missing, renamed = [], []
+    missing = []
     for role, column in wanted.items():
-        if column in names:
-            roles[column] = role
-            continue
-        alike = [name for name in plain if column == role and plain[name] in _ALIASES.get(role, ())]
+        aliases = _ALIASES.get(role, ()) if column == role else ()
+        alike = [column] if column in names else [name for name in plain if plain[name] in aliases]
         optional = role == column == "label" and not options.require_labels
         if len(alike) > 1 and not (optional and not options.strict):
             raise InputError(
@@ -182,12 +180,12 @@ def _roles(
             )
         if len(alike) == 1:
             roles[alike[0]] = role
-            renamed.append(f"column '{alike[0]}' as the {role}")
         elif not optional:
             missing.append(role)
     if missing:
         _refuse_without_header(names, table, root)
         raise missing_column(table, wanted[missing[0]], names, missing[0])
+    renamed = [f"column '{name}' as the {role}" for name, role in roles.items() if name != wanted[role]]
     for role in _RECOGNIZED:
         alike = [name for name in names if name not in roles and name.strip().casefold() == role]
         if len(set(alike)) > 1 and role not in alike:
