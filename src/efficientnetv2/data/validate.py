@@ -171,9 +171,10 @@ def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: b
     shown = "; ".join(f"{_location(dataset, row)} {reasons[row]}" for row in sorted(reasons)[:5])
     if (strict and reasons) or count > MAX_UNREADABLE * total:
         limit = "0" if strict else f"{100 * MAX_UNREADABLE:.0f}"
+        fix = ", or leave `strict` out" if strict else ""
         raise InputError(
             f"{dataset.source}: {count} of {total} images ({100 * count / total:.0f} %, more than {limit} %) cannot be "
-            f"read: {shown}{'; and more' if count > 5 else ''}. Repair or remove them."
+            f"read: {shown}{'; and more' if count > 5 else ''}. Repair or remove them{fix}."
         )
 
 
