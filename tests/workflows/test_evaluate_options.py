@@ -1,14 +1,169 @@
-"""The file of ``--costs``."""
+"""The options of ``evaluate``: image sizes to compare, each as if evaluated alone, and the file of costs."""
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
 
+import pandas as pd
 import pytest
-from tests.messages import mentioning
+from tests.command_line import TINY, effnetv2
+from tests.conftest import COLORS, paint
+from tests.messages import mentioning, mentions
 
+from efficientnetv2.evaluation.compare import FinishedRun
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows.evaluate_options import read_cost_matrix
+from efficientnetv2.workflows.evaluate_options import parse_sizes, read_cost_matrix
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of few steps, whose answers are not all right, and its pictures."""
+    place = tmp_path_factory.mktemp("sized")
+    for name, color in COLORS.items():
+        for number in range(16):
+            paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
+    words = (
+        "train",
+        place / "pictures",
+        *TINY,
+        "--epochs",
+        "3",
+        "--weights",
+        "none",
+        "--output",
+        place / "run",
+    )
+    done = effnetv2(*words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    dataset = pd.read_csv(place / "run" / "dataset.csv")
+    for split, rows in dataset.groupby("split"):
+        rows.assign(path=[str(place / "pictures" / path) for path in rows["path"]])[["path", "label"]].to_csv(
+            place / f"{split}.csv", index=False
+        )
+    return place
+
+
+def _json(*words, cwd):
+    done = effnetv2(*words, "--json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_point_is_what_evaluating_at_that_size_gives(trained, tmp_path):
+    words = ("evaluate", trained / "run", trained / "val.csv")
+    told = _json(*words, "--eval-sizes", "96,64,32", "--output", tmp_path / "sizes", cwd=tmp_path)
+    assert [point["image_size"] for point in told["sizes"]] == [32, 64, 96]
+    assert told["image_size"] == 64
+    assert told["top1"] == told["sizes"][1]["top1"], "the figure is that of the model file's size"
+    for point in told["sizes"]:
+        alone = _json(*words, "--image-size", str(point["image_size"]), cwd=tmp_path)
+        assert alone["image_size"] == point["image_size"]
+        assert (alone["top1"], alone["macro_f1"]) == (point["top1"], point["macro_f1"])
+        assert [point["low"], point["high"]] == alone["intervals"]["top1"]
+        assert "sizes" not in alone
+    page = (tmp_path / "sizes" / "report.html").read_text()
+    assert mentions(page, "image size")
+    assert mentions(page, "64", "training")
+    assert "Choose it on training images" in page
+    assert json.loads((tmp_path / "sizes" / "report.json").read_text())["sizes"] == told["sizes"]
+
+
+def test_pictures_that_trained_may_choose_the_size_and_a_model_file_keeps_it(trained, tmp_path):
+    done = effnetv2("evaluate", trained / "run", trained / "train.csv", "--eval-sizes", "64,96", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "By image size" in done.stdout
+    assert "Best at " in done.stdout
+    on_val = effnetv2("evaluate", trained / "run", trained / "val.csv", "--eval-sizes", "64,96", cwd=tmp_path)
+    assert "Best at " not in on_val.stdout
+    kept = effnetv2("convert", trained / "run", "kept.safetensors", "--image-size", "96", cwd=tmp_path)
+    assert kept.returncode == 0, kept.stderr
+    at_96 = _json("evaluate", trained / "run", trained / "val.csv", "--image-size", "96", cwd=tmp_path)
+    again = _json("evaluate", "kept.safetensors", trained / "val.csv", cwd=tmp_path)
+    assert (again["image_size"], again["top1"]) == (96, at_96["top1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("96;128", ("sizes", "96;128")),
+        ("96,31", ("sizes", "31", "32")),
+        ("96,4097", ("4096",)),
+        (",".join(map(str, range(32, 65))), ("33", "32")),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(words, sentence):
+    with pytest.raises(InputError, match=mentioning(*sentence)):
+        parse_sizes(words)
+
+
+def test_a_size_given_twice_is_seen_once():
+    assert parse_sizes("128, 96,128") == (96, 128)
+
+
+def test_a_size_below_the_stride_is_refused_by_the_command(trained, tmp_path):
+    done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--image-size", "8", cwd=tmp_path)
+    assert done.returncode == 2
+    assert mentions(done.stderr, "--image-size", "8", "32")
+
+
+def test_two_runs_compared(trained, tmp_path):
+    words = ("train", trained / "pictures", *TINY, "--weights", "none", "--set", "progressive.stages=1")
+    done = effnetv2(
+        *words, "--epochs", "3", "--output", tmp_path / "fixed", "--baseline", trained / "run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    told = _json("compare", tmp_path / "fixed", trained / "run", "--output", tmp_path / "both", cwd=tmp_path)
+    fixed, growing = told["runs"]
+    assert (fixed["sizes"], growing["sizes"]) == ([64], [32, 64])
+    reports = [json.loads((run / "report.json").read_text()) for run in (tmp_path / "fixed", trained / "run")]
+    assert [fixed["top1"], growing["top1"]] == [report["top1"] for report in reports]
+    for run, report in zip((tmp_path / "fixed", trained / "run"), reports, strict=True):
+        answers = FinishedRun.read(run, "run").predictions
+        assert len(answers) == report["num_images"]
+        assert (answers["predicted_label"] == answers["true_label"]).mean() == pytest.approx(report["top1"])
+    stages = reports[1]["stages"]
+    assert [stage["image_size"] for stage in stages] == [32, 64]
+    assert growing["train_s"] == pytest.approx(sum(stage["seconds"] for stage in stages), abs=0.01)
+    (apart,) = told["gains"]
+    assert apart["top1"]["value"] == pytest.approx(growing["top1"] - fixed["top1"])
+    assert apart["top1"]["low"] <= apart["top1"]["value"] <= apart["top1"]["high"]
+    written = {path.name for path in (tmp_path / "both").iterdir()}
+    assert written == {"comparison.json", "accuracy_over_time.png", "settings.png", "stage_costs.png"}
+    assert json.loads((tmp_path / "both" / "comparison.json").read_text()) == told
+    people = effnetv2("compare", tmp_path / "fixed", trained / "run", cwd=tmp_path)
+    said = " ".join(people.stdout.split())
+    assert "Is run better than fixed? " in said
+    assert f"macro-F1 {100 * apart['macro_f1']['value']:+.1f} points" in said
+    # The one interval of the two, wherever it is told.
+    other_way = effnetv2("compare", trained / "run", tmp_path / "fixed", cwd=tmp_path)
+    interval = re.compile(r"On the same .*? intervals\.")
+    by_both = {interval.findall(" ".join(one.stdout.split()))[-1] for one in (done, other_way)}
+    assert len(by_both) == 1
+    assert mentions(people.stdout, "F1", "class")
+    assert set(apart["f1"]) == set(COLORS)
+    assert mentions(people.stdout, "training time")
+
+
+def test_a_run_keeps_its_own_report(trained, tmp_path):
+    before = (trained / "run/report.json").read_bytes()
+    done = effnetv2(
+        "evaluate", trained / "run", trained / "val.csv", "--output", trained / "run", cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert mentions(done.stderr, "run", "report")
+    assert (trained / "run/report.json").read_bytes() == before
+
+
+def test_what_is_no_finished_run_is_not_compared(trained, tmp_path):
+    done = effnetv2("compare", trained / "run", trained / "pictures", cwd=tmp_path)
+    assert done.returncode == 2
+    assert mentions(done.stderr, "report.json")
+    alone = effnetv2("compare", trained / "run", cwd=tmp_path)
+    assert alone.returncode == 2
+    assert mentions(alone.stderr, "compare", "two runs")
+
 
 NAMES = ("oak", "elm")
 
