@@ -99,10 +99,10 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
     check_rank_output(rank, out, data.data)
     network = load_predictor(model, data.data, "predict")
     separator = options.label_separator
-    if separator is not None and any(separator in name for name in network.class_names):
+    inside = [name for name in network.class_names if separator is not None and separator in name]
+    if inside:  # also of an empty one
         raise InputError(
-            f"`label_separator` {separator!r} is part of a class or empty, so labels could not be split again. Give "
-            "another one, such as '|'."
+            f"`label_separator` {separator!r} is part of the class '{inside[0]}'. Give another one, such as '|'."
         )
     preprocessing = with_tta(network.preprocessing, options.tta)
     if out is not None:
