@@ -1,9 +1,11 @@
 """Layers and blocks: convolutions, batch-norm, squeeze-excite, stochastic depth, MBConv and Fused-MBConv.
 
-In every block the kxk convolution is ``spatial`` and the 1x1 convolutions are ``expand`` and ``project``.
+Some layers have a second path for training on a CPU; benchmarks/results/step_tried.md has the measurements.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -11,18 +13,17 @@ from torch import Tensor, nn
 
 from efficientnetv2.architectures.spec import Block, Padding
 
-# Largest number of output positions for which a matrix product trains faster than a convolution, and the least number
-# of channels for 3x3. Ours, measured on two cores with AVX-512 and bf16 (benchmarks/results/step_tried.md).
+# A matrix product trains faster than a convolution up to so many output positions, 3x3 with at least so many channels.
+# Ours, measured on two cores with AVX-512 and bf16.
 _POINTWISE_AUTOCAST = 64
 _SQUARE_AUTOCAST = 9
 _SQUARE_CHANNELS = 256
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """PyTorch's batch-norm, able to normalize several ghost batches of one pass by their own statistics.
+    """Batch-norm that normalizes ``groups`` ghost batches of one pass separately (``ghost_batch.ghost_batches``).
 
-    ``groups`` is set by ``models.ghost_batch.ghost_batches``. With 1, and in evaluation, this is PyTorch's own. With
-    more, the running statistics move to the mean over the groups, each of which starts from the old statistics.
+    The running statistics move to the mean over the groups, each of which starts from the old ones.
     """
 
     def __init__(self, channels: int, *, epsilon: float) -> None:
@@ -35,9 +36,8 @@ class BatchNorm2d(nn.BatchNorm2d):
             return self._grouped(input)
         # TorchScript does not support ``super``.
         return F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, self.training,
-            0.0 if self.momentum is None else self.momentum, self.eps,
-        )  # fmt: skip
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.training, eps=self.eps
+        )
 
     def _grouped(self, input: Tensor) -> Tensor:
         if self.groups == 1 or not self.training:
@@ -57,24 +57,19 @@ class BatchNorm2d(nn.BatchNorm2d):
         return torch.cat(parts)
 
 
-def same_padding(px: int, *, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels before and after a side of ``px`` pixels so that ``ceil(px / stride)`` come out; an odd pixel goes after.
+def same_padding(size: int, *, kernel: int, stride: int) -> tuple[int, int]:
+    """Pixels before and after a side of ``size`` pixels, for an output of ``ceil(size / stride)``. As TensorFlow's.
 
-    The size plus both paddings is a multiple of the stride plus a constant. Source: TensorFlow's "same". Integer
-    arithmetic that symbolic shapes simplify.
+    The padded size is a multiple of the stride plus a constant, which symbolic shapes simplify.
     """
     if kernel < stride:
         return 0, 0
     after = kernel // 2
-    return -(-px // stride) * stride + kernel - stride - after - px, after
+    return -(-size // stride) * stride + kernel - stride - after - size, after
 
 
 class SameConv2d(nn.Conv2d):
-    """A square convolution with TensorFlow's "same" padding, which depends on the input size.
-
-    If both sides need equal padding (at stride 2: odd sizes) the convolution pads; otherwise the input is copied. A
-    compiled or exported model always copies, so that one program serves odd and even sizes.
-    """
+    """A square convolution with TensorFlow's "same" padding, which depends on the input size."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
@@ -82,6 +77,7 @@ class SameConv2d(nn.Conv2d):
         top, bottom = same_padding(input.shape[-2], kernel=kernel, stride=stride)
         left, right = same_padding(input.shape[-1], kernel=kernel, stride=stride)
         padding = (top, left)
+        # A compiled or exported model always copies, so that one program serves odd and even sizes.
         if torch.compiler.is_compiling() or top != bottom or left != right:
             input = F.pad(input, (left, right, top, bottom))
             padding = (0, 0)
@@ -89,28 +85,23 @@ class SameConv2d(nn.Conv2d):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise 3x3 convolution at stride 1 that trains fast on a CPU with inputs below 3 px.
+    """A depthwise 3x3 convolution at stride 1 that pads inputs below 3 px before the convolution.
 
-    If such an input is padded by the convolution, its gradient takes 13 times as long as that of an input padded
-    before: 28 % of the step of V2-B0 at 64 px (benchmarks/results/step_tried.md).
+    On a CPU, the gradient of such an input takes 13 times as long if the convolution pads.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         if self.training and input.device.type == "cpu" and max(input.shape[-2:]) < self.kernel_size[0]:
             return F.conv2d(F.pad(input, (1, 1, 1, 1)), self.weight, self.bias, groups=self.groups)
-        out: Tensor = self._conv_forward(
-            input, self.weight, self.bias
-        )  # TorchScript does not support ``super``
+        out: Tensor = self._conv_forward(input, self.weight, self.bias)  # not ``super``, for TorchScript
         return out
 
 
 class ProductConv2d(nn.Conv2d):
     """A 1x1 or 3x3 convolution without groups, trained on a CPU as a matrix product where that is faster.
 
-    On small maps a convolution spends most time on laying out weights and gradients. The limits are the constants of
-    this module; without autocast, only a 1x1 convolution with a single output position is a product. Together this
-    saves a quarter of ResNet-50's step at 48 px (benchmarks/results/step_tried.md).
+    On small maps a convolution spends most time on laying out weights and gradients.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -153,25 +144,18 @@ class ProductConv2d(nn.Conv2d):
 
 def optimize_convolutions(module: nn.Module) -> None:
     """Make plain convolutions within a module ``ProductConv2d``, in place; weights, names and outputs stay."""
-    for part in module.modules():
-        if type(part) is not nn.Conv2d:
+    for conv in module.modules():
+        if type(conv) is not nn.Conv2d or conv.groups != 1 or conv.padding_mode != "zeros":
             continue
-        kernel, stride = part.kernel_size[0], part.stride[0]
-        plain = part.groups == 1 and part.padding_mode == "zeros" and part.dilation == (1, 1)
-        square = part.kernel_size == (kernel, kernel) and part.stride == (stride, stride)
-        if plain and square and kernel in (1, 3) and part.padding == (kernel // 2, kernel // 2):
-            part.__class__ = ProductConv2d
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        square = conv.kernel_size == (kernel, kernel) and conv.stride == (stride, stride)
+        padded = conv.padding == (kernel // 2, kernel // 2) and conv.dilation == (1, 1)
+        if square and padded and kernel in (1, 3):
+            conv.__class__ = ProductConv2d
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch-norm and, unless ``act`` is False, SiLU.
-
-    Args:
-        kernel: Odd.
-        stride: 1 or 2.
-        groups: ``in_channels`` for a depthwise convolution.
-        padding: Of the architecture. At stride 1, "same" and "symmetric" are equal.
-    """
+    """Convolution without bias, batch-norm and, unless ``act`` is False, SiLU."""
 
     def __init__(
         self,
@@ -187,22 +171,15 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         pads_by_size = padding == "same" and stride > 1
-        kind: type[nn.Conv2d] = nn.Conv2d
+        layer: type[nn.Conv2d] = nn.Conv2d
         if pads_by_size:
-            kind = SameConv2d
+            layer = SameConv2d
         elif groups > 1 and stride == 1 and kernel == 3:
-            kind = DepthwiseConv2d
+            layer = DepthwiseConv2d
         elif groups == 1 and kernel in (1, 3):
-            kind = ProductConv2d
-        self.conv = kind(
-            in_channels,
-            out_channels,
-            kernel,
-            stride=stride,
-            padding=0 if pads_by_size else (kernel - 1) // 2,
-            groups=groups,
-            bias=False,
-        )
+            layer = ProductConv2d
+        pixels = 0 if pads_by_size else (kernel - 1) // 2
+        self.conv = layer(in_channels, out_channels, kernel, stride, pixels, groups=groups, bias=False)
         self.norm = BatchNorm2d(out_channels, epsilon=epsilon)
         self.act: nn.Module = nn.SiLU() if act else nn.Identity()
         self._strided_depthwise = groups > 1 and stride > 1
@@ -215,15 +192,11 @@ class ConvNorm(nn.Module):
         return out
 
     def _convolved(self, x: Tensor) -> Tensor:
-        """The convolution; a strided depthwise one in fp32 even under a CPU's bf16 autocast.
-
-        Its input gradient has no fast bf16 kernel: in V2-B0 at 224 px two such layers took a quarter of the step
-        (benchmarks/results/step_tried.md).
-        """
+        # The input gradient of a strided depthwise convolution has no fast bf16 kernel on a CPU.
         if self._strided_depthwise and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
-                whole: Tensor = self.conv(x.float())
-            return whole.to(torch.get_autocast_dtype("cpu"))
+                single: Tensor = self.conv(x.float())
+            return single.to(torch.get_autocast_dtype("cpu"))
         out: Tensor = self.conv(x)
         return out
 
@@ -243,25 +216,18 @@ class SqueezeExcite(nn.Module):
 
 
 def _spatial_mean(x: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, C, 1, 1).
-
-    In training on a CPU, a sum that is divided: the gradient of a sum needs no memory. The gradient of a mean is
-    materialized channel by channel and added to a channels-last one, which took a third of squeeze-excite's time
-    (benchmarks/results/step_tried.md). bf16 is rounded once more; fp16 could overflow.
-    """
+    """(N, C, H, W) to (N, C, 1, 1)."""
+    # On a CPU, the gradient of a mean is materialized and that of a sum is not. A sum in fp16 could overflow.
     if x.requires_grad and x.device.type == "cpu" and x.dtype != torch.float16:
         return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
     return x.mean((2, 3), keepdim=True)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: skips the block for some images of a batch and scales it up for the others.
+    """Stochastic depth: skips the block for some images of a batch, and scales it up for the others.
 
-    ``rate`` may change at any time and has no effect in evaluation. Draws come from PyTorch's generator of the device,
-    unless ``kept`` is set: (N, 1, 1, 1), 0 for a skipped image and 1 / (1 - rate) for the others.
-
-    Args:
-        depth_fraction: ``apply_regularization`` sets ``rate`` to the model's rate times this.
+    ``apply_regularization`` sets ``rate`` to the model's rate times ``depth_fraction``. ``kept`` replaces the draws:
+    (N, 1, 1, 1), 0 for a skipped image and 1 / (1 - rate) for the others.
 
     Source: arXiv:1603.09382, with one draw per image as in the released code.
     """
@@ -301,32 +267,29 @@ class Dropout(nn.Dropout):
         return input * self.kept.to(input.dtype)
 
 
-class _Block(nn.Module):
-    """Expansion if any, kxk convolution, squeeze-excite if any, projection if any, shortcut if any."""
+class MBConv(nn.Module):
+    """1x1 expansion, depthwise kxk convolution, squeeze-excite, 1x1 projection, shortcut: those that ``block`` has."""
 
-    def __init__(
-        self, block: Block, *, expand: nn.Module, groups: int, padding: Padding, epsilon: float
-    ) -> None:
+    def __init__(self, block: Block, *, padding: Padding, epsilon: float) -> None:
         super().__init__()
-        inner = block.inner_channels
-        self.expand = expand
-        self.spatial = ConvNorm(
-            inner if block.kind == "mbconv" else block.in_channels,
+        conv = partial(ConvNorm, padding=padding, epsilon=epsilon)
+        in_channels, inner, depthwise = block.in_channels, block.inner_channels, block.kind == "mbconv"
+        self.expand: nn.Module = nn.Identity()
+        if depthwise and block.expands:
+            self.expand = conv(in_channels, inner, kernel=1)
+        self.spatial = conv(
+            inner if depthwise else in_channels,
             inner,
             kernel=block.kernel,
             stride=block.stride,
-            groups=groups,
-            padding=padding,
-            epsilon=epsilon,
+            groups=inner if depthwise else 1,
         )
         self.se: nn.Module = nn.Identity()
         if block.se_channels is not None:
             self.se = SqueezeExcite(inner, block.se_channels)
         self.project: nn.Module = nn.Identity()
         if block.projects:
-            self.project = ConvNorm(
-                inner, block.out_channels, kernel=1, padding=padding, epsilon=epsilon, act=False
-            )
+            self.project = conv(inner, block.out_channels, kernel=1, act=False)
         self.drop_path = DropPath(block.depth_fraction) if block.residual else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -335,22 +298,8 @@ class _Block(nn.Module):
         return out if self.drop_path is None else x + self.drop_path(out)
 
 
-class MBConv(_Block):
-    """1x1 expansion, depthwise kxk, squeeze-excite, 1x1 projection; see ``architectures.spec.Block``."""
-
-    def __init__(self, block: Block, *, padding: Padding, epsilon: float) -> None:
-        inner = block.inner_channels
-        expand: nn.Module = nn.Identity()
-        if block.expands:
-            expand = ConvNorm(block.in_channels, inner, kernel=1, padding=padding, epsilon=epsilon)
-        super().__init__(block, expand=expand, groups=inner, padding=padding, epsilon=epsilon)
-
-
-class FusedMBConv(_Block):
-    """Full kxk convolution, 1x1 projection if it expands; see ``architectures.spec.Block``."""
-
-    def __init__(self, block: Block, *, padding: Padding, epsilon: float) -> None:
-        super().__init__(block, expand=nn.Identity(), groups=1, padding=padding, epsilon=epsilon)
+class FusedMBConv(MBConv):
+    """One full kxk convolution in place of the expansion and the depthwise convolution."""
 
 
 def init_weights(network: nn.Module) -> None:
@@ -377,16 +326,14 @@ def init_weights(network: nn.Module) -> None:
 def zero_init_residual(network: nn.Module) -> None:
     """Start every residual block as its shortcut, and every class with the same probability.
 
-    The last batch-norm scale of residual blocks and the classifier become 0. The released range of the classifier,
-    ±1/sqrt(classes), suits a thousand classes. With ten, the first loss is 3.6 instead of ln 10 = 2.3, which costs a
-    short run its warm-up.
+    The last batch-norm scale of residual blocks and the classifier become 0. With ten classes, the released range of
+    the classifier, ±1/sqrt(classes), gives a first loss of 3.6 instead of ln 10 = 2.3.
 
     Source: arXiv:1706.02677, section 5.1 (scale 0); arXiv:1912.11370, section 3.3 (classifier at 0).
     """
     for module in network.modules():
-        if isinstance(module, _Block) and module.drop_path is not None:
+        if isinstance(module, MBConv) and module.drop_path is not None:
             last = module.project if isinstance(module.project, ConvNorm) else module.spatial
-            assert isinstance(last, ConvNorm)
             nn.init.zeros_(last.norm.weight)
         elif isinstance(module, nn.Linear):
             nn.init.zeros_(module.weight)

@@ -20,27 +20,25 @@ from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, free_bytes
 from efficientnetv2.utils.probability import Answer
 
-_DEFAULT_PX = 224  # ImageNet's usual size, for models without a stated preprocessing
+_DEFAULT_IMAGE_SIZE = 224  # ImageNet's usual size, for models without a stated preprocessing
 
 
 class Network(nn.Module):
     """A classifier together with its preprocessing, its class names and its history.
 
-    The base class of ``EfficientNet``, ``WrappedModel`` and ``Ensemble``. Modules that ``freeze`` has frozen stay in
-    evaluation mode whatever ``train`` is called with.
+    The base class of ``EfficientNet``, ``WrappedModel`` and ``Ensemble``.
 
     Attributes:
         num_classes: Outputs of the classifier. With 0, ``forward`` returns what ``embed`` returns.
         embed_dim: Width of the classifier's input.
-        preprocessing: From an image of any size to the input. As published for a published model, otherwise
-            ImageNet's mean and standard deviation at 224 px.
+        preprocessing: As published for a published model, otherwise ImageNet's mean and std at 224 px.
         class_names: Of the outputs, in order; empty if unknown.
         answer: Meaning of the logits, "softmax" or "sigmoid"; see ``utils.probability.probabilities``.
         recipe: The recipe that trained it, as plain JSON; empty if unknown.
         metrics: Its metrics, as plain JSON.
         trained_on: A sample of the images that trained it; None if unknown.
         calibration: The temperature that ``inference.predict`` divides its logits by; None for 1.
-        frozen: Names of the modules that stay in evaluation mode.
+        frozen: Names of the modules that stay in evaluation mode (``freeze``).
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, embed_dim: int) -> None:
@@ -49,7 +47,7 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.embed_dim = embed_dim
-        self.preprocessing = Preprocessing(image_size=_DEFAULT_PX).with_channels(in_channels)
+        self.preprocessing = Preprocessing(image_size=_DEFAULT_IMAGE_SIZE).with_channels(in_channels)
         self.class_names: tuple[str, ...] = ()
         self.answer: Answer = "softmax"
         self.recipe: dict[str, Any] = {}
@@ -80,32 +78,19 @@ class Network(nn.Module):
 
 def check_classes_and_channels(num_classes: object, in_channels: object) -> None:
     """Raise InputError unless ``num_classes`` ≥ 0 and ``in_channels`` ≥ 1; None passes."""
-    for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
-            raise InputError(f"{name} is {value!r} (a {type(value).__name__}), but must be a whole number")
-    if isinstance(num_classes, Integral) and num_classes < 0:
-        raise InputError(
-            f"num_classes is {num_classes}, but must be at least 0 (0 leaves out the classifier)"
-        )
-    if isinstance(in_channels, Integral) and in_channels < 1:
-        raise InputError(f"in_channels is {in_channels}, but must be at least 1")
+    for name, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise InputError(f"{name} is {value!r}, but must be a whole number of at least {least}.")
 
 
 class EfficientNet(Network):
-    """Stem, blocks, head, pooling, dropout, linear classifier.
+    """Stem, blocks, head, pooling, dropout, linear classifier; weights are drawn with PyTorch's generator.
 
-    Weights are drawn with PyTorch's generator: call ``torch.manual_seed`` for repeatable ones. Dropout and stochastic
-    depth may change at any time, see ``apply_regularization``.
-
-    Args:
-        architecture: Stages, head, padding and batch-norm epsilon.
-        num_classes: 0 leaves out the classifier.
-        dropout: Probability before the classifier, in [0, 1).
-        drop_path: Stochastic depth, in [0, 1): block i of N is dropped with probability ``drop_path * i / N``.
-
-    Raises:
-        InputError: A value is out of range.
-        MemoryShortError: The weights need more memory than is free; nothing has been allocated.
+    ``num_classes`` 0 leaves out the classifier. Stochastic depth drops block i of N with probability
+    ``drop_path * i / N``. Both rates may change at any time, see ``apply_regularization``. Raises InputError for a
+    value out of range, and MemoryShortError before it allocates weights that need more memory than is free.
     """
 
     def __init__(
@@ -121,7 +106,6 @@ class EfficientNet(Network):
         self.architecture = architecture
         padding, epsilon = architecture.padding, architecture.batch_norm_epsilon
         rows = blocks(architecture)
-        width = architecture.head_channels
         device = torch.get_default_device()
         if device.type != "meta":
             _check_fits(architecture, num_classes, in_channels, device)
@@ -135,7 +119,7 @@ class EfficientNet(Network):
                 for row in rows
             )
             self.head: nn.Module = ConvNorm(
-                rows[-1].out_channels, width, kernel=1, padding=padding, epsilon=epsilon
+                rows[-1].out_channels, architecture.head_channels, kernel=1, padding=padding, epsilon=epsilon
             )
             self.dropout = Dropout(dropout)
             self.classifier = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
@@ -152,12 +136,11 @@ class EfficientNet(Network):
         """Use gradient checkpointing in the first stages, which have the largest maps; 0 turns it off.
 
         Stochastic depth drops the same blocks both times. Batch-norm's running statistics are updated twice, unless the
-        trainer corrects them as ``models.ghost_batch.GhostBatchNormStats`` does. Raises InputError for too many
-        stages.
+        trainer corrects them as ``models.ghost_batch.GhostBatchNormStats`` does. Raises InputError for too many stages.
         """
         if not 0 <= stages <= len(self.architecture.stages):
             raise InputError(
-                f"checkpoint_stages is {stages}, but the network has "
+                f"`checkpoint_stages` is {stages}, but the model has "
                 f"{pluralize(len(self.architecture.stages), 'stage')}. Give at most that."
             )
         self.recomputed = frozenset(range(sum(stage.layers for stage in self.architecture.stages[:stages])))
@@ -190,8 +173,9 @@ class EfficientNet(Network):
         pooled = maps.mean((2, 3))
         if self.embed_dim == pooled.shape[1]:
             return pooled
-        (top, bottom), (left, right) = _middle_third(maps.shape[-2]), _middle_third(maps.shape[-1])
-        return torch.cat([pooled, maps[:, :, top:bottom, left:right].mean((2, 3))], dim=1)
+        height, width = maps.shape[-2:]  # the middle third, rounded up: 3 of 7, both of 2
+        middle = maps[:, :, height // 3 : height - height // 3, width // 3 : width - width // 3]
+        return torch.cat([pooled, middle.mean((2, 3))], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: (N, in_channels, H, W) float, normalized, to (N, num_classes), or (N, embed_dim) without classes."""
@@ -201,18 +185,11 @@ class EfficientNet(Network):
 
 def _check_fits(architecture: Architecture, num_classes: int, in_channels: int, device: torch.device) -> None:
     """Refuse an architecture whose weights need more memory than is free."""
-    parts = count_flops(architecture, image_size=1, num_classes=num_classes, in_channels=in_channels)
-    parameters = parts.total.parameters
+    cost = count_flops(architecture, image_size=1, num_classes=num_classes, in_channels=in_channels)
+    parameters = cost.total.parameters
     needed, free = parameters * FLOAT_BYTES, free_bytes(device)
     if needed > free:
-        rows = (*parts.blocks, parts.stem, parts.head, parts.classifier)
-        largest = max(row.parameters for row in rows)
         raise MemoryShortError(
-            f"the architecture has {parameters:,} parameters ({largest:,} of them in one block). They take "
-            f"{needed / GIB:,.1f} GiB of memory, but {max(0, free) / GIB:,.1f} GiB are free. Make it narrower."
+            f"the architecture has {parameters:,} parameters. They take {needed / GIB:,.1f} GiB of memory, but "
+            f"{max(0, free) / GIB:,.1f} GiB are free. Make it narrower."
         )
-
-
-def _middle_third(side: int) -> tuple[int, int]:
-    """Start and end of the middle third of a side, rounded up: 3 of 7, both of 2."""
-    return side // 3, side - side // 3
