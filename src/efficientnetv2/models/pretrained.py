@@ -25,36 +25,26 @@ HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class Remote:
-    """A file of weights on a server of timm or torchvision.
+    """A file of weights on a server of timm or torchvision."""
 
-    Args:
-        name: Of the weights, for people.
-        source: Decides on server and cache.
-        repository: timm's on the Hugging Face hub, at the newest commit; torchvision's folder on PyTorch's server.
-        file: In that repository. torchvision's names end in the first digits of the SHA-256.
-    """
-
-    name: str
+    name: str  # of the weights, for people
     source: Literal["timm", "torchvision"]
-    repository: str
-    file: str
+    repository: (
+        str  # timm's on the Hugging Face hub, at the newest commit; torchvision's folder on PyTorch's server
+    )
+    file: str  # torchvision's names end in the first digits of the SHA-256
 
 
 @dataclass(frozen=True)
 class Pretrained(Remote):
-    """Weights that ``create`` knows by name, ``model.tag``.
+    """Weights that ``create`` knows by name, ``model.tag``."""
 
-    Args:
-        their_model: The source's name of the model.
-        preprocessing: As the source states it; the accuracy was measured with it.
-        top1_percent: On ImageNet's validation images, as the source publishes it; None for other classes.
-        license: As the source states it.
-    """
-
-    their_model: str
+    their_model: str  # the source's name of the model
     num_classes: int
-    preprocessing: Preprocessing
-    top1_percent: float | None
+    preprocessing: Preprocessing  # as the source states it; the accuracy was measured with it
+    top1_percent: (
+        float | None
+    )  # on ImageNet's validation images, as the source publishes it; None for other classes
     license: str
 
     @property
@@ -86,7 +76,7 @@ def ranked_weights(model: str) -> tuple[str, ...]:
     padding and epsilon of the published model; last those without a top-1.
     """
     model = get_model_info(model).name
-    known = [get_weights(name) for name in weight_names() if name.startswith(f"{model}.")]
+    known = [entry for name, entry in _TABLE.items() if name.startswith(f"{model}.")]
     known.sort(
         key=lambda entry: (entry.top1_percent is None, entry.source != "timm", -(entry.top1_percent or 0))
     )
