@@ -331,7 +331,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain.update(class_names=["a", "b"]), "2 class_names for 3 outputs"),
         (lambda plain: plain.update(class_names=["a", "a", "b"]), "class_names are the same"),
         (lambda plain: plain.update(foreign="timm:resnet18"), "architecture.*timm:resnet18"),
-        (lambda plain: plain.update(architecture=None, foreign="jax:net"), "library that is not known here"),
+        (lambda plain: plain.update(architecture=None, foreign="jax:net"), "jax:net"),
         (lambda plain: plain.update(architecture=None, foreign="timm:resnet10t"), "do not fit"),
         (
             lambda plain: plain.update(architecture=None, foreign="timm:resnet10t.c3_in1k"),

@@ -21,20 +21,14 @@ from efficientnetv2.models.library_models import build_library_model, is_library
 from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.wrappers import WrappedModel, wrap_model
+from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.optional_deps import import_optional, import_torchvision
 
-DROP_PATH = 0.2  # 1 - 0.8, the survival probability of every released model (arXiv:2104.00298, section 5.1)
-DROPOUT = 0.2  # of an unpublished architecture: that of the smallest released models
-_SUFFIXES = (
-    ".safetensors",
-    ".pth",
-    ".pt",
-    ".bin",
-    ".h5",
-    ".keras",
-    ".ckpt",
-)  # of model files and convertible weights
+_DROP_PATH = 0.2  # 1 - 0.8, the survival probability of every released model (arXiv:2104.00298, section 5.1)
+_DROPOUT = 0.2  # of an unpublished architecture: that of the smallest released models
+# Of model files and weights that can be converted.
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".keras", ".ckpt")
 _IMAGENET_CLASSES = 1000
 
 Model = str | Path | Architecture | nn.Module
@@ -107,10 +101,10 @@ def create(
         if isinstance(network, EfficientNet):
             name = published_shape(
                 network.architecture
-            )  # ignores padding, which converted weights may change
-            released = get_model_info(name).dropout if name else DROPOUT
+            )  # whatever its padding, which converted weights may change
+            released = get_model_info(name).dropout if name else _DROPOUT
             dropout = released if dropout is None else dropout
-            drop_path = DROP_PATH if drop_path is None else drop_path
+            drop_path = _DROP_PATH if drop_path is None else drop_path
     apply_regularization(network, dropout=dropout, drop_path=drop_path)
     network = adapt(network, num_classes=num_classes, in_channels=in_channels)
     return Backbone(network) if features_only else network
@@ -120,51 +114,55 @@ def _create_or_load(
     model: str | Path | Architecture, num_classes: int | None, in_channels: int | None
 ) -> Network:
     """With fresh weights for the given classes and channels, or with weights and their own classes and channels."""
-    if isinstance(model, Path) or (
-        isinstance(model, str) and (model.endswith(_SUFFIXES) or "/" in model or os.sep in model)
-    ):
+    if isinstance(model, Path) or (isinstance(model, str) and _is_path(model)):
         return model_file.load(model)
-    if isinstance(model, str) and model.partition(".")[0] in NAMES and "." in model:
-        from efficientnetv2.models import hub  # imports an HTTP client
+    preprocessing = None
+    if isinstance(model, str):
+        if model.partition(".")[0] in NAMES and "." in model:
+            from efficientnetv2.models import hub  # imports an HTTP client
 
-        return convert.read_pretrained(hub.fetch(model), model)
-    if isinstance(model, str) and model not in NAMES:
-        if Path(model).exists():
-            raise InputError(
-                f"'{model}' is no model name, but a file or folder. To load it, give pathlib.Path('{model}') or "
-                f"'./{model}'."
-            )
-        raise unknown_model_error(model)
-    known = get_model_info(model) if isinstance(model, str) else None
+            return convert.read_pretrained(hub.fetch(model), model)
+        if model not in NAMES:
+            if Path(model).exists():
+                raise InputError(
+                    f"'{model}' is no model name, but a file or folder. To load it, give './{model}'."
+                )
+            raise unknown_model_error(model)
+        info = get_model_info(model)
+        model, preprocessing = info.architecture, info.preprocessing
     network = EfficientNet(
-        model if isinstance(model, Architecture) else get_model_info(model).architecture,
+        model,
         num_classes=_IMAGENET_CLASSES if num_classes is None else num_classes,
-        in_channels=3 if in_channels is None else in_channels,
+        in_channels=RGB if in_channels is None else in_channels,
     )
-    if known:
-        network.preprocessing = known.preprocessing.with_channels(network.in_channels)
+    if preprocessing:
+        network.preprocessing = preprocessing.with_channels(network.in_channels)
     return network
+
+
+def _is_path(model: str) -> bool:
+    return model.endswith(_SUFFIXES) or "/" in model or os.sep in model
 
 
 def unknown_model_error(model: str) -> InputError:
     """The error for an unknown model name, with the names that it has here, in timm, torchvision or Keras."""
     name, dot, tag = model.partition(".")
-    meant = _published_elsewhere(name)
-    if meant is not None and f"{meant}.{tag}" in pretrained.weight_names():
-        meant += dot + tag
-    there = [f"'{word}'" for word in [*_library_names(name, tag)] or _library_names(name, "")]
-    if meant is not None:
-        also = f" The library's own: {' or '.join(there)}." if there else ""
-        return InputError(f"there is no network '{model}'; did you mean '{meant}'?{also}")
-    if there:
-        return InputError(f"there is no network '{model}' of ours; did you mean {' or '.join(there)}?")
+    ours = _published_name(name)
+    if ours is not None and f"{ours}.{tag}" in pretrained.weight_names():
+        ours += dot + tag
+    theirs = " or ".join(f"'{word}'" for word in [*_library_names(name, tag)] or _library_names(name, ""))
+    if ours is not None:
+        also = f" The library's own: {theirs}." if theirs else ""
+        return InputError(f"there is no model '{model}'; did you mean '{ours}'?{also}")
+    if theirs:
+        return InputError(f"there is no model '{model}' of ours; did you mean {theirs}?")
     return InputError(
-        f"there is no network '{model}'{did_you_mean(model, NAMES)} Known: {', '.join(NAMES)}. Models of other "
+        f"there is no model '{model}'{did_you_mean(model, NAMES)} Known: {', '.join(NAMES)}. Models of other "
         "libraries: timm:NAME, torchvision:NAME."
     )
 
 
-def _published_elsewhere(name: str) -> str | None:
+def _published_name(name: str) -> str | None:
     """The published model that another library calls by this name."""
     sources: tuple[Source, ...] = ("timm", "torchvision", "keras")
     for source in sources:
@@ -190,19 +188,10 @@ def _library_names(name: str, tag: str) -> Iterator[str]:
 class Backbone(nn.Module):
     """The feature maps of a model, largest first, without the layers after the last map.
 
-    ``torchvision.ops.FeaturePyramidNetwork(backbone.channels, 256)`` takes them as an ordered dict.
-
-    Args:
-        network: Consumed: its classifier is removed, and the head convolution of an ``EfficientNet`` too.
-        out_strides: Strides of the maps to return; None is all: 2, 4, 8, 16 and 32 in every published model.
-
-    Attributes:
-        strides: Of the maps.
-        channels: Of the maps.
-        preprocessing: Of the model.
-
-    Raises:
-        InputError: The model has no map of such a stride, or gives no maps.
+    ``torchvision.ops.FeaturePyramidNetwork(backbone.channels, 256)`` takes them as an ordered dict. ``network`` is
+    consumed: its classifier is removed, and the head convolution of an ``EfficientNet`` too. ``out_strides`` None
+    returns all maps: strides 2, 4, 8, 16 and 32 in every published model. ``strides`` and ``channels`` are those of the
+    returned maps. Raises InputError if the model has no map of such a stride, or gives no maps.
     """
 
     def __init__(self, network: Network, out_strides: Sequence[int] | None = None) -> None:
@@ -224,7 +213,7 @@ class Backbone(nn.Module):
         wanted = strides if out_strides is None else list(out_strides)
         if not wanted or not set(wanted) <= set(strides):
             raise InputError(
-                f"out_strides are {wanted}, but this network has maps of the strides {strides}. Choose from those."
+                f"out_strides are {wanted}, but this model has maps of the strides {strides}. Choose from those."
             )
         self._indices = tuple(strides.index(stride) for stride in wanted)
         self.strides = tuple(wanted)
@@ -237,15 +226,15 @@ class Backbone(nn.Module):
 
     def _strides_and_channels(self) -> tuple[list[int], list[int]]:
         """Of every map that the model gives."""
-        px, training = self.preprocessing.image_size, self.training
+        size, training, channels = self.preprocessing.image_size, self.training, self.network.in_channels
+        # Sides that halve without a remainder give exact strides, but a transformer takes only its own size.
+        even_size = -(-size // _LARGEST_STRIDE) * _LARGEST_STRIDE
         self.eval()
         try:
-            # Sides that halve without a remainder give exact strides, but a transformer takes only its own size.
-            even_px = -(-px // _LARGEST_STRIDE) * _LARGEST_STRIDE
-            maps: list[Tensor] = infer_shapes(self, in_channels=self.network.in_channels, image_size=even_px)
-            px = even_px
+            maps: list[Tensor] = infer_shapes(self, in_channels=channels, image_size=even_size)
+            size = even_size
         except InputError:
-            maps = infer_shapes(self, in_channels=self.network.in_channels, image_size=px)
+            maps = infer_shapes(self, in_channels=channels, image_size=size)
         finally:
             self.train(training)
-        return [round(px / m.shape[-1]) for m in maps], [m.shape[1] for m in maps]
+        return [round(size / m.shape[-1]) for m in maps], [m.shape[1] for m in maps]

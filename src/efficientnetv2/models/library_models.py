@@ -28,10 +28,9 @@ LIBRARIES = ("timm", "torchvision")
 # timm leaves stochastic depth out of models built at rate 0, and then no schedule can raise it. So models are built
 # with this rate, which is then set to 0; only the proportions of the blocks stay. Ours.
 _BUILD_DROP_PATH = 0.1
-
 # Models with auxiliary heads. torchvision warns unless it is told how to draw their weights.
 _WITH_AUX_HEADS = ("googlenet", "inception_v3")
-# Models that are built for one input size, and their size without weights.
+# torchvision's models that are built for one input size, and their size without weights.
 _ONE_SIZE_PREFIX, _DEFAULT_SIZE = "vit_", "224"
 
 
@@ -43,25 +42,19 @@ def is_library_model(model: str) -> bool:
 def build_library_model(
     model: str, *, num_classes: int | None = None, in_channels: int | None = None
 ) -> WrappedModel:
-    """A model of timm or torchvision.
+    """A model of timm or torchvision: "timm:NAME" or "torchvision:NAME", with a tag for pretrained weights.
 
-    Args:
-        model: "timm:NAME" or "torchvision:NAME" for fresh weights; with a tag ("timm:resnet50.a1_in1k") for pretrained
-            ones. torchvision's vision transformers have one input size: that of the tag, or the one after the name
-            ("torchvision:vit_b_16@384"), 224 px by default.
-        num_classes: As far as the library can build it; ``models.adapt.adapt`` does the rest. 0 for a model without a
-            classifier builds one with a single class, so that it is known which layer to remove.
-        in_channels: As far as the library can build it.
-
-    Raises:
-        InputError: No such model, tag or size (names the nearest), the library is not installed, the weights cannot be
-            downloaded, or the model comes without a classifier and ``num_classes`` is None.
+    torchvision's vision transformers have one input size: that of the tag, or the one after the name
+    ("torchvision:vit_b_16@384"), 224 px by default. Classes and channels are followed as far as the library can build
+    them; ``adapt`` does the rest. ``num_classes=0`` for a model without a classifier builds one with a single class, so
+    that it is known which layer to remove. Raises InputError for an unknown name, tag or size, a library that is not
+    installed, and weights that cannot be downloaded.
     """
     library, _, word = model.partition(":")
     name, _, tag = word.partition(".")
     if library == "timm":
         return _build_timm(name, tag, num_classes=num_classes, in_channels=in_channels)
-    return build_torchvision(name, tag, num_classes=num_classes)
+    return _build_torchvision(name, tag, num_classes=num_classes)
 
 
 def classifier_count(model: str) -> int:
@@ -69,7 +62,7 @@ def classifier_count(model: str) -> int:
     library, _, word = model.partition(":")
     if library != "timm":
         return 1
-    timm = import_optional("timm", "timm", f"the network '{model}'")
+    timm = import_optional("timm", "timm", f"the model '{model}'")
     try:
         config = timm.get_pretrained_cfg(word)
     except RuntimeError:  # no such tag, which building the model reports
@@ -82,11 +75,11 @@ def classifier_count(model: str) -> int:
 
 
 def _build_timm(name: str, tag: str, *, num_classes: int | None, in_channels: int | None) -> WrappedModel:
-    timm = import_optional("timm", "timm", f"the network 'timm:{name}'")
+    timm = import_optional("timm", "timm", f"the model 'timm:{name}'")
     from efficientnetv2.models.hub import timm_file  # imports an HTTP client
 
     if not timm.is_model(name):
-        raise InputError(f"timm has no network '{name}'{did_you_mean(name, timm.list_models())}")
+        raise InputError(f"timm has no model '{name}'{did_you_mean(name, timm.list_models())}")
     full_name = f"{name}.{tag}" if tag else name
     if tag and full_name not in (tags := timm.list_pretrained(f"{name}.*")):
         raise InputError(
@@ -98,12 +91,14 @@ def _build_timm(name: str, tag: str, *, num_classes: int | None, in_channels: in
     # Weights with no or several classifiers are loaded as published, and timm replaces the classifier afterwards.
     reset_to = num_classes if tag and classifiers != 1 else None
     options: dict[str, Any] = {"pretrained": bool(tag)}
-    options |= {"num_classes": num_classes} if num_classes and num_classes > 0 and not reset_to else {}
-    options |= {"in_chans": in_channels} if in_channels and in_channels > 0 else {}
+    if num_classes and not reset_to:
+        options["num_classes"] = num_classes
+    if in_channels:
+        options["in_chans"] = in_channels
     path = timm_file(timm.get_pretrained_cfg(full_name).to_dict(), full_name) if tag else None
     if path:  # timm's repositories have timm's tensor names, whatever format the weights were published in
         options["pretrained_cfg_overlay"] = {"file": str(path), "custom_load": False}
-    with reading(f"timm:{full_name}", path):
+    with _reading(f"timm:{full_name}", path):
         try:
             module = timm.create_model(full_name, **options, drop_path_rate=_BUILD_DROP_PATH)
         except TypeError:  # a model without stochastic depth
@@ -117,39 +112,32 @@ def _build_timm(name: str, tag: str, *, num_classes: int | None, in_channels: in
 
 
 @contextmanager
-def reading(title: str, path: Path | None) -> Iterator[None]:
-    """Raise an InputError that names the file (None: the library finds it) if a library cannot read its own weights."""
+def _reading(title: str, path: Path | None) -> Iterator[None]:
+    """Raise an InputError that names the file (None: the library finds it) if a library cannot read its weights."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = error_summary(error)
         if path is not None:
             raise InputError(
-                f"{path} does not hold the weights of '{title}' ({reason}). Remove it, and try again."
+                f"{path} does not hold the weights of '{title}' ({error_summary(error)}). Remove it, and try again."
             ) from error
         if isinstance(error, OSError):
             raise InputError(
-                f"the weights of '{title}' cannot be fetched ({reason}). Only their library fetches them. Try again "
-                "with a network, or copy that library's cache here."
+                f"the weights of '{title}' cannot be downloaded ({error_summary(error)}). Try again with a network, or "
+                "copy the library's cache here."
             ) from error
         raise
 
 
-def build_torchvision(sized: str, tag: str, *, num_classes: int | None) -> WrappedModel:
-    """A torchvision model by name.
-
-    Args:
-        sized: The name; of a vision transformer optionally with its input size ("vit_b_16@384").
-        tag: Of pretrained weights; "" for fresh weights.
-        num_classes: With fresh weights; None or 0 is torchvision's default.
-    """
+def _build_torchvision(sized: str, tag: str, *, num_classes: int | None) -> WrappedModel:
+    """A torchvision model by its name, with the input size of a vision transformer ("vit_b_16@384")."""
     models = import_torchvision("models")
     from efficientnetv2.models.hub import torchvision_file  # imports an HTTP client
 
     name, _, size = sized.partition("@")
     known = models.list_models(module=models)
     if name not in known:
-        raise InputError(f"torchvision has no network '{name}'{did_you_mean(name, known)}")
+        raise InputError(f"torchvision has no model '{name}'{did_you_mean(name, known)}")
     every = models.get_model_weights(name)
     if tag and tag not in every.__members__:
         raise InputError(
@@ -157,14 +145,14 @@ def build_torchvision(sized: str, tag: str, *, num_classes: int | None) -> Wrapp
             f"Known: {', '.join(every.__members__)}."
         )
     weights = every[tag] if tag else None
-    px, documented = _input_size(name, size, weights, every)
+    image_size, documented = _input_size(name, size, weights, every)
     options: dict[str, Any] = {}
     if not weights:  # pretrained weights keep their classes
-        options |= {"num_classes": num_classes} if num_classes and num_classes > 0 else {}
+        options |= {"num_classes": num_classes} if num_classes else {}
         options |= {"init_weights": True} if name in _WITH_AUX_HEADS else {}
-        options |= {"image_size": int(px)} if px else {}
+        options |= {"image_size": int(image_size)} if image_size else {}
     path = torchvision_file(weights.url, f"{name}.{tag}") if weights else None
-    with reading(f"torchvision:{name}.{tag}", path):  # torchvision reads the file from its cache
+    with _reading(f"torchvision:{name}.{tag}", path):  # torchvision reads the file from its cache
         module = models.get_model(name, weights=weights, **options)
     if name in _WITH_AUX_HEADS:
         # Make fresh models equal to pretrained ones, so that a file of weights says what to build: no auxiliary heads
@@ -173,7 +161,7 @@ def build_torchvision(sized: str, tag: str, *, num_classes: int | None) -> Wrapp
             if hasattr(module, head):
                 setattr(module, head, None)
         module.aux_logits, module.transform_input = False, True
-    source = name if px in ("", _DEFAULT_SIZE) else f"{name}@{px}"
+    source = name if image_size in ("", _DEFAULT_SIZE) else f"{name}@{image_size}"
     return WrappedModel(module, source=f"torchvision:{source}", preprocessing=preprocessing_of(documented))
 
 
@@ -186,17 +174,14 @@ def _input_size(
         for entry in every:
             sizes.setdefault(str(entry.meta["min_size"][0]), entry)
     if size and (weights or size not in sizes):
-        if weights:
-            fix = f"Its weights say their size: leave '@{size}' out."
-        elif sizes:
-            fix = f"Known: {', '.join(f'{name}@{px}' for px in sizes)}."
-        else:
-            fix = f"A name says no size of it: leave '@{size}' out."
-        raise InputError(f"torchvision has no network '{name}@{size}' of such a size. {fix}")
+        fix = f"Leave '@{size}' out."
+        if sizes and not weights:
+            fix = f"Known: {', '.join(f'{name}@{known}' for known in sizes)}."
+        raise InputError(f"torchvision has no model '{name}@{size}' of such a size. {fix}")
     if weights:
         return (str(weights.meta["min_size"][0]) if sizes else ""), weights
-    px = (size or _DEFAULT_SIZE) if sizes else ""
-    return px, sizes.get(px, every["DEFAULT"])
+    size = (size or _DEFAULT_SIZE) if sizes else ""
+    return size, sizes.get(size, every["DEFAULT"])
 
 
 def scale_in_stem(network: WrappedModel) -> None:
@@ -205,14 +190,13 @@ def scale_in_stem(network: WrappedModel) -> None:
     It brings ImageNet's mean and standard deviation to 0.5, for three channels only. Outputs stay, except at borders
     that a convolution pads with zeros (GoogLeNet).
     """
-    if getattr(network.module, "transform_input", False) is True and hasattr(
-        network.module, "_transform_input"
-    ):
+    module = network.module
+    if getattr(module, "transform_input", False) is True and hasattr(module, "_transform_input"):
         _move_scaling(network, into_stem=True)
 
 
 def scale_before_stem(network: WrappedModel) -> None:
-    """Undo ``scale_in_stem``: ``build_torchvision`` gives both models their own scaling of three channels."""
+    """Undo ``scale_in_stem`` for the two models that torchvision builds with a scaling of three channels."""
     if network.source in [f"torchvision:{name}" for name in _WITH_AUX_HEADS]:
         _move_scaling(network, into_stem=False)
 

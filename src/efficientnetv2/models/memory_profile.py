@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, error_summary
 
 # Image sizes whose maps are compared to find the stride: powers of two far above any published stride. Ours.
 _STRIDE_SIZES = (512, 1024)
@@ -36,11 +36,10 @@ def _run(module: nn.Module, state: dict[str, Tensor], in_channels: int, image_si
             return torch.func.functional_call(module, state, (batch,))
     # A module may look for parts that other sizes or channels do not have.
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         name = module.display_name() if isinstance(module, Network) else type(module).__name__
         raise InputError(
-            f"{name} cannot take {in_channels} x {image_size} x {image_size} px ({reason}). Give another size: many "
-            "networks take only the one that they were made for."
+            f"{name} cannot take {in_channels} x {image_size} x {image_size} px ({error_summary(error).rstrip('.')}). "
+            "Give another size: many models take only one."
         ) from error
 
 
@@ -88,7 +87,9 @@ def _map_sides(network: Network, image_size: int) -> list[int]:
     sides: list[int] = []
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
-        sides.append(_side(tuple(output.shape)) if isinstance(output, Tensor) else 0)
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        square = len(shape) == 4 and shape[2] in (shape[1], shape[3])  # channels first or last
+        sides.append(shape[2] if square else 0)
 
     leaves = [module for module in network.modules() if next(module.children(), None) is None]
     hooks = [module.register_forward_hook(record) for module in leaves]
@@ -100,13 +101,6 @@ def _map_sides(network: Network, image_size: int) -> list[int]:
         for hook in hooks:
             hook.remove()
     return sides
-
-
-def _side(shape: tuple[int, ...]) -> int:
-    """Side of a square map, channels first or last; otherwise 0."""
-    if len(shape) != 4:
-        return 0
-    return shape[2] if shape[2] in (shape[1], shape[3]) else 0
 
 
 def trains_one(network: Network, image_size: int) -> bool:
@@ -122,10 +116,10 @@ def trains_one(network: Network, image_size: int) -> bool:
 @contextmanager
 def _in_mode(network: Network, *, training: bool) -> Iterator[None]:
     """Training or evaluation mode; each module's own mode is restored."""
-    own = {module for module in network.modules() if module.training}
+    training_before = {module for module in network.modules() if module.training}
     network.train(training)
     try:
         yield
     finally:
         for module in network.modules():
-            module.training = module in own
+            module.training = module in training_before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -24,8 +24,6 @@ from efficientnetv2.utils.shell import shell_join
 
 FORMAT_VERSION = 5  # raised when an older package can no longer read what we write
 
-UPGRADE = "Upgrade efficientnetv2 from where you had it (in a clone: git pull, then pip install -e .)."
-
 UNKNOWN_SHA256 = "0" * 64  # holds the place of a SHA-256 until it is known
 _KEY = "efficientnetv2"  # metadata entry of a model file
 CARRIED = "efficientnetv2.carried"  # the same in files for other libraries, see ``conversion.weight_file``
@@ -41,10 +39,8 @@ class Header:
         architecture: None for a model of another library.
         foreign: Name of a model of another library ("timm:resnet50"). None if only its own code can build it.
         answer: Meaning of the logits.
-        recipe: The recipe that trained it, as plain JSON.
-        metrics: As plain JSON.
-        sha256: Of the tensors. Unknown in files for other libraries, whose tensors have other names. It is the last
-            field because ``safetensors_io.write`` fills in the last one it finds.
+        sha256: Of the tensors; unknown in files for other libraries. It is the last field because
+            ``safetensors_io.write`` fills in the last one it finds.
     """
 
     format_version: int
@@ -76,37 +72,24 @@ class Header:
                 f"{self.in_channels} in_channels"
             )
         if fault := _not_json(self.recipe, "recipe") or _not_json(self.metrics, "metrics"):
-            raise ValueError(
-                f"{fault}, which JSON cannot hold. Give finite numbers, text, True, False, None, and lists and "
-                "dicts (with names of text) of them"
-            )
+            raise ValueError(f"{fault}, which JSON cannot hold. Give finite numbers, text, lists and dicts")
         return self
 
     @staticmethod
-    def of(
-        network: Network,
-        *,
-        preprocessing: Preprocessing | None = None,
-        class_names: Sequence[str] | None = None,
-        recipe: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, Any] | None = None,
-    ) -> Header:
-        """The header of a model; None takes a value from the model. Raises InputError if the values do not fit it."""
+    def of(network: Network, **replaced: Any) -> Header:
+        """The header of a model, with other values for its attributes unless they are None."""
         require_single_model(network)
+        names = "num_classes", "in_channels", "preprocessing", "class_names", "answer", "recipe", "metrics"
+        fields = {name: getattr(network, name) for name in names}
+        fields |= {name: value for name, value in replaced.items() if value is not None}
         try:
             return Header(
                 format_version=FORMAT_VERSION,
                 package_version=version("efficientnetv2"),
                 architecture=network.architecture if isinstance(network, EfficientNet) else None,
                 foreign=network.source if isinstance(network, WrappedModel) else None,
-                num_classes=network.num_classes,
-                in_channels=network.in_channels,
-                preprocessing=network.preprocessing if preprocessing is None else preprocessing,
-                class_names=tuple(network.class_names if class_names is None else class_names),
-                answer=network.answer,
-                recipe=dict(network.recipe if recipe is None else recipe),
-                metrics=dict(network.metrics if metrics is None else metrics),
                 sha256=UNKNOWN_SHA256,
+                **fields,
             )
         except ValidationError as error:
             raise InputError(error_summary(error)) from error
@@ -145,11 +128,8 @@ def _not_json(value: Any, where: str) -> str | None:
 def conversion_hint(path: Path) -> str:
     """What to do with weights of other libraries, as the end of a message."""
     convert = shell_join(["effnetv2", "convert", str(path), "OUT.safetensors"])
-    train = shell_join(["--weights", str(path)])
-    return (
-        "If it holds weights of timm, torchvision, Keras or the authors, this makes a model file of it, and names what "
-        f"it assumes: {convert}. To train from it: {train}"
-    )
+    train = shell_join(["effnetv2", "train", "DATA", "--weights", str(path)])
+    return f"Weights of other libraries become a model file by: {convert}. To train from them: {train}"
 
 
 def has_header(metadata: Mapping[str, str]) -> bool:
@@ -160,11 +140,8 @@ def has_header(metadata: Mapping[str, str]) -> bool:
 def read(path: Path, metadata: Mapping[str, str]) -> tuple[Header, int]:
     """The header of a model file in the newest format, and the format that it was written in. Raises InputError."""
     if not has_header(metadata):
-        whole = path.parent if (path.parent / "config.json").is_file() else path
-        raise InputError(
-            f"{path} is a safetensors file, but not a model file of efficientnetv2: its metadata has no "
-            f"'{_KEY}'. {conversion_hint(whole)}"
-        )
+        source = path.parent if (path.parent / "config.json").is_file() else path
+        raise InputError(f"{path} is not a model file of efficientnetv2. {conversion_hint(source)}")
     return parse(path, metadata[_KEY], _KEY)
 
 
@@ -180,7 +157,7 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
         if written > FORMAT_VERSION:
             raise InputError(
                 f"{path} has format {written}, written by efficientnetv2 {plain.get('package_version')}; "
-                f"this is {version('efficientnetv2')}, which reads up to {FORMAT_VERSION}. {UPGRADE}"
+                f"this is {version('efficientnetv2')}, which reads up to {FORMAT_VERSION}. Upgrade it."
             )
         # Format 1 had no models of other libraries, 2 had raster bands of three channels only, 3 had only softmax.
         plain = {"foreign": None, "answer": "softmax"} | plain if written < 4 else plain

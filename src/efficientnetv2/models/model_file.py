@@ -6,7 +6,7 @@ Weights are plain tensors; everything else is JSON in the file's metadata (``mod
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.models import model_card, pretrained, provenance, safetensors_io
-from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.empty_model import describe_changes, describe_differences, empty_network, module_of
+from efficientnetv2.models.adapt import adapt
+from efficientnetv2.models.blocks import DropPath, SameConv2d
+from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
+from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.model_card import Header, conversion_hint
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
+from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
 SUFFIX = ".safetensors"
 NAME = f"model{SUFFIX}"  # in a run directory
 _COPY_AGAIN = "The file was damaged or changed: copy it again from its source."
+_NO_OPS = (nn.Dropout, DropPath, nn.Identity)  # in evaluation
 
 
 def save(
@@ -66,15 +70,14 @@ def save(
     """
     if not (isinstance(path, str | os.PathLike) and isinstance(network, Network)):
         raise InputError(
-            "save takes the path first, then the network; given were "
-            f"{type(path).__name__} and {type(network).__name__}. A module becomes a network by "
-            "efficientnetv2.create(module)."
+            f"save takes a path and a model, not {type(path).__name__} and {type(network).__name__}. "
+            "efficientnetv2.create(module) makes a model of a module."
         )
     path = Path(path)
     try:
         if path.suffix != SUFFIX:
             raise InputError(f"a model file ends in {SUFFIX}. Name it so.")
-        tensors = _independent(module_of(network).state_dict())
+        tensors = _independent(_module_of(network).state_dict())
         safetensors_io.check_values(
             tensors, "the weights are damaged", fix="Train again with a lower learning rate."
         )
@@ -83,17 +86,15 @@ def save(
         header = Header.of(
             network, preprocessing=preprocessing, class_names=class_names, recipe=recipe, metrics=metrics
         )
-        if header.can_be_built and (different := describe_changes(path, header, network, tensors)):
+        if header.can_be_built and (different := _changes(path, header, network, tensors)):
             raise InputError(
-                "layers were changed after the network was created, and load could not build them again "
-                f"({different}). For other classes or channels: efficientnetv2.adapt(network, num_classes=N). To keep "
-                "these weights: torch.save(network.state_dict(), FILE)."
+                f"layers were changed after the model was created, and load could not build them again ({different}). "
+                "For other classes or channels: efficientnetv2.adapt(network, num_classes=N)."
             )
     except InputError as error:
         raise InputError(f"{path} was not written: {error}") from error
-    fingerprint = network.trained_on if trained_on is None else trained_on
     metadata = header.metadata()
-    if fingerprint is not None:
+    if (fingerprint := trained_on or network.trained_on) is not None:
         metadata[provenance.KEY] = fingerprint.to_json()
     if network.calibration is not None:
         metadata[provenance.CALIBRATION_KEY] = network.calibration.to_json()
@@ -128,8 +129,7 @@ def load(
     if members := ensemble_members(Path(path)):
         if network is not None:
             raise InputError(
-                f"{path} is an ensemble of {len(members)} models, and network is one module. Leave network out, or "
-                f"load a member: {members[0]}"
+                f"{path} is an ensemble of {len(members)} models, and network is one module. Leave network out."
             )
         # The model file of a run is called by its directory.
         names = [member.parent.name if member.name == NAME else member.name for member in members]
@@ -142,15 +142,15 @@ def load(
         hashing = executor.submit(file.sha256) if written > 1 else None
         if network is not None and not header.can_be_built:
             # Before it is wrapped, which changes its convolutions.
-            given = module_of(network) if isinstance(network, Network) else network
-            if different := describe_differences(given.state_dict(), file.entries):
+            given = _module_of(network) if isinstance(network, Network) else network
+            if different := _differences(given.state_dict(), file.entries):
                 raise InputError(
                     f"{path}: its weights are not those of the given module: {different}. Give the module as it was "
                     "saved."
                 )
-        result = empty_network(path, header, file.entries, network)
-        module = module_of(result)
-        if different := describe_differences(module.state_dict(), file.entries):
+        result = _empty_model(path, header, file.entries, network)
+        module = _module_of(result)
+        if different := _differences(module.state_dict(), file.entries):
             raise InputError(f"{path}: the weights do not fit its architecture: {different}. {_COPY_AGAIN}")
         tensors = file.tensors()
         safetensors_io.check_values(tensors, str(path), fix="Copy the file again, or take another.")
@@ -188,12 +188,9 @@ def describe(path: str | Path) -> ModelDescription:
 
 
 def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:
-    text = metadata.get(provenance.CALIBRATION_KEY)
-    return (
-        None
-        if text is None
-        else model_card.parse_entry(path, text, provenance.CALIBRATION_KEY, Calibration.from_json)
-    )
+    key = provenance.CALIBRATION_KEY
+    text = metadata.get(key)
+    return None if text is None else model_card.parse_entry(path, text, key, Calibration.from_json)
 
 
 def _file(path: Path) -> Path:
@@ -215,10 +212,14 @@ def _file(path: Path) -> Path:
     if str(path) in pretrained.weight_names():
         raise InputError(
             f"{path} is a name of pretrained weights, not a file. To train from them: effnetv2 train DATA --weights "
-            f"{path}. To write a model file, in Python: efficientnetv2.save('{path}.safetensors', "
-            f"efficientnetv2.create('{path}'))."
+            f"{path}. In Python: efficientnetv2.create('{path}')."
         )
     raise InputError(f"{path} does not exist. Give a model file ({NAME}) or a run folder.")
+
+
+def _module_of(network: Network) -> nn.Module:
+    """The module that holds the weights under their own names."""
+    return network.module if isinstance(network, WrappedModel) else network
 
 
 def _independent(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -245,7 +246,7 @@ def _state_dict(
         if same != name:
             if not torch.equal(tensors[same], tensors[name]):
                 raise InputError(
-                    f"{path}: '{same}' and '{name}' are one weight of the network, but differ in the file. Give the "
+                    f"{path}: '{same}' and '{name}' are one weight of the module, but differ in the file. Give the "
                     "module as it was saved."
                 )
             weights[name] = weights[same]
@@ -254,3 +255,118 @@ def _state_dict(
         is_parameter = isinstance(old, nn.Parameter)
         weights[name] = nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value
     return weights
+
+
+def _empty_model(path: Path, header: Header, found: Mapping[str, Tensor], given: nn.Module | None) -> Network:
+    """The model of a file, on the meta device if possible, otherwise with fresh weights.
+
+    ``found`` are the file's tensors without values; ``given`` is the module that the header cannot build.
+    """
+    if given is not None and header.can_be_built:
+        raise InputError(f"{path} names its model, so the given module would not change. Leave network out.")
+    if header.architecture is not None:
+        layers = sum(stage.layers for stage in header.architecture.stages)
+        try:
+            if layers > len(found):  # a hostile file could make us build blocks without end
+                raise ValueError(f"{layers} layers, but only {len(found)} tensors")
+            with torch.device("meta"):
+                return EfficientNet(
+                    header.architecture, num_classes=header.num_classes, in_channels=header.in_channels
+                )
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: its architecture cannot be built ({error_summary(error)}).") from error
+    if header.foreign is None:
+        if given is None:
+            raise InputError(
+                f"{path} holds the weights of a module of your own. Create it, and load with efficientnetv2.load(path, "
+                "network=module)."
+            )
+        return given if isinstance(given, WrappedModel) else WrappedModel(given)
+    # A hostile file could make us download other weights.
+    if not is_library_model(header.foreign) or "." in header.foreign.partition(":")[2]:
+        raise InputError(
+            f"{path}: its model is '{header.foreign}', which is no model of timm or torchvision. Copy the file again, "
+            "or upgrade efficientnetv2."
+        )
+    # As the library builds it for the file's classes; or by default and adapted, if only that fits. They differ in
+    # auxiliary heads, which have the library's classes when pretrained weights were adapted.
+    built = _build(header, num_classes=header.num_classes, in_channels=header.in_channels)
+    if not _differences(built.module.state_dict(), found):
+        return built
+    try:
+        adapted = _build(header)
+    except InputError:  # the library builds it without a classifier
+        return built
+    return built if _differences(adapted.module.state_dict(), found) else adapted
+
+
+def _build(header: Header, **options: int) -> WrappedModel:
+    """A library's model on the meta device if the library can build it there, otherwise with fresh weights."""
+
+    def build() -> WrappedModel:
+        network = build_library_model(str(header.foreign), **options)
+        return adapt(network, num_classes=header.num_classes, in_channels=header.in_channels)
+
+    try:
+        with torch.device("meta"):
+            network = build()
+        if not _has_hidden_tensors(network):
+            return network
+    except RuntimeError:  # it needs values while it is built
+        pass
+    with torch.random.fork_rng(devices=[]):
+        return build()
+
+
+def _has_hidden_tensors(network: nn.Module) -> bool:
+    """Whether meta tensors would remain after a state dict is loaded."""
+    loaded = network.state_dict().keys()
+    return any(name not in loaded for name, _ in network.named_buffers()) or any(
+        isinstance(value, Tensor) and value.is_meta
+        for module in network.modules()
+        for value in vars(module).values()
+    )
+
+
+def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Tensors of a model that a file lacks, has too many, or has in another shape or kind; "" if there are none."""
+
+    def kind(tensor: Tensor) -> str:
+        return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in wanted]
+    wrong = [
+        f"'{name}' is {kind(found[name])}, not {kind(tensor)}"
+        for name, tensor in wanted.items()
+        if name in found
+        and (tensor.shape, tensor.is_floating_point()) != (found[name].shape, found[name].is_floating_point())
+    ]
+    names = [f"missing {shorten(missing)}"] * bool(missing) + [f"unknown {shorten(extra)}"] * bool(extra)
+    return "; ".join(names + wrong[:3])
+
+
+def _changes(path: Path, header: Header, network: Network, tensors: Mapping[str, Tensor]) -> str:
+    """How a model differs from what ``load`` would build from its file; "" if not. Of other libraries, only tensors."""
+    again = _empty_model(path, header, tensors, None)
+    different = _differences(_module_of(again).state_dict(), tensors)
+    if different or not isinstance(network, EfficientNet):
+        return different
+    built, now = dict(_computations(again)), dict(_computations(network))
+    return "; ".join(
+        f"'{name}' is {now.get(name, 'nothing')} instead of {built.get(name, 'nothing')}"
+        for name in built | now
+        if built.get(name) != now.get(name)
+    )
+
+
+def _computations(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """What each layer computes besides its tensors: two models that differ here predict differently."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            padded = " padded as same" * isinstance(module, SameConv2d)
+            yield name, f"Conv2d({str(module).partition('(')[2]}{padded}"
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            yield name, f"batch-norm with epsilon {module.eps:g}"
+        elif not (any(module.children()) or module.state_dict() or isinstance(module, _NO_OPS)):
+            yield name, str(module)

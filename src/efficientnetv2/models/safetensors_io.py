@@ -20,47 +20,35 @@ from efficientnetv2.utils.io import write_atomically
 
 # Of the 20 number formats of safetensors, those of weights and counters.
 _DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 # Large enough that hashing and reading threads do not wait for each other, small beside any model. Ours.
-_CHUNK_BYTES = 8 * 2**20
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A tensor in a file: ``start`` and ``end`` count bytes from the end of the header."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-    end: int
+_CHUNK_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file of which only the header has been read; tensors begin at byte ``data_start``."""
+    """A safetensors file of which only the header has been read.
+
+    Args:
+        entries: The tensors without values, on the meta device.
+        offsets: Start and end of each tensor, in bytes from ``data_start``.
+    """
 
     path: Path
     metadata: dict[str, str]
-    entries: dict[str, Entry]
+    entries: dict[str, Tensor]
+    offsets: dict[str, tuple[int, int]]
     data_start: int
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor, in its own memory: copies out of the map of safetensors peak at twice the memory."""
         tensors = {}
         with open(self.path, "rb", buffering=0) as file:
-            for name, entry in sorted(self.entries.items(), key=lambda item: item[1].start):
-                tensor = tensors[name] = torch.empty(entry.shape, dtype=entry.dtype)
-                file.seek(self.data_start + entry.start)
+            for name, (start, _) in sorted(self.offsets.items(), key=lambda item: item[1][0]):
+                tensor = tensors[name] = torch.empty_like(self.entries[name], device="cpu")
+                file.seek(self.data_start + start)
                 space = tensor.reshape(-1).view(torch.uint8).numpy().data
                 while len(space):
                     if not (count := file.readinto(space)):
@@ -72,7 +60,8 @@ class TensorFile:
         """Of names, dtypes, shapes and positions of the tensors, and of their bytes in the file."""
         digest = hashlib.sha256()
         for name, entry in sorted(self.entries.items()):
-            digest.update(f"{name} {entry.dtype} {list(entry.shape)} {entry.start} {entry.end}\n".encode())
+            start, end = self.offsets[name]
+            digest.update(f"{name} {entry.dtype} {list(entry.shape)} {start} {end}\n".encode())
         chunk = bytearray(_CHUNK_BYTES)
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self.data_start)
@@ -92,14 +81,14 @@ def read_header(path: Path) -> TensorFile:
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a model file: {_why_unreadable(path, error)}") from error
     header.pop("__metadata__", None)
-    strange = [f"{name} ({row['dtype']})" for name, row in header.items() if row["dtype"] not in _DTYPES]
-    if strange:
+    if strange := [f"{name} ({row['dtype']})" for name, row in header.items() if row["dtype"] not in _DTYPES]:
         raise InputError(f"{path} holds number formats that no model here has: {shorten(strange)}.")
     entries = {
-        name: Entry(_DTYPES[row["dtype"]], tuple(row["shape"]), *row["data_offsets"])
+        name: torch.empty(row["shape"], dtype=_DTYPES[row["dtype"]], device="meta")
         for name, row in header.items()
     }
-    return TensorFile(path, metadata, entries, 8 + length)
+    offsets = {name: tuple(row["data_offsets"]) for name, row in header.items()}
+    return TensorFile(path, metadata, entries, offsets, 8 + length)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -128,27 +117,18 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def to_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Kernels and matrices in float16, each value within 1/2048 of itself (or 3e-8); all else as it is.
 
-    They are nearly all of a model's bytes. A small error in a bias or batch-norm concerns every pixel. Raises
-    InputError for a weight that is too large.
+    They are nearly all of a model's bytes. A small error in a bias or batch-norm concerns every pixel.
     """
     half = {
         name: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
         for name, tensor in tensors.items()
     }
-    if lost := nonfinite_tensors(half):
+    if too_large := _nonfinite(half):
         raise InputError(
-            f"half precision holds numbers up to {torch.finfo(torch.float16).max:,.0f}, but {shorten(lost, 3)} have "
-            "larger ones. Keep these weights in float32."
+            f"half precision holds numbers up to {torch.finfo(torch.float16).max:,.0f}, but {shorten(too_large, 3)} "
+            "have larger ones. Keep these weights in float32."
         )
     return half
-
-
-def nonfinite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or infinity."""
-    # A sum is not finite if one of its terms is not, and many times faster than a check of each. It may also overflow.
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    doubtful = [name for name, tensor in floats.items() if not tensor.sum().isfinite()]
-    return [name for name in doubtful if not floats[name].isfinite().all()]
 
 
 def check_values(
@@ -156,16 +136,21 @@ def check_values(
 ) -> None:
     """Raise an InputError that names the tensors with NaN, infinity or negative variances, as ``names`` has them."""
     variances = {name: tensor for name, tensor in tensors.items() if name.endswith("running_var")}
-    faults = {
-        "hold NaN or infinity": nonfinite_tensors(tensors),
-        "are batch-norm variances with values below 0": [
-            name for name, tensor in variances.items() if bool((tensor < 0).any())
-        ],
-    }
-    for fault, bad in faults.items():
+    negative = [name for name, tensor in variances.items() if bool((tensor < 0).any())]
+    for fault, bad in (
+        ("hold NaN or infinity", _nonfinite(tensors)),
+        ("are batch-norm variances with values below 0", negative),
+    ):
         if bad:
             listed = shorten((names[name] if names else name for name in bad), 3)
             raise InputError(f"{subject}: {len(bad)} of {len(tensors)} tensors {fault} ({listed}). {fix}")
+
+
+def _nonfinite(tensors: Mapping[str, Tensor]) -> list[str]:
+    # A sum is not finite if one of its terms is not, and many times faster than a check of each. It may also overflow.
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    doubtful = [name for name, tensor in floats.items() if not tensor.sum().isfinite()]
+    return [name for name in doubtful if not floats[name].isfinite().all()]
 
 
 def sha256_by_name(tensors: Mapping[str, Tensor]) -> str:
@@ -184,10 +169,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if keras_files.opens(path):
         return f"it is a Keras file. {conversion_hint(path)}"
     if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
-        return (
-            "it is a PyTorch pickle, which could run any code when opened. convert runs none. "
-            + conversion_hint(path)
-        )
+        return f"it is a PyTorch pickle, which could run any code when opened. {conversion_hint(path)}"
     if not start or "incomplete" in str(error) or "invalid header length" in str(error):
         return f"it is incomplete ({path.stat().st_size:,} bytes). Copy it again from its source."
     return f"it is not a safetensors file ({error}). Give a model file (model.safetensors) or a run folder."

@@ -17,7 +17,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 
 # At this image size every stride up to 32 has maps of another size; in smaller images, several may be one pixel.
-_DISTINCT_MAPS_PX = 64
+_DISTINCT_MAPS_SIZE = 64
 
 
 class WrappedModel(Network):
@@ -25,20 +25,13 @@ class WrappedModel(Network):
 
     The first ``nn.Conv2d`` reads the image and the last ``nn.Linear`` is the classifier, in the order in which the
     module lists its parts. If a timm model names several classifiers, as distilled models have, they are all of them.
+    Raises InputError if the module lacks one of the two, or is a timm model without its classifier.
 
     Args:
         module: Used, not copied. On a CPU its plain convolutions train faster (``optimize_convolutions``).
         source: Name by which ``create`` builds the module again ("timm:resnet50", "torchvision:vit_b_16@384"). None
             if only its own code can build it.
         preprocessing: None is ImageNet's at 224 px.
-
-    Attributes:
-        stem_name: Of the convolution that reads the image, within ``module``.
-        classifier_name: Of the last classifier, within ``module``; an ``nn.Identity`` if there are no classes.
-        classifier_names: Of all classifiers, in the order of ``module``.
-
-    Raises:
-        InputError: The module has no linear layer or no convolution, or it is a timm model without its classifier.
     """
 
     def __init__(
@@ -48,20 +41,12 @@ class WrappedModel(Network):
         declared = _declared_classifiers(module)
         leaves = [leaf for part in declared for leaf in part.modules() if next(leaf.children(), None) is None]
         if leaves and all(isinstance(leaf, nn.Identity) for leaf in leaves):
-            raise InputError(
-                f"{name} comes without a classifier, and the last nn.Linear within it is none. When it is made, name "
-                "the classes: num_classes=N."
-            )
+            raise InputError(f"{name} comes without a classifier. Name the classes: num_classes=N.")
         convolutions = [part for part, m in module.named_modules() if part and isinstance(m, nn.Conv2d)]
         classifiers = _classifier_names(module, declared)
-        for found, kind in (
-            (convolutions, "nn.Conv2d that reads images"),
-            (classifiers, "nn.Linear to classify"),
-        ):
-            if not found:
-                raise InputError(
-                    f"{name} has no {kind}, so it cannot be wrapped. Wrap it into a module that has one."
-                )
+        if not convolutions or not classifiers:
+            lacking = "nn.Linear to classify" if convolutions else "nn.Conv2d that reads images"
+            raise InputError(f"{name} has no {lacking}. Wrap it into a module that has one.")
         stem, classifier = module.get_submodule(convolutions[0]), module.get_submodule(classifiers[-1])
         assert isinstance(stem, nn.Conv2d)
         assert isinstance(classifier, nn.Linear)
@@ -74,10 +59,11 @@ class WrappedModel(Network):
         self.module = module
         self.source = source
         self.stem_name = convolutions[0]
-        self.classifier_name, self.classifier_names = classifiers[-1], classifiers
-        self._last_of_size: tuple[int, ...] | None = (
-            None  # indices of the maps to return; set by ``features``
-        )
+        self.classifier_name, self.classifier_names = (
+            classifiers[-1],
+            classifiers,
+        )  # the last, and all in order
+        self._map_indices: tuple[int, ...] | None = None  # of the maps to return; set by ``features``
         if preprocessing is not None:
             self.preprocessing = preprocessing.with_channels(stem.in_channels)
 
@@ -93,33 +79,33 @@ class WrappedModel(Network):
         """
         if not hasattr(self.module, "forward_intermediates"):
             raise InputError(
-                f"{self.display_name()} does not give its feature maps away. Use one of our networks, or one of timm's "
-                "that has forward_intermediates."
+                f"{self.display_name()} gives no feature maps. Use one of our models, or one of timm's that has "
+                "forward_intermediates."
             )
         intermediates = _Intermediates(self.module)
         maps = intermediates(x)
-        if self._last_of_size is None:
+        if self._map_indices is None:
             sizes = maps
-            if min(x.shape[-2:]) < _DISTINCT_MAPS_PX:
+            if min(x.shape[-2:]) < _DISTINCT_MAPS_SIZE:
                 with suppress(InputError):  # the model takes only one size
                     sizes = infer_shapes(
-                        intermediates, in_channels=self.in_channels, image_size=_DISTINCT_MAPS_PX, images=2
+                        intermediates, in_channels=self.in_channels, image_size=_DISTINCT_MAPS_SIZE, images=2
                     )
-            self._last_of_size = tuple({tuple(m.shape[-2:]): index for index, m in enumerate(sizes)}.values())
-        return [maps[index] for index in self._last_of_size]
+            self._map_indices = tuple({tuple(m.shape[-2:]): index for index, m in enumerate(sizes)}.values())
+        return [maps[index] for index in self._map_indices]
 
     def embed(self, x: Tensor) -> Tensor:
         """The input of the (last) classifier, (N, embed_dim): after pooling, and after dropout in training."""
         if self.num_classes == 0:
             return self.forward(x)
-        seen: list[Tensor] = []
+        inputs: list[Tensor] = []
         classifier = self.module.get_submodule(self.classifier_name)
-        hook = classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        hook = classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
         try:
             self.module(x)
         finally:
             hook.remove()
-        return seen[-1]
+        return inputs[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes): the module's output, its first element, or its "logits"."""
@@ -130,9 +116,8 @@ class WrappedModel(Network):
             output = output.get("logits", output)
         if not isinstance(output, Tensor):
             raise InputError(
-                f"{self.display_name()} answers with a {type(output).__name__}, but a network answers with a tensor "
-                "(N, classes), a tuple that begins with it, or a mapping with its 'logits'. Wrap it into a module that "
-                "does."
+                f"{self.display_name()} answers with a {type(output).__name__}, but must return logits, a tuple that "
+                "begins with them, or a mapping with 'logits'. Wrap it into a module that does."
             )
         return output
 
@@ -154,12 +139,12 @@ class _Intermediates(nn.Module):
 def _declared_classifiers(module: nn.Module) -> list[nn.Module]:
     """The classifiers of a timm model, by ``get_classifier`` (one of two in VOLO) and its ``pretrained_cfg``."""
     getter, stated = getattr(module, "get_classifier", None), getattr(module, "pretrained_cfg", None)
-    own = getter() if callable(getter) else ()
+    found = getter() if callable(getter) else ()
     names = (stated.get("classifier") or ()) if isinstance(stated, Mapping) else ()
     parts = dict(module.named_modules())
-    found = [*own] if isinstance(own, tuple | list) else [own]
-    found += [parts.get(name) for name in ((names,) if isinstance(names, str) else names)]
-    return [part for part in found if isinstance(part, nn.Module)]
+    classifiers = [*found] if isinstance(found, tuple | list) else [found]
+    classifiers += [parts.get(name) for name in ((names,) if isinstance(names, str) else names)]
+    return [part for part in classifiers if isinstance(part, nn.Module)]
 
 
 def _classifier_names(module: nn.Module, declared: Sequence[nn.Module]) -> tuple[str, ...]:
