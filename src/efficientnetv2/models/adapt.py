@@ -49,12 +49,10 @@ def adapt(
         network = ev2.adapt(ev2.create("efficientnetv2_s.in21k"), num_classes=10)
     """
     check_classes_and_channels(num_classes, in_channels)
-    own_pooling = network.architecture.global_pool if isinstance(network, EfficientNet) else "avg"
-    if global_pool is not None and global_pool != own_pooling:
+    present_pool = network.architecture.global_pool if isinstance(network, EfficientNet) else "avg"
+    if global_pool is not None and global_pool != present_pool:
         if not isinstance(network, EfficientNet):
-            raise InputError(
-                f"global_pool is {global_pool}, but a network of others pools as it does. Leave it out."
-            )
+            raise InputError(f"`global_pool` is {global_pool}, which only our models have. Leave it out.")
         network.architecture = replace(network.architecture, global_pool=global_pool)
         network.embed_dim = network.architecture.embed_dim
         num_classes = network.num_classes if num_classes is None else num_classes
@@ -87,8 +85,7 @@ def set_classifier_weights(network: Network, weight: Tensor, bias: Tensor) -> No
     classifier, *others = classifier_layers(network)
     if others:
         raise InputError(
-            f"{network.display_name()} has {1 + len(others)} classifiers, but the values are for one. Let them begin "
-            "fresh (--set head_init=random)."
+            f"{network.display_name()} has {1 + len(others)} classifiers. Use `head_init=random`."
         )
     assert isinstance(classifier, nn.Linear)
     with torch.no_grad():
@@ -100,11 +97,9 @@ def _set_head(network: Network, num_classes: int) -> None:
     """Replace the classifier by a fresh one; 0 removes it."""
     require_single_model(network)
     if len(classifier_layers(network)) > 1:
-        fix = "Name the classes when it is made: create(..., num_classes=N)."
-        if not num_classes:
-            fix = "For its maps, without them: create(..., features_only=True)."
+        option = "num_classes=N" if num_classes else "features_only=True"
         raise InputError(
-            f"{network.display_name()} has several classifiers, which cannot be swapped as one. {fix}"
+            f"{network.display_name()} has several classifiers, which cannot be replaced. Use create(..., {option})."
         )
     head = _fresh_classifier(network, network.embed_dim, num_classes) if num_classes else nn.Identity()
     head.train(network.training)
@@ -137,7 +132,9 @@ def _set_channels(network: Network, in_channels: int) -> None:
     stem = wrapped.module.get_submodule(wrapped.stem_name) if wrapped else network.get_submodule("stem.conv")
     assert isinstance(stem, nn.Conv2d)
     if stem.groups != 1:
-        raise InputError(f"the first convolution has {stem.groups} groups: its channels cannot be changed")
+        raise InputError(
+            f"the first convolution has {stem.groups} groups, so its channels cannot be changed."
+        )
     if wrapped and network.in_channels == RGB:
         scale_in_stem(wrapped)
     with torch.no_grad():
@@ -182,33 +179,24 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
     Raises:
         InputError: More stages than there are, "all" without a classifier, or an ensemble.
     """
-    require_single_model(network)
-    if stages != "all" and (isinstance(stages, bool) or not isinstance(stages, int)):
-        raise InputError(
-            f'stages to freeze are {stages!r}, but must be a number, or "all" (but the classifier)'
-        )
-    frozen: set[int] = set()
+    groups = layer_groups(network)
+    most = max(0, len(groups) - 2)  # without stem and head
     if stages == "all":
         if network.num_classes == 0:
-            raise InputError('stages to freeze are "all", but the network has no classifier left to train')
+            raise InputError('stages to freeze are "all", but the model has no classifier left to train.')
         head = {id(weight) for layer in classifier_layers(network) for weight in layer.parameters()}
         frozen = {id(weight) for weight in network.parameters()} - head
+    elif isinstance(stages, bool) or not isinstance(stages, int) or not 0 <= stages <= most:
+        raise InputError(f'stages to freeze are {stages!r}, but must be 0 to {most}, or "all".')
     else:
-        groups = layer_groups(network)
-        most = max(0, len(groups) - 2)  # without stem and head
-        if not 0 <= stages <= most:
-            raise InputError(
-                f'stages to freeze are {stages}, but must be 0 to {most} here, or "all" (but the classifier)'
-            )
-        if stages:
-            frozen = {id(weight) for group in groups[: stages + 1] for weight in group}
+        frozen = {id(weight) for group in groups[: stages + 1] for weight in group} if stages else set()
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) not in frozen)
     names = []
     for name, module in network.named_modules():
         weights = [id(weight) for weight in module.parameters()]
-        whole = bool(weights) and frozen.issuperset(weights)
-        if name and (whole or (statistics and isinstance(module, _NormBase))):
+        all_frozen = bool(weights) and frozen.issuperset(weights)
+        if name and (all_frozen or (statistics and isinstance(module, _NormBase))):
             names.append(name)
     network.frozen = tuple(names)
     network.train(network.training)
@@ -226,9 +214,6 @@ def layer_groups(network: Network) -> list[list[nn.Parameter]]:
     last group starts at the (first) classifier. Containers count child by child: those of ``_CONTAINERS``, and the
     first child if it is an ``nn.Sequential`` with most of the weights outside the head (torchvision's ``features``). So
     a ResNet has a stem and four stages, and a transformer a stem and its blocks.
-
-    Raises:
-        InputError: An ensemble.
     """
     require_single_model(network)
     if isinstance(network, EfficientNet):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,35 +17,15 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
-from efficientnetv2.utils.probability import Answer, probabilities, to_logits
+from efficientnetv2.utils.probability import probabilities, to_logits
 
 NAME = "ensemble.json"  # in a directory whose model files form an ensemble
-
-
-class Member(Protocol):
-    """What decides whether models can form an ensemble: a model, or the header of its file."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of the outputs, in order."""
-
-    @property
-    def answer(self) -> Answer:
-        """Meaning of the logits."""
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """From an image of any size to the input."""
 
 
 class Ensemble(Network):
     """Models with the same classes, meaning of the logits and preprocessing, in evaluation mode.
 
-    Args:
-        names: For messages; by default the members' numbers, from 0.
-
-    Raises:
-        InputError: The members differ, see ``require_compatible``.
+    Messages call the members by ``names``, by default their numbers from 0. Raises InputError if they differ.
     """
 
     def __init__(self, members: Sequence[Network], names: Sequence[str] = ()) -> None:
@@ -75,22 +55,22 @@ class Ensemble(Network):
         """Logits (N, num_classes) of the members' mean probabilities, each calibrated by its own temperature."""
         return self.mean_logits(lambda member: member(x))
 
-    def mean_logits(self, ask: Callable[[Network], Tensor]) -> Tensor:
-        """Logits (N, num_classes) of the members' mean probabilities, from ``ask``: a member to its logits.
+    def mean_logits(self, predict: Callable[[Network], Tensor]) -> Tensor:
+        """Logits (N, num_classes) of the members' mean probabilities; ``predict`` gives a member's logits.
 
         With test-time augmentation these are the mean over the views, which is what the temperature was fitted to.
         """
-        found = []
+        outputs = []
         for member in self._networks():
             temperature = 1.0 if member.calibration is None else member.calibration.temperature
-            found.append(probabilities(ask(member).float() / temperature, self.answer))
-        return to_logits(torch.stack(found).mean(dim=0), self.answer)
+            outputs.append(probabilities(predict(member).float() / temperature, self.answer))
+        return to_logits(torch.stack(outputs).mean(dim=0), self.answer)
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]
 
 
-def require_compatible(members: Sequence[Member], names: Sequence[str]) -> None:
+def require_compatible(members: Sequence[Any], names: Sequence[str]) -> None:
     """Raise InputError for models, or headers of model files, that cannot form an ensemble."""
     first = members[0]
     for name, member in zip(names, members, strict=True):
@@ -106,20 +86,19 @@ def require_compatible(members: Sequence[Member], names: Sequence[str]) -> None:
 
 
 def _difference(one: Preprocessing, other: Preprocessing) -> str:
-    mine, theirs = one.to_json(), other.to_json()
-    names, parts = [name for name in mine if mine[name] != theirs[name]], []
+    ours, theirs = one.to_json(), other.to_json()
+    names, parts = [name for name in ours if ours[name] != theirs[name]], []
     if "bands" in names and one.bands and other.bands and one.bands.numbers == other.bands.numbers:
         names = [name for name in names if name not in ("bands", "mean", "std")]  # measured together
         parts = ["the range of the bands was measured on its own training images"]
-    return "; ".join(parts + [f"{name} is {mine[name]}, not {theirs[name]}" for name in names])
+    return "; ".join(parts + [f"{name} is {ours[name]}, not {theirs[name]}" for name in names])
 
 
 def require_single_model(network: Network) -> None:
     """Refuse an ensemble where one model is needed."""
     if isinstance(network, Ensemble):
         raise InputError(
-            f"this is an ensemble of {len(network.members)} models, but one model is needed. Give one of them, as "
-            "network.members[0]."
+            f"this is an ensemble of {len(network.members)} models. Use one, as network.members[0]."
         )
 
 
@@ -127,15 +106,15 @@ def member_calibrations(network: Network) -> tuple[Calibration | None, ...]:
     """The temperatures of an ensemble's members; () for a single model. The ensemble itself has none."""
     if not isinstance(network, Ensemble):
         return ()
-    return tuple(member.calibration for member in network.members if isinstance(member, Network))
+    return tuple(member.calibration for member in network._networks())
 
 
 def remove_calibration(network: Network) -> bool:
     """Remove the temperature of a model, or of an ensemble's members. Returns whether there was one."""
-    parts = [part for part in network.modules() if isinstance(part, Network)]
-    found = any(part.calibration is not None for part in parts)
-    for part in parts:
-        part.calibration = None
+    models = [model for model in network.modules() if isinstance(model, Network)]
+    found = any(model.calibration is not None for model in models)
+    for model in models:
+        model.calibration = None
     return found
 
 
@@ -167,9 +146,9 @@ def write_members(folder: Path, members: Sequence[str]) -> None:
 
 def _merged_fingerprint(parts: Sequence[TrainingFingerprint | None]) -> TrainingFingerprint | None:
     """The images that trained any member; None if they are unknown for one."""
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
+    if None in parts:
         return None
+    known = [part for part in parts if part is not None]
     # Images that selected one member and trained another have trained the ensemble; ``workflows.evaluate`` counts so.
     choosing = [fingerprint for part in known for fingerprint in part.choosing]
     trained = merge_fingerprints([training for part in known for training in part.parts])

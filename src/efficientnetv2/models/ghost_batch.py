@@ -27,11 +27,8 @@ def ghost_batches(network: nn.Module, *, images: int, seeds: Sequence[int]) -> I
     """Within: a forward pass takes one ghost batch of ``images`` images for each seed, in order along the batch.
 
     In ``EfficientNet``, dropout and stochastic depth are drawn before the pass for each ghost batch, so that its draws
-    depend on its seed alone and gradient checkpointing drops the same twice. Other models draw during the pass from
-    PyTorch's generators, which are seeded here.
-
-    Args:
-        seeds: 0 to 2^63 - 1; several only if ``supports_ghost_batches``.
+    depend on its seed (0 to 2^63 - 1) alone and gradient checkpointing drops the same twice. Other models take one seed
+    and draw during the pass from PyTorch's generators, which are seeded here.
     """
     if not isinstance(network, EfficientNet):
         assert len(seeds) == 1, "check supports_ghost_batches first"
@@ -40,7 +37,14 @@ def ghost_batches(network: nn.Module, *, images: int, seeds: Sequence[int]) -> I
         return
     drops = [module for module in network.modules() if isinstance(module, DropPath | Dropout)]
     norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
-    _draw(drops, network, images, seeds)
+    device = network.stem.conv.weight.device
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    for drop in drops:
+        keep = 1 - (drop.rate if isinstance(drop, DropPath) else drop.p)
+        if keep < 1 and drop.training:
+            shape = (images, 1, 1, 1) if isinstance(drop, DropPath) else (images, network.embed_dim)
+            draws = [torch.rand(shape, generator=generator, device=device) for generator in generators]
+            drop.kept = (torch.cat(draws) < keep).float() / keep
     for norm in norms:
         norm.groups = len(seeds)
     try:
@@ -52,35 +56,13 @@ def ghost_batches(network: nn.Module, *, images: int, seeds: Sequence[int]) -> I
             norm.groups = 1
 
 
-def _draw(
-    drops: Sequence[DropPath | Dropout], network: EfficientNet, images: int, seeds: Sequence[int]
-) -> None:
-    """Set ``kept`` of every dropout and stochastic depth module."""
-    device = network.stem.conv.weight.device
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-    for drop in drops:
-        keep = 1 - (drop.rate if isinstance(drop, DropPath) else drop.p)
-        if keep == 1 or not drop.training:
-            continue
-        shape = (images, 1, 1, 1) if isinstance(drop, DropPath) else (images, network.embed_dim)
-        draws = [torch.rand(shape, generator=generator, device=device) for generator in generators]
-        drop.kept = (torch.cat(draws) < keep).float() / keep
-
-
 class GhostBatchNormStats:
-    """Updates the running statistics once per step, towards the mean over its groups.
+    """Updates the running statistics once per step, towards the mean over its groups (arXiv:1705.08741).
 
     Each group is normalized by its own statistics. So the running ones depend neither on the groups per pass nor on the
-    number of processes. With a single group PyTorch's update does the same, and this does nothing except in fp16.
-    Source of the ghost batches: arXiv:1705.08741.
-
-    Args:
-        network: Model with the batch-norm modules.
-        groups: Groups of a step.
-        momentum: Weight of the new statistics, as in PyTorch.
-        world: Processes that share the groups.
-        may_overflow: Whether training is in fp16. Statistics that overflow then keep their value, as one infinity would
-            stay in the running ones for good.
+    number of processes. ``groups`` are those of a step, ``momentum`` is PyTorch's. With a single group PyTorch's update
+    does the same, and this does nothing unless training ``may_overflow`` (fp16): statistics that overflow then keep
+    their value, as one infinity would stay in the running ones for good.
     """
 
     def __init__(
@@ -95,11 +77,8 @@ class GhostBatchNormStats:
         self.groups, self.momentum, self.world, self.may_overflow = groups, momentum, world, may_overflow
         # Recomputed blocks update their statistics twice, which is harmless only with momentum 1.
         self.manual = groups > 1 or may_overflow or bool(getattr(network, "recomputed", False))
-        self.norms = [
-            module
-            for module in network.modules()
-            if isinstance(module, _NormBase) and module.track_running_stats
-        ]
+        norms = [module for module in network.modules() if isinstance(module, _NormBase)]
+        self.norms = [norm for norm in norms if norm.track_running_stats]
         set_batch_norm(network, momentum=1.0 if self.manual else momentum)
 
     @torch.no_grad()
@@ -142,17 +121,11 @@ class GhostBatchNormStats:
             torch._foreach_copy_(self._counts(), self._batches)
 
     def _running(self) -> list[Tensor]:
-        return [
-            tensor
-            for norm in self.norms
-            if norm.training
-            for tensor in (norm.running_mean, norm.running_var)
-            if tensor is not None
+        statistics = [
+            s for norm in self.norms if norm.training for s in (norm.running_mean, norm.running_var)
         ]
+        return [tensor for tensor in statistics if tensor is not None]
 
     def _counts(self) -> list[Tensor]:
-        return [
-            norm.num_batches_tracked
-            for norm in self.norms
-            if norm.training and norm.num_batches_tracked is not None
-        ]
+        counts = [norm.num_batches_tracked for norm in self.norms if norm.training]
+        return [count for count in counts if count is not None]

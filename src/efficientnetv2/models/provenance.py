@@ -59,8 +59,10 @@ class TrainingFingerprint:
     @property
     def whole(self) -> bool:
         """Whether every image that trained or selected this model is known."""
-        others = [other for other in (self.earlier, self.chose) if other is not None]
-        return self.share == 1 and not self.of_several and all(other.whole for other in others)
+        others = (self.earlier, self.chose)
+        return (
+            self.share == 1 and not self.of_several and all(other is None or other.whole for other in others)
+        )
 
     def started_from(self, weights: TrainingFingerprint | None, *, most: int) -> Self:
         """This training, started from weights with a fingerprint; at most ``most`` hashes are kept of each kind."""
@@ -100,15 +102,15 @@ class TrainingFingerprint:
 
     @classmethod
     def _from_plain(cls, plain: Any) -> TrainingFingerprint:
-        pictures = image_count(plain)
+        count = _image_count(plain)
         marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
         earlier, chose = (
             cls._from_plain(plain[name]) if name in plain else None for name in ("earlier", "chose")
         )
-        return cls(pictures, marks, bool(plain.get("of_several", False)), earlier, chose)
+        return cls(count, marks, bool(plain.get("of_several", False)), earlier, chose)
 
 
-def image_count(plain: Mapping[str, Any]) -> int:
+def _image_count(plain: Mapping[str, Any]) -> int:
     """The number of images in a metadata entry. Raises ValueError or KeyError."""
     count = plain["pictures"]
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**63:
@@ -128,17 +130,11 @@ def merge_fingerprints(parts: Sequence[TrainingFingerprint]) -> TrainingFingerpr
 
 @dataclass(frozen=True)
 class Calibration:
-    """The temperature that divides a model's logits (arXiv:1706.04599). It changes no predicted class.
-
-    Args:
-        temperature: Above 0.
-        pictures: Number of images that it was fitted on. None of them trained the model.
-        fitted_on: Name of those images: ``minival``, or the dataset.
-    """
+    """The temperature that divides a model's logits (arXiv:1706.04599). It changes no predicted class."""
 
     temperature: float
-    pictures: int
-    fitted_on: str
+    pictures: int  # number of images that it was fitted on; none of them trained the model
+    fitted_on: str  # name of those images: ``minival``, or the dataset
 
     def to_json(self) -> str:
         """The metadata entry; ``from_json`` reads it."""
@@ -151,4 +147,4 @@ class Calibration:
         temperature = float(plain["temperature"])
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature}, but must be finite and above 0")
-        return Calibration(temperature, image_count(plain), str(plain["fitted_on"]))
+        return Calibration(temperature, _image_count(plain), str(plain["fitted_on"]))

@@ -23,15 +23,9 @@ _LOOP = ("randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "label_smoothin
 
 @dataclass(frozen=True)
 class RegularizationReport:
-    """What ``apply_regularization`` has set.
+    """What ``apply_regularization`` has set; ``notes``: what had no effect, was assumed, or is left to the loop."""
 
-    Args:
-        dropout_modules: Names of the dropout modules; for a model that drops without a module, of the attribute.
-        drop_path_modules: Names of the stochastic depth modules.
-        notes: What had no effect, was assumed, or is left to the training loop.
-    """
-
-    dropout_modules: tuple[str, ...]
+    dropout_modules: tuple[str, ...]  # for a model that drops without a module, the name of the attribute
     drop_path_modules: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -78,16 +72,16 @@ def apply_regularization(
     """
     if setting is not None:
         if (dropout, drop_path) != (None, None):
-            raise InputError("apply_regularization takes a setting or rates, not both")
+            raise InputError("apply_regularization takes a setting or rates, not both.")
         dropout, drop_path = setting.dropout, setting.drop_path
     for name, value in (("dropout", dropout), ("drop_path", drop_path)):
         if value is not None and not 0 <= value < 1:
-            raise InputError(f"{name} is {value:g}, but must be in [0, 1)")
+            raise InputError(f"{name} is {value:g}, but must be in [0, 1).")
     modules = dict(module.named_modules())
     dropouts, dropout_notes = _set_dropout(modules, dropout) if dropout is not None else ((), [])
     drop_paths, drop_path_notes = _set_drop_path(modules, drop_path) if drop_path is not None else ((), [])
-    left = [f"{name} {value:g}" for name in _LOOP if setting and (value := getattr(setting, name))]
-    notes = [f"for the training loop: {', '.join(left)}"] if left else []
+    loop = [f"{name} {value:g}" for name in _LOOP if setting and (value := getattr(setting, name))]
+    notes = [f"for the training loop: {', '.join(loop)}"] if loop else []
     return RegularizationReport(dropouts, drop_paths, (*dropout_notes, *drop_path_notes, *notes))
 
 
@@ -103,9 +97,9 @@ def set_batch_norm(module: nn.Module, *, momentum: float) -> int:
 
 def _rate_attribute(module: nn.Module) -> str | None:
     """Attribute that holds the rate of another library's stochastic depth; None for other modules."""
-    for kind in type(module).__mro__:
+    for base in type(module).__mro__:
         for ending, attribute in _RATE_ATTRIBUTES.items():
-            if kind.__name__.endswith(ending) and isinstance(getattr(module, attribute, None), float | int):
+            if base.__name__.endswith(ending) and isinstance(getattr(module, attribute, None), float | int):
                 return attribute
     return None
 
@@ -122,17 +116,19 @@ def _set_dropout(modules: dict[str, nn.Module], rate: float) -> tuple[tuple[str,
     notes: list[str] = []
     if len(set(fractions.values())) > 1:
         notes.append(
-            "dropout was built with several rates: the largest is the setting's, the others keep their share"
+            "dropout was built with several rates: the largest is set, the others keep their proportion"
         )
     if not fractions and not (last and _is_before_classifier(modules, last[0])):
         for name, module in modules.items():
-            if _is_timm_model(module) and isinstance(getattr(module, "drop_rate", None), float | int):
+            timm = type(module).__module__.split(".")[0] == "timm" and hasattr(module, "get_classifier")
+            if timm and isinstance(getattr(module, "drop_rate", None), float | int):
                 module.drop_rate = rate  # type: ignore[assignment]
                 return (f"{name}.drop_rate".removeprefix("."),), []
-        if rate > 0 and last:
-            notes.append("dropout is set in the last block that has one, since none is before the classifier")
-        elif rate > 0:
-            notes.append(f"dropout {rate:g} has no effect: the network has no module for it that is known")
+        if rate > 0:
+            without = f"dropout {rate:g} has no effect: the model has no known module for it"
+            notes.append(
+                "dropout is set in the last block, since none is before the classifier" if last else without
+            )
     for name, fraction in (fractions or dict.fromkeys(last, 1.0)).items():
         dropouts[name].p = rate * fraction
     return tuple(fractions or last), notes
@@ -148,18 +144,15 @@ def _set_drop_path(modules: dict[str, nn.Module], rate: float) -> tuple[tuple[st
     if not all(hasattr(module, _FRACTION) for module, _ in others.values()):
         rates = [float(getattr(module, attribute)) for module, attribute in others.values()]
         largest = max(rates)
-        for position, ((module, _), own) in enumerate(zip(others.values(), rates, strict=True), start=1):
-            setattr(module, _FRACTION, own / largest if largest > 0 else position / len(others))
+        for position, ((module, _), built) in enumerate(zip(others.values(), rates, strict=True), start=1):
+            setattr(module, _FRACTION, built / largest if largest > 0 else position / len(others))
             setattr(module, _ASSUMED, largest == 0)
     if any(getattr(module, _ASSUMED) for module, _ in others.values()):
         notes.append("stochastic depth was built with rate 0 throughout: it rises evenly over its modules")
     for module, attribute in others.values():
         setattr(module, attribute, rate * getattr(module, _FRACTION))
     if not ours and not others and rate > 0:
-        notes.append(
-            f"drop_path {rate:g} has no effect: the network has no module for it that is known "
-            "(timm leaves them out unless it builds the network with drop_path_rate above 0)"
-        )
+        notes.append(f"drop_path {rate:g} has no effect: the model has no known module for it")
     return (*ours, *others), notes
 
 
@@ -169,7 +162,3 @@ def _is_before_classifier(modules: dict[str, nn.Module], dropout: str) -> bool:
     after = [modules[name] for name in names[names.index(dropout) + 1 :]]
     trainable = [m for m in after if next(m.parameters(recurse=False), None) is not None]
     return len(trainable) <= 1 or all(isinstance(m, nn.Linear) for m in trainable)
-
-
-def _is_timm_model(module: nn.Module) -> bool:
-    return type(module).__module__.split(".")[0] == "timm" and hasattr(module, "get_classifier")
