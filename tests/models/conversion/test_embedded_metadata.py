@@ -287,7 +287,7 @@ class TestWhatWasChangedSince:
 
     def test_the_twin_that_it_says_cannot_be_talked_away(self, tmp_path):
         convert.write(tmp_path / "o.pth", model(PLAIN), "timm")
-        with pytest.raises(InputError, match=mentioning("efficientnet_b0", "--model", "tf_eff")):
+        with pytest.raises(InputError, match=mentioning("efficientnet_b0", "`model`", "tf_eff")):
             convert.read(tmp_path / "o.pth", model="tf_efficientnet_b0")
 
 

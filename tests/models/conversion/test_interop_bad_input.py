@@ -264,8 +264,7 @@ def test_a_name_that_contradicts_the_file(tmp_path):
     torch.save({"arch": B0, "state_dict": state()}, path)
     assert mentions(refusal(path, model="tf_efficientnetv2_b1"), "tf_efficientnetv2_b0")
     silent = refusal(saved(tmp_path / "silent.pth", state()), model="efficientnetv2_s")
-    assert mentions(silent, "efficientnetv2_s", "--model")
-    assert mentions(silent, "--model")
+    assert mentions(silent, "efficientnetv2_s", "`model`")
 
 
 def keras_weights(path, name="efficientnetv2_b0"):
@@ -293,7 +292,7 @@ def test_a_right_name_of_keras_changes_nothing_and_a_wrong_one_is_refused(tmp_pa
     path = keras_weights(tmp_path / "b0.h5")
     assert convert.read(path, model=model).name == convert.read(path).name == "efficientnetv2_b0"
     other = model.replace("b0", "b1").replace("B0", "B1")
-    assert mentions(refusal(path, model=other), other, "efficientnetv2_b0", "--model")
+    assert mentions(refusal(path, model=other), other, "efficientnetv2_b0", "`model`")
 
 
 def test_a_name_that_the_authors_do_not_know():

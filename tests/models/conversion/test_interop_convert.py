@@ -446,7 +446,7 @@ def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_
     )
     tagged = convert.read(tmp_path / "trained.pth", model="tf_efficientnet_b0.ap_in1k").network.preprocessing
     assert tagged.mean == (0.5, 0.5, 0.5)
-    with pytest.raises(InputError, match=mentioning("tf_efficientnet_b0", "--model")):
+    with pytest.raises(InputError, match=mentioning("tf_efficientnet_b0", "`model`")):
         convert.read(tmp_path / "trained.pth", model="efficientnet_b0")
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,7 +18,7 @@ from torch import Tensor
 from efficientnetv2.models import pretrained
 from efficientnetv2.models.conversion import export, metadata, reading, timm
 from efficientnetv2.models.conversion.detect import DetectedModel, detect, named
-from efficientnetv2.models.conversion.layouts import COUNTER, TITLES, Source
+from efficientnetv2.models.conversion.layouts import COUNTER, TITLES
 from efficientnetv2.models.conversion.metadata import NO_USER_METADATA, UserMetadata
 from efficientnetv2.models.conversion.weight_file import WeightFile
 from efficientnetv2.models.efficientnet import EfficientNet
@@ -30,26 +31,13 @@ TARGETS: tuple[str, ...] = get_args(Target)
 
 @dataclass(frozen=True, eq=False)
 class ConvertedModel:
-    """A model from a file of another library.
-
-    Args:
-        network: In evaluation mode, weights in float32, with preprocessing and class names.
-        source: The library.
-        name: Of the published model.
-        theirs: The library's name of the model.
-        notes: What was stated and what was assumed, a sentence each.
-    """
+    """A model from a file of another library, in evaluation mode, with weights in float32."""
 
     network: EfficientNet
-    source: Source
-    name: str
-    theirs: str
-    notes: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        """The library's name for people."""
-        return TITLES[self.source]
+    title: str  # the library's name for people
+    name: str  # of the published model
+    theirs: str  # the library's name of the model
+    notes: tuple[str, ...]  # what was stated and what was assumed
 
 
 def read(
@@ -61,31 +49,27 @@ def read(
 ) -> ConvertedModel:
     """Our model with the weights of another library's file, recognized by its tensors.
 
-    Args:
-        path: See ``models.conversion.reading.read``.
-        model: The library's name of the model, if the file does not state it, such as ``efficientnetv2_s`` for timm's
-            symmetric padding. None is as the file states, or timm's ``tf_`` model.
-        user: Preprocessing and class names that override the file's.
-        used: Fields of the preprocessing that notes mention.
-
-    Raises:
-        InputError: The file cannot be read, holds another model, has missing or extra tensors or NaN, or states
-            something inconsistent.
+    ``model`` is the library's name of the model if the file does not state it, such as ``efficientnetv2_s`` for timm's
+    symmetric padding. ``user`` overrides what the file states. Notes mention the fields ``used`` of the preprocessing.
+    Raises InputError if the file cannot be read, holds another model, lacks tensors or has extra ones, or holds NaN.
     """
-    file = _with_embedded_name(reading.read(path))
+    file = reading.read(path)
+    if file.source == "timm" and file.model is None and file.header and file.header.architecture:
+        with suppress(InputError):  # timm has no such model, so the tensors are of another one
+            file = replace(file, model=timm.model_name(file.header.architecture)[0])
     notes = list(file.notes)
     wanted = None if model is None else named(file.path, file.source, model)
     named_by_user = False
     if model is not None and file.source in ("timm", "torchvision"):
         if file.model not in (None, model, model.partition(".")[0]):
-            raise InputError(f"{file.path} is {file.model}, but --model is {model}. Leave --model out.")
+            raise InputError(f"{file.path} is {file.model}, but `model` is {model}. Leave it out.")
         named_by_user = file.model is None
         file = replace(file, model=model)
     found = detect(file, named_by_user=named_by_user)
     if wanted not in (None, found.name):
-        raise InputError(f"{file.path} holds {found.name}, but --model is {model}. Leave --model out.")
+        raise InputError(f"{file.path} holds {found.name}, but `model` is {model}. Leave it out.")
     notes += found.notes
-    if found.own_head:
+    if found.other_head:
         file = replace(file, class_names=())
     weights = _weights(file, found, notes)
     header = metadata.matching_header(file, found, notes)
@@ -100,7 +84,7 @@ def read(
     if header is not None:
         network.answer, network.recipe = header.answer, header.recipe
         network.metrics = metadata.valid_metrics(header.metrics, header.preprocessing, preprocessing, notes)
-    return ConvertedModel(network.eval(), file.source, found.name, found.theirs, tuple(notes))
+    return ConvertedModel(network.eval(), TITLES[file.source], found.name, found.theirs, tuple(notes))
 
 
 def read_pretrained(path: Path, name: str) -> EfficientNet:
@@ -115,81 +99,6 @@ def read_pretrained(path: Path, name: str) -> EfficientNet:
     return network
 
 
-def _with_embedded_name(file: WeightFile) -> WeightFile:
-    """With timm's name of the model, if only the embedded header states it."""
-    if file.source != "timm" or file.model is not None or file.header is None:
-        return file
-    if file.header.architecture is None:
-        return file
-    try:
-        return replace(file, model=timm.model_name(file.header.architecture)[0])
-    except InputError:  # timm has no such model, so the tensors are of another one
-        return file
-
-
-def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...]:
-    """Write a model for another library.
-
-    Args:
-        path: For timm a directory, or a file ``.safetensors`` or ``.pth``; for torchvision ``.pth`` or
-            ``.safetensors``; for Keras see ``models.conversion.export.write_keras``.
-
-    Returns:
-        What the library does not see in the file, a sentence each. ``read`` gives all of it back.
-
-    Raises:
-        InputError: The library has no model with the same outputs.
-    """
-    path, global_pool = Path(path), network.architecture.global_pool
-    writers = {
-        "timm": export.write_timm,
-        "torchvision": export.write_torchvision,
-        "keras": export.write_keras,
-    }
-    try:
-        if global_pool != "avg":
-            raise InputError(
-                f"this model has global_pool '{global_pool}', {TITLES[to]}'s has 'avg'. Train with global_pool 'avg'"
-            )
-        writers[to](path, network)
-    except InputError as error:
-        raise InputError(f"{path} was not written: {str(error).rstrip('.')}.") from error
-    return tuple(_only_read_here(path, network, to))
-
-
-def _only_read_here(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
-    """What only this package reads from the file."""
-    preprocessing, unseen = (
-        network.preprocessing,
-        f"{TITLES[to]} does not see it in the file, this package does",
-    )
-    only_tensors = to == "torchvision" or (to == "timm" and path.suffix in export.STATE_DICT_SUFFIXES)
-    numbers = tuple(str(number) for number in range(network.num_classes))
-    if network.class_names not in ((), numbers) and (only_tensors or to == "keras"):
-        yield f"the class names: {unseen}"
-    if only_tensors:
-        yield f"the preprocessing: {unseen}; others need image_size, crop_mode, interpolation, mean and std"
-    elif to == "keras":
-        stored = "mean and std are" if path.name.endswith(".weights.h5") else "size, mean and std are"
-        yield (
-            f"the preprocessing: {stored} in the network; of the rest, {unseen}. Give Keras images of "
-            f"{preprocessing.image_size} px that are framed already"
-        )
-    elif rounded := export.rounded_crop(preprocessing):
-        yield (
-            f"crop_pct {preprocessing.crop_pct:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
-        )
-    if network.answer == "sigmoid" and to != "keras":
-        yield f"that each class has its own probability: {unseen}; others must take the sigmoid of its outputs"
-    if preprocessing.bands is not None:
-        yield (
-            f"the rule for raster bands ({preprocessing.bands.listed}): {unseen}; others must scale these bands to 0 "
-            "to 255 by it"
-        )
-    if preprocessing.tta != "none":
-        yield f"the test-time augmentation (tta '{preprocessing.tta}'): {unseen}"
-
-
 def _weights(file: WeightFile, found: DetectedModel, notes: list[str]) -> dict[str, Tensor]:
     """Float32 copies under our names, all finite."""
     weights, dtypes = {}, set()
@@ -201,20 +110,63 @@ def _weights(file: WeightFile, found: DetectedModel, notes: list[str]) -> dict[s
         dtype = str(tensor.dtype).removeprefix("torch.")
         if not tensor.is_floating_point():
             raise InputError(
-                f"{file.path}: '{theirs}' (ours: {ours}) holds {dtype} numbers, not floating-point ones. Give the file "
-                "from before it was quantized."
+                f"{file.path}: '{theirs}' (ours: {ours}) holds {dtype} numbers. Give the file from before it was "
+                "quantized."
             )
         dtypes.add(dtype)
         weights[ours] = tensor.to(torch.float32, copy=True).contiguous()
-    check_values(
-        weights,
-        str(file.path),
-        fix="Take the file of another step, or fetch it again.",
-        names=found.tensor_names,
-    )
+    fix = "Take the file of another step, or fetch it again."
+    check_values(weights, str(file.path), fix=fix, names=found.tensor_names)
     for ours in [ours for ours in weights if ours.endswith("running_var")]:
         weights.setdefault(ours.replace("running_var", COUNTER), torch.tensor(0))
     if dtypes != {"float32"}:
         rounded = " (rounded)" * ("float64" in dtypes)
         notes.append(f"the file's numbers are {' and '.join(sorted(dtypes))}; here they are float32{rounded}")
     return weights
+
+
+def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...]:
+    """Write a model for another library. Returns what the library does not see in the file; ``read`` sees all of it.
+
+    ``path`` is for timm a directory, or a file ``.safetensors`` or ``.pth``; for torchvision ``.pth`` or
+    ``.safetensors``; for Keras see ``export.write_keras``. Raises InputError if the library has no model with the same
+    outputs.
+    """
+    path, global_pool = Path(path), network.architecture.global_pool
+    writers = {
+        "timm": export.write_timm,
+        "torchvision": export.write_torchvision,
+        "keras": export.write_keras,
+    }
+    try:
+        if global_pool != "avg":
+            raise InputError(f"{TITLES[to]} has no global_pool '{global_pool}'. Train with `global_pool=avg`")
+        writers[to](path, network)
+    except InputError as error:
+        raise InputError(f"{path} was not written: {str(error).rstrip('.')}.") from error
+    return tuple(_unseen_metadata(path, network, to))
+
+
+def _unseen_metadata(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
+    """What only this package reads from the file."""
+    preprocessing, unseen = network.preprocessing, f"{TITLES[to]} does not see it in the file"
+    only_tensors = to == "torchvision" or (to == "timm" and path.suffix in export.STATE_DICT_SUFFIXES)
+    numbers = tuple(str(number) for number in range(network.num_classes))
+    if network.class_names not in ((), numbers) and (only_tensors or to == "keras"):
+        yield f"the class names: {unseen}"
+    if only_tensors:
+        yield f"the preprocessing: {unseen}; it needs image_size, crop_mode, interpolation, mean and std"
+    elif to == "keras":
+        stored = "mean and std are" if path.name.endswith(".weights.h5") else "size, mean and std are"
+        yield (
+            f"the preprocessing: {stored} in the network; of the rest, {unseen}. Give Keras cropped images of "
+            f"{preprocessing.image_size} px"
+        )
+    elif rounded := export.rounded_crop(preprocessing):
+        yield f"crop_pct {preprocessing.crop_pct:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
+    if network.answer == "sigmoid" and to != "keras":
+        yield f"the sigmoid of the outputs: {unseen}; apply it there"
+    if preprocessing.bands is not None:
+        yield f"the rule for raster bands ({preprocessing.bands.listed}): {unseen}; scale them to 0 to 255 there"
+    if preprocessing.tta != "none":
+        yield f"the test-time augmentation (tta '{preprocessing.tta}'): {unseen}"

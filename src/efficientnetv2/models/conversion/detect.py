@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import Tensor
 
 from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.conversion import keras, timm, torchvision
-from efficientnetv2.models.conversion.layouts import COUNTER, TITLES, Source, shapes, tensor_names
+from efficientnetv2.models.conversion.layouts import COUNTER, TITLES, Source, fits, shapes, tensor_names
 from efficientnetv2.models.conversion.weight_file import WeightFile
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
 
 @dataclass(frozen=True)
 class DetectedModel:
-    """The model in a file.
-
-    Args:
-        theirs: The library's name.
-        architecture: With the library's padding and epsilon.
-        num_classes: 0 without a classifier.
-        tensor_names: From ours to the file's, for all tensors of the model.
-        own_head: The file's tensors of a head that models here do not have; the model comes without a classifier.
-    """
+    """The model in a file."""
 
     name: str
-    theirs: str
-    architecture: Architecture
-    num_classes: int
+    theirs: str  # the library's name
+    architecture: Architecture  # with the library's padding and epsilon
+    num_classes: int  # 0 without a classifier
     in_channels: int
-    tensor_names: dict[str, str]
+    tensor_names: dict[str, str]  # from ours to the file's
     notes: tuple[str, ...] = ()
-    own_head: tuple[str, ...] = ()
+    # The file's tensors of a head that models here do not have; the model comes without a classifier.
+    other_head: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,12 +55,19 @@ def published_name(source: Source, model: str) -> str:
         "tensorflow": {name: name for name in NAMES} | {name.replace("_", "-"): name for name in NAMES},
     }[source]
     if model not in aliases:
-        through = f" Use others through torchvision: create('torchvision:{model}')."
         raise InputError(
             f"'{model}' is none of {TITLES[source]}'s models that can be read here{did_you_mean(model, aliases)} "
-            f"Known: {', '.join(aliases)}.{through if source == 'torchvision' else ''}"
+            f"Known: {', '.join(aliases)}."
         )
     return aliases[model]
+
+
+def named(path: Path, source: Source, model: str) -> str:
+    """``published_name``, with the file in the error."""
+    try:
+        return published_name(source, model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def is_tf(file: WeightFile) -> bool:
@@ -81,8 +78,7 @@ def is_tf(file: WeightFile) -> bool:
 def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
     """The published model with these tensors, whatever its classes and input channels.
 
-    Raises:
-        InputError: No published model, or tensors that are missing, left over or of a wrong shape, by both names.
+    Raises InputError for no published model, or tensors that are missing, left over or of a wrong shape, by both names.
     """
     if file.source == "timm":
         timm.refuse_rw(file.path, file.tensors)
@@ -94,31 +90,28 @@ def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
         key=lambda match: (match.fitting, -match.faults),
     )
     if 2 * match.fitting < len(file.tensors) or len(match.extra) == len(file.tensors):
-        who = "--model names" if named_by_user else "it names"
-        models = f"{file.model}, which {who}" if stated else "a published EfficientNet or EfficientNetV2"
+        models = file.model if stated else "a published EfficientNet or EfficientNetV2"
         fix = (
-            "Leave --model out."
+            "Leave `model` out."
             if named_by_user
-            else "Create other models by name: create('timm:NAME'), create('torchvision:NAME')."
+            else "Use create('timm:NAME') or create('torchvision:NAME')."
         )
         raise InputError(
             f"{file.path}: its {len(file.tensors)} tensors ({shorten(file.tensors, 3)}) are not those of {models} "
             f"({match.fitting} fit {match.name}). {fix}"
         )
-    own_head = _own_head(file, match)
-    if match.faults and not own_head:
+    other_head = _other_head(file, match)
+    if match.faults and not other_head:
         raise InputError(f"{file.path}: its tensors are not those of {match.name}: {_faults(file, match)}.")
     names = {
         ours: theirs
         for ours, theirs in match.names.items()
-        if theirs in file.tensors and theirs not in own_head
+        if theirs in file.tensors and theirs not in other_head
     }
     table, theirs, notes = _library_model(file, match.name)
-    if own_head:
-        notes = (
-            *notes,
-            f"its head is of another kind ({shorten(own_head)}) and is left out: the model has no classifier. effnetv2 "
-            "train --weights gives it one",
+    if other_head:
+        notes.append(
+            f"its head is of another kind ({shorten(other_head)}) and is left out: there is no classifier"
         )
     return DetectedModel(
         name=match.name,
@@ -127,52 +120,9 @@ def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
         num_classes=_num_classes(file, names),
         in_channels=file.tensors[names["stem.conv.weight"]].shape[1],
         tensor_names=names,
-        notes=notes,
-        own_head=own_head,
+        notes=tuple(notes),
+        other_head=other_head,
     )
-
-
-def named(path: Path, source: Source, model: str) -> str:
-    """``published_name``, with the file in the error."""
-    try:
-        return published_name(source, model)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _num_classes(file: WeightFile, names: Mapping[str, str]) -> int:
-    if "classifier.weight" not in names:
-        return 0
-    weight, bias = names["classifier.weight"], names["classifier.bias"]
-    classes, biases = len(file.tensors[weight]), len(file.tensors[bias])
-    if classes != biases:
-        raise InputError(
-            f"{file.path}: its classifier has {weight} for {pluralize(classes, 'class')}, but {bias} for {biases:,}. "
-            "Give the file from before the classifier was changed."
-        )
-    return classes
-
-
-def _library_model(file: WeightFile, name: str) -> tuple[Architecture, str, tuple[str, ...]]:
-    """The library's architecture, its name, and what was assumed."""
-    notes: tuple[str, ...] = ()
-    if file.source == "timm":
-        tf = is_tf(file)
-        table, theirs = timm.architecture_of(name, tf=tf), f"tf_{name}" if tf else name
-        if file.model is None and timm.has_plain(name):
-            notes = (
-                f"the file does not say whether it is timm's tf_{name} (TensorFlow's padding) or {name} (symmetric "
-                f"padding): read as tf_{name}. For {name}: effnetv2 convert FILE OUT --model {name}",
-            )
-    elif file.source == "torchvision":
-        if name not in torchvision.MODELS:
-            raise InputError(f"{file.path}: torchvision has no {name}, whose tensors these are.")
-        table, theirs = torchvision.architecture_of(name), torchvision.MODELS[name]
-    else:
-        table, theirs = get_architecture(name), file.model or name
-    if file.batch_norm_epsilon is not None:
-        table = replace(table, batch_norm_epsilon=file.batch_norm_epsilon)
-    return table, theirs, notes
 
 
 def _match(file: WeightFile, name: str) -> _Match:
@@ -188,35 +138,26 @@ def _match(file: WeightFile, name: str) -> _Match:
         elif theirs not in optional and not ours.endswith(COUNTER):
             missing.append(ours)
     known = set(names.values())
-    wrong = [ours for ours in present if not fits(file.tensors[names[ours]], expected[ours])]
+    wrong = [ours for ours in present if not fits(file.tensors[names[ours]].shape, expected[ours])]
     extra = [theirs for theirs in file.tensors if theirs not in known]
     return _Match(name, names, expected, len(present) - len(wrong), missing, extra, wrong)
 
 
-def fits(tensor: Tensor, expected: tuple[int, ...]) -> bool:
-    """Whether a tensor has a shape in which -1 is any size above 0."""
-    return tensor.ndim == len(expected) and all(
-        size == right or (right == -1 and size > 0)
-        for size, right in zip(tensor.shape, expected, strict=True)
-    )
-
-
-def _own_head(file: WeightFile, match: _Match) -> tuple[str, ...]:
+def _other_head(file: WeightFile, match: _Match) -> tuple[str, ...]:
     """Tensors of a head that models here do not have; () if other parts do not fit either."""
+
+    def part(name: str) -> str:
+        return name.partition(".")[0]
+
     head = [theirs for ours, theirs in match.names.items() if ours.startswith("classifier.")]
-    trunk = {_part(theirs) for theirs in match.names.values() if theirs not in head}
-    elsewhere = [ours for ours in (*match.missing, *match.wrong) if not ours.startswith("classifier.")]
-    if elsewhere or not match.extra or any(_part(name) in trunk for name in match.extra):
+    trunk = {part(theirs) for theirs in match.names.values() if theirs not in head}
+    faulty = [ours for ours in (*match.missing, *match.wrong) if not ours.startswith("classifier.")]
+    if faulty or not match.extra or any(part(name) in trunk for name in match.extra):
         return ()
     present = [name for name in head if name in file.tensors]
-    within = any(_part(name) in map(_part, head) for name in match.extra)
+    within = any(part(name) in map(part, head) for name in match.extra)
     # Unknown tensors next to a classifier that fits are not a head.
     return (*present, *match.extra) if within or not present else ()
-
-
-def _part(name: str) -> str:
-    """The part of a model that a tensor belongs to: the first word of its name."""
-    return name.partition(".")[0]
 
 
 def _faults(file: WeightFile, match: _Match) -> str:
@@ -238,3 +179,38 @@ def _faults(file: WeightFile, match: _Match) -> str:
         f"{len(wrong)} of a wrong shape": wrong,
     }
     return "; ".join(f"{title}: {shorten(names)}" for title, names in parts.items() if names)
+
+
+def _num_classes(file: WeightFile, names: dict[str, str]) -> int:
+    if "classifier.weight" not in names:
+        return 0
+    weight, bias = names["classifier.weight"], names["classifier.bias"]
+    classes, biases = len(file.tensors[weight]), len(file.tensors[bias])
+    if classes != biases:
+        raise InputError(
+            f"{file.path}: its classifier has {weight} for {pluralize(classes, 'class')}, but {bias} for {biases:,}. "
+            "Give the file from before the classifier was changed."
+        )
+    return classes
+
+
+def _library_model(file: WeightFile, name: str) -> tuple[Architecture, str, list[str]]:
+    """The library's architecture, its name, and what was assumed."""
+    notes = []
+    if file.source == "timm":
+        tf = is_tf(file)
+        table, theirs = timm.architecture_of(name, tf=tf), f"tf_{name}" if tf else name
+        if file.model is None and timm.has_plain(name):
+            notes.append(
+                f"read as timm's tf_{name} (TensorFlow's padding), since the file names no model. For {name} "
+                f"(symmetric padding): effnetv2 convert FILE OUT --model {name}"
+            )
+    elif file.source == "torchvision":
+        if name not in torchvision.MODELS:
+            raise InputError(f"{file.path}: torchvision has no {name}, whose tensors these are.")
+        table, theirs = torchvision.architecture_of(name), torchvision.MODELS[name]
+    else:
+        table, theirs = get_architecture(name), file.model or name
+    if file.batch_norm_epsilon is not None:
+        table = replace(table, batch_norm_epsilon=file.batch_norm_epsilon)
+    return table, theirs, notes

@@ -25,7 +25,6 @@ from efficientnetv2.models.conversion import keras_files, timm, torchvision
 from efficientnetv2.models.conversion.keras import CLASSES, CLASSIFIER
 from efficientnetv2.models.conversion.layouts import (
     AxisOrder,
-    Layer,
     layer_name,
     layers,
     leaf_names,
@@ -38,7 +37,7 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.model_card import CARRIED
 from efficientnetv2.models.pretrained import timm_crop_pct
 from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.io import write_atomically, write_text_atomically
 from efficientnetv2.utils.optional_deps import import_optional
 
@@ -46,7 +45,7 @@ STATE_DICT_SUFFIXES = (".safetensors", ".pth")  # of a state dict
 
 KERAS_SUFFIXES = (".weights.h5", ".keras", ".h5")  # of files that Keras writes, the longest first
 
-_MIN_PX = 32  # of keras.applications
+_MIN_IMAGE_SIZE = 32  # of keras.applications
 
 
 def write_timm(path: Path, network: EfficientNet) -> None:
@@ -59,14 +58,14 @@ def write_timm(path: Path, network: EfficientNet) -> None:
     if path.suffix in STATE_DICT_SUFFIXES:
         if arguments:
             raise InputError(
-                f"batch-norm epsilon is {network.architecture.batch_norm_epsilon:g}, not that of timm's {name}, and a "
-                "state dict cannot say so. Give a folder for OUT: its config.json can"
+                f"a state dict for timm's {name} cannot state its batch-norm epsilon "
+                f"{network.architecture.batch_norm_epsilon:g}. Give a folder, whose config.json can"
             )
         _write_tensors(path, network, names, name)
         return
     if path.exists() and not path.is_dir():
         raise InputError(
-            f"it is a file, but timm takes a folder. Give one, or a name in {' or '.join(STATE_DICT_SUFFIXES)}"
+            f"it is a file, but timm takes a folder or a name in {' or '.join(STATE_DICT_SUFFIXES)}"
         )
     path.mkdir(exist_ok=True)
     _write_tensors(path / timm.WEIGHTS, network, names, name)
@@ -88,22 +87,21 @@ def _write_tensors(path: Path, network: EfficientNet, names: Mapping[str, str], 
     """Write tensors under the library's names, with the embedded header, whole or not at all."""
     tensors = {names[ours]: value.detach().cpu().contiguous() for ours, value in network.state_dict().items()}
     header = header_text(network)
-    # timm ignores the architecture's name; our reader and people do not.
-    metadata = {"format": "pt", "architecture": name, CARRIED: header}
-    # PyTorch keeps the versions of modules here, by name, and looks up no other name.
-    pickled = OrderedDict(tensors)
-    pickled._metadata = OrderedDict({CARRIED: header})  # type: ignore[attr-defined]
 
     def fill(partial: Path) -> None:
         if path.suffix == ".safetensors":
-            save_file(tensors, partial, metadata)
-        else:
-            torch.save(pickled, partial)
+            # timm ignores the architecture's name; our reader and people do not.
+            save_file(tensors, partial, {"format": "pt", "architecture": name, CARRIED: header})
+            return
+        # PyTorch keeps the versions of modules here, by name, and looks up no other name.
+        pickled = OrderedDict(tensors)
+        pickled._metadata = OrderedDict({CARRIED: header})  # type: ignore[attr-defined]
+        torch.save(pickled, partial)
 
     try:
         write_atomically(path, fill)
     except (OSError, SafetensorError, RuntimeError) as error:  # a full disk raises any of them
-        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+        reason = getattr(error, "strerror", None) or error_summary(error)
         raise InputError(f"{reason}. Make room, or give another place.") from error
 
 
@@ -153,27 +151,23 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet) ->
 
 
 def write_keras(path: str | Path, network: Network) -> None:
-    """Write a model as Keras' own, whole or not at all.
+    """Write a model as Keras' own, whole or not at all, with 32-bit weights.
 
-    Args:
-        path: Ends in ``.keras`` (the model with its preprocessing), ``.weights.h5`` (weights only) or ``.h5`` (the
-            model in the legacy format). The input size is that of the preprocessing. Outputs are probabilities, as in
-            Keras; without a classifier, pooled features.
-        network: One that Keras has. Weights are written as 32-bit floats.
-
-    Raises:
-        InputError: Keras is not installed, has no such model, cannot express it in this format, or the file cannot be
-            written.
+    ``path`` ends in ``.keras`` (the model with its preprocessing), ``.weights.h5`` (weights only) or ``.h5`` (the model
+    in the legacy format). The input size is that of the preprocessing. Outputs are probabilities, as in Keras; without
+    a classifier, pooled features. Raises InputError if Keras is not installed, has no such model, cannot express it in
+    this format, or the file cannot be written.
     """
     path = Path(path)
     suffix = next((end for end in KERAS_SUFFIXES if path.name.endswith(end)), None)
     if suffix is None:
         raise InputError(f"a file for Keras ends in {', '.join(KERAS_SUFFIXES)}")
-    name = next((name for name in CLASSES if _is_published(network, name)), None)
+    architecture = network.architecture if isinstance(network, EfficientNet) else None
+    name = next((name for name in CLASSES if get_architecture(name) == architecture), None)
     if name is None or not isinstance(network, EfficientNet):
         raise InputError(
-            "Keras has no such model. It has TensorFlow's padding ('same'), batch-norm epsilon 0.001, and the "
-            f"architectures {', '.join(CLASSES)}"
+            "Keras has no such model. It has padding 'same', batch-norm epsilon 0.001, and the architectures "
+            f"{', '.join(CLASSES)}"
         )
     _check_preprocessing(suffix, name, network)
     text = header_text(network)
@@ -195,25 +189,22 @@ def write_keras(path: str | Path, network: Network) -> None:
             raise InputError(f"{path} can't be written: {error.strerror or error}") from error
 
 
-def _is_published(network: Network, name: str) -> bool:
-    return isinstance(network, EfficientNet) and network.architecture == get_architecture(name)
-
-
 def _check_preprocessing(suffix: str, name: str, network: EfficientNet) -> None:
     preprocessing = network.preprocessing
-    if preprocessing.image_size < _MIN_PX:
-        raise InputError(f"image_size is {preprocessing.image_size}, but Keras takes {_MIN_PX} px or more")
+    if preprocessing.image_size < _MIN_IMAGE_SIZE:
+        raise InputError(
+            f"image_size is {preprocessing.image_size}, but Keras takes {_MIN_IMAGE_SIZE} px or more"
+        )
     if suffix != ".weights.h5" or name.startswith("efficientnet_"):
         return  # the description holds it, and V1's is among the weights
-    own = get_model_info(name).preprocessing
-    mean, std = own.mean, own.std
+    keras = get_model_info(name).preprocessing
+    mean, std = keras.mean, keras.std
     if network.in_channels != 3:  # Keras has ImageNet's constants for three channels only
         mean, std = SYMMETRIC_MEAN[:1] * network.in_channels, SYMMETRIC_STD[:1] * network.in_channels
     if (preprocessing.mean, preprocessing.std) != (mean, std):
         raise InputError(
-            "a file of weights can't hold the preprocessing. Keras would apply its own "
-            f"(mean {mean}, std {std}), not this model's (mean {preprocessing.mean}, std {preprocessing.std}). Write "
-            "'.keras', which holds it"
+            f"a file of weights can't hold the preprocessing (mean {preprocessing.mean}, std {preprocessing.std}; "
+            f"Keras would apply mean {mean}, std {std}). Write '.keras', which holds it"
         )
 
 
@@ -262,24 +253,20 @@ def _build(keras: Any, name: str, network: EfficientNet) -> Any:
 
 def _fill(model: Any, network: EfficientNet) -> None:
     """Set every weight of Keras' model."""
-    table = network.architecture
+    table, state = network.architecture, network.state_dict()
     rows = {layer_name("keras", row, table): row for row in layers(table)}
     for layer in model.layers:
         if type(layer).__name__ == "Normalization" and layer.weights:
             variance = [std**2 for std in network.preprocessing.std]
             layer.set_weights([np.array(network.preprocessing.mean), np.array(variance), np.array(0)])
         elif layer.weights and layer.name in rows:
-            layer.set_weights(_arrays(network, rows.pop(layer.name)))
+            row = rows.pop(layer.name)
+            kernel: AxisOrder = "vector" if row.kind == "batch_norm" else row.kind
+            arrays = [
+                to_tensorflow(state[f"{row.module}.{leaf}"], kernel if leaf == "weight" else "vector")
+                for leaf in leaf_names("keras", row)  # in Keras' order
+            ]
+            layer.set_weights(arrays)
     if not network.num_classes:
         del rows[CLASSIFIER]
     assert not rows, f"Keras has no layers {sorted(rows)}"
-
-
-def _arrays(network: EfficientNet, layer: Layer) -> list[Any]:
-    """A layer's weights in Keras' order and layout."""
-    state = network.state_dict()
-    kernel: AxisOrder = "vector" if layer.kind == "batch_norm" else layer.kind
-    return [
-        to_tensorflow(state[f"{layer.module}.{leaf}"], kernel if leaf == "weight" else "vector")
-        for leaf in leaf_names("keras", layer)
-    ]

@@ -1,11 +1,8 @@
 """Read models of ``keras.applications``: EfficientNetV2 B0 to B3, S, M, L and EfficientNet B0 to B7. Needs h5py only.
 
-Preprocessing: these models scale their pixels themselves. What they do becomes the mean and standard deviation of our
-``Preprocessing`` (``keras_preprocessing``), so that a JPEG file gives equal logits on both sides.
-
-Padding: V2 has TensorFlow's "same". V1 pads itself, by the map sizes at the time the model is built. Built with an
-input size, that is "same" again. Built without one (``input_shape=(None, None, 3)``, the default of
-``include_top=False``), it pads every map as one of even size, which differs from "same" at every input that is not a
+These models scale their pixels themselves, which becomes the mean and standard deviation of our ``Preprocessing``
+(``keras_preprocessing``). V2 pads as TensorFlow. So does V1, if built with an input size. Built without one
+(``input_shape=(None, None, 3)``), it pads every map as one of even size, which differs at every input that is not a
 multiple of 32 px. Here the authors' padding is kept, and a note says so.
 """
 
@@ -23,8 +20,16 @@ import numpy as np
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models.conversion import keras_files, keras_preprocessing
 from efficientnetv2.models.conversion.keras_files import StoredLayer
-from efficientnetv2.models.conversion.keras_preprocessing import flat_layers
-from efficientnetv2.models.conversion.layouts import AxisOrder, Kind, Layer, layer_name, layers, to_torch
+from efficientnetv2.models.conversion.keras_preprocessing import CONVOLUTIONS, flat_layers
+from efficientnetv2.models.conversion.layouts import (
+    AxisOrder,
+    Kind,
+    Layer,
+    fits,
+    layer_name,
+    layers,
+    to_torch,
+)
 from efficientnetv2.models.conversion.weight_file import WeightFile, parse_header
 from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.probability import Answer
@@ -37,8 +42,8 @@ CLASSES = {
     **{f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}" for size in ("s", "m", "l")},
     **{f"efficientnet_b{size}": f"EfficientNetB{size}" for size in range(8)},
 }
-_OWN_NAMES = {name.replace("_", "-" if "v2" in name else ""): name for name in CLASSES}
-ALIASES = {name: name for name in CLASSES} | {cls: name for name, cls in CLASSES.items()} | _OWN_NAMES
+_KERAS_NAMES = {name.replace("_", "-" if "v2" in name else ""): name for name in CLASSES}
+ALIASES = {name: name for name in CLASSES} | {cls: name for name, cls in CLASSES.items()} | _KERAS_NAMES
 
 CLASSIFIER = "predictions"  # the layer
 
@@ -48,7 +53,6 @@ _LAYER_CLASSES: dict[Kind, str] = {
     "batch_norm": "batch_normalization",
     "dense": "dense",
 }
-_CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D"})
 # Layers that our models have too, or that change nothing in evaluation.
 _KNOWN = frozenset(
     {
@@ -61,12 +65,9 @@ _KNOWN = frozenset(
 def read(path: str | Path) -> WeightFile:
     """Read ``.weights.h5``, ``.keras`` or legacy ``.h5``, whatever the file's name.
 
-    Tensors have Keras' layer names. The only dense layer is ``predictions`` whatever the file calls it. Layers that
-    scale pixels become ``preprocessing``.
-
-    Raises:
-        InputError: The file cannot be read, its layers are of no model that Keras has, its preprocessing is not a mean
-            and standard deviation, or its head differs.
+    Tensors have Keras' layer names. The only dense layer is ``predictions`` whatever the file calls it. Raises
+    InputError if the file cannot be read, its layers are of no model that Keras has, its preprocessing is not a mean
+    and standard deviation, or its head differs.
     """
     path = Path(path)
     found = keras_files.read(path)
@@ -78,7 +79,7 @@ def read(path: str | Path) -> WeightFile:
     }
     header = parse_header(path, found.header)
     file = WeightFile(
-        path, "keras", tensors, model=_own_name(found.config), header=header, notes=tuple(notes)
+        path, "keras", tensors, model=_published_name(found.config), header=header, notes=tuple(notes)
     )
     name = detect({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     if name is None:
@@ -100,25 +101,24 @@ def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "sof
     ``answer`` is the activation that this package wrote the model with.
     """
     rows = [(str(layer.get("class_name")), layer.get("config") or {}) for layer in flat_layers(config)]
-    last = max((place for place, (kind, _) in enumerate(rows) if kind in _CONVOLUTIONS), default=-1)
+    last = max((place for place, (kind, _) in enumerate(rows) if kind in CONVOLUTIONS), default=-1)
     head = rows[last + 1 :]
     dense = [str(inner.get("name", kind)) for kind, inner in head if kind == "Dense"]
-    fault = f"has {len(dense)} dense layers ({shorten(dense)}), not one" if len(dense) > 1 else ""
+    faults = [f"has {len(dense)} dense layers ({shorten(dense)}), not one"] if len(dense) > 1 else []
     classifying = False
     for kind, inner in head:
         name, activation = inner.get("name", kind), _activation(inner)
         classifying = classifying or kind == "Dense"
         if kind not in _KNOWN:
-            fault = fault or f"has the layer '{name}' ({kind})"
+            faults.append(f"has the layer '{name}' ({kind})")
         elif classifying and kind in ("Dense", "Activation") and activation not in (answer, "linear", None):
-            fault = fault or f"ends in '{name}' with {activation}, not {answer}"
+            faults.append(f"ends in '{name}' with {activation}, not {answer}")
         elif kind == "Dense" and inner.get("units") == 1:
-            fault = fault or f"has one output in '{name}', not one for each class"
-    if fault:
+            faults.append(f"has one output in '{name}', not one for each class")
+    if faults:
         raise InputError(
-            f"{path}: its head {fault}. Models here average the last maps and have one dense layer with an output per "
-            "class. Save the model without its head, keras.Model(inputs, pooled).save(FILE), and train a new "
-            "classifier."
+            f"{path}: its head {faults[0]}. Save it without its head, keras.Model(inputs, pooled).save(FILE), and "
+            "train a new classifier."
         )
 
 
@@ -135,7 +135,7 @@ def _named_layers(path: Path, stored: tuple[StoredLayer, ...]) -> tuple[dict[str
     with_arrays = [layer for layer in stored if layer.arrays and not layer.is_a("normalization")]
     named: dict[str, dict[str, Any]] = {}
     notes = []
-    for layer, name in _own_names(path, with_arrays):
+    for layer, name in _names(path, with_arrays):
         dense = layer.layer_class == "dense" or _rank(layer) == 2
         if dense and name != CLASSIFIER and sum(_rank(other) == 2 for other in with_arrays) == 1:
             if layer.name:
@@ -143,11 +143,16 @@ def _named_layers(path: Path, stored: tuple[StoredLayer, ...]) -> tuple[dict[str
             name = CLASSIFIER
         if name in named:
             raise InputError(f"{path} has two layers called '{name}'. Save the model again with other names.")
-        named[name] = _by_leaf(layer)
+        # Arrays that the file numbers: kernel first, scale and shift before statistics.
+        leaves: tuple[str, ...] = ("kernel", "bias")
+        if layer.layer_class == "batch_normalization":
+            leaves = ("gamma", "beta", "moving_mean", "moving_variance")
+        numbered = {str(index): leaf for index, leaf in enumerate(leaves)}
+        named[name] = {numbered.get(key, key): array for key, array in layer.arrays.items()}
     return named, notes
 
 
-def _own_names(path: Path, stored: list[StoredLayer]) -> Iterator[tuple[StoredLayer, str]]:
+def _names(path: Path, stored: list[StoredLayer]) -> Iterator[tuple[StoredLayer, str]]:
     """Each layer and its name; if the file only numbers them, by the order of the model that fits.
 
     Keras numbers the layers of a class in the order of computation, which is the order of ``layouts.layers``.
@@ -167,8 +172,8 @@ def _own_names(path: Path, stored: list[StoredLayer]) -> Iterator[tuple[StoredLa
     if rows is None:
         counts = ", ".join(f"{len(same)} {kind}" for kind, same in by_class.items())
         raise InputError(
-            f"{path} numbers its layers ({counts}), but their order and shapes are of none of Keras' models: "
-            f"{', '.join(CLASSES.values())}. Save the whole model as .keras or .h5."
+            f"{path} numbers its layers ({counts}) in an order and shapes of none of Keras' models. Save the whole "
+            "model as .keras or .h5."
         )
     for kind, same in by_class.items():
         yield from zip(same, rows[kind], strict=False)  # there may be no classifier
@@ -194,7 +199,7 @@ def _same_order(by_class: Mapping[str, list[StoredLayer]], rows: Mapping[str, di
         if (kind != "dense" or found) and len(found) != len(expected):
             return False
         shapes = zip(found, expected.values(), strict=False)
-        if not all(_fits(_shape(layer), row.shape) for layer, row in shapes):
+        if not all(fits(_shape(layer), row.shape) for layer, row in shapes):
             return False
     return True
 
@@ -209,25 +214,10 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
             expected |= {f"{name}.{leaf}": row.shape for name, row in rows.items() if name != CLASSIFIER}
         # B0 is a part of B1, so nothing may be left over.
         if blocks <= expected.keys() and all(
-            _fits(shapes.get(key, ()), shape) for key, shape in expected.items()
+            fits(shapes.get(key, ()), shape) for key, shape in expected.items()
         ):
             return model
     return None
-
-
-def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    return len(shape) == len(expected) and all(
-        right in (-1, size) for size, right in zip(shape, expected, strict=True)
-    )
-
-
-def _by_leaf(layer: StoredLayer) -> dict[str, Any]:
-    """A layer's arrays by name, if the file numbers them: kernel first, scale and shift before statistics."""
-    names: tuple[str, ...] = ("kernel", "bias")
-    if layer.layer_class == "batch_normalization":
-        names = ("gamma", "beta", "moving_mean", "moving_variance")
-    known = {str(index): name for index, name in enumerate(names)}
-    return {known.get(key, key): array for key, array in layer.arrays.items()}
 
 
 def _rank(layer: StoredLayer) -> int:
@@ -254,13 +244,15 @@ def _axis_order(layer: str, leaf: str, axes: int) -> AxisOrder:
     return "depthwise" if "dwconv" in layer else "convolution"
 
 
-def _own_name(config: Mapping[str, Any] | None) -> str | None:
+def _published_name(config: Mapping[str, Any] | None) -> str | None:
     """Keras' name of the model in a description, or of a model within it; None for a name of the user's."""
     inner = config.get("config") if config else None
     if not isinstance(inner, dict):
         return None
-    if inner.get("name") in _OWN_NAMES:
+    if inner.get("name") in _KERAS_NAMES:
         return str(inner["name"])
     parts = inner.get("layers")
-    found = (_own_name(part) for part in parts if isinstance(part, dict)) if isinstance(parts, list) else ()
+    found = (
+        (_published_name(part) for part in parts if isinstance(part, dict)) if isinstance(parts, list) else ()
+    )
     return next((name for name in found if name), None)

@@ -3,11 +3,10 @@
 The content decides between three layouts:
 
 * ``.weights.h5`` of Keras 3: ``layers/conv2d_3/vars/0``. Layers are numbered by class; some versions add an attribute
-  ``name`` with the layer's own name. TensorFlow's Keras 2.13 to 2.15 has ``_layer_checkpoint_dependencies`` for
-  ``layers``.
+  ``name``. TensorFlow's Keras 2.13 to 2.15 has ``_layer_checkpoint_dependencies`` for ``layers``.
 * ``.keras``: a zip file with a ``model.weights.h5`` of this kind and the model's description, ``config.json``.
-* Legacy ``.h5``: ``stem_conv/stem_conv/kernel``, by the layers' own names. A whole model has them under
-  ``model_weights`` and its description in the attribute ``model_config``.
+* Legacy ``.h5``: ``stem_conv/stem_conv/kernel``. A whole model has them under ``model_weights`` and its description in
+  the attribute ``model_config``.
 """
 
 from __future__ import annotations
@@ -36,26 +35,17 @@ _VARS = re.compile(r"(?:(.*)/)?(?:layers|_layer_checkpoint_dependencies)/([^/]+)
 _NUMBERED = re.compile(r"(.+?)(?:_(\d+))?$")
 # A file declares at most so many times what it stores, so that a small file can't fill the memory. Ours.
 _MAX_EXPANSION, _FREE_BYTES = 200, 1 << 26
-_OLD_NAMES = {"depthwise_kernel": "kernel"}
 
 
 @dataclass(frozen=True, eq=False)
 class StoredLayer:
-    """A layer of the file.
+    """A layer of the file."""
 
-    Args:
-        container: Of a model within a model; "" at the top.
-        layer_class: As Keras spells it (``conv2d``); "" if the file does not say.
-        number: Among the layers of its class in the container, from 0.
-        name: Its own name; "" if the file does not say.
-        arrays: By number ("0") or name ("kernel").
-    """
-
-    container: str
-    layer_class: str
-    number: int
-    name: str
-    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    container: str  # of a model within a model; "" at the top
+    layer_class: str  # as Keras spells it (``conv2d``); "" if the file does not say
+    number: int  # among the layers of its class in the container, from 0
+    name: str  # "" if the file does not say
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # by number ("0") or name ("kernel")
 
     def is_a(self, layer_class: str) -> bool:
         """By class, or by the name that Keras gives by default."""
@@ -66,19 +56,12 @@ class StoredLayer:
 
 @dataclass(frozen=True, eq=False)
 class KerasFile:
-    """A whole file.
+    """A whole file."""
 
-    Args:
-        layers: In no order.
-        config: The model's description; None in a file of weights.
-        complete: Whether layers without weights are listed too.
-        header: The text of the embedded header.
-    """
-
-    layers: tuple[StoredLayer, ...]
-    config: dict[str, Any] | None
-    complete: bool
-    header: Any = None
+    layers: tuple[StoredLayer, ...]  # in no order
+    config: dict[str, Any] | None  # the model's description; None in a file of weights
+    complete: bool  # whether layers without weights are listed too
+    header: Any = None  # the text of the embedded header
 
 
 def opens(path: Path) -> bool:
@@ -105,12 +88,11 @@ def read(path: Path) -> KerasFile:
             with h5py.File(path, "r") as file:
                 return replace(_read_h5(path, file, h5py, None), header=_embedded(path, file, h5py))
         with zipfile.ZipFile(path) as archive:
-            if _WEIGHTS not in archive.namelist():
-                raise InputError(f"{path} holds no '{_WEIGHTS}', so it is not a Keras file.")
             weights, config, metadata = (
                 _member(path, archive, name) for name in (_WEIGHTS, _CONFIG, _METADATA)
             )
-        assert weights is not None
+        if weights is None:
+            raise InputError(f"{path} holds no '{_WEIGHTS}', so it is not a Keras file.")
         with h5py.File(io.BytesIO(weights), "r") as file:
             found = _read_h5(path, file, h5py, config)
         return replace(found, header=(_parse(path, metadata, _METADATA) or {}).get(CARRIED))
@@ -118,8 +100,7 @@ def read(path: Path) -> KerasFile:
         raise
     except Exception as error:  # a damaged file can raise anything
         raise InputError(
-            f"{path} can't be read as a Keras file; it may be cut short ({error_summary(error)}). Fetch or save it "
-            "again."
+            f"{path} can't be read as a Keras file; it may be cut short ({error_summary(error)}). Save it again."
         ) from error
 
 
@@ -183,10 +164,10 @@ def _numbered_layers(path: Path, file: Any, h5py: Any) -> list[StoredLayer]:
             return
         numbered = _NUMBERED.fullmatch(match[2])
         assert numbered is not None
-        own = group.attrs.get("name", "")
+        stated = group.attrs.get("name", "")
         arrays = {key: _array(path, group, key, h5py) for key in group}
-        number, own_name = int(numbered[2] or 0), own if isinstance(own, str) else ""
-        found.append(StoredLayer(match[1] or "", numbered[1], number, own_name, arrays))
+        number, layer_name = int(numbered[2] or 0), stated if isinstance(stated, str) else ""
+        found.append(StoredLayer(match[1] or "", numbered[1], number, layer_name, arrays))
 
     file.visititems(visit)  # follows no soft or external link
     return found
@@ -201,8 +182,9 @@ def _named_layers(path: Path, root: Any, h5py: Any) -> list[StoredLayer]:
         if not isinstance(item, h5py.Dataset) or len(parts) < 2 or "optimizer_weights" in parts:
             return
         layer, leaf = parts[-2], parts[-1].partition(":")[0]
+        leaf = "kernel" if leaf == "depthwise_kernel" else leaf
         stored = found.setdefault(layer, StoredLayer("", "", 0, layer))
-        stored.arrays[_OLD_NAMES.get(leaf, leaf)] = _array(path, item.parent, parts[-1], h5py)
+        stored.arrays[leaf] = _array(path, item.parent, parts[-1], h5py)
 
     root.visititems(visit)  # follows no soft or external link
     return list(found.values())

@@ -38,6 +38,7 @@ _Floats = npt.NDArray[np.float64]
 
 _MIN_STD = 1e-7  # Keras' own, below which Normalization does not divide
 _IMAGENET_ROOTS = tuple(1 / math.sqrt(std) for std in IMAGENET_STD)  # of weights="imagenet"
+CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D"})
 # Before the first convolution, and without effect on the numbers in evaluation.
 _NEUTRAL = frozenset({"InputLayer", "ZeroPadding2D", "Dropout", "Identity", "GaussianNoise", "Activity"})
 _UNSCALED = "the model does not scale images"
@@ -65,7 +66,11 @@ def scaling_of(path: Path, file: KerasFile, name: str, channels: int) -> Scaling
     factor, offset = np.ones(channels), np.zeros(channels)
     base, sized, scaled = get_model_info(name).preprocessing, False, False
     notes: tuple[str, ...] = ()
-    for kind, config in _first_layers(file.config):
+    for layer in flat_layers(file.config):
+        kind, config = str(layer.get("class_name")), layer.get("config")
+        config = config if isinstance(config, dict) else {}
+        if kind in CONVOLUTIONS:
+            break
         if kind in ("Rescaling", "Normalization"):
             scaled = True
             scale, shift = _affine(path, kind, config, file, channels)
@@ -108,15 +113,6 @@ def _from_weights(path: Path, file: KerasFile, name: str, channels: int) -> Scal
     return Scaling(replace(base, mean=mean_std[0], std=mean_std[1]).with_channels(channels), _SCALE)
 
 
-def _first_layers(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Class and configuration of every layer before the first convolution."""
-    for layer in flat_layers(config):
-        kind, inner = str(layer.get("class_name")), layer.get("config")
-        if kind in ("Conv2D", "DepthwiseConv2D"):
-            return
-        yield kind, inner if isinstance(inner, dict) else {}
-
-
 def flat_layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The layers of a description in order, nested models flattened."""
     inner = config.get("config")
@@ -145,8 +141,7 @@ def _affine(
         mean, variance = _stored_constants(path, file) or (None, None)
     if mean is None or config.get("invert"):
         raise InputError(
-            f"{path}: its layer '{name}' (Normalization) is inverted, or has neither constants nor weights. Save the "
-            "model without it."
+            f"{path}: its layer '{name}' (Normalization) is inverted or has no values. Save the model without it."
         )
     scale = 1 / _deviation(values(variance))
     return scale, -values(mean) * scale
@@ -155,8 +150,7 @@ def _affine(
 def _per_channel(path: Path, layer: str, numbers: _Floats, channels: int) -> _Floats:
     if numbers.size not in (1, channels):
         raise InputError(
-            f"{path}: its layer '{layer}' has {numbers.size} values for {channels} channels, so it is no scale and "
-            "offset per channel."
+            f"{path}: its layer '{layer}' has {numbers.size} values for {channels} channels, not one for each."
         )
     return np.broadcast_to(numbers.reshape(-1), channels)
 
@@ -174,10 +168,9 @@ def _numbers(path: Path, value: Any) -> _Floats:
         inner = value.get("config")
         value = inner.get("value") if isinstance(inner, dict) else value.get("value")
     try:
-        numbers: _Floats = np.asarray(value, dtype=np.float64).reshape(-1)
+        return np.asarray(value, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: '{value}' in the model's description is not a number.") from error
-    return numbers
 
 
 def _stored_constants(path: Path, file: KerasFile) -> tuple[_Floats, _Floats] | None:
@@ -189,8 +182,7 @@ def _stored_constants(path: Path, file: KerasFile) -> tuple[_Floats, _Floats] | 
     mean, variance = arrays.get("mean", arrays.get("0")), arrays.get("variance", arrays.get("1"))
     if len(found) > 1 or mean is None or variance is None:
         raise InputError(
-            f"{path} has {len(found)} Normalization layers with weights. One can be read, with mean and variance. Save "
-            "the model again with Keras."
+            f"{path} has {len(found)} Normalization layers with weights, not one with mean and variance."
         )
     # By way of PyTorch, since numpy has no bfloat16.
     return to_torch(mean, "vector").double().numpy(), to_torch(variance, "vector").double().numpy()
@@ -203,8 +195,8 @@ def _normalized(path: Path, base: Preprocessing, factor: _Floats, offset: _Float
         mean = -offset * std
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
         raise InputError(
-            f"{path}: its first layers multiply pixels by {factor.tolist()} and add {offset.tolist()}, but a standard "
-            "deviation must be finite and above 0."
+            f"{path}: its first layers multiply pixels by {factor.tolist()} and add {offset.tolist()}, so a standard "
+            "deviation is not finite and above 0."
         )
     return replace(base, mean=_known_constant(mean), std=_known_constant(std))
 

@@ -10,7 +10,7 @@ Each library has a function from a layer to its name there. Nothing here imports
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -34,24 +34,16 @@ _BATCH_NORM = ("weight", "bias", "running_mean", "running_var", COUNTER)
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with weights.
+    """A layer with weights."""
 
-    Args:
-        module: Our name of it.
-        shape: Of the weight in PyTorch's layout; -1 for any size (classes, input channels).
-        index: Of the block in the model.
-        place: Of the block in its stage.
-        number: Of the convolution among those of the block that have a batch-norm.
-    """
-
-    module: str
+    module: str  # our name of it
     part: Part
     kind: Kind
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the weight in PyTorch's layout; -1 for any size (classes, input channels)
     block: Block | None = None
-    index: int = 0
-    place: int = 0
-    number: int = 0
+    index: int = 0  # of the block in the model
+    place: int = 0  # of the block in its stage
+    number: int = 0  # of the convolution among those of the block that have a batch-norm
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -100,15 +92,19 @@ def _block_layers(block: Block, index: int, place: int) -> Iterator[Layer]:
 
 def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor by our name; -1 for any size."""
+    lengths = {"weight": None, COUNTER: 0}  # all others are vectors
     return {
-        f"{layer.module}.{leaf}": ()
-        if leaf == COUNTER
-        else layer.shape
-        if leaf == "weight"
-        else layer.shape[:1]
+        f"{layer.module}.{leaf}": layer.shape[: lengths.get(leaf, 1)]
         for layer in layers(architecture)
         for leaf in layer.leaves
     }
+
+
+def fits(shape: Sequence[int], expected: Sequence[int]) -> bool:
+    """Whether a shape is as expected, where -1 is any size above 0."""
+    return len(shape) == len(expected) and all(
+        size == right or (right == -1 and size > 0) for size, right in zip(shape, expected, strict=True)
+    )
 
 
 def layer_name(source: Source, layer: Layer, architecture: Architecture) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isclose
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from efficientnetv2.architectures.registry import get_model_info
@@ -25,7 +25,7 @@ from efficientnetv2.utils.optional_deps import import_torchvision
 from efficientnetv2.utils.shell import shell_join
 
 _IMAGENET_CLASSES = 1000
-_TOLERANCE = 1e-5  # relative, for values that Keras keeps as 32-bit floats. Ours
+_TOLERANCE = 1e-5  # for values that Keras keeps as 32-bit floats. Ours
 # Fields that notes mention; the crop belongs to the crop mode, and tta is ours alone.
 FIELDS = ("image_size", "crop_mode", "interpolation", "mean", "std")
 
@@ -47,13 +47,12 @@ class UserMetadata:
             fields.setdefault("crop_pct", 1.0)
         if fields.get("crop_mode", base.crop_mode) == "border" and fields.get("crop_pct", 1.0) != 1:
             raise InputError(
-                f"crop_pct is {fields['crop_pct']:g}, but crop mode 'border' keeps the whole image. Leave "
-                "crop_pct out, or give another crop mode."
+                f"`crop_pct` is {fields['crop_pct']:g}, but `crop_mode` border keeps the whole image. Leave it out."
             )
-        for name in ("mean", "std"):
-            if name in fields and len(fields[name]) != base.channels:
+        for name in {"mean", "std"} & fields.keys():
+            if len(fields[name]) != base.channels:
                 raise InputError(
-                    f"{name} has {pluralize(len(fields[name]), 'value')}, but the model has "
+                    f"`{name}` has {pluralize(len(fields[name]), 'value')}, but the model has "
                     f"{pluralize(base.channels, 'channel')}. Give one value for each."
                 )
         try:
@@ -68,8 +67,7 @@ class UserMetadata:
             return default
         if not num_classes:
             raise InputError(
-                f"{pluralize(len(names), 'class name')} are given, but these weights have no classifier. Leave the "
-                "names out: effnetv2 train DATA --weights FILE takes them from DATA."
+                f"{pluralize(len(names), 'class name')} are given, but the weights have no classifier. Leave them out."
             )
         if len(names) != num_classes:
             raise InputError(
@@ -105,7 +103,7 @@ def preprocessing(
     header: Header | None,
     user: UserMetadata,
     notes: list[str],
-    used: Sequence[str] = FIELDS,
+    used: Sequence[str],
 ) -> Preprocessing:
     """As the user, the embedded header or the file states it, or as assumed. Notes mention only ``used`` fields."""
     if header is not None:
@@ -114,9 +112,7 @@ def preprocessing(
     base = documented if file.preprocessing is None else file.preprocessing
     stated = [name for name in used if name in file.stated]
     assumed = [name for name in used if name not in file.stated and name not in user.preprocessing]
-    if len(stated) == len(used):
-        notes.append("preprocessing: as the file states it")
-    elif stated:
+    if stated:
         notes.append(f"preprocessing: {_join(stated)} as the file states")
     if assumed:
         options = _join([f"--{name.replace('_', '-')}" for name in assumed], "or")
@@ -132,37 +128,28 @@ def _embedded_preprocessing(
     file: WeightFile, found: DetectedModel, header: Header, user: UserMetadata, notes: list[str]
 ) -> Preprocessing:
     """The embedded preprocessing, except for fields that the file itself states differently since."""
-    embedded = header.preprocessing
-    changed: set[str] = set()
+    embedded, changed = header.preprocessing, []
     if file.preprocessing is not None:
         stated = _with_channels(file.preprocessing, found, user, notes)
-        changed = {name for name in file.stated if not _same_value(name, embedded, stated)}
-    if file.preprocessing is None or not changed:
+        changed = [name for name in file.stated if not _same_value(name, embedded, stated)]
+    if not changed:
         notes.append("preprocessing: as this package wrote it into the file")
         return embedded
-    values = "; ".join(
-        f"{name} {getattr(stated, name)}, not {getattr(embedded, name)}"
-        for name in file.stated
-        if name in changed
-    )
+    values = "; ".join(f"{name} {getattr(stated, name)}, not {getattr(embedded, name)}" for name in changed)
     notes.append(f"the preprocessing was changed since this package wrote the file: {values}")
-    if changed & {"image_size", "crop_mode"}:  # the crop belongs to these
-        changed |= {"crop_pct"} & set(file.stated)
+    if {"image_size", "crop_mode"} & set(changed) and "crop_pct" in file.stated:  # the crop belongs to these
+        changed.append("crop_pct")
     return replace(embedded, **{name: getattr(stated, name) for name in changed})
 
 
 def _same_value(name: str, embedded: Preprocessing, stated: Preprocessing) -> bool:
     """As precisely as the file can state it: timm in whole pixels, Keras in 32-bit floats."""
     if name == "crop_pct":
-        resized = (round(each.image_size / each.crop_pct) for each in (embedded, stated))
-        return len(set(resized)) == 1
+        return round(embedded.image_size / embedded.crop_pct) == round(stated.image_size / stated.crop_pct)
     ours, theirs = getattr(embedded, name), getattr(stated, name)
     if name in ("mean", "std"):
-        return len(ours) == len(theirs) and all(
-            isclose(a, b, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) for a, b in zip(ours, theirs, strict=True)
-        )
-    equal: bool = ours == theirs
-    return equal
+        return len(ours) == len(theirs) and np.allclose(ours, theirs, rtol=_TOLERANCE, atol=_TOLERANCE)
+    return bool(ours == theirs)
 
 
 def _with_channels(
@@ -171,7 +158,7 @@ def _with_channels(
     """With a mean and std for each channel of the model; a note says if they had to repeat."""
     if base.channels != found.in_channels and not {"mean", "std"} <= user.preprocessing.keys():
         notes.append(
-            f"its mean and std are for {pluralize(base.channels, 'channel')}, the model has {found.in_channels}: they "
+            f"mean and std are for {pluralize(base.channels, 'channel')}, the model has {found.in_channels}: they "
             "repeat in turn, and are averaged for one channel"
         )
     return base.with_channels(found.in_channels)
@@ -216,8 +203,8 @@ def class_names(
         return user.class_names_or(num_classes, ())
     if file.class_names and len(file.class_names) != num_classes:
         raise InputError(
-            f"{file.path}: {len(file.class_names)} class names are stated for {num_classes} outputs. Correct the "
-            "names, or give others with effnetv2 convert --class-names."
+            f"{file.path}: {len(file.class_names)} class names are stated for {num_classes} outputs. Correct them, or "
+            "give `class_names`."
         )
     if file.class_names:
         return _distinct(file.class_names)
@@ -225,7 +212,7 @@ def class_names(
         return header.class_names
     if num_classes == _IMAGENET_CLASSES:
         notes.append("class names: ImageNet's, since there are 1000 outputs and the file states no names")
-        return imagenet_class_names()
+        return _distinct(import_torchvision("models").EfficientNet_B0_Weights.DEFAULT.meta["categories"])
     if num_classes:
         notes.append(
             f"class names: '0' to '{num_classes - 1}', since the file states none. To name them: effnetv2 convert "
@@ -245,7 +232,7 @@ def valid_metrics(
 
 
 def apply_metadata(network: Network, user: UserMetadata) -> list[str]:
-    """Set the user's preprocessing and class names of a model in place. Returns notes, a sentence each."""
+    """Set the user's preprocessing and class names of a model in place. Returns notes."""
     notes: list[str] = []
     before, network.preprocessing = network.preprocessing, user.apply_to(network.preprocessing)
     network.class_names = user.class_names_or(network.num_classes, network.class_names)
@@ -254,11 +241,6 @@ def apply_metadata(network: Network, user: UserMetadata) -> list[str]:
         network.calibration = None
         notes.append("the temperature was fitted with another preprocessing and is left out")
     return notes
-
-
-def imagenet_class_names() -> tuple[str, ...]:
-    """The 1000 classes of ImageNet-1k in their usual order, made distinct."""
-    return _distinct(import_torchvision("models").EfficientNet_B0_Weights.DEFAULT.meta["categories"])
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

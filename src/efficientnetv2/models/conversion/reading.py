@@ -46,12 +46,9 @@ _SAVE_TENSORS = (
 def read(path: str | Path) -> WeightFile:
     """The tensors of another library's file, and what it states about them.
 
-    Args:
-        path: A safetensors file, a PyTorch pickle, a hub directory of timm (config.json and the weights), a Keras file
-            (.weights.h5, .h5, .keras) or a TensorFlow checkpoint (its prefix, its .index or its directory).
-
-    Raises:
-        InputError: No such file, an unknown format, damaged, or one that would have to run code.
+    A safetensors file, a PyTorch pickle, a hub directory of timm (config.json and the weights), a Keras file
+    (.weights.h5, .h5, .keras) or a TensorFlow checkpoint (its prefix, its .index or its directory). Raises InputError
+    for no such file, an unknown format, a damaged file, or one that would have to run code.
     """
     path = Path(path)
     if path.is_dir() and (path / timm.CONFIG).is_file():
@@ -65,7 +62,7 @@ def read(path: str | Path) -> WeightFile:
         return tensorflow.read(path)
     if path.is_dir():
         raise InputError(
-            f"{path} is a folder with neither config.json (timm) nor 'checkpoint' (TensorFlow). Give the weight file."
+            f"{path} has neither config.json (timm) nor 'checkpoint' (TensorFlow). Give the weight file."
         )
     if not path.is_file():
         raise InputError(f"{path} does not exist. Give a weight file, or the folder of one.")
@@ -105,8 +102,7 @@ def _remove_prefix(found: WeightFile) -> WeightFile:
         return found
     if len(prefixes) > 1:
         raise InputError(
-            f"{found.path} holds {len(prefixes)} models, with the prefixes {shorten(prefixes)}. Save the tensors of "
-            "one."
+            f"{found.path} holds {len(prefixes)} models: {shorten(prefixes)}. Save the tensors of one."
         )
     prefix, notes = prefixes[0], list(found.notes)
     if not set(prefix.rstrip(".").split(".")) <= _WRAPPERS:
@@ -133,16 +129,11 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    text, size = str(error).splitlines()[0], f"{path.stat().st_size:,} bytes"
-    with open(path, "rb") as file:
-        is_header = file.read(9)[8:] == b"{"
-    if is_header and "toolarge" in text.lower().replace(" ", ""):
-        return f"it declares a header larger than any real one ({text}). It is not a safetensors file."
+    text, size = error_summary(error), f"{path.stat().st_size:,} bytes"
     if "incomplete" in text or "invalid header length" in text or "too small" in text:
         return f"it is incomplete ({size}; {text}). Copy it again from its source."
     return (
-        f"it is neither safetensors, a PyTorch pickle, HDF5 nor a .keras archive ({text}; {size}). Give the file that "
-        "timm, torchvision, Keras or TensorFlow wrote."
+        f"it is neither safetensors, a PyTorch pickle, HDF5 nor .keras ({text}; {size}). Give a weight file."
     )
 
 
@@ -157,8 +148,7 @@ def _read_pickle(path: Path) -> WeightFile:
                 names = archive.namelist()
         except Exception as error:  # a damaged archive can raise anything
             raise InputError(
-                f"{path} is an incomplete or damaged archive ({size}; {error_summary(error)}). Copy it again from its "
-                "source."
+                f"{path} is an incomplete or damaged archive ({size}; {error_summary(error)}). Copy it again."
             ) from error
         if any("/code/" in name for name in names):
             raise InputError(f"{path} is a TorchScript archive, a program, and is not run. {_SAVE_TENSORS}")
@@ -176,13 +166,11 @@ def _read_pickle(path: Path) -> WeightFile:
         found = re.search(r"GLOBAL ([\w.]+)|(Unsupported operand \d+)", str(error))
         what = f" ('{found[1] or found[2]}')" if found else ""
         raise InputError(
-            f"{path} is a pickle that holds more than plain tensors{what}. To open it could run code from the file, so "
-            f"it was not opened. {_SAVE_TENSORS}"
+            f"{path} is a pickle that holds more than plain tensors{what}. To open it could run code. {_SAVE_TENSORS}"
         ) from error
     except Exception as error:  # a damaged file can raise anything
         raise InputError(
-            f"{path} cannot be read as a PyTorch file ({error_summary(error)}; {size}): it is incomplete or damaged. "
-            "Copy it again from its source."
+            f"{path} is incomplete or damaged ({error_summary(error)}; {size}). Copy it again."
         ) from error
     return _state_dict(path, loaded)
 

@@ -61,9 +61,7 @@ def read(path: str | Path, *, ema: bool = True) -> WeightFile:
     """Read a checkpoint: its prefix (``model.ckpt-1234``), ``.index`` file, or directory (the latest one).
 
     Tensors have the authors' names without scope. With ``ema``, each variable's moving average is taken if it has one.
-
-    Raises:
-        InputError: TensorFlow is not installed, there is no checkpoint, or it is of another family.
+    Raises InputError if TensorFlow is not installed, there is no checkpoint, or it is of another family.
     """
     path = Path(path)
     prefix = _prefix(path)
@@ -72,9 +70,9 @@ def read(path: str | Path, *, ema: bool = True) -> WeightFile:
         try:
             reader = tensorflow.train.load_checkpoint(str(prefix))
             known = reader.get_variable_to_shape_map()
-            chosen, scopes = _choose(path, known, ema)
+            variables, scopes = _variables(path, known, ema)
             tensors = {
-                name: to_torch(reader.get_tensor(key), _axis_order(name)) for name, key in chosen.items()
+                name: to_torch(reader.get_tensor(key), _axis_order(name)) for name, key in variables.items()
             }
         except InputError:
             raise
@@ -82,14 +80,13 @@ def read(path: str | Path, *, ema: bool = True) -> WeightFile:
             raise InputError(
                 f"{path} can't be read as a TensorFlow checkpoint; it may be cut short ({error_summary(error)})."
             ) from error
-    averaged = sum(key.endswith(_AVERAGE) for key in chosen.values())
-    if averaged:
-        others = f"; the other {len(chosen) - averaged} have none" * (averaged < len(chosen))
+    notes = ["the variables are read" + "; there are no moving averages" * ema]
+    if averaged := sum(key.endswith(_AVERAGE) for key in variables.values()):
+        without = len(variables) - averaged
+        others = f"; the other {without} have none" if without else ""
         notes = [f"the moving averages (EMA) of {averaged} variables are read{others}"]
-    else:
-        notes = ["the variables are read" + "; there are no moving averages" * ema]
-    if left := sum(not _is_ours(key) for key in known):
-        notes.append(f"{left} variables of the optimizer and of the run are left out")
+    if ignored := sum(not _is_ours(key) for key in known):
+        notes.append(f"{ignored} variables of the optimizer and of the run are left out")
     return WeightFile(path, "tensorflow", tensors, model=min(scopes, default=None), notes=tuple(notes))
 
 
@@ -108,8 +105,7 @@ def _prefix(path: Path) -> Path:
         path = path / re.split(r"[/\\]", latest[1])[-1]
     if not _prefix_name(path):
         raise InputError(
-            f"{path}: the checkpoint's files have suffixes but no name. Rename them (model.index, "
-            "model.data-00000-of-00001), and give that."
+            f"{path}: the checkpoint's files have no name. Rename them (model.index, ...), and give that."
         )
     prefix = path.with_name(_prefix_name(path))
     if not prefix.with_name(f"{prefix.name}.index").is_file():
@@ -117,14 +113,11 @@ def _prefix(path: Path) -> Path:
     return prefix
 
 
-def _choose(path: Path, known: Mapping[str, Any], ema: bool) -> tuple[dict[str, str], set[str]]:
+def _variables(path: Path, known: Mapping[str, Any], ema: bool) -> tuple[dict[str, str], set[str]]:
     """The variable to read for every name, and their scopes."""
     if any(key.endswith(_OBJECT_BASED) for key in known):
-        raise InputError(
-            f"{path} was written by tf.train.Checkpoint, which names variables by Python attributes. Load it with the "
-            "authors' code, and save it with tf.compat.v1.train.Saver."
-        )
-    chosen: dict[str, str] = {}
+        raise InputError(f"{path} was written by tf.train.Checkpoint. Save it with tf.compat.v1.train.Saver.")
+    variables: dict[str, str] = {}
     scopes = set()
     for key in sorted(known):
         match = _VARIABLE.fullmatch(key.removesuffix(_AVERAGE))
@@ -132,13 +125,13 @@ def _choose(path: Path, known: Mapping[str, Any], ema: bool) -> tuple[dict[str, 
             continue
         name = f"head/{match[2]}" if match[2].startswith("dense/") else match[2]
         # A moving average sorts behind its variable, and replaces it.
-        if name in chosen and chosen[name] != key.removesuffix(_AVERAGE):
-            raise InputError(f"{path} holds two models: '{chosen[name]}' and '{key}'. Save one of them.")
-        chosen[name] = key
+        if name in variables and variables[name] != key.removesuffix(_AVERAGE):
+            raise InputError(f"{path} holds two models: '{variables[name]}' and '{key}'. Save one of them.")
+        variables[name] = key
         scopes |= {match[1].split("/")[0]} if match[1] else set()
-    if not chosen:
+    if not variables:
         raise InputError(f"{path} holds no variables of an EfficientNet, such as 'stem/conv2d/kernel'.")
-    return chosen, scopes
+    return variables, scopes
 
 
 def _is_ours(key: str) -> bool:

@@ -32,7 +32,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"  # in a hub directory
 STATED = ("image_size", "crop_mode", "crop_pct", "interpolation", "mean", "std")
 _DEFAULT_CROP_PCT = 0.875
 
-PLAIN_EPSILON = 1e-5  # of models without tf_
+_PLAIN_EPSILON = 1e-5  # of models without tf_
 # Without tf_, timm has all of V1 but not V2 B0 to B3.
 _PLAIN = frozenset(name for name in NAMES if not name.startswith("efficientnetv2_b"))
 
@@ -43,8 +43,8 @@ _RW = {
     (32, 2152): "efficientnetv2_rw_m",
 }
 _RW_REASON = (
-    "timm's author made it from the paper's figures before the authors' code was published, so its widths and blocks "
-    "are other ones. Use it through timm: create('timm:{name}')."
+    "timm's author made it before the authors' code was published, with other widths and blocks. Use it through timm: "
+    "create('timm:{name}')."
 )
 
 # The weights of a ``tf_`` name without a tag are the first of these that exist (order of timm's default_cfgs).
@@ -96,8 +96,7 @@ def published_name(model: str) -> tuple[str, bool]:
         raise InputError(f"'{model}' cannot be read: {_RW_REASON.format(name=model.partition('.')[0])}")
     if match is None or not tagged or match[2] not in NAMES:
         raise InputError(
-            f"'{model}' is none of timm's models that can be read here: tf_efficientnetv2_*, tf_efficientnet_b0 to b8 "
-            "and l2, and those without tf_ that timm has. Use others through timm: create('timm:NAME')."
+            f"'{model}' is none of timm's models that can be read here. Use create('timm:NAME')."
         )
     if not match[1] and match[2] not in _PLAIN:
         raise InputError(f"timm has no model '{model}'; did you mean 'tf_{model}'?")
@@ -118,7 +117,7 @@ def has_plain(name: str) -> bool:
 def architecture_of(name: str, *, tf: bool) -> Architecture:
     """The published architecture with the padding and epsilon of timm's ``tf_`` model, or of its plain one."""
     table = get_architecture(name)
-    return table if tf else replace(table, padding="symmetric", batch_norm_epsilon=PLAIN_EPSILON)
+    return table if tf else replace(table, padding="symmetric", batch_norm_epsilon=_PLAIN_EPSILON)
 
 
 def default_preprocessing(
@@ -131,8 +130,16 @@ def default_preprocessing(
     wrong tag.
     """
     if tf:
+        weights = [pretrained.get_weights(full_name) for full_name in pretrained.ranked_weights(name)]
+        entries = {entry.name.partition(".")[2]: entry for entry in weights if entry.source == "timm"}
         title = f"tf_{name}.{tag}" if tag else f"tf_{name}"
-        return _tf_preprocessing(name, tag, num_classes), title
+        if not tag:
+            tag = next(first for first in _FIRST_TAGS if first in entries)
+            same_classes = [other for other, entry in entries.items() if entry.num_classes == num_classes]
+            if same_classes and tag not in same_classes:
+                tag = same_classes[0]
+        _check_tag(f"tf_{name}", tag, entries)
+        return entries[tag].preprocessing, title
     if known := _PLAIN_WEIGHTS.get(name, {}):
         tag = tag or next(iter(known))
         _check_tag(name, tag, known)
@@ -146,18 +153,6 @@ def default_preprocessing(
             preprocessing, interpolation="bicubic", mean=mean, std=std, crop_mode="center"
         )
     return preprocessing, name
-
-
-def _tf_preprocessing(name: str, tag: str, num_classes: int | None) -> Preprocessing:
-    weights = [pretrained.get_weights(full_name) for full_name in pretrained.ranked_weights(name)]
-    known = {entry.name.partition(".")[2]: entry for entry in weights if entry.source == "timm"}
-    if not tag:
-        tag = next(first for first in _FIRST_TAGS if first in known)
-        same_classes = [other for other, entry in known.items() if entry.num_classes == num_classes]
-        if same_classes and tag not in same_classes:
-            tag = same_classes[0]
-    _check_tag(f"tf_{name}", tag, known)
-    return known[tag].preprocessing
 
 
 def _check_tag(model: str, tag: str, known: Iterable[str]) -> None:
@@ -216,26 +211,10 @@ def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     unknown = sorted(set(arguments) - _HARMLESS - {"bn_eps"})
     unknown += ["global_pool"] * (arguments.get("global_pool", "avg") != "avg")
     if unknown:
-        raise InputError(
-            f"{path}: model_args changes the model by {shorten(unknown)}, which cannot be followed here. Use it "
-            "through timm."
-        )
+        raise InputError(f"{path}: model_args changes the model by {shorten(unknown)}. Use it through timm.")
     epsilon = arguments.get("bn_eps")
     if epsilon is not None and not (type(epsilon) in (int, float) and math.isfinite(epsilon) and epsilon > 0):
         raise InputError(f"{path}: model_args has bn_eps {epsilon!r}, but must be a finite number above 0.")
-    preprocessing, notes = stated_preprocessing(stated, path)
-    fields = {
-        "model": config["architecture"],
-        "batch_norm_epsilon": None if epsilon is None else float(epsilon),
-        "preprocessing": preprocessing,
-        "stated": STATED,
-        "class_names": _class_names(config, stated, path),
-    }
-    return fields, notes
-
-
-def _class_names(config: Mapping[str, Any], stated: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """In the order of the outputs; () if none are stated."""
     labels = config.get("label_names") or stated.get("label_names") or stated.get("labels") or ()
     try:
         if isinstance(labels, Mapping):  # timm allows {"0": name, ...}
@@ -244,7 +223,15 @@ def _class_names(config: Mapping[str, Any], stated: Mapping[str, Any], path: Pat
             raise ValueError("it is no list of names")
     except ValueError as error:
         raise InputError(f"{path}: label_names cannot be read ({error}). Correct or remove it.") from error
-    return tuple(labels)
+    preprocessing, notes = stated_preprocessing(stated, path)
+    fields = {
+        "model": config["architecture"],
+        "batch_norm_epsilon": None if epsilon is None else float(epsilon),
+        "preprocessing": preprocessing,
+        "stated": STATED,
+        "class_names": tuple(labels),
+    }
+    return fields, notes
 
 
 def refuse_rw(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -266,5 +253,5 @@ def model_name(table: Architecture) -> tuple[str, dict[str, Any]]:
     tf = table.padding == "same"
     if not tf and name not in _PLAIN:
         raise InputError(f"timm has {name} only with TensorFlow's padding, and this one pads symmetrically")
-    own, epsilon = 1e-3 if tf else PLAIN_EPSILON, table.batch_norm_epsilon
-    return f"tf_{name}" if tf else name, {} if epsilon == own else {"bn_eps": epsilon}
+    theirs, epsilon = 1e-3 if tf else _PLAIN_EPSILON, table.batch_norm_epsilon
+    return f"tf_{name}" if tf else name, {} if epsilon == theirs else {"bn_eps": epsilon}

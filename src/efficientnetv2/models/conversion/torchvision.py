@@ -59,12 +59,11 @@ def model_name(table: Architecture) -> str:
         raise InputError(
             f"torchvision has only {', '.join(MODELS.values())}, and this model is {name or 'none of them'}"
         )
-    own = architecture_of(name)
-    if (table.padding, table.batch_norm_epsilon) != (own.padding, own.batch_norm_epsilon):
+    theirs = architecture_of(name)
+    if (table.padding, table.batch_norm_epsilon) != (theirs.padding, theirs.batch_norm_epsilon):
         raise InputError(
-            f"torchvision's {MODELS[name]} has padding '{own.padding}' and batch-norm epsilon "
-            f"{own.batch_norm_epsilon:g}; this model has '{table.padding}' ('same' is TensorFlow's) and "
-            f"{table.batch_norm_epsilon:g}, so its weights would give other predictions there. Write it for timm or "
-            "Keras"
+            f"torchvision's {MODELS[name]} has padding '{theirs.padding}' and batch-norm epsilon "
+            f"{theirs.batch_norm_epsilon:g}, this model '{table.padding}' and {table.batch_norm_epsilon:g}. Write it "
+            "for timm or Keras"
         )
     return MODELS[name]

@@ -18,28 +18,25 @@ from efficientnetv2.utils.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class WeightFile:
-    """Tensors under the file's own names, and what the file states about the model.
+    """Tensors under the file's own names, in PyTorch's layout, and what the file states about the model.
 
-    Args:
-        tensors: In PyTorch's layout, in the file's number format.
-        model: The library's name of the model.
-        stated: Fields of ``preprocessing`` that the file states; the others are as published.
-        header: The header of a model file that this package embedded. A Keras file cannot state how an image is
-            cropped, a file of tensors not even the class names, so ``convert.write`` adds it where the libraries do not
-            look. They drop it when they save the model again, so it is never older than the weights.
-        notes: How the file was read, a sentence each.
+    A Keras file cannot state how an image is cropped, a file of tensors not even the class names. So ``convert.write``
+    embeds ``header`` where the libraries do not look. They drop it when they save the model again, so it is never older
+    than the weights.
     """
 
     path: Path
     source: Source
     tensors: dict[str, Tensor]
-    model: str | None = None
+    model: str | None = None  # the library's name
     batch_norm_epsilon: float | None = None
     preprocessing: Preprocessing | None = None
-    stated: tuple[str, ...] = ()
+    stated: tuple[
+        str, ...
+    ] = ()  # fields of ``preprocessing`` that the file states; the others are as published
     class_names: tuple[str, ...] = ()
     header: Header | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # how the file was read
 
 
 def header_text(network: EfficientNet) -> str:
