@@ -44,33 +44,25 @@ class Bands:
     """How the bands of a raster become the channels of an image, 0 to 255: one rule for a whole dataset.
 
     Values between ``low`` and ``high`` are spread evenly over 0 to 255; values beyond are cut. Fields up to ``names``
-    have one value per channel; left out, they are those of plain 8-bit values.
-
-    Args:
-        numbers: Of the bands, from 1, in the order of the channels; one may occur several times. The first three are
-            shown to people as red, green and blue.
-        low: Value that becomes 0.
-        high: Value that becomes 255; above ``low``.
-        missing: Level, 0 to 255, for missing data: the mean over the training images.
-        spread: Standard deviation of the levels over the training images.
-        names: Of the bands in the training images; '' without a name.
-        picture_m: Metres of ground along a side of an image; None if unknown.
-        kinds: numpy's names of the types of the training images; numbers of another type mean something else. Empty if
-            unknown, as in model files of earlier versions.
-        nodata: Values of any band that mean missing data, besides those that a file declares itself.
-
-    Source: ours.
+    have one value per channel; left out, they are those of plain 8-bit values. Source: ours.
     """
 
-    numbers: tuple[int, ...]
-    low: tuple[float, ...] = Field(default=(), validate_default=True)
-    high: tuple[float, ...] = Field(default=(), validate_default=True)
+    numbers: tuple[
+        int, ...
+    ]  # of the bands, from 1; the first three are shown to people as red, green and blue
+    low: tuple[float, ...] = Field(default=(), validate_default=True)  # value that becomes 0
+    high: tuple[float, ...] = Field(default=(), validate_default=True)  # value that becomes 255
+    # Level, 0 to 255, for missing data: the mean over the training images; and their standard deviation.
     missing: tuple[int, ...] = Field(default=(), validate_default=True)
     spread: tuple[float, ...] = Field(default=(), validate_default=True)
-    names: tuple[str, ...] = Field(default=(), validate_default=True)
-    picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    kinds: tuple[str, ...] = ()
-    nodata: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+    names: tuple[str, ...] = Field(default=(), validate_default=True)  # of the bands; '' without a name
+    picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
+        None  # metres of ground along a side
+    )
+    kinds: tuple[str, ...] = ()  # numpy's names of the types of the training images; empty if unknown
+    nodata: tuple[
+        Annotated[float, Field(allow_inf_nan=False)], ...
+    ] = ()  # besides what a file declares itself
 
     @field_validator("numbers")
     @classmethod
@@ -95,9 +87,7 @@ class Bands:
             raise ValueError(f"spread is {self.spread}, but must be finite and above 0")
         for low, high in zip(self.low, self.high, strict=True):
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise ValueError(
-                    f"values from {low:g} to {high:g} are to become 0 to 255, but the second is to be above the first"
-                )
+                raise ValueError(f"low is {low:g} and high {high:g}, but high must be above low")
         return self
 
     @property
@@ -108,15 +98,11 @@ class Bands:
     @property
     def shown(self) -> Bands:
         """The rule by which people see such rasters: the first three channels; of fewer the first, as gray."""
-        chosen = range(RGB) if self.channels >= RGB else (0,) * RGB
-
-        def of(values: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(values[place] for place in chosen)
-
-        return Bands(
-            of(self.numbers), of(self.low), of(self.high), of(self.missing), of(self.spread), of(self.names),
-            self.picture_m, self.kinds, self.nodata,
-        )  # fmt: skip
+        places = range(RGB) if self.channels >= RGB else (0,) * RGB
+        per_channel = "numbers", "low", "high", "missing", "spread", "names"
+        return replace(
+            self, **{name: tuple(getattr(self, name)[place] for place in places) for name in per_channel}
+        )
 
     @property
     def listed(self) -> str:
@@ -169,25 +155,18 @@ class Preprocessing:
 
     @model_validator(mode="after")
     def _same_channels(self) -> Preprocessing:
+        means = pluralize(len(self.mean), "value")
         if len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean has {pluralize(len(self.mean), 'value')} and std {len(self.std)}, but each channel has one "
-                "of both"
-            )
+            raise ValueError(f"mean has {means} and std {len(self.std)}, but each channel has one of both")
         if self.bands is not None and self.bands.channels != len(self.mean):
-            raise ValueError(
-                f"mean has {pluralize(len(self.mean), 'value')}, but images are made of "
-                f"{pluralize(self.bands.channels, 'band')}"
-            )
+            bands = pluralize(self.bands.channels, "band")
+            raise ValueError(f"mean has {means}, but images are made of {bands}")
         return self
 
     def __call__(self, image: Any) -> Any:
         """A path, bytes, a stream, a PIL image or an array as the model's input (C, image_size, image_size) float32.
 
-        ``tta`` is not applied: ``Predictor`` does that.
-
-        Raises:
-            InputError: The image can't be read, or is of no known type.
+        ``tta`` is not applied: ``Predictor`` does that. Raises InputError for what can't be read as an image.
         """
         # By name, when it is called: architectures use this module, and know nothing of torch or of files.
         return import_module("efficientnetv2.inference.predictor").preprocess_image(image, self)
@@ -207,10 +186,10 @@ class Preprocessing:
         if channels == 1:
             mean, std = ((sum(values) / len(values),) for values in (self.mean, self.std))
             return replace(self, mean=mean, std=std, bands=None)
-        turns = -(-channels // self.channels)
-        return replace(
-            self, mean=(self.mean * turns)[:channels], std=(self.std * turns)[:channels], bands=None
+        mean, std = (
+            tuple(values[i % len(values)] for i in range(channels)) for values in (self.mean, self.std)
         )
+        return replace(self, mean=mean, std=std, bands=None)
 
     def seeing(self, bands: Bands | None) -> Preprocessing:
         """The same for rasters read by a rule, or for ordinary images (None).

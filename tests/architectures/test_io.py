@@ -50,9 +50,9 @@ def test_only_files_are_taken_for_files():
     ("text", "said"),
     [
         ("stem_channels: [", "is not YAML"),
-        ("- 1\n- 2\n", "is no table of a network"),
+        ("- 1\n- 2\n", "is no architecture"),
         ("stem_channels: 8\nstages: []\nhead_channels: 64\n", "stages is empty"),
-        ("stem_channels: 8\nheads: 3\n", "no table of a network"),
+        ("stem_channels: 8\nheads: 3\n", "is no architecture"),
         (
             "stem_channels: 8\nhead_channels: 8\nstages:\n- {operator: {kind: fused, expand: 1, kernel: 4}, stride: 1, "
             "channels: 8, layers: 1}\n",
@@ -70,7 +70,7 @@ def test_what_is_no_network_is_told_with_its_place(text, said, tmp_path):
 
 def test_a_file_nested_too_deeply_is_refused_at_once(tmp_path):
     (tmp_path / "deep.yaml").write_text("[" * 10_000 + "]" * 10_000)
-    with pytest.raises(InputError, match=mentioning("--model", "deep.yaml")):
+    with pytest.raises(InputError, match=mentioning("model", "deep.yaml")):
         read(tmp_path / "deep.yaml")
 
 

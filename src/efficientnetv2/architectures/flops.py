@@ -14,12 +14,10 @@ FLOAT_BYTES = 4  # fp32
 class Cost:
     """Cost of a part of a model, for one image.
 
-    Args:
-        parameters: Weights, biases, scale and shift of batch-norm.
-        multiply_adds: Of all convolutions and linear layers, squeeze-excite included: what the papers call FLOPs.
-        activation_bytes: What the forward pass keeps for the backward pass, in fp32: the input of every convolution,
-            linear layer, batch-norm and SiLU, and both factors of squeeze-excite's product; a shared tensor counts
-            once. Weights, batch statistics, dropout masks and the kernels' workspace are extra.
+    ``multiply_adds`` are those of all convolutions and linear layers, squeeze-excite included: what the papers call
+    FLOPs. ``activation_bytes`` is what the forward pass keeps for the backward pass, in fp32: the input of every
+    convolution, linear layer, batch-norm and SiLU, and both factors of squeeze-excite's product; a shared tensor counts
+    once. Weights, batch statistics, dropout masks and the kernels' workspace are extra.
     """
 
     parameters: int = 0
@@ -65,70 +63,63 @@ def count_flops(
 
         ev2.count_flops(ev2.get_architecture("efficientnetv2_s"), image_size=384).total.multiply_adds
     """
-    if image_size < 1 or in_channels < 1 or num_classes < 0:
-        raise InputError(
-            f"image_size {image_size}, in_channels {in_channels}, num_classes {num_classes}: the first two are "
-            "at least 1, num_classes at least 0 (0 is no classifier)"
-        )
-    px = output_size(image_size, stride=2)
+    for name, value, least in (
+        ("image_size", image_size, 1),
+        ("in_channels", in_channels, 1),
+        ("num_classes", num_classes, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name} is {value}, but must be at least {least}.")
+    size = output_size(image_size, stride=2)
     stem = Cost(activation_bytes=in_channels * image_size**2 * FLOAT_BYTES)
-    stem += _convolution(in_channels, architecture.stem_channels, kernel=3, px=px)
+    stem += _convolution(in_channels, architecture.stem_channels, kernel=3, size=size)
     rows = []
     for block in blocks(architecture):
-        in_px, px = px, output_size(px, stride=block.stride)
-        rows.append(_block(block, in_px=in_px, px=px))
-    channels, width = architecture.stages[-1].channels, architecture.head_channels
+        in_size, size = size, output_size(size, stride=block.stride)
+        rows.append(_block(block, in_size=in_size, size=size))
+    channels, width = architecture.stages[-1].channels, architecture.embed_dim
+    classifier = Cost(width * num_classes + num_classes, width * num_classes, width * FLOAT_BYTES)
     return NetworkCost(
         stem=stem,
         blocks=tuple(rows),
         # Pooling needs no more than the shape of what it pools: the last SiLU's output is not kept.
-        head=_convolution(channels, width, kernel=1, px=px, kept_tensors=2),
-        classifier=_classifier(architecture.embed_dim, num_classes),
+        head=_convolution(channels, architecture.head_channels, kernel=1, size=size, kept_tensors=2),
+        classifier=classifier if num_classes else Cost(),
     )
 
 
-def output_size(px: int, *, stride: int) -> int:
-    """Side of a convolution's output: either padding makes it ``px / stride``, rounded up."""
-    return -(-px // stride)
+def output_size(size: int, *, stride: int) -> int:
+    """Side of a convolution's output: either padding makes it ``size / stride``, rounded up."""
+    return -(-size // stride)
 
 
-def _block(block: Block, *, in_px: int, px: int) -> Cost:
+def _block(block: Block, *, in_size: int, size: int) -> Cost:
     inner, out = block.inner_channels, block.out_channels
     total = Cost()
     if block.kind == "mbconv":
         if block.expands:
-            total += _convolution(block.in_channels, inner, kernel=1, px=in_px)
-        total += _convolution(inner, inner, kernel=block.kernel, px=px, groups=inner)
+            total += _convolution(block.in_channels, inner, kernel=1, size=in_size)
+        total += _convolution(inner, inner, kernel=block.kernel, size=size, groups=inner)
     else:
-        total += _convolution(block.in_channels, inner, kernel=block.kernel, px=px)
+        total += _convolution(block.in_channels, inner, kernel=block.kernel, size=size)
     if block.se_channels is not None:
-        total += _squeeze_excite(inner, block.se_channels, px=px)
+        weights = 2 * inner * block.se_channels
+        # Pooled, before and after SiLU, gate; and the gated product.
+        kept = 2 * inner + 2 * block.se_channels + inner * size**2
+        total += Cost(weights + inner + block.se_channels, weights, kept * FLOAT_BYTES)
     if block.projects:
         # No SiLU follows; what is kept is the sum with the shortcut where there is one.
-        total += _convolution(inner, out, kernel=1, px=px, kept_tensors=2)
+        total += _convolution(inner, out, kernel=1, size=size, kept_tensors=2)
     return total
 
 
 def _convolution(
-    in_channels: int, out_channels: int, *, kernel: int, px: int, groups: int = 1, kept_tensors: int = 3
+    in_channels: int, out_channels: int, *, kernel: int, size: int, groups: int = 1, kept_tensors: int = 3
 ) -> Cost:
     """Convolution, batch-norm, SiLU; each output is the next one's input and kept for it."""
     weights = kernel**2 * (in_channels // groups) * out_channels
     return Cost(
         parameters=weights + 2 * out_channels,
-        multiply_adds=weights * px**2,
-        activation_bytes=kept_tensors * out_channels * px**2 * FLOAT_BYTES,
+        multiply_adds=weights * size**2,
+        activation_bytes=kept_tensors * out_channels * size**2 * FLOAT_BYTES,
     )
-
-
-def _squeeze_excite(channels: int, se_channels: int, *, px: int) -> Cost:
-    weights = 2 * channels * se_channels
-    # Pooled, before and after SiLU, gate; and the gated product.
-    kept = 2 * channels + 2 * se_channels + channels * px**2
-    return Cost(weights + channels + se_channels, weights, kept * FLOAT_BYTES)
-
-
-def _classifier(width: int, num_classes: int) -> Cost:
-    if num_classes == 0:
-        return Cost()
-    return Cost(width * num_classes + num_classes, width * num_classes, width * FLOAT_BYTES)

@@ -25,8 +25,8 @@ def text_of(architecture: Architecture, *, comment: str = "") -> str:
     head = "".join(f"# {line}\n" for line in comment.splitlines())
     plain = architecture.to_json()
     stages = [
-        yaml.safe_dump(one, sort_keys=False, default_flow_style=True, width=200)
-        for one in plain.pop("stages")
+        yaml.safe_dump(stage, sort_keys=False, default_flow_style=True, width=200)
+        for stage in plain.pop("stages")
     ]
     rest = yaml.safe_dump(plain, sort_keys=False)
     return f"{head}{rest}stages:\n" + "".join(f"- {stage}" for stage in stages)
@@ -38,19 +38,18 @@ def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
         write_text_atomically(path, text_of(architecture, comment=comment))
     except OSError as error:
         raise InputError(
-            f"--output {path}: {error.strerror or error}. Give a file in a folder that exists."
+            f"`output` {path}: {error.strerror or error}. Give a file in a folder that exists."
         ) from error
 
 
 def read(path: Path) -> Architecture:
     """The architecture of a YAML or JSON file. Raises InputError if there is none; names the wrong field."""
-    plain = read_yaml(path, "--model")
+    plain = read_yaml(path, "`model`")
     if isinstance(plain, dict) and "pooling" in plain:  # a file of version 0.1
         plain = upgrade(plain)
     try:
         return Architecture.from_json(plain)
     except ValidationError as error:
         raise InputError(
-            f"--model {path} is no table of a network: {first_error(error.errors())}. effnetv2 search export writes "
-            "such files."
+            f"`model` {path} is no architecture: {first_error(error.errors())}. Take one of effnetv2 search export."
         ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
@@ -22,9 +23,7 @@ Rounding = Literal["v1", "v2"]
 def round_channels(channels: float, *, rounding: Rounding) -> int:
     """The multiple of 8 nearest to a scaled channel count, at least 8.
 
-    Args:
-        rounding: ``v2`` rounds to the nearest (halves up); ``v1`` takes the next multiple where that would lose more
-            than a tenth.
+    ``v2`` rounds halves up; ``v1`` takes the next multiple where rounding would lose more than a tenth.
 
     Source: google/automl, efficientnetv2 (``v2``) and tensorflow/tpu, efficientnet (``v1``).
     """
@@ -37,14 +36,11 @@ def round_channels(channels: float, *, rounding: Rounding) -> int:
 def scale(base: Architecture, *, width: float, depth: float, rounding: Rounding) -> Architecture:
     """Scale an architecture's channels (stem, stages, head) by ``width`` and the layers of its stages by ``depth``.
 
-    Raises:
-        InputError: A coefficient is not a positive number.
-
     Source: arXiv:1905.11946, section 3.3; roundings as the released code.
     """
     for name, value in (("width", width), ("depth", depth)):
         if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} is {value:g}, but a scaling coefficient is finite and above 0")
+            raise InputError(f"{name} is {value:g}, but must be finite and above 0.")
 
     def wide(channels: int) -> int:
         return round_channels(channels * width, rounding=rounding)
@@ -53,13 +49,12 @@ def scale(base: Architecture, *, width: float, depth: float, rounding: Rounding)
         # 2.2 * 25 is 55.00000000000001: the noise of floating point must not add a layer.
         return math.ceil(round(layers * depth, 9))
 
-    stages = (
-        replace(stage, channels=wide(stage.channels), layers=deep(stage.layers)) for stage in base.stages
-    )
     return replace(
         base,
         stem_channels=wide(base.stem_channels),
-        stages=tuple(stages),
+        stages=tuple(
+            replace(stage, channels=wide(stage.channels), layers=deep(stage.layers)) for stage in base.stages
+        ),
         head_channels=wide(base.head_channels),
     )
 
@@ -152,26 +147,20 @@ EFFICIENTNET_B0 = Architecture(
 
 @dataclass(frozen=True)
 class Published:
-    """A published model.
-
-    Args:
-        eval_image_size: Size of the images at which it was evaluated.
-        dropout: Before the classifier, as released (fixed over the run).
-        preprocessing: Of evaluation, as released.
-    """
+    """A published model."""
 
     name: str
     architecture: Architecture
     eval_image_size: int
-    dropout: float
-    preprocessing: Preprocessing
+    dropout: float  # before the classifier, as released (fixed over the run)
+    preprocessing: Preprocessing  # of evaluation, as released
 
 
 def get_model_info(name: str) -> Published:
     """A published model by name. Raises InputError for another name, with the nearest."""
     if name not in _TABLE:
         raise InputError(
-            f"there is no published network '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}."
+            f"there is no published model '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}."
         )
     row = _TABLE[name]
     return Published(
@@ -184,11 +173,7 @@ def get_model_info(name: str) -> Published:
 
 
 def get_architecture(name: str) -> Architecture:
-    """The architecture of a published model, one of ``list_models()``.
-
-    Raises:
-        InputError: No such model; names the nearest.
-    """
+    """The architecture of a published model, one of ``list_models()``. Raises InputError for another name."""
     return get_model_info(name).architecture
 
 
@@ -232,13 +217,7 @@ def _symmetric(eval_image_size: int) -> Preprocessing:
     )
 
 
-def _v2(width: float, depth: float) -> _Scaling:
-    return _Scaling(width, depth, "v2")
-
-
-def _v1(width: float, depth: float) -> _Scaling:
-    return _Scaling(width, depth, "v1")
-
+_v1, _v2 = partial(_Scaling, rounding="v1"), partial(_Scaling, rounding="v2")
 
 # Scaling coefficients, sizes and dropout as the released code of the two papers has them.
 # fmt: off

@@ -13,39 +13,31 @@ from efficientnetv2.utils.errors import short_repr
 Padding = Literal["same", "symmetric"]
 GlobalPool = Literal["avg", "avg+center"]
 
-
 # Far beyond any network, near enough to be counted and built: a table of more is a mistake or an attack. Ours.
-_MOST_LAYERS = 1_000
-_MOST_WIDE = 1_000_000
+_MAX_LAYERS = 1_000
+_MAX_CHANNELS = 1_000_000
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Operator:
-    """What the blocks of a stage compute.
+    """What the blocks of a stage compute. Raises pydantic.ValidationError for a value outside its range.
 
-    Args:
-        kind: ``mbconv`` is 1x1 expansion, depthwise kxk, squeeze-excite, 1x1 projection; ``fused`` has one full kxk
-            convolution in place of the first two.
-        expand: Inner channels over the block's input channels. With 1 there is no expansion: ``mbconv`` starts at the
-            depthwise convolution, ``fused`` is the kxk convolution alone.
-        kernel: k, odd.
-        se: Width of squeeze-excite over the block's input channels, in (0, 1]; None is off.
-
-    Raises:
-        pydantic.ValidationError: A value outside its range.
+    ``mbconv`` is 1x1 expansion, depthwise kxk, squeeze-excite, 1x1 projection; ``fused`` has one full kxk convolution
+    in place of the first two. With ``expand`` 1 there is no expansion: ``mbconv`` starts at the depthwise convolution,
+    ``fused`` is the kxk convolution alone.
 
     Source: arXiv:2104.00298, Figure 2; squeeze-excite width as google/automl, efficientnetv2.
     """
 
     kind: Literal["mbconv", "fused"]
-    expand: int
-    kernel: int
-    se: float | None = None
+    expand: int  # inner channels over the block's input channels
+    kernel: int  # odd
+    se: float | None = None  # width of squeeze-excite over the block's input channels, in (0, 1]; None is off
 
     @model_validator(mode="after")
     def _possible(self) -> Operator:
-        _check_range("expand", self.expand, _MOST_WIDE)
-        _check_range("kernel", self.kernel, _MOST_WIDE)
+        _check_range("expand", self.expand, _MAX_CHANNELS)
+        _check_range("kernel", self.kernel, _MAX_CHANNELS)
         if self.kernel % 2 == 0:
             raise ValueError(f"{self}: kernel is {self.kernel}, but must be odd and at least 1")
         if self.se is not None and not 0 < self.se <= 1:
@@ -58,26 +50,35 @@ class Operator:
 
 
 def mbconv(*, expand: int, kernel: int, se: float | None = 0.25) -> Operator:
-    """The block of MobileNetV2 and EfficientNet; see ``Operator``."""
+    """The block of MobileNetV2 and EfficientNet: 1x1 expansion, depthwise convolution, squeeze-excite, projection.
+
+    Args:
+        expand: Inner channels over the block's input channels; 1 for no expansion.
+        kernel: Side of the depthwise convolution, odd.
+        se: Width of squeeze-excite over the block's input channels, in (0, 1]; None is off.
+    """
     return Operator("mbconv", expand, kernel, se)
 
 
 def fused_mbconv(*, expand: int, kernel: int, se: float | None = None) -> Operator:
-    """The block of EfficientNetV2's early stages; see ``Operator``."""
+    """The block of EfficientNetV2's early stages: one full convolution in place of expansion and depthwise one.
+
+    Args:
+        expand: Inner channels over the block's input channels; 1 for the convolution alone.
+        kernel: Side of the convolution, odd.
+        se: Width of squeeze-excite over the block's input channels, in (0, 1]; None is off.
+    """
     return Operator("fused", expand, kernel, se)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Stage:
-    """A row of the table: one operator, repeated.
+    """A row of the table: one operator, repeated. Raises pydantic.ValidationError for a value outside its range.
 
     Args:
         stride: Of the first block, 1 or 2; the others have 1.
         channels: Output channels of every block.
         layers: Number of blocks.
-
-    Raises:
-        pydantic.ValidationError: A value outside its range.
     """
 
     operator: Operator
@@ -87,8 +88,8 @@ class Stage:
 
     @model_validator(mode="after")
     def _possible(self) -> Stage:
-        _check_range("channels", self.channels, _MOST_WIDE)
-        _check_range("layers", self.layers, _MOST_LAYERS)
+        _check_range("channels", self.channels, _MAX_CHANNELS)
+        _check_range("layers", self.layers, _MAX_LAYERS)
         if self.stride not in (1, 2):
             raise ValueError(f"{self}: stride is {short_repr(self.stride)}, but must be 1 or 2")
         return self
@@ -141,10 +142,10 @@ class Architecture:
 
     @model_validator(mode="after")
     def _possible(self) -> Architecture:
-        _check_range("stem_channels", self.stem_channels, _MOST_WIDE)
+        _check_range("stem_channels", self.stem_channels, _MAX_CHANNELS)
         if not self.stages:
             raise ValueError("stages is empty, but must have at least one")
-        _check_range("head_channels", self.head_channels, _MOST_WIDE)
+        _check_range("head_channels", self.head_channels, _MAX_CHANNELS)
         if not (math.isfinite(self.batch_norm_epsilon) and self.batch_norm_epsilon > 0):
             raise ValueError(
                 f"batch_norm_epsilon is {self.batch_norm_epsilon}, but must be finite and above 0"
@@ -169,29 +170,19 @@ def _check_range(name: str, value: int, most: int) -> None:
 
 @dataclass(frozen=True)
 class Block:
-    """One block with all its numbers.
-
-    Args:
-        kind: As in ``Operator``.
-        stage: Index of its stage, from 0.
-        inner_channels: Of its kxk convolution. A fused block that does not expand has only that, so there these are
-            ``out_channels``.
-        se_channels: Width of squeeze-excite; None without.
-        residual: Whether the input is added to the output.
-        depth_fraction: i/N of block i of N, from 0: stochastic depth drops it with ``rate * i/N``.
-    """
+    """One block with all its numbers."""
 
     kind: Literal["mbconv", "fused"]
-    stage: int
+    stage: int  # index of its stage, from 0
     in_channels: int
-    inner_channels: int
+    inner_channels: int  # of its kxk convolution; ``out_channels`` in a fused block that does not expand
     out_channels: int
     kernel: int
     stride: int
     expands: bool
     se_channels: int | None
     residual: bool
-    depth_fraction: float
+    depth_fraction: float  # i/N of block i of N, from 0: stochastic depth drops it with ``rate * i/N``
 
     @property
     def projects(self) -> bool:
@@ -203,29 +194,26 @@ def blocks(architecture: Architecture) -> tuple[Block, ...]:
     """Every block in order: models and FLOPs are made from these."""
     total = sum(stage.layers for stage in architecture.stages)
     rows: list[Block] = []
-    channels = architecture.stem_channels
+    in_channels = architecture.stem_channels
     for index, stage in enumerate(architecture.stages):
+        operator = stage.operator
+        expands = operator.expand > 1
         for layer in range(stage.layers):
             stride = stage.stride if layer == 0 else 1
-            rows.append(_block(stage, index, channels, stride, depth_fraction=len(rows) / total))
-            channels = stage.channels
+            single = operator.kind == "fused" and not expands
+            block = Block(
+                kind=operator.kind,
+                stage=index,
+                in_channels=in_channels,
+                inner_channels=stage.channels if single else in_channels * operator.expand,
+                out_channels=stage.channels,
+                kernel=operator.kernel,
+                stride=stride,
+                expands=expands,
+                se_channels=None if operator.se is None else max(1, int(in_channels * operator.se)),
+                residual=stride == 1 and in_channels == stage.channels,
+                depth_fraction=len(rows) / total,
+            )
+            rows.append(block)
+            in_channels = stage.channels
     return tuple(rows)
-
-
-def _block(stage: Stage, index: int, in_channels: int, stride: int, *, depth_fraction: float) -> Block:
-    operator = stage.operator
-    expands = operator.expand > 1
-    single = operator.kind == "fused" and not expands
-    return Block(
-        kind=operator.kind,
-        stage=index,
-        in_channels=in_channels,
-        inner_channels=stage.channels if single else in_channels * operator.expand,
-        out_channels=stage.channels,
-        kernel=operator.kernel,
-        stride=stride,
-        expands=expands,
-        se_channels=None if operator.se is None else max(1, int(in_channels * operator.se)),
-        residual=stride == 1 and in_channels == stage.channels,
-        depth_fraction=depth_fraction,
-    )
