@@ -206,11 +206,11 @@ def _symmetric(eval_image_size: int) -> Preprocessing:
 
     The release resizes there without antialiasing, which ours has: enlarged images are the same.
     """
-    whole = eval_image_size >= 320
+    squash = eval_image_size >= 320
     return Preprocessing(
         image_size=eval_image_size,
-        crop_mode="squash" if whole else "center",
-        crop_pct=1.0 if whole else _crop_pct(eval_image_size),
+        crop_mode="squash" if squash else "center",
+        crop_pct=1.0 if squash else _crop_pct(eval_image_size),
         interpolation="bilinear",
         mean=SYMMETRIC_MEAN,
         std=SYMMETRIC_STD,

@@ -130,7 +130,7 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
         "HF_HUB_OFFLINE=1 skips downloads."
     )
     try:
-        return (_from_pytorch if entry.source == "torchvision" else _from_hub)(entry, source, hub)
+        return _download(entry, source, hub)
     except (httpx2.HTTPError, TimeoutError, LocalEntryNotFoundError) as error:
         kind: type[DownloadError] = DownloadError
         reason = f"{server} cannot be reached, or breaks off ({str(error) or type(error).__name__})"
@@ -146,23 +146,33 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
         ) from error
 
 
-def _from_hub(entry: Remote, source: str, hub: Hub) -> Path:
-    """Into huggingface_hub's cache: first the content, checked, then huggingface_hub's own link to it.
+def _download(entry: Remote, source: str, hub: Hub) -> Path:
+    """The file in its library's cache.
 
-    hf_hub_download (2.4.0) checks no SHA-256, and never gives up on a server that sends a byte at a time.
+    hf_hub_download (2.4.0) checks no SHA-256 and never gives up on a server that sends a byte at a time; ``torch.hub``
+    does not resume. So the content is downloaded here, and huggingface_hub then links to it.
     """
+    in_hub = entry.source == "timm"
     stated = call_with_timeout(
         hub.patience_s,
-        lambda: get_hf_file_metadata(source, timeout=hub.patience_s, endpoint=hub.endpoint),
+        lambda: get_hf_file_metadata(
+            source, token=None if in_hub else False, timeout=hub.patience_s, endpoint=hub.endpoint
+        ),
     )
-    if stated.etag is None or not _SHA256.fullmatch(stated.etag):
-        raise DownloadError(_advice(entry, hub, f"{source} states no SHA-256 ({stated.etag}) to check it by"))
-    folder = _hub_folder(entry, hub)
-    download = _Download(
-        source, folder / "blobs" / stated.etag, stated.etag, stated.size, hub.patience_s,
-        build_hf_headers(library_name="efficientnetv2"),
-    )  # fmt: skip
-    download.run(hub.folder / ".locks" / folder.name / f"{stated.etag}.lock")
+    content, sha256 = hub.torch_folder / entry.file, _hash_in_name(entry)
+    headers: dict[str, str] = {}
+    lock = hub.torch_folder / ".locks" / "torchvision" / f"{entry.file}.lock"
+    if in_hub:
+        if stated.etag is None or not _SHA256.fullmatch(stated.etag):
+            raise DownloadError(
+                _advice(entry, hub, f"{source} states no SHA-256 ({stated.etag}) to check it by")
+            )
+        folder, sha256 = _hub_folder(entry, hub), stated.etag
+        content, lock = folder / "blobs" / sha256, hub.folder / ".locks" / folder.name / f"{sha256}.lock"
+        headers = build_hf_headers(library_name="efficientnetv2")
+    _Transfer(source, content, sha256, stated.size, hub.patience_s, headers).run(lock)
+    if not in_hub:
+        return content
     path = hf_hub_download(
         entry.repository,
         entry.file,
@@ -171,21 +181,6 @@ def _from_hub(entry: Remote, source: str, hub: Hub) -> Path:
         etag_timeout=hub.patience_s,
     )
     return Path(path)
-
-
-def _from_pytorch(entry: Remote, source: str, hub: Hub) -> Path:
-    """Into torchvision's cache. ``torch.hub`` has neither resumption nor a time limit."""
-    path = hub.torch_folder / entry.file
-    head = call_with_timeout(
-        hub.patience_s,
-        lambda: get_session().head(source, headers={"Accept-Encoding": "identity"}, timeout=hub.patience_s),
-    )
-    head.raise_for_status()
-    length = head.headers.get("Content-Length")
-    size = None if length is None else int(length)
-    download = _Download(source, path, _hash_in_name(entry), size, hub.patience_s, {})
-    download.run(hub.torch_folder / ".locks" / "torchvision" / f"{entry.file}.lock")
-    return path
 
 
 def _remote(weights: str | Remote) -> Remote:
@@ -239,7 +234,7 @@ def _sha256_of(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class _Download:
+class _Transfer:
     """A file to download, checked by its SHA-256 (or its first digits)."""
 
     url: str

@@ -17,23 +17,21 @@ from efficientnetv2.utils.errors import InputError, error_summary
 _STRIDE_SIZES = (512, 1024)
 
 
-def infer_shapes(module: nn.Module, *, in_channels: int, image_size: int, images: int = 1) -> Any:
+def infer_shapes(
+    module: nn.Module,
+    *,
+    in_channels: int,
+    image_size: int,
+    images: int = 1,
+    state: dict[str, Tensor] | None = None,
+) -> Any:
     """A module's output for images of ``image_size``, as meta tensors. Raises InputError if it refuses the size."""
-    return _run(module, _meta_state(module), in_channels, image_size, images)
-
-
-def _meta_state(module: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]
-    }
-
-
-def _run(module: nn.Module, state: dict[str, Tensor], in_channels: int, image_size: int, images: int) -> Any:
     batch = torch.empty(images, in_channels, image_size, image_size, device="meta")
     try:
         with torch.device("meta"):
-            return torch.func.functional_call(module, state, (batch,))
+            return torch.func.functional_call(
+                module, _meta_state(module) if state is None else state, (batch,)
+            )
     # A module may look for parts that other sizes or channels do not have.
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         name = module.display_name() if isinstance(module, Network) else type(module).__name__
@@ -41,6 +39,13 @@ def _run(module: nn.Module, state: dict[str, Tensor], in_channels: int, image_si
             f"{name} cannot take {in_channels} x {image_size} x {image_size} px ({error_summary(error).rstrip('.')}). "
             "Give another size: many models take only one."
         ) from error
+
+
+def _meta_state(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]
+    }
 
 
 def activation_bytes(network: Network, image_size: int) -> int:
@@ -65,7 +70,9 @@ def activation_bytes(network: Network, image_size: int) -> int:
         torch.enable_grad(),
         saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        _run(network, state, network.in_channels, image_size, images)
+        infer_shapes(
+            network, in_channels=network.in_channels, image_size=image_size, images=images, state=state
+        )
     return sum(storage.nbytes() for storage in saved.values()) // images
 
 

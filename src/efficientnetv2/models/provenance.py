@@ -57,11 +57,13 @@ class TrainingFingerprint:
         return tuple(fingerprint for fingerprint in found if fingerprint is not None)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether every image that trained or selected this model is known."""
         others = (self.earlier, self.chose)
         return (
-            self.share == 1 and not self.of_several and all(other is None or other.whole for other in others)
+            self.share == 1
+            and not self.of_several
+            and all(other is None or other.complete for other in others)
         )
 
     def started_from(self, weights: TrainingFingerprint | None, *, most: int) -> Self:

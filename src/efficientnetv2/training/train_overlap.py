@@ -89,7 +89,7 @@ def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: 
         selected[rows] |= np.isin(marks, trained_on.earlier.chose.marks)
     selected &= ~trained
     num_trained, ensemble = int(trained.sum()), any(part.of_several for part in trained_on.parts)
-    all_compared = len(rows) == len(dataset) and trained_on.whole
+    all_compared = len(rows) == len(dataset) and trained_on.complete
     return TrainOverlap(
         max(num_trained, min(len(dataset), estimate)),
         exact=estimate <= num_trained and not ensemble,

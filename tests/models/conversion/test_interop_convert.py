@@ -320,7 +320,7 @@ def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("to", "out", "table", "why"),
     [
-        ("torchvision", "o.pth", get_architecture("efficientnetv2_s"), ("TensorFlow",)),
+        ("torchvision", "o.pth", get_architecture("efficientnetv2_s"), ("same", "symmetric")),
         ("torchvision", "o.pth", get_architecture(B0), ("efficientnetv2_b0",)),
         (
             "torchvision",

@@ -165,7 +165,7 @@ def _unseen_metadata(path: Path, network: EfficientNet, to: Target) -> Iterator[
     elif rounded := export.rounded_crop(preprocessing):
         yield f"crop_pct {preprocessing.crop_pct:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
     if network.answer == "sigmoid" and to != "keras":
-        yield f"the sigmoid of the outputs: {unseen}; apply it there"
+        yield f"each class has its own probability: {unseen}; apply the sigmoid to its outputs"
     if preprocessing.bands is not None:
         yield f"the rule for raster bands ({preprocessing.bands.listed}): {unseen}; scale them to 0 to 255 there"
     if preprocessing.tta != "none":

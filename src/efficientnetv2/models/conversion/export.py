@@ -178,10 +178,10 @@ def write_keras(path: str | Path, network: Network) -> None:
         def save(partial: Path) -> None:
             # Keras insists on its suffix.
             with tempfile.TemporaryDirectory(dir=partial.parent) as folder:
-                whole = Path(folder) / f"network{suffix}"
-                (model.save_weights if suffix == ".weights.h5" else model.save)(whole)
-                keras_files.embed(whole, text)
-                os.replace(whole, partial)
+                complete = Path(folder) / f"network{suffix}"
+                (model.save_weights if suffix == ".weights.h5" else model.save)(complete)
+                keras_files.embed(complete, text)
+                os.replace(complete, partial)
 
         try:
             write_atomically(path, save)

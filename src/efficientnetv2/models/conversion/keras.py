@@ -86,12 +86,13 @@ def read(path: str | Path) -> WeightFile:
         return file
     if found.config is not None:
         refuse_other_heads(path, found.config, "softmax" if header is None else header.answer)
-    scaling = keras_preprocessing.scaling_of(path, found, name, tensors["stem_conv.kernel"].shape[1])
+    channels = tensors["stem_conv.kernel"].shape[1]
+    preprocessing, stated, more_notes = keras_preprocessing.scaling_of(path, found, name, channels)
     return replace(
         file,
-        preprocessing=scaling.preprocessing if scaling.stated else None,
-        stated=scaling.stated,
-        notes=(*file.notes, *scaling.notes),
+        preprocessing=preprocessing if stated else None,
+        stated=stated,
+        notes=(*file.notes, *more_notes),
     )
 
 

@@ -113,15 +113,15 @@ def embed(path: Path, text: str) -> None:
             file.create_dataset(CARRIED, data=np.frombuffer(text.encode(), np.uint8))
         return
     # Into an existing member: with one more, Keras would unpack the whole archive to the disk.
-    whole = path.with_name(f"{path.name}.whole")
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(whole, "w") as target:
+    complete = path.with_name(f"{path.name}.complete")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(complete, "w") as target:
         for info in source.infolist():
             if info.filename == _METADATA:
                 target.writestr(info, json.dumps(json.loads(source.read(info)) | {CARRIED: text}))
                 continue
             with source.open(info) as member, target.open(info, "w") as copy:
                 shutil.copyfileobj(member, copy)
-    os.replace(whole, path)
+    os.replace(complete, path)
 
 
 def _embedded(path: Path, file: Any, h5py: Any) -> str | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from efficientnetv2.preprocessing import (
     SYMMETRIC_STD,
     Preprocessing,
 )
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, short_repr
 
 _Floats = npt.NDArray[np.float64]
 
@@ -50,13 +50,8 @@ _SIZE, _SCALE = ("image_size",), ("mean", "std")  # fields of the preprocessing
 _NESTED = frozenset({"Functional", "Model", "Sequential"})
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """The preprocessing of a file: fields that are not ``stated`` are as published."""
-
-    preprocessing: Preprocessing
-    stated: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+# The preprocessing, its fields that the file states (the others are as published), and notes.
+Scaling = tuple[Preprocessing, tuple[str, ...], tuple[str, ...]]
 
 
 def scaling_of(path: Path, file: KerasFile, name: str, channels: int) -> Scaling:
@@ -90,8 +85,8 @@ def scaling_of(path: Path, file: KerasFile, name: str, channels: int) -> Scaling
             )
     stated = _SIZE if sized else ()
     if not scaled:
-        return Scaling(base, stated, (*notes, _UNSCALED))
-    return Scaling(_normalized(path, base, factor, offset), stated + _SCALE, notes)
+        return base, stated, (*notes, _UNSCALED)
+    return _normalized(path, base, factor, offset), stated + _SCALE, notes
 
 
 def _from_weights(path: Path, file: KerasFile, name: str, channels: int) -> Scaling:
@@ -105,12 +100,12 @@ def _from_weights(path: Path, file: KerasFile, name: str, channels: int) -> Scal
         if channels == 3 and (rescalings == 2 or np.allclose(variance, IMAGENET_STD, rtol=1e-4)):
             deviation = deviation / _IMAGENET_ROOTS
         factor, offset = np.full(channels, 1 / 255) / deviation, -mean / deviation
-        return Scaling(_normalized(path, base, factor, offset), _SCALE)
+        return _normalized(path, base, factor, offset), _SCALE, ()
     if not file.complete or rescalings == 0:
-        return Scaling(base, (), (_UNSCALED,) if file.complete else ())
+        return base, (), (_UNSCALED,) if file.complete else ()
     imagenet = any(layer.is_a("normalization") for layer in file.layers)
     mean_std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (SYMMETRIC_MEAN, SYMMETRIC_STD)
-    return Scaling(replace(base, mean=mean_std[0], std=mean_std[1]).with_channels(channels), _SCALE)
+    return replace(base, mean=mean_std[0], std=mean_std[1]).with_channels(channels), _SCALE, ()
 
 
 def flat_layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -130,12 +125,9 @@ def _affine(
 ) -> tuple[_Floats, _Floats]:
     """Factor and offset of a layer, per channel."""
     name = config.get("name", kind)
-
-    def values(value: Any) -> _Floats:
-        return _per_channel(path, name, _numbers(path, value), channels)
-
     if kind == "Rescaling":
-        return values(config.get("scale", 1)), values(config.get("offset", 0))
+        scale, offset = config.get("scale", 1), config.get("offset", 0)
+        return _per_channel(path, name, scale, channels), _per_channel(path, name, offset, channels)
     mean, variance = config.get("mean"), config.get("variance")
     if mean is None or variance is None:
         mean, variance = _stored_constants(path, file) or (None, None)
@@ -143,16 +135,22 @@ def _affine(
         raise InputError(
             f"{path}: its layer '{name}' (Normalization) is inverted or has no values. Save the model without it."
         )
-    scale = 1 / _deviation(values(variance))
-    return scale, -values(mean) * scale
+    factor = 1 / _deviation(_per_channel(path, name, variance, channels))
+    return factor, -_per_channel(path, name, mean, channels) * factor
 
 
-def _per_channel(path: Path, layer: str, numbers: _Floats, channels: int) -> _Floats:
-    if numbers.size not in (1, channels):
+def _per_channel(path: Path, layer: str, value: Any, channels: int) -> _Floats:
+    """Numbers of a description (one, a list, or a serialized array) or of weights, for each channel."""
+    if isinstance(value, dict):
+        inner = value.get("config")
+        value = inner.get("value") if isinstance(inner, dict) else value.get("value")
+    try:
+        return np.broadcast_to(np.asarray(value, dtype=np.float64).reshape(-1), channels)
+    except (TypeError, ValueError) as error:
+        count = len(value) if isinstance(value, list) else 1
         raise InputError(
-            f"{path}: its layer '{layer}' has {numbers.size} values for {channels} channels, not one for each."
-        )
-    return np.broadcast_to(numbers.reshape(-1), channels)
+            f"{path}: its layer '{layer}' has {count} values ({short_repr(value)}) for {channels} channels."
+        ) from error
 
 
 def _deviation(variance: _Floats) -> _Floats:
@@ -160,17 +158,6 @@ def _deviation(variance: _Floats) -> _Floats:
     with np.errstate(invalid="ignore"):
         deviation: _Floats = np.maximum(np.sqrt(variance), _MIN_STD)
     return deviation
-
-
-def _numbers(path: Path, value: Any) -> _Floats:
-    """Numbers in a description: one, a list, or a serialized array."""
-    if isinstance(value, dict):
-        inner = value.get("config")
-        value = inner.get("value") if isinstance(inner, dict) else value.get("value")
-    try:
-        return np.asarray(value, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: '{value}' in the model's description is not a number.") from error
 
 
 def _stored_constants(path: Path, file: KerasFile) -> tuple[_Floats, _Floats] | None:

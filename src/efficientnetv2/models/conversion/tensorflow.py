@@ -57,11 +57,11 @@ def opens(path: Path) -> bool:
     return path.with_name(f"{_prefix_name(path)}.index").is_file()
 
 
-def read(path: str | Path, *, ema: bool = True) -> WeightFile:
+def read(path: str | Path) -> WeightFile:
     """Read a checkpoint: its prefix (``model.ckpt-1234``), ``.index`` file, or directory (the latest one).
 
-    Tensors have the authors' names without scope. With ``ema``, each variable's moving average is taken if it has one.
-    Raises InputError if TensorFlow is not installed, there is no checkpoint, or it is of another family.
+    Tensors have the authors' names without scope. Each variable's moving average is taken if it has one. Raises
+    InputError if TensorFlow is not installed, there is no checkpoint, or it is of another family.
     """
     path = Path(path)
     prefix = _prefix(path)
@@ -70,7 +70,7 @@ def read(path: str | Path, *, ema: bool = True) -> WeightFile:
         try:
             reader = tensorflow.train.load_checkpoint(str(prefix))
             known = reader.get_variable_to_shape_map()
-            variables, scopes = _variables(path, known, ema)
+            variables, scopes = _variables(path, known)
             tensors = {
                 name: to_torch(reader.get_tensor(key), _axis_order(name)) for name, key in variables.items()
             }
@@ -80,7 +80,7 @@ def read(path: str | Path, *, ema: bool = True) -> WeightFile:
             raise InputError(
                 f"{path} can't be read as a TensorFlow checkpoint; it may be cut short ({error_summary(error)})."
             ) from error
-    notes = ["the variables are read" + "; there are no moving averages" * ema]
+    notes = ["the variables are read; there are no moving averages"]
     if averaged := sum(key.endswith(_AVERAGE) for key in variables.values()):
         without = len(variables) - averaged
         others = f"; the other {without} have none" if without else ""
@@ -113,7 +113,7 @@ def _prefix(path: Path) -> Path:
     return prefix
 
 
-def _variables(path: Path, known: Mapping[str, Any], ema: bool) -> tuple[dict[str, str], set[str]]:
+def _variables(path: Path, known: Mapping[str, Any]) -> tuple[dict[str, str], set[str]]:
     """The variable to read for every name, and their scopes."""
     if any(key.endswith(_OBJECT_BASED) for key in known):
         raise InputError(f"{path} was written by tf.train.Checkpoint. Save it with tf.compat.v1.train.Saver.")
@@ -121,7 +121,7 @@ def _variables(path: Path, known: Mapping[str, Any], ema: bool) -> tuple[dict[st
     scopes = set()
     for key in sorted(known):
         match = _VARIABLE.fullmatch(key.removesuffix(_AVERAGE))
-        if match is None or not _is_ours(key) or (key.endswith(_AVERAGE) and not ema):
+        if match is None or not _is_ours(key):
             continue
         name = f"head/{match[2]}" if match[2].startswith("dense/") else match[2]
         # A moving average sorts behind its variable, and replaces it.
