@@ -52,59 +52,45 @@ if TYPE_CHECKING:
     from efficientnetv2.workflows.search import search as search
     from efficientnetv2.workflows.train import train as train
 
-_HOME = {
-    "train": "workflows.train",
-    "Run": "workflows.results",
-    "Callback": "training.callbacks",
-    "evaluate": "workflows.evaluate",
-    "Evaluation": "workflows.results",
-    "predict": "workflows.predict",
-    "Predictor": "inference.predictor",
-    "cross_validate": "workflows.crossval",
-    "CrossValidation": "workflows.results",
-    "compare": "workflows.compare",
-    "Comparison": "workflows.compare",
-    "convert": "workflows.convert",
-    "Conversion": "workflows.convert",
-    "check": "workflows.check",
-    "DatasetCheck": "workflows.check",
-    "estimate": "workflows.estimate",
-    "Estimate": "workflows.estimate",
-    "search": "workflows.search",
-    "Study": "workflows.search",
-    "Architecture": "architectures.spec",
-    "Stage": "architectures.spec",
-    "fused_mbconv": "architectures.spec",
-    "mbconv": "architectures.spec",
-    "get_architecture": "architectures.registry",
-    "count_flops": "architectures.flops",
-    "create": "models.factory",
-    "list_models": "models.hub",
-    "adapt": "models.adapt",
-    "freeze": "models.adapt",
-    "load": "models.model_file",
-    "save": "models.model_file",
-    "apply_regularization": "models.regularization",
-    "ProgressiveSchedule": "progressive.schedule",
-    "Ramp": "progressive.schedule",
-    "StepSettings": "progressive.schedule",
-    "ProgressiveBatchSampler": "data.sampler",
-    "paper_schedule": "progressive.presets",
-    "released_schedule": "progressive.presets",
-    "Preprocessing": "preprocessing",
-    "load_dataset": "data.dataset",
-    "InputError": "utils.errors",
+_NAMES = {
+    "workflows.train": ("train",),
+    "workflows.results": ("Run", "Evaluation", "CrossValidation"),
+    "training.callbacks": ("Callback",),
+    "workflows.evaluate": ("evaluate",),
+    "workflows.predict": ("predict",),
+    "inference.predictor": ("Predictor",),
+    "workflows.crossval": ("cross_validate",),
+    "workflows.compare": ("compare", "Comparison"),
+    "workflows.convert": ("convert", "Conversion"),
+    "workflows.check": ("check", "DatasetCheck"),
+    "workflows.estimate": ("estimate", "Estimate"),
+    "workflows.search": ("search", "Study"),
+    "architectures.spec": ("Architecture", "Stage", "fused_mbconv", "mbconv"),
+    "architectures.registry": ("get_architecture",),
+    "architectures.flops": ("count_flops",),
+    "models.factory": ("create",),
+    "models.hub": ("list_models",),
+    "models.adapt": ("adapt", "freeze"),
+    "models.model_file": ("load", "save"),
+    "models.regularization": ("apply_regularization",),
+    "progressive.schedule": ("ProgressiveSchedule", "Ramp", "StepSettings"),
+    "progressive.presets": ("paper_schedule", "released_schedule"),
+    "data.sampler": ("ProgressiveBatchSampler",),
+    "data.dataset": ("load_dataset",),
+    "preprocessing": ("Preprocessing",),
+    "utils.errors": ("InputError",),
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = list(_HOME)
+__all__ = list(_MODULES)
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'efficientnetv2' has no attribute '{name}'")
-    return getattr(import_module(f"efficientnetv2.{_HOME[name]}"), name)
+    return getattr(import_module(f"efficientnetv2.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -100,9 +100,10 @@ class Bands:
         """The rule by which people see such rasters: the first three channels; of fewer the first, as gray."""
         places = range(RGB) if self.channels >= RGB else (0,) * RGB
         per_channel = "numbers", "low", "high", "missing", "spread", "names"
-        return replace(
-            self, **{name: tuple(getattr(self, name)[place] for place in places) for name in per_channel}
-        )
+        fields: dict[str, Any] = {
+            name: tuple(getattr(self, name)[place] for place in places) for name in per_channel
+        }
+        return replace(self, **fields)
 
     @property
     def listed(self) -> str:
@@ -183,13 +184,13 @@ class Preprocessing:
         """
         if channels == self.channels:
             return self
-        if channels == 1:
-            mean, std = ((sum(values) / len(values),) for values in (self.mean, self.std))
-            return replace(self, mean=mean, std=std, bands=None)
-        mean, std = (
-            tuple(values[i % len(values)] for i in range(channels)) for values in (self.mean, self.std)
-        )
-        return replace(self, mean=mean, std=std, bands=None)
+
+        def adapted(values: tuple[float, ...]) -> tuple[float, ...]:
+            if channels == 1:
+                return (sum(values) / len(values),)
+            return tuple(values[channel % len(values)] for channel in range(channels))
+
+        return replace(self, mean=adapted(self.mean), std=adapted(self.std), bands=None)
 
     def seeing(self, bands: Bands | None) -> Preprocessing:
         """The same for rasters read by a rule, or for ordinary images (None).

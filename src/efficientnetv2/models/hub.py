@@ -212,9 +212,9 @@ def _hash_in_name(entry: Remote) -> str:
 def _is_intact(path: Path, entry: Remote) -> bool:
     """Whether a file has its known SHA-256. None is known of a timm file that was copied by hand."""
     if entry.source == "torchvision":
-        return _sha256_of(path).startswith(_hash_in_name(entry))
+        return sha256_of(path).startswith(_hash_in_name(entry))
     known = path.resolve().name
-    return not _SHA256.fullmatch(known) or _sha256_of(path) == known
+    return not _SHA256.fullmatch(known) or sha256_of(path) == known
 
 
 def _advice(entry: Remote, hub: Hub, state: str) -> str:
@@ -228,7 +228,8 @@ def _advice(entry: Remote, hub: Hub, state: str) -> str:
     )
 
 
-def _sha256_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -248,19 +249,19 @@ class _Transfer:
         """Download the file unless another process has, and go on where an earlier download ended."""
         lock.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
-            if self.path.is_file() and _sha256_of(self.path).startswith(self.sha256):
+            if self.path.is_file() and sha256_of(self.path).startswith(self.sha256):
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_name(f"{self.path.name}.incomplete")
             resumed = partial.exists() and partial.stat().st_size > 0
             self._fill(partial)
-            found = _sha256_of(partial)
+            found = sha256_of(partial)
             if resumed and not found.startswith(
                 self.sha256
             ):  # the old part may be wrong: once more from the start
                 partial.unlink()
                 self._fill(partial)
-                found = _sha256_of(partial)
+                found = sha256_of(partial)
             if not found.startswith(self.sha256):
                 partial.unlink()
                 raise InputError(
