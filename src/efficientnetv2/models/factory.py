@@ -146,16 +146,13 @@ def _is_path(model: str) -> bool:
 
 def unknown_model_error(model: str) -> InputError:
     """The error for an unknown model name, with the names that it has here, in timm, torchvision or Keras."""
-    name, dot, tag = model.partition(".")
-    ours = _published_name(name)
-    if ours is not None and f"{ours}.{tag}" in pretrained.weight_names():
-        ours += dot + tag
-    theirs = " or ".join(f"'{word}'" for word in [*_library_names(name, tag)] or _library_names(name, ""))
-    if ours is not None:
-        also = f" The library's own: {theirs}." if theirs else ""
-        return InputError(f"there is no model '{model}'; did you mean '{ours}'?{also}")
-    if theirs:
-        return InputError(f"there is no model '{model}' of ours; did you mean {theirs}?")
+    name, _, tag = model.partition(".")
+    meant = []
+    if (ours := _published_name(name)) is not None:
+        meant.append(f"{ours}.{tag}" if f"{ours}.{tag}" in pretrained.weight_names() else ours)
+    meant += [*_library_names(name, tag)] or _library_names(name, "")
+    if meant:
+        return InputError(f"there is no model '{model}'; did you mean {' or '.join(map(repr, meant))}?")
     return InputError(
         f"there is no model '{model}'{did_you_mean(model, NAMES)} Known: {', '.join(NAMES)}. Models of other "
         "libraries: timm:NAME, torchvision:NAME."

@@ -200,7 +200,7 @@ def _library_model(file: WeightFile, name: str) -> tuple[Architecture, str, list
     if file.source == "timm":
         tf = is_tf(file)
         table, theirs = timm.architecture_of(name, tf=tf), f"tf_{name}" if tf else name
-        if file.model is None and timm.has_plain(name):
+        if file.model is None and name in timm.PLAIN:
             notes.append(
                 f"read as timm's tf_{name} (TensorFlow's padding), since the file names no model. For {name} "
                 f"(symmetric padding): effnetv2 convert FILE OUT --model {name}"

@@ -34,7 +34,7 @@ _DEFAULT_CROP_PCT = 0.875
 
 _PLAIN_EPSILON = 1e-5  # of models without tf_
 # Without tf_, timm has all of V1 but not V2 B0 to B3.
-_PLAIN = frozenset(name for name in NAMES if not name.startswith("efficientnetv2_b"))
+PLAIN = frozenset(name for name in NAMES if not name.startswith("efficientnetv2_b"))
 
 # timm's own models, by the channels of stem and head. They share the tensor names but have no published architecture.
 _RW = {
@@ -98,7 +98,7 @@ def published_name(model: str) -> tuple[str, bool]:
         raise InputError(
             f"'{model}' is none of timm's models that can be read here. Use create('timm:NAME')."
         )
-    if not match[1] and match[2] not in _PLAIN:
+    if not match[1] and match[2] not in PLAIN:
         raise InputError(f"timm has no model '{model}'; did you mean 'tf_{model}'?")
     return match[2], match[1] is not None
 
@@ -107,11 +107,6 @@ def tag_of(model: str) -> str:
     """The tag in a timm name, an old suffix as its present tag; "" if it has none."""
     name, _, tag = model.partition(".")
     return tag or next((new for old, new in _OLD_TAGS.items() if name.endswith(old)), "")
-
-
-def has_plain(name: str) -> bool:
-    """Whether timm has a published model without ``tf_`` too."""
-    return name in _PLAIN
 
 
 def architecture_of(name: str, *, tf: bool) -> Architecture:
@@ -147,7 +142,7 @@ def default_preprocessing(
         crop = timm_crop_pct(image_size, crop_pct)
         return Preprocessing(image_size, crop_mode, crop, "bicubic", mean, std), f"{name}.{tag}"
     preprocessing = get_model_info(name).preprocessing
-    if name.startswith("efficientnetv2_") and name in _PLAIN:
+    if name.startswith("efficientnetv2_") and name in PLAIN:
         mean, std = IMAGENET
         preprocessing = replace(
             preprocessing, interpolation="bicubic", mean=mean, std=std, crop_mode="center"
@@ -251,7 +246,7 @@ def model_name(table: Architecture) -> tuple[str, dict[str, Any]]:
     if name is None:
         raise InputError("timm has only the published models, and this is none of them")
     tf = table.padding == "same"
-    if not tf and name not in _PLAIN:
+    if not tf and name not in PLAIN:
         raise InputError(f"timm has {name} only with TensorFlow's padding, and this one pads symmetrically")
     theirs, epsilon = 1e-3 if tf else _PLAIN_EPSILON, table.batch_norm_epsilon
     return f"tf_{name}" if tf else name, {} if epsilon == theirs else {"bn_eps": epsilon}
