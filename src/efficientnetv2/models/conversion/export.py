@@ -33,7 +33,7 @@ from efficientnetv2.models.conversion.layouts import (
 )
 from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
 from efficientnetv2.models.conversion.weight_file import header_text
-from efficientnetv2.models.efficientnet import EfficientNet, Network
+from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.model_card import CARRIED
 from efficientnetv2.models.pretrained import timm_crop_pct
 from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
@@ -150,7 +150,7 @@ def _timm_config(name: str, arguments: dict[str, Any], network: EfficientNet) ->
     }
 
 
-def write_keras(path: str | Path, network: Network) -> None:
+def write_keras(path: Path, network: EfficientNet) -> None:
     """Write a model as Keras' own, whole or not at all, with 32-bit weights.
 
     ``path`` ends in ``.keras`` (the model with its preprocessing), ``.weights.h5`` (weights only) or ``.h5`` (the model
@@ -158,13 +158,11 @@ def write_keras(path: str | Path, network: Network) -> None:
     a classifier, pooled features. Raises InputError if Keras is not installed, has no such model, cannot express it in
     this format, or the file cannot be written.
     """
-    path = Path(path)
     suffix = next((end for end in KERAS_SUFFIXES if path.name.endswith(end)), None)
     if suffix is None:
         raise InputError(f"a file for Keras ends in {', '.join(KERAS_SUFFIXES)}")
-    architecture = network.architecture if isinstance(network, EfficientNet) else None
-    name = next((name for name in CLASSES if get_architecture(name) == architecture), None)
-    if name is None or not isinstance(network, EfficientNet):
+    name = next((name for name in CLASSES if get_architecture(name) == network.architecture), None)
+    if name is None:
         raise InputError(
             "Keras has no such model. It has padding 'same', batch-norm epsilon 0.001, and the architectures "
             f"{', '.join(CLASSES)}"

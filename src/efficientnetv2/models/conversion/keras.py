@@ -62,14 +62,13 @@ _KNOWN = frozenset(
 )  # fmt: skip
 
 
-def read(path: str | Path) -> WeightFile:
+def read(path: Path) -> WeightFile:
     """Read ``.weights.h5``, ``.keras`` or legacy ``.h5``, whatever the file's name.
 
     Tensors have Keras' layer names. The only dense layer is ``predictions`` whatever the file calls it. Raises
     InputError if the file cannot be read, its layers are of no model that Keras has, its preprocessing is not a mean
     and standard deviation, or its head differs.
     """
-    path = Path(path)
     found = keras_files.read(path)
     named, notes = _named_layers(path, found.layers)
     tensors = {

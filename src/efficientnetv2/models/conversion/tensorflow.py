@@ -57,13 +57,12 @@ def opens(path: Path) -> bool:
     return path.with_name(f"{_prefix_name(path)}.index").is_file()
 
 
-def read(path: str | Path) -> WeightFile:
+def read(path: Path) -> WeightFile:
     """Read a checkpoint: its prefix (``model.ckpt-1234``), ``.index`` file, or directory (the latest one).
 
     Tensors have the authors' names without scope. Each variable's moving average is taken if it has one. Raises
     InputError if TensorFlow is not installed, there is no checkpoint, or it is of another family.
     """
-    path = Path(path)
     prefix = _prefix(path)
     with loading_tensorflow():
         tensorflow = import_optional("tensorflow", "tensorflow", f"Reading {path}, a TensorFlow checkpoint,")
