@@ -38,8 +38,10 @@ opens = keras_files.opens
 
 # Published models that Keras has, its classes, and its own names of the models ("efficientnetv2-b0", "efficientnetb0").
 CLASSES = {
-    **{f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}" for size in ("b0", "b1", "b2", "b3")},
-    **{f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}" for size in ("s", "m", "l")},
+    **{
+        f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}"
+        for size in ("b0", "b1", "b2", "b3", "s", "m", "l")
+    },
     **{f"efficientnet_b{size}": f"EfficientNetB{size}" for size in range(8)},
 }
 _KERAS_NAMES = {name.replace("_", "-" if "v2" in name else ""): name for name in CLASSES}
@@ -78,7 +80,7 @@ def read(path: Path) -> WeightFile:
     }
     header = parse_header(path, found.header)
     file = WeightFile(
-        path, "keras", tensors, model=_published_name(found.config), header=header, notes=tuple(notes)
+        path, "keras", tensors, _published_name(found.config), header=header, notes=tuple(notes)
     )
     name = detect({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     if name is None:
@@ -86,13 +88,9 @@ def read(path: Path) -> WeightFile:
     if found.config is not None:
         refuse_other_heads(path, found.config, "softmax" if header is None else header.answer)
     channels = tensors["stem_conv.kernel"].shape[1]
-    preprocessing, stated, more_notes = keras_preprocessing.scaling_of(path, found, name, channels)
-    return replace(
-        file,
-        preprocessing=preprocessing if stated else None,
-        stated=stated,
-        notes=(*file.notes, *more_notes),
-    )
+    preprocessing, stated, more = keras_preprocessing.scaling_of(path, found, name, channels)
+    notes += more
+    return replace(file, preprocessing=preprocessing if stated else None, stated=stated, notes=tuple(notes))
 
 
 def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "softmax") -> None:
@@ -227,13 +225,10 @@ def _rank(layer: StoredLayer) -> int:
 
 def _shape(layer: StoredLayer) -> tuple[int, ...]:
     """Shape of a layer's first array in PyTorch's layout."""
-    orders: dict[str, AxisOrder] = {
-        "conv2d": "convolution",
-        "depthwise_conv2d": "depthwise",
-        "dense": "dense",
-    }
-    kernel = layer.arrays.get("0", np.empty(()))
-    return tuple(to_torch(kernel, orders.get(layer.layer_class, "vector")).shape)
+    kinds: dict[str, Kind] = {cls: kind for kind, cls in _LAYER_CLASSES.items()}
+    kind = kinds.get(layer.layer_class, "batch_norm")
+    order: AxisOrder = "vector" if kind == "batch_norm" else kind
+    return tuple(to_torch(layer.arrays.get("0", np.empty(())), order).shape)
 
 
 def _axis_order(layer: str, leaf: str, axes: int) -> AxisOrder:
@@ -252,7 +247,7 @@ def _published_name(config: Mapping[str, Any] | None) -> str | None:
     if inner.get("name") in _KERAS_NAMES:
         return str(inner["name"])
     parts = inner.get("layers")
-    found = (
-        (_published_name(part) for part in parts if isinstance(part, dict)) if isinstance(parts, list) else ()
-    )
-    return next((name for name in found if name), None)
+    for part in parts if isinstance(parts, list) else []:
+        if isinstance(part, dict) and (name := _published_name(part)):
+            return name
+    return None
