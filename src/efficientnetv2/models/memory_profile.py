@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -99,14 +99,11 @@ def _map_sides(network: Network, image_size: int) -> list[int]:
         sides.append(shape[2] if square else 0)
 
     leaves = [module for module in network.modules() if next(module.children(), None) is None]
-    hooks = [module.register_forward_hook(record) for module in leaves]
-    try:
-        # In evaluation: in training, some models have further classifiers with maps of their own.
-        with _in_mode(network, training=False), torch.no_grad():
-            infer_shapes(network, in_channels=network.in_channels, image_size=image_size)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    # In evaluation: in training, some models have further classifiers with maps of their own.
+    with ExitStack() as stack, _in_mode(network, training=False), torch.no_grad():
+        for module in leaves:
+            stack.enter_context(module.register_forward_hook(record))
+        infer_shapes(network, in_channels=network.in_channels, image_size=image_size)
     return sides
 
 

@@ -59,10 +59,8 @@ class WrappedModel(Network):
         self.module = module
         self.source = source
         self.stem_name = convolutions[0]
-        self.classifier_name, self.classifier_names = (
-            classifiers[-1],
-            classifiers,
-        )  # the last, and all in order
+        self.classifier_names = classifiers  # in the order of the module
+        self.classifier_name = classifiers[-1]
         self._map_indices: tuple[int, ...] | None = None  # of the maps to return; set by ``features``
         if preprocessing is not None:
             self.preprocessing = preprocessing.with_channels(stem.in_channels)
@@ -100,11 +98,8 @@ class WrappedModel(Network):
             return self.forward(x)
         inputs: list[Tensor] = []
         classifier = self.module.get_submodule(self.classifier_name)
-        hook = classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-        try:
+        with classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0])):
             self.module(x)
-        finally:
-            hook.remove()
         return inputs[-1]
 
     def forward(self, x: Tensor) -> Tensor:
