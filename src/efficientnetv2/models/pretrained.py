@@ -136,42 +136,27 @@ _TIMM: dict[str, _Timm] = {
     "efficientnetv2_l.in21k_ft_in1k":      _Timm(480, 1.0,   "squash",  HALF,      1000, 86.802),
     "efficientnetv2_xl.in21k":             _Timm(512, 1.0,   "squash",  HALF,     21843, None),
     "efficientnetv2_xl.in21k_ft_in1k":     _Timm(512, 1.0,   "squash",  HALF,      1000, 86.754),
-    "efficientnet_b0.in1k":                _Timm(224, 0.875, "center",   IMAGENET,  1000, 76.542),
-    "efficientnet_b0.aa_in1k":             _Timm(224, 0.875, "center",   IMAGENET,  1000, 76.882),
-    "efficientnet_b0.ap_in1k":             _Timm(224, 0.875, "center",   HALF,      1000, 77.100),
-    "efficientnet_b0.ns_jft_in1k":         _Timm(224, 0.875, "center",   IMAGENET,  1000, 78.680),
-    "efficientnet_b1.in1k":                _Timm(240, 0.882, "center",   IMAGENET,  1000, 78.546),
-    "efficientnet_b1.aa_in1k":             _Timm(240, 0.882, "center",   IMAGENET,  1000, 78.840),
-    "efficientnet_b1.ap_in1k":             _Timm(240, 0.882, "center",   HALF,      1000, 79.288),
-    "efficientnet_b1.ns_jft_in1k":         _Timm(240, 0.882, "center",   IMAGENET,  1000, 81.388),
-    "efficientnet_b2.in1k":                _Timm(260, 0.89,  "center",   IMAGENET,  1000, 79.612),
-    "efficientnet_b2.aa_in1k":             _Timm(260, 0.89,  "center",   IMAGENET,  1000, 80.074),
-    "efficientnet_b2.ap_in1k":             _Timm(260, 0.89,  "center",   HALF,      1000, 80.300),
-    "efficientnet_b2.ns_jft_in1k":         _Timm(260, 0.89,  "center",   IMAGENET,  1000, 82.412),
-    "efficientnet_b3.in1k":                _Timm(300, 0.904, "center",   IMAGENET,  1000, 80.878),
-    "efficientnet_b3.aa_in1k":             _Timm(300, 0.904, "center",   IMAGENET,  1000, 81.648),
-    "efficientnet_b3.ap_in1k":             _Timm(300, 0.904, "center",   HALF,      1000, 81.842),
-    "efficientnet_b3.ns_jft_in1k":         _Timm(300, 0.904, "center",   IMAGENET,  1000, 84.054),
-    "efficientnet_b4.in1k":                _Timm(380, 0.922, "center",   IMAGENET,  1000, 82.598),
-    "efficientnet_b4.aa_in1k":             _Timm(380, 0.922, "center",   IMAGENET,  1000, 83.040),
-    "efficientnet_b4.ap_in1k":             _Timm(380, 0.922, "center",   HALF,      1000, 83.246),
-    "efficientnet_b4.ns_jft_in1k":         _Timm(380, 0.922, "center",   IMAGENET,  1000, 85.156),
-    "efficientnet_b5.in1k":                _Timm(456, 0.934, "center",   IMAGENET,  1000, 83.170),
-    "efficientnet_b5.aa_in1k":             _Timm(456, 0.934, "center",   IMAGENET,  1000, 83.696),
-    "efficientnet_b5.ap_in1k":             _Timm(456, 0.934, "center",   HALF,      1000, 84.258),
-    "efficientnet_b5.ns_jft_in1k":         _Timm(456, 0.934, "center",   IMAGENET,  1000, 86.096),
-    "efficientnet_b5.ra_in1k":             _Timm(456, 0.934, "center",   IMAGENET,  1000, 83.834),
-    "efficientnet_b6.aa_in1k":             _Timm(528, 0.942, "center",   IMAGENET,  1000, 84.124),
-    "efficientnet_b6.ap_in1k":             _Timm(528, 0.942, "center",   HALF,      1000, 84.794),
-    "efficientnet_b6.ns_jft_in1k":         _Timm(528, 0.942, "center",   IMAGENET,  1000, 86.476),
-    "efficientnet_b7.aa_in1k":             _Timm(600, 0.949, "center",   IMAGENET,  1000, 84.424),
-    "efficientnet_b7.ap_in1k":             _Timm(600, 0.949, "center",   HALF,      1000, 85.132),
-    "efficientnet_b7.ns_jft_in1k":         _Timm(600, 0.949, "center",   IMAGENET,  1000, 86.850),
-    "efficientnet_b7.ra_in1k":             _Timm(600, 0.949, "center",   IMAGENET,  1000, 84.926),
-    "efficientnet_b8.ap_in1k":             _Timm(672, 0.954, "center",   HALF,      1000, 85.358),
-    "efficientnet_b8.ra_in1k":             _Timm(672, 0.954, "center",   IMAGENET,  1000, 85.344),
     "efficientnet_l2.ns_jft_in1k":         _Timm(800, 0.96,  "center",   IMAGENET,  1000, 88.360),
     "efficientnet_l2.ns_jft_in1k_475":     _Timm(475, 0.936, "center",   IMAGENET,  1000, 88.246),
+}
+
+# V1 B0 to B8: size, crop_pct, and the top-1 of each tag.
+_V1_TAGS = ("in1k", "aa_in1k", "ap_in1k", "ns_jft_in1k", "ra_in1k")
+_V1: dict[str, tuple[int, float, *tuple[float | None, ...]]] = {
+    "efficientnet_b0": (224, 0.875, 76.542, 76.882, 77.100, 78.680,   None),
+    "efficientnet_b1": (240, 0.882, 78.546, 78.840, 79.288, 81.388,   None),
+    "efficientnet_b2": (260, 0.89,  79.612, 80.074, 80.300, 82.412,   None),
+    "efficientnet_b3": (300, 0.904, 80.878, 81.648, 81.842, 84.054,   None),
+    "efficientnet_b4": (380, 0.922, 82.598, 83.040, 83.246, 85.156,   None),
+    "efficientnet_b5": (456, 0.934, 83.170, 83.696, 84.258, 86.096, 83.834),
+    "efficientnet_b6": (528, 0.942,   None, 84.124, 84.794, 86.476,   None),
+    "efficientnet_b7": (600, 0.949,   None, 84.424, 85.132, 86.850, 84.926),
+    "efficientnet_b8": (672, 0.954,   None,   None, 85.358,   None, 85.344),
+}
+_TIMM |= {
+    f"{model}.{tag}": _Timm(size, crop, "center", HALF if tag == "ap_in1k" else IMAGENET, 1000, top1)
+    for model, (size, crop, *by_tag) in _V1.items()
+    for tag, top1 in zip(_V1_TAGS, by_tag, strict=True) if top1
 }
 
 # torchvision 0.29: url, transforms() and acc@1 of the weights of torchvision.models.efficientnet. It publishes
