@@ -195,20 +195,21 @@ def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:
 
 def _file(path: Path) -> Path:
     """The model file at a path or in a run directory."""
-    if path.is_dir() and ((path / "config.json").is_file() or (path / "checkpoint").is_file()):
-        raise InputError(f"{path} is a folder of weights, not a run folder. {conversion_hint(path)}")
-    if path.is_dir():
-        if not (path / NAME).is_file():
-            inside = sorted(str(file.parent) for file in path.glob(f"*/{NAME}"))
-            runs = f" Folders in it do: {shorten(inside, 3)}." if inside else ""
-            raise InputError(
-                f"{path} holds no {NAME}.{runs} Give a run folder whose training has ended, or a file."
-            )
-        return path / NAME
     if path.is_file():
         return path
-    if path.with_name(f"{path.name}.index").is_file():
-        raise InputError(f"{path} is a TensorFlow checkpoint, not a model file. {conversion_hint(path)}")
+    of_timm_or_tensorflow = [path / "config.json", path / "checkpoint"]
+    if not path.is_dir():
+        of_timm_or_tensorflow = [path.with_name(f"{path.name}.index")]
+    if any(file.is_file() for file in of_timm_or_tensorflow):
+        raise InputError(f"{path} has weights of another library. {conversion_hint(path)}")
+    if path.is_dir():
+        if (path / NAME).is_file():
+            return path / NAME
+        inside = sorted(str(file.parent) for file in path.glob(f"*/{NAME}"))
+        runs = f" Folders in it do: {shorten(inside, 3)}." if inside else ""
+        raise InputError(
+            f"{path} holds no {NAME}.{runs} Give a run folder whose training has ended, or a file."
+        )
     if str(path) in pretrained.weight_names():
         raise InputError(
             f"{path} is a name of pretrained weights, not a file. To train from them: effnetv2 train DATA --weights "
