@@ -66,18 +66,34 @@ def adapt(
 
 def classifier_layers(network: Network) -> list[nn.Module]:
     """The classifier; several in a distilled model. Without classes, an ``nn.Identity``."""
+    module, names = _classifiers(network)
+    return [module.get_submodule(name) for name in names]
+
+
+def _classifiers(network: Network) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module that holds the classifiers, and their names within it."""
     if isinstance(network, WrappedModel):
-        return [network.module.get_submodule(name) for name in network.classifier_names]
-    return [network.get_submodule("classifier")]
+        return network.module, network.classifier_names
+    return network, ("classifier",)
 
 
-def reset_classifiers(network: WrappedModel, num_classes: int) -> None:
-    """Replace every classifier of a wrapped model by a fresh one, as ``adapt`` does for a single classifier."""
-    for name in network.classifier_names:
-        old = network.module.get_submodule(name)
-        assert isinstance(old, nn.Linear)
-        network.module.set_submodule(name, _fresh_classifier(network, old.in_features, num_classes))
-    _forget_classes(network, num_classes)
+def reset_classifiers(network: Network, num_classes: int) -> None:
+    """Replace every classifier by a fresh one, as ``adapt`` does for a single classifier; 0 removes them."""
+    module, names = _classifiers(network)
+    for name in names:
+        old = module.get_submodule(name)
+        head: nn.Module = nn.Identity()
+        if num_classes:
+            like = next(weight for weight in network.parameters() if weight.is_floating_point())
+            width = old.in_features if isinstance(old, nn.Linear) else network.embed_dim
+            head = nn.Linear(width, num_classes, device=like.device, dtype=like.dtype)
+            if not like.is_meta:
+                bound = num_classes**-0.5
+                nn.init.uniform_(head.weight, -bound, bound)
+                nn.init.zeros_(head.bias)
+        module.set_submodule(name, head.train(network.training))
+    network.num_classes, network.class_names, network.answer = num_classes, (), "softmax"
+    network.metrics, network.calibration = {}, None
 
 
 def set_classifier_weights(network: Network, weight: Tensor, bias: Tensor) -> None:
@@ -101,29 +117,7 @@ def _set_head(network: Network, num_classes: int) -> None:
         raise InputError(
             f"{network.display_name()} has several classifiers, which cannot be replaced. Use create(..., {option})."
         )
-    head = _fresh_classifier(network, network.embed_dim, num_classes) if num_classes else nn.Identity()
-    head.train(network.training)
-    if isinstance(network, WrappedModel):
-        network.module.set_submodule(network.classifier_name, head)
-    else:
-        network.set_submodule("classifier", head)
-    _forget_classes(network, num_classes)
-
-
-def _fresh_classifier(network: Network, width: int, num_classes: int) -> nn.Linear:
-    like = next(weight for weight in network.parameters() if weight.is_floating_point())
-    classifier = nn.Linear(width, num_classes, device=like.device, dtype=like.dtype)
-    if not like.is_meta:
-        bound = num_classes**-0.5
-        nn.init.uniform_(classifier.weight, -bound, bound)
-        nn.init.zeros_(classifier.bias)
-    return classifier.train(network.training)
-
-
-def _forget_classes(network: Network, num_classes: int) -> None:
-    """Drop what is known of the outputs of the previous classifier."""
-    network.num_classes, network.class_names, network.answer = num_classes, (), "softmax"
-    network.metrics, network.calibration = {}, None
+    reset_classifiers(network, num_classes)
 
 
 def _set_channels(network: Network, in_channels: int) -> None:

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models import model_file, pretrained
-from efficientnetv2.models.adapt import adapt
+from efficientnetv2.models.adapt import adapt, reset_classifiers
 from efficientnetv2.models.conversion import convert, detect
 from efficientnetv2.models.conversion.layouts import Source, published_shape
 from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
+from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.models.wrappers import WrappedModel, wrap_model
+from efficientnetv2.models.wrappers import wrap_model
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.optional_deps import import_optional, import_torchvision
@@ -99,9 +100,7 @@ def create(
     else:
         network = _create_or_load(model, num_classes, in_channels)
         if isinstance(network, EfficientNet):
-            name = published_shape(
-                network.architecture
-            )  # whatever its padding, which converted weights may change
+            name = published_shape(network.architecture)  # whatever its padding
             released = get_model_info(name).dropout if name else _DROPOUT
             dropout = released if dropout is None else dropout
             drop_path = _DROP_PATH if drop_path is None else drop_path
@@ -195,12 +194,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.training = network.training
         self.preprocessing = network.preprocessing
-        if isinstance(network, WrappedModel) and len(network.classifier_names) > 1:
-            # ``adapt`` refuses to remove several classifiers, but none of them is called here.
-            for name in network.classifier_names:
-                network.module.set_submodule(name, nn.Identity())
-        else:
-            adapt(network, num_classes=0)
+        require_single_model(network)
+        reset_classifiers(network, 0)
         if isinstance(network, EfficientNet):
             network.head = nn.Identity()
             network.frozen = tuple(name for name in network.frozen if not name.startswith("head."))

@@ -174,11 +174,7 @@ def _download(entry: Remote, source: str, hub: Hub) -> Path:
     if not in_hub:
         return content
     path = hf_hub_download(
-        entry.repository,
-        entry.file,
-        cache_dir=hub.folder,
-        endpoint=hub.endpoint,
-        etag_timeout=hub.patience_s,
+        entry.repository, entry.file, cache_dir=hub.folder, endpoint=hub.endpoint, etag_timeout=hub.patience_s
     )
     return Path(path)
 
