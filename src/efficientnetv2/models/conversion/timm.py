@@ -65,22 +65,16 @@ _OLD_TAGS = {
 
 # Evaluation size, crop_pct, crop mode, and mean with std of timm's weights of plain models, the default tag first:
 # default_cfgs in timm/models/efficientnet.py.
-_PLAIN_WEIGHTS: Mapping[str, Mapping[str, tuple[int, float, CropMode, Statistics]]] = {
-    "efficientnet_b0": {
-        "ra_in1k": (224, 0.875, "center", IMAGENET),
-        "ra4_e3600_r224_in1k": (256, 1.0, "center", HALF),
-    },
-    "efficientnet_b1": {
-        "ra4_e3600_r240_in1k": (288, 1.0, "center", HALF),
-        "ft_in1k": (256, 1.0, "center", IMAGENET),
-    },
-    "efficientnet_b2": {"ra_in1k": (288, 1.0, "center", IMAGENET)},
-    "efficientnet_b3": {"ra2_in1k": (320, 1.0, "center", IMAGENET)},
-    "efficientnet_b4": {"ra2_in1k": (384, 1.0, "center", IMAGENET)},
-    "efficientnet_b5": {
-        "sw_in12k_ft_in1k": (448, 1.0, "squash", IMAGENET),
-        "sw_in12k": (416, 0.95, "center", IMAGENET),
-    },
+_PLAIN_WEIGHTS: Mapping[str, tuple[int, float, CropMode, Statistics]] = {
+    "efficientnet_b0.ra_in1k": (224, 0.875, "center", IMAGENET),
+    "efficientnet_b0.ra4_e3600_r224_in1k": (256, 1.0, "center", HALF),
+    "efficientnet_b1.ra4_e3600_r240_in1k": (288, 1.0, "center", HALF),
+    "efficientnet_b1.ft_in1k": (256, 1.0, "center", IMAGENET),
+    "efficientnet_b2.ra_in1k": (288, 1.0, "center", IMAGENET),
+    "efficientnet_b3.ra2_in1k": (320, 1.0, "center", IMAGENET),
+    "efficientnet_b4.ra2_in1k": (384, 1.0, "center", IMAGENET),
+    "efficientnet_b5.sw_in12k_ft_in1k": (448, 1.0, "squash", IMAGENET),
+    "efficientnet_b5.sw_in12k": (416, 0.95, "center", IMAGENET),
 }
 
 # Arguments of timm's models that change nothing in evaluation, or that the tensors' shapes say as well.
@@ -135,7 +129,8 @@ def default_preprocessing(
                 tag = same_classes[0]
         _check_tag(f"tf_{name}", tag, entries)
         return entries[tag].preprocessing, title
-    if known := _PLAIN_WEIGHTS.get(name, {}):
+    known = {key.partition(".")[2]: row for key, row in _PLAIN_WEIGHTS.items() if key.startswith(f"{name}.")}
+    if known:
         tag = tag or next(iter(known))
         _check_tag(name, tag, known)
         image_size, crop_pct, crop_mode, (mean, std) = known[tag]
