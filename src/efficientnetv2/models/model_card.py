@@ -33,20 +33,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Header:
-    """Everything that a model file says besides its weights.
-
-    Args:
-        architecture: None for a model of another library.
-        foreign: Name of a model of another library ("timm:resnet50"). None if only its own code can build it.
-        answer: Meaning of the logits.
-        sha256: Of the tensors; unknown in files for other libraries. It is the last field because
-            ``safetensors_io.write`` fills in the last one it finds.
-    """
+    """Everything that a model file says besides its weights."""
 
     format_version: int
     package_version: str
-    architecture: Architecture | None
-    foreign: str | None
+    architecture: Architecture | None  # None for a model of another library
+    foreign: (
+        str | None
+    )  # a model of another library ("timm:resnet50"); None if only its own code can build it
     num_classes: Annotated[int, Field(ge=0)]
     in_channels: Annotated[int, Field(ge=1)]
     preprocessing: Preprocessing
@@ -54,6 +48,7 @@ class Header:
     answer: Answer
     recipe: dict[str, Any]
     metrics: dict[str, Any]
+    # Of the tensors; unknown in files for other libraries. The last field, which ``safetensors_io.write`` fills in.
     sha256: str
 
     @model_validator(mode="after")

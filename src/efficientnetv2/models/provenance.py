@@ -22,22 +22,18 @@ CALIBRATION_KEY = "efficientnetv2.calibration"
 
 @dataclass(frozen=True, eq=False)
 class TrainingFingerprint:
-    """The training images of a model, recognizable by their content.
+    """The training images of a model, recognizable by their content."""
 
-    Args:
-        pictures: Number of training images.
-        marks: (n,) int64, ascending: content hashes of all images, or of an even sample.
-        of_several: True if it merges several trainings. An image that was in two of them is more likely to be in the
-            sample, so the sampled fraction is unknown.
-        earlier: All trainings before this one, merged; None for random weights or weights without a fingerprint.
-        chose: The images (minival) that selected the weights, the size or the temperature.
-    """
-
-    pictures: int
-    marks: npt.NDArray[np.int64]
+    pictures: int  # number of training images
+    marks: npt.NDArray[np.int64]  # (n,), ascending: content hashes of all images, or of an even sample
+    # Merges several trainings. An image in two of them is more likely to be sampled, so the fraction is unknown.
     of_several: bool = False
-    earlier: TrainingFingerprint | None = None
-    chose: TrainingFingerprint | None = None
+    earlier: TrainingFingerprint | None = (
+        None  # all trainings before this one, merged; None if none are known
+    )
+    chose: TrainingFingerprint | None = (
+        None  # the images (minival) that selected weights, size or temperature
+    )
 
     @property
     def share(self) -> float:

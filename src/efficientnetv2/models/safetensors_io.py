@@ -29,17 +29,12 @@ _CHUNK_BYTES = 2 * 2**20
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file of which only the header has been read.
-
-    Args:
-        entries: The tensors without values, on the meta device.
-        offsets: Start and end of each tensor, in bytes from ``data_start``.
-    """
+    """A safetensors file of which only the header has been read."""
 
     path: Path
     metadata: dict[str, str]
-    entries: dict[str, Tensor]
-    offsets: dict[str, tuple[int, int]]
+    entries: dict[str, Tensor]  # without values, on the meta device
+    offsets: dict[str, tuple[int, int]]  # start and end of each tensor, in bytes from ``data_start``
     data_start: int
 
     def tensors(self) -> dict[str, Tensor]:

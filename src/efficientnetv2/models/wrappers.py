@@ -25,13 +25,8 @@ class WrappedModel(Network):
 
     The first ``nn.Conv2d`` reads the image and the last ``nn.Linear`` is the classifier, in the order in which the
     module lists its parts. If a timm model names several classifiers, as distilled models have, they are all of them.
-    Raises InputError if the module lacks one of the two, or is a timm model without its classifier.
-
-    Args:
-        module: Used, not copied. On a CPU its plain convolutions train faster (``optimize_convolutions``).
-        source: Name by which ``create`` builds the module again ("timm:resnet50", "torchvision:vit_b_16@384"). None
-            if only its own code can build it.
-        preprocessing: None is ImageNet's at 224 px.
+    ``module`` is used, not copied. ``source`` is the name by which ``create`` builds it again ("timm:resnet50",
+    "torchvision:vit_b_16@384"). Raises InputError if one of the two layers is missing.
     """
 
     def __init__(

@@ -1,8 +1,4 @@
-"""Weights of timm, torchvision, Keras and the authors into our model, and our model into files of theirs.
-
->>> read("tf_efficientnetv2_s.safetensors").network.preprocessing.image_size  # doctest: +SKIP
-384
-"""
+"""Weights of timm, torchvision, Keras and the authors into our model, and our model into files of theirs."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """Read models of ``keras.applications``: EfficientNetV2 B0 to B3, S, M, L and EfficientNet B0 to B7. Needs h5py only.
 
-These models scale their pixels themselves, which becomes the mean and standard deviation of our ``Preprocessing``
-(``keras_preprocessing``). V2 pads as TensorFlow. So does V1, if built with an input size. Built without one
-(``input_shape=(None, None, 3)``), it pads every map as one of even size, which differs at every input that is not a
-multiple of 32 px. Here the authors' padding is kept, and a note says so.
+V1 that was built without an input size pads every map as one of even size, which differs from the authors' padding at
+inputs that are not a multiple of 32 px. Here the authors' is kept, and a note says so.
 """
 
 from __future__ import annotations

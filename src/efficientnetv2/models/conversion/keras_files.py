@@ -1,12 +1,8 @@
 """Read Keras files with h5py only: nothing in a file is executed, no link out of it is followed.
 
-The content decides between three layouts:
-
-* ``.weights.h5`` of Keras 3: ``layers/conv2d_3/vars/0``. Layers are numbered by class; some versions add an attribute
-  ``name``. TensorFlow's Keras 2.13 to 2.15 has ``_layer_checkpoint_dependencies`` for ``layers``.
-* ``.keras``: a zip file with a ``model.weights.h5`` of this kind and the model's description, ``config.json``.
-* Legacy ``.h5``: ``stem_conv/stem_conv/kernel``. A whole model has them under ``model_weights`` and its description in
-  the attribute ``model_config``.
+Three layouts: ``.weights.h5`` of Keras 3 (``layers/conv2d_3/vars/0``, numbered by class; TensorFlow's Keras 2.13 to
+2.15 has ``_layer_checkpoint_dependencies``); ``.keras``, a zip file of such a file and the model's description; legacy
+``.h5`` (``stem_conv/stem_conv/kernel``, under ``model_weights`` in a whole model).
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Tensor names and axes of timm, torchvision, Keras and the authors' code, for one list of a model's layers.
 
-Each library has a function from a layer to its name there. Nothing here imports a library.
-
-- timm, torchvision: ``timm/models/_efficientnet_blocks.py`` (1.0.31), ``torchvision/models/efficientnet.py``.
-- Keras: ``keras/src/applications/efficientnet.py`` and ``efficientnet_v2.py`` (3.15). V1 and V2 differ in one name.
-- google/automl and tensorflow/tpu: convolutions (except depthwise) and batch-norms of a block are numbered.
+Sources: timm/models/_efficientnet_blocks.py (1.0.31), torchvision/models/efficientnet.py, keras/src/applications
+(3.15), google/automl and tensorflow/tpu.
 """
 
 from __future__ import annotations

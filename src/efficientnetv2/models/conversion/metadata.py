@@ -1,8 +1,4 @@
-"""Preprocessing and class names of converted weights, and where each value comes from.
-
-In this order: the user, the header that this package embedded, the file in its own format, the documentation of its
-source. Notes say what was assumed.
-"""
+"""Preprocessing and class names of converted weights: of the user, the embedded header, the file, or its source."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Checkpoints of google/automl (V2) and tensorflow/tpu (V1), written by TensorFlow's Saver.
 
-A variable is called ``efficientnetv2-s/blocks_3/conv2d_1/kernel``: model, block, layer. Most variables have a moving
-average (``.../ExponentialMovingAverage``), with which the published accuracy was reached.
+A variable is called ``efficientnetv2-s/blocks_3/conv2d_1/kernel``: model, block, layer.
 """
 
 from __future__ import annotations

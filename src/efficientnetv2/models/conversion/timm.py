@@ -1,10 +1,7 @@
-"""timm's models, its preprocessing and its hub directories. Nothing here imports timm.
+"""timm's models (1.0.31), its preprocessing and its hub directories. Nothing here imports timm.
 
 timm has most models twice under the same tensor names: ``tf_efficientnetv2_s`` pads as TensorFlow does and has
-batch-norm epsilon 1e-3, ``efficientnetv2_s`` pads symmetrically with epsilon 1e-5. Weights of one give wrong outputs in
-the other, and a file of tensors does not say which it is.
-
-Source: timm 1.0.31.
+batch-norm epsilon 1e-3, ``efficientnetv2_s`` pads symmetrically with epsilon 1e-5. Tensors do not say which.
 """
 
 from __future__ import annotations

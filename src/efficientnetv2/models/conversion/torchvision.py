@@ -1,9 +1,4 @@
-"""torchvision's models and its preprocessing.
-
-torchvision pads symmetrically. Its V1 models B0 to B4 have batch-norm epsilon 1e-5, B5 to B7 and V2 1e-3.
-
-Source: torchvision/models/efficientnet.py.
-"""
+"""torchvision's models and its preprocessing. Source: torchvision/models/efficientnet.py."""
 
 from __future__ import annotations
 
