@@ -211,16 +211,13 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), shape unchanged."""
-        gate: Tensor = self.expand(F.silu(self.reduce(_spatial_mean(x))))  # (N, C, 1, 1)
+        # On a CPU, the gradient of a mean is materialized and that of a sum is not. A sum in fp16 could overflow.
+        if x.requires_grad and x.device.type == "cpu" and x.dtype != torch.float16:
+            mean = x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
+        else:
+            mean = x.mean((2, 3), keepdim=True)
+        gate: Tensor = self.expand(F.silu(self.reduce(mean)))  # (N, C, 1, 1)
         return x * gate.sigmoid()
-
-
-def _spatial_mean(x: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, C, 1, 1)."""
-    # On a CPU, the gradient of a mean is materialized and that of a sum is not. A sum in fp16 could overflow.
-    if x.requires_grad and x.device.type == "cpu" and x.dtype != torch.float16:
-        return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
-    return x.mean((2, 3), keepdim=True)
 
 
 class DropPath(nn.Module):

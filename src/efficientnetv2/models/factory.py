@@ -113,7 +113,9 @@ def _create_or_load(
     model: str | Path | Architecture, num_classes: int | None, in_channels: int | None
 ) -> Network:
     """With fresh weights for the given classes and channels, or with weights and their own classes and channels."""
-    if isinstance(model, Path) or (isinstance(model, str) and _is_path(model)):
+    if isinstance(model, str) and (model.endswith(_SUFFIXES) or "/" in model or os.sep in model):
+        model = Path(model)
+    if isinstance(model, Path):
         return model_file.load(model)
     preprocessing = None
     if isinstance(model, str):
@@ -137,10 +139,6 @@ def _create_or_load(
     if preprocessing:
         network.preprocessing = preprocessing.with_channels(network.in_channels)
     return network
-
-
-def _is_path(model: str) -> bool:
-    return model.endswith(_SUFFIXES) or "/" in model or os.sep in model
 
 
 def unknown_model_error(model: str) -> InputError:
