@@ -14,7 +14,7 @@ from torch import nn
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.models import hub, model_file, pretrained
-from efficientnetv2.models.blocks import ConvNorm, _Block
+from efficientnetv2.models.blocks import ConvNorm, MBConv
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import WrappedModel
@@ -84,7 +84,7 @@ def test_a_fresh_classifier_answers_every_class_alike(given):
 def test_a_calm_network_begins_as_its_shortcuts_and_knows_no_class(init, last):
     """arXiv:1706.02677, section 5.1: the last batch-norm's scale, of the blocks with a shortcut alone."""
     network = begun("weights=none", f"init={init}", recipe="quick").network.eval()
-    blocks = [module for module in network.modules() if isinstance(module, _Block)]
+    blocks = [module for module in network.modules() if isinstance(module, MBConv)]
     ends = [block.project if isinstance(block.project, ConvNorm) else block.spatial for block in blocks]
     scales = [end.norm.weight for end in ends]
     shortcut = [block.drop_path is not None for block in blocks]
