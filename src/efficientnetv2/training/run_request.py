@@ -153,9 +153,10 @@ def _run_of_launch(world: World, out: Path | None) -> Path | None:
     restart: else it is of an earlier launch of the same name.
     """
     for recipe_file in runs_newest_first(RUNS) if out is None else [out / "recipe.yaml"]:
+        if not recipe_file.exists():
+            continue
         folder = RunDir(recipe_file.parent)
-        # A copy of a part of a run has no beginning.
-        if not (recipe_file.exists() and folder.beginning_file.exists()):
+        if not folder.beginning_file.exists():  # a copy of a part of a run
             continue
         with suppress(InputError):  # a damaged one is not resumed, and bars no other
             is_open = world.restarts > 0 or not folder.finished
