@@ -53,7 +53,7 @@ from efficientnetv2.training.run_summary import (
 )
 from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.training.train_overlap import pretrain_overlap
-from efficientnetv2.transforms.autoaugment import require_rgb
+from efficientnetv2.transforms.auto_augment import require_rgb
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.logs import as_details, progress
 

@@ -1,7 +1,7 @@
 """Operations on the colors of a batch, with a strength for every image: (N,) factors and thresholds.
 
-They compute what Pillow's ``ImageOps`` and ``ImageEnhance`` compute, Pillow's rounding included. Where the released
-TensorFlow operations round otherwise, the difference is one gray level; larger differences are in the docstrings.
+They compute what Pillow computes (``ImageOps``, ``ImageEnhance``), rounding included. The released operations differ by
+at most one gray level, but where a docstring says more.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from efficientnetv2.utils.rng import Key
 
 
 def color_jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: float) -> Tensor:
-    """Multiply brightness, contrast and saturation, in this order, by factors uniform in [1 - strength, 1 + strength].
+    """Multiply brightness, contrast and saturation by factors uniform in [1 - strength, 1 + strength].
 
-    Images of other than three channels get brightness only: contrast and saturation need a gray of red, green and blue.
+    Images of other than three channels get brightness only: the others need a gray of red, green and blue.
     """
     factors = on_device(1 + strength * (2 * key.uniform_rows(as_ids(ids), 3) - 1), like=images)
     brighter = brightness(images, factors[:, 0])
@@ -31,7 +31,8 @@ def color_jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: floa
 
 def autocontrast(images: Tensor) -> Tensor:
     """Stretch each channel of each image to 0..255; a constant channel stays. On Apple's GPUs to one gray level."""
-    finest = _finest(images.device)
+    # Apple's GPUs refuse doubles, which Pillow computes in.
+    finest = torch.float32 if images.device.type == "mps" else torch.float64
     low, high = (_of_channels(images, extreme).to(finest) for extreme in (torch.amin, torch.amax))  # (N, C)
     # Divided as a tensor: a number over a tensor would be a reciprocal and a product, rounded twice.
     scale = torch.full_like(low, 255) / (high - low).clamp(min=1)
@@ -44,7 +45,14 @@ def autocontrast(images: Tensor) -> Tensor:
 def equalize(images: Tensor) -> Tensor:
     """Flatten the histogram of each channel of each image."""
     count, channels = images.shape[:2]
-    histogram = _counts(_channel_levels(images), count * channels * 256).view(count, channels, 256)
+    levels, bins = _channel_levels(images), count * channels * 256
+    if images.device.type == "cpu":
+        histogram = torch.bincount(levels, minlength=bins)
+    else:  # where bincount would wait for the result; on a CPU it is three times as fast
+        ones = torch.ones(1, dtype=torch.int64, device=images.device).expand(len(levels))
+        zeros = torch.zeros(bins, dtype=torch.int64, device=images.device)
+        histogram = zeros.scatter_add_(0, levels.long(), ones)
+    histogram = histogram.view(count, channels, 256)
     below = histogram.cumsum(2) - histogram
     # The fullest bin that counts is the brightest one in use: its pixels are not spread further.
     total = images.shape[2] * images.shape[3]
@@ -69,9 +77,7 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert the values at or above a threshold, 0 (the negative) to 256 (unchanged)."""
     limit = threshold.to(torch.int16)[:, None, None]
-    below = ((to_rows(images).to(torch.int16) - limit) >> 15).to(
-        torch.uint8
-    )  # 255 below the threshold, else 0
+    below = ((to_rows(images).to(torch.int16) - limit) >> 15).to(torch.uint8)  # 255 below it, else 0
     return images ^ from_rows(~below, images.shape[1])
 
 
@@ -92,19 +98,16 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Away from the mean gray (factor above 1) or towards it; ``ImageEnhance.Contrast``. Takes three channels."""
     values = to_rows(images).float()
-    # In whole numbers: the mean, rounded half up, is exact for pictures of any size, on devices without doubles too.
+    # In whole numbers: the mean, rounded half up, is exact for images of any size, on devices without doubles too.
     count = images.shape[2] * images.shape[3]
     mean = (2 * _gray(values).to(torch.int32).sum((1, 2)) + count) // (2 * count)
     return _blend(mean.float()[:, None, None], values, factor)
 
 
 def released_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Contrast as the released code computes it: about a gray that depends on the size only.
+    """Contrast as the released code computes it: about a gray that is the number of pixels / 256.
 
-    It averages the histogram's counts instead of its gray levels, so the gray is the number of pixels over 256: 64 at
-    128 px, white from 256 px on.
-
-    Source: google/automl, efficientnetv2 (autoaugment, contrast).
+    Source: google/automl, efficientnetv2 (autoaugment, contrast), which averages the histogram's counts.
     """
     level = min(255, images.shape[2] * images.shape[3] // 256)
     return _blend(torch.full((), float(level), device=images.device), to_rows(images).float(), factor)
@@ -154,25 +157,11 @@ def _levels(values: Tensor) -> Tensor:
     return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
-def _finest(device: torch.device) -> torch.dtype:
-    """The most exact type of a device: Apple's GPUs refuse doubles, which Pillow computes in."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def _of_channels(images: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
     """The least or greatest value of each channel of each image: (N, C, H, W) to (N, C)."""
     # Over the rows first: long rows are compared many values at a time.
     columns = extreme(to_rows(images), 1).view(len(images), -1, images.shape[1])
     return extreme(columns, 1)
-
-
-def _counts(index: Tensor, bins: int) -> Tensor:
-    """How often each of 0 to bins - 1 occurs in an int32 index."""
-    if index.device.type == "cpu":
-        return torch.bincount(index, minlength=bins)
-    # On a GPU bincount would wait for the result; on a CPU it is three times as fast.
-    ones = torch.ones(1, dtype=torch.int64, device=index.device).expand(len(index))
-    return torch.zeros(bins, dtype=torch.int64, device=index.device).scatter_add_(0, index.long(), ones)
 
 
 def _channel_levels(images: Tensor) -> Tensor:

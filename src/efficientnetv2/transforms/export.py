@@ -27,12 +27,7 @@ _QUALITY = 95  # of the JPEG, its colors at full resolution: a copy of a copy sh
 
 
 def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
-    """How many copies each image gets, so that its class has ``wanted`` images; those of a class differ by one at most.
-
-    Args:
-        labels: (N,) classes.
-        wanted: (K,) images of each class, copies included, no fewer than there are.
-    """
+    """How many copies each of (N,) images gets, so that each class has ``wanted``; within a class one more at most."""
     copies = np.zeros(len(labels), dtype=np.int64)
     for label, (number, rows) in enumerate(zip(wanted, class_members(labels, len(wanted)), strict=True)):
         if len(rows):
@@ -53,13 +48,7 @@ def augmented_copies_of(
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Copies of an image (H, W, 3), each augmented as in training, but neither cropped nor mixed.
 
-    They are made in the portions that training works on: all copies of a large photograph would not fit into memory.
-
-    Args:
-        row: Of the image. With the key it decides what is drawn.
-
-    Raises:
-        InputError: Symmetries of an image that is not square.
+    ``row`` and ``key`` decide what is drawn. All copies of a large photograph at once would not fit into memory.
     """
     ids = (np.arange(count, dtype=np.int64) << 32) | row  # as data.sampler.BatchRequest counts draws
     images = torch.from_numpy(picture.transpose(2, 0, 1).copy()).expand(count, -1, -1, -1)  # a view
@@ -76,42 +65,25 @@ def write_copies(
     setting: StepSettings,
     plan: AugmentPlan,
     key: Key,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = lambda written: None,
 ) -> pd.DataFrame:
-    """Write copies of images into ``folder/augmented``.
+    """Write (N,) ``copies`` of the images into ``folder/augmented``, at the strength of ``setting``.
 
-    Args:
-        copies: (N,) number of copies of each image.
-        setting: Strength; its sizes, mixing and dropout do not count here.
-        key: The same key writes the same images.
-        progress: Called with the number of copies written so far.
-
-    Returns:
-        A row for each copy as in the dataset, with the copy's path from ``folder``, and the original's path in
-        ``augmented_from``.
-
-    Raises:
-        UnreadableImageError: An image can't be read.
+    Returns a row for each copy as in the dataset, with the original's path in ``augmented_from``.
     """
     reader = source_reader(dataset)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     rows: list[int] = []
     paths: list[str] = []
-    for row in np.flatnonzero(copies):
-        picture = np.asarray(load_image(reader.source(int(row))))
-        made = augmented_copies_of(
-            picture, row=int(row), count=int(copies[row]), setting=setting, plan=plan, key=key
-        )
+    for row in np.flatnonzero(copies).tolist():
+        picture, count = np.asarray(load_image(reader.source(row))), int(copies[row])
+        made = augmented_copies_of(picture, row=row, count=count, setting=setting, plan=plan, key=key)
         for number, copy in enumerate(made, start=1):
             paths.append(f"{FOLDER}/{row:06d}_{number}.jpg")
-            image = Image.fromarray(copy)
-            write_atomically(
-                folder / paths[-1],
-                partial(image.save, format="JPEG", quality=_QUALITY, subsampling=0),
-            )
-            rows.append(int(row))
-            if progress is not None:
-                progress(len(rows))
+            save = partial(Image.fromarray(copy).save, format="JPEG", quality=_QUALITY, subsampling=0)
+            write_atomically(folder / paths[-1], save)
+            rows.append(row)
+            progress(len(rows))
     table = dataset.table.iloc[rows].reset_index(drop=True)
     table[AUGMENTED_FROM] = table["path"].astype(object)
     return table.assign(path=paths)

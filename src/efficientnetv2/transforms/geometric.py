@@ -1,20 +1,25 @@
-"""Flips, the eight symmetries of the square, and affine warps, with a strength for every image."""
+"""Flips, the eight symmetries of the square, affine warps and holes, with a strength for every image."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.transforms.per_sample import apply_by_group, as_ids, from_rows, to_rows
+from efficientnetv2.transforms.per_sample import apply_by_group, as_ids, from_rows, on_device, to_rows, where
+from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
 # What a warp leaves empty: the released code's "replace" color (google/automl, efficientnetv2).
 FILL = 128
+Fill = Literal["mean", "noise"]
+# Each image's noise is a window into one strip of noise; so many windows there are. Ours.
+_WINDOWS = 65536
 
 
 def random_horizontal_flip(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
@@ -24,17 +29,10 @@ def random_horizontal_flip(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tens
 
 
 def random_symmetry(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
-    """Turn and mirror each image into one of the eight symmetries of the square: for images without an upright.
-
-    Raises:
-        InputError: The images are not square.
-    """
+    """Turn and mirror each image into one of the eight symmetries of the square. Raises InputError for other shapes."""
     height, width = images.shape[2:]
     if height != width:
-        raise InputError(
-            f"images of {width} x {height} px cannot be turned by 90 degrees into the same shape. "
-            "Train on squares, or use flip 'horizontal'."
-        )
+        raise InputError(f"{width} x {height} px is no square to turn. Use `augment.flip=horizontal`.")
     which = (key.uniform_rows(as_ids(ids), 1)[:, 0] * 8).astype(np.int64)
     return apply_by_group(images, which, lambda group, _rows, part: symmetry(part, group))
 
@@ -47,21 +45,17 @@ def symmetry(images: Tensor, index: int) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor, *, fill: int = FILL) -> Tensor:
-    """Pull every output pixel from its affine place in the input, nearest neighbor: levels are moved, never mixed.
+    """Pull every output pixel from its affine place in the input, nearest neighbor, as in the released operations.
 
-    Nearest as in the released operations. Coordinates are those of ``PIL.Image.transform``: pixel centers are at
-    halves, the origin is the upper left corner.
-
-    Args:
-        matrices: (N, 2, 3) float; output (x, y, 1) to input (x, y).
-        fill: Value of pixels from outside the image.
+    (N, 2, 3) matrices map output (x, y, 1) to input (x, y), in the coordinates of ``PIL.Image.transform``: pixel
+    centers are at halves, the origin is the upper left corner.
     """
     count, channels, height, width = images.shape
     xs = torch.arange(width, device=images.device) + 0.5
     ys = (torch.arange(height, device=images.device) + 0.5)[:, None]
     a, b, c, d, e, f = matrices.reshape(count, 6, 1, 1).unbind(1)
-    # Into pictures with a border of fill: what lies outside falls on it, and no place is negative, so that a
-    # conversion to whole numbers rounds down.
+    # Into images with a border of fill: what lies outside falls on it, and no place is negative, so that a conversion
+    # to whole numbers rounds down.
     column = (a * xs + (b * ys + (c + 1))).clamp_(0, width + 1)  # (N, H, W)
     row = (d * xs + (e * ys + (f + 1))).clamp_(0, height + 1)
     bordered = images.new_full((count, height + 2, width + 2, channels), fill)
@@ -69,9 +63,8 @@ def warp(images: Tensor, matrices: Tensor, *, fill: int = FILL) -> Tensor:
     # 32 bits where they suffice: the gather is bound by memory.
     whole = torch.int32 if bordered.numel() < 2**31 else torch.int64
     place = row.to(whole).mul_(width + 2).add_(column.to(whole))
-    place += (torch.arange(count, device=images.device, dtype=whole) * ((height + 2) * (width + 2)))[
-        :, None, None
-    ]
+    first = torch.arange(count, device=images.device, dtype=whole) * ((height + 2) * (width + 2))
+    place += first[:, None, None]
     pulled = bordered.view(-1, channels).index_select(0, place.view(-1))
     return pulled.view(count, height, width, channels).permute(0, 3, 1, 2)
 
@@ -86,10 +79,7 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 
 def shear_x(images: Tensor, slope: Tensor) -> Tensor:
-    """Slide each row sideways by (N,) slopes times its height, about the upper left corner (as released).
-
-    Equals ``warp`` with the matrix (1, slope, 0; 0, 1, 0).
-    """
+    """Slide each row sideways by (N,) slopes times its height, as ``warp`` with the matrix (1, slope, 0; 0, 1, 0)."""
     heights = torch.arange(images.shape[2], device=images.device) + 0.5
     return _slide_rows(images, _steps(slope[:, None] * heights))
 
@@ -107,28 +97,27 @@ def translate_x(images: Tensor, offset_px: Tensor) -> Tensor:
 
 def translate_y(images: Tensor, offset_px: Tensor) -> Tensor:
     """Move up by (N,) pixels (down if negative); see ``translate_x``."""
-    steps = _steps(offset_px)[:, None]
-    height = images.shape[2]
-    # A picture as one long row of which each of its rows is a pixel.
-    moved = _slide(to_rows(images).flatten(1)[:, None], steps, unit=to_rows(images).shape[2], fill=FILL)
-    return from_rows(moved.view(len(images), height, -1), images.shape[1])
-
-
-def _slide(rows: Tensor, steps: Tensor, *, unit: int, fill: int) -> Tensor:
-    """Move rows (N, R, L): each pulls what is ``steps * unit`` values to its right; ``unit`` divides L."""
-    count, height, length = rows.shape
-    # Rows with as much fill between them: wherever a row is cut anew, it finds fill beside it.
-    spaced = rows.new_full((2 * count * height + 1, length), fill)
-    spaced[1::2] = rows.reshape(-1, length)
-    starts = torch.arange(count * height, device=rows.device) * (2 * length) + length
-    starts += (steps * unit).clamp(-length, length).reshape(-1)
-    return spaced.view(-1).unfold(0, length, 1).index_select(0, starts).view(rows.shape)
+    rows = to_rows(images)
+    # An image as one long row of which each of its rows is a pixel.
+    moved = _slide(rows.flatten(1)[:, None], _steps(offset_px)[:, None], unit=rows.shape[2])
+    return from_rows(moved.view(rows.shape), images.shape[1])
 
 
 def _slide_rows(images: Tensor, steps: Tensor) -> Tensor:
     """Move each row of pixels by its own (N, H) steps."""
     channels = images.shape[1]
-    return from_rows(_slide(to_rows(images), steps, unit=channels, fill=FILL), channels)
+    return from_rows(_slide(to_rows(images), steps, unit=channels), channels)
+
+
+def _slide(rows: Tensor, steps: Tensor, *, unit: int) -> Tensor:
+    """Move rows (N, R, L): each pulls what is ``steps * unit`` values to its right; ``unit`` divides L."""
+    count, height, length = rows.shape
+    # Rows with as much fill between them: wherever a row is cut anew, it finds fill beside it.
+    spaced = rows.new_full((2 * count * height + 1, length), FILL)
+    spaced[1::2] = rows.reshape(-1, length)
+    starts = torch.arange(count * height, device=rows.device) * (2 * length) + length
+    starts += (steps * unit).clamp(-length, length).reshape(-1)
+    return spaced.view(-1).unfold(0, length, 1).index_select(0, starts).view(rows.shape)
 
 
 def _steps(offset: Tensor) -> Tensor:
@@ -138,3 +127,49 @@ def _steps(offset: Tensor) -> Tensor:
 
 def _matrices(*entries: Tensor) -> Tensor:
     return torch.stack(entries, dim=1).view(-1, 2, 3)
+
+
+def cutout(images: Tensor, *, fraction: float, key: Key, ids: npt.ArrayLike, fill: Fill = "noise") -> Tensor:
+    """Cut a square hole around a random pixel of uint8 or float images; it may run over the edge.
+
+    ``fraction`` is the side of the hole / the image's shorter side. ``noise`` is uniform in uint8 images and standard
+    normal in float ones. Source: arXiv:1708.04552; the released code draws the brighter half of the values.
+    """
+    if not 0 <= fraction <= 1:
+        raise InputError(f"cutout is {fraction:g}, but must be in 0 to 1 (the hole's side over the image's).")
+    draws = on_device(key.uniform_rows(as_ids(ids), 3), images)
+    reach = int(fraction * min(images.shape[2:])) // 2
+    mask = hole_mask(images, torch.full_like(draws[:, 0], reach), draws[:, 0], draws[:, 1])
+    values, channels = to_rows(images), images.shape[1]
+    if fill == "noise":
+        return from_rows(where(mask, to_rows(_noise(images, key, draws[:, 2])), values), channels)
+    mean = images.float().mean((2, 3))
+    mean = mean if images.is_floating_point() else mean.round()
+    filled = mean.to(images.dtype).repeat(1, images.shape[3])[:, None]  # (N, 1, W * C)
+    return from_rows(where(mask, filled, values), channels)
+
+
+def hole_mask(images: Tensor, reach_px: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """(N, H, W * C) uint8, 255 in a square hole around a center, (N,) in [0, 1) each way, and 0 elsewhere."""
+    height, width = images.shape[2:]
+    rows, columns = _hole_span(y, reach_px, height), _hole_span(x, reach_px, width)
+    return rows[:, :, None] & columns.repeat_interleave(images.shape[1], 1)[:, None]
+
+
+def _hole_span(where: Tensor, reach: Tensor, length: int) -> Tensor:
+    # A draw just below 1 may round up to 1 in float32: the last pixel then.
+    center = (where * length).floor().clamp(max=length - 1)[:, None]
+    place = torch.arange(length, device=where.device) - center
+    inside = (place >= -reach[:, None]) & (place < reach[:, None])
+    return inside.to(torch.uint8).neg()  # 0 or 255
+
+
+def _noise(images: Tensor, key: Key, start: Tensor) -> Tensor:
+    values = images[0].numel()
+    generator = key.fold("noise").generator()
+    if images.is_floating_point():
+        strip = torch.from_numpy(generator.standard_normal(values + _WINDOWS, dtype=np.float32))
+    else:
+        strip = torch.from_numpy(generator.integers(0, 256, values + _WINDOWS, dtype=np.uint8))
+    windows = to_device(strip, images.device, dtype=images.dtype).unfold(0, values, 1)  # a view
+    return windows.index_select(0, (start * _WINDOWS).long()).view(images.shape)

@@ -1,8 +1,6 @@
 """Different operations on different images of a batch, without a loop over images.
 
-Images stay in channels-last memory, in which they are read and the model works. Operations compute on the long rows
-of ``to_rows``. Draws are made on the CPU, so the operation of each image is known there, and nothing waits for the
-device.
+They compute on the long rows of ``to_rows``, in channels-last memory. Draws are made on the CPU: nothing waits.
 """
 
 from __future__ import annotations
@@ -46,15 +44,9 @@ def from_rows(rows: Tensor, channels: int) -> Tensor:
 def apply_by_group(
     images: Tensor, groups: npt.NDArray[np.integer], apply: Callable[[int, Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Apply one operation per group of images.
+    """Apply one operation per group, (N,) of the images; negative leaves an image as it is.
 
-    Args:
-        groups: (N,) operation of each image; negative leaves it as it is.
-        apply: From (group, rows, the images of that group) to these images, shape unchanged. ``rows`` is an int64
-            tensor on the images' device.
-
-    Returns:
-        (N, C, H, W) in channels-last memory.
+    ``apply`` maps (group, int64 rows, the images of that group) to these images, shape unchanged.
     """
     memory = images.permute(0, 2, 3, 1).contiguous()
     out = torch.empty_like(memory)
@@ -65,7 +57,7 @@ def apply_by_group(
     for group, start, end in zip(present, starts, [*starts[1:], len(order)], strict=True):
         part = memory.index_select(0, rows[start:end]).permute(0, 3, 1, 2)
         done = apply(int(group), rows[start:end], part) if group >= 0 else part
-        # Each picture to its place while it is still in the processor's cache.
+        # Each image to its place while it is still in the processor's cache.
         torch._foreach_copy_([targets[row] for row in order[start:end]], done.permute(0, 2, 3, 1).unbind(0))
     return out.permute(0, 3, 1, 2)
 

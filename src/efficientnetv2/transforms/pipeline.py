@@ -15,12 +15,10 @@ from torch.nn import functional
 
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.transforms.autoaugment import autoaugment
+from efficientnetv2.transforms.auto_augment import Colors, RandAugmentPreset, autoaugment, randaugment
 from efficientnetv2.transforms.color import color_jitter
-from efficientnetv2.transforms.cutout import Fill, cutout
-from efficientnetv2.transforms.geometric import random_horizontal_flip, random_symmetry
+from efficientnetv2.transforms.geometric import Fill, cutout, random_horizontal_flip, random_symmetry
 from efficientnetv2.transforms.per_sample import Floats, as_ids, from_rows, on_device, to_rows
-from efficientnetv2.transforms.randaugment import Colors, RandAugmentPreset, randaugment
 from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
@@ -28,8 +26,8 @@ from efficientnetv2.utils.rng import Key
 Flip = Literal["none", "horizontal", "d4"]
 Targets = Callable[[Tensor, float], Tensor]
 
-# Ours: with 64 pictures of 300 px, a third of the time went into getting fresh memory from the system; in smaller
-# portions, operations that few pictures share cost more than they save.
+# Ours: with 64 images of 300 px, a third of the time went into getting fresh memory from the system; in smaller
+# portions, operations that few images share cost more than they save.
 _PORTION_BYTES = 4 << 20
 
 
@@ -71,21 +69,10 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Augment one ghost batch: flip, colors, RandAugment or AutoAugment, hole, normalization, mixup or CutMix.
 
-    Args:
-        images: (N, C, H, W) uint8; AutoAugment needs C = 3, RandAugment and color do less with other C.
-        labels: (N,) int64; multi-label (N, M), -1 after the last of an image.
-        setting: Strength at this step.
-        key: Of the run's augmentation: the same at every step.
-        ids: (N,) draw ids, one per image and epoch.
-        mix_key: Of this ghost batch at this step.
-        stronger: (N,) factors of RandAugment's magnitude, on the CPU.
-        targets: From mixed (N, K) label counts and the label smoothing to the targets; None is ``soft_labels``.
-
-    Returns:
-        (N, C, H, W) float32 normalized, in channels-last memory, and (N, K) float32 targets.
-
-    Raises:
-        InputError: A number of channels that the mean or AutoAugment does not fit.
+    From (N, C, H, W) uint8 images, (N,) int64 labels or (N, M) padded with -1, and (N,) draw ids to normalized float32
+    images in channels-last memory and (N, K) float32 targets. ``key`` is the same at every step; ``mix_key`` is of this
+    batch. ``stronger`` are (N,) factors of RandAugment's magnitude, on the CPU. ``targets`` maps mixed (N, K) label
+    counts and the label smoothing to targets; None is ``soft_labels``.
     """
     numbers, floats = as_ids(ids), _floats_like(images)
     for part in cache_sized_slices(images):
@@ -97,7 +84,7 @@ def augment(
 
 
 def multi_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """(N, K) float32, 1 for each class of an image, from labels (N,) or (N, M) with -1 after the last."""
+    """(N, K) float32, 1 for each class of an image, from labels (N,) or (N, M), padded with -1."""
     if labels.ndim == 1:
         return functional.one_hot(labels, num_classes).float()
     places = torch.where(labels < 0, num_classes, labels)
@@ -108,17 +95,10 @@ def multi_hot(labels: Tensor, num_classes: int) -> Tensor:
 def soft_labels(
     counted: Tensor, smoothing: float, *, weights: Tensor | None = None, towards: Tensor | None = None
 ) -> Tensor:
-    """Label distributions (N, K): label counts in proportion, a fraction of which is spread over all classes.
+    """Label distributions (N, K) from counts of ``multi_hot``; a fraction is spread evenly or ``towards`` (K,).
 
-    Args:
-        counted: (N, K) float of ``multi_hot``, mixed or not; each row has something above 0.
-        smoothing: The fraction, 0 to 1.
-        weights: (K,) of the classes. An image counts as much as its labels do, so that a row sums to that; its smoothed
-            fraction counts as its image does, also where it goes to a rare class.
-        towards: (K,) distribution of the fraction; None is uniform.
-
-    Source: google/automl, efficientnetv2: label counts are mixed, then normalized to sum 1 (arXiv:2104.00298, section
-        5.2) and smoothed in the loss.
+    With (K,) class ``weights``, an image counts as much as its labels do, so that its row sums to that.
+    Source: google/automl, efficientnetv2: mixed, normalized (arXiv:2104.00298, section 5.2), smoothed in the loss.
     """
     shares = counted / counted.sum(dim=1, keepdim=True)
     each = smoothing / counted.shape[1] if towards is None else smoothing * towards
@@ -129,22 +109,16 @@ def soft_labels(
 
 
 def binary_targets(counted: Tensor, smoothing: float) -> Tensor:
-    """Multi-label targets (N, K): label counts moved towards 1/2 by the fraction ``smoothing``, so that 1/2 stays.
-
-    Source: Keras' ``BinaryCrossentropy``.
-    """
+    """Multi-label targets (N, K): counts moved towards 1/2. Source: Keras' ``BinaryCrossentropy``."""
     return counted * (1 - smoothing) + smoothing / 2
 
 
 def _floats_like(images: Tensor) -> Tensor:
-    """An uninitialized float32 batch in channels-last memory.
-
-    On a CPU from numpy, which asks the system for large pages: with small ones, getting 69 MB (64 images of 300 px)
-    takes longer than filling them.
-    """
+    """An uninitialized float32 batch in channels-last memory."""
     if images.device.type != "cpu":
         return torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
     count, channels, height, width = images.shape
+    # numpy asks the system for large pages: with small ones, getting 69 MB takes longer than filling them.
     return torch.from_numpy(np.empty((count, height, width, channels), np.float32)).permute(0, 3, 1, 2)
 
 
@@ -191,25 +165,12 @@ def augment_images(
 def normalize(
     images: Tensor, *, mean: Sequence[float], std: Sequence[float], out: Tensor | None = None
 ) -> Tensor:
-    """``(images / 255 - mean) / std``, as one multiply-add on the device that holds the images.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        mean: C numbers for values in [0, 1].
-        std: C numbers above 0 for values in [0, 1].
-        out: (N, C, H, W) float32 to write to; None allocates one in the same memory format.
-
-    Raises:
-        InputError: The images have another number of channels than mean and std.
-        TypeError: The images are not uint8.
-    """
+    """``(images / 255 - mean) / std`` of (N, C, H, W) uint8 images, as one multiply-add, into ``out`` if given."""
     if images.dtype != torch.uint8:
         raise TypeError(f"normalize takes uint8 values 0 to 255, but was given {images.dtype}")
     if not images.shape[1] == len(mean) == len(std):
-        raise InputError(
-            f"the images have {images.shape[1]} channels, but the preprocessing has {len(mean)} means and "
-            f"{len(std)} deviations. Give one of each per channel."
-        )
+        found = f"{images.shape[1]} channels, {len(mean)} means and {len(std)} deviations"
+        raise InputError(f"the images and the preprocessing have {found}. Give one of each per channel.")
     # In float64, rounded once: x * scale + offset is then as exact as float32 allows.
     deviation = torch.tensor(std, dtype=torch.float64)
     scale = to_device((1 / (255 * deviation)).float(), images.device)
@@ -227,12 +188,7 @@ def normalize(
 
 
 def mix(images: Tensor, labels: Tensor, setting: StepSettings, key: Key) -> tuple[Tensor, Tensor]:
-    """Mixup, CutMix, both or neither, as the setting says; called once per ghost batch.
-
-    With both on, mixup works on the first half of the batch and CutMix on the second.
-
-    Source: the released EfficientNetV2 code.
-    """
+    """Mixup, CutMix, both (a half of the batch each) or neither. Source: the released EfficientNetV2 code."""
     count, both = len(images), bool(setting.mixup_alpha and setting.cutmix_alpha)
     half = count // 2 if both else count
     parts = []
@@ -249,9 +205,6 @@ def mix(images: Tensor, labels: Tensor, setting: StepSettings, key: Key) -> tupl
 def mixup(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[Tensor, Tensor]:
     """Blend every image and its label with its partner; the larger weight, from Beta(alpha, alpha), is its own.
 
-    Raises:
-        ValueError: ``alpha`` is not above 0, or N differs.
-
     Source: arXiv:1710.09412; partner and folding as the released EfficientNetV2 code.
     """
     drawn = _beta(images, labels, alpha, key)
@@ -261,17 +214,10 @@ def mixup(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[Te
 
 
 def cutmix(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[Tensor, Tensor]:
-    """Paste a box of its partner into every image.
+    """Paste a box of its partner into every image, of a share 1 - w of its area, with w from Beta(alpha, alpha).
 
-    Each image draws its own weight w from Beta(alpha, alpha), and a box of the image's shape and 1 - w of its area
-    around a random pixel. What is over the edge is cut off, and the label is weighted by the area that was pasted.
-
-    Raises:
-        ValueError: ``alpha`` is not above 0, or N differs.
-
-    Source: arXiv:1905.04899; partner and box as the released EfficientNetV2 code.
-    Ours: each label is weighted by the area of its own image's box. The released code weights all labels of the half
-        batch by the mean area of their boxes.
+    Source: arXiv:1905.04899; partner and box as the released EfficientNetV2 code. Ours: each label is weighted by the
+    area of its own box, in the released code by the mean area of the half batch.
     """
     side = np.sqrt(1 - _beta(images, labels, alpha, key))
     center = key.fold("centre").generator().random((2, len(images)))
@@ -287,10 +233,7 @@ def cutmix(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[T
 
 def _beta(images: Tensor, labels: Tensor, alpha: float, key: Key) -> Floats:
     if alpha <= 0 or len(images) != len(labels):
-        raise ValueError(
-            f"alpha is {alpha:g}, for {len(images)} images and {len(labels)} labels, but must be above 0, and each "
-            "image needs a label"
-        )
+        raise ValueError(f"alpha is {alpha:g} (above 0), for {len(images)} images and {len(labels)} labels")
     return key.generator().beta(alpha, alpha, len(images))
 
 
