@@ -153,7 +153,7 @@ def test_pictures_of_other_channels_are_refused_by_name(trained, tmp_path):
     for data, why in (
         (
             "photos",
-            "one.jpg: is an ordinary image of 3 channels, red, green and blue, but images of 4 bands (3, 2",
+            "one.jpg: is an ordinary image of 3 channels, but images of 4 bands (3, 2",
         ),
         ("three", "two.tif: has 3 bands, but the bands to be read are 3, 2, 1, 5"),
     ):

@@ -250,7 +250,7 @@ def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tm
     write_raster(tmp_path / "scene.tif", patches())
     told = refused("geo", "map", known, "scene.tif", cwd=tmp_path)
     assert mentions(told, "scene.tif", "uint8", "100", "2650", "0", "255", "uint16")
-    assert mentions(told, "--value-range", "FROM", "TO")
+    assert mentions(told, "range", "FROM", "TO")
     ended_well(
         "geo", "map", known, "scene.tif", "--value-range", "0,255", "--output", "one.tif", cwd=tmp_path
     )
@@ -319,7 +319,7 @@ def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):
     for words in ((), ("--bands", "all")):
         told = refused("geo", "map", model, "pages.tif", *words, cwd=tmp_path)
         assert mentions(told, "pages.tif", "3", "2")
-        assert "--bands 1,2,3" in told
+        assert "1,2,3" in told
     known = with_bands(model, Bands((1, 2, 3), (0,) * 3, (255,) * 3), tmp_path)
     assert "Its 2 pages" in refused("geo", "map", known, "pages.tif", cwd=tmp_path)
     for either in (model, known):

@@ -14,11 +14,10 @@ from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.data.bands import load_raster, measure_bands
-from efficientnetv2.data.cache_writer import CacheJob, cache_in_memory
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_eval_image, load_image, load_train_image
 from efficientnetv2.data.geotiff import open_raster, read_raster, scale_to_uint8
-from efficientnetv2.data.image_cache import CacheSpec
+from efficientnetv2.data.image_cache import CacheJob, CacheSpec, cache_in_memory
 from efficientnetv2.data.image_io import UnreadableImageError, display_channels
 from efficientnetv2.data.readers import display_reader, source_reader
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
@@ -196,7 +195,7 @@ def test_rasters_of_more_bands_than_the_first_are_refused_as_those_of_fewer(tmp_
         for count in (fewer, more)
     )
     for first, other, counts in ((small, large, (more, fewer)), (large, small, (fewer, more))):
-        message = rf"{other} has {counts[0]} bands?, but .* bands .*{first} has {counts[1]}\."
+        message = mentioning(f"{other} has {counts[0]} band", f"{first} has {counts[1]}")
         with pytest.raises(InputError, match=message):
             measure_bands([first, other], asked, seed=0)
         with pytest.raises(InputError, match=message):
@@ -246,9 +245,7 @@ def test_bands_in_pages_are_not_left_out_unsaid(tmp_path, asked, kind):
     """GDAL counts the bands of the first page alone; the second is of another size, and no band of it."""
     pages = paged(tmp_path / "pages.tif", 24, 12, kind=kind)
     plain = paged(tmp_path / "plain.tif", 24, kind=kind)
-    message = (
-        r"pages\.tif has 1 band in its first page, .* 2 pages .*gdalbuildvrt -separate.* --bands 1,1,1\."
-    )
+    message = mentioning("pages.tif has 1 band", "2 pages", "gdalbuildvrt -separate", "bands=1,1,1")
     for files in ([pages], [plain, pages], [pages, plain]):
         with pytest.raises(InputError, match=message):
             measure_bands(files, asked, seed=0)

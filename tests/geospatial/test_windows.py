@@ -90,8 +90,8 @@ def test_windows_that_do_not_count_leave_their_place_to_others():
             {"window_px": 50, "stride_px": 10},
             ("50", "47", "20", "2"),
         ),
-        ({"window_px": 10, "stride_px": 11}, ("--stride-px", "11", "1", "10")),
-        ({"window_px": 10, "stride_px": 0}, ("--stride-px", "0")),
+        ({"window_px": 10, "stride_px": 11}, ("stride_px=11", "10", "1")),
+        ({"window_px": 10, "stride_px": 0}, ("stride_px=0",)),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(words, message):

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data import geotiff, raster_checks
+from efficientnetv2.data import geotiff
 from efficientnetv2.data import raster_checks as checks
 from efficientnetv2.data.decode import upright
 from efficientnetv2.data.geotiff import RasterDataset, open_raster
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, is_high_bit_depth
-from efficientnetv2.data.raster_checks import ReferenceRaster, is_raster
+from efficientnetv2.data.raster_checks import is_raster
 from efficientnetv2.preprocessing import RGB, Bands
-from efficientnetv2.utils.errors import InputError, pluralize
+from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
 # Rasters that are measured, drawn evenly, and side of the grid of pixels of each: enough that percentiles move by less
@@ -34,14 +34,35 @@ _MIDDLE = 128  # level of a band without any value
 BandSelection = tuple[int, ...] | Literal["all"] | None
 
 
+@dataclass(frozen=True)
+class _ReferenceRaster:
+    """The raster that determines the bands of a dataset: its bands without alpha, and, unless all are read, visible."""
+
+    file: str
+    every: int
+    seen: int | None
+
+    @classmethod
+    def of(cls, file: str, dataset: RasterDataset, *, every_seen: bool) -> _ReferenceRaster:
+        seen = None if every_seen else len(set(geotiff.visible_bands(dataset)))
+        return cls(file, len(geotiff.all_bands(dataset)), seen)
+
+    def mismatch(self, dataset: RasterDataset, bands: Bands) -> str:
+        """Why a raster has another number of bands. As many visible bands match too."""
+        other = _ReferenceRaster.of("", dataset, every_seen=self.seen is None)
+        if other.every == self.every or (self.seen is not None and other.seen == self.seen):
+            return ""
+        fix = f"{self.file} has {self.every}. Give as many, or select `bands` that all have."
+        return checks.missing_bands_fault(checks.band_count(dataset), bands, fix)
+
+
 def load_raster(path: str, bands: Bands) -> Pixels:
-    """A whole raster as an image. Raises UnreadableImageError if it does not fit the rule or is unreadable."""
+    """A whole raster as an upright image. Raises UnreadableImageError if it does not fit the rule or is unreadable."""
     try:
         with open_raster(path) as dataset:
-            if fault := checks.mismatch(dataset, bands) or raster_checks.size_fault(dataset):
+            if fault := checks.mismatch(dataset, bands) or checks.size_fault(dataset):
                 raise UnreadableImageError(path, fault)
-            # Upright, as ordinary images are read.
-            return upright(geotiff.read_raster(dataset, bands)[0], raster_checks.orientation(path))
+            return upright(geotiff.read_raster(dataset, bands)[0], checks.orientation(path))
     except MemoryError as error:
         raise UnreadableImageError(path, "needs more memory than there is") from error
     except InputError as error:
@@ -56,31 +77,19 @@ def measure_bands(
     others: Sequence[str] = (),
     nodata: tuple[float, ...] | None = None,
 ) -> Bands | None:
-    """Measure one rule for all rasters of a dataset, on training images. None where Pillow reads all correctly.
+    """Measure one rule for all rasters of a dataset. None where Pillow reads all correctly.
 
-    8-bit values stay. Otherwise the 1st to the 99th percentile of each band becomes 0 to 255, and missing data its
-    mean.
-
-    Args:
-        files: Training images. All are checked, some are measured.
-        selection: Bands that become channels: numbers, "all" but alpha, or None for those visible in the first raster.
-        seed: Seed of the drawn rasters.
-        others: Further images that must match the rule.
-        nodata: Values that mean missing data. None finds a minimum or maximum that fills connected areas far from all
-            other values, such as -9999.
-
-    Raises InputError if an image does not fit the rule, or needs one where the training images do not.
+    ``files`` are the training images: all are checked, some measured. ``others`` must match the rule. 8-bit values
+    stay. Otherwise the 1st to the 99th percentile of each band becomes 0 to 255, and missing data its mean.
+    ``selection`` None takes the bands that are visible in the first raster. ``nodata`` None finds a minimum or maximum
+    that fills connected areas far from all other values, such as -9999.
     """
     rasters = [file for file in files if is_raster(file)]
     if not rasters and selection is not None:
-        raise InputError(
-            f"--bands {selection if selection == 'all' else ','.join(map(str, selection))}: there are no rasters "
-            f"({' or '.join(raster_checks.SUFFIXES)}) among the training images. Leave it out."
-        )
-    if not rasters or (
-        selection is None and not (raster_checks.has_gdal() and any(map(_needs_rule, rasters)))
-    ):
-        if raster_checks.has_gdal():
+        given = selection if selection == "all" else ",".join(map(str, selection))
+        raise InputError(f"`bands={given}`: no training image is a raster (.tif or .tiff). Leave it out.")
+    if not rasters or (selection is None and not (checks.has_gdal() and any(map(_needs_rule, rasters)))):
+        if checks.has_gdal():
             _validate_ordinary(others)
         return None
     bands, first = _select_bands(rasters, selection)
@@ -96,9 +105,7 @@ def measure_bands(
         bands = replace(bands, nodata=undeclared)
         parts = _samples(chosen, bands)
     if not any(part.values.shape[1] for part in parts):
-        raise InputError(
-            f"{rasters[0]} and the other rasters hold no data at all: only their nodata value. Leave them out."
-        )
+        raise InputError(f"{rasters[0]} and the other rasters hold only their nodata value. Leave them out.")
     rule = _rule_from_samples(bands, parts)
     for file in others:
         _check_dtypes(file, rule, checks.mismatch, first)
@@ -109,17 +116,23 @@ def measure_bands(
     return rule
 
 
+def _needs_rule(file: str) -> bool:
+    with suppress(InputError), open_raster(file) as dataset:
+        return checks.needs_bands(dataset, file) or checks.is_gdal_only(file)
+    return False
+
+
 def _validate_ordinary(others: Sequence[str]) -> None:
     """Refuse rasters that need a rule where the training images have none."""
     for file in filter(is_raster, others):
         fault = ""
         with suppress(InputError), open_raster(file) as dataset:  # unreadable files are reported elsewhere
-            fault = checks.no_rule_fault(dataset) if raster_checks.needs_bands(dataset, file) else ""
+            fault = checks.no_rule_fault(dataset) if checks.needs_bands(dataset, file) else ""
         if fault:
             raise InputError(f"{file} {fault}")
 
 
-def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Bands, ReferenceRaster | None]:
+def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Bands, _ReferenceRaster | None]:
     """Bands with the names of the first readable raster, and that raster unless the bands were given by number."""
     for file in rasters:
         try:
@@ -128,47 +141,58 @@ def _select_bands(rasters: Sequence[str], selection: BandSelection) -> tuple[Ban
                     # Without colors: given bands may be in any order.
                     return Bands(selection, names=geotiff.band_names(dataset, selection)), None
                 numbers = (geotiff.visible_bands if selection is None else geotiff.all_bands)(dataset)
-                first = ReferenceRaster.of(file, dataset, every_seen=selection == "all")
+                first = _ReferenceRaster.of(file, dataset, every_seen=selection == "all")
                 return Bands(numbers, names=geotiff.band_names_or_colors(dataset, numbers)), first
         except InputError:
-            if not raster_checks.has_gdal():
+            if not checks.has_gdal():
                 raise
     raise InputError(f"None of the rasters among the training images can be read. The first is {rasters[0]}.")
 
 
 def _check_dtypes(
-    file: str, bands: Bands, why_not: Callable[[RasterDataset, Bands], str], first: ReferenceRaster | None
+    file: str, bands: Bands, why_not: Callable[[RasterDataset, Bands], str], first: _ReferenceRaster | None
 ) -> tuple[str, ...]:
-    """Types of an image's values, none for ordinary and unreadable images. Raises InputError on a mismatch.
-
-    Without a reference raster the bands were given by number, so that pages, CMYK, palettes and the number of bands do
-    not matter.
-    """
+    """Types of a readable raster's values. Raises InputError on a mismatch."""
     if not is_raster(file):
         if bands.channels != RGB:
-            raise InputError(
-                f"{file} {channels_fault(bands)}. Leave it out, or see three bands: --bands 4,3,2."
-            )
+            fault = checks.channels_fault(bands)
+            raise InputError(f"{file} {fault}. Leave it out, or read three bands: `bands=4,3,2`.")
         return ()
     kinds: tuple[str, ...] = ()
     fault = ""
     with suppress(InputError), open_raster(file) as dataset:
         if first is not None:
-            fault = checks.cmyk_fault(dataset) or checks.palette_fault(dataset)
-            fault = fault or checks.band_count_mismatch(dataset, bands, first)
-        fault = fault or why_not(dataset, bands) or ("" if first is None else checks.multipage_fault(dataset))
+            fault = checks.encoding_fault(dataset) or first.mismatch(dataset, bands)
+        fault = fault or why_not(dataset, bands)
         kinds = () if fault else checks.dtypes_of(dataset, bands.numbers)
     if fault:
         raise InputError(f"{file} {fault}")
     return kinds
 
 
-def channels_fault(bands: Bands) -> str:
-    """Why an ordinary image does not fit a rule of other than three channels, to follow its name."""
-    return (
-        f"is an ordinary image of {RGB} channels, red, green and blue, but images of "
-        f"{pluralize(bands.channels, 'band')} ({bands.listed}) are needed, from a GeoTIFF"
-    )
+@dataclass(frozen=True, eq=False)
+class _RasterSample:
+    """Evenly taken (channels, H, W) values, NaN where missing; (channels, n) of them where any channel has one."""
+
+    grid: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64]
+    kind: Any
+    side_m: float | None
+
+
+def _samples(files: Sequence[str], bands: Bands) -> list[_RasterSample]:
+    """Samples of the readable rasters."""
+    found = []
+    for file in files:
+        # Not from overviews: the range of averages would be too narrow.
+        with suppress(InputError), open_raster(file, overviews=False) as dataset:
+            shape = (min(dataset.height, _SIDE_PX), min(dataset.width, _SIDE_PX))
+            values, present = geotiff.read_values(dataset, bands.numbers, None, shape, nodata=bands.nodata)
+            grid = np.where(present, values, np.nan).astype(np.float64)
+            side = geotiff.pixel_side_m(dataset)
+            side_m = side and side * math.sqrt(dataset.height * dataset.width)
+            found.append(_RasterSample(grid, grid[:, present.any(axis=0)], values.dtype, side_m))
+    return found
 
 
 def _rule_from_samples(bands: Bands, parts: Sequence[_RasterSample]) -> Bands:
@@ -192,38 +216,10 @@ def _rule_from_samples(bands: Bands, parts: Sequence[_RasterSample]) -> Bands:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _RasterSample:
-    """Evenly taken (channels, H, W) values, NaN where missing; (channels, n) of them where any channel has one."""
-
-    grid: npt.NDArray[np.float64]
-    values: npt.NDArray[np.float64]
-    kind: Any
-    side_m: float | None
-
-
-def _needs_rule(file: str) -> bool:
-    try:
-        with open_raster(file) as dataset:
-            return raster_checks.needs_bands(dataset, file) or bool(raster_checks.gdal_only_content(file))
-    except InputError:
-        return False
-
-
-def _samples(files: Sequence[str], bands: Bands) -> list[_RasterSample]:
-    """Samples of the readable rasters."""
-    found = []
-    for file in files:
-        # Not from overviews: the range of averages would be too narrow.
-        with suppress(InputError), open_raster(file, overviews=False) as dataset:
-            shape = (min(dataset.height, _SIDE_PX), min(dataset.width, _SIDE_PX))
-            whole = ((0, dataset.height), (0, dataset.width))
-            values, present = geotiff.read_values(dataset, bands.numbers, whole, shape, nodata=bands.nodata)
-            grid = np.where(present, values, np.nan).astype(np.float64)
-            side = geotiff.pixel_side_m(dataset)
-            side_m = side and side * math.sqrt(dataset.height * dataset.width)
-            found.append(_RasterSample(grid, grid[:, present.any(axis=0)], values.dtype, side_m))
-    return found
+def _percentile_range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    low, high = (float(value) for value in np.percentile(finite, _PERCENTILES)) if len(finite) else (0.0, 1.0)
+    return (low, high) if low < high else (low, low + 1)
 
 
 def _undeclared_nodata(parts: Sequence[_RasterSample]) -> tuple[float, ...]:
@@ -253,9 +249,3 @@ def _is_connected(masks: Sequence[npt.NDArray[np.bool_]]) -> bool:
         neighbors = around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
         adjacent += int((mask & neighbors).sum())
     return adjacent >= _ADJACENT_FRACTION * sum(int(mask.sum()) for mask in masks)
-
-
-def _percentile_range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    low, high = (float(value) for value in np.percentile(finite, _PERCENTILES)) if len(finite) else (0.0, 1.0)
-    return (low, high) if low < high else (low, low + 1)

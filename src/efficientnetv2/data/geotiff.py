@@ -1,7 +1,4 @@
-"""Read rasters of any number of bands and any bit depth with GDAL, as uint8 images by a rule, ``Bands``.
-
-Also the ground area of their pixels.
-"""
+"""Read rasters of any bands and bit depth with GDAL as uint8 images, by a rule, ``Bands``; area of their pixels."""
 
 from __future__ import annotations
 
@@ -24,6 +21,8 @@ from efficientnetv2.utils.optional_deps import import_optional
 from efficientnetv2.utils.shell import shell_join
 
 Valid = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Window = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: the first, and the one behind the last
 RasterDataset = Any  # rasterio.DatasetReader; rasterio has no types
 
 # GDAL's cache of decoded blocks; its default is a twentieth of the machine's memory. Ours.
@@ -41,8 +40,8 @@ DRIVERS = (
     "GTiff", "JP2OpenJPEG", "PNG", "JPEG", "WEBP", "BMP", "GIF", "HFA", "ENVI", "EHdr", "ERS", "NITF", "AAIGrid",
     "SAGA", "SRTMHGT", "PCIDSK", "RMF", "SGI", "GRIB", "netCDF", "HDF5", "HDF5Image", "BAG", "GPKG",
 )  # fmt: skip
-_SIDECARS = (".ovr", ".msk")  # overviews and masks, which GDAL opens by any driver
-_TIFF_STARTS = (b"II", b"MM")
+# Overviews and masks, which GDAL opens by any driver: those that are no TIFFs may name other files or URLs.
+_SIDECARS = (".ovr", ".msk")
 _OPENING = threading.Lock()  # warning filters belong to the process
 
 # WGS 84: equatorial radius in meters, and the square of the eccentricity.
@@ -55,47 +54,33 @@ _SQUARE_M = 1_000.0  # side of the measured square. Ours.
 
 @contextmanager
 def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterDataset]:
-    """Open a raster, with bounded memory. ``overviews`` uses the file's smaller copies, which are averages.
-
-    Raises InputError without the extra ``geo``, for a missing file or other format, and for overviews elsewhere.
-    """
+    """Open a raster, with bounded memory. ``overviews`` uses the file's smaller copies, which are averages."""
     rasterio = import_optional("rasterio", "geo", f"Reading the raster {path}")
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise InputError(f"{path} does not exist, or is no file. Give a GeoTIFF or another raster.")
-    _refuse_unsafe_sidecars(path)
+    for sidecar in (Path(f"{path}{suffix}") for suffix in _SIDECARS):
+        if sidecar.is_file():
+            with sidecar.open("rb") as file:
+                if file.read(2) not in (b"II", b"MM"):
+                    raise InputError(f"{sidecar} is no TIFF, so {path} is not opened. Remove {sidecar.name}.")
+    options = {} if overviews else {"OVERVIEW_LEVEL": "NONE"}
     # With this name, no file at a URL is opened.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="/none"):
         try:
             with _OPENING, ignore_not_georeferenced():
                 # Unlike rasterio.open it takes several drivers.
-                dataset = rasterio.io.DatasetReader(
-                    str(path), driver=list(DRIVERS), **({} if overviews else {"OVERVIEW_LEVEL": "NONE"})
-                )
+                dataset = rasterio.io.DatasetReader(str(path), driver=list(DRIVERS), **options)
         except rasterio.errors.RasterioIOError as error:
-            if Path(path).suffix.lower() == ".vrt":
-                tif = Path(path).with_suffix(".tif")
-                raise InputError(
-                    f"{path} only names other files, which are not opened for it. Write one raster of them: "
-                    f"{shell_join(['gdal_translate', str(path), str(tif)])}"
-                ) from error
-            raise InputError(f"{path} is no raster that GDAL can open: {error}.") from error
+            fix = ""
+            if path.suffix.lower() == ".vrt":
+                command = shell_join(["gdal_translate", str(path), str(path.with_suffix(".tif"))])
+                fix = f" Files that it names are not opened; write one raster of them: {command}"
+            raise InputError(f"{path} is no raster that GDAL can open: {error}.{fix}") from error
         with dataset:
             if elsewhere := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
-                raise InputError(
-                    f"{path} names '{elsewhere}' as its overviews. Remove this tag OVERVIEW_FILE from it."
-                )
+                raise InputError(f"{path} has its overviews in '{elsewhere}'. Remove its tag OVERVIEW_FILE.")
             yield dataset
-
-
-def _refuse_unsafe_sidecars(path: str | Path) -> None:
-    """Refuse overviews and masks that are no TIFFs: their content may name other files or URLs."""
-    for suffix in _SIDECARS:
-        sidecar = Path(f"{path}{suffix}")
-        if sidecar.is_file():
-            with sidecar.open("rb") as file:
-                start = file.read(2)
-            if start not in _TIFF_STARTS:
-                raise InputError(f"{sidecar} is no TIFF, so {path} is not opened. Remove {sidecar.name}.")
 
 
 @contextmanager
@@ -107,37 +92,28 @@ def ignore_not_georeferenced() -> Iterator[None]:
         yield
 
 
-def visible_bands(dataset: RasterDataset) -> tuple[int, ...]:
-    """Numbers of the default bands: those named red, green and blue; a single band three times; else all but alpha."""
-    named = color_bands(dataset)
-    every = all_bands(dataset)
-    if len(named) == RGB:
-        return named
-    return every * RGB if len(every) == 1 else every
+def color_bands(dataset: RasterDataset) -> tuple[int, ...]:
+    """Numbers of the bands named red, green and blue. Empty if any is missing."""
+    colors = [color.name for color in dataset.colorinterp]
+    return tuple(colors.index(color) + 1 for color in COLORS) if set(COLORS) <= set(colors) else ()
 
 
 def all_bands(dataset: RasterDataset) -> tuple[int, ...]:
     """Numbers, from 1, of all bands but alpha. Red, green and blue come first, if the raster names all three."""
     named = color_bands(dataset)
-    others = [
-        number
-        for number, color in enumerate(dataset.colorinterp, start=1)
-        if color.name != "alpha" and number not in named
-    ]
-    return (*named, *others)
+    colors = enumerate(dataset.colorinterp, start=1)
+    return (*named, *(number for number, color in colors if color.name != "alpha" and number not in named))
 
 
-def color_bands(dataset: RasterDataset) -> tuple[int, ...]:
-    """Numbers of the bands named red, green and blue. Empty if any is missing."""
-    colors = [color.name for color in dataset.colorinterp]
-    there = all(color in colors for color in COLORS)
-    return tuple(colors.index(color) + 1 for color in COLORS) if there else ()
+def visible_bands(dataset: RasterDataset) -> tuple[int, ...]:
+    """Numbers of the default bands: those named red, green and blue; a single band three times; else all but alpha."""
+    every = all_bands(dataset)
+    return color_bands(dataset) or (every * RGB if len(every) == 1 else every)
 
 
 def band_names(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
     """Descriptions of bands, '' for none."""
-    names = [name or "" for name in dataset.descriptions]
-    return tuple(names[number - 1] if number <= len(names) else "" for number in numbers)
+    return tuple(dict(enumerate(dataset.descriptions, start=1)).get(number) or "" for number in numbers)
 
 
 def band_names_or_colors(dataset: RasterDataset, numbers: Sequence[int]) -> tuple[str, ...]:
@@ -147,18 +123,8 @@ def band_names_or_colors(dataset: RasterDataset, numbers: Sequence[int]) -> tupl
     return tuple(name or colors.get(number, "") for number, name in names)
 
 
-def read_raster(
-    dataset: RasterDataset,
-    bands: Bands,
-    left: int = 0,
-    top: int = 0,
-    width: int | None = None,
-    height: int | None = None,
-) -> tuple[Pixels, Valid]:
-    """A window of a raster as (height, width, channels) uint8, and where any band has data. Raises InputError."""
-    width = dataset.width - left if width is None else width
-    height = dataset.height - top if height is None else height
-    window = ((top, top + height), (left, left + width))
+def read_raster(dataset: RasterDataset, bands: Bands, window: Window | None = None) -> tuple[Pixels, Valid]:
+    """The raster, or a window, as (H, W, channels) uint8, and where any band has data. Raises InputError."""
     values, present = read_values(dataset, bands.numbers, window, nodata=bands.nodata)
     valid: Valid = np.logical_or.reduce(present)
     return scale_to_uint8(values, present, bands), valid
@@ -171,31 +137,30 @@ def read_errors(dataset: RasterDataset) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.__cause__ or error
-        raise InputError(
-            f"{dataset.name} can't be read to its end ({reason}): it is damaged or cut short. Fetch it again."
-        ) from error
+        raise InputError(f"{dataset.name} is damaged or cut short ({reason}). Fetch it again.") from error
 
 
 def read_values(
     dataset: RasterDataset,
     numbers: tuple[int, ...],
-    window: tuple[tuple[int, int], tuple[int, int]],
+    window: Window | None,
     shape: tuple[int, int] | None = None,
     *,
     nodata: Sequence[float] = (),
 ) -> tuple[npt.NDArray[Any], Valid]:
-    """Stored values, and whether each is valid: (bands, H, W) both. Raises InputError for a damaged file.
+    """Stored values, and whether each is valid: (bands, H, W) both. ``shape`` reads fewer pixels, evenly.
 
-    ``window`` is rows and columns, from first to last. ``shape`` reads fewer pixels, evenly. ``nodata`` are values that
-    mean missing data besides the file's own. The file's nodata value of 0 is valid where another band has data: it may
-    be a measurement.
+    ``nodata`` are missing data besides the file's own. The file's 0 is valid where another band has data.
     """
     distinct = sorted(set(numbers))
     size = {} if shape is None else {"out_shape": (len(distinct), *shape)}
     with read_errors(dataset):
         stored = dataset.read(distinct, window=window, **size)
         present = dataset.read_masks(distinct, window=window, **size) > 0
-    if _alpha_is_band(dataset, distinct):
+    # A band named alpha masks nothing if it is read as a band. GDAL names the fourth of four 8-bit bands so where the
+    # file does not name it: often it is near infrared.
+    flags = {flag.name for band in dataset.mask_flag_enums for flag in band}
+    if "alpha" in flags and any(dataset.colorinterp[number - 1].name == "alpha" for number in distinct):
         present[:] = True
     if stored.dtype.kind == "f":
         present &= np.isfinite(stored)
@@ -212,16 +177,6 @@ def mask_nodata(values: npt.NDArray[Any], present: Valid, nodata: Sequence[float
     for value in nodata:
         present = present & (values.astype(np.float64) != np.float64(value))
     return present
-
-
-def _alpha_is_band(dataset: RasterDataset, numbers: Sequence[int]) -> bool:
-    """Whether the only mask is a band named alpha that is read as a band, and so masks nothing.
-
-    GDAL names the fourth of four 8-bit bands so where the file does not name it: often it is near infrared.
-    """
-    flags = {flag.name for band in dataset.mask_flag_enums for flag in band}
-    alpha = [number for number, color in enumerate(dataset.colorinterp, start=1) if color.name == "alpha"]
-    return "alpha" in flags and bool(set(alpha) & set(numbers))
 
 
 def scale_to_uint8(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pixels:
@@ -243,10 +198,9 @@ def scale_to_uint8(values: npt.NDArray[Any], present: Valid, bands: Bands) -> Pi
 
 
 def pixel_side_m(dataset: RasterDataset) -> float | None:
-    """Side of a pixel in meters, or None without coordinates in a unit of length.
+    """Side of a square of a pixel's area in meters, or None without coordinates in a unit of length.
 
-    For pixels that are not square, the side of a square of equal area. Projections whose areas are off by 1 % or more
-    are corrected for the center of the raster.
+    Projections whose areas are off by 1 % or more are corrected for the center of the raster.
     """
     if dataset.crs is None or not dataset.crs.is_projected:
         return None
@@ -292,9 +246,7 @@ def ground_share(dataset: Any, row: int, column: int) -> float | None:
     return None
 
 
-def _in_space(
-    longitudes: npt.NDArray[np.float64], latitudes: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _in_space(longitudes: Floats, latitudes: Floats) -> Floats:
     """(n, 3) meters from the earth's center: continuous across the date line and at the poles."""
     longitude, latitude = np.radians(longitudes), np.radians(latitudes)
     radius = EARTH_RADIUS_M / np.sqrt(1 - ECCENTRICITY_2 * np.sin(latitude) ** 2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from efficientnetv2.data import raster_checks
-from efficientnetv2.data.bands import channels_fault, load_raster
+from efficientnetv2.data.bands import load_raster
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.geotiff import open_raster, visible_bands
 from efficientnetv2.data.image_io import Source, UnreadableImageError, is_high_bit_depth
@@ -22,10 +22,7 @@ Result = TypeVar("Result")
 
 
 class Reader(Protocol):
-    """Reads the images of one dataset by their index.
-
-    Several threads call it at once, and it is pickled for worker processes, which open files on first use.
-    """
+    """Reads the images of one dataset by their index, in several threads. It is pickled for worker processes."""
 
     def source(self, sample: int) -> Source:
         """The image. Raises UnreadableImageError, or InputError if a remote store does not answer."""
@@ -42,11 +39,10 @@ class Reader(Protocol):
 
 def source_reader(dataset: ImageDataset) -> Reader:
     """Reader of the images as stored, of rasters by ``dataset.bands``."""
-    if dataset.shards is not None:
-        shards = ShardReader(dataset.table, dataset.shards)
-        return shards if dataset.bands is None else _RasterReader(shards, dataset.bands, packed=True)
-    files = _FileReader(dataset)
-    return files if dataset.bands is None else _RasterReader(files, dataset.bands)
+    reader = _FileReader(dataset) if dataset.shards is None else ShardReader(dataset.table, dataset.shards)
+    if dataset.bands is None:
+        return reader
+    return _RasterReader(reader, dataset.bands, packed=dataset.shards is not None)
 
 
 def eval_reader(dataset: ImageDataset) -> Reader:
@@ -91,10 +87,7 @@ def _stamp(file: str) -> str:
 
 @dataclass(frozen=True)
 class _RasterReader:
-    """Reads rasters by a rule (None: ``default_bands``), and other images by another reader.
-
-    ``packed``: no image is a file of its own.
-    """
+    """Reads rasters by a rule (None: ``default_bands``), unless they are packed, and other images by another reader."""
 
     files: Reader
     bands: Bands | None
@@ -108,7 +101,7 @@ class _RasterReader:
         if is_raster(path) and not self.packed:
             return load_raster(path, bands)
         if bands.channels != RGB:
-            raise UnreadableImageError(path, channels_fault(bands))
+            raise UnreadableImageError(path, raster_checks.channels_fault(bands))
         source = self.files.source(sample)
         if raster_checks.is_high_bit_depth_rule(bands) and is_high_bit_depth(source):
             raise UnreadableImageError(path, raster_checks.not_geotiff_fault(bands))
@@ -133,23 +126,20 @@ class BestEffortReader:
 
     def read(self, sample: int, convert: Callable[[Source], Result]) -> Result | None:
         """An image, converted. None if it is unreadable. ``convert`` may raise ``UnreadableImageError``."""
-        if self._reader is None:
-            return None
-        try:
-            return convert(self._reader.source(sample))
-        except UnreadableImageError:
-            return None
-        except InputError:
-            self._reader = None
-            return None
+        if self._reader is not None:
+            try:
+                return convert(self._reader.source(sample))
+            except UnreadableImageError:
+                pass
+            except InputError:
+                self._reader = None
+        return None
 
 
 def default_bands(path: str) -> Bands | None:
     """How a model that was trained on ordinary images reads a raster. None where Pillow opens the file.
 
-    Images that Pillow cannot open keep their 8-bit values. Those that the model would misread raise
-    UnreadableImageError. Without the extra ``geo`` this is not checked: such models were trained on files as Pillow
-    opens them.
+    Raises UnreadableImageError for those that it would misread; without the extra ``geo`` this is not checked.
     """
     if not is_raster(path):
         return None
@@ -161,9 +151,9 @@ def default_bands(path: str) -> Bands | None:
         with open_raster(path) as raster:
             if raster_checks.needs_bands(raster, path):
                 raise UnreadableImageError(path, raster_checks.no_rule_fault(raster))
-            if not raster_checks.gdal_only_content(path):
+            if not raster_checks.is_gdal_only(path):
                 return None
-            if fault := raster_checks.palette_fault(raster):
+            if fault := raster_checks.encoding_fault(raster):
                 raise UnreadableImageError(path, fault)
             return Bands(visible_bands(raster))
     except InputError:  # not a raster: reading it gives the reason

@@ -13,7 +13,7 @@ import colorsys
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,6 +26,7 @@ from efficientnetv2.data.geotiff import (
     EARTH_RADIUS_M,
     ECCENTRICITY_2,
     RasterDataset,
+    Window,
     ground_share,
     ignore_not_georeferenced,
     is_mercator,
@@ -41,13 +42,11 @@ from efficientnetv2.utils.optional_deps import import_optional
 BLOCK_PX = 256  # side of the blocks of a map. Source: GDAL's default
 NODATA = 0
 
-Window = tuple[tuple[int, int], tuple[int, int]]  # rows and columns: the first, and the one behind the last
 # Writes a block: (H, W) classes and percent, and where it lies.
 WriteBlock = Callable[[Ints, Ints, Window], None]
 
 _MAX_COLORED = 255  # values of a byte, except the one for no data
 _MAX_CLASSES = 65_535  # values of 16 bits, likewise
-_HUE_STEP = 0.618034  # golden ratio: neighboring classes differ. Ours.
 _COUNTED_PX = 2**20  # pixels to count at a time: about 40 MB, however wide a map is. Ours.
 
 
@@ -61,16 +60,10 @@ def write_map(
 ) -> None:
     """Write a map of the size and location of ``source`` atomically, and the category names beside it.
 
-    ``fill`` gets the function that writes a block.
-
-    Raises:
-        InputError: There are too many classes, or the file can't be written, as on a full disk.
+    ``fill`` gets the function that writes a block. Raises InputError, as on a full disk.
     """
     if len(class_names) > _MAX_CLASSES:
-        raise InputError(
-            f"{path}: the model has {len(class_names):,} classes, but a map at most {_MAX_CLASSES:,}. Give another "
-            "model."
-        )
+        raise InputError(f"{path}: a map has at most {_MAX_CLASSES:,} classes, not {len(class_names):,}.")
     rasterio = import_optional("rasterio", "geo", "Writing a map")
     profile: dict[str, Any] = {
         "driver": "GTiff", "width": source.width, "height": source.height, "count": 2,
@@ -104,18 +97,13 @@ def write_map(
     except OSError as error:
         # GDAL's message is the cause of rasterio's "see previous exception".
         reason = error.strerror or error.__cause__ or error.__context__ or error
-        raise InputError(
-            f"{path}: the map could not be written ({reason}). Is the disk full? Nothing was left there; give another "
-            "place by --output."
-        ) from error
+        raise InputError(f"{path}: the map could not be written ({reason}). Is the disk full?") from error
     names = path.with_name(f"{path.name}.aux.xml")
     try:
         write_text_atomically(names, categories_xml(class_names))
     except OSError as error:
-        raise InputError(
-            f"{names}: the class names for QGIS could not be written ({error.strerror or error}): is it open in "
-            f"another program? The map itself, {path}, is whole."
-        ) from error
+        fault = f"the class names for QGIS could not be written ({error.strerror or error})"
+        raise InputError(f"{names}: {fault}. The map itself is whole.") from error
 
 
 def _write_metadata(target: RasterDataset, class_names: Sequence[str], metadata: Mapping[str, str]) -> None:
@@ -128,11 +116,7 @@ def _write_metadata(target: RasterDataset, class_names: Sequence[str], metadata:
 
 
 def _add_overviews(partial: Path) -> None:
-    """Add copies of half the size, a quarter, and so on, down to a block, with nearest values: classes have no mean.
-
-    Raises:
-        OSError: They can't be written whole.
-    """
+    """Add copies of half the size, a quarter, and so on, down to a block, with nearest values. Raises OSError."""
     import rasterio
     from rasterio._err import CPLE_BaseError  # exported nowhere else
     from rasterio.enums import Resampling
@@ -168,51 +152,34 @@ def class_colors(classes: int) -> dict[int, tuple[int, int, int, int]]:
     """Red, green, blue and alpha, 0 to 255, of each value of a map; the first is green."""
     table = {}
     for place in range(classes):
-        hue = (1 / 3 + place * _HUE_STEP) % 1
+        hue = (1 / 3 + place * 0.618034) % 1  # by the golden ratio, so that neighboring classes differ. Ours.
         red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.9 if place % 2 else 0.7)
         table[place + 1] = (round(255 * red), round(255 * green), round(255 * blue), 255)
     return table
 
 
 def count_classes(path: Path) -> tuple[tuple[str, ...], Ints, npt.NDArray[np.float64] | None]:
-    """Names, (K,) pixels and (K,) hectares of the classes of a map; hectares are None if not known.
-
-    Other software may have clipped or converted the map.
-
-    Raises:
-        InputError: It is no map of ``write_map``, or holds a value that is no class.
-    """
+    """Names, (K,) pixels and (K,) hectares, None if not known, of the classes of a map."""
     with open_raster(path) as dataset:
         names = read_class_names(dataset, path)
         pixels, hectares = np.zeros(len(names) + 1, np.int64), np.zeros(len(names) + 1)
         hectares_of_row = row_hectares(dataset)
-        for rows, columns in _windows(dataset):
+        width = _COUNTED_PX // BLOCK_PX
+        corners = [(y, x) for y in range(0, dataset.height, BLOCK_PX) for x in range(0, dataset.width, width)]
+        for top, left in corners:  # without cutting blocks
+            bottom, right = min(top + BLOCK_PX, dataset.height), min(left + width, dataset.width)
             with read_errors(dataset):
-                stored = dataset.read(1, window=(rows, columns), masked=True)
+                stored = dataset.read(1, window=((top, bottom), (left, right)), masked=True)
             values = to_class_values(stored, len(names), path).ravel()
             pixels += np.bincount(values, minlength=len(pixels))
             if hectares_of_row is not None:
-                each = np.repeat(hectares_of_row[slice(*rows)], columns[1] - columns[0])
+                each = np.repeat(hectares_of_row[top:bottom], right - left)
                 hectares += np.bincount(values, weights=each, minlength=len(pixels))
     return names, pixels[1:], None if hectares_of_row is None else hectares[1:]
 
 
-def _windows(dataset: RasterDataset) -> Iterator[Window]:
-    """Windows that cover a raster without cutting blocks."""
-    width = _COUNTED_PX // BLOCK_PX
-    for top in range(0, dataset.height, BLOCK_PX):
-        for left in range(0, dataset.width, width):
-            yield (top, min(top + BLOCK_PX, dataset.height)), (left, min(left + width, dataset.width))
-
-
 def to_class_values(stored: npt.NDArray[Any], classes: int, path: Path) -> npt.NDArray[np.uint16]:
-    """Stored values of band 1, masked without data, as 0 to ``classes``.
-
-    Other software may store classes as floats, and uses nodata values of its own.
-
-    Raises:
-        InputError: A value is no class of the map ``path``.
-    """
+    """Stored values of band 1, masked without data, as 0 to ``classes``; other software may store floats."""
     values = np.ma.filled(stored, NODATA)
     if values.dtype.kind == "f":
         values = np.nan_to_num(values, nan=NODATA)
@@ -222,8 +189,7 @@ def to_class_values(stored: npt.NDArray[Any], classes: int, path: Path) -> npt.N
     if wrong.any():
         raise InputError(
             f"{path} holds the value {values[wrong].flat[0]:g}, but its classes are 1 to {classes}, and {NODATA} is no "
-            "data. Give it as effnetv2 geo map wrote it; or, if the value means no data, declare it: with GDAL, "
-            "gdal_edit -a_nodata."
+            "data. If the value means no data, declare it: gdal_edit -a_nodata."
         )
     return values.astype(np.uint16)
 
@@ -243,18 +209,12 @@ def read_class_names(dataset: RasterDataset, path: Path) -> tuple[str, ...]:
     try:
         names = json.loads(dataset.tags()["class_names"])
     except (KeyError, ValueError):
-        raise InputError(
-            f"{path} is no map of effnetv2 geo map: its metadata has no class_names. Give a map made by it."
-        ) from None
+        raise InputError(f"{path} has no class_names. Give a map of effnetv2 geo map.") from None
     return tuple(str(name) for name in names)
 
 
 def row_hectares(dataset: RasterDataset) -> npt.NDArray[np.float64] | None:
-    """(H,) hectares of a pixel in each row of an opened raster; None if not known.
-
-    In a projection that is true to area within 1 %, as UTM or an equal-area one, from its units. In degrees, north up,
-    the area of the ellipsoid WGS 84 between the row's latitudes. Not known without coordinates, in rotated degrees, in
-    Mercator's projection, and in others that distort areas here.
+    """(H,) hectares of a pixel in each row of a raster; in degrees on the ellipsoid WGS 84. None if not known.
 
     Source: Snyder, Map projections: a working manual (USGS Professional Paper 1395, 1987), equation 3-12.
     """
@@ -274,17 +234,12 @@ def row_hectares(dataset: RasterDataset) -> npt.NDArray[np.float64] | None:
     logarithm = np.log((1 - eccentricity * sine) / (1 + eccentricity * sine))
     # Snyder's q: from the equator to a latitude the area is radius² / 2 * q per radian of longitude.
     q = (1 - ECCENTRICITY_2) * (sine / (1 - ECCENTRICITY_2 * sine**2) - logarithm / (2 * eccentricity))
-    hectares: npt.NDArray[np.float64] = (
-        EARTH_RADIUS_M**2 / 2 * math.radians(abs(transform.a)) * np.abs(np.diff(q)) / 1e4
-    )
-    return hectares
+    width = math.radians(abs(transform.a))
+    return np.asarray(EARTH_RADIUS_M**2 / 2 * width * np.abs(np.diff(q)) / 1e4, np.float64)
 
 
 def distortion_warning(dataset: RasterDataset) -> str:
-    """Why areas of a projected raster are given in pixels, not in hectares; '' if they are true.
-
-    Areas are compared in the middle and the corners, as far as they lie on the earth.
-    """
+    """Why areas of a projected raster are given in pixels; '' if they are true in the middle and the corners."""
     crs = dataset.crs
     if crs is None or not crs.is_projected:
         return ""
@@ -295,10 +250,8 @@ def distortion_warning(dataset: RasterDataset) -> str:
     if shares and not is_mercator(crs) and max(abs(share - 1) for share in shares) <= AREA_TOLERANCE:
         return ""
     ends = [f"{share:.0%}" for share in (min(shares), max(shares))] if shares else ["an unknown share"]
-    projection = "this projection"
-    if is_mercator(crs):
-        projection = "Mercator's projection, which enlarges towards the poles,"
+    covered = " to ".join(dict.fromkeys(ends))
     return (
-        f"Areas are told in pixels: in {projection} a pixel covers {' to '.join(dict.fromkeys(ends))} of the ground "
-        "that it states. Project the raster first, as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
+        f"Areas are given in pixels: in this projection a pixel covers {covered} of the ground that it states. Project "
+        "the raster first, as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
     )

@@ -13,13 +13,12 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.geotiff import RasterDataset, Valid, read_raster, read_values
+from efficientnetv2.data.geotiff import RasterDataset, Valid, Window, read_raster, read_values
 from efficientnetv2.data.image_io import Pixels
 from efficientnetv2.data.records import Ints
-from efficientnetv2.geospatial.map_file import BLOCK_PX, NODATA, Window, WriteBlock, row_hectares
+from efficientnetv2.geospatial.map_file import BLOCK_PX, NODATA, WriteBlock, row_hectares
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands
@@ -38,11 +37,7 @@ _READ_PX = 4_000_000
 
 @dataclass(frozen=True)
 class Grid:
-    """Windows in a raster; none sticks out.
-
-    The first window of a row or column begins with the raster, the last ends with it, and the others are evenly spaced.
-    Raises InputError if windows do not fit into the raster, or leave gaps.
-    """
+    """Windows in a raster: the first begins with it, the last ends with it, the others are evenly spaced."""
 
     height: int  # of the raster, in pixels
     width: int
@@ -50,17 +45,11 @@ class Grid:
     stride_px: int  # largest distance between windows
 
     def __post_init__(self) -> None:
-        least = min(self.height, self.width)
-        size = f"the raster is {self.width} x {self.height} px"
-        if least < 2:
-            raise InputError(f"{size}, but a map needs 2 each way. Give a larger one.")
-        if not 2 <= self.window_px <= least:
+        most = min(self.height, self.width)
+        if not (2 <= self.window_px <= most and 1 <= self.stride_px <= self.window_px):
             raise InputError(
-                f"windows are {self.window_px} px wide, but {size}. Give --window-px of 2 to {least}."
-            )
-        if not 1 <= self.stride_px <= self.window_px:
-            raise InputError(
-                f"--stride-px {self.stride_px} must be 1 to {self.window_px}: larger strides leave gaps."
+                f"`window_px={self.window_px}` must be 2 to {most}: the raster is {self.width} x {self.height} px. "
+                f"`stride_px={self.stride_px}` must be 1 to that of the window: a larger one leaves gaps."
             )
 
     @property
@@ -104,27 +93,19 @@ def predict_blocks(
 ) -> MapStatistics:
     """Predict class and probability of every pixel with data, block by block.
 
-    A pixel gets the mean of the windows over it, weighted by ``window_weights`` and by the fraction of a window with
-    data. Windows without data are not predicted.
-
-    Raises:
-        InputError: The raster can't be read, or the network predicts NaN.
-        OSError: The map can't be written.
+    A pixel gets the mean of the windows over it, weighted by ``window_weights`` and their fraction with data.
     """
     hectares_of_row = row_hectares(source)
     num_values = network.num_classes + 1
-    pixels, confidence_sum, hectares = (
-        np.zeros(num_values, np.int64),
-        np.zeros(num_values),
-        np.zeros(num_values),
-    )
+    pixels = np.zeros(num_values, np.int64)
+    confidence_sum, hectares = np.zeros(num_values), np.zeros(num_values)
     with progress("mapping", len(grid), "windows") as update:
         windows = _WindowRows(network, source, grid, bands, batch_size, torch.device(device), update)
         for top in range(0, grid.height, BLOCK_PX):
             bottom = min(top + BLOCK_PX, grid.height)
-            rows = windows.touching(top, bottom)
+            windows.move(top, bottom)
             for window, valid in _blocks(source, bands, top, bottom):
-                values, confidence = rows.blend(grid, *window[1], valid)
+                values, confidence = windows.blend(*window[1], valid)
                 flat = values.ravel()
                 pixels += np.bincount(flat, minlength=num_values)
                 confidence_sum += np.bincount(flat, weights=confidence.ravel(), minlength=num_values)
@@ -159,16 +140,10 @@ def window_weights(starts: list[int], window_px: int, first: int, last: int) -> 
 
 
 def blend_windows(predicted: Floats, counts: Floats, down: Floats, across: Floats) -> Iterator[Floats]:
-    """Weighted means of windows: probabilities of pixels.
+    """Weighted means of windows: (h, W, K) probabilities of the next h rows of pixels, NaN where no window counts.
 
-    Args:
-        predicted: (R, C, K) probabilities of R rows and C columns of windows.
-        counts: (R, C) weights of the windows.
-        down: (H, R) ``window_weights``.
-        across: (W, C) ``window_weights``.
-
-    Yields:
-        (h, W, K) of the next h rows from the top, NaN where no window counts: at most ``BLENDED_BYTES``, or one row.
+    ``predicted`` are (R, C, K) probabilities of R rows and C columns of windows, ``counts`` (R, C) their weights,
+    ``down`` (H, R) and ``across`` (W, C) ``window_weights``. h is limited by ``BLENDED_BYTES``.
     """
     columns, classes = predicted.shape[1:]
     weighted = (predicted * counts[:, :, None]).reshape(len(predicted), columns * classes)
@@ -186,31 +161,6 @@ def blend_windows(predicted: Floats, counts: Floats, down: Floats, across: Float
 def rows_at_a_time(width: int, columns: int, classes: int) -> int:
     """Rows of ``width`` pixels that ``blend_windows`` yields at a time, from so many columns of windows."""
     return max(1, BLENDED_BYTES // (np.dtype(np.float32).itemsize * (width + columns) * classes))
-
-
-@dataclass(frozen=True, eq=False)
-class _PredictedRows:
-    """The rows of windows that touch a row of blocks: (R, C, K) predictions, (R, C) and (H, R) weights."""
-
-    predicted: Floats
-    counts: Floats
-    down: Floats
-
-    def blend(self, grid: Grid, left: int, right: int, valid: Valid) -> tuple[Ints, Floats]:
-        """(H, W) classes from 1, and their probabilities, of the pixels between two columns; 0 without data."""
-        lefts, px = grid.lefts, grid.window_px
-        columns = slice(bisect_right(lefts, left - px), bisect_left(lefts, right))
-        across = window_weights(lefts[columns], px, left, right)
-        best, highest = np.empty(valid.shape, np.int64), np.empty(valid.shape, np.float32)
-        first = 0
-        for blended in blend_windows(self.predicted[:, columns], self.counts[:, columns], self.down, across):
-            part = slice(first, first + len(blended))
-            best[part] = blended.argmax(axis=2)
-            # max(axis=2) takes ten times as long over so short an axis.
-            highest[part] = np.take_along_axis(blended, best[part][:, :, None], axis=2)[:, :, 0]
-            first += len(blended)
-        known = valid & np.isfinite(highest)
-        return np.where(known, best + 1, NODATA), np.where(known, highest, np.float32(0))
 
 
 class _WindowRows:
@@ -231,28 +181,42 @@ class _WindowRows:
         self._done = 0
         self._rows: list[tuple[int, Floats, Floats]] = []  # first row of pixels, predictions, counts
 
-    def touching(self, top: int, bottom: int) -> _PredictedRows:
-        """Rows of windows over the pixels between two rows, below those of the last call."""
+    def move(self, top: int, bottom: int) -> None:
+        """Go down to the pixels between two rows: (R, C, K) predictions, (R, C) and (H, R) weights of windows."""
         px = self._grid.window_px
         last = self._rows[-1][0] if self._rows else -1
         new = [first for first in self._grid.tops if last < first < bottom]
         self._rows = [row for row in self._rows if row[0] + px > top]
         self._rows += [(first, *self._predict(first)) for first in new]
         firsts, predicted, counts = zip(*self._rows, strict=True)
-        return _PredictedRows(
-            np.stack(predicted), np.stack(counts), window_weights(list(firsts), px, top, bottom)
-        )
+        self._predicted, self._counts = np.stack(predicted), np.stack(counts)
+        self._down = window_weights(list(firsts), px, top, bottom)
+
+    def blend(self, left: int, right: int, valid: Valid) -> tuple[Ints, Floats]:
+        """(H, W) classes from 1, and their probabilities, of these rows between two columns; 0 without data."""
+        lefts, px = self._grid.lefts, self._grid.window_px
+        columns = slice(bisect_right(lefts, left - px), bisect_left(lefts, right))
+        across = window_weights(lefts[columns], px, left, right)
+        best, highest = np.empty(valid.shape, np.int64), np.empty(valid.shape, np.float32)
+        first = 0
+        for blended in blend_windows(
+            self._predicted[:, columns], self._counts[:, columns], self._down, across
+        ):
+            part = slice(first, first + len(blended))
+            best[part] = blended.argmax(axis=2)
+            # max(axis=2) takes ten times as long over so short an axis.
+            highest[part] = np.take_along_axis(blended, best[part][:, :, None], axis=2)[:, :, 0]
+            first += len(blended)
+        known = valid & np.isfinite(highest)
+        return np.where(known, best + 1, NODATA), np.where(known, highest, np.float32(0))
 
     def _predict(self, top: int) -> tuple[Floats, Floats]:
         """(C, K) probabilities of a row of windows, and (C,) their fractions with data."""
         fractions: list[float] = []
-        network = self._network
-        logits = predict(
-            network,
-            self._batches(self._images(top, fractions)),
-            preprocessing=network.preprocessing,
-            device=self._device,
-        )
+        network, images = self._network, self._images(top, fractions)
+        batches = iter(lambda: list(islice(images, self._batch_size)), [])
+        tensors = (torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) for batch in batches)
+        logits = predict(network, tensors, preprocessing=network.preprocessing, device=self._device)
         predicted = np.zeros((len(fractions), network.num_classes), np.float32)
         predicted[np.array(fractions) > 0] = probabilities(logits, network.answer).numpy()
         self._update(self._done)
@@ -262,24 +226,16 @@ class _WindowRows:
         """Windows with data as images; appends the fraction with data of every window."""
         px, lefts = self._grid.window_px, self._grid.lefts
         while len(fractions) < len(lefts):
-            first = lefts[len(fractions)]
-            part = [
-                left
-                for left in lefts[len(fractions) :]
-                if left == first or px * (left + px - first) <= _READ_PX
-            ]
-            pixels, valid = read_raster(self._source, self._bands, first, top, part[-1] + px - first, px)
+            remaining = lefts[len(fractions) :]
+            first = remaining[0]
+            part = [left for left in remaining if left == first or px * (left + px - first) <= _READ_PX]
+            window = ((top, top + px), (first, part[-1] + px))
+            pixels, valid = read_raster(self._source, self._bands, window)
             for left in part:
                 inside = slice(left - first, left - first + px)
                 fractions.append(float(valid[:, inside].mean()))
                 self._done += 1
                 if fractions[-1]:
-                    yield load_eval_image(
-                        np.ascontiguousarray(pixels[:, inside]), self._network.preprocessing
-                    )
+                    image = np.ascontiguousarray(pixels[:, inside])
+                    yield load_eval_image(image, self._network.preprocessing)
             self._update(self._done)
-
-    def _batches(self, images: Iterator[Pixels]) -> Iterator[Tensor]:
-        """(n, C, H, W) uint8 each."""
-        while batch := list(islice(images, self._batch_size)):
-            yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)

@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.data import raster_checks
-from efficientnetv2.data.bands import channels_fault, load_raster
+from efficientnetv2.data.bands import load_raster
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.geotiff import mask_nodata, scale_to_uint8
 from efficientnetv2.data.image_io import UnreadableImageError, is_high_bit_depth
 from efficientnetv2.data.raster_checks import (
     bit_depth_fault,
+    channels_fault,
     dtype_mismatch,
     is_high_bit_depth_rule,
     is_raster,

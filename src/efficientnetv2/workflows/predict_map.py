@@ -18,13 +18,7 @@ from efficientnetv2.data.geotiff import (
     pixel_side_m,
     visible_bands,
 )
-from efficientnetv2.data.raster_checks import (
-    band_mismatch,
-    dtypes_of,
-    mismatch,
-    multipage_fault,
-    palette_fault,
-)
+from efficientnetv2.data.raster_checks import band_mismatch, dtypes_of, encoding_fault, mismatch
 from efficientnetv2.geospatial import map_file
 from efficientnetv2.geospatial.map_file import distortion_warning
 from efficientnetv2.geospatial.predict_map import Grid, MapStatistics, predict_blocks
@@ -136,7 +130,7 @@ def resolve_bands(
     known = preprocessing.bands
     requested = None if options.bands is None else parse_bands(options.bands)
     by_number = isinstance(requested, tuple)
-    if not by_number and (fault := multipage_fault(source) or palette_fault(source)):
+    if not by_number and (fault := encoding_fault(source)):
         raise InputError(f"{name} {fault}")
     if isinstance(requested, tuple):
         numbers = requested
