@@ -156,7 +156,7 @@ def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders,
     assert done.returncode == 0, done.stderr
     told = (
         "Damaged shard: pictures-000000.tar has lost the labels of '000000007' (there is no 000000007.json, where the "
-        f"others have theirs); has a damaged header at byte {lost.offset}; the 47 images found in it are used."
+        f"others have theirs); has a damaged header at byte {lost.offset}; 47 of its 47 images found are used."
     )
     assert told in done.stdout
     assert mentions(done.stdout, "47", "3", "1", "class")

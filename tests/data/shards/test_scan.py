@@ -258,7 +258,7 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
         "damaged",
     )
     assert ("lost the labels of '4'" in note) == (member == "4.json")
-    assert f"; the {len(left)} images found in it are used." in note
+    assert f"{len(left)} of its {len(left)} images" in note
     assert len(load_dataset(str(file), require_labels=False)) == len(left)
     with pytest.raises(InputError, match=mentioning("x.tar", "damaged")):
         validate_images(dataset, strict=True)

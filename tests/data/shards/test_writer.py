@@ -289,7 +289,7 @@ def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart
 
 @pytest.mark.parametrize(
     ("bad", "strict", "said"),
-    [(1, True, ("--strict",)), (3, False, ("more than 5 % of the images cannot be used",))],
+    [(1, True, ("strict",)), (3, False, ("more than 5 % of the images cannot be used",))],
 )
 def test_too_many_unreadable_images_leave_nothing_behind(bad, strict, said, tmp_path):
     for number in range(40):
@@ -338,7 +338,7 @@ def test_a_place_without_room_is_refused_before_the_first_shard(table, tmp_path,
     needed = sum(Path(dataset.file(row)).stat().st_size for row in range(len(dataset)))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - 1))
-    with pytest.raises(InputError, match=mentioning("--image-size")):
+    with pytest.raises(InputError, match=mentioning("image_size")):
         write_shards(dataset, tmp_path / "new/out", PackOptions(10**9))
     assert not (tmp_path / "new").exists()
     write_shards(dataset, tmp_path / "smaller", PackOptions(10**9, image_size=16))

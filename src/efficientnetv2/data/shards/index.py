@@ -31,13 +31,12 @@ from efficientnetv2.utils.io import write_atomically
 
 VERSION = 1
 PLACE = ("shard", "shard_offset", "shard_bytes")
-CONTENT = "shard_content"
-CHECKSUM = "shard_crc32"
-LABEL_LIST = "shard_labels"
+CONTENT, CHECKSUM, LABEL_LIST = "shard_content", "shard_crc32", "shard_labels"
 INDEX_NAME = "index.parquet"
 SUFFIX = ".tar"
+_TEXT = (pa.string(), pa.large_string())
 _METADATA = b"efficientnetv2_shards"
-_ANEW = "Write it again with effnetv2 data pack, or delete it to have the headers of the tars read instead."
+_REWRITE = "Write it again with effnetv2 data pack, or delete it to read the headers of the tars."
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 #: Why a compressed shard can't be read, to follow its name.
 COMPRESSED = "is compressed, so no image can be read out of its middle. Unpack it to a plain .tar."
@@ -52,10 +51,7 @@ _WITHIN = re.compile(r"(.+?\.tar)#(.+)", re.DOTALL | re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar: its name in the folder of the set, expected size, and number of images.
-
-    ``damage`` was found while its headers were read. ``lacks`` says why some images have no label.
-    """
+    """A tar in the folder of its set. ``damage`` is of its headers; ``lacks`` says why some images have no label."""
 
     name: str
     bytes: int
@@ -79,9 +75,6 @@ class ShardIndex:
     table: pd.DataFrame
     shards: tuple[Shard, ...]
     published: str | None = None
-
-
-_SHARDS = TypeAdapter(tuple[Shard, ...])
 
 
 def save_index(index: ShardIndex, file: Path) -> None:
@@ -110,30 +103,22 @@ def load_index(stream: IO[bytes] | Path, name: str) -> ShardIndex:
     """Read an index. ``name`` is for messages. Raises InputError if it is no index, damaged, or of another version."""
     try:
         arrow = pq.read_table(stream)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name} cannot be read as Parquet: {error}. {_ANEW}") from None
-    try:
-        plain: dict[str, Any] = json.loads((arrow.schema.metadata or {}).get(_METADATA, b"{}"))
+        plain: dict[str, Any] = json.loads((arrow.schema.metadata or {})[_METADATA])
         version = plain["version"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        raise InputError(
-            f"{name} is no index of shards, or damaged: it has no list of shards. {_ANEW}"
-        ) from None
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+        raise InputError(f"{name} is damaged, or no index of shards ({error!r}). {_REWRITE}") from None
     if version != VERSION:
-        raise InputError(
-            f"{name} is an index of version {version}, but this program reads version {VERSION}. "
-            f"Use the program that wrote it. {_ANEW}"
-        )
+        raise InputError(f"{name} has the version {version}, but the index must have {VERSION}. {_REWRITE}")
     for place, field in enumerate(arrow.schema):  # other code compares labels as text
         if pa.types.is_dictionary(field.type):
             arrow = arrow.set_column(place, field.name, arrow.column(place).cast(field.type.value_type))
     table = arrow.to_pandas(ignore_metadata=True)
     try:
-        shards = _SHARDS.validate_python(plain["shards"])
+        shards = TypeAdapter(tuple[Shard, ...]).validate_python(plain["shards"])
     except (KeyError, ValueError):
-        raise InputError(f"{name} is damaged: its list of shards is not one. {_ANEW}") from None
+        raise InputError(f"{name} is damaged: its list of shards is not one. {_REWRITE}") from None
     if fault := next(_faults(arrow, table, shards), None):
-        raise InputError(f"{name} is damaged: {fault}. {_ANEW}")
+        raise InputError(f"{name} is damaged: {fault}. {_REWRITE}")
     return ShardIndex(table, shards, plain.get("standard"))
 
 
@@ -142,13 +127,11 @@ def _faults(arrow: pa.Table, table: pd.DataFrame, shards: Sequence[Shard]) -> It
     for column in ("path", "label", "split", *PLACE):
         if column not in table:
             yield f"it lacks the column '{column}'"
-    for column in ("path", "label", "split"):
-        kind = arrow.schema.field(column).type
-        if kind not in (pa.string(), pa.large_string()) and table[column].notna().any():
-            yield f"its column '{column}' must hold text, not {kind}"
-    for column in PLACE:
-        if not pd.api.types.is_integer_dtype(table[column]) or table[column].isna().any():
-            yield f"its column '{column}' must hold whole numbers"
+        elif column in PLACE:
+            if not pd.api.types.is_integer_dtype(table[column]) or table[column].isna().any():
+                yield f"its column '{column}' must hold whole numbers"
+        elif arrow.schema.field(column).type not in _TEXT and table[column].notna().any():
+            yield f"its column '{column}' must hold text"
     for shard in shards:
         if not shard.name or os.path.basename(shard.name) != shard.name:
             yield f"'{shard.name}' is no name of a shard in its folder"
@@ -179,6 +162,11 @@ def shard_of(path: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match else None
 
 
+def is_compressed(name: str) -> bool:
+    """Whether a file has the suffix of a compressed tar."""
+    return name.lower().endswith(_COMPRESSED)
+
+
 def is_pattern(data: str) -> bool:
     """Whether data name tars: one, or several with braces or stars. Raises InputError for compressed tars."""
     if is_compressed(data):
@@ -186,46 +174,25 @@ def is_pattern(data: str) -> bool:
     return data.lower().endswith(SUFFIX)
 
 
-def is_compressed(name: str) -> bool:
-    """Whether a file has the suffix of a compressed tar."""
-    return name.lower().endswith(_COMPRESSED)
-
-
 def expand_braces(pattern: str) -> list[str]:
-    """Names of a pattern with braces, as in bash and WebDataset: ``train-{000..002}.tar``, ``{train,val}-0.tar``.
-
-    Numbers keep the leading zeros of the first. Raises InputError for ranges that are backward or too long.
-    """
+    """Names of a pattern with braces, as in bash: ``train-{000..002}.tar`` (padded alike), ``{train,val}-0.tar``."""
     braces = _BRACES.search(pattern)
     if braces is None:
         return [pattern]
-    words = braces[1].split(",")
+    parts = braces[1].split(",")
     if numbers := _NUMBERS.fullmatch(braces[1]):
         first, last = int(numbers[1]), int(numbers[2])
         if not first <= last < first + _MAX_SHARDS:
-            raise InputError(
-                f"'{pattern}': the range {first} to {last} must go upwards and name at most {_MAX_SHARDS} shards. "
-                "Write the smaller number first."
-            )
-        words = [f"{number:0{len(numbers[1])}d}" for number in range(first, last + 1)]
+            raise InputError(f"'{pattern}': {first} to {last} must rise, by less than {_MAX_SHARDS}.")
+        parts = [f"{number:0{len(numbers[1])}d}" for number in range(first, last + 1)]
     before, after = pattern[: braces.start()], pattern[braces.end() :]
-    return [name for word in words for name in expand_braces(before + word + after)]
+    return [name for part in parts for name in expand_braces(before + part + after)]
 
 
 def split_location(data: str) -> tuple[str, str]:
-    """Absolute folder or URL of shards, without a final slash, and the last part of ``data``.
-
-    Raises InputError if a folder has braces or stars, unless it exists under this name.
-    """
-    if is_url(data):
-        base, _, name = data.rpartition("/")
-        exists = False
-    else:
-        base, _, name = data.replace("\\", "/").rpartition("/")
-        exists = Path(os.path.expanduser(base)).is_dir()
-    if not exists and any(sign in base for sign in "{}*[]"):
-        raise InputError(
-            f"'{data}': braces and stars belong in the name of a shard, not in its folder '{base}'. "
-            "Give the shards of one folder."
-        )
-    return (base if is_url(data) else Path(os.path.expanduser(base or ".")).absolute().as_posix()), name
+    """Absolute folder or URL of shards, without a final slash, and the last part of ``data``, which may have stars."""
+    base, _, name = (data if is_url(data) else data.replace("\\", "/")).rpartition("/")
+    folder = Path(os.path.expanduser(base or "."))
+    if any(sign in base for sign in "{}*[]") and (is_url(data) or not folder.is_dir()):
+        raise InputError(f"'{data}': braces and stars belong in the name of a shard, not in its folder.")
+    return (base if is_url(data) else folder.absolute().as_posix()), name

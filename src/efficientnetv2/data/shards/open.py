@@ -33,21 +33,17 @@ _INDEX_COLUMNS = [*shard_index.PLACE, shard_index.CONTENT, shard_index.CHECKSUM]
 
 
 def is_shards(data: str) -> bool:
-    """Whether data are shards. A folder is one with our index, or with tars and neither sub-folders nor images.
-
-    Raises InputError for compressed shards.
-    """
+    """Whether data are shards. A folder is one with our index, or with tars and neither sub-folders nor images."""
     if is_url(data) or shard_index.is_pattern(data):
         return True
     place = Path(os.path.expanduser(data))
-    if not place.is_dir():
-        return place.suffix.lower() == ".parquet" and place.is_file() and shard_index.is_index(place)
-    if (place / INDEX_NAME).is_file() and shard_index.is_index(place / INDEX_NAME):
+    index = place / INDEX_NAME if place.is_dir() else place
+    if index.suffix.lower() == ".parquet" and index.is_file() and shard_index.is_index(index):
         return True
+    if not place.is_dir():
+        return False
     with os.scandir(place) as entries:
-        shown = [
-            entry for entry in entries if not (entry.name.startswith(".") or is_system_folder(entry.name))
-        ]
+        shown = [e for e in entries if not (e.name.startswith(".") or is_system_folder(e.name))]
     if any(entry.is_dir() or is_image(entry.name) for entry in shown):
         return False
     if any(entry.name.lower().endswith(SUFFIX) for entry in shown):
@@ -61,20 +57,17 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
     """List the images of a set of shards.
 
     Labels come from the column of the index, else from that field of the samples' ``.json``, else from ``.cls``.
-
-    Raises:
-        InputError: There are no such shards, their index is unusable, labels are missing or are lists where an image
-            has one label, or a store cannot be reached.
     """
+    names: list[str] = []
     if shard_index.is_pattern(data):
         base, name = split_location(data)
         names = shard_index.expand_braces(name)
     elif data.lower().endswith(".parquet"):
-        (base, name), names = split_location(data), []
+        base, name = split_location(data)
         if name != INDEX_NAME:
             raise InputError(f"'{data}': the index of shards must be called {INDEX_NAME}. Rename it.")
     else:
-        base, names = split_location(f"{data.rstrip('/')}/")[0], []
+        base = split_location(f"{data.rstrip('/')}/")[0]
     records = _list_store(base, names, data, options)
     if shard_index.LABEL_LIST in records.table:
         lists = records.table[shard_index.LABEL_LIST]
@@ -82,12 +75,8 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
             json.loads(several) if isinstance(several, str) else label
             for label, several in zip(records.table["label"], lists, strict=True)
         ]
-        labels = join_lists(
-            pd.Series(cells, dtype=object),
-            options.label_separator,
-            where=records.where,
-            checked=options.strict,
-        )
+        series = pd.Series(cells, dtype=object)
+        labels = join_lists(series, options.label_separator, where=records.where, checked=options.strict)
         records = replace(records, table=records.table.drop(columns=lists.name).assign(label=labels))
     unlabeled = _unlabeled_folders(records)
     if options.require_labels:
@@ -98,11 +87,22 @@ def read_shards(data: str, options: ReadOptions) -> ImageRecords:
             more = f" So do {pluralize(len(lacking) - 1, 'further shard')}." if len(lacking) > 1 else ""
             raise InputError(
                 f"{base}/{lacking[0].name} lacks labels: {lacking[0].lacks}.{more} Pack it again with a label for "
-                "every image (.cls, or a field of .json that --label-column names)."
+                "every image (.cls, or a field of .json that `label_column` names)."
             )
     elif unlabeled and options.strict:
         return replace(records, notes=(*records.notes, f"No image has a label: {data} {unlabeled}"))
     return records
+
+
+def _unlabeled_folders(records: ImageRecords) -> str:
+    """A text on tars of class folders, as ``tar cf photos.tar photos/`` makes them. '' for others."""
+    folders = {path.partition("#")[2].rpartition("/")[0].removeprefix("./") for path in records.paths}
+    if not records.table["label"].isna().all() or "" in folders or len(folders) < 2:
+        return ""
+    return (
+        f"holds images in folders ({shorten(sorted(folders), 3)}), but no labels as shards have them. Unpack it, or "
+        "pack the folder: effnetv2 data pack FOLDER OUT"
+    )
 
 
 def points_into_shards(table: pd.DataFrame) -> bool:
@@ -111,35 +111,25 @@ def points_into_shards(table: pd.DataFrame) -> bool:
 
 
 def locate_paths(records: ImageRecords) -> ImageRecords:
-    """Records of a table whose paths point into shards, with their places from the shards' index or headers.
-
-    Labels, splits and all else are the table's. Raises InputError if paths point into several folders or to nothing, or
-    as ``read_shards``.
-    """
+    """Records of a table whose paths point into shards, with their places from the shards' index or headers."""
     parts = []
     for row, path in enumerate(records.paths):
         part = shard_index.shard_of(path)
         if part is None:
-            raise InputError(
-                f"{records.where(row)}: '{path}' is a file, but '{records.paths[0]}' ({records.where(0)}) is in a "
-                "shard. Give files and shards in tables of their own."
-            )
+            fault = f"'{path}' is a file, but '{records.paths[0]}' is in a shard"
+            raise InputError(f"{records.where(row)}: {fault}. Give both in tables of their own.")
         parts.append(part)
     # Folder and name of each shard, which are few.
     tars = {tar: split_location(_absolute(tar, records.root)) for tar in {tar for tar, _ in parts}}
     bases = sorted({base for base, _ in tars.values()})
     if len(bases) > 1:
-        raise InputError(
-            f"{records.source} points into shards of {len(bases)} folders ({shorten(bases, 2)}). Give those of one "
-            "folder in one table."
-        )
+        where = f"{len(bases)} folders ({shorten(bases, 2)})"
+        raise InputError(f"{records.source} points into shards of {where}. Give those of one folder.")
     there = _list_store(bases[0], sorted({name for _, name in tars.values()}), records.source, ReadOptions())
     paths = pd.Index(there.table["path"])
     if not paths.is_unique:
-        raise InputError(
-            f"{records.source}: the shards of {there.root} hold two images called '{paths[paths.duplicated()][0]}'. "
-            "Give the shards themselves."
-        )
+        twice = paths[paths.duplicated()][0]
+        raise InputError(f"{records.source}: the shards of {there.root} hold '{twice}' twice. Rename one.")
     wanted = [f"{tars[tar][1]}#{inner}" for tar, inner in parts]
     places = paths.get_indexer(pd.Index(wanted))
     if len(missing := np.flatnonzero(places < 0)):
@@ -158,30 +148,22 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
     return replace(records, root=there.root, table=table, notes=notes, shards=there.shards)
 
 
-def _unlabeled_folders(records: ImageRecords) -> str:
-    """A text on tars of class folders, as ``tar cf photos.tar photos/`` makes them. '' for others."""
-    if not records.table["label"].isna().all():
-        return ""
-    folders = {path.partition("#")[2].rpartition("/")[0].removeprefix("./") for path in records.paths}
-    if "" in folders or len(folders) < 2:
-        return ""
-    return (
-        f"holds images in folders ({shorten(sorted(folders), 3)}), but no labels as shards have them. Unpack it and "
-        "give the folder, or pack the folder: effnetv2 data pack FOLDER OUT"
-    )
+def _absolute(tar: str, root: Path | str) -> str:
+    if is_url(tar):
+        return tar
+    folder, name = os.path.split(os.path.join(root, tar))
+    short, real = os.path.normpath(folder), os.path.realpath(folder)
+    # Through a symbolic link, ``..`` leads elsewhere than the names suggest.
+    return os.path.join(short if os.path.realpath(short) == real else real, name)
 
 
 def _list_store(base: str, names: list[str], data: str, options: ReadOptions) -> ImageRecords:
-    """Images of the shards of one folder or URL, labeled or not. Lists of labels stay in a column.
-
-    Names may have stars; no names means all shards. ``data`` is the user's input, for messages.
-    """
+    """Images of the shards of one folder or URL, of all without names, which may have stars. Lists of labels stay."""
     store = store_at(base)
     index = _load_index(store, names)
     notes: tuple[str, ...] = ()
     if index is None:
-        names = _expand_stars(store, names or [f"*{SUFFIX}"], data)
-        index, note = cached_scan(store, names, options)
+        index, note = cached_scan(store, _expand_stars(store, names or [f"*{SUFFIX}"], data), options)
         table, notes = index.table, (note,)
     else:
         table = _with_columns(index.table, data, options)
@@ -214,36 +196,29 @@ def _load_index(store: Store, names: list[str]) -> ShardIndex | None:
     if not names:
         return index
     known = {shard.name: number for number, shard in enumerate(index.shards)}
-    wanted = [
-        name
-        for pattern in names
-        for name in (fnmatch.filter(known, pattern) if _has_stars(pattern) else [pattern])
-    ]
+    matched = [fnmatch.filter(known, name) if _has_stars(name) else [name] for name in names]
+    wanted = [name for several in matched for name in several]
     unknown = [name for name in wanted if name not in known]
     if len(unknown) == len(wanted):
         return None
     if unknown:
-        raise InputError(
-            f"{store.base}/{INDEX_NAME} lists {shorten(known, 2)}, but not {shorten(unknown, 3)}"
-            f"{did_you_mean(unknown[0], known)} Name only shards that it lists, or write it again."
-        )
+        near = did_you_mean(unknown[0], known)
+        raise InputError(f"{store.base}/{INDEX_NAME} lacks {shorten(unknown, 3)}{near} Name those it lists.")
     chosen = index.table["shard"].isin([known[name] for name in wanted])
     return replace(index, table=index.table[chosen].reset_index(drop=True))
 
 
 def _expand_stars(store: Store, names: list[str], data: str) -> list[str]:
     """Distinct names without stars. Raises InputError if there are none."""
-    found = [
-        name for pattern in names for name in (store.matching(pattern) if _has_stars(pattern) else [pattern])
-    ]
+    matched = [store.matching(name) if _has_stars(name) else [name] for name in names]
+    found = list(dict.fromkeys(name for several in matched for name in several))
     if not found or all(stat is None for stat in store.stats(found)):
         there = store.matching(f"*{SUFFIX}")
-        empty = f"; {store.base} shows neither {INDEX_NAME} nor a {SUFFIX}."
         raise InputError(
-            f"{data}: there are no such shards{did_you_mean(names[0], there) if there else empty} Give a folder or URL "
-            f"with {INDEX_NAME}, or name the shards: train-{{000000..000146}}.tar"
+            f"{data}: there are no such shards{did_you_mean(names[0], there)} Give a folder or URL with {INDEX_NAME}, "
+            "or name the shards: train-{000000..000146}.tar"
         )
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _has_stars(name: str) -> bool:
@@ -259,12 +234,3 @@ def _with_columns(table: pd.DataFrame, data: str, options: ReadOptions) -> pd.Da
             raise missing_column(data, column, table.columns, role)
         table = table.assign(**{role: table[column].map(str, na_action="ignore")})
     return table
-
-
-def _absolute(tar: str, root: Path | str) -> str:
-    if is_url(tar):
-        return tar
-    folder, name = os.path.split(os.path.join(root, tar))
-    short, real = os.path.normpath(folder), os.path.realpath(folder)
-    # Through a symbolic link, ``..`` leads elsewhere than the names suggest.
-    return os.path.join(short if os.path.realpath(short) == real else real, name)

@@ -33,9 +33,8 @@ class ShardReader:
 
     def source(self, sample: int) -> bytes:
         """Bytes of the image. Raises UnreadableImageError, or InputError if a remote store does not answer."""
-        if sample in self._fetched:
-            content = self._fetched[sample]
-        else:
+        content = self._fetched.get(sample)
+        if content is None:
             (content,) = self._store.read([self._range(sample)])
         if isinstance(content, str):
             raise UnreadableImageError(self.name(sample), content)
@@ -78,10 +77,7 @@ class ShardDamage:
 
 
 def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
-    """Compare the sizes of shards with their index, without reading images.
-
-    Raises InputError if a shard was replaced, or a remote store does not answer.
-    """
+    """Compare the sizes of shards with their index, without reading images. Raises InputError for a replaced shard."""
     number, offset, size = (table[name].to_numpy(dtype=np.int64) for name in PLACE)
     used = np.flatnonzero(np.bincount(number, minlength=len(shards.shards)))
     stats = store_at(shards.base).stats([shards.shards[shard].name for shard in used])
@@ -97,35 +93,31 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
             damage = "is missing"
         elif whole > known.bytes:
             raise InputError(
-                f"{shards.base}/{known.name} has {whole:,} bytes, but {known.bytes:,} in the index: it was written "
-                "again since. Bring the right shard back, or write the index again."
+                f"{shards.base}/{known.name} has {whole:,} bytes, but {known.bytes:,} in the index: it was rewritten. "
+                "Bring the right shard back, or write the index again."
             )
         elif whole < known.bytes:
             damage = f"is cut short ({whole:,} of {known.bytes:,} bytes)"
-        if not damage and not known.damage:
-            continue
-        rows = np.flatnonzero(number == shard)
-        gone = rows[offset[rows] + size[rows] > whole]
-        reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
-        found = pluralize(len(rows), "image")
-        left = f"{len(rows) - len(gone)} of its {found}" if damage else f"the {found} found in it"
-        are = "is" if len(rows) - len(gone) == 1 else "are"
-        notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} {are} used.")
+        if damage or known.damage:
+            rows = np.flatnonzero(number == shard)
+            gone = rows[offset[rows] + size[rows] > whole]
+            reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
+            left = f"{len(rows) - len(gone)} of its {pluralize(len(rows), 'image')} found"
+            notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} are used.")
     return ShardDamage(reasons, tuple(notes))
 
 
 def probe_images(
     table: pd.DataFrame, shards: ShardSet, lost: Collection[int]
 ) -> tuple[Ints, dict[int, str], Counter[str], list[int]]:
-    """Check the images of shards, but the ``lost`` rows, unless their index shows that packing has checked them.
+    """Check the images of shards, but the ``lost`` rows, unless packing has checked them.
 
-    Returns (N,) hashes, equal for identical files, -1 if unknown; the reason of each unusable image, by its row; counts
-    of conversions to RGB; and the maximum level, 0 to 255, of each image of more than 8 bits.
+    Returns (N,) hashes, equal for identical files, -1 if unknown; reasons of unusable images by row; counts of
+    conversions to RGB; and the maximum level of each image of more than 8 bits.
     """
-    contents = np.full(len(table), -1, dtype=np.int64)
     if CONTENT in table:
-        contents[:] = table[CONTENT]
-        return contents, {}, Counter(), []
+        return table[CONTENT].to_numpy(dtype=np.int64, copy=True), {}, Counter(), []
+    contents = np.full(len(table), -1, dtype=np.int64)
     rows = np.setdiff1d(np.arange(len(table)), list(lost)).tolist()
     reader = ShardReader(table, shards)
 

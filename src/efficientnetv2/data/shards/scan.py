@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pandas as pd
 
@@ -49,15 +49,23 @@ class _Sample(NamedTuple):
 
 @dataclass
 class _Tar:
-    """Content of a tar: samples with an image, and faults as texts that follow its name.
-
-    ``unread``: it exists but could not be read to its end, perhaps only this time.
-    """
+    """Samples with an image, and faults. ``unread``: could not be read to its end, perhaps only this time."""
 
     samples: list[_Sample] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     lacks: str = ""
     unread: bool = False
+
+
+class _Member(NamedTuple):
+    """A member of a tar, and its content if it is text."""
+
+    info: tarfile.TarInfo
+    text: bytes
+
+
+class _DamagedMemberError(Exception):
+    """A damaged text member, with its name."""
 
 
 def cached_scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardIndex, str]:
@@ -101,38 +109,28 @@ def scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardInd
     # Our own tars have the class name in .json and its number in .cls. An image that lost one member must not get the
     # other's label.
     samples = [sample for tar in tars for sample in tar.samples]
-    source: Literal["json", "cls", "nowhere"] = "nowhere"
+    source = "cls" if any(sample.in_cls for sample in samples) else "nowhere"
     if any(sample.in_json is not None for sample in samples):
         source = "json"
-    elif any(sample.in_cls for sample in samples):
-        source = "cls"
     tables = []
     for number, tar in enumerate(tars):
         tables.append(pd.DataFrame(_labeled_rows(tar, source, options.label_column)).assign(shard=number))
         tar.samples.clear()  # samples of millions of images take gigabytes, tables much less
     del samples
-    shards = tuple(
-        Shard(name, stat.bytes if stat else 0, len(table), _damage_text(tar.damage), tar.lacks)
-        for name, stat, tar, table in zip(names, store.stats(names), tars, tables, strict=True)
-    )
+    shards = []
+    for name, stat, tar, table in zip(names, store.stats(names), tars, tables, strict=True):
+        more = len(tar.damage) - _MAX_FAULTS
+        faults = tar.damage[:_MAX_FAULTS] + ([f"and has {pluralize(more, 'more fault')}"] if more > 0 else [])
+        shards.append(Shard(name, stat.bytes if stat else 0, len(table), "; ".join(faults), tar.lacks))
     filled = [table for table in tables if len(table)]
     columns = ["path", "label", "split", "shard", "shard_offset", "shard_bytes"]
     table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
-    return ShardIndex(table, shards), [name for name, tar in zip(names, tars, strict=True) if tar.unread]
-
-
-def _damage_text(faults: list[str]) -> str:
-    more = len(faults) - _MAX_FAULTS
-    shown = faults[:_MAX_FAULTS] + ([f"and has {pluralize(more, 'more fault')}"] if more > 0 else [])
-    return "; ".join(shown)
+    unread = [name for name, tar in zip(names, tars, strict=True) if tar.unread]
+    return ShardIndex(table, tuple(shards)), unread
 
 
 def _labeled_rows(tar: _Tar, source: str, label_field: str) -> list[dict[str, Any]]:
-    """Rows of a tar's images, with their labels.
-
-    In a damaged tar, images without a label have lost it and are left out; ``tar.damage`` reports it. In an intact tar
-    they have none; ``tar.lacks`` reports it.
-    """
+    """Rows of a tar's images. In a damaged tar, those without a label have lost it and are left out."""
     rows, without = [], list[_Sample]()
     for sample in tar.samples:
         label = sample.in_json if source == "json" else sample.in_cls or None
@@ -142,26 +140,22 @@ def _labeled_rows(tar: _Tar, source: str, label_field: str) -> list[dict[str, An
             rows.append(sample.columns | {"label": None, LABEL_LIST: json.dumps(label)})
         elif label is not None or not tar.damage or source == "nowhere":
             rows.append(sample.columns | {"label": None if label is None else str(label)})
-    if without:
-        key = without[0].key
-        if source == "cls":
-            why = f"{key}.cls is empty" if without[0].in_cls == "" else f"there is no {key}.cls"
-        elif without[0].has_json:
-            why = f"{key}.json has no field '{label_field}'"
-        else:
-            why = f"there is no {key}.json"
-        why += "" if source == "nowhere" else ", where the others have theirs"
-        if tar.damage and source != "nowhere":
-            tar.damage.insert(
-                0, f"has lost the labels of {shorten((sample.key for sample in without), 3)} ({why})"
-            )
-        else:
-            tar.lacks = why + (f" ({len(without)} such images)" if len(without) > 1 else "")
+    if not without:
+        return rows
+    first = without[0]
+    if source == "cls":
+        why = f"{first.key}.cls is empty" if first.in_cls == "" else f"there is no {first.key}.cls"
+    elif first.has_json:
+        why = f"{first.key}.json has no field '{label_field}'"
+    else:
+        why = f"there is no {first.key}.json"
+    why += "" if source == "nowhere" else ", where the others have theirs"
+    if tar.damage and source != "nowhere":
+        lost = shorten((sample.key for sample in without), 3)
+        tar.damage.insert(0, f"has lost the labels of {lost} ({why})")
+    else:
+        tar.lacks = why + (f" ({len(without)} such images)" if len(without) > 1 else "")
     return rows
-
-
-class _DamagedMemberError(Exception):
-    """A damaged text member, with its name."""
 
 
 def _scan_tar(store: Store, name: str, roles: Mapping[str, str]) -> _Tar:
@@ -182,13 +176,6 @@ def _scan_tar(store: Store, name: str, roles: Mapping[str, str]) -> _Tar:
         tar.unread = True
         tar.damage.append(f"can't be read ({(error.strerror or str(error)).lower()})")
     return tar
-
-
-class _Member(NamedTuple):
-    """A member of a tar, and its content if it is text."""
-
-    info: tarfile.TarInfo
-    text: bytes
 
 
 def _members(stream: IO[bytes], damage: list[str]) -> Iterator[_Member]:
@@ -233,25 +220,20 @@ def _group_by_key(found: Iterator[_Member], name: str) -> Iterator[tuple[str, di
     seen: set[str] = set()
     key, members = "", dict[str, _Member]()
     for member in found:
-        info = member.info
-        folder, slash, last = info.name.removeprefix("./").rpartition("/")
+        folder, slash, last = member.info.name.removeprefix("./").rpartition("/")
         stem, _, extension = last.partition(".")
-        if not info.isreg() or not stem or not extension:  # folders, hidden files
+        extension = extension.lower()
+        if not member.info.isreg() or not stem or not extension:  # folders, hidden files
             continue
         if folder + slash + stem != key:
             if members:
                 yield key, members
             key, members = folder + slash + stem, {}
-            if key in seen:
-                raise InputError(
-                    f"{name}: the key '{key}' occurs twice. Pack it again with the members of a sample in a row."
-                )
-            seen.add(key)
-        if extension.lower() in members:
-            raise InputError(
-                f"{name}: the member '{info.name}' occurs twice. Pack it again with each name once."
-            )
-        members[extension.lower()] = member
+        if extension in members or (not members and key in seen):
+            twice = f"member '{member.info.name}'" if members else f"key '{key}'"
+            raise InputError(f"{name}: the {twice} occurs twice. Pack members of a sample once, in a row.")
+        seen.add(key)
+        members[extension] = member
     if members:
         yield key, members
 
@@ -261,9 +243,8 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
     images = [extension for extension in members if is_image(f"x.{extension}")]
     plain = [extension for extension in images if "." not in extension]  # jpg, but not left.png
     if len(images) > 1 and len(plain) != 1:
-        raise InputError(
-            f"{name}: the sample '{key}' has {len(images)} images ({', '.join(images)}). Pack one image per sample."
-        )
+        found = f"{len(images)} images ({', '.join(images)})"
+        raise InputError(f"{name}: the sample '{key}' has {found}. Pack one image per sample.")
     if not images:
         return None
     extension = plain[0] if plain else images[0]
@@ -276,44 +257,33 @@ def _sample(name: str, key: str, members: Mapping[str, _Member], roles: Mapping[
     facts = facts if isinstance(facts, dict) else {}
     known = {role: facts[field] for field, role in roles.items() if facts.get(field) not in (None, "")}
     in_json = known.pop("label", None)
-    for column in [name for name in ("group", "augmented_from") if name in known]:
-        known[column] = str(known[column])
+    known |= {column: str(known[column]) for column in ("group", "augmented_from") if column in known}
     _validate_facts(known, name, key)
     in_cls = None
     if "cls" in members and roles.get("label") == "label":
-        try:
-            in_cls = members["cls"].text.decode().strip()
-        except UnicodeDecodeError as error:
-            raise _DamagedMemberError(f"{key}.cls") from error
-        if not in_cls.isprintable():  # zeros of a lost block
+        in_cls = members["cls"].text.decode(errors="surrogateescape").strip()
+        if not in_cls.isprintable():  # zeros of a lost block, or no UTF-8
             raise _DamagedMemberError(f"{key}.cls")
-    columns = {
-        "path": f"{key}.{extension}",
-        "split": split_in_name(name) or "",
-        "shard_offset": members[extension].info.offset_data,
-        "shard_bytes": members[extension].info.size,
-    }
+    image = members[extension].info
+    place = {"shard_offset": image.offset_data, "shard_bytes": image.size}
+    columns = {"path": f"{key}.{extension}", "split": split_in_name(name) or "", **place}
     return _Sample(key, columns | known, None if in_json == [] else in_json, in_cls, "json" in members)
 
 
 def _validate_facts(known: dict[str, Any], name: str, key: str) -> None:
     """Normalize the split, latitude and longitude in place. Raises InputError for invalid values."""
+    where = f"{name}: the sample '{key}' has the"
     if "split" in known:
         split = parse_split(str(known["split"]))
         if split is None:
-            raise InputError(
-                f"{name}: the sample '{key}' has the split '{known['split']}', but must have train, val or test. "
-                "Pack it again."
-            )
+            raise InputError(f"{where} split '{known['split']}', but must have train, val or test.")
         known["split"] = split
     for axis, limit in (("latitude", 90), ("longitude", 180)):
-        if axis not in known:
-            continue
-        try:
-            known[axis] = float(known[axis])
-        except (TypeError, ValueError):
-            known[axis] = math.inf
-        if not abs(known[axis]) <= limit:
-            raise InputError(
-                f"{name}: the {axis} of the sample '{key}' must be degrees from -{limit} to {limit}. Pack it again."
-            )
+        if axis in known:
+            try:
+                degrees = float(known[axis])
+            except (TypeError, ValueError):
+                degrees = math.inf
+            if not abs(degrees) <= limit:
+                raise InputError(f"{where} {axis} {known[axis]!r}, but it must be -{limit} to {limit}.")
+            known[axis] = degrees

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
@@ -29,28 +29,22 @@ from efficientnetv2.utils.processes import call_with_timeout
 _OPEN = 128
 # Images this close are fetched together, since a request takes as long as so many bytes (20 ms at 10 MB/s); and the
 # maximum size of a request. Ours.
-_GAP_BYTES = 200_000
-_MAX_BYTES = 16_000_000
+_GAP_BYTES, _MAX_BYTES = 200_000, 16_000_000
 # Attempts of a request, and the pause before the second. Each further pause is twice as long: 7.5 s in all. Ours.
-_ATTEMPTS = 5
-_PAUSE_S = 0.5
+_ATTEMPTS, _PAUSE_S = 5, 0.5
 # Timeout of one attempt, and of all; minimum average speed of a request, beyond the timeout. Ours.
 _SILENCE_S, _LIMIT_S = 15.0, 30.0
 _MIN_BYTES_PER_S = 20_000
 _PARALLEL_REQUESTS = 16
-# Buffer for sequential reading. Ours.
-_READ_AHEAD_BYTES = 4_000_000
+_READ_AHEAD_BYTES = 4_000_000  # buffer for sequential reading. Ours.
 # Protocol -> package that fsspec needs, and our extra with it.
 _EXTRAS = {
     "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"),
     "az": ("adlfs", "azure"), "abfs": ("adlfs", "azure"),
 }  # fmt: skip
-_KNOWN = (
-    "Known are https://, s3:// (extra s3), gs:// (extra gcs), az:// (extra azure) and what else fsspec reads."
-)
+_KNOWN = "Use https://, s3://, gs:// or az://, or copy the shards to this machine."
 # HTTP status codes that repeating will not change, but those of busy or slow servers.
-_FINAL = range(400, 500)
-_BUSY = (408, 425, 429)
+_FINAL, _BUSY = range(400, 500), (408, 425, 429)
 
 Result = TypeVar("Result")
 
@@ -65,6 +59,10 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         return f"{self.shard}, bytes {self.start} to {self.stop}"
 
+    def cut(self, end: int) -> str:
+        """Why the range is unavailable if the shard ends before a byte."""
+        return f"{self.shard} is cut short: it ends before byte {end}"
+
 
 class Stat(NamedTuple):
     """Size of a file, and a text that changes when it is rewritten."""
@@ -74,10 +72,7 @@ class Stat(NamedTuple):
 
 
 class Store(ABC):
-    """Files of one folder or URL without a final slash, read in ranges. It is pickled for worker processes.
-
-    Methods raise InputError if the store does not answer.
-    """
+    """Files of one folder or URL, read in ranges, pickled for worker processes. Raises InputError without answer."""
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -93,16 +88,16 @@ class Store(ABC):
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
         """Size and state of each file, None for missing files."""
 
+    @abstractmethod
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading and seeking. Raises OSError if it is missing or not readable."""
+
     def matching(self, pattern: str) -> list[str]:
         """Sorted names of files that match a pattern with stars. Empty if the store cannot list its files."""
         return sorted(n for n in self._names() if fnmatchcase(n, pattern) and not n.startswith("."))
 
     @abstractmethod
     def _names(self) -> list[str]: ...
-
-    @abstractmethod
-    def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading and seeking. Raises OSError if it is missing or not readable."""
 
 
 def store_at(base: str) -> Store:
@@ -134,24 +129,20 @@ class LocalStore(Store):
                 content = self._open_files(path).read(part)
         except OSError as error:
             return f"{part} can't be read ({(error.strerror or str(error)).lower()})"
-        return content if len(content) == part.stop - part.start else _cut(part, part.stop)
+        return content if len(content) == part.stop - part.start else part.cut(part.stop)
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
         """See ``Store.stats``."""
-        return [self._stat(os.path.join(self.base, name)) for name in names]
-
-    def _stat(self, path: str) -> Stat | None:
-        if not os.path.isfile(path):
-            return None
-        found = os.stat(path)
-        return Stat(found.st_size, str(found.st_mtime_ns))
-
-    def _names(self) -> list[str]:
-        return os.listdir(self.base) if os.path.isdir(self.base) else []
+        paths = [os.path.join(self.base, name) for name in names]
+        found = [os.stat(path) if os.path.isfile(path) else None for path in paths]
+        return [status and Stat(status.st_size, str(status.st_mtime_ns)) for status in found]
 
     def open(self, name: str) -> IO[bytes]:
         """See ``Store.open``."""
         return open(os.path.join(self.base, name), "rb")
+
+    def _names(self) -> list[str]:
+        return os.listdir(self.base) if os.path.isdir(self.base) else []
 
 
 class _OpenFile:
@@ -199,21 +190,19 @@ class RemoteStore(Store):
         # With FTP, fsspec would connect, log in and list the folder for each image.
         if protocol == "ftp" or protocol not in available_protocols():
             near = did_you_mean(protocol, ("http", "https", *_EXTRAS))
-            raise InputError(
-                f"{base}: shards cannot be read by {protocol}://{near} {_KNOWN} Give one of these, or copy the shards "
-                "to this machine."
-            )
+            raise InputError(f"{base}: shards cannot be read by {protocol}://{near} {_KNOWN}")
         try:
             self._files()
         except ImportError as error:
-            raise InputError(
-                f"{base}: reading {protocol}:// needs a package that no extra of efficientnetv2 installs: {error}. "
-                f"{_KNOWN}"
-            ) from error
+            fault = f"{protocol}:// needs a package that no extra of efficientnetv2 installs: {error}"
+            raise InputError(f"{base}: {fault}. {_KNOWN}") from error
         except Exception as error:  # each driver raises its own
-            raise InputError(
-                f"{base}: can't be opened ({_describe(error)}). Check the address and the credentials of the store."
-            ) from error
+            fix = "Check the address and the credentials of the store."
+            raise InputError(f"{base}: can't be opened ({_describe(error)}). {fix}") from error
+
+    def _files(self) -> AbstractFileSystem:
+        # fsspec keeps one per process and thread: connections do not survive a fork.
+        return url_to_fs(self.base, **self._options)[0]
 
     def read(self, ranges: Sequence[Range]) -> list[bytes | str]:
         """See ``Store.read``. Close ranges are fetched as one, others in parallel.
@@ -226,48 +215,76 @@ class RemoteStore(Store):
         merged = merge_offset_ranges(shards, starts, stops, max_gap=_GAP_BYTES, max_block=_MAX_BYTES)
         blocks = [Range(*block) for block in zip(*merged, strict=True)]
         contents = self._fetch(blocks)
-        return [_slice(part, blocks, contents) for part in ranges]
+        found: list[bytes | str] = []
+        for part in ranges:  # of the sorted block that covers it
+            block = blocks[bisect.bisect_right(blocks, part[:2], key=lambda block: block[:2]) - 1]
+            content = contents[block]
+            if not isinstance(content, str):
+                content = content[part.start - block.start : part.stop - block.start]
+                content = content if len(content) == part.stop - part.start else part.cut(part.stop)
+            found.append(content)
+        return found
 
     def _fetch(self, blocks: list[Range]) -> dict[Range, bytes | str]:
-        """Contents of the blocks, with retries."""
-        contents: dict[Range, bytes | str] = {}
-        pending = list(dict.fromkeys(blocks))
-        problem: Exception | None = None
-        began = time.monotonic()
-        for _ in _attempts():
+        """Contents of the blocks. Those that fail for a reason that may pass are asked for again."""
+        answers: dict[Range, bytes | Exception] = {}
+
+        def ask(files: AbstractFileSystem, _: str) -> bool:
+            pending = [block for block in blocks if block not in answers]
             paths = [f"{self.base}/{block.shard}" for block in pending]
             starts, stops = [block.start for block in pending], [block.stop for block in pending]
-            ask = partial(self._files().cat_ranges, paths, starts, stops, on_error="return")
-            try:
-                answers = call_with_timeout(_LIMIT_S + (sum(stops) - sum(starts)) / _MIN_BYTES_PER_S, ask)
-            except TimeoutError as error:
-                problem = error
-                break
-            failed = []
-            for block, answer in zip(pending, answers, strict=True):
-                if isinstance(answer, Exception) and not _is_final(answer):
-                    problem = answer
-                    failed.append(block)
+            found = files.cat_ranges(paths, starts, stops, on_error="return")
+            failure: Exception | None = None
+            for block, answer in zip(pending, found, strict=True):
+                if not isinstance(answer, Exception) or _is_final(answer):
+                    answers[block] = answer
                 else:
-                    contents[block] = self._check_answer(block, answer)
-            pending = failed
-            if not pending:
-                return contents
-        raise _no_answer(f"{self.base}/{pending[0]}", problem, began) from problem
+                    failure = answer
+            if failure is not None:
+                raise failure from None
+            return True
+
+        if blocks:
+            size = sum(block.stop - block.start for block in blocks)
+            self._ask(f"{self.base}/{blocks[0]}", ask, _LIMIT_S + size / _MIN_BYTES_PER_S)
+        return {block: self._check_answer(block, answer) for block, answer in answers.items()}
 
     def _check_answer(self, block: Range, answer: bytes | Exception) -> bytes | str:
         if isinstance(answer, FileNotFoundError):
             return f"the shard {block.shard} is missing"
         if isinstance(answer, Exception):
             if getattr(answer, "status", None) == 416:  # "range not satisfiable"
-                return _cut(block, block.start)
+                return block.cut(block.start)
             return f"{block} can't be read ({_describe(answer)})"
         if len(answer) > block.stop - block.start:
-            raise InputError(
-                f"{self.base}/{block.shard}: asked for a part, the server sends the whole file, as python -m "
-                "http.server does. Serve the shards with nginx, Apache or an object store; or copy them here."
-            )
+            fault = "asked for a part, the server sends the whole file. Use nginx, Apache or an object store."
+            raise InputError(f"{self.base}/{block.shard}: {fault}")
         return answer
+
+    def _ask(
+        self, path: str, ask: Callable[[AbstractFileSystem, str], Result], seconds: float | None = None
+    ) -> Result | None:
+        """Answer about a path, after retries. None if it is missing, forbidden or not supported."""
+        problem: BaseException | None = None
+        began = time.monotonic()
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                if time.monotonic() >= began + _LIMIT_S:
+                    break
+                time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+            try:
+                return call_with_timeout(seconds or _LIMIT_S, partial(ask, self._files(), path))
+            except NotImplementedError:  # not supported by the driver
+                return None
+            except Exception as error:  # each driver raises its own
+                # fsspec's http reports every failure as "not found", with the real one as its cause.
+                problem = error.__cause__ or error
+                if _is_final(problem):
+                    return None
+        silent = time.monotonic() - began >= _LIMIT_S
+        tried = f"{_LIMIT_S:g} s without an answer" if silent else f"{_ATTEMPTS} attempts"
+        fix = "Check the network and the store, then try again or resume."
+        raise InputError(f"{path}: can't be read, after {tried} ({_describe(problem)}). {fix}") from problem
 
     def stats(self, names: Sequence[str]) -> list[Stat | None]:
         """See ``Store.stats``."""
@@ -278,30 +295,13 @@ class RemoteStore(Store):
         known = self._ask(f"{self.base}/{name}", lambda files, path: cast(dict[str, Any], files.info(path)))
         if known is None:
             return None
-        words = (known.get(field) for field in ("ETag", "etag", "Last-Modified", "LastModified", "mtime"))
-        return Stat(int(known["size"] or 0), str(next((word for word in words if word), "")))
+        stamps = (known.get(field) for field in ("ETag", "etag", "Last-Modified", "LastModified", "mtime"))
+        return Stat(int(known["size"] or 0), str(next(filter(None, stamps), "")))
 
     def _names(self) -> list[str]:
         # Not fsspec's glob, which reports a store that does not answer as empty.
         listed = self._ask(f"{self.base}/", lambda files, path: cast(list[str], files.ls(path, detail=False)))
         return [path.rstrip("/").rpartition("/")[2] for path in listed or []]
-
-    def _ask(self, path: str, ask: Callable[[AbstractFileSystem, str], Result]) -> Result | None:
-        """Answer about a path. None if it is missing, forbidden or not supported."""
-        problem: BaseException | None = None
-        began = time.monotonic()
-        for _ in _attempts():
-            files = self._files()  # fsspec keeps one per thread
-            try:
-                return call_with_timeout(_LIMIT_S, partial(ask, files, path))
-            except NotImplementedError:  # not supported by the driver
-                return None
-            except Exception as error:  # each driver raises its own
-                # fsspec's http reports every failure as "not found", with the real one as its cause.
-                problem = error.__cause__ or error
-                if _is_final(problem):
-                    return None
-        raise _no_answer(path, problem, began)
 
     def open(self, name: str) -> IO[bytes]:
         """See ``Store.open``. Reads some megabytes ahead."""
@@ -310,20 +310,6 @@ class RemoteStore(Store):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.base}/{name}")
         self.read([Range(name, 0, min(4, stat.bytes))])  # fails early if the server does not support ranges
         return cast(IO[bytes], io.BufferedReader(_RemoteFile(self, name, stat.bytes), _READ_AHEAD_BYTES))
-
-    def _files(self) -> AbstractFileSystem:
-        # fsspec keeps one per process: connections do not survive a fork.
-        return url_to_fs(self.base, **self._options)[0]
-
-
-def _slice(part: Range, blocks: list[Range], contents: dict[Range, bytes | str]) -> bytes | str:
-    """A range of the block that covers it. Blocks are sorted."""
-    block = blocks[bisect.bisect_right(blocks, part[:2], key=lambda block: block[:2]) - 1]
-    content = contents[block]
-    if isinstance(content, str):
-        return content
-    found = content[part.start - block.start : part.stop - block.start]
-    return found if len(found) == part.stop - part.start else _cut(part, part.stop)
 
 
 class _RemoteFile(io.RawIOBase):
@@ -356,42 +342,16 @@ class _RemoteFile(io.RawIOBase):
     def _read_to(self, stop: int) -> bytes:
         starts = range(self._at, stop, _MAX_BYTES)
         parts = self._store.read([Range(self._name, at, min(at + _MAX_BYTES, stop)) for at in starts])
-        for part in parts:
-            if isinstance(part, str):
-                raise OSError(errno.EIO, part, f"{self._store.base}/{self._name}")
+        if reasons := [part for part in parts if isinstance(part, str)]:
+            raise OSError(errno.EIO, reasons[0], f"{self._store.base}/{self._name}")
         self._at = max(self._at, stop)
         return b"".join(cast(list[bytes], parts))
 
 
-def _attempts() -> Iterator[int]:
-    """Numbers of attempts, with growing pauses between them, until the time is over."""
-    until = time.monotonic() + _LIMIT_S
-    for attempt in range(_ATTEMPTS):
-        if attempt and time.monotonic() >= until:
-            return
-        if attempt:
-            time.sleep(_PAUSE_S * 2 ** (attempt - 1))
-        yield attempt
-
-
-def _cut(part: Range, end: int) -> str:
-    return f"{part.shard} is cut short: it ends before byte {end}"
-
-
-def _no_answer(what: str, problem: BaseException | None, began: float) -> InputError:
-    silent = time.monotonic() - began >= _LIMIT_S
-    tried = f"{_LIMIT_S:g} s without an answer" if silent else f"{_ATTEMPTS} attempts"
-    return InputError(
-        f"{what}: can't be read, after {tried} ({_describe(problem)}). Check the network and the store, and try again, "
-        "with --resume for a run."
-    )
-
-
 def _is_final(error: BaseException) -> bool:
     status = getattr(error, "status", None)
-    return isinstance(error, FileNotFoundError | PermissionError) or (
-        status in _FINAL and status not in _BUSY
-    )
+    final = isinstance(error, FileNotFoundError | PermissionError)
+    return final or (status in _FINAL and status not in _BUSY)
 
 
 def _describe(error: BaseException | None) -> str:

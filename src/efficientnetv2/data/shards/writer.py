@@ -13,11 +13,11 @@ import shutil
 import tarfile
 import warnings
 import zlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,6 @@ from efficientnetv2.utils.shell import option_args, shell_join
 
 # Quality of shrunk JPEGs. It loses less than the shrinking. Ours.
 _JPEG_QUALITY = 95
-_JPEG = b"\xff\xd8\xff"  # first bytes of a file
 # Images that threads read at a time, before they are written. Ours.
 _CHUNK, _THREADS = 256, 8
 _BLOCK = tarfile.BLOCKSIZE
@@ -51,10 +50,9 @@ _BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How images are packed. A larger image than ``shard_bytes`` gets its own shard.
+    """How images are packed, in an order within each split drawn from ``seed``.
 
-    ``image_size`` is the shorter side that larger images are shrunk to; None keeps every file. ``seed`` draws the order
-    within each split. ``strict`` refuses the first unreadable image.
+    ``image_size`` is the shorter side that larger images are shrunk to. ``strict`` refuses the first unreadable image.
     """
 
     shard_bytes: int
@@ -77,30 +75,24 @@ def write_shards(
     out: Path,
     packing: PackOptions,
     *,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] = lambda done: None,
     called: Sequence[str] = (),
 ) -> PackResult:
-    """Write the shards of a dataset and their index into a new or empty folder.
+    """Write the shards of a dataset and their index into a new or empty folder, atomically.
 
-    Shards are named after their split (``train-000000.tar``, ``pictures-…`` without one), in an order drawn from the
-    seed. A hidden folder next to ``out`` is renamed when it is complete. The same images and options give the same
-    bytes. ``called`` is the data and options as typed by the user, for messages.
-
-    Raises:
-        InputError: An image is a raster that Pillow cannot open, too many images are unreadable (``strict``: any), or
-            ``out`` is not writable or in use by another process.
+    Shards are named after their split (``train-000000.tar``, ``pictures-…`` without one). The same images and options
+    give the same bytes. ``called`` is the data and options as typed by the user, for messages.
     """
     _validate_no_rasters(dataset, called or [dataset.source, *option_args(label_separator=dataset.separator)])
     partial = out.with_name(f".{out.name}.effnetv2-partial")
-    fix = "Give another folder."
-    taken = "another process packs into it at this moment. Wait for its end, or give another folder."
+    taken, fix = "another process packs into it at this moment.", "Give another folder."
     lock = Path(f"{partial}.lock")
     with output_dir(partial.parent, "OUT"), locked(lock, str(out), taken=taken, fix=fix):
         shutil.rmtree(partial, ignore_errors=True)  # of a killed process
         _require_room(dataset, out, packing)
         try:
             partial.mkdir(parents=True)
-            packed = _Packer(dataset, partial, packing, progress or (lambda done: None)).run()
+            packed = _Packer(dataset, partial, packing, progress).run()
             shard_index.save_index(packed.index, partial / shard_index.INDEX_NAME)
             if packed.skipped:
                 write_table(partial / "skipped.csv", pd.DataFrame(packed.skipped, columns=["path", "reason"]))
@@ -108,9 +100,7 @@ def write_shards(
                 out.rmdir()  # empty; Windows does not rename onto it
             os.replace(partial, out)
         except OSError as error:
-            raise InputError(
-                f"{out}: {error.strerror or error} ({partial}). Make room there, or give another folder."
-            ) from error
+            raise InputError(f"{out}: {error.strerror or error}. Give another folder.") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return packed
@@ -118,9 +108,7 @@ def write_shards(
 
 def _validate_no_rasters(dataset: ImageDataset, called: Sequence[str]) -> None:
     """Refuse rasters: shards hold ordinary images."""
-    if dataset.shards is not None:
-        return
-    for row in (row for row, path in enumerate(dataset.paths) if is_raster(path)):
+    for row in (row for row, path in enumerate(dataset.paths) if dataset.shards is None and is_raster(path)):
         if content := raster_content(dataset.file(row)):
             raise InputError(
                 f"{dataset.file(row)} is a raster ({content}), and shards hold ordinary images of three channels. "
@@ -139,10 +127,8 @@ def _require_room(dataset: ImageDataset, out: Path, packing: PackOptions) -> Non
         needed = sum(os.stat(file).st_size for file in files if os.path.isfile(file))  # not records
     free = shutil.disk_usage(next(place for place in out.absolute().parents if place.is_dir())).free
     if needed > free:
-        raise InputError(
-            f"{out}: the images of {dataset.source} are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free "
-            "there. Make room, give another folder, or have them smaller with --image-size."
-        )
+        fault = f"the images are {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB are free"
+        raise InputError(f"{out}: {fault}. Give another folder, or set `image_size` to shrink them.")
 
 
 class _Packed(NamedTuple):
@@ -175,10 +161,7 @@ def _pack_image(reader: Reader, sample: int, path: str, image_size: int | None) 
 
 
 def shrink(data: bytes, image_size: int) -> tuple[bytes, str] | None:
-    """An upright copy with a shorter side of ``image_size``, and its extension. None if the image is not larger.
-
-    A JPEG stays one. Other formats become PNG, without further loss. Raises UnreadableImageError.
-    """
+    """An upright copy with a shorter side of ``image_size``, as JPEG or PNG, and its extension. None if not larger."""
     with open_stored(data) as stored:
         shorter = min(stored.width, stored.height)
         if shorter <= image_size:
@@ -186,7 +169,7 @@ def shrink(data: bytes, image_size: int) -> tuple[bytes, str] | None:
     share = image_size / shorter
     pixels = load_resized_image(data, lambda width, height: (round(share * width), round(share * height)))
     small = io.BytesIO()
-    if data.startswith(_JPEG):
+    if data.startswith(b"\xff\xd8\xff"):
         Image.fromarray(pixels).save(small, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
         return small.getvalue(), "jpg"
     Image.fromarray(pixels).save(small, "PNG")
@@ -201,7 +184,10 @@ class _Packer:
     ) -> None:
         self.dataset, self.folder, self.packing, self.progress = dataset, folder, packing, progress
         self.reader = source_reader(dataset)
-        self.paths = _original_paths(dataset)
+        self.paths = dataset.paths
+        if dataset.shards is not None:  # paths from before packing, if they are unique in this dataset
+            inner = [path.partition("#")[2] for path in dataset.paths]
+            self.paths = inner if len(set(inner)) == len(inner) else dataset.paths
         self.known = dataset.table.drop(columns=[*PLACE, CONTENT, CHECKSUM], errors="ignore")
         self.shards: list[Shard] = []
         self.skipped: dict[int, str] = {}
@@ -245,9 +231,10 @@ class _Packer:
                 continue
             label = str(self.dataset.labels[row])
             if self.dataset.separator is not None:
-                ids = (str(label) for label in self.dataset.targets[row] if label >= 0)
-                label = self.dataset.separator.join(ids)
-            text = json.dumps(_json_facts(facts | {"path": self.paths[row]}), ensure_ascii=False, default=str)
+                label = self.dataset.separator.join(str(i) for i in self.dataset.targets[row] if i >= 0)
+            facts = {k: v for k, v in facts.items() if np.ndim(v) > 0 or not (pd.isna(v) or v == "")}
+            facts = {k: v.item() if isinstance(v, np.generic) else v for k, v in facts.items()}
+            text = json.dumps(facts | {"path": self.paths[row]}, ensure_ascii=False, default=str)
             members = {image.extension: image.data, "cls": label.encode(), "json": text.encode()}
             needed = sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in members.values())
             tar = self._tar_with_room(needed, f"{name}-{{:06d}}{shard_index.SUFFIX}", before)
@@ -268,14 +255,12 @@ class _Packer:
 
     def _skip(self, row: int, reason: str) -> None:
         self.skipped[row] = reason
-        path, source = self.dataset.paths[row], self.dataset.source
+        what = f"{self.dataset.source}: '{self.dataset.paths[row]}' {reason}"
         if self.packing.strict:
-            raise InputError(f"{source}: '{path}' {reason}. Repair or remove it, or pack without --strict.")
+            raise InputError(f"{what}. Repair or remove it, or leave `strict` out.")
         if len(self.skipped) > MAX_UNREADABLE * len(self.dataset):
-            raise InputError(
-                f"{source}: more than {100 * MAX_UNREADABLE:.0f} % of the images cannot be used; the last: '{path}' "
-                f"{reason}. Repair or remove them."
-            )
+            share = f"more than {100 * MAX_UNREADABLE:.0f} % of the images cannot be used"
+            raise InputError(f"{what}; {share}. Repair or remove them.")
 
     def _tar_with_room(self, needed: int, pattern: str, before: int) -> tarfile.TarFile:
         if self.tar is not None:
@@ -297,17 +282,3 @@ class _Packer:
             os.fsync(written.fileno())
         self.shards.append(Shard(file.name, file.stat().st_size, self.images))
         self.tar, self.images = None, 0
-
-
-def _json_facts(facts: dict[Hashable, Any]) -> dict[Hashable, Any]:
-    """Facts for JSON: without missing values and numpy types."""
-    known = {k: v for k, v in facts.items() if np.ndim(v) > 0 or not (pd.isna(v) or v == "")}
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in known.items()}
-
-
-def _original_paths(dataset: ImageDataset) -> list[str]:
-    """Paths from before packing, if they are unique in this dataset."""
-    if dataset.shards is None:
-        return dataset.paths
-    inner = [path.partition("#")[2] for path in dataset.paths]
-    return inner if len(set(inner)) == len(inner) else dataset.paths
