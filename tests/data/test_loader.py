@@ -178,7 +178,7 @@ def test_readers_read_on_when_a_window_is_closed(class_folders):
 
 def test_a_reader_without_shared_memory_was_not_killed_by_a_network():
     """Images alone lie there, and as many of them whatever is trained."""
-    with pytest.raises(InputError, match=mentioning("--workers")) as error, worker_errors():
+    with pytest.raises(InputError, match=mentioning("workers")) as error, worker_errors():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that")
     assert not isinstance(error.value, ReaderKilledError)
 
@@ -192,7 +192,7 @@ def test_a_reader_without_shared_memory_was_not_killed_by_a_network():
 )
 def test_a_killed_reader_is_told_of_wherever_the_main_process_is(said):
     with (
-        pytest.raises(InputError, match=mentioning("--workers")),
+        pytest.raises(InputError, match=mentioning("workers")),
         worker_errors(),
     ):
         raise RuntimeError(said)

@@ -45,23 +45,17 @@ _FOREIGN = (
     (rb"\x93NUMPY|\x89HDF|.{128}DICM|SIMPLE  =", "scientific or medical data", _CONVERT),
     (rb"\s*(<!doctype html|<html)", "a web page (HTML)", "download the image again"),
     (rb"\s*(<\?xml[^>]*>\s*)?<svg", "SVG", _CONVERT),
+    (rb"version https://git-lfs", "a pointer of Git LFS", "fetch the image with git lfs pull"),
 )
 _FOREIGN_BYTES = 256
-_LFS = b"version https://git-lfs"
 
 
 class ForeignFormatError(UnidentifiedImageError):
     """A file in a known format that is not supported. The message names it and a fix."""
 
 
-def _foreign(beginning: bytes) -> str | None:
-    """Format of a file by its first bytes, with a fix. None if unknown."""
-    if beginning.startswith(_LFS):
-        return "is a pointer of Git LFS: fetch the image with git lfs pull"
-    for pattern, what, fix in _FOREIGN:
-        if re.match(pattern, beginning, re.DOTALL | re.IGNORECASE):
-            return f"is not an image in a supported format, but {what}: {fix}"
-    return None
+class NotRegularFileError(OSError):
+    """A pipe or a device, which may never end, instead of a file."""
 
 
 @lru_cache(maxsize=1)
@@ -69,14 +63,6 @@ def _known() -> tuple[str, ...]:
     """``FORMATS`` that this build of Pillow has."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-class NotRegularFileError(OSError):
-    """A pipe or a device, which may never end, instead of a file."""
-
-
-class TooLongSideError(Image.DecompressionBombError):
-    """An image with a side longer than ``MAX_SIDE``."""
 
 
 def regular_file(path: str | Path) -> io.FileIO:
@@ -117,16 +103,19 @@ def image_in(file: IO[bytes]) -> Image.Image:
         image = Image.open(file, formats=_known())
     except UnidentifiedImageError:
         file.seek(start)
-        if what := _foreign(file.read(_FOREIGN_BYTES)):
-            raise ForeignFormatError(what) from None
+        beginning = file.read(_FOREIGN_BYTES)
+        for pattern, what, fix in _FOREIGN:
+            if re.match(pattern, beginning, re.DOTALL | re.IGNORECASE):
+                fault = f"is not an image in a supported format, but {what}: {fix}"
+                raise ForeignFormatError(fault) from None
         raise
     except ValueError as error:
         if not _is_text_limit(error):
             raise
         file.seek(start)
-        image = Image.open(io.BytesIO(without_text(file.read())), formats=_known())
+        image = Image.open(io.BytesIO(_without_text(file.read())), formats=_known())
     if max(image.size) > MAX_SIDE:
-        raise TooLongSideError(f"{image.width} x {image.height} px; a side may have {MAX_SIDE}")
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} px; a side may have {MAX_SIDE}")
     return image
 
 
@@ -147,17 +136,16 @@ def loaded(image: Image.Image, content: bytes = b"") -> Image.Image:
     except ValueError as error:
         if not (content and _is_text_limit(error)):
             raise
-        image = image_in(io.BytesIO(without_text(content)))
+        image = image_in(io.BytesIO(_without_text(content)))
         image.load()
     return image
 
 
 def _is_text_limit(error: ValueError) -> bool:
-    """Whether Pillow refuses the texts of a PNG because of their size."""
     return "MAX_TEXT_" in str(error)
 
 
-def without_text(content: bytes) -> bytes:
+def _without_text(content: bytes) -> bytes:
     """A PNG without texts and color profile, which do not change the pixels. Other content stays."""
     if not content.startswith(_PNG):
         return content

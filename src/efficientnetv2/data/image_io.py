@@ -72,8 +72,8 @@ class UnreadableImageError(Exception):
 class StoredImage:
     """An image as stored, with its header read: size and EXIF orientation before it is turned upright.
 
-    ``scales`` are divisors of the sides that decoding supports. ``pixels`` maps (scale, exact, number of rows needed)
-    to (height, width, channels) uint8, rounded up. Rows that are not needed may be missing at the bottom.
+    ``scales`` are divisors of the sides that decoding supports. ``pixels`` maps (scale, exact, number of rows from the
+    top) to (height, width, channels) uint8, rounded up.
     """
 
     width: int
@@ -85,32 +85,25 @@ class StoredImage:
 
 @contextmanager
 def open_stored(source: Source) -> Iterator[StoredImage]:
-    """Open an image without decoding it. Errors of decoding within the block are translated too.
-
-    Raises UnreadableImageError for missing, damaged and too small files, and above Pillow's limit of 179 million
-    pixels.
-    """
+    """Open an image without decoding it. Raises UnreadableImageError, also for errors of decoding within the block."""
     try:
         content = _content(source)
         if isinstance(content, np.ndarray):
-            validate_size(content.shape[1], content.shape[0])
-            yield StoredImage(
-                content.shape[1], content.shape[0], 1, (1,), lambda _scale, _exact, _rows: content
-            )
+            height, width = content.shape[:2]
+            validate_size(width, height)
+            yield StoredImage(width, height, 1, (1,), lambda _scale, _exact, _rows: content)
         elif isinstance(content, Image.Image):
             with warnings.catch_warnings(action="ignore"):
                 yield _from_pillow(content.copy())
         elif (header := jpeg.header(content)) is not None:
-            validate_size(header.width, header.height)
-            each = _JPEG_BYTES
+            width, height = header.width, header.height
+            validate_size(width, height)
             if header.rows_in_order is None:
-                jpeg.refuse_many_scans(content, header.width * header.height)
-                each = _SCANS_BYTES
-            with _DECODING.take(each * header.width * header.height):
+                jpeg.refuse_many_scans(content, width * height)
+            bytes_each = _SCANS_BYTES if header.rows_in_order is None else _JPEG_BYTES
+            with _DECODING.take(bytes_each * width * height):
                 pixels = partial(_jpeg_pixels, content, header)
-                yield StoredImage(
-                    header.width, header.height, header.orientation, jpeg.scales(header), pixels
-                )
+                yield StoredImage(width, height, header.orientation, jpeg.scales(header), pixels)
         else:
             with warnings.catch_warnings(action="ignore"), open_image(content) as image:
                 validate_size(*image.size)
@@ -142,12 +135,11 @@ def is_high_bit_depth(source: Source) -> bool:
     """Whether an image has more than 8 bits and one channel, by its header. Pillow reads 16-bit colors as 8 bits."""
     if isinstance(source, np.ndarray) or (isinstance(source, str | Path) and packed_record(str(source))):
         return False
+    if isinstance(source, Image.Image):
+        return source.mode.startswith(_HIGH_BIT_DEPTH)
     try:
-        with warnings.catch_warnings(action="ignore"):
-            if isinstance(source, Image.Image):
-                return source.mode.startswith(_HIGH_BIT_DEPTH)
-            with open_image(source) as image:
-                return image.mode.startswith(_HIGH_BIT_DEPTH)
+        with warnings.catch_warnings(action="ignore"), open_image(source) as image:
+            return image.mode.startswith(_HIGH_BIT_DEPTH)
     except Exception:  # reading it will give the reason
         return False
 
@@ -179,8 +171,7 @@ def _from_pillow(image: Image.Image, content: bytes = b"") -> StoredImage:
     if image.format in _SCALABLE:
         pixels = partial(_pillow_pixels, image, content)
         return StoredImage(*image.size, _orientation(image), jpeg.SCALES, pixels)
-    # Other formats are loaded first. TIFF images turn themselves upright while loading, and the metadata of a PNG may
-    # follow the pixels.
+    # TIFF images turn themselves upright while loading, and the metadata of a PNG may follow the pixels.
     image = loaded(image, content)
     validate_size(*image.size)
     return StoredImage(*image.size, _orientation(image), (1,), partial(_pillow_pixels, image, b""))
@@ -215,8 +206,8 @@ def _orientation(image: Image.Image) -> int:
 def to_rgb(image: Image.Image) -> Image.Image:
     """The image in RGB, not turned. Raises UnreadableImageError if more than a tenth of the values are out of range.
 
-    Transparent pixels become white. 16-bit values keep their upper 8 bits, 32-bit integers are read as 16-bit ones, and
-    floats of 0 to 1 become 0 to 255, whatever the image holds: all images of a dataset follow one rule.
+    Transparent pixels become white. 16-bit values keep their upper 8 bits, and floats of 0 to 1 become 0 to 255: all
+    images of a dataset follow one rule.
     """
     image.load()
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -267,8 +258,8 @@ def _in_range(values: npt.NDArray[Any], largest: int) -> npt.NDArray[Any]:
     if ((values < 0) | (values > largest)).mean() > _MAX_OUTSIDE:
         raise UnreadableImageError(
             "",
-            f"holds values from {values.min():g} to {values.max():g}, but only 0 to {largest:,} are read without a "
-            "range. Install the extra 'geo', which measures the range of a dataset's TIFFs, or scale all images alike",
+            f"holds values from {values.min():g} to {values.max():g}, but only 0 to {largest:,} are read without the "
+            "extra 'geo', which measures the range of TIFFs. Install it, or scale all images alike",
         )
     return values
 
@@ -280,20 +271,16 @@ def _content(source: Source) -> bytes | Image.Image | Pixels:
     if isinstance(source, bytes):
         content = source
     elif "#" in str(source) and (record := packed_record(str(source))):
-        return _cifar_record(*record)
+        rows = builtin_datasets.cifar_records(Path(record[0]))
+        if record[1] >= len(rows):
+            raise UnreadableImageError("", f"is not there: the file has {len(rows)} records")
+        planes = rows[record[1], -builtin_datasets.PIXELS :].reshape(3, _CIFAR_PX, _CIFAR_PX)
+        return np.ascontiguousarray(planes.transpose(1, 2, 0))
     else:
         content = read_file(source)
     if not content:
         raise UnreadableImageError("", "is empty (0 bytes)")
     return content
-
-
-def _cifar_record(path: str, index: int) -> Pixels:
-    rows = builtin_datasets.cifar_records(Path(path))
-    if index >= len(rows):
-        raise UnreadableImageError("", f"is not there: the file has {len(rows)} records")
-    planes = rows[index, -builtin_datasets.PIXELS :].reshape(3, _CIFAR_PX, _CIFAR_PX)
-    return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
 def _name(source: Source) -> str:
@@ -306,13 +293,12 @@ def fault_of(error: Exception) -> str:
         return error.reason
     if isinstance(error, InputError | jpeg.DamagedJpegError | ForeignFormatError):
         return str(error)
-    for kind, text in _FAULTS.items():
-        if isinstance(error, kind):
-            return text
     if isinstance(error, Image.DecompressionBombError):
         return f"{TOO_LARGE} ({error})"
     if isinstance(error, MemoryError):
         return str(error) or "needs more memory than there is"
+    if fault := next((text for kind, text in _FAULTS.items() if isinstance(error, kind)), ""):
+        return fault
     if "truncated" in str(error).lower() or isinstance(error, EOFError):
         return "is cut short (truncated)"
     if isinstance(error, OSError) and error.strerror:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import ExifTags, Image
 
+Pixels = npt.NDArray[np.uint8]
 # Divisors of the sides that make decoding cheaper. Other fractions of the decoder take longer than the full size.
 SCALES = (1, 2, 4, 8)
 
@@ -68,14 +69,11 @@ def header(content: bytes) -> Header | None:
     frame: Frame | None = None
     exif: bytes | None = None
     turned_elsewhere = restarts = False
-    place = 2
-    while place + 4 <= len(content) and content[place] == 0xFF:
+    place, marker = 2, 0
+    while marker != _SCAN:
+        if place + 4 > len(content) or content[place] != 0xFF:
+            return None
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
-        if marker == _SCAN:
-            # Restart markers look like the end of the last row, and further scans follow it.
-            in_scan = content[place + 4 : place + 5]
-            one_scan = frame is not None and in_scan == bytes([frame.components]) and not restarts
-            return _header(size, exif, turned_elsewhere, frame if one_scan else None)
         segment = content[place + 4 : place + 2 + length]
         if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
             if size is not None or len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
@@ -88,11 +86,55 @@ def header(content: bytes) -> Header | None:
             exif = segment
         elif marker == _EXIF_OR_XMP:
             turned_elsewhere |= b"tiff:Orientation" in segment
-        elif not _skippable(marker, length, segment):
+        elif marker != _SCAN and not _skippable(marker, length, segment):
             return None
         restarts |= marker == _RESTARTS
         place += 2 + length
-    return None
+    limit = Image.MAX_IMAGE_PIXELS
+    if size is None or (limit is not None and size[0] * size[1] > limit):
+        return None
+    orientation = None if exif is None else _orientation(exif)
+    if orientation is None and turned_elsewhere:
+        return None
+    # Restart markers look like the end of the last row, and further scans follow it.
+    in_order = frame is not None and segment[:1] == bytes([frame.components]) and not restarts
+    upright = orientation if orientation and orientation in range(1, 9) else 1
+    return Header(*size, upright, frame if in_order else None)
+
+
+def _orientation(segment: bytes) -> int | None:
+    """Orientation in a segment, also out of range. None if missing."""
+    exif = Image.Exif()
+    try:
+        exif.load(segment)
+        value = exif.get(ExifTags.Base.Orientation)
+    except Exception:  # damaged metadata does not spoil the pixels
+        return None
+    return value if value is None or isinstance(value, int) else 1
+
+
+def _frame(segment: bytes, place: int) -> Frame | None:
+    """From the segment of a sequential frame at this offset."""
+    components = segment[5]
+    if len(segment) != 6 + 3 * components:
+        return None
+    tallest = max(segment[7 + 3 * number] & 0x0F for number in range(components))
+    return Frame(place + 1, 8 * tallest, components) if 1 <= tallest <= 4 else None
+
+
+def _skippable(marker: int, length: int, segment: bytes) -> bool:
+    """Whether the decoder and Pillow read the pixels alike despite this segment."""
+    if length < 2:
+        return False
+    if marker == _ADOBE and segment.startswith(b"Adobe"):
+        return len(segment) > 11 and segment[11] == 1  # YCbCr, as usual
+    # Tables, comments, application data; not frames of other processes or markers outside segments.
+    return marker == _HUFFMAN or 0xDB <= marker <= 0xDD or 0xE0 <= marker <= 0xEF or marker == 0xFE
+
+
+def scales(found: Header) -> tuple[int, ...]:
+    """Supported divisors of the sides."""
+    return SCALES if min(found.width, found.height) >= _MIN_SCALED_PX else SCALES[:1]
 
 
 def refuse_many_scans(content: bytes, pixels: int) -> None:
@@ -104,9 +146,7 @@ def refuse_many_scans(content: bytes, pixels: int) -> None:
     while (found := _MARKER.search(content, place)) is not None and found[0] != _EOI:
         scans += content[found.start() + 1] == _SCAN
         if scans > most:
-            raise DamagedJpegError(
-                f"has more than {most} JPEG scans, which take too long. Save the image again"
-            )
+            raise DamagedJpegError(f"has more than {most} JPEG scans, which take too long. Save it again")
         place = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
 
 
@@ -125,11 +165,11 @@ def _refuse_if_lost(warning: ValueError) -> None:
 
 def decode(
     content: bytes, found: Header, scale: int, *, exact: bool = True, bottom: int | None = None
-) -> npt.NDArray[np.uint8] | None:
+) -> Pixels | None:
     """Stored pixels in RGB, (height, width, 3) uint8, None if the decoder warns. Raises DamagedJpegError.
 
-    ``exact`` gives Pillow's pixels at this scale. Otherwise colors stored at half the resolution are repeated: faster,
-    with a mean difference of 0.2 gray levels. Then ``bottom`` is the number of rows needed: rows below may be missing.
+    ``exact`` gives Pillow's pixels at this scale. Otherwise colors stored at half the resolution are repeated (0.2 gray
+    levels off on average), and rows below ``bottom`` may be missing.
     """
     frame = found.rows_in_order
     if frame is not None and bottom is not None and not exact:
@@ -139,7 +179,7 @@ def decode(
             return part
     height, width = -(-found.height // scale), -(-found.width // scale)
     try:
-        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        pixels: Pixels = simplejpeg.decode_jpeg(
             content, min_height=height, min_width=width, fastupsample=not exact
         )
     except ValueError as error:  # also for warnings
@@ -148,9 +188,7 @@ def decode(
     return pixels if pixels.shape == (height, width, 3) else None
 
 
-def _first_rows(
-    content: bytes, frame: Frame, rows: int, width: int, scale: int
-) -> npt.NDArray[np.uint8] | None:
+def _first_rows(content: bytes, frame: Frame, rows: int, width: int, scale: int) -> Pixels | None:
     """The first rows of an image, by patching the height in the header. None for other warnings than extra data."""
     shorter = bytearray(content)
     shorter[frame.height_at : frame.height_at + 2] = rows.to_bytes(2)
@@ -162,53 +200,3 @@ def _first_rows(
         # This warning comes after all rows are decoded.
         return pixels if str(error).endswith(_MORE_ROWS) else None
     return pixels
-
-
-def scales(found: Header) -> tuple[int, ...]:
-    """Supported divisors of the sides."""
-    return SCALES if min(found.width, found.height) >= _MIN_SCALED_PX else SCALES[:1]
-
-
-def _skippable(marker: int, length: int, segment: bytes) -> bool:
-    """Whether the decoder and Pillow read the pixels alike despite this segment."""
-    if length < 2:
-        return False
-    if marker == _ADOBE and segment.startswith(b"Adobe"):
-        return len(segment) > 11 and segment[11] == 1  # YCbCr, as usual
-    # Tables, comments, application data; not frames of other processes or markers outside segments.
-    return marker == _HUFFMAN or 0xDB <= marker <= 0xDD or 0xE0 <= marker <= 0xEF or marker == 0xFE
-
-
-def _frame(segment: bytes, place: int) -> Frame | None:
-    """From the segment of a sequential frame at this offset."""
-    components = segment[5]
-    if len(segment) != 6 + 3 * components:
-        return None
-    tallest = max(segment[7 + 3 * number] & 0x0F for number in range(components))
-    return Frame(place + 1, 8 * tallest, components) if 1 <= tallest <= 4 else None
-
-
-def _header(
-    size: tuple[int, int] | None, exif: bytes | None, turned_elsewhere: bool, rows_in_order: Frame | None
-) -> Header | None:
-    if size is None:
-        return None
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and size[0] * size[1] > limit:
-        return None
-    orientation = None if exif is None else _orientation(exif)
-    if orientation is None and turned_elsewhere:
-        return None
-    upright = orientation if orientation is not None and 1 <= orientation <= 8 else 1
-    return Header(*size, upright, rows_in_order)
-
-
-def _orientation(segment: bytes) -> int | None:
-    """Orientation in a segment, also out of range. None if missing."""
-    exif = Image.Exif()
-    try:
-        exif.load(segment)
-        value = exif.get(ExifTags.Base.Orientation)
-    except Exception:  # damaged metadata does not spoil the pixels
-        return None
-    return value if value is None or isinstance(value, int) else 1

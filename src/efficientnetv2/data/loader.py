@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import CROP_UNIFORMS, load_eval_image, load_train_image
@@ -50,29 +50,61 @@ class BatchFailure:
         return self
 
 
-def decode_threads(workers: int) -> int:
-    """Threads that read in one process: one in a worker; without workers, one per core.
+@dataclass
+class Batch:
+    """Training images of one request: (n, C, image_size, image_size) uint8, in channels-last memory.
 
-    On a CPU the training step uses all cores, and a worker would slow it down. Pillow releases the GIL while it
-    decodes.
+    ``labels`` are (n,) int64, or (n, M) padded with -1. ``unreadable`` images are replaced by others of their class.
     """
-    return 1 if workers else torch.get_num_threads()
+
+    request: BatchRequest
+    images: Tensor
+    labels: Tensor
+    unreadable: tuple[tuple[int, str], ...]
+
+    def pin_memory(self) -> Batch:
+        """For the DataLoader."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
-def thread_map(function: Callable[[int], Result], count: int, threads: int) -> list[Result]:
-    """``function`` of 0 to count - 1, in order."""
-    if threads == 1:
-        return [function(index) for index in range(count)]
-    # Around the threads, since filters belong to the process: each opener within them sets its own aside.
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, range(count)))
+@dataclass
+class EvaluationBatch:
+    """(n,) indices of readable images, (n, C, image_size, image_size) uint8, indices and reasons of the others."""
+
+    samples: Ints
+    images: Tensor
+    unreadable: tuple[tuple[int, str], ...]
+
+    def pin_memory(self) -> EvaluationBatch:
+        """For the DataLoader."""
+        return replace(self, images=self.images.pin_memory())
+
+
+def training_batches(
+    images: TrainingImages, requests: Iterable[BatchRequest], *, workers: int, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Batches of the requests, in order; see ``iter_batches``."""
+    return iter_batches(images, requests, workers, pin_memory)
+
+
+def evaluation_batches(
+    dataset: ImageDataset,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool = False,
+) -> Iterator[EvaluationBatch]:
+    """Every image of a dataset once, in order, with the preprocessing of a model."""
+    rows = range(len(dataset))
+    chunks = [list(rows[first : first + batch_size]) for first in rows[::batch_size]]
+    return iter_batches(
+        _EvaluationImages(dataset, preprocessing, decode_threads(workers)), chunks, workers, pin_memory
+    )
 
 
 def iter_batches(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
-    """Batches of a dataset for requests, in order, read ahead by ``workers`` processes (0: none).
-
-    Raises InputError while iterating, if a ``BatchFailure`` arrived or a worker was killed.
-    """
+    """Batches of a dataset for requests, in order, read ahead by ``workers`` processes. Raises InputError meanwhile."""
     with worker_errors():
         # Without a name, so that the traceback of an error does not keep the workers alive.
         for batch in _start_loader(dataset, requests, workers, pin_memory):
@@ -82,26 +114,21 @@ def iter_batches(dataset: Dataset[Any], requests: Any, workers: int, pin_memory:
 
 
 def _start_loader(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
-    parent = None
+    options: dict[str, Any] = {}
     if workers:
         if parent_process() is None:  # otherwise the parent's folder holds multiprocessing's files
             own_folder()
         # The system ends a worker with the thread that started it, and only the main thread lasts until the end.
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
+        options = {"worker_init_fn": partial(_start_worker, parent=parent), "prefetch_factor": PREFETCH}
+        if sys.platform == "linux":  # workers share the list of images and start at once
+            options["multiprocessing_context"] = "fork"
     with warnings.catch_warnings():
         # Raised by every loader with more than one worker per core. The user is warned once, elsewhere.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         # batch_size=None: a request is a whole group already.
         loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=requests,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            worker_init_fn=partial(_start_worker, parent=parent) if workers else None,
-            prefetch_factor=PREFETCH if workers else None,
-            # Forked on Linux, whatever Python's default: workers share the list of images and start at once.
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            dataset, batch_size=None, sampler=requests, num_workers=workers, pin_memory=pin_memory, **options
         )
         return iter(loader)
 
@@ -120,50 +147,41 @@ def _start_worker(_: int, parent: int | None) -> None:
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Explain killed workers, which PyTorch reports wherever the main process is, also while it trains.
-
-    Raises ReaderKilledError, or InputError for lack of shared memory (Bus error).
-    """
+    """Raise ReaderKilledError for killed workers, InputError for lack of shared memory (Bus error)."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
         text = str(error) or type(error).__name__
-        if isinstance(error, RuntimeError) and (
-            "DataLoader worker" not in text
-            or not ("exited unexpectedly" in text or "killed by signal" in text)
-        ):
+        killed = "exited unexpectedly" in text or "killed by signal" in text
+        if isinstance(error, RuntimeError) and not (killed and "DataLoader worker" in text):
             raise
         # Shared memory holds only images; of other memory the model in training uses most.
         kind = InputError if "Bus error" in text else ReaderKilledError
         raise kind(
-            f"A process that reads images was killed by the system ({text.splitlines()[0]}), most likely for "
-            "want of memory or shared memory. Use fewer with --workers, or none with --workers 0."
+            f"A process that reads images was killed ({text.splitlines()[0]}), most likely for want of memory or "
+            "shared memory. Use fewer `workers`, or `workers=0`."
         ) from error
 
 
-@dataclass
-class Batch:
-    """Training images of one request: (n, C, image_size, image_size) uint8, in channels-last memory.
+def decode_threads(workers: int) -> int:
+    """Threads that read in one process: one in a worker; without workers, one per core."""
+    # On a CPU the training step uses all cores, and a worker would slow it down. Pillow releases the GIL.
+    return 1 if workers else torch.get_num_threads()
 
-    ``labels`` are (n,) int64 class ids, or (n, M) padded with -1. ``unreadable`` are sample and reason of images that
-    another image of their class replaces.
-    """
 
-    request: BatchRequest
-    images: Tensor
-    labels: Tensor
-    unreadable: tuple[tuple[int, str], ...]
-
-    def pin_memory(self) -> Batch:
-        """For the DataLoader, which pins what goes to a GPU."""
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+def thread_map(function: Callable[[int], Result], count: int, threads: int) -> list[Result]:
+    """``function`` of 0 to count - 1, in order."""
+    if threads == 1:
+        return [function(index) for index in range(count)]
+    # Around the threads, since filters belong to the process: each opener within them sets its own aside.
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, range(count)))
 
 
 class TrainingImages(Dataset["Batch | BatchFailure"]):
     """Training batches by request: draws the crop of each image, decodes only that, and resizes it.
 
-    ``area_min`` is the minimum fraction of an image that a crop covers. ``threads`` read a group where no worker reads
-    ahead. ``reader`` None reads the originals.
+    ``area_min`` is the minimum fraction of an image that a crop covers. ``threads`` read a group without workers.
     """
 
     def __init__(
@@ -175,8 +193,11 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
         threads: int = 1,
         reader: Reader | None = None,
     ) -> None:
-        self.dataset, self.preprocessing = dataset, preprocessing
-        self.reader = source_reader(dataset) if reader is None else reader
+        self.dataset, self.preprocessing, self.reader = (
+            dataset,
+            preprocessing,
+            reader or source_reader(dataset),
+        )
         self.area_min, self.key, self.threads = area_min, key, threads
         self.labels, self.targets = dataset.labels, dataset.targets
 
@@ -197,17 +218,15 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
             images[place], sample, failures = self._read(reader, wanted[place], px, uniforms[place])
             return sample, failures
 
-        samples, unreadable = request.samples.copy(), []
-        for place, (sample, failures) in enumerate(thread_map(read, len(wanted), self.threads)):
-            samples[place] = sample
-            unreadable += failures
-        labels = torch.from_numpy(self.targets[samples])
-        return Batch(request, torch.from_numpy(images).permute(0, 3, 1, 2), labels, tuple(unreadable))
+        results = thread_map(read, len(wanted), self.threads)
+        labels = torch.from_numpy(self.targets[[sample for sample, _ in results]])
+        unreadable = tuple(failure for _, failures in results for failure in failures)
+        return Batch(request, torch.from_numpy(images).permute(0, 3, 1, 2), labels, unreadable)
 
     def _read(
         self, reader: Reader, sample: int, image_size: int, uniforms: Sequence[float]
     ) -> tuple[Pixels, int, list[tuple[int, str]]]:
-        """The image, or the next readable one of its class: a function of the files alone."""
+        """The image, or the next readable one of its class, cyclically: a function of the files alone."""
         failures: list[tuple[int, str]] = []
         for candidate in self._candidates(sample):
             try:
@@ -223,54 +242,16 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
                 return image, candidate, failures
             except UnreadableImageError as error:
                 failures.append((candidate, error.reason))
+        name, reason = self.reader.name(failures[-1][0]), failures[-1][1]
         raise InputError(
             f"Every image of class '{self.dataset.class_names[self.labels[sample]]}' has become unreadable during the "
-            f"run (last: {self.reader.name(failures[-1][0])}: {failures[-1][1]}). Check the disk or the network share, "
-            "then resume with --resume."
+            f"run (last: {name}: {reason}). Check the disk or the network share, then resume."
         )
 
     def _candidates(self, sample: int) -> Iterator[int]:
-        """The sample, then the following ones of its class, cyclically."""
         yield sample
         members = np.flatnonzero(self.labels == self.labels[sample])
         yield from np.roll(members, -int(np.searchsorted(members, sample)))[1:].tolist()
-
-
-def _batch_or_failure(make: Callable[[Any], Result], request: Any) -> Result | BatchFailure:
-    try:
-        return make(request)
-    except InputError as error:
-        return BatchFailure(str(error))
-
-
-class _Requests(Sampler[BatchRequest]):
-    """Requests as a sampler of the DataLoader."""
-
-    def __init__(self, requests: Iterable[BatchRequest]) -> None:
-        self.requests = requests
-
-    def __iter__(self) -> Iterator[BatchRequest]:
-        return iter(self.requests)
-
-
-def training_batches(
-    images: TrainingImages, requests: Iterable[BatchRequest], *, workers: int, pin_memory: bool = False
-) -> Iterator[Batch]:
-    """Batches of the requests, in order; see ``iter_batches``."""
-    yield from iter_batches(images, _Requests(requests), workers, pin_memory)
-
-
-@dataclass
-class EvaluationBatch:
-    """(n,) indices of readable images, (n, C, image_size, image_size) uint8, indices and reasons of the others."""
-
-    samples: Ints
-    images: Tensor
-    unreadable: tuple[tuple[int, str], ...]
-
-    def pin_memory(self) -> EvaluationBatch:
-        """For the DataLoader, which pins what goes to a GPU."""
-        return replace(self, images=self.images.pin_memory())
 
 
 class _EvaluationImages(Dataset["EvaluationBatch | BatchFailure"]):
@@ -292,30 +273,18 @@ class _EvaluationImages(Dataset["EvaluationBatch | BatchFailure"]):
             except UnreadableImageError as error:
                 return error.reason
 
-        readable, images, unreadable = [], [], []
-        for sample, result in zip(samples, thread_map(read, len(samples), self.threads), strict=True):
-            if isinstance(result, str):
-                unreadable.append((sample, result))
-            else:
-                readable.append(sample)
-                images.append(result)
+        results = list(zip(samples, thread_map(read, len(samples), self.threads), strict=True))
+        images = [image for _, image in results if not isinstance(image, str)]
+        readable = [sample for sample, image in results if not isinstance(image, str)]
+        unreadable = tuple((sample, reason) for sample, reason in results if isinstance(reason, str))
         px, channels = self.preprocessing.image_size, self.preprocessing.channels
         array = np.stack(images) if images else np.empty((0, px, px, channels), np.uint8)
-        return EvaluationBatch(
-            np.array(readable, dtype=np.int64), torch.from_numpy(array).permute(0, 3, 1, 2), tuple(unreadable)
-        )
+        batch = torch.from_numpy(array).permute(0, 3, 1, 2)
+        return EvaluationBatch(np.array(readable, dtype=np.int64), batch, unreadable)
 
 
-def evaluation_batches(
-    dataset: ImageDataset,
-    preprocessing: Preprocessing,
-    *,
-    batch_size: int,
-    workers: int,
-    pin_memory: bool = False,
-) -> Iterator[EvaluationBatch]:
-    """Every image of a dataset once, in order, with the preprocessing of a model."""
-    rows = range(len(dataset))
-    chunks = [list(rows[first : first + batch_size]) for first in rows[::batch_size]]
-    images = _EvaluationImages(dataset, preprocessing, threads=decode_threads(workers))
-    yield from iter_batches(images, chunks, workers, pin_memory)
+def _batch_or_failure(make: Callable[[Any], Result], request: Any) -> Result | BatchFailure:
+    try:
+        return make(request)
+    except InputError as error:
+        return BatchFailure(str(error))
