@@ -78,8 +78,10 @@ def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterD
                 fix = f" Files that it names are not opened; write one raster of them: {command}"
             raise InputError(f"{path} is no raster that GDAL can open: {error}.{fix}") from error
         with dataset:
-            if elsewhere := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
-                raise InputError(f"{path} has its overviews in '{elsewhere}'. Remove its tag OVERVIEW_FILE.")
+            if overview_file := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
+                raise InputError(
+                    f"{path} has its overviews in '{overview_file}'. Remove its tag OVERVIEW_FILE."
+                )
             yield dataset
 
 

@@ -38,7 +38,7 @@ def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
 
 
 def augmented_copies_of(
-    picture: npt.NDArray[np.uint8],
+    image: npt.NDArray[np.uint8],
     *,
     row: int,
     count: int,
@@ -51,7 +51,7 @@ def augmented_copies_of(
     ``row`` and ``key`` decide what is drawn. All copies of a large photograph at once would not fit into memory.
     """
     ids = (np.arange(count, dtype=np.int64) << 32) | row  # as data.sampler.BatchRequest counts draws
-    images = torch.from_numpy(picture.transpose(2, 0, 1).copy()).expand(count, -1, -1, -1)  # a view
+    images = torch.from_numpy(image.transpose(2, 0, 1).copy()).expand(count, -1, -1, -1)  # a view
     for part in cache_sized_slices(images):
         changed = augment_images(images[part].contiguous(), setting, key, ids[part], plan)
         yield from changed.permute(0, 2, 3, 1).contiguous().numpy()
@@ -76,8 +76,8 @@ def write_copies(
     rows: list[int] = []
     paths: list[str] = []
     for row in np.flatnonzero(copies).tolist():
-        picture, count = np.asarray(load_image(reader.source(row))), int(copies[row])
-        made = augmented_copies_of(picture, row=row, count=count, setting=setting, plan=plan, key=key)
+        image, count = np.asarray(load_image(reader.source(row))), int(copies[row])
+        made = augmented_copies_of(image, row=row, count=count, setting=setting, plan=plan, key=key)
         for number, copy in enumerate(made, start=1):
             paths.append(f"{FOLDER}/{row:06d}_{number}.jpg")
             save = partial(Image.fromarray(copy).save, format="JPEG", quality=_QUALITY, subsampling=0)

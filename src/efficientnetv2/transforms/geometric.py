@@ -61,9 +61,9 @@ def warp(images: Tensor, matrices: Tensor, *, fill: int = FILL) -> Tensor:
     bordered = images.new_full((count, height + 2, width + 2, channels), fill)
     bordered[:, 1:-1, 1:-1] = images.permute(0, 2, 3, 1)
     # 32 bits where they suffice: the gather is bound by memory.
-    whole = torch.int32 if bordered.numel() < 2**31 else torch.int64
-    place = row.to(whole).mul_(width + 2).add_(column.to(whole))
-    first = torch.arange(count, device=images.device, dtype=whole) * ((height + 2) * (width + 2))
+    integer = torch.int32 if bordered.numel() < 2**31 else torch.int64
+    place = row.to(integer).mul_(width + 2).add_(column.to(integer))
+    first = torch.arange(count, device=images.device, dtype=integer) * ((height + 2) * (width + 2))
     place += first[:, None, None]
     pulled = bordered.view(-1, channels).index_select(0, place.view(-1))
     return pulled.view(count, height, width, channels).permute(0, 3, 1, 2)

@@ -208,9 +208,9 @@ def mixup(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[Te
     Source: arXiv:1710.09412; partner and folding as the released EfficientNetV2 code.
     """
     drawn = _beta(images, labels, alpha, key)
-    own = on_device(np.maximum(drawn, 1 - drawn), images)
-    blended = torch.lerp(images.flip(0), images, own.to(images.dtype)[:, None, None, None])
-    return blended, torch.lerp(labels.flip(0), labels, own.to(labels.dtype)[:, None])
+    weight = on_device(np.maximum(drawn, 1 - drawn), images)
+    blended = torch.lerp(images.flip(0), images, weight.to(images.dtype)[:, None, None, None])
+    return blended, torch.lerp(labels.flip(0), labels, weight.to(labels.dtype)[:, None])
 
 
 def cutmix(images: Tensor, labels: Tensor, *, alpha: float, key: Key) -> tuple[Tensor, Tensor]:

@@ -140,11 +140,11 @@ def _faults(arrow: pa.Table, table: pd.DataFrame, shards: Sequence[Shard]) -> It
     number, start, size = (table[column].to_numpy(dtype=np.int64) for column in PLACE)
     if number.min() < 0 or number.max() >= len(shards):
         yield f"it names shards that are not in its list of {len(shards)}"
-    whole = np.array([shard.bytes for shard in shards], dtype=np.int64)[number]
-    for row in np.flatnonzero((start < 0) | (size < 0) | (start > whole) | (size > whole - start)):
+    available = np.array([shard.bytes for shard in shards], dtype=np.int64)[number]
+    for row in np.flatnonzero((start < 0) | (size < 0) | (start > available) | (size > available - start)):
         yield (
             f"it places '{table['path'].iloc[row]}' at {size[row]:,} bytes from byte {start[row]:,} of "
-            f"{shards[number[row]].name}, which holds {whole[row]:,} bytes"
+            f"{shards[number[row]].name}, which holds {available[row]:,} bytes"
         )
     # Shards are smaller than 2^40 bytes, and there are fewer than 2^23 of them.
     if len(np.unique(number << 40 | start)) < len(table):

@@ -142,8 +142,8 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
             f"{len(records)} rows are missing). Bring back the shards, or leave those rows out."
         )
     found = there.table.iloc[places].reset_index(drop=True)
-    own = records.table.drop(columns=_INDEX_COLUMNS, errors="ignore")
-    table = own.assign(**{name: found[name] for name in ("path", *_INDEX_COLUMNS) if name in found})
+    table = records.table.drop(columns=_INDEX_COLUMNS, errors="ignore")
+    table = table.assign(**{name: found[name] for name in ("path", *_INDEX_COLUMNS) if name in found})
     notes = (*records.notes, *there.notes)
     return replace(records, root=there.root, table=table, notes=notes, shards=there.shards)
 

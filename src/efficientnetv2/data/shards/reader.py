@@ -88,19 +88,19 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
         if shard.damage and not shard.pictures
     ]
     for shard, stat in zip(used.tolist(), stats, strict=True):
-        known, damage, whole = shards.shards[shard], "", 0 if stat is None else stat.bytes
+        known, damage, size_now = shards.shards[shard], "", 0 if stat is None else stat.bytes
         if stat is None:
             damage = "is missing"
-        elif whole > known.bytes:
+        elif size_now > known.bytes:
             raise InputError(
-                f"{shards.base}/{known.name} has {whole:,} bytes, but {known.bytes:,} in the index: it was rewritten. "
+                f"{shards.base}/{known.name} has {size_now:,} bytes, but {known.bytes:,} in the index. "
                 "Bring the right shard back, or write the index again."
             )
-        elif whole < known.bytes:
-            damage = f"is cut short ({whole:,} of {known.bytes:,} bytes)"
+        elif size_now < known.bytes:
+            damage = f"is cut short ({size_now:,} of {known.bytes:,} bytes)"
         if damage or known.damage:
             rows = np.flatnonzero(number == shard)
-            gone = rows[offset[rows] + size[rows] > whole]
+            gone = rows[offset[rows] + size[rows] > size_now]
             reasons |= dict.fromkeys(gone.tolist(), f"is lost: the shard {damage}")
             left = f"{len(rows) - len(gone)} of its {pluralize(len(rows), 'image')} found"
             notes.append(f"Damaged shard: {known.name} {damage or known.damage}; {left} are used.")
