@@ -103,10 +103,10 @@ def load_index(stream: IO[bytes] | Path, name: str) -> ShardIndex:
     """Read an index. ``name`` is for messages. Raises InputError if it is no index, damaged, or of another version."""
     try:
         arrow = pq.read_table(stream)
-        plain: dict[str, Any] = json.loads((arrow.schema.metadata or {})[_METADATA])
-        version = plain["version"]
-    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
-        raise InputError(f"{name} is damaged, or no index of shards ({error!r}). {_REWRITE}") from None
+        plain: Any = json.loads((arrow.schema.metadata or {}).get(_METADATA, b"{}"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{name} is damaged, or no index of shards: {error}. {_REWRITE}") from None
+    version = plain.get("version") if isinstance(plain, dict) else None
     if version != VERSION:
         raise InputError(f"{name} has the version {version}, but the index must have {VERSION}. {_REWRITE}")
     for place, field in enumerate(arrow.schema):  # other code compares labels as text
