@@ -31,8 +31,7 @@ def color_jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: floa
 
 def autocontrast(images: Tensor) -> Tensor:
     """Stretch each channel of each image to 0..255; a constant channel stays. On Apple's GPUs to one gray level."""
-    # Apple's GPUs refuse doubles, which Pillow computes in.
-    finest = torch.float32 if images.device.type == "mps" else torch.float64
+    finest = _finest(images.device)
     low, high = (_of_channels(images, extreme).to(finest) for extreme in (torch.amin, torch.amax))  # (N, C)
     # Divided as a tensor: a number over a tensor would be a reciprocal and a product, rounded twice.
     scale = torch.full_like(low, 255) / (high - low).clamp(min=1)
@@ -155,6 +154,11 @@ def _levels(values: Tensor) -> Tensor:
     """Floats, changed in place, to uint8: cut to 0..255 and truncated."""
     # By way of int16: from float to uint8 directly is four times slower on a CPU.
     return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+
+
+def _finest(device: torch.device) -> torch.dtype:
+    """The most exact type of a device: Apple's GPUs refuse doubles, which Pillow computes in."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _of_channels(images: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
