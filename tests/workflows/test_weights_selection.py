@@ -168,7 +168,7 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     _, alone, _ = compared(shares, (blind, SCRATCH), source, tmp_path)
     assert alone.recipe.weights == blind.word
     assert alone.comparison is None
-    assert mentions(alone.notes[-1], "--set", "weight")
+    assert mentions(alone.notes[-1], "stage_fractions", "weight")
     _, after, _ = compared(shares, (blind, SCRATCH, drawn), source, tmp_path)
     assert [one["weights"] for one in after.comparison["starts"]] == [blind.word, drawn.word]
     assert after.recipe.weights == drawn.word
