@@ -135,7 +135,7 @@ def test_without_classifier_and_with_other_channels():
 
 @pytest.mark.parametrize("wrong", [{"image_size": 0}, {"in_channels": 0}, {"num_classes": -1}])
 def test_sizes_that_cannot_be(wrong):
-    with pytest.raises(InputError, match=f"{next(iter(wrong))} {next(iter(wrong.values()))}"):
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} is {next(iter(wrong.values()))}"):
         count_flops(EVERY_KIND, **{"image_size": 32, **wrong})
 
 

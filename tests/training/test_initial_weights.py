@@ -202,7 +202,7 @@ def test_any_network_begins_from_fresh_weights():
     assert begin.network.num_classes == 2
     assert torch.equal(begin.network.module.fc.weight, torch.zeros(2, 512))
     assert begin.network.module.layer1[0].conv1.weight.abs().max() > 0
-    with pytest.raises(InputError, match="a network of others pools as it does"):
+    with pytest.raises(InputError, match="global_pool"):
         begun("weights=none", "model=torchvision:resnet18", "global_pool=avg+center")
 
 
