@@ -131,7 +131,7 @@ def test_dropouts_keep_the_proportions_they_were_built_with():
         done = apply_regularization(network, dropout=rate)
         assert done.dropout_modules == ("0", "3")
         assert [network[i].p for i in (0, 1, 3)] == pytest.approx([rate / 4, 0, rate])
-        assert "the others keep their share" in done.notes[0]
+        assert mentions(done.notes[0], "dropout", "rates")
     assert apply_regularization(nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.1)), dropout=0.3).notes == ()
 
 
@@ -179,7 +179,7 @@ def test_copies_of_drop_path_are_set_too(kind):
 def test_what_is_only_called_so_is_left_alone():
     """Without a rate of its own there is nothing to set, and the run says what it knows: no such module."""
     network = nn.Sequential(kind := DropPath(None))
-    assert "no module for it that is known" in apply_regularization(network, drop_path=0.1).notes[0]
+    assert mentions(apply_regularization(network, drop_path=0.1).notes[0], "drop_path", "0.1", "no effect")
     assert kind.drop_prob is None
 
 
