@@ -30,7 +30,7 @@ def written(tmp_path_factory):
     report.write_check_report(
         folder,
         inspection,
-        picture=lambda row: scene(row),
+        image=lambda row: scene(row),
         command="effnetv2 check " + "word " * 60,
         versions={},
     )

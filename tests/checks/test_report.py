@@ -280,7 +280,7 @@ def test_a_time_column_that_is_not_there_or_holds_no_time(planted):
     dataset = planted.read()
     with pytest.raises(InputError, match=mentioning("dates", "did you mean")):
         found_in(dataset, time_column="dates")
-    with pytest.raises(InputError, match=mentioning("--time-column", "group")):
+    with pytest.raises(InputError, match=mentioning("`time_column`", "group")):
         found_in(dataset, time_column="group")
 
 
@@ -451,7 +451,7 @@ def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
     dataset = load_dataset(str(tmp_path / "one.csv"), for_training=False)
     found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
     report.write_check_report(
-        tmp_path, found, picture=lambda row: None, command="effnetv2 check one.csv", versions={}
+        tmp_path, found, image=lambda row: None, command="effnetv2 check one.csv", versions={}
     )
     text = (tmp_path / report.PAGE_NAME).read_text()
     for words in (
@@ -473,7 +473,7 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     dataset = load_dataset(str(tmp_path / "five.csv"), for_training=False)
     found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
     report.write_check_report(
-        tmp_path, found, picture=lambda row: None, command="effnetv2 check five.csv", versions={}
+        tmp_path, found, image=lambda row: None, command="effnetv2 check five.csv", versions={}
     )
     text = (tmp_path / report.PAGE_NAME).read_text()
     rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)

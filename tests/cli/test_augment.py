@@ -122,7 +122,7 @@ def test_a_dark_sets_columns_are_stretched_alike_and_other_sets_are_not():
     ]
     evaluated, darker, negative = _with_contrast(dark)
     assert evaluated.images[0].max() == 255
-    assert "stretched" in evaluated.words
+    assert "stretched" in evaluated.title
     assert abs(float(darker.images[0].mean()) * 2 - float(evaluated.images[0].mean())) < 12
     assert np.array_equal(negative.images[0], 255 - ramp)
     light = [ImageRow("evaluation", (ramp + 100,), ("a",)), ImageRow("", (ramp,), ("",))]

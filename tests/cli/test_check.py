@@ -301,7 +301,7 @@ def test_a_column_without_a_time_is_refused_before_a_picture_is_looked_at(listed
     folder, _ = listed
     monkeypatch.setattr(check, "collect_image_stats", lambda *_, **__: pytest.fail("it has looked"))
     options = check.CheckOptions(folder / "seen", time_column="label", device="cpu", workers=0)
-    with pytest.raises(InputError, match=mentioning("--time-column", "label")):
+    with pytest.raises(InputError, match=mentioning("`time_column`", "label")):
         check.run_check(DataConfig(str(folder / "list.csv")), options)
     assert not (folder / "seen").exists()
 

@@ -278,8 +278,8 @@ def test_of_how_few_pictures_the_probes_figures_are_stands_on_the_screen(class_f
         probe = pd.DataFrame({"predicted_label": "red", "true_label": dataset.table["label"]}).set_index(
             pd.Index(dataset.paths)
         )
-        known = ReportInputs(probe=probe.iloc[:answered])
-        print_outcome(EvaluationResult(right, dataset, dataset.class_names, facts, known=known), Screen())
+        inputs = ReportInputs(probe=probe.iloc[:answered])
+        print_outcome(EvaluationResult(right, dataset, dataset.class_names, facts, inputs=inputs), Screen())
         said = " ".join(capsys.readouterr().out.split())
         assert ("initial weights, on 12 of these images: top-1 50.0%" in said) is (answered == 12)
         assert ("initial weights: top-1 50.0%" in said) is (answered == 48)

@@ -161,7 +161,7 @@ HELD_OUT = ["train"] * 6 + ["val"] * 6
 )
 def test_what_was_kept_whole_has_a_name(columns, what, written):
     run, dataset = written(split=HELD_OUT, **columns)
-    assert split_clusters(run, dataset.subset("val").paths).what == what
+    assert split_clusters(run, dataset.subset("val").paths).unit == what
 
 
 def clusters_of(found) -> int:
@@ -175,7 +175,7 @@ def test_what_a_run_held_out_hangs_together_in_an_evaluation_as_in_its_report(wr
     for table in (dataset, load_dataset(run / "dataset.csv")):
         found = evaluation_clusters(run, table.subset("val"))
         assert list(found.clusters) == list(own.clusters)
-        assert found.what == own.what == "places"
+        assert found.unit == own.unit == "places"
     # Blocks of a degree; of other pictures nothing says that so much hangs together.
     assert clusters_of(own) == 3
     assert clusters_of(evaluation_clusters(None, dataset.subset("val"))) == 6
@@ -195,7 +195,7 @@ def test_groups_that_the_run_did_not_know_of_count(written):
     assert evaluation_clusters(run, val) is None
     found = evaluation_clusters(run, replace(val, table=val.table.assign(group=list("xxxyyy"))))
     assert list(found.clusters) == [0, 0, 0, 1, 1, 1]
-    assert found.what == "groups"
+    assert found.unit == "groups"
 
 
 def test_pictures_of_another_folder_with_the_same_names_are_others(written, tmp_path):
@@ -231,7 +231,7 @@ def test_of_other_pictures_the_smallest_blocks_and_groups_hang_together(columns,
     _, dataset = written(**columns)
     found = evaluation_clusters(None, dataset)
     assert list(found.clusters) == clusters
-    assert found.what == what
+    assert found.unit == what
 
 
 @pytest.mark.parametrize("columns", [NOWHERE, {"latitude": 0.01}, NOWHERE | {"group": "one"}])
@@ -246,4 +246,4 @@ def test_copies_that_augmentation_made_are_drawn_with_what_they_were_made_from(w
     _, dataset = written(**NOWHERE, augmented_from=made_from)
     found = evaluation_clusters(None, dataset)
     assert list(found.clusters) == [0, 0, 0, *range(1, 9), 8]
-    assert found.what == "images with their copies"
+    assert found.unit == "images with their copies"

@@ -42,7 +42,7 @@ def test_names_are_escaped_and_pictures_stand_beside_their_maps():
     heat = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
     part = gallery_section(
         select_galleries(LABELS, PROBABILITIES, NAMES), LABELS, PROBABILITIES, NAMES, [f"{n}.jpg" for n in range(7)],
-        lambda place: Example(None) if place == 0 else Example(np.zeros((4, 4, 3), np.uint8), heat),
+        {place: Example(np.zeros((4, 4, 3), np.uint8), heat) for place in range(1, 7)},
     )  # fmt: skip
     page = render(part.template, part=part)
     assert "<maize>" not in page

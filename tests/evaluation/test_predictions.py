@@ -19,7 +19,7 @@ from efficientnetv2.evaluation.predictions import (
     saved_clusters,
     write_predictions,
 )
-from efficientnetv2.evaluation.summary import ReportContext, summary_lines
+from efficientnetv2.evaluation.report_metadata import ReportContext, summary_lines
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.utils.errors import InputError
 

@@ -55,14 +55,14 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
             (None, Calibration(1.2, 60, "minival"), None),
             ("3", "1", "temperature", "1.2", "60", "minival"),
         ),
-        ((None, None), ("temperature", "--set minival=0.1")),
+        ((None, None), ("temperature", "minival=0.1")),
     ],
 )
 def test_temperatures_of_several_networks_are_told_and_none_is_advised(members, said, overconfident):
     labels, logits = overconfident
     found = reliability_section(labels, softmax(logits, axis=1), members=members)
     assert mentions(found.calibrated, *said)
-    assert ("--set minival" in found.calibrated) == (not any(members))
+    assert ("minival=0.1" in found.calibrated) == (not any(members))
     told = found.data["calibration"].get("members", [None] * len(members))
     assert [one and (one["temperature"], one["num_fitted_images"], one["fitted_on"]) for one in told] == [
         one and (one.temperature, one.pictures, one.fitted_on) for one in members
@@ -202,7 +202,6 @@ def test_the_page_says_whether_chance_alone_gives_its_calibration_error(each, fe
     assert ("within chance: up to" in page) is few
     assert ("these images are too few to tell the error from none" in page) is few
     assert ("expected calibration error" in page) is not few
-    assert "they cancel in the means over all images" in page
 
 
 def test_abstention_as_asked_for(overconfident):
@@ -217,7 +216,6 @@ def test_abstention_as_asked_for(overconfident):
         (row["coverage"] for row in found.points), reverse=True
     )
     assert found.data["abstention"]["points"] == found.points
-    assert mentions(reliability_section(labels, shares, abstain_below=1.0).abstaining, "100.0")
 
 
 def test_several_labels_of_a_picture():

@@ -17,8 +17,7 @@ from efficientnetv2.evaluation import report
 from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.predictions import PairedDifference
 from efficientnetv2.evaluation.reliability import reliability_section
-from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.summary import ReportContext
+from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
@@ -144,7 +143,9 @@ def test_what_the_galleries_show_is_not_shown_again(tmp_path):
     dark[2:5] = 30
     mistakes = [report.Misclassification(f"{n}.jpg", "forest", "maize", 0.9, dark) for n in range(3)]
     gallery = {"galleries": [{"title": "The most surprising", "paths": ["1.jpg"]}]}
-    section = TemplateSection("section.html.j2", {"title": "Gallery", "sentences": (), "rows": ()}, gallery)
+    section = TemplateSection(
+        "galleries.html.j2", {"galleries": (), "mapped": False, "stretched": None}, gallery
+    )
     report.Report(
         metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),

@@ -21,7 +21,7 @@ from efficientnetv2.evaluation.generalization import SplitComparison as Dealt
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
 from efficientnetv2.evaluation.predictions import compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
-from efficientnetv2.evaluation.report_metadata import ReportMetadata
+from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
 from efficientnetv2.evaluation.report_sections import (
     cost_section,
     learning_curve_section,
@@ -29,7 +29,6 @@ from efficientnetv2.evaluation.report_sections import (
     subgroup_verdict,
     worst_slice,
 )
-from efficientnetv2.evaluation.summary import ReportContext
 from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference
@@ -213,7 +212,7 @@ def cross_validated(folder, classes):
             )
             for n in range(5)
         ],
-        tries=[Candidate(name, dict.fromkeys(range(5), 0.7654)) for name in tries],
+        candidates=[Candidate(name, dict.fromkeys(range(5), 0.7654)) for name in tries],
         comparisons=[
             Dealt(
                 "the trained networks", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, apart
@@ -229,14 +228,14 @@ def cross_validated(folder, classes):
     looked = explain.gallery_section(
         explain.select_galleries(true, probabilities, names), true, probabilities, names,
         ["a/very/long/path/" + "x" * 80 + f"{n}.jpg" for n in range(len(true))],
-        lambda place: explain.Example(picture, heat),
+        dict.fromkeys(range(len(true)), explain.Example(picture, heat)),
     )  # fmt: skip
     shown = classification_metrics(true, probabilities, names)
     report.Report(
         metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=100),
         metadata=ReportMetadata(data="pictures", evaluated_on="out-of-fold", tta="d4"),
-        sections=[*whole.sections(), learning_curve_section(curve), looked],
+        sections=[whole.section(), learning_curve_section(curve), looked],
         context=ReportContext(new_places=whole.new_places()),
     ).write(folder)
 

@@ -72,7 +72,7 @@ def test_what_the_folds_kept_whole_is_said_to_be_drawn_so(by, columns, drawn, co
     rows = np.concatenate([part.val_rows for part in dealt.parts])
     pooled = np.sort(rows)
     found = clusters_of(tmp_path, data, dealt, pooled)
-    assert found.what == drawn
+    assert found.unit == drawn
     assert len(np.unique(found.clusters)) == count
     assert np.array_equal(found.clusters, dealt.clusters[pooled])
 
@@ -85,7 +85,7 @@ def test_groups_within_the_periods_are_drawn_whole_as_compare_draws_them(tmp_pat
     rows = np.concatenate([part.val_rows for part in dealt.parts])
     pooled = np.sort(rows)
     found = clusters_of(tmp_path, data, dealt, pooled)
-    assert found.what == "groups"
+    assert found.unit == "groups"
     assert len(np.unique(found.clusters)) == len(rows) / 2
 
 

@@ -124,7 +124,7 @@ def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
     monkeypatch.setattr(
         explain,
         "gallery_section",
-        lambda *words, **_: [words[-1](place).image[0, 0].tolist() for place in range(2)],
+        lambda *words, **_: [words[-1][place].image[0, 0].tolist() for place in range(2)],
     )
     answers = Predictions(np.arange(2), dataset.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
     (found,) = explain_folds(folds.__getitem__, np.array([0, 1]), answers, dataset)

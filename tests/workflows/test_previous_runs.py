@@ -15,7 +15,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.compare import PreviousRun, find_previous_run
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions, save_predictions
-from efficientnetv2.evaluation.summary import ReportContext, summary_lines
+from efficientnetv2.evaluation.report_metadata import ReportContext, summary_lines
 from efficientnetv2.utils.errors import InputError
 
 
@@ -87,13 +87,15 @@ def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path)
     own = tmp_path / "photos_2024"
     own.mkdir()
     val = listed(own, "path,label,split", "a,x,val", "b,y,val")
-    named = PreviousRun.named(there, load_predictions(there), val)
+    named = PreviousRun.for_images(there, load_predictions(there), val)
     assert mentions(named.by_name, own, tmp_path / "photos_2023")
     kept = PreviousRun.load(own, named.save(own))
     found = replace(compare_predictions(named.predictions, named.predictions), by_name=kept.by_name)
     assert summary_lines(ReportContext(last=("there", found)))[0].endswith(named.by_name)
     same = listed(own, "path,label,split", "a,x,val")
-    assert not PreviousRun.named(run(tmp_path / "new", data=own.name), load_predictions(there), same).by_name
+    assert not PreviousRun.for_images(
+        run(tmp_path / "new", data=own.name), load_predictions(there), same
+    ).by_name
 
 
 def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):
@@ -120,7 +122,7 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
     found = {}
     for name, optimistic in (("knew", True), ("honest", False)):
         there = run(tmp_path / name, optimistic=optimistic)
-        named = PreviousRun.named(there, load_predictions(there), val)
+        named = PreviousRun.for_images(there, load_predictions(there), val)
         kept = PreviousRun.load(tmp_path / "own", named.save(tmp_path / "own"))
         gained = kept.qualified(compare_predictions(named.predictions, named.predictions))
         (found[name],) = summary_lines(ReportContext(last=(name, gained)))
@@ -128,7 +130,10 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
     assert "optimistic" not in found["honest"]
     for told in ("{", "[]", "{}"):  # of other programs, or damaged: the answers are compared all the same
         (tmp_path / "knew/report.json").write_text(told)
-        assert PreviousRun.named(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic == ""
+        assert (
+            PreviousRun.for_images(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic
+            == ""
+        )
 
 
 def listed(folder, header, *rows):
@@ -141,7 +146,7 @@ def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
     """It may have answered more; of it there is need for the pictures of this run alone."""
     there = run(tmp_path / "there", pictures=("c", "b", "a"), labels=("z", "y", "x"), answers=("z", "z", "x"))
     val = listed(tmp_path, "path,label,split", "a,x,val", "b,y,val", "d,y,val")
-    named = PreviousRun.named(there, load_predictions(there), val)
+    named = PreviousRun.for_images(there, load_predictions(there), val)
     beginning = named.save(tmp_path / "own")
     shutil.rmtree(there)
     kept = PreviousRun.load(tmp_path / "own", json.loads(json.dumps(beginning)))
@@ -158,14 +163,14 @@ def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("z,x,val", ("answered none of these pictures",)),
+        ("z,x,val", ("no prediction of these images",)),
         ("a,w,val", ("'w'", "'x'")),
     ],
 )
 def test_a_run_that_can_not_be_compared_with_is_refused(row, said, tmp_path):
     there = run(tmp_path / "there")
     with pytest.raises(InputError, match=mentioning(*said)):
-        PreviousRun.named(there, load_predictions(there), listed(tmp_path, "path,label,split", row))
+        PreviousRun.for_images(there, load_predictions(there), listed(tmp_path, "path,label,split", row))
 
 
 @pytest.mark.slow
@@ -189,5 +194,5 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     )
     refused = effnetv2(*words, "--output", "elsewhere/fourth", "--baseline", "other", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "answered none of these pictures" in refused.stderr
+    assert "no prediction of these images" in refused.stderr
     assert not (tmp_path / "elsewhere/fourth").exists()

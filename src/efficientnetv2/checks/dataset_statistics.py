@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.checks.duplicates import is_blank
@@ -43,7 +44,7 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
     """
     table = class_table(dataset)
     labeled = dataset.labels >= 0
-    totals = table.sum(axis=1)
+    num_labeled, totals = int(labeled.sum()), table.sum(axis=1)
     facts = {
         "classes": len(table),
         "by_class": {str(name): {str(k): int(v) for k, v in row.items()} for name, row in table.iterrows()},
@@ -51,14 +52,22 @@ def class_count_section(dataset: ImageDataset) -> CheckSection:
             name: int((labeled & (dataset.split == ("" if name == _NO_SPLIT else name))).sum())
             for name in map(str, table)
         },
-        "unlabeled": int((~labeled).sum()),
+        "unlabeled": len(dataset) - num_labeled,
         "ignored_files": dataset.unsupported_files,
         "imbalance_ratio": float(totals.max() / totals.min()) if len(totals) > 1 else None,
-        "majority_share": float(totals.max() / labeled.sum()) if len(totals) else None,
+        "majority_share": float(totals.max() / num_labeled) if len(totals) else None,
     }
-    num_labeled = int(labeled.sum())
-    issues = [*_ignored_files(dataset), *_unlabeled(dataset), *_class_sizes(totals, num_labeled)]
-    return CheckSection(facts, issues)
+    issues = []
+    for suffix, folders in dataset.unsupported_files.items():
+        files = pluralize(sum(folders.values()), "file")
+        where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
+        issues.append(issue("ignored_files", f"{files} {suffix or 'without a suffix'} ignored: {where}."))
+    if not num_labeled and len(dataset):
+        advice = None if dataset.rows is None else "Name the column of their labels in `label_column`."
+        issues.append(issue("no_labels", "No image has a label, so classes are not checked.", advice=advice))
+    elif lost := single_rows(np.flatnonzero(~labeled)):
+        issues.append(issue("unlabeled", f"{share_text(len(lost), len(dataset))} have no label.", lost))
+    return CheckSection(facts, [*issues, *_class_sizes(totals, num_labeled)])
 
 
 def class_table(dataset: ImageDataset) -> pd.DataFrame:
@@ -78,43 +87,21 @@ def column_headings(table: pd.DataFrame) -> list[str]:
     return ["images"] if names == [_NO_SPLIT] else names
 
 
-def half_width(images: int) -> float:
-    """Half-width of the 95 % interval of a medium accuracy on so many images."""
-    return Z95 * math.sqrt(_ACCURACY * (1 - _ACCURACY) / max(1, images))
-
-
-def _ignored_files(dataset: ImageDataset) -> Iterator[Issue]:
-    """Files that are not images by their suffix: how many, and where."""
-    for suffix, folders in dataset.unsupported_files.items():
-        files = pluralize(sum(folders.values()), "file")
-        where = ", ".join(f"{count:,} in '{name or dataset.source}'" for name, count in folders.items())
-        yield issue("ignored_files", f"{files} {suffix or 'without a suffix'} ignored: {where}.")
-
-
-def _unlabeled(dataset: ImageDataset) -> Iterator[Issue]:
-    lost = np.flatnonzero(dataset.labels < 0)
-    if len(lost) and len(lost) == len(dataset):
-        advice = None if dataset.rows is None else "Name the column of their labels with --label-column."
-        yield issue("no_labels", "No image has a label, so classes are not checked.", advice=advice)
-    elif len(lost):
-        yield issue("unlabeled", f"{share_text(len(lost), len(dataset))} have no label.", single_rows(lost))
-
-
 def _class_sizes(totals: pd.Series[int], num_images: int) -> Iterator[Issue]:
     """A single class, small classes, and class imbalance among labeled images."""
-    if len(totals) == 1 and num_images > 1:  # a single image is looked at, not trained on
+    if len(totals) == 1 and num_images > 1:  # a single image is inspected, not trained on
         yield issue("one_class", f"All labels are the same: '{totals.index[0]}'.")
     if len(totals) < 2:
         return
     few = totals[totals < _FEW].sort_values()
     if len(few):
-        number = int(few.iloc[0])
-        held_out = max(1, round(_HOLDOUT * number))
+        held_out = max(1, round(_HOLDOUT * int(few.iloc[0])))
+        half_width = 100 * Z95 * math.sqrt(_ACCURACY * (1 - _ACCURACY) / held_out)
         yield issue(
             "small_class",
             f"{len(few)} of {len(totals)} classes have fewer than {_FEW} images: {shorten(few.index)}.",
-            advice=f"A held-out fifth of '{few.index[0]}' ({number}) is {held_out}: its metrics are accurate to "
-            f"±{100 * half_width(held_out):.0f} points. Cross-validation uses every image; more images help most here.",
+            advice=f"A held-out fifth of '{few.index[0]}' ({few.iloc[0]}) is {held_out}: metrics are accurate to "
+            f"±{half_width:.0f} points. Add images, or cross-validate, which uses every image.",
         )
     largest, ratio = totals.idxmax(), totals.max() / totals.min()
     if ratio >= _IMBALANCED:
@@ -123,9 +110,8 @@ def _class_sizes(totals: pd.Series[int], num_images: int) -> Iterator[Issue]:
             f"'{largest}' has {totals.max():,} images, '{totals.idxmin()}' {totals.min():,}: {ratio:.1f} times as "
             "many.",
             severity="doubtful" if ratio >= _STRONGLY else "note",
-            advice=f"Always predicting '{largest}' would be right for {100 * totals.max() / num_images:.0f} %. So look "
-            "at macro-F1 and balanced accuracy, not at accuracy alone. To balance the classes: --set "
-            "class_sampling=sqrt.",
+            advice=f"Always predicting '{largest}' is correct for {100 * totals.max() / num_images:.0f} %, so use "
+            "macro-F1 and balanced accuracy. To balance the classes: `class_sampling=sqrt`.",
         )
 
 
@@ -145,15 +131,25 @@ def image_stats_section(dataset: ImageDataset, stats: ImageStats) -> CheckSectio
         "contrast": _range(readable["contrast"]),
         "by_class": _class_means(dataset, readable),
     }
-    issues = [
-        *_unreadable(dataset, stats),
-        *_appearance(dataset, stats, readable),
-        *_revealed_class(dataset, readable, sizes),
-    ]
+    issues = []
+    lost = np.setdiff1d(np.arange(len(dataset)), stats.readable)
+    if len(lost):
+        reasons = [str(stats.table["reason"].iloc[row]) for row in lost]
+        sentence = (
+            f"{share_text(len(lost), len(dataset))} cannot be used: {dataset.paths[lost[0]]} {reasons[0]}."
+        )
+        issues.append(issue("unreadable", sentence, single_rows(lost), reasons))
+    issues += _appearance(dataset, stats, readable)
+    labels = dataset.labels[readable.index]
+    properties = {"format": readable["format"], "channels": readable["mode"], "size": sizes}
+    found = {name: cramers_v(values[labels >= 0], labels[labels >= 0]) for name, values in properties.items()}
+    revealing = " and ".join(f"{name} (Cramér's V {v:.2f})" for name, v in found.items() if v >= _REVEALS)
+    if revealing:
+        issues.append(issue("giveaway", f"The class depends on the image's {revealing}."))
     return CheckSection(facts, issues)
 
 
-def cramers_v(values: pd.Series[str], labels: np.typing.NDArray[np.int64]) -> float:
+def cramers_v(values: pd.Series[str], labels: npt.NDArray[np.int64]) -> float:
     """Cramér's V of two variables, 0 to 1, corrected for bias; 0 with too few images or too many values.
 
     Source: Bergsma, "A bias-correction for Cramér's V and Tschuprow's T", 2013.
@@ -168,9 +164,7 @@ def cramers_v(values: pd.Series[str], labels: np.typing.NDArray[np.int64]) -> fl
     expected = np.bincount(row)[cells // columns] * (np.bincount(column)[cells % columns] / total)
     phi = (counts**2 / expected).sum() / total - 1
     chance = (rows - 1) * (columns - 1) / (total - 1)
-    rows_left = rows - (rows - 1) ** 2 / (total - 1)
-    columns_left = columns - (columns - 1) ** 2 / (total - 1)
-    least = min(rows_left, columns_left) - 1
+    least = min(side - (side - 1) ** 2 / (total - 1) for side in (rows, columns)) - 1
     return float(np.sqrt(max(0.0, phi - chance) / least)) if least > 0 else 0.0  # as many classes as images
 
 
@@ -196,30 +190,17 @@ def _class_means(dataset: ImageDataset, readable: pd.DataFrame) -> dict[str, dic
     }
 
 
-def _unreadable(dataset: ImageDataset, stats: ImageStats) -> Iterator[Issue]:
-    lost = np.setdiff1d(np.arange(len(dataset)), stats.readable)
-    if len(lost):
-        reasons = [str(stats.table["reason"].iloc[row]) for row in lost]
-        first = f"{', the first' if len(lost) > 1 else ''}: {dataset.paths[lost[0]]} {reasons[0]}"
-        sentence = f"{share_text(len(lost), len(dataset))} cannot be used{first}."
-        yield issue("unreadable", sentence, single_rows(lost), reasons)
-
-
 def _appearance(dataset: ImageDataset, stats: ImageStats, readable: pd.DataFrame) -> Iterator[Issue]:
     """Images without content, small, long, enlarged, dark or bright ones."""
-    blank = np.flatnonzero(is_blank(stats))
-    if len(blank):
-        sentence = f"{share_text(len(blank), len(dataset))} have a single color."
-        yield issue("flat", sentence, single_rows(blank))
     sides = readable[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
-    tiny, long = readable.index[shorter < _TINY_PX], readable.index[longer >= _LONG * shorter]
-    if len(tiny):
-        sentence = f"{share_text(len(tiny), len(readable))} are less than {_TINY_PX} px high or wide."
-        yield issue("tiny", sentence, single_rows(tiny))
-    if len(long):
-        sentence = f"{share_text(len(long), len(readable))} are at least {_LONG:g} times as long as wide."
-        yield issue("long", sentence, single_rows(long))
+    for kind, rows, text in (
+        ("flat", np.flatnonzero(is_blank(stats)), "have a single color"),
+        ("tiny", readable.index[shorter < _TINY_PX], f"are less than {_TINY_PX} px high or wide"),
+        ("long", readable.index[longer >= _LONG * shorter], f"are at least {_LONG:g} times as long as wide"),
+    ):
+        if len(rows):
+            yield issue(kind, f"{share_text(len(rows), len(dataset))} {text}.", single_rows(rows))
     measured = readable["enlarged"].dropna()
     enlarged = measured[measured > 1]
     if len(measured) >= _MIN_MEASURED and len(enlarged) >= _MOST_ENLARGED * len(measured):
@@ -231,21 +212,9 @@ def _appearance(dataset: ImageDataset, stats: ImageStats, readable: pd.DataFrame
             "were probably enlarged, or are blurred.",
             single_rows(enlarged.index),
             [f"about {each:g} times enlarged" for each in enlarged],
-            advice="Use the original images if you have them. Otherwise --image-size "
-            f"{side} shows a model as much and costs less.",
+            advice=f"Use the original images if you have them. Otherwise `image_size={side}` costs less.",
         )
     median = float(readable["brightness"].median()) if len(readable) else DARK
     if not DARK <= median <= BRIGHT:
         kind = "dark" if median < DARK else "bright"
         yield issue(kind, f"The images are {kind}: their median brightness is {median:.0f} of 255.")
-
-
-def _revealed_class(dataset: ImageDataset, readable: pd.DataFrame, sizes: pd.Series[str]) -> Iterator[Issue]:
-    """Properties of files that a model could use in place of the content."""
-    labels = dataset.labels[readable.index]
-    labeled = labels >= 0
-    properties = {"format": readable["format"], "channels": readable["mode"], "size": sizes}
-    found = {name: cramers_v(values[labeled], labels[labeled]) for name, values in properties.items()}
-    revealing = " and ".join(f"{name} (Cramér's V {v:.2f})" for name, v in found.items() if v >= _REVEALS)
-    if revealing:
-        yield issue("giveaway", f"The class depends on the image's {revealing}.")

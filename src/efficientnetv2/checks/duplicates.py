@@ -49,12 +49,12 @@ _MISSED = 0.01
 # their neighbors still connect. Ours.
 _FOLLOWING = 64
 # Reported pairs of an image, the most alike, besides those that connect a series. Ours.
-_NAMED = 8
+_REPORTED = 8
 # Pairs of squares in memory together, 12 kB each. Ours.
 _AT_ONCE = 1024
 # Largest ratio of the distance to the last image of a scene over that to the next image: Lowe's ratio test (IJCV 2004,
 # 0.8 for keypoints). Stricter, from looking at pairs of aerial images. Ours.
-STANDS_OUT = 0.65
+_MAX_RATIO = 0.65
 # Largest scene, the number of symmetries of a square: more lookalikes may be a whole class. Ours.
 LARGEST_SCENE = 8
 # Distance below which vectors are equal in float32. Ours.
@@ -63,6 +63,7 @@ _EQUAL = 1e-3
 _DISTANCES_AT_ONCE = 2**25
 
 Floats = npt.NDArray[np.float64]
+Rows = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -71,22 +72,22 @@ class DuplicatePair:
 
     first: int
     second: int
-    alike: float
+    correlation: float
 
 
-def exact_duplicates(stats: ImageStats) -> list[list[int]]:
+def exact_duplicates(stats: ImageStats) -> list[Rows]:
     """Rows of files with equal bytes, by group, in their order."""
     rows = pd.Series(stats.readable)
     contents = stats.table["content"].to_numpy()[stats.readable]
-    groups = [group.tolist() for _, group in rows.groupby(contents, sort=False) if len(group) > 1]
-    return sorted(groups)
+    groups = rows.groupby(contents, sort=False)
+    return sorted(tuple(group.tolist()) for _, group in groups if len(group) > 1)
 
 
 def is_blank(stats: ImageStats) -> npt.NDArray[np.bool_]:
     """(N,) whether a readable image has a single color."""
     spread = stats.small.max(axis=(1, 2)) - stats.small.min(axis=(1, 2))  # (N, 3), never below 0
-    empty: npt.NDArray[np.bool_] = spread.max(axis=1, initial=0) <= FLAT_GREYS
-    return empty & (stats.table["reason"] == "").to_numpy()
+    blank: npt.NDArray[np.bool_] = spread.max(axis=1, initial=0) <= FLAT_GREYS
+    return blank & (stats.table["reason"] == "").to_numpy()
 
 
 def near_duplicates(stats: ImageStats, *, key: Key) -> list[DuplicatePair]:
@@ -100,11 +101,12 @@ def near_duplicates(stats: ImageStats, *, key: Key) -> list[DuplicatePair]:
     usable &= ~stats.table["content"].duplicated().to_numpy() & ~is_blank(stats)
     rows = np.flatnonzero(usable).astype(np.int64)
     pairs = rows[candidate_pairs(stats.hashes[rows], key=key)]
-    alike = _correlation(stats.small, pairs)
-    kept = np.flatnonzero(alike >= LEAST_ALIKE)
-    kept = kept[_thinned(pairs[kept], 1 - alike[kept], len(stats.table), _NAMED)]
-    order = kept[np.lexsort((pairs[kept, 1], pairs[kept, 0], -alike[kept]))]
-    return [DuplicatePair(int(pairs[at, 0]), int(pairs[at, 1]), round(float(alike[at]), 4)) for at in order]
+    correlation = _correlation(stats.small, pairs)
+    kept = np.flatnonzero(correlation >= LEAST_ALIKE)
+    kept = kept[_thinned(pairs[kept], 1 - correlation[kept], len(stats.table), _REPORTED)]
+    order = kept[np.lexsort((pairs[kept, 1], pairs[kept, 0], -correlation[kept]))]
+    found = zip(pairs[order].tolist(), correlation[order].tolist(), strict=True)
+    return [DuplicatePair(first, second, round(alike, 4)) for (first, second), alike in found]
 
 
 def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int = MOST_BITS) -> Ints:
@@ -118,45 +120,44 @@ def candidate_pairs(hashes: npt.NDArray[np.bool_], *, key: Key, most_bits: int =
     if count < 2:
         return found
     bits = min(48, max(8, math.ceil(math.log2(count))))
-    meet = math.comb(HASH_BITS - most_bits, bits) / math.comb(
-        HASH_BITS, bits
-    )  # all drawn bits are equal ones
+    # Probability that all drawn bits are equal ones.
+    meet = math.comb(HASH_BITS - most_bits, bits) / math.comb(HASH_BITS, bits)
     draws = math.ceil(math.log(_MISSED) / math.log(1 - meet))
     # As one sortable number each.
-    whole = np.packbits(hashes, axis=1).view(">u8")[:, 0].astype(np.uint64)
+    packed = np.packbits(hashes, axis=1).view(">u8")[:, 0].astype(np.uint64)
     for draw in range(draws):
         chosen = key.fold("bits", draw).generator().choice(HASH_BITS, bits, replace=False)
         bucket = hashes[:, chosen] @ (1 << np.arange(bits, dtype=np.int64))
         # Repeated pairs would fill the memory; sorting finds them faster than numpy's hashing.
-        met = np.sort(np.concatenate([found @ [count, 1], _within_buckets(bucket, whole, most_bits)]))
+        met = np.sort(np.concatenate([found @ [count, 1], _within_buckets(bucket, packed, most_bits)]))
         found = np.stack(np.divmod(met[np.diff(met, prepend=-1) > 0], count), axis=1)
-        apart = np.bitwise_count(whole[found[:, 0]] ^ whole[found[:, 1]]).astype(np.float64)
-        found = found[_thinned(found, apart, count, _FOLLOWING)]
+        distance = np.bitwise_count(packed[found[:, 0]] ^ packed[found[:, 1]]).astype(np.float64)
+        found = found[_thinned(found, distance, count, _FOLLOWING)]
     return found
 
 
-def _thinned(pairs: Ints, apart: Floats, count: int, most: int) -> Ints:
+def _thinned(pairs: Ints, distance: Floats, count: int, most: int) -> Ints:
     """Positions of (m, 2) ascending pairs to keep: the ``most`` nearest of each first image, and a spanning tree.
 
     All are kept if no image has more. What all pairs connect, the kept ones connect too.
     """
     first = pairs[:, 0]
-    order = np.lexsort((apart, first))
+    order = np.lexsort((distance, first))
     rank = np.empty(len(pairs), dtype=np.int64)
     rank[order] = np.arange(len(pairs)) - np.searchsorted(first, first)
     kept = rank < most
     if not kept.all():
         # A pair of weight 0 would be none.
-        graph = csr_array((apart + 1, (first, pairs[:, 1])), shape=(count, count))
+        graph = csr_array((distance + 1, (first, pairs[:, 1])), shape=(count, count))
         tree = minimum_spanning_tree(graph).tocoo()
         kept[np.searchsorted(pairs @ [count, 1], tree.row.astype(np.int64) * count + tree.col)] = True
     return np.flatnonzero(kept)
 
 
-def _within_buckets(bucket: Ints, whole: npt.NDArray[np.uint64], most_bits: int) -> Ints:
+def _within_buckets(bucket: Ints, packed: npt.NDArray[np.uint64], most_bits: int) -> Ints:
     """Pairs of one bucket that differ in at most ``most_bits``, as first * n + second."""
-    order = np.lexsort((whole, bucket))
-    ordered, hashes = bucket[order], whole[order]
+    order = np.lexsort((packed, bucket))
+    ordered, hashes = bucket[order], packed[order]
     found = [np.empty(0, dtype=np.int64)]
     for step in range(1, min(_FOLLOWING, len(order) - 1) + 1):
         together = ordered[step:] == ordered[:-step]
@@ -170,39 +171,38 @@ def _within_buckets(bucket: Ints, whole: npt.NDArray[np.uint64], most_bits: int)
 
 
 def _correlation(small: npt.NDArray[np.uint8], pairs: Ints) -> Floats:
-    """(m,) correlation of two squares, in all channels."""
-    alike = np.empty(len(pairs))
+    correlation = np.empty(len(pairs))
     for start in range(0, len(pairs), _AT_ONCE):
         part = pairs[start : start + _AT_ONCE]
         squares = small[part].reshape(len(part), 2, -1).astype(np.float64)
         squares -= squares.mean(axis=2, keepdims=True)
         squares /= np.linalg.norm(squares, axis=2, keepdims=True)
-        alike[start : start + len(part)] = np.einsum("ij,ij->i", squares[:, 0], squares[:, 1])
-    return alike
+        correlation[start : start + len(part)] = np.einsum("ij,ij->i", squares[:, 0], squares[:, 1])
+    return correlation
 
 
 def duplicate_section(
     dataset: ImageDataset, stats: ImageStats, *, key: Key
 ) -> tuple[CheckSection, list[DuplicatePair]]:
     """Issues of exact and near duplicates by the harm that they do, and the pairs of near duplicates."""
-    exact = [tuple(group) for group in exact_duplicates(stats)]
+    exact = exact_duplicates(stats)
     pairs = near_duplicates(stats, key=key)
     file_pairs = _file_pairs(dataset, exact, pairs)
     captions = {
-        group: f"correlation {pair.alike:.2f}"
-        for pair, groups in zip(pairs, file_pairs, strict=True)
-        for group in groups
+        rows: f"correlation {pair.correlation:.2f}"
+        for pair, files in zip(pairs, file_pairs, strict=True)
+        for rows in files
     }
     facts = {
         "same_files": [[dataset.paths[row] for row in group] for group in exact],
         "near_duplicates": [
             {
                 "paths": [dataset.paths[pair.first], dataset.paths[pair.second]],
-                "correlation": pair.alike,
-                "across_splits": any(crosses_splits(dataset, group) for group in groups),
-                "labels_differ": any(labels_differ(dataset, group) for group in groups),
+                "correlation": pair.correlation,
+                "across_splits": any(crosses_splits(dataset, rows) for rows in files),
+                "labels_differ": any(labels_differ(dataset, rows) for rows in files),
             }
-            for pair, groups in zip(pairs, file_pairs, strict=True)
+            for pair, files in zip(pairs, file_pairs, strict=True)
         ],
     }
     same = _issues(dataset, [[group] for group in exact], "same", "the same file", {})
@@ -211,8 +211,8 @@ def duplicate_section(
 
 
 def _file_pairs(
-    dataset: ImageDataset, exact: Sequence[tuple[int, ...]], pairs: Sequence[DuplicatePair]
-) -> list[list[tuple[int, ...]]]:
+    dataset: ImageDataset, exact: Sequence[Rows], pairs: Sequence[DuplicatePair]
+) -> list[list[Rows]]:
     """For each near pair the pairs of files that it stands for, with exact duplicates of another split or label."""
     copies = {row: group for group in exact for row in group}
 
@@ -235,10 +235,10 @@ def _file_pairs(
 
 def _issues(
     dataset: ImageDataset,
-    duplicates: Sequence[Sequence[tuple[int, ...]]],
+    duplicates: Sequence[Sequence[Rows]],
     prefix: Literal["same", "near"],
     what: str,
-    captions: Mapping[tuple[int, ...], str],
+    captions: Mapping[Rows, str],
 ) -> Iterator[Issue]:
     """Duplicates across splits, those with different labels, and harmless ones.
 
@@ -266,15 +266,12 @@ def _issues(
 
 def lookalike_section(
     dataset: ImageDataset, embeddings: Embeddings, copies: Sequence[Sequence[int]]
-) -> tuple[CheckSection, list[tuple[int, ...]]]:
-    """Images far more alike than any other: one scene again, shifted, rotated, or in other light.
+) -> tuple[CheckSection, list[Rows]]:
+    """Images far more alike than any other: one scene again, shifted, rotated, or in other light; and their groups.
 
     A group counts if each of its images is much closer to the rest of the group than to any other image. Pixel
-    duplicates, given as rows of two or more each in ``copies``, count as one image. All pairs are compared, in n² short
-    steps: less work than the embedding, up to a million images.
-
-    Returns:
-        The section, and the groups with all their copies.
+    duplicates, rows of two or more each in ``copies``, count as one image. All pairs are compared, in n² short steps:
+    less work than the embedding, up to a million images.
     """
     copy_ids = connected_groups(len(dataset), copies)[embeddings.samples]
     originals = np.sort(np.unique(copy_ids, return_index=True)[1])
@@ -297,41 +294,34 @@ def lookalike_section(
         if found:
             groups = [group for group, _ in found]
             sentence = f"{count_groups(groups)} of images look like one scene{how}."
-            issues.append(
-                issue(kind, sentence, groups, [f"distance ratio {ratio:.2f}" for _, ratio in found])
-            )
+            captions = [f"distance ratio {ratio:.2f}" for _, ratio in found]
+            issues.append(issue(kind, sentence, groups, captions))
     facts = {
         "lookalikes": [{"paths": [dataset.paths[row] for row in group], "ratio": r} for group, r in scenes]
     }
     return CheckSection(facts, issues), [group for group, _ in scenes]
 
 
-def find_lookalikes(
-    vectors: npt.NDArray[np.float32], *, most: float = STANDS_OUT
-) -> list[tuple[tuple[int, ...], float]]:
+def find_lookalikes(vectors: npt.NDArray[np.float32]) -> list[tuple[Rows, float]]:
     """Groups of (n, d) vectors that are close to each other and far from all others, the clearest first.
 
-    Args:
-        vectors: Only directions count.
-        most: Largest ratio of the distance to the farthest member over that to the nearest other vector.
-
-    Returns:
-        Positions of each group, ascending, of two to ``LARGEST_SCENE``, and its largest ratio. Groups are disjoint; of
-        nested ones the larger counts.
+    Only directions count. Each group has two to ``LARGEST_SCENE`` ascending positions, and the largest ratio of the
+    distance to its farthest member over that to the nearest other vector. Groups are disjoint; of nested ones the
+    larger counts.
     """
     largest = min(LARGEST_SCENE, len(vectors) - 1)  # one at least is outside
     with progress("comparing", len(vectors)) as update:
         nearest, distances = _nearest_neighbors(vectors, max(0, largest), update)
-    found: list[tuple[tuple[int, ...], float]] = []
-    named = np.zeros(len(vectors), dtype=bool)
+    found: list[tuple[Rows, float]] = []
+    grouped = np.zeros(len(vectors), dtype=bool)
     for size in range(largest, 1, -1):
         ratio = np.maximum(distances[:, size - 2], _EQUAL) / np.maximum(distances[:, size - 1], _EQUAL)
-        clear = np.flatnonzero((ratio <= most) & ~named)
+        clear = np.flatnonzero((ratio <= _MAX_RATIO) & ~grouped)
         balls = np.sort(np.column_stack([clear, nearest[clear, : size - 1]]), axis=1)  # each with its nearest
         groups, agreeing = np.unique(balls, axis=0, return_counts=True)
         for group in groups[agreeing == size]:
             found.append((tuple(group.tolist()), round(float(ratio[group].max()), 3)))
-            named[group] = True
+            grouped[group] = True
     return sorted(found, key=lambda each: each[1])
 
 

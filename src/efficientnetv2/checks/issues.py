@@ -19,111 +19,61 @@ from efficientnetv2.utils.errors import pluralize
 Severity = Literal["wrong", "doubtful", "note"]
 _SEVERITIES: tuple[Severity, ...] = ("wrong", "doubtful", "note")
 
-# Severity of each kind of issue, and what to do.
 _REMOVE_FROM_SPLIT = "Remove them from one of the splits: metrics of the other are too high."
-_LOOK_AT_LABELS = "At least one label is wrong, or the image shows several things. Look at them."
-_HALF_LOCATED = "Fill them in, or remove both columns: training refuses a dataset that is located in part."
-_STRETCH = (
-    "If they were made from other values (reflectances, 16 bits), most of the range is unused. Stretch all images "
-    "alike when you make them, for example from the 2nd to the 98th percentile."
-)
+_INSPECT_LABELS = "At least one label is wrong, or the image shows several things. Inspect them."
+_STRETCH = "If they were made from other values (reflectances, 16 bits), stretch all images alike when you make them."
+_GROUP = "Give them one value in a column and name it in `group_column`, so that no split divides them."
+# Severity of each kind of issue, and what to do.
 _CATALOG: Mapping[str, tuple[Severity, str]] = {
-    "ignored_files": (
-        "doubtful",
-        "Such files are not read and not counted below. If they are images, convert them to JPEG. Otherwise their "
-        "classes have fewer training images, and only those of other cameras.",
-    ),
+    "ignored_files": ("doubtful", "If they are images, convert them to JPEG: they are not read and not counted."),
     "no_labels": ("note", "Put the images of each class into a sub-folder of its own."),
     "unlabeled": (
         "wrong",
-        "Training refuses them. Fill the labels in, or move these rows into a table of their own; effnetv2 predict "
-        "MODEL DATA --rank OUT ranks them by how useful a label would be.",
+        "Training refuses them. Fill the labels in, or move them into a table of their own, which effnetv2 predict "
+        "MODEL DATA --rank OUT ranks.",
     ),
-    "one_class": (
-        "wrong",
-        "Training refuses that: a classifier needs two classes. Add images of another class, or give the parent "
-        "folder if it has the class folders.",
-    ),
+    "one_class": ("wrong", "Training needs two classes. Add another, or give the parent of the class folders."),
     "small_class": ("doubtful", ""),
     "imbalance": ("note", ""),
     "same_across_splits": ("wrong", _REMOVE_FROM_SPLIT),
     "near_across_splits": ("doubtful", _REMOVE_FROM_SPLIT),
-    "same_other_label": ("wrong", _LOOK_AT_LABELS),
-    "near_other_label": ("doubtful", _LOOK_AT_LABELS),
+    "same_other_label": ("wrong", _INSPECT_LABELS),
+    "near_other_label": ("doubtful", _INSPECT_LABELS),
     "same_picture": ("note", "Automatic splits keep equal files together."),
-    "near_picture": (
-        "note",
-        "Give them one value in a column group and name it with --group-column, so that no split parts them.",
-    ),
-    "lookalike_across_splits": (
-        "doubtful",
-        "The evaluation repeats training images. Look at them, and put them into one split.",
-    ),
-    "lookalike_other_label": ("doubtful", "Look at them: one label may be wrong."),
-    "lookalike": (
-        "note",
-        "Shifted, rotated, taken twice? Then name what they share with --group-column, so that no split parts them.",
-    ),
+    "near_picture": ("note", _GROUP),
+    "lookalike_across_splits": ("doubtful", "Inspect them, and put them into one split: they bias the evaluation."),
+    "lookalike_other_label": ("doubtful", "Inspect them: one label may be wrong."),
+    "lookalike": ("note", _GROUP),
     "label": ("doubtful", ""),
-    "unchecked_labels": (
-        "note",
-        "A classifier needs images of a class for training and others for prediction. Duplicates, scenes and groups "
-        "count as one thing each; add images of other things.",
-    ),
+    "unchecked_labels": ("note", "Add images of other objects or places: duplicates, scenes and groups count once."),
     "unreadable": ("wrong", "Repair or remove them. Training skips up to 5 %."),
-    "flat": (
-        "doubtful",
-        "A missing tile, a lens cap, a failed download? Remove them, unless they show the class.",
-    ),
-    "tiny": (
-        "doubtful",
-        "They show little, and enlarging adds nothing. Were they made smaller on the way?",
-    ),
-    "long": (
-        "note",
-        "--crop-mode squash squeezes them into a square, crop cuts their ends off, pad keeps them as they are.",
-    ),
+    "flat": ("doubtful", "Remove them, unless a single color shows the class."),
+    "tiny": ("doubtful", "They show little. Use the original images if they were made smaller."),
+    "long": ("note", "Choose `crop_mode`: squash distorts them, center cuts their ends off, border pads them."),
     "enlarged": ("doubtful", ""),
     "dark": ("note", _STRETCH),
     "bright": ("note", _STRETCH),
-    "giveaway": (
-        "doubtful",
-        "A model may learn that instead of the content, and fail on other files. Convert all images to one form, or "
-        "find out why they differ.",
-    ),
+    "giveaway": ("doubtful", "A model may learn that instead of the content. Convert all images to one form."),
     "place_across_splits": (
         "doubtful",
-        "Their metrics say little about new locations. Without this split, effnetv2 train holds out spatial blocks.",
+        "Their metrics say little about new locations. Without this split, training holds out spatial blocks.",
     ),
-    "place": (
-        "doubtful",
-        "A random split would put neighbors on both sides. effnetv2 train holds out spatial blocks instead if every "
-        "image has a location.",
-    ),
-    "no_place": ("wrong", _HALF_LOCATED),
+    "place": ("doubtful", "A random split divides neighbors. Training holds out spatial blocks if all are located."),
+    "no_place": ("wrong", "Fill them in, or remove both columns: training refuses a dataset that is located in part."),
     "half_a_place": ("wrong", ""),
-    "group_across_splits": (
-        "wrong",
-        "Put each group into one split. Its images are not independent, so metrics are too high.",
-    ),
-    "group_tells_label": (
-        "note",
-        "Only new groups show whether a model knows the class or recognizes the group. Keep groups whole in splits.",
-    ),
+    "group_across_splits": ("wrong", "Put each group into one split: metrics are too high."),
+    "group_tells_label": ("note", "A model may recognize the group instead of the class. Keep groups whole in splits."),
     "no_group": ("note", ""),
     "time_across_splits": ("note", ""),
-    "time": (
-        "doubtful",
-        "Images of one scene belong into one split: name what they share with --group-column.",
-    ),
+    "time": ("doubtful", "Images of one scene belong into one split: name what they share in `group_column`."),
     "no_time": ("note", "To split by time, fill it in."),
     "damaged_shard": ("wrong", "Restore the shard."),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Issue:
-    """An issue of a dataset. The fields are keys of ``inspection.json``."""
+    """An issue of a dataset."""
 
     kind: str
     severity: Severity

@@ -14,12 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from efficientnetv2.checks.issues import CheckSection, Issue, connected_groups, issue, share_text, single_rows
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
-from efficientnetv2.inference.linear_probe import (
-    DEFAULT_STRENGTH,
-    GroupedData,
-    fit_classifier,
-    tuning_splits,
-)
+from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, GroupedData, fit_classifier, tuning_splits
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import shorten
 from efficientnetv2.utils.logs import progress
@@ -39,23 +34,21 @@ Floats = npt.NDArray[np.float32]
 
 
 def label_error_section(
-    dataset: ImageDataset,
-    embeddings: Embeddings,
-    together: Sequence[Sequence[int]],
-    *,
-    key: Key,
+    dataset: ImageDataset, embeddings: Embeddings, together: Sequence[Sequence[int]], *, key: Key
 ) -> CheckSection:
     """Labels that a linear classifier contradicts out of fold.
 
     The rule is confident learning, in cleanlab: off-diagonal entries of the confident joint (Northcutt et al., JAIR
-    2021, arXiv:1911.00068). An image of several labels counts with its rarest, and its other labels do
-    not contradict it.
-    Classes with fewer than 10 images, or with fewer distinct things than folds, are not checked and are named.
-
+    2021, arXiv:1911.00068). An image of several labels counts with its rarest, and its other labels do not contradict
+    it. Classes with fewer than 10 images, or with fewer distinct things than folds, are not checked and are named.
     ``together`` are rows of one thing or group, which no fold separates.
     """
     groups = connected_groups(len(dataset), together)[embeddings.samples]
-    counted, distinct = _class_sizes(dataset, embeddings, groups)
+    labeled = np.stack([embeddings.labels, groups], axis=1)[embeddings.labels >= 0]
+    counted, distinct = (
+        np.bincount(ids, minlength=len(dataset.class_names))
+        for ids in (labeled[:, 0], np.unique(labeled, axis=0)[:, 0])
+    )
     classes = np.flatnonzero((counted >= _MIN_CLASS_IMAGES) & (distinct >= FOLDS))
     most = _affordable_images(_MAX_PREDICTION_WORK, FOLDS, len(classes), embeddings.vectors.shape[1])
     notes = _unchecked(dataset.class_names, counted, distinct, classes, most)
@@ -64,8 +57,8 @@ def label_error_section(
     usable = np.flatnonzero(np.isin(embeddings.labels, classes))
     labels = np.searchsorted(classes, embeddings.labels[usable])
     probabilities = out_of_fold_probabilities(embeddings.vectors[usable], labels, groups[usable], key=key)
-    facts, finding = _contradicted(dataset, embeddings.samples[usable], labels, classes, probabilities, most)
-    return CheckSection(facts, notes if finding is None else [finding, *notes])
+    facts, issues = _contradicted(dataset, embeddings.samples[usable], labels, classes, probabilities, most)
+    return CheckSection(facts, [*issues, *notes])
 
 
 def _contradicted(
@@ -75,7 +68,7 @@ def _contradicted(
     classes: Ints,
     probabilities: npt.NDArray[np.float64],
     most: int,
-) -> tuple[dict[str, Any], Issue | None]:
+) -> tuple[dict[str, Any], list[Issue]]:
     """Values for programs, and the issue if a label is contradicted.
 
     ``rows`` (n,) have labels at ``labels`` (n,) in ``classes`` (K,), and (n, K) probabilities of classifiers that were
@@ -90,45 +83,34 @@ def _contradicted(
         return_indices_ranked_by="normalized_margin",
         n_jobs=1,
     )
-    own = dataset.targets[rows].reshape(len(rows), -1)
+    targets = dataset.targets[rows].reshape(len(rows), -1)
     predicted = classes[probabilities.argmax(axis=1)]
-    agrees = (own == predicted[:, None]).any(axis=1)
+    agrees = (targets == predicted[:, None]).any(axis=1)
     order, accuracy = order[~agrees[order]], float(agrees.mean())
-    names, suspected, captions = dataset.class_names, [], []
-    for at in order:
-        suggested, probability = names[predicted[at]], round(float(probabilities[at].max()), 3)
-        label = (dataset.separator or "").join(names[label] for label in own[at] if label >= 0)
-        suspected.append(
-            {
-                "path": dataset.paths[rows[at]],
-                "label": label,
-                "suggested": suggested,
-                "probability": probability,
-                "probability_of_label": round(float(probabilities[at, labels[at]]), 3),
-            }
-        )
-        captions.append(f"looks like {suggested}, {100 * probability:.0f} %")
+    names = dataset.class_names
+    suspected = [
+        {
+            "path": dataset.paths[rows[at]],
+            "label": (dataset.separator or "").join(names[label] for label in targets[at] if label >= 0),
+            "suggested": names[predicted[at]],
+            "probability": round(float(probabilities[at].max()), 3),
+            "probability_of_label": round(float(probabilities[at, labels[at]]), 3),
+        }
+        for at in order
+    ]
     facts = {"asked": len(labels), "out_of_fold_accuracy": accuracy, "suspected_labels": suspected}
     if not suspected:
-        return facts, None
+        return facts, []
     some_of = f"{most:,} of " if most < len(labels) * (FOLDS - 1) // FOLDS else ""
-    return facts, issue(
+    found = issue(
         "label",
         f"{share_text(len(order), len(labels))} may have a wrong label, the most likely first.",
         single_rows(rows[order]),
-        captions,
-        advice=f"A linear classifier trained on {some_of}the other images predicts another class (it agrees with "
-        f"{100 * accuracy:.0f} % of all labels). Look at each: hard images with a correct label are among them. Never "
-        "remove them from a test set.",
+        [f"looks like {each['suggested']}, {100 * each['probability']:.0f} %" for each in suspected],
+        advice=f"A linear classifier trained on {some_of}the other images predicts another class. It agrees with "
+        f"{100 * accuracy:.0f} % of all labels. Inspect each: hard images with a correct label are among them.",
     )
-
-
-def _class_sizes(dataset: ImageDataset, embeddings: Embeddings, groups: Ints) -> tuple[Ints, Ints]:
-    """(K,) images and (K,) distinct things of each class."""
-    labeled = np.stack([embeddings.labels, groups], axis=1)[embeddings.labels >= 0]
-    parts = (labeled[:, 0], np.unique(labeled, axis=0)[:, 0])
-    counted, distinct = (np.bincount(ids, minlength=len(dataset.class_names)) for ids in parts)
-    return counted, distinct
+    return facts, [found]
 
 
 def _unchecked(names: Sequence[str], counted: Ints, distinct: Ints, classes: Ints, most: int) -> list[Issue]:
@@ -137,17 +119,12 @@ def _unchecked(names: Sequence[str], counted: Ints, distinct: Ints, classes: Int
     if present < 2:
         return []
     if most < _MIN_CLASS_IMAGES * len(classes):
-        sentence = (
-            f"No label was checked: a classifier of {len(classes):,} classes would take hours to train."
-        )
-        return [
-            issue("unchecked_labels", sentence, advice="Check the images of some of the classes at a time.")
-        ]
-    few = np.flatnonzero((counted > 0) & (counted < _MIN_CLASS_IMAGES))
-    alike = np.flatnonzero((counted >= _MIN_CLASS_IMAGES) & (distinct < FOLDS))
+        sentence = f"No label was checked: a classifier of {len(classes):,} classes takes hours to train."
+        return [issue("unchecked_labels", sentence, advice="Check the images of some classes at a time.")]
+    enough = counted >= _MIN_CLASS_IMAGES
     reasons = {
-        f"fewer than {_MIN_CLASS_IMAGES} images": few,
-        f"fewer than {FOLDS} different things": alike,
+        f"fewer than {_MIN_CLASS_IMAGES} images": np.flatnonzero((counted > 0) & ~enough),
+        f"fewer than {FOLDS} different things": np.flatnonzero(enough & (distinct < FOLDS)),
         "no other class is left": classes if len(classes) == 1 else classes[:0],
     }
     parts = [f"{shorten([names[k] for k in ids])} ({why})" for why, ids in reasons.items() if len(ids)]
@@ -181,38 +158,43 @@ def out_of_fold_probabilities(
 ) -> npt.NDArray[np.float64]:
     """(n, K) probabilities of a linear classifier trained on other folds, or on a sample of them if there are too many.
 
-    Args:
-        vectors: (n, d).
-        labels: (n,) 0 to K - 1, each often enough to be in every fold.
-        groups: (n,) equal for images that no fold separates.
+    ``vectors`` are (n, d); ``labels`` (n,) from 0 to K - 1, each often enough to be in every fold; ``groups`` (n,)
+    equal for images that no fold separates.
     """
     strength = _choose_strength(vectors, labels, groups, key)
     classes = int(labels.max()) + 1
     most = _affordable_images(_MAX_PREDICTION_WORK, FOLDS, classes, vectors.shape[1])
-    probabilities = np.zeros((len(labels), classes))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=key.fold("folds").torch_seed() % 2**32)
     parts = [
         (train_part[_stratified_sample(labels[train_part], most, key.fold("lesson", number))], test_rows)
         for number, (train_part, test_rows) in enumerate(folds.split(vectors, labels, groups))
         if len(test_rows)  # not where there are few groups, and they are large
     ]
-    done = 0
+    probabilities, done = np.zeros((len(labels), classes)), 0
     with progress("checking labels", sum(len(train_rows) for train_rows, _ in parts)) as update:
         for train_rows, test_rows in parts:
-            classifier = fit_classifier(vectors[train_rows], labels[train_rows], strength, balanced=False)
-            probabilities[np.ix_(test_rows, classifier.classes_)] = classifier.predict_proba(
-                vectors[test_rows]
-            )
+            probabilities[test_rows] = _predict(vectors, labels, train_rows, test_rows, strength, classes)
             done += len(train_rows)
             update(done)
     return probabilities
 
 
+def _predict(
+    vectors: Floats, labels: Ints, train_rows: Ints, test_rows: Ints, strength: float, classes: int
+) -> npt.NDArray[np.float64]:
+    """(test rows, K) probabilities; 0 for a class without training rows, such as one large group."""
+    classifier = fit_classifier(vectors[train_rows], labels[train_rows], strength, balanced=False)
+    found = classifier.predict_proba(vectors[test_rows])
+    probabilities = np.zeros((len(test_rows), classes), dtype=found.dtype)
+    probabilities[:, classifier.classes_] = found
+    return probabilities
+
+
 def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> float:
     """The inverse L2 penalty of lowest log-loss; the usual one if there is too much or too little to choose by."""
-    every = np.arange(labels.max() + 1)
-    most = _affordable_images(_MAX_TUNING_WORK, len(_STRENGTHS), len(every), vectors.shape[1])
-    if most < _MIN_CLASS_IMAGES * len(every):
+    classes = int(labels.max()) + 1
+    most = _affordable_images(_MAX_TUNING_WORK, len(_STRENGTHS), classes, vectors.shape[1])
+    if most < _MIN_CLASS_IMAGES * classes:
         return DEFAULT_STRENGTH
     sample = _stratified_sample(labels, most, key.fold("sample"))
     vectors, labels, groups = vectors[sample], labels[sample], groups[sample]
@@ -221,21 +203,15 @@ def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> f
     if not parts:
         return DEFAULT_STRENGTH
     true = np.concatenate([labels[test_rows] for _, test_rows in parts])
-
-    def loss(strength: float) -> float:
-        probabilities = np.zeros((len(true), len(every)), dtype=vectors.dtype)
-        ends = np.cumsum([len(test_rows) for _, test_rows in parts])
-        for (train_part, test_rows), end in zip(parts, ends.tolist(), strict=True):
-            classifier = fit_classifier(vectors[train_part], labels[train_part], strength, balanced=False)
-            # A class that is one large group may have no training images.
-            rows = np.arange(end - len(test_rows), end)
-            probabilities[np.ix_(rows, classifier.classes_)] = classifier.predict_proba(vectors[test_rows])
-        return float(log_loss(true, probabilities, labels=every))
-
     losses: dict[float, float] = {}
-    each = sum(len(train_part) for train_part, _ in parts)
-    with progress("choosing the label classifier", each * len(_STRENGTHS)) as update:
+    work = sum(len(train_rows) for train_rows, _ in parts)
+    with progress("choosing the label classifier", work * len(_STRENGTHS)) as update:
         for strength in _STRENGTHS:
-            losses[strength] = loss(strength)
-            update(each * len(losses))
+            probabilities = np.concatenate(
+                [_predict(vectors, labels, *part, strength, classes) for part in parts]
+            )
+            losses[strength] = float(
+                log_loss(true, probabilities.astype(vectors.dtype), labels=np.arange(classes))
+            )
+            update(work * len(losses))
     return min(losses, key=lambda strength: losses[strength])

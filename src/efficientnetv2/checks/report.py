@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -35,10 +35,10 @@ from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import times_of
 from efficientnetv2.data.shards.reader import ShardDamage
-from efficientnetv2.evaluation import thumbnails
 from efficientnetv2.evaluation.generalization import NEAR_KM, Places
 from efficientnetv2.evaluation.html import is_page, json_text, json_values, render
-from efficientnetv2.evaluation.plot_style import COLORS, INK, WIDTH_IN, label_text, style_axes
+from efficientnetv2.evaluation.plot_style import COLORS, INK, label_text, single_plot, style_axes
+from efficientnetv2.evaluation.thumbnails import CONTRAST_NOTE, encode_thumbnail
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.io import write_text_atomically
@@ -131,7 +131,7 @@ def check_dataset(
         # A copy has the label of its original: in training it would confirm a wrong one.
         copies = [
             *exact_duplicates(stats),
-            *([pair.first, pair.second] for pair in near),
+            *((pair.first, pair.second) for pair in near),
             *augmentation_families(dataset),
         ]
         lookalikes, scenes = lookalike_section(dataset, embeddings, copies)
@@ -143,110 +143,90 @@ def check_dataset(
     return CheckResult(dataset, stats, sections, weights)
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """An image on the page."""
-
-    address: str | None
-    path: str
-    label: str
-    split: str
-
-
 def write_check_report(
     folder: str | Path,
     result: CheckResult,
     *,
-    picture: Callable[[int], Image.Image | None],
+    image: Callable[[int], Image.Image | None],
     command: str,
     versions: Mapping[str, str],
 ) -> None:
-    """Write ``inspection.json`` and ``inspection.html``; ``picture`` gives the image of a row, None if unreadable."""
+    """Write ``inspection.json`` and ``inspection.html``; ``image`` gives the image of a row, None if unreadable."""
     write_text_atomically(Path(folder) / JSON_NAME, json_text(result.to_json()))
-    page = _page(result, picture, command, versions)
+    page = _page(result, image, command, versions)
     write_text_atomically(Path(folder) / PAGE_NAME, page)
 
 
 def is_check_json(file: Path) -> bool:
     """Whether a file is an ``inspection.json`` of this package."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(told, dict) and {"data", "num_images", "weights", "findings"} <= told.keys()
+    return isinstance(values, dict) and {"data", "num_images", "weights", "findings"} <= values.keys()
 
 
 def is_check_page(file: Path) -> bool:
-    """Whether a file is an ``inspection.html`` of this package; early pages are known by the JSON beside them."""
-    beside = file.with_name(JSON_NAME)
-    return is_page(file) or (beside.is_file() and is_check_json(beside))
+    """Whether a file is an ``inspection.html`` of this package; early pages are known by the JSON next to them."""
+    return is_page(file) or is_check_json(file.with_name(JSON_NAME))
 
 
 def _page(
-    result: CheckResult,
-    picture: Callable[[int], Image.Image | None],
-    command: str,
-    versions: Mapping[str, str],
+    result: CheckResult, image: Callable[[int], Image.Image | None], command: str, versions: Mapping[str, str]
 ) -> str:
-    dataset = result.dataset
+    dataset, issues = result.dataset, result.issues
     table = class_table(dataset)
     largest = table.index[np.sort(np.argsort(-table.sum(axis=1).to_numpy(), kind="stable")[:_ROWS])]
-    stretched = any(each.kind in ("dark", "bright") for each in result.issues)
+    stretched = any(each.kind in ("dark", "bright") for each in issues)
     addresses: dict[int, str | None] = {}
 
-    def shown(row: int) -> _Shown:
+    def shown(row: int) -> dict[str, str | None]:
         if row not in addresses:
-            addresses[row] = thumbnails.encode_thumbnail(
-                picture(row), dim=stretched, px=_PX, quality=_QUALITY
-            )
-        label = dataset.table["label"].iloc[row]
-        text = "no label" if dataset.labels[row] < 0 else str(label)
-        return _Shown(addresses[row], dataset.paths[row], text, dataset.split[row])
+            addresses[row] = encode_thumbnail(image(row), stretched=stretched, px=_PX, quality=_QUALITY)
+        label = "no label" if dataset.labels[row] < 0 else str(dataset.table["label"].iloc[row])
+        path, split = dataset.paths[row], dataset.split[row]
+        return {"address": addresses[row], "path": path, "label": label, "split": split}
 
-    looks = result.sections["image_stats"].facts
-    rows = set(largest)
-    colors = {name: each for name, each in looks["by_class"].items() if name in rows}
+    def groups(found: Issue) -> list[tuple[str, list[dict[str, str | None]], int]]:
+        """The first groups of an issue: caption, first images, and how many more there are."""
+        captions = found.captions or ("",) * len(found.groups)
+        return [
+            (caption, [shown(row) for row in group[:_OF_A_GROUP]], max(0, len(group) - _OF_A_GROUP))
+            for caption, group in zip(captions[:_GROUPS], found.groups[:_GROUPS], strict=True)
+        ]
+
+    facts = {name: section.facts for name, section in result.sections.items()}
+    colors = {name: each for name, each in facts["image_stats"]["by_class"].items() if name in set(largest)}
     return render(
         "inspection.html.j2",
         source=dataset.source,
-        pictures=len(dataset),
+        num_images=len(dataset),
         classes=dataset.class_names,
         notes=dataset.notes,
-        findings=[(each, _groups(each, shown)) for each in result.issues],
-        wrong=sum(each.severity == "wrong" for each in result.issues),
-        doubtful=sum(each.severity == "doubtful" for each in result.issues),
+        findings=[(each, groups(each)) for each in issues],
+        wrong=sum(each.severity == "wrong" for each in issues),
+        doubtful=sum(each.severity == "doubtful" for each in issues),
         weights=result.weights,
-        stretched=thumbnails.CONTRAST_NOTE if stretched else None,
+        stretched=CONTRAST_NOTE if stretched else None,
         splits=column_headings(table),
-        by_class=[
-            (str(name), [int(number) for number in row]) for name, row in table.loc[largest].iterrows()
-        ],
+        by_class=[(str(name), [int(count) for count in row]) for name, row in table.loc[largest].iterrows()],
         total=max(1, int(table.to_numpy().sum())),
         examples={name: [shown(row) for row in rows] for name, rows in _examples(result).items()},
-        looks={**looks, "by_class": colors},
-        place=result.sections["place"].facts,
-        time=result.sections["time"].facts,
-        group=result.sections["group"].facts,
+        stats={**facts["image_stats"], "by_class": colors},
+        place=facts["place"],
+        time=facts["time"],
+        group=facts["group"],
         legend=legend(dataset),
         map=draw_places(dataset),
-        times=draw_times(dataset, result.sections["time"].facts.get("column")),
+        times=draw_times(dataset, facts["time"].get("column")),
         command=command,
         versions=versions,
     )
 
 
-def _groups(found: Issue, shown: Callable[[int], _Shown]) -> list[tuple[str, list[_Shown], int]]:
-    """The first groups of an issue: caption, first images, and how many more there are."""
-    captions = found.captions or ("",) * len(found.groups)
-    return [
-        (caption, [shown(row) for row in group[:_OF_A_GROUP]], max(0, len(group) - _OF_A_GROUP))
-        for caption, group in zip(captions[:_GROUPS], found.groups[:_GROUPS], strict=True)
-    ]
-
-
 def _examples(result: CheckResult) -> dict[str, list[int]]:
     """A few readable images of each of the largest classes, a fixed random choice."""
-    dataset: ImageDataset = result.dataset
+    dataset = result.dataset
     labels = np.full(len(dataset), -1)
     labels[result.stats.readable] = dataset.labels[result.stats.readable]
     numbers = np.bincount(labels[labels >= 0], minlength=len(dataset.class_names))
@@ -265,8 +245,8 @@ def draw_places(dataset: ImageDataset) -> Figure | None:
         return None
     every = -(-len(places.rows) // _DOTS)
     degrees, rows = np.degrees(places.radians[::every]), places.rows[::every]
-    figure, ax = _panel(3.6)
-    for _, chosen, color in _by_class(dataset, rows):
+    figure, ax = single_plot(3.6)
+    for chosen, color in _by_class(dataset, rows):
         ax.scatter(degrees[chosen, 1], degrees[chosen, 0], s=9, color=color, alpha=0.7, linewidths=0)
     middle = float(np.radians(degrees[:, 0].mean()))
     if abs(middle) < np.radians(80):
@@ -286,32 +266,26 @@ def draw_times(dataset: ImageDataset, column: str | None) -> Figure | None:
     kinds = np.unique(years)
     if not 1 < len(kinds) <= _MOST_BARS:
         return None
-    figure, ax = _panel(2.4)
+    figure, ax = single_plot(2.4)
     below = np.zeros(len(kinds))
-    for _, chosen, color in _by_class(dataset, known.astype(np.int64)):
+    for chosen, color in _by_class(dataset, known.astype(np.int64)):
         heights = np.array([(years[chosen] == kind).sum() for kind in kinds])
         ax.bar(kinds, heights, bottom=below, color=color, width=0.8 * np.diff(kinds).min())
         below += heights
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.ticklabel_format(axis="x", style="plain", useOffset=False)
     style_axes(ax, f"images by {'year' if dated else label_text(column, letters=60, lines=1)}")
     return figure
 
 
-def _panel(height_in: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _by_class(
-    dataset: ImageDataset, rows: np.typing.NDArray[np.int64]
-) -> list[tuple[str, np.typing.NDArray[np.bool_], str]]:
-    """Name, mask of the rows, and color of each class in ``legend``."""
+def _by_class(dataset: ImageDataset, rows: npt.NDArray[np.int64]) -> list[tuple[npt.NDArray[np.bool_], str]]:
+    """Mask of the rows, and color, of each class in ``legend``."""
     labels = dataset.labels[rows]
     shown = _largest(dataset)
     masks = {f"c{place}": labels == label for place, label in enumerate(shown)}
     masks |= {"ink": (labels >= 0) & ~np.isin(labels, shown), "gray": labels < 0}
     colors = {**{f"c{place}": color for place, color in enumerate(COLORS)}, **_REST}
-    return [(name, masks[color], colors[color]) for name, color in legend(dataset)]
+    return [(masks[color], colors[color]) for _, color in legend(dataset)]
 
 
 def legend(dataset: ImageDataset) -> list[tuple[str, str]]:

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.checks.issues import CheckSection, Issue, issue, share_text, single_rows, split_names
+from efficientnetv2.checks.issues import (
+    CheckSection,
+    Issue,
+    Severity,
+    issue,
+    share_text,
+    single_rows,
+    split_names,
+)
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
 from efficientnetv2.data.records import copy_groups
@@ -22,7 +30,7 @@ _NEAR = pd.Timedelta(hours=1)
 
 
 def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> CheckSection:
-    """Images with another one nearby, with the same label, and in another split. ``near_km`` is on the sphere."""
+    """Images with another one within ``near_km`` on the sphere, with the same label, and in another split."""
     places = Places.of(dataset)
     if places is None or not len(places.rows):
         return CheckSection({}, list(_incomplete_locations(dataset)))
@@ -31,8 +39,8 @@ def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Chec
     nearest = places.nearest_km(everyone, everyone)
     nearest_of_label = np.full(len(nearest), np.inf)
     for label in np.unique(labels[labels >= 0]):
-        own = labels == label
-        nearest_of_label[own] = places.nearest_km(own, own)[own]
+        of_label = labels == label
+        nearest_of_label[of_label] = places.nearest_km(of_label, of_label)[of_label]
     close = nearest <= near_km
     near, alike = int(close.sum()), int((close & (nearest_of_label <= nearest)).sum())
     leaking, issues = {}, []
@@ -72,11 +80,9 @@ def _incomplete_locations(dataset: ImageDataset) -> Iterator[Issue]:
         yield issue("no_place", "No image has both a latitude and a longitude: each has one of them at most.")
     elif filled:
         (name,), (other,) = filled, set(DEGREES) - set(filled)
-        missing = f"the column {other} is empty" if other in table else f"there is no column {other}"
+        advice = f"Add the {other}, or remove the column {name}: training refuses one without the other."
         yield issue(
-            "half_a_place",
-            f"There is a {name}, but {missing}. A location needs both.",
-            advice=f"Add the {other}, or remove the column {name}: training refuses one without the other.",
+            "half_a_place", f"There is a {name}, but no {other}: a location needs both.", advice=advice
         )
 
 
@@ -100,9 +106,8 @@ def group_section(dataset: ImageDataset) -> CheckSection:
     """Groups that are split, and groups that determine the label."""
     if "group" not in dataset.table or not dataset.table["group"].notna().any():
         return CheckSection({})
-    table = pd.DataFrame(
-        {"group": dataset.table["group"], "label": dataset.labels, "split": split_names(dataset)}
-    )
+    columns = {"group": dataset.table["group"], "label": dataset.labels, "split": split_names(dataset)}
+    table = pd.DataFrame(columns)
     known = table.dropna(subset="group")
     groups = known.groupby("group")
     num_splits = groups["split"].nunique()
@@ -136,7 +141,7 @@ def check_time_column(dataset: ImageDataset, column: str | None) -> None:
     name = time_column(dataset, column)
     if column is not None and name is not None and not times_of(dataset, name).notna().any():
         raise InputError(
-            f"--time-column {column}: no value is a number, such as a year, or a date such as 2016-05-31. Name another "
+            f"`time_column` {column}: no value is a number, such as a year, or a date such as 2016-05-31. Name another "
             "column."
         )
 
@@ -156,8 +161,14 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
         held_out = (split == part) & used
         shared[part] = _num_shared(times[held_out], times[(split == "train") & used], by_hour=by_hour)
         if shared[part]:
-            images = f"{share_text(shared[part], int(held_out.sum()))} in {part}"
-            issues.append(_times_across_splits(images, name, by_hour=by_hour))
+            text = f"were taken within an hour of a training image, by column {name}"
+            advice = "Put each burst into one split, or split by time: a burst in two splits leaks training images."
+            if not by_hour:
+                text = f"share their {name} with training images"
+                advice = f"Their metrics say nothing about a later {name}. To measure that, split by time."
+            sentence = f"{share_text(shared[part], int(held_out.sum()))} in {part} {text}."
+            severity: Severity = "doubtful" if by_hour else "note"
+            issues.append(issue("time_across_splits", sentence, advice=advice, severity=severity))
     in_bursts = _num_in_bursts(times[timed]) if by_hour else 0
     if in_bursts:
         images = share_text(in_bursts, len(dataset))
@@ -189,28 +200,12 @@ def _num_shared(held_out: pd.Series[Any], training: pd.Series[Any], *, by_hour: 
     if not by_hour:
         return int(held_out.isin(list(set(training))).sum())
     moments = np.sort(training.dt.tz_localize(None).to_numpy())
-    own = held_out.dt.tz_localize(None).to_numpy()
-    first = np.searchsorted(moments, own - _NEAR.to_timedelta64(), side="left")
-    last = np.searchsorted(moments, own + _NEAR.to_timedelta64(), side="right")
+    queried = held_out.dt.tz_localize(None).to_numpy()
+    first = np.searchsorted(moments, queried - _NEAR.to_timedelta64(), side="left")
+    last = np.searchsorted(moments, queried + _NEAR.to_timedelta64(), side="right")
     return int((last > first).sum())
 
 
 def _num_in_bursts(times: pd.Series[Any]) -> int:
-    """Number of images within an hour of another one."""
     gaps = (times.sort_values().diff() <= _NEAR).to_numpy()
     return int((gaps | np.append(gaps[1:], False)).sum())
-
-
-def _times_across_splits(images: str, name: str, *, by_hour: bool) -> Issue:
-    if by_hour:
-        return issue(
-            "time_across_splits",
-            f"{images} were taken within an hour of a training image, by column {name}.",
-            severity="doubtful",
-            advice="A burst in two splits leaks training images. Put each burst into one split, or split by time.",
-        )
-    return issue(
-        "time_across_splits",
-        f"{images} share their {name} with training images.",
-        advice=f"Their metrics say nothing about a later {name}. To measure that, split by time.",
-    )

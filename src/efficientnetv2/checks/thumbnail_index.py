@@ -64,31 +64,12 @@ class ImageStats:
         return np.flatnonzero(self.table["reason"] == "").astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageRecord:
-    """Statistics of one image."""
-
-    reason: str
-    format: str = ""
-    mode: str = ""
-    width: int = 0
-    height: int = 0
-    bytes: int = 0
-    content: int = -1
-    enlarged: float = math.nan
-    small: Pixels = field(default_factory=lambda: np.zeros((SMALL_PX, SMALL_PX, 3), np.uint8))
-    hash: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_BITS, bool))
-
-
 def collect_image_stats(
     dataset: ImageDataset, *, workers: int, progress: Callable[[int], object] | None = None
 ) -> ImageStats:
     """Read every image of a dataset once, in ``workers`` threads.
 
-    ``progress`` is called with the number of images so far.
-
-    Raises:
-        InputError: Remote storage does not answer.
+    ``progress`` is called with the number of images so far. Raises InputError if remote storage does not answer.
     """
     image_extensions()  # loads Pillow's plugins once, before the threads
     reader = source_reader(dataset)
@@ -109,20 +90,31 @@ def collect_image_stats(
     return _stack(found)
 
 
+@dataclass(frozen=True, slots=True)
+class _ImageRecord:
+    reason: str
+    format: str = ""
+    mode: str = ""
+    width: int = 0
+    height: int = 0
+    bytes: int = 0
+    content: int = -1
+    enlarged: float = math.nan
+    small: Pixels = field(default_factory=lambda: np.zeros((SMALL_PX, SMALL_PX, 3), np.uint8))
+    hash: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(HASH_BITS, bool))
+
+
 def _read_image(reader: Reader, row: int, *, detailed: bool) -> _ImageRecord:
     try:
         source = reader.source(row)
         content = file_bytes(source)
-        glance = probe_bytes(content)
-        if glance.reason:
-            return _ImageRecord(glance.reason)
+        if reason := probe_bytes(content).reason:
+            return _ImageRecord(reason)
         with open_image(content) as image:
             kind, mode, (width, height) = image.format or "", image.mode, image.size
         if isinstance(source, str) and packed_record(source) is not None:
             kind = "binary record"
-        square = Image.fromarray(
-            load_resized_image(content, lambda _width, _height: (_HASHED_PX, _HASHED_PX))
-        )
+        square = Image.fromarray(load_resized_image(content, lambda *_size: (_HASHED_PX, _HASHED_PX)))
         enlarged = _enlarged(content) if detailed else math.nan
     except FileNotFoundError:
         return _ImageRecord("does not exist")
@@ -132,17 +124,9 @@ def _read_image(reader: Reader, row: int, *, detailed: bool) -> _ImageRecord:
         return _ImageRecord(f"may not be read ({(error.strerror or str(error)).lower()})")
     except UnreadableImageError as error:
         return _ImageRecord(error.reason)
+    small, bits = np.asarray(square.reduce(_HASHED_PX // SMALL_PX)), imagehash.phash(square).hash.ravel()
     return _ImageRecord(
-        reason="",
-        format=kind,
-        mode=mode,
-        width=width,
-        height=height,
-        bytes=len(content),
-        content=content_hash(content),
-        enlarged=enlarged,
-        small=np.asarray(square.reduce(_HASHED_PX // SMALL_PX)),
-        hash=imagehash.phash(square).hash.ravel(),
+        "", kind, mode, width, height, len(content), content_hash(content), enlarged, small, bits
     )
 
 
@@ -151,14 +135,12 @@ def _enlarged(content: bytes) -> float:
 
     Natural images have about equal energy in each octave of spatial frequency; enlarging adds empty octaves.
     Source: Field, "Relations between the statistics of natural images", 1987; the test by octaves is ours.
-
-    Raises:
-        UnreadableImageError: The pixels are damaged.
+    Raises UnreadableImageError if the pixels are damaged.
     """
-    with open_stored(content) as picture:
-        whole = picture.pixels(1, True, picture.height)
-    top, left = (max(0, (side - _DETAIL_PX) // 2) for side in whole.shape[:2])
-    gray = whole[top : top + _DETAIL_PX, left : left + _DETAIL_PX] @ np.array(_LUMA, np.float32)
+    with open_stored(content) as image:
+        pixels = image.pixels(1, True, image.height)
+    top, left = (max(0, (side - _DETAIL_PX) // 2) for side in pixels.shape[:2])
+    gray = pixels[top : top + _DETAIL_PX, left : left + _DETAIL_PX] @ np.array(_LUMA, np.float32)
     energies: list[float] = []
     while min(gray.shape) >= 2 * SMALL_PX and len(energies) < 4:
         gray = gray[: gray.shape[0] // 2 * 2, : gray.shape[1] // 2 * 2]

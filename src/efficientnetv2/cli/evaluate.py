@@ -93,8 +93,6 @@ def compare(
 
 
 def _print_comparison(found: Comparison, screen: Screen) -> None:
-    from efficientnetv2.evaluation.summary import describe_difference
-
     rows = []
     for run in found.runs:
         report, sizes = run.report, run.sizes
@@ -114,7 +112,7 @@ def _print_comparison(found: Comparison, screen: Screen) -> None:
         if paired is None:
             screen.say(_describe_unpaired(run.name, first.name, unpaired))
             continue
-        screen.say(f"Is {run.name} better than {first.name}? {describe_difference(paired.over)}")
+        screen.say(f"Is {run.name} better than {first.name}? {paired.over.verdict} {paired.over.text}")
         if paired.time_ratio is not None:
             screen.say(f"Training time of {run.name} / {first.name}: {paired.time_ratio:.2f}")
         rules = [each.report.get("split_by") for each in (run, first)]

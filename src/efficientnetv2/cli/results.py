@@ -7,9 +7,8 @@ from pathlib import Path
 
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
-from efficientnetv2.evaluation.headline import probe_evaluated_images, probe_training_images, probe_warning
 from efficientnetv2.evaluation.plots import SizeCurve
-from efficientnetv2.evaluation.summary import summary_lines
+from efficientnetv2.evaluation.report_metadata import probe_evaluated_images, probe_warning, summary_lines
 from efficientnetv2.metrics.multilabel import (
     ASSIGNMENT_RULES,
     MACRO_METRICS,
@@ -93,7 +92,7 @@ def _probe(outcome: EvaluationResult) -> Iterator[str]:
     if warning is not None:
         yield warning
     elif facts.linear_probe_top1 is not None and facts.linear_probe_macro_f1 is not None:
-        fewer, on = probe_training_images(facts), probe_evaluated_images(outcome.metrics, probe)
+        fewer, on = facts.probe_training_images, probe_evaluated_images(outcome.metrics, probe)
         trained = "" if fewer is None else f", trained on {fewer}"
         yield (
             f"Linear probe on the initial weights{trained}{f', on {on}' if on else ''}: top-1 "

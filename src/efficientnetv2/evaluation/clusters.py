@@ -12,7 +12,7 @@ import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset, resolved_files
 from efficientnetv2.data.folds import KEPT_WHOLE
-from efficientnetv2.data.groups import BLOCKS, Grouping, groupings, has_groups, has_places
+from efficientnetv2.data.groups import BLOCKS, groupings, has_groups, has_places
 from efficientnetv2.data.records import Ints, copy_groups
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.utils.errors import InputError
@@ -24,68 +24,55 @@ class Clusters:
     """(N,) cluster ids of images, and what they are: "places", "groups", ...; None for identical files alone."""
 
     clusters: Ints
-    what: str | None
+    unit: str | None
 
     def by_path(self, paths: Sequence[str]) -> pd.Series[int] | None:
-        """The cluster ids indexed by path, as comparisons take them; None for identical files alone."""
-        return None if self.what is None else pd.Series(self.clusters, index=pd.Index(paths))
+        """The cluster ids indexed by path; None for identical files alone."""
+        return None if self.unit is None else pd.Series(self.clusters, index=pd.Index(paths))
 
 
 def split_clusters(folder: Path, paths: Sequence[str]) -> Clusters | None:
-    """What the split or the folds of a run directory kept whole among its evaluated images.
+    """What the split or the folds of a run directory kept whole among its evaluated images, ``paths``.
 
-    For the images of folds this is what the folds were made of (``data.folds.KEPT_WHOLE``). Otherwise it is the
-    strictest grouping by location or group that has no cluster on two sides. A grouping that the split ignored says
-    nothing about the intervals.
-
-    Args:
-        paths: The evaluated images, as in ``predictions.csv``.
-
-    Returns:
-        None if no location or group is known, the split ignored them, or all images are of one cluster.
+    For images of folds this is what the folds were made of. Otherwise it is the strictest grouping by location or
+    group that has no cluster on two sides. None if none is known, the split ignored them, or there is one cluster.
     """
     dataset = _run_dataset(folder)
     prefix = None if dataset is None or not len(paths) else relative_prefix(dataset.paths, paths)
     if dataset is None or prefix is None:
         return None
     row_of = {path.removeprefix(prefix): row for row, path in enumerate(dataset.paths)}
-    return _kept_clusters(dataset, np.array([row_of[path] for path in paths], dtype=np.int64))
+    return _unsplit_clusters(dataset, np.array([row_of[path] for path in paths], dtype=np.int64))
 
 
 def evaluation_clusters(run: Path | None, images: ImageDataset) -> Clusters | None:
-    """Clusters of the images that a model is evaluated on.
+    """Clusters of the images that a model, of a run directory or None, is evaluated on.
 
     Images that its own run held out have the clusters of its report, unless more is known here: groups, or locations.
-    For other images no split says what is related, so the clusters are the least that ``data.groups`` keeps whole: the
-    smallest blocks joined with groups, or groups alone if that joins all. Augmented copies stay with their original.
-
-    Args:
-        run: Run directory of the model. None if there is none.
-
-    Returns:
-        None if no location, group or copy is known, the split of the run ignored them, or all images are of one
-        cluster.
+    For other images no split says what is related: the clusters are the smallest blocks joined with groups, or groups
+    alone if that joins all. Augmented copies stay with their original. None as in ``split_clusters``.
     """
     dataset = None if run is None else _run_dataset(run)
     if dataset is not None:
         row_of = {file: row for row, file in enumerate(resolved_files(dataset))}
         rows = np.array([row_of.get(file, -1) for file in resolved_files(images)], dtype=np.int64)
-        if (rows >= 0).all() and not _more_is_known(images, dataset.select(rows)):
-            found = _kept_clusters(dataset, rows)
+        if (rows >= 0).all() and not any(
+            known(images) and not known(dataset.select(rows)) for known in (has_groups, has_places)
+        ):
+            found = _unsplit_clusters(dataset, rows)
             if found is not None or _from_folds(dataset, rows) or (dataset.split[rows] == "val").all():
                 return found
     *levels, copies = groupings(images, None, BLOCKS[-1:])
-    candidates = [_clusters(level) for level in levels]
+    candidates = [Clusters(level.clusters, " and ".join(level.names)) for level in levels]
     if copy_groups(images) is not None:
         candidates.append(Clusters(copies.clusters, "images with their copies"))
     return next((each for each in candidates if len(np.unique(each.clusters)) > 1), None)
 
 
 def data_root(folder: Path, paths: Sequence[str]) -> str | None:
-    """What the paths in the ``predictions.csv`` of a run directory are relative to.
+    """The folder without links, or URL, that paths in the ``predictions.csv`` of a run directory are relative to.
 
-    Returns:
-        A folder without links, or a URL; '' if every path is absolute; None if unknown, as for an evaluation.
+    '' if every path is absolute; None if unknown, as for an evaluation.
     """
     dataset = _run_dataset(folder)
     if dataset is None:
@@ -116,20 +103,14 @@ def different_root_note(first: str | None, second: str | None) -> str:
 
 
 def _run_dataset(folder: Path) -> ImageDataset | None:
+    file = run_file(folder, "dataset.csv")
     try:
-        return ImageDataset.from_csv(
-            run_file(folder, "dataset.csv"), root=folder.absolute(), source=str(folder)
-        )
+        return ImageDataset.from_csv(file, root=folder.absolute(), source=str(folder))
     except InputError:
         return None
 
 
-def _more_is_known(images: ImageDataset, run_images: ImageDataset) -> bool:
-    """Whether groups, or all locations, are known that the run did not know of the same images."""
-    return any(known(images) and not known(run_images) for known in (has_groups, has_places))
-
-
-def _kept_clusters(dataset: ImageDataset, rows: Ints) -> Clusters | None:
+def _unsplit_clusters(dataset: ImageDataset, rows: Ints) -> Clusters | None:
     """``split_clusters`` of the images of these rows."""
     from_folds = _from_folds(dataset, rows)
     sides = dataset.table["fold" if from_folds else "split"].astype(str).replace("minival", "train")
@@ -139,7 +120,7 @@ def _kept_clusters(dataset: ImageDataset, rows: Ints) -> Clusters | None:
     for candidate in _candidates(dataset.select(used), from_folds=from_folds):
         clusters = candidate.clusters[evaluated]
         if len(np.unique(clusters)) > 1 and (sides.groupby(candidate.clusters).nunique() == 1).all():
-            return Clusters(clusters, candidate.what)
+            return Clusters(clusters, candidate.unit)
     return None
 
 
@@ -151,24 +132,16 @@ def _from_folds(dataset: ImageDataset, rows: Ints) -> bool:
 def _candidates(dataset: ImageDataset, *, from_folds: bool) -> list[Clusters]:
     """Possible clusters, the strictest first; for folds what they were made of comes first."""
     levels = groupings(dataset, None)[:-1]
-    candidates = [_clusters(level) for level in levels]
+    candidates = [Clusters(level.clusters, " and ".join(level.names)) for level in levels]
     if KEPT_WHOLE not in dataset.table:
         return candidates
     clusters = pd.factorize(dataset.table[KEPT_WHOLE])[0].astype(np.int64)  # in blocks of any size
-    whole = Clusters(clusters, _unit_of(clusters, levels))
+    if any(level.block is None and np.array_equal(clusters, level.clusters) for level in levels):
+        unit: str | None = "groups"
+    else:
+        unit = candidates[0].unit if candidates else "places or groups"
+    fold_clusters = Clusters(clusters, unit)
     if from_folds:
-        return [whole, *candidates]
+        return [fold_clusters, *candidates]
     # A run of one fold, or a run on the table of a cross-validation with a split of its own.
-    return sorted([whole, *candidates], key=lambda each: len(np.unique(each.clusters)))
-
-
-def _clusters(level: Grouping) -> Clusters:
-    return Clusters(level.clusters, " and ".join(level.names))
-
-
-def _unit_of(clusters: Ints, levels: Sequence[Grouping]) -> str:
-    """What folds were made of: groups if the clusters equal these, otherwise whatever is known."""
-    by_group = [level for level in levels if level.block is None]
-    if any(np.array_equal(clusters, level.clusters) for level in by_group):
-        return "groups"
-    return " and ".join(levels[0].names) if levels else "places or groups"
+    return sorted([fold_clusters, *candidates], key=lambda each: len(np.unique(each.clusters)))

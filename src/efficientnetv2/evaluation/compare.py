@@ -31,32 +31,25 @@ from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.legacy import run_file, upgrade
 from efficientnetv2.utils.shell import shell_join
 
-# Number of the newest runs beside this one to look at. Ours.
+# Number of the newest runs that are considered as the previous one. Ours.
 _MAX_RUNS = 20
-# Where a run keeps the predictions of the one that it is to be compared with, which may be gone when it ends.
+# Folder of a run for the baseline's predictions, since the baseline may be gone when the run ends.
 _SAVED = "against"
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """A finished run, cross-validation or evaluation.
-
-    Attributes:
-        report: Its ``report.json``.
-        history: Rows of its ``metrics.jsonl``.
-        predictions: As of ``load_predictions``.
-        root: What their paths are relative to, as of ``data_root``.
-    """
+    """A finished run, cross-validation or evaluation."""
 
     name: str
-    report: Mapping[str, Any]
-    history: tuple[MetricsRow, ...]
-    predictions: pd.DataFrame
-    root: str | None = None
+    report: Mapping[str, Any]  # report.json
+    history: tuple[MetricsRow, ...]  # metrics.jsonl
+    predictions: pd.DataFrame  # of ``load_predictions``
+    root: str | None = None  # ``data_root`` of their paths
 
     @property
     def train_s(self) -> float | None:
-        """Seconds of training without validation and saving, if the rows say it. None for an evaluation."""
+        """Seconds of training without validation and saving, if the rows have it. None for an evaluation."""
         seconds = sum(row.get("train_s", 0.0) for row in self.history if row["kind"] == "train")
         if seconds or "run" in self.report:
             return float(seconds or self.report["wall_s"])
@@ -74,11 +67,7 @@ class FinishedRun:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> FinishedRun:
-        """Read a run directory.
-
-        Raises:
-            InputError: It is not a run, the run is not finished, or its images have several labels.
-        """
+        """Read a run directory; raises InputError if it is unfinished, no run, or multi-label."""
         for file in ("report.json", "predictions.csv"):
             if not (folder / file).is_file():
                 resume = shell_join(["--output", str(folder), "--resume"])
@@ -89,9 +78,7 @@ class FinishedRun:
                 )
         report = read_object(folder / "report.json", fix="Leave that run out.")
         if "macro_f1" not in report:
-            raise InputError(
-                f"{folder}: its images have several labels; compare takes runs with one label per image. Leave it out."
-            )
+            raise InputError(f"{folder}: compare needs one label per image, not several. Leave this run out.")
         predictions = load_predictions(folder)
         root = data_root(folder, list(predictions.index))
         return cls(name, report, tuple(RunDir(folder).history()), predictions, root)
@@ -111,19 +98,12 @@ class RunComparison:
 
 @dataclass(frozen=True)
 class UnpairedComparison:
-    """Differences of metrics between two runs on different images.
-
-    Attributes:
-        images: Numbers of images of the two runs.
-        shared: Number of images in both.
-        metrics: Differences by the metric's name in ``report.json``.
-        optimistic: ``optimistic_warning`` of the runs.
-    """
+    """Differences of metrics between two runs on different images."""
 
     images: tuple[int, int]
-    shared: int
-    metrics: Mapping[str, Difference]
-    optimistic: str = ""
+    shared: int  # images in both
+    metrics: Mapping[str, Difference]  # by the metric's name in report.json
+    optimistic: str = ""  # ``optimistic_warning`` of the runs
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; differences as fractions."""
@@ -138,11 +118,13 @@ def compare_unpaired(first: FinishedRun, second: FinishedRun) -> UnpairedCompari
     classes = [set(each.predictions.get("true_label", ())) for each in (first, second)]
     if not classes[0] or classes[0] != classes[1]:
         return None
-    both = [each.report["intervals"] for each in (first, second)]
+    intervals = [each.report["intervals"] for each in (first, second)]
     metrics = {
-        name: unpaired_difference((first.report[name], *both[0][name]), (second.report[name], *both[1][name]))
+        name: unpaired_difference(
+            (first.report[name], *intervals[0][name]), (second.report[name], *intervals[1][name])
+        )
         for name in ("top1", "macro_f1")
-        if all(name in intervals for intervals in both)
+        if all(name in each for each in intervals)
     }
     return UnpairedComparison(
         (len(first.predictions), len(second.predictions)),
@@ -155,8 +137,7 @@ def compare_unpaired(first: FinishedRun, second: FinishedRun) -> UnpairedCompari
 def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison | None:
     """First minus second run, image by image; None if they were evaluated on different images.
 
-    Raises:
-        InputError: An image has different true labels.
+    Raises InputError if an image has different true labels.
     """
     if not first.predictions.index.symmetric_difference(second.predictions.index).empty:
         return None
@@ -168,67 +149,57 @@ def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison | Non
         by_name=different_root_note(first.root, second.root),
         optimistic=optimistic_warning([each.name for each in (first, second) if each.optimistic]),
     )
-    times = (first.train_s, second.train_s)
-    return RunComparison(
-        found, None if times[0] is None or times[1] is None else times[0] / max(1e-9, times[1])
-    )
+    seconds = (first.train_s, second.train_s)
+    ratio = None if seconds[0] is None or seconds[1] is None else seconds[0] / max(1e-9, seconds[1])
+    return RunComparison(found, ratio)
 
 
 @dataclass(frozen=True, eq=False)
 class PreviousRun:
     """A run or evaluation to compare with."""
 
-    name: str  # Name for users
-    predictions: pd.DataFrame  # See ``evaluation.predictions.load_predictions``
-    by_name: str = ""  # Note that the images lie elsewhere and are compared by name; '' if they do not
-    optimistic: str = ""  # Warning that its metrics are optimistic, by its report; '' if they are not
+    name: str
+    predictions: pd.DataFrame  # of ``load_predictions``
+    by_name: str = ""  # note that the images lie elsewhere and are compared by name
+    optimistic: str = ""  # warning that its metrics are optimistic
 
     @classmethod
-    def named(cls, folder: Path, predictions: pd.DataFrame, images: ImageDataset) -> PreviousRun:
-        """The run or evaluation of a folder, with its predictions, to compare on images to be predicted.
+    def for_images(cls, folder: Path, predictions: pd.DataFrame, images: ImageDataset) -> PreviousRun:
+        """The run or evaluation of a folder, to compare on images that are to be predicted.
 
-        Raises:
-            InputError: The images have several labels or other labels, or none of them was predicted there.
+        Raises InputError if the images have several or other labels, or none of them was predicted there.
         """
         labels = {"true_label": list(images.table["label"])}
-        own = pd.DataFrame(labels, index=pd.Index(images.paths, name="path"))
+        table = pd.DataFrame(labels, index=pd.Index(images.paths, name="path"))
         root = images.root.rstrip("/") if isinstance(images.root, str) else os.path.realpath(images.root)
-        return cls.beside(folder, predictions, own, root=root, separator=images.separator)
+        return cls.for_predictions(folder, predictions, table, root=root, separator=images.separator)
 
     @classmethod
-    def beside(
+    def for_predictions(
         cls,
         folder: Path,
         predictions: pd.DataFrame,
-        own: pd.DataFrame,
+        table: pd.DataFrame,
         *,
         root: str | None,
         separator: str | None,
     ) -> PreviousRun:
-        """The same, to compare with other predictions.
-
-        Args:
-            folder: Folder of the run or evaluation.
-            predictions: Its predictions.
-            own: Those to compare, with a column ``true_label``, by path.
-            root: What their paths start from (``evaluation.clusters.data_root``).
-            separator: Separator of their labels, if an image may have several.
-
-        Raises:
-            InputError: See ``named``.
-        """
+        """The same, to compare with a table of ``true_label`` by path; ``root`` is its ``data_root``."""
         if separator is not None:
-            raise InputError("--baseline is for pictures of one label, but these have several. Leave it out.")
-        both = common_images(own, predictions)
+            raise InputError(
+                "`baseline` needs one label per image, but these images have several. Leave it out."
+            )
+        both = common_images(table, predictions)
         if not len(both):
             raise InputError(
-                f"--baseline {folder}: it answered none of these pictures, so nothing can be compared. Evaluate that "
-                "model on the same DATA, and give the folder of that evaluation."
+                f"`baseline` {folder} has no prediction of these images. Evaluate that model on the same data, and "
+                "give the folder of that evaluation."
             )
         name = folder.resolve().name
         note = different_root_note(root, data_root(folder, list(predictions.index)))
-        warning = optimistic_warning([name] if _is_optimistic(folder) else [])
-        return cls(name, predictions.loc[both], note, warning)
+        return cls(
+            name, predictions.loc[both], note, optimistic_warning([name] if _is_optimistic(folder) else [])
+        )
 
     def qualified(self, difference: PairedDifference) -> PairedDifference:
         """A difference from this run, with its notes."""
@@ -237,8 +208,7 @@ class PreviousRun:
     def save(self, folder: Path) -> dict[str, str]:
         """Save it in a run directory; returns plain values for ``load``."""
         save_predictions(folder / _SAVED, self.predictions.reset_index(names="path"))
-        notes = {"against_by_name": self.by_name, "against_optimistic": self.optimistic}
-        return {"against": self.name, **notes}
+        return {"against": self.name, "against_by_name": self.by_name, "against_optimistic": self.optimistic}
 
     @classmethod
     def load(cls, folder: Path, saved: Mapping[str, Any]) -> PreviousRun | None:
@@ -251,29 +221,28 @@ class PreviousRun:
 
 
 def _is_optimistic(folder: Path) -> bool:
-    """Whether the report of a run or an evaluation calls its metrics optimistic."""
     try:
         return bool(json.loads((folder / "report.json").read_text(encoding="utf-8"))["optimistic"])
-    except (OSError, ValueError, KeyError, TypeError):  # without a report, the predictions count alone
+    except (OSError, ValueError, KeyError, TypeError):  # predictions without a report
         return False
 
 
 def find_previous_run(
     folder: Path, predictions: pd.DataFrame, *, split_by: str | None = None
 ) -> tuple[str, pd.DataFrame] | None:
-    """Name and predictions of the newest finished run beside a run, on the same images in the same place.
+    """Name and predictions of the newest finished run next to a run, on the same images in the same place.
 
-    Runs with optimistic metrics are passed over: what is better may look worse. A cross-validation is compared with
-    another one whose folds have the same rule, ``split_by`` (None for a run).
+    Runs with optimistic metrics are left out. A cross-validation is compared with one of the same fold rule,
+    ``split_by`` (None for a run).
     """
     kind = next((name for name in RUN_MARKERS if run_file(folder, name).exists()), None)
     if kind is None:
         return None
-    own, root = folder.resolve(), data_root(folder, list(predictions.index))
+    this, root = folder.resolve(), data_root(folder, list(predictions.index))
     reports = sorted(
-        own.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True
+        this.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True
     )
-    others = [file for file in reports if file.parent != own and run_file(file.parent, kind).exists()]
+    others = [file for file in reports if file.parent != this and run_file(file.parent, kind).exists()]
     for file in others[:_MAX_RUNS]:
         try:
             report = upgrade(json.loads(file.read_text(encoding="utf-8")))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.readers import BestEffortReader, display_reader
 from efficientnetv2.evaluation import thumbnails
-from efficientnetv2.evaluation.html import Section
+from efficientnetv2.evaluation.html import TemplateSection
 from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
@@ -45,16 +46,7 @@ _STEPS_SHOWN = 2
 class EvaluationResult:
     """Metrics of predictions on labeled images, and the report on them.
 
-    Args:
-        predictions: Predictions of images of the dataset.
-        dataset: Labeled images.
-        class_names: Classes of the network.
-        metadata: Everything else that the report says.
-        wanted: Options of the report.
-        known: What is known besides the predictions.
-
-    Raises:
-        InputError: On first use, where an option does not fit these images.
+    Raises InputError on first use, where an option does not fit these images.
     """
 
     def __init__(
@@ -64,11 +56,11 @@ class EvaluationResult:
         class_names: Sequence[str],
         metadata: ReportMetadata,
         *,
-        wanted: ReportOptions | None = None,
-        known: ReportInputs | None = None,
+        options: ReportOptions | None = None,
+        inputs: ReportInputs | None = None,
     ) -> None:
         self.predictions, self.dataset, self.metadata = predictions, dataset, metadata
-        self.wanted, self.known = wanted or ReportOptions(), known or ReportInputs()
+        self.options, self.inputs = options or ReportOptions(), inputs or ReportInputs()
         self.class_names = tuple(class_names)
 
     @cached_property
@@ -80,7 +72,7 @@ class EvaluationResult:
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """95 % intervals by metric, bootstrapped by cluster where images belong together."""
-        clusters = self.known.whole
+        clusters = self.inputs.clusters
         return metric_intervals(
             self.metrics,
             self.predictions.labels,
@@ -91,26 +83,23 @@ class EvaluationResult:
 
     @cached_property
     def findings(self) -> ReportFindings:
-        """Sections of the report, and the context of its summary."""
+        """Sections of the report, and the context of its questions."""
         return build_sections(
             self.predictions,
             self.dataset,
             self.class_names,
-            self.wanted,
-            self.known,
-            trainers=self.metadata.training_images,
-            choosers=self.metadata.selection_images,
-            reach=self.intervals["top1"],
-            key=Key.of(self.metadata.seed or 0).fold("findings"),
+            self.metadata,
+            self.options,
+            self.inputs,
+            self.intervals["top1"],
         )
 
     @cached_property
     def _report(self) -> Report:
         """The report without thumbnails, curves and links."""
+        sections, context = self.findings.sections, self.findings.context
         errors = self._errors(thumbnail=lambda row: None)
-        return Report(
-            self.metrics, self.intervals, self.metadata, errors, self.findings.sections, self.findings.context
-        )
+        return Report(self.metrics, self.intervals, self.metadata, errors, sections, context)
 
     @property
     def next_lines(self) -> list[str]:
@@ -124,24 +113,21 @@ class EvaluationResult:
         *,
         history: Sequence[dict[str, Any]] = (),
         sizes: SizeCurve | None = None,
-        sections: Sequence[Section] = (),
+        sections: Sequence[TemplateSection] = (),
     ) -> None:
         """Write ``report.json``, ``report.html`` and ``predictions.csv`` into an existing folder."""
         reader = BestEffortReader(display_reader(self.dataset))
         errors = self._errors(
             thumbnail=lambda row: reader.read(row, lambda source: thumbnails.shrink(load_image(source)))
         )
-        report = Report(
-            self.metrics,
-            self.intervals,
-            self.metadata,
+        report = replace(
+            self._report,
             errors=errors,
             sections=(*sections, *self.findings.sections),
-            context=self.findings.context,
             history=history,
             sizes=sizes,
             links=_links(folder, self.metadata.data),
-            images=self._addresses(folder, errors),
+            images=self._image_links(folder, errors),
         )
         try:
             report.write(folder)
@@ -157,27 +143,25 @@ class EvaluationResult:
 
     def table(self) -> pd.DataFrame:
         """Contents of ``predictions.csv``."""
-        predicted, clusters = self.dataset.select(self.predictions.samples), self.known.whole
+        predicted, clusters = self.dataset.select(self.predictions.samples), self.inputs.clusters
         return predictions_table(
             self.predictions,
             list(predicted.paths),
             self.class_names,
             true_labels=list(predicted.table["label"]),
-            clusters=None if clusters is None or clusters.what is None else clusters.clusters,
+            clusters=None if clusters is None or clusters.unit is None else clusters.clusters,
         )
 
-    def _addresses(self, folder: Path, errors: Sequence[Misclassification]) -> dict[str, str]:
+    def _image_links(self, folder: Path, errors: Sequence[Misclassification]) -> dict[str, str]:
         """Path → link from ``folder`` of the images on the page that are files."""
-        galleries = (
-            gallery for section in self.findings.sections for gallery in section.data.get("galleries", ())
-        )
-        shown = {*(error.path for error in errors), *(path for each in galleries for path in each["paths"])}
+        shown = {error.path for error in errors}
+        for section in self.findings.sections:
+            shown.update(path for gallery in section.data.get("galleries", ()) for path in gallery["paths"])
         rows = {path: row for row, path in enumerate(self.dataset.paths) if path in shown}
         files = {path: Path(self.dataset.file(row)) for path, row in rows.items()}
-        return {path: _address(file, folder) for path, file in files.items() if file.is_file()}
+        return {path: _link(file, folder) for path, file in files.items() if file.is_file()}
 
     def _errors(self, thumbnail: Callable[[int], Image.Image | None]) -> list[Misclassification]:
-        """The most confident errors, with the thumbnail of each row of the dataset."""
         labels, probabilities = self.predictions.labels, self.predictions.probabilities
         targets = labels.reshape(len(probabilities), -1)
         errors = []
@@ -195,8 +179,7 @@ class EvaluationResult:
         return errors
 
 
-def _address(file: Path, folder: Path) -> str:
-    """A link to a file from a page in a folder."""
+def _link(file: Path, folder: Path) -> str:
     try:
         return quote(os.fsencode(os.path.relpath(file, folder).replace(os.sep, "/")))
     except ValueError:  # on another drive of Windows
@@ -204,14 +187,13 @@ def _address(file: Path, folder: Path) -> str:
 
 
 def _links(folder: Path, data: str) -> dict[str, str]:
-    """Title → address of the other files of a report."""
     folds = sorted(
         folder.glob("fold*/report.html"), key=lambda file: (len(file.parent.name), file.parent.name)
     )
     check = default_check_dir(data) / "inspection.html"
     return {
-        **{f"Report of {file.parent.name}": _address(file, folder) for file in folds},
-        **({"Dataset check": _address(check, folder)} if check.is_file() else {}),
+        **{f"Report of {file.parent.name}": _link(file, folder) for file in folds},
+        **({"Dataset check": _link(check, folder)} if check.is_file() else {}),
         "Predictions (CSV)": "predictions.csv",
         "All metrics (JSON)": "report.json",
     }
@@ -225,9 +207,9 @@ def library_versions() -> dict[str, str]:
 
 def file_hashes(*files: Path) -> dict[str, str]:
     """File name → SHA-256, of the files that exist."""
-    found = {}
+    hashes = {}
     for file in files:
         if file.is_file():
             with file.open("rb") as opened:
-                found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-    return found
+                hashes[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return hashes

@@ -6,7 +6,7 @@ arXiv:1610.02391, as in captum. A map shows which regions support a class, not w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +22,8 @@ from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import Pixels, display_channels
 from efficientnetv2.data.readers import BestEffortReader, eval_reader
 from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation import thumbnails
-from efficientnetv2.evaluation.html import TemplateSection, thumbnail
+from efficientnetv2.evaluation.html import TemplateSection
+from efficientnetv2.evaluation.thumbnails import CONTRAST_NOTE, encode_thumbnail, is_low_contrast
 from efficientnetv2.inference.predict import Predictions, retry_halving_batch
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import Preprocessing
@@ -34,9 +34,9 @@ from efficientnetv2.utils.probability import probabilities
 # Batch size; less if memory runs out. Ours.
 _BATCH = 8
 # Opacity of a map at its maximum. Ours.
-_COVER = 0.6
+_OPACITY = 0.6
 # Confusions, images of each, and images of the other galleries: well below 1 MB. Ours.
-_PAIRS, _OF_A_PAIR, _OF_OTHERS = 3, 4, 8
+_CONFUSIONS, _IMAGES_OF_CONFUSION, _IMAGES_OF_GALLERY = 3, 4, 8
 # Size and JPEG quality of images. Ours.
 _PX, _QUALITY = 144, 75
 
@@ -84,23 +84,18 @@ def explain_folds(
 ) -> tuple[TemplateSection, ...]:
     """The section on out-of-fold predictions: each image is explained by the model that predicted it.
 
-    Args:
-        model_of: Loads the model of a fold, the first of ``members``. One is in memory at a time.
-        fold: (N,) fold of each prediction, from 0.
+    ``model_of`` loads the first of ``members`` models of a fold; one is in memory at a time. ``fold`` (N,) is the fold
+    of each prediction, from 0.
     """
 
     def examples(places: Sequence[int]) -> dict[int, Example]:
         found: dict[int, Example] = {}
         for number in sorted({int(fold[place]) for place in places}):
-            own = [place for place in places if fold[place] == number]
-            found |= _examples(model_of(number), predictions, dataset, None, own)
+            of_fold = [place for place in places if fold[place] == number]
+            found |= _examples(model_of(number), predictions, dataset, None, of_fold)
         return found
 
-    note = (
-        ""
-        if members == 1
-        else f"The maps are of the first of the {members} models that predicted an image together."
-    )
+    note = "" if members == 1 else f"Maps are of the first of the {members} models of a fold."
     return _section(predictions, dataset, dataset.class_names, examples, note)
 
 
@@ -117,11 +112,7 @@ def _section(
     galleries = select_galleries(labels, scores, class_names)
     found = examples(sorted({int(place) for gallery in galleries for place in gallery.places}))
     paths = [dataset.paths[int(row)] for row in predictions.samples]
-
-    def example(place: int) -> Example:
-        return found.get(place, Example(None))
-
-    return (gallery_section(galleries, labels, scores, class_names, paths, example, note=note),)
+    return (gallery_section(galleries, labels, scores, class_names, paths, found, note=note),)
 
 
 def _examples(
@@ -135,14 +126,10 @@ def _examples(
     preprocessing = preprocessing or model.preprocessing
     # Rasters by the bands of this model; those of folds differ.
     reader = BestEffortReader(eval_reader(replace(dataset, bands=preprocessing.bands or dataset.bands)))
-    images: dict[int, Pixels] = {}
-    for place in places:
-        image = reader.read(
-            int(predictions.samples[place]), partial(load_eval_image, preprocessing=preprocessing)
-        )
-        if image is not None:
-            images[place] = image
-    maps: Sequence[npt.NDArray[np.float32] | None] = [None] * len(images)
+    load = partial(load_eval_image, preprocessing=preprocessing)
+    read = {place: reader.read(int(predictions.samples[place]), load) for place in places}
+    images = {place: image for place, image in read.items() if image is not None}
+    maps: Sequence[Floats | None] = [None] * len(images)
     if images and supports_grad_cam(model):
         classes = probabilities(predictions.logits[list(images)], predictions.answer).argmax(dim=1).numpy()
         with suppress(MemoryShortError):  # no metric depends on the maps
@@ -159,27 +146,23 @@ def supports_grad_cam(model: Network) -> bool:
 
 
 def grad_cam(
-    model: Network,
-    images: npt.NDArray[np.uint8],
-    classes: npt.NDArray[np.int64],
-    *,
-    stage: int | None = None,
+    model: Network, images: npt.NDArray[np.uint8], classes: npt.NDArray[np.int64], *, stage: int | None = None
 ) -> Floats:
     """Grad-CAM of each image for a class, as (N, H, W) float32 from 0 to 1; all 0 if nothing supports the class.
 
-    The model runs in evaluation mode without parameter gradients and keeps its own mode.
-
-    Args:
-        images: (N, H, W, C) uint8 as the model's preprocessing makes them.
-        classes: (N,) class ids.
-        stage: From 1: early stages are fine and know edges, late ones coarse and know objects. None is the head, as in
-            the paper.
+    ``images`` are (N, H, W, C) as the model's preprocessing makes them. ``stage``, from 1: early ones are fine and know
+    edges, late ones coarse and know objects; None is the head, as in the paper. The model keeps its mode.
 
     Raises:
         InputError: The model is not supported, or there is no such stage.
         MemoryShortError: A single image does not fit into memory.
     """
-    layer = _layer(model, stage)
+    if not isinstance(model, EfficientNet) or not supports_grad_cam(model):
+        raise InputError("Grad-CAM needs a model of this package with a classifier; this is another model.")
+    lasts = np.cumsum([each.layers for each in model.architecture.stages]) - 1
+    if stage is not None and not 1 <= stage <= len(lasts):
+        raise InputError(f"`stage` must be 1 to {len(lasts)}, not {stage}.")
+    layer = model.head if stage is None else model.blocks[int(lasts[stage - 1])]
     from captum.attr import LayerGradCam  # takes a moment to load, and only here
 
     device = next(model.parameters()).device
@@ -191,8 +174,10 @@ def grad_cam(
         inputs = normalize(batch.to(device), mean=model.preprocessing.mean, std=model.preprocessing.std)
         target = torch.from_numpy(classes[start : start + len(batch)]).to(device)
         with torch.enable_grad():
-            found = explainer.attribute(inputs, target=target, relu_attributions=True)
-        maps.append(_resized(found.detach().float(), images.shape[1], images.shape[2]).cpu())
+            found = explainer.attribute(inputs, target=target, relu_attributions=True).detach().float()
+        large = functional.interpolate(found, images.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
+        highest = large.amax(dim=(1, 2), keepdim=True)
+        maps.append((large / highest.clamp(min=torch.finfo(torch.float32).tiny)).cpu())
         return maps[-1]
 
     most = _BATCH
@@ -218,24 +203,6 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad = True
 
 
-def _layer(model: Network, stage: int | None) -> nn.Module:
-    if not isinstance(model, EfficientNet) or model.num_classes == 0:
-        raise InputError("Grad-CAM needs a model of this package with a classifier; this is another model.")
-    if stage is None:
-        return model.head
-    lasts = np.cumsum([each.layers for each in model.architecture.stages]) - 1
-    if not 1 <= stage <= len(lasts):
-        raise InputError(f"stage must be 1 to {len(lasts)}, not {stage}.")
-    return model.blocks[int(lasts[stage - 1])]
-
-
-def _resized(maps: Tensor, height: int, width: int) -> Tensor:
-    """(N, 1, h, w) maps resized to (N, H, W), with a maximum of 1 each."""
-    large = functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)[:, 0]
-    highest = large.amax(dim=(1, 2), keepdim=True)
-    return large / highest.clamp(min=torch.finfo(torch.float32).tiny)
-
-
 def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
     """An (H, W, 3) image in gray under an (H, W) map: yellow where the most supports the class."""
     from matplotlib import colormaps
@@ -244,8 +211,10 @@ def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
     # Dark images are brightened, so that something is visible under the colors.
     gray *= 255 / max(1.0, float(np.quantile(gray, 0.99)))
     colors = 255 * colormaps["inferno"](heat)[..., :3]
-    cover = _COVER * heat[..., None] ** 0.5
-    mixed: Pixels = ((1 - cover) * gray.clip(0, 255) + cover * colors).round().clip(0, 255).astype(np.uint8)
+    opacity = _OPACITY * heat[..., None] ** 0.5
+    mixed: Pixels = (
+        ((1 - opacity) * gray.clip(0, 255) + opacity * colors).round().clip(0, 255).astype(np.uint8)
+    )
     return mixed
 
 
@@ -257,15 +226,15 @@ def select_galleries(
     galleries = []
     wrong = np.flatnonzero(predicted != labels)
     pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
-    for pair in np.argsort(-counts, kind="stable")[:_PAIRS]:
+    for pair in np.argsort(-counts, kind="stable")[:_CONFUSIONS]:
         true, called = pairs[pair]
         places = wrong[(labels[wrong] == true) & (predicted[wrong] == called)]
-        shown = places[np.argsort(-confidence[places], kind="stable")][:_OF_A_PAIR]
+        shown = places[np.argsort(-confidence[places], kind="stable")][:_IMAGES_OF_CONFUSION]
         more = f": the most confident of {counts[pair]}" if counts[pair] > len(shown) else ""
         galleries.append(Gallery(f"{class_names[true]}, predicted as {class_names[called]}{more}", shown))
     of_label = probabilities[np.arange(len(labels)), labels]
     for title, scores in (("Least confident", confidence), ("Least probable labels", of_label)):
-        galleries.append(Gallery(title, np.argsort(scores, kind="stable")[:_OF_OTHERS]))
+        galleries.append(Gallery(title, np.argsort(scores, kind="stable")[:_IMAGES_OF_GALLERY]))
     return galleries
 
 
@@ -275,41 +244,36 @@ def gallery_section(
     probabilities: npt.NDArray[np.floating],
     class_names: Sequence[str],
     paths: Sequence[str],
-    seen: Callable[[int], Example],
+    examples: Mapping[int, Example],
     *,
     note: str = "",
 ) -> TemplateSection:
-    """The section; ``seen`` gives the example at a position of the predictions, ``note`` is on the maps."""
+    """The section, with examples by their position in the predictions and a note on the maps."""
     predicted = probabilities.argmax(axis=1)
-    examples = {int(place): seen(int(place)) for gallery in galleries for place in gallery.places}
-    stretch = thumbnails.is_low_contrast(each.image for each in examples.values())
+    stretched = is_low_contrast(each.image for each in examples.values())
 
     def figure(place: int) -> dict[str, object]:
-        image, heat = examples[place].image, examples[place].heat
+        example = examples.get(place, Example(None))
+        image, heat = example.image, example.heat
         overlaid = None if image is None or heat is None else overlay_heatmap(image, heat)
         return {
-            "address": thumbnails.encode_thumbnail(image, dim=stretch, px=_PX, quality=_QUALITY),
-            "map": thumbnail(overlaid, _PX, _QUALITY),
+            "address": encode_thumbnail(image, stretched=stretched, px=_PX, quality=_QUALITY),
+            "map": encode_thumbnail(overlaid, px=_PX, quality=_QUALITY),
             "true": class_names[labels[place]],
-            "called": class_names[predicted[place]],
-            "right": bool(predicted[place] == labels[place]),
+            "predicted": class_names[predicted[place]],
+            "correct": bool(predicted[place] == labels[place]),
             "probability": float(probabilities[place, predicted[place]]),
             "path": paths[place],
         }
 
-    figures = {place: figure(place) for place in examples}
+    figures = {int(place): figure(int(place)) for gallery in galleries for place in gallery.places}
     return TemplateSection(
         "galleries.html.j2",
         {
             "galleries": [(each.title, [figures[int(place)] for place in each.places]) for each in galleries],
             "mapped": any(each["map"] for each in figures.values()),
-            "stretched": thumbnails.CONTRAST_NOTE if stretch else None,
+            "stretched": CONTRAST_NOTE if stretched else None,
             "note": note,
         },
-        {
-            "galleries": [
-                {"title": each.title, "paths": [paths[int(place)] for place in each.places]}
-                for each in galleries
-            ]
-        },
+        {"galleries": [{"title": g.title, "paths": [paths[int(p)] for p in g.places]} for g in galleries]},
     )

@@ -18,14 +18,13 @@ from efficientnetv2.evaluation.html import number, percent
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.utils.errors import pluralize
 
-# Loss of a metric in new locations that matters. Ours, as ``evaluation.report_sections`` calls less little.
+# Loss of a metric in new locations that matters. Ours.
 _MATTERS = 0.02
 #: The linear probe as the model of a ``SplitComparison``.
 PROBE = "the linear probe"
 
 About = Literal["locations", "groups", "period"]
-#: The question of a report by what is new.
-QUESTIONS: Mapping[About, str] = {
+_QUESTIONS: Mapping[About, str] = {
     "locations": "Is it as good in new locations?",
     "groups": "Is it as good for new groups?",
     "period": "Is it as good in the next period?",
@@ -43,21 +42,13 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TrainDistance:
-    """Distance of the evaluated images from the training images. The fields are keys of ``report.json``.
-
-    Attributes:
-        by: Whether locations or groups are known.
-        known: Images with a location; all images for groups, as each without a group is a group of its own.
-        near: Images within ``NEAR_KM`` of a training image, or of a group with training images.
-        median_km: Median distance to the nearest training image. None for groups.
-        groups: The same by group, if both are known.
-    """
+    """Distance of the evaluated images from the training images. The fields are keys of ``report.json``."""
 
     by: Literal["place", "group"]
-    known: int
-    near: int
-    median_km: float | None = None
-    groups: TrainDistance | None = None
+    known: int  # images with a location; all images for groups, as each without a group is its own group
+    near: int  # images within ``NEAR_KM`` of a training image, or of a group with training images
+    median_km: float | None = None  # to the nearest training image; None for groups
+    groups: TrainDistance | None = None  # the same by group, if both are known
 
     @property
     def new(self) -> bool:
@@ -69,20 +60,24 @@ class TrainDistance:
         """``locations``, ``groups``, or both."""
         return " and ".join(_NOUNS[each.by] for each in (self, self.groups) if each is not None)
 
+    @property
+    def group_distance(self) -> TrainDistance | None:
+        """The distance by group, if groups are known."""
+        return self if self.by == "group" else self.groups
+
     def describe(self) -> str:
         """Sentences on both distances."""
         sentences = []
         if self.by == "place":
-            near = f"{pluralize(self.near, 'image')} of {self.known:,} ({percent(self.near / self.known)})"
-            sentences.append(
-                f"Within {NEAR_KM:g} km of a training image: {near if self.near else 'no image'}."
-            )
-            if not self.near and self.median_km is not None:
-                sentences.append(
-                    f"Half of them are {number(float(f'{self.median_km:.2g}'))} km away or farther."
+            near = "no image"
+            if self.near:
+                near = (
+                    f"{pluralize(self.near, 'image')} of {self.known:,} ({percent(self.near / self.known)})"
                 )
-        groups = self if self.by == "group" else self.groups
-        if groups is not None:
+            elif self.median_km is not None:
+                near += f"; half of them are {number(float(f'{self.median_km:.2g}'))} km away or farther"
+            sentences.append(f"Within {NEAR_KM:g} km of a training image: {near}.")
+        if (groups := self.group_distance) is not None:
             share = (
                 f"{percent(groups.near / groups.known)} of the images are" if groups.near else "No image is"
             )
@@ -105,20 +100,16 @@ def fold_train_distance(dataset: ImageDataset, parts: Sequence[tuple[Ints, Ints]
 
 def _distance(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
     """Over pairs of (N,) training and evaluated images."""
-    by_location, by_group = _location_distance(dataset, pairs), _group_distance(dataset, pairs)
-    return by_group if by_location is None else replace(by_location, groups=by_group)
-
-
-def _location_distance(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
+    by_group = _group_distance(dataset, pairs)
     places = Places.of(dataset)
     if places is None:
-        return None
+        return by_group
     located = [(train[places.rows], test[places.rows]) for train, test in pairs]
     found = [places.nearest_km(test, train)[test] for train, test in located if train.any() and test.any()]
     if not found:
-        return None
+        return by_group
     km = np.concatenate(found)
-    return TrainDistance("place", len(km), int((km <= NEAR_KM).sum()), float(np.median(km)))
+    return TrainDistance("place", len(km), int((km <= NEAR_KM).sum()), float(np.median(km)), by_group)
 
 
 def _group_distance(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]]) -> TrainDistance | None:
@@ -136,19 +127,12 @@ def _group_distance(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]])
 
 @dataclass(frozen=True)
 class SplitComparison:
-    """Metrics of the same images with random folds and with folds by location.
+    """Metrics of the same images with random folds and with folds by location, by name."""
 
-    Attributes:
-        what: The model: ``PROBE``, ``the trained networks``.
-        at_random: Metrics with random folds, by name.
-        by_place: Metrics with spatial blocks.
-        difference: Random minus spatial.
-    """
-
-    what: str
+    what: str  # the model: ``PROBE``, "the trained networks"
     at_random: Mapping[str, float]
     by_place: Mapping[str, float]
-    difference: Mapping[str, Difference]
+    difference: Mapping[str, Difference]  # random minus by location
 
     @property
     def flattering(self) -> bool:
@@ -171,17 +155,14 @@ class SplitComparison:
             # The probe shows the bias, but the trained model is what the user quotes.
             quoted = "the metrics of the trained model" if self.what == PROBE else "the metrics"
             return (
-                f"Random folds are optimistic: metrics of {self.what} are higher with random folds than by location "
-                f"({values}). For new locations, quote {quoted} by location."
+                f"Random folds are optimistic: metrics of {self.what} are lower by location ({values}). For new "
+                f"locations, quote {quoted} by location."
             )
         if any(each.high < 0 for each in self._main):
             return (
-                f"Random folds are not optimistic: metrics of {self.what} are higher by location ({values}). The "
-                "assignment to folds may explain it."
+                f"Random folds are not optimistic: metrics of {self.what} are higher by location ({values})."
             )
-        return (
-            f"With random folds and by location, metrics of {self.what} differ only within chance: {values}."
-        )
+        return f"Random folds and folds by location differ only within chance for {self.what}: {values}."
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -194,29 +175,27 @@ class SplitComparison:
 
 @dataclass(frozen=True)
 class NewPlaceEstimate:
-    """What is known of new locations, groups or periods: a verdict in a few words, and its sentences.
-
-    Attributes:
-        known: Whether the metrics hold for new locations.
-        command: Command that would measure it, or measure it better.
-        about: What is new.
-    """
+    """What is known of new locations, groups or periods: a verdict in a few words, and its sentences."""
 
     verdict: str
     text: str
-    known: bool
-    command: str | None = None
+    known: bool  # whether the metrics hold for new locations
+    command: str | None = None  # which would measure it, or measure it better
     about: About = "locations"
+
+    @property
+    def question(self) -> str:
+        """The question that it answers."""
+        return _QUESTIONS[self.about]
 
 
 def hold_out_estimate(distance: TrainDistance) -> NewPlaceEstimate:
     """What a single held-out split says of new locations or groups."""
     about, command = _NOUNS[distance.by], f"effnetv2 crossval DATA --by {distance.by}"
     if distance.new:
-        text = f"{distance.describe()} Cross-validation evaluates all {distance.nouns}, not only these:"
-        return NewPlaceEstimate(
-            f"These are new {distance.nouns}.", text, about == "locations", command, about
-        )
+        text = f"{distance.describe()} To evaluate all {distance.nouns}, not only these, cross-validate:"
+        verdict = f"These are new {distance.nouns}."
+        return NewPlaceEstimate(verdict, text, about == "locations", command, about)
     by = about[:-1] + (" with whole groups" if distance.groups is not None else "")
     text = f"{distance.describe()} Cross-validation by {by} measures it:"
     return NewPlaceEstimate("Not measured.", text, False, command, about)
@@ -245,56 +224,41 @@ def new_place_estimate(
 
 def _distance_estimate(by: str, distance: TrainDistance) -> NewPlaceEstimate:
     """For folds that ignore locations."""
-    about, text = _NOUNS[distance.by], distance.describe()
-    groups = distance if distance.by == "group" else distance.groups
+    about, text, command = _NOUNS[distance.by], distance.describe(), None
+    groups = distance.group_distance
     if distance.new:
         return NewPlaceEstimate(f"These are new {distance.nouns}.", text, about == "locations", about=about)
     if groups is not None and not groups.near:
         return NewPlaceEstimate("These are new groups.", text, known=False, about=about)
-    command = None
-    if (
-        by == "class"
-    ):  # the rule auto keeps groups whole if it can: the notes on the folds say why it could not
-        text, command = (
-            f"{text} Cross-validation by {about[:-1]} measures it:",
-            f"effnetv2 crossval DATA --by {distance.by}",
-        )
+    if by == "class":  # the rule auto keeps groups whole if it can, and the notes on the folds say why not
+        text += f" Cross-validation by {about[:-1]} measures it:"
+        command = f"effnetv2 crossval DATA --by {distance.by}"
     return NewPlaceEstimate("Not measured.", text, known=False, command=command, about=about)
 
 
 def _spatial_estimate(distance: TrainDistance, compared: SplitComparison | None) -> NewPlaceEstimate:
     """For spatial folds: images on two sides of the border of a block are neighbors."""
-    behind = "" if compared is None else f" {compared.sentence()}"
-    few = distance.near < _MATTERS * distance.known  # too few to change a metric by what matters
-    if few:
+    suffix = "" if compared is None else f" {compared.sentence()}"
+    if distance.near < _MATTERS * distance.known:  # too few to change a metric by what matters
         exception = f", except for {pluralize(distance.near, 'image')}" if distance.near else ""
         verdict = f"That is what is measured here{exception}."
-        return NewPlaceEstimate(verdict, f"{distance.describe()}{behind}", known=True)
-    half = 2 * distance.near > distance.known
-    verdict = "Not measured." if half else "That is measured here in part."
-    text = f"{distance.describe()} Larger blocks (--block-degrees) have fewer borders.{behind}"
-    return NewPlaceEstimate(verdict, text, known=not half)
+        return NewPlaceEstimate(verdict, f"{distance.describe()}{suffix}", known=True)
+    most = 2 * distance.near > distance.known
+    verdict = "Not measured." if most else "That is measured here in part."
+    text = f"{distance.describe()} Larger blocks (`block_degrees`) have fewer borders.{suffix}"
+    return NewPlaceEstimate(verdict, text, known=not most)
 
 
 def _compared_estimate(compared: SplitComparison) -> NewPlaceEstimate:
     """For random folds compared with spatial ones. A trained model may lose more or less than the probe."""
-    case = "worse" if compared.flattering else "alike" if compared.alike else "unknown"
+    case = 0 if compared.flattering else 1 if compared.alike else 2
     if compared.what != PROBE:
-        verdicts = {
-            "worse": "Worse.",
-            "alike": "No worse beyond chance.",
-            "unknown": "Too few images to tell.",
-        }
-        return NewPlaceEstimate(verdicts[case], compared.sentence(), known=case != "unknown")
-    probe = {
-        "worse": "is worse there",
-        "alike": "is no worse there beyond chance",
-        "unknown": "does not tell",
-    }
+        verdict = ("Worse.", "No worse beyond chance.", "Too few images to tell.")[case]
+        return NewPlaceEstimate(verdict, compared.sentence(), known=case != 2)
+    probe = ("is worse there", "is no worse there beyond chance", "does not tell")[case]
     return NewPlaceEstimate(
-        f"Not measured for the model; the probe {probe[case]}.",
-        f"{compared.sentence()} A trained model may lose more or less than the probe. To measure it, train with both "
-        "kinds of folds:",
+        f"Not measured for the model; the probe {probe}.",
+        f"{compared.sentence()} A trained model may lose more or less. To measure it, train with both kinds of folds:",
         known=False,
         command="effnetv2 crossval DATA --compare-splits",
     )
@@ -322,20 +286,20 @@ class Places:
         points, point = np.unique(self.radians, axis=0, return_inverse=True)
         return points, point.reshape(-1).astype(np.int64)
 
-    def nearest_km(self, asking: Bools, among: Bools) -> Floats:
-        """(n,) kilometers from each ``asking`` image to the nearest other ``among`` image; infinite for the rest."""
+    def nearest_km(self, queried: Bools, among: Bools) -> Floats:
+        """(n,) kilometers from each ``queried`` image to the nearest other ``among`` image; infinite for the rest."""
         from sklearn.neighbors import BallTree  # takes a second to load
 
         distances = np.full(len(self.rows), np.inf)
-        if among.any() and asking.any():
+        if among.any() and queried.any():
             points, point = self._distinct
             counts = np.bincount(point[among], minlength=len(points))
-            targets, queries = np.flatnonzero(counts), np.unique(point[asking])
+            targets, queries = np.flatnonzero(counts), np.unique(point[queried])
             tree = BallTree(points[targets], metric="haversine")
             nearest = np.full((len(points), 2), np.inf)
             neighbors = min(2, len(targets))
             nearest[queries, :neighbors], _ = tree.query(points[queries], k=neighbors)
             # An image that is alone at its location and among the targets finds itself first.
             alone = among & (counts[point] == 1)
-            distances[asking] = nearest[point[asking], alone[asking].astype(np.int64)]
+            distances[queried] = nearest[point[queried], alone[queried].astype(np.int64)]
         return distances * EARTH_KM

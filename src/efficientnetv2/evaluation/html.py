@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
-from PIL import Image
 
 from efficientnetv2.evaluation.plot_style import svg
-from efficientnetv2.utils.errors import format_duration
+from efficientnetv2.utils.errors import format_duration, pluralize, shorten
 
-THUMBNAIL_PX = 160
 # In the head of every page, to recognize it.
 _GENERATOR = "effnetv2"
-# Where a name may break; and options of a command, which do not break.
-_JOINTS = re.compile(r"(?<=\w[_/\\;-])(?![_/\\.,;:=-]|$)|(?<=\w[.,:])(?![_/\\.,;:=\d\s-]|$)")
+# Where a name may break, but not within a date; and options of a command, which do not break.
+_JOINTS = re.compile(r"(?<=\w[_/\\;-])(?!(?<=\d-)\d)(?![_/\\.,;:=-]|$)|(?<=\w[.,:])(?![_/\\.,;:=\d\s-]|$)")
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
 # A percent sign behind a number.
 _PERCENTAGE = re.compile(r"(?<=\d) ?%(?!\w)")
@@ -42,9 +38,10 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent, "duration": format_duration, "number": number, "drawing": figure_uri,
-        "breakable": breakable, "sentence": sentence, "command": command, "round_percent": round_percent,
-        "anchor": anchor, "anchors": anchors, "headings": headings,
+        "percent": percent, "interval": format_interval, "duration": format_duration, "number": number,
+        "drawing": figure_uri, "breakable": breakable, "sentence": sentence, "command": command,
+        "round_percent": round_percent, "anchors": anchors, "headings": headings,
+        "pluralize": pluralize, "shorten": shorten,
     }  # fmt: skip
     environment.globals["generator"] = _GENERATOR
     return encodable(environment.get_template(template).render(**values))
@@ -60,20 +57,6 @@ def is_page(file: Path) -> bool:
 def figure_uri(figure: Figure) -> str:
     """A figure as an SVG data URI."""
     return data_uri(svg(figure), "image/svg+xml")
-
-
-def thumbnail(
-    picture: Image.Image | npt.NDArray[np.uint8] | None, px: int = THUMBNAIL_PX, quality: int = 80
-) -> str | None:
-    """A small copy of an image, of longer side up to ``px``, as a JPEG data URI; None for None."""
-    if picture is None:
-        return None
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    image = image.convert("RGB")
-    image.thumbnail((px, px))
-    jpeg = io.BytesIO()
-    image.save(jpeg, format="JPEG", quality=quality)
-    return data_uri(jpeg.getvalue(), "image/jpeg")
 
 
 def data_uri(contents: bytes, kind: str) -> str:
@@ -96,9 +79,11 @@ def round_percent(share: float) -> str:
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
-def anchor(title: str) -> str:
-    """The id of a section from its title: ``confusion-matrix``."""
-    return re.sub(r"\W+", "-", title.lower()).strip("-")
+def number(value: float | str) -> str:
+    """A short number: 300, 0.2, 1,234.5. Text stays as it is."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
 
 
 def anchors(html: str) -> list[str]:
@@ -117,8 +102,13 @@ def breakable(name: str) -> Markup:
 
 
 def sentence(text: str) -> Markup:
-    """An escaped sentence; options (``--weights``) and percentages do not break, names may."""
-    return command(_PERCENTAGE.sub("\N{NO-BREAK SPACE}%", text))
+    """An escaped sentence with code in backticks; options (``--weights``) and percentages do not break, names may."""
+    parts = [command(part) for part in _PERCENTAGE.sub("\N{NO-BREAK SPACE}%", text).split("`")]
+    if len(parts) % 2 == 0:  # a backtick of a name
+        return Markup("`").join(parts)
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 def command(text: str) -> Markup:
@@ -128,13 +118,6 @@ def command(text: str) -> Markup:
         Markup('<span class="option">{}</span>').format(part) if place % 2 else breakable(part)
         for place, part in enumerate(parts)
     )
-
-
-def number(value: float | str) -> str:
-    """A short number: 300, 0.2, 1,234.5. Text stays as it is."""
-    if isinstance(value, str):
-        return value
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
 
 
 def json_values(value: Any) -> Any:
@@ -161,14 +144,14 @@ def _json(value: Any, depth: int = 0) -> str:
         lines = [
             f"{json.dumps(key, ensure_ascii=False)}: {_json(each, depth + 1)}" for key, each in value.items()
         ]
-        start, end = "{", "}"
+        brackets = "{}"
     elif depth < 3 and rows:
         lines = [json.dumps(each, ensure_ascii=False) for each in value]
-        start, end = "[", "]"
+        brackets = "[]"
     else:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     indent = "\n" + "  " * (depth + 1)
-    return start + indent + f",{indent}".join(lines) + "\n" + "  " * depth + end
+    return brackets[0] + indent + f",{indent}".join(lines) + "\n" + "  " * depth + brackets[1]
 
 
 def encodable(text: str) -> str:
@@ -177,24 +160,8 @@ def encodable(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Section:
-    """Sentences and a table under a heading. Sentences that begin with ``!`` are warnings."""
-
-    template: ClassVar[str] = "section.html.j2"
-    data: ClassVar[Mapping[str, Any]] = {}
-
-    title: str
-    sentences: Sequence[str] = ()
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-
-
-@dataclass(frozen=True)
 class TemplateSection:
-    """A section with a template of its own, and the keys that it adds to ``report.json``.
-
-    The template is a file of ``evaluation/templates`` and reads a value as ``part.NAME``.
-    """
+    """A section with a template of its own, which reads ``part.NAME``, and the keys that it adds to ``report.json``."""
 
     template: str
     values: Mapping[str, Any]

@@ -46,13 +46,11 @@ _IMBALANCE, _LAG = 3.0, 0.1
 _MIN_RARE = 10
 # Gain of macro-F1 by twice the labels that is worth a step: see ``evaluation.report_sections``. Ours.
 _WORTH = 0.005
-#: Steps that change the learning curve of the probe, or what training makes of more labels.
-CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
+# Steps that change the learning curve of the probe, or what training makes of more labels.
+_CHANGE_THE_PROBE = {"weights", "epochs", "learning_rate", "image_size"}
 # Options of the training command that another run does not repeat; flags take no value.
-_RUN_OPTIONS = ("--output", "--output", "--output-dir", "-o", "--baseline")
+_RUN_OPTIONS = ("--output", "--output-dir", "-o", "--baseline")
 _RUN_FLAGS = ("--resume", "--json")
-_LENGTH = ("--epochs", "--minutes")
-_IMAGE_SIZE = ("--image-size", "--img-size", "--imgsz")
 _TABLE = (
     "--path-column", "--label-column", "--group-column", "--labels", "--label-separator", "--bands",
     "--nodata", "--layout",
@@ -61,16 +59,9 @@ _TABLE = (
 
 @dataclass(frozen=True)
 class NextStep:
-    """A step that may give a better model, or the use of this one. The fields are keys of ``report.json``.
+    """A step that may give a better model, or the use of this one. The fields are keys of ``report.json``."""
 
-    Attributes:
-        rank: From 1, the most promising.
-        action: The step as a heading.
-        reason: Why, in sentences with the measured numbers.
-        command: The command, as one types it.
-    """
-
-    rank: int
+    rank: int  # from 1, the most promising
     topic: Topic
     action: str
     reason: str
@@ -92,15 +83,8 @@ def next_steps(
 ) -> tuple[NextStep, ...]:
     """The steps of a report, the most promising first; without a measured limit, the use of the model.
 
-    Args:
-        data_scaling_curve: The learning curve of the linear probe as ``report.json`` has it.
-        suspects: Number of suspect labels, ``suspect_labels``.
-
-    Example:
-        >>> from efficientnetv2.metrics.classification import classification_metrics
-        >>> metrics = classification_metrics([0, 1], [[0.9, 0.1], [0.2, 0.8]], ("a", "b"))
-        >>> next_steps(metrics, ReportMetadata("photos", "val", model="runs/a"))[0].command
-        'effnetv2 predict runs/a IMAGES'
+    ``data_scaling_curve`` is the learning curve of the linear probe as in ``report.json``; ``suspects`` are
+    ``suspect_labels``.
     """
     images = metrics.num_images + (metadata.num_train_images or 0)
     many_conflicts = metadata.label_conflicts > _MANY_CONFLICTS * images
@@ -115,7 +99,7 @@ def next_steps(
             6.0: _more_labels(metadata, data_scaling_curve),
         }
     steps = [step for _, step in sorted(candidates.items()) if step is not None]
-    if steps and steps[-1].topic == "more_labels" and {step.topic for step in steps} & CHANGE_THE_PROBE:
+    if steps and steps[-1].topic == "more_labels" and {step.topic for step in steps} & _CHANGE_THE_PROBE:
         reason = f"{steps[-1].reason} Do the steps above first: they change this estimate."
         steps[-1] = replace(steps[-1], reason=reason)
     if not steps:
@@ -174,10 +158,9 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
     if not best or not (start == "none" or bundled) or set(compared) & set(best):
         return None
     weights = "the bundled weights, which were trained on aerial images" if bundled else "random weights"
-    fetch = shell_join(["effnetv2", "models", "--fetch", best[0]])
     reason = (
-        f"The run started from {weights}. ImageNet weights usually give far more. Without a network here, run {fetch} "
-        "on another machine. Copy the file that it names, and pass it as --weights FILE."
+        f"The run started from {weights}. ImageNet weights usually give far more. Without a network, download them "
+        f"elsewhere ({shell_join(['effnetv2', 'models', '--fetch', best[0]])}) and pass the file as --weights."
     )
     random_only = ("init", "head_init") if start == "none" else ()
     command = _repeat(
@@ -197,7 +180,7 @@ def _epochs(metadata: ReportMetadata) -> NextStep | None:
     length = ["--epochs", f"{max(2 * epochs, 2 * _FEW_EPOCHS):.3g}"]
     if (minutes := _option_value(metadata.command, "--minutes")) is not None:
         length = ["--minutes", number(2 * float(minutes))]
-    command = _repeat(metadata, length, without=_LENGTH, without_fields=("steps", "epochs"))
+    command = _repeat(metadata, length, without=("--epochs", "--minutes"), without_fields=("steps", "epochs"))
     return NextStep(0, "epochs", "Train longer", reason, command)
 
 
@@ -206,11 +189,8 @@ def _learning_rate(metadata: ReportMetadata) -> NextStep | None:
     lr = (metadata.recipe or {}).get("optimizer", {}).get("lr")
     if metadata.kept_model != "start" or lr is None or (metadata.epochs or 0) < _FEW_EPOCHS:
         return None
-    start, trained = (metadata.extra.get(f"{model}_metric") for model in ("start", "trained"))
-    reason = (
-        f"On the selection set the model before training reached {percent(start)}, training {percent(trained)} at "
-        f"learning rate {lr:g}."
-    )
+    start, trained = (percent(metadata.extra.get(f"{model}_metric")) for model in ("start", "trained"))
+    reason = f"On the selection set, training at learning rate {lr:g} led from {start} to {trained}."
     lower = f"optimizer.lr={float(f'{lr / _LR_DIVISOR:.2g}'):g}"
     command = _repeat(metadata, ["--set", lower], without_fields=("optimizer.lr",))
     return NextStep(0, "learning_rate", "Lower the learning rate", reason, command)
@@ -231,8 +211,12 @@ def _image_size(metadata: ReportMetadata) -> NextStep | None:
         f"Images are stored at {stored:,.0f} px (median shorter side). The model sees {px:,.0f} px. "
         f"Training at {larger} px takes about {number(float(f'{(larger / px) ** 2:.2g}'))} times as long."
     )
-    fields = ("progressive.image_size", "eval_image_size")
-    command = _repeat(metadata, ["--image-size", str(larger)], without=_IMAGE_SIZE, without_fields=fields)
+    command = _repeat(
+        metadata,
+        ["--image-size", str(larger)],
+        without=("--image-size", "--img-size", "--imgsz"),
+        without_fields=("progressive.image_size", "eval_image_size"),
+    )
     return NextStep(0, "image_size", "Use larger images", reason, command)
 
 
@@ -240,20 +224,19 @@ def _label_errors(metadata: ReportMetadata, suspects: int) -> NextStep | None:
     """A check of labels that contradict each other, or a confident model that is mostly right."""
     reasons = []
     if metadata.label_conflicts:
-        reasons.append(
-            f"Identical images with different labels: {pluralize(metadata.label_conflicts, 'pair')}."
-        )
+        conflicts = pluralize(metadata.label_conflicts, "pair")
+        reasons.append(f"Identical images with different labels: {conflicts}.")
     if suspects:
         reasons.append(
-            f"Labels that contradict a prediction of {round_percent(_CONFIDENT)} or more, which is mostly right: "
+            f"Labels that contradict a prediction of {round_percent(_CONFIDENT)} or more, which is mostly correct: "
             f"{pluralize(suspects, 'image')}."
         )
     if not reasons:
         return None
-    given = {name: value for name in _TABLE if (value := _option_value(metadata.command, name)) is not None}
-    table = [word for option in given.items() for word in option]
-    words = ["effnetv2", "check", metadata.data, *table, *(["--weights", "auto"] if suspects else [])]
-    return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), shell_join(words))
+    given = {name: _option_value(metadata.command, name) for name in _TABLE}
+    table = [part for name, value in given.items() if value is not None for part in (name, value)]
+    command = ["effnetv2", "check", metadata.data, *table, *(["--weights", "auto"] if suspects else [])]
+    return NextStep(0, "label_errors", "Check suspicious labels", " ".join(reasons), shell_join(command))
 
 
 def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
@@ -264,9 +247,9 @@ def _imbalance(metrics: Metrics, metadata: ReportMetadata) -> NextStep | None:
     if len(counts) < 2 or max(counts.values()) < _IMBALANCE * min(counts.values()):
         return None
     limit = max(counts.values()) / _IMBALANCE
-    known = {name: metrics.per_class[name] for name in counts if name in metrics.per_class}
-    rare = [each for name, each in known.items() if each.recall is not None and counts[name] <= limit]
-    others = [each for name, each in known.items() if each.recall is not None and counts[name] > limit]
+    known = [(count, metrics.per_class[name]) for name, count in counts.items() if name in metrics.per_class]
+    rare = [each for count, each in known if each.recall is not None and count <= limit]
+    others = [each for count, each in known if each.recall is not None and count > limit]
     if not rare or not others or sum(each.support for each in rare) < _MIN_RARE:
         return None
     recalls = [float(np.mean([each.recall or 0.0 for each in group])) for group in (rare, others)]
@@ -284,10 +267,10 @@ def _more_labels(metadata: ReportMetadata, curve: Mapping[str, Any] | None) -> N
     """More labels, if the learning curve of the linear probe rises."""
     if curve is None or curve["gain"] <= _WORTH:
         return None
+    gain, low, high = (100 * curve[name] for name in ("gain", "gain_low", "gain_high"))
     reason = (
         f"With {curve['forecast']['num_images']:,} labels, twice as many, a linear probe is estimated to gain "
-        f"{100 * curve['gain']:+.1f} points of macro-F1 (95 % CI {100 * curve['gain_low']:+.1f} to "
-        f"{100 * curve['gain_high']:+.1f}). The command ranks images without labels."
+        f"{gain:+.1f} points of macro-F1 (95 % CI {low:+.1f} to {high:+.1f}). The command ranks unlabeled images."
     )
     command = f"{predict_command(metadata)} --rank next.csv"
     return NextStep(0, "more_labels", "Label more images", reason, command)
@@ -304,7 +287,7 @@ def _repeat(
     words = _split(metadata.command)
     if words[:2] not in (["effnetv2", "train"], ["effnetv2", "crossval"]):
         return shell_join(["effnetv2", "train", metadata.data, *options])
-    kept, rest = words[:2], iter(words[2:])
+    repeated, rest = words[:2], iter(words[2:])
     for word in rest:
         name, equals, value = word.partition("=")
         name = name.replace("_", "-")  # as the command line takes it
@@ -313,12 +296,12 @@ def _repeat(
         if name == "--set":
             value = value if equals else next(rest, "")
             if value.partition("=")[0] not in without_fields:
-                kept += ["--set", value]
+                repeated += ["--set", value]
         elif name not in (*_RUN_OPTIONS, *without):
-            kept.append(word)
+            repeated.append(word)
         elif not equals:
             next(rest, None)
-    return shell_join([*kept, *options])
+    return shell_join([*repeated, *options])
 
 
 def _option_value(command: str | None, option: str) -> str | None:

@@ -41,7 +41,7 @@ def line_styles() -> Iterator[tuple[str, str]]:
 
 
 def label_text(name: str, *, letters: float = 30, lines: int = 2) -> str:
-    """A user's name (run, class, column) as text in a plot, in up to ``lines`` lines of ``letters`` ordinary letters.
+    """A name (run, class, column) for a plot, in up to ``lines`` lines of ``letters`` ordinary letters.
 
     Escapes what matplotlib reads as a formula (dollars) or as hidden from the legend (a leading underscore).
     """
@@ -67,41 +67,46 @@ def draw_band(
     ax.plot(x, values, color=COLORS[0], **line)
 
 
-def style_axes(ax: Axes, words: str) -> None:
+def mark_vertical(ax: Axes, x: float, text: str, *, top: bool = False) -> None:
+    """A dotted vertical line with a text at its foot or its top."""
+    ax.axvline(x, color=INK, linewidth=0.6, linestyle=":")
+    ax.annotate(
+        text, (x, float(top)), xycoords=("data", "axes fraction"), xytext=(3, -9 if top else 3),
+        textcoords="offset points", fontsize=8, color=INK,
+    )  # fmt: skip
+
+
+def style_axes(ax: Axes, title: str) -> None:
     """Style drawn axes: no frame, a grid, and a title on top, since there is no room at the side."""
-    ax.set_title(words, loc="left", fontsize=9, color=INK, pad=3)
+    ax.set_title(title, loc="left", fontsize=9, color=INK, pad=3)
     ax.tick_params(colors=INK, labelsize=9)
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
 
 
 def svg(figure: Figure) -> bytes:
     """An SVG for our pages: transparent, with colors that follow the page's light or dark scheme."""
     file = io.BytesIO()
-    with _any_script():
+    with _missing_glyphs_ignored():
         if (engine := figure.get_layout_engine()) is not None:
             # Layout within savefig would draw everything twice.
             engine.execute(figure)
             figure.set_layout_engine("none")
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return file.getvalue().replace(b"</style>", _dark_style().encode() + b"</style>", 1)
-
-
-def _dark_style() -> str:
-    rules = (
+    rules = [
         f'[style*="{what}: {light}"] {{ {what}: {dark} !important }}'
         for light, dark in ON_DARK.items()
         for what in ("stroke", "fill")
-    )
-    return "\n@media (prefers-color-scheme: dark) {\n" + "\n".join(rules) + "\n}\n"
+    ]
+    dark_style = "\n@media (prefers-color-scheme: dark) {\n" + "\n".join(rules) + "\n}\n"
+    return file.getvalue().replace(b"</style>", dark_style.encode() + b"</style>", 1)
 
 
 def png(figure: Figure, *, title: str | None = None) -> bytes:
     """A PNG on white, with a title in its metadata."""
     file = io.BytesIO()
-    with _any_script():
+    with _missing_glyphs_ignored():
         figure.savefig(file, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Title": title})
     return file.getvalue()
 
@@ -116,8 +121,8 @@ def is_titled(file: Path, title: str | None) -> bool:
 
 
 @contextmanager
-def _any_script() -> Iterator[None]:
-    """Ignore letters that no installed font has; they become boxes."""
+def _missing_glyphs_ignored() -> Iterator[None]:
+    """Letters that no installed font has become boxes, without a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield

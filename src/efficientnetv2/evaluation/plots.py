@@ -18,6 +18,7 @@ from efficientnetv2.evaluation.plot_style import (
     draw_band,
     label_text,
     line_styles,
+    mark_vertical,
     single_plot,
     style_axes,
 )
@@ -39,18 +40,30 @@ HYPERPARAMETERS = {
     "lr": "learning rate",
     "images_per_s": "images/s",
 }
-# Those that change at every step.
+# Those that change at every step. The others define a stage.
 _CONTINUOUS = ("lr", "images_per_s")
+_STAGE_KEYS = [name for name in HYPERPARAMETERS if name not in _CONTINUOUS]
+# More stages mean that hyperparameters change all the time. Ours.
+_MOST_STAGES = 12
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    lines: Mapping[str, list[tuple[float, float]]]
+    height_in: float
+    stepwise: bool = False
+    legend: bool = True
 
 
 def constant_hyperparameters(history: Sequence[MetricsRow]) -> dict[str, float]:
     """Hyperparameters with one value in all training rows, by title; without those that are off."""
-    still = {}
-    for name, words in HYPERPARAMETERS.items():
+    constant = {}
+    for name, title in HYPERPARAMETERS.items():
         values = {value for _, value in _points(history, "train", name)}
         if len(values) == 1 and (value := values.pop()):
-            still[words] = value
-    return still
+            constant[title] = value
+    return constant
 
 
 def draw_training_curves(history: Sequence[MetricsRow]) -> Figure | None:
@@ -59,13 +72,17 @@ def draw_training_curves(history: Sequence[MetricsRow]) -> Figure | None:
     Rows are those of ``metrics.jsonl``: ``kind`` is ``train``, ``val`` or ``minival``.
     """
     scores = {
-        f"{title}{'' if kind == 'val' else ' (minival)'}": _points(history, kind, name)
+        f"{title}{'' if kind == 'val' else ' (minival)'}": points
         for kind in ("val", "minival")
         for name, title in {"top1": "top-1", **MACRO_METRICS}.items()
+        if (points := _points(history, kind, name))
     }
+    rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("num_images")]
+    counts = "; ".join(dict.fromkeys(f"{row['kind']}, {row['num_images']:,} images" for row in rows))
+    validation = f"validation ({counts})" if counts else "validation"
     panels = [
         _Panel("loss", {"loss": _points(history, "train", "loss")}, 1.4),
-        _Panel(_validated(history), {name: points for name, points in scores.items() if points}, 1.6),
+        _Panel(validation, scores, 1.6),
     ]
     for name, title in HYPERPARAMETERS.items():
         points = _points(history, "train", name)
@@ -80,57 +97,36 @@ def draw_hyperparameters(histories: Mapping[str, Sequence[MetricsRow]]) -> Figur
     The paper's Figure 4 from real runs: run name -> rows of ``metrics.jsonl``.
     """
     panels: list[_Panel] = []
-    for name, title in HYPERPARAMETERS.items():
+    for name in _STAGE_KEYS:
         lines = {run: _points(rows, "train", name) for run, rows in histories.items()}
-        if name not in _CONTINUOUS and len({value for points in lines.values() for _, value in points}) > 1:
-            panels.append(_Panel(title, lines, 1.2, stepwise=True, legend=not panels))
+        if len({value for points in lines.values() for _, value in points}) > 1:
+            panels.append(_Panel(HYPERPARAMETERS[name], lines, 1.2, stepwise=True, legend=not panels))
     return _draw_panels(panels)
 
 
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    lines: Mapping[str, list[tuple[float, float]]]
-    height_in: float
-    stepwise: bool = False
-    legend: bool = True
-
-
 def _draw_panels(panels: Sequence[_Panel]) -> Figure | None:
-    """Panels below each other, over the epochs."""
     if not panels:
         return None
     heights = [panel.height_in for panel in panels]
     figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.6), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for ax, panel in zip(axes, panels, strict=True):
+        several = len(panel.lines) > 1
         for (name, points), (color, stroke) in zip(panel.lines.items(), line_styles(), strict=False):
+            dots = len(points) == 1 or (several and len(points) < 30)
             ax.plot(
-                [epoch for epoch, _ in points],
-                [value for _, value in points],
-                label=label_text(name),
-                color=color,
-                linestyle=stroke,
-                linewidth=1.5,
-                drawstyle="steps-post" if panel.stepwise else "default",
-                marker="o" if len(points) == 1 or (len(panel.lines) > 1 and len(points) < 30) else None,
-                markersize=3,
-            )
-        if len(panel.lines) > 1 and panel.legend:
+                [epoch for epoch, _ in points], [value for _, value in points], label=label_text(name), color=color,
+                linestyle=stroke, linewidth=1.5, drawstyle="steps-post" if panel.stepwise else "default",
+                marker="o" if dots else None, markersize=3,
+            )  # fmt: skip
+        if several and panel.legend:
             ax.legend(frameon=False, labelcolor=INK, fontsize=9)
         ax.margins(x=0.01, y=0.15)
         style_axes(ax, panel.title)
-        ax.locator_params(axis="y", nbins=3 if len(panel.lines) == 1 and panel.stepwise else 5)
+        ax.locator_params(axis="y", nbins=3 if not several and panel.stepwise else 5)
     axes[-1].set_xlabel("epoch", color=INK)
     figure.align_ylabels(list(axes))
     return figure
-
-
-def _validated(history: Sequence[MetricsRow]) -> str:
-    """The title of the validation panel: how many images of which split."""
-    rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("num_images")]
-    counts = dict.fromkeys(f"{row['kind']}, {row['num_images']:,} images" for row in rows)
-    return f"validation ({'; '.join(counts)})" if counts else "validation"
 
 
 def _points(history: Sequence[MetricsRow], kind: str, name: str) -> list[tuple[float, float]]:
@@ -142,37 +138,23 @@ def _points(history: Sequence[MetricsRow], kind: str, name: str) -> list[tuple[f
     ]
 
 
-# More stages mean that hyperparameters change all the time. Ours.
-_MOST_STAGES = 12
-# Hyperparameters that define a stage.
-_STAGE_KEYS = (
-    "image_size", "randaugment", "mixup_alpha", "cutmix_alpha", "cutout", "dropout", "drop_path", "label_smoothing",
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class StageCost:
-    """A finished stage of a run, without validation and saving.
-
-    Attributes:
-        images_per_s: Mean throughput.
-        data_wait_fraction: Fraction of the seconds that the loop waited for images.
-        top1: Of the last validation in the stage. None if there was none.
-    """
+    """A finished stage of a run, without validation and saving. The fields are keys of ``report.json``."""
 
     image_size: int
     epochs: float
     seconds: float
     images_per_s: float
     data_wait_fraction: float
-    top1: float | None
+    top1: float | None  # of the last validation in the stage
 
 
 def stage_costs(history: Sequence[MetricsRow]) -> tuple[StageCost, ...]:
     """The stages of a run from rows of ``metrics.jsonl``; none if its hyperparameters change all the time."""
-    rows = [row for row in history if row.get("kind") == "train" and row.get("train_s")]
+    rows = _timed_rows(history)
     stages = [
-        list(part) for _, part in itertools.groupby(rows, key=lambda row: [row.get(n) for n in _STAGE_KEYS])
+        list(part) for _, part in itertools.groupby(rows, lambda row: [row.get(n) for n in _STAGE_KEYS])
     ]
     if len(stages) > _MOST_STAGES:
         return ()
@@ -197,22 +179,21 @@ def stage_costs(history: Sequence[MetricsRow]) -> tuple[StageCost, ...]:
 
 def top1_over_time(history: Sequence[MetricsRow]) -> list[tuple[float, float]]:
     """Points of the validation curve: (seconds of training, top-1)."""
-    trained = [
-        (row["step"], row["train_s"]) for row in history if row.get("kind") == "train" and row.get("train_s")
-    ]
-    if not trained:
-        return []
+    rows = _timed_rows(history)
     return [
-        (sum(seconds for step, seconds in trained if step <= row["step"]), row["top1"])
-        for row in _validations(history)
+        (sum(row["train_s"] for row in rows if row["step"] <= validation["step"]), validation["top1"])
+        for validation in (_validations(history) if rows else ())
     ]
+
+
+def _timed_rows(history: Sequence[MetricsRow]) -> list[MetricsRow]:
+    return [row for row in history if row.get("kind") == "train" and row.get("train_s")]
 
 
 def _validations(history: Sequence[MetricsRow]) -> list[MetricsRow]:
     """Validations of one split: of minival if there is one, otherwise of val."""
     rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("top1") is not None]
-    chose = [row for row in rows if row["kind"] == "minival"]
-    return chose or rows
+    return [row for row in rows if row["kind"] == "minival"] or rows
 
 
 def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
@@ -225,8 +206,7 @@ def draw_costs(runs: Mapping[str, Sequence[StageCost]]) -> Figure | None:
     if not named:
         return None
     names, stages = zip(*named, strict=True)
-    height = sum(0.15 + 0.15 * (1 + name.count("\n")) for name in names)
-    figure, ax = single_plot(0.9 + height)
+    figure, ax = single_plot(0.9 + sum(0.15 + 0.15 * (1 + name.count("\n")) for name in names))
     scale, unit = _unit(max(stage.seconds for stage in stages))
     waits = [stage.seconds * stage.data_wait_fraction / scale for stage in stages]
     works = [stage.seconds / scale - wait for stage, wait in zip(stages, waits, strict=True)]
@@ -259,7 +239,9 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure
             color=color, linestyle=stroke, linewidth=1.5, marker="o", markersize=3,
         )  # fmt: skip
     ax.margins(y=0.18)  # room for the sizes, above the curve
-    _mark_stages(ax, histories, scale)
+    if len(histories) == 1:
+        (history,) = histories.values()
+        _mark_stages(ax, history, scale)
     if len(lines) > 1:
         ax.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower right")
     ax.set_xlim(left=0)
@@ -268,19 +250,11 @@ def draw_top1_over_time(histories: Mapping[str, Sequence[MetricsRow]]) -> Figure
     return figure
 
 
-def _mark_stages(ax: Axes, histories: Mapping[str, Sequence[MetricsRow]], scale: float) -> None:
-    """Mark the start and the image size of each stage of a single run."""
-    if len(histories) != 1:
-        return
-    (history,) = histories.values()
-    stages, begun = stage_costs(history), 0.0
+def _mark_stages(ax: Axes, history: Sequence[MetricsRow], scale: float) -> None:
+    stages, start = stage_costs(history), 0.0
     for stage in stages if len(stages) > 1 else ():
-        ax.axvline(begun, color=INK, linewidth=0.6, linestyle=":")
-        ax.annotate(
-            f"{stage.image_size} px", (begun, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
-            textcoords="offset points", fontsize=8, color=INK,
-        )  # fmt: skip
-        begun += stage.seconds / scale
+        mark_vertical(ax, start, f"{stage.image_size} px", top=True)
+        start += stage.seconds / scale
 
 
 def _unit(seconds: float) -> tuple[float, str]:
@@ -293,19 +267,15 @@ def _unit(seconds: float) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class SizeCurve:
-    """Metrics at several image sizes.
+    """Metrics at several image sizes, increasing.
 
-    Attributes:
-        points: At least one, by increasing size.
-        own_px: Size of the model file.
-        trained_px: Size of the last training step. None if unknown.
-        role: ``chose``: the selection set, which chose the size of the model file; ``may choose``: training images;
-            ``shown``: evaluated images, which may not choose.
+    ``role``: ``chose`` is the selection set, which chose the size of the model file; ``may choose`` training images;
+    ``shown`` evaluated images, which may not choose.
     """
 
     points: tuple[SizeMetrics, ...]
-    own_px: int
-    trained_px: int | None
+    own_px: int  # of the model file
+    trained_px: int | None  # of the last training step, if known
     role: Literal["chose", "may choose", "shown"]
 
     @property
@@ -316,12 +286,11 @@ class SizeCurve:
         if self.role == "may choose":
             px = best_size(self.points).image_size
             return (
-                f"Best at {px} px. To evaluate at it: --image-size {px}. To keep it in a model file: "
-                f"effnetv2 convert MODEL OUT --image-size {px}."
+                f"Best at {px} px. To keep it in a model file: effnetv2 convert MODEL OUT --image-size {px}."
             )
         return (
-            "A size chosen by this curve makes the metrics of these images optimistic. Choose it on training images "
-            "(DATA: dataset.csv of the run, with --split train), then pass it with --image-size."
+            "A size chosen by this curve makes these metrics optimistic. Choose it on training images: dataset.csv "
+            "of the run, split train."
         )
 
     def to_json(self) -> list[Mapping[str, Any]]:
@@ -333,19 +302,14 @@ def draw_sizes(curve: SizeCurve) -> Figure:
     """Top-1 with its interval against the image size; the sizes of model file and training are marked."""
     figure, ax = single_plot(2.6)
     sizes = [point.image_size for point in curve.points]
-    draw_band(
-        ax, sizes, [(point.top1, point.low, point.high) for point in curve.points], marker="o", markersize=3
-    )
+    rows = [(point.top1, point.low, point.high) for point in curve.points]
+    draw_band(ax, sizes, rows, marker="o", markersize=3)
     marks = {curve.own_px: "model file"}
     if curve.trained_px is not None:
-        both = curve.trained_px == curve.own_px
-        marks[curve.trained_px] = "model file, training" if both else "training"
-    for px, words in marks.items():
-        ax.axvline(px, color=INK, linewidth=0.6, linestyle=":")
-        ax.annotate(
-            words, (px, 0), xycoords=("data", "axes fraction"), xytext=(3, 3), textcoords="offset points",
-            fontsize=8, color=INK,
-        )  # fmt: skip
+        same = curve.trained_px == curve.own_px
+        marks[curve.trained_px] = "model file, training" if same else "training"
+    for px, text in marks.items():
+        mark_vertical(ax, px, text)
     ax.set_xlabel("px at evaluation", color=INK)
     style_axes(ax, "top-1, %, with its 95 % interval")
     return figure

@@ -29,7 +29,7 @@ PREDICTIONS_CSV = "predictions.csv"
 CLUSTER_COLUMN = "cluster"
 _READ = ("path", "predicted_label", "true_label", CLUSTER_COLUMN)
 # Number of clusters from which no note is needed. Ours.
-_MANY = 10
+_ENOUGH_CLUSTERS = 10
 # With more classes, only the most probable are written: 100,000 images of ImageNet-21k would take 20 GB. Ours.
 MOST_CLASSES, _BEST = 1_000, 5
 SKIPPED = "skipped.csv"
@@ -38,39 +38,52 @@ _SKIPPED_COLUMNS = ["path", "reason"]
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Difference of metrics between two sets of predictions on the same images, first minus second.
-
-    Attributes:
-        f1: Per class with images.
-        together: Number of clusters that the bootstrap drew. None for single images.
-        by_name: Note that images were matched by name only.
-        optimistic: ``optimistic_warning`` of the compared runs.
-    """
+    """Difference of metrics between two sets of predictions on the same images, first minus second."""
 
     num_images: int
     top1: Difference
     macro_f1: Difference
     balanced_accuracy: Difference
-    f1: Mapping[str, Difference]
-    together: int | None = None
-    by_name: str = ""
-    optimistic: str = ""
+    f1: Mapping[str, Difference]  # of the classes with images
+    together: int | None = None  # clusters that the bootstrap drew; None for single images
+    by_name: str = ""  # note that images were matched by name only
+    optimistic: str = ""  # ``optimistic_warning`` of the compared runs
+
+    @property
+    def verdict(self) -> str:
+        """Whether the first is better, as far as the intervals allow: ``Yes.``, ``Not clearly.``."""
+        certain = [each.value > 0 for each in (self.top1, self.macro_f1) if each.certain]
+        if not certain:
+            return "Not clearly."
+        if all(certain):
+            return "Yes."
+        return "In one metric yes, in the other no." if any(certain) else "No, worse."
+
+    @property
+    def text(self) -> str:
+        """``On the same 100 images: top-1 +5.0 points (+1.0 to +9.0), ...``, and what limits that."""
+        clusters = "" if self.together is None else f", drawn in {self.together:,} clusters"
+        few = ""
+        if self.together is not None and self.together < _ENOUGH_CLUSTERS:
+            few = f"With only {self.together} clusters, nothing is certain unless six or more differ."
+        notes = [f" {note}" for note in (few, self.by_name, self.optimistic) if note]
+        return (
+            f"On the same {self.num_images:,} images{clusters}: top-1 {self.top1.points}, macro-F1 "
+            f"{self.macro_f1.points}; 95 % intervals.{''.join(notes)}"
+        )
 
 
 def load_predictions(folder: Path) -> pd.DataFrame:
-    """The predictions in a folder, indexed by path: ``predicted_label``, ``true_label`` maybe ``cluster``; all text.
+    """The predictions in a folder, by path: ``predicted_label``, ``true_label``, maybe ``cluster``; all text.
 
-    Raises:
-        InputError: There is no ``predictions.csv``, it cannot be read, or it has no true labels.
+    Raises InputError if there is no ``predictions.csv``, it cannot be read, or it has no true labels.
     """
     file = folder / PREDICTIONS_CSV
     if not file.is_file():
         raise InputError(
-            f"{folder} has no {PREDICTIONS_CSV}. Give the folder of a finished run or of an evaluation "
-            "(effnetv2 evaluate MODEL DATA --output FOLDER)."
+            f"{folder} has no {PREDICTIONS_CSV}. Give the folder of a finished run or of an evaluation."
         )
-    try:
-        # There is also a column for each class.
+    try:  # the columns of the classes are not read
         table = pd.read_csv(
             file, dtype=str, keep_default_na=False, usecols=lambda name: name in (*_READ, *COLUMNS)
         )
@@ -79,10 +92,7 @@ def load_predictions(folder: Path) -> pd.DataFrame:
     if "predicted_label" not in table:  # of version 0.1
         table = table.rename(columns=COLUMNS)
     if not {"path", "predicted_label", "true_label"} <= set(table.columns):
-        raise InputError(
-            f"{file} has no column true_label: its images have no labels, or another version wrote it. "
-            "Leave the run out, or evaluate again."
-        )
+        raise InputError(f"{file} has no column true_label. Leave the run out, or evaluate labeled images.")
     return table[[name for name in _READ if name in table]].drop_duplicates("path").set_index("path")
 
 
@@ -90,8 +100,8 @@ def saved_clusters(predictions: pd.DataFrame) -> pd.Series[int] | None:
     """(N,) cluster ids that the report used, by path; None for single images."""
     if CLUSTER_COLUMN not in predictions:
         return None
-    numbers: npt.NDArray[np.int64] = pd.factorize(predictions[CLUSTER_COLUMN])[0].astype(np.int64)
-    return pd.Series(numbers, index=predictions.index)
+    ids: npt.NDArray[np.int64] = pd.factorize(predictions[CLUSTER_COLUMN])[0].astype(np.int64)
+    return pd.Series(ids, index=predictions.index)
 
 
 def save_predictions(folder: Path, predictions: pd.DataFrame) -> None:
@@ -104,23 +114,13 @@ def per_class_f1(predictions: pd.DataFrame) -> dict[str, float]:
     """F1 of each class with images."""
     from sklearn.metrics import f1_score  # takes a second to load
 
-    names = sorted(predictions["true_label"].unique())
-    scores = f1_score(
-        predictions["true_label"],
-        predictions["predicted_label"],
-        labels=names,
-        average=None,
-        zero_division=0.0,
-    )
+    true, names = predictions["true_label"], sorted(predictions["true_label"].unique())
+    scores = f1_score(true, predictions["predicted_label"], labels=names, average=None, zero_division=0.0)
     return dict(zip(names, scores.tolist(), strict=True))
 
 
 def common_images(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index[str]:
-    """Paths in both tables, in the order of the first.
-
-    Raises:
-        InputError: An image has different true labels.
-    """
+    """Paths in both tables, in the order of the first; raises InputError if true labels differ."""
     both = first.index.intersection(second.index, sort=False)
     labels = [table.loc[both, "true_label"] for table in (first, second)]
     differ = np.flatnonzero((labels[0] != labels[1]).to_numpy())
@@ -128,7 +128,7 @@ def common_images(first: pd.DataFrame, second: pd.DataFrame) -> pd.Index[str]:
         one, other = (each.iloc[differ[0]] for each in labels)
         raise InputError(
             f"{both[differ[0]]!s} is '{one}' in one table and '{other}' in the other ({len(differ)} of {len(both)} "
-            "images have such a difference). Evaluate both again with the same labels."
+            "images differ). Evaluate both again with the same labels."
         )
     return both
 
@@ -138,16 +138,9 @@ def optimistic_warning(names: Sequence[str]) -> str:
     if not names:
         return ""
     return (
-        f"Warning: metrics of {' and '.join(names)} are optimistic by their report: some of these images trained or "
-        "selected the model. So the difference does not say which is better on new images. Compare on other images."
+        f"Warning: metrics of {' and '.join(names)} are optimistic, since some of these images trained or selected "
+        "the model. Compare on other images."
     )
-
-
-def few_clusters_note(together: int | None) -> str:
-    """A sentence on what few clusters leave open; '' for enough, or for single images."""
-    if together is None or together >= _MANY:
-        return ""
-    return f"With only {together} clusters, nothing is certain unless six or more differ."
 
 
 def compare_predictions(
@@ -157,35 +150,25 @@ def compare_predictions(
 
     The tables' own clusters and ``clusters``, by path, are candidates; the one with the fewest clusters counts. The
     result depends neither on the order of the tables (except for the sign) nor on that of their rows.
-
-    Raises:
-        InputError: An image has different true labels.
+    Raises InputError if an image has different true labels.
     """
     both = common_images(first, second).sort_values()
     if not len(both):
         return None
-    names = sorted(
-        {
-            *first.loc[both, "true_label"],
-            *first.loc[both, "predicted_label"],
-            *second.loc[both, "predicted_label"],
-        }
-    )
-    ids = {name: number for number, name in enumerate(names)}
-    labels, one, other = (
-        table.loc[both, column].map(ids).to_numpy(dtype=np.int64)
-        for table, column in ((first, "true_label"), (first, "predicted_label"), (second, "predicted_label"))
-    )
-    count, units = None, np.arange(len(both), dtype=np.int64)
-    known = [
-        each.loc[both]
-        for each in (clusters, saved_clusters(first), saved_clusters(second))
-        if each is not None
+    columns = [
+        table.loc[both, name]
+        for table, name in ((first, "true_label"), (first, "predicted_label"), (second, "predicted_label"))
     ]
+    names = sorted(set[str]().union(*columns))
+    ids = {name: number for number, name in enumerate(names)}
+    labels, one, other = (column.map(ids).to_numpy(dtype=np.int64) for column in columns)
+    num_clusters, units = None, np.arange(len(both), dtype=np.int64)
+    candidates = (clusters, saved_clusters(first), saved_clusters(second))
+    known = [each.loc[both] for each in candidates if each is not None]
     if known:
         fewest = min(known, key=lambda each: each.nunique())
         if 1 < fewest.nunique() < len(both):
-            count, units = fewest.nunique(), pd.factorize(fewest)[0].astype(np.int64)
+            num_clusters, units = fewest.nunique(), pd.factorize(fewest)[0].astype(np.int64)
     # In a fixed order, so that both directions have the same draws.
     differing = np.flatnonzero(one != other)
     swapped = bool(len(differing)) and bool(one[differing[0]] > other[differing[0]])
@@ -199,7 +182,7 @@ def compare_predictions(
         }
     f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
     return PairedDifference(
-        len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, count
+        len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, num_clusters
     )
 
 
@@ -216,33 +199,22 @@ def predictions_table(
     """A row per image: path, predicted_label, probability, true_label if known, and the probability of each class.
 
     With more than 1,000 classes the five most probable instead: ``predicted_label``, ``probability``,
-    ``predicted_label_2``, ...
-
-    Args:
-        predictions: n predictions of K classes.
-        paths: (n,) paths of the images.
-        class_names: K names.
-        true_labels: (n,) labels.
-        clusters: (n,) cluster ids, written in a last column (``evaluation.predictions.saved_clusters``).
-        abstain_below: Below this probability the label is empty.
-        separator: Text between several labels of an image, the most probable first. None gives one label.
+    ``predicted_label_2``, ... Below the probability ``abstain_below`` the label is empty. ``separator`` joins the
+    assigned labels of an image, the most probable first; None gives one label. (n,) cluster ids are the last column.
     """
     probabilities = predictions.probabilities
     table = _table(probabilities, paths, class_names, true_labels)
     if separator is not None:
         cells = []
-        for row, assigned in zip(
-            probabilities, assigned_labels(probabilities, predictions.answer), strict=True
-        ):
-            labels = np.flatnonzero(assigned)
+        assigned = assigned_labels(probabilities, predictions.answer)
+        for row, mask in zip(probabilities, assigned, strict=True):
+            labels = np.flatnonzero(mask)
             labels = labels[np.argsort(-row[labels], kind="stable")]
             cells.append(separator.join(class_names[label] for label in labels.tolist()))
         table["predicted_label"] = cells
     if abstain_below is not None:
         table.loc[probabilities.max(axis=1) < abstain_below, "predicted_label"] = ""
-    if clusters is not None:
-        table = table.assign(**{CLUSTER_COLUMN: clusters})
-    return table
+    return table if clusters is None else table.assign(**{CLUSTER_COLUMN: clusters})
 
 
 def _table(
@@ -262,16 +234,18 @@ def _table(
         return pd.DataFrame(columns | truth)
     columns["predicted_label"] = names[probabilities.argmax(axis=1)]
     columns["probability"] = probabilities.max(axis=1, initial=0.0).round(6)
-    by_class = [_column_of(name, truth=bool(truth)) for name in class_names]
+    by_class = [_class_column(name, with_true_label=bool(truth)) for name in class_names]
     # At once: pandas warns of tables that grow by a hundred columns.
     return pd.concat(
         [pd.DataFrame(columns | truth), pd.DataFrame(probabilities.round(6), columns=by_class)], axis=1
     )
 
 
-def _column_of(name: str, *, truth: bool) -> str:
-    """Column of the probability of a class; a class may be called "path" or "probability"."""
-    taken = {"path", "predicted_label", "probability", *(("true_label", CLUSTER_COLUMN) if truth else ())}
+def _class_column(name: str, *, with_true_label: bool) -> str:
+    """Column of the probability of a class, which may be called "path" or "probability"."""
+    taken = {"path", "predicted_label", "probability"}
+    if with_true_label:
+        taken |= {"true_label", CLUSTER_COLUMN}
     return f"probability of {name}" if name in taken else name
 
 
@@ -286,11 +260,9 @@ def write_predictions(out: Path, table: pd.DataFrame) -> None:
         try:
             write_table(other, table)
         except OSError:
-            raise InputError(
-                f"{out}: {reason}. Is the disk full? Give a file elsewhere, by --output."
-            ) from error
+            raise InputError(f"{out}: {reason}. Give a file elsewhere as `output`.") from error
         raise InputError(
-            f"{out} can't be replaced ({reason}): is it open in another program? The predictions are in {other}."
+            f"{out} cannot be replaced ({reason}). Close it in other programs; the predictions are in {other}."
         ) from error
 
 
@@ -308,18 +280,18 @@ def read_predictions(
 
     A class without a column has probability 0. With ``softmax`` rows sum to 1.
     """
-    names = {_column_of(name, truth=True): place for place, name in enumerate(class_names)}
+    places = {_class_column(name, with_true_label=True): k for k, name in enumerate(class_names)}
     try:
         table = pd.read_csv(file, dtype={"path": str}, keep_default_na=False)
-        if "probability" in class_names and _column_of("probability", truth=True) not in table.columns:
-            names["probability"] = class_names.index("probability")  # of version 0.1
-        columns = [column for column in table.columns if column in names]
+        if "probability" in class_names and "probability of probability" not in table.columns:
+            places["probability"] = class_names.index("probability")  # of version 0.1
+        columns = [column for column in table.columns if column in places]
         probabilities = np.zeros((len(table), len(class_names)))
-        probabilities[:, [names[column] for column in columns]] = table[columns].to_numpy(dtype=np.float64)
+        probabilities[:, [places[column] for column in columns]] = table[columns].to_numpy(dtype=np.float64)
         paths = table["path"].tolist()
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{file} is no table of a run's predictions: {error}. Remove the run's folder, and it is trained again."
+            f"{file} is not a table of a run's predictions: {error}. Remove the run's folder, and it is trained again."
         ) from error
     if answer == "sigmoid":
         return paths, probabilities
@@ -334,9 +306,7 @@ def write_skipped(file: Path, skipped: Sequence[tuple[str, str]]) -> None:
         else:
             file.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{file}: {error.strerror or error}. Give a place that can be written to by --output."
-        ) from error
+        raise InputError(f"{file}: {error.strerror or error}. Give a writable `output`.") from error
 
 
 def skipped_csv_for(table: Path) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from efficientnetv2.evaluation.html import TemplateSection, format_interval, percent
+from efficientnetv2.evaluation.html import TemplateSection, percent
 from efficientnetv2.evaluation.next_steps import suspect_labels
 from efficientnetv2.evaluation.plot_style import (
     COLORS,
@@ -45,10 +45,6 @@ _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
 _TARGETS, _MIN_IMAGES = (0.8, 0.9, 0.95, 0.99), 10
 # Points of the drawn curve: more than pixels. Ours.
 _POINTS = 500
-_SOFTMAX_MULTILABEL = (
-    "Its probabilities are shared among the labels of an image: with two labels, each has half at best. They rank "
-    "predictions, but do not say how often these are right."
-)
 
 
 @dataclass(frozen=True)
@@ -75,39 +71,30 @@ def reliability_section(
 ) -> TemplateSection:
     """The section for (N,) or (N, M) labels and (N, K) probabilities.
 
-    Args:
-        members: Temperature of each model of an ensemble.
-        top1_interval: 95 % interval of top-1. None takes images for independent.
-        training_images: Evaluated images that trained the model, as a phrase; '' for none.
-        selection_images: Those that selected the model.
-        abstain_below: A threshold that gets a row of its own.
+    ``members`` are the temperatures of an ensemble. Without ``top1_interval``, of 95 %, images count as independent.
+    ``training_images`` and ``selection_images`` are the evaluated images that trained or selected the model, as
+    phrases. The threshold ``abstain_below`` gets a row of its own.
     """
     scores = np.asarray(probabilities)
-    softmax_multilabel = np.ndim(labels) > 1 and answer == "softmax"
     predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
     correct = is_correct(labels, predicted)
     true = np.where(correct, predicted, -1)
     bins = reliability_bins(true, scores)
     calibration = _calibration(true, scores, bins, scaled, members)
-    text, verdict = _SOFTMAX_MULTILABEL, "Not measured."
-    if not softmax_multilabel:
-        mean, accuracy = float(confidence.mean()), float(correct.mean())
+    shared = np.ndim(labels) > 1 and answer == "softmax"  # labels of an image share its probability
+    if shared:
+        text, verdict = (
+            "The labels of an image share its probability: they rank predictions only.",
+            "Not measured.",
+        )
+    else:
+        accuracy = float(correct.mean())
         interval = top1_interval or wilson_interval(accuracy, len(correct))
-        found, verdict = _bias(mean, accuracy, interval, within_chance=calibration["ece_within_chance"])
-        if answer == "sigmoid":
-            text = (
-                f"The mean probability of the most probable class is {percent(mean)}, and for {percent(accuracy)} of "
-                f"{pluralize(len(correct), 'image')} that class is one of their labels"
-            )
-        else:
-            count = pluralize(len(correct), "prediction")
-            text = f"The mean probability is {percent(mean)}, and {percent(accuracy)} of {count} are right"
-        if training_images:
-            found, verdict = (
-                f", but {training_images} trained the model: this says nothing of new images",
-                "Not known.",
-            )
-        text += f"{found}."
+        bias, verdict = _bias(calibration, accuracy, interval, training_images)
+        text = (
+            f"The mean probability of the most probable class is {percent(calibration['mean_probability'])}. It is "
+            f"correct for {percent(accuracy)} of {pluralize(len(correct), 'image')}{bias}."
+        )
         if answer == "softmax":
             text += f" {_temperature(calibration, members, training_images)}"
     curve = coverage_curve(correct, confidence)
@@ -123,10 +110,9 @@ def reliability_section(
             "targets": targets,
             "least": _MIN_IMAGES,
             "highest": None if all(each["num_images"] for each in targets) else _highest_accuracy(curve),
-            "abstaining": _abstention_text(curve, abstain_below),
             "optimism": optimism,
             "points": points,
-            "diagram": None if softmax_multilabel else draw_reliability(bins),
+            "diagram": None if shared else draw_reliability(bins),
             "curve": draw_coverage(curve),
         },
         {
@@ -136,7 +122,7 @@ def reliability_section(
                 "points": points,
                 "targets": targets,
                 "optimistic": bool(optimism),
-                "suspect_labels": 0 if softmax_multilabel else suspect_labels(curve),
+                "suspect_labels": 0 if shared else suspect_labels(curve),
             },
         },
     )
@@ -149,7 +135,6 @@ def _calibration(
     scaled: TemperatureScaling | None,
     members: Sequence[Calibration | None],
 ) -> dict[str, Any]:
-    """The values of ``report.json``."""
     ece = expected_calibration_error(true, scores)
     by_chance = calibration_error_by_chance(bins, key=Key.of(0).fold("calibration"))
     values: dict[str, Any] = {
@@ -161,32 +146,34 @@ def _calibration(
         "bins": [asdict(each) for each in bins],
     }
     if scaled is not None:
-        values |= {
-            "temperature": scaled.temperature, "fitted_on": scaled.fitted_on, "num_fitted_images": scaled.num_images,
-            "ece_before": expected_calibration_error(true, scaled.before),
-        }  # fmt: skip
+        before = expected_calibration_error(true, scaled.before)
+        fitted = (scaled.temperature, scaled.fitted_on, scaled.num_images)
+        values |= {**_fitted(*fitted), "ece_before": before}
     if any(members):
         values["members"] = [
-            each
-            and {
-                "temperature": each.temperature,
-                "fitted_on": each.fitted_on,
-                "num_fitted_images": each.pictures,
-            }
-            for each in members
+            each and _fitted(each.temperature, each.fitted_on, each.pictures) for each in members
         ]
     return values
 
 
-def _bias(mean: float, accuracy: float, interval: Interval, *, within_chance: bool) -> tuple[str, str]:
+def _fitted(temperature: float, fitted_on: str, num_images: int) -> dict[str, Any]:
+    return {"temperature": temperature, "fitted_on": fitted_on, "num_fitted_images": num_images}
+
+
+def _bias(
+    values: Mapping[str, Any], accuracy: float, interval: Interval, training_images: str
+) -> tuple[str, str]:
     """Over- or underconfident, as the end of a sentence and as a verdict; certain outside the interval of top-1."""
+    if training_images:
+        return f", but {training_images} trained the model: this says nothing of new images", "Not known."
+    mean, within_chance = values["mean_probability"], values["ece_within_chance"]
     word = "overconfident" if mean > accuracy else "underconfident"
     if abs(mean - accuracy) < _EQUAL:
         return "", "Yes." if within_chance else "In part."
     if not interval[0] <= mean <= interval[1]:
-        return f": it is {word}", f"No, {word}."
+        return f": the model is {word}", f"No, {word}."
     verdict = "Too few images to tell." if within_chance else "In part."
-    return f", too few images to tell whether it is {word}", verdict
+    return f", too few images to tell whether the model is {word}", verdict
 
 
 def _temperature(
@@ -197,48 +184,25 @@ def _temperature(
         temperatures = sorted(each.temperature for each in known)
         images = sorted(each.pictures for each in known)
         return (
-            f"{'Each' if len(known) == len(members) else len(known)} of the {len(members)} models has its own "
-            f"temperature ({temperatures[0]:.3g} to {temperatures[-1]:.3g}), fitted on {images[0]:,} to "
-            f"{images[-1]:,} images of {' or '.join(dict.fromkeys(each.fitted_on for each in known))}."
+            f"{len(known)} of {len(members)} models have a temperature ({temperatures[0]:.3g} to "
+            f"{temperatures[-1]:.3g}), fitted on {images[0]:,} to {images[-1]:,} images of "
+            f"{' or '.join(dict.fromkeys(each.fitted_on for each in known))}."
         )
     ece, by_chance = percent(values["ece"]), percent(values["ece_by_chance"])
     if "temperature" in values:
-        effect = (
-            ""
-            if training_images
-            else f" Calibration error: {percent(values['ece_before'])} before, {ece} after."
+        text = (
+            f"The temperature is {values['temperature']:.3g}, fitted on {values['num_fitted_images']} images of "
+            f"{values['fitted_on']}."
         )
-        return (
-            f"It has a temperature of {values['temperature']:.3g}, fitted on {values['num_fitted_images']} images of "
-            f"{values['fitted_on']}.{effect} A temperature changes no prediction."
-        )
+        before = percent(values["ece_before"])
+        return text if training_images else f"{text} Calibration error: {before} before, {ece} after."
     if training_images:
         return "No temperature was fitted."
     if values["ece_within_chance"]:
-        return (
-            f"The calibration error, {ece}, is within chance (up to {by_chance}). No temperature is needed."
-        )
+        return f"The calibration error, {ece}, is within chance (up to {by_chance})."
     return (
-        f"The calibration error is {ece}, more than chance explains (up to {by_chance}). A temperature fitted on a "
-        "selection set lowers it (--set minival=0.1)."
-    )
-
-
-def _abstention_text(curve: CoverageCurve, abstain_below: float | None) -> str:
-    half = curve.at_coverage(0.5)
-    text = (
-        f"Of the {percent(float(curve.coverage[half]))} most confident predictions, "
-        f"{percent(float(curve.accuracy[half]))} are right; of all, {percent(float(curve.accuracy[-1]))}."
-    )
-    if abstain_below is None:
-        return text
-    count, accuracy, interval = curve.at_threshold(abstain_below)
-    right = (
-        "" if interval is None else f", of which {percent(accuracy)} are right ({format_interval(interval)})"
-    )
-    return (
-        f"{count} of {curve.num_images} predictions reach the threshold of {percent(abstain_below)} "
-        f"(--abstain-below){right}. {text}"
+        f"The calibration error, {ece}, is more than chance explains (up to {by_chance}). A temperature fitted on a "
+        "selection set lowers it: use `minival=0.1`."
     )
 
 
@@ -247,15 +211,12 @@ def _targets(curve: CoverageCurve) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for target in _TARGETS:
         reached = np.flatnonzero((curve.accuracy >= target) & _enough(curve))
-        row = {"target": target, "threshold": None, "coverage": 0.0, "num_images": 0}
+        threshold, coverage = None, 0.0
         if len(reached):
-            point = int(reached[-1])
-            row |= {
-                "threshold": 0.0 if point == len(curve.coverage) - 1 else float(curve.threshold[point]),
-                "coverage": float(curve.coverage[point]),
-                "num_images": round(curve.coverage[point] * curve.num_images),
-            }
-        rows.append(row)
+            coverage = float(curve.coverage[reached[-1]])
+            threshold = 0.0 if coverage == curve.coverage[-1] else float(curve.threshold[reached[-1]])
+        count = round(coverage * curve.num_images)
+        rows.append({"target": target, "threshold": threshold, "coverage": coverage, "num_images": count})
     return rows
 
 
@@ -264,12 +225,9 @@ def _highest_accuracy(curve: CoverageCurve) -> dict[str, Any] | None:
     enough = np.flatnonzero(_enough(curve))
     if not len(enough):
         return None
-    point = int(enough[np.argmax(curve.accuracy[enough])])
-    return {
-        "accuracy": float(curve.accuracy[point]),
-        "threshold": float(curve.threshold[point]),
-        "num_images": round(curve.coverage[point] * curve.num_images),
-    }
+    threshold = float(curve.threshold[enough[np.argmax(curve.accuracy[enough])]])
+    count, accuracy, _ = curve.at_threshold(threshold)
+    return {"accuracy": accuracy, "threshold": threshold, "num_images": count}
 
 
 def _enough(curve: CoverageCurve) -> npt.NDArray[np.bool_]:
@@ -279,16 +237,15 @@ def _enough(curve: CoverageCurve) -> npt.NDArray[np.bool_]:
 
 
 def _points(curve: CoverageCurve, abstain_below: float | None) -> list[dict[str, Any]]:
-    """Rows of the table, by decreasing coverage."""
     thresholds = {float(curve.threshold[curve.at_coverage(coverage)]): False for coverage in _COVERAGES}
     rows = [*thresholds.items(), *([] if abstain_below is None else [(abstain_below, True)])]
     points: list[dict[str, Any]] = []
-    for threshold, asked in rows:
+    for threshold, requested in rows:
         count, accuracy, interval = curve.at_threshold(threshold)
         low, high = interval or (None, None)
         points.append(
             {"coverage": count / curve.num_images, "threshold": threshold, "accuracy": accuracy, "low": low,
-             "high": high, "requested": asked}
+             "high": high, "requested": requested}
         )  # fmt: skip
     return sorted(points, key=lambda row: -float(row["coverage"]))
 
@@ -330,6 +287,6 @@ def draw_coverage(curve: CoverageCurve) -> Figure:
     rows = [(value, *wilson_interval(value, count)) for value, count in zip(accuracy, counts, strict=True)]
     draw_band(ax, 100 * curve.coverage[points], rows, linewidth=1.5)
     ax.set_xlim(0, 101)
-    ax.set_xlabel("images left, %, the most confident first", color=INK)
+    ax.set_xlabel("predicted images, %, the most confident first", color=INK)
     style_axes(ax, "accuracy of these, %, with its 95 % interval")
     return figure

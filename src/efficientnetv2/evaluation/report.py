@@ -18,12 +18,17 @@ import numpy.typing as npt
 import yaml
 from scipy.sparse import coo_array
 
-from efficientnetv2.evaluation import headline, plots, thumbnails
-from efficientnetv2.evaluation.html import Section, TemplateSection, json_text, json_values, render
+from efficientnetv2.evaluation import plots, thumbnails
+from efficientnetv2.evaluation.html import TemplateSection, json_text, json_values, render
 from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
 from efficientnetv2.evaluation.plot_style import text_width, wrap_name
-from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.summary import ReportContext, limitations, summarize
+from efficientnetv2.evaluation.report_metadata import (
+    ReportContext,
+    ReportMetadata,
+    majority_warning,
+    probe_evaluated_images,
+    probe_warning,
+)
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.multilabel import (
     ASSIGNMENT_RULES,
@@ -79,36 +84,26 @@ def most_confident_errors(
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that a report is made of.
-
-    Attributes:
-        intervals: 95 % intervals as ``metrics.metric_intervals`` gives them.
-        errors: Wrong predictions to show, the most confident first.
-        history: Rows of ``metrics.jsonl``.
-        sizes: Metrics at several image sizes.
-        links: Other files of the report: title -> address relative to its folder.
-        images: Image path as in the dataset -> address relative to the folder.
-    """
+    """All that a report is made of."""
 
     metrics: Metrics
-    intervals: Mapping[str, Interval]
+    intervals: Mapping[str, Interval]  # of 95 %
     metadata: ReportMetadata
-    errors: Sequence[Misclassification] = ()
-    sections: Sequence[Section | TemplateSection] = ()
+    errors: Sequence[Misclassification] = ()  # the most confident first
+    sections: Sequence[TemplateSection] = ()
     context: ReportContext = field(default_factory=ReportContext)
-    history: Sequence[plots.MetricsRow] = ()
+    history: Sequence[plots.MetricsRow] = ()  # metrics.jsonl
     sizes: plots.SizeCurve | None = None
-    links: Mapping[str, str] = field(default_factory=dict)
-    images: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)  # title -> address of other files
+    images: Mapping[str, str] = field(default_factory=dict)  # path as in the dataset -> address
 
     @property
     def next_steps(self) -> tuple[NextStep, ...]:
         """What to do next, ranked."""
         data = self._section_data
         suspects = data.get("abstention", {}).get("suspect_labels", 0)
-        return next_steps(
-            self.metrics, self.metadata, data_scaling_curve=data.get("data_scaling_curve"), suspects=suspects
-        )
+        curve = data.get("data_scaling_curve")
+        return next_steps(self.metrics, self.metadata, data_scaling_curve=curve, suspects=suspects)
 
     def write(self, folder: str | Path) -> None:
         """Write ``report.json`` and ``report.html`` into an existing folder."""
@@ -122,26 +117,34 @@ class Report:
         each non-empty cell.
         """
         metrics, metadata = self.metrics, self.metadata
+        confusion: dict[str, Any] = {}
+        names = ["mean_average_precision", "f1_micro", "f1_macro", "answer"]
+        if not isinstance(metrics, MultilabelMetrics):
+            names, cells = ["macro_f1", "balanced_accuracy"], metrics.confusion
+            confusion = {"confusion": cells.toarray()}
+            if len(metrics.class_names) > _MATRIX_CLASSES:
+                confusion = {"confusion_cells": np.stack([cells.row, cells.col, cells.data], axis=1)}
+        unit = self.context.bootstrap_unit
         values: dict[str, Any] = json_values(
             {
                 "schema_version": SCHEMA_VERSION,
                 "top1": metrics.top1,
                 "top5": metrics.top5,
-                **_averages(metrics),
+                **{name: getattr(metrics, name) for name in names},
                 "majority_top1": metrics.majority_top1,
                 "majority_class": metrics.majority_class,
                 "ece": metrics.ece,
                 "num_images": metrics.num_images,
                 "optimistic": metadata.optimistic,
                 "intervals": self.intervals,
-                "bootstrap_unit": _UNITS.get(self.context.bootstrap_unit, self.context.bootstrap_unit),
+                "bootstrap_unit": _UNITS.get(unit, unit),
                 "next_steps": [asdict(step) for step in self.next_steps],
                 **{key: value for key, value in vars(metadata).items() if key != "extra"},
                 **metadata.extra,
                 **self._section_data,
                 "per_class": {name: asdict(each) for name, each in metrics.per_class.items()},
                 "class_names": metrics.class_names,
-                **_confusion(metrics),
+                **confusion,
                 "top_errors": [
                     {key: value for key, value in vars(error).items() if key != "thumbnail"}
                     for error in self.errors
@@ -153,35 +156,27 @@ class Report:
     def to_html(self) -> str:
         """The page."""
         metrics, metadata, context, data = self.metrics, self.metadata, self.context, self._section_data
-        steps = self.next_steps
         abstention = data.get("abstention", {})
         in_galleries = {path for gallery in data.get("galleries", ()) for path in gallery["paths"]}
         errors = [error for error in self.errors if error.path not in in_galleries]
-        stretch = thumbnails.is_low_contrast(error.thumbnail for error in errors)
+        stretched = thumbnails.is_low_contrast(error.thumbnail for error in errors)
         stages = plots.stage_costs(self.history)
         recipe = None if metadata.recipe is None else json_values(metadata.recipe)
         single_label = None if isinstance(metrics, MultilabelMetrics) else metrics
+        probe_f1 = {} if context.probe is None else context.probe.f1
         return render(
             "report.html.j2",
             metrics=metrics,
             multilabel=single_label is None,
             intervals=self.intervals,
             metadata=metadata,
-            bootstrap_unit=context.bootstrap_unit,
-            headline=headline.headline(metrics),
-            split=headline.describe_split(metadata),
-            majority_warning=headline.majority_warning(metrics, self.intervals),
-            dataset_notes=headline.dataset_notes(metrics, metadata),
-            probe_warning=headline.probe_warning(metrics, metadata, context.probe),
-            probe_training_images=headline.probe_training_images(metadata),
-            probe_evaluated_images=headline.probe_evaluated_images(metrics, context.probe),
+            context=context,
+            majority_warning=majority_warning(metrics, self.intervals),
+            probe_warning=probe_warning(metrics, metadata, context.probe),
+            probe_evaluated_images=probe_evaluated_images(metrics, context.probe),
             # Classes whose F1 is below that of the linear probe, and whether significantly.
-            below_probe={}
-            if context.probe is None
-            else {name: each.certain for name, each in context.probe.f1.items() if each.value < 0},
-            summary=summarize(metrics, self.intervals, metadata, context, steps),
-            limitations=limitations(metrics, self.intervals, metadata, context),
-            steps=steps,
+            below_probe={name: each.certain for name, each in probe_f1.items() if each.value < 0},
+            steps=self.next_steps,
             sections=self.sections,
             rule=ASSIGNMENT_RULES[metrics.answer] if isinstance(metrics, MultilabelMetrics) else None,
             calibration=data.get("calibration"),
@@ -199,10 +194,12 @@ class Report:
             matrix=single_label and matrix_layout(single_label.confusion, single_label.class_names),
             confusions=single_label
             and most_frequent_confusions(single_label.confusion, single_label.class_names),
-            errors=[(error, thumbnails.encode_thumbnail(error.thumbnail, dim=stretch)) for error in errors],
+            errors=[
+                (error, thumbnails.encode_thumbnail(error.thumbnail, stretched=stretched)) for error in errors
+            ],
             suspects=abstention.get("suspect_labels", 0),
             galleries=bool(in_galleries),
-            stretched=thumbnails.CONTRAST_NOTE if stretch else None,
+            stretched=thumbnails.CONTRAST_NOTE if stretched else None,
             recipe=recipe and yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         )
 
@@ -217,7 +214,7 @@ def _class_rows(metrics: Metrics) -> dict[str, Any]:
         name: each.average_precision if isinstance(each, MultilabelClassMetrics) else each.f1
         for name, each in metrics.per_class.items()
     }
-    measured = [(name, each) for name, each in metrics.per_class.items() if values[name] is not None]
+    measured = [row for row in metrics.per_class.items() if values[row[0]] is not None]
     rows = sorted(measured, key=lambda row: values[row[0]] or 0.0)
     return {
         "classes": rows[:_ROWS_OPEN],
@@ -230,35 +227,13 @@ def _class_rows(metrics: Metrics) -> dict[str, Any]:
 def _usage(
     metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """How to use the model: the command, the command with a threshold (None: no target is reached), and Python."""
-    command = predict_command(metadata)
-    python = (
-        "import efficientnetv2 as ev2\n\n"
-        f"predict = ev2.Predictor({json.dumps(model_of(metadata), ensure_ascii=False)})\n"
-        'for prediction in predict(["image.jpg"]):\n'
-        "    print(prediction.label, prediction.probability)"
-    )
-    abstain = None
+    """How to use the model: the command, the command with a threshold (None: no target is reached), and the model."""
+    command, abstain = predict_command(metadata), None
     if reached := [each for each in targets if each["target"] > metrics.top1 and each["threshold"]]:
         threshold = math.ceil(1000 * reached[0]["threshold"]) / 1000
         abstain = {"target": reached[0]["target"], "command": f"{command} --abstain-below {threshold:g}"}
-    return {"command": command, "python": python, "abstain": abstain}
-
-
-def _confusion(metrics: Metrics) -> dict[str, Any]:
-    if isinstance(metrics, MultilabelMetrics):
-        return {}
-    cells = metrics.confusion
-    if len(metrics.class_names) <= _MATRIX_CLASSES:
-        return {"confusion": cells.toarray()}
-    return {"confusion_cells": np.stack([cells.row, cells.col, cells.data], axis=1)}
-
-
-def _averages(metrics: Metrics) -> dict[str, float | str]:
-    names = ["macro_f1", "balanced_accuracy"]
-    if isinstance(metrics, MultilabelMetrics):
-        names = ["mean_average_precision", "f1_micro", "f1_macro", "answer"]
-    return {name: getattr(metrics, name) for name in names}
+    model = json.dumps(model_of(metadata), ensure_ascii=False)
+    return {"command": command, "model": model, "abstain": abstain}
 
 
 def matrix_layout(confusion: coo_array, class_names: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a report says beside the metrics: the data, the model, how it was trained, and what was noted."""
+"""What a report says besides the metrics: the data, the model, how it was trained, and what it is compared with."""
 
 from __future__ import annotations
 
@@ -6,43 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from efficientnetv2.evaluation.generalization import NewPlaceEstimate, TrainDistance, hold_out_estimate
+from efficientnetv2.evaluation.html import percent
+from efficientnetv2.evaluation.predictions import PairedDifference
+from efficientnetv2.metrics.confidence_intervals import Interval
+from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics
 from efficientnetv2.preprocessing import TTA
+from efficientnetv2.utils.errors import pluralize
+
+#: A verdict of a few words, and the sentences behind it.
+Verdict = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class ReportMetadata:
-    """All that a report says beside the metrics. None and empty mean unknown, or not so.
+    """All that a report says besides the metrics. The fields are keys of ``report.json``.
 
-    The fields are keys of ``report.json``.
-
-    Attributes:
-        evaluated_on: Split of the evaluated images, or ``out-of-fold``, or ``all pictures``.
-        selected_on: Split that chose the epoch or the recipe. None if no metric chose anything.
-        num_eval_images_seen_in_training: Number of evaluated images that trained the model. None if unknown.
-        num_eval_images_used_for_selection: Number of the other evaluated images that selected the model.
-        kept_model: ``start`` is the model before training. None if nothing num_eval_images_used_for_selection between
-            models.
-        ensemble_size: Models that predict each image together, in a cross-validation.
-        num_train_lost: Number of training images that became unreadable during training.
-        wall_s: Training time in seconds.
-        data_wait_fraction: Fraction of the training time spent waiting for images.
-        linear_probe_top1: Top-1 of a linear classifier on the features of the pretrained weights.
-        linear_probe_num_images: Number of training images of the probe. The mean over folds in a cross-validation.
-        linear_probe_num_available: Number of training images that the probe could have used.
-        train_images_per_class: Class name -> number of training images.
-        stored_size: Median shorter side of the training images as stored, in pixels.
-        check_notes: Sentences of the check of the files: duplicates, conflicting labels, colors.
-        label_conflicts: Number of pairs of identical images with different labels.
-        late_gain: Gain of validation top-1 in the last quarter of the training, as a fraction.
-        extra: Further keys of ``report.json``.
+    None and empty mean unknown, or not so.
     """
 
     data: str
-    evaluated_on: str
-    selected_on: str | None = None
+    evaluated_on: str  # a split, or "out-of-fold", or "all pictures"
+    selected_on: str | None = None  # the split that chose the epoch or the recipe
     num_eval_images_seen_in_training: int | None = None
-    num_eval_images_used_for_selection: int = 0
-    kept_model: Literal["start", "trained"] | None = None
+    num_eval_images_used_for_selection: int = 0  # of those not seen in training
+    kept_model: Literal["start", "trained"] | None = None  # "start" is the model before training
     kept_reason: str = ""
     tta: TTA = "none"
     model: str | None = None
@@ -53,25 +41,25 @@ class ReportMetadata:
     recipe: Mapping[str, Any] | None = None
     seed: int | None = None
     epochs: float | None = None
-    ensemble_size: int | None = None
+    ensemble_size: int | None = None  # models that predict each image together, in a cross-validation
     num_train_images: int | None = None
-    num_train_lost: int = 0
+    num_train_lost: int = 0  # training images that became unreadable during training
     wall_s: float | None = None
     images_per_s: float | None = None
     data_wait_fraction: float | None = None
     linear_probe_top1: float | None = None
     linear_probe_macro_f1: float | None = None
     linear_probe_f1: Mapping[str, float] = field(default_factory=dict)
-    linear_probe_num_images: int | None = None
+    linear_probe_num_images: int | None = None  # training images of the probe; the mean over folds
     linear_probe_num_available: int | None = None
     train_images_per_class: Mapping[str, int] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
     num_skipped: int = 0
-    stored_size: float | None = None
-    check_notes: Sequence[str] = ()
-    label_conflicts: int = 0
-    late_gain: float | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    stored_size: float | None = None  # median shorter side of the training images as stored, in pixels
+    check_notes: Sequence[str] = ()  # on duplicates, conflicting labels, colors
+    label_conflicts: int = 0  # pairs of identical images with different labels
+    late_gain: float | None = None  # of validation top-1 in the last quarter of the training
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further keys of report.json
 
     @property
     def is_training_report(self) -> bool:
@@ -86,8 +74,7 @@ class ReportMetadata:
     @property
     def optimistic(self) -> bool:
         """Whether evaluated images trained or selected the model."""
-        selected = self.evaluated_on == self.selected_on or self.num_eval_images_used_for_selection > 0
-        return selected or self.on_training_split or bool(self.num_eval_images_seen_in_training)
+        return bool(self.optimism)
 
     @property
     def training_images(self) -> str:
@@ -101,20 +88,142 @@ class ReportMetadata:
         """The other evaluated images that selected the model, as a phrase; '' for none known."""
         if self.evaluated_on == self.selected_on:
             return "these images"
-        return (
-            f"{self.num_eval_images_used_for_selection:,} of these images"
-            if self.num_eval_images_used_for_selection
-            else ""
-        )
+        count = self.num_eval_images_used_for_selection
+        return f"{count:,} of these images" if count else ""
 
     @property
     def optimism(self) -> str:
-        """``optimism_phrase`` of these images."""
+        """``These images trained the model``, the start of a warning; '' for none."""
         return optimism_phrase(self.training_images, self.selection_images)
+
+    @property
+    def split_phrase(self) -> str:
+        """The evaluated images: ``validation images (val), kept out of training``."""
+        held_out = "" if self.num_train_images is None else ", kept out of training"
+        models = f"{self.ensemble_size} models together" if (self.ensemble_size or 1) > 1 else "a model"
+        splits = {
+            "val": f"validation images (val){held_out}",
+            "test": "test images",
+            "minival": "selection images (minival)",
+            "all pictures": "all images",
+            "out-of-fold": f"all images, each predicted by {models} not trained on it (out-of-fold)",
+        }
+        if self.on_training_split:
+            return "training images"
+        return splits.get(self.evaluated_on, f"images of split {self.evaluated_on}")
+
+    @property
+    def probe_training_images(self) -> str | None:
+        """``5,000 of 40,000 training images``, if the linear probe was trained on fewer than there are."""
+        used, available = self.linear_probe_num_images, self.linear_probe_num_available
+        if used is None or available is None or used >= available:
+            return None
+        mean = " (means over the folds)" if self.evaluated_on == "out-of-fold" else ""
+        return f"{used:,} of {pluralize(available, 'training image')}{mean}"
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """What the questions need besides metrics and metadata. None: not known, or not requested."""
+
+    probe: PairedDifference | None = None  # model minus linear probe
+    last: tuple[str, PairedDifference] | None = None  # name of another run, and model minus that run
+    new_places: NewPlaceEstimate | None = None  # from a cross-validation
+    bootstrap_unit: str | None = None  # what intervals draw whole: "places", "groups"; None for images
+    train_distance: TrainDistance | None = None
+    tta: PairedDifference | None = None  # with test-time augmentation minus without
+    unseen: str | None = None  # metrics without the images that trained the model, as a sentence
+    more_labels: Verdict | None = None
+    calibration: Verdict | None = None
+    subgroups: Verdict | None = None
+
+    @property
+    def hold_out(self) -> NewPlaceEstimate | None:
+        """What a single held-out split says of new locations."""
+        return None if self.train_distance is None else hold_out_estimate(self.train_distance)
+
+    @property
+    def holds_for_new_places(self) -> bool:
+        """Whether the metrics are known to hold for new locations."""
+        distance = self.train_distance
+        if self.new_places is not None and self.new_places.known:
+            return True
+        return distance is not None and distance.new and distance.by == "place"
 
 
 def optimism_phrase(training_images: str, selection_images: str) -> str:
-    """``These images trained the model``, the start of a warning; '' for none."""
+    """``ReportMetadata.optimism`` of images as phrases."""
     uses = ((training_images, "trained"), (selection_images, "selected"))
     text = " and ".join(f"{images} {verb} the model" for images, verb in uses if images)
     return text[:1].upper() + text[1:]
+
+
+def majority_warning(metrics: Metrics, intervals: Mapping[str, Interval]) -> str | None:
+    """A sentence if the model is not clearly better than always predicting the majority class."""
+    low, high = intervals["top1"]
+    if low > metrics.majority_top1:
+        return None
+    if high >= metrics.majority_top1:
+        return "The model is not clearly better than that."
+    # A model that finds rare classes at the cost of the frequent class has a low top-1 but is of use.
+    classes = sum(each.support > 0 for each in metrics.per_class.values())
+    if isinstance(metrics, MultilabelMetrics) or "balanced_accuracy" not in intervals or classes == 1:
+        return "The model is worse than that."
+    separates = intervals["balanced_accuracy"][0] > 1 / classes
+    return (
+        f"The model is worse than that{', but it separates' if separates else ' and does not clearly separate'} the "
+        f"classes: balanced accuracy is {percent(metrics.balanced_accuracy)}, by chance {percent(1 / classes)}."
+    )
+
+
+def probe_evaluated_images(metrics: Metrics, difference: PairedDifference | None) -> str | None:
+    """``500 of these images``, if the linear probe was evaluated on fewer."""
+    if difference is None or difference.num_images >= metrics.num_images:
+        return None
+    return f"{difference.num_images:,} of these images"
+
+
+def probe_warning(
+    metrics: Metrics, metadata: ReportMetadata, difference: PairedDifference | None = None
+) -> str | None:
+    """A sentence if the model does not beat the linear probe in top-1 and macro-F1, or if training was discarded.
+
+    ``difference`` is of model and probe on the images that both predicted.
+    """
+    probe = {"top-1": metadata.linear_probe_top1, "macro-F1": metadata.linear_probe_macro_f1}
+    if None in probe.values() or isinstance(metrics, MultilabelMetrics):
+        return None
+    if metadata.kept_model == "start":
+        return metadata.kept_reason
+    model, images = {"top-1": metrics.top1, "macro-F1": metrics.macro_f1}, ""
+    if difference is not None and difference.num_images < metrics.num_images:
+        gains = {"top-1": difference.top1.value, "macro-F1": difference.macro_f1.value}
+        model = {name: (value or 0) + gains[name] for name, value in probe.items()}
+        images = f" on the {difference.num_images:,} images that both predicted"
+    lost = [
+        f"{name} ({percent(model[name])} against {percent(value)}{images})"
+        for name, value in probe.items()
+        if value is not None and model[name] <= value
+    ]
+    if not lost:
+        return None
+    return (
+        f"Training has not beaten the linear probe in {' or '.join(lost)}. The probe is a linear classifier on "
+        f"pretrained features, trained on {metadata.probe_training_images or 'the same images'}."
+    )
+
+
+def summary_lines(context: ReportContext) -> list[str]:
+    """What is printed below the metrics."""
+    lines = [] if context.unseen is None else [context.unseen]
+    name, last = context.last or ("", None)
+    for question, difference in (
+        ("Is it better with test-time augmentation?", context.tta),
+        ("Better than the linear probe?", context.probe),
+        (f"Better than {name}?", last),
+    ):
+        if difference is not None:
+            lines.append(f"{question} {difference.verdict} {difference.text}")
+    if context.more_labels is not None:
+        lines.append(f"Would more labels help? {' '.join(context.more_labels)}")
+    return [*lines, *(each[1] for each in (context.calibration, context.subgroups) if each is not None)]

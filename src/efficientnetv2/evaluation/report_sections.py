@@ -1,10 +1,10 @@
-"""Sections of a report beyond the metrics: reliability, costs, subgroups, more labels, comparisons."""
+"""Sections of a report beyond the metrics: reliability, costs, subgroups, learning curve, comparisons."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from efficientnetv2.evaluation.html import TemplateSection, format_interval, per
 from efficientnetv2.evaluation.plot_style import COLORS, INK, draw_band, single_plot, style_axes
 from efficientnetv2.evaluation.predictions import PairedDifference, compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
-from efficientnetv2.evaluation.summary import ReportContext
+from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata, Verdict
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.cost_sensitive import ABSTAIN, ErrorCosts, calibrated_cost_p_value, cost_metrics
@@ -43,9 +43,9 @@ from efficientnetv2.utils.rng import Key
 if TYPE_CHECKING:  # loads scikit-learn, which takes a second
     from efficientnetv2.inference.learning_curve import LearningCurve
 
-# Columns of a dataset that say no property of a picture.
-_OTHERWISE = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
-#: By which pictures are cut beside the columns of their table: see ``data.image_metadata``.
+# Columns of a dataset that are no property of an image.
+_NO_PROPERTY = ("path", "label", "split", KEPT_WHOLE, *PLACE, CONTENT, CHECKSUM)
+#: Column of image sizes, by which images form subgroups even without a column in their table.
 SIZE = "longer_side_px"
 # One-sided significance level, as of a 95 % interval.
 _CHANCE = 0.025
@@ -61,36 +61,33 @@ _LETTER = 0.016
 class ReportOptions:
     """What the user wants of a report beyond the metrics."""
 
-    # Columns of subgroups; None takes all that are suitable, empty none
-    slices: tuple[str, ...] | None = None
-    costs: ErrorCosts | None = None  # Costs of errors; None if they are not known
-    abstain_below: float | None = None  # Probability below which a person decides; None never
-    against: PreviousRun | None = None  # Run or evaluation to compare with; None takes the previous one
+    slices: tuple[str, ...] | None = None  # columns of subgroups; None takes all suitable ones
+    costs: ErrorCosts | None = None
+    abstain_below: float | None = None  # probability below which a person decides
+    baseline: PreviousRun | None = None  # to compare with; None takes the previous run
 
 
 @dataclass(frozen=True, eq=False)
 class ReportInputs:
-    """What is known besides the predictions."""
+    """What is known besides the predictions. None: unknown."""
 
-    calibration: Calibration | None = None  # Temperature of the predictions
-    # Temperatures of the members of an ensemble; None of one without
-    members: tuple[Calibration | None, ...] = ()
-    # Predictions of the linear probe, see ``evaluation.predictions.load_predictions``
-    probe: pd.DataFrame | None = None
-    labels: tuple[str, str] | None = None  # Verdict and text on more labels
-    elsewhere: NewPlaceEstimate | None = None  # Estimate for new places, from a cross-validation
-    apart: TrainDistance | None = None  # Distance of the images from the training images
-    tta: PairedDifference | None = None  # Difference made by test-time augmentation
-    unseen: str | None = None  # Text on the images that did not train the model
-    sections: tuple[TemplateSection, ...] = ()  # Further sections
-    folder: Path | None = None  # Run directory, beside which earlier runs are; None without
-    split_by: str | None = None  # Rule of the folds of a cross-validation; None without
-    whole: Clusters | None = None  # Clusters of the predicted images; None without
+    calibration: Calibration | None = None  # temperature of the predictions
+    members: tuple[Calibration | None, ...] = ()  # temperatures of an ensemble
+    probe: pd.DataFrame | None = None  # predictions of the linear probe, as of ``load_predictions``
+    more_labels: Verdict | None = None
+    new_places: NewPlaceEstimate | None = None  # from a cross-validation
+    train_distance: TrainDistance | None = None
+    tta: PairedDifference | None = None  # with test-time augmentation minus without
+    unseen: str | None = None  # metrics of the images that did not train the model, as a sentence
+    sections: tuple[TemplateSection, ...] = ()  # further sections
+    folder: Path | None = None  # run directory, among whose siblings the previous run is
+    split_by: str | None = None  # rule of the folds of a cross-validation
+    clusters: Clusters | None = None  # of the predicted images
 
 
 @dataclass(frozen=True, eq=False)
 class ReportFindings:
-    """Sections of the page, and the context of its summary."""
+    """Sections of the page, and the context of its questions."""
 
     sections: tuple[TemplateSection, ...]
     context: ReportContext
@@ -100,80 +97,63 @@ def build_sections(
     predictions: Predictions,
     dataset: ImageDataset,
     class_names: Sequence[str],
-    wanted: ReportOptions,
-    known: ReportInputs,
-    *,
-    trainers: str = "",
-    choosers: str = "",
-    reach: Interval,
-    key: Key,
+    metadata: ReportMetadata,
+    options: ReportOptions,
+    inputs: ReportInputs,
+    top1_interval: Interval,
 ) -> ReportFindings:
     """Everything that a report says of predictions beyond the metrics.
 
-    Args:
-        predictions: Predictions of labeled images.
-        dataset: Dataset of the images.
-        class_names: Classes of the model.
-        wanted: What the user wants.
-        known: What is known besides.
-        trainers: See ``reliability_section``.
-        choosers: See ``reliability_section``.
-        reach: 95 % interval of top-1.
-        key: Key of the bootstrap.
-
-    Raises:
-        InputError: The other run predicted other images.
+    Raises InputError if the other run has no prediction of these images.
     """
     labels, probabilities = predictions.labels, predictions.probabilities
     shown = dataset.select(predictions.samples)
-    trusted = reliability_section(
+    scaled = None
+    if (found := inputs.calibration) is not None:
+        before = probability.probabilities(found.temperature * predictions.logits, predictions.answer).numpy()
+        scaled = TemperatureScaling(found.temperature, found.pictures, found.fitted_on, before)
+    reliability = reliability_section(
         labels,
         probabilities,
-        scaled=_scaled(predictions, known),
-        members=known.members,
-        top1_interval=reach,
-        training_images=trainers,
-        selection_images=choosers,
-        abstain_below=wanted.abstain_below,
+        scaled=scaled,
+        members=inputs.members,
+        top1_interval=top1_interval,
+        training_images=metadata.training_images,
+        selection_images=metadata.selection_images,
+        abstain_below=options.abstain_below,
         answer=predictions.answer,
     )
-    sections: list[TemplateSection] = [trusted]
+    sections: list[TemplateSection] = [reliability]
     predicted = probabilities.argmax(axis=1)
-    columns, uncut = _cut(shown, wanted.slices)
-    parts = slice_metrics(columns, labels, predicted, is_correct(labels, predicted))
-    if parts:
-        sections.append(subgroup_section(parts))
-    if wanted.costs is not None:
-        sections.append(cost_section(labels, probabilities, wanted.costs, class_names, key=key.fold("costs")))
+    columns, note = _slice_columns(shown, options.slices)
+    slices = slice_metrics(columns, labels, predicted, is_correct(labels, predicted))
+    subgroups = ("Not measured.", note) if note else None
+    if slices:
+        sections.append(subgroup_section(slices))
+        subgroups = (subgroup_verdict(slices), f"{worst_slice(slices)} {note}".strip())
+    if options.costs is not None:
+        key = Key.of(metadata.seed or 0).fold("findings").fold("costs")
+        sections.append(cost_section(labels, probabilities, options.costs, class_names, key=key))
     probe = last = None
     if labels.ndim == 1:
-        answers = predictions_frame(predictions, dataset, class_names)
-        whole = None if known.whole is None else known.whole.by_path(shown.paths)
-        if known.probe is not None:
-            probe = compare_predictions(answers, known.probe, clusters=whole)
-        last = _last(answers, wanted, known, whole)
-    return ReportFindings(
-        (*sections, *known.sections),
-        ReportContext(
-            probe=probe,
-            last=last,
-            train_distance=known.apart,
-            tta=known.tta,
-            unseen=known.unseen,
-            more_labels=known.labels,
-            new_places=known.elsewhere,
-            bootstrap_unit=None if known.whole is None else known.whole.what,
-            calibration=(trusted.verdict, trusted.calibrated),
-            subgroups=_of_slices(parts, uncut),
-        ),
+        table = predictions_frame(predictions, dataset, class_names)
+        clusters = None if inputs.clusters is None else inputs.clusters.by_path(shown.paths)
+        if inputs.probe is not None:
+            probe = compare_predictions(table, inputs.probe, clusters=clusters)
+        last = _last_run(table, options.baseline, inputs, clusters)
+    context = ReportContext(
+        probe=probe,
+        last=last,
+        train_distance=inputs.train_distance,
+        tta=inputs.tta,
+        unseen=inputs.unseen,
+        more_labels=inputs.more_labels,
+        new_places=inputs.new_places,
+        bootstrap_unit=None if inputs.clusters is None else inputs.clusters.unit,
+        calibration=(reliability.verdict, reliability.calibrated),
+        subgroups=subgroups,
     )
-
-
-def _of_slices(parts: Sequence[SliceMetrics], uncut: Sequence[str]) -> tuple[str, str] | None:
-    """Verdict and text on the subgroups; None without."""
-    if not parts:
-        return ("Not measured.", " ".join(uncut)) if uncut else None
-    return subgroup_verdict(parts), " ".join([worst_slice(parts), *uncut])
+    return ReportFindings((*sections, *inputs.sections), context)
 
 
 def predictions_frame(
@@ -181,98 +161,70 @@ def predictions_frame(
 ) -> pd.DataFrame:
     """Predictions of images with one label as ``evaluation.predictions.load_predictions`` gives saved ones."""
     shown = dataset.select(predictions.samples)
-    called = predictions.probabilities.argmax(axis=1)
-    return pd.DataFrame(
-        {"predicted_label": [class_names[one] for one in called], "true_label": list(shown.table["label"])},
-        index=pd.Index(shown.paths),
-    )
+    predicted = [class_names[label] for label in predictions.probabilities.argmax(axis=1)]
+    columns = {"predicted_label": predicted, "true_label": list(shown.table["label"])}
+    return pd.DataFrame(columns, index=pd.Index(shown.paths))
 
 
-def with_image_sizes(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> ImageDataset:
-    """The dataset with a column of image sizes, if it may be used and is known; an own column stays."""
-    if SIZE in dataset.table or not (wanted is None or SIZE in wanted):
-        return dataset
+def _with_image_sizes(dataset: ImageDataset, slices: tuple[str, ...] | None) -> pd.DataFrame:
+    """The table with a column of image sizes, if it may be used and is known; an existing column stays."""
+    if SIZE in dataset.table or not (slices is None or SIZE in slices):
+        return dataset.table
     sides = longer_sides(dataset)
-    return dataset if sides is None else replace(dataset, table=dataset.table.assign(**{SIZE: sides}))
+    return dataset.table if sides is None else dataset.table.assign(**{SIZE: sides})
 
 
-def validate_slices(dataset: ImageDataset, wanted: tuple[str, ...]) -> None:
-    """Check columns of subgroups before an image is predicted.
-
-    Raises:
-        InputError: A column does not exist, or is not suitable.
-    """
-    table = with_image_sizes(dataset, wanted).table
-    there = [str(name) for name in table.columns if name not in _OTHERWISE]
-    for name in wanted:
-        if name == SIZE and name not in there:
-            raise InputError(
-                f"--slices {SIZE}: the size of these pictures is not known. It is read off the headers of up to "
-                f"{MAX_MEASURED:,} files, and not of more, nor of shards, packed records and rasters. Leave it out, "
-                "or write it into a column of that name."
-            )
-        if name not in there:
-            having = (
-                f"It has {shorten(there, 20)}." if there else "It has no other than path, label and split."
-            )
-            raise InputError(
-                f"--slices {name}: {dataset.source} has no such column{did_you_mean(name, there)} {having}"
-            )
+def validate_slices(dataset: ImageDataset, slices: tuple[str, ...]) -> None:
+    """Check columns of subgroups before an image is predicted; raises InputError for an unsuitable one."""
+    table = _with_image_sizes(dataset, slices)
+    columns = [str(name) for name in table.columns if name not in _NO_PROPERTY]
+    for name in slices:
+        if name not in columns:
+            if name == SIZE:
+                reason = f"image sizes are read of up to {MAX_MEASURED:,} files, not of shards, records and rasters."
+            else:
+                reason = f"{dataset.source} has no such column{did_you_mean(name, columns)}"
+            raise InputError(f"`slices` {name}: {reason} Choose from {shorten(columns, 20) or 'no column'}.")
         if slice_values(table[name]) is None:
             raise InputError(
-                f"--slices {name}: the column has one value, or many that are no numbers, or numbers most of which "
-                "are equal, so it cuts the pictures into nothing of use. Give one of a few values, such as a year or a "
-                "region, or of numbers."
+                f"`slices` {name}: subgroups need a few values, or numbers that differ. Choose another column, such as "
+                "a year or a region."
             )
 
 
-def _cut(dataset: ImageDataset, wanted: tuple[str, ...] | None) -> tuple[pd.DataFrame, list[str]]:
-    """The columns of subgroups, and a note on those that are not suitable any more without unreadable images."""
-    table = with_image_sizes(dataset, wanted).table
-    if wanted is None:
-        return table[sliceable_columns(table, without=_OTHERWISE)], []
-    lost = [name for name in wanted if slice_values(table[name]) is None]
-    kept = table[[name for name in wanted if name not in lost]]
-    return kept, [
-        f"By {shorten(lost)} those that could be read are not cut: most are alike in it."
-    ] if lost else []
+def _slice_columns(dataset: ImageDataset, slices: tuple[str, ...] | None) -> tuple[pd.DataFrame, str]:
+    """The columns of subgroups, and a note on those that are unsuitable without the unreadable images."""
+    table = _with_image_sizes(dataset, slices)
+    if slices is None:
+        return table[sliceable_columns(table, without=_NO_PROPERTY)], ""
+    lost = [name for name in slices if slice_values(table[name]) is None]
+    note = f"The readable images form no subgroups by {shorten(lost)}." if lost else ""
+    return table[[name for name in slices if name not in lost]], note
 
 
-def _scaled(predictions: Predictions, known: ReportInputs) -> TemperatureScaling | None:
-    found = known.calibration
-    if found is None:
-        return None
-    before = probability.probabilities(found.temperature * predictions.logits, predictions.answer).numpy()
-    return TemperatureScaling(found.temperature, found.pictures, found.fitted_on, before)
-
-
-def _last(
-    answers: pd.DataFrame, wanted: ReportOptions, known: ReportInputs, whole: pd.Series[int] | None
+def _last_run(
+    table: pd.DataFrame, baseline: PreviousRun | None, inputs: ReportInputs, clusters: pd.Series[int] | None
 ) -> tuple[str, PairedDifference] | None:
-    """The run that was asked for, or else the last one before this; and what this one has over it."""
-    other = wanted.against
-    if other is None:
-        found = None
-        if known.folder is not None:
-            found = find_previous_run(known.folder, answers, split_by=known.split_by)
-        if found is None:
-            return None
-        other = PreviousRun(f"the last run, {found[0]}", found[1])
-    # The other may have answered more pictures, or fewer; those of both count.
-    gained = compare_predictions(answers, other.predictions, clusters=whole)
-    return None if gained is None else (other.name, other.qualified(gained))
+    """Name of the baseline, or else of the previous run, and this one minus that one."""
+    if baseline is None and inputs.folder is not None:
+        found = find_previous_run(inputs.folder, table, split_by=inputs.split_by)
+        baseline = None if found is None else PreviousRun(f"the last run, {found[0]}", found[1])
+    if baseline is None:
+        return None
+    difference = compare_predictions(table, baseline.predictions, clusters=clusters)
+    return None if difference is None else (baseline.name, baseline.qualified(difference))
 
 
-def subgroup_section(found: Sequence[SliceMetrics]) -> TemplateSection:
+def subgroup_section(slices: Sequence[SliceMetrics]) -> TemplateSection:
     """The section on one or more subgroups."""
     values = {
-        "words": worst_slice(found),
-        "shown": found[:_SLICES_OPEN],
-        "more": found[_SLICES_OPEN:],
+        "text": worst_slice(slices),
+        "shown": slices[:_SLICES_OPEN],
+        "more": slices[_SLICES_OPEN:],
         "small": SMALL_SLICE,
-        "count": len(found),
+        "count": len(slices),
     }
-    return TemplateSection("slices.html.j2", values, {"slices": [asdict(each) for each in found]})
+    return TemplateSection("slices.html.j2", values, {"slices": [asdict(each) for each in slices]})
 
 
 def worst_slice(slices: Sequence[SliceMetrics]) -> str:
@@ -291,11 +243,11 @@ def worst_slice(slices: Sequence[SliceMetrics]) -> str:
     return f"{text}. Subgroups worse than the rest by more than chance explains: {below}."
 
 
-def subgroup_verdict(found: Sequence[SliceMetrics]) -> str:
-    """Whether the model is equally good in all subgroups, in a word or two."""
-    if below := sum(each.below for each in found):
-        return f"No, {below} of {len(found)} worse."
-    return "Too few images to tell." if all(each.small for each in found) else "Yes."
+def subgroup_verdict(slices: Sequence[SliceMetrics]) -> str:
+    """Whether the model is equally good in all subgroups, in a few words."""
+    if below := sum(each.below for each in slices):
+        return f"No, {below} of {len(slices)} worse."
+    return "Too few images to tell." if all(each.small for each in slices) else "Yes."
 
 
 def cost_section(
@@ -314,22 +266,24 @@ def cost_section(
         and calibrated_cost_p_value(labels, probabilities, costs, key=key) < _CHANCE
     )
     values = {
-        "figures": found, "constant": constant, "abstains": costs.no_answer is not None, "uncalibrated": uncalibrated,
+        "costs": found, "constant": constant, "abstains": costs.no_answer is not None, "uncalibrated": uncalibrated,
     }  # fmt: skip
     return TemplateSection("costs.html.j2", values, {"costs": asdict(found) | {"constant_answer": constant}})
 
 
-def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> tuple[str, str]:
-    """A verdict in a word or two, and its sentences, followed by a note on the images."""
-    word = "Probably." if curve.gain_low > _WORTH else "Little." if curve.gain_high < _LITTLE else "Perhaps."
+def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> Verdict:
+    """Whether more labels would help: a verdict, and its sentences with a note on the images."""
+    verdict = (
+        "Probably." if curve.gain_low > _WORTH else "Little." if curve.gain_high < _LITTLE else "Perhaps."
+    )
     half, last = curve.points[-2:]
     text = (
-        f"A linear probe on the pretrained weights reaches macro-F1 {percent(half.macro_f1)} with {half.num_images:,} "
+        f"A linear probe on pretrained features reaches macro-F1 {percent(half.macro_f1)} with {half.num_images:,} "
         f"labeled images and {percent(last.macro_f1)} with {last.num_images:,}"
     )
     gain = f"{100 * curve.gain:+.1f} points"
-    if word == "Perhaps." and curve.gain <= 0:  # an extrapolation would say that labels do harm
-        word, text = "Not known.", f"{text}. It does not rise, so the effect of more labels is not known."
+    if verdict == "Perhaps." and curve.gain <= 0:  # an extrapolation would say that labels do harm
+        verdict, text = "Not known.", f"{text}. It does not rise, so the effect of more labels is not known."
     else:
         if curve.carried is not None:
             text += f", a sample of the {curve.carried.num_images:,} training images"
@@ -340,40 +294,30 @@ def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> tuple[s
             if point is not None
         ]
         text += f". Extrapolated, {' and '.join(points)}, {gain}."
-    return word, f"{text} {note}".strip()
+    return verdict, f"{text} {note}".strip()
 
 
 def learning_curve_section(curve: LearningCurve, *, note: str = "") -> TemplateSection:
     """The section of a report; arguments as for ``label_efficiency_verdict``."""
-    return TemplateSection(
-        "more_labels.html.j2",
-        {
-            "words": " ".join(label_efficiency_verdict(curve, note=note)),
-            "curve": draw_label_curve(curve),
-            "draws": curve.points[0].draws,
-            "sample": None if curve.carried is None else curve.points[-1].num_images,
-        },
-        {"data_scaling_curve": asdict(curve)},
-    )
+    values = {
+        "text": " ".join(label_efficiency_verdict(curve, note=note)),
+        "curve": draw_label_curve(curve),
+        "draws": curve.points[0].draws,
+        "sample": None if curve.carried is None else curve.points[-1].num_images,
+    }
+    return TemplateSection("more_labels.html.j2", values, {"data_scaling_curve": asdict(curve)})
 
 
 def draw_label_curve(curve: LearningCurve) -> Figure:
     """Macro-F1 against the number of labels on a log axis; the extrapolation is dotted."""
     figure, ax = single_plot(2.6)
-    points, extrapolated = (
-        curve.points,
-        [each for each in (curve.carried, curve.forecast) if each is not None],
-    )
-    sizes, color = [each.num_images for each in points], COLORS[0]
+    points, color = curve.points, COLORS[0]
+    extrapolated = [each for each in (curve.carried, curve.forecast) if each is not None]
+    sizes = [each.num_images for each in points]
     rows = [(each.macro_f1, each.low, each.high) for each in points]
     draw_band(ax, sizes, rows, marker="o", markersize=4)
-    dotted = [points[-1], *extrapolated]
-    ax.plot(
-        [each.num_images for each in dotted],
-        [100 * each.macro_f1 for each in dotted],
-        color=color,
-        linestyle=":",
-    )
+    dotted = [(each.num_images, 100 * each.macro_f1) for each in (points[-1], *extrapolated)]
+    ax.plot(*zip(*dotted, strict=True), color=color, linestyle=":")
     for each in extrapolated:
         ax.errorbar(
             [each.num_images], [100 * each.macro_f1],
@@ -391,8 +335,8 @@ def draw_label_curve(curve: LearningCurve) -> Figure:
 
 def _ticks(sizes: Sequence[int]) -> list[int]:
     """The increasing sizes whose tick labels have room on a log axis; the last always has."""
-    width, kept = math.log2(sizes[-1] / sizes[0]), [sizes[-1]]
+    width, ticks = math.log2(sizes[-1] / sizes[0]), [sizes[-1]]
     for size in reversed(sizes[:-1]):
-        if math.log2(kept[0] / size) >= _LETTER * len(f"{kept[0]:,}") * width:
-            kept.insert(0, size)
-    return kept
+        if math.log2(ticks[0] / size) >= _LETTER * len(f"{ticks[0]:,}") * width:
+            ticks.insert(0, size)
+    return ticks

@@ -193,7 +193,7 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
     reader = BestEffortReader(display_reader(dataset))
     images = [reader.read(row, lambda source: thumbnails.shrink(load_image(source))) for row in shown]
     dim = thumbnails.is_low_contrast(images)
-    addresses = [thumbnails.encode_thumbnail(image, dim=dim) for image in images]
+    addresses = [thumbnails.encode_thumbnail(image, stretched=dim) for image in images]
     html = render(
         "to_label.html.j2",
         shown=list(zip(sheet.itertuples(), addresses, strict=True)),

@@ -169,7 +169,7 @@ def _with_contrast(rows: list[ImageRow]) -> list[ImageRow]:
     columns = zip(*(row.images for row in rows), strict=True)
     stretched = zip(*(stretch_contrast(column, column[0]) for column in columns), strict=True)
     first, *others = (replace(row, images=images) for row, images in zip(rows, stretched, strict=True))
-    return [replace(first, words=f"{first.words} ({_CONTRAST_NOTE})"), *others]
+    return [replace(first, title=f"{first.title} ({_CONTRAST_NOTE})"), *others]
 
 
 def _to_pixels(image: Tensor, preprocessing: Preprocessing) -> Pixels:

@@ -116,7 +116,7 @@ def run_check(
             write_check_report(
                 folder,
                 result,
-                picture=lambda row: reader.read(row, load_image),
+                image=lambda row: reader.read(row, load_image),
                 command=command_line(),
                 versions=library_versions(),
             )

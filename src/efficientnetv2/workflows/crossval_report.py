@@ -81,7 +81,7 @@ class CrossValResults:
             note=self.folds.note,
             over_classes="macro_f1" if dataset.separator is None else "mean_average_precision",
             folds=[result.score for result in self.results],
-            tries=[
+            candidates=[
                 Candidate(
                     config.candidate_name(index),
                     {number: result.candidate_scores[index] for number, result in enumerate(self.results)},
@@ -91,7 +91,7 @@ class CrossValResults:
             comparisons=self._comparisons(baseline),
             members=config.members,
             timed=self.trainer.overrides.minutes is not None,
-            apart=fold_train_distance(
+            train_distance=fold_train_distance(
                 dataset, [(part.train_rows, part.val_rows) for part in self.folds.parts]
             ),
         )
@@ -171,7 +171,7 @@ class CrossValResults:
         """Clusters of the predicted images: what the folds kept whole, otherwise what they happen not to divide."""
         rows = self.predictions.samples
         kept = Clusters(self.folds.clusters[rows], " and ".join(self.folds.names) or None)
-        if kept.what is not None:
+        if kept.unit is not None:
             return kept
         return split_clusters(self.folder, self.trainer.dataset.select(rows).paths) or kept
 
@@ -206,19 +206,19 @@ def write_crossval_report(
         members=members,
     )
     curve, note = (None, "") if baseline is None else (baseline.data_scaling_curve, baseline.label_curve_note)
-    known = ReportInputs(
+    inputs = ReportInputs(
         members=tuple(model_file.describe(folder / file).calibration for file in files),
         probe=None if baseline is None else baseline.table,
-        labels=None if curve is None else label_efficiency_verdict(curve, note=note),
-        elsewhere=summary.new_places(),
+        more_labels=None if curve is None else label_efficiency_verdict(curve, note=note),
+        new_places=summary.new_places(),
         sections=sections if curve is None else (learning_curve_section(curve, note=note), *sections),
         folder=folder,
         split_by=results.folds.rule,
-        whole=results.clusters(),
+        clusters=results.clusters(),
     )
-    outcome = EvaluationResult(results.predictions, dataset, dataset.class_names, metadata, known=known)
+    outcome = EvaluationResult(results.predictions, dataset, dataset.class_names, metadata, inputs=inputs)
     on_result(outcome)
-    outcome.write(folder, sections=summary.sections())
+    outcome.write(folder, sections=[summary.section()])
     for line in (*summary.lines(), ensemble_note, f"Report: {folder / 'report.html'}", *outcome.next_lines):
         _logger.info(line)
 

@@ -265,8 +265,8 @@ def _other_costs(
     model = model_file.load(scratch / model_file.NAME, config.device)
     galleries = explain_predictions(model, predictions, config.val, class_names, model.preprocessing)
     metadata = ReportMetadata(config.train.source, "val")
-    known = ReportInputs(sections=galleries, whole=split_clusters(folder, config.val.paths))
-    result = EvaluationResult(predictions, config.val, class_names, metadata, known=known)
+    inputs = ReportInputs(sections=galleries, clusters=split_clusters(folder, config.val.paths))
+    result = EvaluationResult(predictions, config.val, class_names, metadata, inputs=inputs)
     result.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began
     written = ("report.json", "report.html", "predictions.csv")

@@ -161,12 +161,12 @@ def _result(
     if evaluation.options.out is not None:
         seen_as = replace(network.preprocessing, image_size=preprocessing.image_size)
         sections = explain_predictions(network, predictions, dataset, names, seen_as)
-    known = ReportInputs(
+    inputs = ReportInputs(
         network.calibration,
         member_calibrations(network),
         tta=view_gain,
         unseen=None if unseen is None else unseen.sentence,
-        whole=clusters,
+        clusters=clusters,
         sections=sections,
     )
     others = {
@@ -177,7 +177,7 @@ def _result(
     }
     others = {name: value for name, value in others.items() if value is not None}
     metadata = replace(metadata, tta=preprocessing.tta, extra=others)
-    return EvaluationResult(predictions, dataset, names, metadata, wanted=evaluation.report, known=known)
+    return EvaluationResult(predictions, dataset, names, metadata, options=evaluation.report, inputs=inputs)
 
 
 def _size_curve(

@@ -160,7 +160,7 @@ def _report_options(
     costs = None if options.costs is None else read_cost_matrix(options.costs, class_names)
     baseline = None
     if options.baseline is not None:
-        baseline = PreviousRun.named(options.baseline, load_predictions(options.baseline), dataset)
+        baseline = PreviousRun.for_images(options.baseline, load_predictions(options.baseline), dataset)
     return ReportOptions(slices, costs, options.abstain_below, baseline)
 
 

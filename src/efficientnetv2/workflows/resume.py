@@ -21,7 +21,7 @@ from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import data_root, relative_prefix
 from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
-from efficientnetv2.evaluation.summary import ReportContext, summary_lines
+from efficientnetv2.evaluation.report_metadata import ReportContext, summary_lines
 from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.model_card import parse_entry
@@ -252,7 +252,9 @@ class FinishedRun:
             raise InputError(f"the report of the run in {path} is gone. To compare: {again}")
         saved = load_predictions(path)
         root, separator = data_root(path, list(saved.index)), folder.beginning().get("label_separator")
-        other = PreviousRun.beside(against, load_predictions(against), saved, root=root, separator=separator)
+        other = PreviousRun.for_predictions(
+            against, load_predictions(against), saved, root=root, separator=separator
+        )
         return cls(path, request.recipe, other)
 
 

@@ -93,13 +93,13 @@ def write_run_report(config: RunConfig, data: DataModule, result: Result) -> Eva
         config.val,
         config.train.class_names,
         _metadata(config, data, result, beginning, known),
-        wanted=ReportOptions(against=PreviousRun.load(folder, beginning)),
-        known=replace(
+        options=ReportOptions(baseline=PreviousRun.load(folder, beginning)),
+        inputs=replace(
             known,
             sections=(*known.sections, *explanation),
-            apart=train_distance(data.dataset, config.eval_split),
+            train_distance=train_distance(data.dataset, config.eval_split),
             folder=folder,
-            whole=split_clusters(folder, config.val.select(result.predictions.samples).paths),
+            clusters=split_clusters(folder, config.val.select(result.predictions.samples).paths),
         ),
     )
     curve = None
@@ -184,8 +184,10 @@ def _report_context(
             predictions = load_predictions(folder / PROBE_DIR)
         except InputError:
             _logger.info(f"{file} is damaged. The report leaves the linear probe's classes out.")
-    known = ReportInputs(calibration=calibration, probe=predictions)
+    inputs = ReportInputs(calibration=calibration, probe=predictions)
     if "data_scaling_curve" not in beginning:
-        return known
+        return inputs
     curve = TypeAdapter(LearningCurve).validate_python(beginning["data_scaling_curve"])
-    return replace(known, labels=label_efficiency_verdict(curve), sections=(learning_curve_section(curve),))
+    return replace(
+        inputs, more_labels=label_efficiency_verdict(curve), sections=(learning_curve_section(curve),)
+    )

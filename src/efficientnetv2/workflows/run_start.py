@@ -76,7 +76,7 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | Finished
     _logger.info(f"Split: {data.split_note[:1].lower()}{data.split_note[1:]}")
     data, baseline = replace(data, common=options.common), None
     if options.against is not None and predictions is not None:
-        baseline = PreviousRun.named(options.against, predictions, data.val)
+        baseline = PreviousRun.for_images(options.against, predictions, data.val)
     if request.resumed:
         run = resume_run(request, data, hardware, began=job.began, baseline=baseline)
     else:
