@@ -234,9 +234,9 @@ def test_of_figures_that_are_optimistic_by_their_report_it_is_said_that_they_are
 
     assert "optimistic" not in said("folds", "run")
     for order in (("folds", "ensemble"), ("ensemble", "folds")):
-        assert mentions(said(*order), "warning", "ensemble", "report")
+        assert mentions(said(*order), "warning", "ensemble", "optimistic")
     both = said("ensemble", "resumed")
-    assert mentions(both, "warning", "resumed", "ensemble", "report")
+    assert mentions(both, "warning", "resumed", "ensemble")
     rows = json.loads(said("folds", "ensemble", as_json=True))["runs"]
     assert {row["run"]: row["optimistic"] for row in rows} == {"folds": False, "ensemble": True}
     (tmp_path / "run/report.json").write_text(json.dumps(told))  # of an older version

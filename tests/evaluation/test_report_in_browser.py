@@ -18,6 +18,7 @@ from PIL import Image, ImageColor
 from efficientnetv2.evaluation import explain, report
 from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.generalization import SplitComparison as Dealt
+from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK
 from efficientnetv2.evaluation.predictions import compare_predictions
 from efficientnetv2.evaluation.reliability import TemperatureScaling, reliability_section
@@ -29,6 +30,7 @@ from efficientnetv2.evaluation.report_sections import (
     subgroup_verdict,
     worst_slice,
 )
+from efficientnetv2.evaluation.thumbnails import encode_thumbnail
 from efficientnetv2.inference.learning_curve import LearningCurve, LearningCurvePoint
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference
@@ -36,7 +38,6 @@ from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.subgroups import slice_metrics
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.active_learning import RankedImage, render_sheet
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # What keeps a headless browser from looking for the network, its screen and its profile.
@@ -243,9 +244,13 @@ def cross_validated(folder, classes):
 def to_label(folder, classes):
     """The sheet of what to label next."""
     names, *_ = answered(classes)
-    picture = Image.new("RGB", (40, 30))
-    shown = [RankedImage("a/very/long/path/" + "x" * 80, one, 0.4, names[0], picture) for one in names[:20]]
-    html = render_sheet(shown, pictures=12345, diverse=500, command="effnetv2 predict " + "word " * 60)
+    address = encode_thumbnail(Image.new("RGB", (40, 30)))
+    path = "a/very/long/path/" + "x" * 80
+    rows = [{"path": path, "predicted": one, "probability": 0.4, "second": names[0]} for one in names[:20]]
+    html = render(
+        "to_label.html.j2", shown=[(row, address) for row in rows], stretched=None, pictures=12345, diverse=500,
+        command="effnetv2 predict " + "word " * 60,
+    )  # fmt: skip
     (folder / "report.html").write_text(html, encoding="utf-8")
 
 
