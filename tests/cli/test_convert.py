@@ -335,7 +335,7 @@ def test_a_padded_picture_is_not_cut(tmp_path):
     words = ("convert", "in.safetensors", "out.safetensors", "--crop-mode", "border")
     refused = effnetv2(*words, "--crop-pct", "0.8", cwd=tmp_path)
     assert refused.returncode == 2
-    assert mentions(refused.stderr, "crop_pct", "0.8")
+    assert mentions(refused.stderr, "--crop-pct", "0.8")
     assert effnetv2(*words, cwd=tmp_path).returncode == 0
     done = effnetv2("convert", "out.safetensors", "hub", "--to", "timm", cwd=tmp_path)
     assert done.returncode == 0
