@@ -89,7 +89,7 @@ def test_images_enlarged_from_small_ones_are_a_finding(tmp_path):
     done = effnetv2("check", tmp_path / "set", "--json", cwd=tmp_path)
     (found,) = [one for one in json.loads(done.stdout)["findings"] if one["kind"] == "enlarged"]
     assert "24 of 24" in found["sentence"]
-    assert "--image-size 32" in found["advice"]
+    assert "image_size=32" in found["advice"]
 
 
 def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):

@@ -126,7 +126,7 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
         kept = PreviousRun.load(tmp_path / "own", named.save(tmp_path / "own"))
         gained = kept.qualified(compare_predictions(named.predictions, named.predictions))
         (found[name],) = summary_lines(ReportContext(last=(name, gained)))
-    assert mentions(found["knew"], "warning", "knew", "report")
+    assert mentions(found["knew"], "warning", "knew", "optimistic")
     assert "optimistic" not in found["honest"]
     for told in ("{", "[]", "{}"):  # of other programs, or damaged: the answers are compared all the same
         (tmp_path / "knew/report.json").write_text(told)
