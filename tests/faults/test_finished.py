@@ -123,7 +123,7 @@ def test_killed_before_its_report_is_whole_it_has_lost_nothing(place, finished, 
     assert len(checkpoints(tmp_path / "run")) == 2
     done = effnetv2(*words, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert mentions(done.stdout, "evaluation")
+    assert mentions(done.stdout, "Evaluating on")
     assert (tmp_path / "run/metrics.jsonl").read_text().count('"kind": "train"') == steps
     assert checkpoints(tmp_path / "run") == []
     assert bits(tmp_path / "run") == bits(finished / "run")
