@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.data.cache_writer import format_bytes
 from efficientnetv2.nas.results import (
     TrialRow,
     architecture_table,
@@ -18,7 +17,7 @@ from efficientnetv2.nas.results import (
     pareto_front,
 )
 from efficientnetv2.nas.storage import redact_password
-from efficientnetv2.utils.errors import format_duration, pluralize
+from efficientnetv2.utils.errors import format_bytes, format_duration, pluralize
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.search_report import LEADERS, StudyReport
 from efficientnetv2.workflows.search_run import SearchResult, StudyCost

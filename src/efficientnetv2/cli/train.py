@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
 from efficientnetv2.cli.options import advanced, between, flag, option, spread
-from efficientnetv2.utils.errors import InputError, format_duration, pluralize
+from efficientnetv2.utils.errors import InputError, format_bytes, format_duration, pluralize
 
 if TYPE_CHECKING:
     from efficientnetv2.workflows.estimate import Estimate
@@ -78,7 +78,6 @@ def train(
 
 
 def _print_plan(plan: Estimate, screen: Screen) -> None:
-    from efficientnetv2.data.cache_writer import format_bytes
 
     for note in plan.notes:
         screen.say(note)

@@ -12,17 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from efficientnetv2.data.cache_writer import (
-    CacheFile,
-    CacheJob,
-    cache_in_memory,
-    cache_on_disk,
-    format_bytes,
-    is_cached,
-)
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.image_cache import CacheSpec
+from efficientnetv2.data.image_cache import (
+    CacheFile,
+    CacheJob,
+    CacheSpec,
+    cache_in_memory,
+    cache_on_disk,
+    is_cached,
+)
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.training.image_sizes import settings_by_size
@@ -30,7 +29,7 @@ from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import cores
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_gather_object
-from efficientnetv2.utils.errors import InputError, pluralize
+from efficientnetv2.utils.errors import InputError, format_bytes, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.memory import free_bytes
 from efficientnetv2.utils.rng import Key
