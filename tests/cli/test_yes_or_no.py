@@ -230,7 +230,7 @@ def test_folds_answer_together(place, tmp_path):
     refused(
         effnetv2(*words[:-1], tmp_path / "tried", *tried, cwd=place),
         "multilabel=softmax",
-        "same meaning",
+        "predict alike",
         "--set",
     )
 
