@@ -137,7 +137,7 @@ def test_every_stage_has_its_map_and_the_network_is_left_as_it_was(taught):
     for parameter, left in zip(taught.parameters(), gradients, strict=True):
         assert parameter.grad is None if left is None else torch.equal(parameter.grad, left)
     assert grad_cam(taught, images[:0], classes[:0]).shape == (0, PX, PX)
-    with pytest.raises(InputError, match="stage must be 1 to 3"):
+    with pytest.raises(InputError, match="must be 1 to 3"):
         grad_cam(taught, images, classes, stage=4)
 
 
