@@ -45,16 +45,7 @@ from benchmarks.paper import page as paper_page
 from benchmarks.paper.records import write_record
 from benchmarks.paper.runs import Cell, Runs
 from benchmarks.record import RESULTS, record, versions_of
-from benchmarks.regimes import (
-    Regime,
-    add_smaller,
-    each_seed,
-    regularized,
-    smaller,
-    strengths,
-    to_tune,
-    try_strengths,
-)
+from benchmarks.regimes import Regime, add_smaller, each_seed, regularized, smaller, strengths, to_tune, try_strengths
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
@@ -79,9 +70,7 @@ KINDS = (VANILLA, ADAPTIVE)
 _ENDS = {GROWING: "", RANDOM: "_random_resize"}  # of the claims' names
 
 
-def cell(
-    order: str, kind: str, column: str, strength: str, regime: Regime, epochs: float, device: str
-) -> Cell:
+def cell(order: str, kind: str, column: str, strength: str, regime: Regime, epochs: float, device: str) -> Cell:
     """One arm: recipe ``quick``, its schedule replaced."""
     settings = (
         *same_numbers(device), *HARDLY_VALIDATED, f"epochs={epochs:.6g}", f"batch_size={regime.batch_size}",
@@ -102,9 +91,7 @@ def tuned(dataset: ImageDataset, regime: Regime, runs: Runs, orders: Sequence[st
     within = to_tune(dataset, regime, runs)
     return {
         "regime": asdict(regime),
-        "arms": {
-            order: {kind: _tuned_arm(order, kind, regime, within) for kind in KINDS} for order in orders
-        },
+        "arms": {order: {kind: _tuned_arm(order, kind, regime, within) for kind in KINDS} for order in orders},
     }
 
 
@@ -122,16 +109,10 @@ def _tuned_arm(order: str, kind: str, regime: Regime, runs: Runs) -> dict[str, A
 
 
 def compared(
-    dataset: ImageDataset,
-    regime: Regime,
-    choices: Mapping[str, Mapping[str, str]],
-    runs: Runs,
-    orders: Sequence[str],
+    dataset: ImageDataset, regime: Regime, choices: Mapping[str, Mapping[str, str]], runs: Runs, orders: Sequence[str]
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """All arms with all seeds; order -> kind -> what ``measured`` says, one per seed."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {
-        order: {kind: [] for kind in KINDS} for order in orders
-    }
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {order: {kind: [] for kind in KINDS} for order in orders}
     for seed, here in each_seed(dataset, regime, runs):
         for order in orders:
             for kind in KINDS:
@@ -169,9 +150,7 @@ def main() -> None:
         raise SystemExit(f"{kept} does not exist: run the same with --tune first, and without --only.")
     told = json.loads(kept.read_text(encoding="utf-8"))
     refuse_other_regime(kept, told, asdict(regime))
-    choices = {
-        order: {kind: one["chosen"] for kind, one in kinds.items()} for order, kinds in told["arms"].items()
-    }
+    choices = {order: {kind: one["chosen"] for kind, one in kinds.items()} for order, kinds in told["arms"].items()}
     found = compared(dataset, regime, choices, runs, orders)
     for name, figure in claims(found).items():
         print(f"{name}: {figure} points")
@@ -198,9 +177,7 @@ def _record(
 
 
 def _parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", help="Imagenette: train/ and val/ with a folder per class")
     parser.add_argument("--tune", action="store_true", help="choose the strengths, and stop")
     parser.add_argument("--only", choices=ORDERS, help="this order of sizes alone")
@@ -212,9 +189,7 @@ def _parsed() -> argparse.Namespace:
     )
     add_smaller(parser)
     options = parser.parse_args()
-    if options.record and (
-        smaller(REGIME, options) != REGIME or options.seeds < 2 or options.tune or options.only
-    ):
+    if options.record and (smaller(REGIME, options) != REGIME or options.seeds < 2 or options.tune or options.only):
         parser.error("--record is for the whole regime, both orders and 2 seeds or more, and not for --tune.")
     refuse_to_record_elsewhere(parser, options)
     return options

@@ -128,9 +128,7 @@ def refuse_other_regime(file: Path, tuned: Mapping[str, Any], regime: Mapping[st
     """
     there, here = tuned["regime"], json.loads(json.dumps(regime))
     differing = [
-        f"{name} {there.get(name)} there, {value} here"
-        for name, value in here.items()
-        if there.get(name) != value
+        f"{name} {there.get(name)} there, {value} here" for name, value in here.items() if there.get(name) != value
     ]
     if differing:
         raise SystemExit(
@@ -203,9 +201,7 @@ def by_size(history: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
     sizes: dict[int, dict[str, float]] = {}
     for row in history:
         if row["kind"] == "train":
-            size = sizes.setdefault(
-                row["image_size"], {"image_size": row["image_size"], "images": 0, "train_s": 0.0}
-            )
+            size = sizes.setdefault(row["image_size"], {"image_size": row["image_size"], "images": 0, "train_s": 0.0})
             size["images"] += round(row["images_per_s"] * row["train_s"])
             size["train_s"] = round(size["train_s"] + row["train_s"], 2)
     return [sizes[px] for px in sorted(sizes)]
@@ -236,9 +232,7 @@ class _Busy:
 
     def others(self, later: _Busy) -> float:
         """Cores that others kept busy, on average, between this moment and a later one."""
-        return max(0.0, (later.machine - self.machine) - (later.own - self.own)) / max(
-            1e-9, later.wall - self.wall
-        )
+        return max(0.0, (later.machine - self.machine) - (later.own - self.own)) / max(1e-9, later.wall - self.wall)
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,11 @@ def crop(picture: Image.Image, part: Box, beside: float = 0.0) -> np.ndarray:
     box = Box(part.left * across, part.top * down, part.right * across, part.bottom * down)
     shift = beside if box.right + beside <= across else -beside if box.left >= beside else 0.0
     moved = box._replace(left=box.left + shift, right=min(across, box.right + shift))
-    return np.asarray(
-        picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box=moved), dtype=float
-    )
+    return np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box=moved), dtype=float)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()

@@ -67,18 +67,14 @@ def _judged(labels: np.ndarray, logits: np.ndarray, key: Key) -> dict[str, float
     shares = softmax(logits, axis=1)
     return {
         "ece": expected_calibration_error(labels, shares),
-        "ece_by_chance": calibration_error_by_chance(
-            reliability_bins(labels, shares), key=key.fold("chance")
-        ),
+        "ece_by_chance": calibration_error_by_chance(reliability_bins(labels, shares), key=key.fold("chance")),
         "stated": float(shares.max(axis=1).mean()),
         "log_loss": log_loss(labels, logits),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
     found = {}
     for word in parser.parse_args().runs:

@@ -41,17 +41,7 @@ from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.run_report import PROBE_DIR
 
-_KEPT = (
-    "top1",
-    "macro_f1",
-    "majority_top1",
-    "epochs",
-    "wall_s",
-    "train_s",
-    "images_per_s",
-    "evaluated_on",
-    "seed",
-)
+_KEPT = ("top1", "macro_f1", "majority_top1", "epochs", "wall_s", "train_s", "images_per_s", "evaluated_on", "seed")
 
 
 def command(pictures: str, minutes: float, run: Path) -> list[str]:
@@ -130,9 +120,7 @@ def other_probe(pictures: str, run: Path) -> tuple[str, int]:
     dataset = ImageDataset.from_csv(run / "dataset.csv", root=load_dataset(pictures).root, source=pictures)
     train, val = dataset.subset("train"), dataset.subset("val")
     begun = build_initial_model(
-        recipe.model_copy(update={"weights": found.word}),
-        class_names=train.class_names,
-        device=torch.device("cpu"),
+        recipe.model_copy(update={"weights": found.word}), class_names=train.class_names, device=torch.device("cpu")
     )
     kept = json.loads((run / "run.json").read_text(encoding="utf-8"))["preprocessing"]
     how = {**kept, "mean": begun.network.preprocessing.mean, "std": begun.network.preprocessing.std}
@@ -173,9 +161,7 @@ def told(name: str, row: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", metavar="NAME=PICTURES")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the default_train_NAME")

@@ -66,9 +66,7 @@ def claims(each: list[dict[str, float]]) -> dict[str, tuple[float, float, float]
 
 def main() -> None:
     """Run, keep, record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="at least 2")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/demo_seeds")
     options = parser.parse_args()

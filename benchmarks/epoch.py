@@ -44,9 +44,7 @@ BEST = {
 FUSED = ["--opt", "adamw", "--opt-kwargs", "fused=True"]
 
 
-def timm_command(
-    script: Path, pictures: Path, px: int, batch: int, classes: int, more: Sequence[str]
-) -> list[str]:
+def timm_command(script: Path, pictures: Path, px: int, batch: int, classes: int, more: Sequence[str]) -> list[str]:
     """Timm's script as its documentation trains EfficientNet, an epoch of it."""
     words = [
         sys.executable, script, pictures, "--model", "tf_efficientnetv2_b0", "--num-classes", classes,
@@ -141,9 +139,7 @@ class Timm:
 
 def asked() -> argparse.Namespace:
     """The words of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("script", type=Path, help="train.py of timm's repository")
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
@@ -194,9 +190,7 @@ def main() -> None:
             "images": images,
             "image_size": options.image_size,
             "batch_size": options.batch_size,
-            "seconds_per_epoch": {
-                side: [images * one for one in values] for side, values in per_image.items()
-            },
+            "seconds_per_epoch": {side: [images * one for one in values] for side, values in per_image.items()},
             "tried_for_timm_best_images_per_s": {" ".join(name): 1 / one for name, one in tried.items()},
             "timm_best": best,
             "ours_chose": chosen,
@@ -209,15 +203,7 @@ def _record(spreads: dict[str, TimingStats], raw: dict, rounds: int) -> None:
     command = f"python -m benchmarks.epoch IMAGENETTE TIMM_TRAIN_PY{more} --record"
     for name, spread in spreads.items():
         unit = "fraction" if name == "input_wait_share" else "ratio"
-        record(
-            name,
-            spread.median,
-            unit=unit,
-            low=spread.low,
-            high=spread.high,
-            n=spread.rounds,
-            command=command,
-        )
+        record(name, spread.median, unit=unit, low=spread.low, high=spread.high, n=spread.rounds, command=command)
     (RESULTS / "epoch.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 

@@ -79,9 +79,7 @@ class _Quiet:
         """Said nowhere."""
 
 
-def parts(
-    dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray
-) -> tuple[ImageDataset, ImageDataset]:
+def parts(dataset: ImageDataset, learning: np.ndarray, answering: np.ndarray) -> tuple[ImageDataset, ImageDataset]:
     """Two parts of a dataset, marked as train and val."""
     split = np.full(len(dataset), "", dtype=object)
     split[learning], split[answering] = "train", "val"
@@ -131,9 +129,7 @@ def refuse_unchecked(out: Path) -> None:
         )
 
 
-def trained(
-    recipe, train: ImageDataset, val: ImageDataset, folder: Path, *, minutes: float | None = None
-) -> dict:
+def trained(recipe, train: ImageDataset, val: ImageDataset, folder: Path, *, minutes: float | None = None) -> dict:
     """Train, answer, keep; or what was kept of that."""
     decided = {name: value for name, value in recipe.to_json().items() if name != "weights"}
     asked = asked_of(train, val, recipe.weights) | {"recipe": decided, "minutes": minutes}
@@ -174,9 +170,7 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
 
 def score(answers: dict, class_names: tuple[str, ...]):
     """Figures of kept answers."""
-    return classification_metrics(
-        np.array(answers["labels"]), np.array(answers["probabilities"]), class_names
-    )
+    return classification_metrics(np.array(answers["labels"]), np.array(answers["probabilities"]), class_names)
 
 
 def fold(dataset: ImageDataset, number: int, learning: np.ndarray, answering: np.ndarray, options) -> dict:
@@ -188,22 +182,16 @@ def fold(dataset: ImageDataset, number: int, learning: np.ndarray, answering: np
     inner_parts = parts(dataset, learning[inner], learning[choosing])
     inner_f1 = {}
     for name, settings in CANDIDATES.items():
-        answers = trained(
-            with_overrides(finetune, [*settings, *CHOOSING]), *inner_parts, out / f"inner_{name}"
-        )
+        answers = trained(with_overrides(finetune, [*settings, *CHOOSING]), *inner_parts, out / f"inner_{name}")
         inner_f1[name] = score(answers, dataset.class_names).macro_f1
-        print(
-            f"fold {number}, choosing: {name} {inner_f1[name]:.3f} ({answers['seconds']:.0f} s)", flush=True
-        )
+        print(f"fold {number}, choosing: {name} {inner_f1[name]:.3f} ({answers['seconds']:.0f} s)", flush=True)
     best = max(inner_f1, key=lambda name: inner_f1[name])
     outer = parts(dataset, learning, answering)
     tuned = trained(with_overrides(finetune, CANDIDATES[best]), *outer, out / f"finetune_{best}")
     print(f"fold {number}: {best} {score(tuned, dataset.class_names).macro_f1:.3f}", flush=True)
     scratch = trained(get_recipe("quick"), *outer, out / "scratch", minutes=tuned["seconds"] / 60)
     print(f"fold {number}: from scratch {score(scratch, dataset.class_names).macro_f1:.3f}", flush=True)
-    probe = kept_or(
-        out / "probe.json", asked_of(*outer, options.weights), lambda: probed(options.weights, *outer)
-    )
+    probe = kept_or(out / "probe.json", asked_of(*outer, options.weights), lambda: probed(options.weights, *outer))
     return {
         "fold": number,
         "inner_macro_f1": inner_f1,
@@ -243,16 +231,12 @@ def pooled(folds: list[dict], arm: str, class_names: tuple[str, ...]) -> dict:
 
 def main() -> None:
     """All folds, then the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures")
     parser.add_argument("weights")
     parser.add_argument("--output", type=Path, default=RESULTS / "finetune_land_cover")
     parser.add_argument("--only", type=int, nargs="+", choices=range(FOLDS), metavar="FOLD")
-    parser.add_argument(
-        "--record", action="store_true", help="write results/summary.json and finetune_land_cover.json"
-    )
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and finetune_land_cover.json")
     options = parser.parse_args()
     if options.record and options.only is not None:
         parser.error("--record is for all folds: leave out --only.")

@@ -388,18 +388,14 @@ def keep(runs: Sequence[Mapping[str, TimingStats]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("data", nargs="?", help="folder of JPEG files, or with --as-is any DATA")
     add("--runs", type=int, default=_RUNS)
     add("--record", action="store_true", help="write results/summary.json and input_path.json")
     other = parser.add_argument_group("files as they are, which is not recorded")
     other.add_argument("--as-is", action="store_true", help="read the files of DATA, not resized copies")
-    other.add_argument(
-        "--image-size", type=int, action="append", help="may be repeated (default: 128 and 300)"
-    )
+    other.add_argument("--image-size", type=int, action="append", help="may be repeated (default: 128 and 300)")
     other.add_argument("--images", type=int, default=IMAGES, help="of a round, spread over DATA")
     other.add_argument("--rounds", type=int, default=7)
     other.add_argument("--json", action="store_true", help="print JSON")

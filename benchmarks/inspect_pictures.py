@@ -49,39 +49,24 @@ def pairs_of(told: dict) -> list[tuple[str, ...]]:
 
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument(
-        "--pair",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("ONE", "OTHER"),
-        help="known to show the same",
+        "--pair", nargs=2, action="append", default=[], metavar=("ONE", "OTHER"), help="known to show the same"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--record", action="store_true", help="write results/summary.json and inspect_pictures.json"
-    )
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and inspect_pictures.json")
     options = parser.parse_args()
     if options.record and not options.pair:
-        parser.error(
-            "--record needs a --pair that is known to show the same, so that what is timed also finds it."
-        )
+        parser.error("--record needs a --pair that is known to show the same, so that what is timed also finds it.")
     seconds = []
     for _ in range(options.rounds):
         told, took = inspected(options.data)
         seconds.append(took)
         print(f"{told['num_images']:,} pictures: {took:.1f} s", flush=True)
     pairs, files = pairs_of(told), told["duplicates"]["same_files"]
-    print(
-        f"{pluralize(len(pairs), 'pair')} of near duplicates, {pluralize(len(files), 'group')} of equal files"
-    )
-    named = {
-        " ".join(pair): tuple(sorted(pair)) in {tuple(sorted(one)) for one in pairs} for pair in options.pair
-    }
+    print(f"{pluralize(len(pairs), 'pair')} of near duplicates, {pluralize(len(files), 'group')} of equal files")
+    named = {" ".join(pair): tuple(sorted(pair)) in {tuple(sorted(one)) for one in pairs} for pair in options.pair}
     for pair, found in named.items():
         print(f"{pair}: {'found' if found else 'NOT FOUND'}")
     value, low, high = statistics.median(seconds), min(seconds), max(seconds)
@@ -89,9 +74,7 @@ def main() -> None:
     if not options.record:
         return
     if not LEAST <= told["num_images"] <= MOST:
-        raise SystemExit(
-            f"{NAME} is of ten thousand pictures, but there are {told['num_images']:,}: not recorded."
-        )
+        raise SystemExit(f"{NAME} is of ten thousand pictures, but there are {told['num_images']:,}: not recorded.")
     if missing := [pair for pair, found in named.items() if not found]:
         raise SystemExit(f"Not found, so not recorded: {'; '.join(missing)}.")
     words = "".join(f" --pair {shlex.join(pair)}" for pair in options.pair)

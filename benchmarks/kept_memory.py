@@ -38,9 +38,7 @@ def work(image_size: int) -> Workload:
 def child(side: str, image_size: int, precision: str) -> dict[str, float]:
     """One side, in a process of its own."""
     if side == "kept" and not keep_freed_memory():
-        raise SystemExit(
-            "Nothing to measure: this system's allocator has nothing to set, or it is set already."
-        )
+        raise SystemExit("Nothing to measure: this system's allocator has nothing to set, or it is set already.")
     recipe, _ = our_recipe(work(image_size), precision=precision, compile=False)
     loop = our_losses(work(image_size), recipe)
     for _ in range(WARM):
@@ -59,9 +57,7 @@ def child(side: str, image_size: int, precision: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
@@ -88,9 +84,7 @@ def main() -> None:
             f"{middle['resident_mib']:,.0f} MiB at most"
         )
     pairs = zip(found["given back"], found["kept"], strict=True)
-    low, ratio, high = np.quantile(
-        [other["step_s"] / one["step_s"] for other, one in pairs], [0.25, 0.5, 0.75]
-    )
+    low, ratio, high = np.quantile([other["step_s"] / one["step_s"] for other, one in pairs], [0.25, 0.5, 0.75])
     name = f"kept_memory_b0_{options.image_size}"
     print(f"{name}: {ratio:.3f} ({low:.3f} to {high:.3f})")
     if options.record:

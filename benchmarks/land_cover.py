@@ -31,15 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arms import HARDLY_VALIDATED, machines
-from benchmarks.land_cover_runs import (
-    FOLDS,
-    PRETRAINING,
-    SPLITS,
-    Validation,
-    Work,
-    each,
-    piece,
-)
+from benchmarks.land_cover_runs import FOLDS, PRETRAINING, SPLITS, Validation, Work, each, piece
 from benchmarks.record import RESULTS, begun, interval, record
 
 from efficientnetv2.data.dataset import load_dataset
@@ -68,9 +60,7 @@ Asked = dict[tuple[Any, ...], Validation]
 
 def best_asked(work: Work) -> Asked:
     """By the kind of folds: starts and balancing chosen inside the training folds, small; full size answers."""
-    tries = tuple(
-        f"weights={start} {class_sampling}" for start in work.starts.values() for class_sampling in BALANCED
-    )
+    tries = tuple(f"weights={start} {class_sampling}" for start in work.starts.values() for class_sampling in BALANCED)
     words, more = (
         work.words(work.weights, work.full),
         {"tries": tries, "try_settings": work.small, "members": work.members},
@@ -81,14 +71,10 @@ def best_asked(work: Work) -> Asked:
 def wide_asked(work: Work) -> Asked:
     """By the kind of folds, start and balancing; from scratch, which takes longest, comes last."""
     asked: Asked = {}
-    for (name, start), split, class_sampling in product(
-        [*work.starts.items(), ("scratch", "none")], SPLITS, BALANCED
-    ):
+    for (name, start), split, class_sampling in product([*work.starts.items(), ("scratch", "none")], SPLITS, BALANCED):
         longer = FROM_SCRATCH if start == "none" else ()
         words = work.words(start, [*work.small, *longer, *HARDLY_VALIDATED, class_sampling])
-        asked[split, name, class_sampling] = Validation(
-            f"wide/{split}/{name}_{_slug(class_sampling)}", words, split
-        )
+        asked[split, name, class_sampling] = Validation(f"wide/{split}/{name}_{_slug(class_sampling)}", words, split)
     return asked
 
 
@@ -98,9 +84,7 @@ def balancing_asked(work: Work) -> Asked:
     for class_sampling, seed in product(BALANCING, range(SEEDS)):
         shared = class_sampling in BALANCED and seed == 0
         name = (
-            f"wide/spatial/imagenet_{_slug(class_sampling)}"
-            if shared
-            else f"balancing/{_slug(class_sampling)}_{seed}"
+            f"wide/spatial/imagenet_{_slug(class_sampling)}" if shared else f"balancing/{_slug(class_sampling)}_{seed}"
         )
         words = work.words(work.weights, [*work.small, *HARDLY_VALIDATED, *class_sampling.split()], seed)
         asked[class_sampling, seed] = Validation(name, words, "spatial", probe=shared)
@@ -174,9 +158,7 @@ def _slug(settings: str) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """The steps, in order."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures")
     parser.add_argument("weights")
     parser.add_argument("aerial")

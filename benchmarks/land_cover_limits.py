@@ -169,9 +169,7 @@ def classes(given: Answers) -> dict[str, Any]:
         name: {
             "recall": Share.counted(given.right[given.labels == at]),
             "precision": Share.counted(given.right[answers == at]),
-            "called": {
-                other: int((answers[given.labels == at] == place).sum()) for place, other in enumerate(names)
-            },
+            "called": {other: int((answers[given.labels == at] == place).sum()) for place, other in enumerate(names)},
         }
         for at, name in enumerate(names)
     }
@@ -204,9 +202,7 @@ def _plain(value: Any) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     text = json.dumps(_plain(limits(parser.parse_args().folder)), indent=1)
     write_text_atomically(RESULTS / "land_cover_limits.json", text + "\n")

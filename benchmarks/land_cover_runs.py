@@ -105,11 +105,7 @@ class Work:
         """A recipe from a start; ``none`` for none."""
         recipe = "quick" if start == "none" else "finetune"
         return TrainOverrides(
-            model="efficientnetv2_b0",
-            recipe=recipe,
-            weights=start,
-            seed=seed,
-            settings=(*self.always, *settings),
+            model="efficientnetv2_b0", recipe=recipe, weights=start, seed=seed, settings=(*self.always, *settings)
         )
 
 
@@ -197,8 +193,7 @@ def chosen(report: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {
         "chosen": [[_named(one, names) for one in fold["chosen"]] for fold in report["folds"]],
         "tries": [
-            {"settings": _named(one["settings"], names), "scores": one["scores"]}
-            for one in report["candidates"]
+            {"settings": _named(one["settings"], names), "scores": one["scores"]} for one in report["candidates"]
         ],
     }
 

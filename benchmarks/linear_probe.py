@@ -59,9 +59,7 @@ def variants(network: EfficientNet) -> dict[str, tuple[EfficientNet, dict]]:
 
 def main() -> None:
     """Measure, print a table, record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", help="a folder with train/ and val/")
     parser.add_argument("weights")
     options = parser.parse_args()
@@ -73,8 +71,7 @@ def main() -> None:
     for draw in range(DRAWS):
         key = Key.of(draw)
         learn, answer = (
-            drawn(dataset.subset(split), each, key.fold(split))
-            for split, each in (("train", LEARN), ("val", ANSWER))
+            drawn(dataset.subset(split), each, key.fold(split)) for split, each in (("train", LEARN), ("val", ANSWER))
         )
         measure(network, learn, answer, 224, key, rows)
     measure(network, learn, answer, 160, key, rows, only_right=True)

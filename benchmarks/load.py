@@ -50,11 +50,7 @@ def bare(path: Path) -> EfficientNet:
     return network.eval()
 
 
-SIDES: dict[str, Callable[[Path], object]] = {
-    "ours": model_file.load,
-    "safetensors": safetensors,
-    "bare": bare,
-}
+SIDES: dict[str, Callable[[Path], object]] = {"ours": model_file.load, "safetensors": safetensors, "bare": bare}
 
 
 def added_peak_bytes(side: str, path: Path) -> int:
@@ -65,9 +61,7 @@ def added_peak_bytes(side: str, path: Path) -> int:
 
 def print_added_peak(side: str, path: Path) -> None:
     """In the fresh process."""
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # what the first use of the libraries takes is not the file's
+    with tempfile.TemporaryDirectory() as folder:  # what the first use of the libraries takes is not the file's
         tiny = Path(folder) / "tiny.safetensors"
         # A small network: memory of a large one, once freed, would be taken again unseen.
         table = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 2, 8, 1),), 8)
@@ -104,9 +98,7 @@ def measured(path: Path) -> dict[str, list[float]]:
 
 def main() -> None:
     """Measure, print, record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -28,9 +28,7 @@ def main() -> None:
 
     def logged(*args: Any, **options: Any) -> Iterator[Batch]:
         began = f"{time.time():.3f}"
-        start = os.environ.get("TORCHELASTIC_RUN_ID", "alone") + os.environ.get(
-            "TORCHELASTIC_RESTART_COUNT", ""
-        )
+        start = os.environ.get("TORCHELASTIC_RUN_ID", "alone") + os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
         with (folder / f"{began}_{os.getpid()}.jsonl").open("w", buffering=1) as file:
             for batch in real(*args, **options):
                 asked = batch.request

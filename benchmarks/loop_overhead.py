@@ -38,9 +38,7 @@ _ROUNDS = 5
 
 def asked() -> argparse.Namespace:
     """The words of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     other = parser.add_argument_group("another measurement, not to be recorded")
@@ -51,9 +49,7 @@ def asked() -> argparse.Namespace:
     options = parser.parse_args()
     names = ("image_size", "batch_size", "steps", "like_with_like")
     if options.record and any(getattr(options, name) != parser.get_default(name) for name in names):
-        parser.error(
-            "--record is for 4 steps a round at 128 px and batches of 64, and the loop that people write."
-        )
+        parser.error("--record is for 4 steps a round at 128 px and batches of 64, and the loop that people write.")
     return options
 
 
@@ -62,10 +58,7 @@ def main() -> None:
     px, batch = options.image_size, options.batch_size
     pictures = torch.randint(0, 256, (batch, px, px, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     labels = torch.arange(batch) % 10
-    sides = {
-        "bare": bare(pictures, labels, options.like_with_like),
-        "ours": ours(pictures, labels, px, batch),
-    }
+    sides = {"bare": bare(pictures, labels, options.like_with_like), "ours": ours(pictures, labels, px, batch)}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(options.rounds + 1):
         for name, steps in sides.items():
@@ -119,16 +112,10 @@ def bare(pictures: torch.Tensor, labels: torch.Tensor, like_with_like: bool):
 def ours(pictures: torch.Tensor, labels: torch.Tensor, px: int, batch: int):
     """The toolkit's loop, on the same pictures."""
     steps = 10_000
-    plain = get_recipe("quick").to_json() | {
-        "model": "efficientnetv2_b0",
-        "epochs": steps,
-        "batch_size": batch,
-    }
+    plain = get_recipe("quick").to_json() | {"model": "efficientnetv2_b0", "epochs": steps, "batch_size": batch}
     fixed = ProgressiveSchedule(image_size=px, dropout=0.1, drop_path=0.1, label_smoothing=0.1)
     plain |= {"precision": "fp32", "compile": False}
-    recipe = validate_recipe(
-        plain | {"ghost_batch_size": batch, "progressive": fixed.to_json()}, where="benchmark"
-    )
+    recipe = validate_recipe(plain | {"ghost_batch_size": batch, "progressive": fixed.to_json()}, where="benchmark")
     network = place(create("efficientnetv2_b0", num_classes=10), CPU)
     requests = TrainSampler(labels.numpy(), fixed, steps, batch, batch, None, Key.of(0))
     batches = (Batch(request, pictures, labels, ()) for request in requests)

@@ -124,12 +124,7 @@ def noise(request: BatchRequest) -> Batch:
 def flat(*, write: bool) -> None:
     """Train, and look at the memory after every pass."""
     plan = ProgressiveSchedule(
-        stages=4,
-        image_size=Ramp(64, 128),
-        size_multiple=16,
-        dropout=Ramp(0, 0.3),
-        drop_path=0,
-        randaugment=Ramp(5, 15),
+        stages=4, image_size=Ramp(64, 128), size_multiple=16, dropout=Ramp(0, 0.3), drop_path=0, randaugment=Ramp(5, 15)
     )
     changes = {
         "model": "efficientnetv2_b0", "epochs": PASSES, "batch_size": BATCH, "ghost_batch_size": BATCH,
@@ -164,9 +159,7 @@ def flat(*, write: bool) -> None:
 
 def main() -> None:
     """Run what is asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("limit", "flat"))
     parser.add_argument("--limit-gib", type=float, default=2.5)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")

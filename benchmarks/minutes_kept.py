@@ -60,11 +60,7 @@ def train(
         return found
     weights = [] if start == "offline" else ["--weights", start]
     began = time.monotonic()
-    _run(
-        ["train", data, "--minutes", f"{minutes:g}", *weights, "--output", str(folder / "run")],
-        checkout,
-        cores,
-    )
+    _run(["train", data, "--minutes", f"{minutes:g}", *weights, "--output", str(folder / "run")], checkout, cores)
     wall_s = time.monotonic() - began
     _run(["evaluate", str(folder / "run"), test, "--output", str(folder / "test")], checkout, cores)
     report = json.loads((folder / "run/report.json").read_text(encoding="utf-8"))
@@ -85,9 +81,7 @@ def train(
         "when": time.strftime("%Y-%m-%d"),
     }
     if (folder / "run" / PROBE_DIR).is_dir():
-        both = compare_predictions(
-            load_predictions(folder / "run"), load_predictions(folder / "run" / PROBE_DIR)
-        )
+        both = compare_predictions(load_predictions(folder / "run"), load_predictions(folder / "run" / PROBE_DIR))
         assert both is not None, "both predict the validation images"
         row["minus_probe"] = {**asdict(both.top1), "images": both.num_images}
     write_text_atomically(kept, json.dumps(row, indent=1) + "\n")
@@ -130,9 +124,7 @@ def _run(words: list[str], checkout: Path | None, cores: set[int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", metavar="NAME=TRAIN,TEST")
     parser.add_argument("--minutes", type=float, nargs="+", default=[6, 20])
     parser.add_argument("--start", default="offline", help="offline, or a file of weights")
@@ -146,9 +138,7 @@ def main() -> None:
         parser.error(f"'{options.set}' is not NAME=TRAIN,TEST.")
     start = "offline" if options.start == "offline" else "weights"
     options.output.mkdir(parents=True, exist_ok=True)
-    typed = (
-        f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"
-    )
+    typed = f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"
     for minutes in options.minutes:
         called = f"{name}_{start}_{minutes:g}min"
         rows = compared(data, test, minutes, options.start, options.output / called, options.before)

@@ -123,11 +123,7 @@ def keras_rows(side: Keras, place: Path, sizes: Sequence[int] | None) -> Iterato
         yield {"what": "written", "px": px, "distance": distance(expected, our_logits(ours, pixels))}
     # How many batches were counted is nothing that Keras knows.
     before, after = (
-        {
-            name: tensor
-            for name, tensor in one.state_dict().items()
-            if not name.endswith("num_batches_tracked")
-        }
+        {name: tensor for name, tensor in one.state_dict().items() if not name.endswith("num_batches_tracked")}
         for one in (ours, read)
     )
     yield {"what": "round trip", "identical": _equal(before, after)}
@@ -236,16 +232,12 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def _line(row: Row) -> str:
     value = ("yes" if row["identical"] else "no") if "identical" in row else f"{row['distance']:.1e}"
     verdict = "" if passes(row) else "FAILS"
-    return (
-        f"| {row['network']} | {row['against']} | {row['what']} | {row.get('px', '')} | {value} | {verdict} |"
-    )
+    return f"| {row['network']} | {row['against']} | {row['what']} | {row.get('px', '')} | {value} | {verdict} |"
 
 
 def main() -> int:
     """Print the table; 1 if a row fails."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=NAMES, action="append", help="this network alone; may be repeated")
     options = parser.parse_args()
     print("| network | against | what | px | distance, or identical | |\n|---|---|---|---|---|---|")

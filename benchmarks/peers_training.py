@@ -94,14 +94,7 @@ class Reference:
         """``top1`` on val at the end, ``train_s`` of the updates of all epochs."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "found.json"
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.reference_recipe",
-                str(pictures),
-                "--output",
-                str(out),
-            ]
+            command = [sys.executable, "-m", "benchmarks.reference_recipe", str(pictures), "--output", str(out)]
             subprocess.run([*command, *self.asked(pictures, epochs=epochs, seed=seed)["words"]], check=True)
             found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
             return {name: found[name] for name in ("top1", "train_s")}
@@ -119,9 +112,7 @@ def top1_of(summary: Path) -> float:
         return float(list(csv.DictReader(file))[-1]["eval_top1"]) / 100
 
 
-def once(
-    file: Path, make: Callable[[], dict[str, Any]], asked: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def once(file: Path, make: Callable[[], dict[str, Any]], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a file keeps; made and kept where there is none.
 
     Args:

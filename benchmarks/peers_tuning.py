@@ -41,11 +41,7 @@ _STRENGTHS = {
     "average": (*_LIGHT, "--model-ema", "--model-ema-decay", "0.998", "--model-ema-warmup"),
     "the paper's": ("--aa", "rand-m6-mstd0.5", "--drop", "0.2", "--drop-path", "0.2"),
 }
-_PARTS = {
-    "schedule": _SCHEDULES,
-    "strength": _STRENGTHS,
-    "batch": {size: ("-b", size) for size in ("64", "32")},
-}
+_PARTS = {"schedule": _SCHEDULES, "strength": _STRENGTHS, "batch": {size: ("-b", size) for size in ("64", "32")}}
 
 
 def tuned_timm(timm: Timm, top1: Scores) -> tuple[float, Timm]:
@@ -105,9 +101,7 @@ def beyond_ends(found: Mapping[float, float], score: Callable[[float], float]) -
         known[further] = score(further)
 
 
-def _better(
-    best: tuple[float, Timm], top1: Scores, stage: str, sides: Mapping[str, Timm]
-) -> tuple[float, Timm]:
+def _better(best: tuple[float, Timm], top1: Scores, stage: str, sides: Mapping[str, Timm]) -> tuple[float, Timm]:
     scores = top1(stage, sides)
     return max([best, *((scores[label], side) for label, side in sides.items())], key=lambda one: one[0])
 
@@ -124,9 +118,7 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
     """
     dataset = load_dataset(str(options.pictures))
     fit = min(options.tune_pictures, int((dataset.split == "train").sum()) * 3 // 4)
-    order = np.random.default_rng(_TUNING).permutation(
-        rows_of(dataset, "train", fit + options.tune_answers, _TUNING)
-    )
+    order = np.random.default_rng(_TUNING).permutation(rows_of(dataset, "train", fit + options.tune_answers, _TUNING))
     pictures = link_folders(dataset, order[:fit], order[fit:], options.output / "tuning")
     timm, speeds, on = _quickest(options)  # with all cores to itself
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.at_once))  # of the runs
@@ -156,9 +148,7 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
 
         def of_torchvision(rates: Sequence[float]) -> dict[float, float]:
             runs = {lr: of_rate(lr) for lr in rates}
-            return beyond_ends(
-                {lr: run.result() for lr, run in runs.items()}, lambda lr: of_rate(lr).result()
-            )
+            return beyond_ends({lr: run.result() for lr, run in runs.items()}, lambda lr: of_rate(lr).result())
 
         # The last is its own, 0.5 for 1,024 pictures. Waits beside timm's, so that no core is idle.
         theirs = waiting.submit(of_torchvision, (0.0078, 0.0156, 0.03125))
@@ -166,14 +156,7 @@ def tune(options: argparse.Namespace) -> dict[str, Any]:
         rates = theirs.result()
     return {
         "regime": regime_of(options),
-        "timm": {
-            "quick": tuned.quick,
-            "parts": tuned.parts,
-            "top1": best,
-            "tried": tried,
-            "speeds": speeds,
-            "on": on,
-        },
+        "timm": {"quick": tuned.quick, "parts": tuned.parts, "top1": best, "tried": tried, "speeds": speeds, "on": on},
         "torchvision": {"lr": max(rates, key=lambda lr: rates[lr]), "tried": rates},
     }
 

@@ -63,9 +63,7 @@ def planned_and_run(data: Path, words: tuple[str, ...]) -> dict:
 
 def main() -> None:
     """Plan, run, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", default="auto", help="that finetune begins with")
     parser.add_argument("--rounds", type=int, default=3)
@@ -84,8 +82,7 @@ def main() -> None:
             kept[name].append(one)
             error = one["foretold_s"] / one["measured_s"] - 1
             print(
-                f"{name}: foretold {one['foretold_s']:.1f} s, took {one['measured_s']:.1f} s ({error:+.1%})",
-                flush=True,
+                f"{name}: foretold {one['foretold_s']:.1f} s, took {one['measured_s']:.1f} s ({error:+.1%})", flush=True
             )
     for name, rounds in kept.items():
         errors = [abs(one["foretold_s"] / one["measured_s"] - 1) for one in rounds]

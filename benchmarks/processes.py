@@ -43,9 +43,7 @@ COLORS = {"red": (200, 60, 60), "green": (60, 190, 60), "blue": (50, 70, 200), "
 
 def main() -> None:
     """Run them all, compare, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -73,9 +71,7 @@ def main() -> None:
 def keep(name: str, apart: float, wrong: int) -> None:
     command = "python -m benchmarks.processes"
     record(f"{name}_loss_difference", apart, unit="loss", low=apart, high=apart, n=STEPS, command=command)
-    record(
-        f"{name}_groups_differing", wrong, unit="groups", low=wrong, high=wrong, n=STEPS * 4, command=command
-    )
+    record(f"{name}_groups_differing", wrong, unit="groups", low=wrong, high=wrong, n=STEPS * 4, command=command)
 
 
 def paint(folder: Path) -> None:

@@ -140,9 +140,7 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
 
     found = of_strengths(RATES[0])
     strength = max(found, key=lambda name: found[name])
-    rates = beyond_ends(
-        {lr: top1(Choice(strength, lr)) for lr in RATES}, lambda lr: top1(Choice(strength, lr))
-    )
+    rates = beyond_ends({lr: top1(Choice(strength, lr)) for lr in RATES}, lambda lr: top1(Choice(strength, lr)))
     lr = max(rates, key=lambda one: rates[one])
     if lr != RATES[0]:
         of_strengths(lr)
@@ -152,10 +150,7 @@ def _tuned_arm(arm: str, regime: Regime, runs: Runs) -> dict[str, Any]:
     for choice, reached in tried.items():  # the quickest come last
         chosen = choice if choice.shares and reached >= max(tried.values()) - NEARLY else chosen
     print(f"{arm}: chosen {chosen.column} ({tried[chosen]:.1%})", flush=True)
-    return {
-        "chosen": asdict(chosen),
-        "tried": [asdict(choice) | {"top1": top1} for choice, top1 in tried.items()],
-    }
+    return {"chosen": asdict(chosen), "tried": [asdict(choice) | {"top1": top1} for choice, top1 in tried.items()]}
 
 
 def compared(
@@ -165,9 +160,7 @@ def compared(
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in (FIXED, PROGRESSIVE, EQUAL_TIME)}
     for seed, here in each_seed(dataset, regime, runs):
         for arm in BOTH:
-            found[arm].append(
-                measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed)
-            )
+            found[arm].append(measured(here, cell(arm, "run", choices[arm], regime, regime.epochs, runs.device), seed))
         # Their times say how long the third is.
         refuse_incomparable_times([found[arm][-1] for arm in BOTH])
         refuse_other_pace(found[FIXED][-1], found[PROGRESSIVE][-1], here.out)
@@ -207,26 +200,15 @@ def claims(found: Mapping[str, Sequence[Mapping[str, Any]]], of: str) -> dict[st
 
     top1 = {arm: values(arm, "top1", 100) for arm in found}
     return {
-        f"progressive_speedup_{of}": (
-            ratio(values(FIXED, "train_s"), values(PROGRESSIVE, "train_s")),
-            "ratio",
-        ),
-        f"progressive_wall_speedup_{of}": (
-            ratio(values(FIXED, "wall_s"), values(PROGRESSIVE, "wall_s")),
-            "ratio",
-        ),
+        f"progressive_speedup_{of}": (ratio(values(FIXED, "train_s"), values(PROGRESSIVE, "train_s")), "ratio"),
+        f"progressive_wall_speedup_{of}": (ratio(values(FIXED, "wall_s"), values(PROGRESSIVE, "wall_s")), "ratio"),
         f"progressive_top1_gain_{of}": (gain(top1[PROGRESSIVE], top1[FIXED]), "points"),
-        f"progressive_top1_gain_equal_time_{of}": (
-            gain(top1[PROGRESSIVE], top1[EQUAL_TIME]),
-            "points",
-        ),
+        f"progressive_top1_gain_equal_time_{of}": (gain(top1[PROGRESSIVE], top1[EQUAL_TIME]), "points"),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", help="Imagenette: train/ and val/ with a folder per class")
     parser.add_argument("--regime", choices=REGIMES, default="paper")
     parser.add_argument(
@@ -236,9 +218,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="5, of resnet50 3")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="benchmarks/results/progressive_REGIME otherwise")
-    parser.add_argument(
-        "--record", action="store_true", help="write results/summary.json and the raw figures"
-    )
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and the raw figures")
     add_smaller(parser)
     options = parser.parse_args()
     regime = smaller(REGIMES[options.regime], options)
@@ -281,13 +261,7 @@ def _record(
     """The raw figures, the claims, the drawing and the page."""
     rows = [row for rows in found.values() for row in rows]
     on = machines(rows)
-    raw = {
-        "when": time.strftime("%Y-%m-%d"),
-        "hardware": on,
-        "regime": asdict(regime),
-        "tuned": chosen,
-        "arms": found,
-    }
+    raw = {"when": time.strftime("%Y-%m-%d"), "hardware": on, "regime": asdict(regime), "tuned": chosen, "arms": found}
     (RESULTS / f"progressive_{options.regime}.json").write_text(json.dumps(raw, indent=1) + "\n")
     more = "" if options.seeds in (None, regime.seeds) else f" --seeds {options.seeds}"
     command = f"python -m benchmarks.progressive IMAGENETTE --regime {options.regime}{more} --record"

@@ -82,9 +82,7 @@ def claims(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", help="Imagenette: train/ and val/ with a folder per class")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="another is not to be recorded")

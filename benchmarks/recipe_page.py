@@ -12,13 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from efficientnetv2.training.recipe_fields import (
-    RecipeField,
-    field_values,
-    fields_of,
-    format_value,
-    recipe_parts,
-)
+from efficientnetv2.training.recipe_fields import RecipeField, field_values, fields_of, format_value, recipe_parts
 from efficientnetv2.training.recipes import get_recipe
 
 PAGE = Path(__file__).parents[1] / "docs/recipe.md"
@@ -75,9 +69,7 @@ def _section(part: str, said: dict[str, dict[str, Any]]) -> str:
     heading = f"## `{part}`" if part else "## The recipe's own"
     columns = ["field", "values", "default", *(f"in `{name}`" for name in said), "meaning"]
     rows = [columns, ["---"] * len(columns), *(_row(field, said) for field in fields_of(part))]
-    return "\n".join(
-        [heading, "", part_description(part), "", *(f"| {' | '.join(row)} |" for row in rows), ""]
-    )
+    return "\n".join([heading, "", part_description(part), "", *(f"| {' | '.join(row)} |" for row in rows), ""])
 
 
 def _row(field: RecipeField, said: dict[str, dict[str, Any]]) -> list[str]:

@@ -252,9 +252,7 @@ def _refuse_others(runs: Sequence[Path]) -> None:
 
 def main() -> None:
     """Record runs of one kind."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--on", required=True, help="the hardware of the runs, which need not be this")
@@ -264,9 +262,7 @@ def main() -> None:
     _refuse_others(options.runs)
     target = RESULTS / options.name
     shutil.rmtree(target, ignore_errors=True)
-    reports = [
-        keep(run, target / (str(number) if several else "")) for number, run in enumerate(options.runs)
-    ]
+    reports = [keep(run, target / (str(number) if several else "")) for number, run in enumerate(options.runs)]
     command = options.command or reports[0]["command"]
     for key, unit in (("top1", "fraction"), ("wall_s", "s")):
         values = [report[key] for report in reports]

@@ -43,9 +43,7 @@ def loaders(options: argparse.Namespace) -> tuple[DataLoader, DataLoader, int]:
     whole = [v2.Resize(round(px / 0.875)), v2.CenterCrop(px)]
     val = ImageFolder(options.pictures / "val", v2.Compose([*whole, *end]))
     classes = len(train.classes)
-    mix = v2.RandomChoice(
-        [v2.MixUp(alpha=0.2, num_classes=classes), v2.CutMix(alpha=1.0, num_classes=classes)]
-    )
+    mix = v2.RandomChoice([v2.MixUp(alpha=0.2, num_classes=classes), v2.CutMix(alpha=1.0, num_classes=classes)])
     return (
         DataLoader(
             train, options.batch_size, shuffle=True, drop_last=True, num_workers=options.workers,
@@ -72,9 +70,7 @@ def trained(train: DataLoader, classes: int, options: argparse.Namespace) -> tup
     held = {id(weight) for weight in norms}
     others = [weight for weight in network.parameters() if id(weight) not in held]
     optimizer = torch.optim.SGD(
-        [{"params": norms, "weight_decay": 0.0}, {"params": others, "weight_decay": 2e-5}],
-        lr=options.lr,
-        momentum=0.9,
+        [{"params": norms, "weight_decay": 0.0}, {"params": others, "weight_decay": 2e-5}], lr=options.lr, momentum=0.9
     )
     warm = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=steps)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps * (options.epochs - 1)))
@@ -107,9 +103,7 @@ def top1(network: nn.Module, val: DataLoader) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, help="train/ and val/ with a folder per class")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=10)

@@ -63,9 +63,7 @@ REGIMES = {
         batch_size=64,
         shares=((3, 2, 2, 2), (2, 1, 1, 1)),
     ),
-    "short": Regime(
-        claimed="b0_imagenette_short", pictures=None, epochs=10, tune_pictures=2400, tune_epochs=20
-    ),
+    "short": Regime(claimed="b0_imagenette_short", pictures=None, epochs=10, tune_pictures=2400, tune_epochs=20),
     # Table 12's form: a network of another family, few epochs over all pictures.
     "resnet50": Regime(
         claimed="resnet50_imagenette",

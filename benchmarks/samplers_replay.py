@@ -30,13 +30,7 @@ import optuna
 from benchmarks.record import RESULTS, as_typed, hardware, interval, record
 from benchmarks.surrogate import Surrogate, Table, agreement, read
 
-from efficientnetv2.nas.samplers import (
-    PolicyGradient,
-    RegularizedEvolution,
-    SpaceSampler,
-    create_sampler,
-    suggest,
-)
+from efficientnetv2.nas.samplers import PolicyGradient, RegularizedEvolution, SpaceSampler, create_sampler, suggest
 from efficientnetv2.utils.io import write_text_atomically
 
 SAMPLERS = {"random": "random", "policy_gradient": "policy", "evolution": "evolution", "tpe": "tpe"}
@@ -74,9 +68,7 @@ def compare(surrogate: Surrogate, seeds: int, trials: int) -> dict[str, np.ndarr
     curves = {}
     for shown, name in SAMPLERS.items():
         space = surrogate.table.space
-        runs = [
-            incumbents(surrogate, create_sampler(name, space, seed=seed), trials) for seed in range(seeds)
-        ]
+        runs = [incumbents(surrogate, create_sampler(name, space, seed=seed), trials) for seed in range(seeds)]
         curves[shown] = np.array(runs)
         print(f"{shown}: {curves[shown][:, -1].mean():.4f} after {trials} trials", flush=True)
     return curves
@@ -84,9 +76,7 @@ def compare(surrogate: Surrogate, seeds: int, trials: int) -> dict[str, np.ndarr
 
 def differences(curves: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
     """Of every other sampler's last incumbents from random search's: mean, and ends of its 95 % interval."""
-    apart = {
-        name: list(runs[:, -1] - curves["random"][:, -1]) for name, runs in curves.items() if name != "random"
-    }
+    apart = {name: list(runs[:, -1] - curves["random"][:, -1]) for name, runs in curves.items() if name != "random"}
     return {name: (mean(values), *interval(values)) for name, values in apart.items()}
 
 
@@ -95,17 +85,12 @@ def tune(surrogate: Surrogate, trials: int) -> list[tuple[float, Settings]]:
     scored = []
     for proposer in (*POLICIES, *EVOLUTIONS):
         space = surrogate.table.space
-        last = [
-            incumbents(surrogate, SpaceSampler(proposer, space, seed=seed), trials)[-1]
-            for seed in TUNING_SEEDS
-        ]
+        last = [incumbents(surrogate, SpaceSampler(proposer, space, seed=seed), trials)[-1] for seed in TUNING_SEEDS]
         scored.append((mean(last), proposer))
     return sorted(scored, key=lambda one: one[0], reverse=True)
 
 
-def keep(
-    table: Table, tau: dict[str, tuple[float, float, float]], curves: dict[str, np.ndarray], command: str
-) -> None:
+def keep(table: Table, tau: dict[str, tuple[float, float, float]], curves: dict[str, np.ndarray], command: str) -> None:
     """Claims into the summary, curves beside it."""
     seeds, trials = curves["random"].shape
     for name, (_, low, high) in differences(curves).items():
@@ -150,9 +135,7 @@ def not_tuned(table: Path) -> list[str]:
     """Why the settings that are shipped are not known to be the first of a tuning on this table: a line each."""
     file = RESULTS / TUNED
     if not file.exists():
-        return [
-            f"{TUNED} is not there: --tune --record says whether the settings that are shipped come first."
-        ]
+        return [f"{TUNED} is not there: --tune --record says whether the settings that are shipped come first."]
     tuned = json.loads(file.read_text(encoding="utf-8"))
     lines = []
     if tuned["table_sha256"] != _digest(table):
@@ -172,15 +155,11 @@ def _digest(table: Path) -> str:
 
 def main() -> None:
     """Learn, search, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument(
-        "--tune", action="store_true", help="compare settings of our samplers instead, on other seeds"
-    )
+    parser.add_argument("--tune", action="store_true", help="compare settings of our samplers instead, on other seeds")
     parser.add_argument(
         "--record",
         action="store_true",
@@ -196,9 +175,7 @@ def main() -> None:
     tau = agreement(table)
     print(
         f"{len(table.points)} networks; tau: "
-        + ", ".join(
-            f"{name} {value:.3f} ({low:.3f} to {high:.3f})" for name, (value, low, high) in tau.items()
-        )
+        + ", ".join(f"{name} {value:.3f} ({low:.3f} to {high:.3f})" for name, (value, low, high) in tau.items())
     )
     surrogate = Surrogate.fitted(table)
     if options.tune:

@@ -69,9 +69,7 @@ def measured(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data")
     parser.add_argument("--pictures", type=int, default=_PICTURES)
@@ -111,9 +109,7 @@ def main() -> None:
         if options.record:
             more = "" if options.pictures == _PICTURES else f" --pictures {options.pictures}"
             command = f"python -m benchmarks.scaled_decode MODEL DATA{more} --record"
-            record(
-                claim, value, unit="points", low=value - half, high=value + half, n=len(rows), command=command
-            )
+            record(claim, value, unit="points", low=value - half, high=value + half, n=len(rows), command=command)
 
 
 if __name__ == "__main__":

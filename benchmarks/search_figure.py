@@ -61,9 +61,7 @@ def _networks(axes: Axes, table: Table) -> None:
         ms[edge], percent[edge], color="tab:orange", marker="o", markersize=4, drawstyle="steps-post",
         label="none better and faster",
     )  # fmt: skip
-    axes.scatter(
-        ms[leader], percent[leader], s=120, marker="*", color="tab:green", zorder=3, label="largest reward"
-    )
+    axes.scatter(ms[leader], percent[leader], s=120, marker="*", color="tab:green", zorder=3, label="largest reward")
     axes.set_xlabel("training step, ms")
     axes.set_ylabel("top-1 of the proxy, %")
     axes.set_ylim(bottom=percent.min() - _BELOW)

@@ -153,9 +153,7 @@ def searched_both(
 
 def main() -> None:
     """Search, train, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--minutes", type=float, default=110.0)
@@ -164,9 +162,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="networks tried at once")
     parser.add_argument("--recorded", type=Path, metavar="TABLE", help="of benchmarks.search_record")
     parser.add_argument("--output", type=Path, default=Path("runs/search_found"))
-    parser.add_argument(
-        "--record", action="store_true", help="keep the table and write the claim into summary.json"
-    )
+    parser.add_argument("--record", action="store_true", help="keep the table and write the claim into summary.json")
     options = parser.parse_args()
     keep_freed_memory()  # as the program does
     options.output.mkdir(parents=True, exist_ok=True)
@@ -189,10 +185,7 @@ def main() -> None:
         "hardware": machine(),
         **{name: getattr(options, name) for name in ("pictures", "minutes", "full_epochs", "settings")},
     }
-    settled = {
-        "recipe": proxy.recipe.to_json(),
-        "trials": ENDLESS if recorded is None else len(recorded),
-    }
+    settled = {"recipe": proxy.recipe.to_json(), "trials": ENDLESS if recorded is None else len(recorded)}
     trials = begun(file, words | settled, tuple(words), "give another --output")["trials"]
     pictures = pictures_file(whole, used, options.output)
     networks = searched_both(options, pictures, proxy, common, trials)
@@ -233,9 +226,7 @@ def _record(rows: dict[str, Any], networks: dict[str, Architecture], options: ar
 
 def command(options: argparse.Namespace) -> str:
     """As one types it."""
-    given = (
-        f"--pictures {options.pictures} --minutes {options.minutes:g} --full-epochs {options.full_epochs:g}"
-    )
+    given = f"--pictures {options.pictures} --minutes {options.minutes:g} --full-epochs {options.full_epochs:g}"
     more = "".join(f" --set {one}" for one in options.settings)
     recorded = "" if options.recorded is None else f" --recorded {as_typed(options.recorded)}"
     workers = f" --workers {options.workers}" * (options.workers > 1)

@@ -133,9 +133,7 @@ def chosen(kept: Record, count: int) -> list[dict[str, str]]:
     return [rows[place] for place in np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
 
 
-def longer(
-    kept: Record, proxy: ProxyTask, count: int, epochs: float, workers: int = 1
-) -> list[dict[str, Any]]:
+def longer(kept: Record, proxy: ProxyTask, count: int, epochs: float, workers: int = 1) -> list[dict[str, Any]]:
     """Train some of the recorded networks for longer; what is done is kept beside the table.
 
     Returns:
@@ -147,9 +145,7 @@ def longer(
     wanted = {int(row["number"]): float(row["top1"]) for row in rows}
     there = {one["number"] for one in done if one["epochs"] == epochs}
     missing = [number for number in wanted if number not in there]
-    with closing(
-        at_once(missing, lambda number: tried(kept.space, points[number], proxy), workers)
-    ) as trials:
+    with closing(at_once(missing, lambda number: tried(kept.space, points[number], proxy), workers)) as trials:
         for number, found in trials:
             if not crashed(found):
                 top1 = {"top1": wanted[number], "longer": found["top1"]}
@@ -209,9 +205,7 @@ def claims(
         said["search_step_foretold_error"] = middle | {"n": len(errors)}
     if held:
         said["search_step_twice_within_spread"] = _share(held)
-    if all(
-        len({one[name] for one in pairs}) > 1 for name in ("top1", "longer")
-    ):  # equals have no order to agree on
+    if all(len({one[name] for one in pairs}) > 1 for name in ("top1", "longer")):  # equals have no order to agree on
         tau, low, high = agreement(pairs)
         said["search_proxy_tau_ratio"] = {
             "value": tau, "unit": "ratio", "low": low, "high": high, "n": len(pairs),
@@ -249,9 +243,7 @@ def main() -> None:
     shared = replace(sharing(proxy, options.workers), step_time="unmeasured")
     fill(kept, points, shared, options.workers)
     refuse_torn(kept, len(points), 0, 0.0)
-    pairs = (
-        longer(kept, shared, options.longer, options.longer_epochs, options.workers) if options.longer else []
-    )
+    pairs = longer(kept, shared, options.longer, options.longer_epochs, options.workers) if options.longer else []
     refuse_torn(kept, len(points), options.longer, options.longer_epochs)
     doubtful = timed(kept, proxy, {name: common[name] for name in TIMED_BY}, retime=options.retime)
     tell(claims(kept.rows(), pairs, kept.timed_twice()), doubtful, options)
@@ -264,9 +256,7 @@ def tell(said: dict[str, dict[str, Any]], doubtful: Sequence[int], options: argp
         SystemExit: some steps are in doubt, so that nothing is recorded.
     """
     for name, one in said.items():
-        print(
-            f"{CALLED[name].format(n=one['n'])}: {one['value']:.3g} ({one['low']:.3g} to {one['high']:.3g})"
-        )
+        print(f"{CALLED[name].format(n=one['n'])}: {one['value']:.3g} ({one['low']:.3g} to {one['high']:.3g})")
     if doubtful:
         numbers = ", ".join(map(str, doubtful))
         print(f"The steps of networks {numbers} are neither the sum of their parts nor twice the same.")
@@ -280,9 +270,7 @@ def tell(said: dict[str, dict[str, Any]], doubtful: Sequence[int], options: argp
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--networks", type=int, default=200)

@@ -28,13 +28,7 @@ ENDLESS = 1_000_000  # trials of a study that its minutes end
 
 
 def searched(
-    sampler: str,
-    pictures: Path,
-    folder: Path,
-    minutes: float,
-    more: list[str],
-    trials: int = ENDLESS,
-    workers: int = 1,
+    sampler: str, pictures: Path, folder: Path, minutes: float, more: list[str], trials: int = ENDLESS, workers: int = 1
 ) -> Architecture:
     """The best network of a study of so many minutes or trials; the study is begun, gone on with, or as it was."""
     study, network = folder / sampler, folder / f"{sampler}.yaml"

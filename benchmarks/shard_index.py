@@ -34,9 +34,7 @@ CLASSES, PICTURE_BYTES, SHARD_BYTES = 21_841, 110_000, 1_000_000_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=PICTURES, help="fewer are not to be recorded")
     parser.add_argument("--record", action="store_true", help="write results/summary.json")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -63,9 +61,7 @@ def main() -> None:
         }
         for name, (key, unit) in claims.items():
             value = found[key]
-            record(
-                name, value, unit=unit, low=value, high=value, n=1, command="python -m benchmarks.shard_index"
-            )
+            record(name, value, unit=unit, low=value, high=value, n=1, command="python -m benchmarks.shard_index")
         (RESULTS / "shard_index.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -127,12 +123,7 @@ def measured(folder: str) -> dict[str, float]:
     mark("first_step_s")
     peak, now = status_kb("VmHWM"), status_kb("VmRSS")
     del reader, order
-    return {
-        "pictures": len(dataset),
-        **marks,
-        "peak_mb": (peak - before) / 1e3,
-        "memory_mb": (now - before) / 1e3,
-    }
+    return {"pictures": len(dataset), **marks, "peak_mb": (peak - before) / 1e3, "memory_mb": (now - before) / 1e3}
 
 
 def status_kb(key: str) -> int:

@@ -41,9 +41,7 @@ _ROUNDS = 7
 
 def asked() -> argparse.Namespace:
     """The words of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and the rounds")
@@ -85,13 +83,7 @@ def main() -> None:
         print(f"{name}: {spread}; images/s: shards {rates['shards']}, files {rates['files']}")
         if options.record:
             record(
-                name,
-                spread.median,
-                unit="ratio",
-                low=spread.low,
-                high=spread.high,
-                n=spread.rounds,
-                command=command,
+                name, spread.median, unit="ratio", low=spread.low, high=spread.high, n=spread.rounds, command=command
             )
     if options.record:
         raw = {"pictures_a_round": options.round_pictures, "seconds": seconds}
@@ -120,9 +112,7 @@ def make(folder: Path, pictures: int) -> None:
 def requests(dataset: ImageDataset, pictures: int) -> list[BatchRequest]:
     """The first requests of a run."""
     steps = pictures // BATCH
-    return list(
-        TrainSampler(dataset.labels, ProgressiveSchedule(image_size=PX), steps, BATCH, BATCH, None, Key.of(0))
-    )
+    return list(TrainSampler(dataset.labels, ProgressiveSchedule(image_size=PX), steps, BATCH, BATCH, None, Key.of(0)))
 
 
 def trained_on(dataset: ImageDataset, order: list[BatchRequest]):

@@ -57,8 +57,7 @@ def table_12(found: Mapping[str, Rows], choices: Mapping[str, str], regime: Regi
         regime: of the runs.
     """
     rows = tuple(
-        Row(name, published.row("12", name), _sides(found if name == _HERE else None))
-        for name in published.rows("12")
+        Row(name, published.row("12", name), _sides(found if name == _HERE else None)) for name in published.rows("12")
     )
     said = "; ".join(f"{side}: {choices[arm]}" for side, arm in _SIDES.items())
     says = (
@@ -80,11 +79,7 @@ def _sides(found: Mapping[str, Rows] | None) -> dict[str, Measurement]:
 
 
 def table_13(
-    found: Mapping[str, Mapping[str, Rows]],
-    choices: Mapping[str, Mapping[str, str]],
-    regime: Regime,
-    *,
-    turns: int,
+    found: Mapping[str, Mapping[str, Rows]], choices: Mapping[str, Mapping[str, str]], regime: Regime, *, turns: int
 ) -> Table:
     """Adaptive regularization.
 
@@ -99,16 +94,11 @@ def table_13(
         Row(
             name,
             published.row("13", name),
-            {
-                kind: Measurement(tuple(100 * row["top1"] for row in found[order][kind]), "%")
-                for kind in kinds
-            },
+            {kind: Measurement(tuple(100 * row["top1"] for row in found[order][kind]), "%") for kind in kinds},
         )
         for name, order in _ORDERS.items()
     )
-    said = "; ".join(
-        f"{order}, {kind}: {choices[order][kind]}" for order in _ORDERS.values() for kind in kinds
-    )
+    said = "; ".join(f"{order}, {kind}: {choices[order][kind]}" for order in _ORDERS.values() for kind in kinds)
     first = found["growing"][kinds[0]]
     says = (
         f"{_trained('EfficientNetV2-B0', regime, first)} At random a size is drawn every {regime.epochs / turns:.1f} "
@@ -128,8 +118,6 @@ def _trained(network: str, regime: Regime, rows: Rows) -> str:
 
 def _strengths() -> str:
     told = [
-        f"{name} is RandAugment {size:.2g} and dropout {out:.2g}"
-        for name, (size, out) in STRENGTHS.items()
-        if size
+        f"{name} is RandAugment {size:.2g} and dropout {out:.2g}" for name, (size, out) in STRENGTHS.items() if size
     ]
     return ", ".join(told) + " at the end"

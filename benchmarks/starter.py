@@ -76,18 +76,13 @@ def gain() -> dict[str, list[float]]:
         fresh = embedded(create("efficientnetv2_b0").eval(), dataset, shipped.preprocessing)
         found["starter"].append(probed(dataset, seen, seed))
         found["untrained"].append(probed(dataset, fresh, seed))
-        print(
-            f"seed {seed}: macro-F1 {found['starter'][-1]:.3f}, untrained {found['untrained'][-1]:.3f}",
-            flush=True,
-        )
+        print(f"seed {seed}: macro-F1 {found['starter'][-1]:.3f}, untrained {found['untrained'][-1]:.3f}", flush=True)
     return found
 
 
 def main() -> None:
     """Ship if asked, then measure and record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ship", nargs=2, metavar=("RUN", "UCMERCED"))
     options = parser.parse_args()
     if options.ship:

@@ -71,9 +71,7 @@ def read(path: Path) -> Table:
     """
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     space = Space.from_json(about["space"])
-    rows = pd.read_csv(
-        path, dtype=dict.fromkeys((one.name for one in space.decisions), str), keep_default_na=True
-    )
+    rows = pd.read_csv(path, dtype=dict.fromkeys((one.name for one in space.decisions), str), keep_default_na=True)
     measured = ["top1", "step_seconds", "parameters"]
     for name in (*(one.name for one in space.decisions), *measured):
         if name not in rows:
@@ -132,9 +130,7 @@ class Surrogate:
         """Learnt from all of a table."""
         x = features(table.space, table.points)
         # The classifier is the same in all networks of a space: its size is what a count without it lacks.
-        lacking = [
-            size - trunk(table.space, one) for size, one in zip(table.parameters, table.points, strict=True)
-        ]
+        lacking = [size - trunk(table.space, one) for size, one in zip(table.parameters, table.points, strict=True)]
         return cls(
             table,
             regression().fit(x, table.top1),

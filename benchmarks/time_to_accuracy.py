@@ -38,15 +38,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import (
-    Paired,
-    gain,
-    machines,
-    measured,
-    ratio,
-    refuse_incomparable_times,
-    refuse_other_regime,
-)
+from benchmarks.arms import Paired, gain, machines, measured, ratio, refuse_incomparable_times, refuse_other_regime
 from benchmarks.paper import page as paper_page
 from benchmarks.paper.runs import Cell, Runs
 from benchmarks.peers_training import Reference, Timm, once
@@ -115,9 +107,7 @@ def ours(runs: Runs, epochs: float, image_size: int) -> Rows:
 
 def _within(out: Path, allowed: float) -> float:
     """The longest length kept in ``out`` of nine tenths to all of these epochs; where there is none, these."""
-    kept = (
-        float(json.loads(file.read_text(encoding="utf-8"))["epochs"]) for file in out.glob("*/measured.json")
-    )
+    kept = (float(json.loads(file.read_text(encoding="utf-8"))["epochs"]) for file in out.glob("*/measured.json"))
     return max((epochs for epochs in kept if 0.9 * allowed <= epochs <= allowed), default=allowed)
 
 
@@ -193,9 +183,7 @@ def refuse_incomparable_seeds(theirs: Rows, mine: Rows) -> None:
 
 
 def _parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("script", type=Path, help="train.py of timm's repository")
     parser.add_argument("--tune", action="store_true", help="choose the others' settings, and stop")
@@ -203,9 +191,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--only", choices=_SIDES[:1], help="against timm alone")
     parser.add_argument("--seeds", type=int, default=_SEEDS)
     parser.add_argument("--output", type=Path, default=RESULTS / "time_to_accuracy")
-    parser.add_argument(
-        "--record", action="store_true", help="write results/summary.json and the raw figures"
-    )
+    parser.add_argument("--record", action="store_true", help="write results/summary.json and the raw figures")
     smaller = parser.add_argument_group("smaller, to see that it runs; not to be recorded")
     defaults = {
         "epochs": 10,
@@ -237,9 +223,7 @@ def main() -> None:
         refuse_other_regime(options.tuned, chosen, regime_of(options))
     if (on := chosen["timm"].get("on", "a machine that was not kept")) != here():
         print(f"Timm's format, compiling and workers were the fastest on {on}; --tune would try them here.")
-    runs = Runs(
-        DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.output / "ours", print
-    )
+    runs = Runs(DataConfig(str(options.pictures)), options.seeds, "none", "cpu", options.output / "ours", print)
     theirs: dict[str, Rows] = {}
     lower: dict[str, Rows] = {}
     climbs: dict[str, dict[float, Rows]] = {}

@@ -150,9 +150,7 @@ class Peer:
             yield loss.detach()
 
 
-def peers(
-    work: Workload, *, compiled: bool, libraries: Sequence[str] = ("timm", "torchvision")
-) -> list[Peer]:
+def peers(work: Workload, *, compiled: bool, libraries: Sequence[str] = ("timm", "torchvision")) -> list[Peer]:
     """Each library that is installed and has the network: as people run it, then tuned by the usual switches."""
     lower = lower_precision(work.device)
     found = []
@@ -366,9 +364,7 @@ def losses(work: Workload, number: int = 20) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--only", choices=list(CASES), action="append")
     add("--compiled", action="store_true", help="the compiled sides of the others too")
@@ -392,11 +388,7 @@ def main() -> None:
         case = CASES[name]
         print(f"\n{name}", flush=True)
         found = time_steps(
-            case(rate=0.1),
-            rounds=options.rounds,
-            compiled=options.compiled,
-            say=print,
-            libraries=LIBRARIES[name],
+            case(rate=0.1), rounds=options.rounds, compiled=options.compiled, say=print, libraries=LIBRARIES[name]
         )
         print(*found.lines(), sep="\n", flush=True)
         ratios, best = claims(name, found)
@@ -430,9 +422,7 @@ def keep(name: str, found: dict[str, Any], ratios: dict[str, TimingStats], round
     command = "python -m benchmarks.train_step --compiled"
     command += "" if rounds == _ROUNDS else f" --rounds {rounds}"
     for claim, spread in ratios.items():
-        record(
-            claim, spread.median, unit="ratio", low=spread.low, high=spread.high, n=rounds, command=command
-        )
+        record(claim, spread.median, unit="ratio", low=spread.low, high=spread.high, n=rounds, command=command)
     path = RESULTS / "train_step.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
     kept[name] = found | {"hardware": hardware(), "torch": torch.__version__}

@@ -59,15 +59,8 @@ _LR = 1e-3 * _BATCH / 512  # the paper's, for its batch
 def arms(image_size: int, epochs: float) -> dict[str, Cell]:
     """Both recipes at this size and length."""
     both = (*HARDLY_VALIDATED, f"epochs={epochs:g}", f"eval_image_size={image_size}")
-    paper = (
-        "steps=null",
-        f"progressive.image_size={image_size}",
-        f"batch_size={_BATCH}",
-        f"optimizer.lr={_LR:g}",
-    )
-    ours = (
-        f"progressive.image_size={{start: {image_size * 4 / 7:.4g}, end: {image_size}}}",
-    )  # its own 128 to 224
+    paper = ("steps=null", f"progressive.image_size={image_size}", f"batch_size={_BATCH}", f"optimizer.lr={_LR:g}")
+    ours = (f"progressive.image_size={{start: {image_size * 4 / 7:.4g}, end: {image_size}}}",)  # its own 128 to 224
     return {
         PAPER: Cell(PAPER, "run", PAPER, "efficientnetv2_b0", (*both, *paper)),
         OURS: Cell(OURS, "run", OURS, "efficientnetv2_b0", (*both, *ours)),
@@ -102,9 +95,7 @@ def claims(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures")
     parser.add_argument("weights")
     parser.add_argument("--seeds", type=int, default=SEEDS)
@@ -115,10 +106,7 @@ def main() -> None:
     parser.add_argument("--num-train-images", type=int, help="all otherwise; not to be recorded")
     parser.add_argument("--record", action="store_true", help="write results/summary.json and transfer.json")
     options = parser.parse_args()
-    whole = options.num_train_images is None and (options.image_size, options.epochs) == (
-        _IMAGE_SIZE,
-        _EPOCHS,
-    )
+    whole = options.num_train_images is None and (options.image_size, options.epochs) == (_IMAGE_SIZE, _EPOCHS)
     if options.record and (not whole or options.seeds < 2):
         parser.error(
             f"--record is for all pictures, {_IMAGE_SIZE} px, {_EPOCHS} epochs and 2 seeds or more: so the page says."
@@ -129,9 +117,7 @@ def main() -> None:
     answers = "test" if (dataset.split == "test").any() else "val"
     answering = rows_of(dataset, answers, options.num_train_images, 0)
     file = write_pictures(options.output / "pictures.csv", dataset, learning, answering)
-    runs = Runs(
-        DataConfig(str(file)), options.seeds, options.weights, options.device, options.output / "arms", print
-    )
+    runs = Runs(DataConfig(str(file)), options.seeds, options.weights, options.device, options.output / "arms", print)
     found: dict[str, list[dict[str, Any]]] = {PAPER: [], OURS: []}
     for seed in range(options.seeds):
         for arm, cell in arms(options.image_size, options.epochs).items():
@@ -171,11 +157,7 @@ def _record(
     for name, (figure, unit) in claims(found).items():
         record(name, unit=unit, command=command, on=on, versions=versions_of(rows), **asdict(figure))
     made = small_tables.table_8(
-        found[PAPER],
-        image_size=options.image_size,
-        epochs=options.epochs,
-        batch_size=_BATCH,
-        answered=answers,
+        found[PAPER], image_size=options.image_size, epochs=options.epochs, batch_size=_BATCH, answered=answers
     )
     write_record("8", made, "small", command, machines(found[PAPER]))
     paper_page.write()

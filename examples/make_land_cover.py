@@ -31,9 +31,7 @@ def main(source: Path, target: Path) -> None:
             small = picture.convert("RGB").resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
         small.save(target / name, quality=JPEG_QUALITY)
         names.append(name)
-    drawn.assign(path=names).round({"latitude": 5, "longitude": 5}).to_csv(
-        target / "pictures.csv", index=False
-    )
+    drawn.assign(path=names).round({"latitude": 5, "longitude": 5}).to_csv(target / "pictures.csv", index=False)
 
 
 if __name__ == "__main__":

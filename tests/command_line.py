@@ -75,9 +75,7 @@ class Done:
     stderr: str
 
 
-def effnetv2(
-    *arguments: object, cwd: Path, timeout: float = 300, environment: dict[str, str] | None = None
-) -> Done:
+def effnetv2(*arguments: object, cwd: Path, timeout: float = 300, environment: dict[str, str] | None = None) -> Done:
     """Run a command; ``effnetv2_fresh`` does it in a fresh interpreter."""
     return started(*arguments, cwd=cwd, environment=environment).end(timeout)
 
@@ -95,9 +93,7 @@ def killed_at(place: str, *arguments: object, cwd: Path, environment: dict[str, 
     assert ended.returncode == -signal.SIGKILL, f"it has never come to {place}: {ended}"
 
 
-def started(
-    *arguments: object, cwd: Path, environment: dict[str, str] | None = None, fatal: str = ""
-) -> Running:
+def started(*arguments: object, cwd: Path, environment: dict[str, str] | None = None, fatal: str = "") -> Running:
     """Start a command.
 
     Args:

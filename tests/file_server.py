@@ -55,9 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status = server.fail.pop(0) if server.fail and self.command == "GET" else 200
         if status == 200 and server.lists and file.is_dir():
-            page = "".join(
-                f'<a href="{one.name}">{one.name}</a>\n' for one in sorted(file.iterdir())
-            ).encode()
+            page = "".join(f'<a href="{one.name}">{one.name}</a>\n' for one in sorted(file.iterdir())).encode()
             self._headers(200, {"Content-Type": "text/html", "Content-Length": str(len(page))})
             self.wfile.write(page)
             return
@@ -66,10 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         content = file.read_bytes()
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        headers = {
-            "Accept-Ranges": "none" if server.no_ranges else "bytes",
-            "ETag": f'"{zlib.crc32(content)}"',
-        }
+        headers = {"Accept-Ranges": "none" if server.no_ranges else "bytes", "ETag": f'"{zlib.crc32(content)}"'}
         if wanted and not server.no_ranges:
             first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
             server.asked.append((file.name, first, last))

@@ -30,9 +30,7 @@ def mentioning(*facts: object) -> str:
 
 def each_mentions(texts: Sequence[str], *facts: tuple[object, ...]) -> bool:
     """Whether there are as many texts as tuples of facts, and each names its own."""
-    return len(texts) == len(facts) and all(
-        mentions(text, *own) for text, own in zip(texts, facts, strict=True)
-    )
+    return len(texts) == len(facts) and all(mentions(text, *own) for text, own in zip(texts, facts, strict=True))
 
 
 def _pattern(fact: object) -> str:

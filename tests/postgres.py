@@ -52,9 +52,7 @@ class Server:
         until = time.monotonic() + 60
         while time.monotonic() < until:
             with (self.folder / "log.txt").open("ab") as log:
-                self._process = subprocess.Popen(
-                    words, user=self.user, cwd=self.folder, stdout=log, stderr=log
-                )
+                self._process = subprocess.Popen(words, user=self.user, cwd=self.folder, stdout=log, stderr=log)
             while self._process.poll() is None:
                 if self._answers():
                     return

@@ -61,10 +61,7 @@ def started_together(
     """
     port = free_port()
     torchrun = {"TORCHELASTIC_RUN_ID": launch, "TORCHELASTIC_RESTART_COUNT": str(restarts)}
-    return [
-        started(*arguments, cwd=cwd, environment=environment(rank, size, port) | torchrun)
-        for rank in range(size)
-    ]
+    return [started(*arguments, cwd=cwd, environment=environment(rank, size, port) | torchrun) for rank in range(size)]
 
 
 def effnetv2_together(

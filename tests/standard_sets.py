@@ -31,9 +31,7 @@ def write_cifar(folder: Path, layout: builtin_datasets.Layout, *, train: int, te
     builtin_datasets.write_cifar_folder(folder, layout, names, train=part(train), test=part(test))
 
 
-def write_flowers(
-    place: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], **splits: list[int]
-) -> None:
+def write_flowers(place: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], **splits: list[int]) -> None:
     """Flowers-102, its sums of the small files put in place of the real ones.
 
     Args:

@@ -124,9 +124,7 @@ def raw_of(name, command):
     """The raw record behind a claim, by the script that makes both; None where there is none of that name."""
     script = re.search(r"benchmarks\.(\w+)", command)
     end = re.search(r"--regime (\w+)|default_train (\w+)=", command)
-    called = (
-        "_".join([script[1], *(one for one in end.groups() if one)] if end else [script[1]]) if script else ""
-    )
+    called = "_".join([script[1], *(one for one in end.groups() if one)] if end else [script[1]]) if script else ""
     found = [RESULTS / f"{called}.json", RESULTS / called / "measured.json"]
     raw = [read(file) for file in found if file.is_file()]
     if called == "train_step":
@@ -282,9 +280,7 @@ def test_the_default_run_stands_with_its_intervals_and_with_what_it_and_its_prob
     (row,) = [line for line in page.splitlines() if f"`default_train_minus_probe_{name}_{figure}`" in line]
     said = [f"{claim['low']:+.1f} to {claim['high']:+.1f}"]
     if figure == "top1":
-        said += [f"{100 * raw[side]:.1f} %" for side in ("top1", "probe_top1")] + [
-            f"{raw['num_train_images']:,}"
-        ]
+        said += [f"{100 * raw[side]:.1f} %" for side in ("top1", "probe_top1")] + [f"{raw['num_train_images']:,}"]
     assert not [one for one in said if f" {one} |" not in row]
     assert figure == "top1" or f", {raw[figure]:.3f} of the run" in row
 
@@ -298,10 +294,7 @@ def _land_cover_page() -> str:
 
 
 def test_the_page_of_land_cover_gives_the_folds_with_their_intervals_and_what_stands_beside_them():
-    best, page = (
-        read(ROOT / "benchmarks/results/land_cover.json")["best"],
-        _land_cover_page(),
-    )
+    best, page = (read(ROOT / "benchmarks/results/land_cover.json")["best"], _land_cover_page())
     # Of what the first fold began with, which is ImageNet's weights only where folds are dealt at random.
     (probe,) = best["stratified"]["split_comparison"]
     for split, told in best.items():
@@ -316,9 +309,7 @@ def test_the_page_of_land_cover_gives_the_folds_with_their_intervals_and_what_st
     first = [choice[0].partition(" ")[2] for told in best.values() for choice in told["chosen"]]
     assert first.count("class_sampling=equal") == 9
     assert "`class_sampling=equal` was the best in nine of the ten folds" in page
-    assert not any(
-        tried.startswith("aerial") for told in best.values() for row in told["chosen"] for tried in row
-    )
+    assert not any(tried.startswith("aerial") for told in best.values() for row in told["chosen"] for tried in row)
 
 
 def test_the_page_of_land_cover_gives_what_limits_it_as_it_was_counted():
@@ -359,10 +350,7 @@ def test_the_page_of_land_cover_gives_what_limits_it_as_it_was_counted():
 
 @pytest.mark.parametrize("split", ["spatial", "stratified"])
 def test_the_page_of_land_cover_gives_every_start_as_it_was_measured(split):
-    wide, page = (
-        read(ROOT / "benchmarks/results/land_cover.json")["wide"],
-        _land_cover_page(),
-    )
+    wide, page = (read(ROOT / "benchmarks/results/land_cover.json")["wide"], _land_cover_page())
     starts = {
         "imagenet": "ImageNet's weights",
         "both": "ImageNet's weights, then aerial pictures",

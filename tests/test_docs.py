@@ -57,9 +57,7 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("page", "words"), ALL, ids=[f"{page}: {' '.join(words)}"[:60] for page, words in ALL]
-)
+@pytest.mark.parametrize(("page", "words"), ALL, ids=[f"{page}: {' '.join(words)}"[:60] for page, words in ALL])
 def test_every_command_of_the_docs_is_understood(page, words):
     """Parsed, not run: unknown options, values of a wrong kind and missing arguments are refused here."""
     verb, words = verbs()[words[0]], words[1:]
@@ -82,9 +80,7 @@ WHERE_IT_IS_SAID_HOW_TO_INSTALL = [
 
 def test_installing_a_clone_keeps_the_link_to_it():
     """A copy beside other packages would find no shipped weights, and pulling would not change it."""
-    lines = [
-        line for file in WHERE_IT_IS_SAID_HOW_TO_INSTALL for line in file.read_text("utf-8").splitlines()
-    ]
+    lines = [line for file in WHERE_IT_IS_SAID_HOW_TO_INSTALL for line in file.read_text("utf-8").splitlines()]
     of_a_clone = re.compile(r"""pip install((?: -\S+)*) ["']?\.(?![\w/])""")
     options = {line: found[1].split() for line in lines for found in of_a_clone.finditer(line)}
     assert len(options) >= 5
@@ -136,18 +132,14 @@ def test_help_names_the_columns_that_are_taken_for_the_time(verb):
 def test_recipes_expected_dataset_imagenet_are_not_shown_with_photos_of_ones_own(page):
     """They refuse other pictures, however many processes a launcher starts."""
     shown = [re.search(r"\btrain (\S*photos\S*) .*--recipe (\w+)", line) for line in shell_lines(page)]
-    assert not [
-        found[0] for found in shown if found is not None and get_recipe(found[2]).expected_dataset is not None
-    ]
+    assert not [found[0] for found in shown if found is not None and get_recipe(found[2]).expected_dataset is not None]
 
 
 def test_the_page_gives_the_settings_of_the_figure():
     """Those that the benchmark fixed, but for how often it looked at the validation pictures."""
     train = verbs()["train"]
     (given,) = [
-        train.make_context("train", words[1:]).params
-        for words in commands(PAGE)
-        if "global_pool=avg+center" in words
+        train.make_context("train", words[1:]).params for words in commands(PAGE) if "global_pool=avg+center" in words
     ]
     settings = [*given["settings"], f"epochs={given['epochs']:g}", "val_interval_epochs=8"]
     assert with_overrides(get_recipe("finetune"), settings) == with_overrides(get_recipe("finetune"), KNOWN)
@@ -157,9 +149,7 @@ def test_the_page_gives_the_settings_of_the_figure():
 def test_the_page_explains_each_setting_of_the_figure():
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     for setting in KNOWN:
-        assert setting.startswith(("epochs", "val_interval_epochs")) or any(
-            f"`{setting}`" in row for row in rows
-        )
+        assert setting.startswith(("epochs", "val_interval_epochs")) or any(f"`{setting}`" in row for row in rows)
 
 
 def anchors(page: Path) -> set[str]:
@@ -210,9 +200,7 @@ def test_the_page_on_imagenet_names_the_recipes_of_table_12_and_the_extra_that_t
 
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
-    assert [
-        page.name for page in PAGES[2:] if page.name != "README.md" and f"({page.name})" not in index
-    ] == []
+    assert [page.name for page in PAGES[2:] if page.name != "README.md" and f"({page.name})" not in index] == []
 
 
 def test_the_page_of_the_architecture_names_every_package():

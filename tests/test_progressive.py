@@ -25,13 +25,7 @@ from efficientnetv2.utils.errors import InputError
             [0.1, 0.16667, 0.23333, 0.3],
         ),
         # 128 + 252 i/3; 5 + 15 i/3; 0.2 i/3; 0.1 + 0.3 i/3
-        (
-            "efficientnetv2_m",
-            [128, 212, 296, 380],
-            [5, 10, 15, 20],
-            [0, 0.06667, 0.13333, 0.2],
-            [0.1, 0.2, 0.3, 0.4],
-        ),
+        ("efficientnetv2_m", [128, 212, 296, 380], [5, 10, 15, 20], [0, 0.06667, 0.13333, 0.2], [0.1, 0.2, 0.3, 0.4]),
         # 128 + 252 i/3; 5 + 20 i/3; 0.4 i/3; 0.1 + 0.4 i/3
         (
             "efficientnetv2_l",
@@ -89,9 +83,7 @@ def test_stages_differ_by_at_most_one_step_and_begin_where_said(stages, steps):
     assert len(lengths) == stages
     assert max(lengths) - min(lengths) <= 1
     firsts = [sum(lengths[:stage]) for stage in range(stages)]
-    assert [plan.at(first, total_steps=steps) for first in firsts] == [
-        plan.stage(stage) for stage in range(stages)
-    ]
+    assert [plan.at(first, total_steps=steps) for first in firsts] == [plan.stage(stage) for stage in range(stages)]
 
 
 def test_a_continuous_ramp_moves_at_every_step_and_a_stepwise_one_does_not():
@@ -198,18 +190,14 @@ def test_random_order_draws_each_stage_equally_often_with_its_regularizers():
 
 def test_random_order_asks_for_no_step_of_each_stage():
     """It draws them with equal chances, so that in a short run some may not come at all."""
-    assert [RANDOM.at(step, total_steps=2) for step in (0, 1)] == [
-        RANDOM.at(step, total_steps=40) for step in (0, 1)
-    ]
+    assert [RANDOM.at(step, total_steps=2) for step in (0, 1)] == [RANDOM.at(step, total_steps=40) for step in (0, 1)]
     with pytest.raises(InputError, match=mentioning("2", "step")):
         RANDOM.at(2, total_steps=2)
 
 
 def test_the_last_setting_of_random_order_is_the_largest_whatever_the_last_step_draws():
     assert RANDOM.last == RANDOM.stage(3)
-    assert {RANDOM.at(steps - 1, total_steps=steps).image_size for steps in range(4, 40)} > {
-        RANDOM.last.image_size
-    }
+    assert {RANDOM.at(steps - 1, total_steps=steps).image_size for steps in range(4, 40)} > {RANDOM.last.image_size}
 
 
 def test_in_turns_a_size_holds_until_the_next_is_drawn():
@@ -223,8 +211,7 @@ def test_in_turns_a_size_holds_until_the_next_is_drawn():
 
 def test_another_seed_draws_another_order_and_the_same_the_same():
     sizes = [
-        [replace(RANDOM, seed=seed).at(step, total_steps=50).image_size for step in range(50)]
-        for seed in (0, 0, 1)
+        [replace(RANDOM, seed=seed).at(step, total_steps=50).image_size for step in range(50)] for seed in (0, 0, 1)
     ]
     assert sizes[0] == sizes[1] != sizes[2]
 
@@ -237,10 +224,7 @@ def test_shares_lengthen_stages():
     assert (plan.stage_end(10, total_steps=100), plan.stage_end(75, total_steps=100)) == (75, 100)
 
 
-@given(
-    stage_fractions=st.lists(st.floats(0.01, 100), min_size=1, max_size=6),
-    more=st.integers(0, 50),
-)
+@given(stage_fractions=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), more=st.integers(0, 50))
 def test_every_stage_has_a_step_whatever_its_share(stage_fractions, more):
     stages = len(stage_fractions)
     plan = ProgressiveSchedule(
@@ -296,9 +280,9 @@ def test_stages_of_the_same_time_have_steps_in_inverse_proportion_to_theirs():
 def test_each_stage_takes_the_share_of_the_time_that_is_wanted(stages, steps):
     """To the step that it cannot be divided by, and the four digits that are written down."""
     step_s, wanted = zip(*stages, strict=True)
-    plan = ProgressiveSchedule(
-        stages=len(stages), image_size=Ramp(1, 1 + 7 * (len(stages) - 1))
-    ).with_stage_times(step_s, wanted)
+    plan = ProgressiveSchedule(stages=len(stages), image_size=Ramp(1, 1 + 7 * (len(stages) - 1))).with_stage_times(
+        step_s, wanted
+    )
     ends = sorted({plan.stage_end(step, total_steps=steps) for step in range(steps)})
     lengths = [end - first for first, end in zip([0, *ends], ends, strict=False)]
     seconds = [length * each for length, each in zip(lengths, step_s, strict=True)]

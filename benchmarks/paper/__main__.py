@@ -38,9 +38,7 @@ from efficientnetv2.utils.shell import rank_and_world_size
 def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """The parser, for its errors, and the options of the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.paper",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m benchmarks.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("tables", nargs="+", metavar="TABLE", help="1, 2, 3, 5 to 13, figure1, figure4 or figure5")
@@ -59,11 +57,7 @@ def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentPars
     add("--seeds", type=int, help="runs per cell (default: 1 at tiny, 3 at small, 5 at paper)")
     add("--weights", help="table 8: weights to transfer; at paper each network has its own, NETWORK.in1k")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    add(
-        "--output",
-        type=Path,
-        help="folder (default: runs/reproduce_TABLE_SCALE); what is done there is reused",
-    )
+    add("--output", type=Path, help="folder (default: runs/reproduce_TABLE_SCALE); what is done there is reused")
     add("--json", action="store_true", help="print JSON instead of Markdown")
     add("--record", action="store_true", help="write results/reproduce/ and docs/paper.md")
     options = parser.parse_args(words)
@@ -84,9 +78,7 @@ def requests(options: argparse.Namespace) -> list[Request]:
         trains = name in TRAINED or len(options.tables) == 1
         weights = options.weights if name == "8" or len(options.tables) == 1 else None
         data, seeds = (options.data, options.seeds) if trains else (None, None)
-        made.append(
-            Request(name, options.scale, data, seeds, weights, options.device, options.output, options.json)
-        )
+        made.append(Request(name, options.scale, data, seeds, weights, options.device, options.output, options.json))
     return made
 
 

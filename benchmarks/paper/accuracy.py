@@ -101,9 +101,7 @@ def table_10(scale: Scale, runs: Runs) -> Table:
         Row(
             row,
             published.row("10", row),
-            _in_paper_units(found[row, _ONLY], scale)
-            | params_flops.network_sizes(row)
-            | {"ms": latencies[row]},
+            _in_paper_units(found[row, _ONLY], scale) | params_flops.network_sizes(row) | {"ms": latencies[row]},
         )
         for row in models
     ]
@@ -157,10 +155,7 @@ def _in_paper_units(of_run: Mapping[str, Measurement], scale: Scale) -> dict[str
         return dict(of_run)
     hours, unit = HEADINGS["train_hours"]
     minutes = of_run[MINUTES]
-    return {
-        TOP1: of_run[TOP1],
-        hours: replace(minutes, values=tuple(one / 60 for one in minutes.values), unit=unit),
-    }
+    return {TOP1: of_run[TOP1], hours: replace(minutes, values=tuple(one / 60 for one in minutes.values), unit=unit)}
 
 
 def table_13(scale: Scale, runs: Runs) -> Table:
@@ -189,8 +184,7 @@ def table_13(scale: Scale, runs: Runs) -> Table:
     ]
     found = runs.measurements(cells)
     rows = [
-        Row(row, published.row("13", row), {name: found[row, name][TOP1] for name in regularizations})
-        for row in orders
+        Row(row, published.row("13", row), {name: found[row, name][TOP1] for name in regularizations}) for row in orders
     ]
     note = f"Sizes between {sizes[0]:g} and {sizes[1]:g} px."
     return table_of_runs("13", rows, scale, runs, cells, note)
@@ -238,9 +232,7 @@ def _as_setting(value: object) -> str:
     return f"{{start: {value[0]}, end: {value[1]}}}" if isinstance(value, tuple) else str(value)
 
 
-def table_of_runs(
-    name: str, rows: Sequence[Row], scale: Scale, runs: Runs, cells: Sequence[Cell], note: str
-) -> Table:
+def table_of_runs(name: str, rows: Sequence[Row], scale: Scale, runs: Runs, cells: Sequence[Cell], note: str) -> Table:
     """A table of trained accuracies; ``note`` is what else there is to say of ours, in sentences."""
     data = Path(runs.source.data)  # only its name: the folder is of no interest elsewhere
     ours = (

@@ -15,9 +15,7 @@ Work = Callable[[], None]
 OUT_OF_MEMORY = "out of memory"
 
 
-def time_in_turn(
-    begin: Mapping[str, Callable[[], Work]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
+def time_in_turn(begin: Mapping[str, Callable[[], Work]], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds per round of each work, after a round that warms up; work that runs out of memory is left out.
 
     ``begin`` makes each work once. The works alternate, so that changes of the machine's pace affect all of them.

@@ -149,9 +149,7 @@ def text() -> str:
     parts += [_section(shown[name]) if name in shown else _unmade(name) for name in RECORDED]
     for name, (title, ours) in DRAWN.items():
         if (PAGE.parent / f"{name}.png").exists():
-            parts.append(
-                f"## {title}\n\n![{title}]({name}.png)\n\n{ours}\n\n`python -m benchmarks.paper {name}`\n"
-            )
+            parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n{ours}\n\n`python -m benchmarks.paper {name}`\n")
     return "\n".join([*parts, *missing])
 
 
@@ -183,9 +181,7 @@ def _reach(shown: dict[str, dict[str, Any]], *, whole: bool) -> str:
     told = [f"{on} ({_tables(names)})" for on, names in taken.items()] if len(taken) > 1 else list(taken)
     ours = f": ours, of steps and answers, are {' and '.join(told)}, to be compared within a table"
     speeds = ours if told else ""
-    said = (
-        f"Networks, settings and counts of the paper's tables are checked here. Its speeds are not{speeds}."
-    )
+    said = f"Networks, settings and counts of the paper's tables are checked here. Its speeds are not{speeds}."
     said += "" if whole else " And no accuracy of the paper has been reproduced on ImageNet."
     return textwrap.fill(said, 120) + "\n"
 
@@ -307,9 +303,7 @@ def _unmeasured(row: Row) -> Row:
     return replace(
         row,
         ours={
-            name: figure
-            if figure.unit in _UNTRAINED
-            else replace(figure, values=(), why=figure.why or TO_BE_MEASURED)
+            name: figure if figure.unit in _UNTRAINED else replace(figure, values=(), why=figure.why or TO_BE_MEASURED)
             for name, figure in row.ours.items()
         },
     )

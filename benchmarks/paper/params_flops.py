@@ -51,12 +51,7 @@ def precision_of(scale: Scale, device: torch.device) -> Precision:
 
 
 # Table -> unit and batch size of the times that are measured.
-_TIMES = {
-    "1": ("ms", 1),
-    "7": ("ms", LATENCY_BATCH),
-    "11": ("images/s", 128),
-    "figure5": ("ms", LATENCY_BATCH),
-}
+_TIMES = {"1": ("ms", 1), "7": ("ms", LATENCY_BATCH), "11": ("images/s", 128), "figure5": ("ms", LATENCY_BATCH)}
 # Table -> what is not measured; accuracy alone otherwise.
 _NOT_MEASURED = {
     "figure1": "accuracy and hours are not measured here, and ours are drawn at the paper's top-1.",
@@ -144,9 +139,7 @@ def latencies(
     return {name: measurement(name) for name in networks}
 
 
-def latency_s(
-    sizes: Mapping[str, int], *, rounds: int, device: torch.device, timing: Timing
-) -> dict[str, list[float]]:
+def latency_s(sizes: Mapping[str, int], *, rounds: int, device: torch.device, timing: Timing) -> dict[str, list[float]]:
     """Network -> seconds of a forward pass, one per round; networks that run out of memory are left out.
 
     A round has several short passes of a network in a row: the first one finds the weights of the other networks in

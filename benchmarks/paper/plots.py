@@ -25,10 +25,7 @@ _FAMILIES = ("EfficientNet", "EfficientNetV2", "EfficientNetV2, ImageNet-21k")
 
 
 def draw_published(
-    columns: tuple[str, ...],
-    ours: Mapping[str, Mapping[str, float]] | None = None,
-    *,
-    timed: str = "",
+    columns: tuple[str, ...], ours: Mapping[str, Mapping[str, float]] | None = None, *, timed: str = ""
 ) -> Figure:
     """Top-1 of the paper's Table 7 against some of its costs, a panel per column of ``paper.json``.
 
@@ -39,8 +36,7 @@ def draw_published(
     top1 = {name: values[0] for name, values in networks.items()}
     ours = ours or {}
     costs: dict[str, dict[str, float | None]] = {
-        _COSTS[column]: {name: values[keys.index(column)] for name, values in networks.items()}
-        for column in columns
+        _COSTS[column]: {name: values[keys.index(column)] for name, values in networks.items()} for column in columns
     }
     counted = {_COSTS[column]: ours.get(HEADINGS[column][0], {}) for column in columns if column in _COUNTED}
     if times := ours.get(HEADINGS["infer_ms"][0]):
@@ -64,9 +60,7 @@ def _draw_families(panel: Axes, top1: Mapping[str, float], costs: Mapping[str, f
     """A line per family, a point per network whose cost is known."""
     for family in _FAMILIES:
         points = sorted(
-            (cost, top1[name], name)
-            for name, cost in costs.items()
-            if cost is not None and _family(name) == family
+            (cost, top1[name], name) for name, cost in costs.items() if cost is not None and _family(name) == family
         )
         if not points:
             continue

@@ -10,10 +10,7 @@ from typing import Any
 from benchmarks.paper.table import Measurement, Row, Table
 
 #: Figure of the paper drawn from its Table 7 -> column keys of its x axes.
-FIGURES = {
-    "figure1": ("train_hours", "params_m"),
-    "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16"),
-}
+FIGURES = {"figure1": ("train_hours", "params_m"), "figure5": ("params_m", "flops_b", "infer_ms_v100_fp16_batch16")}
 #: Column key in paper.json -> (heading, unit). Our speeds are compared with the V100's.
 HEADINGS = {
     "top1": ("top-1 %", "%"),

@@ -31,10 +31,7 @@ def claims(table: Table) -> dict[str, tuple[Paired, str]]:
         return {}
     ours = {row.name: {column: one.values for column, one in row.ours.items()} for row in table.rows}
     strong, weak = ours["magnitude 15"], ours["magnitude 5"]
-    gains = {
-        px: [more - less for more, less in zip(strong[px], weak[px], strict=True)]
-        for px in ("300 px", "128 px")
-    }
+    gains = {px: [more - less for more, less in zip(strong[px], weak[px], strict=True)] for px in ("300 px", "128 px")}
     return {CLAIMED["5"]: (gain(gains["300 px"], gains["128 px"]), "points")}
 
 
@@ -50,9 +47,7 @@ def command_of(request: Request, *, data: str = "DATA") -> str:
     return " ".join(words)
 
 
-def write_record(
-    name: str, table: Table, scale: str, command: str, on: str, figure: Path | None = None
-) -> None:
+def write_record(name: str, table: Table, scale: str, command: str, on: str, figure: Path | None = None) -> None:
     """Write the record of a table measured on hardware ``on``, and the drawing of a figure for docs."""
     if name in DRAWN and figure is not None:
         shutil.copyfile(figure, page.PAGE.parent / f"{name}.png")

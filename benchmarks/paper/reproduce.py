@@ -238,9 +238,7 @@ def _refuse_another(folder: Path, config: Mapping[str, str | None]) -> None:
         if name in stored and stored[name] != here
     ]
     if differences and any_begun(folder / CELLS):
-        raise InputError(
-            f"{folder} has runs of another kind: {'; '.join(differences)}. Give another --output."
-        )
+        raise InputError(f"{folder} has runs of another kind: {'; '.join(differences)}. Give another --output.")
     owner = stored.get("table") or _table_in(folder / _TABLE)  # folders of before have no table in their file
     there = [name for name in _WRITTEN if (folder / name).exists()]
     if there and owner != config["table"]:

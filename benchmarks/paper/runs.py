@@ -74,13 +74,10 @@ class Runs:
         """
         seeds = range(self.seeds)
         pending = [
-            cell
-            for cell in cells
-            if not all((self.folder(cell, seed) / "report.json").exists() for seed in seeds)
+            cell for cell in cells if not all((self.folder(cell, seed) / "report.json").exists() for seed in seeds)
         ]
         refuse_missing(
-            (cell.model or get_recipe(cell.recipe).model, self.data_of(cell), self.weights_of(cell))
-            for cell in pending
+            (cell.model or get_recipe(cell.recipe).model, self.data_of(cell), self.weights_of(cell)) for cell in pending
         )
         total = self.seeds * len(cells)
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -109,11 +106,7 @@ class Runs:
         if not done:
             self.say(f"{cell.row}, {cell.column}, seed {seed}{progress}")
             words = TrainOverrides(
-                model=cell.model,
-                recipe=cell.recipe,
-                weights=self.weights_of(cell),
-                seed=seed,
-                settings=cell.settings,
+                model=cell.model, recipe=cell.recipe, weights=self.weights_of(cell), seed=seed, settings=cell.settings
             )
             source = replace(self.source, data=self.data_of(cell))
             place = RunOptions(out=folder, resume=(folder / "recipe.yaml").exists(), device=self.device)
@@ -124,9 +117,7 @@ class Runs:
         report = read_object(report_file, "top1", "train_s", fix=fix)
         if not done:
             page = report_file.with_suffix(".html")
-            self.say(
-                f"  top-1 {report['top1']:.1%}, {format_duration(report['train_s'])} of training: {page}"
-            )
+            self.say(f"  top-1 {report['top1']:.1%}, {format_duration(report['train_s'])} of training: {page}")
         if config_file.exists():
             read_object(config_file, fix=fix)
         # A key of "asked" may be another word in a report of version 0.1.

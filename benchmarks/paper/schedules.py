@@ -12,12 +12,7 @@ from matplotlib.figure import Figure
 from efficientnetv2.progressive.presets import paper_schedule
 
 _SIZES = ("s", "m", "l")
-_SETTINGS = {
-    "image_size": "image px",
-    "randaugment": "RandAugment",
-    "mixup_alpha": "mixup",
-    "dropout": "dropout",
-}
+_SETTINGS = {"image_size": "image px", "randaugment": "RandAugment", "mixup_alpha": "mixup", "dropout": "dropout"}
 # Inches: wide enough for four panels, narrow enough for a page. Ours.
 _FIGSIZE = (9.0, 2.4)
 

@@ -127,10 +127,7 @@ class Table:
     def missing(self) -> list[str]:
         """Our cells without a value and why, a line each."""
         return [
-            f"{row.name}, {name}: {one.why}"
-            for row in self.rows
-            for name, one in row.ours.items()
-            if not one.values
+            f"{row.name}, {name}: {one.why}" for row in self.rows for name, one in row.ours.items() if not one.values
         ]
 
     def headings(self) -> list[str]:
@@ -168,9 +165,7 @@ class Table:
             "title": self.title,
             "paper": self.paper_note,
             "ours": self.ours_note,
-            "rows": [
-                {"name": row.name, "paper": plain(row.paper), "ours": plain(row.ours)} for row in self.rows
-            ],
+            "rows": [{"name": row.name, "paper": plain(row.paper), "ours": plain(row.ours)} for row in self.rows],
         }
 
     @classmethod

@@ -36,11 +36,7 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B6's training speed at two image sizes and two batch sizes."""
     b6, precision = get_architecture("efficientnet_b6"), precision_of(scale, device)
     sizes, batches = (512, 380), (12, 24)
-    steps = {
-        f"{px} px, batch {batch}": Step(b6, scale.px(px), scale.batch(batch))
-        for px in sizes
-        for batch in batches
-    }
+    steps = {f"{px} px, batch {batch}": Step(b6, scale.px(px), scale.batch(batch)) for px in sizes for batch in batches}
     say(f"timing EfficientNet-B6, {len(steps)} kinds of steps in turn")
     found = images_per_s(steps, scale.rounds, device, precision)
     rows = [
@@ -62,10 +58,7 @@ def table_2(scale: Scale, device: torch.device, say: Say) -> Table:
 
 def table_3(scale: Scale, device: torch.device, say: Say) -> Table:
     """EfficientNet-B4 with Fused-MBConv in its first stages, with its own kernels and with 3x3 throughout."""
-    b4, eval_image_size = (
-        get_architecture("efficientnet_b4"),
-        published_network("efficientnet_b4").eval_image_size,
-    )
+    b4, eval_image_size = (get_architecture("efficientnet_b4"), published_network("efficientnet_b4").eval_image_size)
     px, batch, precision = scale.px(eval_image_size), scale.batch(32), precision_of(scale, device)
     variants: dict[str, tuple[str | None, Architecture]] = {"no fused": ("no_fused", b4)}
     for stages in (3, 5, 7):
@@ -96,10 +89,7 @@ def with_fused(architecture: Architecture, *, stages: int, kernel: int | None = 
     ``kernel`` is that of the fused blocks; None keeps each stage's own, as the paper's parameter counts do.
     """
     made = [
-        replace(
-            stage,
-            operator=fused_mbconv(expand=stage.operator.expand, kernel=kernel or stage.operator.kernel),
-        )
+        replace(stage, operator=fused_mbconv(expand=stage.operator.expand, kernel=kernel or stage.operator.kernel))
         for stage in architecture.stages[:stages]
     ]
     return replace(architecture, stages=(*made, *architecture.stages[stages:]))

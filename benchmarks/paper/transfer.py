@@ -15,12 +15,7 @@ from efficientnetv2.data.builtin_datasets import VARIABLE, DatasetNotFoundError,
 from efficientnetv2.utils.errors import InputError
 
 # The paper's columns -> the standard sets (data.standard).
-_SETS = {
-    "cifar10": "cifar10",
-    "cifar100": "cifar100",
-    "flowers102": "flowers102",
-    "cars": "stanford_cars",
-}
+_SETS = {"cifar10": "cifar10", "cifar100": "cifar100", "flowers102": "flowers102", "cars": "stanford_cars"}
 #: Scale -> Table 8's default for ``--data``: every column, or at small the first one. Not Imagenette, the default of
 #: the other tables there: ImageNet's weights have learned its classes already.
 DATA = {"small": "cifar10", "paper": ",".join(_SETS.values())}

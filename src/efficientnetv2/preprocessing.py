@@ -47,22 +47,16 @@ class Bands:
     have one value per channel; left out, they are those of plain 8-bit values. Source: ours.
     """
 
-    numbers: tuple[
-        int, ...
-    ]  # of the bands, from 1; the first three are shown to people as red, green and blue
+    numbers: tuple[int, ...]  # of the bands, from 1; the first three are shown to people as red, green and blue
     low: tuple[float, ...] = Field(default=(), validate_default=True)  # value that becomes 0
     high: tuple[float, ...] = Field(default=(), validate_default=True)  # value that becomes 255
     # Level, 0 to 255, for missing data: the mean over the training images; and their standard deviation.
     missing: tuple[int, ...] = Field(default=(), validate_default=True)
     spread: tuple[float, ...] = Field(default=(), validate_default=True)
     names: tuple[str, ...] = Field(default=(), validate_default=True)  # of the bands; '' without a name
-    picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
-        None  # metres of ground along a side
-    )
+    picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # metres of ground along a side
     kinds: tuple[str, ...] = ()  # numpy's names of the types of the training images; empty if unknown
-    nodata: tuple[
-        Annotated[float, Field(allow_inf_nan=False)], ...
-    ] = ()  # besides what a file declares itself
+    nodata: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()  # besides what a file declares itself
 
     @field_validator("numbers")
     @classmethod
@@ -100,17 +94,13 @@ class Bands:
         """The rule by which people see such rasters: the first three channels; of fewer the first, as gray."""
         places = range(RGB) if self.channels >= RGB else (0,) * RGB
         per_channel = "numbers", "low", "high", "missing", "spread", "names"
-        fields: dict[str, Any] = {
-            name: tuple(getattr(self, name)[place] for place in places) for name in per_channel
-        }
+        fields: dict[str, Any] = {name: tuple(getattr(self, name)[place] for place in places) for name in per_channel}
         return replace(self, **fields)
 
     @property
     def listed(self) -> str:
         """The bands for people: ``1 B02, 2 B03``."""
-        return ", ".join(
-            f"{number} {name}".strip() for number, name in zip(self.numbers, self.names, strict=True)
-        )
+        return ", ".join(f"{number} {name}".strip() for number, name in zip(self.numbers, self.names, strict=True))
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -96,9 +96,7 @@ def watch(module, seen, part):
 @pytest.mark.parametrize(("padding", "image_size"), [("same", 33), ("symmetric", 33), ("symmetric", 40)])
 def test_activation_bytes_are_what_autograd_keeps(padding, image_size):
     """Every tensor that PyTorch saves for the backward pass, once, without weights and batch statistics."""
-    architecture_ = Architecture(
-        EVERY_KIND.stem_channels, EVERY_KIND.stages, EVERY_KIND.head_channels, padding=padding
-    )
+    architecture_ = Architecture(EVERY_KIND.stem_channels, EVERY_KIND.stages, EVERY_KIND.head_channels, padding=padding)
     network = create(architecture_, num_classes=5, in_channels=4, dropout=0, drop_path=0).train()
     weights = {parameter.data_ptr() for parameter in network.parameters()}
     kept = {}
@@ -126,9 +124,7 @@ def test_one_block_by_hand():
 def test_without_classifier_and_with_other_channels():
     s = get_architecture("efficientnetv2_s")
     full = count_flops(s, image_size=64)
-    assert (
-        count_flops(s, image_size=64, num_classes=0).total.parameters == full.total.parameters - 1281 * 1000
-    )
+    assert count_flops(s, image_size=64, num_classes=0).total.parameters == full.total.parameters - 1281 * 1000
     assert count_flops(s, image_size=64, in_channels=13).stem.parameters == full.stem.parameters + 10 * 9 * 24
     assert len(full.blocks) == len(blocks(s)) == 40
 

@@ -15,9 +15,7 @@ from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.utils.errors import InputError
 
 
-@given(
-    name=some.sampled_from(NAMES), comment=some.text(some.characters(codec="utf-8", exclude_categories=["C"]))
-)
+@given(name=some.sampled_from(NAMES), comment=some.text(some.characters(codec="utf-8", exclude_categories=["C"])))
 def test_a_table_is_read_as_it_was_written(name, comment, tmp_path_factory):
     file = tmp_path_factory.mktemp("files") / "network.yaml"
     write(file, get_architecture(name), comment=comment)
@@ -28,9 +26,7 @@ def test_a_file_of_version_0_1_is_read(tmp_path):
     write(tmp_path / "s.yaml", get_architecture("efficientnetv2_s"))
     text = (tmp_path / "s.yaml").read_text()
     (tmp_path / "old.yaml").write_text(text.replace("global_pool: avg\n", "pooling: mean+centre\n"))
-    assert read(tmp_path / "old.yaml") == replace(
-        get_architecture("efficientnetv2_s"), global_pool="avg+center"
-    )
+    assert read(tmp_path / "old.yaml") == replace(get_architecture("efficientnetv2_s"), global_pool="avg+center")
 
 
 def test_a_stage_is_a_line(tmp_path):

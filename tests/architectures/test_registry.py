@@ -55,9 +55,7 @@ def test_stages_are_torchvisions(name, theirs, width, depth):
     def kind(stage):
         return "fused" if isinstance(stage, FusedMBConvConfig) else "mbconv"
 
-    assert rows(name) == [
-        (kind(s), s.expand_ratio, s.kernel, s.stride, s.out_channels, s.num_layers) for s in table
-    ]
+    assert rows(name) == [(kind(s), s.expand_ratio, s.kernel, s.stride, s.out_channels, s.num_layers) for s in table]
     assert get_architecture(name).stem_channels == table[0].input_channels
 
 
@@ -91,10 +89,7 @@ def test_s_to_xl_are_resized_bilinearly_and_all_others_bicubically(name):
 
 
 def test_every_size_is_that_of_its_preprocessing():
-    assert all(
-        get_model_info(name).preprocessing.image_size == get_model_info(name).eval_image_size
-        for name in NAMES
-    )
+    assert all(get_model_info(name).preprocessing.image_size == get_model_info(name).eval_image_size for name in NAMES)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

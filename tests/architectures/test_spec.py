@@ -27,9 +27,7 @@ operators = st.builds(
     kernel=st.sampled_from([1, 3, 5, 7, 9]),
     se=st.none() | st.floats(0, 1, exclude_min=True),
 )
-stages = st.builds(
-    Stage, operators, st.sampled_from([1, 2]), channels=st.integers(1, 2000), layers=st.integers(1, 40)
-)
+stages = st.builds(Stage, operators, st.sampled_from([1, 2]), channels=st.integers(1, 2000), layers=st.integers(1, 40))
 architectures = st.builds(
     Architecture,
     stem_channels=st.integers(1, 256),

@@ -130,9 +130,7 @@ def scenes(*sizes, spread=0.1):
     things = rng.normal(size=(len(sizes), 64))
     vectors = np.repeat(things, sizes, axis=0) + spread * rng.normal(size=(sum(sizes), 64))
     ends = np.cumsum(sizes)
-    return vectors.astype(np.float32), [
-        tuple(range(end - n, end)) for end, n in zip(ends, sizes, strict=True)
-    ]
+    return vectors.astype(np.float32), [tuple(range(end - n, end)) for end, n in zip(ends, sizes, strict=True)]
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.2])

@@ -38,9 +38,7 @@ def doubted(labels, vectors, together=()):
     names = tuple(f"c{k}" for k in range(labels.max() + 1))
     paths = [f"{row}.jpg" for row in range(len(labels))]
     dataset = Manifest(class_names=names, paths=paths, targets=labels, separator=None)
-    return label_error_section(
-        dataset, Embeddings(np.arange(len(labels)), labels, vectors), together, key=Key.of(0)
-    )
+    return label_error_section(dataset, Embeddings(np.arange(len(labels)), labels, vectors), together, key=Key.of(0))
 
 
 def test_a_class_that_is_one_scene_over_and_over_is_not_asked_about():
@@ -70,9 +68,7 @@ def test_classes_of_a_few_pictures_are_named_and_one_class_alone_is_not():
 @pytest.mark.parametrize("scenes", [5, 6])
 def test_classes_of_a_few_scenes_are_asked_about(scenes):
     groups = [
-        tuple(range(start, EACH * k + EACH, scenes))
-        for k in range(2)
-        for start in range(EACH * k, EACH * k + scenes)
+        tuple(range(start, EACH * k + EACH, scenes)) for k in range(2) for start in range(EACH * k, EACH * k + scenes)
     ]
     facts = asked([group for group in groups if 0 not in group]).facts
     assert [one["path"] for one in facts["suspected_labels"]] == ["0.jpg"]
@@ -114,9 +110,7 @@ def test_of_very_many_pictures_some_of_each_class_teach_the_others(monkeypatch):
 
 
 def test_so_many_classes_that_they_would_take_hours_are_not_asked_about(monkeypatch):
-    monkeypatch.setattr(
-        module, "_MAX_PREDICTION_WORK", 19 * 5 * 3200
-    )  # ten pictures of either class are twenty
+    monkeypatch.setattr(module, "_MAX_PREDICTION_WORK", 19 * 5 * 3200)  # ten pictures of either class are twenty
     monkeypatch.setattr(module, "fit_classifier", lambda *_, **__: pytest.fail("it has learnt"))
     found = asked([])
     assert found.facts == {}

@@ -28,11 +28,7 @@ def written(tmp_path_factory):
     dataset = planted.read()
     inspection = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
     report.write_check_report(
-        folder,
-        inspection,
-        image=lambda row: scene(row),
-        command="effnetv2 check " + "word " * 60,
-        versions={},
+        folder, inspection, image=lambda row: scene(row), command="effnetv2 check " + "word " * 60, versions={}
     )
     return folder
 

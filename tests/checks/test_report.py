@@ -64,11 +64,7 @@ def test_a_sound_set_is_not_accused_of_anything(planted):
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
-    [
-        ({}, "same_picture"),
-        ({"split": "val"}, "same_across_splits"),
-        ({"label": "b"}, "same_other_label"),
-    ],
+    [({}, "same_picture"), ({"split": "val"}, "same_across_splits"), ({"label": "b"}, "same_other_label")],
 )
 def test_the_same_file_twice(planted, changes, kind):
     shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
@@ -78,11 +74,7 @@ def test_the_same_file_twice(planted, changes, kind):
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
-    [
-        ({}, "near_picture"),
-        ({"split": "val"}, "near_across_splits"),
-        ({"label": "b"}, "near_other_label"),
-    ],
+    [({}, "near_picture"), ({"split": "val"}, "near_across_splits"), ({"label": "b"}, "near_other_label")],
 )
 def test_the_same_picture_in_another_file(planted, changes, kind):
     recompressed(planted.folder, "020.jpg", "other.jpg")
@@ -112,11 +104,7 @@ def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, a
     (near,) = [kind for kind in kinds if kind.startswith("near")]
     one = "080.jpg" if near == "near_picture" else "again.jpg"
     assert found[near] == [[one, "other.jpg"]]
-    facts = (
-        check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0))
-        .sections["duplicates"]
-        .facts
-    )
+    facts = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).sections["duplicates"].facts
     (pair,) = facts["near_duplicates"]
     harms = (pair["across_splits"], pair["labels_differ"])
     assert harms == (near == "near_across_splits", near == "near_other_label")
@@ -194,9 +182,7 @@ def test_places_across_the_date_line_are_near():
     assert places.nearest_km(everyone, everyone)[:2] == pytest.approx(2 * 1.11195, rel=1e-3)
 
 
-@pytest.mark.skipif(
-    not DEFORESTATION.is_file(), reason=f"there is no {DEFORESTATION}: its neighbors are not counted"
-)
+@pytest.mark.skipif(not DEFORESTATION.is_file(), reason=f"there is no {DEFORESTATION}: its neighbors are not counted")
 def test_neighbors_of_the_deforestation_pictures_are_counted():
     """Near is within 5 km; of so many of these the nearest has the same label."""
     facts = location_section(load_dataset(DEFORESTATION)).facts
@@ -257,9 +243,7 @@ def test_pictures_of_one_hour(planted, row, kinds):
     planted.table["date"] = times.dt.strftime("%Y-%m-%dT%H:%M:%S")
     dataset = planted.read()
     assert found_in(dataset) == {kind: [] for kind in kinds}
-    facts = (
-        check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).sections["time"].facts
-    )
+    facts = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).sections["time"].facts
     assert facts["shared_with_training"] == {"val": int(row == 90)}
 
 
@@ -444,22 +428,13 @@ def test_where_every_picture_is_a_class_of_its_own_nothing_gives_it_away():
 
 def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
     scene(0).save(tmp_path / "a.png")
-    table = pd.DataFrame(
-        {"path": ["a.png"], "label": ["oak"], "latitude": [1.0], "longitude": [2.0], "year": [2014]}
-    )
+    table = pd.DataFrame({"path": ["a.png"], "label": ["oak"], "latitude": [1.0], "longitude": [2.0], "year": [2014]})
     table.to_csv(tmp_path / "one.csv", index=False)
     dataset = load_dataset(str(tmp_path / "one.csv"), for_training=False)
     found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
-    report.write_check_report(
-        tmp_path, found, image=lambda row: None, command="effnetv2 check one.csv", versions={}
-    )
+    report.write_check_report(tmp_path, found, image=lambda row: None, command="effnetv2 check one.csv", versions={})
     text = (tmp_path / report.PAGE_NAME).read_text()
-    for words in (
-        "Nothing is wrong in 1 image.",
-        ": 1 class.",
-        "1 image has a location",
-        "known for 1 image.",
-    ):
+    for words in ("Nothing is wrong in 1 image.", ": 1 class.", "1 image has a location", "known for 1 image."):
         assert words in text
 
 
@@ -472,9 +447,7 @@ def test_the_page_has_a_row_for_the_largest_classes_however_many_there_are(tmp_p
     table.to_csv(tmp_path / "five.csv", index=False)
     dataset = load_dataset(str(tmp_path / "five.csv"), for_training=False)
     found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
-    report.write_check_report(
-        tmp_path, found, image=lambda row: None, command="effnetv2 check five.csv", versions={}
-    )
+    report.write_check_report(tmp_path, found, image=lambda row: None, command="effnetv2 check five.csv", versions={})
     text = (tmp_path / report.PAGE_NAME).read_text()
     rows = re.findall(r"<tr><td><bdi>(\w)</bdi></td><td data-of=\"([^\"]+)\"", text)
     assert [name for name, of in rows if of != "mean color"] == ["a", "b", "d"]

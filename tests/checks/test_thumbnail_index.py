@@ -80,9 +80,7 @@ def natural(number, px=128):
 
 
 @pytest.mark.parametrize("times", [1, 2, 4])
-@pytest.mark.parametrize(
-    "way", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS]
-)
+@pytest.mark.parametrize("way", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
 def test_images_that_were_enlarged_are_known(tmp_path, times, way):
     for number in range(12):
         image = natural(number)

@@ -104,15 +104,7 @@ def test_test_pictures_of_which_none_can_be_read_are_refused(tmp_path):
 
 def test_a_run_that_answers_test_says_so_everywhere(place):
     write_cifar(place / "cifar-10-batches-bin", builtin_datasets.CIFAR10, train=50, test=10)
-    words = (
-        "--recipe",
-        "transfer_paper",
-        *TINY,
-        "--set",
-        "schedule.warmup_epochs=0",
-        "--set",
-        "eval_image_size=32",
-    )
+    words = ("--recipe", "transfer_paper", *TINY, "--set", "schedule.warmup_epochs=0", "--set", "eval_image_size=32")
     run = place.parent / "run"
     done = effnetv2("train", "cifar10", *words, "--output", run, cwd=place.parent)
     assert done.returncode == 0, done.stderr

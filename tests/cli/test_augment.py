@@ -67,10 +67,7 @@ def test_the_symmetries_of_the_square_are_to_be_seen(class_folders):
 def test_what_is_mixed_says_so(class_folders):
     """Beside the label's own share that of the partner's; smoothing, alike for all, is no mixing."""
     plain, trained = rows(
-        load_dataset(class_folders),
-        "augment.flip=none",
-        "progressive.mixup_alpha=5",
-        "progressive.label_smoothing=0.1",
+        load_dataset(class_folders), "augment.flip=none", "progressive.mixup_alpha=5", "progressive.label_smoothing=0.1"
     )
     mixed = [caption for caption in trained.captions if caption]
     assert mixed
@@ -83,9 +80,7 @@ def test_what_is_mixed_says_so(class_folders):
 
 def test_every_stage_and_moments_of_what_grows_all_the_time():
     stages = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64))
-    assert [setting.image_size for setting in stage_settings(stages)] == [
-        stages.stage(i).image_size for i in range(3)
-    ]
+    assert [setting.image_size for setting in stage_settings(stages)] == [stages.stage(i).image_size for i in range(3)]
     always = ProgressiveSchedule(image_size=Ramp(32, 64, continuous=True), size_multiple=8)
     sizes = [setting.image_size for setting in stage_settings(always)]
     assert (sizes[0], sizes[-1]) == (32, 64)
@@ -94,9 +89,7 @@ def test_every_stage_and_moments_of_what_grows_all_the_time():
 
 def test_the_sheet_is_written(class_folders, tmp_path):
     words = ("--weights", "none", "--recipe", "quick", "--model", "efficientnetv2_b0", "--image-size", "64")
-    done = effnetv2(
-        "train", class_folders, *words, "--preview", "sheet.png", "--preview-images", "3", cwd=tmp_path
-    )
+    done = effnetv2("train", class_folders, *words, "--preview", "sheet.png", "--preview-images", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "sheet.png")
     assert is_sheet(tmp_path / "sheet.png"), "another sheet may replace it"
@@ -104,10 +97,7 @@ def test_the_sheet_is_written(class_folders, tmp_path):
         levels = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
     for channel in range(3):  # red, green and blue pictures are on it, in their colors
         assert ((levels[:, channel] - np.delete(levels, channel, axis=1).max(axis=1)) > 60).mean() > 0.02
-    for out, said in (
-        ("sheet.jpg", "the sheet is a PNG"),
-        ("nowhere/sheet.png", "there is no folder nowhere"),
-    ):
+    for out, said in (("sheet.jpg", "the sheet is a PNG"), ("nowhere/sheet.png", "there is no folder nowhere")):
         refused = effnetv2("train", class_folders, *words, "--preview", out, cwd=tmp_path)
         assert refused.returncode == 2
         assert said in refused.stderr
@@ -116,10 +106,7 @@ def test_the_sheet_is_written(class_folders, tmp_path):
 def test_a_dark_sets_columns_are_stretched_alike_and_other_sets_are_not():
     """Half as bright as evaluated is half as bright on the sheet; a negative is there to be seen as it is."""
     ramp = np.tile(np.linspace(0, 30, 64).astype(np.uint8)[None, :, None], (64, 1, 3))
-    dark = [
-        ImageRow("evaluation", (ramp,), ("a",)),
-        *(ImageRow("", (one,), ("",)) for one in (ramp // 2, 255 - ramp)),
-    ]
+    dark = [ImageRow("evaluation", (ramp,), ("a",)), *(ImageRow("", (one,), ("",)) for one in (ramp // 2, 255 - ramp))]
     evaluated, darker, negative = _with_contrast(dark)
     assert evaluated.images[0].max() == 255
     assert "stretched" in evaluated.title

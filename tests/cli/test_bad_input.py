@@ -53,13 +53,7 @@ def train(data, cwd, *more):
 def killed(data, cwd):
     """A run whose steps are done, but no more than that."""
     killed_at(
-        "efficientnetv2.training.post_training:save_model",
-        "train",
-        data,
-        *TINY,
-        "--output",
-        cwd / "run",
-        cwd=cwd,
+        "efficientnetv2.training.post_training:save_model", "train", data, *TINY, "--output", cwd / "run", cwd=cwd
     )
 
 
@@ -261,9 +255,7 @@ def test_model_and_data_in_the_wrong_order(command, tmp_path):
 
 def test_a_folder_without_an_image_is_answered_by_what_the_command_takes(tmp_path):
     (tmp_path / "empty").mkdir()
-    model_file.save(
-        tmp_path / "model.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=("a", "b")
-    )
+    model_file.save(tmp_path / "model.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=("a", "b"))
     for words in (("predict", "model.safetensors", "empty"), ("check", "empty")):
         done = effnetv2(*words, cwd=tmp_path)
         refused(done, "empty", "image", "a folder of images")
@@ -301,16 +293,12 @@ def test_open_words_and_the_same_words_go_on(class_folders, tmp_path):
 def test_a_recipe_file_is_a_recipe_and_is_compared_whole_on_resume(class_folders, tmp_path):
     words = ("train", class_folders, "--workers", "0")
     assert train(class_folders, tmp_path).returncode == 0
-    again = effnetv2(
-        *words, "--recipe", tmp_path / "run/recipe.yaml", "--output", tmp_path / "again", cwd=tmp_path
-    )
+    again = effnetv2(*words, "--recipe", tmp_path / "run/recipe.yaml", "--output", tmp_path / "again", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again/recipe.yaml").read_text() == (tmp_path / "run/recipe.yaml").read_text()
     text = (tmp_path / "run/recipe.yaml").read_text().replace("crop_scale_min: 0.35", "crop_scale_min: 0.5")
     (tmp_path / "other.yaml").write_text(text)
-    done = effnetv2(
-        *words, "--recipe", tmp_path / "other.yaml", "--output", tmp_path / "run", "--resume", cwd=tmp_path
-    )
+    done = effnetv2(*words, "--recipe", tmp_path / "other.yaml", "--output", tmp_path / "run", "--resume", cwd=tmp_path)
     refused(done, "crop_scale_min", "0.35", "0.5")
 
 
@@ -438,11 +426,7 @@ def test_a_run_that_was_killed_comes_to_its_end_with_a_picture_that_was_cut_shor
     assert pd.read_csv(tmp_path / "run/skipped.csv")["path"].tolist() == [lost]
     learnt = frame[(frame["split"] == "train") & (frame["path"] != f"../pictures/{lost}")]
     report = json.loads((tmp_path / "run/report.json").read_text())
-    assert (report["num_train_images"], report["num_train_lost"], report["num_skipped"]) == (
-        len(learnt),
-        1,
-        1,
-    )
+    assert (report["num_train_images"], report["num_train_lost"], report["num_skipped"]) == (len(learnt), 1, 1)
     assert report["train_images_per_class"] == learnt["label"].value_counts().to_dict()
     page = (tmp_path / "run/report.html").read_text()
     assert mentions(page, "trained on", len(learnt))
@@ -468,10 +452,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
             ("--set global_pool=avg+centre", "did you mean 'avg+center'"),
         ),
         (("--epochs", "2", "--minutes", "3"), ("--epochs", "--minutes")),
-        (
-            ("--minutes", "3", "--set", "epochs=5"),
-            ("--minutes", "epochs", "5"),
-        ),
+        (("--minutes", "3", "--set", "epochs=5"), ("--minutes", "epochs", "5")),
         (("--crop-mode", "crop"), ("crop-mode", "squash", "center", "border")),
         (("--device", "quantum"), ("--device", "quantum")),
         (("--labels", "fold"), ("--labels", "casefold")),
@@ -479,14 +460,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         (("--batch-size", "-1"), ("--batch-size",)),
         (("--minutes", "nan"), ("--minutes",)),
         (
-            (
-                "--set",
-                "batch_size=1",
-                "--set",
-                "progressive.image_size=32",
-                "--set",
-                "freeze_bn=false",
-            ),
+            ("--set", "batch_size=1", "--set", "progressive.image_size=32", "--set", "freeze_bn=false"),
             ("batch-norm", "--batch-size"),
         ),
         (("--set", "ghost_batch_size=3"), ("ghost_batch_size", "3", "divide", "2")),
@@ -496,13 +470,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
         ),
         (
             ("--set", "progressive.image_size={start: 8, end: 64}", "--recipe", "quick", "--weights", "none"),
-            (
-                "8",
-                "training",
-                "stride of 32 px",
-                "--set",
-                "progressive.image_size={start: 32, end: 64}",
-            ),
+            ("8", "training", "stride of 32 px", "--set", "progressive.image_size={start: 32, end: 64}"),
         ),
         (("--set", "eval_image_size=16"), ("eval_image_size", "16", "stride of 32 px", "--set")),
         (
@@ -513,23 +481,11 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(class_folders, tmp_path):
             ("--model", "torchvision:vit_b_16", "--image-size", "224", "--weights", "none"),
             ("128", "training", "--image-size", "224", "--set", "progressive.stages=1"),
         ),
-        (
-            ("--set", "progressive.image_size={start: 128, end: 64}"),
-            ("image_size", "{start: 64, end: 128}"),
-        ),
-        (
-            ("--set", "progressive.dropout={start: 0.3, end: 0.1}"),
-            ("dropout", "0.3", "0.1"),
-        ),
-        (
-            ("--set", "progressive.mixup_alpha=0.2", "--set", "ghost_batch_size=1"),
-            ("mixup", "at least 2"),
-        ),
+        (("--set", "progressive.image_size={start: 128, end: 64}"), ("image_size", "{start: 64, end: 128}")),
+        (("--set", "progressive.dropout={start: 0.3, end: 0.1}"), ("dropout", "0.3", "0.1")),
+        (("--set", "progressive.mixup_alpha=0.2", "--set", "ghost_batch_size=1"), ("mixup", "at least 2")),
         (("--memory-gib", "0.05"), ("--memory-gib", "0.05", "alone take")),
-        (
-            ("--memory-gib", "-1"),
-            ("--memory-gib", "-1"),
-        ),
+        (("--memory-gib", "-1"), ("--memory-gib", "-1")),
         (("--weights", "missing.safetensors"), ("missing.safetensors",)),
     ],
 )
@@ -585,9 +541,7 @@ def test_an_unknown_option_and_a_missing_argument(tmp_path):
 def test_predict_and_evaluate_refuse_what_is_no_model(class_folders, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
     for verb in ("predict", "evaluate"):
-        refused(
-            effnetv2(verb, tmp_path / "model.safetensors", class_folders, cwd=tmp_path), "model.safetensors"
-        )
+        refused(effnetv2(verb, tmp_path / "model.safetensors", class_folders, cwd=tmp_path), "model.safetensors")
         refused(effnetv2(verb, tmp_path / "nothing", class_folders, cwd=tmp_path), "nothing")
 
 

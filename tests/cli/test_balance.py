@@ -68,10 +68,7 @@ def test_fewer_leaves_frequent_ones_out(imbalanced, tmp_path):
         (("x.csv",), ("OUT", "x.csv")),
         (("x", "--fewer"), ("OUT", "--fewer")),
         (("pictures",), ("OUT", "empty")),
-        (
-            ("x", "--label-separator", ";"),
-            ("--label-separator", "';'"),
-        ),
+        (("x", "--label-separator", ";"), ("--label-separator", "';'")),
         (("x", "--to", "even"), ("--to", "even")),
         (("x", "--set", "augment.flop=none"), ("augment.flop", "did you mean", "flip")),
     ],
@@ -84,11 +81,7 @@ def test_wrong_words_are_refused(imbalanced, words, said):
 
 
 def test_several_labels_are_refused_with_a_command_that_takes_them(imbalanced, tmp_path):
-    table = (
-        load_dataset(imbalanced)
-        .table.assign(path=lambda rows: "pictures/" + rows["path"])
-        .drop(columns="split")
-    )
+    table = load_dataset(imbalanced).table.assign(path=lambda rows: "pictures/" + rows["path"]).drop(columns="split")
     table.assign(label=table["label"] + ";all").to_csv(tmp_path / "several.csv", index=False)
     done = effnetv2("data", "balance", "several.csv", "x", "--label-separator", ";", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
@@ -143,9 +136,7 @@ def test_copies_do_not_become_a_class_of_what_they_are_made_from(imbalanced, tmp
 
 def test_pictures_that_no_other_was_made_from_are_no_copies(imbalanced, tmp_path):
     """A column of origins may be there with nothing in it."""
-    table = load_dataset(imbalanced).table.assign(
-        augmented_from="", path=lambda rows: "pictures/" + rows["path"]
-    )
+    table = load_dataset(imbalanced).table.assign(augmented_from="", path=lambda rows: "pictures/" + rows["path"])
     table.drop(columns="split").to_csv(tmp_path / "all.csv", index=False)
     done = effnetv2("data", "balance", "all.csv", "fewer.csv", "--fewer", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -65,11 +65,7 @@ def train(pictures, run, *more, run_command=effnetv2):
 
 
 def note_of(run):
-    (note,) = [
-        line
-        for line in json.loads((run / "run.json").read_text())["auto_choices"]
-        if line.startswith("Cache:")
-    ]
+    (note,) = [line for line in json.loads((run / "run.json").read_text())["auto_choices"] if line.startswith("Cache:")]
     return note
 
 
@@ -121,10 +117,7 @@ def test_the_demo_passes_without_a_cache_and_recipes_have_none():
     ("words", "message"),
     [
         (("--cache", "dsk"), ("--cache", "dsk", "did you mean", "disk")),
-        (
-            ("--set", "cache_resolution=0.5"),
-            ("cache_resolution", "0.5", "--cache"),
-        ),
+        (("--set", "cache_resolution=0.5"), ("cache_resolution", "0.5", "--cache")),
         (("--cache", "ram", "--set", "cache_resolution=0"), ("--set", "cache_resolution=0", "0")),
         (("--cache", "ram", "--set", "cache_resolution=1.5"), ("--set", "cache_resolution=1.5", "1")),
     ],
@@ -154,16 +147,7 @@ def test_what_was_begun_with_or_without_a_cache_goes_on_so(large, caches, tmp_pa
 def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bits(large, caches, tmp_path):
     """In memory, killed, from disk, both with two workers: the same pixels as alone, in memory without workers."""
     alone = effnetv2(
-        "train",
-        large,
-        *WORDS,
-        "--workers",
-        "0",
-        "--cache",
-        "ram",
-        "--output",
-        tmp_path / "alone",
-        cwd=tmp_path,
+        "train", large, *WORDS, "--workers", "0", "--cache", "ram", "--output", tmp_path / "alone", cwd=tmp_path
     )
     assert alone.returncode == 0, alone.stderr
     process = start(large, tmp_path / "killed", 2, "--cache", "ram")
@@ -187,15 +171,10 @@ def test_a_run_killed_and_gone_on_with_from_another_cache_ends_with_the_same_bit
     )
     assert done.returncode == 0, done.stderr
     assert bits(tmp_path / "killed") == bits(tmp_path / "alone")
-    without = effnetv2(
-        "train", large, *WORDS, "--workers", "0", "--output", tmp_path / "without", cwd=tmp_path
-    )
+    without = effnetv2("train", large, *WORDS, "--workers", "0", "--output", tmp_path / "without", cwd=tmp_path)
     assert without.returncode == 0, without.stderr
     assert bits(tmp_path / "without") != bits(tmp_path / "alone"), "the cache was read at all"
-    losses = [
-        [row["loss"] for row in rows(tmp_path / name) if row["kind"] == "train"]
-        for name in ("alone", "without")
-    ]
+    losses = [[row["loss"] for row in rows(tmp_path / name) if row["kind"] == "train"] for name in ("alone", "without")]
     assert losses[0] == pytest.approx(losses[1], abs=0.5)
 
 
@@ -215,11 +194,7 @@ def test_the_train_part_of_a_given_split_is_kept_alone(tmp_path, caches):
     for first, (part, count) in zip((0, 10, 20), (("train", 6), ("val", 3), ("test", 2)), strict=True):
         for number in range(count):
             for name in ("red", "blue"):
-                paint(
-                    tmp_path / "set" / part / name / f"{number}.jpg",
-                    COLORS[name],
-                    first + number,
-                )
+                paint(tmp_path / "set" / part / name / f"{number}.jpg", COLORS[name], first + number)
     given = prepared(tmp_path / "set")
     assert (len(given.train), len(given.trainable)) == (12, 12)
     kept = build_cache("disk", of_recipe(), given, HARDWARE)
@@ -331,9 +306,7 @@ def test_minutes_that_filling_alone_takes_are_refused(large):
     counts = ImageCounts(len(ready.train), len(ready.val))
     second = LinearCost(0.0, 0.0)
     sizes = sorted({setting.image_size for setting in settings_by_size(recipe)})
-    rates = StepTimings(
-        0.0, tuple(StepTiming(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1
-    )
+    rates = StepTimings(0.0, tuple(StepTiming(px, 0.0, 1.0, 1) for px in sizes), second, second, second, 1, 0.0, 1)
     with pytest.raises(InputError, match=mentioning("minutes", "1.5", "1.6")):
         LengthBudget(recipe, counts, 1.5, 90.0).set_length(rates)
     assert LengthBudget(recipe, counts, 1.5, 90.0).is_exceeded(rates)
@@ -399,9 +372,6 @@ def test_pictures_of_one_name_are_not_kept_on_disk():
     """Tars of others may call two alike. In memory all are those that train, in their order."""
     twice = SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#a.jpg", "x.tar#b.jpg"])
     pictures = SimpleNamespace(paths=["x.tar#b.jpg", "x.tar#c.jpg", "x.tar#a.jpg"])
-    assert image_cache._rows_in(pictures, SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#b.jpg"])).tolist() == [
-        2,
-        0,
-    ]
+    assert image_cache._rows_in(pictures, SimpleNamespace(paths=["x.tar#a.jpg", "x.tar#b.jpg"])).tolist() == [2, 0]
     with pytest.raises(InputError, match=mentioning("x.tar#a.jpg", "cache=ram")):
         image_cache._rows_in(twice, pictures)

@@ -237,13 +237,7 @@ def test_pictures_without_labels_are_inspected_too(listed):
         (["--label-column", "klass"], ("klass", "column")),
         (["--time-column", "yaer"], ("yaer", "did you mean", "year")),
         (["--near-km", "-1"], ("0", "20,000")),
-        (
-            ["--output", "list.csv"],
-            (
-                "is a file",
-                "Give a folder",
-            ),
-        ),
+        (["--output", "list.csv"], ("is a file", "Give a folder")),
         (["--weights", "nowhere.safetensors"], ("there is no such file",)),
         (["--device", "gpu"], ("there is no such device",)),
         (["--bands", "1,2,x"], ("--bands", "1,2,x")),

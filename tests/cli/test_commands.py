@@ -106,9 +106,7 @@ def test_an_unknown_word_is_answered_with_ours(words, instead, tmp_path):
 def test_several_images_are_asked_for_as_a_folder_or_a_table(class_folders, tmp_path):
     """As the shell makes them of red/*.jpg, and as a pattern in quotes."""
     files = sorted((class_folders / "red").iterdir())[:3]
-    model_file.save(
-        tmp_path / "m.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=("a", "b")
-    )
+    model_file.save(tmp_path / "m.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=("a", "b"))
     for data in (files, ["pictures/red/*.jpg"]):
         done = effnetv2("predict", "m.safetensors", *data, cwd=tmp_path)
         told = " ".join(done.stderr.replace("│", " ").split())
@@ -223,8 +221,7 @@ def test_recipes_shows_the_recipe_of_a_run(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("quick, as in run.")
     plain = [
-        json.loads(effnetv2("recipes", one, "--json", cwd=tmp_path).stdout)
-        for one in ("quick", "run/recipe.yaml")
+        json.loads(effnetv2("recipes", one, "--json", cwd=tmp_path).stdout) for one in ("quick", "run/recipe.yaml")
     ]
     assert plain[0] == plain[1]
 
@@ -234,9 +231,7 @@ def test_recipes_says_what_the_fields_mean_and_what_a_recipe_makes_of_them(tmp_p
     (row,) = [line for line in told if line.startswith("optimizer.head_lr_mult ")]
     assert mentions(row.split("  ")[-1], "learning rate", "classifier", "backbone")
     assert {"number above 0", "1", "5"} <= {cell.strip() for cell in row.split("  ")}
-    (one,) = json.loads(
-        effnetv2("recipes", "quick", "--field", "schedule.name", "--json", cwd=tmp_path).stdout
-    )
+    (one,) = json.loads(effnetv2("recipes", "quick", "--field", "schedule.name", "--json", cwd=tmp_path).stdout)
     assert one | {"meaning": "..."} == {
         "name": "schedule.name",
         "values": "cosine, staircase or constant",
@@ -246,9 +241,7 @@ def test_recipes_says_what_the_fields_mean_and_what_a_recipe_makes_of_them(tmp_p
         "value": "cosine",
     }
     every = json.loads(effnetv2("recipes", "--fields", "--json", cwd=tmp_path).stdout)
-    assert {"epochs", "optimizer.lr", "progressive.image_size", "augment.flip"} <= {
-        one["name"] for one in every
-    }
+    assert {"epochs", "optimizer.lr", "progressive.image_size", "augment.flip"} <= {one["name"] for one in every}
     assert "value" not in every[0]
 
 
@@ -262,18 +255,14 @@ def test_an_unknown_field_names_the_nearest(tmp_path):
 def verbs(command, words=()):
     """The words of each command that does something itself."""
     parts = getattr(command, "commands", {})
-    yield from (
-        [words] if not parts else (leaf for name in parts for leaf in verbs(parts[name], (*words, name)))
-    )
+    yield from ([words] if not parts else (leaf for name in parts for leaf in verbs(parts[name], (*words, name))))
 
 
 def test_help_teaches_by_example_and_fits_on_a_screen():
     """Of 80 x 50 characters; every option is in the help of all."""
     program = typer.main.get_command(app)
     for words in verbs(program):
-        page = (
-            CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).output
-        )
+        page = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).output
         assert len(page.splitlines()) <= 50, words
         assert f"effnetv2 {' '.join(words)}" in page.partition("Examples:")[2].partition("╭")[0]
     everything = CliRunner().invoke(app, ["train", "--help-all"]).output
@@ -314,14 +303,7 @@ def test_a_colleague_may_read_all_that_a_run_leaves(trained):
 
 def test_evaluate_gives_the_runs_own_figures_back(trained, tmp_path):
     """The dataset of the run is a data set itself; its val part is what the report was of."""
-    words = (
-        "evaluate",
-        trained / "run",
-        trained / "run/dataset.csv",
-        "--json",
-        "--output",
-        tmp_path / "evaluation",
-    )
+    words = ("evaluate", trained / "run", trained / "run/dataset.csv", "--json", "--output", tmp_path / "evaluation")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told, report = json.loads(done.stdout), json.loads((trained / "run/report.json").read_text())
@@ -460,11 +442,7 @@ def test_a_run_goes_on_without_the_weights_it_began_with(trained, tmp_path):
     assert TINY[-2:] == ("--weights", "none")
     words = ("train", trained / "pictures", *TINY[2:-2], "--output", tmp_path / "run")
     killed_at(
-        "efficientnetv2.evaluation.report:Report.write",
-        *words,
-        "--weights",
-        tmp_path / "theirs.pth",
-        cwd=tmp_path,
+        "efficientnetv2.evaluation.report:Report.write", *words, "--weights", tmp_path / "theirs.pth", cwd=tmp_path
     )
     begun = (tmp_path / "run/log.txt").read_text()
     assert mentions(begun, "efficientnet_b0", "1e-05")
@@ -491,9 +469,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_from_its_weights
     resumed = effnetv2(*words, "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert mentions(resumed.stdout, "step 0")
-    assert all(
-        torch.equal(expected[name], tensor) for name, tensor in load(tmp_path / "run").state_dict().items()
-    )
+    assert all(torch.equal(expected[name], tensor) for name, tensor in load(tmp_path / "run").state_dict().items())
 
 
 def test_a_network_of_another_library_goes_the_whole_way(trained, tmp_path):
@@ -507,16 +483,8 @@ def test_a_network_of_another_library_goes_the_whole_way(trained, tmp_path):
 
 
 def test_without_weights_the_way_to_get_some_is_said(trained, tmp_path):
-    words = (
-        *TINY,
-        "--model",
-        "efficientnetv2_b1",
-        "--weights",
-        "auto",
-    )  # of which none come with the repository
-    done = effnetv2(
-        "train", trained / "pictures", *words, "--verbose", "--output", tmp_path / "run", cwd=tmp_path
-    )
+    words = (*TINY, "--model", "efficientnetv2_b1", "--weights", "auto")  # of which none come with the repository
+    done = effnetv2("train", trained / "pictures", *words, "--verbose", "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "weights", "from scratch")
     assert "efficientnetv2_b1.in1k" in done.stdout
@@ -559,9 +527,7 @@ def test_minutes_decide_the_steps_and_a_resumed_run_takes_the_same(trained, tmp_
 
 
 def test_json_keeps_stdout_for_the_answer(trained, tmp_path):
-    done = effnetv2(
-        "train", trained / "pictures", *TINY, "--output", tmp_path / "run", "--json", cwd=tmp_path
-    )
+    done = effnetv2("train", trained / "pictures", *TINY, "--output", tmp_path / "run", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["evaluated_on"] == "val"
     assert "held out" in done.stderr
 
@@ -577,9 +543,7 @@ def test_evaluate_takes_pictures_of_one_class_and_merges_spellings_on_request(tr
     paint(tmp_path / "some/RED/one.jpg", COLORS["red"], 91)
     refused = effnetv2("evaluate", trained / "run", tmp_path / "some", cwd=tmp_path)
     assert refused.returncode == 2
-    merged = effnetv2(
-        "evaluate", trained / "run", tmp_path / "some", "--labels", "casefold", "--json", cwd=tmp_path
-    )
+    merged = effnetv2("evaluate", trained / "run", tmp_path / "some", "--labels", "casefold", "--json", cwd=tmp_path)
     assert merged.returncode == 0, merged.stderr
     assert json.loads(merged.stdout)["top1"] == 1.0
 
@@ -587,15 +551,7 @@ def test_evaluate_takes_pictures_of_one_class_and_merges_spellings_on_request(tr
 def test_weights_decide_the_network_and_refuse_another(trained, tmp_path):
     network = create("efficientnetv2_b0", num_classes=3)
     model_file.save(tmp_path / "b0.safetensors", network, class_names=("blue", "green", "red"))
-    words = (
-        "train",
-        trained / "pictures",
-        *TINY[2:],
-        "--weights",
-        "b0.safetensors",
-        "--output",
-        tmp_path / "run",
-    )
+    words = ("train", trained / "pictures", *TINY[2:], "--weights", "b0.safetensors", "--output", tmp_path / "run")
     done = effnetv2(*words, "--verbose", cwd=tmp_path)
     assert mentions(done.stdout, "efficientnetv2_b0", "weight")
     other = effnetv2(*words[:-1], tmp_path / "other", "--model", "efficientnetv2_b1", cwd=tmp_path)

@@ -39,12 +39,7 @@ def save_ours(path, table, classes=("oak", "elm")):
     torch.manual_seed(1)
     network = EfficientNet(table, num_classes=len(classes))
     model_file.save(
-        path,
-        network,
-        preprocessing=Preprocessing(image_size=96),
-        class_names=classes,
-        recipe={"a": 1},
-        metrics={},
+        path, network, preprocessing=Preprocessing(image_size=96), class_names=classes, recipe={"a": 1}, metrics={}
     )
     return path
 
@@ -111,11 +106,7 @@ def test_half_the_bytes_to_share(tmp_path):
     assert 0.5 < after / before < 0.53
     assert mentions(done.stdout, f"{after / 1000000.0:.1f}", "1", "2048", "3e-8", "MB")
     whole, half = (model_file.load(tmp_path / f"{name}.safetensors") for name in ("in", "half"))
-    assert (half.class_names, half.preprocessing, half.recipe) == (
-        ("oak", "elm"),
-        whole.preprocessing,
-        {"a": 1},
-    )
+    assert (half.class_names, half.preprocessing, half.recipe) == (("oak", "elm"), whole.preprocessing, {"a": 1})
     pictures = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():
         torch.testing.assert_close(half(pictures), whole(pictures), rtol=0, atol=1e-3)
@@ -129,14 +120,9 @@ def test_what_others_do_not_see_is_said(tmp_path):
     save_ours(tmp_path / "in.safetensors", table)
     done = effnetv2("convert", "in.safetensors", "out.pth", "--to", "torchvision", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for words in (
-        "the class names: torchvision does not see",
-        "the preprocessing: torchvision does not see",
-    ):
+    for words in ("the class names: torchvision does not see", "the preprocessing: torchvision does not see"):
         assert f"Note: {words}" in done.stdout
-    told = json.loads(
-        effnetv2("convert", "in.safetensors", "hub", "--to", "timm", "--json", cwd=tmp_path).stdout
-    )
+    told = json.loads(effnetv2("convert", "in.safetensors", "hub", "--to", "timm", "--json", cwd=tmp_path).stdout)
     assert told["notes"] == []
 
 
@@ -155,9 +141,7 @@ def test_that_others_do_not_see_the_rule_for_bands_is_said(tmp_path, to, out):
 
 def test_which_of_timms_twins_can_be_said(tmp_path):
     save_file(timm.create_model("efficientnet_b0", num_classes=2).state_dict(), tmp_path / "in.safetensors")
-    done = effnetv2(
-        "convert", "in.safetensors", "out.safetensors", "--model", "efficientnet_b0", cwd=tmp_path
-    )
+    done = effnetv2("convert", "in.safetensors", "out.safetensors", "--model", "efficientnet_b0", cwd=tmp_path)
     assert mentions(done.stdout, "1e-05", "batch-norm")
     assert model_file.load(tmp_path / "out.safetensors").architecture.padding == "symmetric"
 
@@ -173,18 +157,9 @@ def test_which_of_timms_twins_can_be_said(tmp_path):
         (["in.safetensors", "out.pth", "--to", "torchvision"], ("torchvision",)),
         (["in.safetensors", "out.onnx", "--to", "keras"], ("out.onnx",)),
         (["in.safetensors", "out.onnx", "--to", "onnx"], ("torch.onnx.export",)),
-        (
-            ["in.safetensors", "out.onnx", "--to", "tim"],
-            ("did you mean", "timm"),
-        ),
-        (
-            ["in.safetensors", "out.safetensors", "--model", "resnet50"],
-            ("resnet50", "timm"),
-        ),
-        (
-            ["efficientnetv2_s.in1k", "s.safetensors"],
-            ("effnetv2 train DATA --weights efficientnetv2_s.in1k",),
-        ),
+        (["in.safetensors", "out.onnx", "--to", "tim"], ("did you mean", "timm")),
+        (["in.safetensors", "out.safetensors", "--model", "resnet50"], ("resnet50", "timm")),
+        (["efficientnetv2_s.in1k", "s.safetensors"], ("effnetv2 train DATA --weights efficientnetv2_s.in1k",)),
         (["in.safetensors", "noext", "--to", "keras"], ("Keras",)),
         (
             ["in.safetensors", "out.safetensors", "--model", "efficientnetv2_b0"],
@@ -274,11 +249,7 @@ def test_a_temperature_of_other_pictures_is_left_out(tmp_path):
     network = model_file.load(tmp_path / "ours.safetensors")
     network.calibration = Calibration(1.75, 60, "minival")
     model_file.save(tmp_path / "calibrated.safetensors", network, class_names=network.class_names)
-    for words, kept in (
-        (["--tta", "d4"], False),
-        (["--image-size", "320"], False),
-        (["--half"], True),
-    ):
+    for words, kept in ((["--tta", "d4"], False), (["--image-size", "320"], False), (["--half"], True)):
         out = f"{words[0].strip('-')}.safetensors"
         done = effnetv2("convert", "calibrated.safetensors", out, *words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -307,9 +278,7 @@ def test_networks_of_others_change_what_their_file_says_and_go_to_nobody(tmp_pat
     assert (told["architecture"], told["num_classes"]) == (None, 2)
     made = model_file.load(tmp_path / "out.safetensors")
     assert (made.preprocessing.tta, made.class_names) == ("d4", ("oak", "elm"))
-    done = effnetv2(
-        "convert", "theirs.safetensors", "again.safetensors", "--class-names", "a,b", cwd=tmp_path
-    )
+    done = effnetv2("convert", "theirs.safetensors", "again.safetensors", "--class-names", "a,b", cwd=tmp_path)
     assert mentions(done.stdout, "torchvision:mobilenet_v3_small")
     refused = effnetv2("convert", "theirs.safetensors", "folder", "--to", "timm", cwd=tmp_path)
     assert refused.returncode == 2

@@ -176,9 +176,7 @@ def test_temperatures_of_the_folds_are_told_in_both_reports(whole):
         assert [one["temperature"] for one in told["members"]] == [1.25, 1.5]
         assert said in (folder / out / "report.html").read_text()
     together = SimpleNamespace(network=model_file.load(folder / "scaled"))
-    assert mentions(
-        evaluate._calibration_note(together.network, "minival", OVERLAP), "minival", "temperature"
-    )
+    assert mentions(evaluate._calibration_note(together.network, "minival", OVERLAP), "minival", "temperature")
     assert evaluate._calibration_note(together.network, "val", OVERLAP) is None
 
 
@@ -201,8 +199,7 @@ def test_figures_of_the_ensemble_on_its_own_pictures_are_called_optimistic(whole
 def test_pictures_that_no_member_has_seen_have_figures_of_their_own(whole, tmp_path):
     folder, _ = whole
     rows = [
-        (str(folder / "pictures" / path), Path(path).parent.name)
-        for path in load_dataset(folder / "pictures").paths
+        (str(folder / "pictures" / path), Path(path).parent.name) for path in load_dataset(folder / "pictures").paths
     ]
     for number in range(36):
         name = list(COLORS)[number % 3]
@@ -357,9 +354,7 @@ def test_a_recipe_given_as_a_file_is_saved_whole(tmp_path):
     saved = saved_in(tmp_path, words)
     file.write_text(get_recipe("finetune").model_copy(update={"crop_scale_min": 0.6}).to_yaml())
     with pytest.raises(InputError, match=mentioning("crop_scale_min", "0.6")):
-        saved.check_same(
-            tmp_path, TrainOverrides(recipe=str(file)), CrossValConfig(), DataConfig("a.csv"), CPU
-        )
+        saved.check_same(tmp_path, TrainOverrides(recipe=str(file)), CrossValConfig(), DataConfig("a.csv"), CPU)
     file.unlink()
     assert saved.overrides == words
     assert saved.overrides.recipe == get_recipe("finetune")
@@ -391,14 +386,10 @@ def test_options_given_again_are_compared_by_the_recipe_that_they_give(tmp_path)
     ],
 )
 def test_words_about_the_recipe_are_checked_before_every_picture(words, tries, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        crossval, "validate_images", lambda *_, **__: pytest.fail("it looks at pictures first")
-    )
+    monkeypatch.setattr(crossval, "validate_images", lambda *_, **__: pytest.fail("it looks at pictures first"))
     source, place = DataConfig(str(table_of(tmp_path))), RunOptions(tmp_path / "folds", device="cpu")
     with pytest.raises(InputError, match=mentioning(*said)):
-        crossval.run_crossval(
-            replace(words, weights="none"), source, place, CrossValConfig(folds=2, tries=tries)
-        )
+        crossval.run_crossval(replace(words, weights="none"), source, place, CrossValConfig(folds=2, tries=tries))
 
 
 @pytest.mark.usefixtures("on_screen")
@@ -409,9 +400,7 @@ def test_folds_whose_weights_are_gone_are_reported_without_a_probe(tmp_path, cap
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_size=32).to_json()}
     (tmp_path / "fold1/run.json").write_text(json.dumps(begun))
-    runs = FoldTrainer(
-        TrainOverrides(), CrossValConfig(folds=3), RunOptions(device="cpu"), data, np.arange(150), 0
-    )
+    runs = FoldTrainer(TrainOverrides(), CrossValConfig(folds=3), RunOptions(device="cpu"), data, np.arange(150), 0)
     assert crossval_baseline.probe_baseline(tmp_path, runs, dealt, None) is None
     told = " ".join(capsys.readouterr().out.split())
     assert mentions(told, "no linear probe")
@@ -493,10 +482,7 @@ def test_from_how_many_pictures_the_probes_of_the_folds_learnt(tmp_path, monkeyp
     looked_at = np.sort(np.random.default_rng(0).permutation(150)[:90])
     found = probed_on(looked_at, data, dealt, tmp_path, monkeypatch)
     assert (found.num_train_images, found.num_available_images) == (60, 100)
-    assert (found.data_scaling_curve.carried.num_images, found.data_scaling_curve.forecast.num_images) == (
-        100,
-        200,
-    )
+    assert (found.data_scaling_curve.carried.num_images, found.data_scaling_curve.forecast.num_images) == (100, 200)
     assert mentions(found.label_curve_note, "1", "100", "150")
 
 
@@ -512,9 +498,7 @@ def test_a_picture_that_cannot_be_read_makes_no_sample_of_a_fold(tmp_path, monke
         return Embeddings(seen, pictures.labels[seen], vectors, ((lost, "broken"),))
 
     monkeypatch.setattr(crossval_baseline, "embed_dataset", looked_at)
-    monkeypatch.setattr(
-        crossval_baseline, "build_initial_model", lambda *_, **__: SimpleNamespace(network=None)
-    )
+    monkeypatch.setattr(crossval_baseline, "build_initial_model", lambda *_, **__: SimpleNamespace(network=None))
     monkeypatch.setattr(crossval_baseline, "max_probe_images", lambda *_: 1_000)
     begun_as(tmp_path)
     begun = {"preprocessing": Preprocessing(image_size=32).to_json()}
@@ -531,10 +515,7 @@ def test_by_time_the_last_fold_says_whether_more_labels_would_help(tmp_path, mon
     data = dataset(np.arange(180) % 2, year=2000 + np.arange(180) // 30)
     dealt = time_folds(data, k=5, column="year")
     found = probed_on(np.arange(180), data, dealt, tmp_path, monkeypatch)
-    assert (found.data_scaling_curve.points[-1].num_images, found.data_scaling_curve.forecast.num_images) == (
-        150,
-        300,
-    )
+    assert (found.data_scaling_curve.points[-1].num_images, found.data_scaling_curve.forecast.num_images) == (150, 300)
     assert mentions(found.label_curve_note, "5", "150", "180")
     assert label_efficiency_verdict(found.data_scaling_curve, note=found.label_curve_note)[1].endswith(
         found.label_curve_note
@@ -555,9 +536,7 @@ def probed_on(looked_at, data, dealt, tmp_path, monkeypatch):
     embedded = Embeddings(looked_at, data.labels[looked_at], vectors)
     monkeypatch.setattr(crossval_baseline, "_embeddings", lambda *_: embedded)
     contents = np.arange(len(data))
-    runs = FoldTrainer(
-        TrainOverrides(), CrossValConfig(folds=len(dealt.parts)), RunOptions(), data, contents, 0
-    )
+    runs = FoldTrainer(TrainOverrides(), CrossValConfig(folds=len(dealt.parts)), RunOptions(), data, contents, 0)
     return crossval_baseline.probe_baseline(tmp_path, runs, dealt, None)
 
 
@@ -569,9 +548,7 @@ def test_how_the_table_is_read_is_saved(tmp_path):
     )
     saved.check_same(tmp_path, TrainOverrides(), CrossValConfig(), DataConfig("b.csv"), CPU)
     with pytest.raises(InputError, match=mentioning("group_column")):
-        saved.check_same(
-            tmp_path, TrainOverrides(), CrossValConfig(), DataConfig("b.csv", group_column="plot"), CPU
-        )
+        saved.check_same(tmp_path, TrainOverrides(), CrossValConfig(), DataConfig("b.csv", group_column="plot"), CPU)
     (tmp_path / "crossval.json").write_text("{")
     with pytest.raises(InputError, match=mentioning("crossval.json")):
         SavedCrossVal.read(tmp_path, "b.csv")
@@ -705,27 +682,12 @@ def test_a_picture_that_a_fold_could_not_read_is_told_and_listed(whole, tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            ("--by", "plaec"),
-            ("--by", "plaec", "did you mean", "place"),
-        ),
+        (("--by", "plaec"), ("--by", "plaec", "did you mean", "place")),
         (("--by", "place"), ("latitude", "longitude")),
-        (
-            ("--by", "time"),
-            (
-                "year, date, datetime, timestamp, time",
-                "--time-column",
-            ),
-        ),
+        (("--by", "time"), ("year, date, datetime, timestamp, time", "--time-column")),
         (("--candidate", "class_sampling=null"), ("--candidate",)),
-        (
-            ("--candidate", "", "--candidate", "class_samplin=null"),
-            ("class_samplin", "did you mean", "class_sampling"),
-        ),
-        (
-            ("--model", "efficientnetv2_b0", "--set", "progressive.image_size=8"),
-            ("8", "efficientnetv2_b0", "training"),
-        ),
+        (("--candidate", "", "--candidate", "class_samplin=null"), ("class_samplin", "did you mean", "class_sampling")),
+        (("--model", "efficientnetv2_b0", "--set", "progressive.image_size=8"), ("8", "efficientnetv2_b0", "training")),
         (
             (
                 "--model",
@@ -759,13 +721,7 @@ def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
     for number in range(4):
         paint(tmp_path / f"{number}.jpg", COLORS["red"], number)
     good = pd.DataFrame(
-        {
-            "path": [f"{n}.jpg" for n in range(4)],
-            "label": list("abab"),
-            "latitude": 1.0,
-            "longitude": 2.0,
-            "year": 2000,
-        }
+        {"path": [f"{n}.jpg" for n in range(4)], "label": list("abab"), "latitude": 1.0, "longitude": 2.0, "year": 2000}
     )
     for column, value, said in (
         ("latitude", 91.0, "row 3: latitude is 91.0"),
@@ -777,9 +733,7 @@ def test_tables_with_bad_cells_are_refused_by_row(tmp_path):
         table = good.astype({column: object})
         table.loc[1, column] = value
         table.to_csv(tmp_path / "bad.csv", index=False)
-        done = effnetv2(
-            "crossval", "bad.csv", *TINY, "--folds", "2", "--by", "time", "--weights", "none", cwd=tmp_path
-        )
+        done = effnetv2("crossval", "bad.csv", *TINY, "--folds", "2", "--by", "time", "--weights", "none", cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert said in done.stderr, done.stderr
 
@@ -827,9 +781,7 @@ def test_groups_that_test_shares_with_the_folds_are_told(tmp_path, capsys):
     assert "'y'" not in said, "what is given as val is dealt out like all else"
 
 
-@pytest.mark.parametrize(
-    ("module", "stopped"), [(FoldTrainer, "predict"), (crossval, "write_crossval_report")]
-)
+@pytest.mark.parametrize(("module", "stopped"), [(FoldTrainer, "predict"), (crossval, "write_crossval_report")])
 def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, stopped, tmp_path, monkeypatch):
     """Stopped in a fold, or while the report is written."""
 
@@ -839,9 +791,7 @@ def test_one_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(module, sto
     monkeypatch.setattr(FoldTrainer, "predict", lambda *_, **__: None)
     monkeypatch.setattr(module, stopped, stop)
     file, out = table_of(tmp_path), tmp_path / "folds"
-    words = TrainOverrides(
-        model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_size=32",)
-    )
+    words = TrainOverrides(model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_size=32",))
     place = RunOptions(out, device="cpu", workers=0, memory_gib=6.5, strict=True, probe=False)
     with pytest.raises(KeyboardInterrupt) as told:
         crossval.run_crossval(words, DataConfig(str(file)), place, CrossValConfig(folds=2))
@@ -864,9 +814,7 @@ def begun(words, source, place, plan, monkeypatch):
     return went_on
 
 
-SHORT = TrainOverrides(
-    model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_size=32",)
-)
+SHORT = TrainOverrides(model="efficientnetv2_b0", weights="none", epochs=1, settings=("progressive.image_size=32",))
 
 
 def test_folds_go_on_by_another_name_of_their_rule(tmp_path, monkeypatch):
@@ -909,12 +857,7 @@ def fake_training(reached, asked, epochs_of=lambda words, place, pictures: 3.0):
         answers = Predictions(np.arange(len(val)), val.labels, logits)
         table = predictions_table(answers, val.paths, part.class_names, true_labels=list(val.table["label"]))
         write_predictions(place.out / "predictions.csv", table)
-        report = {
-            "top1": 1.0,
-            "macro_f1": reached(words, place.out),
-            "epochs": epochs,
-            "wall_s": epochs * pictures,
-        }
+        report = {"top1": 1.0, "macro_f1": reached(words, place.out), "epochs": epochs, "wall_s": epochs * pictures}
         (place.out / "report.json").write_text(json.dumps(report))
 
     return run
@@ -925,12 +868,8 @@ def painted(folder: Path, count: int) -> Path:
     rows = []
     for number in range(count):
         paint(folder / f"{number}.jpg", COLORS["red"], number, px=16)
-        rows.append(
-            (f"{number}.jpg", "ab"[number // 2 % 2], number // 2 % 40 + 0.5, 3.0 * (number // 2) + 0.5)
-        )
-    pd.DataFrame(rows, columns=["path", "label", "latitude", "longitude"]).to_csv(
-        folder / "all.csv", index=False
-    )
+        rows.append((f"{number}.jpg", "ab"[number // 2 % 2], number // 2 % 40 + 0.5, 3.0 * (number // 2) + 0.5))
+    pd.DataFrame(rows, columns=["path", "label", "latitude", "longitude"]).to_csv(folder / "all.csv", index=False)
     return folder / "all.csv"
 
 
@@ -973,29 +912,20 @@ def test_tries_are_chosen_inside_the_training_pictures(tmp_path, monkeypatch):
             kept = dict(zip((Path(p).name for p in data.paths), dealt.clusters, strict=True))
             assert list(listed.table["kept_whole"]) == [kept[Path(p).name] for p in listed.paths]
     first = [words for words, _, _ in asked]
-    assert (first[0].minutes, first[0].settings) == (
-        None,
-        ("batch_size=16", "class_sampling=null", "epochs=2"),
-    )
+    assert (first[0].minutes, first[0].settings) == (None, ("batch_size=16", "class_sampling=null", "epochs=2"))
     assert first[1].settings == ("batch_size=16", "class_sampling=equal", "optimizer.lr=0.001", "epochs=2")
     assert first[2].settings == ("batch_size=16", "class_sampling=null")
     # Both tries of the first fold took 3 epochs of 1 s a picture; what those of all take goes off the minutes.
-    tried = (
-        sum(len(listed.subset("train")) for _, listed, _ in asked[:2]) * 3 / len(dealt.parts[0].train_rows)
-    )
+    tried = sum(len(listed.subset("train")) for _, listed, _ in asked[:2]) * 3 / len(dealt.parts[0].train_rows)
     pictures = [len(part.train_rows) for part in dealt.parts]
-    assert first[2].minutes == pytest.approx(
-        (90 * 0.9 - tried * sum(pictures) / 60) * pictures[0] / sum(pictures)
-    )
+    assert first[2].minutes == pytest.approx((90 * 0.9 - tried * sum(pictures) / 60) * pictures[0] / sum(pictures))
     # What the first of a kind has settled, the later ones repeat.
     settled = [place.settled for _, _, place in asked]
     assert settled[3] == (tmp_path / "out/choosing/try1.yaml",)
     assert settled[5] == ()  # the second try is trained whole for the first time here
     assert settled[8] == (tmp_path / "out/fold1/recipe.yaml",)
     assert not list((tmp_path / "out/choosing").glob("fold*_try*"))
-    again = runs.predict(
-        dealt, tmp_path / "out", "Fold"
-    )  # all is done: the runs are asked for again, nothing chosen
+    again = runs.predict(dealt, tmp_path / "out", "Fold")  # all is done: the runs are asked for again, nothing chosen
     assert [one.candidate_scores for one in again] == [one.candidate_scores for one in answered]
 
 
@@ -1009,10 +939,7 @@ def test_a_try_that_cannot_be_monitor_is_refused():
 
 def test_a_val_split_of_ones_own_is_no_way_out_of_a_cross_validation():
     """Of a class with two pictures in two folds, each fold has one to learn: it cannot choose between tries as well."""
-    data, plan = (
-        dataset([0] * 10 + [1] * 2),
-        CrossValConfig(folds=2, by="class", tries=("", "class_sampling=null")),
-    )
+    data, plan = (dataset([0] * 10 + [1] * 2), CrossValConfig(folds=2, by="class", tries=("", "class_sampling=null")))
     dealt = plan.make_folds(data, np.arange(12), 0)
     with pytest.raises(InputError, match=mentioning("'c1'", "candidates")):
         plan.selection_split(data, np.arange(12), dealt, 0, 0)
@@ -1078,10 +1005,7 @@ def test_by_time_the_last_period_has_trained_nobody(tmp_path):
     folder.mkdir()
     dealt = plan.make_folds(data, np.arange(12), 0)
     crossval_config.write_start(folder, SavedCrossVal(TrainOverrides(), plan, source, "d"), data, dealt)
-    assert (
-        pd.read_csv(folder / "dataset.csv", keep_default_na=False)["split"].tolist()
-        == ["train"] * 8 + [""] * 4
-    )
+    assert pd.read_csv(folder / "dataset.csv", keep_default_na=False)["split"].tolist() == ["train"] * 8 + [""] * 4
     assert train_overlap(folder, None, data).num_trained == 8
     assert train_overlap(folder, None, data.select(np.arange(8, 12))).num_trained == 0
 
@@ -1150,9 +1074,7 @@ def test_networks_that_cannot_be_asked_together_are_called_by_their_folders(tmp_
     for run, px in (("fold1", 32), ("fold1_member2", 32), ("fold2", 32), ("fold2_member2", 48)):
         (tmp_path / run).mkdir()
         preprocessing = Preprocessing(image_size=px)
-        model_file.save(
-            tmp_path / run / model_file.NAME, network, preprocessing=preprocessing, class_names=("a", "b")
-        )
+        model_file.save(tmp_path / run / model_file.NAME, network, preprocessing=preprocessing, class_names=("a", "b"))
     runs = ["fold1", "fold1_member2", "fold2", "fold2_member2"]
     said = write_ensemble(tmp_path, runs, 2)
     assert mentions(said, "fold2_member2", "ensemble")

@@ -71,11 +71,7 @@ def starts(tmp_path, monkeypatch):
 
 def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(starts, tmp_path, monkeypatch):
     """Who may learn from one picture prefers the first weights, who answers it the second."""
-    data, contents, plan = (
-        load_dataset(painted(tmp_path, 25)),
-        np.arange(25),
-        CrossValConfig(folds=3, by="class"),
-    )
+    data, contents, plan = (load_dataset(painted(tmp_path, 25)), np.arange(25), CrossValConfig(folds=3, by="class"))
     dealt = plan.make_folds(data, contents, 0)
     sizes = [len(part.train_rows) for part in dealt.parts]
     odd = next(number for number in (1, 2) if sizes[3 - number] != sizes[0])
@@ -103,14 +99,7 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
 
 @pytest.mark.parametrize(
     ("tries", "while_choosing", "members"),
-    [
-        ((), (), 1),
-        (TRIES, (), 1),
-        (TRIES, ("epochs=2",), 1),
-        ((), (), 2),
-        (TRIES, (), 2),
-        (THREE, ("epochs=2",), 2),
-    ],
+    [((), (), 1), (TRIES, (), 1), (TRIES, ("epochs=2",), 1), ((), (), 2), (TRIES, (), 2), (THREE, ("epochs=2",), 2)],
 )
 def test_the_minutes_are_for_all_runs_together(tries, while_choosing, members, tmp_path, monkeypatch):
     """By time, where the third fold learns from three times as many pictures as the first whose epochs it repeats."""
@@ -157,9 +146,7 @@ def test_a_try_that_says_its_own_length_is_refused_beside_minutes():
         check_recipes(words, CrossValConfig(tries=("", "class_sampling=null epochs=4")), place)
     short = CrossValConfig(tries=TRIES, try_settings=("epochs=4",))
     assert check_recipes(words, short, place).weights == "none"
-    assert check_recipes(TrainOverrides(epochs=30, weights="none"), short, place).epochs == 30, (
-        "that of the folds"
-    )
+    assert check_recipes(TrainOverrides(epochs=30, weights="none"), short, place).epochs == 30, "that of the folds"
 
 
 def answers_of(folder: Path, run: str) -> np.ndarray:
@@ -176,9 +163,7 @@ def unlike(asked, reached):
         plain(words, source, place)
         file = place.out / "predictions.csv"
         table = pd.read_csv(file)
-        sure = np.random.default_rng([*place.out.name.encode(), words.seed or 0]).uniform(
-            0.05, 0.95, len(table)
-        )
+        sure = np.random.default_rng([*place.out.name.encode(), words.seed or 0]).uniform(0.05, 0.95, len(table))
         table.assign(a=sure, b=1 - sure).to_csv(file, index=False)
 
     return run
@@ -196,9 +181,7 @@ def test_the_best_tries_answer_a_fold_together(tmp_path, monkeypatch):
     data, out = load_dataset(painted(tmp_path, 48)), tmp_path / "out"
     plan = CrossValConfig(folds=3, by="class", tries=THREE, members=2)
     dealt = plan.make_folds(data, np.arange(48), 0)
-    runs = FoldTrainer(
-        TrainOverrides(settings=("epochs=3",)), plan, RunOptions(out=out), data, np.arange(48), 0
-    )
+    runs = FoldTrainer(TrainOverrides(settings=("epochs=3",)), plan, RunOptions(out=out), data, np.arange(48), 0)
     told = runs.predict(dealt, out, "Fold")
 
     assert [one.score.chosen for one in told] == [THREE[1:], (THREE[2], THREE[0]), THREE[1:]]
@@ -249,11 +232,7 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
     monkeypatch.setattr(linear_probe, "_predict", answers)
     monkeypatch.setattr(train_job, "_train", answered)
     data, plan = load_dataset(painted(tmp_path, 24)), CrossValConfig(folds=2, by="class", members=3)
-    random = (
-        "progressive.stages=2",
-        "progressive.image_size={start: 32, end: 64}",
-        "progressive.order=random",
-    )
+    random = ("progressive.stages=2", "progressive.image_size={start: 32, end: 64}", "progressive.order=random")
     words = TrainOverrides(model=NETWORK, seed=5, settings=(*SETTINGS[2:], *random))
     place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
     dealt = plan.make_folds(data, np.arange(24), 5)
@@ -261,9 +240,7 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
     assert len(compared) == 2 * 2, "two starts in each of two folds"
     assert [one.score.weights for one in told] == [(starts[0].word,), (starts[1].word,)]
     for number in range(2):
-        own = [
-            read_recipe(tmp_path / "out" / run_name(number, member) / "recipe.yaml") for member in range(3)
-        ]
+        own = [read_recipe(tmp_path / "out" / run_name(number, member) / "recipe.yaml") for member in range(3)]
         assert [(one.seed, one.progressive.seed) for one in own] == [(5, 5), (6, 6), (7, 7)]
         plain = [one.to_json() | {"seed": 0} for one in own]
         assert all(one | {"progressive": plain[0]["progressive"]} == plain[0] for one in plain)
@@ -286,15 +263,9 @@ def test_a_later_fold_that_lacks_memory_is_not_told_to_change_the_recipe(starts,
 
     monkeypatch.setattr(train_job, "_train", first)
     monkeypatch.setattr(
-        MemoryProbe,
-        "largest_group",
-        lambda self, setting, *, among: max(one for one in among if one <= room[0]),
+        MemoryProbe, "largest_group", lambda self, setting, *, among: max(one for one in among if one <= room[0])
     )
-    data, contents, plan = (
-        load_dataset(painted(tmp_path, 24)),
-        np.arange(24),
-        CrossValConfig(folds=2, by="class"),
-    )
+    data, contents, plan = (load_dataset(painted(tmp_path, 24)), np.arange(24), CrossValConfig(folds=2, by="class"))
     words = TrainOverrides(model=NETWORK, weights=starts[0].word, settings=(*SETTINGS, "epochs=1"))
     place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
     runs = FoldTrainer(words, plan, place, data, contents, 0)
@@ -336,10 +307,7 @@ def test_equally_good_tries_answer_in_their_order():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            {"tries": TRIES, "members": 3},
-            ("members", "3", "2", "candidates"),
-        ),
+        ({"tries": TRIES, "members": 3}, ("members", "3", "2", "candidates")),
         (
             {"tries": TRIES, "members": 2, "try_settings": ("epochs=4",)},
             ("candidate_settings", "members", "2", "select"),
@@ -356,9 +324,7 @@ def test_runs_on_other_pictures_of_the_folds_read_one_cache(tmp_path, monkeypatc
     begun = []
     monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "caches"))
     monkeypatch.setattr(train_job, "_train", lambda job, run, *_: begun.append(run) or answered(job, run))
-    pd.read_csv(painted(tmp_path, 48)).assign(year=np.arange(48) // 2).to_csv(
-        tmp_path / "all.csv", index=False
-    )
+    pd.read_csv(painted(tmp_path, 48)).assign(year=np.arange(48) // 2).to_csv(tmp_path / "all.csv", index=False)
     data, contents, plan = (
         load_dataset(tmp_path / "all.csv"),
         np.arange(48),

@@ -54,9 +54,7 @@ def test_the_story_from_pictures_to_an_honest_figure(clone):
     }.items()
     assert told["recipe"]["weights"] == f"examples/{WEIGHTS}"
     assert json.loads((out / "run.json").read_text())["command"].startswith("effnetv2 demo ")
-    assert {path.name for path in out.iterdir()} <= {*RUN_FILES, "inspection", "folds"}, (
-        "what the next demo replaces"
-    )
+    assert {path.name for path in out.iterdir()} <= {*RUN_FILES, "inspection", "folds"}, "what the next demo replaces"
     inspected = json.loads((out / "inspection/inspection.json").read_text())
     assert inspected
     page = (out / "folds/report.html").read_text()
@@ -89,15 +87,12 @@ def test_each_step_is_a_command_that_one_can_type():
 
 def test_how_long_the_folds_take_follows_from_the_run_before(tmp_path):
     """24 s for 480 of 600 pictures are 60 s for three times 400 of them; five seeds took 62 to 65 s."""
-    (tmp_path / "report.json").write_text(
-        json.dumps({"num_train_images": 480, "num_images": 120, "wall_s": 24.0})
-    )
+    (tmp_path / "report.json").write_text(json.dumps({"num_train_images": 480, "num_images": 120, "wall_s": 24.0}))
     assert demo.crossval_seconds(tmp_path) == pytest.approx(60)
 
 
 @pytest.mark.parametrize(
-    ("slow", "epochs", "seconds"),
-    [(0.5, 6, 76), (1, 6, 152), (2.3, 6, 350), (4, 2, 333), (7, 1, 168), (50, 1, 1200)],
+    ("slow", "epochs", "seconds"), [(0.5, 6, 76), (1, 6, 152), (2.3, 6, 350), (4, 2, 333), (7, 1, 168), (50, 1, 1200)]
 )
 def test_on_a_slow_machine_the_demo_trains_fewer_epochs(slow, epochs, seconds):
     """To take at most six minutes, of which a third of a usual run does not hang on the epochs."""
@@ -132,9 +127,7 @@ def test_a_slow_machine_is_told_how_long_it_takes_and_leaves_the_folds_out(clone
 
 def test_installing_shows_its_progress():
     installs = [
-        line
-        for line in (ROOT / "Makefile").read_text().splitlines()
-        if "install" in line and "--editable" in line
+        line for line in (ROOT / "Makefile").read_text().splitlines() if "install" in line and "--editable" in line
     ]
     assert installs
     assert not [line for line in installs if "--quiet" in line or " -q" in line]
@@ -143,9 +136,7 @@ def test_installing_shows_its_progress():
 def test_the_page_gives_the_same_commands(monkeypatch):
     monkeypatch.chdir(ROOT)
     given = commands(ROOT / "docs/land_cover.md")
-    for _, verb, words in story(
-        Path("examples/land_cover/pictures.csv"), Path("runs/demo"), seed=0, workers=None
-    ):
+    for _, verb, words in story(Path("examples/land_cover/pictures.csv"), Path("runs/demo"), seed=0, workers=None):
         assert [verb, *words] in given
 
 
@@ -183,18 +174,8 @@ def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "further", "out", "said"),
     [
-        (
-            "effnetv2 train pictures.csv --output runs/demo",
-            (),
-            "runs/demo",
-            "has a run that is not of the demo",
-        ),
-        (
-            "effnetv2 demo",
-            ("notes.txt",),
-            "runs/demo",
-            "has 'notes.txt' beside an earlier demo. Move it",
-        ),
+        ("effnetv2 train pictures.csv --output runs/demo", (), "runs/demo", "has a run that is not of the demo"),
+        ("effnetv2 demo", ("notes.txt",), "runs/demo", "has 'notes.txt' beside an earlier demo. Move it"),
         ("effnetv2 demo", (), "runs/other", "holds a run already"),
     ],
 )

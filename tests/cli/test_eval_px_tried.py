@@ -19,15 +19,7 @@ from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file
 from efficientnetv2.training.image_sizes import default_eval_sizes
 
-WORDS = (
-    *TINY,
-    "--set",
-    "val_fraction=0.25",
-    "--set",
-    "minival=9",
-    "--set",
-    "eval_image_size_candidates=[48,32]",
-)
+WORDS = (*TINY, "--set", "val_fraction=0.25", "--set", "minival=9", "--set", "eval_image_size_candidates=[48,32]")
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +56,7 @@ def test_minival_chooses_the_size_of_the_model_file(painted, tmp_path):
 
 @pytest.mark.parametrize(
     ("trained", "tried"),
-    [
-        (48, (48,)),
-        (128, (128, 160, 192)),
-        (224, (224, 256, 288, 320)),
-        (384, (384, 448, 512, 576)),
-        (1, (1,)),
-    ],
+    [(48, (48,)), (128, (128, 160, 192)), (224, (224, 256, 288, 320)), (384, (384, 448, 512, 576)), (1, (1,))],
 )
 def test_the_sizes_above_training_go_half_as_far_again(trained, tried):
     assert default_eval_sizes(trained) == tried
@@ -79,23 +65,14 @@ def test_the_sizes_above_training_go_half_as_far_again(trained, tried):
 def test_a_run_tries_the_sizes_above_its_training_by_itself(painted, tmp_path):
     """64 px in the end, so 64 and 96; the recipe that it keeps names them."""
     done = effnetv2(
-        "train",
-        painted,
-        *WORDS[:-1],
-        "eval_image_size_candidates=auto",
-        "--output",
-        tmp_path / "run",
-        cwd=tmp_path,
+        "train", painted, *WORDS[:-1], "eval_image_size_candidates=auto", "--output", tmp_path / "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     said = " ".join((tmp_path / "run/log.txt").read_text().split())
     assert mentions(said, "64", "minival", "96")
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert [point["image_size"] for point in report["sizes"]] == [64, 96]
-    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["eval_image_size_candidates"] == [
-        64,
-        96,
-    ]
+    assert yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())["eval_image_size_candidates"] == [64, 96]
 
 
 @pytest.mark.parametrize(

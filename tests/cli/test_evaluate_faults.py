@@ -36,12 +36,7 @@ def saved(tmp_path, name, px):
     file = tmp_path / "model.safetensors"
     network = create(name, num_classes=len(COLORS))
     model_file.save(
-        file,
-        network,
-        preprocessing=Preprocessing(image_size=px),
-        class_names=sorted(COLORS),
-        recipe={},
-        metrics={},
+        file, network, preprocessing=Preprocessing(image_size=px), class_names=sorted(COLORS), recipe={}, metrics={}
     )
     return str(file)
 
@@ -82,9 +77,7 @@ def test_a_full_disk_costs_no_figure(pictures, tmp_path, monkeypatch, capsys, on
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match="No space left on device"):
-        evaluate_and_report(
-            model, pictures, EvaluateOptions(out=tmp_path / "out"), MACHINE, printing(on_screen)
-        )
+        evaluate_and_report(model, pictures, EvaluateOptions(out=tmp_path / "out"), MACHINE, printing(on_screen))
     assert "top-1" in capsys.readouterr().out
 
 

@@ -137,9 +137,7 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
     lines += [",".join([one, *("0" if one == two else "1" for two in names), "0.2"]) for one in names]
     (tmp_path / "costs.csv").write_text("\n".join(lines) + "\n")
     words = (trained / "all.csv", "--split", "val", "--costs", "costs.csv", "--slices", "year")
-    report = told(
-        "evaluate", trained / "run", *words, "--baseline", trained / "run", "--output", "all", cwd=tmp_path
-    )
+    report = told("evaluate", trained / "run", *words, "--baseline", trained / "run", "--output", "all", cwd=tmp_path)
     assert report["costs"]["most_probable"] == pytest.approx(1 - report["top1"])
     assert report["costs"]["cheapest"] <= report["costs"]["most_probable"]
     page = (tmp_path / "all/report.html").read_text()
@@ -154,10 +152,7 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
         (["--slices", "note"], ("--slices", "column")),
         (["--costs", "none.csv"], ("--costs", "none.csv", "CSV")),
         (["--costs", "few.csv"], ("--costs", "few.csv", "green")),
-        (
-            ["--costs", "less.csv"],
-            ("green", "red", "'-1'"),
-        ),
+        (["--costs", "less.csv"], ("green", "red", "'-1'")),
         (["--costs", "other.csv"], ("--costs", "other.csv", "purple")),
         (["--costs", "two.csv"], ("no_answer", "0.1", "0.2")),
         (["--baseline", "."], ("predictions.csv",)),
@@ -167,14 +162,8 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
         (["--baseline", "elsewhere"], ("--baseline",)),
         (["--abstain-below", "80"], ("between 0 and 1",)),
         (["--tta", "all"], ("--tta", "all")),
-        (
-            ["--calibrate", "m.safetensors", "--tta", "d4"],
-            ("--tta",),
-        ),
-        (
-            ["--calibrate", "m.safetensors", "--image-size", "48"],
-            ("--image-size",),
-        ),
+        (["--calibrate", "m.safetensors", "--tta", "d4"], ("--tta",)),
+        (["--calibrate", "m.safetensors", "--image-size", "48"], ("--image-size",)),
         (["--slices", "longer_side_px"], ("--slices", "longer_side_px")),
     ],
 )

@@ -42,13 +42,10 @@ def test_a_launcher_of_one_process_is_none(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "told"),
-    [("cuda", 4, True), ("cuda", 1, False), ("cuda:1", 4, False), ("cpu", 4, False)],
+    ("device", "gpus", "told"), [("cuda", 4, True), ("cuda", 1, False), ("cuda:1", 4, False), ("cpu", 4, False)]
 )
 @pytest.mark.usefixtures("on_screen")
-def test_that_other_gpus_are_idle_is_told_with_the_launch_that_takes_them(
-    device, gpus, told, monkeypatch, capsys
-):
+def test_that_other_gpus_are_idle_is_told_with_the_launch_that_takes_them(device, gpus, told, monkeypatch, capsys):
     """Not to those who have named one of them."""
 
     def stopped(*_, **__):

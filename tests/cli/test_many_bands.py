@@ -99,16 +99,7 @@ def test_evaluate_predict_rank_and_python_agree(trained, tmp_path):
         "--output", "evaluation", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert json.loads(done.stdout)["confusion"] == report["confusion"]
-    ended_well(
-        "predict",
-        place / "deep",
-        place / "pictures/val",
-        "--workers",
-        "0",
-        "--rank",
-        "next.csv",
-        cwd=tmp_path,
-    )
+    ended_well("predict", place / "deep", place / "pictures/val", "--workers", "0", "--rank", "next.csv", cwd=tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert len(table) == 40
     assert (tmp_path / "next.html").read_text().count("data:image/") > 30
@@ -151,10 +142,7 @@ def test_pictures_of_other_channels_are_refused_by_name(trained, tmp_path):
     (tmp_path / "three").mkdir()
     write_raster(tmp_path / "three/two.tif", scene("bare", np.random.default_rng(0))[:3])
     for data, why in (
-        (
-            "photos",
-            "one.jpg: is an ordinary image of 3 channels, but images of 4 bands (3, 2",
-        ),
+        ("photos", "one.jpg: is an ordinary image of 3 channels, but images of 4 bands (3, 2"),
         ("three", "two.tif: has 3 bands, but the bands to be read are 3, 2, 1, 5"),
     ):
         done = effnetv2("predict", place / "deep", data, "--workers", "0", cwd=tmp_path)
@@ -205,9 +193,7 @@ def test_fewer_pictures_train_with_the_same_bands(tmp_path):
         kind = NAMES[number % 2]
         (tmp_path / "pictures" / kind).mkdir(parents=True, exist_ok=True)
         write_raster(tmp_path / "pictures" / kind / f"{number}.tif", scene(kind, rng), nodata=0)
-    done = ended_well(
-        "data", "balance", "pictures", "few of them.csv", "--fewer", "--bands", "3,2,1", cwd=tmp_path
-    )
+    done = ended_well("data", "balance", "pictures", "few of them.csv", "--fewer", "--bands", "3,2,1", cwd=tmp_path)
     command = "".join(" ".join(done.stdout.split()).rpartition("effnetv2 train")[1:])
     assert shlex.split(command) == [
         "effnetv2", "train", "few of them.csv", "--bands", "3,2,1", "--set", "class_sampling=null",
@@ -223,9 +209,7 @@ def test_the_other_verbs(trained, tmp_path):
     ended_well("check", data, "--bands", "all", "--output", "page", cwd=tmp_path)
     assert (tmp_path / "page/inspection.html").stat().st_size > 20_000
     ended_well("train", data, "--bands", "all", "--preview", "sheet.png", cwd=tmp_path)
-    ended_well(
-        "train", "--dry-run", data, *FAST, place / "small.yaml", *small, "--cache", "ram", cwd=tmp_path
-    )
+    ended_well("train", "--dry-run", data, *FAST, place / "small.yaml", *small, "--cache", "ram", cwd=tmp_path)
     folds = ended_well(
         "crossval",
         data / "train",

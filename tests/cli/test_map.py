@@ -36,9 +36,7 @@ from efficientnetv2.workflows.predict_map import MapResult
 
 NAMES = ("forest", "other", "plantation")
 SMALL = Architecture(
-    stem_channels=8,
-    stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=1),),
-    head_channels=16,
+    stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=1),), head_channels=16
 )
 
 
@@ -66,10 +64,7 @@ def patches(rows=4, columns=5, px=40):
     """(3, rows * px, columns * px): a texture of its own in each square."""
     rng = np.random.default_rng(1)
     tiles = [
-        [
-            (rng.integers(0, 255, (3, 1, 1)) + rng.integers(-60, 60, (3, px, px))).clip(0, 255)
-            for _ in range(columns)
-        ]
+        [(rng.integers(0, 255, (3, 1, 1)) + rng.integers(-60, 60, (3, px, px))).clip(0, 255) for _ in range(columns)]
         for _ in range(rows)
     ]
     return np.concatenate([np.concatenate(row, axis=2) for row in tiles], axis=1).astype(np.uint8)
@@ -94,9 +89,7 @@ def test_each_place_is_what_predict_says_of_its_picture(model, tmp_path):
     """Windows of 400 m without overlap, cut out and shown to the model as pictures."""
     scene = patches()
     raster = write_raster(tmp_path / "scene.tif", scene)
-    done = ended_well(
-        "geo", "map", model, raster, "--window-m", "400", "--stride-px", "40", "--json", cwd=tmp_path
-    )
+    done = ended_well("geo", "map", model, raster, "--window-m", "400", "--stride-px", "40", "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
     assert (told["windows"], told["window_px"], told["map"]) == (20, 40, "map.tif")
     assert mentions(done.stderr, "5", "4", "40", "400")
@@ -127,14 +120,7 @@ def test_sixteen_bits_are_seen_as_the_model_file_says(model, tmp_path):
     deep[[4, 2, 0]] = scene.astype(np.uint16) * 10 + 100
     words = ("--window-px", "40")
     ended_well(
-        "geo",
-        "map",
-        model,
-        write_raster(tmp_path / "plain.tif", scene),
-        *words,
-        "--output",
-        "one.tif",
-        cwd=tmp_path,
+        "geo", "map", model, write_raster(tmp_path / "plain.tif", scene), *words, "--output", "one.tif", cwd=tmp_path
     )
     raster = write_raster(tmp_path / "deep.tif", deep)
     known = with_bands(model, Bands((5, 3, 1), (100,) * 3, (2650,) * 3), tmp_path)
@@ -154,9 +140,7 @@ def test_classes_that_are_not_on_the_map_are_counted_not_listed(capsys):
     pixels[[3, 700]], sure[[3, 700]] = (10, 30), 0.5
     names = tuple(f"c{number:03d}" for number in range(1_000))
     tally, grid = MapStatistics(pixels, None, sure, 0), Grid(8, 8, 4, 4)
-    print_map(
-        MapResult(Path("map.tif"), Path("raster.tif"), names, tally, grid, Bands((1, 2, 3)), 1.0), Screen()
-    )
+    print_map(MapResult(Path("map.tif"), Path("raster.tif"), names, tally, grid, Bands((1, 2, 3)), 1.0), Screen())
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines if line.startswith("c")][1:] == [
         ["c700", "701", "30", "75.0%", "0.50"],
@@ -251,14 +235,10 @@ def test_values_of_another_kind_are_refused_unless_their_range_is_said(model, tm
     told = refused("geo", "map", known, "scene.tif", cwd=tmp_path)
     assert mentions(told, "scene.tif", "uint8", "100", "2650", "0", "255", "uint16")
     assert mentions(told, "range", "FROM", "TO")
-    ended_well(
-        "geo", "map", known, "scene.tif", "--value-range", "0,255", "--output", "one.tif", cwd=tmp_path
-    )
+    ended_well("geo", "map", known, "scene.tif", "--value-range", "0,255", "--output", "one.tif", cwd=tmp_path)
     ended_well("geo", "map", model, "scene.tif", "--output", "two.tif", cwd=tmp_path)
     write_raster(tmp_path / "deep.tif", patches().astype(np.uint16))
-    ended_well(
-        "geo", "map", model, "deep.tif", "--value-range", "0,255", "--output", "three.tif", cwd=tmp_path
-    )
+    ended_well("geo", "map", model, "deep.tif", "--value-range", "0,255", "--output", "three.tif", cwd=tmp_path)
     maps = [rasterio.open(tmp_path / name).read() for name in ("one.tif", "two.tif", "three.tif")]
     assert len(np.unique(maps[0][0])) > 1
     np.testing.assert_array_equal(maps[0], maps[1])
@@ -402,11 +382,7 @@ def planted_map(tmp_path):
     values[100] = 0
     with open_raster(raster) as source:
         map_file.write_map(
-            tmp_path / "map.tif",
-            source,
-            NAMES,
-            lambda put: put(values, values, ((0, 101), (0, 300))),
-            metadata={},
+            tmp_path / "map.tif", source, NAMES, lambda put: put(values, values, ((0, 101), (0, 300))), metadata={}
         )
     return "map.tif"
 
@@ -447,10 +423,7 @@ def test_the_same_by_degrees_by_mapped_class_and_by_an_evaluation(tmp_path):
     by_degrees.to_csv(tmp_path / "degrees.csv", index=False)
     table.assign(map=np.repeat(NAMES, 20))[["map", "label"]].to_csv(tmp_path / "crossed.csv", index=False)
     (tmp_path / "evaluation").mkdir()
-    confusion = {
-        "class_names": ["other", "plantation", "forest"],
-        "confusion": [[20, 0, 0], [0, 20, 4], [0, 0, 16]],
-    }
+    confusion = {"class_names": ["other", "plantation", "forest"], "confusion": [[20, 0, 0], [0, 20, 4], [0, 0, 16]]}
     (tmp_path / "evaluation/report.json").write_text(json.dumps(confusion))
     # As a report of more than a thousand classes tells it.
     cells = confusion | {"confusion_cells": [[0, 0, 20], [1, 1, 20], [1, 2, 4], [2, 2, 16]]}
@@ -493,10 +466,7 @@ def test_a_map_that_other_software_saved_anew_is_read_as_it_was(tmp_path, dtype,
     expected = json.loads(ended_well("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
     assert (expected["hectares"], expected["left_out"]) == (pytest.approx(250), 8)
     saved_anew(tmp_path, dtype, nodata, outside)
-    assert (
-        json.loads(ended_well("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout)
-        == expected
-    )
+    assert json.loads(ended_well("geo", "area", "map.tif", "sample.csv", "--json", cwd=tmp_path).stdout) == expected
 
 
 @pytest.mark.parametrize(
@@ -553,9 +523,7 @@ def test_places_where_the_maps_projection_does_not_reach_are_left_out_too(tmp_pa
     table = sample(tmp_path)
     xs, ys = warp.transform(UTM, "EPSG:4326", table["x"].tolist(), table["y"].tolist())
     across = (xs[0] + 90) % 360 - 180  # a quarter of the way round: such a place has no UTM coordinates
-    degrees = pd.DataFrame(
-        {"longitude": [*xs, across], "latitude": [*ys, 0.0], "label": [*table["label"], "forest"]}
-    )
+    degrees = pd.DataFrame({"longitude": [*xs, across], "latitude": [*ys, 0.0], "label": [*table["label"], "forest"]})
     degrees.to_csv(tmp_path / "degrees.csv", index=False)
     done = ended_well("geo", "area", "map.tif", "degrees.csv", cwd=tmp_path)
     assert mentions(done.stdout, "1", "61", "place")
@@ -584,9 +552,7 @@ def test_samples_that_say_too_little_are_refused(tmp_path, change, message):
 
 def test_an_evaluation_of_other_classes_is_refused(tmp_path):
     planted_map(tmp_path)
-    (tmp_path / "report.json").write_text(
-        json.dumps({"class_names": ["cat", "dog"], "confusion": [[1, 0], [0, 1]]})
-    )
+    (tmp_path / "report.json").write_text(json.dumps({"class_names": ["cat", "dog"], "confusion": [[1, 0], [0, 1]]}))
     done = effnetv2("geo", "area", "map.tif", "report.json", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "cat", "dog", "map.tif", "forest", "other", "plantation")
@@ -595,11 +561,7 @@ def test_an_evaluation_of_other_classes_is_refused(tmp_path):
 def test_an_evaluation_of_pictures_that_trained_the_model_is_no_sample(tmp_path):
     """Known by heart, hardly one of them is wrong: the interval would be as short as false."""
     planted_map(tmp_path)
-    report = {
-        "class_names": list(NAMES),
-        "confusion": (20 * np.eye(3, dtype=int)).tolist(),
-        "optimistic": True,
-    }
+    report = {"class_names": list(NAMES), "confusion": (20 * np.eye(3, dtype=int)).tolist(), "optimistic": True}
     (tmp_path / "report.json").write_text(json.dumps(report))
     done = effnetv2("geo", "area", "map.tif", "report.json", cwd=tmp_path)
     assert done.returncode == 2

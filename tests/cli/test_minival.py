@@ -34,20 +34,8 @@ def painted(tmp_path_factory):
 def ended(tmp_path_factory, painted):
     """A run that stops early: pictures this plain are learnt at once, and nothing is better than all."""
     place = tmp_path_factory.mktemp("ended")
-    words = (
-        *WORDS,
-        "--epochs",
-        "40",
-        "--set",
-        "minival=0.25",
-        "--set",
-        "patience=2",
-        "--set",
-        "monitor=macro_f1",
-    )
-    done = effnetv2(
-        "train", painted, *words, "--set", "optimizer.lr=0.004", "--output", place / "run", cwd=place
-    )
+    words = (*WORDS, "--epochs", "40", "--set", "minival=0.25", "--set", "patience=2", "--set", "monitor=macro_f1")
+    done = effnetv2("train", painted, *words, "--set", "optimizer.lr=0.004", "--output", place / "run", cwd=place)
     assert done.returncode == 0, done.stderr
     return place / "run", done.stdout
 
@@ -141,17 +129,7 @@ def test_evaluating_on_minival_is_optimistic(ended, tmp_path):
 
 def test_two_processes_choose_alike_and_end_together(painted, tmp_path):
     """The first has the answers and tells the other: neither waits for steps that the other does not do."""
-    words = (
-        *WORDS,
-        "--epochs",
-        "40",
-        "--set",
-        "ghost_batch_size=4",
-        "--set",
-        "minival=9",
-        "--set",
-        "patience=1",
-    )
+    words = (*WORDS, "--epochs", "40", "--set", "ghost_batch_size=4", "--set", "minival=9", "--set", "patience=1")
     words = (*words, "--set", "precision=fp32", "--set", "optimizer.lr=0.004", "--output", tmp_path / "run")
     words = (*words, "--set", "eval_image_size_candidates=[48]")
     first, second = effnetv2_together(2, "train", painted, *words, cwd=tmp_path)
@@ -161,14 +139,10 @@ def test_two_processes_choose_alike_and_end_together(painted, tmp_path):
     assert report["stopped_early"] is True
     curve = points(tmp_path / "run")
     assert (
-        curve[report["selected_step"]]["top1"]
-        == report["selected_score"]
-        == max(row["top1"] for row in curve.values())
+        curve[report["selected_step"]]["top1"] == report["selected_score"] == max(row["top1"] for row in curve.values())
     )
     assert [point["image_size"] for point in report["sizes"]] == [48, 64]
-    assert (
-        model_file.load(tmp_path / "run/model.safetensors").preprocessing.image_size == report["image_size"]
-    )
+    assert model_file.load(tmp_path / "run/model.safetensors").preprocessing.image_size == report["image_size"]
 
 
 def test_patience_that_cannot_end_the_run_is_said_before_it(painted, tmp_path, ended):

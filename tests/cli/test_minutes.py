@@ -40,8 +40,7 @@ RATES = StepTimings(
 
 def job_of(images: int, *settings: str) -> RunConfig:
     recipe = with_overrides(
-        get_recipe("finetune"),
-        ["compile=false", "epochs=10", "eval_image_size=224", "minival=null", *settings],
+        get_recipe("finetune"), ["compile=false", "epochs=10", "eval_image_size=224", "minival=null", *settings]
     )
     return RunConfig(recipe, None, range(images), range(50), None, None, torch.device("cpu"), workers=0)
 
@@ -79,18 +78,13 @@ def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, ima
     prepared, network = SimpleNamespace(train=train, val=val), SimpleNamespace(embed_dim=1000)
     assert images_within(seconds, prepared, network, 0.01, most) == images
     if images:
-        assert (
-            probe_s(images, train, val, network, 0.01)
-            <= seconds
-            < probe_s(images + 1, train, val, network, 0.01)
-        )
+        assert probe_s(images, train, val, network, 0.01) <= seconds < probe_s(images + 1, train, val, network, 0.01)
 
 
 def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
     monkeypatch.setattr(run_length, "load_eval_image", lambda *given: time.sleep(0.02))
     alone, shared = (
-        run_length.seconds_per_read(load_dataset(class_folders), get_recipe("quick"), workers)
-        for workers in (1, 8)
+        run_length.seconds_per_read(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
     )
     assert alone >= 0.02
     assert shared < alone / 4
@@ -103,33 +97,23 @@ TINY = (
 
 def planned(capsys, folder, out, *settings: str, **words) -> dict:
     """What ``plan`` says as JSON, without a word of its own."""
-    asked = TrainOverrides(
-        model=NETWORK, weights="none", recipe="quick", settings=(*TINY, *settings), **words
-    )
+    asked = TrainOverrides(model=NETWORK, weights="none", recipe="quick", settings=(*TINY, *settings), **words)
     place = RunOptions(out=out, device="cpu", workers=0)
     return plan_run(asked, DataConfig(str(folder)), place).report
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
-    [(("compile=true", "epochs=2"), {}), ((), {"minutes": 600.0})],
-    ids=["asked", "auto"],
+    ("settings", "words"), [(("compile=true", "epochs=2"), {}), ((), {"minutes": 600.0})], ids=["asked", "auto"]
 )
-def test_plan_does_not_wait_for_a_compiler_that_hangs(
-    settings, words, class_folders, tmp_path, monkeypatch, capsys
-):
+def test_plan_does_not_wait_for_a_compiler_that_hangs(settings, words, class_folders, tmp_path, monkeypatch, capsys):
     def hanging(*given, **how):
         raise AssertionError("it would hang")
 
     monkeypatch.setattr(torch, "compile", hanging)
     monkeypatch.chdir(tmp_path)
     found = planned(capsys, class_folders, tmp_path / "run", *settings, **words)
-    assert any("Compiling: about 3 minutes, estimated" in note for note in found["auto_choices"]) is bool(
-        settings
-    )
-    assert any("Not compiled (trying it may take minutes)" in note for note in found["auto_choices"]) is bool(
-        words
-    )
+    assert any("Compiling: about 3 minutes, estimated" in note for note in found["auto_choices"]) is bool(settings)
+    assert any("Not compiled (trying it may take minutes)" in note for note in found["auto_choices"]) is bool(words)
     assert found["others_s"].get("compiling", 0.0) == (200.0 if settings else 0.0)
 
 

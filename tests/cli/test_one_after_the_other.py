@@ -40,6 +40,4 @@ def test_given_weights_then_pictures_of_the_kind_then_ones_own(tmp_path):
         load_file(tmp_path / file)["stem.conv.weight"]
         for file in ("photographs.safetensors", "runs/aerial/model.safetensors", "runs/own/model.safetensors")
     )
-    assert (
-        0 < (other - one).norm() < (other - given).norm() * 2
-    )  # it goes on from there, a step or two further
+    assert 0 < (other - one).norm() < (other - given).norm() * 2  # it goes on from there, a step or two further

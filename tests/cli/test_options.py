@@ -23,11 +23,7 @@ def test_a_dataclass_becomes_options_and_comes_back_as_one():
     got = []
 
     @spread
-    def fly(
-        place: Annotated[str, typer.Argument()],
-        bird: Bird,
-        far: Annotated[bool, typer.Option("--far")] = False,
-    ):
+    def fly(place: Annotated[str, typer.Argument()], bird: Bird, far: Annotated[bool, typer.Option("--far")] = False):
         """Fly somewhere."""
         got.append((place, bird, far))
 

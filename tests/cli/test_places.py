@@ -123,9 +123,7 @@ def test_data_is_said_again_with_how_it_is_read():
 
 
 @pytest.mark.parametrize("stopped", ["fit", "write_run_report"])
-def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
-    stopped, class_folders, tmp_path, monkeypatch
-):
+def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(stopped, class_folders, tmp_path, monkeypatch):
     """Stopped in training, or while the report is written."""
 
     def stop(*_, **__):
@@ -141,9 +139,7 @@ def test_a_run_that_is_stopped_says_how_it_goes_on_as_it_was_asked_for(
     again = f"effnetv2 train {class_folders} --output {tmp_path / 'run'} --resume"
     assert mentions(str(told.value), again, "--device", "--workers", "0", "--memory-gib", "6.5", "--strict")
     plain = RunOptions(tmp_path / "run")
-    assert resume_hint(DataConfig(str(class_folders)), plain, tmp_path / "run", World()) == (
-        f"To resume: {again}"
-    )
+    assert resume_hint(DataConfig(str(class_folders)), plain, tmp_path / "run", World()) == (f"To resume: {again}")
 
 
 @pytest.mark.parametrize(
@@ -166,9 +162,7 @@ def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
     monkeypatch.setattr(train, "with_tensor_group", lambda world, device: world)
     monkeypatch.setattr(train, "broadcast_from_main", lambda world, make: make())
     monkeypatch.setattr(train, "require_images_here", lambda images, world: None)
-    words = TrainOverrides(
-        model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32")
-    )
+    words = TrainOverrides(model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32"))
     place = RunOptions(tmp_path / "run", device="cpu", workers=0)
     world = World(size=2 * machines, local_size=2)
     with pytest.raises(KeyboardInterrupt) as told:
@@ -215,9 +209,7 @@ def test_a_sample_is_read_as_a_spreadsheet_writes_it(tmp_path):
         _from_table(visited(tmp_path, b"label;x;y\na;7;7\n;;\na;7,5;7\n"), *label)
 
 
-@pytest.mark.parametrize(
-    "words", [("train", "."), ("crossval", ".", "--folds", "2"), ("train", ".", "--dry-run")]
-)
+@pytest.mark.parametrize("words", [("train", "."), ("crossval", ".", "--folds", "2"), ("train", ".", "--dry-run")])
 def test_results_are_refused_a_place_among_the_class_folders(words, class_folders):
     """They would be a class without pictures, and DATA could not be read again, not even to go on."""
     there = sorted(class_folders.iterdir())
@@ -229,8 +221,7 @@ def test_results_are_refused_a_place_among_the_class_folders(words, class_folder
 
 
 @pytest.mark.parametrize(
-    "words",
-    [("check", ".", "--output", "red/look"), ("train", ".", "--preview", "red/sheet.png")],
+    "words", [("check", ".", "--output", "red/look"), ("train", ".", "--preview", "red/sheet.png")]
 )
 def test_what_is_to_be_looked_at_is_no_part_of_data_either(words, class_folders):
     there = sorted(class_folders.rglob("*"))
@@ -287,12 +278,7 @@ def test_results_lie_where_they_are_no_part_of_data(class_folders, tmp_path, mon
 def test_given_splits_that_part_a_group_are_said_to_before_the_run(class_folders):
     """Held out here, groups stay whole; with a val of the user's own they stand as they are given."""
     rows = [
-        (
-            path.relative_to(class_folders).as_posix(),
-            path.parent.name,
-            f"P{number % 16 // 2}",
-            number % 16 == 1,
-        )
+        (path.relative_to(class_folders).as_posix(), path.parent.name, f"P{number % 16 // 2}", number % 16 == 1)
         for number, path in enumerate(sorted(class_folders.rglob("*.jpg")))
     ]
     table = pd.DataFrame(rows, columns=["path", "label", "group", "split"])
@@ -343,9 +329,7 @@ def test_a_run_says_how_it_began_before_it_leaves_anything_else(tmp_path, monkey
     """So whatever stops it, the next one knows its folder."""
     folder, wrote = RunDir(tmp_path / "run"), []
     for name in ("write_text_atomically", "write_atomically"):
-        monkeypatch.setattr(
-            f"efficientnetv2.training.run_dir.{name}", lambda path, _: wrote.append(path.name)
-        )
+        monkeypatch.setattr(f"efficientnetv2.training.run_dir.{name}", lambda path, _: wrote.append(path.name))
     folder.begin(get_recipe("quick"), dataset([0, 1]), {})
     assert wrote == ["run.json", "dataset.csv", "recipe.yaml"]
 

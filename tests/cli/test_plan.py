@@ -43,11 +43,7 @@ def left(folder):
 def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     """Steps and bytes can be foretold exactly; how long it takes is another matter on a busy machine."""
     before = left(tmp_path)
-    words = (
-        *SCRATCH,
-        "--model",
-        "efficientnetv2_b0",
-    )  # large enough for what surrounds its weights to be little
+    words = (*SCRATCH, "--model", "efficientnetv2_b0")  # large enough for what surrounds its weights to be little
     done = effnetv2("train", "--dry-run", class_folders, *words, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert left(tmp_path) == before
@@ -65,10 +61,7 @@ def test_the_plan_of_a_run_and_the_run(class_folders, tmp_path):
     saved = sum(path.stat().st_size for path in run.checkpoints.iterdir())
     assert told["disk_bytes"]["checkpoints"] == pytest.approx(saved, rel=0.01)
     assert told["disk_bytes"]["model file"] == pytest.approx(run.model_file.stat().st_size, rel=0.02)
-    lists = [
-        run.dataset_file,
-        *(run.path / name for name in ("report.json", "report.html", "predictions.csv")),
-    ]
+    lists = [run.dataset_file, *(run.path / name for name in ("report.json", "report.html", "predictions.csv"))]
     written = sum(path.stat().st_size for path in lists)
     assert told["disk_bytes"]["lists and report"] == pytest.approx(written, rel=0.3)  # galleries and all
     assert set(told["others_s"]) == {
@@ -108,25 +101,12 @@ def test_with_weights_a_cache_and_minutes(first, class_folders, tmp_path):
     chosen = re.search(r"Epochs: (\S+), what fits", done.stdout)
     assert re.search(rf"In total about .* for {re.escape(chosen[1])} epochs?,", done.stdout), done.stdout
     stages = done.stdout.partition("By stage\n")[2].splitlines()[:3]
-    assert stages[0].split() == [
-        "stage",
-        "px",
-        "steps",
-        "images/s",
-        "groups",
-        "at",
-        "a",
-        "time",
-        "memory",
-        "time",
-    ]
+    assert stages[0].split() == ["stage", "px", "steps", "images/s", "groups", "at", "a", "time", "memory", "time"]
     assert [line.split()[:2] for line in stages[1:]] == [["1", "32"], ["2", "64"]]
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
-def test_minutes_that_no_run_fits_into_are_refused_before_all_sizes_are_measured(
-    more, class_folders, tmp_path
-):
+def test_minutes_that_no_run_fits_into_are_refused_before_all_sizes_are_measured(more, class_folders, tmp_path):
     words = [word for word in SCRATCH if word not in ("--epochs", "1")]
     done = effnetv2("train", class_folders, *words, "--minutes", "0.0001", "--verbose", *more, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
@@ -136,9 +116,7 @@ def test_minutes_that_no_run_fits_into_are_refused_before_all_sizes_are_measured
 
 
 def test_what_train_refuses_is_refused(class_folders, tmp_path):
-    done = effnetv2(
-        "train", "--dry-run", class_folders, *SCRATCH, "--set", "optimizer.learning=1", cwd=tmp_path
-    )
+    done = effnetv2("train", "--dry-run", class_folders, *SCRATCH, "--set", "optimizer.learning=1", cwd=tmp_path)
     assert done.returncode == 2
     assert "optimizer.learning" in done.stderr
 
@@ -155,9 +133,7 @@ def test_the_rows_rehearsed_are_those_of_the_run(class_folders):
     changes = ["progressive={stages: 2, image_size: {start: 32, end: 64}}", "batch_size=8", "epochs=2"]
     pictures = load_dataset(class_folders)
     recipe = with_overrides(get_recipe("quick"), changes)
-    rows = estimate._rows(
-        RunConfig(recipe, None, pictures, pictures, None, None, torch.device("cpu"), workers=0)
-    )
+    rows = estimate._rows(RunConfig(recipe, None, pictures, pictures, None, None, torch.device("cpu"), workers=0))
     trained, answered = ([row for row in rows if row["kind"] == kind] for kind in ("train", "val"))
     assert [(row["step"], row["image_size"]) for row in trained] == [
         (step, 32 if step <= 6 else 64) for step in range(1, 13)

@@ -51,8 +51,7 @@ def quickly(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "package"),
-    [("resnet50_380_progressive", "torchvision"), ("efficientnet_b5_progressive", "timm")],
+    ("recipe", "package"), [("resnet50_380_progressive", "torchvision"), ("efficientnet_b5_progressive", "timm")]
 )
 def test_networks_of_others_are_foretold_too(recipe, package, imagenet, tmp_path, quickly, capsys):
     """Table 12's, each with its own pictures held out to choose by, at 128 px; B0 stands in for B5, which is long."""
@@ -82,13 +81,9 @@ def test_each_stage_of_a_recipe_is_foretold(name, imagenet, tmp_path, quickly, c
         epochs=STEPS_PER_STAGE * stages * recipe.batch_size / TRAIN,
         settings=(SMALL, "minival=null", "ghost_batch_size=8", "precision=fp32", "compile=false"),
     )
-    told = plan_run(
-        words, DataConfig(str(imagenet)), RunOptions(out=tmp_path / "run", device="cpu", workers=0)
-    ).report
+    told = plan_run(words, DataConfig(str(imagenet)), RunOptions(out=tmp_path / "run", device="cpu", workers=0)).report
     plan = recipe.progressive.with_image_size(PX)
-    assert [stage["image_size"] for stage in told["stages"]] == [
-        plan.stage(i).image_size for i in range(stages)
-    ]
+    assert [stage["image_size"] for stage in told["stages"]] == [plan.stage(i).image_size for i in range(stages)]
     assert [stage["steps"] for stage in told["stages"]] == [STEPS_PER_STAGE] * stages
     assert told["steps"] == STEPS_PER_STAGE * stages
     assert all(stage["seconds"] > 0 for stage in told["stages"])

@@ -42,19 +42,9 @@ from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.run_report import save_probe
 from efficientnetv2.workflows.train import train_and_report
 
-SMALL = Architecture(
-    stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), head_channels=16
-)
+SMALL = Architecture(stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
 # Nothing learns (the rate is as good as 0) and nothing is averaged: the model file is what the run began with.
-STILL = (
-    *TINY[2:],
-    "--set",
-    "optimizer.lr=1e-12",
-    "--set",
-    "optimizer.weight_decay=0",
-    "--recipe",
-    "finetune",
-)
+STILL = (*TINY[2:], "--set", "optimizer.lr=1e-12", "--set", "optimizer.weight_decay=0", "--recipe", "finetune")
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -91,9 +81,7 @@ def place(tmp_path_factory):
             paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
     torch.manual_seed(0)
     network = create(SMALL, num_classes=0)
-    model_file.save(
-        place / "trunk.safetensors", network, preprocessing=Preprocessing(image_size=32), class_names=()
-    )
+    model_file.save(place / "trunk.safetensors", network, preprocessing=Preprocessing(image_size=32), class_names=())
     return place
 
 
@@ -264,9 +252,7 @@ def test_the_first_next_steps_are_lines_of_the_screen(class_folders):
     limited = ReportMetadata("x", "val", num_train_images=48, epochs=2.0, recipe=recipe, stored_size=256.0)
     found = EvaluationResult(right, dataset, dataset.class_names, limited)
     assert len(found.to_json()["next_steps"]) == 3
-    assert [line.startswith("Next: ") and "effnetv2 train x" in line for line in found.next_lines] == [
-        True
-    ] * 2
+    assert [line.startswith("Next: ") and "effnetv2 train x" in line for line in found.next_lines] == [True] * 2
     assert EvaluationResult(right, dataset, dataset.class_names, ReportMetadata("x", "test")).next_lines == []
 
 

@@ -121,9 +121,7 @@ def sizes_of(run: Path, name: str, *, px: int | None = None) -> list[int]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_from_scratch_each_stage_is_trained_and_minival_chooses(
-    name, words, px, sizes, itself, imagenet, tmp_path
-):
+def test_from_scratch_each_stage_is_trained_and_minival_chooses(name, words, px, sizes, itself, imagenet, tmp_path):
     words = (*words, *WORDS, "--set", f"steps={STEPS}", "--set", f"minival={MINIVAL}")
     run = trained(imagenet, "--recipe", name, *words, cwd=tmp_path)
     assert sizes_of(run, name, px=px) == [size for size in sizes for _ in range(STEPS // len(sizes))]

@@ -33,9 +33,7 @@ def model(tmp_path):
 def test_the_table_ranks_every_picture_once_and_the_sheet_shows_the_first(class_folders, model):
     (class_folders / "red" / "red_00.jpg").write_bytes(b"")
     folder = model.parent
-    done = effnetv2(
-        "predict", model, class_folders, "--rank", "next.csv", "--device", "cpu", cwd=folder, timeout=120
-    )
+    done = effnetv2("predict", model, class_folders, "--rank", "next.csv", "--device", "cpu", cwd=folder, timeout=120)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "next.csv", "label")
     table = pd.read_csv(folder / "next.csv")
@@ -72,9 +70,7 @@ def test_pictures_are_kept_no_larger_than_the_sheet_needs(model, tmp_path, monke
     folder.mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (3000, 1500), "red").save(folder / name)
-    asked = SimpleNamespace(
-        network=model_file.load(model), dataset=load_dataset(str(folder), require_labels=False)
-    )
+    asked = SimpleNamespace(network=model_file.load(model), dataset=load_dataset(str(folder), require_labels=False))
     answers = Predictions(np.arange(2), asked.dataset.labels, torch.eye(3)[:2])
     kept = []
     monkeypatch.setattr(active_learning.thumbnails, "encode_thumbnail", lambda image, **_: kept.append(image))

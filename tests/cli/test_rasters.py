@@ -22,11 +22,7 @@ from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.resume import restore_dataset
 
-LEVELS = {
-    "dark": (600, 600, 600),
-    "lush": (900, 900, 3_000),
-    "bare": (2_500, 2_200, 900),
-}  # of bands 2, 3 and 4
+LEVELS = {"dark": (600, 600, 600), "lush": (900, 900, 3_000), "bare": (2_500, 2_200, 900)}  # of bands 2, 3 and 4
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +72,7 @@ def test_the_model_file_knows_the_rule(trained):
             Bands((1, 1, 1), (37.5,) * 3, (3957.0,) * 3),
             "band 1 as gray (others with `bands`); values 37.5 to 3957 become",
         ),
-        (
-            Bands((3, 2, 1)),
-            "bands 3, 2, 1 as red, green and blue (others with `bands`); values 0 to 255 become",
-        ),
+        (Bands((3, 2, 1)), "bands 3, 2, 1 as red, green and blue (others with `bands`); values 0 to 255 become"),
         (
             Bands((1, 1, 2), (0.0, 0.0, 9.0), (99.0, 99.0, 90.0)),
             "bands 1, 1, 2 as red, green and blue (others with `bands`); values 0 to 99, 0 to 99, 9 to 90 become",
@@ -183,9 +176,7 @@ def test_bands_that_are_not_there_are_refused(trained, tmp_path):
 
 def test_inspect_looks_at_them_by_the_rule(trained, tmp_path):
     place, _, _ = trained
-    done = effnetv2(
-        "check", place / "pictures", "--bands", "4,3,2", "--output", tmp_path / "page", cwd=tmp_path
-    )
+    done = effnetv2("check", place / "pictures", "--bands", "4,3,2", "--output", tmp_path / "page", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "4", "3", "2", "raster")
     assert "cannot be read" not in done.stdout

@@ -97,12 +97,7 @@ def test_a_study_may_count_what_the_paper_does_not(found, tmp_path):
     done = effnetv2(*words(tmp_path, found / "pictures", "--trials", 2, *more), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     shown = answer(tmp_path / "study", "show")
-    powers = {
-        "step_seconds": -0.07,
-        "parameters": -0.05,
-        "inference_seconds": -0.2,
-        "peak_memory_bytes": -0.1,
-    }
+    powers = {"step_seconds": -0.07, "parameters": -0.05, "inference_seconds": -0.2, "peak_memory_bytes": -0.1}
     base = shown["reference"]
     assert len(shown["rows"]) == 2
     for row in shown["rows"]:
@@ -165,9 +160,7 @@ def test_the_network_found_is_trained_by_its_file(found):
     assert trained.returncode == 0, trained.stderr
     given = (found / "study/pictures.csv").read_text().count(",minival")
     assert given > 0
-    assert (found / "run/dataset.csv").read_text().count(",minival") == given, (
-        "those that chose among networks"
-    )
+    assert (found / "run/dataset.csv").read_text().count(",minival") == given, "those that chose among networks"
     assert load(found / "run/model.safetensors").architecture == network
     again = effnetv2(
         "train", "study/pictures.csv", "--model", "study/found.yaml", "--output", "run", "--resume", cwd=found
@@ -197,8 +190,7 @@ def test_a_larger_network_can_be_made_of_the_one_found(found):
     assert read(file) == scale_up(small, compound_scaling(1), eval_image_size=32).architecture
     assert "images of 40 px" in done.stdout
     assert (
-        f"--model {shlex.quote(str(file))} --image-size 32 --set eval_image_size=40 --set minival=0.1\n"
-        in done.stdout
+        f"--model {shlex.quote(str(file))} --image-size 32 --set eval_image_size=40 --set minival=0.1\n" in done.stdout
     )
     done = here("search", "export", found / "study", "--grow", "xl")
     assert done.returncode == 2
@@ -209,18 +201,12 @@ def test_what_judges_is_in_none_of_the_searchs_pictures(found):
     """The pictures file says it of every picture; in training val is the split that judges."""
     lines = (found / "study/pictures.csv").read_text().splitlines()
     splits = [line.rsplit(",", 1)[1] for line in lines[1:]]
-    assert {name: splits.count(name) for name in sorted(set(splits))} == {
-        "minival": 10,
-        "train": 29,
-        "val": 9,
-    }
+    assert {name: splits.count(name) for name in sorted(set(splits))} == {"minival": 10, "train": 29, "val": 9}
 
 
 def test_a_study_is_resumed_with_more_trials(found, tmp_path):
     shutil.copytree(found / "study", tmp_path / "study")
-    done = effnetv2(
-        "search", "resume", tmp_path / "study", "--trials", TRIALS + 1, "--workers", 0, cwd=tmp_path
-    )
+    done = effnetv2("search", "resume", tmp_path / "study", "--trials", TRIALS + 1, "--workers", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"{TRIALS + 1} finished" in done.stdout
     done = here("search", "resume", tmp_path / "study", "--trials", 3)
@@ -449,14 +435,8 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
     [
         (("--w", "0.07"), ("0.07", "0")),
         (("--v", "0.05"), ("0.05", "0")),
-        (
-            ("--inference-exponent", "0.1"),
-            ("--inference-exponent", "inference_seconds", "0.1"),
-        ),
-        (
-            ("--memory-exponent", "0.1"),
-            ("--memory-exponent", "peak_memory_bytes", "0.1"),
-        ),
+        (("--inference-exponent", "0.1"), ("--inference-exponent", "inference_seconds", "0.1")),
+        (("--memory-exponent", "0.1"), ("--memory-exponent", "peak_memory_bytes", "0.1")),
         (("--image-size", "4"), ("images of 4 px are smaller than the stride",)),
         (
             (
@@ -489,19 +469,10 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--recipe", "finetune"), ("monitor=macro_f1", "trial", "weight")),
         (("--set", "cache_resolution=0.25"), ("cache_resolution=0.25", "trial")),
         (("--set", "eval_split=test"), ("eval_split=test",)),
-        (
-            ("--set", "multilabel=sigmoid"),
-            ("multilabel", "one label each"),
-        ),
-        (
-            ("--label-separator", ";"),
-            ("--label-separator", "';'"),
-        ),
+        (("--set", "multilabel=sigmoid"), ("multilabel", "one label each")),
+        (("--label-separator", ";"), ("--label-separator", "';'")),
         (("--set", "minival=null"), ("minival", "0.2")),
-        (
-            ("--label-separator", ";", "--set", "minival=null"),
-            ("effnetv2 train",),
-        ),
+        (("--label-separator", ";", "--set", "minival=null"), ("effnetv2 train",)),
         (("--recipe", "nothing"), ("nothing",)),
         (("--threads", "0"), ("--threads", "at least 1")),
         (("--threads", "9999"), ("--threads", "9999", "PyTorch")),
@@ -614,9 +585,7 @@ def test_show_replaces_only_what_a_study_has_left(found, tmp_path):
     done = here("search", "show", tmp_path / "study", *afar)
     assert done.returncode == 2
     assert mentions(done.stderr, "fronts.png", "study")
-    assert [(one.name, one.read_bytes()) for one in (tmp_path / "study").iterdir()] == [
-        ("fronts.png", b"mine")
-    ]
+    assert [(one.name, one.read_bytes()) for one in (tmp_path / "study").iterdir()] == [("fronts.png", b"mine")]
     (tmp_path / "study/fronts.png").unlink()
     for _ in range(2):
         done = here("search", "show", tmp_path / "study", *afar)
@@ -657,9 +626,7 @@ def test_run_does_not_begin_a_study_anew_whose_database_is_lost(found, tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "database")
     assert not (tmp_path / "study/study.db").exists()
-    assert {
-        file.name: file.read_bytes() for file in (tmp_path / "study").iterdir() if file.is_file()
-    } == before
+    assert {file.name: file.read_bytes() for file in (tmp_path / "study").iterdir() if file.is_file()} == before
 
 
 def test_a_database_of_something_else_is_told(found, tmp_path):

@@ -34,41 +34,23 @@ def test_packed_then_trained_evaluated_and_predicted(trained):
     assert "data:image" in (trained / "run/report.html").read_text(), "mistakes are shown with their pictures"
     done = effnetv2("evaluate", "run", "packed", "--json", cwd=trained)
     assert done.returncode == 0, done.stderr
-    assert any("trained the model" in note for note in json.loads(done.stdout)["notes"]), (
-        "they are recognized"
-    )
+    assert any("trained the model" in note for note in json.loads(done.stdout)["notes"]), "they are recognized"
     words = ("predict", "run", "packed/pictures-{000000..000001}.tar", "--device", "cpu")
     done = effnetv2(*words, cwd=trained)
     assert done.returncode == 0, done.stderr
     paths = pd.read_csv(trained / "predictions.csv")["path"]
     assert len(paths) == 20
-    assert set(paths.str.extract(r"^pictures-00000[01]\.tar#(\w+)/\1_\d\d\.jpg$")[0]) <= {
-        "red",
-        "green",
-        "blue",
-    }
+    assert set(paths.str.extract(r"^pictures-00000[01]\.tar#(\w+)/\1_\d\d\.jpg$")[0]) <= {"red", "green", "blue"}
 
 
 def test_the_answer_as_json(tmp_path):
     rows = []
     for number in range(30):
         path = paint(tmp_path / f"{number}.jpg", (7 * number, 80, 90), number, px=60)
-        rows.append(
-            {"path": path.name, "species": "ab"[number % 2], "split": "val" if number % 3 == 0 else "train"}
-        )
+        rows.append({"path": path.name, "species": "ab"[number % 2], "split": "val" if number % 3 == 0 else "train"})
     pd.DataFrame(rows).to_csv(tmp_path / "list.csv", index=False)
     (tmp_path / "4.jpg").write_bytes(b"")
-    words = (
-        "data",
-        "pack",
-        "list.csv",
-        "packed",
-        "--label-column",
-        "species",
-        "--image-size",
-        "32",
-        "--json",
-    )
+    words = ("data", "pack", "list.csv", "packed", "--label-column", "species", "--image-size", "32", "--json")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -109,10 +91,7 @@ def test_empty_data_and_missing_shards_are_refused(tmp_path):
 
 
 def test_a_truncated_shard_is_survived_unless_strict(class_folders, tmp_path):
-    assert (
-        effnetv2("data", "pack", class_folders, "packed", "--shard-images", "10", cwd=tmp_path).returncode
-        == 0
-    )
+    assert effnetv2("data", "pack", class_folders, "packed", "--shard-images", "10", cwd=tmp_path).returncode == 0
     shard = tmp_path / "packed/pictures-000002.tar"
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     words = ("train", "packed", *TINY, "--weights", "none", "--epochs", "0.5", "--output", "run")

@@ -19,9 +19,7 @@ def test_before_the_first_step_the_same_command_is_enough(number, resume, how, t
     monkeypatch.setattr(train, "resolve_or_resume", lambda *_: signal.raise_signal(number))
     with pytest.raises(KeyboardInterrupt, match=mentioning(how, "step")):
         train.train_and_report(
-            TrainOverrides(),
-            DataConfig("here"),
-            RunOptions(out=tmp_path / "run", resume=resume, device="cpu"),
+            TrainOverrides(), DataConfig("here"), RunOptions(out=tmp_path / "run", resume=resume, device="cpu")
         )
     assert signal.getsignal(signal.SIGTERM) is before
     assert not list(tmp_path.iterdir())

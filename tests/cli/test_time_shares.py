@@ -43,9 +43,7 @@ RATES = StepTimings(
 
 
 def recipe(*settings):
-    return with_overrides(
-        get_recipe("quick"), [TWO_SIZES, "batch_size=8", "epochs=20", "compile=false", *settings]
-    )
+    return with_overrides(get_recipe("quick"), [TWO_SIZES, "batch_size=8", "epochs=20", "compile=false", *settings])
 
 
 @pytest.fixture
@@ -185,24 +183,12 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
     asked = yaml.safe_load(before)
     asked["progressive"]["stage_fractions"] = None
     (tmp_path / "asked.yaml").write_text(yaml.safe_dump(asked))
-    by_file = effnetv2(
-        "train", class_folders, "--recipe", "asked.yaml", "--output", "run", "--resume", cwd=tmp_path
-    )
+    by_file = effnetv2("train", class_folders, "--recipe", "asked.yaml", "--output", "run", "--resume", cwd=tmp_path)
     assert by_file.returncode == 0, by_file.stderr
 
 
 def test_the_plan_shows_them(class_folders, tmp_path):
-    words = (
-        "train",
-        "--dry-run",
-        class_folders,
-        *TINY,
-        "--epochs",
-        "20",
-        "--set",
-        "stage_time=[3, 1]",
-        "--json",
-    )
+    words = ("train", "--dry-run", class_folders, *TINY, "--epochs", "20", "--set", "stage_time=[3, 1]", "--json")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -103,60 +103,12 @@ def test_a_file_that_is_not_there():
         ({"crop_mode": "sqash"}, ("crop_mode", "did you mean", "squash")),
         ({"interpolation": "cubic"}, ("bicubic",)),
         ({"tta": "eight"}, ("tta", "eight")),
-        (
-            {
-                "mean": (
-                    127,
-                    127,
-                    127,
-                )
-            },
-            ("mean", "127,127,127"),
-        ),
-        (
-            {
-                "std": (
-                    58.4,
-                    57.1,
-                    57.4,
-                )
-            },
-            ("std",),
-        ),
-        (
-            {
-                "mean": (
-                    0.5,
-                    float("nan"),
-                    0.5,
-                )
-            },
-            ("mean", "0.5,nan,0.5"),
-        ),
-        (
-            {
-                "std": (
-                    0.5,
-                    0,
-                    0.5,
-                )
-            },
-            ("std", "0.5,0,0.5", "0", "1"),
-        ),
-        (
-            {
-                "std": (
-                    0.5,
-                    -0.2,
-                    0.5,
-                )
-            },
-            ("std", "0.5,-0.2,0.5", "0", "1"),
-        ),
-        (
-            {"crop_pct": 87.5},
-            ("crop_pct", "87.5", "0", "1"),
-        ),
+        ({"mean": (127, 127, 127)}, ("mean", "127,127,127")),
+        ({"std": (58.4, 57.1, 57.4)}, ("std",)),
+        ({"mean": (0.5, float("nan"), 0.5)}, ("mean", "0.5,nan,0.5")),
+        ({"std": (0.5, 0, 0.5)}, ("std", "0.5,0,0.5", "0", "1")),
+        ({"std": (0.5, -0.2, 0.5)}, ("std", "0.5,-0.2,0.5", "0", "1")),
+        ({"crop_pct": 87.5}, ("crop_pct", "87.5", "0", "1")),
         ({"crop_pct": 0.0}, ("crop_pct", "0")),
         ({"crop_pct": float("nan")}, ("crop_pct",)),
     ],
@@ -175,27 +127,13 @@ def test_words_that_mean_nothing(words, said):
         ({"crop_mode": "squash"}, {"crop_mode": "center", "crop_pct": 0.9}, {"crop_mode": "squash"}),
         ({"crop_mode": "border"}, {"crop_mode": "center", "crop_pct": 0.9}, {"crop_mode": "border"}),
         # A cut without a number is the one that there was.
-        (
-            {"crop_mode": "center"},
-            {"crop_mode": "center", "crop_pct": 0.9},
-            {"crop_mode": "center", "crop_pct": 0.9},
-        ),
+        ({"crop_mode": "center"}, {"crop_mode": "center", "crop_pct": 0.9}, {"crop_mode": "center", "crop_pct": 0.9}),
         (
             {"crop_mode": "squash", "crop_pct": 0.8},
             {"crop_mode": "center", "crop_pct": 0.9},
             {"crop_mode": "squash", "crop_pct": 0.8},
         ),
-        (
-            {
-                "mean": (
-                    0.1,
-                    0.2,
-                    0.3,
-                )
-            },
-            {},
-            {"mean": (0.1, 0.2, 0.3)},
-        ),
+        ({"mean": (0.1, 0.2, 0.3)}, {}, {"mean": (0.1, 0.2, 0.3)}),
     ],
 )
 def test_what_is_told_of_the_preprocessing(words, base, expected):
@@ -208,16 +146,7 @@ def test_what_is_told_of_the_preprocessing(words, base, expected):
     [
         ({"image_size": 0}, ("image_size", "0")),
         ({"mean": (0.5,)}, ("1", "3", "channel")),
-        (
-            {
-                "std": (
-                    0.5,
-                    0,
-                    0.5,
-                )
-            },
-            ("above 0",),
-        ),
+        ({"std": (0.5, 0, 0.5)}, ("above 0",)),
     ],
 )
 def test_preprocessing_that_cannot_be(words, said):
@@ -243,9 +172,7 @@ def test_a_foreign_file_becomes_a_model_file_that_evaluates(tmp_path, foreign, p
     assert "Correct the labels" not in done.stderr
 
     (tmp_path / "NAMES.txt").write_text("oak\nelm\nash\n")
-    done = effnetv2(
-        "convert", "m.safetensors", "NAMED.safetensors", "--class-names", "NAMES.txt", cwd=tmp_path
-    )
+    done = effnetv2("convert", "m.safetensors", "NAMED.safetensors", "--class-names", "NAMES.txt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = effnetv2("evaluate", "NAMED.safetensors", pictures, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -273,12 +200,7 @@ def test_all_of_it_can_be_told(tmp_path, foreign):
     network = model_file.load(tmp_path / "m.safetensors")
     assert network.class_names == NAMES
     assert network.preprocessing == Preprocessing(
-        image_size=80,
-        crop_mode="border",
-        interpolation="bilinear",
-        mean=(0.1, 0.2, 0.3),
-        std=(0.4, 0.5, 0.6),
-        tta="d4",
+        image_size=80, crop_mode="border", interpolation="bilinear", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), tta="d4"
     )
     # Told on the way to others, it is what they get.
     done = effnetv2("convert", foreign, "hub", "--to", "timm", *line, cwd=tmp_path)
@@ -288,13 +210,7 @@ def test_all_of_it_can_be_told(tmp_path, foreign):
     assert config["pretrained_cfg"]["input_size"] == [3, 80, 80]
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("oak,elm", ("2", "3", "class")),
-        ("oak,elm,oak", ("oak",)),
-    ],
-)
+@pytest.mark.parametrize(("given", "said"), [("oak,elm", ("2", "3", "class")), ("oak,elm,oak", ("oak",))])
 def test_names_that_do_not_fit(tmp_path, foreign, given, said):
     done = effnetv2("convert", foreign, "m.safetensors", "--class-names", given, cwd=tmp_path)
     assert done.returncode == 2
@@ -305,20 +221,12 @@ def test_names_that_do_not_fit(tmp_path, foreign, given, said):
 def test_a_model_file_told_otherwise_keeps_no_metrics_of_before(tmp_path):
     network = create("efficientnetv2_b0", num_classes=2)
     model_file.save(
-        tmp_path / "m.safetensors",
-        network,
-        class_names=("a", "b"),
-        recipe={"name": "x"},
-        metrics={"val_top1": 0.9},
+        tmp_path / "m.safetensors", network, class_names=("a", "b"), recipe={"name": "x"}, metrics={"val_top1": 0.9}
     )
     done = effnetv2("convert", "m.safetensors", "named.safetensors", "--class-names", "oak,elm", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     named = model_file.load(tmp_path / "named.safetensors")
-    assert (named.class_names, named.metrics, named.recipe) == (
-        ("oak", "elm"),
-        {"val_top1": 0.9},
-        {"name": "x"},
-    )
+    assert (named.class_names, named.metrics, named.recipe) == (("oak", "elm"), {"val_top1": 0.9}, {"name": "x"})
     done = effnetv2("convert", "m.safetensors", "whole.safetensors", "--crop-mode", "squash", cwd=tmp_path)
     assert mentions(done.stdout, "preprocessing")
     whole = model_file.load(tmp_path / "whole.safetensors")
@@ -327,13 +235,9 @@ def test_a_model_file_told_otherwise_keeps_no_metrics_of_before(tmp_path):
 
 
 def test_the_command_that_names_classes_can_be_pasted(class_folders):
-    with pytest.raises(
-        InputError, match=mentioning("effnetv2 convert 'my runs/a' NAMED", "--class-names", "NAMES")
-    ):
+    with pytest.raises(InputError, match=mentioning("effnetv2 convert 'my runs/a' NAMED", "--class-names", "NAMES")):
         align_labels(load_dataset(class_folders), ("0", "1", "2"), "my runs/a", merge=False)
-    with pytest.raises(
-        InputError, match=mentioning("effnetv2 convert 'my runs/a' NAMED", "--class-names", "NAMES")
-    ):
+    with pytest.raises(InputError, match=mentioning("effnetv2 convert 'my runs/a' NAMED", "--class-names", "NAMES")):
         align_labels(load_dataset(class_folders), NAMES, "my runs/a", merge=False)
 
 

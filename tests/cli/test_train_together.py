@@ -162,9 +162,7 @@ def test_pictures_missing_on_another_machine_are_missed_before_the_first_step(tm
     (tmp_path / "a/1.jpg").unlink()
     with pytest.raises(InputError, match=mentioning("a/1.jpg", "8")):
         require_images_here(dataset, World(rank=8, size=16, local_rank=0, local_size=8))
-    require_images_here(
-        dataset, World(rank=9, size=16, local_rank=1, local_size=8)
-    )  # one of a machine says it
+    require_images_here(dataset, World(rank=9, size=16, local_rank=1, local_size=8))  # one of a machine says it
 
 
 def test_pictures_lost_on_any_process_count(class_folders, tmp_path):
@@ -192,9 +190,7 @@ def test_an_outage_while_all_validate_is_said_once_and_keeps_the_step(class_fold
     words = (*words, "--set", "checkpoint_minutes=60")
     running = started_together(2, *words, cwd=tmp_path)
     until(lambda: steps_done(tmp_path / "run") >= 1, *running)
-    held_out = {
-        Path(path).name for path in pd.read_csv(tmp_path / "run/dataset.csv").query("split == 'val'")["path"]
-    }
+    held_out = {Path(path).name for path in pd.read_csv(tmp_path / "run/dataset.csv").query("split == 'val'")["path"]}
     for file in class_folders.rglob("*.jpg"):
         if file.name in held_out:
             file.unlink()
@@ -203,9 +199,7 @@ def test_an_outage_while_all_validate_is_said_once_and_keeps_the_step(class_fold
     assert re.search(r"[5-9] of the 9 images to be evaluated can't be read any more", first.stderr)
     assert first.stderr.count("can't be read any more") == 1
     assert second.returncode == 1
-    assert not any(
-        word in second.stderr for word in ("effnetv2:", "Traceback")
-    )  # PyTorch may say that it lost touch
+    assert not any(word in second.stderr for word in ("effnetv2:", "Traceback"))  # PyTorch may say that it lost touch
     (checkpoint,) = (tmp_path / "run/checkpoints").iterdir()
     kept = int(checkpoint.stem.removeprefix("step_"))
     assert 0 <= kept - rows(tmp_path / "run")[-1]["step"] < 2, "there is a row for every other step"

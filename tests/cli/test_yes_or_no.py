@@ -28,11 +28,7 @@ TRAIN = (
     "--set", "augment.flip=none", "--set", "crop_scale_min=1", "--set", "ema_decay=0.9", "--set", "optimizer.lr=0.004",
     "--set", "val_interval_epochs=20", "--set", "precision=fp32", "--seed", "5",
 )  # fmt: skip
-MARKS = {
-    "red": (slice(16), slice(16)),
-    "green": (slice(16), slice(16, 32)),
-    "blue": (slice(16, 32), slice(16)),
-}
+MARKS = {"red": (slice(16), slice(16)), "green": (slice(16), slice(16, 32)), "blue": (slice(16, 32), slice(16))}
 SETS = ("red", "green", "blue", "red;green", "red;blue", "green;blue", "red;green;blue")
 
 
@@ -65,9 +61,7 @@ WANTED = [set(labels.split(";")) - {""} for labels in ("", *SETS) * 2]
 
 
 def trained(place, out, *words):
-    done = effnetv2(
-        "train", place / "marks.csv", *SEPARATED, *TRAIN, *words, "--verbose", "--output", out, cwd=place
-    )
+    done = effnetv2("train", place / "marks.csv", *SEPARATED, *TRAIN, *words, "--verbose", "--output", out, cwd=place)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -80,9 +74,7 @@ def run(place):
 
 
 def predicted(place, model, *words):
-    done = effnetv2(
-        "predict", model, place / "new", "--workers", "0", "--output", place / "out.csv", *words, cwd=place
-    )
+    done = effnetv2("predict", model, place / "new", "--workers", "0", "--output", place / "out.csv", *words, cwd=place)
     assert done.returncode == 0, done.stderr
     return done.stdout, pd.read_csv(place / "out.csv", keep_default_na=False)
 
@@ -98,16 +90,12 @@ def test_a_picture_is_given_each_of_its_marks_and_one_without_any_no_label(place
     assert "without a label 2" in said
     shares = table[["blue", "green", "red"]].to_numpy()
     assert shares.sum(axis=1).max() > 2, "each class has a probability of its own"
-    for cell, (_, row) in zip(
-        table["predicted_label"], table[["blue", "green", "red"]].iterrows(), strict=True
-    ):
+    for cell, (_, row) in zip(table["predicted_label"], table[["blue", "green", "red"]].iterrows(), strict=True):
         enough = row[row >= 0.5].sort_values(ascending=False, kind="stable")
         assert cell == ";".join(enough.index), "from a half on, the most probable first"
     _, one_each = predicted(place, run)
     assert one_each.drop(columns="predicted_label").equals(table.drop(columns="predicted_label"))
-    assert (one_each["predicted_label"].map(len) > 0).all(), (
-        "not asked for several, each gets the most probable"
-    )
+    assert (one_each["predicted_label"].map(len) > 0).all(), "not asked for several, each gets the most probable"
 
 
 def test_that_is_what_shares_of_one_cannot_say(place):
@@ -172,9 +160,7 @@ def test_a_run_begun_before_there_was_a_choice_goes_on_with_shares(place, tmp_pa
     recipe = yaml.safe_load((out / "recipe.yaml").read_text())
     del recipe["multilabel"]
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    done = effnetv2(
-        "train", place / "marks.csv", *SEPARATED, "--output", out, "--resume", "--workers", "0", cwd=place
-    )
+    done = effnetv2("train", place / "marks.csv", *SEPARATED, "--output", out, "--resume", "--workers", "0", cwd=place)
     assert done.returncode == 0, done.stderr
     assert model_file.load(out).answer == "softmax"
 
@@ -185,31 +171,14 @@ def test_weights_learn_shares_and_yes_or_no_in_turn(place, run, tmp_path):
     for how in ("softmax", "sigmoid"):
         out = tmp_path / how
         done = effnetv2(
-            "train",
-            place / "marks.csv",
-            *SEPARATED,
-            *words,
-            "--set",
-            f"multilabel={how}",
-            "--output",
-            out,
-            cwd=place,
+            "train", place / "marks.csv", *SEPARATED, *words, "--set", f"multilabel={how}", "--output", out, cwd=place
         )
         assert done.returncode == 0, done.stderr
         assert model_file.load(out).answer == how
 
 
 def test_folds_answer_together(place, tmp_path):
-    words = (
-        "crossval",
-        place / "marks.csv",
-        *SEPARATED,
-        *TRAIN,
-        "--folds",
-        "2",
-        "--output",
-        tmp_path / "folds",
-    )
+    words = ("crossval", place / "marks.csv", *SEPARATED, *TRAIN, "--folds", "2", "--output", tmp_path / "folds")
     done = effnetv2(*words, "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -228,10 +197,7 @@ def test_folds_answer_together(place, tmp_path):
     assert sets(table) == [{name for name in names if row[name] >= 0.5} for _, row in table.iterrows()]
     tried = ("--candidate", "multilabel=softmax", "--candidate", "multilabel=sigmoid")
     refused(
-        effnetv2(*words[:-1], tmp_path / "tried", *tried, cwd=place),
-        "multilabel=softmax",
-        "predict alike",
-        "--set",
+        effnetv2(*words[:-1], tmp_path / "tried", *tried, cwd=place), "multilabel=softmax", "predict alike", "--set"
     )
 
 

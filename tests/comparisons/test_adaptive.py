@@ -32,12 +32,8 @@ def test_the_kinds_differ_in_nothing_but_where_regularization_begins(order):
     assert [stage.image_size for stage in stages[VANILLA]] == [48, 64, 80, 96]
     assert [stage.image_size for stage in stages[ADAPTIVE]] == [48, 64, 80, 96]
     assert [(stage.randaugment, stage.dropout) for stage in stages[VANILLA]] == [(15, 0.3)] * 4
-    assert [stage.randaugment for stage in stages[ADAPTIVE]] == pytest.approx(
-        [5, 25 / 3, 35 / 3, 15], abs=1e-3
-    )
-    assert [stage.dropout for stage in stages[ADAPTIVE]] == pytest.approx(
-        [0.1, 0.5 / 3, 0.7 / 3, 0.3], abs=1e-3
-    )
+    assert [stage.randaugment for stage in stages[ADAPTIVE]] == pytest.approx([5, 25 / 3, 35 / 3, 15], abs=1e-3)
+    assert [stage.dropout for stage in stages[ADAPTIVE]] == pytest.approx([0.1, 0.5 / 3, 0.7 / 3, 0.3], abs=1e-3)
     assert stages[VANILLA][-1] == stages[ADAPTIVE][-1]
 
 
@@ -96,10 +92,7 @@ def test_every_seed_has_pictures_of_its_own_which_all_arms_share(runs):
     choices = {order: {VANILLA: "none", ADAPTIVE: "middle"} for order in (GROWING, RANDOM)}
     found = compared(None, REGIME, choices, together, [GROWING, RANDOM])
     assert [len(rows) for kinds in found.values() for rows in kinds.values()] == [2] * 4
-    assert {(seed, data.rsplit("/")[-1]) for *_, seed, data in asked} == {
-        (0, "pictures_0.csv"),
-        (1, "pictures_1.csv"),
-    }
+    assert {(seed, data.rsplit("/")[-1]) for *_, seed, data in asked} == {(0, "pictures_0.csv"), (1, "pictures_1.csv")}
     (learning, answering), (others, again) = learns
     assert learning[0] != others[0]
     assert answering == again
@@ -111,9 +104,7 @@ def test_every_seed_has_pictures_of_its_own_which_all_arms_share(runs):
 
 
 def rows(*top1):
-    return [
-        {"top1": one, "train_s": 60.0, "hardware": f"{number + 2} cores"} for number, one in enumerate(top1)
-    ]
+    return [{"top1": one, "train_s": 60.0, "hardware": f"{number + 2} cores"} for number, one in enumerate(top1)]
 
 
 def test_a_record_is_table_13_beside_the_papers(tmp_path, monkeypatch):

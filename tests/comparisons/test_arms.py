@@ -86,9 +86,7 @@ def test_a_run_is_measured_once_and_says_what_else_was_running(tmp_path, monkeyp
         calls.append(seed)
         self.folder(cell, seed).mkdir(parents=True)
         (self.folder(cell, seed) / "metrics.jsonl").write_text("")
-        return dict.fromkeys(
-            ("seed", "top1", "macro_f1", "epochs", "train_s", "wall_s", "linear_probe_top1"), 1.0
-        )
+        return dict.fromkeys(("seed", "top1", "macro_f1", "epochs", "train_s", "wall_s", "linear_probe_top1"), 1.0)
 
     monkeypatch.setattr(Runs, "report", report)
     runs, cell = Runs(DataConfig("x"), 1, "none", "cpu", tmp_path, print), Cell("a", "b", "quick", None, ())
@@ -190,12 +188,7 @@ def runs_to_record(folder, *told):
     """Folders of runs whose reports say this."""
     for number, one in enumerate(told):
         (folder / str(number)).mkdir()
-        report = {
-            "recipe": {"name": "quick", "seed": one["seed"]},
-            "top1": 0.5,
-            "wall_s": 9.0,
-            "command": "c",
-        }
+        report = {"recipe": {"name": "quick", "seed": one["seed"]}, "top1": 0.5, "wall_s": 9.0, "command": "c"}
         (folder / str(number) / "report.json").write_text(json.dumps(report | one))
     return [str(folder / str(number)) for number in range(len(told))]
 
@@ -215,10 +208,7 @@ def test_runs_are_recorded_with_their_own_versions_on_the_hardware_that_is_named
 
 @pytest.mark.parametrize(
     ("other", "said"),
-    [
-        ({"seed": 0}, "have one seed"),
-        ({"seed": 1, "recipe": {"name": "finetune"}}, "has another recipe than"),
-    ],
+    [({"seed": 0}, "have one seed"), ({"seed": 1, "recipe": {"name": "finetune"}}, "has another recipe than")],
 )
 def test_runs_that_are_not_one_recipe_by_several_seeds_are_no_figure(other, said, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
@@ -254,9 +244,7 @@ def test_the_recorded_pairs_are_of_one_pace(regime, tmp_path):
 
 def test_what_was_tuned_in_another_regime_is_refused(tmp_path):
     tuned = {"regime": {"epochs": 60, "image_size": 128, "shares": [[2, 1]]}}  # as JSON has tuples
-    arms.refuse_other_regime(
-        tmp_path / "tuned.json", tuned, {"epochs": 60, "image_size": 128, "shares": ((2, 1),)}
-    )
+    arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_size": 128, "shares": ((2, 1),)})
     with pytest.raises(SystemExit, match=mentioning("tuned.json", "image_size", "128", "64")):
         arms.refuse_other_regime(tmp_path / "tuned.json", tuned, {"epochs": 60, "image_size": 64})
 
@@ -288,9 +276,7 @@ def test_the_times_that_are_recorded_of_progressive_learning_compare(regime):
 
 
 def test_a_machine_is_told_from_one_of_another_generation_by_the_same_name():
-    of_zen5 = (
-        "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: sse avx512f\n"
-    )
+    of_zen5 = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t\t: sse avx512f\n"
     assert mentions(record.processor(of_zen5 * 2), "AMD", "EPYC", "26", "2", "AVX-512")
     assert mentions(record.processor(of_zen5.replace(" 26", " 25")), "AMD", "EPYC", "25", "2", "AVX-512")
     assert record.processor("model name\t: ARM\nflags\t: neon") == "ARM"

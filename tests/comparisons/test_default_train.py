@@ -68,10 +68,7 @@ def test_a_run_is_done_once_and_its_figures_are_recorded(results, monkeypatch, c
     default_train.main()
     assert calls == [15]
     summary = json.loads((results / "summary.json").read_text())
-    assert set(summary) == {
-        "default_train_minus_probe_tiny_top1",
-        "default_train_minus_probe_tiny_macro_f1",
-    }
+    assert set(summary) == {"default_train_minus_probe_tiny_top1", "default_train_minus_probe_tiny_macro_f1"}
     kept = json.loads((results / "default_train_tiny/measured.json").read_text())
     assert kept["recipe"] == "quick"
     assert "random weights" in kept["probe_of"]
@@ -115,10 +112,7 @@ def test_a_run_that_was_stopped_is_not_gone_on_with_for_longer(results, monkeypa
     assert mentions(str(stopped.value), "about.json", "minutes")
 
 
-KEPT = {
-    path.parent.name: json.loads(path.read_text())
-    for path in record.RESULTS.glob("default_train_*/measured.json")
-}
+KEPT = {path.parent.name: json.loads(path.read_text()) for path in record.RESULTS.glob("default_train_*/measured.json")}
 
 
 @pytest.mark.parametrize("name", sorted(name for name, kept in KEPT.items() if "pictures_digest" not in kept))

@@ -73,9 +73,7 @@ def test_a_seed_of_other_code_versions_or_hardware_is_run_again(stale, ran, tmp_
     folder = tmp_path / "out/1"
     kept = json.loads((folder / "took.json").read_text())
     other = {"versions": kept["versions"] | {"torch": "1.0"}}.get(stale, "other")
-    (folder / "took.json").write_text(
-        json.dumps({"wall_s": 1.0} if stale == "all" else kept | {stale: other})
-    )
+    (folder / "took.json").write_text(json.dumps({"wall_s": 1.0} if stale == "all" else kept | {stale: other}))
     (folder / "left_over").write_text("")
     claims = record(tmp_path, monkeypatch)
     assert ran == [1]

@@ -27,12 +27,7 @@ def asked(tmp_path, monkeypatch):
     def answered(recipe, train, val, folder, minutes):
         made.append(folder.name)
         sure = np.eye(len(val.class_names))[val.labels]
-        return {
-            "labels": val.labels.tolist(),
-            "probabilities": sure.tolist(),
-            "seconds": 60.0,
-            "epochs": recipe.epochs,
-        }
+        return {"labels": val.labels.tolist(), "probabilities": sure.tolist(), "seconds": 60.0, "epochs": recipe.epochs}
 
     monkeypatch.setattr(finetune_land_cover, "answered", answered)
     monkeypatch.setattr(finetune_land_cover, "probed", lambda *given: {"macro_f1": 0.5})
@@ -40,13 +35,7 @@ def asked(tmp_path, monkeypatch):
         (tmp_path / name).write_text(name)
 
     def run(pictures, weights, *words):
-        line = [
-            "finetune_land_cover",
-            str(pictures),
-            str(tmp_path / weights),
-            "--output",
-            str(tmp_path / "out"),
-        ]
+        line = ["finetune_land_cover", str(pictures), str(tmp_path / weights), "--output", str(tmp_path / "out")]
         monkeypatch.setattr(sys, "argv", [*line, *words])
         finetune_land_cover.main()
         return len(made)
@@ -54,9 +43,7 @@ def asked(tmp_path, monkeypatch):
     return run
 
 
-def test_what_is_kept_is_refused_for_other_pictures_weights_and_recipes(
-    asked, class_folders, monkeypatch, tmp_path
-):
+def test_what_is_kept_is_refused_for_other_pictures_weights_and_recipes(asked, class_folders, monkeypatch, tmp_path):
     assert asked(class_folders, "weights") == asked(class_folders, "weights") == 4 * FOLDS, "made once"
     with pytest.raises(SystemExit, match=mentioning("answers.json", "weight")):
         asked(class_folders, "others")
@@ -70,9 +57,7 @@ def test_what_is_kept_is_refused_for_other_pictures_weights_and_recipes(
         asked(class_folders, "weights")
 
 
-def test_claims_are_written_when_asked_for_and_are_of_the_machine_that_trained(
-    asked, class_folders, tmp_path, capsys
-):
+def test_claims_are_written_when_asked_for_and_are_of_the_machine_that_trained(asked, class_folders, tmp_path, capsys):
     asked(class_folders, "weights")
     assert not (tmp_path / "summary.json").exists()
     assert not (tmp_path / "finetune_land_cover.json").exists()
@@ -92,9 +77,7 @@ def test_claims_are_written_when_asked_for_and_are_of_the_machine_that_trained(
 
 
 @pytest.mark.parametrize("name", ["scratch/answers.json", "inner_frozen/answers.json", "probe.json"])
-def test_what_does_not_say_of_what_it_is_is_shown_and_not_recorded(
-    name, asked, class_folders, tmp_path, capsys
-):
+def test_what_does_not_say_of_what_it_is_is_shown_and_not_recorded(name, asked, class_folders, tmp_path, capsys):
     made = asked(class_folders, "weights")
     file = tmp_path / "out/fold3" / name
     kept = json.loads(file.read_text())

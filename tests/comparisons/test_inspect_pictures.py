@@ -40,10 +40,7 @@ def test_a_known_pair_is_found_and_few_pictures_are_not_recorded(kept, monkeypat
 
 
 def test_the_median_is_recorded_if_the_pair_is_found(kept, monkeypatch, tmp_path):
-    told = {
-        "num_images": 9_999,
-        "duplicates": {"near_duplicates": [{"paths": ["a.jpg", "b.jpg"]}], "same_files": []},
-    }
+    told = {"num_images": 9_999, "duplicates": {"near_duplicates": [{"paths": ["a.jpg", "b.jpg"]}], "same_files": []}}
     seconds = iter([9.0, 3.0, 4.0, 9.0, 3.0, 4.0])
     monkeypatch.setattr(inspect_pictures, "RESULTS", tmp_path)
     monkeypatch.setattr(inspect_pictures, "inspected", lambda data: (told, next(seconds)))

@@ -56,20 +56,12 @@ def test_of_a_report_the_majority_is_worked_out():
 
 
 def test_gains_are_seed_by_seed():
-    over = {
-        "class_sampling=null": (0.0, 0.0),
-        "class_sampling=sqrt": (0.01, 0.03),
-        "class_sampling=equal": (0.0, 0.0),
-    }
+    over = {"class_sampling=null": (0.0, 0.0), "class_sampling=sqrt": (0.01, 0.03), "class_sampling=equal": (0.0, 0.0)}
     scores = {(way, seed): 0.6 + 0.1 * seed + over[way][seed] for way in over for seed in (0, 1)}
     found = land_cover.gains(scores)
     assert found["class_sampling=null"]["macro_f1"] == pytest.approx([0.6, 0.7])
     assert found["class_sampling=sqrt"]["gain"] == pytest.approx(0.02)
-    assert (
-        found["class_sampling=sqrt"]["gain_interval"][0]
-        < 0.02
-        < found["class_sampling=sqrt"]["gain_interval"][1]
-    )
+    assert found["class_sampling=sqrt"]["gain_interval"][0] < 0.02 < found["class_sampling=sqrt"]["gain_interval"][1]
     assert found["class_sampling=equal"]["gain"] == pytest.approx(0)
 
 
@@ -141,9 +133,7 @@ def test_of_one_step_all_begin_with_the_same_weights(tmp_path):
     assert [one for one, *_ in land_cover_runs.each(_told, work, wide)] == wide
     keep_begun(work, second, aerial="4567")
     model.unlink()
-    with pytest.raises(
-        SystemExit, match=mentioning("class_sampling-equal.json", "4567", "class_sampling-null.json")
-    ):
+    with pytest.raises(SystemExit, match=mentioning("class_sampling-equal.json", "4567", "class_sampling-null.json")):
         land_cover_runs.each(_told, work, wide)
     best = list(land_cover.best_asked(work).values())
     assert len(land_cover_runs.each(_told, work, best)) == len(best), "it is no affair of another step"
@@ -152,8 +142,7 @@ def test_of_one_step_all_begin_with_the_same_weights(tmp_path):
 def test_steps_that_begin_with_different_weights_of_a_name_are_told(tmp_path, capsys):
     work = Work("p.csv", "w", "a", tmp_path / "out", kept=tmp_path / "kept")
     best, wide, balancing = (
-        list(of(work).values())
-        for of in (land_cover.best_asked, land_cover.wide_asked, land_cover.balancing_asked)
+        list(of(work).values()) for of in (land_cover.best_asked, land_cover.wide_asked, land_cover.balancing_asked)
     )
     for one in (*best, *wide, *balancing):
         begun = dict.fromkeys(work.pretrained_of(one), "0123")
@@ -206,9 +195,7 @@ def test_the_whole_of_it_tiny(results, monkeypatch, tmp_path):
         for class_sampling in land_cover.BALANCED
     }
     assert all(
-        one["linear_probe_top1"] is not None
-        for name, one in kept["wide"]["spatial"].items()
-        if "scratch" not in name
+        one["linear_probe_top1"] is not None for name, one in kept["wide"]["spatial"].items() if "scratch" not in name
     )
     assert {choice.split()[0] for [choice] in kept["best"]["spatial"]["chosen"]} <= {"imagenet", "aerial"}
     assert set(kept["best"]["spatial"]["pretrained"]) == {"aerial"}

@@ -73,8 +73,7 @@ def test_a_mean_has_its_spread_and_every_value_is_kept():
 
 
 @pytest.mark.parametrize(
-    ("given", "mean"),
-    [("43M", 43.0), ("19B", 19.0), ([84.3, 0.14], 84.3), (7.1, 7.1), (None, None), ("OOM", None)],
+    ("given", "mean"), [("43M", 43.0), ("19B", 19.0), ([84.3, 0.14], 84.3), (7.1, 7.1), (None, None), ("OOM", None)]
 )
 def test_the_papers_ways_of_writing_figures_are_read(given, mean):
     assert published.measurement(given, "").mean == mean
@@ -150,10 +149,7 @@ def test_a_table_written_as_json_reads_back_as_the_same_table():
 
 
 def test_where_pictures_lie_on_this_machine_stays_here(tmp_path):
-    for data, told in (
-        (tmp_path / "imagenette", "on imagenette, 2 seeds."),
-        ("sets/mine", "on sets/mine, 2 seeds."),
-    ):
+    for data, told in ((tmp_path / "imagenette", "on imagenette, 2 seeds."), ("sets/mine", "on sets/mine, 2 seeds.")):
         together = Runs(DataConfig(str(data)), 2, "none", "cpu", tmp_path, print)
         assert told in accuracy.table_of_runs("5", [], TINY, together, [], "").ours_note
 
@@ -200,12 +196,7 @@ def test_runs_are_cells_with_a_value_per_seed_and_what_is_done_is_not_done_again
     found = both.measurements(asked_for)
     assert told[4] == "a, x, seed 1 (run 3 of 4)"
     assert told[5] == f"  top-1 60.0%, 2 min 00 s of training: {tmp_path / 'a_x_1' / 'report.html'}"
-    assert trained == [
-        ("quick", 0, False),
-        ("finetune", 0, False),
-        ("quick", 1, False),
-        ("finetune", 1, False),
-    ]
+    assert trained == [("quick", 0, False), ("finetune", 0, False), ("quick", 1, False), ("finetune", 1, False)]
     assert found["a", "x"]["top-1 %"].values == pytest.approx((50.0, 60.0))
     assert found["a", "y"]["minutes"].values == (2.0, 2.0)
     assert both.measurements(asked_for) == found
@@ -225,10 +216,7 @@ def test_a_run_with_other_settings_is_not_taken_for_this_cells(tmp_path, monkeyp
     monkeypatch.setattr(runs, "train_and_report", fake)
     runs_here = Runs(DataConfig("here"), 1, "none", "cpu", tmp_path, print)
     runs_here.measurements([Cell("a", "x", "quick", None, ("epochs=3",))])
-    for other in (
-        Cell("a", "x", "quick", None, ("epochs=1",)),
-        Cell("a", "x", "finetune", None, ("epochs=3",)),
-    ):
+    for other in (Cell("a", "x", "quick", None, ("epochs=1",)), Cell("a", "x", "finetune", None, ("epochs=3",))):
         with pytest.raises(InputError, match=r"a_x_0 has a run of another kind: .* Delete that folder"):
             runs_here.measurements([other])
 
@@ -262,9 +250,7 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
     if table in ("10", "12"):
         spent = {name for row in table_made.rows for name in row.ours if name.endswith(("hours", "minutes"))}
         assert {name.rpartition(" ")[2] for name in spent} == {"hours" if scale == "paper" else "minutes"}
-        assert {table_made.rows[0].ours[name].values for name in spent} == {
-            (1 / 60 if scale == "paper" else 1.0,)
-        }
+        assert {table_made.rows[0].ours[name].values for name in spent} == {(1 / 60 if scale == "paper" else 1.0,)}
     if table == "12":
         assert {recipe.progressive.stages for recipe in recipes} == ({1, 2} if scale == "tiny" else {1, 4})
     if table == "5":
@@ -273,9 +259,7 @@ def test_every_cell_asks_for_a_recipe_that_can_be_made(table, scale, tmp_path, m
 
 def test_all_that_a_smaller_scale_changes_of_a_recipe_is_said():
     """Each field that is set otherwise belongs to something the sentence names."""
-    cell = accuracy._cell(
-        TINY, "row", "run", None, 3, recipe="resnet50_224_progressive", progressive={"stages": 2}
-    )
+    cell = accuracy._cell(TINY, "row", "run", None, 3, recipe="resnet50_224_progressive", progressive={"stages": 2})
     told = accuracy._recipes_note([cell])
     words = {
         "epochs": "length", "steps": "length", "progressive": "sizes", "batch_size": "batch",
@@ -309,9 +293,7 @@ def test_what_later_runs_would_miss_is_told_before_the_first(tmp_path, monkeypat
 
 def test_weights_that_are_not_there_are_told_before_the_first_run(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train_and_report", lambda *_: pytest.fail("was trained"))
-    with pytest.raises(
-        InputError, match=r"Before the first run: --weights gone\.safetensors: there is no such file"
-    ):
+    with pytest.raises(InputError, match=r"Before the first run: --weights gone\.safetensors: there is no such file"):
         made("8", tmp_path / "made", weights="gone.safetensors", data="here")
     assert not list(tmp_path.iterdir())
 
@@ -488,9 +470,7 @@ def test_a_table_replaces_itself_and_says_so(tmp_path, capsys):
 def test_a_table_leaves_files_of_the_users_alone(name, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / name, format="PNG")
     before = (tmp_path / name).read_bytes()
-    with pytest.raises(
-        InputError, match=f"{name} is there already, and is not of Table 6. Give another --output"
-    ):
+    with pytest.raises(InputError, match=f"{name} is there already, and is not of Table 6. Give another --output"):
         made("6", tmp_path)
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, before)]
 
@@ -518,9 +498,7 @@ def test_figures_of_one_table_are_not_written_over_by_each_other(tmp_path, monke
         monkeypatch.setitem(reproduce.MEASURED, name, lambda *given, name=name: one_row(name))
     made("figure1", tmp_path)
     for other in ("7", "figure5"):
-        with pytest.raises(
-            InputError, match=f"table.json is there already, and is not of {reproduce.title_of(other)}"
-        ):
+        with pytest.raises(InputError, match=f"table.json is there already, and is not of {reproduce.title_of(other)}"):
             made(other, tmp_path)
     made("figure1", tmp_path)
 

@@ -89,9 +89,7 @@ def test_table_13_has_each_resizing_in_its_row_and_each_regularization_in_its_co
     for (row, column), (recipe, _) in there.items():
         plan = recipe.progressive
         assert plan.order == {"progressive_resize": "growing", "random_resize_every_8_epochs": "random"}[row]
-        grows = [
-            getattr(plan.stage(0), name) < getattr(plan.last, name) for name in ("randaugment", "dropout")
-        ]
+        grows = [getattr(plan.stage(0), name) < getattr(plan.last, name) for name in ("randaugment", "dropout")]
         assert grows == [column == "adaptive"] * 2
 
 
@@ -116,9 +114,7 @@ def test_table_3_has_the_speed_of_each_variant_beside_its_own_counts(monkeypatch
         return Measurement((count_flops(step.architecture, image_size=380).total.parameters / 1e6,))
 
     monkeypatch.setattr(
-        throughput,
-        "images_per_s",
-        lambda steps, *given: {name: as_large(step) for name, step in steps.items()},
+        throughput, "images_per_s", lambda steps, *given: {name: as_large(step) for name, step in steps.items()}
     )
     rows = throughput.table_3(SCALES["paper"], torch.device("cpu"), print).rows
     assert len(rows) == 7

@@ -145,8 +145,7 @@ def test_what_randaugment_costs_in_table_5_is_less_with_larger_pictures_with_eve
 def test_where_fusing_pays_is_what_was_timed():
     """The remark of Table 3: images/s over those without fused blocks, ours in 16 bits and in 32, and the paper's."""
     made = {
-        scale: Table.from_json(json.loads((RECORDS / f"3_{scale}.json").read_text()))
-        for scale in ("small", "tiny")
+        scale: Table.from_json(json.loads((RECORDS / f"3_{scale}.json").read_text())) for scale in ("small", "tiny")
     }
 
     def ratios(scale, side):
@@ -156,10 +155,7 @@ def test_where_fusing_pays_is_what_was_timed():
     remark, ours = paper_page._REMARKS["3"], ratios("small", "ours")
     assert "bf16" in made["small"].ours_note
     assert "fp32" in made["tiny"].ours_note
-    assert (
-        "1-3 makes a step {:.1f} times as fast, stages 1-5 {:.1f} times and all {:.1f} times".format(*ours)
-        in remark
-    )
+    assert "1-3 makes a step {:.1f} times as fast, stages 1-5 {:.1f} times and all {:.1f} times".format(*ours) in remark
     assert "V100 {:.1f}, {:.1f} and {:.1f}".format(*ratios("small", "paper")) in remark
     assert f"brings nothing ({ratios('tiny', 'ours')[0]:.1f} times" in remark
 
@@ -192,8 +188,7 @@ def test_the_s_of_table_11_is_an_earlier_one():
     figures = json.loads((RECORDS / "11_tiny.json").read_text())["rows"][-1]
     assert figures["name"] == "efficientnetv2_s"
     assert (
-        round(count_flops(earlier, image_size=384).total.parameters / 1e6)
-        == figures["paper"]["parameters, M"]["mean"]
+        round(count_flops(earlier, image_size=384).total.parameters / 1e6) == figures["paper"]["parameters, M"]["mean"]
     )
 
 
@@ -291,12 +286,7 @@ def section(page, heading):
 
 @pytest.mark.parametrize(
     ("name", "column"),
-    [
-        ("11_tiny", "multiply-adds, B"),
-        ("7_tiny", "parameters, M"),
-        ("3_tiny", "images/s"),
-        ("9_tiny", "classes"),
-    ],
+    [("11_tiny", "multiply-adds, B"), ("7_tiny", "parameters, M"), ("3_tiny", "images/s"), ("9_tiny", "classes")],
 )
 def test_a_column_of_the_papers_that_a_record_lacks_is_named(name, column, empty):
     whole = (paper_page.PAGE.parents[1] / f"benchmarks/results/reproduce/{name}.json").read_text()
@@ -343,19 +333,13 @@ def test_what_is_to_be_measured_is_all_that_no_record_says():
     for name in ("1", "2", "3", "7", "11"):
         again = f"`python -m benchmarks.paper {name} --scale paper --device cuda --record`"
         theirs = name != "1"  # the paper gives no times there
-        assert (
-            (f"- Table {name}, on a GPU" in wanted)
-            == (again in wanted)
-            == (theirs and "paper" not in scales[name])
-        )
+        assert (f"- Table {name}, on a GPU" in wanted) == (again in wanted) == (theirs and "paper" not in scales[name])
     for name in ("5", "8", "10", "12", "13"):
         assert (f"- Table {name}, of runs of more than a few steps: " in wanted) == (scales[name] == {"tiny"})
 
 
 def test_speeds_at_the_papers_scale_are_not_asked_for_again(empty):
-    row = Row(
-        "r", {"images/s": Measurement((2.0,), "images/s")}, {"images/s": Measurement((3.0,), "images/s")}
-    )
+    row = Row("r", {"images/s": Measurement((2.0,), "images/s")}, {"images/s": Measurement((3.0,), "images/s")})
     for scale, wanted in (("tiny", True), ("small", True), ("paper", False)):
         (empty / f"3_{scale}.json").write_text(json.dumps(kept("3", scale, [row])))
         assert ("- Table 3, on a GPU" in paper_page.text()) == wanted
@@ -370,9 +354,7 @@ def table(name, cells):
 
 
 def values(made):
-    return {
-        name: (pytest.approx(figure.value), unit) for name, (figure, unit) in records.claims(made).items()
-    }
+    return {name: (pytest.approx(figure.value), unit) for name, (figure, unit) in records.claims(made).items()}
 
 
 def test_the_claim_of_table_5_by_hand():

@@ -48,9 +48,7 @@ def begun(tmp_path, monkeypatch):
         (place.out / "report.json").write_text('{"top1": 0.5, "train_s": 60.0}')
 
     monkeypatch.setattr(runs, "train_and_report", begin)
-    monkeypatch.setattr(
-        params_flops, "latency_s", lambda sizes, **how: {one: [0.001, 0.002, 0.009] for one in sizes}
-    )
+    monkeypatch.setattr(params_flops, "latency_s", lambda sizes, **how: {one: [0.001, 0.002, 0.009] for one in sizes})
     figure = Measurement((1.0, 2.0, 9.0), "images/s")
     monkeypatch.setattr(throughput, "images_per_s", lambda steps, *given: dict.fromkeys(steps, figure))
     monkeypatch.delenv("EFFNETV2_DATA", raising=False)
@@ -71,9 +69,7 @@ def numbers(given):
 def of_runs(table, **more):
     """Words for whatever the table is: those of runs, if it has some."""
     return (
-        {"data": "here", **more} | ({"weights": "none"} if table == "8" else {})
-        if table in reproduce.TRAINED
-        else {}
+        {"data": "here", **more} | ({"weights": "none"} if table == "8" else {}) if table in reproduce.TRAINED else {}
     )
 
 
@@ -87,9 +83,7 @@ def test_every_number_of_the_papers_table_is_in_it(table, begun, tmp_path):
 
 
 @pytest.mark.parametrize("table", reproduce.NAMES)
-def test_each_of_our_columns_has_a_figure_or_a_reason_in_every_row_and_the_scale_is_told(
-    table, begun, tmp_path
-):
+def test_each_of_our_columns_has_a_figure_or_a_reason_in_every_row_and_the_scale_is_told(table, begun, tmp_path):
     shown = made(table, tmp_path / "out", **of_runs(table, seeds=2))
     assert any(row.ours for row in shown.rows)
     for column in {column for row in shown.rows for column in row.ours}:
@@ -253,9 +247,7 @@ def test_table_5_evaluates_at_the_size_of_training(begun, tmp_path):
 def test_table_10_evaluates_each_network_at_the_size_that_it_is_counted_and_timed_at(begun, tmp_path):
     """B7 at 600 px: the centre square, 600 of 632 px. M at 480 px: the whole picture."""
     shown = made("10", tmp_path / "out", scale="paper", data="imagenet", seeds=1)
-    assert {
-        recipe.model: (recipe.eval_image_size, recipe.crop_mode, recipe.crop_pct) for recipe, _ in begun
-    } == {
+    assert {recipe.model: (recipe.eval_image_size, recipe.crop_mode, recipe.crop_pct) for recipe, _ in begun} == {
         "efficientnet_b7": (600, "center", 600 / 632),
         "efficientnetv2_m": (480, "squash", 1.0),
     }
@@ -352,14 +344,7 @@ def test_steps_whose_speeds_are_compared_take_turns(monkeypatch):
     monkeypatch.setattr(throughput, "_step", step)
     steps = {name: throughput.Step(None, 32, images) for name, images in (("a", 1), ("b", 2), ("c", 3))}
     found = throughput.images_per_s(steps, 3, torch.device("cpu"), "fp32")
-    assert called == [
-        1,
-        3,
-        *(1, 3),
-        *(3, 1),
-        *(1, 3),
-        *(3, 1),
-    ]  # each alone, a round to warm up, three that count
+    assert called == [1, 3, *(1, 3), *(3, 1), *(1, 3), *(3, 1)]  # each alone, a round to warm up, three that count
     assert [len(found[name].values) for name in steps] == [3, 0, 3]
     assert found["b"].why == "out of memory"
 
@@ -391,15 +376,11 @@ def test_answers_that_are_compared_take_turns_and_what_is_missing_of_them_says_w
 
     monkeypatch.setattr(oom_safe_timing, "interleave", seen)
     first = iter([0.1, 9.0])  # of the networks alone: three passes a round, and one
-    monkeypatch.setattr(
-        params_flops, "interleave", lambda sides, **how: {name: [next(first)] for name in sides}
-    )
+    monkeypatch.setattr(params_flops, "interleave", lambda sides, **how: {name: [next(first)] for name in sides})
     names = ["efficientnetv2_s", "efficientnetv2_l", "resnet50", "efficientnetv2_b0"]
     timing = params_flops.Timing(4, "fp32")
     found = params_flops.latencies(names, "images/s", SCALES["tiny"], torch.device("cpu"), timing, print)
-    assert called == [
-        (["efficientnetv2_s", "efficientnetv2_b0"], 9, 1)
-    ]  # both that are left, in one measurement
+    assert called == [(["efficientnetv2_s", "efficientnetv2_b0"], 9, 1)]  # both that are left, in one measurement
     assert [len(found[name].values) for name in names] == [9, 0, 0, 9]
     assert found["efficientnetv2_s"].middle == pytest.approx(4 * passed["passes"] / 0.5)
     assert passed["passes"] == 3

@@ -55,9 +55,7 @@ def runs(tmp_path, monkeypatch):
     """Runs that take a second an epoch at a fixed size and half of it progressively, better by rate and strength."""
     first = {"train": 0, "val": 100_000}  # numbers of pictures, by which one sees where they are from
     monkeypatch.setattr(
-        regimes,
-        "rows_of",
-        lambda dataset, split, count, seed: [first[split] + seed + row for row in range(count or 9)],
+        regimes, "rows_of", lambda dataset, split, count, seed: [first[split] + seed + row for row in range(count or 9)]
     )
     monkeypatch.setattr(regimes, "write_pictures", lambda file, *parts: written.append(parts) or file)
     asked, lrs, written = [], {}, []
@@ -109,16 +107,12 @@ def test_the_quickest_stages_are_taken_that_cost_no_more_than_a_point(runs, monk
 
     def chosen(*points):
         lost.update(zip(REGIMES["paper"].shares, points, strict=True))
-        return progressive.tuned(None, REGIMES["paper"], together, (PROGRESSIVE,))["arms"][PROGRESSIVE][
-            "chosen"
-        ]
+        return progressive.tuned(None, REGIMES["paper"], together, (PROGRESSIVE,))["arms"][PROGRESSIVE]["chosen"]
 
     assert chosen(0.0, 0.02)["shares"] == (3, 2, 2, 2)
     assert chosen(0.02, 0.009)["shares"] == (2, 1, 1, 1)
     assert chosen(0.02, 0.02)["shares"] is None
-    assert chosen(-0.02, 0.0)["shares"] == (3, 2, 2, 2), (
-        "a point below the best of all, not of equally many steps"
-    )
+    assert chosen(-0.02, 0.0)["shares"] == (3, 2, 2, 2), "a point below the best of all, not of equally many steps"
     short = progressive.tuned(None, REGIMES["short"], together, (PROGRESSIVE,))["arms"][PROGRESSIVE]
     assert len(short["tried"]) == 4 + 3 + 3
 
@@ -149,8 +143,7 @@ def test_what_stands_still_is_tried_with_what_a_growing_one_comes_to_on_average(
     plan = with_overrides(get_recipe("quick"), growing).progressive
     slight = with_overrides(get_recipe("quick"), regularized("slight", growing=False)).progressive.last
     means = [
-        statistics.fmean(getattr(plan.stage(index), name) for index in range(4))
-        for name in ("randaugment", "dropout")
+        statistics.fmean(getattr(plan.stage(index), name) for index in range(4)) for name in ("randaugment", "dropout")
     ]
     assert means == pytest.approx([slight.randaugment, slight.dropout], abs=1e-3)
     assert list(regimes.STRENGTHS)[:3] == ["none", "slight", "light"]
@@ -168,14 +161,7 @@ def test_a_stronger_regularization_is_not_tried_once_one_is_hopeless(runs, monke
     assert [one["strength"] for one in found["tried"]] == ["none", "light", *["none"] * 3, "light"]
     of_these({"none": (10, 0.0), "light": (12, 0.1), "strong": (5, 0.3)})
     found = progressive.tuned(None, REGIMES["paper"], together, (FIXED,))["arms"][FIXED]
-    assert [one["strength"] for one in found["tried"]] == [
-        "none",
-        "light",
-        "strong",
-        *["none"] * 3,
-        "light",
-        "strong",
-    ]
+    assert [one["strength"] for one in found["tried"]] == ["none", "light", "strong", *["none"] * 3, "light", "strong"]
 
 
 def test_strengths_are_tried_once_where_the_recipes_rate_is_the_best(runs, monkeypatch):
@@ -250,9 +236,7 @@ def test_the_claims_are_by_hand():
         PROGRESSIVE: [(0.53, 50.0), (0.53, 100.0)],
         EQUAL_TIME: [(0.45, 50.0), (0.47, 100.0)],
     }
-    by_arm = {
-        arm: [{"top1": a, "train_s": b, "wall_s": b + 50} for a, b in pairs] for arm, pairs in rows.items()
-    }
+    by_arm = {arm: [{"top1": a, "train_s": b, "wall_s": b + 50} for a, b in pairs] for arm, pairs in rows.items()}
     assert list(claims(by_arm, REGIMES["resnet50"].claimed)) == [
         "progressive_speedup_resnet50_imagenette",
         "progressive_wall_speedup_resnet50_imagenette",
@@ -271,11 +255,7 @@ def test_the_claims_are_by_hand():
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [
-        (["--record", "--epochs", "1"], ("--record",)),
-        (["--record", "--tune"], ("--record",)),
-        ([], ("--tune",)),
-    ],
+    [(["--record", "--epochs", "1"], ("--record",)), (["--record", "--tune"], ("--record",)), ([], ("--tune",))],
 )
 def test_what_cannot_be_is_refused(words, sentence, tmp_path):
     pictures = ROOT / "examples/land_cover/pictures.csv"
@@ -307,10 +287,7 @@ def test_the_figure_shows_every_run_and_every_sizes_cost():
 
 def test_what_was_tuned_serves_any_number_of_seeds(tmp_path, monkeypatch):
     pictures = ROOT / "examples/land_cover/pictures.csv"
-    kept = {
-        "regime": asdict(REGIMES["paper"]),
-        "arms": {arm: {"chosen": asdict(CHOICE)} for arm in progressive.BOTH},
-    }
+    kept = {"regime": asdict(REGIMES["paper"]), "arms": {arm: {"chosen": asdict(CHOICE)} for arm in progressive.BOTH}}
     (tmp_path / "tuned.json").write_text(json.dumps(kept))
     row = {"top1": 0.5, "train_s": 60.0}
     monkeypatch.setattr(progressive, "compared", lambda dataset, regime, choices, runs: {

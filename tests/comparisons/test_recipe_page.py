@@ -15,9 +15,7 @@ def test_the_page_is_the_one_that_the_classes_give():
 
 def test_every_field_has_a_row_with_its_meaning():
     rows = {
-        line.split(" | ")[0].strip("|` "): line
-        for line in recipe_page.text().splitlines()
-        if line.startswith("| `")
+        line.split(" | ")[0].strip("|` "): line for line in recipe_page.text().splitlines() if line.startswith("| `")
     }
     assert list(rows) == [field.name for field in all_fields()]
     for field in all_fields():

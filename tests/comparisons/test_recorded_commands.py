@@ -9,17 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from benchmarks import (
-    epoch,
-    gpu,
-    input_path,
-    kept_memory,
-    loop_overhead,
-    record,
-    shard_index,
-    shards,
-    train_step,
-)
+from benchmarks import epoch, gpu, input_path, kept_memory, loop_overhead, record, shard_index, shards, train_step
 from tests.messages import mentions
 
 from efficientnetv2.utils.timer import TimingStats
@@ -88,9 +78,7 @@ def test_the_loops_claim_names_the_rounds_that_it_is_of(rounds, more, summary, m
     assert (claim["command"], claim["n"]) == (f"python benchmarks/loop_overhead.py{more}", rounds)
 
 
-@pytest.mark.parametrize(
-    "words", [("--image-size", 64), ("--batch-size", 32), ("--steps", 1), ("--like-with-like",)]
-)
+@pytest.mark.parametrize("words", [("--image-size", 64), ("--batch-size", 32), ("--steps", 1), ("--like-with-like",)])
 def test_another_loop_is_not_recorded(words, summary, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(loop_overhead, monkeypatch, "--record", *words)
@@ -101,9 +89,7 @@ def test_another_loop_is_not_recorded(words, summary, monkeypatch, capsys):
 def test_a_steps_claims_name_the_rounds_that_they_are_of(rounds, more, summary, monkeypatch):
     found = SimpleNamespace(lines=list, to_json=dict)
     monkeypatch.setattr(train_step, "time_steps", lambda work, **words: found)
-    monkeypatch.setattr(
-        train_step, "claims", lambda name, found: ({name: TimingStats.of([2.0, 3.0])}, "timm")
-    )
+    monkeypatch.setattr(train_step, "claims", lambda name, found: ({name: TimingStats.of([2.0, 3.0])}, "timm"))
     monkeypatch.setattr(train_step, "losses", lambda work: {})
     run(train_step, monkeypatch, "--record", "--compiled", "--only", "b0_224", "--rounds", rounds)
     claim = summary()["b0_224"]
@@ -175,9 +161,7 @@ def test_a_gpus_claims_name_the_rounds_that_they_are_of(rounds, more, summary, m
 
 
 @pytest.mark.parametrize(("runs", "more"), [(3, ""), (2, " --runs 2")])
-def test_the_way_of_a_picture_is_claimed_of_all_runs_and_each_is_kept(
-    runs, more, summary, monkeypatch, tmp_path
-):
+def test_the_way_of_a_picture_is_claimed_of_all_runs_and_each_is_kept(runs, more, summary, monkeypatch, tmp_path):
     """Medians of 1.0, 2.0 and 3.0, each with quartiles a quarter beside it; what is claimed reaches over all."""
     each = iter([1.0, 2.0, 3.0])
     monkeypatch.setattr(input_path, "make", lambda data, folder: [])

@@ -149,10 +149,7 @@ def test_differences_are_paired():
 
 
 def test_tuning_says_which_settings_were_best(monkeypatch):
-    settings = [
-        RegularizedEvolution(population=5, tournament=5),
-        RegularizedEvolution(population=5, tournament=1),
-    ]
+    settings = [RegularizedEvolution(population=5, tournament=5), RegularizedEvolution(population=5, tournament=1)]
     monkeypatch.setattr(samplers_replay, "POLICIES", [])
     monkeypatch.setattr(samplers_replay, "EVOLUTIONS", settings)
     monkeypatch.setattr(samplers_replay, "TUNING_SEEDS", range(1000, 1004))
@@ -224,16 +221,7 @@ def test_claims_are_written(tmp_path, monkeypatch):
 def test_the_command_line(tmp_path):
     """Two seeds, a dozen trials."""
     path = written(TABLE, tmp_path / "study.csv")
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.samplers_replay",
-        str(path),
-        "--seeds",
-        "2",
-        "--trials",
-        "12",
-    ]
+    command = [sys.executable, "-m", "benchmarks.samplers_replay", str(path), "--seeds", "2", "--trials", "12"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("200 networks; tau: top1 0.")
     assert "evolution minus random: " in done.stdout

@@ -36,9 +36,7 @@ def table_of(pictures: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recorded", "workers"),
-    [(False, 1), (True, 2)],
-    ids=["two studies", "a study of two workers and a table"],
+    ("recorded", "workers"), [(False, 1), (True, 2)], ids=["two studies", "a study of two workers and a table"]
 )
 def test_a_search_comes_to_its_table(recorded, workers, tmp_path, monkeypatch):
     """48 pictures, two trials for each sampler, one epoch; how many random search had is written, and where."""

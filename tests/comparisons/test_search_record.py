@@ -43,10 +43,7 @@ def test_pictures_are_shares_of_the_classes_and_always_the_same(class_folders):
     first, second = (search_record.some_pictures(str(class_folders), 32) for _ in range(2))
     assert first.digest() == second.digest()
     assert np.bincount(first.labels).tolist() == [8, 8, 16], "of blue, green and red: as there are"
-    assert {name: int((first.split == name).sum()) for name in set(first.split)} == {
-        "train": 26,
-        "minival": 6,
-    }
+    assert {name: int((first.split == name).sum()) for name in set(first.split)} == {"train": 26, "minival": 6}
 
 
 def test_more_networks_begin_with_the_same_ones():
@@ -151,11 +148,7 @@ def recorded(folder) -> search_record.Record:
     """A table of four networks that cost the same."""
     kept = search_record.Record(folder / "record.csv", small_space())
     for number, (point, top1) in enumerate(zip(search_record.drawn(small_space(), 4), TOP1, strict=True)):
-        row = dict.fromkeys(search_record.MEASURED) | {
-            "top1": top1,
-            "step_seconds": 0.1,
-            "parameters": 1_000_000,
-        }
+        row = dict.fromkeys(search_record.MEASURED) | {"top1": top1, "step_seconds": 0.1, "parameters": 1_000_000}
         kept.add(number, point, row)
     return kept
 
@@ -195,9 +188,7 @@ def test_random_search_is_as_long_as_the_other_one(tmp_path):
         found_in(table, 3, seeds=[7])
     with pytest.raises(SystemExit, match="of another hardware"):
         found_in(table, 3, hardware="64 cores")
-    assert found_in(table, 3, code="other") == small_space().decode(points[1]), (
-        "its steps are over its own backbone's"
-    )
+    assert found_in(table, 3, code="other") == small_space().decode(points[1]), "its steps are over its own backbone's"
 
 
 def test_what_a_table_has_in_common_is_written_by_nobody_else(tmp_path):
@@ -234,10 +225,7 @@ def test_who_crashes_has_no_row_and_is_tried_again(tmp_path, monkeypatch):
         return whole | {"failure": failure, "top1": None if failure else 0.5, "seconds": 1.0}
 
     monkeypatch.setattr(search_record, "tried", tried)
-    kept, points = (
-        search_record.Record(tmp_path / "record.csv", small_space()),
-        search_record.drawn(small_space(), 3),
-    )
+    kept, points = (search_record.Record(tmp_path / "record.csv", small_space()), search_record.drawn(small_space(), 3))
     search_record.fill(kept, points, PROXY)
     assert [row["number"] for row in kept.rows()] == ["0", "2"]
     search_record.fill(kept, points, PROXY)
@@ -251,9 +239,7 @@ def test_crashes_in_a_row_end_the_run(tmp_path, monkeypatch):
     became = ["crashed: the process ended with code 1: SyntaxError"] * 9
     became.insert(4, "diverged: the loss is inf")
     whole = dict.fromkeys(search_record.MEASURED)
-    monkeypatch.setattr(
-        search_record, "tried", lambda *given: whole | {"failure": became.pop(0), "seconds": 1.0}
-    )
+    monkeypatch.setattr(search_record, "tried", lambda *given: whole | {"failure": became.pop(0), "seconds": 1.0})
     kept, points = (
         search_record.Record(tmp_path / "record.csv", small_space()),
         search_record.drawn(small_space(), 12),
@@ -276,29 +262,16 @@ def test_nothing_is_said_of_a_torn_table(tmp_path):
     search_record.refuse_torn(kept, 4, 2, 9.0)
 
 
-def test_a_copy_among_those_that_judge_is_refused_before_the_first_network(
-    class_folders, tmp_path, monkeypatch
-):
+def test_a_copy_among_those_that_judge_is_refused_before_the_first_network(class_folders, tmp_path, monkeypatch):
     for name, color in COLORS.items():
         shutil.copytree(class_folders / name, tmp_path / "data/train" / name)
         paint(tmp_path / "data/val" / name / "judge.jpg", color, 99)
-    datasets = [
-        search_record.load_dataset(tmp_path / "data"),
-        search_record.some_pictures(str(tmp_path / "data"), 48),
-    ]
+    datasets = [search_record.load_dataset(tmp_path / "data"), search_record.some_pictures(str(tmp_path / "data"), 48)]
     search_trials.refuse_copies(*datasets)
     shutil.copy(tmp_path / "data/train/red/red_00.jpg", tmp_path / "data/val/red/judge.jpg")
     monkeypatch.setattr(search_record, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(search_trials, "run_trial", lambda *given: pytest.fail("a network is tried"))
-    words = [
-        tmp_path / "data",
-        "--pictures",
-        48,
-        "--table",
-        tmp_path / "record.csv",
-        "--scratch",
-        tmp_path / "scratch",
-    ]
+    words = [tmp_path / "data", "--pictures", 48, "--table", tmp_path / "record.csv", "--scratch", tmp_path / "scratch"]
     monkeypatch.setattr(sys, "argv", ["search_record", *map(str, words)])
     with pytest.raises(SystemExit, match="are the same image"):
         search_record.main()
@@ -357,25 +330,13 @@ def test_a_study_tries_no_more_than_random_search_has(tmp_path, monkeypatch):
 
 def test_a_claim_tells_how_it_is_had_again():
     options = SimpleNamespace(
-        pictures=3000,
-        settings=["epochs=4"],
-        minutes=60.0,
-        full_epochs=20.0,
-        workers=1,
-        recorded=Path("a/b.csv"),
+        pictures=3000, settings=["epochs=4"], minutes=60.0, full_epochs=20.0, workers=1, recorded=Path("a/b.csv")
     )
     assert search_found.command(options) == (
         "python -m benchmarks.search_found IMAGENETTE --pictures 3000 --minutes 60 --full-epochs 20 --set epochs=4 "
         "--recorded b.csv --record"
     )
-    asked = {
-        "pictures": 3000,
-        "networks": 200,
-        "longer": 20,
-        "longer_epochs": 25.0,
-        "settings": [],
-        "workers": 2,
-    }
+    asked = {"pictures": 3000, "networks": 200, "longer": 20, "longer_epochs": 25.0, "settings": [], "workers": 2}
     typed = (
         "python -m benchmarks.search_record IMAGENETTE --pictures 3000 --networks 200 --longer 20 --longer-epochs 25 "
         "--workers 2"
@@ -534,6 +495,4 @@ def test_the_table_takes_differences_seed_by_seed():
     rows = search_found.compared(runs)
     assert rows["V2-B0"]["reward"] == pytest.approx(0.6), "over itself its reward is its accuracy"
     slower = Reward().compute(replace(base, top1=1.0, step_seconds=0.2), base)
-    assert rows["found"]["minus_v2b0"] == pytest.approx(
-        [0.6 * slower - 0.5, 0.7 * slower - 0.6, 0.8 * slower - 0.7]
-    )
+    assert rows["found"]["minus_v2b0"] == pytest.approx([0.6 * slower - 0.5, 0.7 * slower - 0.6, 0.8 * slower - 0.7])

@@ -34,13 +34,7 @@ def row(number: int, step: str, spread: str, foretold: str) -> dict[str, str]:
 
 
 def pair(number: int, step: float | None, spread: float | None) -> dict:
-    return {
-        "number": number,
-        "top1": 0.1 * number,
-        "longer": 0.1 * number,
-        "step_seconds": step,
-        "step_spread": spread,
-    }
+    return {"number": number, "top1": 0.1 * number, "longer": 0.1 * number, "step_seconds": step, "step_spread": spread}
 
 
 def test_what_is_told_of_steps_by_hand():
@@ -71,9 +65,7 @@ def study(folder, slower: dict[int, float]):
     """Of ten networks: the table, how they were tried, and seconds of each step; in the table some took longer."""
     proxy = replace(PROXY, times=folder / "step_times.json")
     kept = Record(folder / "record.csv", small_space())
-    times = StepTimeCache(
-        proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device(proxy.device)
-    )
+    times = StepTimeCache(proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device(proxy.device))
     sums = {}
     for number, point in enumerate(search_trials.drawn(small_space(), 10)):
         network = small_space().decode(point)
@@ -103,9 +95,7 @@ def test_steps_of_a_disturbed_hour_are_measured_again(tmp_path, monkeypatch):
     came = again(monkeypatch, sums, [1.02, 1.02, 0.98])
     assert time_again(kept, proxy) == []
     assert came == [3, 4, 5]
-    steps = [
-        float(one["step_seconds"]) / seconds for one, seconds in zip(kept.rows(), sums.values(), strict=True)
-    ]
+    steps = [float(one["step_seconds"]) / seconds for one, seconds in zip(kept.rows(), sums.values(), strict=True)]
     assert steps == pytest.approx([1, 1, 1, 1.02, 1.02, 0.98, 1, 1, 1, 1], rel=1e-5)
     assert time_again(kept, proxy) == [], "nothing is left to measure"
 
@@ -201,9 +191,7 @@ def test_every_step_is_timed_and_some_twice_and_all_anew_where_that_is_asked_for
 
     def untrained(network, proxy):
         came.append(list(sums).index(network))
-        times = StepTimeCache(
-            proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device("cpu")
-        )
+        times = StepTimeCache(proxy.times, proxy.recipe, num_classes=proxy.num_classes, device=torch.device("cpu"))
         names = part_names(network, image_size=times.image_size, num_classes=proxy.num_classes)
         times.add(network, dict.fromkeys(names, PART_S))
         return Measurement(1, 1, step_seconds=sums[network], step_spread=0.02, failure="not trained")

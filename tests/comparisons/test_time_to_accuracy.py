@@ -44,9 +44,7 @@ def test_seconds_are_the_means_of_whole_epochs_times_their_updates():
 
 def test_top1_is_that_of_the_last_line_as_a_fraction(tmp_path):
     file = tmp_path / "summary.csv"
-    file.write_text(
-        "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n0,2,2,40,90,0.1\n1,1,1,67.25,95,0.0\n"
-    )
+    file.write_text("epoch,train_loss,eval_loss,eval_top1,eval_top5,lr\n0,2,2,40,90,0.1\n1,1,1,67.25,95,0.0\n")
     assert top1_of(file) == 0.6725
 
 
@@ -56,10 +54,7 @@ def test_a_later_part_takes_the_earliers_place(tmp_path):
     words = side.with_part("batch", ["-b", "32"]).command(tmp_path, epochs=3, seed=5, output=tmp_path)
     assert words[-2:] == ["-b", "32"]
     assert "64" not in words[words.index("--output") :]
-    asked = {
-        name: words[words.index(name) + 1]
-        for name in ("--epochs", "--seed", "--num-classes", "--val-interval")
-    }
+    asked = {name: words[words.index(name) + 1] for name in ("--epochs", "--seed", "--num-classes", "--val-interval")}
     assert asked == {"--epochs": "3", "--seed": "5", "--num-classes": "1", "--val-interval": "3"}
 
 
@@ -87,12 +82,7 @@ def test_a_shorter_try_is_not_recorded_as_the_whole(tmp_path, monkeypatch, side)
     monkeypatch.setattr(Reference, "trained", trained)
     (tmp_path / "train" / "a").mkdir(parents=True)
     options = Namespace(
-        pictures=tmp_path,
-        script=tmp_path / "train.py",
-        image_size=64,
-        epochs=2,
-        seeds=1,
-        output=tmp_path / "out",
+        pictures=tmp_path, script=tmp_path / "train.py", image_size=64, epochs=2, seeds=1, output=tmp_path / "out"
     )
     parts = {"optimizer": ["--opt", "adamw", "--lr", "0.003"]}
     chosen = {"timm": {"quick": ["-j", "1"], "parts": parts}, "torchvision": {"lr": 0.1}}
@@ -119,12 +109,7 @@ def test_timm_goes_the_whole_length_at_the_rate_that_tuning_began_with_too(tuned
     monkeypatch.setattr(Timm, "trained", trained)
     (tmp_path / "train" / "a").mkdir(parents=True)
     options = Namespace(
-        pictures=tmp_path,
-        script=tmp_path / "train.py",
-        image_size=64,
-        epochs=2,
-        seeds=2,
-        output=tmp_path / "out",
+        pictures=tmp_path, script=tmp_path / "train.py", image_size=64, epochs=2, seeds=2, output=tmp_path / "out"
     )
     parts = {"batch": ["-b", "64"], "optimizer": ["--opt", "sgd", "--lr", "0.4"]}
     found = time_to_accuracy.peers("timm", options, {"timm": {"quick": [], "parts": parts}})
@@ -143,9 +128,7 @@ def test_linked_folders_are_the_same_pictures(tmp_path):
     for _ in range(2):  # what is there is left
         out = link_folders(dataset, np.array([0, 3]), np.array([1, 4, 5]), tmp_path / "out")
     found = {
-        split: sorted(
-            (path.parent.name, Image.open(path).getpixel((0, 0))[0]) for path in (out / split).rglob("*.png")
-        )
+        split: sorted((path.parent.name, Image.open(path).getpixel((0, 0))[0]) for path in (out / split).rglob("*.png"))
         for split in ("train", "val")
     }
     assert found == {"train": [("a", 0), ("b", 0)], "val": [("a", 1), ("b", 1), ("b", 2)]}
@@ -236,9 +219,7 @@ def test_the_claims_by_hand():
     assert "time_to_timm_top1_speedup" not in claims(theirs, too_short, rows((0.5, 1), (0.5, 1)))
 
 
-@pytest.mark.parametrize(
-    ("kept", "taken"), [((), 19.1), ((3, 18.2), 18.2), ((17.5, 18.2), 18.2), ((17, 19.2), 19.1)]
-)
+@pytest.mark.parametrize(("kept", "taken"), [((), 19.1), ((3, 18.2), 18.2), ((17.5, 18.2), 18.2), ((17, 19.2), 19.1)])
 def test_a_length_a_little_shorter_that_was_run_is_not_run_again(tmp_path, kept, taken):
     for epochs in kept:
         folder = tmp_path / f"ours-{epochs}-epochs_run_0"
@@ -294,9 +275,7 @@ def test_a_claim_that_is_not_reached_any_more_does_not_stay(tmp_path, monkeypatc
     raw = {"timm": [{}] * 3}
     time_to_accuracy._record(both, raw)
     kept = json.loads((tmp_path / "summary.json").read_text())
-    assert kept["time_to_timm_top1_speedup"]["hardware"] == "a machine", (
-        "each of what its own runs were made on"
-    )
+    assert kept["time_to_timm_top1_speedup"]["hardware"] == "a machine", "each of what its own runs were made on"
     assert kept["time_to_timm_top1_speedup"]["versions"]["torch"] == "1"
     assert kept["time_to_torchvision_top1_speedup"]["hardware"] == "a machine and another"
     assert set(json.loads((tmp_path / "summary.json").read_text())) == {*both, *other}

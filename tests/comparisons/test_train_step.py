@@ -38,8 +38,7 @@ def test_the_ratio_is_that_of_the_seconds_and_every_side_is_there(monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    ("model", "error"),
-    [("efficientnetv2_b9", "efficientnetv2_b"), ("torchvision:resnet18", "only networks of ours")],
+    ("model", "error"), [("efficientnetv2_b9", "efficientnetv2_b"), ("torchvision:resnet18", "only networks of ours")]
 )
 def test_a_wrong_network_is_refused(model, error, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
@@ -65,17 +64,13 @@ def test_tuned_peers_are_those_that_people_know(monkeypatch):
     small = Workload("efficientnetv2_s", 32, 4, rate=0.1, device=CPU)
     plain = ["timm", "timm channels-last fused", "timm channels-last fused bf16"]
     assert [str(one) for one in peers(small, compiled=False)][:3] == plain
-    assert "torchvision channels-last fused bf16 compiled" in [
-        str(one) for one in peers(small, compiled=True)
-    ]
+    assert "torchvision channels-last fused bf16 compiled" in [str(one) for one in peers(small, compiled=True)]
     b0 = Workload("efficientnetv2_b0", 32, 4, rate=0.1, device=CPU)
     assert [str(one) for one in peers(b0, compiled=False)] == plain
 
 
 def test_what_is_settled_is_not_measured(monkeypatch):
-    monkeypatch.setattr(
-        "efficientnetv2.training.compile._Bench.side", lambda *_, **__: pytest.fail("measured")
-    )
+    monkeypatch.setattr("efficientnetv2.training.compile._Bench.side", lambda *_, **__: pytest.fail("measured"))
     work = Workload("efficientnetv2_b0", 32, 2, rate=0.1, device=CPU)
     recipe, said = our_recipe(work, precision="fp32", compile=False)
     assert (recipe.precision, recipe.compile, said) == ("fp32", False, "")

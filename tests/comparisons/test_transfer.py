@@ -113,9 +113,7 @@ def test_table_8_has_our_b0_under_cifar10_beside_the_papers_s():
     empty = [first.ours["cifar100"], first.ours["cars"], *(row.ours["cifar10"] for row in others)]
     assert {(figure.values, figure.why) for figure in empty} == {((), "not run at scale small")}
     assert (made.name, made.scale, made.seeds) == ("8", "small", 2)
-    assert (
-        "B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10" in made.ours_note
-    )
+    assert "B0 in the place of S by recipe transfer_paper on all training pictures of CIFAR-10" in made.ours_note
     assert "for 3 epochs at 96 px, batches of 64 and a rate in proportion, 2 seeds." in made.ours_note
     assert "Answered is all of test" in made.ours_note
 
@@ -139,9 +137,7 @@ def test_what_is_recorded_stands_on_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "asked", lambda *given: row)
     monkeypatch.setattr(transfer, "record", lambda name, **figure: written.append(figure["on"]))
     monkeypatch.setattr(transfer.paper_page, "write", lambda: written.append("the page"))
-    monkeypatch.setattr(
-        sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", "--output", str(tmp_path)]
-    )
+    monkeypatch.setattr(sys, "argv", ["transfer", "CIFAR10", "WEIGHTS", "--record", "--output", str(tmp_path)])
     transfer.main()
     assert written == ["another machine"] * 4 + ["the page"]
     assert json.loads((tmp_path / "transfer.json").read_text())["hardware"] == "another machine"

@@ -120,10 +120,7 @@ def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
 def test_a_rule_is_of_the_pixels_not_of_the_averages_that_a_file_holds_beside_them(tmp_path):
     """As a cloud-optimized GeoTIFF does: of noise, averages of 16 x 16 have a sixteenth of the deviation."""
     values = np.random.default_rng(0).normal(2000, 400, (1, 512, 512)).clip(0, 4000).astype(np.uint16)
-    plain, beside = (
-        write_raster(tmp_path / "plain.tif", values),
-        write_raster(tmp_path / "beside.tif", values),
-    )
+    plain, beside = (write_raster(tmp_path / "plain.tif", values), write_raster(tmp_path / "beside.tif", values))
     with rasterio.open(beside, "r+") as target:
         target.build_overviews([2, 4, 8, 16], rasterio.enums.Resampling.average)
     one, other = (measure_bands([str(file)], "all", seed=0) for file in (plain, beside))
@@ -374,8 +371,7 @@ def test_the_kinds_of_all_that_train_are_kept_and_others_are_refused(tmp_path):
     del older["bands"]["kinds"]
     assert Preprocessing.from_json(older).bands == replace(rule, kinds=())
     with pytest.raises(
-        InputError,
-        match=mentioning("bright.tif", "uint8", "0", "255", "uint16", "UInt16", "FROM", "TO"),
+        InputError, match=mentioning("bright.tif", "uint8", "0", "255", "uint16", "UInt16", "FROM", "TO")
     ):
         measure_bands([deep_one], "all", seed=0, others=[bright])
     assert measure_bands([deep_one, bright], "all", seed=0, others=[bright]).kinds == ("uint16", "uint8")
@@ -399,10 +395,7 @@ def test_bands_of_different_types_are_refused_by_name(tmp_path):
         assert mentions(told, "1", "uint16", "2", "3", "float32")
         assert mentions(told, "gdal_translate", "Float32")
         assert band_mismatch(dataset, Bands((2, 1))) == ""
-    with (
-        pytest.raises(InputError, match=mentioning("gdal_translate", "joined.vrt", "joined.tif")),
-        open_raster(path),
-    ):
+    with pytest.raises(InputError, match=mentioning("gdal_translate", "joined.vrt", "joined.tif")), open_raster(path):
         pass
 
 
@@ -444,11 +437,7 @@ except InputError as error:
 def told_of(path):
     """What opening says. In a process of its own: GDAL keeps the interpreter while it waits for this one's server."""
     done = subprocess.run(
-        [sys.executable, "-c", READS_WITHIN, str(path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+        [sys.executable, "-c", READS_WITHIN, str(path)], capture_output=True, text=True, timeout=120, check=True
     )
     return done.stdout
 
@@ -488,9 +477,7 @@ def test_overviews_and_masks_beside_a_raster_are_read(tmp_path):
         assert not read_raster(dataset, Bands((1,)))[1].any()
 
 
-def with_fill(
-    folder, fill, where=np.s_[:, :, :6], count=6, bands=4, least=0.1, most=0.9, kind=np.float32, **words
-):
+def with_fill(folder, fill, where=np.s_[:, :, :6], count=6, bands=4, least=0.1, most=0.9, kind=np.float32, **words):
     """Tiles in parts of which a value stands for missing data."""
     files = []
     for number in range(count):
@@ -630,9 +617,7 @@ def test_eight_bits_in_another_order_are_seen_in_that_order(tmp_path):
 )
 def test_numbers_that_are_no_levels_are_ordinary_alone_and_refused_among_rasters(tmp_path, profile, fault):
     """Pillow makes levels of them, for training and answers alike; GDAL does not."""
-    path = str(
-        write_raster(tmp_path / "coded.tif", RNG.integers(0, 2, (1, 24, 24)).astype(np.uint8), **profile)
-    )
+    path = str(write_raster(tmp_path / "coded.tif", RNG.integers(0, 2, (1, 24, 24)).astype(np.uint8), **profile))
     assert measure_bands([path], None, seed=0) is None
     assert default_bands(path) is None
     beside = str(write_raster(tmp_path / "deep.tif", deep(1)))
@@ -681,9 +666,7 @@ def test_what_a_raster_describes_its_bands_as_counts_before_their_colors(tmp_pat
     assert load_raster(str(path), by_number).shape == (24, 24, 3)
 
 
-@pytest.mark.parametrize(
-    ("bands", "profile"), [(3, {"photometric": "MINISBLACK"}), (1, {"compress": "LERC"})]
-)
+@pytest.mark.parametrize(("bands", "profile"), [(3, {"photometric": "MINISBLACK"}), (1, {"compress": "LERC"})])
 def test_ordinary_images_that_pillow_cannot_open_are_read_all_the_same(tmp_path, monkeypatch, bands, profile):
     """For training by a rule, so that each step does; for a network of ordinary images with their values."""
     (tmp_path / "set/a").mkdir(parents=True)

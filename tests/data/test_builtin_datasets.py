@@ -38,9 +38,7 @@ def pickled(file: Path, content: object) -> list[str]:
     return [file.name, hashlib.md5(file.read_bytes()).hexdigest()]
 
 
-def python_version(
-    monkeypatch, folder: Path, known: type, label_key: str, names_key: str, train: list[str]
-) -> None:
+def python_version(monkeypatch, folder: Path, known: type, label_key: str, names_key: str, train: list[str]) -> None:
     """CIFAR as torchvision downloads it, its sums of the small files put in place of the real ones."""
     draws = np.random.default_rng(0)
 
@@ -76,9 +74,7 @@ def test_cifar10_is_made_binary_once_and_is_what_torchvision_reads(place, monkey
 
 def test_cifar100_has_its_class_in_the_second_byte(place, monkeypatch):
     known = datasets.CIFAR100
-    python_version(
-        monkeypatch, place / "cifar-100-python", known, "fine_labels", "fine_label_names", ["train"]
-    )
+    python_version(monkeypatch, place / "cifar-100-python", known, "fine_labels", "fine_label_names", ["train"])
     dataset = load_dataset("cifar100")
     assert dataset.labels.tolist() == known("data", train=True).targets + known("data", train=False).targets
     assert (place / "cifar-100-binary/train.bin").stat().st_size == 6 * 3074
@@ -114,12 +110,7 @@ def test_the_binary_version_is_read_by_its_names(tmp_path):
         },
     )
     dataset = load_dataset(folder)
-    assert dataset.paths == [
-        "data_batch_1.bin#0",
-        "data_batch_1.bin#1",
-        "data_batch_3.bin#0",
-        "test_batch.bin#0",
-    ]
+    assert dataset.paths == ["data_batch_1.bin#0", "data_batch_1.bin#1", "data_batch_3.bin#0", "test_batch.bin#0"]
     assert dataset.labels.tolist() == [1, 0, 0, 1]
     report = validate_images(dataset)
     assert report.contents.tolist() == [0, 1, 2, 1]
@@ -143,11 +134,7 @@ def test_a_table_of_packed_images_reads_as_the_folder(tmp_path):
 @pytest.mark.parametrize(
     ("records", "names", "message"),
     [
-        (
-            {"data_batch_1.bin": bytes(3073 + 5)},
-            "cat\ndog\n",
-            ("3078", "3073"),
-        ),
+        ({"data_batch_1.bin": bytes(3073 + 5)}, "cat\ndog\n", ("3078", "3073")),
         ({"data_batch_1.bin": b"\2" + bytes(3072)}, "cat\ndog\n", ("data_batch_1.bin#0", "2")),
         ({"data_batch_1.bin": b""}, "cat\ndog\n", ("without a record",)),
     ],
@@ -180,18 +167,9 @@ def draw(*files: Path) -> None:
 
 def test_eurosat_and_imagenette_come_from_their_folders(place):
     draw(*(place / f"eurosat/2750/{name}/{name}_1.jpg" for name in ("Forest", "River")))
-    assert load_dataset("eurosat").paths == [
-        "eurosat/2750/Forest/Forest_1.jpg",
-        "eurosat/2750/River/River_1.jpg",
-    ]
+    assert load_dataset("eurosat").paths == ["eurosat/2750/Forest/Forest_1.jpg", "eurosat/2750/River/River_1.jpg"]
     ids = ("n01440764", "n02102040")
-    draw(
-        *(
-            place / f"imagenette2-160/{split}/{name}/{name}_1.JPEG"
-            for split in ("train", "val")
-            for name in ids
-        )
-    )
+    draw(*(place / f"imagenette2-160/{split}/{name}/{name}_1.JPEG" for split in ("train", "val") for name in ids))
     dataset = load_dataset("imagenette")
     assert dataset.class_names == ("English springer", "tench")
     assert dataset.split.tolist() == ["train", "train", "val", "val"]
@@ -216,10 +194,7 @@ def test_cars_come_from_their_matlab_files(place):
     (folder / "devkit").mkdir()
     scipy.io.savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array([names], dtype=object)})
     fields = [("fname", object), ("class", object)]
-    for file, labels in (
-        ("devkit/cars_train_annos.mat", [2, 1]),
-        ("cars_test_annos_withlabels.mat", [2, 2]),
-    ):
+    for file, labels in (("devkit/cars_train_annos.mat", [2, 1]), ("cars_test_annos_withlabels.mat", [2, 2])):
         rows = [(f"0000{i}.jpg", np.uint8(label)) for i, label in enumerate(labels, start=1)]
         scipy.io.savemat(folder / file, {"annotations": np.array([rows], dtype=fields)})
     dataset = load_dataset("stanford_cars")

@@ -82,11 +82,7 @@ def test_a_class_keeps_its_id_in_every_part(dataset):
     assert val.labels.tolist() == [0, 1]
     assert val.where(0) == "all.csv, row 5"
     picked = dataset.select([4, 0])
-    assert (picked.paths, picked.labels.tolist(), picked.rows.tolist()) == (
-        ["4,é.png", "0,é.png"],
-        [1, 1],
-        [6, 2],
-    )
+    assert (picked.paths, picked.labels.tolist(), picked.rows.tolist()) == (["4,é.png", "0,é.png"], [1, 1], [6, 2])
 
 
 def test_there_is_no_empty_part(dataset):
@@ -109,11 +105,7 @@ def test_a_written_manifest_is_the_same_data_from_wherever_it_lies(dataset, tmp_
 
 
 def test_the_digest_changes_with_any_path_label_split_or_order(dataset):
-    digests = {
-        dataset.digest(),
-        dataset.select([1, 0, 2, 3, 4, 5]).digest(),
-        dataset.select(range(5)).digest(),
-    }
+    digests = {dataset.digest(), dataset.select([1, 0, 2, 3, 4, 5]).digest(), dataset.select(range(5)).digest()}
     for column, value in (("path", "x.png"), ("label", "c"), ("split", "test")):
         table = dataset.table.copy()
         table.loc[0, column] = value
@@ -176,11 +168,7 @@ def test_what_was_derived_does_not_travel_and_opening_makes_no_list_of_paths(dat
     assert {"paths", "labels"} <= set(vars(dataset))
     again = pickle.loads(pickle.dumps(dataset))
     assert not {"paths", "_path_cells", "labels", "targets"} & set(vars(again))
-    assert (again.file(0), again.paths, again.labels.tolist()) == (
-        first,
-        dataset.paths,
-        dataset.labels.tolist(),
-    )
+    assert (again.file(0), again.paths, again.labels.tolist()) == (first, dataset.paths, dataset.labels.tolist())
     assert again.digest() == dataset.digest()
 
 

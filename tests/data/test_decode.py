@@ -98,9 +98,7 @@ def test_whole_draws_crops_relative_to_the_images_own_shape():
 
 def test_pad_keeps_the_shape_and_fills_with_the_mean():
     red = Image.new("RGB", (40, 20), (255, 0, 0))
-    training = load_train_image(
-        red, image_size=32, crop_mode="border", area_min=1, uniforms=ROWS[0], mean=(0, 1, 0.5)
-    )
+    training = load_train_image(red, image_size=32, crop_mode="border", area_min=1, uniforms=ROWS[0], mean=(0, 1, 0.5))
     evaluation = load_eval_image(red, Preprocessing(32, crop_mode="border", mean=(0, 1, 0.5)))
     for ours in (training, evaluation):
         assert (ours[8:24] == (255, 0, 0)).all()
@@ -160,12 +158,7 @@ def test_rows_below_a_crop_are_not_decoded_and_not_missed(orientation, px, monke
 
     for row in ROWS[:12]:
         crop = partial(
-            load_train_image,
-            buffer.getvalue(),
-            image_size=px,
-            crop_mode="center",
-            area_min=0.08,
-            uniforms=row,
+            load_train_image, buffer.getvalue(), image_size=px, crop_mode="center", area_min=0.08, uniforms=row
         )
         monkeypatch.setattr(efficientnetv2.data.jpeg, "decode", spy)
         ours = crop()
@@ -196,9 +189,7 @@ def test_crops_are_those_of_the_upright_image(orientation, px):
     """Drawn from the header and cut from the image as stored, yet the same as turning it first."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = jpeg(
-        scene(496, 376), exif=exif
-    )  # whole at all scales, so that mirrors of whole pixels are such
+    content = jpeg(scene(496, 376), exif=exif)  # whole at all scales, so that mirrors of whole pixels are such
     upright = decoded(content)
     for row in ROWS[:6]:
         box = draw_crop(*upright.size, 0.2, ASPECT, row)
@@ -217,9 +208,7 @@ def test_crops_are_those_of_the_upright_image(orientation, px):
 def test_tiny_and_thin_images_are_framed_too(size, crop_mode):
     image = Image.new("RGB", size, (9, 8, 7))
     for row in ROWS[:20]:
-        ours = load_train_image(
-            image, image_size=24, crop_mode=crop_mode, area_min=0.05, uniforms=row, mean=(0, 0, 0)
-        )
+        ours = load_train_image(image, image_size=24, crop_mode=crop_mode, area_min=0.05, uniforms=row, mean=(0, 0, 0))
         assert ours.shape == (24, 24, 3)
         assert (ours == (9, 8, 7)).all(-1).any()
     assert load_eval_image(image, Preprocessing(24, crop_mode=crop_mode)).shape == (24, 24, 3)
@@ -235,12 +224,7 @@ def test_damage_is_said_by_training_and_evaluation_alike():
 
 def test_decoded_pixels_are_a_source_too():
     pixels = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
-    words = {
-        "image_size": 24,
-        "crop_mode": "center",
-        "area_min": 0.3,
-        "uniforms": np.full(CROP_UNIFORMS, 0.4),
-    }
+    words = {"image_size": 24, "crop_mode": "center", "area_min": 0.3, "uniforms": np.full(CROP_UNIFORMS, 0.4)}
     assert (load_train_image(pixels, **words) == load_train_image(Image.fromarray(pixels), **words)).all()
 
 
@@ -261,9 +245,7 @@ def test_a_crop_lies_inside_with_the_stated_area_and_shape(width, height, area_m
     assert centerd or box.width * box.height >= area_min * width * height * (1 - 1e-9)
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "area_min"), [(500, 375, 0.08), (300, 300, 0.35), (640, 200, 0.05)]
-)
+@pytest.mark.parametrize(("width", "height", "area_min"), [(500, 375, 0.08), (300, 300, 0.35), (640, 200, 0.05)])
 def test_crops_are_distributed_as_torchvisions(width, height, area_min):
     """Area, shape and place of 4,000 crops of each: two-sample Kolmogorov-Smirnov."""
     torch.manual_seed(0)

@@ -16,14 +16,7 @@ from tests.data.test_splits import dataset
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.folds import (
-    assign_folds,
-    format_time,
-    time_column,
-    time_folds,
-    time_holdout,
-    times_of,
-)
+from efficientnetv2.data.folds import assign_folds, format_time, time_column, time_folds, time_holdout, times_of
 from efficientnetv2.data.splits import with_holdout
 from efficientnetv2.utils.errors import InputError
 
@@ -48,9 +41,7 @@ def test_by_class_the_folds_are_as_even_as_scikit_learns():
 def test_by_class_neighbors_part_and_by_place_they_do_not():
     labels = np.tile([0, 1, 0, 1], 20)
     data = dataset(labels, **places(80))
-    by_class, by_place = (
-        assign_folds(data, k=4, seed=0, by=by).fold_of_image(80) for by in ("class", "place")
-    )
+    by_class, by_place = (assign_folds(data, k=4, seed=0, by=by).fold_of_image(80) for by in ("class", "place"))
     assert (by_place[::2] == by_place[1::2]).all()
     assert not (by_class[::2] == by_class[1::2]).all()
 
@@ -95,10 +86,7 @@ def test_a_class_with_fewer_images_than_folds_is_named():
         assign_folds(dataset([0] * 20 + [1]), k=5, seed=0)
 
 
-@given(
-    st.lists(st.tuples(st.integers(1990, 2016), st.integers(0, 1)), min_size=8, max_size=60),
-    st.integers(1, 5),
-)
+@given(st.lists(st.tuples(st.integers(1990, 2016), st.integers(0, 1)), min_size=8, max_size=60), st.integers(1, 5))
 def test_by_time_the_past_teaches_the_future(rows, k):
     years, labels = (np.array(column) for column in zip(*rows, strict=True))
     assume(len(set(labels)) == 2)
@@ -142,9 +130,7 @@ def test_dates_are_put_in_order():
 
 def test_times_of_summer_and_of_winter_are_of_one_clock():
     """00:30 in summer time is 22:30 UTC of the day before, earlier than 23:00 UTC."""
-    times = ["2016-07-02T00:30+02:00", "2016-07-01T23:00+00:00"] + [
-        f"2016-12-0{day}T00:00+01:00" for day in "1234"
-    ]
+    times = ["2016-07-02T00:30+02:00", "2016-07-01T23:00+00:00"] + [f"2016-12-0{day}T00:00+01:00" for day in "1234"]
     dealt = time_folds(dataset([0, 1, 0, 1, 0, 1], taken=times), k=1, column="taken")
     assert dealt.parts[0].note.startswith("taken 2016-07-01T22:30:00+00:00 to ")
     assert list(dealt.parts[0].val_rows) == [3, 4, 5]

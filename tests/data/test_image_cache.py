@@ -61,10 +61,7 @@ def crops(width, height, crop_mode, area_min, count=4000):
         else:
             part = draw_crop(1, 1, area_min, (3 / 4, 4 / 3), uniforms)
             yield part._replace(
-                left=part.left * width,
-                right=part.right * width,
-                top=part.top * height,
-                bottom=part.bottom * height,
+                left=part.left * width, right=part.right * width, top=part.top * height, bottom=part.bottom * height
             )
 
 
@@ -98,17 +95,10 @@ def test_full_detail_is_for_the_narrowest_of_the_smallest_crops():
     """35 % of the area in the shape 3:4 is 0.512 of the shorter side: 128 px are that of 250."""
     kept = CacheSpec.enough(image_size=128, crop_mode="squash", area_min=0.35, detail=1.0)
     assert kept == CacheSpec(math.ceil(128 / math.sqrt(0.35 * 0.75)), "shorter") == CacheSpec(250, "shorter")
-    assert CacheSpec.enough(image_size=96, crop_mode="squash", area_min=1.0, detail=1.0) == CacheSpec(
-        96, "shorter"
-    )
+    assert CacheSpec.enough(image_size=96, crop_mode="squash", area_min=1.0, detail=1.0) == CacheSpec(96, "shorter")
 
 
-@given(
-    st.integers(2, 5000),
-    st.integers(2, 5000),
-    st.integers(1, 600),
-    st.sampled_from(["shorter", "mean", "longer"]),
-)
+@given(st.integers(2, 5000), st.integers(2, 5000), st.integers(1, 600), st.sampled_from(["shorter", "mean", "longer"]))
 def test_a_image_is_never_enlarged_and_keeps_its_shape(width, height, px, side):
     kept = CacheSpec(px, side)
     across, down = kept.size(width, height)
@@ -117,9 +107,7 @@ def test_a_image_is_never_enlarged_and_keeps_its_shape(width, height, px, side):
     assert kept.size(height, width) == (down, across), "a turned picture takes as many bytes"
     rounded = 2 if 2 in (across, down) else 1
     assert abs(across - width * down / height) <= rounded * max(1, width / height) + 1e-6
-    length = {"shorter": min(across, down), "longer": max(across, down), "mean": math.sqrt(across * down)}[
-        side
-    ]
+    length = {"shorter": min(across, down), "longer": max(across, down), "mean": math.sqrt(across * down)}[side]
     assert length >= min(px, {"shorter": min, "longer": max, "mean": lambda *sides: 0}[side](width, height))
 
 
@@ -153,8 +141,7 @@ def test_what_is_kept_gives_the_crops_that_the_original_gives(crop_mode, detail,
         across, down = small.width / 400, small.height / 300
         scaled = [place * scale for place, scale in zip(box, (across, down, across, down), strict=True)]
         cut = [
-            picture.resize(size, Image.Resampling.BICUBIC, box=at)
-            for picture, at in ((original, box), (small, scaled))
+            picture.resize(size, Image.Resampling.BICUBIC, box=at) for picture, at in ((original, box), (small, scaled))
         ]
         differences.append(np.abs(np.subtract(*[np.asarray(one, float) for one in cut])).mean())
     assert np.mean(differences) < most, "gray levels of 256"
@@ -270,9 +257,7 @@ def test_a_run_never_meets_the_images_of_another_cache_in_its_place(class_folder
     (failure,) = {
         batch.message
         for batch in [
-            training(dataset, reader)[
-                BatchRequest(0, 0, StepSettings(image_size=32), *[np.zeros(1, np.int64)] * 2)
-            ]
+            training(dataset, reader)[BatchRequest(0, 0, StepSettings(image_size=32), *[np.zeros(1, np.int64)] * 2)]
         ]
     }
     assert "holds other images by now" in failure
@@ -290,8 +275,7 @@ def test_other_files_other_sizes_and_other_lists_are_other_contents(class_folder
     time = file.stat()
     seen = {content, cache_digest(source_reader(dataset), 47, kept)}
     seen |= {
-        cache_digest(source_reader(dataset), 48, other)
-        for other in (CacheSpec(31, "shorter"), CacheSpec(30, "mean"))
+        cache_digest(source_reader(dataset), 48, other) for other in (CacheSpec(31, "shorter"), CacheSpec(30, "mean"))
     }
     os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns + 1))
     seen.add(cache_digest(source_reader(dataset), 48, kept))
@@ -538,10 +522,7 @@ def test_a_killed_fill_leaves_nothing_that_is_taken_for_a_cache(large, tmp_path)
     assert any(name.endswith(".partial") for name in left), "it was killed too early to mean anything"
     dataset = load_dataset(large)
     assert not cache_on_disk(tmp_path / "cache", order(dataset, CacheSpec(160, "shorter"))).reused
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) in (
-        ["lock", "pictures.bin"],
-        ["pictures.bin"],
-    )
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) in (["lock", "pictures.bin"], ["pictures.bin"])
     assert cache_on_disk(tmp_path / "cache", order(dataset, CacheSpec(160, "shorter"))).reused
 
 
@@ -617,8 +598,7 @@ def test_a_header_that_promises_less_than_the_file_holds_costs_no_picture(class_
 def test_caches_that_no_run_has_used_for_a_month_are_removed(class_folders, tmp_path):
     dataset, said = load_dataset(class_folders), logged_lines()
     old, young = (
-        cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path
-        for name in ("old", "young")
+        cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path for name in ("old", "young")
     )
     for file, days in ((old, 31), (young, 29)):
         os.utime(file, (time.time() - days * 86400,) * 2)
@@ -633,14 +613,11 @@ def test_caches_that_no_run_has_used_for_a_month_are_removed(class_folders, tmp_
     assert time.time() - young.stat().st_mtime < 60, "using it makes it young"
 
 
-def test_a_cache_that_another_run_is_at_or_has_removed_already_is_left_alone(
-    class_folders, tmp_path, monkeypatch
-):
+def test_a_cache_that_another_run_is_at_or_has_removed_already_is_left_alone(class_folders, tmp_path, monkeypatch):
     """Between the listing and the look at it."""
     dataset, said = load_dataset(class_folders), logged_lines()
     files = [
-        cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path
-        for name in ("taken", "gone")
+        cache_on_disk(tmp_path / name, order(dataset, CacheSpec(20, "shorter"))).path for name in ("taken", "gone")
     ]
     for file in files:
         os.utime(file, (time.time() - 31 * 86400,) * 2)
@@ -695,9 +672,7 @@ def _private_bytes():
 def test_processes_share_the_memory_of_a_cache(where, large, tmp_path):
     dataset = load_dataset(large)
     big = order(dataset, CacheSpec(160, "shorter"))
-    filled = (
-        cache_in_memory(big, room_bytes=PLENTY) if where == "ram" else cache_on_disk(tmp_path / "cache", big)
-    )
+    filled = cache_in_memory(big, room_bytes=PLENTY) if where == "ram" else cache_on_disk(tmp_path / "cache", big)
     reader = filled.reader(np.arange(24), source_reader(dataset))
     expected = sum(int(reader.source(sample).sum()) for sample in range(24))
     start, answers = SERVER.Event(), SERVER.Queue()

@@ -26,12 +26,7 @@ def draw(*files: Path) -> None:
 
 def test_class_folders_read_as_torchvision_reads_them(tmp_path):
     """Same files, same classes, same ids as torchvision's ImageFolder, nested images included."""
-    draw(
-        *(
-            tmp_path / name
-            for name in ("dog/1.jpg", "dog/2.PNG", "cat/a.jpeg", "cat/deep/er/b.webp", "eel/3.bmp")
-        )
-    )
+    draw(*(tmp_path / name for name in ("dog/1.jpg", "dog/2.PNG", "cat/a.jpeg", "cat/deep/er/b.webp", "eel/3.bmp")))
     ours, theirs = load_dataset(tmp_path), ImageFolder(tmp_path)
     assert list(ours.class_names) == theirs.classes
     mine = {(ours.file(i), int(ours.labels[i])) for i in range(len(ours))}
@@ -40,14 +35,7 @@ def test_class_folders_read_as_torchvision_reads_them(tmp_path):
 
 def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path):
     draw(tmp_path / "a/1.jpg", tmp_path / "b/2.jpg")
-    for name in (
-        "a/.hidden.jpg",
-        "a/readme.txt",
-        "a/paper.pdf",
-        ".git/x.jpg",
-        "__MACOSX/a/._1.jpg",
-        "a/Thumbs.db",
-    ):
+    for name in ("a/.hidden.jpg", "a/readme.txt", "a/paper.pdf", ".git/x.jpg", "__MACOSX/a/._1.jpg", "a/Thumbs.db"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert load_dataset(tmp_path).paths == ["a/1.jpg", "b/2.jpg"]
@@ -96,27 +84,11 @@ def test_what_is_not_opened_is_counted_within_splits_and_where_every_image_is_as
 @pytest.mark.parametrize(
     ("files", "labels", "message"),
     [
-        (
-            ["1.HEIC", "2.heic"],
-            True,
-            ("2", ".heic"),
-        ),
-        (
-            ["1.HEIC", "2.heic"],
-            False,
-            ("2", ".heic"),
-        ),
+        (["1.HEIC", "2.heic"], True, ("2", ".heic")),
+        (["1.HEIC", "2.heic"], False, ("2", ".heic")),
         (["val/a/1.heic"], False, ("1", ".heic")),
-        (
-            ["a/1.heic", "b/2"],
-            True,
-            ("'a'", "'b'", "1", ".heic"),
-        ),
-        (
-            ["b/2"],
-            True,
-            ("'b'", "1"),
-        ),
+        (["a/1.heic", "b/2"], True, ("'a'", "'b'", "1", ".heic")),
+        (["b/2"], True, ("'b'", "1")),
     ],
 )
 def test_where_no_image_is_found_the_other_files_are_named(tmp_path, files, labels, message):
@@ -181,9 +153,7 @@ def test_folders_whose_names_contain_a_split_are_splits_if_they_hold_the_same_cl
     assert dataset.subset(split).paths == [f"{other}/x/1.jpg", f"{other}/y/1.jpg"]
     told = " ".join(dataset.notes)
     assert all(f"'{name}'" in told for name in (train, "single_prediction"))
-    assert load_dataset(tmp_path, layout="classes").class_names == tuple(
-        sorted((train, other, "single_prediction"))
-    )
+    assert load_dataset(tmp_path, layout="classes").class_names == tuple(sorted((train, other, "single_prediction")))
 
 
 def test_names_that_contain_a_split_are_classes_if_they_hold_other_folders(tmp_path):
@@ -194,9 +164,7 @@ def test_names_that_contain_a_split_are_classes_if_they_hold_other_folders(tmp_p
 @pytest.mark.parametrize(
     "outer", [("2019", "2020"), ("train_a", "train_b"), ("train_images", "train_masks", "val_images")]
 )
-def test_folders_that_hold_the_same_folders_are_refused_until_it_is_said_that_they_are_classes(
-    tmp_path, outer
-):
+def test_folders_that_hold_the_same_folders_are_refused_until_it_is_said_that_they_are_classes(tmp_path, outer):
     draw(*(tmp_path / f"{place}/{name}/1.jpg" for place in outer for name in ("x", "y")))
     with pytest.raises(InputError, match=mentioning("'x'", "'y'", "layout=")):
         load_dataset(tmp_path)
@@ -322,15 +290,9 @@ def test_for_prediction_a_folder_of_images_or_one_image_will_do(tmp_path):
     [
         ([], "holds no images. Give a folder with one sub-folder per class"),
         (["a.jpg", "b.jpg"], "holds 2 images but no class folders"),
-        (
-            ["cat/1.jpg", "cat/2.jpg"],
-            r"has one class only, 'cat' \(2 images\).* Add images of another class\.$",
-        ),
+        (["cat/1.jpg", "cat/2.jpg"], r"has one class only, 'cat' \(2 images\).* Add images of another class\.$"),
         (["pets/cat/1.jpg", "pets/dog/2.jpg"], r"one class only, .* give .*/pets\b"),
-        (
-            ["val/a/1.jpg", "val/b/1.jpg"],
-            "val without train: there is nothing to train on.*train",
-        ),
+        (["val/a/1.jpg", "val/b/1.jpg"], "val without train: there is nothing to train on.*train"),
         (["train/1.jpg", "val/2.jpg"], "train holds 1 image but no class folders"),
         (
             ["train/a/1.jpg", "train/b/1.jpg", "val/c/9.jpg"],
@@ -480,9 +442,7 @@ def test_class_folders_win_within_a_split_too(tmp_path):
     assert "'all.jpg'" in found.notes[0]
 
 
-@pytest.mark.parametrize(
-    ("train", "test"), [("Training", "Testing"), ("Training", "test"), ("train", "testing")]
-)
+@pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("Training", "test"), ("train", "testing")])
 def test_training_and_testing_are_splits(tmp_path, train, test):
     draw(*(tmp_path / f"{split}/{name}/1.jpg" for split in (train, test) for name in ("x", "y")))
     dataset = load_dataset(tmp_path)
@@ -515,12 +475,7 @@ def test_a_folder_that_may_not_be_read_beside_the_splits_is_no_matter(tmp_path, 
 
 
 def test_what_a_folder_takes_in(tmp_path):
-    draw(
-        *(
-            tmp_path / name
-            for name in ("classes/x/1.jpg", "classes/y/1.jpg", "splits/train/x/1.jpg", "flat/1.jpg")
-        )
-    )
+    draw(*(tmp_path / name for name in ("classes/x/1.jpg", "classes/y/1.jpg", "splits/train/x/1.jpg", "flat/1.jpg")))
     (tmp_path / "link").symlink_to(tmp_path / "classes", target_is_directory=True)
     taken = ["classes", "classes/runs/1", "classes/x/even", "splits/train/even", "link/runs"]
     left = ["runs", "classes2", "classes/.runs", "splits/runs", "flat/runs", "classes/../runs"]
@@ -573,9 +528,7 @@ def test_a_class_may_be_called_as_a_missing_value_is(name, tmp_path):
     assert dataset.notes == ()
     dataset.to_csv(tmp_path / "list.csv")
     assert load_dataset(tmp_path / "list.csv").table["label"].tolist() == dataset.table["label"].tolist()
-    assert (
-        ImageDataset.from_csv(tmp_path / "list.csv", root=tmp_path, source="x").digest() == dataset.digest()
-    )
+    assert ImageDataset.from_csv(tmp_path / "list.csv", root=tmp_path, source="x").digest() == dataset.digest()
 
 
 def test_a_class_whose_name_is_blank_is_refused(tmp_path):

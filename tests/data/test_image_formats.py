@@ -55,9 +55,7 @@ def test_postscript_starts_no_program(tmp_path, monkeypatch):
 
 
 def test_the_formats_of_the_list_are_found_in_folders():
-    assert all(
-        map(is_image, ("a.jpg", "a.PNG", "a.webp", "a.tif", "a.bmp", "a.gif", "a.jp2", "a.avif", "a.ico"))
-    )
+    assert all(map(is_image, ("a.jpg", "a.PNG", "a.webp", "a.tif", "a.bmp", "a.gif", "a.jp2", "a.avif", "a.ico")))
     assert not any(map(is_image, ("a.eps", "a.ps", "a.wmf", "a.fits", "a.txt")))
 
 
@@ -122,9 +120,7 @@ def test_text_within_the_limits_is_kept():
 def header_alone(width, height):
     """A PNG of one color, a few bytes long: its rows are never reached."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("size", [(2, 5_000_000), (5_000_000, 2), (1, 80_000_000)])

@@ -34,9 +34,7 @@ def imagenet(train: dict[str, int], val: dict[str, int] | None = None) -> ImageD
     labels = np.repeat([*train, *val], [*train.values(), *val.values()])
     splits = np.repeat(["train", "val"], [sum(train.values()), sum(val.values())])
     table = pd.DataFrame({"path": "x.JPEG", "label": labels, "split": splits})
-    return ImageDataset(
-        root=Path("/in"), source="/in", table=table, class_names=tuple(sorted({*train, *val}))
-    )
+    return ImageDataset(root=Path("/in"), source="/in", table=table, class_names=tuple(sorted({*train, *val})))
 
 
 @pytest.fixture(scope="module")

@@ -93,9 +93,7 @@ def test_rows_that_are_needed_are_those_of_the_whole_image(sampling, bottom, sca
     part = jpeg.decode(content, found, scale, exact=False, bottom=bottom)
     assert part.shape == (-(-bottom // blocks) * blocks // scale, whole.shape[1], 3)
     assert np.array_equal(part, whole[: len(part)])
-    assert np.array_equal(
-        jpeg.decode(content, found, scale, bottom=bottom), jpeg.decode(content, found, scale)
-    )
+    assert np.array_equal(jpeg.decode(content, found, scale, bottom=bottom), jpeg.decode(content, found, scale))
 
 
 @pytest.mark.parametrize(
@@ -164,9 +162,7 @@ def test_images_of_few_pixels_are_decoded_whole():
 
 @pytest.mark.parametrize("value", [1, 3, 6, 8, 0, 9, 77])
 def test_the_orientation_is_exifs_and_1_where_that_is_nonsense(value):
-    assert jpeg.header(encoded(scene(), exif=oriented(value))).orientation == (
-        value if 1 <= value <= 8 else 1
-    )
+    assert jpeg.header(encoded(scene(), exif=oriented(value))).orientation == (value if 1 <= value <= 8 else 1)
 
 
 def test_damaged_metadata_leaves_a_image_upright():

@@ -45,13 +45,7 @@ def names(dataset):
 def test_each_image_has_its_labels_the_rarest_first(tmp_path):
     dataset = load_dataset(table(tmp_path), label_separator=";")
     assert dataset.class_names == ("animal", "cat", "dog", "tree")
-    assert dataset.table["label"].tolist() == [
-        "cat;animal",
-        "dog;animal",
-        "tree",
-        "cat;tree;animal",
-        "dog;animal",
-    ]
+    assert dataset.table["label"].tolist() == ["cat;animal", "dog;animal", "tree", "cat;tree;animal", "dog;animal"]
     assert dataset.targets.tolist() == [[1, 0, -1], [2, 0, -1], [3, -1, -1], [1, 3, 0], [2, 0, -1]]
     assert dataset.labels.tolist() == [1, 2, 3, 1, 2]
     unasked = load_dataset(table(tmp_path))
@@ -94,19 +88,14 @@ def test_a_part_and_a_written_manifest_keep_their_ids(tmp_path):
 
 def test_with_one_label_each_nothing_changes(tmp_path):
     rows = {f"{number}.png": "ab"[number % 2] for number in range(6)}
-    one, several = (
-        load_dataset(table(tmp_path, rows)),
-        load_dataset(table(tmp_path, rows), label_separator=";"),
-    )
+    one, several = (load_dataset(table(tmp_path, rows)), load_dataset(table(tmp_path, rows), label_separator=";"))
     assert one.targets is one.labels
     assert several.targets.tolist() == [[label] for label in one.labels]
     assert several.class_names == one.class_names
 
 
 def test_spelling_is_looked_at_label_by_label(tmp_path):
-    file = table(
-        tmp_path, {"0.png": "cat;Animal", "1.png": "animal", "2.png": "animal;dog", "3.png": "dog; cat"}
-    )
+    file = table(tmp_path, {"0.png": "cat;Animal", "1.png": "animal", "2.png": "animal;dog", "3.png": "dog; cat"})
     with pytest.raises(InputError, match=mentioning("pictures.csv", "2", "Animal", "animal")):
         load_dataset(file, label_separator=";")
     merged = load_dataset(file, label_separator=";", labels="casefold")
@@ -173,10 +162,7 @@ def test_a_class_of_one_image_cannot_be_held_out_wherever_its_label_stands(tmp_p
 
 
 def test_labels_of_few_images_are_left_out_of_their_cells(tmp_path):
-    rows = {f"{n}.png": "a;b" if n % 2 else "b" for n in range(12)} | {
-        "12.png": "a;once;b",
-        "13.png": "once2",
-    }
+    rows = {f"{n}.png": "a;b" if n % 2 else "b" for n in range(12)} | {"12.png": "a;once;b", "13.png": "once2"}
     dataset = load_dataset(table(tmp_path, rows), label_separator=";", min_images_per_class=2)
     assert dataset.class_names == ("a", "b")
     assert dataset.paths[-1] == "12.png"
@@ -206,9 +192,7 @@ def test_shards_keep_multilabel(tmp_path):
     unasked = load_dataset(tmp_path / "shards").notes
     assert [note for note in unasked if mentions(note, "label_separator=;")], "combinations are classes there"
     with tarfile.open(next((tmp_path / "shards").glob("*.tar"))) as tar:
-        classes = {
-            member.name: tar.extractfile(member).read() for member in tar if member.name.endswith(".cls")
-        }
+        classes = {member.name: tar.extractfile(member).read() for member in tar if member.name.endswith(".cls")}
     assert classes["000000003.cls"] == b"1;3;0"
 
 
@@ -229,9 +213,7 @@ def test_lists_in_the_json_of_somebody_elses_shards(tmp_path):
 
     dataset = load_dataset(written(samples), label_separator=";")
     assert names(dataset) == [{"cat", "animal"}, {"dog"}, {"dog"}, {"animal", "dog"}]
-    assert names(load_dataset(written(samples), label_separator="|")) == names(dataset), (
-        "from what the scan has kept"
-    )
+    assert names(load_dataset(written(samples), label_separator="|")) == names(dataset), "from what the scan has kept"
     assert len(load_dataset(written(samples), require_labels=False)) == len(samples), "asked for no labels"
     refused = r"theirs.tar#a.png: the label is a list, \['cat', 'animal'\], .*label_separator=;"
     with pytest.raises(InputError, match=refused):
@@ -250,32 +232,21 @@ def test_lists_in_a_column_of_parquet(tmp_path):
     lists.to_parquet(tmp_path / "lists.parquet")
     assert load_dataset(tmp_path / "lists.parquet", label_separator=";").digest() == csv.digest()
     assert names(load_dataset(tmp_path / "lists.parquet", label_separator="|")) == names(csv)
-    assert len(load_dataset(tmp_path / "lists.parquet", require_labels=False)) == len(ROWS), (
-        "asked for no labels"
-    )
+    assert len(load_dataset(tmp_path / "lists.parquet", require_labels=False)) == len(ROWS), "asked for no labels"
     with pytest.raises(InputError, match=mentioning("2", "label_separator=;")):
         load_dataset(tmp_path / "lists.parquet")
-    for wrong, said in (
-        ("do;g", "row 3: the label 'do;g' holds the separator"),
-        ([], "row 3: the label"),
-    ):
+    for wrong, said in (("do;g", "row 3: the label 'do;g' holds the separator"), ([], "row 3: the label")):
         labels = [["cat"], [wrong] if wrong else [], ["cat"], ["tree"], ["tree"]]
         lists.assign(label=labels).to_parquet(tmp_path / "wrong.parquet")
         with pytest.raises(InputError, match=said):
             load_dataset(tmp_path / "wrong.parquet", label_separator=";")
 
 
-@given(
-    st.lists(
-        st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=3), max_size=3
-    )
-)
+@given(st.lists(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=3), max_size=3))
 def test_parts_of_any_width_are_stacked(parts):
     def padded(rows):
         most = max(map(len, rows))
         return np.array([row + [-1] * (most - len(row)) for row in rows], dtype=np.int64)
 
     whole = pad_labels([padded(rows) for rows in parts])
-    assert [[one for one in row if one >= 0] for row in whole.tolist()] == [
-        row for rows in parts for row in rows
-    ]
+    assert [[one for one in row if one >= 0] for row in whole.tolist()] == [row for rows in parts for row in rows]

@@ -12,12 +12,7 @@ from tests.messages import mentioning
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.loader import (
-    TrainingImages,
-    evaluation_batches,
-    training_batches,
-    worker_errors,
-)
+from efficientnetv2.data.loader import TrainingImages, evaluation_batches, training_batches, worker_errors
 from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
@@ -137,9 +132,7 @@ class FromMemory:
 def test_images_are_the_same_wherever_their_bytes_come_from(class_folders):
     dataset = load_dataset(class_folders)
     reader = TrainingImages(dataset, WHOLE, 0.3, Key.of(0), reader=FromMemory(dataset))
-    assert torch.equal(
-        reader.batch(request([4, 30])).images, pictures(dataset).batch(request([4, 30])).images
-    )
+    assert torch.equal(reader.batch(request([4, 30])).images, pictures(dataset).batch(request([4, 30])).images)
 
 
 def test_what_a_reader_lacks_is_replaced_and_named_by_it(class_folders):
@@ -185,16 +178,10 @@ def test_a_reader_without_shared_memory_was_not_killed_by_a_network():
 
 @pytest.mark.parametrize(
     "said",
-    [
-        "DataLoader worker (pid 7) is killed by signal: Killed. ",
-        "DataLoader worker (pid(s) 7) exited unexpectedly",
-    ],
+    ["DataLoader worker (pid 7) is killed by signal: Killed. ", "DataLoader worker (pid(s) 7) exited unexpectedly"],
 )
 def test_a_killed_reader_is_told_of_wherever_the_main_process_is(said):
-    with (
-        pytest.raises(InputError, match=mentioning("workers")),
-        worker_errors(),
-    ):
+    with pytest.raises(InputError, match=mentioning("workers")), worker_errors():
         raise RuntimeError(said)
     with pytest.raises(ReaderKilledError), worker_errors():
         raise RuntimeError(said)

@@ -191,8 +191,7 @@ def test_images_that_do_not_fit_are_refused_by_name(tmp_path):
 def test_rasters_of_more_bands_than_the_first_are_refused_as_those_of_fewer(tmp_path, asked, fewer, more):
     """Else what comes first in the folder would decide which bands are passed over, in silence."""
     small, large = (
-        str(write_raster(tmp_path / f"{count}.tif", deep(count), photometric="MINISBLACK"))
-        for count in (fewer, more)
+        str(write_raster(tmp_path / f"{count}.tif", deep(count), photometric="MINISBLACK")) for count in (fewer, more)
     )
     for first, other, counts in ((small, large, (more, fewer)), (large, small, (fewer, more))):
         message = mentioning(f"{other} has {counts[0]} band", f"{first} has {counts[1]}")
@@ -200,9 +199,7 @@ def test_rasters_of_more_bands_than_the_first_are_refused_as_those_of_fewer(tmp_
             measure_bands([first, other], asked, seed=0)
         with pytest.raises(InputError, match=message):
             measure_bands([first], asked, seed=0, others=[other])
-    assert measure_bands([small, large], (1, 1, 1), seed=0).numbers == (1, 1, 1), (
-        "by number anything may be seen"
-    )
+    assert measure_bands([small, large], (1, 1, 1), seed=0).numbers == (1, 1, 1), "by number anything may be seen"
 
 
 def test_what_lies_beside_red_green_and_blue_does_not_count(tmp_path):
@@ -213,9 +210,7 @@ def test_what_lies_beside_red_green_and_blue_does_not_count(tmp_path):
         assert measure_bands(files, None, seed=0).numbers == (1, 2, 3)
     with pytest.raises(InputError, match=mentioning("four.tif", "4", "three.tif", "3")):
         measure_bands([three, four], "all", seed=0)
-    plain = [
-        str(write_raster(tmp_path / f"plain{n}.tif", deep(n, least=0, most=99).astype("u1"))) for n in (1, 3)
-    ]
+    plain = [str(write_raster(tmp_path / f"plain{n}.tif", deep(n, least=0, most=99).astype("u1"))) for n in (1, 3)]
     assert measure_bands(plain, None, seed=0) is measure_bands(plain[::-1], None, seed=0) is None
 
 
@@ -282,16 +277,12 @@ def test_shards_refuse_a_raster_by_name_before_anything_is_packed(values, held, 
     gray = write_raster(tmp_path / "set/a/gray.tif", np.full((1, 24, 24), 9, np.uint8))
     path = write_raster(tmp_path / "set/a/raster.tif", values)
     with pytest.raises(InputError) as refused:
-        write_shards(
-            load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9)
-        )
+        write_shards(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9))
     assert mentions(str(refused.value), path, held)
     assert str(refused.value).endswith(f"effnetv2 train {tmp_path / 'set'}")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["set"]
     path.unlink()  # the gray one is an ordinary picture, whatever it is called
-    packed = write_shards(
-        load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9)
-    )
+    packed = write_shards(load_dataset(tmp_path / "set", require_labels=False), tmp_path / "packed", PackOptions(10**9))
     assert (gray.exists(), len(packed.index.table), packed.skipped) == (True, 2, ())
 
 
@@ -299,11 +290,7 @@ def test_the_command_for_rasters_can_be_pasted(tmp_path):
     (tmp_path / "my set/a").mkdir(parents=True)
     write_raster(tmp_path / "my set/a/raster.tif", deep())
     with pytest.raises(InputError) as refused:
-        write_shards(
-            load_dataset(tmp_path / "my set", require_labels=False),
-            tmp_path / "packed",
-            PackOptions(10**9),
-        )
+        write_shards(load_dataset(tmp_path / "my set", require_labels=False), tmp_path / "packed", PackOptions(10**9))
     assert shlex.split(str(refused.value))[-3:] == ["effnetv2", "train", str(tmp_path / "my set")]
 
 

@@ -97,8 +97,7 @@ def test_equal_balance_draws_each_class_a_third_and_every_image_equally_often():
     order, _ = epoch_order(LABELS, "equal", Key.of(0), 0)
     assert sorted(np.bincount(LABELS[order])) == [14, 15, 15]
     seen = np.bincount(
-        np.concatenate([epoch_order(LABELS, "equal", Key.of(0), epoch)[0] for epoch in range(20)]),
-        minlength=44,
+        np.concatenate([epoch_order(LABELS, "equal", Key.of(0), epoch)[0] for epoch in range(20)]), minlength=44
     )
     for cls in range(3):
         counts = seen[cls == LABELS]
@@ -154,9 +153,7 @@ def test_between_one_image_a_class_and_all_of_them(counts):
     assert effective_number(counts, 0.0) == pytest.approx(np.ones(len(counts)))
     assert effective_number(counts, 1 - 1e-9) == pytest.approx(counts, rel=1e-4)
     assert class_fractions(counts, "effective", 0.0) == pytest.approx(class_fractions(counts, None))
-    assert class_fractions(counts, "effective", 1 - 1e-9) == pytest.approx(
-        class_fractions(counts, "equal"), rel=1e-4
-    )
+    assert class_fractions(counts, "effective", 1 - 1e-9) == pytest.approx(class_fractions(counts, "equal"), rel=1e-4)
 
 
 def test_shares_of_three_classes_by_hand():
@@ -222,9 +219,7 @@ def test_the_length_is_that_of_the_whole_run():
     assert (len(rest), len(list(rest))) == (12, 4)
 
 
-@given(
-    images=st.integers(1, 40), micro=st.integers(1, 4), accumulate=st.integers(1, 4), world=st.integers(1, 3)
-)
+@given(images=st.integers(1, 40), micro=st.integers(1, 4), accumulate=st.integers(1, 4), world=st.integers(1, 3))
 def test_micro_batches_of_a_step_are_its_images(images, micro, accumulate, world):
     """One after the other those of a step alone, with its setting; each process has as many of each."""
     words = {"batch_size": micro * accumulate * world, "progressive": SCHEDULE, "steps": 4}
@@ -295,14 +290,8 @@ def test_a_dataloader_with_workers_reads_it_in_order():
         ({"first_step": -1}, ("first_step", "-1", "9", "0")),
         ({"world": 3}, ("batch_size", "2", "3")),
         ({"accumulate": 0}, ("accumulate", "0", "1")),
-        (
-            {"accumulate": 4},
-            ("batch_size", "2", "4"),
-        ),
-        (
-            {"world": 2, "accumulate": 2},
-            ("2", "4", "batch_size"),
-        ),
+        ({"accumulate": 4}, ("batch_size", "2", "4")),
+        ({"world": 2, "accumulate": 2}, ("2", "4", "batch_size")),
         ({"rank": 2, "world": 2}, ("rank", "world", "2")),
         ({"world": 0}, ("rank", "world", "0")),
     ],
@@ -447,9 +436,7 @@ def _shown(output):
 def _planned(steps, *, accumulate=1, first_step=0):
     """The same as the plan has it."""
     settings = [(step, SCHEDULE.at(step, total_steps=steps)) for step in range(first_step, steps)]
-    return [
-        (step, one.image_size, round(one.dropout, 2)) for step, one in settings for _ in range(accumulate)
-    ]
+    return [(step, one.image_size, round(one.dropout, 2)) for step, one in settings for _ in range(accumulate)]
 
 
 @pytest.mark.parametrize("script", NEEDS)
@@ -592,9 +579,7 @@ def test_the_loss_that_the_page_mixes_for_is_that_of_a_run():
     """With both ways of mixing on, and smoothed labels."""
     (code,) = [block for block in _blocks() if "import mix" in block]
     setting = StepSettings(image_size=8, mixup_alpha=0.4, cutmix_alpha=0.4, label_smoothing=0.1)
-    pixels = torch.randint(
-        0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    pixels = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels, to_floats = torch.arange(8) % 3, Preprocessing(image_size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
     names = {
@@ -657,13 +642,10 @@ def test_what_a_loop_of_ones_own_needs_is_three_packages():
     """As the page says: all that its pieces import and name of this package."""
     code = "\n".join(_blocks())
     names = sorted(
-        {f"ev2.{name}" for name in re.findall(r"\bev2\.(\w+)", code)}
-        | {"ev2.paper_schedule", "ev2.InputError"}
+        {f"ev2.{name}" for name in re.findall(r"\bev2\.(\w+)", code)} | {"ev2.paper_schedule", "ev2.InputError"}
     )
     imports = re.findall(r"^(?:from|import) efficientnetv2.*$", code, re.MULTILINE)
-    script = "\n".join(
-        [WITH_LITTLE, *imports, "import efficientnetv2.transforms.pipeline", *names, "print('all')"]
-    )
+    script = "\n".join([WITH_LITTLE, *imports, "import efficientnetv2.transforms.pipeline", *names, "print('all')"])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.stdout == "all\n", done.stderr
 

@@ -65,16 +65,11 @@ def test_what_belongs_together_stays_together(data, seed, fraction):
     try:
         held, note = with_holdout(given_, fraction=fraction, seed=seed, contents=contents)
     except InputError:
-        distinct = (
-            pd.Series(given_.table["path"] if contents is None else contents).groupby(given_.labels).nunique()
-        )
+        distinct = pd.Series(given_.table["path"] if contents is None else contents).groupby(given_.labels).nunique()
         assert distinct.min() < 2
         return
     assert set(held.split) == {"train", "val"}
-    assert (
-        pd.DataFrame({"label": held.labels, "split": held.split}).groupby("label")["split"].nunique().min()
-        == 2
-    )
+    assert pd.DataFrame({"label": held.labels, "split": held.split}).groupby("label")["split"].nunique().min() == 2
     if contents is not None:
         assert parts_of(contents, held.split) == 1
     assert ("group" in held.table) == ("groups" in note)
@@ -158,14 +153,10 @@ def test_places_are_held_out_by_blocks_of_a_degree():
     draws = np.random.default_rng(0)
     count = 600
     data = dataset(
-        draws.integers(0, 3, count),
-        latitude=draws.uniform(-5, 5, count),
-        longitude=draws.uniform(100, 110, count),
+        draws.integers(0, 3, count), latitude=draws.uniform(-5, 5, count), longitude=draws.uniform(100, 110, count)
     )
     held, note = with_holdout(data, seed=4)
-    blocks = pd.Series(
-        [f"{a:.0f} {b:.0f}" for a, b in np.floor(data.table[["latitude", "longitude"]]).to_numpy()]
-    )
+    blocks = pd.Series([f"{a:.0f} {b:.0f}" for a, b in np.floor(data.table[["latitude", "longitude"]]).to_numpy()])
     val = held.split == "val"
     assert note == (
         f"Held out {val.sum()} of 600 images ({val.mean():.0%}) as val, by spatial blocks of 1° "
@@ -321,11 +312,7 @@ def train_dataset(labels, paths=None, split="train", **columns) -> ImageDataset:
 
 
 def chosen(train_dataset: ImageDataset) -> set[str]:
-    return {
-        path
-        for path, split in zip(train_dataset.paths, train_dataset.split, strict=True)
-        if split == "minival"
-    }
+    return {path for path, split in zip(train_dataset.paths, train_dataset.split, strict=True) if split == "minival"}
 
 
 def of_class(train_dataset: ImageDataset) -> list[int]:

@@ -61,9 +61,7 @@ def test_tables_as_spreadsheets_write_them(folder, text, name, encoding):
 
 
 def test_parquet_reads_as_the_csv_of_the_same_table(folder):
-    table = pd.DataFrame(
-        {"path": ["0.png", "1.png"], "label": [10, 2], "split": ["train", None], "year": [1, 2]}
-    )
+    table = pd.DataFrame({"path": ["0.png", "1.png"], "label": [10, 2], "split": ["train", None], "year": [1, 2]})
     table.to_csv(folder / "t.csv", index=False)
     table.to_parquet(folder / "t.parquet")
     csv, parquet = load_dataset(folder / "t.csv"), load_dataset(folder / "t.parquet")
@@ -142,9 +140,7 @@ def test_labels_that_differ_by_case_or_space_can_be_merged(folder):
 
 
 def test_labels_whose_letters_are_encoded_otherwise_can_be_merged(folder):
-    file = write(
-        folder, f"path,label\n0.png,{NFC}\n1.png,{NFD}\n2.png,elm\n3.png,{NFC.upper()}\n4.png,{NFC}\n"
-    )
+    file = write(folder, f"path,label\n0.png,{NFC}\n1.png,{NFD}\n2.png,elm\n3.png,{NFC.upper()}\n4.png,{NFC}\n")
     dataset = load_dataset(file, labels="casefold")
     assert dataset.class_names == (NFC, "elm")
     assert dataset.labels.tolist() == [0, 0, 1, 0, 0]
@@ -202,9 +198,7 @@ def test_labels_that_read_like_missing_values_or_numbers_stay_as_they_are(folder
     again = ImageDataset.from_csv(folder / "again.csv", root=folder, source="again")
     assert (again.digest(), again.class_names) == (dataset.digest(), dataset.class_names)
     assert load_dataset(folder / "again.csv").digest() == dataset.digest()
-    pd.DataFrame({"path": ["0.png", "1.png", "2.png"], "label": ["nan", "b", np.nan]}).to_parquet(
-        folder / "t.parquet"
-    )
+    pd.DataFrame({"path": ["0.png", "1.png", "2.png"], "label": ["nan", "b", np.nan]}).to_parquet(folder / "t.parquet")
     found = load_dataset(folder / "t.parquet", require_labels=False, for_training=False)
     assert found.table["label"].fillna("missing").tolist() == ["nan", "b", "missing"]
 
@@ -245,9 +239,7 @@ def test_a_parquet_file_that_holds_the_images_themselves_is_refused_as_that(fold
 
 
 def test_for_prediction_labels_are_not_needed(folder):
-    dataset = load_dataset(
-        write(folder, "path,latitude,longitude\n0.png,,\n1.png,3,4\n"), require_labels=False
-    )
+    dataset = load_dataset(write(folder, "path,latitude,longitude\n0.png,,\n1.png,3,4\n"), require_labels=False)
     assert dataset.labels.tolist() == [-1, -1]
     assert np.isnan(dataset.table["latitude"][0])
 
@@ -257,10 +249,7 @@ REFUSED = {
         "where,label\n0.png,a\n",
         r"train.csv has no column 'path'. Its columns are 'where', 'label'.*`path_column`",
     ),
-    "no label column": (
-        "path,labels\n0.png,a\n",
-        r"no column 'label'; did you mean 'labels'\?.*`label_column`",
-    ),
+    "no label column": ("path,labels\n0.png,a\n", r"no column 'label'; did you mean 'labels'\?.*`label_column`"),
     "missing file": (
         "path,label\n0.png,a\n9.png,b\n8.png,b\n",
         r"train.csv, row 3: '9.png' does not exist.*2 of 3 rows",
@@ -281,25 +270,13 @@ REFUSED = {
         f"path,label\n0.png,{NFC}\n1.png,{NFD.upper()} \n2.png,{NFC}\n",
         f"label '{NFD.upper()} ' .*differs from '{NFC}'",
     ),
-    "encoding of a file that is not there": (
-        f"path,label\n{NFD}.png,a\n1.png,b\n",
-        f"row 2: '{NFD}.png' does not",
-    ),
+    "encoding of a file that is not there": (f"path,label\n{NFD}.png,a\n1.png,b\n", f"row 2: '{NFD}.png' does not"),
     "empty label": ("path,label\n0.png,a\n1.png,\n2.png,b\n", r"row 3: the label is empty \(1 of 3 rows"),
-    "neither column": (
-        "place,kind\n0.png,a\n",
-        r"no column 'path'\. .*'place', 'kind'.*`path_column`",
-    ),
-    "two columns called label": (
-        "path,label,label\n0.png,a,x\n1.png,b,y\n",
-        r"columns 2 and 3 are all called 'label'",
-    ),
+    "neither column": ("place,kind\n0.png,a\n", r"no column 'path'\. .*'place', 'kind'.*`path_column`"),
+    "two columns called label": ("path,label,label\n0.png,a,x\n1.png,b,y\n", r"columns 2 and 3 are all called 'label'"),
     "two columns called group": ("path,label,group,group\n0.png,a,x,y\n", r"columns 3 and 4 .* 'group'"),
     "two columns called split": ("path,label,split,split\n0.png,a,x,y\n", r"columns 3 and 4 .* 'split'"),
-    "two columns like split": (
-        "path,label,Split,SPLIT\n0.png,a,x,y\n",
-        r"'Split', 'SPLIT' may all be the split",
-    ),
+    "two columns like split": ("path,label,Split,SPLIT\n0.png,a,x,y\n", r"'Split', 'SPLIT' may all be the split"),
     "two columns that may be the label": (
         "path,class,species\n0.png,a,x\n",
         r"several columns may hold the label: 'class', 'species'.*`label_column`",
@@ -307,22 +284,13 @@ REFUSED = {
     "no header": ("0.png,a\n1.png,b\n", r"train.csv, row 1: '0.png' is an image.*no header.*path,label"),
     "no header, label first": ("a,0.png\nb,1.png\n", r"row 1: '0.png'"),
     "empty path": ("path,label\n,a\n1.png,b\n", "row 2: the path is empty"),
-    "twice": (
-        "path,label\n0.png,a\n1.png,b\n0.png,a\n",
-        r"train.csv, row 2 and row 4: '0.png' is listed twice ",
-    ),
+    "twice": ("path,label\n0.png,a\n1.png,b\n0.png,a\n", r"train.csv, row 2 and row 4: '0.png' is listed twice "),
     "twice, unlike": (
         "path,label\n0.png,a\n1.png,b\n./0.png,b\n",
         "row 4: .* listed twice with different labels, 'a' and 'b'",
     ),
-    "latitude": (
-        "path,label,latitude,longitude\n0.png,a,91,0\n1.png,b,1,0\n",
-        r"row 2: latitude is 91.* -90 to 90",
-    ),
-    "longitude": (
-        "path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,1,x\n",
-        r"row 3: longitude is x.* -180 to 180",
-    ),
+    "latitude": ("path,label,latitude,longitude\n0.png,a,91,0\n1.png,b,1,0\n", r"row 2: latitude is 91.* -90 to 90"),
+    "longitude": ("path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,1,x\n", r"row 3: longitude is x.* -180 to 180"),
     "no place": (
         "path,label,latitude,longitude\n0.png,a,9,0\n1.png,b,NaN,7\n",
         "row 3: the latitude is empty, but 1 of 2",
@@ -332,10 +300,7 @@ REFUSED = {
         r"row 2: latitude is 48,1.*decimal point",
     ),
     "half a place": ("path,label,latitude\n0.png,a,9\n1.png,b,3\n", "a latitude but no longitude"),
-    "unknown split": (
-        "path,label,split\n0.png,a,train\n1.png,b,dev\n",
-        "row 3: 'dev' is no split.*train",
-    ),
+    "unknown split": ("path,label,split\n0.png,a,train\n1.png,b,dev\n", "row 3: 'dev' is no split.*train"),
     "unknown splits": (
         "path,label,split\n0.png,a,train\n1.png,b,dev\n2.png,b,eval\n3.png,b,dev\n",
         "row 3: 'dev', 'eval' .* in 2 more rows.*train",
@@ -393,9 +358,7 @@ def test_what_images_and_tables_come_in_is_refused_with_what_to_do_first(folder,
 
 def test_a_group_may_be_called_nan_and_is_no_missing_one(folder):
     """A province of Thailand; what a missing number is as text, is missing still."""
-    dataset = load_dataset(
-        write(folder, "path,label,group\n0.png,a,Nan\n1.png,b,NAN\n2.png,a,nan\n3.png,b,NaN\n")
-    )
+    dataset = load_dataset(write(folder, "path,label,group\n0.png,a,Nan\n1.png,b,NAN\n2.png,a,nan\n3.png,b,NaN\n"))
     assert dataset.table["group"].fillna("missing").tolist() == ["Nan", "NAN", "missing", "missing"]
     dataset = load_dataset(write(folder, "path,label\n0.png,Nan\n1.png,b\n2.png,Nan\n3.png,b\n"))
     assert dataset.class_names == ("Nan", "b")
@@ -403,9 +366,7 @@ def test_a_group_may_be_called_nan_and_is_no_missing_one(folder):
 
 def test_groups_lose_the_space_around_them(folder):
     """Else P17 would stand on both sides of a split."""
-    dataset = load_dataset(
-        write(folder, "path,label,group\n0.png,a,P17\n1.png,b,P17 \n2.png,a, P17\n3.png,b, \n")
-    )
+    dataset = load_dataset(write(folder, "path,label,group\n0.png,a,P17\n1.png,b,P17 \n2.png,a, P17\n3.png,b, \n"))
     assert dataset.table["group"].iloc[:3].tolist() == ["P17"] * 3
     assert dataset.table["group"].isna().tolist() == [False] * 3 + [True]
     pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", "b"], "site": ["x ", "x"]}).to_parquet(
@@ -439,10 +400,7 @@ def test_a_stranger_steps_aside_where_its_place_is_taken_too(folder):
     ("columns", "said"),
     [
         ({"group_column": "path"}, ("path_column", "group_column")),
-        (
-            {"group_column": "label"},
-            ("label_column", "group_column"),
-        ),
+        ({"group_column": "label"}, ("label_column", "group_column")),
         ({"label_column": "path"}, ("path_column", "label_column")),
         ({"label_column": "x", "group_column": "x"}, ("group_column",)),
     ],
@@ -457,6 +415,4 @@ def test_a_way_through_a_link_is_not_cut_short(folder):
     (folder / "far/deep").mkdir(parents=True)
     (folder / "sub").symlink_to(folder / "far/deep", target_is_directory=True)
     (folder / "far/x.png").write_bytes((folder / "0.png").read_bytes())
-    assert (
-        load_dataset(write(folder, "path,label\nsub/../x.png,a\n1.png,b\n")).file(0).endswith("sub/../x.png")
-    )
+    assert load_dataset(write(folder, "path,label\nsub/../x.png,a\n1.png,b\n")).file(0).endswith("sub/../x.png")

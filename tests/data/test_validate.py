@@ -154,12 +154,7 @@ def test_equal_bytes_get_one_id_and_no_others(tmp_path):
     other = picture.copy()
     other[1, 1] ^= 255
     files = {}
-    for name, pixels in (
-        ("a/1.bmp", picture),
-        ("a/2.bmp", other),
-        ("b/3.bmp", picture),
-        ("b/4.bmp", picture[::-1]),
-    ):
+    for name, pixels in (("a/1.bmp", picture), ("a/2.bmp", other), ("b/3.bmp", picture), ("b/4.bmp", picture[::-1])):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "BMP")
         files[name] = file.getvalue()

@@ -21,9 +21,7 @@ def written(tmp_path):
         data, run = tmp_path / "data", tmp_path / "runs" / "one"
         (data / "pictures").mkdir(parents=True)
         run.mkdir(parents=True)
-        table = pd.DataFrame(
-            {"path": [f"pictures/{row:02d}.jpg" for row in range(12)], "label": list("aabb") * 3}
-        )
+        table = pd.DataFrame({"path": [f"pictures/{row:02d}.jpg" for row in range(12)], "label": list("aabb") * 3})
         for path in table["path"]:
             (data / path).touch()
         place = np.arange(12) // 2
@@ -55,9 +53,7 @@ def test_pictures_called_by_numbers_are_not_taken_for_others(root):
     names = ["25.jpg", "27.jpg", "more/5.jpg", "more/7.jpg", "5.jpg", "7.jpg"]
     assert relative_prefix([root + name for name in names], ["5.jpg", "7.jpg"]) == root
     assert relative_prefix([root + name for name in names], ["more/7.jpg"]) == root
-    assert relative_prefix([root + name for name in names[:2]], ["5.jpg", "7.jpg"]) is None, (
-        "those are others"
-    )
+    assert relative_prefix([root + name for name in names[:2]], ["5.jpg", "7.jpg"]) is None, "those are others"
 
 
 def test_folds_count_where_there_are_any_and_test_pictures_do_not(written):

@@ -45,9 +45,7 @@ def test_a_gain_is_that_of_the_same_pictures():
 
 
 def test_where_only_one_is_better_the_interval_is_the_binomial_one():
-    found = compare_runs(
-        _run("one", [True] * 30 + [False] * 70, 1.0), _run("none", [False] * 100, 1.0)
-    ).over.top1
+    found = compare_runs(_run("one", [True] * 30 + [False] * 70, 1.0), _run("none", [False] * 100, 1.0)).over.top1
     assert 100 * found.low == pytest.approx(binom(100, 0.3).ppf(0.025), abs=1)
     assert 100 * found.high == pytest.approx(binom(100, 0.3).ppf(0.975), abs=1)
 
@@ -121,29 +119,18 @@ def test_runs_on_different_images_are_two_independent_samples():
     assert (found.images, found.shared, found.optimistic) == ((70, 80), 0, "")
     assert compare_unpaired(_evaluated("a", 56, 70, 0), _evaluated("b", 48, 80, 60)).shared == 10
     other = _evaluated("c", 5, 9, 500)
-    assert (
-        compare_unpaired(other, replace(other, predictions=other.predictions.assign(true_label="z"))) is None
-    )
+    assert compare_unpaired(other, replace(other, predictions=other.predictions.assign(true_label="z"))) is None
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_different_images_are_compared_with_an_interval(as_json, tmp_path, capsys):
     for number, name in enumerate(("run", "evaluation")):
         paths = [f"{number}{image}.jpg" for image in range(20)]
-        answers = pd.DataFrame(
-            {"path": paths, "predicted_label": ["x"] * (15 - number) + ["y"] * (5 + number)}
-        )
+        answers = pd.DataFrame({"path": paths, "predicted_label": ["x"] * (15 - number) + ["y"] * (5 + number)})
         (tmp_path / name).mkdir()
-        answers.assign(true_label=["x"] * 10 + ["y"] * 10).to_csv(
-            tmp_path / name / "predictions.csv", index=False
-        )
+        answers.assign(true_label=["x"] * 10 + ["y"] * 10).to_csv(tmp_path / name / "predictions.csv", index=False)
         top1 = 0.75 - 0.05 * number
-        told = {
-            "top1": top1,
-            "macro_f1": top1,
-            "wall_s": 1.0,
-            "intervals": {"top1": [top1 - 0.2, top1 + 0.1]},
-        }
+        told = {"top1": top1, "macro_f1": top1, "wall_s": 1.0, "intervals": {"top1": [top1 - 0.2, top1 + 0.1]}}
         (tmp_path / name / "report.json").write_text(json.dumps(told))
     compare([tmp_path / "run", tmp_path / "evaluation"], None, as_json)
     said = capsys.readouterr().out
@@ -187,13 +174,7 @@ def test_of_folds_by_another_rule_it_is_said_that_they_are(tmp_path, capsys):
         answers = pd.DataFrame({"path": ["a", "b"], "predicted_label": ["x", "y"], "true_label": ["x", "y"]})
         (tmp_path / name).mkdir()
         answers.to_csv(tmp_path / name / "predictions.csv", index=False)
-        told = {
-            "top1": 1.0,
-            "macro_f1": 1.0,
-            "intervals": {"top1": [0.3, 1.0]},
-            "wall_s": 1.0,
-            "split_by": rule,
-        }
+        told = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0, "split_by": rule}
         (tmp_path / name / "report.json").write_text(json.dumps(told))
     compare([tmp_path / "one", tmp_path / "like_one", tmp_path / "other"])
     said = " ".join(capsys.readouterr().out.split())
@@ -206,9 +187,7 @@ def test_of_pictures_in_other_folders_it_is_said_that_their_names_are_the_same(t
         (tmp_path / name).mkdir()
         answers = pd.DataFrame({"path": ["a", "b"], "predicted_label": ["x", "y"], "true_label": ["x", "y"]})
         answers.to_csv(tmp_path / name / "predictions.csv", index=False)
-        dataset = pd.DataFrame(
-            {"path": [f"../{data}/{one}" for one in "ab"], "label": ["x", "y"], "split": "val"}
-        )
+        dataset = pd.DataFrame({"path": [f"../{data}/{one}" for one in "ab"], "label": ["x", "y"], "split": "val"})
         dataset.to_csv(tmp_path / name / "dataset.csv", index=False)
         told = {"top1": 1.0, "macro_f1": 1.0, "intervals": {"top1": [0.3, 1.0]}, "wall_s": 1.0}
         (tmp_path / name / "report.json").write_text(json.dumps(told))
@@ -245,16 +224,11 @@ def test_of_figures_that_are_optimistic_by_their_report_it_is_said_that_they_are
 
 
 def test_a_run_that_is_under_way_is_not_called_stopped(tmp_path):
-    with (
-        lock_run_dir(tmp_path),
-        pytest.raises(InputError, match=mentioning("report.json")) as said,
-    ):
+    with lock_run_dir(tmp_path), pytest.raises(InputError, match=mentioning("report.json")) as said:
         FinishedRun.read(tmp_path, "here")
     assert "--resume" not in str(said.value)
     stopped = tmp_path / "a run"
-    with pytest.raises(
-        InputError, match=mentioning("not the folder of a finished run", "report.json")
-    ) as said:
+    with pytest.raises(InputError, match=mentioning("not the folder of a finished run", "report.json")) as said:
         FinishedRun.read(stopped, "here")
     assert f"--output '{stopped}' --resume" in str(said.value)
 

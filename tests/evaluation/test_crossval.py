@@ -26,9 +26,7 @@ def test_folds_that_began_from_different_weights_are_named():
         return FoldScore(number, "", 20, 10, 0.5, 0.5, 4.0, 60.0, (weights,))
 
     alike, apart = (
-        CrossValidationSummary(
-            "class", "", "macro_f1", [score(0, "a.in1k"), score(1, other), score(2, "a.in1k")]
-        )
+        CrossValidationSummary("class", "", "macro_f1", [score(0, "a.in1k"), score(1, other), score(2, "a.in1k")])
         for other in ("a.in1k", "none")
     )
     assert len(alike.lines()) == 1
@@ -50,9 +48,7 @@ def test_networks_that_answer_together_are_said_to():
 
 def test_how_near_the_learnt_pictures_are_stands_in_the_report():
     near = TrainDistance("place", 40, 10, 9.1)
-    told = CrossValidationSummary("place", "", "macro_f1", [FOLD], train_distance=near).to_json()[
-        "distance_to_train"
-    ]
+    told = CrossValidationSummary("place", "", "macro_f1", [FOLD], train_distance=near).to_json()["distance_to_train"]
     assert (told["near"], told["known"], told["near_km"]) == (10, 40, 5.0)
 
 

@@ -14,10 +14,7 @@ def _train(epoch, **values):
 
 
 def test_a_panel_for_the_loss_one_for_validation_and_one_per_setting_that_changed():
-    rows = [
-        _train(e, image_size=128 + 32 * e, dropout=0.2, randaugment=5.0 + e, mixup_alpha=0.0)
-        for e in range(3)
-    ]
+    rows = [_train(e, image_size=128 + 32 * e, dropout=0.2, randaugment=5.0 + e, mixup_alpha=0.0) for e in range(3)]
     rows.append({"kind": "val", "epoch": 3, "top1": 0.5, "macro_f1": 0.4})
     figure = draw_training_curves(rows)
     assert _panels(figure) == ["loss", "validation", "image px", "RandAugment"]
@@ -45,9 +42,7 @@ def test_missing_and_broken_values_are_left_out():
 
 def test_the_panel_of_validation_says_of_which_images_its_points_are():
     def title(*points):
-        rows = [
-            {"kind": kind, "epoch": e, "top1": 0.5, "num_images": n} for e, (kind, n) in enumerate(points)
-        ]
+        rows = [{"kind": kind, "epoch": e, "top1": 0.5, "num_images": n} for e, (kind, n) in enumerate(points)]
         return _panels(draw_training_curves(rows))[0]
 
     assert mentions(title(("val", 512), ("val", 512), ("val", 689)), "512", "689", "val")

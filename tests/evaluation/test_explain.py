@@ -155,9 +155,7 @@ def test_what_is_kept_for_gradients_begins_at_the_layer_looked_at(taught):
         grad_cam(taught, images, classes)
     assert kept
     assert max(tensor.shape[-1] for tensor in kept if tensor.ndim == 4) == 8
-    assert {name.partition(".")[0] for name, one in taught.named_parameters() if not one.requires_grad} == {
-        "stem"
-    }
+    assert {name.partition(".")[0] for name, one in taught.named_parameters() if not one.requires_grad} == {"stem"}
     taught.stem.requires_grad_(True)
 
 

@@ -25,10 +25,7 @@ PROBABILITIES = np.array(
 def test_the_galleries_by_hand():
     pairs, other, last, unsure, surprising = select_galleries(LABELS, PROBABILITIES, NAMES)
     assert (pairs.title, pairs.places.tolist()) == ("forest, predicted as pasture", [1, 2])
-    assert {one.title for one in (other, last)} == {
-        "pasture, predicted as forest",
-        "<maize>, predicted as forest",
-    }
+    assert {one.title for one in (other, last)} == {"pasture, predicted as forest", "<maize>, predicted as forest"}
     assert unsure.places[0] == 3
     assert surprising.places.tolist()[:2] == [6, 1]
 

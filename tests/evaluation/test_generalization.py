@@ -48,10 +48,7 @@ def test_neighbors_across_the_border_of_a_block_are_counted():
     """Two pictures 1 km apart, on two sides of the meridian where blocks of a degree meet; the others lie alone."""
     latitude, longitude = [0.5, 0.5, 10.5, 10.5, 20.5, 20.5], [0.9955, 1.0045, 0.5, 5.5, 0.5, 5.5]
     data = dataset([0, 1] * 3, latitude=latitude, longitude=longitude)
-    parts = [
-        (np.flatnonzero(np.arange(6) % 2 != side), np.flatnonzero(np.arange(6) % 2 == side))
-        for side in (0, 1)
-    ]
+    parts = [(np.flatnonzero(np.arange(6) % 2 != side), np.flatnonzero(np.arange(6) % 2 == side)) for side in (0, 1)]
     near = fold_train_distance(data, parts)
     assert (near.known, near.near) == (6, 2)
     found = new_place_estimate("place", [], near)
@@ -64,9 +61,7 @@ def test_neighbors_across_the_border_of_a_block_are_counted():
     assert (hardly.verdict, hardly.known) == ("That is what is measured here, except for 2 images.", True)
     assert "2 images of 101" in hardly.text
     assert "Larger blocks" not in hardly.text
-    assert (
-        new_place_estimate("place", [], replace(near, known=100)).verdict == "That is measured here in part."
-    )
+    assert new_place_estimate("place", [], replace(near, known=100)).verdict == "That is measured here in part."
 
 
 def test_each_fold_is_asked_what_its_own_network_learnt():
@@ -93,10 +88,7 @@ def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
 
 @pytest.mark.parametrize(
     ("what", "verdict"),
-    [
-        (PROBE, "Not measured for the model; the probe does not tell."),
-        (NETWORKS, "Too few images to tell."),
-    ],
+    [(PROBE, "Not measured for the model; the probe does not tell."), (NETWORKS, "Too few images to tell.")],
 )
 def test_too_few_pictures_are_no_assurance(what, verdict):
     """Of -0.05 to +0.15 a loss of 0.15 is as possible as none."""
@@ -146,9 +138,7 @@ def test_figures_that_are_better_by_place_are_not_called_alike():
 
 
 def test_what_is_not_measured_says_so_and_what_is_known():
-    assert new_place_estimate("class", [], None) is None, (
-        "of images without places and groups it is no question"
-    )
+    assert new_place_estimate("class", [], None) is None, "of images without places and groups it is no question"
     near = new_place_estimate("class", [], TrainDistance("place", 40, 10, 9.1))
     assert mentions(near.text, "10", "40", "25.0", "5")
     assert near.command == "effnetv2 crossval DATA --by place"

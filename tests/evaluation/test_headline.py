@@ -42,8 +42,7 @@ def dataset_notes(metrics, metadata):
 
 
 @pytest.mark.parametrize(
-    ("interval", "words"),
-    [((0.6, 0.8), None), ((0.4, 0.6), "not clearly better"), ((0.1, 0.3), "worse than that")],
+    ("interval", "words"), [((0.6, 0.8), None), ((0.4, 0.6), "not clearly better"), ((0.1, 0.3), "worse than that")]
 )
 def test_the_majority_is_beaten_or_not_or_wins(interval, words):
     even = classification_metrics([0, 0, 1, 1], np.eye(2)[[0, 1, 0, 1]], ("oak", "elm"))
@@ -58,9 +57,7 @@ def test_rare_classes_told_apart_at_the_cost_of_the_frequent_one_are_learnt():
     found = classification_metrics(true, np.eye(2)[answers], ("oak", "elm"))
     said = majority_warning(found, bootstrap_intervals(found, key=Key.of(0), draws=100))
     assert mentions(said, "93.8", "50.0")
-    swapped = classification_metrics(
-        true, np.eye(2)[np.repeat([0, 1, 1, 0], [400, 550, 20, 30])], ("oak", "elm")
-    )
+    swapped = classification_metrics(true, np.eye(2)[np.repeat([0, 1, 1, 0], [400, 550, 20, 30])], ("oak", "elm"))
     said = majority_warning(swapped, bootstrap_intervals(swapped, key=Key.of(0), draws=100))
     assert mentions(said, "not", "separate", "50.0")
     # 70 of 100 oaks and 4 of 10 elms: a little better than one answer, which ten elms cannot show.
@@ -69,9 +66,7 @@ def test_rare_classes_told_apart_at_the_cost_of_the_frequent_one_are_learnt():
     )
     said = majority_warning(few, bootstrap_intervals(few, key=Key.of(0), draws=100))
     assert mentions(said, "55.0", "50.0")
-    one = bootstrap_intervals(
-        shown(300, 500), key=Key.of(0), draws=100
-    )  # of oaks alone, nobody can do better than oak
+    one = bootstrap_intervals(shown(300, 500), key=Key.of(0), draws=100)  # of oaks alone, nobody can do better than oak
     assert majority_warning(shown(300, 500), one) == "The model is worse than that."
 
 
@@ -82,17 +77,13 @@ def test_evaluated_images_are_called_what_they_are():
     assert mentions(ReportMetadata("x", "out-of-fold", ensemble_size=3).split_phrase, "3 models together")
     assert ReportMetadata("x", "else").split_phrase == "images of split else"
     assert ReportMetadata("x", "train").split_phrase == "training images"
-    assert (
-        ReportMetadata("x", "train", num_eval_images_seen_in_training=0).split_phrase
-        == "images of split train"
-    )
+    assert ReportMetadata("x", "train", num_eval_images_seen_in_training=0).split_phrase == "images of split train"
 
 
 def test_the_set_is_described_by_its_sizes():
     support = dict(pd.Series({"oak": 12, "elm": 3}))  # as value_counts gives it
     said = dataset_notes(
-        shown(4, 5),
-        ReportMetadata("x", "val", num_train_images=15, train_images_per_class=support, num_skipped=1),
+        shown(4, 5), ReportMetadata("x", "val", num_train_images=15, train_images_per_class=support, num_skipped=1)
     )
     assert mentions(said[0], "15", "5", "val", "2")
     assert mentions(said[1], "3", "elm", "12", "oak", "training", "4.0")
@@ -108,9 +99,7 @@ def test_classes_without_a_picture_are_not_counted_as_the_others():
     """Of elm there is nothing to measure on; or, as value_counts has it, nothing to learn from."""
     measured = dataset_notes(shown(4, 5), ReportMetadata("x", "test"))
     assert mentions(measured[1], "5", "elm")
-    learnt = dataset_notes(
-        shown(4, 5), ReportMetadata("x", "val", train_images_per_class=dict(pd.Series({"oak": 12})))
-    )
+    learnt = dataset_notes(shown(4, 5), ReportMetadata("x", "val", train_images_per_class=dict(pd.Series({"oak": 12}))))
     assert mentions(learnt[1], "12", "elm")
     three = classification_metrics([0, 0, 0, 1], np.eye(3)[[0, 0, 0, 1]], ("oak", "elm", "ash"))
     said = dataset_notes(three, ReportMetadata("x", "test"))[1]
@@ -134,13 +123,9 @@ def test_distances_are_those_of_the_sphere(tmp_path):
 
 
 def test_groups_that_were_learnt_from_are_counted(tmp_path):
-    assert train_distance(dataset(tmp_path, group=["p", "q", "q", "r"]), "val") == TrainDistance(
-        "group", 2, 1
-    )
+    assert train_distance(dataset(tmp_path, group=["p", "q", "q", "r"]), "val") == TrainDistance("group", 2, 1)
     # One without a group counts as a group of its own: a half was learnt from, not all.
-    assert train_distance(dataset(tmp_path, group=["p", "q", "q", None]), "val") == TrainDistance(
-        "group", 2, 1
-    )
+    assert train_distance(dataset(tmp_path, group=["p", "q", "q", None]), "val") == TrainDistance("group", 2, 1)
     assert train_distance(dataset(tmp_path, group=["p", "q", None, None]), "val") is None
     assert train_distance(dataset(tmp_path), "val") is None
 
@@ -169,8 +154,7 @@ def test_of_places_and_groups_both_are_said(tmp_path):
 @pytest.mark.parametrize("count", [1, 3])
 def test_slices_that_are_worse_are_counted(count):
     below = [
-        SliceMetrics("year", str(2010 + k), 40, 0.5 + k, 0.4, 0.6, 0.5, small=False, below=True)
-        for k in range(count)
+        SliceMetrics("year", str(2010 + k), 40, 0.5 + k, 0.4, 0.6, 0.5, small=False, below=True) for k in range(count)
     ]
     assert mentions(worst_slice(below), "2010", "40", "50.0", str(count))
 
@@ -210,11 +194,6 @@ def test_training_that_lost_to_a_probe_of_few_pictures_is_told_of_how_few(learnt
 def test_a_kept_start_is_not_said_to_have_lost_to_itself():
     figures = SimpleNamespace(top1=0.8, macro_f1=0.8, num_images=2_000)
     facts = ReportMetadata(
-        "x",
-        "val",
-        linear_probe_top1=0.8,
-        linear_probe_macro_f1=0.8,
-        kept_model="start",
-        kept_reason="Kept: the probe.",
+        "x", "val", linear_probe_top1=0.8, linear_probe_macro_f1=0.8, kept_model="start", kept_reason="Kept: the probe."
     )
     assert probe_warning(figures, facts) == "Kept: the probe."

@@ -27,9 +27,7 @@ def test_nothing_of_a_text_is_lost_and_nothing_of_it_is_markup(text):
 def test_names_are_parted_behind_their_signs_and_numbers_and_options_are_not():
     assert breakable("pictures/great_oak.jpg") == "pictures/<wbr>great_<wbr>oak.<wbr>jpg"
     assert breakable("-0.249 to 4.38, 1,044") == "-0.249 to 4.38, 1,044"
-    assert (
-        sentence("add --set minival=0.1 <b>") == 'add <span class="option">--set</span> minival=0.1 &lt;b&gt;'
-    )
+    assert sentence("add --set minival=0.1 <b>") == 'add <span class="option">--set</span> minival=0.1 &lt;b&gt;'
 
 
 @given(st.text(alphabet="abc_ 日本", min_size=1, max_size=60), st.integers(6, 22), st.integers(1, 3))

@@ -115,9 +115,7 @@ def test_the_late_gain_is_of_the_images_that_select():
     assert late_gain(rows) == pytest.approx(0.2)
     assert late_gain([*rows, *({"kind": "minival", "epoch": e, "top1": 0.5} for e in (1, 2))]) == 0
     assert late_gain(rows[:1]) is None
-    few = [
-        {"kind": "minival", "epoch": e, "top1": 0.8 + 0.02 * (e == 8), "num_images": 50} for e in range(1, 9)
-    ]
+    few = [{"kind": "minival", "epoch": e, "top1": 0.8 + 0.02 * (e == 8), "num_images": 50} for e in range(1, 9)]
     assert late_gain(few) == 0, "of 50 images, 2 points are a single one"
     assert late_gain([row | {"num_images": 500} for row in few]) == pytest.approx(0.02)
 
@@ -135,9 +133,7 @@ def test_rare_classes_that_lag_are_balanced():
 
 
 def test_conflicting_labels_of_many_images_come_before_epochs():
-    few, many = (
-        next_steps(RIGHT, facts(epochs=2.0, label_conflicts=count, command=None)) for count in (1, 50)
-    )
+    few, many = (next_steps(RIGHT, facts(epochs=2.0, label_conflicts=count, command=None)) for count in (1, 50))
     assert topics(few) == ["epochs", "label_errors"]
     assert topics(many) == ["label_errors", "epochs"]
     assert mentions(many[0].reason, "50", "identical")
@@ -156,9 +152,7 @@ def test_errors_are_suspect_labels_only_where_the_model_is_mostly_right():
 
 
 def test_an_evaluation_proposes_nothing_about_training():
-    told = ReportMetadata(
-        "new.csv", "test", model="runs/a", recipe={"model": MODEL, "weights": "none"}, epochs=1.0
-    )
+    told = ReportMetadata("new.csv", "test", model="runs/a", recipe={"model": MODEL, "weights": "none"}, epochs=1.0)
     (step,) = next_steps(RIGHT, told)
     assert (step.topic, step.command) == ("use", "effnetv2 predict runs/a IMAGES")
 
@@ -205,12 +199,10 @@ def test_every_command_is_one_that_the_command_line_takes():
 
 def test_the_page_and_the_json_hold_the_steps_in_order(tmp_path):
     told = facts(weights=SHIPPED, epochs=2.0)
-    report.Report(
-        metrics=RIGHT, intervals=bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), metadata=told
-    ).write(tmp_path)
-    steps = report.Report(RIGHT, bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), told).to_json()[
-        "next_steps"
-    ]
+    report.Report(metrics=RIGHT, intervals=bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), metadata=told).write(
+        tmp_path
+    )
+    steps = report.Report(RIGHT, bootstrap_intervals(RIGHT, key=Key.of(0), draws=20), told).to_json()["next_steps"]
     assert [(step["rank"], step["topic"]) for step in steps] == [(1, "weights"), (2, "epochs")]
     html = re.sub("<(?!svg)[^>]+>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
     places = [html.index(step["command"]) for step in steps]

@@ -100,10 +100,7 @@ def test_whatever_is_painted_says_its_color(name):
     found = set(paints(ElementTree.fromstring(svg(figure))))
     assert found <= {*COLORS, INK, GRID, OTHERS, "none"}
     assert len(found) > 2
-    assert any(
-        f'[style*="fill: {INK}"] {{ fill: {ON_DARK[INK]}' in line
-        for line in svg(figure).decode().splitlines()
-    )
+    assert any(f'[style*="fill: {INK}"] {{ fill: {ON_DARK[INK]}' in line for line in svg(figure).decode().splitlines())
 
 
 def luminance(color):

@@ -45,9 +45,7 @@ def test_only_pictures_that_both_answered_are_compared(tmp_path):
 
 @pytest.mark.parametrize(("places", "told"), [(9, True), (10, False)])
 def test_of_few_places_it_is_said_what_they_leave_open(places, told):
-    answers = pd.DataFrame(
-        {"predicted_label": "x", "true_label": "x"}, index=[f"{row}.jpg" for row in range(20)]
-    )
+    answers = pd.DataFrame({"predicted_label": "x", "true_label": "x"}, index=[f"{row}.jpg" for row in range(20)])
     clusters = pd.Series([row % places for row in range(20)], index=answers.index)
     found = compare_predictions(answers, answers, clusters=clusters)
     (line,) = summary_lines(ReportContext(last=("before", found)))
@@ -96,9 +94,7 @@ def test_each_class_has_a_column_even_one_called_path(tmp_path):
 
 
 def test_the_true_label_stands_beside_the_answer(tmp_path):
-    table = written_predictions(
-        tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "true_label"], true_labels=["cat", "cat"]
-    )
+    table = written_predictions(tmp_path, [[0.2, 0.8], [0.6, 0.4]], ["cat", "true_label"], true_labels=["cat", "cat"])
     assert table.columns.tolist() == [
         "path", "predicted_label", "probability", "true_label", "cat", "probability of true_label",
     ]  # fmt: skip
@@ -109,9 +105,7 @@ def test_the_true_label_stands_beside_the_answer(tmp_path):
 def test_what_chance_drew_whole_stands_last_and_is_read_again(tmp_path):
     """Beside a class of that name, which keeps its own column; places are read as numbers of any kind."""
     names, pictures = ["cat", "cluster"], [[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]
-    table = written_predictions(
-        tmp_path, pictures, names, true_labels=["cat"] * 3, clusters=np.array([7, 3, 7])
-    )
+    table = written_predictions(tmp_path, pictures, names, true_labels=["cat"] * 3, clusters=np.array([7, 3, 7]))
     assert table.columns.tolist() == [
         "path", "predicted_label", "probability", "true_label", "cat", "probability of cluster", "cluster",
     ]  # fmt: skip
@@ -129,9 +123,7 @@ def test_a_table_is_read_with_and_without_the_probability_of_the_label(before, t
     names = ["cat", "probability"]
     table = written_predictions(tmp_path, [[0.2, 0.8], [0.6, 0.4]], names, true_labels=["cat"] * 2)
     if before:
-        table = table.drop(columns="probability").rename(
-            columns={"probability of probability": "probability"}
-        )
+        table = table.drop(columns="probability").rename(columns={"probability of probability": "probability"})
         table.to_csv(tmp_path / "predictions.csv", index=False)
     paths, shares = read_predictions(tmp_path / "predictions.csv", names)
     assert paths == ["0.jpg", "1.jpg"]

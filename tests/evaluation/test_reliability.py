@@ -31,9 +31,7 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
     labels, logits = overconfident
     temperature = fit_temperature(labels[:500], logits[:500])
     before, after = softmax(logits[500:], axis=1), softmax(logits[500:] / temperature, axis=1)
-    found = reliability_section(
-        labels[500:], after, scaled=TemperatureScaling(temperature, 500, "minival", before)
-    )
+    found = reliability_section(labels[500:], after, scaled=TemperatureScaling(temperature, 500, "minival", before))
     told = found.data["calibration"]
     assert told["ece"] == pytest.approx(expected_calibration_error(labels[500:], after))
     assert told["ece"] < 0.05 < 0.15 < told["ece_before"]
@@ -51,10 +49,7 @@ def test_a_temperature_fitted_elsewhere_lowers_the_error_here(overconfident):
             (Calibration(1.2, 60, "minival"), Calibration(1.414, 58, "minival")),
             ("2", "temperature", "1.2", "1.41", "58", "60", "minival"),
         ),
-        (
-            (None, Calibration(1.2, 60, "minival"), None),
-            ("3", "1", "temperature", "1.2", "60", "minival"),
-        ),
+        ((None, Calibration(1.2, 60, "minival"), None), ("3", "1", "temperature", "1.2", "60", "minival")),
         ((None, None), ("temperature", "minival=0.1")),
     ],
 )
@@ -75,13 +70,7 @@ def test_of_few_pictures_a_gap_may_be_chance():
         (right, of): reliability_section(
             1 * (np.arange(of) >= right), np.tile([stated, 1 - stated], (of, 1))
         ).calibrated
-        for right, of, stated in (
-            (8, 10, 0.9),
-            (80, 100, 0.9),
-            (9, 10, 0.75),
-            (800, 1000, 0.805),
-            (0, 1, 0.6),
-        )
+        for right, of, stated in ((8, 10, 0.9), (80, 100, 0.9), (9, 10, 0.75), (800, 1000, 0.805), (0, 1, 0.6))
     }
     assert mentions(told[8, 10], "80.0", "10", "too few", "overconfident")
     assert mentions(told[80, 100], "80.0", "overconfident")
@@ -98,12 +87,9 @@ def test_the_page_has_the_calibration_error_before_and_after_the_temperature(ove
     shown = classification_metrics(labels, after, ("a", "b", "c"))
     found = reliability_section(labels, after, scaled=TemperatureScaling(3.0, 500, "minival", before))
     intervals = bootstrap_intervals(shown, key=Key.of(0), draws=20)
-    report.Report(
-        metrics=shown,
-        intervals=intervals,
-        metadata=ReportMetadata("x", "val"),
-        sections=[found],
-    ).write(tmp_path)
+    report.Report(metrics=shown, intervals=intervals, metadata=ReportMetadata("x", "val"), sections=[found]).write(
+        tmp_path
+    )
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     told = found.data["calibration"]["ece_before"]
     assert mentions(page, f"{100 * told:.1f}", "temperature")
@@ -112,9 +98,7 @@ def test_the_page_has_the_calibration_error_before_and_after_the_temperature(ove
 def test_a_temperature_is_proposed_only_where_chance_does_not_explain_the_error():
     """It states 58.4 % and 58.3 % are right: nothing is left to bring closer. At 90 % stated there is."""
     labels = 1 * (np.arange(689) >= 402)
-    even, sure = (
-        reliability_section(labels, np.tile([stated, 1 - stated], (689, 1))) for stated in (0.584, 0.9)
-    )
+    even, sure = (reliability_section(labels, np.tile([stated, 1 - stated], (689, 1))) for stated in (0.584, 0.9))
     assert "minival" not in even.calibrated
     assert even.verdict == "Yes."
     assert "minival=0.1" in sure.calibrated
@@ -146,9 +130,7 @@ def test_of_pictures_that_trained_it_nothing_is_concluded(temperature, overconfi
     labels, logits = overconfident
     scaled = temperature and TemperatureScaling(temperature, 60, "minival", softmax(logits, axis=1))
     for shares in (softmax(logits, axis=1), softmax(logits / 9, axis=1)):
-        said = reliability_section(
-            labels, shares, scaled=scaled, training_images="1,200 of these pictures"
-        ).calibrated
+        said = reliability_section(labels, shares, scaled=scaled, training_images="1,200 of these pictures").calibrated
         assert mentions(said, "1,200")
         assert "confident" not in said
         assert "calibration error" not in said
@@ -159,18 +141,13 @@ def test_of_pictures_that_trained_it_nothing_is_concluded(temperature, overconfi
     [
         ({"num_eval_images_seen_in_training": 12}, ("12", "optimistic")),
         ({"num_eval_images_used_for_selection": 8}, ("8", "optimistic")),
-        (
-            {"num_eval_images_seen_in_training": 12, "num_eval_images_used_for_selection": 8},
-            ("12", "8", "optimistic"),
-        ),
+        ({"num_eval_images_seen_in_training": 12, "num_eval_images_used_for_selection": 8}, ("12", "8", "optimistic")),
         ({"evaluated_on": "minival", "selected_on": "minival"}, ("optimistic",)),
         ({"evaluated_on": "train"}, ("optimistic",)),
         ({"selected_on": "minival", "num_eval_images_seen_in_training": 0}, ()),
     ],
 )
-def test_what_silence_is_worth_is_called_optimistic_of_pictures_that_had_a_part(
-    facts, said, overconfident, tmp_path
-):
+def test_what_silence_is_worth_is_called_optimistic_of_pictures_that_had_a_part(facts, said, overconfident, tmp_path):
     labels, logits = overconfident
     shares, names = softmax(logits, axis=1), ("a", "b", "c")
     known = ReportMetadata(**{"data": "land", "evaluated_on": "val"} | facts)
@@ -212,17 +189,13 @@ def test_abstention_as_asked_for(overconfident):
     (asked,) = [row for row in found.points if row["requested"]]
     assert asked["coverage"] == pytest.approx(sure.mean())
     assert asked["accuracy"] == pytest.approx((shares.argmax(axis=1) == labels)[sure].mean())
-    assert [row["coverage"] for row in found.points] == sorted(
-        (row["coverage"] for row in found.points), reverse=True
-    )
+    assert [row["coverage"] for row in found.points] == sorted((row["coverage"] for row in found.points), reverse=True)
     assert found.data["abstention"]["points"] == found.points
 
 
 def test_several_labels_of_a_picture():
     labels = np.array([[0, 2], [1, -1], [2, -1], [0, 1]])
-    found = reliability_section(
-        labels, np.array([[0.2, 0.1, 0.7], [0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.1, 0.6, 0.3]])
-    )
+    found = reliability_section(labels, np.array([[0.2, 0.1, 0.7], [0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.1, 0.6, 0.3]]))
     assert found.points[0]["accuracy"] == 0.75
     assert "minival" not in found.calibrated  # no temperature mends what is no probability of being right
 

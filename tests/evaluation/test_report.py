@@ -48,9 +48,7 @@ class _Page(HTMLParser):
         return " ".join("".join(self.texts).split())
 
 
-def _write(
-    folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), top_errors=(), beside=None, **facts
-):
+def _write(folder, *, true=TRUE, predicted=PREDICTED, names=NAMES, history=(), top_errors=(), beside=None, **facts):
     shown = classification_metrics(true, np.eye(len(names))[predicted], names)
     report.Report(
         metrics=shown,
@@ -67,12 +65,7 @@ def _write(
 def _history(epochs=8):
     rows = []
     for epoch in range(epochs):
-        setting = {
-            "image_size": 128 + 16 * (epoch // 2),
-            "dropout": 0.2,
-            "randaugment": None,
-            "images_per_s": 90.5,
-        }
+        setting = {"image_size": 128 + 16 * (epoch // 2), "dropout": 0.2, "randaugment": None, "images_per_s": 90.5}
         rows.append({"kind": "train", "epoch": epoch, "loss": 2 / (epoch + 1), "lr": 0.001, **setting})
         rows.append({"kind": "val", "epoch": epoch + 1, "top1": 0.1 * epoch, "macro_f1": 0.09 * epoch})
     return rows
@@ -143,9 +136,7 @@ def test_what_the_galleries_show_is_not_shown_again(tmp_path):
     dark[2:5] = 30
     mistakes = [report.Misclassification(f"{n}.jpg", "forest", "maize", 0.9, dark) for n in range(3)]
     gallery = {"galleries": [{"title": "The most surprising", "paths": ["1.jpg"]}]}
-    section = TemplateSection(
-        "galleries.html.j2", {"galleries": (), "mapped": False, "stretched": None}, gallery
-    )
+    section = TemplateSection("galleries.html.j2", {"galleries": (), "mapped": False, "stretched": None}, gallery)
     report.Report(
         metrics=shown,
         intervals=bootstrap_intervals(shown, key=Key.of(0), draws=20),
@@ -199,9 +190,7 @@ def test_file_names_that_are_no_unicode_are_written_and_read_back(tmp_path):
 
 
 def test_numbers_that_are_none_in_json(tmp_path):
-    told, _ = _write(
-        tmp_path, extra={"a": float("nan"), "b": np.float32(0.5), "c": (1, np.int64(2)), "d": tmp_path}
-    )
+    told, _ = _write(tmp_path, extra={"a": float("nan"), "b": np.float32(0.5), "c": (1, np.int64(2)), "d": tmp_path})
     assert (told["a"], told["b"], told["c"], told["d"]) == (None, 0.5, [1, 2], str(tmp_path))
 
 
@@ -213,9 +202,7 @@ def test_classes_the_weakest_first_and_those_without_pictures_named(tmp_path):
     assert told["per_class"]["orchard"] == {"precision": None, "recall": None, "f1": None, "support": 0}
 
 
-@pytest.mark.parametrize(
-    ("classes", "labels", "counts"), [(3, 6, 3), (12, 24, 12), (100, 200, 0), (300, 0, 0)]
-)
+@pytest.mark.parametrize(("classes", "labels", "counts"), [(3, 6, 3), (12, 24, 12), (100, 200, 0), (300, 0, 0)])
 def test_the_matrix_is_labelled_as_far_as_labels_fit(tmp_path, classes, labels, counts):
     every = list(range(classes))
     _, page = _write(tmp_path, true=every, predicted=every, names=[f"class {k}" for k in every])
@@ -307,9 +294,7 @@ def test_classes_that_the_probe_does_better_are_marked(tmp_path):
     even, below = Difference(0.0, -0.1, 0.1), Difference(-0.2, -0.3, -0.1)
     each = {"forest": even, "pasture": Difference(-0.1, -0.2, 0.1), "maize": below}
     facts = {"linear_probe_f1": dict.fromkeys(NAMES, 0.9)}
-    _, page = _write(
-        tmp_path, beside=ReportContext(probe=PairedDifference(100, even, even, even, each)), **facts
-    )
+    _, page = _write(tmp_path, beside=ReportContext(probe=PairedDifference(100, even, even, even, each)), **facts)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert html.count("model lower") == 2
     assert html.count('class="flag">model lower') == 1, "the one beyond chance"
@@ -385,22 +370,10 @@ def test_times_and_settings_in_words(tmp_path):
 @pytest.mark.parametrize(
     ("probe", "macro_f1", "said"),
     [
-        (
-            0.92,
-            0.95,
-            r"has not beaten the linear probe in top-1 \(90.0 % against 92.0 %\) or macro-F1 \(",
-        ),
+        (0.92, 0.95, r"has not beaten the linear probe in top-1 \(90.0 % against 92.0 %\) or macro-F1 \("),
         (0.92, 0.5, r"in top-1 \(90.0 % against 92.0 %\)\."),
-        (
-            0.5,
-            0.95,
-            r"in macro-F1 \(.{4,6} against 95.0 %\)\.",
-        ),
-        (
-            0.9,
-            0.5,
-            r"has not beaten the linear probe in top-1 \(90.0 % against 90.0 %\)",
-        ),  # as good is not beaten
+        (0.5, 0.95, r"in macro-F1 \(.{4,6} against 95.0 %\)\."),
+        (0.9, 0.5, r"has not beaten the linear probe in top-1 \(90.0 % against 90.0 %\)"),  # as good is not beaten
         (0.8, 0.8, None),
     ],
 )
@@ -437,12 +410,10 @@ def test_what_each_stage_cost_is_shown(tmp_path):
         rows.append(row | {"kind": "val", "top1": 0.3 * step, "macro_f1": 0.3})
     _, page = _write(tmp_path, history=rows)
     assert mentions(page.text, "training time", "stage")
-    assert "1: 64 px18 s825.0\N{NO-BREAK SPACE}%30.0\N{NO-BREAK SPACE}%" in "".join(page.texts).replace(
+    assert "1: 64 px18 s825.0\N{NO-BREAK SPACE}%30.0\N{NO-BREAK SPACE}%" in "".join(page.texts).replace("\n", "")
+    assert "2: 128 px11 min 20 s125.0\N{NO-BREAK SPACE}%60.0\N{NO-BREAK SPACE}%" in "".join(page.texts).replace(
         "\n", ""
     )
-    assert "2: 128 px11 min 20 s125.0\N{NO-BREAK SPACE}%60.0\N{NO-BREAK SPACE}%" in "".join(
-        page.texts
-    ).replace("\n", "")
     drawn = [a.get("alt", "") for tag, a in page.tags if tag == "img"]
     assert [text for text in drawn if "Seconds of each stage" in text or "against the time" in text] == [
         "Seconds of each stage, with the time spent waiting for images",

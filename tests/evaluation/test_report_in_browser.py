@@ -110,16 +110,7 @@ def stands_out(found, width):
     """The parts of a page that do; on a phone nothing but a matrix may have to be scrolled to."""
     needed, given = map(int, found["widths"].split(" of "))
     assert given in range(width - 20, width + 1)
-    kinds = (
-        "wider",
-        "clipped",
-        "outside",
-        "overlapping",
-        "tiny",
-        "aside",
-        "long",
-        *(["cut"] if width == 390 else []),
-    )
+    kinds = ("wider", "clipped", "outside", "overlapping", "tiny", "aside", "long", *(["cut"] if width == 390 else []))
     out = {kind: found[kind] for kind in kinds if found[kind]}
     return out if needed <= given else out | {"widths": found["widths"]}
 
@@ -140,9 +131,7 @@ def answered(classes):
 def page(folder, classes):
     names, true, predicted, probabilities = answered(classes)
     shown = classification_metrics(true, probabilities, names)
-    region = pd.DataFrame(
-        {"region with a long name": [f"the {k % 19}th of many regions" for k in range(len(true))]}
-    )
+    region = pd.DataFrame({"region with a long name": [f"the {k % 19}th of many regions" for k in range(len(true))]})
     parts = slice_metrics(region, true, predicted, true == predicted)
     scaled = TemperatureScaling(1.4321, 123, "minival", probabilities)
     sections = [
@@ -200,24 +189,13 @@ def cross_validated(folder, classes):
         over_classes="macro_f1",
         folds=[
             FoldScore(
-                n,
-                f"2014-0{n + 1}-01 to 2019-12-31",
-                12345,
-                2345,
-                0.876,
-                0.765,
-                12.5,
-                3600,
-                ("a",),
-                (tries[n % 2],),
+                n, f"2014-0{n + 1}-01 to 2019-12-31", 12345, 2345, 0.876, 0.765, 12.5, 3600, ("a",), (tries[n % 2],)
             )
             for n in range(5)
         ],
         candidates=[Candidate(name, dict.fromkeys(range(5), 0.7654)) for name in tries],
         comparisons=[
-            Dealt(
-                "the trained networks", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, apart
-            )
+            Dealt("the trained networks", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, apart)
         ],
     )
     curve = LearningCurve(
@@ -255,9 +233,7 @@ def to_label(folder, classes):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser"
-)
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser")
 @pytest.mark.parametrize("made", [page, cross_validated, to_label])
 @pytest.mark.parametrize("classes", [3, 100])
 @pytest.mark.parametrize("width", [390, 1200])
@@ -275,9 +251,7 @@ def colors(picture):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser"
-)
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the report is not opened in a browser")
 @pytest.mark.parametrize(("dark", "paper"), [(False, "#ffffff"), (True, "#161616")])
 def test_drawings_are_as_light_or_dark_as_the_page(dark, paper, tmp_path):
     """A page of drawings alone, in the report's own style: everything on it has the colors for its ground."""
@@ -297,9 +271,7 @@ def test_drawings_are_as_light_or_dark_as_the_page(dark, paper, tmp_path):
     )  # fmt: skip
     seen = colors(tmp_path / "shown.png")
     assert ImageColor.getrgb(paper) in seen
-    assert (
-        ImageColor.getrgb(ON_DARK[INK] if dark else INK) in seen
-    )  # the edges of letters have other grays too
+    assert ImageColor.getrgb(ON_DARK[INK] if dark else INK) in seen  # the edges of letters have other grays too
     for light in COLORS[:2]:
         there, elsewhere = (ON_DARK[light], light) if dark else (light, ON_DARK[light])
         assert ImageColor.getrgb(there) in seen

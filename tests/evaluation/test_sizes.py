@@ -9,8 +9,7 @@ from efficientnetv2.evaluation.plots import SizeCurve, draw_sizes
 from efficientnetv2.inference.predict import SizeMetrics, best_size
 
 POINTS = tuple(
-    SizeMetrics(px, top1, top1 - 0.1, top1 + 0.1, top1, 100.0)
-    for px, top1 in ((96, 0.6), (128, 0.8), (160, 0.8))
+    SizeMetrics(px, top1, top1 - 0.1, top1 + 0.1, top1, 100.0) for px, top1 in ((96, 0.6), (128, 0.8), (160, 0.8))
 )
 
 
@@ -35,8 +34,7 @@ def test_minival_says_what_it_has_chosen():
 
 
 @pytest.mark.parametrize(
-    ("trained_px", "marks"),
-    [(128, ["model file, training"]), (96, ["model file", "training"]), (None, ["model file"])],
+    ("trained_px", "marks"), [(128, ["model file, training"]), (96, ["model file", "training"]), (None, ["model file"])]
 )
 def test_the_sizes_that_count_are_marked(trained_px, marks):
     (ax,) = draw_sizes(_curve(trained_px=trained_px)).axes

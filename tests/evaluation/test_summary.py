@@ -23,9 +23,7 @@ from efficientnetv2.metrics.multilabel import multilabel_metrics
 from efficientnetv2.utils.rng import Key
 
 TRUE = np.repeat([0, 1], [80, 20])
-SHOWN = classification_metrics(
-    TRUE, np.eye(2)[np.where(np.arange(100) % 5 == 0, 1 - TRUE, TRUE)], ("forest", "maize")
-)
+SHOWN = classification_metrics(TRUE, np.eye(2)[np.where(np.arange(100) % 5 == 0, 1 - TRUE, TRUE)], ("forest", "maize"))
 INTERVALS = bootstrap_intervals(SHOWN, key=Key.of(0), draws=100)
 
 
@@ -57,9 +55,7 @@ def summarize(*given):
 
 
 def limitations(*given):
-    return [
-        plain(one) for one in re.findall(r"<li>(.*?)</li>", rendered("limits.html.j2", *given), re.DOTALL)
-    ]
+    return [plain(one) for one in re.findall(r"<li>(.*?)</li>", rendered("limits.html.j2", *given), re.DOTALL)]
 
 
 def told(context=None, **facts):
@@ -126,22 +122,14 @@ def test_a_run_says_what_it_does_not_know_and_an_evaluation_is_not_asked():
 @pytest.mark.parametrize(
     ("how", "verdict", "words"),
     [
-        (
-            TrainDistance("place", 40, 0, 43.7),
-            "These are new locations.",
-            "half of them are 44 km away or farther",
-        ),
+        (TrainDistance("place", 40, 0, 43.7), "These are new locations.", "half of them are 44 km away or farther"),
         (
             TrainDistance("place", 40, 10, 9.1),
             "Not measured.",
             "Within 5 km of a training image: 10 images of 40 (25.0\N{NO-BREAK SPACE}%)",
         ),
         (TrainDistance("group", 40, 0), "These are new groups.", "No image is of a group"),
-        (
-            TrainDistance("group", 40, 40),
-            "Not measured.",
-            "100.0\N{NO-BREAK SPACE}% of the images are of a group",
-        ),
+        (TrainDistance("group", 40, 40), "Not measured.", "100.0\N{NO-BREAK SPACE}% of the images are of a group"),
     ],
 )
 def test_a_hold_out_says_of_new_places_what_its_distances_say(how, verdict, words):
@@ -172,18 +160,14 @@ def test_new_places_of_known_groups_are_not_called_new(groups, verdict, words):
     found = told(ReportContext(train_distance=how), num_train_images=5)["Is it as good in new locations?"]
     assert (found.verdict, found.command) == (verdict, "effnetv2 crossval DATA --by place")
     assert words in found.text
-    said = " ".join(
-        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=how))
-    )
+    said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=how)))
     assert ("locations, seasons" in said) == (verdict == "Not measured.")
 
 
 def test_new_groups_are_no_new_places():
     """Other patients may all have been at one hospital."""
     for how, known in ((TrainDistance("group", 40, 0), False), (TrainDistance("place", 40, 0, 43.7), True)):
-        said = " ".join(
-            limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=how))
-        )
+        said = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(train_distance=how)))
         assert ("locations, seasons" not in said) is known
 
 
@@ -201,9 +185,7 @@ def test_what_is_drawn_as_a_whole_adds_nothing_to_the_intervals():
     apart = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext()))
     assert mentions(apart, "top-1")
     assert "related images (of one location, one day)" in apart
-    whole = " ".join(
-        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(bootstrap_unit="places"))
-    )
+    whole = " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val"), ReportContext(bootstrap_unit="places")))
     assert mentions(whole, "100", "place")
     assert "of one location" not in whole
 
@@ -217,9 +199,7 @@ def test_few_pictures_and_classes_never_right_are_said_to_be_so():
     assert mentions(words, "2", "3", "elm", "ash")
 
 
-@pytest.mark.parametrize(
-    ("highest", "without"), [((0.4, 0.3, 0.2), 3), ((0.4, 0.5, 0.6), 1), ((0.7, 0.5, 0.6), 0)]
-)
+@pytest.mark.parametrize(("highest", "without"), [((0.4, 0.3, 0.2), 3), ((0.4, 0.5, 0.6), 1), ((0.7, 0.5, 0.6), 0)])
 def test_images_without_an_assigned_label_are_counted(highest, without):
     shown = multilabel_metrics(
         [[0, 1], [1, -1], [0, -1]], np.array([[one, 0.1] for one in highest]), ("red", "blue"), "sigmoid"
@@ -240,12 +220,8 @@ def test_pictures_of_multilabel_are_told_why_there_is_no_probe():
 
 def test_why_there_is_no_probe_depends_on_what_the_run_began_with():
     question = "Is it better than a linear probe?"
-    assert (
-        "No probe was requested" in told(num_train_images=5, recipe={"weights": "some.in1k"})[question].text
-    )
-    assert mentions(
-        told(num_train_images=5, recipe={"weights": "none"})[question].text, "without pretrained weights"
-    )
+    assert "No probe was requested" in told(num_train_images=5, recipe={"weights": "some.in1k"})[question].text
+    assert mentions(told(num_train_images=5, recipe={"weights": "none"})[question].text, "without pretrained weights")
 
 
 def test_new_places_by_cross_validation():
@@ -276,9 +252,7 @@ def test_what_was_chosen_is_counted():
     ],
 )
 def test_limits_say_how_many_pictures_make_figures_optimistic(facts, said):
-    assert said in " ".join(
-        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val", **facts), ReportContext())
-    )
+    assert said in " ".join(limitations(SHOWN, INTERVALS, ReportMetadata("x", "val", **facts), ReportContext()))
 
 
 @pytest.mark.parametrize(("low", "command"), [(0.01, "effnetv2 convert MODEL OUT --tta d4"), (-0.01, "")])
@@ -290,9 +264,7 @@ def test_views_are_to_be_kept_only_where_they_are_better(low, command):
 
 def test_limits_name_small_classes_optimism_and_what_was_skipped():
     said = " ".join(
-        limitations(
-            SHOWN, INTERVALS, ReportMetadata("x", "val", selected_on="val", num_skipped=3), ReportContext()
-        )
+        limitations(SHOWN, INTERVALS, ReportMetadata("x", "val", selected_on="val", num_skipped=3), ReportContext())
     )
     assert mentions(said, "30", "maize")
     assert "optimistic" in said

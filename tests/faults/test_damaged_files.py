@@ -64,16 +64,7 @@ def test_a_damaged_beginning_is_named_and_how_to_start_again(content, stopped, t
 
 
 def test_the_command_that_is_named_trains_on_the_same_split(stopped):
-    words = (
-        "train",
-        "run/dataset.csv",
-        "--recipe",
-        "run/recipe.yaml",
-        "--output",
-        "again",
-        "--device",
-        "cpu",
-    )
+    words = ("train", "run/dataset.csv", "--recipe", "run/recipe.yaml", "--output", "again", "--device", "cpu")
     done = effnetv2(*words, cwd=stopped)
     assert done.returncode == 0, done.stderr
     lists = [
@@ -81,10 +72,7 @@ def test_the_command_that_is_named_trains_on_the_same_split(stopped):
         for run in ("run", "again")
     ]
     first, again = (
-        {
-            (os.path.realpath(one.file(row)), one.table["label"][row], one.split[row])
-            for row in range(len(one))
-        }
+        {(os.path.realpath(one.file(row)), one.table["label"][row], one.split[row]) for row in range(len(one))}
         for one in lists
     )
     assert first == again
@@ -102,9 +90,7 @@ def test_a_damaged_log_and_list_are_set_aside_and_the_run_goes_on(log, stopped, 
         assert f"{run.name}/{name} is damaged" in done.stdout
         assert mentions(done.stdout, name, "damaged")
         assert (run / f"{name}.damaged").exists()
-    assert (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[0] == whole[0], (
-        "what is whole is kept"
-    )
+    assert (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[0] == whole[0], "what is whole is kept"
     assert all("step" in json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     assert bits(run) == bits(stopped / "whole")
 

@@ -29,9 +29,7 @@ DROPPING = "efficientnetv2.workflows.run_report:remove_checkpoints"
 def contents(run):
     """Of every file: its bytes' digest, and when it was last touched."""
     files = (path for path in run.rglob("*") if path.is_file())
-    return {
-        path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files
-    }
+    return {path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
 
 
 def checkpoints(run):
@@ -60,9 +58,7 @@ def test_resumed_it_says_so_and_changes_nothing(processes, finished):
     before = contents(finished / "run")
     words = ("train", finished / "pictures", "--output", finished / "run", "--resume", "--device", "cpu")
     done, *others = (
-        [effnetv2(*words, cwd=finished)]
-        if processes == 1
-        else effnetv2_together(processes, *words, cwd=finished)
+        [effnetv2(*words, cwd=finished)] if processes == 1 else effnetv2_together(processes, *words, cwd=finished)
     )
     assert done.returncode == 0, done.stderr
     assert mentions(done.stdout, "finished", "1 epoch")
@@ -178,9 +174,7 @@ def test_killed_after_its_report_it_has_finished_and_what_was_left_goes(finished
     left = contents(tmp_path / "run")
     assert checkpoints(tmp_path / "run") == []
     assert left.items() < before.items()
-    assert {name for name in before if name not in left} == {
-        name for name in before if name.startswith("step_")
-    }
+    assert {name for name in before if name not in left} == {name for name in before if name.startswith("step_")}
 
 
 def test_without_its_report_it_is_not_trained_anew(finished, tmp_path):

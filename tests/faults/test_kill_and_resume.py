@@ -70,9 +70,7 @@ def losses(run: Path) -> list[tuple[object, object]]:
 @pytest.mark.slow
 def test_a_run_killed_at_five_random_moments_ends_with_the_same_bits(class_folders, tmp_path):
     """With two workers; the run left alone has none."""
-    alone = effnetv2(
-        "train", class_folders, *WORDS, "--workers", "0", "--output", tmp_path / "alone", cwd=tmp_path
-    )
+    alone = effnetv2("train", class_folders, *WORDS, "--workers", "0", "--output", tmp_path / "alone", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     moment = random.Random(2)
     kill_before_the_first_step(class_folders, tmp_path / "killed", 2)

@@ -35,9 +35,7 @@ def test_it_is_told_in_a_line_with_what_to_reduce(error, capsys):
     assert "--workers" in hint
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("a mistake of ours"), ImportError("no such module"), typer.Exit(3)]
-)
+@pytest.mark.parametrize("error", [RuntimeError("a mistake of ours"), ImportError("no such module"), typer.Exit(3)])
 def test_other_errors_are_not_taken_for_it(error):
     with pytest.raises(type(error)) as ended, ends():
         raise error

@@ -100,13 +100,8 @@ def test_a_small_map_needs_no_copies(tmp_path):
 def test_more_classes_than_a_pixel_tells_apart_are_refused_before_the_work(tmp_path):
     raster = write_raster(tmp_path / "blank.tif", np.zeros((1, 4, 4), np.uint8))
     names = [str(number) for number in range(65_536)]
-    with (
-        open_raster(raster) as source,
-        pytest.raises(InputError, match=mentioning("map.tif", "65,536", "65,535")),
-    ):
-        map_file.write_map(
-            tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), metadata={}
-        )
+    with open_raster(raster) as source, pytest.raises(InputError, match=mentioning("map.tif", "65,536", "65,535")):
+        map_file.write_map(tmp_path / "map.tif", source, names, lambda put: pytest.fail("it began"), metadata={})
     assert not (tmp_path / "map.tif").exists()
 
 
@@ -150,9 +145,7 @@ def test_a_disk_that_fills_under_the_smaller_copies_leaves_the_old_map(written, 
         open_raster(path.with_name("blank.tif")) as source,
         pytest.raises(InputError, match=mentioning("map.tif", "write error")),
     ):
-        map_file.write_map(
-            path, source, NAMES, lambda put: put(ones, ones, ((0, 700), (0, 1300))), metadata={}
-        )
+        map_file.write_map(path, source, NAMES, lambda put: put(ones, ones, ((0, 700), (0, 1300))), metadata={})
     assert path.read_bytes() == before
     assert not list(path.parent.glob(".*"))
 
@@ -200,26 +193,14 @@ def test_mercators_metres_are_shorter_on_the_ground(tmp_path):
 # Polar stereographic, true to scale at 70 and 71 degrees north, and a Lambert conformal one between 49 and 77; UTM.
 @pytest.mark.parametrize(
     ("crs", "longitude", "latitude"),
-    [
-        ("EPSG:3413", 0, 55),
-        ("EPSG:3413", 0, 88),
-        ("EPSG:3995", 40, 60),
-        ("EPSG:3347", -90, 40),
-        ("EPSG:32631", 3, 60),
-    ],
+    [("EPSG:3413", 0, 55), ("EPSG:3413", 0, 88), ("EPSG:3995", 40, 60), ("EPSG:3347", -90, 40), ("EPSG:32631", 3, 60)],
 )
-def test_pixels_in_other_projections_are_as_long_as_they_are_on_the_ground(
-    tmp_path, crs, longitude, latitude
-):
+def test_pixels_in_other_projections_are_as_long_as_they_are_on_the_ground(tmp_path, crs, longitude, latitude):
     """Against a degree of the meridian on the ellipsoid; a conformal scale is the same in all directions."""
-    (east, beyond), (north, up) = warp.transform(
-        "EPSG:4326", crs, [longitude] * 2, [latitude, latitude + 0.01]
-    )
+    (east, beyond), (north, up) = warp.transform("EPSG:4326", crs, [longitude] * 2, [latitude, latitude + 0.01])
     curved = 6_378_137 * (1 - 0.00669438) / (1 - 0.00669438 * np.sin(np.radians(latitude)) ** 2) ** 1.5
     expected = 10 * np.radians(0.01) * curved / np.hypot(beyond - east, up - north)
-    side, _ = measured(
-        tmp_path, 2, 2, crs=crs, transform=rasterio.Affine(10, 0, east - 15, 0, -10, north + 15)
-    )
+    side, _ = measured(tmp_path, 2, 2, crs=crs, transform=rasterio.Affine(10, 0, east - 15, 0, -10, north + 15))
     assert side == pytest.approx(expected, rel=0.002 if abs(expected - 10) > 0.1 else 0.005)
 
 
@@ -235,9 +216,7 @@ MERCATORS = [
 @pytest.mark.parametrize(("crs", "scale"), MERCATORS)
 def test_every_mercator_is_known_whatever_its_code(tmp_path, crs, scale):
     """By half at 60 degrees, of what it is where the projection is true to scale; and its areas are not known."""
-    ((east,), (north,)) = warp.transform(
-        "EPSG:4326", crs, [{"EPSG:5641": -43, "EPSG:3994": 100}.get(crs, 150)], [60]
-    )
+    ((east,), (north,)) = warp.transform("EPSG:4326", crs, [{"EPSG:5641": -43, "EPSG:3994": 100}.get(crs, 150)], [60])
     place = rasterio.Affine(100, 0, east, 0, -100, north + 250)
     side, hectares = measured(tmp_path, 4, 4, crs=crs, transform=place)
     assert side == pytest.approx(50 / scale, rel=0.004)
@@ -307,9 +286,7 @@ def test_how_far_areas_are_off_is_told_from_least_to_most(tmp_path):
 def test_corners_beyond_the_earth_say_nothing_of_it(tmp_path):
     """A whole world in Mollweide's projection, which is true to area, is an ellipse in its raster."""
     place = rasterio.Affine(2e6, 0, -18e6, 0, -2e6, 9e6)
-    assert measured(tmp_path, 9, 18, crs="ESRI:54009", transform=place)[1].tolist() == pytest.approx(
-        [4e8] * 9
-    )
+    assert measured(tmp_path, 9, 18, crs="ESRI:54009", transform=place)[1].tolist() == pytest.approx([4e8] * 9)
 
 
 def test_a_code_alone_is_no_other_projection():

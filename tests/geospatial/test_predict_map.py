@@ -84,9 +84,7 @@ def test_a_scene_comes_back_where_it_lies(tmp_path):
     rows, columns = np.nonzero(wrong)
     corners = [(100, 300), (100, 500), (300, 300), (300, 500), (400, 50), (400, 200), (550, 50), (550, 200)]
     assert len(rows)  # else the line below says nothing
-    assert all(
-        min(max(abs(r - a), abs(c - b)) for a, b in corners) <= 10 for r, c in zip(rows, columns, strict=True)
-    )
+    assert all(min(max(abs(r - a), abs(c - b)) for a, b in corners) <= 10 for r, c in zip(rows, columns, strict=True))
     assert tally.pixels.sum() == 600 * 600
     assert tally.pixels[1] == (values == 2).sum()
     assert tally.hectares[1] == pytest.approx(tally.pixels[1] * 0.01)

@@ -7,13 +7,7 @@ from hypothesis import strategies as st
 from tests.messages import mentioning
 
 from efficientnetv2.geospatial import predict_map
-from efficientnetv2.geospatial.predict_map import (
-    BLENDED_BYTES,
-    Grid,
-    blend_windows,
-    rows_at_a_time,
-    window_weights,
-)
+from efficientnetv2.geospatial.predict_map import BLENDED_BYTES, Grid, blend_windows, rows_at_a_time, window_weights
 from efficientnetv2.utils.errors import InputError
 
 
@@ -66,10 +60,7 @@ def test_half_a_stride_is_interpolation_between_middles():
     """Two windows of 8 px, 4 apart, answer 0 and 1: their middles lie at 4 and 8."""
     across = window_weights([0, 4], 8, 0, 12)
     field = whole(
-        np.array([[[0.0], [1.0]]], np.float32),
-        np.ones((1, 2), np.float32),
-        np.ones((1, 1), np.float32),
-        across,
+        np.array([[[0.0], [1.0]]], np.float32), np.ones((1, 2), np.float32), np.ones((1, 1), np.float32), across
     )
     expected = np.interp(np.arange(12) + 0.5, [4, 8], [0, 1])
     np.testing.assert_allclose(field[0, :, 0], expected, atol=1e-6)
@@ -86,10 +77,7 @@ def test_windows_that_do_not_count_leave_their_place_to_others():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            {"window_px": 50, "stride_px": 10},
-            ("50", "47", "20", "2"),
-        ),
+        ({"window_px": 50, "stride_px": 10}, ("50", "47", "20", "2")),
         ({"window_px": 10, "stride_px": 11}, ("stride_px=11", "10", "1")),
         ({"window_px": 10, "stride_px": 0}, ("stride_px=0",)),
     ],

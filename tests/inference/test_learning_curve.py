@@ -49,11 +49,7 @@ def curve(seed, *, train=240, labeled=None, apart=0.6, val=300):
     answers = fit_classifier(learn.vectors, learn.labels, 0.01, False).predict(asked.vectors)
     found = learning_curve(learn, asked, answers, fit=FIT, num_labeled=labeled, key=Key.of(seed))
     twice = fit_classifier(every.vectors, every.labels, 0.01, False).predict(asked.vectors)
-    return (
-        found,
-        f1_score(asked.labels, answers, average="macro"),
-        f1_score(asked.labels, twice, average="macro"),
-    )
+    return (found, f1_score(asked.labels, answers, average="macro"), f1_score(asked.labels, twice, average="macro"))
 
 
 def test_the_last_point_is_the_probe_and_twice_as_many_lie_in_the_interval():
@@ -134,9 +130,7 @@ def test_copies_are_no_labels_more(made):
     answers = fit_classifier(vectors, train.labels, 0.01, False).predict(asked.vectors)
     of = 240 if made else 720
     found = learning_curve(train, asked, answers, fit=FIT, num_labeled=of, key=Key.of(0), groups=together)
-    assert [one.num_images for one in found.points] == pytest.approx(
-        [of / 16, of / 8, of / 4, of / 2, of], abs=3
-    )
+    assert [one.num_images for one in found.points] == pytest.approx([of / 16, of / 8, of / 4, of / 2, of], abs=3)
     assert found.points[-1].num_images == of
     assert found.carried is None
     for learnt, rest in together.draw_splits(train.labels, key=Key.of(1), draws=3, train_size=of // 4):

@@ -17,13 +17,7 @@ from tests.messages import mentioning
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference import linear_probe as room
-from efficientnetv2.inference.linear_probe import (
-    GroupedData,
-    ProbeOptions,
-    deduplicate,
-    fit_probe,
-    linear_probe,
-)
+from efficientnetv2.inference.linear_probe import GroupedData, ProbeOptions, deduplicate, fit_probe, linear_probe
 from efficientnetv2.inference.predict import Embeddings, embed_dataset
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models.factory import create
@@ -31,9 +25,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 
-SMALL = Architecture(
-    stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), head_channels=16
-)
+SMALL = Architecture(stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
 PREPROCESSING = Preprocessing(image_size=32)
 KEY = Key.of(0)
 
@@ -80,11 +72,7 @@ def test_what_cannot_be_read_is_counted_but_not_its_copies(network, parts):
 
 @pytest.mark.parametrize(
     ("side", "lost", "said"),
-    [
-        (0, range(24), ("24",)),
-        (1, range(24), ("24",)),
-        (0, range(8, 24), ("blue", "16")),
-    ],
+    [(0, range(24), ("24",)), (1, range(24), ("24",)), (0, range(8, 24), ("blue", "16"))],
     ids=["learning", "measuring", "one class"],
 )
 def test_too_little_that_can_be_read_is_named(side, lost, said, network, parts):
@@ -120,9 +108,7 @@ def test_it_is_scikit_learns_regression_at_the_strength_it_chose(balanced):
 def test_of_very_many_classes_the_strength_is_the_usual_one(classes, fits, monkeypatch):
     """A fit of all is by turns of 2,000 x 1,280 x K; choosing among five takes as many of three quarters."""
     made = []
-    monkeypatch.setattr(
-        room, "fit_classifier", lambda vectors, labels, *_: made.append(len(labels)) or _Nothing()
-    )
+    monkeypatch.setattr(room, "fit_classifier", lambda vectors, labels, *_: made.append(len(labels)) or _Nothing())
     labels = np.arange(2_000) % classes
     vectors = np.zeros((2_000, 1_280), dtype=np.float32)
     _, strength = fit_probe(Embeddings(np.arange(2_000), labels, vectors), key=KEY, balanced=False)
@@ -186,20 +172,14 @@ def test_places_of_very_few_pictures_are_no_obstacle():
     """No class has a picture for each of the parts that a strictness is chosen by."""
     labels = np.array([0, 1, 0, 1, 0, 1])
     few = pictures(labels, latitude=np.arange(6) + 0.5, longitude=3.0 * np.arange(6))
-    np.testing.assert_array_equal(
-        np.unique(GroupedData.from_dataset(few, None, key=KEY).clusters), np.arange(6)
-    )
+    np.testing.assert_array_equal(np.unique(GroupedData.from_dataset(few, None, key=KEY).clusters), np.arange(6))
 
 
 @pytest.mark.parametrize(("places", "each", "draws"), [(20, 5, 4), (60, 20, 2), (40, 50, 1), (100, 1, 1)])
 def test_few_places_are_drawn_more_than_once(places, each, draws, monkeypatch):
     """A quarter of 100 pictures is a handful of places, of 2,000 the 500 that suffice; lone ones are drawn once."""
-    of = Embeddings(
-        np.arange(places * each), np.arange(places * each) % 2, np.zeros((places * each, 3), np.float32)
-    )
-    together = GroupedData(
-        np.arange(places * each) // each, np.arange(places * each), np.zeros(places * each, bool)
-    )
+    of = Embeddings(np.arange(places * each), np.arange(places * each) % 2, np.zeros((places * each, 3), np.float32))
+    together = GroupedData(np.arange(places * each) // each, np.arange(places * each), np.zeros(places * each, bool))
     seen = []
     monkeypatch.setattr(
         room, "fit_classifier", lambda *words: seen.append(words) or DummyClassifier().fit(words[0], words[1])
@@ -227,9 +207,7 @@ def test_class_weights_serve_the_rare_class():
 
 def test_a_class_with_one_picture_is_no_obstacle():
     vectors = np.eye(5, dtype=np.float32)
-    pipeline, _ = fit_probe(
-        Embeddings(np.arange(5), np.array([0, 0, 1, 1, 2]), vectors), key=KEY, balanced=True
-    )
+    pipeline, _ = fit_probe(Embeddings(np.arange(5), np.array([0, 0, 1, 1, 2]), vectors), key=KEY, balanced=True)
     assert set(pipeline.classes_) == {0, 1, 2}
 
 
@@ -271,9 +249,7 @@ def test_copies_are_not_drawn_for_pictures():
     assert len(np.unique(contents[of_first])) == len(of_first)
     assert set(range(900, 960)) <= set(of_second.tolist()), "copies beside all of these fill the rest"
     plain = room.sample_training_rows(labels, 200, KEY)
-    np.testing.assert_array_equal(
-        plain, room.sample_training_rows(labels, 200, KEY, np.ones(1800, dtype=bool))
-    )
+    np.testing.assert_array_equal(plain, room.sample_training_rows(labels, 200, KEY, np.ones(1800, dtype=bool)))
     assert np.bincount(labels[plain]).tolist() == np.bincount(labels[rows]).tolist()
 
 

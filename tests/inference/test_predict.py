@@ -34,9 +34,7 @@ from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.utils.errors import InputError, MemoryShortError
 
 SMALL = Architecture(
-    stem_channels=8,
-    stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=2),),
-    head_channels=16,
+    stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=2),), head_channels=16
 )
 PREPROCESSING = Preprocessing(image_size=16, mean=(0.2, 0.3, 0.4), std=(0.5, 0.6, 0.7))
 
@@ -47,9 +45,7 @@ def _network():
 
 
 def _images(n):
-    return torch.randint(
-        0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(n)
-    )
+    return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
 
 
 def test_logits_are_those_of_the_plain_forward_pass_however_batched():
@@ -95,9 +91,7 @@ def test_the_picture_without_an_answer_is_counted_over_batches():
     pictures = _images(7)
     pictures[5] = 0  # black: all of it is below the mean
     network.register_forward_hook(
-        lambda module, inputs, output: output.masked_fill(
-            (inputs[0].amax((1, 2, 3)) < 0)[:, None], float("inf")
-        )
+        lambda module, inputs, output: output.masked_fill((inputs[0].amax((1, 2, 3)) < 0)[:, None], float("inf"))
     )
     with pytest.raises(InputError, match=mentioning("1", "6", "5")):
         predict(network, pictures.split(3), preprocessing=PREPROCESSING)
@@ -273,21 +267,14 @@ def test_a_temperature_is_for_the_mean_over_views_in_an_ensemble_too():
 def test_eight_views_of_each_class_by_itself_are_the_mean_of_its_probabilities():
     network, images = _network(), _images(3)
     network.answer = "sigmoid"
-    each = [
-        predict(network, [symmetry(images, index)], preprocessing=PREPROCESSING).sigmoid()
-        for index in range(8)
-    ]
+    each = [predict(network, [symmetry(images, index)], preprocessing=PREPROCESSING).sigmoid() for index in range(8)]
     together = predict(network, [images], preprocessing=replace(PREPROCESSING, tta="d4")).sigmoid()
     torch.testing.assert_close(together, torch.stack(each).mean(dim=0), atol=1e-5, rtol=0)
 
 
 def test_shares_of_a_manifest_come_together_in_its_order():
     every = torch.arange(21.0).reshape(7, 3)
-    rows = [
-        np.array([0, 2]),
-        np.array([0, 1]),
-        np.array([0, 1]),
-    ]  # of 0, 3, 6; 1, 4; 2, 5: picture 3 was unreadable
+    rows = [np.array([0, 2]), np.array([0, 1]), np.array([0, 1])]  # of 0, 3, 6; 1, 4; 2, 5: picture 3 was unreadable
     parts = [
         Predictions(own, own * 3 + rank, every[own * 3 + rank], ((1, "is damaged"),) if rank == 0 else ())
         for rank, own in enumerate(rows)

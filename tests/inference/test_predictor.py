@@ -16,9 +16,7 @@ from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 
 SMALL = Architecture(
-    stem_channels=8,
-    stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=1),),
-    head_channels=16,
+    stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=1),), head_channels=16
 )
 NAMES = ("forest", "pasture", "maize")
 PREPROCESSING = Preprocessing(image_size=16, mean=(0.2, 0.3, 0.4), std=(0.1, 0.1, 0.1))
@@ -134,9 +132,7 @@ def test_a_predictor_says_what_it_predicts(model):
 @pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
 def test_a_preprocessing_makes_an_image_the_input_of_the_network(tmp_path, crop_mode):
     network = EfficientNet(SMALL, num_classes=3)
-    network.preprocessing = Preprocessing(
-        image_size=16, crop_mode=crop_mode, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3)
-    )
+    network.preprocessing = Preprocessing(image_size=16, crop_mode=crop_mode, mean=(0.2, 0.3, 0.4), std=(0.1, 0.2, 0.3))
     Image.fromarray(_pixels(side=40)[:30]).save(tmp_path / "a.png")
     batch = network.preprocessing(tmp_path / "a.png")[None]
     assert batch.shape == (1, 3, 16, 16)
@@ -229,9 +225,7 @@ def test_rasters_that_need_a_rule_are_refused_by_a_model_without_one(model, tmp_
     Image.fromarray(np.full((16, 16), 3_000, np.uint16)).save(path)
     with pytest.raises(InputError, match=mentioning("deep.tif", "uint16", "gdal_translate", "1")):
         Predictor(model)(path)
-    unnamed = write_raster(
-        tmp_path / "unnamed.tif", np.full((3, 16, 16), 99, np.uint8), photometric="MINISBLACK"
-    )
+    unnamed = write_raster(tmp_path / "unnamed.tif", np.full((3, 16, 16), 99, np.uint8), photometric="MINISBLACK")
     (answer,), (expected,) = Predictor(model)(unnamed), Predictor(model)(np.full((16, 16, 3), 99, np.uint8))
     assert answer.probabilities == expected.probabilities, "8 bits that Pillow can't open"
     gray = Image.new("L", (16, 16), 3_000 >> 8)

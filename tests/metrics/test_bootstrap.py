@@ -175,8 +175,7 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says():
     for trial in range(250):
         true = generator.integers(0, 3, 150)
         one, other = (
-            np.where(generator.random(150) < right, true, generator.integers(0, 3, 150))
-            for right in (0.8, 0.7)
+            np.where(generator.random(150) < right, true, generator.integers(0, 3, 150)) for right in (0.8, 0.7)
         )
         found = lone(true, one, other, KEY.fold(trial))["top1"]
         inside += found.low <= truth <= found.high
@@ -186,10 +185,7 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says():
 def test_lone_pictures_are_as_many_clusters_of_one_and_memory_changes_nothing(monkeypatch):
     """A table of all of a thousand classes would fill the memory: it is never made."""
     labels = np.random.default_rng(0).integers(0, 1000, 20_000)
-    one, other = (
-        np.where(np.arange(20_000) % 4 == 0, 0, labels),
-        np.where(np.arange(20_000) % 3 == 0, 1, labels),
-    )
+    one, other = (np.where(np.arange(20_000) % 4 == 0, 0, labels), np.where(np.arange(20_000) % 3 == 0, 1, labels))
     found = paired_bootstrap(labels, one, other, np.arange(20_000), 1000, key=KEY)["top1"]
     assert found.value == pytest.approx(1 / 3 - 1 / 4, abs=0.002)
     few = [each[:60] % 3 for each in (labels, one, other)]
@@ -227,9 +223,7 @@ def test_of_multilabel_too_copies_drawn_as_one_tell_nothing_new(monkeypatch):
         assert together[name] == pytest.approx((low, high), abs=0.03), name
         assert apart[name][1] - apart[name][0] < 0.6 * (high - low), name
     monkeypatch.setattr(confidence_intervals, "_MAX_RANKED", 200 * 300 - 1)
-    assert multilabel_bootstrap(labels, called, shares, right, np.arange(100), key=KEY) == {}, (
-        "it would take too long"
-    )
+    assert multilabel_bootstrap(labels, called, shares, right, np.arange(100), key=KEY) == {}, "it would take too long"
 
 
 @pytest.mark.parametrize(("pictures", "certain"), [(1, False), (5, False), (6, True)])

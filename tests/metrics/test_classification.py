@@ -10,12 +10,7 @@ from sklearn import metrics
 from tests.messages import mentioning
 
 from efficientnetv2.metrics import classification
-from efficientnetv2.metrics.classification import (
-    ClassMetrics,
-    classification_metrics,
-    top5_correct,
-    top_classes,
-)
+from efficientnetv2.metrics.classification import ClassMetrics, classification_metrics, top5_correct, top_classes
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
@@ -68,9 +63,7 @@ def test_top5_counts_the_true_class_among_the_five_most_probable():
     true = generator.integers(0, 8, size=50)
     expected = np.mean([true[i] in np.argsort(shares[i])[-5:] for i in range(50)])
     assert classification_metrics(true, shares, [str(k) for k in range(8)]).top5 == pytest.approx(expected)
-    assert (
-        classification_metrics(true % 5, generator.dirichlet(np.ones(5), size=50), list("abcde")).top5 is None
-    )
+    assert classification_metrics(true % 5, generator.dirichlet(np.ones(5), size=50), list("abcde")).top5 is None
 
 
 def test_of_classes_as_probable_the_first_are_among_the_five():
@@ -83,10 +76,7 @@ def test_of_classes_as_probable_the_first_are_among_the_five():
     true = generator.integers(0, 8, 200)
     first = np.argsort(-shares, axis=1, kind="stable")[:, :5]
     assert (top5_correct(true, shares) == (first == true[:, None]).any(axis=1)).all()
-    assert (
-        classification_metrics(true, shares, [str(k) for k in range(8)]).top5
-        == top5_correct(true, shares).mean()
-    )
+    assert classification_metrics(true, shares, [str(k) for k in range(8)]).top5 == top5_correct(true, shares).mean()
 
 
 def test_imagenet_21ks_classes_cost_little_more_than_the_answers():

@@ -49,9 +49,7 @@ def test_true_probabilities_pay():
     p = generator.beta(0.7, 2.0, 40_000)
     true = (generator.random(len(p)) < p).astype(int)
     found = cost_metrics(true, np.stack([1 - p, p], axis=1), ALARM)
-    by_threshold = {
-        t: mean_cost(true, (p > t).astype(int), ALARM) for t in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-    }
+    by_threshold = {t: mean_cost(true, (p > t).astype(int), ALARM) for t in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)}
     assert found.cheapest == pytest.approx(by_threshold[0.1], abs=1e-9)
     assert min(by_threshold, key=by_threshold.get) == 0.1
     assert found.most_probable == pytest.approx(by_threshold[0.5])

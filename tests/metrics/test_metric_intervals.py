@@ -18,9 +18,7 @@ KEY = Key.of(0)
 
 def reach(labels, shares, clusters=None, *, key=KEY):
     names = tuple(f"c{k}" for k in range(shares.shape[1]))
-    return metric_intervals(
-        compute_metrics(labels, shares, names), labels, shares, clusters=clusters, key=key
-    )
+    return metric_intervals(compute_metrics(labels, shares, names), labels, shares, clusters=clusters, key=key)
 
 
 def width(interval):

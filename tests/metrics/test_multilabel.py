@@ -70,9 +70,7 @@ def test_figures_are_scikit_learns_and_those_of_plain_sets(data):
     )
     best = np.argsort(-shares, axis=1, kind="stable")
     assert found.top1 == pytest.approx(np.mean([best[row, 0] in one for row, one in enumerate(sets)]))
-    assert found.top5 == pytest.approx(
-        np.mean([bool(set(best[row, :5]) & set(one)) for row, one in enumerate(sets)])
-    )
+    assert found.top5 == pytest.approx(np.mean([bool(set(best[row, :5]) & set(one)) for row, one in enumerate(sets)]))
     assert found.majority_top1 == hot.mean(axis=0).max()
     called = shares >= shares.max(axis=1, keepdims=True) / 2
     assert found.f1_micro == pytest.approx(f1_score(hot, called, average="micro"))
@@ -85,10 +83,7 @@ def test_with_one_label_each_they_are_the_figures_of_one_label():
     rng = np.random.default_rng(0)
     labels, shares = rng.integers(0, 7, 50), rng.dirichlet(np.ones(7), 50)
     names = [str(number) for number in range(7)]
-    one, several = (
-        classification_metrics(labels, shares, names),
-        compute_metrics(labels[:, None], shares, names),
-    )
+    one, several = (classification_metrics(labels, shares, names), compute_metrics(labels[:, None], shares, names))
     for name in ("top1", "top5", "ece", "majority_top1", "majority_class", "num_images"):
         assert getattr(several, name) == pytest.approx(getattr(one, name)), name
     assert macro_metric(one) == ("macro_f1", one.macro_f1)
@@ -134,11 +129,7 @@ def test_each_by_itself_is_given_from_a_half_on_and_maybe_none():
     """Worked by hand: animal and cat; none; dog at just a half. Of 5 labels 3 are given, and all 3 are right."""
     labels = [[0, 1], [0, 2], [2, -1]]
     shares = [[0.9, 0.8, 0.1], [0.4, 0.1, 0.45], [0.2, 0.3, 0.5]]
-    assert assigned_labels(shares, "sigmoid").tolist() == [
-        [True, True, False],
-        [False] * 3,
-        [False, False, True],
-    ]
+    assert assigned_labels(shares, "sigmoid").tolist() == [[True, True, False], [False] * 3, [False, False, True]]
     found = multilabel_metrics(labels, shares, NAMES, "sigmoid")
     assert found.answer == "sigmoid"
     assert found.f1_micro == pytest.approx(2 * 3 / (5 + 3))

@@ -54,9 +54,7 @@ def test_places_of_a_small_site_are_quarters_too():
     }  # fmt: skip
     meters = slice_values(pd.Series(np.linspace(500_000.0, 500_001.0, 41)))
     assert meters.iloc[[0, -1]].tolist() == ["500000 to 500000.2", "500000.8 to 500001"]
-    assert sliceable_columns(pd.DataFrame({"longitude": 1e-9 * np.arange(30) - 122.4}), without=[]) == [
-        "longitude"
-    ]
+    assert sliceable_columns(pd.DataFrame({"longitude": 1e-9 * np.arange(30) - 122.4}), without=[]) == ["longitude"]
 
 
 @pytest.mark.parametrize(
@@ -79,10 +77,7 @@ def test_dates_of_a_csv_are_cut_as_those_of_parquet(zone):
     assert slice_values(written).tolist() == slice_values(taken).tolist()
     assert slice_values(written).nunique() == 4
     days = taken.dt.strftime("%Y-%m-%d")
-    assert (
-        slice_values(pd.concat([days, pd.Series([f"2024-01-{day:02d}" for day in range(1, 20)])])).nunique()
-        == 4
-    )
+    assert slice_values(pd.concat([days, pd.Series([f"2024-01-{day:02d}" for day in range(1, 20)])])).nunique() == 4
     assert slice_values(written.where(written.index != 7, "in spring")) is None, "not all of them are dates"
 
 

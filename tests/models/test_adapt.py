@@ -39,10 +39,7 @@ TINY = Architecture(
 def test_weights_for_other_channels_are_timm_s(in_channels):
     weight = torch.randn(8, 3, 3, 3)
     torch.testing.assert_close(
-        adapted_weight(weight, in_channels),
-        adapt_input_conv(in_channels, weight.clone()),
-        rtol=1e-6,
-        atol=1e-7,
+        adapted_weight(weight, in_channels), adapt_input_conv(in_channels, weight.clone()), rtol=1e-6, atol=1e-7
     )
 
 
@@ -116,8 +113,7 @@ def test_foreign_channels():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
-    [({"num_classes": -1}, ("num_classes", "-1")), ({"in_channels": 0}, ("in_channels", "0"))],
+    ("wrong", "says"), [({"num_classes": -1}, ("num_classes", "-1")), ({"in_channels": 0}, ("in_channels", "0"))]
 )
 def test_numbers_that_cannot_be(wrong, says):
     for model in (TINY, "timm:resnet10t", "torchvision:resnet18"):
@@ -195,9 +191,7 @@ def test_all_frozen_but_the_classifier_is_logistic_regression_on_features_that_s
     pictures = torch.randn(4, 3, 64, 64)
     network.train()
     features = network.embed(pictures)
-    assert torch.equal(features, network.eval().embed(pictures)), (
-        "no dropped path, no statistics of the batch"
-    )
+    assert torch.equal(features, network.eval().embed(pictures)), "no dropped path, no statistics of the batch"
     network.train()(pictures).logsumexp(1).sum().backward()
     with torch.no_grad():
         for weight in network.parameters():
@@ -344,9 +338,7 @@ def test_of_two_classifiers_both_train_where_all_else_is_frozen():
         network = create("timm:deit_tiny_distilled_patch16_224", num_classes=3)
     freeze(network, stages="all")
     trains = {name for name, weight in network.named_parameters() if weight.requires_grad}
-    assert trains == {
-        f"module.{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")
-    }
+    assert trains == {f"module.{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
     groups = layer_groups(network)
     assert len(groups) == 12 + 2  # as of the transformer that is not distilled
     last = {id(weight) for weight in groups[-1]}
@@ -368,9 +360,7 @@ def test_networks_that_scale_three_channels_by_themselves_take_others(name, padd
     inner = slice(2, -2) if padded else slice(None)  # a margin of 3 px is 2 of every second
     with torch.no_grad():
         expected, found = stems[0](network.module._transform_input(pictures)), stems[1](twice)
-        torch.testing.assert_close(
-            found[..., inner, inner], expected[..., inner, inner], rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(found[..., inner, inner], expected[..., inner, inner], rtol=1e-4, atol=1e-4)
         model_file.save(tmp_path / "m.safetensors", widened, class_names=("a", "b", "c"))
         loaded = model_file.load(tmp_path / "m.safetensors")
         assert torch.equal(loaded(twice), widened(twice))

@@ -217,9 +217,7 @@ def test_a_convolution_of_a_small_map_is_a_product_and_gives_the_same(
 
 def test_every_pointwise_convolution_of_a_network_may_be_a_product():
     pointwise = [
-        one
-        for one in create("efficientnetv2_b0").modules()
-        if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1)
+        one for one in create("efficientnetv2_b0").modules() if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1)
     ]
     assert len(pointwise) > 50
     assert {type(one) for one in pointwise} == {ProductConv2d}

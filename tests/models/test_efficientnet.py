@@ -51,9 +51,7 @@ def test_logits_are_the_classifier_on_the_embedding():
     pictures = torch.randn(3, 5, 40, 33)
     embedding = network.embed(pictures)
     assert embedding.shape == (3, 32)
-    torch.testing.assert_close(
-        network(pictures), embedding @ network.classifier.weight.T + network.classifier.bias
-    )
+    torch.testing.assert_close(network(pictures), embedding @ network.classifier.weight.T + network.classifier.bias)
     assert (network.num_classes, network.in_channels, network.architecture) == (7, 5, TINY)
 
 
@@ -105,11 +103,7 @@ def test_one_traced_program_serves_all_sizes_but_the_first(training):
 
 def test_an_exported_program_takes_other_sizes():
     network = create(replace(TINY, padding="same"), num_classes=5).eval()
-    sides = {
-        0: torch.export.Dim("n", min=2),
-        2: torch.export.Dim("h", min=33),
-        3: torch.export.Dim("w", min=33),
-    }
+    sides = {0: torch.export.Dim("n", min=2), 2: torch.export.Dim("h", min=33), 3: torch.export.Dim("w", min=33)}
     exported = torch.export.export(network, (torch.randn(2, 3, 64, 64),), dynamic_shapes=(sides,)).module()
     for images in (torch.randn(3, 3, 65, 96), torch.randn(2, 3, 67, 130)):
         torch.testing.assert_close(exported(images), network(images))
@@ -134,10 +128,7 @@ def test_each_weight_is_drawn_once():
 
     class Draws(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if (
-                function in (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default)
-                and not args[0].is_meta
-            ):
+            if function in (torch.ops.aten.uniform_.default, torch.ops.aten.normal_.default) and not args[0].is_meta:
                 drawn.append(args[0].numel())
             return function(*args, **kwargs or {})
 

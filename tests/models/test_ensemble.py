@@ -76,9 +76,7 @@ def test_networks_that_cannot_be_asked_together_are_refused():
         Ensemble([one, other])
     for network, high in ((one, 3000.0), (other, 3010.0)):
         bands = Bands((4, 3, 2), high=(high,) * 3)
-        network.preprocessing = replace(
-            network.preprocessing, image_size=32, std=(high / 1e5,) * 3, bands=bands
-        )
+        network.preprocessing = replace(network.preprocessing, image_size=32, std=(high / 1e5,) * 3, bands=bands)
     with pytest.raises(InputError, match=mentioning("band", "training")):
         Ensemble([one, other])
 
@@ -145,15 +143,11 @@ def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
 def test_what_chose_a_member_chose_the_ensemble():
     one, other = members()
     one.trained_on = TrainingFingerprint(2, np.array([0, 1]), chose=TrainingFingerprint(1, np.array([7])))
-    other.trained_on = TrainingFingerprint(
-        2, np.array([2, 3]), chose=TrainingFingerprint(2, np.array([7, 8]))
-    )
+    other.trained_on = TrainingFingerprint(2, np.array([2, 3]), chose=TrainingFingerprint(2, np.array([7, 8])))
     known = Ensemble([one, other]).trained_on
     assert known.chose.marks.tolist() == [7, 8]
     assert known.complete
-    other.trained_on = TrainingFingerprint(
-        2, np.array([2, 3]), chose=TrainingFingerprint(9, np.array([7, 8]))
-    )
+    other.trained_on = TrainingFingerprint(2, np.array([2, 3]), chose=TrainingFingerprint(9, np.array([7, 8])))
     assert not Ensemble([one, other]).trained_on.complete
     other.trained_on = TrainingFingerprint(2, np.array([2, 3]))
     assert Ensemble([one, other]).trained_on.chose.marks.tolist() == [7]

@@ -115,9 +115,7 @@ OWN = Architecture(8, (Stage(mbconv(expand=2, kernel=3), 1, 8, 4),), 16)
 def test_from_a_model_file(tmp_path, how):
     given = create(OWN, num_classes=2)
     model_file.save(tmp_path / "model.safetensors", given, class_names=("cat", "dog"))
-    path = {"path": tmp_path / "model.safetensors", "folder": tmp_path}.get(
-        how, str(tmp_path / "model.safetensors")
-    )
+    path = {"path": tmp_path / "model.safetensors", "folder": tmp_path}.get(how, str(tmp_path / "model.safetensors"))
     same = create(path)
     assert (same.class_names, same.num_classes) == (("cat", "dog"), 2)
     assert torch.equal(same.classifier.weight, given.classifier.weight)
@@ -130,9 +128,7 @@ def test_from_a_model_file(tmp_path, how):
         create("runs/none/model.safetensors")
 
 
-@pytest.mark.parametrize(
-    "file", ["m.pth", "m.keras", "m.weights.h5", "m.safetensors", "folder", "checkpoint"]
-)
+@pytest.mark.parametrize("file", ["m.pth", "m.keras", "m.weights.h5", "m.safetensors", "folder", "checkpoint"])
 def test_weights_of_others_are_led_to_convert(tmp_path, monkeypatch, file):
     """Whatever they lie in, the message has the command for just that file."""
     monkeypatch.chdir(tmp_path)
@@ -218,8 +214,7 @@ def test_weights_with_another_padding_take_the_released_dropout(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["efficientnetv2_b0", "efficientnetv2_b3", "efficientnetv2_s", "efficientnetv2_xl", "efficientnet_b4"],
+    "name", ["efficientnetv2_b0", "efficientnetv2_b3", "efficientnetv2_s", "efficientnetv2_xl", "efficientnet_b4"]
 )
 def test_channels_and_strides_are_timm_s(name):
     with torch.device("meta"):

@@ -15,10 +15,7 @@ from efficientnetv2.models.wrappers import WrappedModel
 
 SMALL = Architecture(
     stem_channels=8,
-    stages=(
-        Stage(fused_mbconv(expand=4, kernel=3), 1, 8, 3),
-        Stage(mbconv(expand=4, kernel=3, se=0.25), 2, 16, 3),
-    ),
+    stages=(Stage(fused_mbconv(expand=4, kernel=3), 1, 8, 3), Stage(mbconv(expand=4, kernel=3, se=0.25), 2, 16, 3)),
     head_channels=512,
 )
 IMAGES = 4

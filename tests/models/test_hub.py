@@ -50,11 +50,7 @@ def hub(server, tmp_path, monkeypatch):
     """Caches of this test alone, filled from the server."""
     monkeypatch.setattr(hub_module, "PAUSE_S", 0.0)
     return Hub(
-        endpoint=server.url,
-        folder=tmp_path / "hub",
-        pytorch=server.url,
-        torch_folder=tmp_path / "torch",
-        patience_s=5,
+        endpoint=server.url, folder=tmp_path / "hub", pytorch=server.url, torch_folder=tmp_path / "torch", patience_s=5
     )
 
 
@@ -265,9 +261,7 @@ def test_a_mirror_is_named_by_the_environment(server, tmp_path, monkeypatch):
 
 def test_torchvisions_files_are_checked_by_the_hash_in_their_names(server, hub, monkeypatch):
     file = f"efficientnet_b0-{sha256(CONTENT).hexdigest()[:8]}.pth"
-    monkeypatch.setitem(
-        pretrained._TABLE, TORCHVISION, replace(pretrained.get_weights(TORCHVISION), file=file)
-    )
+    monkeypatch.setitem(pretrained._TABLE, TORCHVISION, replace(pretrained.get_weights(TORCHVISION), file=file))
     server.files[f"models/{file}"] = CONTENT
     server.breaks = [2**21]
     assert fetch(TORCHVISION, hub) == hub.torch_folder / file
@@ -314,8 +308,7 @@ def test_each_tag_brings_its_own_preprocessing(server, hub):
     for tag, mean in (("ap_in1k", (0.5, 0.5, 0.5)), ("in1k", (0.485, 0.456, 0.406))):
         server.files[f"timm/tf_efficientnet_b0.{tag}/model.safetensors"] = weights
         assert (
-            read_pretrained(fetch(f"efficientnet_b0.{tag}", hub), f"efficientnet_b0.{tag}").preprocessing.mean
-            == mean
+            read_pretrained(fetch(f"efficientnet_b0.{tag}", hub), f"efficientnet_b0.{tag}").preprocessing.mean == mean
         )
 
 
@@ -327,9 +320,7 @@ def test_torchvisions_weights_by_name_give_its_logits(server, hub, monkeypatch, 
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     content = (tmp_path / "weights.pth").read_bytes()
     file = f"efficientnet_b0-{sha256(content).hexdigest()[:8]}.pth"
-    monkeypatch.setitem(
-        pretrained._TABLE, TORCHVISION, replace(pretrained.get_weights(TORCHVISION), file=file)
-    )
+    monkeypatch.setitem(pretrained._TABLE, TORCHVISION, replace(pretrained.get_weights(TORCHVISION), file=file))
     server.files[f"models/{file}"] = content
     network = read_pretrained(fetch(TORCHVISION, hub), TORCHVISION)
     pictures = torch.randn(2, 3, 65, 65)
@@ -361,11 +352,7 @@ def test_timms_rows_are_what_timm_publishes():
         for tag, cfg in row.cfgs.items()
         if re.match(r"tf_efficientnet(v2)?_(b\d|l2|s|m|l|xl)$", model) and tag
     }
-    ours = {
-        name: row
-        for name in pretrained.weight_names()
-        if (row := pretrained.get_weights(name)).source == "timm"
-    }
+    ours = {name: row for name in pretrained.weight_names() if (row := pretrained.get_weights(name)).source == "timm"}
     assert set(ours) == set(theirs)
     for name, cfg in theirs.items():
         row, preprocessing = ours[name], ours[name].preprocessing
@@ -383,11 +370,7 @@ def test_timms_rows_are_what_timm_publishes():
 def test_torchvisions_rows_are_what_torchvision_publishes():
     from torchvision.models import get_model_weights
 
-    ours = [
-        row
-        for name in pretrained.weight_names()
-        if (row := pretrained.get_weights(name)).source == "torchvision"
-    ]
+    ours = [row for name in pretrained.weight_names() if (row := pretrained.get_weights(name)).source == "torchvision"]
     theirs = {weights.url: weights for row in ours for weights in get_model_weights(row.their_model)}
     assert {url(row.name, Hub(pytorch="https://download.pytorch.org")) for row in ours} == set(theirs)
     for row in ours:
@@ -424,23 +407,17 @@ def test_the_best_weights_come_first():
         "efficientnetv2_s.tv_in1k",
         "efficientnetv2_s.in21k",
     )
-    assert {
-        name for model in efficientnetv2.list_models() for name in pretrained.ranked_weights(model)
-    } == set(efficientnetv2.list_models(pretrained=True))
+    assert {name for model in efficientnetv2.list_models() for name in pretrained.ranked_weights(model)} == set(
+        efficientnetv2.list_models(pretrained=True)
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "efficientnetv2_s.in22k",
-            ("did you mean", "efficientnetv2_s.in21k_ft"),
-        ),
+        ("efficientnetv2_s.in22k", ("did you mean", "efficientnetv2_s.in21k_ft")),
         ("efficientnetv2_s", ("efficientnetv2_s", "weight")),
-        (
-            "efficientnetv3_s.in1k",
-            ("efficientnetv3_s", "did you mean", "efficientnetv2_s"),
-        ),
+        ("efficientnetv3_s.in1k", ("efficientnetv3_s", "did you mean", "efficientnetv2_s")),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, message):

@@ -101,10 +101,7 @@ def test_weights_that_come_without_a_classifier_get_one_and_those_with_several_g
     """Published as they were trained: to embed, and distilled by two heads."""
     embedding = timm.create_model("convnextv2_atto", num_classes=0)
     distilled = timm.create_model("pit_ti_distilled_224")
-    for word, theirs, px in (
-        ("convnextv2_atto.fcmae", embedding, 64),
-        ("pit_ti_distilled_224.in1k", distilled, 224),
-    ):
+    for word, theirs, px in (("convnextv2_atto.fcmae", embedding, 64), ("pit_ti_distilled_224.in1k", distilled, 224)):
         server.files[f"timm/{word}/model.safetensors"] = safetensors.torch.save(theirs.state_dict())
         recipe = with_overrides(get_recipe("quick"), [f"weights=timm:{word}"])
         begun = [
@@ -115,9 +112,7 @@ def test_weights_that_come_without_a_classifier_get_one_and_those_with_several_g
         with torch.inference_mode():
             assert begun[0].eval()(pictures).shape == (2, 3)
         state, again = (network.module.state_dict() for network in begun)
-        assert all(torch.equal(state[name], again[name]) for name in state), (
-            "the same recipe, the same weights"
-        )
+        assert all(torch.equal(state[name], again[name]) for name in state), "the same recipe, the same weights"
         kept = [name for name in theirs.state_dict() if "head" not in name]
         assert all(torch.equal(state[name], theirs.state_dict()[name]) for name in kept)
     network, _ = load_weights("timm:convnextv2_atto.fcmae")
@@ -166,9 +161,7 @@ def test_without_a_network_training_from_them_fails_within_seconds_and_says_why_
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     started = time.perf_counter()
-    done = effnetv2_fresh(
-        "train", class_folders, "--weights", word, "--output", tmp_path / "run", cwd=tmp_path
-    )
+    done = effnetv2_fresh("train", class_folders, "--weights", word, "--output", tmp_path / "run", cwd=tmp_path)
     assert time.perf_counter() - started < 60  # most of it is for importing torch
     assert done.returncode == 2
     folder = tmp_path / "torch/hub/checkpoints" if word.startswith("torchvision") else tmp_path / "hub"
@@ -181,13 +174,7 @@ def test_without_a_network_training_from_them_fails_within_seconds_and_says_why_
 
 def test_without_a_network_auto_goes_on_from_scratch_within_seconds(class_folders, tmp_path):
     started = time.perf_counter()
-    words = (
-        *TINY,
-        "--model",
-        "efficientnetv2_b1",
-        "--weights",
-        "auto",
-    )  # of which none come with the repository
+    words = (*TINY, "--model", "efficientnetv2_b1", "--weights", "auto")  # of which none come with the repository
     done = effnetv2("train", class_folders, *words, "--output", tmp_path / "run", cwd=tmp_path)
     assert time.perf_counter() - started < 90  # the training included
     assert done.returncode == 0, done.stderr

@@ -133,11 +133,7 @@ def test_more_channels_than_three(tmp_path):
 def test_a_file_of_format_1_is_read():
     """Written by the package when it knew that format alone; with the answer that its network gave then."""
     loaded = model_file.load(Path(__file__).parent / "data" / "format_1.safetensors")
-    assert (loaded.class_names, loaded.recipe, loaded.metrics) == (
-        ("bog", "fen"),
-        {"name": "quick"},
-        {"top1": 0.75},
-    )
+    assert (loaded.class_names, loaded.recipe, loaded.metrics) == (("bog", "fen"), {"name": "quick"}, {"top1": 0.75})
     assert loaded.preprocessing == Preprocessing(image_size=16, crop_mode="border")
     picture = torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
     torch.testing.assert_close(loaded(picture), torch.tensor([[0.06610342860221863, 0.2746164798736572]]))
@@ -220,10 +216,7 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_answers(tmp_path)
     off = float((before - after).detach().abs().max() / before.detach().std())
     assert 0 < off < 5e-3, "of the logits' spread"
     model_file.save(tmp_path / "whole.safetensors", loaded)
-    assert {one.dtype for one in load_file(tmp_path / "whole.safetensors").values()} == {
-        torch.float32,
-        torch.int64,
-    }
+    assert {one.dtype for one in load_file(tmp_path / "whole.safetensors").values()} == {torch.float32, torch.int64}
 
 
 def test_a_weight_too_large_for_half_precision_is_named_and_nothing_is_written(tmp_path):
@@ -261,8 +254,7 @@ def test_weights_whose_sum_overflows_are_finite_all_the_same(tmp_path):
     network = _network()
     torch.nn.init.constant_(network.classifier.weight, 3e38)
     assert torch.equal(
-        model_file.load(_save(tmp_path / "m.safetensors", network)).classifier.weight,
-        network.classifier.weight,
+        model_file.load(_save(tmp_path / "m.safetensors", network)).classifier.weight, network.classifier.weight
     )
 
 
@@ -333,10 +325,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain.update(foreign="timm:resnet18"), "architecture.*timm:resnet18"),
         (lambda plain: plain.update(architecture=None, foreign="jax:net"), "jax:net"),
         (lambda plain: plain.update(architecture=None, foreign="timm:resnet10t"), "do not fit"),
-        (
-            lambda plain: plain.update(architecture=None, foreign="timm:resnet10t.c3_in1k"),
-            r"timm:resnet10t\.c3_in1k",
-        ),
+        (lambda plain: plain.update(architecture=None, foreign="timm:resnet10t.c3_in1k"), r"timm:resnet10t\.c3_in1k"),
         (lambda plain: plain.update(architecture=None), "network=module"),
         (lambda plain: plain.update(format_version=0), "never a format 0"),
         (lambda plain: plain.update(in_channels=4), "preprocessing of 3 channels for 4"),
@@ -345,34 +334,22 @@ def test_metadata_that_is_no_header(tmp_path, text):
             "mean has 3 values, but images are made of 4 bands",
         ),
         (lambda plain: plain["preprocessing"].update(crop_mode="stretch"), r"preprocessing\.crop_mode"),
-        (
-            lambda plain: plain["preprocessing"].update(std=[0.0, 1.0, 1.0]),
-            r"\(preprocessing\.std: std is \(0\.0",
-        ),
+        (lambda plain: plain["preprocessing"].update(std=[0.0, 1.0, 1.0]), r"\(preprocessing\.std: std is \(0\.0"),
         (lambda plain: plain["architecture"]["stages"][0].update(stride=3), "stride is 3"),
         (lambda plain: plain.pop("recipe"), "recipe"),
         (lambda plain: plain.update(answer="argmax"), "answer: .*'softmax' or 'sigmoid'"),
         (lambda plain: plain.pop("answer"), "answer"),
         (lambda plain: plain.update(surprise=1), "surprise"),
         (lambda plain: plain["architecture"]["stages"][0].update(layers=900), "cannot be built.*layers"),
-        (
-            lambda plain: plain["architecture"]["stages"][0].update(layers=10**12),
-            "layers is 1000.*at most 1,000",
-        ),
+        (lambda plain: plain["architecture"]["stages"][0].update(layers=10**12), "layers is 1000.*at most 1,000"),
         (lambda plain: plain["architecture"].update(head_channels=2**70), "head_channels is 118.*at most"),
         (lambda plain: plain["preprocessing"].update(image_size=10**400), "image_size is 10.400, .*4,096"),
         (lambda plain: plain["preprocessing"].update(image_size=10**9), "image_size is 1000000000, .*4,096"),
-        (
-            lambda plain: plain["preprocessing"].update(image_size="wide"),
-            "image_size: must be a whole number",
-        ),
+        (lambda plain: plain["preprocessing"].update(image_size="wide"), "image_size: must be a whole number"),
         (lambda plain: plain["preprocessing"].update(mean=[float("nan")] * 3), r"mean is \(nan, .*1000"),
         (lambda plain: plain["preprocessing"].update(mean=[1e308, 0, 0]), r"mean is \(1e\+308, .*1000"),
         (lambda plain: plain["preprocessing"].update(std=[1e-320, 1, 1]), r"std is \(1e-320, .*1e-06"),
-        (
-            lambda plain: plain.update(format_version=6, package_version="9.1"),
-            r"efficientnetv2 9\.1.*[Uu]pgrade",
-        ),
+        (lambda plain: plain.update(format_version=6, package_version="9.1"), r"efficientnetv2 9\.1.*[Uu]pgrade"),
         (lambda plain: plain["architecture"].update(head_channels=32), r"do not fit.*'head.*float32 \[24"),
         (lambda plain: plain.update(sha256="0" * 64), "SHA-256 differs"),
     ],
@@ -440,11 +417,7 @@ def test_a_weight_of_another_kind_or_value(tmp_path):
     def spoil(tensors):
         tensors["classifier.bias"][1] = float("nan")
 
-    for change, says in (
-        (count, r"int64 \[3\], not float32"),
-        (nudge, "SHA-256"),
-        (spoil, r"NaN.*classifier\.bias"),
-    ):
+    for change, says in ((count, r"int64 \[3\], not float32"), (nudge, "SHA-256"), (spoil, r"NaN.*classifier\.bias")):
         path = _save(tmp_path / "m.safetensors")
         _rewrite(path, change_tensors=change)
         with pytest.raises(InputError, match=says):
@@ -484,11 +457,7 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
 
 
 CHANGES = {
-    "head of two layers": (
-        "classifier",
-        nn.Sequential(nn.Dropout(), nn.Linear(24, 3)),
-        r"classifier\.1\.weight",
-    ),
+    "head of two layers": ("classifier", nn.Sequential(nn.Dropout(), nn.Linear(24, 3)), r"classifier\.1\.weight"),
     "head of 9": ("classifier", nn.Linear(24, 9), r"classifier.*\[9, 24\]"),
     "stem of 1 channel": ("stem.conv", nn.Conv2d(1, 8, 3, 2, 1, bias=False), r"stem\.conv"),
     "stem of stride 1": ("stem.conv", nn.Conv2d(3, 8, 3, 1, 1, bias=False), r"stem\.conv.*stride=\(1, 1\)"),
@@ -616,9 +585,7 @@ def test_a_pickle_is_refused_with_the_command_that_reads_it(tmp_path):
         model_file.load(tmp_path / "m.pth")
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak, and resets it"
-)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's peak, and resets it")
 def test_loading_takes_hardly_more_memory_than_the_weights(tmp_path):
     """Loading with a second copy of the weights would take twice their bytes, and building before it three times."""
     path = tmp_path / "m.safetensors"

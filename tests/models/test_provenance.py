@@ -29,9 +29,7 @@ def network():
 
 
 def answers(network, tta="none"):
-    images = torch.randint(
-        0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return predict(network, [images], preprocessing=Preprocessing(image_size=32, tta=tta))
 
 

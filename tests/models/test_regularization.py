@@ -123,9 +123,7 @@ def test_every_kind_of_dropout_is_one(kind):
 
 def test_dropouts_keep_the_proportions_they_were_built_with():
     """A block's 0.1 beside the classifier's 0.4: a quarter of it, through 0 and in copies."""
-    network = nn.Sequential(
-        nn.Dropout(0.1), nn.Dropout(0.0), nn.Linear(2, 2), nn.Dropout(0.4), nn.Linear(2, 2)
-    )
+    network = nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.0), nn.Linear(2, 2), nn.Dropout(0.4), nn.Linear(2, 2))
     for rate in (0.2, 0.0, 0.8):
         network = copy.deepcopy(network)
         done = apply_regularization(network, dropout=rate)
@@ -149,9 +147,7 @@ def test_transformers_blocks_drop_as_much_less_as_they_were_built_to():
 
 def test_what_was_reached_is_said_in_words():
     network = torchvision.models.efficientnet_b0(weights=None)
-    done = apply_regularization(
-        network, StepSettings(image_size=32, dropout=0.1, drop_path=0.1, randaugment=5)
-    )
+    done = apply_regularization(network, StepSettings(image_size=32, dropout=0.1, drop_path=0.1, randaugment=5))
     assert mentions(str(done), "classifier.0", "16", "5")
     assert str(apply_regularization(nn.Linear(2, 2), StepSettings(image_size=32))) == "nothing"
 
@@ -245,7 +241,4 @@ def test_what_of_a_setting_no_network_holds_is_named():
     last = paper_schedule("efficientnetv2_m").last
     done = apply_regularization(create("efficientnetv2_b0"), last)
     assert each_mentions(done.notes, ("20", "mixup_alpha", "0.2", "label_smoothing", "0.1"))
-    assert (
-        apply_regularization(create("efficientnetv2_b0"), StepSettings(image_size=32, dropout=0.1)).notes
-        == ()
-    )
+    assert apply_regularization(create("efficientnetv2_b0"), StepSettings(image_size=32, dropout=0.1)).notes == ()

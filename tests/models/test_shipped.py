@@ -32,9 +32,7 @@ def test_it_is_small_and_knows_what_it_is():
     assert network.trained_on is not None
     assert network.trained_on.pictures == 1680
     assert network.recipe["weights"] == "none", "trained from scratch"
-    kinds = {
-        tensor.ndim > 1: tensor.dtype for tensor in load_file(FILE).values() if tensor.is_floating_point()
-    }
+    kinds = {tensor.ndim > 1: tensor.dtype for tensor in load_file(FILE).values() if tensor.is_floating_point()}
     assert kinds == {True: torch.float16, False: torch.float32}
     words = " ".join(safetensors_io.read_header(FILE).metadata.values())
     assert not re.search(r'"/\w+/', words), "a path of somebody's machine"

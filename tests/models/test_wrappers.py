@@ -55,9 +55,7 @@ def test_a_library_s_network_answers_as_one_of_ours(model, embed_dim, image_size
         torch.testing.assert_close(embedding @ classifier.weight.T + classifier.bias, logits)
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet10t", "tf_efficientnetv2_b0", "convnext_atto", "vit_tiny_patch16_224"]
-)
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnetv2_b0", "convnext_atto", "vit_tiny_patch16_224"])
 def test_the_classifier_and_the_stem_are_those_that_timm_names(name):
     with torch.device("meta"):
         network = create(f"timm:{name}")
@@ -232,10 +230,7 @@ def test_dropout_and_drop_path_are_honoured():
     ("model", "says"),
     [
         ("timm:resnet18x", "'resnet18x'; did you mean 'resnet18'"),
-        (
-            "timm:resnet18.a9_in1k",
-            r"no weights 'resnet18\.a9_in1k'; did you mean 'resnet18\.a\d_in1k'.*Known: ",
-        ),
+        ("timm:resnet18.a9_in1k", r"no weights 'resnet18\.a9_in1k'; did you mean 'resnet18\.a\d_in1k'.*Known: "),
         ("torchvision:resnet_18", "'resnet_18'; did you mean 'resnet18'"),
         ("torchvision:fcn_resnet50", "torchvision.*fcn_resnet50"),
         ("torchvision:resnet50.IMAGENET1K_V3", "'IMAGENET1K_V3'|IMAGENET1K_V1, IMAGENET1K_V2"),
@@ -400,8 +395,7 @@ def small_transformers(monkeypatch):
     there = torchvision.models.vision_transformer._vision_transformer
     small = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
     monkeypatch.setattr(
-        "torchvision.models.vision_transformer._vision_transformer",
-        lambda **words: there(**(words | small)),
+        "torchvision.models.vision_transformer._vision_transformer", lambda **words: there(**(words | small))
     )
 
 
@@ -429,9 +423,7 @@ def test_the_size_that_weights_decided_is_kept(small_transformers, tmp_path, mon
     ("model", "image_size", "interpolation"),
     [("vit_b_16", 224, "bilinear"), ("vit_h_14", 224, "bicubic"), ("vit_h_14@518", 518, "bicubic")],
 )
-def test_fresh_transformers_take_the_pictures_that_they_state(
-    small_transformers, model, image_size, interpolation
-):
+def test_fresh_transformers_take_the_pictures_that_they_state(small_transformers, model, image_size, interpolation):
     """torchvision documents 518 px for vit_h_14's usual weights, but builds it at 224 px without any."""
     network = create(f"torchvision:{model}", num_classes=2)
     stated = network.preprocessing

@@ -61,9 +61,7 @@ def test_other_costs_count_where_they_are_given_an_exponent():
 
 
 def test_a_failed_network_is_worth_nothing():
-    assert (
-        Reward().compute(replace(BACKBONE, top1=None, step_seconds=None, failure="diverged"), BACKBONE) == 0.0
-    )
+    assert Reward().compute(replace(BACKBONE, top1=None, step_seconds=None, failure="diverged"), BACKBONE) == 0.0
 
 
 @pytest.mark.parametrize("name", ["step_seconds", "parameters", "inference_seconds", "peak_memory_bytes"])

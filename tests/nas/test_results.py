@@ -11,14 +11,7 @@ from tests.nas.tiny import SPACE
 
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.nas.objective import Measurement, Reward
-from efficientnetv2.nas.results import (
-    TrialRow,
-    architecture_table,
-    best,
-    best_so_far,
-    importances,
-    pareto_front,
-)
+from efficientnetv2.nas.results import TrialRow, architecture_table, best, best_so_far, importances, pareto_front
 from efficientnetv2.nas.storage import Storage, import_optuna
 from efficientnetv2.nas.study import create_study, open_study
 from efficientnetv2.utils.errors import InputError
@@ -110,9 +103,7 @@ def test_drawings_show_what_there_is():
 def test_the_decision_that_rewards_follow_matters_most(tmp_path):
     """Fused networks of stage 2 are worth 0.6, the others 0.5, whatever else was decided."""
     storage = Storage(f"sqlite:///{tmp_path}/study.db", timeout_s=5, create=True)
-    create_study(
-        storage, "study", PLAN.model_copy(update={"reward": Reward(step_seconds=0, parameters=0)}), trials=40
-    )
+    create_study(storage, "study", PLAN.model_copy(update={"reward": Reward(step_seconds=0, parameters=0)}), trials=40)
     study = open_study(storage, "study")
     assert not importances(study)
     for number in range(40):

@@ -93,11 +93,7 @@ def test_equal_rewards_teach_nothing_and_options_that_are_not_there_stay_so():
 def test_entropy_pulls_towards_even_chances():
     """The third reward is the usual one, so its step is that of entropy alone: the gradient by finite differences."""
     policy = PolicyGradient(warmup=2, entropy=0.1, learning_rate=1.0, baseline_decay=1.0)
-    tried = [
-        PastTrial((0, 0, 0, 0, 0), 1.0),
-        PastTrial((0, 0, 0, 0, 1), 0.0),
-        PastTrial((1, 1, 1, 1, 1), 0.5),
-    ]
+    tried = [PastTrial((0, 0, 0, 0, 0), 1.0), PastTrial((0, 0, 0, 0, 1), 0.0), PastTrial((1, 1, 1, 1, 1), 0.5)]
 
     def entropy(logits):
         chances = np.exp(logits) / np.exp(logits).sum()
@@ -263,18 +259,14 @@ def test_a_study_of_another_aim_is_refused(name):
     study = optuna.create_study(sampler=create_sampler(name, TINY, seed=0))
     with pytest.raises(InputError, match=mentioning("minimize", "maximize")):
         study.ask(distributions(TINY))
-    several = optuna.create_study(
-        directions=["maximize", "minimize"], sampler=create_sampler(name, TINY, seed=0)
-    )
+    several = optuna.create_study(directions=["maximize", "minimize"], sampler=create_sampler(name, TINY, seed=0))
     with pytest.raises(InputError, match="maximize, minimize"):
         several.ask(distributions(TINY))
 
 
 def test_nsga2_seeks_fronts():
     """Fewer parameters and more reward."""
-    study = optuna.create_study(
-        directions=["maximize", "minimize"], sampler=create_sampler("nsga2", SPACE, seed=0)
-    )
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=create_sampler("nsga2", SPACE, seed=0))
     for _ in range(8):
         trial = study.ask()
         point = suggest(trial, SPACE)

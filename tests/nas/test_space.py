@@ -76,9 +76,9 @@ def test_the_count_is_that_of_different_networks(space):
 
 def test_the_count_of_the_papers_space():
     """B4 has 2, 4, 4, 6, 6, 8, 2 layers: each stage 2 x 2 x 3 operators times twice its layers; 1, 5 and 7 may go."""
-    assert paper_space().count == (12 * 4 + 1) * (12 * 8) * (12 * 8) * (12 * 12) * (12 * 12 + 1) * (
-        12 * 16
-    ) * (12 * 4 + 1)
+    assert paper_space().count == (12 * 4 + 1) * (12 * 8) * (12 * 8) * (12 * 12) * (12 * 12 + 1) * (12 * 16) * (
+        12 * 4 + 1
+    )
 
 
 @settings(max_examples=60)
@@ -196,9 +196,7 @@ def test_a_stage_may_go_from_between_others():
 
 
 def test_widths_and_squeeze_excite_are_decisions_too():
-    space = space_around(
-        get_architecture("efficientnetv2_b0"), widths=(0.5, 1.0), choose_se=True, removable=False
-    )
+    space = space_around(get_architecture("efficientnetv2_b0"), widths=(0.5, 1.0), choose_se=True, removable=False)
     named = {one.name: one.options for one in space.decisions}
     assert named["stage4.channels"] == (48, 96)
     assert named["stage4.se"] == (None, 0.25)
@@ -230,10 +228,7 @@ def test_another_space_is_known_and_said():
     wider = Space(replace(BACKBONE, head_channels=64), TINY.stages)
     assert mentions(describe_difference(wider, TINY), "head_channels", "64", "32")
     assert mentions(
-        describe_difference(space_around(replace(BACKBONE, stages=BACKBONE.stages[:1])), TINY),
-        "1",
-        "2",
-        "stage",
+        describe_difference(space_around(replace(BACKBONE, stages=BACKBONE.stages[:1])), TINY), "1", "2", "stage"
     )
     deeper = replace(BACKBONE, stages=(replace(BACKBONE.stages[0], layers=2), BACKBONE.stages[1]))
     assert describe_difference(Space(deeper, TINY.stages), TINY) == "the backbone's stages differ"
@@ -305,9 +300,7 @@ def test_networks_of_other_spaces_are_refused_with_the_reason():
     assert mentions(reason(replace(BACKBONE, head_channels=48)), "head_channels", "48", "32")
     assert mentions(reason(replace(BACKBONE, stages=(first, replace(second, channels=24)))), "2", "24", "16")
     assert mentions(
-        reason(
-            replace(BACKBONE, stages=(first, replace(second, operator=mbconv(expand=4, kernel=3, se=None))))
-        ),
+        reason(replace(BACKBONE, stages=(first, replace(second, operator=mbconv(expand=4, kernel=3, se=None))))),
         "2",
         "stage",
     )

@@ -140,9 +140,7 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
     assert bench.made == [other, TINY, other, TINY, other, TINY, other]
     assert found.total.median == pytest.approx(0.5)
     assert (found.total.low, found.total.high) == pytest.approx((0.5, 0.5))
-    assert sum(found.parts[name] for name in part_names(TINY, image_size=32, num_classes=3)) == pytest.approx(
-        0.5
-    )
+    assert sum(found.parts[name] for name in part_names(TINY, image_size=32, num_classes=3)) == pytest.approx(0.5)
 
 
 def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):

@@ -79,9 +79,7 @@ def test_another_driver_is_refused_by_its_name():
     assert sqlite_file("postgresql+pg8000://me@host/db") is None
 
 
-@pytest.mark.parametrize(
-    "name", ["my study", "100%", "%41", "what?", "#1", "a:b@c", "{SCHEMA_VERSION}", "a&b=c", "é"]
-)
+@pytest.mark.parametrize("name", ["my study", "100%", "%41", "what?", "#1", "a:b@c", "{SCHEMA_VERSION}", "a&b=c", "é"])
 def test_a_folder_may_have_any_name(name, tmp_path):
     """The file is where it is said to be, and Optuna's own programs find the study by the URL."""
     file = tmp_path / name / "study.db"
@@ -163,9 +161,7 @@ def test_what_was_given_back_is_taken_first_and_has_not_been_begun(tmp_path):
         ("set_trial_user_attr", "begun"),
     ],
 )
-def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(
-    call, word, tmp_path, monkeypatch
-):
+def test_a_trial_that_was_taken_as_the_database_went_away_is_not_left_behind(call, word, tmp_path, monkeypatch):
     """What was asked for was done, but the answer never came: asked again, the worker gets the trial that it has."""
     one = study(tmp_path)
     if call == "set_trial_state_values":
@@ -261,9 +257,7 @@ def test_a_worker_here_is_lost_with_its_process(tmp_path):
         time.sleep(0.01)
         assert one.acquire(1).attempt == begun
         again = one.storage.rdb.get_trial(one.trial_id(0)).datetime_start
-        assert again > first, (
-            "how long a trial takes is counted from when it was begun again, not over a night"
-        )
+        assert again > first, "how long a trial takes is counted from when it was begun again, not over a night"
 
 
 @pytest.mark.parametrize(
@@ -337,8 +331,7 @@ def test_a_file_that_is_no_study_is_refused_at_once(damage, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "given"),
-    [("postgresql://me@host/db", "of the environment"), ("postgresql://me:own@host/db", "own")],
+    ("url", "given"), [("postgresql://me@host/db", "of the environment"), ("postgresql://me:own@host/db", "own")]
 )
 def test_a_password_comes_with_the_environment_and_a_wrong_one_is_not_tried_again(url, given, monkeypatch):
     import pg8000
@@ -358,9 +351,7 @@ def test_a_password_comes_with_the_environment_and_a_wrong_one_is_not_tried_agai
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:unclosed <socket:ResourceWarning"
-)  # which pg8000 leaves when it is refused
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # which pg8000 leaves when it is refused
 def test_a_server_that_wants_a_password(monkeypatch):
     """By SCRAM, PostgreSQL's own choice."""
     monkeypatch.delenv("PGPASSWORD", raising=False)

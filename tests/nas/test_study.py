@@ -85,9 +85,7 @@ def test_a_study_of_version_0_1_is_opened(tmp_path):
     assert open_study(one, "study").config == PLAN
 
 
-@pytest.mark.parametrize(
-    ("begun", "said"), [("0.1", ("efficientnetv2", "0.1")), (None, ("of an earlier version",))]
-)
+@pytest.mark.parametrize(("begun", "said"), [("0.1", ("efficientnetv2", "0.1")), (None, ("of an earlier version",))])
 def test_another_version_of_the_package_is_told(begun, said):
     assert version_warning("1.0", "1.0") is None
     told = version_warning(begun, "1.0")
@@ -131,10 +129,7 @@ def test_a_plan_of_another_version_is_told(tmp_path):
         (RequestedConfig(pictures="other"), ("data: ",)),
         (RequestedConfig(bands=(3, 2, 1)), ("`bands`", "4,3,2", "3,2,1")),
         (RequestedConfig(bands=()), ("`bands`", "4,3,2")),
-        (
-            RequestedConfig(hardware="another one"),
-            ("hardware, and so step times: a machine there, another one here",),
-        ),
+        (RequestedConfig(hardware="another one"), ("hardware, and so step times: a machine there, another one here",)),
     ],
 )
 def test_another_study_is_refused_with_what_differs(wanted, said):
@@ -241,10 +236,7 @@ def test_what_is_drawn_follows_the_plans_seed(tmp_path):
     assert drawn[0] != drawn[1]
 
 
-@pytest.mark.parametrize(
-    ("before", "prune", "hopeless"),
-    [(10, True, {0, 1, 2}), (9, True, set()), (10, False, set())],
-)
+@pytest.mark.parametrize(("before", "prune", "hopeless"), [(10, True, {0, 1, 2}), (9, True, set()), (10, False, set())])
 def test_the_worst_quarter_is_stopped_at_its_second_point(before, prune, hopeless, tmp_path):
     """Ten ended with 0.0 to 0.9 at every point, a quarter of them below 0.225; these have a little more than one."""
     create_study(storage(tmp_path), "study", PLAN.model_copy(update={"prune": prune}), trials=20)

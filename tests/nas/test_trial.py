@@ -27,15 +27,7 @@ from efficientnetv2.nas import trial as child
 from efficientnetv2.nas.latency import ReferenceTiming, StepTiming, part_names
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
-from efficientnetv2.nas.trial import (
-    EpochDone,
-    Failed,
-    StepTimed,
-    Trained,
-    TrialResult,
-    run_trial,
-    to_measurement,
-)
+from efficientnetv2.nas.trial import EpochDone, Failed, StepTimed, Trained, TrialResult, run_trial, to_measurement
 from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
@@ -200,9 +192,7 @@ def test_of_a_trial_that_has_an_end_nobody_stopped_it():
 def test_of_a_trial_that_failed_no_accuracy_is_kept(class_folders, tmp_path):
     """However good it was before."""
     proxy = proxy_of(class_folders, tmp_path, seeds=(7, 8))
-    found = to_measurement(
-        TINY, proxy, TrialResult(STEP, CURVE, None, Failed("diverged", "the loss is inf", 1000))
-    )
+    found = to_measurement(TINY, proxy, TrialResult(STEP, CURVE, None, Failed("diverged", "the loss is inf", 1000)))
     assert (found.top1, found.failure) == (None, "diverged: the loss is inf")
     assert (found.step_seconds, found.epochs, found.peak_memory_bytes) == (0.1, 1.5, 1000)
 
@@ -250,15 +240,12 @@ def test_a_step_that_is_not_the_sum_of_its_parts_is_measured_again(
     proxy = proxy_of(class_folders, tmp_path)
     answers = [first, whole_of(0.12, apart=0.01)]
     monkeypatch.setattr(child, "time_step", lambda *given, **more: answers.pop(0))
-    found = child.time_trial_step(
-        TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False
-    )
+    found = child.time_trial_step(TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False)
     assert (2 - len(answers), found.time.median, found.measured) == (times, counts, True)
 
 
 @pytest.mark.parametrize(
-    ("by", "verify", "measured"),
-    [("cached", False, False), ("cached", True, True), ("measured", False, True)],
+    ("by", "verify", "measured"), [("cached", False, False), ("cached", True, True), ("measured", False, True)]
 )
 def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
     by, verify, measured, class_folders, tmp_path, monkeypatch
@@ -282,9 +269,7 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
     monkeypatch.setattr(child, "reset_peak_memory", lambda device: came.append("peak forgotten"))
     monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
     monkeypatch.setattr(child, "_run_config", lambda *given: "a run")
-    monkeypatch.setattr(
-        child.timing, "measure_timings", lambda job, folder: came.append(f"a little of {job}")
-    )
+    monkeypatch.setattr(child.timing, "measure_timings", lambda job, folder: came.append(f"a little of {job}"))
     for name in ("exit_with_parent", "_redirect_output"):
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child, "resolve_task", lambda network, proxy, device: proxy)
@@ -309,9 +294,7 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("share", "trained"), [(1, 1), (None, 2)])
-def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(
-    share, trained, monkeypatch, tmp_path
-):
+def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(share, trained, monkeypatch, tmp_path):
     """What the trial's process does, done in this one: its two halves say how many threads they have."""
     came: list[object] = []
     monkeypatch.setattr(child, "time_trial_step", lambda *given, **more: torch.get_num_threads())
@@ -333,9 +316,7 @@ def test_steps_are_timed_with_all_threads_and_networks_trained_with_their_share(
     )
     before = torch.get_num_threads()
     try:
-        child.trial_process_main(
-            SimpleNamespace(send=came.append), TINY, proxy, verify=True, scratch=tmp_path
-        )
+        child.trial_process_main(SimpleNamespace(send=came.append), TINY, proxy, verify=True, scratch=tmp_path)
     finally:
         torch.set_num_threads(before)
     assert came[0] == 2
@@ -359,9 +340,7 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
     def settled(recipe, data, hardware):
         limits.append(hardware.memory_gib)
         two = MicrobatchPlan({32: 2})
-        return SimpleNamespace(
-            recipe=recipe.model_copy(update={"ghost_batch_size": batch // 2}), microbatches=two
-        )
+        return SimpleNamespace(recipe=recipe.model_copy(update={"ghost_batch_size": batch // 2}), microbatches=two)
 
     monkeypatch.setattr(child, "resolve_recipe", settled)
     halved = child.resolve_task(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
@@ -372,9 +351,7 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
         return whole_of(0.1)
 
     monkeypatch.setattr(child, "time_step", measured)
-    told = child.time_trial_step(
-        TINY, halved, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False
-    )
+    told = child.time_trial_step(TINY, halved, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False)
     assert limits == [3.0]
     own = {"ghost_batch_size": batch // 2, "model": TINY, "seed": 0, **PROXY_OVERRIDES}
     assert timed[0] == (proxy.recipe.model_copy(update=own), 2)
@@ -401,9 +378,7 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
 
     timed = []
     monkeypatch.setattr(child, "resolve_recipe", settled)
-    monkeypatch.setattr(
-        child, "time_step", lambda *given, **more: timed.append((given, more)) or whole_of(0.1)
-    )
+    monkeypatch.setattr(child, "time_step", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
     for name in ("exit_with_parent", "_redirect_output", "_run_config"):
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child.timing, "measure_timings", lambda *given: None)
@@ -412,10 +387,7 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
     assert isinstance(told[0], StepTimed), told
     ((network, recipe), more) = timed[0]
     assert (network, recipe.ghost_batch_size) == (TINY, batch // 4)
-    assert (more["reference"].architecture, more["reference"].recipe.ghost_batch_size) == (
-        other,
-        batch // groups,
-    )
+    assert (more["reference"].architecture, more["reference"].recipe.ghost_batch_size) == (other, batch // groups)
 
 
 def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_path, monkeypatch):
@@ -467,10 +439,7 @@ def test_no_memory_is_a_result(class_folders, tmp_path):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (
-            ReaderKilledError("A process that reads images was killed by the system"),
-            "reads images was killed",
-        ),
+        (ReaderKilledError("A process that reads images was killed by the system"), "reads images was killed"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
         (OSError(errno.ENOSPC, "No space left on device"), None),
     ],
@@ -486,16 +455,10 @@ def test_what_a_network_leaves_no_memory_for_is_its_own_affair(error, said, monk
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child, "resolve_task", lambda network, proxy, device: proxy)
     nothing = SimpleNamespace()
-    proxy = ProxyTask(
-        get_recipe("quick"), (0,), nothing, nothing, "cpu", 0, tmp_path / "times", tmp_path / "quiet"
-    )
+    proxy = ProxyTask(get_recipe("quick"), (0,), nothing, nothing, "cpu", 0, tmp_path / "times", tmp_path / "quiet")
     told = []
     child.trial_process_main(
-        SimpleNamespace(send=told.append),
-        TINY,
-        replace(proxy, step_time="unmeasured"),
-        verify=True,
-        scratch=tmp_path,
+        SimpleNamespace(send=told.append), TINY, replace(proxy, step_time="unmeasured"), verify=True, scratch=tmp_path
     )
     (one,) = told
     if said is None:

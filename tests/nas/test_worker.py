@@ -46,10 +46,7 @@ def worker(tmp_path, *, trials: int, done: int = 0, running: int = 0, plan: Stud
     return Worker(study, proxy, Keeps())
 
 
-@pytest.mark.parametrize(
-    ("running", "left"),
-    [(0, 60.0), (1, 30.0), (2, 20.0), (6, 10.0)],
-)
+@pytest.mark.parametrize(("running", "left"), [(0, 60.0), (1, 30.0), (2, 20.0), (6, 10.0)])
 def test_time_left_is_shared_by_all_that_work(running, left, tmp_path, monkeypatch):
     """Six trials of 10 s are left; whoever asks takes the next one, unless the others have them all."""
     one = worker(tmp_path, trials=8, done=2, running=running)
@@ -133,9 +130,7 @@ def test_a_trial_that_is_begun_again_is_judged_by_its_own_second_point(before, t
     assert kept[2] < 1, "by which the next ones are judged"
 
 
-@pytest.mark.parametrize(
-    ("seeds", "seed", "goes_on"), [((0,), 0, True), ((0, 1), 0, False), ((0, 1), 1, True)]
-)
+@pytest.mark.parametrize(("seeds", "seed", "goes_on"), [((0,), 0, True), ((0, 1), 0, False), ((0, 1), 1, True)])
 def test_only_the_last_run_of_a_trial_ends_it(seeds, seed, goes_on, tmp_path):
     """At the end of an earlier one there is something left to save."""
     one = worker(tmp_path, trials=11)

@@ -16,9 +16,7 @@ from benchmarks.parity import LOGITS, SHAPES, logit_rows, passes
 EVEN_PX, ODD_PX = 96, 75  # 75 becomes 38, 19, 10, 5, 3
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientnetv2_b0", pytest.param("efficientnetv2_s", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["efficientnetv2_b0", pytest.param("efficientnetv2_s", marks=pytest.mark.slow)])
 def test_every_row_says_what_it_should(name):
     rows = list(logit_rows(name, (EVEN_PX, ODD_PX)))
     assert not [row for row in rows if not passes(row)]

@@ -47,26 +47,18 @@ def difference(pixels, theirs):
     return np.abs(pixels.astype(int) - theirs)
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientnetv2_b0.in1k", "efficientnetv2_b1.in1k", "efficientnetv2_m.in1k"]
-)
+@pytest.mark.parametrize("name", ["efficientnetv2_b0.in1k", "efficientnetv2_b1.in1k", "efficientnetv2_m.in1k"])
 def test_pixels_are_timms(name, photographs):
     """Cropped (224 of 256 px, 240 of 272 px) and squeezed whole (480 px)."""
     preprocessing = get_weights(name).preprocessing
     for path in photographs:
-        assert (
-            difference(load_eval_image(path, preprocessing), pixels_of_timm(config_of(name), path)).max()
-            <= LEVELS
-        )
+        assert difference(load_eval_image(path, preprocessing), pixels_of_timm(config_of(name), path)).max() <= LEVELS
 
 
 @pytest.mark.parametrize(
-    ("name", "resized_px"),
-    [("efficientnetv2_b3.in1k", 331), ("efficientnetv2_b3.in21k_ft_in1k", 333)],
+    ("name", "resized_px"), [("efficientnetv2_b3.in1k", 331), ("efficientnetv2_b3.in21k_ft_in1k", 333)]
 )
-def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_center_and_all_else_is_equal(
-    name, resized_px
-):
+def test_where_an_odd_margin_is_left_timm_is_half_a_pixel_off_the_center_and_all_else_is_equal(name, resized_px):
     """300 of 331 or 333 px leave 15.5 or 16.5 px on each side; timm begins at pixel 16, we in the very center.
 
     So no bound of a few levels holds pixel for pixel: at an edge, half a pixel is half its step. What holds: with the

@@ -27,10 +27,7 @@ def ours_with(table, theirs):
 
 @pytest.mark.parametrize(
     ("name", "theirs", "epsilon", "wrong_epsilon"),
-    [
-        ("efficientnetv2_s", "efficientnet_v2_s", 1e-3, 1e-5),
-        ("efficientnet_b0", "efficientnet_b0", 1e-5, 1e-3),
-    ],
+    [("efficientnetv2_s", "efficientnet_v2_s", 1e-3, 1e-5), ("efficientnet_b0", "efficientnet_b0", 1e-5, 1e-3)],
 )
 def test_logits_are_torchvisions_with_its_padding_and_epsilon_alone(
     name, theirs, epsilon, wrong_epsilon, randomise, distance

@@ -26,9 +26,7 @@ PLAN = ProgressiveSchedule(stages=2, image_size=Ramp(32, 64), dropout=Ramp(0, 0.
 
 def noise(request):
     px = request.setting.image_size
-    values = np.random.default_rng(request.step).integers(
-        0, 256, (len(request.samples), px, px, 3), dtype=np.uint8
-    )
+    values = np.random.default_rng(request.step).integers(0, 256, (len(request.samples), px, px, 3), dtype=np.uint8)
     images = torch.from_numpy(values).permute(0, 3, 1, 2)
     return Batch(request, images, torch.from_numpy(LABELS[request.samples]), ())
 

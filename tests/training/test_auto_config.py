@@ -55,9 +55,7 @@ def test_open_epochs_follow_the_number_of_pictures(images, epochs):
 def test_nothing_is_left_open_and_each_choice_is_said():
     result = settled("precision=auto", "compile=auto", images=32)
     plain = result.recipe.to_json()
-    assert {name for name, value in plain.items() if value == "auto"} <= {"minival"}, (
-        "that is for whoever parts images"
-    )
+    assert {name for name, value in plain.items() if value == "auto"} <= {"minival"}, "that is for whoever parts images"
     assert result.recipe.eval_image_size == 128
     assert result.recipe.ghost_batch_size == 32
     assert any("efficientnetv2_b0" in note for note in result.notes)
@@ -102,9 +100,7 @@ def test_the_memory_of_a_size_is_counted_once(monkeypatch):
         return 1000
 
     monkeypatch.setattr(preflight, "activation_bytes", count)
-    settled(
-        "progressive={stages: 2, image_size: {start: 64, end: 128}}", "batch_size=8", "ghost_batch_size=4"
-    )
+    settled("progressive={stages: 2, image_size: {start: 64, end: 128}}", "batch_size=8", "ghost_batch_size=4")
     assert sorted(counted) == [64, 128]
 
 
@@ -114,9 +110,7 @@ def room_for(monkeypatch):
     tried = []
 
     def give(images):
-        monkeypatch.setattr(
-            preflight, "free_bytes", lambda device, limit, sharing: int(images * GIB / 0.9) + GIB // 2
-        )
+        monkeypatch.setattr(preflight, "free_bytes", lambda device, limit, sharing: int(images * GIB / 0.9) + GIB // 2)
         monkeypatch.setattr(preflight, "activation_bytes", lambda network, px: GIB)
 
         def trial(self, setting, *, ghost_batch_size, groups=1):
@@ -203,9 +197,7 @@ def test_memory_that_ran_out_in_the_trial_is_told_so(room_for, monkeypatch):
 
 def test_under_a_limit_more_of_it_is_asked_for(room_for, monkeypatch):
     room_for(0.4)
-    monkeypatch.setattr(
-        preflight, "free_bytes", lambda device, limit, sharing: (100 if limit is None else 0.4) * GIB
-    )
+    monkeypatch.setattr(preflight, "free_bytes", lambda device, limit, sharing: (100 if limit is None else 0.4) * GIB)
     monkeypatch.setattr(preflight, "in_use_bytes", lambda device: GIB)
     with pytest.raises(InputError, match=mentioning("1", "memory_gib")):
         settled(memory_gib=2.0)
@@ -227,10 +219,7 @@ def test_as_many_groups_as_fit_run_at_a_time_and_it_is_said(room_for):
 def test_one_picture_of_32_px_has_no_batch_norm():
     with pytest.raises(InputError, match=mentioning("batch-norm", "channel")):
         settled("batch_size=1", "progressive.image_size=32")
-    assert (
-        settled("batch_size=1", "progressive.image_size=64", "progressive.stages=1").recipe.ghost_batch_size
-        == 1
-    )
+    assert settled("batch_size=1", "progressive.image_size=64", "progressive.stages=1").recipe.ghost_batch_size == 1
 
 
 @pytest.mark.parametrize(("kept", "least"), [("true", 1), ("false", 2)])
@@ -287,9 +276,7 @@ def test_a_size_below_the_stride_is_refused_though_it_would_be_rounded_to_one_ab
     with pytest.raises(InputError, match=mentioning("16", "efficientnetv2_b0", "32")):
         settled("progressive.image_size={start: 8, end: 16}", "progressive.size_multiple=32")
     # Never trained at: a single stage is the last.
-    one = settled(
-        "progressive.image_size={start: 8, end: 64}", "progressive.size_multiple=32", "progressive.stages=1"
-    )
+    one = settled("progressive.image_size={start: 8, end: 64}", "progressive.size_multiple=32", "progressive.stages=1")
     assert one.recipe.progressive.last.image_size == 64
 
 
@@ -348,10 +335,7 @@ def test_a_network_of_one_size_is_refused_pictures_that_grow(foreign):
     """The largest size alone would have passed, and the first step, of the smallest, would have failed."""
     foreign(VisionTransformer(64, 16, 1, 2, 32, 64, num_classes=2))
     growing = ("batch_size=8", "progressive.image_size={start: 32, end: 64}")
-    with pytest.raises(
-        InputError,
-        match=mentioning("32", "64", "image_size", "progressive.stages=1"),
-    ):
+    with pytest.raises(InputError, match=mentioning("32", "64", "image_size", "progressive.stages=1")):
         settled(*growing)
     with pytest.raises(InputError, match=r"a training image is \d+ px"):  # before a step of 96 px is timed
         settled("batch_size=8", "progressive.image_size={start: 64, end: 96}", minutes=5.0, training_s=100.0)
@@ -366,11 +350,7 @@ def test_a_network_of_someone_else_is_taken_at_its_own_word(foreign):
     """A stride of 4 makes 7 x 7 numbers of 28 px, and of 4 px one: too few for batch-norm of a lone picture."""
     foreign(
         nn.Sequential(
-            nn.Conv2d(3, 4, 4, stride=4),
-            nn.BatchNorm2d(4),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(4, 2),
+            nn.Conv2d(3, 4, 4, stride=4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
         )
     )
     small = ("batch_size=1", "progressive.stages=1", "progressive.size_multiple=1", "max_upscale=null")
@@ -396,18 +376,14 @@ def test_finetune_without_weights_is_told_of_quick():
 
 def test_quick_with_weights_is_told_of_finetune(tmp_path):
     """Its rate is made for weights that know nothing yet."""
-    model_file.save(
-        tmp_path / "given.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=CLASSES
-    )
+    model_file.save(tmp_path / "given.safetensors", create("efficientnetv2_b0", num_classes=2), class_names=CLASSES)
     notes = settled(f"weights={tmp_path / 'given.safetensors'}").notes
     assert any(mentions(note, "ten times", "finetune") for note in notes)
     rates = [get_recipe(name).optimizer.lr for name in ("quick", "finetune")]
     assert rates[0] == pytest.approx(10 * rates[1])
 
 
-@pytest.mark.parametrize(
-    ("device", "batch", "told"), [("cuda", 32, True), ("cuda", 128, False), ("cpu", 32, False)]
-)
+@pytest.mark.parametrize(("device", "batch", "told"), [("cuda", 32, True), ("cuda", 128, False), ("cpu", 32, False)])
 def test_gpus_that_get_a_handful_of_pictures_a_step_are_told_of_larger_batches(device, batch, told):
     recipe = with_overrides(get_recipe("quick"), [f"batch_size={batch}", "ghost_batch_size=8"])
     probe = SimpleNamespace(
@@ -448,17 +424,13 @@ def test_sizes_are_lowered_where_the_steps_have_too_little_time(training_s, last
 
 def test_the_pooling_of_the_weights_is_settled(tmp_path):
     """Or a checkpoint would be loaded into a network with another classifier."""
-    network = EfficientNet(
-        replace(get_architecture("efficientnetv2_b0"), global_pool="avg+center"), num_classes=2
-    )
+    network = EfficientNet(replace(get_architecture("efficientnetv2_b0"), global_pool="avg+center"), num_classes=2)
     model_file.save(tmp_path / "wide.safetensors", network, class_names=CLASSES)
     found = settled(f"weights={tmp_path / 'wide.safetensors'}", recipe="finetune").recipe
     assert found.global_pool == "avg+center"
     assert build_model(found, found.model, num_classes=2).embed_dim == 2 * 1280
     assert (
-        settled(
-            f"weights={tmp_path / 'wide.safetensors'}", "global_pool=avg", recipe="finetune"
-        ).recipe.global_pool
+        settled(f"weights={tmp_path / 'wide.safetensors'}", "global_pool=avg", recipe="finetune").recipe.global_pool
         == "avg"
     )
 

@@ -63,9 +63,7 @@ def job(class_folders, tmp_path):
     def of(name, *settings, minival=False, strict=False):
         torch.manual_seed(0)
         return RunConfig(
-            recipe=with_overrides(
-                get_recipe("quick"), [*SETTINGS, *settings, *(["minival=6"] if minival else [])]
-            ),
+            recipe=with_overrides(get_recipe("quick"), [*SETTINGS, *settings, *(["minival=6"] if minival else [])]),
             network=create(SMALL, num_classes=3),
             train=train,
             val=val,
@@ -125,8 +123,7 @@ class Outage(Callback):
 
 def kept_weights(job):
     return {
-        name: tensor.numpy().tobytes()
-        for name, tensor in modelfile.load(job.folder.model_file).state_dict().items()
+        name: tensor.numpy().tobytes() for name, tensor in modelfile.load(job.folder.model_file).state_dict().items()
     }
 
 
@@ -269,10 +266,7 @@ def test_a_validation_that_finds_no_memory_costs_no_step(job):
     ("settings", "advice"),
     [
         (["schedule.warmup_epochs=1", "schedule.max_warmup_fraction=1"], "schedule.warmup_epochs=3`"),
-        (
-            ["schedule.warmup_epochs=1", "schedule.max_warmup_fraction=0.25"],
-            "schedule.warmup_epochs=2`",
-        ),  # of 8 epochs
+        (["schedule.warmup_epochs=1", "schedule.max_warmup_fraction=0.25"], "schedule.warmup_epochs=2`"),  # of 8 epochs
         (["schedule.warmup_epochs=2", "schedule.max_warmup_fraction=0.25"], None),
     ],
 )
@@ -525,9 +519,7 @@ def test_a_row_goes_on_where_the_run_was_interrupted(job, clock):
         (24, 12.0, 3.0, 8.0),
     ]
     assert not any(isinstance(value, dict) for row in rows for value in row.values())
-    assert second.log.seconds == 2 * 100 + 24 + 7 * 50, (
-        "of the run, compiling and validation among it, but the last"
-    )
+    assert second.log.seconds == 2 * 100 + 24 + 7 * 50, "of the run, compiling and validation among it, but the last"
 
 
 def test_a_checkpoint_of_before_has_no_row_and_no_validation_to_do(job, clock):

@@ -54,9 +54,7 @@ def test_how_much_of_the_work_is_done_at_once_by_four_processes_a_machine(
 
 
 def refused(group, processes, *, batch=24, device=CPU, begun=False, **changes):
-    recipe = recipe_of(
-        ProgressiveSchedule(image_size=32), batch_size=batch, ghost_batch_size=group, **changes
-    )
+    recipe = recipe_of(ProgressiveSchedule(image_size=32), batch_size=batch, ghost_batch_size=group, **changes)
     with pytest.raises(InputError) as error:
         validate_sharing(recipe, device, World(size=processes), begun=begun)
     return str(error.value)
@@ -86,9 +84,7 @@ def test_uneven_shares_are_allowed():
 def test_synchronised_batch_norm_is_for_gpus_with_even_shares():
     assert "for GPUs" in refused(6, 2, sync_batch_norm=True)
     assert mentions(refused(6, 3, device=GPU, sync_batch_norm=True), "3", "4")
-    recipe = recipe_of(
-        ProgressiveSchedule(image_size=32), batch_size=24, ghost_batch_size=6, sync_batch_norm=True
-    )
+    recipe = recipe_of(ProgressiveSchedule(image_size=32), batch_size=24, ghost_batch_size=6, sync_batch_norm=True)
     validate_sharing(recipe, GPU, World(size=2))
     validate_sharing(recipe, CPU, World())
 

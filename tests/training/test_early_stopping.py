@@ -61,9 +61,7 @@ def test_waiting_begins_with_the_last_stage():
 @pytest.mark.parametrize(("epochs", "patience", "ends"), [(10, 3, True), (10, 4, False), (40, 5, True)])
 def test_patience_that_cannot_end_the_run_is_said(epochs, patience, ends):
     """Ten epochs of finetune have four validations in the last of three stages; at the fourth the run ends anyway."""
-    recipe = with_overrides(
-        get_recipe("finetune"), [f"epochs={epochs}", "minival=0.1", f"patience={patience}"]
-    )
+    recipe = with_overrides(get_recipe("finetune"), [f"epochs={epochs}", "minival=0.1", f"patience={patience}"])
     told = unused_patience(recipe, RunLength.of(recipe, 3000))
     assert told == [] if ends else "the last stage has 4 validations" in told[0]
     assert ends or told[0].endswith("Take more epochs, or a patience of 3 at most.")
@@ -88,9 +86,7 @@ SETTINGS = (
 def job(class_folders, tmp_path):
     """Three colors, 24 pictures to train on: 24 steps, a validation after every third, a stage from the 12th on."""
     dataset = load_dataset(class_folders)
-    train, val, minival = (
-        dataset.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8))
-    )
+    train, val, minival = (dataset.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8)))
 
     def of(name: str, *settings: str) -> RunConfig:
         torch.manual_seed(0)
@@ -118,9 +114,7 @@ def scripted(monkeypatch):
         def predict(self, state, part, *, once=False, progress=None):
             right = np.ones(len(part), dtype=bool)
             if part is self.minival:
-                seen[state.step] = {
-                    name: one.clone() for name, one in eval_network(state).state_dict().items()
-                }
+                seen[state.step] = {name: one.clone() for name, one in eval_network(state).state_dict().items()}
                 right = np.arange(len(part)) < round(figures[state.step // 3 - 1] * len(part))
             answers = np.where(right, part.labels, (part.labels + 1) % 3)
             logits = torch.nn.functional.one_hot(torch.from_numpy(answers), 3).float()
@@ -203,8 +197,7 @@ def test_the_model_file_has_the_weights_that_were_best(job, scripted):
     assert told["stopped_early"] is False
     assert result.images == 24 * 8
     assert [(row["step"], row["top1"]) for row in result.history if row["kind"] == "minival"] == [
-        (3 * number, pytest.approx(sixths / 6))
-        for number, sixths in enumerate((1, 2, 3, 2, 5, 4, 1, 4), start=1)
+        (3 * number, pytest.approx(sixths / 6)) for number, sixths in enumerate((1, 2, 3, 2, 5, 4, 1, 4), start=1)
     ]
     at_the_end = [(row["step"], row["num_images"]) for row in result.history if row["kind"] == "val"]
     assert at_the_end == [(24, len(one.val))], "val is looked at once, at the end"
@@ -313,9 +306,7 @@ def test_macro_f1_may_choose(job, scripted):
     told = modelfile.load(one.folder.model_file).metrics
     assert told["selected_by"] == "macro_f1"
     best = next(
-        row
-        for row in one.folder.history()
-        if row["kind"] == "minival" and row["step"] == told["selected_step"]
+        row for row in one.folder.history() if row["kind"] == "minival" and row["step"] == told["selected_step"]
     )
     assert told["selected_score"] == best["macro_f1"] != best["top1"]
 
@@ -345,9 +336,7 @@ def test_what_cannot_be_monitor_is_refused(settings, told):
         with_overrides(get_recipe("quick"), settings)
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientnetv2_s_paper", "efficientnetv2_m_paper", "efficientnetv2_l_paper"]
-)
+@pytest.mark.parametrize("name", ["efficientnetv2_s_paper", "efficientnetv2_m_paper", "efficientnetv2_l_paper"])
 def test_the_papers_recipes_hold_out_its_minival(name):
     """arXiv:2104.00298, section 5.1: 25,000 pictures of train, also for early stopping."""
     assert get_recipe(name).minival == 25_000

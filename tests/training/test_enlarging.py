@@ -66,9 +66,7 @@ def test_the_sizes_are_said_as_they_are(setting, said):
 
 
 def test_one_size_stays_one():
-    fixed = with_overrides(
-        get_recipe("quick"), ["progressive.stages=1", "progressive.image_size=224", "max_upscale=3"]
-    )
+    fixed = with_overrides(get_recipe("quick"), ["progressive.stages=1", "progressive.image_size=224", "max_upscale=3"])
     assert limit_upscaling(fixed, 40)[0].progressive.last.image_size == 128
     ramp = get_recipe("quick").model_copy(
         update={"progressive": ProgressiveSchedule(stages=4, image_size=Ramp(100, 200, continuous=True))}
@@ -88,9 +86,7 @@ def test_one_size_stays_one():
     ],
 )
 def test_a_size_that_was_asked_for_is_taken(words):
-    named_so = TrainOverrides(
-        recipe="quick", weights="none", image_size=words.image_size, settings=words.settings
-    )
+    named_so = TrainOverrides(recipe="quick", weights="none", image_size=words.image_size, settings=words.settings)
     recipe, _ = requested_recipe(named_so, "cpu")
     assert recipe.max_upscale is None
     assert limit_upscaling(recipe, 32) == (recipe, [])
@@ -127,10 +123,7 @@ def test_a_run_goes_on_by_the_words_that_it_was_begun_with(by_file, further, tmp
     assert gone_on(words, file) == run
     for other, said in (
         (("progressive.image_size.end=192",), r"image_size.end: \S+ there, 192"),
-        (
-            ("progressive.image_size={start: 200, end: 224}", "max_upscale=3"),
-            r"image_size.start: \S+ there, 200",
-        ),
+        (("progressive.image_size={start: 200, end: 224}", "max_upscale=3"), r"image_size.start: \S+ there, 200"),
     ):
         with pytest.raises(InputError, match=said):
             gone_on(replace(words, settings=(*QUICKLY, *other)), file)
@@ -213,8 +206,7 @@ def test_sizes_are_lowered_until_three_epochs_fit(images, stored_size, sizes):
 
 def test_sizes_at_evaluation_are_lowered_with_them():
     recipe = with_overrides(
-        get_recipe("finetune"),
-        ["eval_image_size=288", "minival=0.1", "eval_image_size_candidates=[224, 256, 320]"],
+        get_recipe("finetune"), ["eval_image_size=288", "minival=0.1", "eval_image_size_candidates=[224, 256, 320]"]
     )
     lower, _ = lower_sizes_for_budget(recipe, in_time(1200), None)
     assert lower.progressive.last.image_size == 96

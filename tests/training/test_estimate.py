@@ -13,10 +13,7 @@ from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import ImageCounts
 from efficientnetv2.training.run_length import LengthBudget
-from efficientnetv2.training.time_budget import (
-    estimate_run,
-    steps_by_size,
-)
+from efficientnetv2.training.time_budget import estimate_run, steps_by_size
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 
@@ -39,9 +36,7 @@ TWO_SIZES = "progressive={stages: 2, image_size: {start: 64, end: 128}}"
 
 
 def recipe(*settings: str):
-    return with_overrides(
-        get_recipe("quick"), [TWO_SIZES, "batch_size=8", "epochs=10", "compile=false", *settings]
-    )
+    return with_overrides(get_recipe("quick"), [TWO_SIZES, "batch_size=8", "epochs=10", "compile=false", *settings])
 
 
 def whole(one, *, images: int = 48, val_images: int = 30, minival_images: int = 0, **more):
@@ -73,13 +68,7 @@ def test_minival_is_looked_at_whole_and_its_best_weights_are_kept():
     """
     run = whole(recipe("minival=100"), minival_images=100)
     assert run.others_s == pytest.approx(
-        {
-            "validation": 15.0,
-            "checkpoints": 0.7,
-            "final evaluation": 2.9,
-            "model file": 0.1,
-            "temperature": 8.5,
-        }
+        {"validation": 15.0, "checkpoints": 0.7, "final evaluation": 2.9, "model file": 0.1, "temperature": 8.5}
     )
     assert run.disk_bytes == {"checkpoints": 2500, "model file": 250}
 
@@ -108,9 +97,7 @@ def test_in_random_order_the_stages_that_are_drawn_count():
 
 
 def test_many_random_steps_are_counted_by_some_of_them():
-    plan = recipe(
-        "progressive={stages: 2, order: random, seed: 3, image_size: {start: 64, end: 128}}"
-    ).progressive
+    plan = recipe("progressive={stages: 2, order: random, seed: 3, image_size: {start: 64, end: 128}}").progressive
     counted = steps_by_size(plan, 100_000, [64, 128])
     assert sum(steps for _, _, steps in counted) == 100_000
     assert all(abs(steps - 50_000) < 5_000 for _, _, steps in counted), "a thousand draws: three deviations"
@@ -119,9 +106,7 @@ def test_many_random_steps_are_counted_by_some_of_them():
 @pytest.mark.parametrize("stages", [1, 2])
 def test_a_size_that_grows_with_every_step_takes_what_lies_between(stages):
     """From 64 to 128 px the mean of the squares is 9,557, so 0.151 s between 0.08 s at 4,096 and 0.24 s at 16,384."""
-    growing = recipe(
-        f"progressive={{stages: {stages}, image_size: {{start: 64, end: 128, continuous: true}}}}"
-    )
+    growing = recipe(f"progressive={{stages: {stages}, image_size: {{start: 64, end: 128, continuous: true}}}}")
     sizes = {setting.image_size for setting in settings_by_size(growing)}
     measured = replace(RATES, steps=tuple(rate for rate in RATES.steps if rate.image_size in sizes))
     run = estimate_run(growing, measured, ImageCounts(8000, 30))
@@ -184,9 +169,7 @@ def test_minutes_are_refused_as_they_were_given():
     assert whole(recipe(f"epochs={epochs}")).seconds > 120, "more than one alone could do"
 
 
-@pytest.mark.parametrize(
-    ("processes", "share"), [(1, 1.0), (2, 0.5), (3, 0.5), (4, 0.25), (5, 0.25)], ids="{}".format
-)
+@pytest.mark.parametrize(("processes", "share"), [(1, 1.0), (2, 0.5), (3, 0.5), (4, 0.25), (5, 0.25)], ids="{}".format)
 def test_groups_of_a_step_are_dealt_whole(processes, share):
     """Of four groups one of three processes has two, and the others wait for it; answers are shared to the last."""
     shared = RATES.shared(processes, 4)

@@ -39,9 +39,7 @@ SMALL = Architecture(
 
 
 def begun(*settings, classes=("cat", "dog"), recipe="finetune"):
-    return build_initial_model(
-        with_overrides(get_recipe(recipe), list(settings)), class_names=classes, device=CPU
-    )
+    return build_initial_model(with_overrides(get_recipe(recipe), list(settings)), class_names=classes, device=CPU)
 
 
 @pytest.fixture
@@ -115,8 +113,7 @@ def test_each_network_goes_on_from_its_own_21k_weights_at_its_own_size(size, px,
         weights = create(f"efficientnetv2_{size}", num_classes=21_843)
     asked = []
     monkeypatch.setattr(
-        "efficientnetv2.training.initial_weights.load_weights",
-        lambda word, **_: (asked.append(word) or weights, ()),
+        "efficientnetv2.training.initial_weights.load_weights", lambda word, **_: (asked.append(word) or weights, ())
     )
     recipe = get_recipe(f"imagenet_from_21k_{size}_{form}")
     begin = build_initial_model(recipe, class_names=("cat", "dog"), device=CPU)
@@ -133,9 +130,7 @@ def test_a_foreign_file_is_recognised_and_its_padding_goes_with_its_weights(tmp_
     file = tmp_path / "b0.pth"
     torch.save(theirs.state_dict(), file)
     begin = begun(f"weights={file}", "model=efficientnet_b0")
-    assert begin.model == replace(
-        get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5
-    )
+    assert begin.model == replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
     recipe = Recipe.model_validate(get_recipe("finetune").to_json() | {"model": begin.model.to_json()})
     again = build_model(recipe, recipe.model, num_classes=2)
     again.load_state_dict(begin.network.state_dict())
@@ -172,9 +167,7 @@ def test_frozen_parts_are_those_of_the_recipe_and_without_weights_nothing_is(giv
     frozen = begin.network.train()
     assert not any(norm.training for norm in frozen.modules() if isinstance(norm, nn.BatchNorm2d))
     assert not frozen.stem.conv.weight.requires_grad
-    assert any(
-        mentions(note, "Frozen", "freeze_stages=2", "freeze_bn=true", "weights train") for note in begin.notes
-    )
+    assert any(mentions(note, "Frozen", "freeze_stages=2", "freeze_bn=true", "weights train") for note in begin.notes)
     assert frozen.head.conv.weight.requires_grad
     fresh = begun("weights=none", "freeze_stages=2", "freeze_bn=true")
     assert all(norm.training for norm in fresh.network.train().modules())
@@ -248,10 +241,7 @@ def in_cache(name, monkeypatch, tmp_path):
     network = create(name.partition(".")[0], num_classes=entry.num_classes)
     tensors = network.state_dict()
     save_file(
-        {
-            theirs: tensors[ours].contiguous()
-            for ours, theirs in tensor_names("timm", network.architecture).items()
-        },
+        {theirs: tensors[ours].contiguous() for ours, theirs in tensor_names("timm", network.architecture).items()},
         folder / "model.safetensors",
     )
     return tensors
@@ -331,15 +321,7 @@ def test_weights_for_pictures_of_other_channels_are_adapted_and_it_is_said(had, 
 
 @pytest.mark.parametrize(
     ("channels", "turns", "scale", "said"),
-    [
-        (
-            5,
-            [0, 1, 2, 0, 1],
-            3 / 5,
-            ("5", "3", "3/5"),
-        ),
-        (2, [0, 1], 3 / 2, ("2", "3/2", "channel")),
-    ],
+    [(5, [0, 1, 2, 0, 1], 3 / 5, ("5", "3", "3/5")), (2, [0, 1], 3 / 2, ("2", "3/2", "channel"))],
 )
 def test_weights_for_rgb_begin_a_run_on_other_bands(channels, turns, scale, said, tmp_path):
     network = create(SMALL, num_classes=2)
@@ -352,22 +334,16 @@ def test_weights_for_rgb_begin_a_run_on_other_bands(channels, turns, scale, said
     assert mentions(" ".join(begin.notes), *said)
     fresh = with_overrides(get_recipe("quick"), ["weights=none"])
     assert (
-        build_initial_model(
-            fresh, class_names=("a", "b"), device=CPU, in_channels=channels
-        ).network.in_channels
+        build_initial_model(fresh, class_names=("a", "b"), device=CPU, in_channels=channels).network.in_channels
         == channels
     )
 
 
 def test_weights_whose_first_convolution_cannot_be_adapted_are_refused_with_the_fix(monkeypatch):
-    grouped = nn.Sequential(
-        nn.Conv2d(4, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
-    )
+    grouped = nn.Sequential(nn.Conv2d(4, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     network = WrappedModel(grouped, source="timm:grouped")
     network.class_names = ("a", "b")
-    monkeypatch.setattr(
-        "efficientnetv2.training.initial_weights.load_weights", lambda word, **_: (network, ())
-    )
+    monkeypatch.setattr("efficientnetv2.training.initial_weights.load_weights", lambda word, **_: (network, ()))
     with pytest.raises(InputError, match=mentioning("4", "RGB")):
         begun("weights=four.safetensors")
 

@@ -204,10 +204,7 @@ def test_gradients_of_groups_are_averaged_and_each_group_has_its_own_statistics(
 
 def test_a_state_goes_on_from_its_dict_to_the_same_bits():
     plan = ProgressiveSchedule(stages=2, image_size=Ramp(32, 48), dropout=Ramp(0.1, 0.5), drop_path=0.2)
-    changes = {
-        "ema_decay": 0.9,
-        "optimizer": {"name": "rmsprop", "lr": 0.01, "epsilon": 1e-3, "weight_decay": 1e-5},
-    }
+    changes = {"ema_decay": 0.9, "optimizer": {"name": "rmsprop", "lr": 0.01, "epsilon": 1e-3, "weight_decay": 1e-5}}
     whole, state, done = running(plan, 6, **changes)
     for _ in done:
         pass
@@ -297,14 +294,7 @@ def test_layers_move_by_their_share_of_the_rate():
         return {name: weight.detach() - before[name] for name, weight in network.named_parameters()}
 
     plain, decayed = moved(), moved(layer_decay=0.5, head_lr_mult=5)
-    shares = {
-        "stem.": 1 / 16,
-        "blocks.0.": 1 / 8,
-        "blocks.2.": 1 / 4,
-        "blocks.4.": 1 / 2,
-        "head.": 1,
-        "classifier.": 5,
-    }
+    shares = {"stem.": 1 / 16, "blocks.0.": 1 / 8, "blocks.2.": 1 / 4, "blocks.4.": 1 / 2, "head.": 1, "classifier.": 5}
     for one, share in shares.items():
         names = [name for name in plain if name.startswith(one) and plain[name].abs().max() > 1e-3]
         assert names, one

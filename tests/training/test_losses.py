@@ -14,13 +14,7 @@ from tests.messages import mentioning
 from torch.nn import functional
 
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.training.losses import (
-    NO_CLASS_TERMS,
-    ClassTerms,
-    binary_cross_entropy,
-    class_terms,
-    cross_entropy,
-)
+from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, binary_cross_entropy, class_terms, cross_entropy
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, multi_hot
@@ -139,26 +133,18 @@ def test_pictures_that_are_repeated_are_augmented_more_strongly():
 @pytest.mark.parametrize("classes", [3, 6, 7, 12, 100])
 def test_classes_that_are_equally_frequent_are_augmented_alike(classes, class_sampling):
     """A share computed in two ways is rounded in two ways."""
-    words = recipe(
-        f"class_sampling={class_sampling}", "minority_randaugment_scale=2", "progressive.randaugment=5"
-    )
+    words = recipe(f"class_sampling={class_sampling}", "minority_randaugment_scale=2", "progressive.randaugment=5")
     for each in (1, 7, 48, 500):
         counted = class_terms(np.repeat(np.arange(classes), each), classes, words)
         assert counted.stronger.tolist() == [1] * classes
     one_less = np.repeat(np.arange(3), [100_000, 100_000, 99_999])
-    assert class_terms(one_less, 3, words).stronger.tolist() == [
-        1,
-        1,
-        2 if class_sampling != "effective" else 1,
-    ]
+    assert class_terms(one_less, 3, words).stronger.tolist() == [1, 1, 2 if class_sampling != "effective" else 1]
 
 
 def test_nothing_to_make_stronger_is_refused():
     with pytest.raises(InputError, match=mentioning("minority_randaugment_scale", "2")):
         recipe("minority_randaugment_scale=2", "progressive.randaugment=5")
-    with pytest.raises(
-        InputError, match=mentioning("minority_randaugment_scale", "2", "progressive.randaugment")
-    ):
+    with pytest.raises(InputError, match=mentioning("minority_randaugment_scale", "2", "progressive.randaugment")):
         recipe("minority_randaugment_scale=2", "class_sampling=equal")
     with pytest.raises(InputError, match="effective_beta"):
         recipe("effective_beta=1")

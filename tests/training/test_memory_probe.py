@@ -80,10 +80,7 @@ def preflight(net=None, *, limit_gib=None, **changes):
 def test_a_trial_leaves_no_trace():
     net = network()
     before = copy.deepcopy(net.state_dict())
-    assert (
-        preflight(net).trial(StepSettings(image_size=64, dropout=0.2), ghost_batch_size=4, groups=2)
-        is not None
-    )
+    assert preflight(net).trial(StepSettings(image_size=64, dropout=0.2), ghost_batch_size=4, groups=2) is not None
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(weight.grad is None for weight in net.parameters())
@@ -123,9 +120,7 @@ def test_small_pictures_run_more_microbatches_than_large_ones(monkeypatch):
     monkeypatch.setattr(
         MemoryProbe,
         "trial",
-        lambda self, setting, *, ghost_batch_size, groups: (
-            each[setting.image_size] * ghost_batch_size * groups
-        ),
+        lambda self, setting, *, ghost_batch_size, groups: each[setting.image_size] * ghost_batch_size * groups,
     )
     settings = [PLAN.stage(0), PLAN.stage(1)]
     assert tries.microbatches(settings, ghost_batch_size=4) == MicrobatchPlan({32: 8, 64: 4})
@@ -163,9 +158,7 @@ def test_whether_the_limit_or_the_machine_leaves_less_is_known():
 
 
 def test_what_was_tried_is_remembered(monkeypatch):
-    monkeypatch.setattr(
-        MemoryProbe, "trial", lambda self, setting, *, ghost_batch_size: 100 * ghost_batch_size
-    )
+    monkeypatch.setattr(MemoryProbe, "trial", lambda self, setting, *, ghost_batch_size: 100 * ghost_batch_size)
     monkeypatch.setattr(MemoryProbe, "counted", lambda self, px: 50)
     tries = preflight()
     tries.room = 250
@@ -188,6 +181,4 @@ def test_processes_on_one_machine_share_its_memory_and_the_groups(monkeypatch):
     world = World(rank=0, size=3, local_rank=0, local_size=3)
     tries = MemoryProbe(recipe, network(), Hardware(CPU, None, world))
     assert tries.room == pytest.approx(4 * GIB * 0.9, rel=0.01)
-    assert tries.microbatches([PLAN.last], ghost_batch_size=4) == MicrobatchPlan({64: 3}), (
-        "8 groups: 3, 3 and 2"
-    )
+    assert tries.microbatches([PLAN.last], ghost_batch_size=4) == MicrobatchPlan({64: 3}), "8 groups: 3, 3 and 2"

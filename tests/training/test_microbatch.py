@@ -18,12 +18,7 @@ from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
 from efficientnetv2.utils.errors import InputError, MemoryShortError
 
 PLAN = ProgressiveSchedule(
-    stages=2,
-    image_size=Ramp(32, 48),
-    dropout=0.4,
-    drop_path=0.4,
-    mixup_alpha=0.3,
-    randaugment=Ramp(5, 10),
+    stages=2, image_size=Ramp(32, 48), dropout=0.4, drop_path=0.4, mixup_alpha=0.3, randaugment=Ramp(5, 10)
 )
 SGD = {"optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9}, "ema_decay": 0.9, "ghost_batch_size": 2}
 

@@ -90,19 +90,14 @@ def test_what_scales_shifts_or_stands_for_one_vector_is_not_decayed_in_foreign_n
     network = nn.Sequential(Transformer())
     groups = build_optimizer(network, Optimizer(name="adamw", lr=0.1, weight_decay=0.3)).param_groups
     decayed = {id(one) for group in groups if group["weight_decay"] for one in group["params"]}
-    assert {name for name, one in network.named_parameters() if id(one) in decayed} == {
-        "0.qkv",
-        "0.head.weight",
-    }
+    assert {name for name, one in network.named_parameters() if id(one) in decayed} == {"0.qkv", "0.head.weight"}
 
 
 def test_a_first_step_that_is_left_out_leaves_no_momentum_behind():
     """As in fp16, where gradients of the first step overflow: the next one is what the first would have been."""
     weights = [nn.Parameter(torch.tensor([[1.0, 2.0]])) for _ in range(2)]
     left_out, plain = (
-        build_optimizer(
-            nn.ParameterList([one]), Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
-        )
+        build_optimizer(nn.ParameterList([one]), Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0))
         for one in weights
     )
     scaler = torch.amp.GradScaler("cpu")
@@ -151,18 +146,13 @@ def shares_of(network, **given):
 def test_each_group_of_layers_learns_at_half_the_rate_of_the_next_and_the_classifier_at_the_heads(
     head_lr_mult, classifier
 ):
-    stages = (
-        Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1),
-        Stage(fused_mbconv(expand=1, kernel=3), 2, 8, 2),
-    )
+    stages = (Stage(fused_mbconv(expand=1, kernel=3), 1, 8, 1), Stage(fused_mbconv(expand=1, kernel=3), 2, 8, 2))
     network = create(Architecture(stem_channels=8, stages=stages, head_channels=8), num_classes=3)
     expected = {
         "classifier": classifier, "head": 1, "blocks.2": 0.5, "blocks.1": 0.5, "blocks.0": 0.25, "stem": 0.125,
     }  # fmt: skip
     shares = shares_of(network, layer_decay=0.5, head_lr_mult=head_lr_mult)
-    reached = {
-        one: {share for name, share in shares.items() if name.startswith(f"{one}.")} for one in expected
-    }
+    reached = {one: {share for name, share in shares.items() if name.startswith(f"{one}.")} for one in expected}
     assert reached == {one: {share} for one, share in expected.items()}
     assert sum(any(name.startswith(f"{one}.") for one in expected) for name in shares) == len(shares)
 
@@ -172,10 +162,7 @@ def test_rates_fall_with_depth_in_networks_of_others_too():
     with torch.device("meta"):
         network = create("torchvision:resnet18", num_classes=3)
     names = ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"]
-    for decay, expected in (
-        (0.8, [0.8**5, 0.8**5, 0.8**4, 0.8**3, 0.8**2, 0.8, 5]),
-        (1, [1, 1, 1, 1, 1, 1, 5]),
-    ):
+    for decay, expected in ((0.8, [0.8**5, 0.8**5, 0.8**4, 0.8**3, 0.8**2, 0.8, 5]), (1, [1, 1, 1, 1, 1, 1, 5])):
         shares = shares_of(network, layer_decay=decay, head_lr_mult=5)
         for name, share in zip(names, expected, strict=True):
             reached = [value for one, value in shares.items() if one.startswith(f"module.{name}.")]
@@ -321,8 +308,6 @@ def test_ema_moves_a_shared_weight_once():
     ],
 )
 def test_the_recipes_numbers_are_the_optimizers(kind, passed_on):
-    made = build_optimizer(
-        nn.Linear(2, 2), Optimizer(name=kind, lr=0.1, momentum=0.7, beta2=0.8, epsilon=0.01)
-    )
+    made = build_optimizer(nn.Linear(2, 2), Optimizer(name=kind, lr=0.1, momentum=0.7, beta2=0.8, epsilon=0.01))
     assert passed_on.items() <= made.defaults.items()
     assert made.defaults["lr"] == 0.1

@@ -91,20 +91,14 @@ def test_what_the_recipe_says_is_not_chosen_again(monkeypatch):
 
 @pytest.mark.parametrize(
     ("step_s", "compiled_s", "chosen"),
-    [
-        (0.5, 0.1, False),
-        (10.0, 5.0, True),
-        (10.0, 9.9, False),
-    ],  # too short a run; it pays; it saves too little
+    [(0.5, 0.1, False), (10.0, 5.0, True), (10.0, 9.9, False)],  # too short a run; it pays; it saves too little
 )
 def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen):
     measured(monkeypatch, fp32=step_s, compiled=compiled_s)
     said = logged_lines()
     choice = choose_precision(recipe_of("precision=fp32", "batch_size=8"), network(), steps=1_000, device=CPU)
     assert choice.compile is chosen
-    assert said == (
-        ["Measuring whether compiling pays, with a few steps of the last stage."] if step_s == 10.0 else []
-    )
+    assert said == (["Measuring whether compiling pays, with a few steps of the last stage."] if step_s == 10.0 else [])
 
 
 def test_a_run_that_several_share_is_as_much_shorter(monkeypatch):
@@ -362,12 +356,8 @@ def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
         assert length(grads[1][name] - grad) < 1e-3 * length(grad) + 1e-5 * whole, name
 
 
-@pytest.mark.parametrize(
-    ("groups", "microbatches", "passes"), [(8, 3, [3, 2]), (8, 4, [4]), (2, 4, [2]), (1, 1, [1])]
-)
-def test_a_compiled_network_is_tried_with_every_number_of_groups_that_a_pass_has(
-    groups, microbatches, passes
-):
+@pytest.mark.parametrize(("groups", "microbatches", "passes"), [(8, 3, [3, 2]), (8, 4, [4]), (2, 4, [2]), (1, 1, [1])])
+def test_a_compiled_network_is_tried_with_every_number_of_groups_that_a_pass_has(groups, microbatches, passes):
     """8 groups, 3 at a time: 3, 3 and 2."""
     assert compiling._passes(groups, microbatches) == passes
 

@@ -54,9 +54,7 @@ def test_paper_recipes_are_table_6(size, px, randaugment, mixup, dropout, eval_i
         ("b3", [156, 184, 212, 240], None, 0.0, 0.3, 300),
     ],
 )
-def test_released_recipes_are_the_authors_configurations(
-    size, px, randaugment, mix, dropout, eval_image_size
-):
+def test_released_recipes_are_the_authors_configurations(size, px, randaugment, mix, dropout, eval_image_size):
     recipe = get_recipe(f"efficientnetv2_{size}_released")
     last = recipe.progressive.last
     assert stage_sizes(recipe) == px
@@ -75,9 +73,7 @@ def test_the_paper_trains_the_small_ones_at_one_size(size, px, dropout, eval_ima
     """Where it is silent: the end of the released code's schedule."""
     recipe = get_recipe(f"efficientnetv2_{size}_paper")
     assert stage_sizes(recipe) == [px]
-    assert (
-        recipe.progressive.to_json()["image_size"] == px
-    )  # not a ramp, which a second stage would bring back
+    assert recipe.progressive.to_json()["image_size"] == px  # not a ramp, which a second stage would bring back
     assert recipe.augment == AugmentPlan(flip="horizontal", autoaugment=True)
     assert (recipe.progressive.last.dropout, recipe.progressive.last.randaugment) == (dropout, None)
     assert (recipe.eval_image_size, recipe.batch_norm_momentum) == (eval_image_size, 0.99)
@@ -156,14 +152,7 @@ def test_the_papers_21k_is_its_1k_but_for_60_epochs_and_the_cosine(size, px, eva
     )
     assert recipe.progressive == like.progressive
     assert (recipe.schedule.warmup_epochs, recipe.batch_norm_momentum) == (5, 0.99)
-    for field in (
-        "optimizer",
-        "batch_size",
-        "ema_decay",
-        "batch_norm_momentum",
-        "augment",
-        "crop_scale_min",
-    ):
+    for field in ("optimizer", "batch_size", "ema_decay", "batch_norm_momentum", "augment", "crop_scale_min"):
         assert getattr(recipe, field) == getattr(like, field), field
 
 
@@ -178,9 +167,7 @@ def test_the_released_21k_has_one_size_and_hardly_any_regularization():
     assert recipe.crop_scale_min == 0.05
     assert (recipe.epochs, recipe.batch_size, recipe.val_fraction) == (60, 4096, 100_000)
     assert (recipe.expected_dataset, recipe.minival) == ("imagenet21k", None)
-    assert recipe.optimizer == get_recipe("efficientnetv2_s_released").optimizer.model_copy(
-        update={"lr": 0.008 * 16}
-    )
+    assert recipe.optimizer == get_recipe("efficientnetv2_s_released").optimizer.model_copy(update={"lr": 0.008 * 16})
     assert (recipe.schedule.name, recipe.schedule.warmup_epochs) == ("cosine", 1)
     assert (recipe.ema_decay, recipe.batch_norm_momentum) == (0.9999, 0.9)
     assert (recipe.crop_mode, recipe.crop_pct) == ("center", pytest.approx(224 / 256))
@@ -255,14 +242,10 @@ def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_fir
 def test_training_crops_as_its_recipe_says(own, crop_mode, monkeypatch):
     """S squeezes whole pictures in evaluation, but draws crops by their aspect in pixels."""
     crops: list[str] = []
-    monkeypatch.setattr(
-        trainer, "TrainingImages", lambda train, seen, *more, **words: crops.append(seen.crop_mode)
-    )
+    monkeypatch.setattr(trainer, "TrainingImages", lambda train, seen, *more, **words: crops.append(seen.crop_mode))
     for name in ("TrainSampler", "training_batches", "train_steps", "class_terms", "decode_threads"):
         monkeypatch.setattr(trainer, name, lambda *given, **words: None)
-    recipe = get_recipe("efficientnetv2_s_paper").model_copy(
-        update={"train_crop_mode": own, "ghost_batch_size": 32}
-    )
+    recipe = get_recipe("efficientnetv2_s_paper").model_copy(update={"train_crop_mode": own, "ghost_batch_size": 32})
     job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_size=384, crop_mode="squash"))
     context = RunContext(job, MagicMock(step=0), MagicMock(steps=1))
     trainer.training_steps(context, lambda: None)

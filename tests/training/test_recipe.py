@@ -46,9 +46,7 @@ def test_every_recipe_gives_its_hours_or_says_how_they_are_foretold(name):
     asked = re.search(r"effnetv2 train (--dry-run .*)$", cost)
     assert asked or re.search(r"\d (hours|minutes)\b", cost), cost
     if asked:
-        given_ = (
-            typer.main.get_command(app).commands["train"].make_context("train", shlex.split(asked[1])).params
-        )
+        given_ = typer.main.get_command(app).commands["train"].make_context("train", shlex.split(asked[1])).params
         assert given_["recipe"] == name
         assert (given_["label_separator"] is not None) == (get_recipe(name).expected_dataset == "imagenet21k")
 
@@ -57,9 +55,7 @@ def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
     own = {name for name in RECIPES if get_recipe(name).multilabel == "sigmoid"}
     assert own == {"quick", "finetune", "proxy_small"}
     recipe = get_recipe("finetune")
-    assert (recipe.answer(";"), recipe.answer(None)) == ("sigmoid", "softmax"), (
-        "of one label each it is a softmax"
-    )
+    assert (recipe.answer(";"), recipe.answer(None)) == ("sigmoid", "softmax"), "of one label each it is a softmax"
 
 
 def test_the_papers_mean_of_five_transfers_is_a_command():
@@ -74,13 +70,10 @@ def test_the_paper_and_the_released_recipe_of_s_differ_where_the_sources_do():
     """Batch-norm momentum 0.99 in the paper, 0.9 released; sizes, RandAugment, dropout, minival; nothing else."""
     names = {
         line.split(":")[0]
-        for line in diff_recipes(
-            get_recipe("efficientnetv2_s_paper"), get_recipe("efficientnetv2_s_released")
-        )
+        for line in diff_recipes(get_recipe("efficientnetv2_s_paper"), get_recipe("efficientnetv2_s_released"))
     }
     roots = {
-        name.split(".")[0] if not name.startswith("progressive") else ".".join(name.split(".")[:2])
-        for name in names
+        name.split(".")[0] if not name.startswith("progressive") else ".".join(name.split(".")[:2]) for name in names
     }
     assert roots == {
         "name",
@@ -96,11 +89,7 @@ def test_imagenet_recipe_has_the_papers_numbers():
     """Section 5.1: RMSprop 0.9/0.9, 0.256 at 4096, x0.97 each 2.4 epochs, decay 1e-5, 350 epochs, EMA 0.9999."""
     recipe = get_recipe("efficientnetv2_s_paper")
     assert (recipe.epochs, recipe.batch_size, recipe.ema_decay) == (350, 4096, 0.9999)
-    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == (
-        "rmsprop",
-        0.256,
-        1e-5,
-    )
+    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == ("rmsprop", 0.256, 1e-5)
     assert (recipe.optimizer.momentum, recipe.optimizer.beta2) == (0.9, 0.9)
     assert (recipe.schedule.gamma, recipe.schedule.step_epochs) == (0.97, 2.4)
     assert recipe.progressive.stage(0).drop_path == pytest.approx(1 - 0.8)
@@ -131,12 +120,7 @@ def test_settings_reach_nested_fields_and_ramps():
             "progressive.dropout=0.25",
         ],
     )
-    assert (recipe.epochs, recipe.optimizer.lr, recipe.class_sampling, recipe.ema_decay) == (
-        3,
-        0.001,
-        "sqrt",
-        None,
-    )
+    assert (recipe.epochs, recipe.optimizer.lr, recipe.class_sampling, recipe.ema_decay) == (3, 0.001, "sqrt", None)
     assert recipe.progressive.image_size == Ramp(32, 64)
     assert recipe.augment.flip == "d4"
     assert recipe.progressive.dropout == 0.25
@@ -167,21 +151,12 @@ def test_settings_reach_nested_fields_and_ramps():
         ("ema_decay=.inf", "ema_decay"),
         ("epochs=aut", "or auto; did you mean 'auto'?"),
         ("seed=1.5", "seed = 1.5: must be a whole number"),
-        (
-            "val_fraction=1.5",
-            "val_fraction = 1.5: must be a whole number from 2 or a number above 0 and below 1",
-        ),
-        (
-            "val_fraction=0",
-            "val_fraction = 0: must be a whole number from 2 or a number above 0 and below 1",
-        ),
+        ("val_fraction=1.5", "val_fraction = 1.5: must be a whole number from 2 or a number above 0 and below 1"),
+        ("val_fraction=0", "val_fraction = 0: must be a whole number from 2 or a number above 0 and below 1"),
         ("minival=x", "= 'x': must be a whole number from 1, a number above 0 and below 1, auto or null"),
         ("stage_time=3", "stage_time = 3: must be equal, [a number, ...] or null"),
         ("progressive.randaugment=x", "must be a number from 0 to 30, {start, end, continuous} or null"),
-        (
-            "progressive.image_size={start: 3}",
-            "must be a number from 1 to 4,096 or {start, end, continuous}",
-        ),
+        ("progressive.image_size={start: 3}", "must be a number from 1 to 4,096 or {start, end, continuous}"),
         ("progressive.image_size={start:3,end:9}", "put a space behind each colon"),
         *(
             (f"progressive.{name}={text}", "{start")
@@ -208,10 +183,7 @@ def test_settings_reach_nested_fields_and_ramps():
             ]
         ),
         ("augment={flip: none", "is not YAML: while parsing"),
-        (
-            "progressive.stage_fractions=1,1,2",
-            "progressive.stage_fractions = '1,1,2': must be [a number, ...] or null",
-        ),
+        ("progressive.stage_fractions=1,1,2", "progressive.stage_fractions = '1,1,2': must be [a number, ...] or null"),
         ("seed=1:30", "seed = '1:30': must be a whole number"),
         ("eval_image_size=0.5", "eval_image_size = 0.5: must be a whole number"),
         ("augment.flip=vertical", "augment.flip = 'vertical'"),
@@ -272,9 +244,7 @@ def test_a_minimum_above_its_maximum_is_refused(field, start, end):
     """Table 6 gives minima and maxima; what grows starts at the former."""
     plain = get_recipe("efficientnetv2_m_paper").to_json()
     plain["progressive"] |= {field: {"start": start, "end": end}}
-    with pytest.raises(
-        InputError, match=f"{field} goes from {start} down to {end}.*start: {end}, end: {start}"
-    ):
+    with pytest.raises(InputError, match=f"{field} goes from {start} down to {end}.*start: {end}, end: {start}"):
         validate_recipe(plain, where="here")
     plain["progressive"] |= {field: {"start": end, "end": end}}
     assert validate_recipe(plain, where="here")
@@ -335,12 +305,8 @@ def test_the_size_at_evaluation_follows_that_of_training_as_long_as_it_is_the_sa
 @pytest.mark.parametrize(("tried", "then"), [((224, 256, 288, 320), "auto"), ((192, 256), (192, 256))])
 def test_the_sizes_that_a_run_has_tried_by_itself_follow_too(tried, then, tmp_path):
     """Else none above the new one would be tried, where the best is; those that somebody has named stay."""
-    mine = get_recipe("finetune").model_copy(
-        update={"eval_image_size": 224, "minival": 0.1, "weights": "none"}
-    )
-    (tmp_path / "recipe.yaml").write_text(
-        mine.model_copy(update={"eval_image_size_candidates": tried}).to_yaml()
-    )
+    mine = get_recipe("finetune").model_copy(update={"eval_image_size": 224, "minival": 0.1, "weights": "none"})
+    (tmp_path / "recipe.yaml").write_text(mine.model_copy(update={"eval_image_size_candidates": tried}).to_yaml())
     for words, found in (({}, tried), ({"image_size": 300}, then)):
         recipe, _ = requested_recipe(TrainOverrides(recipe=str(tmp_path), **words), torch.device("cpu"))
         assert recipe.eval_image_size_candidates == found

@@ -31,10 +31,7 @@ LEAST = {
 def test_every_field_that_can_be_set_is_there_in_order():
     own = [name for name in field_names_at([]) if name not in recipe_parts()]
     inside = [
-        f"{part}.{name}"
-        for part in field_names_at([])
-        if part in recipe_parts()
-        for name in field_names_at([part])
+        f"{part}.{name}" for part in field_names_at([]) if part in recipe_parts() for name in field_names_at([part])
     ]
     assert list(FIELDS) == own + inside
     assert list(recipe_parts()) == ["", "progressive", "optimizer", "schedule", "augment"]

@@ -39,9 +39,7 @@ PICTURES, CLASSES = 8, 4
 ONE_EACH = np.arange(PICTURES) % CLASSES
 # As data.several has them, and what each picture's classes have of its label.
 SEVERAL = np.array([[0, -1, -1], [1, 0, -1], [2, 1, 0], [3, 2, -1]] * 2)
-SEVERAL_SHARES = torch.tensor(
-    [[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 1 / 2, 1 / 2]]
-)
+SEVERAL_SHARES = torch.tensor([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 1 / 2, 1 / 2]])
 # Modules of stochastic depth, ours and others', and what they call their rate.
 RATE = {"DropPath": ("rate", "drop_prob"), "StochasticDepth": ("p",)}
 # Five seconds in all: the one of most weights with the slow tests.
@@ -98,9 +96,7 @@ def trained(
     network.register_forward_pre_hook(look)
     key, length = Key.of(0), RunLength.of(recipe, PICTURES)
     first = labels if labels.ndim == 1 else labels[:, 0]
-    requests = list(
-        TrainSampler(first, recipe.progressive, length.steps, PICTURES, 4, recipe.class_sampling, key)
-    )
+    requests = list(TrainSampler(first, recipe.progressive, length.steps, PICTURES, 4, recipe.class_sampling, key))
     noise = np.random.default_rng(0)
 
     def answered(request: BatchRequest) -> Batch:
@@ -148,9 +144,7 @@ def test_every_recipe_trains_through_all_of_its_stages_with_the_rates_and_labels
     before = {one: weight.detach().clone() for one, weight in network.named_parameters()}
     steps, passes = trained(recipe, network, SEVERAL if several else ONE_EACH, monkeypatch)
     stages = recipe.progressive.stages
-    assert [done.setting for done in steps] == [
-        recipe.progressive.stage(step * stages // 8) for step in range(8)
-    ]
+    assert [done.setting for done in steps] == [recipe.progressive.stage(step * stages // 8) for step in range(8)]
     assert len({done.setting.image_size for done in steps}) == stages == get_recipe(name).progressive.stages
     assert np.isfinite([float(done.loss) for done in steps]).all()
     assert not [one for one, weight in network.named_parameters() if torch.equal(weight, before[one])]

@@ -38,10 +38,7 @@ def test_a_folder_that_was_named_is_begun_in_by_one_alone(tmp_path):
             pytest.fail("a second one has begun")
         (out / "recipe.yaml").write_text("")
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
-    with (
-        pytest.raises(InputError, match=mentioning("--resume")),
-        create_run_dir(out),
-    ):
+    with pytest.raises(InputError, match=mentioning("--resume")), create_run_dir(out):
         pytest.fail("a second one has begun")
     assert [file.name for file in out.iterdir()] == ["recipe.yaml"]
 
@@ -74,10 +71,7 @@ def test_what_is_refused_while_it_begins_leaves_nothing(tmp_path):
             raise InputError("memory is too short")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(InputError, match=r"file is a file"),
-        create_run_dir(tmp_path / "file/mine", name="quick"),
-    ):
+    with pytest.raises(InputError, match=r"file is a file"), create_run_dir(tmp_path / "file/mine", name="quick"):
         pytest.fail("it has begun in a file")
 
 
@@ -117,9 +111,7 @@ def test_a_run_that_began_meanwhile_is_not_overwritten(class_folders, tmp_path, 
 
     monkeypatch.setattr(run_request, "prepare_data", prepare)
     with pytest.raises(InputError, match=mentioning("mine", "run")):
-        train_job.train_and_report(
-            WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0)
-        )
+        train_job.train_and_report(WORDS, DataConfig(str(class_folders)), RunOptions(out=out, device="cpu", workers=0))
     assert checkpoint_steps(out / "checkpoints") == [1]
 
 
@@ -142,10 +134,7 @@ def test_folds_that_began_meanwhile_are_not_overwritten(class_folders, tmp_path,
 def test_one_process_alone_is_at_work_in_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(run_lock, "_PATIENCE_S", 0)
     with lock_run_dir(tmp_path):
-        with (
-            pytest.raises(InputError, match=mentioning("running.lock")),
-            lock_run_dir(tmp_path),
-        ):
+        with pytest.raises(InputError, match=mentioning("running.lock")), lock_run_dir(tmp_path):
             pytest.fail("a second one is at work")
         assert (tmp_path / RUNNING).exists()
     assert list(tmp_path.iterdir()) == []
@@ -232,10 +221,7 @@ def test_nobody_goes_on_with_folds_that_are_under_way(class_folders, tmp_path, m
         raise KeyboardInterrupt
 
     monkeypatch.setattr(crossval.FoldTrainer, "predict", stopped)
-    for words, plan, resume_it in (
-        (WORDS, CrossValConfig(folds=2), False),
-        (TrainOverrides(), CrossValConfig(), True),
-    ):
+    for words, plan, resume_it in ((WORDS, CrossValConfig(folds=2), False), (TrainOverrides(), CrossValConfig(), True)):
         with pytest.raises(KeyboardInterrupt, match="To resume"):
             crossvalidate(words, plan, resume=resume_it)
     assert refused == ["Fold", "Fold"]

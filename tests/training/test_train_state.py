@@ -47,8 +47,7 @@ def test_epochs_of_less_than_a_step_are_looked_at_after_each():
 
 def test_a_run_whose_size_changes_all_the_time_is_one_stage():
     always = with_overrides(
-        get_recipe("quick"),
-        ["progressive={stages: 4, image_size: {start: 64, end: 128, continuous: true}}"],
+        get_recipe("quick"), ["progressive={stages: 4, image_size: {start: 64, end: 128, continuous: true}}"]
     )
     assert stage_ends(always, RunLength(40, 8.0)) == [40]
     assert validation_steps(always, RunLength(40, 8.0)) == {8, 16, 24, 32, 40}
@@ -68,9 +67,7 @@ def test_a_row_after_every_step_of_a_short_run_and_about_200_of_a_long_one():
         PermissionError(errno.EACCES, "Permission denied"),
         OSError(errno.ESTALE, "Stale file handle"),
         MemoryError(),
-        RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-        ),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(error, tmp_path, monkeypatch):

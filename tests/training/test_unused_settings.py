@@ -13,9 +13,7 @@ STAGES = "progressive={stages: 2, image_size: {start: 64, end: 128}}"
 
 
 def said(*settings, scratch=False, processes=1):
-    return unused_settings(
-        with_overrides(get_recipe("finetune"), settings), scratch=scratch, processes=processes
-    )
+    return unused_settings(with_overrides(get_recipe("finetune"), settings), scratch=scratch, processes=processes)
 
 
 @pytest.mark.parametrize(
@@ -24,10 +22,7 @@ def said(*settings, scratch=False, processes=1):
         (["sync_batch_norm=true"], "sync_batch_norm"),
         (["progressive={stages: 1, image_size: 64}", "stage_time=equal"], "stage_time"),
         (["effective_beta=0.99"], "effective_beta"),
-        (
-            ["schedule={name: cosine, gamma: 0.9}"],
-            "schedule.gamma (for staircase, and schedule.name is cosine)",
-        ),
+        (["schedule={name: cosine, gamma: 0.9}"], "schedule.gamma (for staircase, and schedule.name is cosine)"),
         (["schedule={name: constant, min_lr_ratio: 0.1}"], "schedule.min_lr_ratio"),
         (["compile=true", "progressive={image_size: {start: 64, end: 128, continuous: true}}"], "compile"),
     ],

@@ -98,9 +98,7 @@ def test_posterize_and_solarize_of_the_release_weaken_with_the_level_and_ours_st
 @pytest.mark.parametrize("name", sorted(set(BY_NAME) - set(STRENGTHLESS)))
 def test_monotone_changes_nothing_at_level_0_and_never_less_at_a_higher_level(name, sign):
     """Measured on the strength: how far it stands from that of level 0."""
-    distances = [
-        abs(strength("monotone", name, n, sign) - strength("monotone", name, 0, sign)) for n in range(31)
-    ]
+    distances = [abs(strength("monotone", name, n, sign) - strength("monotone", name, 0, sign)) for n in range(31)]
     assert distances == sorted(distances)
     assert distances[-1] > distances[5] > 0
 
@@ -133,9 +131,7 @@ def test_monotone_at_level_0_is_the_identity_on_pixels():
 def test_monotone_scales_with_the_picture_and_equals_the_release_at_300_px():
     for name in ("TranslateX", "TranslateY", "Cutout"):
         assert strength("monotone", name, 10, px=300) == pytest.approx(strength("released", name, 10, px=300))
-        assert strength("monotone", name, 10, px=150) == pytest.approx(
-            strength("monotone", name, 10, px=300) / 2
-        )
+        assert strength("monotone", name, 10, px=150) == pytest.approx(strength("monotone", name, 10, px=300) / 2)
         assert strength("released", name, 10, px=150) == strength("released", name, 10, px=300)
 
 
@@ -269,9 +265,7 @@ def test_possible_colors_stay_near_those_of_the_picture():
 
 
 # At level 8 of the released formulas: 0.1 + 1.8 * 8 / 10.
-@pytest.mark.parametrize(
-    ("name", "applied"), [(8, color.brightness), (9, color.sharpness), (6, color.saturation)]
-)
+@pytest.mark.parametrize(("name", "applied"), [(8, color.brightness), (9, color.sharpness), (6, color.saturation)])
 def test_each_enhancer_is_the_one_it_is_called(name, applied):
     images, ids = noise(400, px=12), np.arange(400)
     drawn = torch.from_numpy((KEY.uniform_rows(ids, 1)[:, 0] * 16).astype(int) == name)
@@ -280,8 +274,7 @@ def test_each_enhancer_is_the_one_it_is_called(name, applied):
     assert torch.equal(out[drawn], applied(images[drawn], torch.full((int(drawn.sum()),), 1.54)))
     others = {color.brightness, color.sharpness, color.saturation} - {applied}
     assert not any(
-        torch.equal(out[drawn], other(images[drawn], torch.full((int(drawn.sum()),), 1.54)))
-        for other in others
+        torch.equal(out[drawn], other(images[drawn], torch.full((int(drawn.sum()),), 1.54))) for other in others
     )
 
 
@@ -353,10 +346,7 @@ def test_other_than_three_channels_are_refused_with_the_way_to_switch_it_off():
 
 def test_randaugment_beside_it_is_refused():
     recipe = get_recipe("quick").model_copy(
-        update={
-            "augment": AugmentPlan(autoaugment=True),
-            "progressive": ProgressiveSchedule(64, randaugment=5),
-        }
+        update={"augment": AugmentPlan(autoaugment=True), "progressive": ProgressiveSchedule(64, randaugment=5)}
     )
     with pytest.raises(InputError, match=mentioning("augment.autoaugment", "progressive.randaugment")):
         validate_recipe(recipe.to_json(), where="here")

@@ -32,9 +32,7 @@ IMAGES = batch()
 
 def worst(ours, pillow):
     """Greatest difference in gray levels, from Pillow's operation on each picture of the batch."""
-    theirs = [
-        np.asarray(pillow(Image.fromarray(p.permute(1, 2, 0).numpy()))).transpose(2, 0, 1) for p in IMAGES
-    ]
+    theirs = [np.asarray(pillow(Image.fromarray(p.permute(1, 2, 0).numpy()))).transpose(2, 0, 1) for p in IMAGES]
     return int(np.abs(ours.numpy().astype(int) - np.stack(theirs).astype(int)).max())
 
 
@@ -45,10 +43,7 @@ def test_operations_without_strength_are_exactly_pillows(name):
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_posterize_is_exactly_pillows(bits):
-    assert (
-        worst(color.posterize(IMAGES, torch.full((6,), float(bits))), lambda p: ImageOps.posterize(p, bits))
-        == 0
-    )
+    assert worst(color.posterize(IMAGES, torch.full((6,), float(bits))), lambda p: ImageOps.posterize(p, bits)) == 0
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 100, 255, 256])

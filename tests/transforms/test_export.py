@@ -52,10 +52,7 @@ def test_numbers_by_hand():
 
 def test_copies_are_what_training_makes_of_the_picture():
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    setting, plan = (
-        StepSettings(40, randaugment=5),
-        AugmentPlan(flip="d4", randaugment_preset="monotone"),
-    )
+    setting, plan = (StepSettings(40, randaugment=5), AugmentPlan(flip="d4", randaugment_preset="monotone"))
     made = list(augmented_copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY))
     for turn in range(3):
         trained = augment_images(
@@ -72,9 +69,7 @@ def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
 
     def made():
         return list(
-            augmented_copies_of(
-                picture, row=7, count=12, setting=setting, plan=AugmentPlan(color=0.3), key=KEY
-            )
+            augmented_copies_of(picture, row=7, count=12, setting=setting, plan=AugmentPlan(color=0.3), key=KEY)
         )
 
     batches = []
@@ -125,9 +120,7 @@ def sets_with_copies(draw):
     labels = pd.factorize(np.array(labels), sort=True)[0]
     columns = {AUGMENTED_FROM: [np.nan if one is None else f"{one}.jpg" for one in chosen]}
     if draw(st.booleans()):
-        columns["group"] = [
-            f"g{g}" for g in draw(st.lists(st.integers(0, 20), min_size=count, max_size=count))
-        ]
+        columns["group"] = [f"g{g}" for g in draw(st.lists(st.integers(0, 20), min_size=count, max_size=count))]
     if draw(st.booleans()):
         degrees = st.lists(st.integers(-50, 50), min_size=count, max_size=count)
         columns["latitude"], columns["longitude"] = draw(degrees), draw(degrees)
@@ -150,10 +143,7 @@ def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
         assert whole(with_minival(held, size=0.3)[0].split)
     except InputError:
         pass  # a class of one picture and its copies
-    for dealing in (
-        lambda: assign_folds(data, k=3, seed=seed, by=by),
-        lambda: time_folds(data, k=2, column="year"),
-    ):
+    for dealing in (lambda: assign_folds(data, k=3, seed=seed, by=by), lambda: time_folds(data, k=2, column="year")):
         try:
             dealt = dealing()
         except InputError:

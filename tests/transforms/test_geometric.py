@@ -15,9 +15,7 @@ KEY = Key.of(0)
 
 
 def pictures(count=1, channels=3, height=40, width=56, seed=0):
-    return torch.from_numpy(
-        np.random.default_rng(seed).integers(0, 256, (count, channels, height, width), np.uint8)
-    )
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, channels, height, width), np.uint8))
 
 
 def as_pil(picture):
@@ -48,9 +46,7 @@ def test_a_picture_is_flipped_alike_wherever_it_stands_in_a_batch():
 def test_the_eight_symmetries_are_those_of_pillow():
     image = pictures(height=6, width=6)
     ours = {geometric.symmetry(image, index)[0].numpy().tobytes() for index in range(8)}
-    theirs = {
-        np.asarray(as_pil(image[0]).transpose(turn)).transpose(2, 0, 1).tobytes() for turn in Image.Transpose
-    }
+    theirs = {np.asarray(as_pil(image[0]).transpose(turn)).transpose(2, 0, 1).tobytes() for turn in Image.Transpose}
     assert len(ours) == 8
     assert ours == theirs | {image[0].numpy().tobytes()}
 
@@ -107,9 +103,7 @@ def test_each_picture_gets_its_own_matrix():
 
 @pytest.mark.parametrize("move", [geometric.translate_x, geometric.translate_y, geometric.shear_x])
 @pytest.mark.parametrize("offset", [-500.0, -130.0, 130.0, 500.0])
-def test_what_is_moved_further_than_the_picture_is_wide_leaves_nothing_of_it_nor_of_its_neighbors(
-    move, offset
-):
+def test_what_is_moved_further_than_the_picture_is_wide_leaves_nothing_of_it_nor_of_its_neighbors(move, offset):
     moved = move(pictures(3, height=40, width=40), torch.tensor([0.0, offset, 0.0]))
     assert bool((moved[1, :, 1:] == 128).all())  # a shear by so much leaves at most the first row
 
@@ -129,8 +123,7 @@ def test_memory_layout_changes_nothing():
     angles = torch.tensor([5.0, -3.0, 20.0, 0.0])
     assert torch.equal(geometric.rotate(last, angles), geometric.rotate(images, angles))
     assert torch.equal(
-        geometric.random_horizontal_flip(last, KEY, range(4)),
-        geometric.random_horizontal_flip(images, KEY, range(4)),
+        geometric.random_horizontal_flip(last, KEY, range(4)), geometric.random_horizontal_flip(images, KEY, range(4))
     )
 
 
@@ -168,9 +161,7 @@ def test_the_mean_is_the_pictures_own(dtype):
     assert bool(changed.any())
     for i, c in np.ndindex(4, 3):
         new = out[i, c][changed[i, c]].double()
-        assert float((new - images[i, c].double().mean()).abs().max()) <= (
-            0.5 if dtype == torch.uint8 else 1e-4
-        )
+        assert float((new - images[i, c].double().mean()).abs().max()) <= (0.5 if dtype == torch.uint8 else 1e-4)
 
 
 def test_noise_fills_all_values_alike_in_bytes_and_normally_in_floats():
@@ -193,9 +184,7 @@ def test_a_picture_gets_the_same_hole_in_any_batch(fill):
     images = slopes(6)
     together = cutout(images, fraction=0.4, key=KEY, ids=range(6), fill=fill)
     for i in range(6):
-        assert torch.equal(
-            together[i], cutout(images[i : i + 1], fraction=0.4, key=KEY, ids=[i], fill=fill)[0]
-        )
+        assert torch.equal(together[i], cutout(images[i : i + 1], fraction=0.4, key=KEY, ids=[i], fill=fill)[0])
     assert not torch.equal(together, cutout(images, fraction=0.4, key=KEY, ids=range(6, 12), fill=fill))
 
 

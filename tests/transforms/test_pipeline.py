@@ -12,13 +12,7 @@ from scipy import stats
 from tests.messages import mentioning
 from torchvision.transforms.v2 import functional as tv
 
-from efficientnetv2.preprocessing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SYMMETRIC_MEAN,
-    SYMMETRIC_STD,
-    Preprocessing,
-)
+from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms import pipeline
 from efficientnetv2.transforms.pipeline import (
@@ -164,11 +158,7 @@ def test_where_the_hole_is_has_nothing_to_do_with_the_flip():
 @pytest.mark.parametrize("channels", [1, 4, 13])
 def test_other_channels_are_flipped_erased_mixed_and_randaugmented(channels):
     images, labels = group(channels=channels)
-    fitting = {
-        "plan": AugmentPlan(flip="d4", color=0.2),
-        "mean": (0.5,) * channels,
-        "std": (0.25,) * channels,
-    }
+    fitting = {"plan": AugmentPlan(flip="d4", color=0.2), "mean": (0.5,) * channels, "std": (0.25,) * channels}
     out = run(images, labels, StepSettings(32, cutout=0.5, mixup_alpha=0.2, randaugment=5), **fitting)[0]
     assert out.shape == (12, channels, 32, 32)
 
@@ -190,9 +180,7 @@ def test_impossible_plans_are_refused(field, value):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_computes_what_the_cpu_does():
     images, labels = group(48, px=64)
-    setting = StepSettings(
-        64, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1
-    )
+    setting = StepSettings(64, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1)
     here, there = run(images, labels, setting), run(images.cuda(), labels.cuda(), setting)
     assert torch.allclose(here[1], there[1].cpu(), atol=1e-6)
     # A gray level may round otherwise, and a nearest neighbor be the other one, in few places.

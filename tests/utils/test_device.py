@@ -11,14 +11,7 @@ from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.utils import device as accelerate
-from efficientnetv2.utils.device import (
-    autocast,
-    device_note,
-    device_title,
-    lower_precision,
-    to_device,
-    workers_for,
-)
+from efficientnetv2.utils.device import autocast, device_note, device_title, lower_precision, to_device, workers_for
 from efficientnetv2.utils.errors import InputError
 
 
@@ -73,9 +66,7 @@ def test_a_device_that_is_not_there_is_told_in_a_sentence(monkeypatch, word, bui
     """PyTorch's own text for mps is a paragraph on operators."""
 
     def empty(*_, **__):
-        raise RuntimeError(
-            "Could not run 'aten::empty.memory_format' " + "with arguments from the backend " * 9
-        )
+        raise RuntimeError("Could not run 'aten::empty.memory_format' " + "with arguments from the backend " * 9)
 
     monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(torch.version, "cuda", built)
@@ -120,14 +111,8 @@ def test_gpus_of_one_kind_are_one_hardware_to_a_search(monkeypatch):
 @pytest.mark.parametrize(
     ("cpuinfo", "title"),
     [
-        (
-            "processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nprocessor\t: 1\nmodel name\t: Another",
-            "A CPU @ 2 GHz",
-        ),
-        (
-            "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c",
-            "arm 0x41 0xd0c 0x3",
-        ),
+        ("processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nprocessor\t: 1\nmodel name\t: Another", "A CPU @ 2 GHz"),
+        ("processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c", "arm 0x41 0xd0c 0x3"),
         ("", "arm"),
     ],
 )
@@ -179,9 +164,7 @@ def test_autocast_multiplies_in_that_precision(precision, dtype):
         (0, 1, 0, 1, 0),
     ],
 )
-def test_no_more_workers_than_cores_and_memory_can_bear(
-    monkeypatch, workers, cores, free_gib, sharing, given
-):
+def test_no_more_workers_than_cores_and_memory_can_bear(monkeypatch, workers, cores, free_gib, sharing, given):
     monkeypatch.setattr(accelerate, "cores", lambda: cores)
     monkeypatch.setattr(accelerate, "free_bytes", lambda device, *, sharing: int(free_gib * 2**30) // sharing)
     said = logged_lines()

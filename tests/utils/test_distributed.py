@@ -46,9 +46,7 @@ def trained(groups, steps, *, frozen=False):
             freeze(network, stages=1, statistics=True)
         # Not Adam: it divides gradients that are zero but for rounding by their own size.
         optimizer = {"name": "sgd", "lr": 0.003, "clip_norm": 5.0}
-        recipe = recipe_of(
-            PLAN, batch_size=24, ghost_batch_size=24 // groups, ema_decay=0.9, optimizer=optimizer
-        )
+        recipe = recipe_of(PLAN, batch_size=24, ghost_batch_size=24 // groups, ema_decay=0.9, optimizer=optimizer)
         requests = TrainSampler(
             LABELS, PLAN, steps, 24, 24 // groups, "sqrt", Key.of(0), rank=world.rank, world=world.size
         )
@@ -126,9 +124,7 @@ def notes():
         told = AsyncFlags(world)
         second = world.rank == 1
         return [
-            told.after_step(
-                stop=second and step == 1, noted=[f"step {step}"] * (second and step != 1), last=step == 2
-            )
+            told.after_step(stop=second and step == 1, noted=[f"step {step}"] * (second and step != 1), last=step == 2)
             for step in range(3)
         ]
 
@@ -198,10 +194,7 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
         port = str(taken.getsockname()[1])
         for one, its in (A_CLUSTERS | {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"}).items():
             monkeypatch.setenv(one, its)
-        with (
-            pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}"),
-            process_group(world_from_env(), mend=""),
-        ):
+        with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}"), process_group(world_from_env(), mend=""):
             pass
 
 

@@ -179,10 +179,7 @@ def test_a_mount_that_syncs_no_folders_keeps_files_all_the_same(place, code, tmp
     ("error", "what"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "Make room on the disk"),
-        (
-            RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"),
-            "Make room on the disk",
-        ),
+        (RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"), "Make room on the disk"),
         (PermissionError(errno.EACCES, "Permission denied"), "Make it writable"),
         (OSError(errno.EROFS, "Read-only file system"), "Make it writable"),
         (OSError(errno.EIO, "Input/output error"), "or bring it back"),

@@ -90,11 +90,7 @@ def test_a_jobs_limit_counts_wherever_it_stands_above_the_process(version, tmp_p
     container(root, limit="max" if version == 2 else 10**18, usage=1, cache=0, version=version)
     job = root / ("memory" if version == 1 else ".") / "slurm/job_7"
     (job / "step_0").mkdir(parents=True)
-    names = (
-        ("memory.max", "memory.current")
-        if version == 2
-        else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    )
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
     for folder, most in ((job, "100000000"), (job / "step_0", "max" if version == 2 else str(10**18))):
         (folder / names[0]).write_text(most)
         (folder / names[1]).write_text("70000000")
@@ -216,9 +212,6 @@ def test_threads_take_no_more_memory_together_than_their_share(free_gib, gib, to
 def test_little_is_not_counted_and_more_than_there_is_is_refused(free_gib):
     shared = MemoryBudget(small=2 * GIB, share=0.1)
     meet(shared, 2.0, 6)
-    with (
-        pytest.raises(MemoryError, match=mentioning("9.0", "GiB", "8.0")),
-        shared.take(9 * GIB),
-    ):
+    with pytest.raises(MemoryError, match=mentioning("9.0", "GiB", "8.0")), shared.take(9 * GIB):
         pass
     assert most_together(shared, 7.0, threads=2) == 1  # who was refused holds nothing

@@ -60,9 +60,7 @@ def unfit_torchvision(tmp_path, monkeypatch):
     """torchvision as beside another torch than it was compiled for."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, name)
-    (tmp_path / "torchvision.py").write_text(
-        'raise RuntimeError("operator torchvision::nms does not exist")\n'
-    )
+    (tmp_path / "torchvision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
     monkeypatch.syspath_prepend(tmp_path)
 
 

@@ -19,9 +19,7 @@ def test_by_hand():
     logits = torch.tensor([[0.0, 3.0]]).log1p()  # 0 and ln 4
     assert probabilities(logits, "softmax")[0].tolist() == pytest.approx([1 / 5, 4 / 5])
     assert probabilities(logits, "sigmoid")[0].tolist() == pytest.approx([1 / 2, 4 / 5])
-    assert to_logits(torch.tensor([[0.5, 0.8]]), "sigmoid")[0].tolist() == pytest.approx(
-        [0.0, 1.386294], abs=1e-6
-    )
+    assert to_logits(torch.tensor([[0.5, 0.8]]), "sigmoid")[0].tolist() == pytest.approx([0.0, 1.386294], abs=1e-6)
 
 
 @pytest.mark.parametrize("answer", ["softmax", "sigmoid"])

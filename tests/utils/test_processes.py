@@ -11,9 +11,7 @@ import pytest
 
 from efficientnetv2.utils.processes import limit_openmp_spin
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="needs glibc"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="needs glibc")
 
 # Blocks as a network's activations are: 4 of 16 MiB and 2 of 64, written and freed again and again.
 FAULTS = """
@@ -34,11 +32,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def said(word: str, **environment: str) -> list[str]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS, word],
-        env=plain | environment,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", FAULTS, word], env=plain | environment, capture_output=True, text=True, check=True
     )
     return done.stdout.split()
 
@@ -65,9 +59,7 @@ PROGRAM = ("-m", "efficientnetv2", "train", "nowhere")
 
 def setting_of(*program: str, **environment: str) -> list[str]:
     """What GNU's OpenMP prints of GOMP_SPINCOUNT, once for each copy of it that a program loads."""
-    plain = {
-        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    }
+    plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run(
         [sys.executable, *program],
         env=plain | {"OMP_DISPLAY_ENV": "VERBOSE"} | environment,

@@ -32,8 +32,7 @@ def test_a_seed_gives_the_same_numbers_for_ever():
     """Golden: a change here would change every run that was ever recorded."""
     assert Key.of(0).words == (5851806113140399004, 2874644161212480648)
     assert Key.of(0).uniform_rows([0, 1], 2) == pytest.approx(
-        np.array([[0.28401392256621916, 0.7766463972165473], [0.23661255196465836, 0.19804518653890113]]),
-        abs=1e-15,
+        np.array([[0.28401392256621916, 0.7766463972165473], [0.23661255196465836, 0.19804518653890113]]), abs=1e-15
     )
 
 

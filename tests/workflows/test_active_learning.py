@@ -64,10 +64,7 @@ def test_distances_are_those_of_the_whole_gradients():
     gradients = np.einsum("ik,id->ikd", residuals, vectors).reshape(5, -1)
     first = int((gradients**2).sum(axis=1).argmax())
     squares = np.minimum(((gradients - gradients[first]) ** 2).sum(axis=1), (gradients**2).sum(axis=1))
-    seconds = [
-        rank_for_labeling(shares, vectors, key=Key.of(seed), most=2).order[:2].tolist()
-        for seed in range(2000)
-    ]
+    seconds = [rank_for_labeling(shares, vectors, key=Key.of(seed), most=2).order[:2].tolist() for seed in range(2000)]
     assert {pair[0] for pair in seconds} == {first}
     often = np.bincount([pair[1] for pair in seconds], minlength=5) / 2000
     assert often == pytest.approx(squares / squares.sum(), abs=0.04)
@@ -128,8 +125,6 @@ def test_part_by_part_the_order_is_that_of_float64(monkeypatch):
         active_learning, "_squared_norms", lambda _, called=None: (whole[called is None] ** 2).sum(axis=1)
     )
     monkeypatch.setattr(
-        active_learning,
-        "_products",
-        lambda _, at, called=None: whole[called is None] @ whole[called is None][at],
+        active_learning, "_products", lambda _, at, called=None: whole[called is None] @ whole[called is None][at]
     )
     assert found.order.tolist() == rank_for_labeling(shares, vectors, key=Key.of(2), most=40).order.tolist()

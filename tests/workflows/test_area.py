@@ -81,9 +81,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     weight = truth.sum(axis=1)
     held, biased = 0, 0
     for _ in range(1000):
-        counts = np.array(
-            [rng.multinomial(n, row / row.sum()) for n, row in zip((100, 1500), truth, strict=True)]
-        )
+        counts = np.array([rng.multinomial(n, row / row.sum()) for n, row in zip((100, 1500), truth, strict=True)])
         share = adjusted_areas(counts, weight, ("rare", "rest")).classes["rare"].share
         held += share.low <= truth[:, 0].sum() <= share.high
         biased += share.low <= weight[0] <= share.high
@@ -112,9 +110,7 @@ def test_of_thousands_of_classes_those_that_are_met_count_as_if_there_were_no_ot
     mapped = np.zeros(len(names))
     mapped[met] = PIXELS
     many = adjusted_areas(
-        coo_array((np.array(COUNTS)[np.nonzero(COUNTS)], (rows, columns)), shape=(len(names),) * 2),
-        mapped,
-        names,
+        coo_array((np.array(COUNTS)[np.nonzero(COUNTS)], (rows, columns)), shape=(len(names),) * 2), mapped, names
     )
     few = adjusted_areas(COUNTS, PIXELS, NAMES)
     assert many.accuracy == few.accuracy

@@ -46,9 +46,7 @@ def model(tmp_path):
 @pytest.fixture
 def shards(class_folders, tmp_path):
     """48 pictures in 5 shards, the second of which is missing with its 10."""
-    write_shards(
-        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10)
-    )
+    write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10))
     (tmp_path / "packed/pictures-000001.tar").unlink()
     return "packed"
 
@@ -62,10 +60,7 @@ def test_pictures_of_a_kind_that_is_not_opened_are_named(model, tmp_path):
     mixed = effnetv2(*words, "mixed", cwd=tmp_path)
     assert mixed.returncode == 0, mixed.stderr
     assert "Skipped in mixed: 1 file .heic" in mixed.stdout
-    for data, told in (
-        ("new", "new holds no images"),
-        ("new/1.HEIC", "image of a supported format"),
-    ):
+    for data, told in (("new", "new holds no images"), ("new/1.HEIC", "image of a supported format")):
         refused = effnetv2(*words, data, cwd=tmp_path)
         assert refused.returncode == 2
         assert told in refused.stderr
@@ -78,9 +73,7 @@ def test_pictures_of_a_kind_that_is_not_opened_are_named(model, tmp_path):
 def test_predictions_go_into_a_csv_file_and_nowhere_else(out, model, class_folders, tmp_path):
     """Refused at once: a pipe was read to see whether a table is there, and Parquet held CSV."""
     os.mkfifo(tmp_path / "fifo.csv")
-    done = effnetv2(
-        "predict", model, class_folders, "--device", "cpu", "--output", out, cwd=tmp_path, timeout=60
-    )
+    done = effnetv2("predict", model, class_folders, "--device", "cpu", "--output", out, cwd=tmp_path, timeout=60)
     assert done.returncode == 2
     assert f"--output {out}" in done.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"fifo.csv", class_folders.name, model}
@@ -126,9 +119,7 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
     done = effnetv2("evaluate", model, class_folders, "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     named = [line for line in done.stdout.splitlines() if line.startswith("Skipped ") and ".jpg" in line]
-    assert [line.split()[1].rstrip(":") for line in named] == [
-        f"{f.parent.name}/{f.name}" for f in broken[:5]
-    ]
+    assert [line.split()[1].rstrip(":") for line in named] == [f"{f.parent.name}/{f.name}" for f in broken[:5]]
     assert [line.endswith(": for the same reason.") for line in named] == [False, True, True, True, True]
     assert mentions(done.stdout, "7 more", "read")
     assert mentions(done.stdout, "12", "48", "--output")
@@ -143,9 +134,7 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
 
 
 def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
-    write_shards(
-        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=2)
-    )
+    write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=2))
     for number in range(23):
         (tmp_path / f"packed/pictures-{number:06d}.tar").unlink()
     lines = logged_lines()
@@ -187,9 +176,7 @@ def test_a_report_does_not_take_the_list_of_shards(model, shards, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
-@pytest.mark.parametrize(
-    "data", ["missing.jpg", "missing.csv", "missing/", "missing/a-{0..3}.tar", "missing.tar"]
-)
+@pytest.mark.parametrize("data", ["missing.jpg", "missing.csv", "missing/", "missing/a-{0..3}.tar", "missing.tar"])
 def test_data_that_is_not_there_is_named_with_what_to_give(verb, data, model, tmp_path):
     done = effnetv2(verb, model, data, cwd=tmp_path)
     assert done.returncode == 2
@@ -216,9 +203,7 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
 @pytest.mark.usefixtures("on_screen")
 def test_a_gpu_that_is_there_but_not_used_is_told(verb, model, class_folders, tmp_path, monkeypatch, capsys):
     """Else a set of a million pictures takes days that could be an hour, in silence."""
-    monkeypatch.setattr(
-        batch_predict, "device_note", lambda word, device: f"{device} computes, as {word} says."
-    )
+    monkeypatch.setattr(batch_predict, "device_note", lambda word, device: f"{device} computes, as {word} says.")
     model, source = str(tmp_path / model), DataConfig(str(class_folders))
     plain = InferenceOptions("cpu", 0)
     if verb == "predict":

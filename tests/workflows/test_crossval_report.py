@@ -95,20 +95,13 @@ def test_the_time_is_that_of_all_training(tmp_path):
     def folds_of(folder, seconds, *tried):
         (folder / "choosing").mkdir(parents=True)
         for number, taken in enumerate(tried):
-            (folder / f"choosing/fold{number + 1}.json").write_text(
-                json.dumps({"scores": {}, "seconds": taken})
-            )
+            (folder / f"choosing/fold{number + 1}.json").write_text(json.dumps({"scores": {}, "seconds": taken}))
         return [SimpleNamespace(score=SimpleNamespace(seconds=seconds)) for _ in tried]
 
     answered = folds_of(tmp_path, 10.0, 3.0, 4.0)
     again = folds_of(tmp_path / "otherwise", 20.0, 5.0, 6.0)
     chooses, plain = CrossValConfig(folds=2, tries=("", "class_sampling=equal")), CrossValConfig(folds=2)
-    for config, other, expected in (
-        (plain, None, 20),
-        (chooses, None, 27),
-        (plain, again, 60),
-        (chooses, again, 78),
-    ):
+    for config, other, expected in ((plain, None, 20), (chooses, None, 27), (plain, again, 60), (chooses, again, 78)):
         trainer = SimpleNamespace(config=config)
         results = CrossValResults(tmp_path, trainer, None, answered, None, other, ())
         assert results.train_seconds() == expected

@@ -23,9 +23,7 @@ def photos(tmp_path):
     for split, count in (("train", 20), ("val", 10)):
         for name, color in (("red", (200, 60, 60)), ("blue", (60, 60, 200))):
             for number in range(count):
-                paint(
-                    tmp_path / "photos" / split / name / f"{number:02}.jpg", color, number + 100 * len(split)
-                )
+                paint(tmp_path / "photos" / split / name / f"{number:02}.jpg", color, number + 100 * len(split))
     return tmp_path / "photos"
 
 

@@ -24,17 +24,7 @@ def trained(tmp_path_factory):
     for name, color in COLORS.items():
         for number in range(16):
             paint(place / "pictures" / name / f"{name}_{number:02d}.jpg", color, number)
-    words = (
-        "train",
-        place / "pictures",
-        *TINY,
-        "--epochs",
-        "3",
-        "--weights",
-        "none",
-        "--output",
-        place / "run",
-    )
+    words = ("train", place / "pictures", *TINY, "--epochs", "3", "--weights", "none", "--output", place / "run")
     done = effnetv2(*words, cwd=place)
     assert done.returncode == 0, done.stderr
     dataset = pd.read_csv(place / "run" / "dataset.csv")
@@ -148,9 +138,7 @@ def test_two_runs_compared(trained, tmp_path):
 
 def test_a_run_keeps_its_own_report(trained, tmp_path):
     before = (trained / "run/report.json").read_bytes()
-    done = effnetv2(
-        "evaluate", trained / "run", trained / "val.csv", "--output", trained / "run", cwd=tmp_path
-    )
+    done = effnetv2("evaluate", trained / "run", trained / "val.csv", "--output", trained / "run", cwd=tmp_path)
     assert done.returncode == 2
     assert mentions(done.stderr, "run", "report")
     assert (trained / "run/report.json").read_bytes() == before
@@ -201,10 +189,7 @@ def test_a_name_is_known_however_its_letters_are_composed(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
-            "true;elm;oak\nelm;0;0,5\noak;1;0\n",
-            ("elm", "0,5", "0"),
-        ),
+        ("true;elm;oak\nelm;0;0,5\noak;1;0\n", ("elm", "0,5", "0")),
         ("", ("costs.csv", "CSV")),
         ("true,elm,oak\nelm,0,1,1\n", ("costs.csv", "CSV")),
         ("true;elm;oak\n;;\n", ("costs.csv", "oak", "elm")),

@@ -53,9 +53,7 @@ def wrong(tmp_path):
     """Two large pictures, each called what the other is."""
     for name in ("a.png", "b.png"):
         Image.new("RGB", (3000, 1500), "red").save(tmp_path / name)
-    pd.DataFrame({"path": ["a.png", "b.png"], "label": ["oak", "elm"]}).to_csv(
-        tmp_path / "two.csv", index=False
-    )
+    pd.DataFrame({"path": ["a.png", "b.png"], "label": ["oak", "elm"]}).to_csv(tmp_path / "two.csv", index=False)
     dataset = load_dataset(str(tmp_path / "two.csv"))
     return dataset, Predictions(np.arange(2), dataset.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
 
@@ -80,9 +78,7 @@ def test_a_store_that_has_gone_leaves_a_report_without_pictures(wrong, tmp_path,
     for part, reader in ((evaluation_result, "display_reader"), (explain, "eval_reader")):
         monkeypatch.setattr(part, reader, lambda dataset: SimpleNamespace(source=gone))
     (tmp_path / "out").mkdir()
-    EvaluationResult(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(
-        tmp_path / "out"
-    )
+    EvaluationResult(answers, dataset, dataset.class_names, ReportMetadata("two", "val")).write(tmp_path / "out")
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert sorted(one["path"] for one in told["top_errors"]) == ["a.png", "b.png"]
     assert len(asked) == 1
@@ -100,9 +96,7 @@ def test_pictures_that_only_gdal_opens_are_shown_as_they_were_answered(tmp_path,
     dataset = load_dataset(tmp_path / "set")
     answers = Predictions(np.arange(2), dataset.labels, torch.tensor([[0.0, 9.0], [9.0, 0.0]]))
     network = create("efficientnetv2_b0", num_classes=2)
-    (part,) = explain_predictions(
-        network, answers, dataset, dataset.class_names, Preprocessing(image_size=32)
-    )
+    (part,) = explain_predictions(network, answers, dataset, dataset.class_names, Preprocessing(image_size=32))
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None for each in shown)
@@ -122,9 +116,7 @@ def test_each_fold_is_shown_rasters_as_it_saw_them(tmp_path, monkeypatch):
     dataset = replace(load_dataset(tmp_path / "set"), bands=rules[0])
     monkeypatch.setattr(explain, "supports_grad_cam", lambda network: False)
     monkeypatch.setattr(
-        explain,
-        "gallery_section",
-        lambda *words, **_: [words[-1][place].image[0, 0].tolist() for place in range(2)],
+        explain, "gallery_section", lambda *words, **_: [words[-1][place].image[0, 0].tolist() for place in range(2)]
     )
     answers = Predictions(np.arange(2), dataset.labels, torch.tensor([[9.0, 0.0], [0.0, 9.0]]))
     (found,) = explain_folds(folds.__getitem__, np.array([0, 1]), answers, dataset)
@@ -162,9 +154,7 @@ def test_where_not_even_one_map_fits_into_memory_pictures_are_shown_without(wron
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     network.register_forward_pre_hook(short)
-    (part,) = explain_predictions(
-        network, answers, dataset, dataset.class_names, Preprocessing(image_size=32)
-    )
+    (part,) = explain_predictions(network, answers, dataset, dataset.class_names, Preprocessing(image_size=32))
     shown = [each for _, pictures in part.values["galleries"] for each in pictures]
     assert shown
     assert all(each["address"] is not None and each["map"] is None for each in shown)

@@ -39,12 +39,7 @@ from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.train_overlap import (
-    PretrainOverlap,
-    TrainOverlap,
-    pretrain_overlap,
-    train_overlap,
-)
+from efficientnetv2.training.train_overlap import PretrainOverlap, TrainOverlap, pretrain_overlap, train_overlap
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import resume
@@ -58,16 +53,7 @@ def remembered(dataset, most=10**6):
 def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
     """Trained and evaluated by the command line: the model file alone goes elsewhere, without its run."""
     done = effnetv2(
-        "train",
-        class_folders,
-        *TINY,
-        "--weights",
-        "none",
-        "--epochs",
-        "0.5",
-        "--output",
-        "run",
-        cwd=tmp_path,
+        "train", class_folders, *TINY, "--weights", "none", "--epochs", "0.5", "--output", "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     (tmp_path / "far").mkdir()
@@ -315,9 +301,7 @@ def test_minival_is_asked_of_the_last_training_alone(class_folders, tmp_path):
 
 def splits(run):
     table = pd.read_csv(run / "dataset.csv")
-    return [
-        (path.rpartition("/")[2], split) for path, split in zip(table["path"], table["split"], strict=True)
-    ]
+    return [(path.rpartition("/")[2], split) for path, split in zip(table["path"], table["split"], strict=True)]
 
 
 def test_shards_remember_their_originals(class_folders, tmp_path):
@@ -342,9 +326,9 @@ def test_a_picture_saved_anew_is_known_by_its_path_alone(class_folders, tmp_path
     assert train_overlap(tmp_path / "run", trained_on, load_dataset(class_folders)).training_note.startswith(
         "48 of these 48"
     )
-    assert train_overlap(
-        tmp_path / "run", trained_on, load_dataset(tmp_path / "elsewhere")
-    ).training_note.startswith("32 of these 48")
+    assert train_overlap(tmp_path / "run", trained_on, load_dataset(tmp_path / "elsewhere")).training_note.startswith(
+        "32 of these 48"
+    )
     assert train_overlap(tmp_path / "m", trained_on, load_dataset(class_folders)).training_note.startswith(
         "32 of these 48"
     )
@@ -439,9 +423,7 @@ def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders
     model = a_model(tmp_path / "m.safetensors", trained_on, Calibration(1.5, 8, "minival"))
 
     def told(data):
-        done = effnetv2(
-            "evaluate", model, data, "--device", "cpu", "--output", "rated", "--json", cwd=tmp_path
-        )
+        done = effnetv2("evaluate", model, data, "--device", "cpu", "--output", "rated", "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -458,11 +440,7 @@ def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders
     page = (tmp_path / "rated/report.html").read_text()
     assert mentions(page, "30", "48")
     found = told(called(files.select(np.arange(10, 48)), "val", tmp_path / "others.csv"))
-    assert (
-        found["num_eval_images_seen_in_training"],
-        found["optimistic"],
-        found["unseen"]["num_images"],
-    ) == (
+    assert (found["num_eval_images_seen_in_training"], found["optimistic"], found["unseen"]["num_images"]) == (
         0,
         True,
         30,
@@ -511,10 +489,7 @@ def test_by_a_sample_the_number_is_about_right_and_said_to_be_so(tmp_path):
     assert not known.exact
     assert 500 - 4 * 45 < known.num_trained < 500 + 4 * 45
     assert mentions(known.training_note, known.num_trained, "1000")
-    assert (
-        train_overlap(tmp_path / "m", trained_on, dataset.select(np.arange(2_000, 2_500))).training_note
-        is None
-    )
+    assert train_overlap(tmp_path / "m", trained_on, dataset.select(np.arange(2_000, 2_500))).training_note is None
 
 
 def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
@@ -571,7 +546,6 @@ def test_the_figures_of_what_it_has_not_seen_draw_whole_what_hangs_together():
     known = TrainOverlap(20, exact=True, num_images=60, unseen=np.arange(20, 60))
     whole = Clusters(np.arange(60) // 5, "places")
     alone, together = (
-        unseen_metrics(predictions, known, ("a", "b"), one).values["intervals"]["top1"]
-        for one in (None, whole)
+        unseen_metrics(predictions, known, ("a", "b"), one).values["intervals"]["top1"] for one in (None, whole)
     )
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])

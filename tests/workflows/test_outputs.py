@@ -179,12 +179,7 @@ def test_a_report_takes_no_table_of_the_users_place(here):
     said = refused(*words, cwd=here)
     assert mentions(said, "--output", "DATA", "pictures/predictions.csv")
     said = refused(
-        "evaluate",
-        "../model.safetensors",
-        "../pictures/predictions.csv",
-        "--output",
-        ".",
-        cwd=here / "pictures",
+        "evaluate", "../model.safetensors", "../pictures/predictions.csv", "--output", ".", cwd=here / "pictures"
     )
     assert mentions(said, "--output", "DATA", "pictures/predictions.csv")
     for option in ("--output", "--rank"):
@@ -226,9 +221,7 @@ def test_an_inspection_replaces_an_inspection_alone(class_folders, name):
     (here / "docs" / name).write_text("<p>of the bridge</p>")
     said = refused("check", "pictures", "--output", "docs", cwd=here)
     assert mentions(said, name, "--output", "effnetv2 check")
-    assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [
-        (name, "<p>of the bridge</p>")
-    ]
+    assert [(one.name, one.read_text()) for one in (here / "docs").iterdir()] == [(name, "<p>of the bridge</p>")]
     ended_well("check", "pictures", "--output", "page", cwd=here)
     assert mentions(ended_well("check", "pictures", "--output", "page", cwd=here), "replaced")
 
@@ -268,7 +261,4 @@ def test_a_manifest_of_the_users_beside_a_model_says_nothing_of_the_model(here):
     (here / "alone").mkdir()
     shutil.copy(here / MODEL[0], here / "alone/m.safetensors")
     (here / "alone/dataset.csv").write_text("path,label\n../pictures/red/red_00.jpg,red\n")
-    assert (
-        "optimistic"
-        not in ended_well("evaluate", "alone/m.safetensors", "alone/dataset.csv", cwd=here).lower()
-    )
+    assert "optimistic" not in ended_well("evaluate", "alone/m.safetensors", "alone/dataset.csv", cwd=here).lower()

@@ -20,15 +20,7 @@ from efficientnetv2.utils.errors import InputError
 
 
 def run(
-    folder,
-    *,
-    age_s=0,
-    kind="run.json",
-    pictures=("a", "b"),
-    labels=("x", "y"),
-    answers=None,
-    data="data",
-    **report,
+    folder, *, age_s=0, kind="run.json", pictures=("a", "b"), labels=("x", "y"), answers=None, data="data", **report
 ):
     """The folder of a run on pictures of a folder beside it."""
     save_predictions(
@@ -93,9 +85,7 @@ def test_a_named_run_on_pictures_of_another_folder_is_compared_by_name(tmp_path)
     found = replace(compare_predictions(named.predictions, named.predictions), by_name=kept.by_name)
     assert summary_lines(ReportContext(last=("there", found)))[0].endswith(named.by_name)
     same = listed(own, "path,label,split", "a,x,val")
-    assert not PreviousRun.for_images(
-        run(tmp_path / "new", data=own.name), load_predictions(there), same
-    ).by_name
+    assert not PreviousRun.for_images(run(tmp_path / "new", data=own.name), load_predictions(there), same).by_name
 
 
 def test_folds_are_compared_with_folds_of_the_same_rule(tmp_path):
@@ -130,10 +120,7 @@ def test_of_a_named_run_whose_figures_are_optimistic_it_is_said(tmp_path):
     assert "optimistic" not in found["honest"]
     for told in ("{", "[]", "{}"):  # of other programs, or damaged: the answers are compared all the same
         (tmp_path / "knew/report.json").write_text(told)
-        assert (
-            PreviousRun.for_images(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic
-            == ""
-        )
+        assert PreviousRun.for_images(tmp_path / "knew", load_predictions(tmp_path / "knew"), val).optimistic == ""
 
 
 def listed(folder, header, *rows):
@@ -161,11 +148,7 @@ def test_a_run_that_was_named_is_kept_with_what_both_answered(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ("z,x,val", ("no prediction of these images",)),
-        ("a,w,val", ("'w'", "'x'")),
-    ],
+    ("row", "said"), [("z,x,val", ("no prediction of these images",)), ("a,w,val", ("'w'", "'x'"))]
 )
 def test_a_run_that_can_not_be_compared_with_is_refused(row, said, tmp_path):
     there = run(tmp_path / "there")
@@ -189,9 +172,7 @@ def test_a_second_run_is_compared_with_the_first(class_folders, tmp_path):
     named = effnetv2(*words, "--output", "elsewhere/third", "--resume", cwd=tmp_path)
     assert "Better than first?" in named.stdout + named.stderr
     (tmp_path / "put_away").rename(tmp_path / "runs/first")
-    save_predictions(
-        tmp_path / "other", pd.DataFrame({"path": ["z"], "predicted_label": ["x"], "true_label": ["x"]})
-    )
+    save_predictions(tmp_path / "other", pd.DataFrame({"path": ["z"], "predicted_label": ["x"], "true_label": ["x"]}))
     refused = effnetv2(*words, "--output", "elsewhere/fourth", "--baseline", "other", cwd=tmp_path)
     assert refused.returncode == 2
     assert "no prediction of these images" in refused.stderr

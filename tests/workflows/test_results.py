@@ -43,9 +43,7 @@ def test_a_run_that_is_not_there_says_how_to_resume_it(tmp_path):
 
 
 def test_an_evaluation_is_that_of_the_command(run, photos, tmp_path):
-    result = ev2.evaluate(
-        run, photos, output=tmp_path / "here", split="all", tta="d4", sizes=[48, 64], **MACHINE
-    )
+    result = ev2.evaluate(run, photos, output=tmp_path / "here", split="all", tta="d4", sizes=[48, 64], **MACHINE)
     done = effnetv2(
         "evaluate", run.path, photos, "--output", "there", "--split", "all", "--tta", "d4", "--eval-sizes", "48,64",
         "--json", *MACHINE_WORDS, cwd=tmp_path,
@@ -150,13 +148,7 @@ def test_candidates_are_settings_to_choose_from(photos, tmp_path):
 def test_a_study_finds_an_architecture(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "space.json").write_text(json.dumps(SPACE.to_json()))
-    words = {
-        "space": "space.json",
-        "epochs": 1,
-        "image_size": 32,
-        "batch_size": 8,
-        "settings": {"minival": 0.25},
-    }
+    words = {"space": "space.json", "epochs": 1, "image_size": 32, "batch_size": 8, "settings": {"minival": 0.25}}
     study = ev2.search(photos, trials=1, **words, **MACHINE)
     assert study.path.as_posix() == "studies/photos"
     assert study.trials["number"].tolist() == [0]
@@ -175,9 +167,7 @@ def test_a_study_finds_an_architecture(photos, tmp_path, monkeypatch):
 
 
 def test_a_model_in_memory_is_to_be_saved_first(run, photos):
-    with pytest.raises(
-        ev2.InputError, match=r"`model` must be a path or a name, not \w+\. Write a model to a file"
-    ):
+    with pytest.raises(ev2.InputError, match=r"`model` must be a path or a name, not \w+\. Write a model to a file"):
         ev2.predict(run.model, photos)
 
 

@@ -143,9 +143,7 @@ def numbers(network):
 )
 def test_s_becomes_the_published_networks(growth, channels, table):
     """By one depth and one width coefficient, and by what is stated as data; sizes 384 to 480 px."""
-    grown = scale_up(
-        EFFICIENTNETV2_S, growth, eval_image_size=get_model_info("efficientnetv2_s").eval_image_size
-    )
+    grown = scale_up(EFFICIENTNETV2_S, growth, eval_image_size=get_model_info("efficientnetv2_s").eval_image_size)
     stages = list(grown.architecture.stages)
     for number, wide in channels.items():
         stages[number - 1] = replace(stages[number - 1], channels=wide)
@@ -165,9 +163,7 @@ def test_s_becomes_the_published_networks(growth, channels, table):
 )
 def test_what_the_coefficients_alone_give(growth, table, layers, channels):
     rules = replace(growth, more_layers=(), new_layers=0)
-    found_layers, found_channels = numbers(
-        scale_up(EFFICIENTNETV2_S, rules, eval_image_size=384).architecture
-    )
+    found_layers, found_channels = numbers(scale_up(EFFICIENTNETV2_S, rules, eval_image_size=384).architecture)
     wanted_layers, wanted_channels = (values[:6] for values in numbers(table))
     assert [n for n in range(1, 7) if found_layers[n - 1] == wanted_layers[n - 1]] == layers
     assert [n for n in range(1, 7) if found_channels[n - 1] == wanted_channels[n - 1]] == channels
@@ -178,9 +174,7 @@ def test_no_width_coefficient_gives_the_channels_of_m():
     wanted = [stage.channels for stage in EFFICIENTNETV2_M.stages[:6]]
     agreeing = []
     for step in range(1001):
-        found = scale_up(
-            EFFICIENTNETV2_S, Scaling(1 + step / 1000, 1.0, 1.0), eval_image_size=384
-        ).architecture
+        found = scale_up(EFFICIENTNETV2_S, Scaling(1 + step / 1000, 1.0, 1.0), eval_image_size=384).architecture
         agreeing.append(sum(a.channels == b for a, b in zip(found.stages, wanted, strict=True)))
     assert max(agreeing) == 3
 
@@ -206,8 +200,7 @@ def test_compound_scaling_doubles_the_multiply_adds():
     larger = scale_up(base, compound_scaling(1), eval_image_size=416)
     assert larger.eval_image_size == 480
     before, after = (
-        count_flops(one, image_size=px).total.multiply_adds
-        for one, px in ((base, 416), (larger.architecture, 480))
+        count_flops(one, image_size=px).total.multiply_adds for one, px in ((base, 416), (larger.architecture, 480))
     )
     assert after / before == pytest.approx(1.92, rel=0.1)
     assert scale_up(base, compound_scaling(0), eval_image_size=384).architecture == base
@@ -215,26 +208,15 @@ def test_compound_scaling_doubles_the_multiply_adds():
 
 def test_pictures_end_at_480_px():
     assert [
-        scale_up(EFFICIENTNETV2_S, compound_scaling(phi), eval_image_size=384).eval_image_size
-        for phi in (0, 1, 2, 5)
-    ] == [
-        384,
-        440,
-        480,
-        480,
-    ]
+        scale_up(EFFICIENTNETV2_S, compound_scaling(phi), eval_image_size=384).eval_image_size for phi in (0, 1, 2, 5)
+    ] == [384, 440, 480, 480]
 
 
 def test_a_network_of_few_stages_grows_too():
     """The new stage is the last one's operator at twice its channels."""
     base = Architecture(8, (Stage(mbconv(expand=4, kernel=5), 2, 16, 3),), 32)
-    grown = scale_up(
-        base, Scaling(1.0, 1.5, 1.0, more_layers=(2,), new_layers=4), eval_image_size=64
-    ).architecture
-    assert grown.stages == (
-        Stage(mbconv(expand=4, kernel=5), 2, 16, 7),
-        Stage(mbconv(expand=4, kernel=5), 1, 32, 4),
-    )
+    grown = scale_up(base, Scaling(1.0, 1.5, 1.0, more_layers=(2,), new_layers=4), eval_image_size=64).architecture
+    assert grown.stages == (Stage(mbconv(expand=4, kernel=5), 2, 16, 7), Stage(mbconv(expand=4, kernel=5), 1, 32, 4))
     with pytest.raises(InputError, match=mentioning("2", "1", "layer")):
         scale_up(base, TO_M, eval_image_size=64)
 

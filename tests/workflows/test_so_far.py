@@ -30,12 +30,7 @@ from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import batch_predict
 from efficientnetv2.workflows import predict as predict_job
-from efficientnetv2.workflows.batch_predict import (
-    InferenceOptions,
-    PredictionCheckpoint,
-    PredictionJob,
-    run_prediction,
-)
+from efficientnetv2.workflows.batch_predict import InferenceOptions, PredictionCheckpoint, PredictionJob, run_prediction
 
 MODEL = "model.safetensors"
 CLASSES = ("blue", "green", "red")
@@ -58,9 +53,7 @@ def so_far(network, class_folders, tmp_path):
     def made(**words):
         every_s = words.pop("every_s", 300)
         dataset = load_dataset(class_folders, require_labels=False)
-        return PredictionCheckpoint(
-            tmp_path / "labels.csv", replace(_job(network, dataset), **words), every_s=every_s
-        )
+        return PredictionCheckpoint(tmp_path / "labels.csv", replace(_job(network, dataset), **words), every_s=every_s)
 
     made.said = said
     return made
@@ -127,9 +120,7 @@ def test_a_picture_that_has_changed_is_asked_for_again(so_far, class_folders):
 
 
 def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
-    write_shards(
-        load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10)
-    )
+    write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10))
     dataset = load_dataset(tmp_path / "packed", require_labels=False)
     so_far(dataset=dataset, every_s=0).add(*_answers(list(range(11))))
     os.utime(tmp_path / "packed/pictures-000001.tar", ns=(1, 1))
@@ -152,15 +143,11 @@ def test_pictures_of_another_folder_are_asked_though_their_files_are_as_long_and
     assert not len(so_far(dataset=other).load()[0])
 
 
-def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(
-    so_far, class_folders, tmp_path, monkeypatch
-):
+def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(so_far, class_folders, tmp_path, monkeypatch):
     """Monday's answers are not Tuesday's, whose tars are called the same, nor those of a tar as long uploaded anew."""
     days = ("monday", "tuesday")
     for day in days:
-        write_shards(
-            load_dataset(class_folders), tmp_path / day, PackOptions(shard_bytes=10**9, shard_images=10)
-        )
+        write_shards(load_dataset(class_folders), tmp_path / day, PackOptions(shard_bytes=10**9, shard_images=10))
     asked, stats, rows = [], RemoteStore.stats, list(range(11))
     monkeypatch.setattr(RemoteStore, "stats", lambda store, names: asked.extend(names) or stats(store, names))
     with serving(tmp_path) as server:
@@ -253,10 +240,7 @@ def test_of_many_processes_the_first_alone_has_the_logits(so_far, network, class
     answers = []
     for rank in (0, 1):
         found, _ = run_prediction(
-            _job(network, dataset),
-            Runtime(world=World(rank=rank, size=2)),
-            "predicting",
-            so_far(),
+            _job(network, dataset), Runtime(world=World(rank=rank, size=2)), "predicting", so_far()
         )
         answers.append(found)
     assert [one.tolist() for one in said] == [[0, 2]]
@@ -306,9 +290,7 @@ def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
     assert table["predicted_label"][[30, 3]].tolist() == ["blue", "green"]
     np.testing.assert_allclose(table[[*CLASSES]].to_numpy()[[30, 3]], planted.softmax(1), atol=1e-4)
     others = [row for row in range(len(table)) if row not in (3, 30)]
-    np.testing.assert_allclose(
-        table[[*CLASSES]].to_numpy()[others], alone[[*CLASSES]].to_numpy()[others], atol=1e-4
-    )
+    np.testing.assert_allclose(table[[*CLASSES]].to_numpy()[others], alone[[*CLASSES]].to_numpy()[others], atol=1e-4)
     assert not (tmp_path / ".labels.csv.answers").exists()
 
 
@@ -319,18 +301,7 @@ def test_all_of_them_may_be_there(so_far, class_folders, tmp_path):
     kept.add(rows, torch.eye(3)[torch.from_numpy(rows % 3)])
     kept.write()
     done = effnetv2(
-        "predict",
-        MODEL,
-        class_folders,
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-        "--output",
-        "labels.csv",
-        cwd=tmp_path,
+        "predict", MODEL, class_folders, "--device", "cpu", "--workers", "0", "--output", "labels.csv", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert pd.read_csv(tmp_path / "labels.csv")["predicted_label"].tolist() == [
-        CLASSES[row % 3] for row in rows
-    ]
+    assert pd.read_csv(tmp_path / "labels.csv")["predicted_label"].tolist() == [CLASSES[row % 3] for row in rows]

@@ -46,9 +46,7 @@ def test_a_script_trains_and_prints_what_it_wants_alone(photos, tmp_path):
         "print(len(ev2.predict(run, 'run/dataset.csv', workers=0, device='cpu')))\n"
         f"print(ev2.evaluate(run, {str(photos)!r}, workers=0, device='cpu').metrics['top1'])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     top1, count, again = done.stdout.split()
     assert 0 <= float(top1) <= 1
@@ -116,12 +114,7 @@ def test_settings_take_the_values_of_numpy_and_tuples(photos, tmp_path):
     run = ev2.train(
         photos,
         output=tmp_path / "run",
-        settings={
-            "seed": torch.tensor(7).numpy(),
-            "progressive.stages": 1,
-            "minival": None,
-            "optimizer.name": "sgd",
-        },
+        settings={"seed": torch.tensor(7).numpy(), "progressive.stages": 1, "minival": None, "optimizer.name": "sgd"},
         **TINY | {"epochs": 1},
     )
     recipe = run.report["recipe"]

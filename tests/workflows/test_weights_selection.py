@@ -115,9 +115,7 @@ def test_weights_that_tell_less_than_none_are_left_for_the_recipe_from_scratch(f
     assert (before.recipe.name, after.recipe.name) == ("finetune", "quick")
     assert after.recipe.weights == "none"
     assert after.path.name.endswith("quick")
-    _, kept, _ = compared(
-        TrainOverrides(settings=SMALL), starts, source, tmp_path, RunOptions(out=tmp_path / "mine")
-    )
+    _, kept, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path, RunOptions(out=tmp_path / "mine"))
     assert kept.path == tmp_path / "run"  # what --output says stays
 
 
@@ -149,10 +147,7 @@ def test_bundled_weights_that_are_clearly_better_than_none_are_taken(files, tmp_
 def test_better_weights_that_could_not_be_had_are_named_whichever_wins(files, tmp_path):
     source = DataConfig(str(painted(tmp_path / "pictures")))
     blind, drawn = found(files / "blind.safetensors", "blind"), found(files / "drawn.safetensors", "drawn")
-    for starts in (
-        (replace(blind, lacking="no network."), drawn),
-        (replace(drawn, lacking="no network."), blind),
-    ):
+    for starts in ((replace(blind, lacking="no network."), drawn), (replace(drawn, lacking="no network."), blind)):
         _, after, _ = compared(TrainOverrides(settings=SMALL), starts, source, tmp_path)
         assert after.recipe.weights == drawn.word
         assert "Not compared, but promising more: no network." in after.notes
@@ -176,9 +171,7 @@ def test_a_start_whose_recipe_the_words_do_not_fit_is_left_out_before_the_compar
     # Of 56 px finetune begins with 32, quick with 28.
     small = TrainOverrides(image_size=56)
     _, after, _ = compared(small, (blind, SCRATCH), source, tmp_path)
-    assert after.notes[-1].startswith(
-        "Weights: random weights left out of the comparison. Of its recipe: the smallest"
-    )
+    assert after.notes[-1].startswith("Weights: random weights left out of the comparison. Of its recipe: the smallest")
 
 
 def test_of_equals_the_first_is_taken_and_one_start_is_not_compared(files, tmp_path):
@@ -224,9 +217,7 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
     painted(tmp_path / "pictures", ("red", "blue"), each=24)
     rows = ["path,label,group"]
     rows += [
-        f"pictures/{name}/{number}.jpg,{name},{name}{number // 3}"
-        for name in ("red", "blue")
-        for number in range(24)
+        f"pictures/{name}/{number}.jpg,{name},{name}{number // 3}" for name in ("red", "blue") for number in range(24)
     ]
     (tmp_path / "table.csv").write_text("\n".join(rows))
     seen, real = [], predict.embed_dataset
@@ -242,9 +233,7 @@ def test_no_picture_of_val_is_looked_at_and_groups_stay_whole(files, tmp_path, m
     assert len(seen) == 2
     assert not {path for part in seen for path in part.paths} & set(prepared.val.paths)
     assert "groups kept whole" in after.notes[0]
-    task = linear_probe._task(
-        after.recipe.model_copy(update={"eval_image_size": 32}), prepared, None, CPU, None
-    )
+    task = linear_probe._task(after.recipe.model_copy(update={"eval_image_size": 32}), prepared, None, CPU, None)
     for learning, answering in task.folds:
         group = task.images.table["group"].to_numpy()
         assert not set(group[learning]) & set(group[answering])
@@ -360,14 +349,7 @@ def test_a_run_keeps_its_choice_and_says_it(files, class_folders, tmp_path, monk
 
 def test_weights_that_are_named_are_not_compared(files, class_folders, tmp_path):
     done = effnetv2(
-        "train",
-        class_folders,
-        *TINY[2:],
-        "--weights",
-        files / "drawn.safetensors",
-        "--output",
-        "run",
-        cwd=tmp_path,
+        "train", class_folders, *TINY[2:], "--weights", files / "drawn.safetensors", "--output", "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "weights_compared" not in json.loads((tmp_path / "run/report.json").read_text())

@@ -25,8 +25,7 @@ def text_of(architecture: Architecture, *, comment: str = "") -> str:
     head = "".join(f"# {line}\n" for line in comment.splitlines())
     plain = architecture.to_json()
     stages = [
-        yaml.safe_dump(stage, sort_keys=False, default_flow_style=True, width=200)
-        for stage in plain.pop("stages")
+        yaml.safe_dump(stage, sort_keys=False, default_flow_style=True, width=200) for stage in plain.pop("stages")
     ]
     rest = yaml.safe_dump(plain, sort_keys=False)
     return f"{head}{rest}stages:\n" + "".join(f"- {stage}" for stage in stages)
@@ -37,9 +36,7 @@ def write(path: Path, architecture: Architecture, *, comment: str = "") -> None:
     try:
         write_text_atomically(path, text_of(architecture, comment=comment))
     except OSError as error:
-        raise InputError(
-            f"`output` {path}: {error.strerror or error}. Give a file in a folder that exists."
-        ) from error
+        raise InputError(f"`output` {path}: {error.strerror or error}. Give a file in a folder that exists.") from error
 
 
 def read(path: Path) -> Architecture:

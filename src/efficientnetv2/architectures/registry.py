@@ -52,9 +52,7 @@ def scale(base: Architecture, *, width: float, depth: float, rounding: Rounding)
     return replace(
         base,
         stem_channels=wide(base.stem_channels),
-        stages=tuple(
-            replace(stage, channels=wide(stage.channels), layers=deep(stage.layers)) for stage in base.stages
-        ),
+        stages=tuple(replace(stage, channels=wide(stage.channels), layers=deep(stage.layers)) for stage in base.stages),
         head_channels=wide(base.head_channels),
     )
 
@@ -159,9 +157,7 @@ class Published:
 def get_model_info(name: str) -> Published:
     """A published model by name. Raises InputError for another name, with the nearest."""
     if name not in _TABLE:
-        raise InputError(
-            f"there is no published model '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}."
-        )
+        raise InputError(f"there is no published model '{name}'{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
     row = _TABLE[name]
     return Published(
         name=name,

@@ -147,9 +147,7 @@ class Architecture:
             raise ValueError("stages is empty, but must have at least one")
         _check_range("head_channels", self.head_channels, _MAX_CHANNELS)
         if not (math.isfinite(self.batch_norm_epsilon) and self.batch_norm_epsilon > 0):
-            raise ValueError(
-                f"batch_norm_epsilon is {self.batch_norm_epsilon}, but must be finite and above 0"
-            )
+            raise ValueError(f"batch_norm_epsilon is {self.batch_norm_epsilon}, but must be finite and above 0")
         return self
 
     def to_json(self) -> dict[str, Any]:

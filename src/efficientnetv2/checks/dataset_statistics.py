@@ -135,9 +135,7 @@ def image_stats_section(dataset: ImageDataset, stats: ImageStats) -> CheckSectio
     lost = np.setdiff1d(np.arange(len(dataset)), stats.readable)
     if len(lost):
         reasons = [str(stats.table["reason"].iloc[row]) for row in lost]
-        sentence = (
-            f"{share_text(len(lost), len(dataset))} cannot be used: {dataset.paths[lost[0]]} {reasons[0]}."
-        )
+        sentence = f"{share_text(len(lost), len(dataset))} cannot be used: {dataset.paths[lost[0]]} {reasons[0]}."
         issues.append(issue("unreadable", sentence, single_rows(lost), reasons))
     issues += _appearance(dataset, stats, readable)
     labels = dataset.labels[readable.index]

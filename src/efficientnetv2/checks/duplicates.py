@@ -210,25 +210,18 @@ def duplicate_section(
     return CheckSection(facts, [*same, *near]), pairs
 
 
-def _file_pairs(
-    dataset: ImageDataset, exact: Sequence[Rows], pairs: Sequence[DuplicatePair]
-) -> list[list[Rows]]:
+def _file_pairs(dataset: ImageDataset, exact: Sequence[Rows], pairs: Sequence[DuplicatePair]) -> list[list[Rows]]:
     """For each near pair the pairs of files that it stands for, with exact duplicates of another split or label."""
     copies = {row: group for group in exact for row in group}
 
     def distinct(row: int) -> list[int]:
         by_split_and_label = {
-            (dataset.split[copy], str(dataset.targets[copy])): copy
-            for copy in reversed(copies.get(row, (row,)))
+            (dataset.split[copy], str(dataset.targets[copy])): copy for copy in reversed(copies.get(row, (row,)))
         }
         return [row, *sorted(set(by_split_and_label.values()) - {row})]
 
     return [
-        [
-            (min(first, second), max(first, second))
-            for first in distinct(pair.first)
-            for second in distinct(pair.second)
-        ]
+        [(min(first, second), max(first, second)) for first in distinct(pair.first) for second in distinct(pair.second)]
         for pair in pairs
     ]
 
@@ -296,9 +289,7 @@ def lookalike_section(
             sentence = f"{count_groups(groups)} of images look like one scene{how}."
             captions = [f"distance ratio {ratio:.2f}" for _, ratio in found]
             issues.append(issue(kind, sentence, groups, captions))
-    facts = {
-        "lookalikes": [{"paths": [dataset.paths[row] for row in group], "ratio": r} for group, r in scenes]
-    }
+    facts = {"lookalikes": [{"paths": [dataset.paths[row] for row in group], "ratio": r} for group, r in scenes]}
     return CheckSection(facts, issues), [group for group, _ in scenes]
 
 

@@ -62,12 +62,7 @@ def label_error_section(
 
 
 def _contradicted(
-    dataset: ImageDataset,
-    rows: Ints,
-    labels: Ints,
-    classes: Ints,
-    probabilities: npt.NDArray[np.float64],
-    most: int,
+    dataset: ImageDataset, rows: Ints, labels: Ints, classes: Ints, probabilities: npt.NDArray[np.float64], most: int
 ) -> tuple[dict[str, Any], list[Issue]]:
     """Values for programs, and the issue if a label is contradicted.
 
@@ -77,11 +72,7 @@ def _contradicted(
     from cleanlab.filter import find_label_issues  # takes a second to load
 
     order = find_label_issues(
-        labels,
-        probabilities,
-        filter_by="confident_learning",
-        return_indices_ranked_by="normalized_margin",
-        n_jobs=1,
+        labels, probabilities, filter_by="confident_learning", return_indices_ranked_by="normalized_margin", n_jobs=1
     )
     targets = dataset.targets[rows].reshape(len(rows), -1)
     predicted = classes[probabilities.argmax(axis=1)]
@@ -153,9 +144,7 @@ def _stratified_sample(labels: Ints, most: int, key: Key) -> Ints:
     return np.sort(order[place < taken[labels[order]]])
 
 
-def out_of_fold_probabilities(
-    vectors: Floats, labels: Ints, groups: Ints, *, key: Key
-) -> npt.NDArray[np.float64]:
+def out_of_fold_probabilities(vectors: Floats, labels: Ints, groups: Ints, *, key: Key) -> npt.NDArray[np.float64]:
     """(n, K) probabilities of a linear classifier trained on other folds, or on a sample of them if there are too many.
 
     ``vectors`` are (n, d); ``labels`` (n,) from 0 to K - 1, each often enough to be in every fold; ``groups`` (n,)
@@ -207,11 +196,7 @@ def _choose_strength(vectors: Floats, labels: Ints, groups: Ints, key: Key) -> f
     work = sum(len(train_rows) for train_rows, _ in parts)
     with progress("choosing the label classifier", work * len(_STRENGTHS)) as update:
         for strength in _STRENGTHS:
-            probabilities = np.concatenate(
-                [_predict(vectors, labels, *part, strength, classes) for part in parts]
-            )
-            losses[strength] = float(
-                log_loss(true, probabilities.astype(vectors.dtype), labels=np.arange(classes))
-            )
+            probabilities = np.concatenate([_predict(vectors, labels, *part, strength, classes) for part in parts])
+            losses[strength] = float(log_loss(true, probabilities.astype(vectors.dtype), labels=np.arange(classes)))
             update(work * len(losses))
     return min(losses, key=lambda strength: losses[strength])

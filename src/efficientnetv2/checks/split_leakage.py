@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.checks.issues import (
-    CheckSection,
-    Issue,
-    Severity,
-    issue,
-    share_text,
-    single_rows,
-    split_names,
-)
+from efficientnetv2.checks.issues import CheckSection, Issue, Severity, issue, share_text, single_rows, split_names
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import format_time, time_column, times_of
 from efficientnetv2.data.records import copy_groups
@@ -81,9 +73,7 @@ def _incomplete_locations(dataset: ImageDataset) -> Iterator[Issue]:
     elif filled:
         (name,), (other,) = filled, set(DEGREES) - set(filled)
         advice = f"Add the {other}, or remove the column {name}: training refuses one without the other."
-        yield issue(
-            "half_a_place", f"There is a {name}, but no {other}: a location needs both.", advice=advice
-        )
+        yield issue("half_a_place", f"There is a {name}, but no {other}: a location needs both.", advice=advice)
 
 
 def group_members(dataset: ImageDataset) -> list[list[int]]:

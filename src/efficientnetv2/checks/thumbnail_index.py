@@ -125,9 +125,7 @@ def _read_image(reader: Reader, row: int, *, detailed: bool) -> _ImageRecord:
     except UnreadableImageError as error:
         return _ImageRecord(error.reason)
     small, bits = np.asarray(square.reduce(_HASHED_PX // SMALL_PX)), imagehash.phash(square).hash.ravel()
-    return _ImageRecord(
-        "", kind, mode, width, height, len(content), content_hash(content), enlarged, small, bits
-    )
+    return _ImageRecord("", kind, mode, width, height, len(content), content_hash(content), enlarged, small, bits)
 
 
 def _enlarged(content: bytes) -> float:

@@ -49,13 +49,7 @@ class TrainingBar(_LazyBar, Callback):
         self._shown()
 
     def on_log(
-        self,
-        step: int,
-        num_steps: int,
-        settings: StepSettings,
-        loss: float,
-        images_per_s: float,
-        seconds_left: float,
+        self, step: int, num_steps: int, settings: StepSettings, loss: float, images_per_s: float, seconds_left: float
     ) -> None:
         """Show how far the run has come."""
         dropout = "" if settings.dropout is None else f", dropout {settings.dropout:.2g}"

@@ -141,9 +141,7 @@ class Bar:
     ) -> None:
         self._console = screen.notes
         self._next = time.perf_counter() + _FIRST_S
-        before, *after = (
-            TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("what", "speed", "left")
-        )
+        before, *after = (TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("what", "speed", "left"))
         # Transient: else each bar would leave an empty line.
         self._progress = Progress(
             before, BarColumn(bar_width=24), counter, *after,

@@ -46,8 +46,7 @@ def convert(
         Path, argument("OUT", "A .safetensors file; for others also .pth, .h5, .keras, or a folder for timm.")
     ],
     to: Annotated[
-        Literal["timm", "torchvision", "keras"] | None,
-        option("Library that will read OUT.  [default: a model file]"),
+        Literal["timm", "torchvision", "keras"] | None, option("Library that will read OUT.  [default: a model file]")
     ] = None,
     model: Annotated[str | None, option("Model of IN, if the file does not state it.", "NAME")] = None,
     half: Annotated[bool, flag("--half", "Store weights in half precision.")] = False,
@@ -57,9 +56,7 @@ def convert(
     image_size: Annotated[int | None, _of_input("Image size.", "PX", callback=between(*IMAGE_SIZE))] = None,
     crop_mode: Annotated[CropMode | None, _of_input("Squeeze, cut the center, or add margins.")] = None,
     crop_pct: Annotated[float | None, _of_input("Fraction of the shorter side that crop keeps.", "X")] = None,
-    interpolation: Annotated[
-        Literal["bilinear", "bicubic"] | None, _of_input("Resize interpolation.")
-    ] = None,
+    interpolation: Annotated[Literal["bilinear", "bicubic"] | None, _of_input("Resize interpolation.")] = None,
     mean: Annotated[str | None, _of_input("Mean per channel, in [0, 1].", "X,X,X", callback=_numbers)] = None,
     std: Annotated[str | None, _of_input("Deviation per channel.", "X,X,X", callback=_numbers)] = None,
     tta: Annotated[TTA | None, _of_input("Average over flips and turns.", "none|d4")] = None,
@@ -115,9 +112,5 @@ def _description(network: Network) -> Iterator[str]:
     elif images.crop_pct < 1:
         crop_mode = f"the middle {images.crop_pct:.3g} of each side, squeezed"
     yield f"Preprocessing: {images.image_size} px, {crop_mode}, {images.interpolation}, mean {mean}, std {std}."
-    classes = (
-        f"{network.num_classes}: {shorten(network.class_names, 3)}"
-        if network.num_classes
-        else "no classifier"
-    )
+    classes = f"{network.num_classes}: {shorten(network.class_names, 3)}" if network.num_classes else "no classifier"
     yield f"Classes: {classes}. Input channels: {network.in_channels}."

@@ -25,40 +25,23 @@ def crossval(
         option("What a fold keeps whole: auto, group, place, time, or class (none; stratified).", "NAME"),
     ] = "auto",
     block_degrees: Annotated[
-        float | None,
-        advanced("Size of spatial blocks.  [default: automatic]", "DEGREES", check=between(0.001, 90)),
+        float | None, advanced("Size of spatial blocks.  [default: automatic]", "DEGREES", check=between(0.001, 90))
     ] = None,
     time_column: options.TimeColumn = None,
     candidates: Annotated[
         list[str] | None,
-        advanced(
-            "Recipe fields of a candidate to choose from in each fold; repeatable.",
-            "'A.B=C ...'",
-            "--candidate",
-        ),
+        advanced("Recipe fields of a candidate to choose from in each fold; repeatable.", "'A.B=C ...'", "--candidate"),
     ] = None,
     candidate_settings: Annotated[
         list[str] | None,
-        advanced(
-            "A recipe field while choosing only, such as epochs=4; repeatable.", "A.B=C", "--candidate-set"
-        ),
+        advanced("A recipe field while choosing only, such as epochs=4; repeatable.", "A.B=C", "--candidate-set"),
     ] = None,
     members: Annotated[
         int,
-        advanced(
-            "Models per fold: the best candidates, or as many seeds.",
-            "N",
-            "--ensemble",
-            check=between(1, 100),
-        ),
+        advanced("Models per fold: the best candidates, or as many seeds.", "N", "--ensemble", check=between(1, 100)),
     ] = 1,
     compare_splits: Annotated[
-        bool,
-        flag(
-            "--compare-splits",
-            "Train random folds too, and compare them with those by place.",
-            panel=ADVANCED,
-        ),
+        bool, flag("--compare-splits", "Train random folds too, and compare them with those by place.", panel=ADVANCED)
     ] = False,
     out: options.RunOut = None,
     resume: Annotated[bool, flag("--resume", "Continue --output, or the newest in runs/.")] = False,

@@ -125,8 +125,7 @@ def check(
     data: options.Data,
     table: options.CheckOptions,
     out: Annotated[
-        Path | None,
-        option("Folder for the page and its JSON.  [default: inspection/NAME]", "FOLDER", "--output"),
+        Path | None, option("Folder for the page and its JSON.  [default: inspection/NAME]", "FOLDER", "--output")
     ] = None,
     weights: Annotated[str, option("Model for label errors: none, auto, a name, a file.", "NAME")] = "none",
     near_km: Annotated[float, option("Distance that is one location.", "KM", check=between(0, 20_000))] = 5.0,

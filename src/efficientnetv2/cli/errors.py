@@ -32,17 +32,13 @@ def ends(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
     except InputError as error:
         raise typer.Exit(end(*_with_hint(spelled(str(error), options)), code=2)) from error
     except ValidationError as error:
-        raise typer.Exit(
-            end(spelled("; ".join(map(format_rule, error.errors())), options), code=2)
-        ) from error
+        raise typer.Exit(end(spelled("; ".join(map(format_rule, error.errors())), options), code=2)) from error
     except BrokenPipeError:  # the reader of the output has ended: typer ends without a message
         raise
     except (MemoryError, OSError, ImportError, RuntimeError) as error:
         if _is_out_of_memory(error):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            hint = (
-                "Reduce the batch size, the image size or --workers, or raise the process limit (ulimit -v)."
-            )
+            hint = "Reduce the batch size, the image size or --workers, or raise the process limit (ulimit -v)."
             raise typer.Exit(end(f"out of memory ({reason})", hint, code=1)) from error
         if not isinstance(error, OSError):
             raise

@@ -58,9 +58,7 @@ def evaluate(
     from efficientnetv2.workflows.evaluate import evaluate_and_report
     from efficientnetv2.workflows.evaluate_options import EvaluateOptions
 
-    chosen = EvaluateOptions(
-        split, out, image_size, sizes, tta, slices, costs, abstain_below, calibrate, baseline
-    )
+    chosen = EvaluateOptions(split, out, image_size, sizes, tta, slices, costs, abstain_below, calibrate, baseline)
     inference = InferenceOptions(device, workers, strict)
     with Screen(quiet=as_json) as screen:
         on_result = ResultPrinter(screen, as_json=as_json)
@@ -68,9 +66,7 @@ def evaluate(
 
 
 def compare(
-    runs: Annotated[
-        list[Path], argument("RUN", "Folders of finished runs, cross-validations or evaluations.")
-    ],
+    runs: Annotated[list[Path], argument("RUN", "Folders of finished runs, cross-validations or evaluations.")],
     out: Annotated[Path | None, option("Folder for comparison.json and plots.", "FOLDER", "--output")] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -33,17 +33,14 @@ app = parsing.app(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(
-            f"effnetv2 {version('efficientnetv2')} (Python {platform.python_version()}, torch {version('torch')})"
-        )
+        print(f"effnetv2 {version('efficientnetv2')} (Python {platform.python_version()}, torch {version('torch')})")
         raise typer.Exit
 
 
 @app.callback()
 def program(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """What comes before a command."""

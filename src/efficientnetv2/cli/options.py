@@ -86,9 +86,7 @@ Settings = Annotated[
 ]
 Recipe = Annotated[str | None, option("A name (effnetv2 recipes), a recipe.yaml, or a run.", "NAME")]
 Seed = Annotated[int, option("Random seed.", "N")]
-RunOut = Annotated[
-    Path | None, option("Folder of the run.  [default: a new one in runs/]", "FOLDER", "--output")
-]
+RunOut = Annotated[Path | None, option("Folder of the run.  [default: a new one in runs/]", "FOLDER", "--output")]
 TimeColumn = Annotated[str | None, advanced(_TIME, "NAME")]
 MemoryGib = Annotated[float | None, advanced(_MEMORY, "GIB")]
 ImageSize = Annotated[int | None, option("Image size of the last stage.", "PX", check=between(*IMAGE_SIZE))]
@@ -104,13 +102,9 @@ class RecipeOptions:
     model: Annotated[
         str | None, option("A name (effnetv2 models), timm:NAME, torchvision:NAME, or a file.", "NAME")
     ] = None
-    weights: Annotated[
-        str | None, option("auto, none, a name (models --pretrained), a file, or a run.", "NAME")
-    ] = None
+    weights: Annotated[str | None, option("auto, none, a name (models --pretrained), a file, or a run.", "NAME")] = None
     epochs: Annotated[float | None, option("Passes over the training images.", "N")] = None
-    minutes: Annotated[float | None, option("Time for all, report included, instead of --epochs.", "N")] = (
-        None
-    )
+    minutes: Annotated[float | None, option("Time for all, report included, instead of --epochs.", "N")] = None
     image_size: ImageSize = None
     batch_size: BatchSize = None
     lr: Annotated[float | None, option("Peak learning rate.", "X", check=between(0))] = None
@@ -118,12 +112,10 @@ class RecipeOptions:
     recipe: Recipe = None
     settings: Settings = None
     crop_mode: Annotated[
-        CropMode | None,
-        advanced("How an image becomes a square: squeeze it, cut the center, or add margins."),
+        CropMode | None, advanced("How an image becomes a square: squeeze it, cut the center, or add margins.")
     ] = None
     cache: Annotated[
-        Literal["ram", "disk"] | None,
-        advanced("Decode each image once, into memory or on disk for later runs."),
+        Literal["ram", "disk"] | None, advanced("Decode each image once, into memory or on disk for later runs.")
     ] = None
 
     def words(self) -> TrainOverrides:
@@ -146,8 +138,7 @@ class LabeledOptions:
     path_column: Annotated[str, reading("Column of the image path.", "NAME")] = "path"
     label_column: Annotated[str, reading("Column of the label.", "NAME")] = "label"
     group_column: Annotated[
-        str | None,
-        reading("Column of a group, such as a patient, never split.  [default: group, if present]", "NAME"),
+        str | None, reading("Column of a group, such as a patient, never split.  [default: group, if present]", "NAME")
     ] = None
     labels: Annotated[
         Literal["exact", "casefold"],
@@ -156,9 +147,7 @@ class LabeledOptions:
     label_separator: Annotated[
         str | None, reading("Multi-label images: text between the labels, such as ';'.", "TEXT")
     ] = None
-    layout: Annotated[Literal["auto", "classes", "splits"], reading("What the sub-folders of DATA are.")] = (
-        "auto"
-    )
+    layout: Annotated[Literal["auto", "classes", "splits"], reading("What the sub-folders of DATA are.")] = "auto"
 
     def source(self, data: str) -> DataConfig:
         """DATA and how to read it."""
@@ -172,14 +161,11 @@ class CheckOptions(LabeledOptions):
     """How labeled images, also of several bands, are read."""
 
     bands: Annotated[
-        str | None,
-        reading("GeoTIFF: bands to read, from 1, such as 4,3,2.  [default: RGB, else all]", "N,N|all"),
+        str | None, reading("GeoTIFF: bands to read, from 1, such as 4,3,2.  [default: RGB, else all]", "N,N|all")
     ] = None
     nodata: Annotated[
         str | None,
-        reading(
-            "GeoTIFF: values that mean missing data.  [default: declared or found]", "X,X|none", "--nodata"
-        ),
+        reading("GeoTIFF: values that mean missing data.  [default: declared or found]", "X,X|none", "--nodata"),
     ] = None
 
 
@@ -212,9 +198,7 @@ class MachineOptions:
         """Where and how to run."""
         from efficientnetv2.training.run_request import RunOptions
 
-        return RunOptions(
-            out, resume, self.device, self.workers, self.memory_gib, self.strict, against=baseline
-        )
+        return RunOptions(out, resume, self.device, self.workers, self.memory_gib, self.strict, against=baseline)
 
 
 Result = TypeVar("Result")

@@ -13,10 +13,7 @@ from efficientnetv2.cli.options import argument, option
 def predict(
     model: options.Model,
     data: Annotated[
-        str,
-        argument(
-            "DATA", "An image, a folder (any depth), a CSV or Parquet file with a path column, or shards."
-        ),
+        str, argument("DATA", "An image, a folder (any depth), a CSV or Parquet file with a path column, or shards.")
     ],
     out: Annotated[Path, option("Table to write.", "CSV", "--output")] = Path("predictions.csv"),
     rank: Annotated[

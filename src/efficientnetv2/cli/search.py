@@ -21,16 +21,11 @@ _TRIAL = f"{ADVANCED}: a trial"
 
 Study = Annotated[Path, argument("STUDY", "Folder of the study.")]
 Storage = Annotated[
-    str | None,
-    advanced("postgresql://USER@HOST/DATABASE for many machines.  [default: STUDY/study.db]", "URL"),
+    str | None, advanced("postgresql://USER@HOST/DATABASE for many machines.  [default: STUDY/study.db]", "URL")
 ]
-Trials = Annotated[
-    int | None, option("Number of trials.  [default: the preset's]", "N", check=between(1, 1_000_000))
-]
+Trials = Annotated[int | None, option("Number of trials.  [default: the preset's]", "N", check=between(1, 1_000_000))]
 Minutes = Annotated[float | None, option("Start no trial that would end later.", "N", check=between(0))]
-Wait = Annotated[
-    float, advanced("Retry for so long while the database does not answer.", "MINUTES", check=between(0))
-]
+Wait = Annotated[float, advanced("Retry for so long while the database does not answer.", "MINUTES", check=between(0))]
 
 
 @dataclass(frozen=True)
@@ -38,8 +33,7 @@ class SearchOptions:
     """What is searched, and for what."""
 
     preset: Annotated[
-        Literal["small", "paper"],
-        option("small: at 64 px, minutes per trial on a CPU; paper: ImageNet on GPUs."),
+        Literal["small", "paper"], option("small: at 64 px, minutes per trial on a CPU; paper: ImageNet on GPUs.")
     ] = "small"
     space: Annotated[str | None, option("small, paper, a model, or a file.", "NAME")] = None
     sampler: Annotated[
@@ -89,8 +83,7 @@ class WorkerOptions:
     device: options.Device = "auto"
     workers: options.Workers = None
     threads: Annotated[
-        int | None,
-        advanced("CPU threads, for several workers on one machine.  [default: all]", "N", check=between(1)),
+        int | None, advanced("CPU threads, for several workers on one machine.  [default: all]", "N", check=between(1))
     ] = None
     memory_gib: options.MemoryGib = None
     strict: options.Strict = False

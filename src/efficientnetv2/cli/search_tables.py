@@ -75,8 +75,7 @@ def print_study(drawn: StudyReport, path: Path, screen: Screen, *, top: int, as_
     architectures = [read.study.config.space.decode(row.point) for row in leaders]
     if as_json:
         found = [
-            row.to_json() | {"architecture": table.to_json()}
-            for row, table in zip(leaders, architectures, strict=True)
+            row.to_json() | {"architecture": table.to_json()} for row, table in zip(leaders, architectures, strict=True)
         ]
         print_json(drawn.to_json() | {"best": found})
         return

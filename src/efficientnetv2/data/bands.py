@@ -200,8 +200,7 @@ def _rule_from_samples(bands: Bands, parts: Sequence[_RasterSample]) -> Bands:
     deep = any(part.kind != np.uint8 for part in parts)
     ends = [_percentile_range(band) if deep else (0.0, 255.0) for band in values]
     seen = [
-        ((band - least) * 255 / (most - least)).clip(0, 255)
-        for band, (least, most) in zip(values, ends, strict=True)
+        ((band - least) * 255 / (most - least)).clip(0, 255) for band, (least, most) in zip(values, ends, strict=True)
     ]
     known = [band[np.isfinite(band)] for band in seen]
     sides = [part.side_m for part in parts if part.side_m is not None]

@@ -202,21 +202,14 @@ def cifar_records(file: Path) -> Bytes:
     layout = CIFAR100 if file.name in (*CIFAR100.train, CIFAR100.test) else CIFAR10
     record, size = layout.record, file.stat().st_size
     if size % record:
-        raise InputError(
-            f"{file.name} has {size} bytes, no multiple of {record}: it is cut short. Get it again."
-        )
+        raise InputError(f"{file.name} has {size} bytes, no multiple of {record}: it is cut short. Get it again.")
     if not size:
         return np.empty((0, record), dtype=np.uint8)
     return np.memmap(file, dtype=np.uint8, mode="r").reshape(-1, record)
 
 
 def write_cifar_folder(
-    folder: Path,
-    layout: Layout,
-    names: Sequence[str],
-    *,
-    train: tuple[Bytes, Bytes],
-    test: tuple[Bytes, Bytes],
+    folder: Path, layout: Layout, names: Sequence[str], *, train: tuple[Bytes, Bytes], test: tuple[Bytes, Bytes]
 ) -> None:
     """Write the binary layout atomically, unless the folder exists.
 
@@ -227,9 +220,7 @@ def write_cifar_folder(
     try:
         (partial / layout.names).write_text("\n".join(names) + "\n", encoding="utf-8")
         pieces = np.array_split(np.arange(len(train[1])), len(layout.train))
-        parts = [
-            (name, train[0][rows], train[1][rows]) for name, rows in zip(layout.train, pieces, strict=True)
-        ]
+        parts = [(name, train[0][rows], train[1][rows]) for name, rows in zip(layout.train, pieces, strict=True)]
         for name, images, ids in [*parts, (layout.test, *test)]:
             rows = np.zeros((len(ids), layout.record), dtype=np.uint8)
             rows[:, layout.label_bytes - 1] = ids

@@ -57,9 +57,7 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
     texts = [pd.Series(table.columns), *cells]
     ends = any(text.astype("string").str.contains("\r", regex=False).any() for text in texts)
     quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if ends else csv.QUOTE_MINIMAL
-    write_atomically(
-        file, lambda partial: table.to_csv(partial, index=False, lineterminator="\n", quoting=quoting)
-    )
+    write_atomically(file, lambda partial: table.to_csv(partial, index=False, lineterminator="\n", quoting=quoting))
 
 
 def match_names(cells: Iterable[str], names: Sequence[str]) -> list[str]:

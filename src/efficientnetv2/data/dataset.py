@@ -128,9 +128,7 @@ class ImageDataset(ImageRecords):
         return table
 
     @classmethod
-    def from_csv(
-        cls, path: str | Path, *, root: Path | str, source: str, separator: str | None = None
-    ) -> ImageDataset:
+    def from_csv(cls, path: str | Path, *, root: Path | str, source: str, separator: str | None = None) -> ImageDataset:
         """Read a file of ``to_csv``, without validation. Digest and class ids stay the same. Raises InputError."""
         text = dict.fromkeys(("path", "label", "split", "group", AUGMENTED_FROM), str)
         try:
@@ -140,9 +138,7 @@ class ImageDataset(ImageRecords):
             for column in {"path", AUGMENTED_FROM} & set(table.columns):
                 table[column] = table[column].str.removeprefix(prefix)
             cells = table["label"].dropna().unique()
-            labels = (
-                cells if separator is None else [label for cell in cells for label in cell.split(separator)]
-            )
+            labels = cells if separator is None else [label for cell in cells for label in cell.split(separator)]
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise InputError(f"{path} is not the manifest of a run ({error}). Start a new run.") from None
         names = tuple(sorted(set(labels)))
@@ -261,9 +257,7 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
         return table.read_table(path, data, options)
     if not is_image(path.name):
         fix = _FIXES.get(path.suffix.lower(), "If it is an image, convert it to JPEG first.")
-        raise InputError(
-            f"'{data}' is no folder, CSV, TSV or Parquet file, or image of a supported format. {fix}"
-        )
+        raise InputError(f"'{data}' is no folder, CSV, TSV or Parquet file, or image of a supported format. {fix}")
     if options.require_labels:
         raise InputError(f"'{data}' is an image without a label. Give a folder or a table of labeled images.")
     _refuse_columns(data, options)

@@ -64,11 +64,7 @@ class Box(NamedTuple):
 
 
 def draw_crop(
-    width: float,
-    height: float,
-    area_min: float,
-    aspect: tuple[float, float],
-    uniforms: Floats | Sequence[float],
+    width: float, height: float, area_min: float, aspect: tuple[float, float], uniforms: Floats | Sequence[float]
 ) -> Box:
     """A random crop: uniform in area and in the logarithm of the aspect ratio.
 
@@ -168,9 +164,7 @@ def _square(
     return canvas
 
 
-def _resized(
-    image: StoredImage, box: Box, size: tuple[int, int], interpolation: Interpolation, exact: bool
-) -> Pixels:
+def _resized(image: StoredImage, box: Box, size: tuple[int, int], interpolation: Interpolation, exact: bool) -> Pixels:
     """Decode, crop and resize."""
     box = _stored_box(box, image)
     if image.orientation >= 5:
@@ -200,10 +194,7 @@ def _whole_pixels(low: float, high: float, length: int) -> slice:
 
 
 def _resize_exactly(
-    pixels: Pixels,
-    size: tuple[int, int],
-    interpolation: Interpolation,
-    region: tuple[float, float, float, float],
+    pixels: Pixels, size: tuple[int, int], interpolation: Interpolation, region: tuple[float, float, float, float]
 ) -> Pixels:
     """Resize a region by Pillow, whose filter also sees the pixels around it, as if cropped after resizing."""
 

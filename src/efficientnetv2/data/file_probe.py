@@ -61,9 +61,7 @@ def probe(file: str) -> FileProbe:
             return found
         if not found.reason and (found.brightest is None or not raster_checks.has_gdal()):
             return replace(found, reason=raster_checks.truncation_fault(file))
-        if found.reason.startswith(TOO_LARGE) or not (
-            raster_checks.has_gdal() or raster_checks.needs_gdal(file)
-        ):
+        if found.reason.startswith(TOO_LARGE) or not (raster_checks.has_gdal() or raster_checks.needs_gdal(file)):
             return found
         reason, colors = raster_checks.probe_raster(file)
         return replace(found, reason=reason, colors=colors, brightest=None)

@@ -13,12 +13,7 @@ import pandas as pd
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, grouping_names, groupings, select_groupings
 from efficientnetv2.data.records import Ints, copy_groups, is_copy, missing_column
-from efficientnetv2.data.splits import (
-    class_targets,
-    describe_split,
-    split_by_groupings,
-    validate_two_per_class,
-)
+from efficientnetv2.data.splits import class_targets, describe_split, split_by_groupings, validate_two_per_class
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.rng import Key
 

@@ -79,9 +79,7 @@ def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterD
             raise InputError(f"{path} is no raster that GDAL can open: {error}.{fix}") from error
         with dataset:
             if overview_file := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
-                raise InputError(
-                    f"{path} has its overviews in '{overview_file}'. Remove its tag OVERVIEW_FILE."
-                )
+                raise InputError(f"{path} has its overviews in '{overview_file}'. Remove its tag OVERVIEW_FILE.")
             yield dataset
 
 

@@ -139,9 +139,7 @@ def stratified_group_split(
     chosen = np.zeros(len(labels), dtype=np.int64)
     for attempt in range(attempts if 0 < bundles.counts.shape[0] <= _FEW_CLUSTERS else 1):
         generator = key.fold("attempt", attempt).generator()
-        parts = _assign_singles(
-            _assign_bundles(bundles, target, generator), bundles, labels, target, generator
-        )
+        parts = _assign_singles(_assign_bundles(bundles, target, generator), bundles, labels, target, generator)
         counts = class_counts(parts, labels, num_parts, num_classes)
         distance = float((((counts - target) / np.maximum(target, 1)) ** 2).sum())
         score = (not keeps_every_class(counts), distance)

@@ -150,9 +150,7 @@ class _Listing:
             self.notes.append(f"Skipped next to the splits of {self.source}: {shorten(others)}.")
         inner = {name: _inner(self.folder, name) for name in splits}
         contents = {name: _contents(self.folder / inner[name]) for name in splits}
-        trained = {
-            cls.casefold() for name, split in splits.items() if split == "train" for cls in contents[name][0]
-        }
+        trained = {cls.casefold() for name, split in splits.items() if split == "train" for cls in contents[name][0]}
         for key, split in splits.items():
             name, (classes, loose) = inner[key], contents[key]
             place = os.path.join(self.source, name)
@@ -191,9 +189,7 @@ class _Listing:
         splits = {name: parse_split(name) or "" for name in inner}
         if all(splits.values()) and len(set(splits.values())) > 1:
             self.rows = [(row[0], row[1], splits[name]) for row, name in zip(self.rows, inner, strict=True)]
-            self.notes.append(
-                f"Read the folders {shorten(sorted(splits))} within each class folder as splits."
-            )
+            self.notes.append(f"Read the folders {shorten(sorted(splits))} within each class folder as splits.")
 
     def records(self) -> ImageRecords:
         """The records. Raises InputError if there are none."""

@@ -42,9 +42,7 @@ def compare(dataset: ImageDataset, published: Published, *, strict: bool) -> tup
             f"of {title}'s {counts[0]:,} classes are missing": known - here,
             "of the classes are none of its": here - known,
         }
-        wrong = [
-            f"{len(ids):,} {what} ({shorten(sorted(ids), 3)})" for what, ids in differences.items() if ids
-        ]
+        wrong = [f"{len(ids):,} {what} ({shorten(sorted(ids), 3)})" for what, ids in differences.items() if ids]
         if wrong:
             raise InputError(f"{dataset.source}: {', and '.join(wrong)}. {fix}")
     elif not known and _is_most_of_21k(here):

@@ -27,9 +27,7 @@ _MIN_SCALED_PX = 64
 _MORE_ROWS = "extraneous bytes before marker 0xd9"
 # Warnings that pixels are lost. Extra bytes elsewhere, which cameras write, do no harm.
 # Source: jerror.h of libjpeg-turbo.
-_LOST = re.compile(
-    r"premature end of data segment|bad (Huffman|arithmetic) code|instead of RST|before marker 0xd[0-7]"
-)
+_LOST = re.compile(r"premature end of data segment|bad (Huffman|arithmetic) code|instead of RST|before marker 0xd[0-7]")
 # Maximum number of scans of a progressive image, and of pixels in all of them. Encoders write about ten scans; a small
 # file with very many takes minutes, at half a billion pixels per second. Ours.
 MAX_SCANS = 64
@@ -179,9 +177,7 @@ def decode(
             return part
     height, width = -(-found.height // scale), -(-found.width // scale)
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(
-            content, min_height=height, min_width=width, fastupsample=not exact
-        )
+        pixels: Pixels = simplejpeg.decode_jpeg(content, min_height=height, min_width=width, fastupsample=not exact)
     except ValueError as error:  # also for warnings
         _refuse_if_lost(error)
         return None

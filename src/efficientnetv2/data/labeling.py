@@ -40,9 +40,7 @@ def normalize_label(label: str) -> str:
     return unicodedata.normalize("NFC", label.strip()).casefold()
 
 
-def merge_spellings(
-    records: ImageRecords, spelling: Spelling, *, strict: bool
-) -> tuple[pd.Series[str], str | None]:
+def merge_spellings(records: ImageRecords, spelling: Spelling, *, strict: bool) -> tuple[pd.Series[str], str | None]:
     """Labels without surrounding space, and a note on merged labels.
 
     ``casefold`` merges labels that ``normalize_label`` maps to one text into the commonest spelling. ``exact`` keeps
@@ -118,9 +116,7 @@ def validate_train_split(records: ImageRecords) -> None:
         fix = "Mark rows as train." if records.rows is not None else "Name the training images train."
         notes = [] if records.rows is not None else records.notes  # may name the folder as skipped
         raise InputError(
-            " ".join(
-                (f"{records.source} has {given} without train: there is nothing to train on.", *notes, fix)
-            )
+            " ".join((f"{records.source} has {given} without train: there is nothing to train on.", *notes, fix))
         )
     labels = records.table["label"]
     unseen = np.flatnonzero(~train & ~labels.isin(labels[train].unique()).to_numpy(dtype=bool))
@@ -184,8 +180,7 @@ def join_labels(cells: pd.Series[str], spelled: Mapping[str, str], separator: st
     for cell, count in cells.value_counts().items():
         images.update(dict.fromkeys(labels[str(cell)], count))
     joined = {
-        cell: separator.join(sorted(names, key=lambda label: (images[label], label)))
-        for cell, names in labels.items()
+        cell: separator.join(sorted(names, key=lambda label: (images[label], label))) for cell, names in labels.items()
     }
     return cells.map(joined)
 

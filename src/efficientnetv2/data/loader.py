@@ -88,19 +88,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: ImageDataset,
-    preprocessing: Preprocessing,
-    *,
-    batch_size: int,
-    workers: int,
-    pin_memory: bool = False,
+    dataset: ImageDataset, preprocessing: Preprocessing, *, batch_size: int, workers: int, pin_memory: bool = False
 ) -> Iterator[EvaluationBatch]:
     """Every image of a dataset once, in order, with the preprocessing of a model."""
     rows = range(len(dataset))
     chunks = [list(rows[first : first + batch_size]) for first in rows[::batch_size]]
-    return iter_batches(
-        _EvaluationImages(dataset, preprocessing, decode_threads(workers)), chunks, workers, pin_memory
-    )
+    return iter_batches(_EvaluationImages(dataset, preprocessing, decode_threads(workers)), chunks, workers, pin_memory)
 
 
 def iter_batches(dataset: Dataset[Any], requests: Any, workers: int, pin_memory: bool) -> Iterator[Any]:
@@ -193,11 +186,7 @@ class TrainingImages(Dataset["Batch | BatchFailure"]):
         threads: int = 1,
         reader: Reader | None = None,
     ) -> None:
-        self.dataset, self.preprocessing, self.reader = (
-            dataset,
-            preprocessing,
-            reader or source_reader(dataset),
-        )
+        self.dataset, self.preprocessing, self.reader = (dataset, preprocessing, reader or source_reader(dataset))
         self.area_min, self.key, self.threads = area_min, key, threads
         self.labels, self.targets = dataset.labels, dataset.targets
 

@@ -148,8 +148,7 @@ def truncation_fault(path: str) -> str:
 def _last_block_fault(dataset: RasterDataset) -> str:
     """The last block of the last band is near the end of the file."""
     top, left = (
-        (side - 1) // block * block
-        for side, block in zip(dataset.shape, dataset.block_shapes[-1], strict=True)
+        (side - 1) // block * block for side, block in zip(dataset.shape, dataset.block_shapes[-1], strict=True)
     )
     try:
         with geotiff.read_errors(dataset):

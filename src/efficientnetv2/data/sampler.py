@@ -38,16 +38,12 @@ def image_weights(counts: npt.ArrayLike, class_sampling: ClassSampling, beta: fl
     Source: ``effective`` is arXiv:1901.05555, equation 2; ``sqrt`` is as arXiv:1805.00932, section 2.2, draws hashtags.
     """
     number = np.asarray(counts, dtype=np.float64)
-    size = {"equal": number, "sqrt": np.sqrt(number), "effective": effective_number(number, beta)}[
-        class_sampling
-    ]
+    size = {"equal": number, "sqrt": np.sqrt(number), "effective": effective_number(number, beta)}[class_sampling]
     weights: Floats = np.divide(1.0, size, out=np.zeros_like(size), where=number > 0)
     return weights
 
 
-def class_fractions(
-    counts: npt.ArrayLike, class_sampling: ClassSampling | None, beta: float = DEFAULT_BETA
-) -> Floats:
+def class_fractions(counts: npt.ArrayLike, class_sampling: ClassSampling | None, beta: float = DEFAULT_BETA) -> Floats:
     """(K,) fraction of draws of each class. None draws in proportion to the (K,) counts."""
     drawn = np.asarray(counts, dtype=np.float64)
     if class_sampling is not None:

@@ -179,9 +179,7 @@ def validate_two_per_class(part: ImageDataset, clusters: Ints, *, held_out: int 
     )
 
 
-def describe_split(
-    available: list[Grouping], used: Grouping, held_out: npt.NDArray[np.bool_] | None = None
-) -> str:
+def describe_split(available: list[Grouping], used: Grouping, held_out: npt.NDArray[np.bool_] | None = None) -> str:
     """``by spatial blocks of 1° (37 of 210 blocks), groups whole, stratified by class``, and what was divided."""
     phrases = []
     if used.blocks is not None and used.block is not None:
@@ -218,9 +216,7 @@ def split_groups_warning(dataset: ImageDataset) -> str:
     )
 
 
-def with_minival(
-    dataset: ImageDataset, *, size: int | float, contents: Ints | None = None
-) -> tuple[ImageDataset, str]:
+def with_minival(dataset: ImageDataset, *, size: int | float, contents: Ints | None = None) -> tuple[ImageDataset, str]:
     """Hold out training images as minival, which selects the weights to keep, and describe it in a sentence.
 
     Each class gives its exact share (largest remainders first, at least one), with the groups of
@@ -240,9 +236,7 @@ def with_minival(
     return _hold_out(dataset, rows, round(size * len(rows)) if isinstance(size, float) else size, contents)
 
 
-def with_auto_minival(
-    dataset: ImageDataset, *, contents: Ints | None = None
-) -> tuple[ImageDataset, str, bool]:
+def with_auto_minival(dataset: ImageDataset, *, contents: Ints | None = None) -> tuple[ImageDataset, str, bool]:
     """Hold out a twentieth of the training images as minival, if there are 800. Also returns whether there is one.
 
     Classes with fewer than 10 training images, and images that stay together with theirs, stay in train. Other classes
@@ -272,9 +266,7 @@ def with_auto_minival(
             continue
         few = [part.class_names[label] for label in np.unique(part.labels[rare])]
         if few:
-            note += (
-                f" Classes with fewer than {_RARE_CLASS} training images give none of them: {shorten(few)}."
-            )
+            note += f" Classes with fewer than {_RARE_CLASS} training images give none of them: {shorten(few)}."
         return result, note, True
     images = pluralize(len(rows), "training image")
     why = f"the {images} are too few, or their groups too large"
@@ -289,9 +281,7 @@ def _train_by_path(dataset: ImageDataset) -> Ints:
     return ordered
 
 
-def _hold_out(
-    dataset: ImageDataset, rows: Ints, size: int, contents: Ints | None
-) -> tuple[ImageDataset, str]:
+def _hold_out(dataset: ImageDataset, rows: Ints, size: int, contents: Ints | None) -> tuple[ImageDataset, str]:
     """Move ``size`` of these training rows to minival, by class, and describe it. Raises as ``with_minival``."""
     part = dataset.select(rows)
     present = np.unique(part.labels)

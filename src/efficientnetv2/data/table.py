@@ -157,9 +157,7 @@ def _read_parquet(file: Path, roles: Mapping[str, str]) -> pd.DataFrame:
     return table.reset_index(level=index) if index else table
 
 
-def _roles(
-    names: list[str], table: str, root: Path, options: ReadOptions
-) -> tuple[dict[str, str], list[str]]:
+def _roles(names: list[str], table: str, root: Path, options: ReadOptions) -> tuple[dict[str, str], list[str]]:
     """Column -> role (path, label, group, split, latitude, longitude), and a note on columns with other names.
 
     Of two columns that differ by case or space (Split, split) the exact name counts.
@@ -189,17 +187,13 @@ def _roles(
     for role in _RECOGNIZED:
         alike = [name for name in names if name not in roles and name.strip().casefold() == role]
         if len(set(alike)) > 1 and role not in alike:
-            raise InputError(
-                f"{table}: the columns {shorten(alike)} may all be the {role}. Rename all but one."
-            )
+            raise InputError(f"{table}: the columns {shorten(alike)} may all be the {role}. Rename all but one.")
         if alike:
             roles[role if role in alike else alike[0]] = role
     for column in [*roles, "group"]:
         places = [str(number) for number, name in enumerate(names, start=1) if name == column]
         if len(places) > 1:
-            raise InputError(
-                f"{table}: columns {' and '.join(places)} are all called '{column}'. Rename all but one."
-            )
+            raise InputError(f"{table}: columns {' and '.join(places)} are all called '{column}'. Rename all but one.")
     return roles, [f"Read in {table}: {', '.join(renamed)}."] if renamed else []
 
 
@@ -286,9 +280,7 @@ def _normal_paths(column: pd.Series[str], root: Path) -> pd.Series[str]:
         return column
     # A backslash may belong to an existing file's name. Otherwise it separates folders, as on Windows.
     named = np.array(column.str.contains("\\", regex=False, na=False), dtype=bool) & (os.sep == "/")
-    named[named] = map_chunks(
-        lambda paths: [(root / path).is_file() for path in paths], column[named].tolist()
-    )
+    named[named] = map_chunks(lambda paths: [(root / path).is_file() for path in paths], column[named].tolist())
     paths = column.where(named, column.str.replace("\\", "/", regex=False))
     paths = paths.str.removeprefix(root.as_posix().rstrip("/") + "/")
     loose = paths.str.contains(r"(?:^|/)\.{0,2}/", regex=True, na=False)  # ./a, a//b, a/../b

@@ -84,11 +84,7 @@ def validate_images(
 
 
 def find_undecodable(
-    dataset: ImageDataset,
-    rows: Sequence[int],
-    *,
-    strict: bool = False,
-    progress: Callable[[int], object] | None = None,
+    dataset: ImageDataset, rows: Sequence[int], *, strict: bool = False, progress: Callable[[int], object] | None = None
 ) -> dict[int, str]:
     """Decode images once, at their smallest scale, since ``validate_images`` decodes few JPEGs.
 
@@ -125,9 +121,7 @@ def _check_files(
 
     Identical files get one id in ``contents``. Only files of equal size and end are read whole.
     """
-    is_packed = np.array(
-        ["#" in path and packed_record(path) is not None for path in dataset.paths], dtype=bool
-    )
+    is_packed = np.array(["#" in path and packed_record(path) is not None for path in dataset.paths], dtype=bool)
     rows = np.flatnonzero(~is_packed)
     files = [dataset.file(row) for row in rows.tolist()]
     probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)
@@ -197,8 +191,7 @@ def _notes(dataset: ImageDataset, contents: Ints, conflicts: list[tuple[int, int
     if conflicts:
         labels = dataset.table["label"]
         shown = "; ".join(
-            " and ".join(f"{_location(dataset, row)} as '{labels.iloc[row]}'" for row in pair)
-            for pair in conflicts[:3]
+            " and ".join(f"{_location(dataset, row)} as '{labels.iloc[row]}'" for row in pair) for pair in conflicts[:3]
         )
         more = f"; and {len(conflicts) - 3} more pairs" if len(conflicts) > 3 else ""
         yield f"Identical images have different labels: {shown}{more}. One label of each is wrong."

@@ -120,9 +120,7 @@ def compare_unpaired(first: FinishedRun, second: FinishedRun) -> UnpairedCompari
         return None
     intervals = [each.report["intervals"] for each in (first, second)]
     metrics = {
-        name: unpaired_difference(
-            (first.report[name], *intervals[0][name]), (second.report[name], *intervals[1][name])
-        )
+        name: unpaired_difference((first.report[name], *intervals[0][name]), (second.report[name], *intervals[1][name]))
         for name in ("top1", "macro_f1")
         if all(name in each for each in intervals)
     }
@@ -176,19 +174,11 @@ class PreviousRun:
 
     @classmethod
     def for_predictions(
-        cls,
-        folder: Path,
-        predictions: pd.DataFrame,
-        table: pd.DataFrame,
-        *,
-        root: str | None,
-        separator: str | None,
+        cls, folder: Path, predictions: pd.DataFrame, table: pd.DataFrame, *, root: str | None, separator: str | None
     ) -> PreviousRun:
         """The same, to compare with a table of ``true_label`` by path; ``root`` is its ``data_root``."""
         if separator is not None:
-            raise InputError(
-                "`baseline` needs one label per image, but these images have several. Leave it out."
-            )
+            raise InputError("`baseline` needs one label per image, but these images have several. Leave it out.")
         both = common_images(table, predictions)
         if not len(both):
             raise InputError(
@@ -197,9 +187,7 @@ class PreviousRun:
             )
         name = folder.resolve().name
         note = different_root_note(root, data_root(folder, list(predictions.index)))
-        return cls(
-            name, predictions.loc[both], note, optimistic_warning([name] if _is_optimistic(folder) else [])
-        )
+        return cls(name, predictions.loc[both], note, optimistic_warning([name] if _is_optimistic(folder) else []))
 
     def qualified(self, difference: PairedDifference) -> PairedDifference:
         """A difference from this run, with its notes."""
@@ -239,9 +227,7 @@ def find_previous_run(
     if kind is None:
         return None
     this, root = folder.resolve(), data_root(folder, list(predictions.index))
-    reports = sorted(
-        this.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True
-    )
+    reports = sorted(this.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True)
     others = [file for file in reports if file.parent != this and run_file(file.parent, kind).exists()]
     for file in others[:_MAX_RUNS]:
         try:

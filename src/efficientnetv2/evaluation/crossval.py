@@ -105,9 +105,7 @@ class CrossValidationSummary:
     @property
     def spread_text(self) -> str:
         """The metrics over the folds, as a sentence."""
-        values = ", ".join(
-            f"{MACRO_METRICS.get(name, 'top-1')} {each}" for name, each in self._spreads.items()
-        )
+        values = ", ".join(f"{MACRO_METRICS.get(name, 'top-1')} {each}" for name, each in self._spreads.items())
         return f"Over {len(self.folds)} folds, mean ± standard deviation (least to most): {values}."
 
     @property

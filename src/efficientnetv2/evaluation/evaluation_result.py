@@ -26,12 +26,7 @@ from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import predictions_table, write_predictions
 from efficientnetv2.evaluation.report import Misclassification, Report, most_confident_errors
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.report_sections import (
-    ReportFindings,
-    ReportInputs,
-    ReportOptions,
-    build_sections,
-)
+from efficientnetv2.evaluation.report_sections import ReportFindings, ReportInputs, ReportOptions, build_sections
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.metric_intervals import metric_intervals
@@ -132,9 +127,7 @@ class EvaluationResult:
         try:
             report.write(folder)
         except OSError as error:
-            raise InputError(
-                f"{folder}: the report could not be written ({error.strerror or error})."
-            ) from error
+            raise InputError(f"{folder}: the report could not be written ({error.strerror or error}).") from error
         write_predictions(folder / "predictions.csv", self.table())
 
     def to_json(self) -> dict[str, Any]:
@@ -187,9 +180,7 @@ def _link(file: Path, folder: Path) -> str:
 
 
 def _links(folder: Path, data: str) -> dict[str, str]:
-    folds = sorted(
-        folder.glob("fold*/report.html"), key=lambda file: (len(file.parent.name), file.parent.name)
-    )
+    folds = sorted(folder.glob("fold*/report.html"), key=lambda file: (len(file.parent.name), file.parent.name))
     check = default_check_dir(data) / "inspection.html"
     return {
         **{f"Report of {file.parent.name}": _link(file, folder) for file in folds},

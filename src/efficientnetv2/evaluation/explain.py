@@ -135,8 +135,7 @@ def _examples(
         with suppress(MemoryShortError):  # no metric depends on the maps
             maps = list(grad_cam(model, np.stack(list(images.values())), classes))
     return {
-        place: Example(display_channels(image), heat)
-        for (place, image), heat in zip(images.items(), maps, strict=True)
+        place: Example(display_channels(image), heat) for (place, image), heat in zip(images.items(), maps, strict=True)
     }
 
 
@@ -212,9 +211,7 @@ def overlay_heatmap(image: Pixels, heat: Floats) -> Pixels:
     gray *= 255 / max(1.0, float(np.quantile(gray, 0.99)))
     colors = 255 * colormaps["inferno"](heat)[..., :3]
     opacity = _OPACITY * heat[..., None] ** 0.5
-    mixed: Pixels = (
-        ((1 - opacity) * gray.clip(0, 255) + opacity * colors).round().clip(0, 255).astype(np.uint8)
-    )
+    mixed: Pixels = ((1 - opacity) * gray.clip(0, 255) + opacity * colors).round().clip(0, 255).astype(np.uint8)
     return mixed
 
 

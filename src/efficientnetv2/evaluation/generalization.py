@@ -71,16 +71,12 @@ class TrainDistance:
         if self.by == "place":
             near = "no image"
             if self.near:
-                near = (
-                    f"{pluralize(self.near, 'image')} of {self.known:,} ({percent(self.near / self.known)})"
-                )
+                near = f"{pluralize(self.near, 'image')} of {self.known:,} ({percent(self.near / self.known)})"
             elif self.median_km is not None:
                 near += f"; half of them are {number(float(f'{self.median_km:.2g}'))} km away or farther"
             sentences.append(f"Within {NEAR_KM:g} km of a training image: {near}.")
         if (groups := self.group_distance) is not None:
-            share = (
-                f"{percent(groups.near / groups.known)} of the images are" if groups.near else "No image is"
-            )
+            share = f"{percent(groups.near / groups.known)} of the images are" if groups.near else "No image is"
             sentences.append(f"{share} of a group with training images.")
         if not self.new:
             sentences.append("The metrics may be optimistic.")
@@ -159,9 +155,7 @@ class SplitComparison:
                 f"locations, quote {quoted} by location."
             )
         if any(each.high < 0 for each in self._main):
-            return (
-                f"Random folds are not optimistic: metrics of {self.what} are higher by location ({values})."
-            )
+            return f"Random folds are not optimistic: metrics of {self.what} are higher by location ({values})."
         return f"Random folds and folds by location differ only within chance for {self.what}: {values}."
 
     def to_json(self) -> dict[str, Any]:

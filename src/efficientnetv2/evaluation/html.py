@@ -141,9 +141,7 @@ def json_text(value: Any) -> str:
 def _json(value: Any, depth: int = 0) -> str:
     rows = isinstance(value, list) and bool(value) and all(isinstance(each, list | dict) for each in value)
     if depth < 3 and isinstance(value, dict) and value:
-        lines = [
-            f"{json.dumps(key, ensure_ascii=False)}: {_json(each, depth + 1)}" for key, each in value.items()
-        ]
+        lines = [f"{json.dumps(key, ensure_ascii=False)}: {_json(each, depth + 1)}" for key, each in value.items()]
         brackets = "{}"
     elif depth < 3 and rows:
         lines = [json.dumps(each, ensure_ascii=False) for each in value]

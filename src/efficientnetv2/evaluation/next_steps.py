@@ -163,9 +163,7 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
         f"elsewhere ({shell_join(['effnetv2', 'models', '--fetch', best[0]])}) and pass the file as --weights."
     )
     random_only = ("init", "head_init") if start == "none" else ()
-    command = _repeat(
-        metadata, ["--weights", best[0]], without=("--weights", "--recipe"), without_fields=random_only
-    )
+    command = _repeat(metadata, ["--weights", best[0]], without=("--weights", "--recipe"), without_fields=random_only)
     return NextStep(0, "weights", "Start from ImageNet weights", reason, command)
 
 

@@ -80,10 +80,7 @@ def draw_training_curves(history: Sequence[MetricsRow]) -> Figure | None:
     rows = [row for row in history if row.get("kind") in ("val", "minival") and row.get("num_images")]
     counts = "; ".join(dict.fromkeys(f"{row['kind']}, {row['num_images']:,} images" for row in rows))
     validation = f"validation ({counts})" if counts else "validation"
-    panels = [
-        _Panel("loss", {"loss": _points(history, "train", "loss")}, 1.4),
-        _Panel(validation, scores, 1.6),
-    ]
+    panels = [_Panel("loss", {"loss": _points(history, "train", "loss")}, 1.4), _Panel(validation, scores, 1.6)]
     for name, title in HYPERPARAMETERS.items():
         points = _points(history, "train", name)
         if len({value for _, value in points}) > 1:
@@ -153,9 +150,7 @@ class StageCost:
 def stage_costs(history: Sequence[MetricsRow]) -> tuple[StageCost, ...]:
     """The stages of a run from rows of ``metrics.jsonl``; none if its hyperparameters change all the time."""
     rows = _timed_rows(history)
-    stages = [
-        list(part) for _, part in itertools.groupby(rows, lambda row: [row.get(n) for n in _STAGE_KEYS])
-    ]
+    stages = [list(part) for _, part in itertools.groupby(rows, lambda row: [row.get(n) for n in _STAGE_KEYS])]
     if len(stages) > _MOST_STAGES:
         return ()
     scores = [(row["step"], row["top1"]) for row in _validations(history)] if rows else []
@@ -285,9 +280,7 @@ class SizeCurve:
             return f"The selection set (minival) chose {self.own_px} px among these."
         if self.role == "may choose":
             px = best_size(self.points).image_size
-            return (
-                f"Best at {px} px. To keep it in a model file: effnetv2 convert MODEL OUT --image-size {px}."
-            )
+            return f"Best at {px} px. To keep it in a model file: effnetv2 convert MODEL OUT --image-size {px}."
         return (
             "A size chosen by this curve makes these metrics optimistic. Choose it on training images: dataset.csv "
             "of the run, split train."

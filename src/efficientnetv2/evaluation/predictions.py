@@ -80,13 +80,9 @@ def load_predictions(folder: Path) -> pd.DataFrame:
     """
     file = folder / PREDICTIONS_CSV
     if not file.is_file():
-        raise InputError(
-            f"{folder} has no {PREDICTIONS_CSV}. Give the folder of a finished run or of an evaluation."
-        )
+        raise InputError(f"{folder} has no {PREDICTIONS_CSV}. Give the folder of a finished run or of an evaluation.")
     try:  # the columns of the classes are not read
-        table = pd.read_csv(
-            file, dtype=str, keep_default_na=False, usecols=lambda name: name in (*_READ, *COLUMNS)
-        )
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=lambda name: name in (*_READ, *COLUMNS))
     except ValueError as error:  # also pandas' own errors and bytes that are not UTF-8
         raise InputError(f"{file} cannot be read ({error}). Leave the run out, or evaluate again.") from error
     if "predicted_label" not in table:  # of version 0.1
@@ -176,14 +172,9 @@ def compare_predictions(
         one, other = other, one
     found = paired_difference(labels, one, other, units, len(names), key=Key.of(0).fold("paired"))
     if swapped:
-        found = {
-            name: Difference(0.0 - each.value, 0.0 - each.high, 0.0 - each.low)
-            for name, each in found.items()
-        }
+        found = {name: Difference(0.0 - each.value, 0.0 - each.high, 0.0 - each.low) for name, each in found.items()}
     f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
-    return PairedDifference(
-        len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, num_clusters
-    )
+    return PairedDifference(len(both), found["top1"], found["macro_f1"], found["balanced_accuracy"], f1, num_clusters)
 
 
 def predictions_table(
@@ -236,9 +227,7 @@ def _table(
     columns["probability"] = probabilities.max(axis=1, initial=0.0).round(6)
     by_class = [_class_column(name, with_true_label=bool(truth)) for name in class_names]
     # At once: pandas warns of tables that grow by a hundred columns.
-    return pd.concat(
-        [pd.DataFrame(columns | truth), pd.DataFrame(probabilities.round(6), columns=by_class)], axis=1
-    )
+    return pd.concat([pd.DataFrame(columns | truth), pd.DataFrame(probabilities.round(6), columns=by_class)], axis=1)
 
 
 def _class_column(name: str, *, with_true_label: bool) -> str:

@@ -12,15 +12,7 @@ from matplotlib.figure import Figure
 
 from efficientnetv2.evaluation.html import TemplateSection, percent
 from efficientnetv2.evaluation.next_steps import suspect_labels
-from efficientnetv2.evaluation.plot_style import (
-    COLORS,
-    GRID,
-    INK,
-    WIDTH_IN,
-    draw_band,
-    single_plot,
-    style_axes,
-)
+from efficientnetv2.evaluation.plot_style import COLORS, GRID, INK, WIDTH_IN, draw_band, single_plot, style_axes
 from efficientnetv2.evaluation.report_metadata import optimism_phrase
 from efficientnetv2.metrics.calibration import (
     CoverageCurve,
@@ -83,10 +75,7 @@ def reliability_section(
     calibration = _calibration(true, scores, bins, scaled, members)
     shared = np.ndim(labels) > 1 and answer == "softmax"  # labels of an image share its probability
     if shared:
-        text, verdict = (
-            "The labels of an image share its probability: they rank predictions only.",
-            "Not measured.",
-        )
+        text, verdict = ("The labels of an image share its probability: they rank predictions only.", "Not measured.")
     else:
         accuracy = float(correct.mean())
         interval = top1_interval or wilson_interval(accuracy, len(correct))
@@ -150,9 +139,7 @@ def _calibration(
         fitted = (scaled.temperature, scaled.fitted_on, scaled.num_images)
         values |= {**_fitted(*fitted), "ece_before": before}
     if any(members):
-        values["members"] = [
-            each and _fitted(each.temperature, each.fitted_on, each.pictures) for each in members
-        ]
+        values["members"] = [each and _fitted(each.temperature, each.fitted_on, each.pictures) for each in members]
     return values
 
 
@@ -160,9 +147,7 @@ def _fitted(temperature: float, fitted_on: str, num_images: int) -> dict[str, An
     return {"temperature": temperature, "fitted_on": fitted_on, "num_fitted_images": num_images}
 
 
-def _bias(
-    values: Mapping[str, Any], accuracy: float, interval: Interval, training_images: str
-) -> tuple[str, str]:
+def _bias(values: Mapping[str, Any], accuracy: float, interval: Interval, training_images: str) -> tuple[str, str]:
     """Over- or underconfident, as the end of a sentence and as a verdict; certain outside the interval of top-1."""
     if training_images:
         return f", but {training_images} trained the model: this says nothing of new images", "Not known."
@@ -176,9 +161,7 @@ def _bias(
     return f", too few images to tell whether the model is {word}", verdict
 
 
-def _temperature(
-    values: Mapping[str, Any], members: Sequence[Calibration | None], training_images: str
-) -> str:
+def _temperature(values: Mapping[str, Any], members: Sequence[Calibration | None], training_images: str) -> str:
     """What a temperature changed, or whether one is needed. On training images nothing is concluded."""
     if known := [each for each in members if each is not None]:
         temperatures = sorted(each.temperature for each in known)

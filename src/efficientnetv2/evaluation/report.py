@@ -146,8 +146,7 @@ class Report:
                 "class_names": metrics.class_names,
                 **confusion,
                 "top_errors": [
-                    {key: value for key, value in vars(error).items() if key != "thumbnail"}
-                    for error in self.errors
+                    {key: value for key, value in vars(error).items() if key != "thumbnail"} for error in self.errors
                 ],
             }
         )
@@ -192,11 +191,8 @@ class Report:
             sizes=self.sizes,
             size_curve=None if self.sizes is None else plots.draw_sizes(self.sizes),
             matrix=single_label and matrix_layout(single_label.confusion, single_label.class_names),
-            confusions=single_label
-            and most_frequent_confusions(single_label.confusion, single_label.class_names),
-            errors=[
-                (error, thumbnails.encode_thumbnail(error.thumbnail, stretched=stretched)) for error in errors
-            ],
+            confusions=single_label and most_frequent_confusions(single_label.confusion, single_label.class_names),
+            errors=[(error, thumbnails.encode_thumbnail(error.thumbnail, stretched=stretched)) for error in errors],
             suspects=abstention.get("suspect_labels", 0),
             galleries=bool(in_galleries),
             stretched=thumbnails.CONTRAST_NOTE if stretched else None,
@@ -224,9 +220,7 @@ def _class_rows(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _usage(
-    metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _usage(metrics: Metrics, metadata: ReportMetadata, targets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How to use the model: the command, the command with a threshold (None: no target is reached), and the model."""
     command, abstain = predict_command(metadata), None
     if reached := [each for each in targets if each["target"] > metrics.top1 and each["threshold"]]:
@@ -273,9 +267,7 @@ def matrix_layout(confusion: coo_array, class_names: Sequence[str]) -> dict[str,
     }  # fmt: skip
 
 
-def most_frequent_confusions(
-    confusion: coo_array, class_names: Sequence[str]
-) -> list[tuple[str, str, int, float]]:
+def most_frequent_confusions(confusion: coo_array, class_names: Sequence[str]) -> list[tuple[str, str, int, float]]:
     """The most frequent confusions: true class, predicted class, count, share of the true class."""
     wrong = confusion.row != confusion.col
     rows, columns, counts = confusion.row[wrong], confusion.col[wrong], confusion.data[wrong]

@@ -183,9 +183,7 @@ def probe_evaluated_images(metrics: Metrics, difference: PairedDifference | None
     return f"{difference.num_images:,} of these images"
 
 
-def probe_warning(
-    metrics: Metrics, metadata: ReportMetadata, difference: PairedDifference | None = None
-) -> str | None:
+def probe_warning(metrics: Metrics, metadata: ReportMetadata, difference: PairedDifference | None = None) -> str | None:
     """A sentence if the model does not beat the linear probe in top-1 and macro-F1, or if training was discarded.
 
     ``difference`` is of model and probe on the images that both predicted.

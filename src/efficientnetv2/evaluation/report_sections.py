@@ -28,13 +28,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.cost_sensitive import ABSTAIN, ErrorCosts, calibrated_cost_p_value, cost_metrics
 from efficientnetv2.metrics.multilabel import is_correct
-from efficientnetv2.metrics.subgroups import (
-    SMALL_SLICE,
-    SliceMetrics,
-    slice_metrics,
-    slice_values,
-    sliceable_columns,
-)
+from efficientnetv2.metrics.subgroups import SMALL_SLICE, SliceMetrics, slice_metrics, slice_values, sliceable_columns
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils import probability
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
@@ -156,9 +150,7 @@ def build_sections(
     return ReportFindings((*sections, *inputs.sections), context)
 
 
-def predictions_frame(
-    predictions: Predictions, dataset: ImageDataset, class_names: Sequence[str]
-) -> pd.DataFrame:
+def predictions_frame(predictions: Predictions, dataset: ImageDataset, class_names: Sequence[str]) -> pd.DataFrame:
     """Predictions of images with one label as ``evaluation.predictions.load_predictions`` gives saved ones."""
     shown = dataset.select(predictions.samples)
     predicted = [class_names[label] for label in predictions.probabilities.argmax(axis=1)]
@@ -251,12 +243,7 @@ def subgroup_verdict(slices: Sequence[SliceMetrics]) -> str:
 
 
 def cost_section(
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    costs: ErrorCosts,
-    class_names: Sequence[str],
-    *,
-    key: Key,
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: ErrorCosts, class_names: Sequence[str], *, key: Key
 ) -> TemplateSection:
     """The section on costs of (N, K) probabilities for (N,) labels."""
     found = cost_metrics(labels, probabilities, costs)
@@ -273,9 +260,7 @@ def cost_section(
 
 def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> Verdict:
     """Whether more labels would help: a verdict, and its sentences with a note on the images."""
-    verdict = (
-        "Probably." if curve.gain_low > _WORTH else "Little." if curve.gain_high < _LITTLE else "Perhaps."
-    )
+    verdict = "Probably." if curve.gain_low > _WORTH else "Little." if curve.gain_high < _LITTLE else "Perhaps."
     half, last = curve.points[-2:]
     text = (
         f"A linear probe on pretrained features reaches macro-F1 {percent(half.macro_f1)} with {half.num_images:,} "

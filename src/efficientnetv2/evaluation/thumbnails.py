@@ -69,9 +69,7 @@ def _pillow(image: ImageLike) -> Image.Image:
     return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
-def stretch_contrast(
-    images: Sequence[npt.NDArray[np.uint8]], by: npt.NDArray[np.uint8]
-) -> list[npt.NDArray[np.uint8]]:
+def stretch_contrast(images: Sequence[npt.NDArray[np.uint8]], by: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
     """(H, W, 3) images with the contrast that ``by`` needs, so that their brightness stays comparable.
 
     The gray levels from the 1st to the 99th percentile of ``by`` are stretched. An image with a median above them, such

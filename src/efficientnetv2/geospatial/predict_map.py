@@ -199,9 +199,7 @@ class _WindowRows:
         across = window_weights(lefts[columns], px, left, right)
         best, highest = np.empty(valid.shape, np.int64), np.empty(valid.shape, np.float32)
         first = 0
-        for blended in blend_windows(
-            self._predicted[:, columns], self._counts[:, columns], self._down, across
-        ):
+        for blended in blend_windows(self._predicted[:, columns], self._counts[:, columns], self._down, across):
             part = slice(first, first + len(blended))
             best[part] = blended.argmax(axis=2)
             # max(axis=2) takes ten times as long over so short an axis.

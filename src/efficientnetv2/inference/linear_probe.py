@@ -241,13 +241,9 @@ def fit_probe(
     return fit_classifier(vectors, labels, strength, balanced), strength
 
 
-def fit_classifier(
-    vectors: npt.NDArray[np.float32], labels: Ints, strength: float, balanced: bool
-) -> Pipeline:
+def fit_classifier(vectors: npt.NDArray[np.float32], labels: Ints, strength: float, balanced: bool) -> Pipeline:
     """Logistic regression on standardized features, with inverse L2 penalty ``strength``."""
-    classifier = LogisticRegression(
-        C=strength, class_weight="balanced" if balanced else None, max_iter=_ITERATIONS
-    )
+    classifier = LogisticRegression(C=strength, class_weight="balanced" if balanced else None, max_iter=_ITERATIONS)
     pipeline = make_pipeline(StandardScaler(), classifier)
     # The matrices are small: beside another process on two cores, threads made it ten times slower.
     with warnings.catch_warnings(), threadpool_limits(1):
@@ -331,9 +327,7 @@ def deduplicate(dataset: ImageDataset, contents: Ints | None) -> npt.NDArray[np.
     return distinct
 
 
-def sample_training_rows(
-    labels: Ints, most: int, key: Key, distinct: npt.NDArray[np.bool_] | None = None
-) -> Ints:
+def sample_training_rows(labels: Ints, most: int, key: Key, distinct: npt.NDArray[np.bool_] | None = None) -> Ints:
     """About ``most`` ascending rows of (N,) labels to train on, drawn uniformly.
 
     Of images that are not ``distinct`` (N,), as of ``deduplicate``, some are drawn only where a class has no others

@@ -27,13 +27,7 @@ from efficientnetv2.transforms.geometric import symmetry
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import place, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, gather_to_main
-from efficientnetv2.utils.errors import (
-    InputError,
-    MemoryShortError,
-    error_summary,
-    non_finite_error,
-    pluralize,
-)
+from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary, non_finite_error, pluralize
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Answer, probabilities, to_logits
 from efficientnetv2.utils.shell import shell_join
@@ -174,12 +168,7 @@ def embed_dataset(
     read = _DatasetBatches(dataset, preprocessing, runtime, batch_size)
     count, device = len(dataset), runtime.device
     vectors = embed(
-        network,
-        read.images(),
-        preprocessing=preprocessing,
-        device=device,
-        progress=progress,
-        num_images=count,
+        network, read.images(), preprocessing=preprocessing, device=device, progress=progress, num_images=count
     )
     rows = read.samples
     return Embeddings(rows, dataset.labels[rows], vectors.numpy(), tuple(read.unreadable))
@@ -291,9 +280,7 @@ class _DatasetBatches:
         ):
             if batch.unreadable and self.runtime.strict:
                 row, reason = batch.unreadable[0]
-                raise InputError(
-                    f"{self.dataset.paths[row]}: {reason}. Remove it, or skip it without `strict`."
-                )
+                raise InputError(f"{self.dataset.paths[row]}: {reason}. Remove it, or skip it without `strict`.")
             self.unreadable += batch.unreadable
             if len(batch.samples):
                 self.rows.append(batch.samples)

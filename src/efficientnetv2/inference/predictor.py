@@ -89,11 +89,7 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        model: str | os.PathLike[str] | Network,
-        *,
-        device: str | torch.device = "auto",
-        batch_size: int = 32,
+        self, model: str | os.PathLike[str] | Network, *, device: str | torch.device = "auto", batch_size: int = 32
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"`batch_size` must be 1 or more, not {batch_size!r}.")
@@ -138,9 +134,7 @@ class Predictor:
         Raises:
             InputError: An image can't be read, or is none of these; or the network gives NaN.
         """
-        logits = predict(
-            self.network, self._batches(images), preprocessing=self.preprocessing, device=self.device
-        )
+        logits = predict(self.network, self._batches(images), preprocessing=self.preprocessing, device=self.device)
         names = self.classes
         return [self._prediction(names, row) for row in probabilities(logits, self.network.answer)]
 
@@ -153,9 +147,7 @@ class Predictor:
         Raises:
             InputError: See ``__call__``.
         """
-        return embed(
-            self.network, self._batches(images), preprocessing=self.preprocessing, device=self.device
-        )
+        return embed(self.network, self._batches(images), preprocessing=self.preprocessing, device=self.device)
 
     def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
         best, by_class = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))
@@ -215,9 +207,7 @@ def _load(image: ImageInput, preprocessing: Preprocessing) -> npt.NDArray[np.uin
         content = image.read()  # type: ignore[union-attr]
         if not isinstance(content, bytes):
             kind = type(image).__name__
-            raise InputError(
-                f'{kind}.read() must give bytes, not {type(content).__name__}. Open it with mode "rb".'
-            )
+            raise InputError(f'{kind}.read() must give bytes, not {type(content).__name__}. Open it with mode "rb".')
         image = content
     if isinstance(image, bytes) and raster_checks.is_tiff(image):
         return _load_tiff(image, preprocessing)

@@ -52,19 +52,13 @@ def reliability_bins(
     found = []
     for number in np.unique(bin_of):
         inside = bin_of == number
-        count, accuracy, mean = (
-            int(inside.sum()),
-            float(correct[inside].mean()),
-            float(confidence[inside].mean()),
-        )
+        count, accuracy, mean = (int(inside.sum()), float(correct[inside].mean()), float(confidence[inside].mean()))
         low, high = float(edges[number]), float(edges[number + 1])
         found.append(ReliabilityBin(low, high, count, mean, accuracy, wilson_interval(accuracy, count)))
     return tuple(found)
 
 
-def expected_calibration_error(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: int = 15
-) -> float:
+def expected_calibration_error(labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, bins: int = 15) -> float:
     """Mean absolute difference between top probability and accuracy over ``reliability_bins``, weighted by images."""
     found = reliability_bins(labels, probabilities, bins=bins)
     gaps = sum(each.num_images * abs(each.confidence - each.right) for each in found)

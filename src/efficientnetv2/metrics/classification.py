@@ -71,9 +71,7 @@ def classification_metrics(
     present = support > 0
     per_class = {name: ClassMetrics(None, None, None, 0) for name in class_names}
     for i in np.flatnonzero(present).tolist():
-        per_class[class_names[i]] = ClassMetrics(
-            float(precision[i]), float(recall[i]), float(f1[i]), int(support[i])
-        )
+        per_class[class_names[i]] = ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
     return ClassificationMetrics(
         top1=float((predicted == true).mean()),
         top5=float(top5_correct(true, scores).mean()) if k > TOP else None,

@@ -96,9 +96,7 @@ def paired_bootstrap(
     return differences
 
 
-def unit_counts(
-    labels: Ints, predictions: list[Ints], clusters: Ints, num_classes: int
-) -> tuple[csr_array, Ints]:
+def unit_counts(labels: Ints, predictions: list[Ints], clusters: Ints, num_classes: int) -> tuple[csr_array, Ints]:
     """Sampling units: (units, models * 3 * K) correct, true and predicted images, and the multiplicity of each unit.
 
     Single images with equal label and predictions are one unit.
@@ -241,12 +239,7 @@ def percentile_interval(values: Floats) -> Interval:
 
 
 def _draw_metrics(
-    labels: Ints,
-    predictions: list[Ints],
-    clusters: Ints,
-    num_classes: int,
-    key: Key,
-    per_class: tuple[str, ...],
+    labels: Ints, predictions: list[Ints], clusters: Ints, num_classes: int, key: Key, per_class: tuple[str, ...]
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """(models,) values of each metric on all images, and (draws, models) values on the drawn ones."""
     cells, counts = unit_counts(labels, predictions, clusters, num_classes)

@@ -24,12 +24,7 @@ _ROUNDING = 1e-9
 
 
 def metric_intervals(
-    metrics: Metrics,
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    *,
-    clusters: Integers | None = None,
-    key: Key,
+    metrics: Metrics, labels: npt.ArrayLike, probabilities: npt.ArrayLike, *, clusters: Integers | None = None, key: Key
 ) -> dict[str, Interval]:
     """95 % intervals of what ``compute_metrics`` gave for the same labels and probabilities, by the metric's name.
 
@@ -67,9 +62,7 @@ def accuracy_intervals(metrics: Metrics) -> dict[str, Interval]:
     return intervals
 
 
-def bootstrap_intervals(
-    metrics: ClassificationMetrics, *, key: Key, draws: int = DRAWS
-) -> dict[str, Interval]:
+def bootstrap_intervals(metrics: ClassificationMetrics, *, key: Key, draws: int = DRAWS) -> dict[str, Interval]:
     """95 % intervals of the metrics and of each class (``f1:NAME``, ``recall:NAME``, ...), over single images.
 
     Accuracy, recall and precision are fractions and get Wilson's interval. F1 is 2J / (1 + J) of the fraction J of

@@ -9,12 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.metrics.calibration import expected_calibration_error
-from efficientnetv2.metrics.classification import (
-    TOP,
-    ClassificationMetrics,
-    classification_metrics,
-    top5_correct,
-)
+from efficientnetv2.metrics.classification import TOP, ClassificationMetrics, classification_metrics, top5_correct
 from efficientnetv2.utils.errors import InputError, non_finite_error
 from efficientnetv2.utils.probability import Answer
 
@@ -76,10 +71,7 @@ def is_correct(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[n
 
 
 def compute_metrics(
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    class_names: Sequence[str],
-    answer: Answer = "softmax",
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str], answer: Answer = "softmax"
 ) -> Metrics:
     """Metrics of single-label, (N,), or multi-label, (N, M), class ids."""
     if np.ndim(labels) == 1:
@@ -95,10 +87,7 @@ def macro_metric(metrics: Metrics) -> tuple[str, float]:
 
 
 def multilabel_metrics(
-    labels: npt.ArrayLike,
-    probabilities: npt.ArrayLike,
-    class_names: Sequence[str],
-    answer: Answer = "softmax",
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str], answer: Answer = "softmax"
 ) -> MultilabelMetrics:
     """Metrics of (N, K) probabilities for (N, M) class ids, each once and padded with -1.
 
@@ -129,9 +118,7 @@ def multilabel_metrics(
         positive = np.zeros(len(scores), dtype=bool)
         positive[images[classes == k]] = True
         average = float(average_precision_score(positive, scores[:, k])) if support[k] else None
-        per_class[name] = MultilabelClassMetrics(
-            average, float(f1[k]) if support[k] else None, int(support[k])
-        )
+        per_class[name] = MultilabelClassMetrics(average, float(f1[k]) if support[k] else None, int(support[k]))
     averages = [each.average_precision for each in per_class.values() if each.average_precision is not None]
     return MultilabelMetrics(
         top1=float(correct.mean()),

@@ -95,9 +95,7 @@ def _sign_test(name: str, labels: Ints, first: Ints, second: Ints, units: Ints) 
     return better + worse > 0 and bool(binomtest(better, better + worse).pvalue < level)
 
 
-def _swap_test(
-    labels: Ints, first: Ints, second: Ints, units: Ints, num_classes: int, key: Key
-) -> dict[str, float]:
+def _swap_test(labels: Ints, first: Ints, second: Ints, units: Ints, num_classes: int, key: Key) -> dict[str, float]:
     """Two-sided p-value of each macro metric: the predictions of both models are swapped unit by unit.
 
     All swaps are enumerated if there are few, else as many as bootstrap draws are random. (scipy's permutation_test

@@ -126,9 +126,7 @@ def slice_metrics(
         macro = None
         if true.ndim == 1:
             labels_inside, options = true[inside], {"average": "macro", "zero_division": 0}
-            macro = float(
-                f1_score(labels_inside, predictions[inside], labels=np.unique(labels_inside), **options)
-            )
+            macro = float(f1_score(labels_inside, predictions[inside], labels=np.unique(labels_inside), **options))
         found.append(SliceMetrics(name, value, count, share, low, high, macro, count < SMALL_SLICE, below))
     return tuple(sorted(found, key=lambda each: (not each.below, each.small, each.top1)))
 

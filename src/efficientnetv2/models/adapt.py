@@ -22,11 +22,7 @@ N = TypeVar("N", bound=Network)
 
 
 def adapt(
-    network: N,
-    *,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    global_pool: GlobalPool | None = None,
+    network: N, *, num_classes: int | None = None, in_channels: int | None = None, global_pool: GlobalPool | None = None
 ) -> N:
     """Give a model a new classifier, or let it read images of other channels. All other weights stay.
 
@@ -100,9 +96,7 @@ def set_classifier_weights(network: Network, weight: Tensor, bias: Tensor) -> No
     """Set the classifier's weight (classes, embed_dim) and bias (classes,). Refuses several classifiers."""
     classifier, *others = classifier_layers(network)
     if others:
-        raise InputError(
-            f"{network.display_name()} has {1 + len(others)} classifiers. Use `head_init=random`."
-        )
+        raise InputError(f"{network.display_name()} has {1 + len(others)} classifiers. Use `head_init=random`.")
     assert isinstance(classifier, nn.Linear)
     with torch.no_grad():
         classifier.weight.copy_(weight)
@@ -126,9 +120,7 @@ def _set_channels(network: Network, in_channels: int) -> None:
     stem = wrapped.module.get_submodule(wrapped.stem_name) if wrapped else network.get_submodule("stem.conv")
     assert isinstance(stem, nn.Conv2d)
     if stem.groups != 1:
-        raise InputError(
-            f"the first convolution has {stem.groups} groups, so its channels cannot be changed."
-        )
+        raise InputError(f"the first convolution has {stem.groups} groups, so its channels cannot be changed.")
     if wrapped and network.in_channels == RGB:
         scale_in_stem(wrapped)
     with torch.no_grad():

@@ -115,8 +115,7 @@ class EfficientNet(Network):
                 in_channels, architecture.stem_channels, kernel=3, stride=2, padding=padding, epsilon=epsilon
             )
             self.blocks = nn.ModuleList(
-                (MBConv if row.kind == "mbconv" else FusedMBConv)(row, padding=padding, epsilon=epsilon)
-                for row in rows
+                (MBConv if row.kind == "mbconv" else FusedMBConv)(row, padding=padding, epsilon=epsilon) for row in rows
             )
             self.head: nn.Module = ConvNorm(
                 rows[-1].out_channels, architecture.head_channels, kernel=1, padding=padding, epsilon=epsilon

@@ -97,9 +97,7 @@ def _difference(one: Preprocessing, other: Preprocessing) -> str:
 def require_single_model(network: Network) -> None:
     """Refuse an ensemble where one model is needed."""
     if isinstance(network, Ensemble):
-        raise InputError(
-            f"this is an ensemble of {len(network.members)} models. Use one, as network.members[0]."
-        )
+        raise InputError(f"this is an ensemble of {len(network.members)} models. Use one, as network.members[0].")
 
 
 def member_calibrations(network: Network) -> tuple[Calibration | None, ...]:
@@ -139,8 +137,7 @@ def ensemble_members(folder: Path) -> list[Path]:
 def write_members(folder: Path, members: Sequence[str]) -> None:
     """Make the model files of a directory, by their relative paths, an ensemble."""
     write_text_atomically(
-        folder / NAME,
-        json.dumps({"schema_version": SCHEMA_VERSION, "members": list(members)}, indent=1) + "\n",
+        folder / NAME, json.dumps({"schema_version": SCHEMA_VERSION, "members": list(members)}, indent=1) + "\n"
     )
 
 

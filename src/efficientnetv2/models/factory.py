@@ -109,9 +109,7 @@ def create(
     return Backbone(network) if features_only else network
 
 
-def _create_or_load(
-    model: str | Path | Architecture, num_classes: int | None, in_channels: int | None
-) -> Network:
+def _create_or_load(model: str | Path | Architecture, num_classes: int | None, in_channels: int | None) -> Network:
     """With fresh weights for the given classes and channels, or with weights and their own classes and channels."""
     if isinstance(model, str) and (model.endswith(_SUFFIXES) or "/" in model or os.sep in model):
         model = Path(model)
@@ -125,9 +123,7 @@ def _create_or_load(
             return convert.read_pretrained(hub.fetch(model), model)
         if model not in NAMES:
             if Path(model).exists():
-                raise InputError(
-                    f"'{model}' is no model name, but a file or folder. To load it, give './{model}'."
-                )
+                raise InputError(f"'{model}' is no model name, but a file or folder. To load it, give './{model}'.")
             raise unknown_model_error(model)
         info = get_model_info(model)
         model, preprocessing = info.architecture, info.preprocessing

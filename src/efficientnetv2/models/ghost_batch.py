@@ -121,9 +121,7 @@ class GhostBatchNormStats:
             torch._foreach_copy_(self._counts(), self._batches)
 
     def _running(self) -> list[Tensor]:
-        statistics = [
-            s for norm in self.norms if norm.training for s in (norm.running_mean, norm.running_var)
-        ]
+        statistics = [s for norm in self.norms if norm.training for s in (norm.running_mean, norm.running_var)]
         return [tensor for tensor in statistics if tensor is not None]
 
     def _counts(self) -> list[Tensor]:

@@ -164,9 +164,7 @@ def _download(entry: Remote, source: str, hub: Hub) -> Path:
     lock = hub.torch_folder / ".locks" / "torchvision" / f"{entry.file}.lock"
     if in_hub:
         if stated.etag is None or not _SHA256.fullmatch(stated.etag):
-            raise DownloadError(
-                _advice(entry, hub, f"{source} states no SHA-256 ({stated.etag}) to check it by")
-            )
+            raise DownloadError(_advice(entry, hub, f"{source} states no SHA-256 ({stated.etag}) to check it by"))
         folder, sha256 = _hub_folder(entry, hub), stated.etag
         content, lock = folder / "blobs" / sha256, hub.folder / ".locks" / folder.name / f"{sha256}.lock"
         headers = build_hf_headers(library_name="efficientnetv2")
@@ -252,9 +250,7 @@ class _Transfer:
             resumed = partial.exists() and partial.stat().st_size > 0
             self._fill(partial)
             found = sha256_of(partial)
-            if resumed and not found.startswith(
-                self.sha256
-            ):  # the old part may be wrong: once more from the start
+            if resumed and not found.startswith(self.sha256):  # the old part may be wrong: once more from the start
                 partial.unlink()
                 self._fill(partial)
                 found = sha256_of(partial)

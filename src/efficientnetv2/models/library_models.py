@@ -39,9 +39,7 @@ def is_library_model(model: str) -> bool:
     return model.partition(":")[0] in LIBRARIES and ":" in model
 
 
-def build_library_model(
-    model: str, *, num_classes: int | None = None, in_channels: int | None = None
-) -> WrappedModel:
+def build_library_model(model: str, *, num_classes: int | None = None, in_channels: int | None = None) -> WrappedModel:
     """A model of timm or torchvision: "timm:NAME" or "torchvision:NAME", with a tag for pretrained weights.
 
     torchvision's vision transformers have one input size: that of the tag, or the one after the name
@@ -165,9 +163,7 @@ def _build_torchvision(sized: str, tag: str, *, num_classes: int | None) -> Wrap
     return WrappedModel(module, source=f"torchvision:{source}", preprocessing=preprocessing_of(documented))
 
 
-def _input_size(
-    name: str, size: str, weights: WeightsEnum | None, every: type[WeightsEnum]
-) -> tuple[str, WeightsEnum]:
+def _input_size(name: str, size: str, weights: WeightsEnum | None, every: type[WeightsEnum]) -> tuple[str, WeightsEnum]:
     """The input size that a model is built for ("" for any), and weights documented for that size."""
     sizes: dict[str, WeightsEnum] = {}
     if name.startswith(_ONE_SIZE_PREFIX):
@@ -208,9 +204,7 @@ def _move_scaling(network: WrappedModel, *, into_stem: bool) -> None:
     assert isinstance(norm, nn.BatchNorm2d), "followed by a batch-norm, which takes the constant part"
     assert norm.running_mean is not None
     weight = stem.weight.detach()
-    mean, std = (
-        torch.tensor(values).to(weight).view(1, -1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
+    mean, std = (torch.tensor(values).to(weight).view(1, -1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     before = weight.clone() if into_stem else weight / (std / 0.5)
     constant = (before * ((mean - 0.5) / 0.5)).sum(dim=(1, 2, 3))
     weight.copy_(before * (std / 0.5) if into_stem else before)

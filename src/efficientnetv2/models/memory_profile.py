@@ -18,20 +18,13 @@ _STRIDE_SIZES = (512, 1024)
 
 
 def infer_shapes(
-    module: nn.Module,
-    *,
-    in_channels: int,
-    image_size: int,
-    images: int = 1,
-    state: dict[str, Tensor] | None = None,
+    module: nn.Module, *, in_channels: int, image_size: int, images: int = 1, state: dict[str, Tensor] | None = None
 ) -> Any:
     """A module's output for images of ``image_size``, as meta tensors. Raises InputError if it refuses the size."""
     batch = torch.empty(images, in_channels, image_size, image_size, device="meta")
     try:
         with torch.device("meta"):
-            return torch.func.functional_call(
-                module, _meta_state(module) if state is None else state, (batch,)
-            )
+            return torch.func.functional_call(module, _meta_state(module) if state is None else state, (batch,))
     # A module may look for parts that other sizes or channels do not have.
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
         name = module.display_name() if isinstance(module, Network) else type(module).__name__
@@ -65,14 +58,8 @@ def activation_bytes(network: Network, image_size: int) -> int:
             saved[storage._cdata] = storage
         return tensor
 
-    with (
-        _in_mode(network, training=True),
-        torch.enable_grad(),
-        saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
-        infer_shapes(
-            network, in_channels=network.in_channels, image_size=image_size, images=images, state=state
-        )
+    with _in_mode(network, training=True), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        infer_shapes(network, in_channels=network.in_channels, image_size=image_size, images=images, state=state)
     return sum(storage.nbytes() for storage in saved.values()) // images
 
 

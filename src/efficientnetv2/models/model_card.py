@@ -38,9 +38,7 @@ class Header:
     format_version: int
     package_version: str
     architecture: Architecture | None  # None for a model of another library
-    foreign: (
-        str | None
-    )  # a model of another library ("timm:resnet50"); None if only its own code can build it
+    foreign: str | None  # a model of another library ("timm:resnet50"); None if only its own code can build it
     num_classes: Annotated[int, Field(ge=0)]
     in_channels: Annotated[int, Field(ge=1)]
     preprocessing: Preprocessing
@@ -144,9 +142,7 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
     """The header in a metadata entry, and the format that it was written in. Raises InputError if newer or damaged."""
     try:
         plain = json.loads(text)
-        written = TypeAdapter(int).validate_python(
-            plain.get("format_version") if isinstance(plain, dict) else None
-        )
+        written = TypeAdapter(int).validate_python(plain.get("format_version") if isinstance(plain, dict) else None)
         if written < 1:
             raise ValueError(f"there was never a format {written}")
         if written > FORMAT_VERSION:

@@ -78,9 +78,7 @@ def save(
         if path.suffix != SUFFIX:
             raise InputError(f"a model file ends in {SUFFIX}. Name it so.")
         tensors = _independent(_module_of(network).state_dict())
-        safetensors_io.check_values(
-            tensors, "the weights are damaged", fix="Train again with a lower learning rate."
-        )
+        safetensors_io.check_values(tensors, "the weights are damaged", fix="Train again with a lower learning rate.")
         if half:
             tensors = safetensors_io.to_half(tensors)
         header = Header.of(
@@ -156,9 +154,7 @@ def load(
         safetensors_io.check_values(tensors, str(path), fix="Copy the file again, or take another.")
         found = hashing.result() if hashing else safetensors_io.sha256_by_name(tensors)
     if found != header.sha256:
-        raise InputError(
-            f"{path}: the weights are not those that were saved (their SHA-256 differs). {_COPY_AGAIN}"
-        )
+        raise InputError(f"{path}: the weights are not those that were saved (their SHA-256 differs). {_COPY_AGAIN}")
     module.load_state_dict(_state_dict(path, module, tensors, device), assign=True)
     if torch.device(device).type != "cpu":
         result.to(device)  # tensors that a state dict does not hold
@@ -207,9 +203,7 @@ def _file(path: Path) -> Path:
             return path / NAME
         inside = sorted(str(file.parent) for file in path.glob(f"*/{NAME}"))
         runs = f" Folders in it do: {shorten(inside, 3)}." if inside else ""
-        raise InputError(
-            f"{path} holds no {NAME}.{runs} Give a run folder whose training has ended, or a file."
-        )
+        raise InputError(f"{path} holds no {NAME}.{runs} Give a run folder whose training has ended, or a file.")
     if str(path) in pretrained.weight_names():
         raise InputError(
             f"{path} is a name of pretrained weights, not a file. To train from them: effnetv2 train DATA --weights "
@@ -271,9 +265,7 @@ def _empty_model(path: Path, header: Header, found: Mapping[str, Tensor], given:
             if layers > len(found):  # a hostile file could make us build blocks without end
                 raise ValueError(f"{layers} layers, but only {len(found)} tensors")
             with torch.device("meta"):
-                return EfficientNet(
-                    header.architecture, num_classes=header.num_classes, in_channels=header.in_channels
-                )
+                return EfficientNet(header.architecture, num_classes=header.num_classes, in_channels=header.in_channels)
         except (RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: its architecture cannot be built ({error_summary(error)}).") from error
     if header.foreign is None:
@@ -323,9 +315,7 @@ def _has_hidden_tensors(network: nn.Module) -> bool:
     """Whether meta tensors would remain after a state dict is loaded."""
     loaded = network.state_dict().keys()
     return any(name not in loaded for name, _ in network.named_buffers()) or any(
-        isinstance(value, Tensor) and value.is_meta
-        for module in network.modules()
-        for value in vars(module).values()
+        isinstance(value, Tensor) and value.is_meta for module in network.modules() for value in vars(module).values()
     )
 
 

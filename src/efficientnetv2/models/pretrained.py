@@ -29,9 +29,7 @@ class Remote:
 
     name: str  # of the weights, for people
     source: Literal["timm", "torchvision"]
-    repository: (
-        str  # timm's on the Hugging Face hub, at the newest commit; torchvision's folder on PyTorch's server
-    )
+    repository: str  # timm's on the Hugging Face hub, at the newest commit; torchvision's folder on PyTorch's server
     file: str  # torchvision's names end in the first digits of the SHA-256
 
 
@@ -42,9 +40,7 @@ class Pretrained(Remote):
     their_model: str  # the source's name of the model
     num_classes: int
     preprocessing: Preprocessing  # as the source states it; the accuracy was measured with it
-    top1_percent: (
-        float | None
-    )  # on ImageNet's validation images, as the source publishes it; None for other classes
+    top1_percent: float | None  # on ImageNet's validation images, as the source publishes it; None for other classes
     license: str
 
     @property
@@ -64,9 +60,7 @@ def get_weights(name: str) -> Pretrained:
         return _TABLE[name]
     model = get_model_info(name.partition(".")[0]).name
     known = [other for other in weight_names() if other.startswith(f"{model}.")]
-    raise InputError(
-        f"there are no pretrained weights '{name}'{did_you_mean(name, known)} Known: {', '.join(known)}."
-    )
+    raise InputError(f"there are no pretrained weights '{name}'{did_you_mean(name, known)} Known: {', '.join(known)}.")
 
 
 def ranked_weights(model: str) -> tuple[str, ...]:
@@ -77,9 +71,7 @@ def ranked_weights(model: str) -> tuple[str, ...]:
     """
     model = get_model_info(model).name
     known = [entry for name, entry in _TABLE.items() if name.startswith(f"{model}.")]
-    known.sort(
-        key=lambda entry: (entry.top1_percent is None, entry.source != "timm", -(entry.top1_percent or 0))
-    )
+    known.sort(key=lambda entry: (entry.top1_percent is None, entry.source != "timm", -(entry.top1_percent or 0)))
     return tuple(entry.name for entry in known)
 
 

@@ -28,12 +28,8 @@ class TrainingFingerprint:
     marks: npt.NDArray[np.int64]  # (n,), ascending: content hashes of all images, or of an even sample
     # Merges several trainings. An image in two of them is more likely to be sampled, so the fraction is unknown.
     of_several: bool = False
-    earlier: TrainingFingerprint | None = (
-        None  # all trainings before this one, merged; None if none are known
-    )
-    chose: TrainingFingerprint | None = (
-        None  # the images (minival) that selected weights, size or temperature
-    )
+    earlier: TrainingFingerprint | None = None  # all trainings before this one, merged; None if none are known
+    chose: TrainingFingerprint | None = None  # the images (minival) that selected weights, size or temperature
 
     @property
     def share(self) -> float:
@@ -56,11 +52,7 @@ class TrainingFingerprint:
     def complete(self) -> bool:
         """Whether every image that trained or selected this model is known."""
         others = (self.earlier, self.chose)
-        return (
-            self.share == 1
-            and not self.of_several
-            and all(other is None or other.complete for other in others)
-        )
+        return self.share == 1 and not self.of_several and all(other is None or other.complete for other in others)
 
     def started_from(self, weights: TrainingFingerprint | None, *, most: int) -> Self:
         """This training, started from weights with a fingerprint; at most ``most`` hashes are kept of each kind."""
@@ -102,9 +94,7 @@ class TrainingFingerprint:
     def _from_plain(cls, plain: Any) -> TrainingFingerprint:
         count = _image_count(plain)
         marks = np.frombuffer(base64.b64decode(plain["marks"], validate=True), dtype="<i8").astype(np.int64)
-        earlier, chose = (
-            cls._from_plain(plain[name]) if name in plain else None for name in ("earlier", "chose")
-        )
+        earlier, chose = (cls._from_plain(plain[name]) if name in plain else None for name in ("earlier", "chose"))
         return cls(count, marks, bool(plain.get("of_several", False)), earlier, chose)
 
 

@@ -115,9 +115,7 @@ def _set_dropout(modules: dict[str, nn.Module], rate: float) -> tuple[tuple[str,
     last = list(dropouts)[-1:]
     notes: list[str] = []
     if len(set(fractions.values())) > 1:
-        notes.append(
-            "dropout was built with several rates: the largest is set, the others keep their proportion"
-        )
+        notes.append("dropout was built with several rates: the largest is set, the others keep their proportion")
     if not fractions and not (last and _is_before_classifier(modules, last[0])):
         for name, module in modules.items():
             timm = type(module).__module__.split(".")[0] == "timm" and hasattr(module, "get_classifier")
@@ -126,9 +124,7 @@ def _set_dropout(modules: dict[str, nn.Module], rate: float) -> tuple[tuple[str,
                 return (f"{name}.drop_rate".removeprefix("."),), []
         if rate > 0:
             without = f"dropout {rate:g} has no effect: the model has no known module for it"
-            notes.append(
-                "dropout is set in the last block, since none is before the classifier" if last else without
-            )
+            notes.append("dropout is set in the last block, since none is before the classifier" if last else without)
     for name, fraction in (fractions or dict.fromkeys(last, 1.0)).items():
         dropouts[name].p = rate * fraction
     return tuple(fractions or last), notes

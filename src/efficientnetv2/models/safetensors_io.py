@@ -79,8 +79,7 @@ def read_header(path: Path) -> TensorFile:
     if strange := [f"{name} ({row['dtype']})" for name, row in header.items() if row["dtype"] not in _DTYPES]:
         raise InputError(f"{path} holds number formats that no model here has: {shorten(strange)}.")
     entries = {
-        name: torch.empty(row["shape"], dtype=_DTYPES[row["dtype"]], device="meta")
-        for name, row in header.items()
+        name: torch.empty(row["shape"], dtype=_DTYPES[row["dtype"]], device="meta") for name, row in header.items()
     }
     offsets = {name: tuple(row["data_offsets"]) for name, row in header.items()}
     return TensorFile(path, metadata, entries, offsets, 8 + length)
@@ -104,9 +103,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     try:
         write_atomically(path, fill)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} could not be written ({error}). Make room, or give another folder."
-        ) from error
+        raise InputError(f"{path} could not be written ({error}). Make room, or give another folder.") from error
 
 
 def to_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

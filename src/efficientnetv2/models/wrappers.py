@@ -46,9 +46,7 @@ class WrappedModel(Network):
         assert isinstance(stem, nn.Conv2d)
         assert isinstance(classifier, nn.Linear)
         super().__init__(
-            num_classes=classifier.out_features,
-            in_channels=stem.in_channels,
-            embed_dim=classifier.in_features,
+            num_classes=classifier.out_features, in_channels=stem.in_channels, embed_dim=classifier.in_features
         )
         optimize_convolutions(module)
         self.module = module

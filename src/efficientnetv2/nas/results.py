@@ -95,9 +95,7 @@ def best(rows: Sequence[TrialRow], *, most: int = 1) -> list[TrialRow]:
 
 def pareto_front(rows: Sequence[TrialRow], cost: Cost) -> list[TrialRow]:
     """The finished trials that no other beats in accuracy and cost at once, the cheapest first."""
-    costs = [
-        (value, row) for row in rows if row.end == "finished" and (value := cost(row.measurement)) is not None
-    ]
+    costs = [(value, row) for row in rows if row.end == "finished" and (value := cost(row.measurement)) is not None]
     front: list[TrialRow] = []
     for _, row in sorted(costs, key=lambda pair: (pair[0], -pair[1].top1)):
         if not front or row.top1 > front[-1].top1:

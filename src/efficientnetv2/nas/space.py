@@ -58,9 +58,7 @@ class Space:
     def _validate(self) -> Space:
         num_stages = len(self.backbone.stages)
         if len(self.stages) != num_stages:
-            raise ValueError(
-                f"there are choices for {len(self.stages)} stages, but the backbone has {num_stages}"
-            )
+            raise ValueError(f"there are choices for {len(self.stages)} stages, but the backbone has {num_stages}")
         for run in _runs(self.backbone.stages):
             removable = [index for index in run if self.stages[index].removable]
             if len(removable) > 1 or any(self.backbone.stages[index].stride != 1 for index in removable):
@@ -194,10 +192,7 @@ class Space:
         """The stages of an architecture in the places of the backbone's; None where one is removed."""
         ours, theirs = _runs(self.backbone.stages), _runs(architecture.stages)
         if len(ours) != len(theirs):
-            strides = [
-                format_options(stage.stride for stage in spec.stages)
-                for spec in (architecture, self.backbone)
-            ]
+            strides = [format_options(stage.stride for stage in spec.stages) for spec in (architecture, self.backbone)]
             raise InputError(f"it has strides {strides[0]}, but this space's networks {strides[1]}")
         aligned: list[Stage | None] = []
         for our, their in zip(ours, theirs, strict=True):
@@ -245,9 +240,7 @@ def require_image_size(space: Space, image_size: int) -> None:
     """Refuse an image size below the stride of a space's architectures."""
     stride = space.backbone.stride
     if image_size < stride:
-        raise InputError(
-            f"images of {image_size} px are smaller than the networks' stride. Use {stride} px or more."
-        )
+        raise InputError(f"images of {image_size} px are smaller than the networks' stride. Use {stride} px or more.")
 
 
 def paper_space() -> Space:
@@ -259,11 +252,7 @@ def paper_space() -> Space:
 
 
 def space_around(
-    backbone: Architecture,
-    *,
-    widths: Sequence[float] = (1.0,),
-    choose_se: bool = False,
-    removable: bool = True,
+    backbone: Architecture, *, widths: Sequence[float] = (1.0,), choose_se: bool = False, removable: bool = True
 ) -> Space:
     """The paper's choices around the channels and strides of any architecture, which is in the space too.
 

@@ -56,9 +56,7 @@ class StageChoices:
     def _validate(self) -> StageChoices:
         for field, options in self.options.items():
             if not options or len(set(options)) < len(options):
-                raise ValueError(
-                    f"{field} is one of {format_options(options)}, but must have different options"
-                )
+                raise ValueError(f"{field} is one of {format_options(options)}, but must have different options")
         if min(self.layers) < 0 or max(self.layers) == 0:
             raise ValueError(
                 f"layers is one of {format_options(self.layers)}, but must be at least 0 (no stage), and not only 0"

@@ -182,9 +182,7 @@ class Storage:
 
     def _refuse_fatal(self, error: Exception, reason: str) -> None:
         """Refuse what waiting does not solve: not a database, or a wrong password."""
-        codes = {
-            getattr(getattr(cause, "orig", None), "sqlite_errorcode", 0) & 0xFF for cause in _causes(error)
-        }
+        codes = {getattr(getattr(cause, "orig", None), "sqlite_errorcode", 0) & 0xFF for cause in _causes(error)}
         if codes & {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}:
             raise InputError(f"{self.file} is no database of a study ({reason}). Restore a copy.") from error
         if "password" in reason:
@@ -251,9 +249,7 @@ class TrialLease:
 class TrialQueue:
     """The trials of a study, shared by its workers. Without a heartbeat, a worker of another machine counts as lost."""
 
-    def __init__(
-        self, storage: Storage, name: str, *, heartbeat_s: float = 10.0, lost_after_s: float = 60.0
-    ) -> None:
+    def __init__(self, storage: Storage, name: str, *, heartbeat_s: float = 10.0, lost_after_s: float = 60.0) -> None:
         self.storage, self.name = storage, name
         self.heartbeat_s, self.lost_after_s = heartbeat_s, lost_after_s
         # By trial, the last heartbeat of its worker, and when it was first seen here.

@@ -103,9 +103,7 @@ class RequestedConfig:
     hardware: str | None = None
 
 
-def require_same_config(
-    config: StudyConfig, requested: RequestedConfig, where: str, *, resumed: bool = False
-) -> None:
+def require_same_config(config: StudyConfig, requested: RequestedConfig, where: str, *, resumed: bool = False) -> None:
     """Refuse to work for a study with another configuration; the message names all differences.
 
     ``resumed``: the worker takes all options from the study, so that only data and hardware can differ.
@@ -177,9 +175,7 @@ class OpenStudy:
             with self.storage.exclusive():
                 count = len(self.queue.trials())
                 if trials < count:
-                    raise InputError(
-                        f"`trials={trials}`: the study has {count} already. Use at least {count}."
-                    )
+                    raise InputError(f"`trials={trials}`: the study has {count} already. Use at least {count}.")
                 self.storage.rdb.set_study_user_attr(self.queue.study_id, TARGET, trials)
 
         self.storage.retry(change)

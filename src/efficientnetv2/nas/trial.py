@@ -47,19 +47,8 @@ from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.signals import defer_signals
 from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.utils.errors import (
-    DivergedError,
-    InputError,
-    MemoryShortError,
-    ReaderKilledError,
-    error_summary,
-)
-from efficientnetv2.utils.memory import (
-    is_out_of_memory,
-    limit_memory,
-    peak_bytes,
-    reset_peak_memory,
-)
+from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError, error_summary
+from efficientnetv2.utils.memory import is_out_of_memory, limit_memory, peak_bytes, reset_peak_memory
 from efficientnetv2.utils.processes import keep_freed_memory, own_folder
 from efficientnetv2.utils.timer import MachineLock, TimingStats
 
@@ -257,9 +246,7 @@ def trial_process_main(
                 folder = _MessageRunDir(scratch / f"run_{number}", number, device, connection.send)
                 top1.append(_train(architecture, task, number, device, lock, folder))
             if not task.seeds:  # For the memory of training.
-                timing.measure_timings(
-                    _run_config(architecture, task, 0, device, NullRunDir(scratch)), scratch
-                )
+                timing.measure_timings(_run_config(architecture, task, 0, device, NullRunDir(scratch)), scratch)
         connection.send(Trained(tuple(top1), peak_bytes(device)))
     except Exception as error:
         connection.send(_to_message(error, device))
@@ -344,12 +331,7 @@ def time_trial_step(
 
 
 def _train(
-    architecture: Architecture,
-    task: ProxyTask,
-    run: int,
-    device: torch.device,
-    lock: MachineLock,
-    folder: NullRunDir,
+    architecture: Architecture, task: ProxyTask, run: int, device: torch.device, lock: MachineLock, folder: NullRunDir
 ) -> float:
     config = _run_config(architecture, task, task.seeds[run], device, folder)
     predictions = Trainer(config, [_PauseForTiming(lock)]).fit().predictions
@@ -379,9 +361,7 @@ def _run_config(
 class _MessageRunDir(NullRunDir):
     """A run directory that sends the validation curve instead of writing it."""
 
-    def __init__(
-        self, path: Path, run: int, device: torch.device, send: Callable[[TrialMessage], None]
-    ) -> None:
+    def __init__(self, path: Path, run: int, device: torch.device, send: Callable[[TrialMessage], None]) -> None:
         super().__init__(path)
         path.mkdir(parents=True, exist_ok=True)
         self._run, self._device, self._send = run, device, send

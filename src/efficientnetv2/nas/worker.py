@@ -164,9 +164,7 @@ class Worker:
                 return trial
         return None
 
-    def _on_message(
-        self, lease: TrialLease, architecture: Architecture, message: StepTimed | EpochDone
-    ) -> bool:
+    def _on_message(self, lease: TrialLease, architecture: Architecture, message: StepTimed | EpochDone) -> bool:
         self.callback.on_message(lease.number, message)
         if isinstance(message, StepTimed):
             self._result = TrialResult(message)

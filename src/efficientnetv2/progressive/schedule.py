@@ -156,9 +156,7 @@ class ProgressiveSchedule:
                     raise ValueError(f"{name} is {value:g}, but must be between {low:g} and {high:g}")
             if isinstance(quantity, Ramp) and quantity.start > quantity.end:
                 start, end = f"{quantity.start:g}", f"{quantity.end:g}"
-                raise ValueError(
-                    f"{name} goes from {start} down to {end}: swap them ({{start: {end}, end: {start}}})"
-                )
+                raise ValueError(f"{name} goes from {start} down to {end}: swap them ({{start: {end}, end: {start}}})")
         return self
 
     def at(self, step: int, *, total_steps: int) -> StepSettings:
@@ -238,9 +236,7 @@ class ProgressiveSchedule:
         wanted = (1.0,) * self.stages if stage_time is None else tuple(stage_time)
         for name, values in (("step_s", tuple(step_s)), ("stage_time", wanted)):
             if not _one_each(values, self.stages):
-                raise InputError(
-                    f"{name} is {values}, but must have a value above 0 for each of {self.stages} stages."
-                )
+                raise InputError(f"{name} is {values}, but must have a value above 0 for each of {self.stages} stages.")
         steps = [share / seconds for share, seconds in zip(wanted, step_s, strict=True)]
         # Four digits: a recipe is read by people, and no measurement is better.
         return replace(self, stage_fractions=tuple(float(f"{count / sum(steps):.4g}") for count in steps))
@@ -279,9 +275,7 @@ class ProgressiveSchedule:
             if name != "image_size"
         }
         return StepSettings(
-            image_size=max(
-                self.size_multiple, round(now(self.image_size) / self.size_multiple) * self.size_multiple
-            ),
+            image_size=max(self.size_multiple, round(now(self.image_size) / self.size_multiple) * self.size_multiple),
             extra={name: now(quantity) for name, quantity in self.extra.items()},
             **regularizers,
         )

@@ -37,13 +37,7 @@ class Callback:
         """After each step; ``step`` have been done. A run with a time limit may change ``num_steps`` under way."""
 
     def on_log(
-        self,
-        step: int,
-        num_steps: int,
-        settings: StepSettings,
-        loss: float,
-        images_per_s: float,
-        seconds_left: float,
+        self, step: int, num_steps: int, settings: StepSettings, loss: float, images_per_s: float, seconds_left: float
     ) -> None:
         """After a row of training metrics is written, and at least every 10 seconds."""
 

@@ -30,9 +30,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], step: int) -> Path:
         write_atomically(path, lambda file: torch.save(state, file))
     except (OSError, RuntimeError) as error:
         hint = hint_for_os_error(error)
-        raise InputError(
-            f"{path} can't be written ({error}). {hint}, then continue with `resume`."
-        ) from error
+        raise InputError(f"{path} can't be written ({error}). {hint}, then continue with `resume`.") from error
     for old in checkpoint_steps(folder)[:-_KEPT]:
         (folder / f"step_{old:08d}.pt").unlink()
     return path

@@ -67,9 +67,7 @@ def compile_model(
     settings = [plan.stage(index) for index in range(plan.stages)]
     settings += [plan.last] if plan.continuous else []  # the largest images, with which no stage begins
     programs = [
-        (setting, count)
-        for setting in settings
-        for count in _passes(groups, microbatches.at(setting.image_size))
+        (setting, count) for setting in settings for count in _passes(groups, microbatches.at(setting.image_size))
     ]
     tensors = [*network.parameters(), *network.buffers()]
     before = [tensor.clone() for tensor in tensors]

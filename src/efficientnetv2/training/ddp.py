@@ -52,9 +52,7 @@ class GradientSync:
     def end_step(self) -> None:
         """After the last pass: send what was not sent yet."""
         if self._parallel is not None and not self.sending:
-            all_reduce_sum(
-                self.world, [weight.grad for weight in self.network.parameters() if weight.grad is not None]
-            )
+            all_reduce_sum(self.world, [weight.grad for weight in self.network.parameters() if weight.grad is not None])
         self._fits.add(self._image_size)
 
 

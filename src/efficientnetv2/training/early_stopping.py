@@ -83,9 +83,7 @@ class ModelSelection:
             return False
         if best_validation(self._candidates).step != step:
             return False
-        self._weights = {
-            name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()
-        }
+        self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
         return True
 
     @property

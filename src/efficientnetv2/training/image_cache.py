@@ -14,14 +14,7 @@ import torch
 
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.image_cache import (
-    CacheFile,
-    CacheJob,
-    CacheSpec,
-    cache_in_memory,
-    cache_on_disk,
-    is_cached,
-)
+from efficientnetv2.data.image_cache import CacheFile, CacheJob, CacheSpec, cache_in_memory, cache_on_disk, is_cached
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.training.image_sizes import settings_by_size
@@ -63,11 +56,7 @@ class CacheEstimate:
 
 
 def build_cache(
-    where: str | None,
-    recipe: Recipe,
-    data: DataModule,
-    hardware: Hardware,
-    image_size: int | None = None,
+    where: str | None, recipe: Recipe, data: DataModule, hardware: Hardware, image_size: int | None = None
 ) -> ImageCache | None:
     """Keep the training images decoded, in ``ram`` or on ``disk``; None if the recipe reads the files.
 
@@ -92,9 +81,7 @@ def build_cache(
     return ImageCache(where, file.reader(rows, source_reader(data.train)), note, seconds, px)
 
 
-def estimate_cache(
-    where: str | None, recipe: Recipe, data: DataModule, device: torch.device
-) -> CacheEstimate | None:
+def estimate_cache(where: str | None, recipe: Recipe, data: DataModule, device: torch.device) -> CacheEstimate | None:
     """What ``build_cache`` would take, from some images in memory; nothing stays behind."""
     if recipe.cache_resolution is None:
         return None
@@ -126,9 +113,7 @@ def preview_cache(recipe: Recipe, train: ImageDataset, samples: Ints, device: to
     return _in_memory(_job(train.select(samples), recipe), device).reader(rows, source_reader(train))
 
 
-def local_reader(
-    cache: ImageCache | None, recipe: Recipe, data: DataModule, hardware: Hardware
-) -> Reader | None:
+def local_reader(cache: ImageCache | None, recipe: Recipe, data: DataModule, hardware: Hardware) -> Reader | None:
     """What this process reads: the cache of the first process, or one on its own machine's disk. All call this."""
     if cache is None:
         return None

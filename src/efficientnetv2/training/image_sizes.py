@@ -57,9 +57,7 @@ def rounding_note(recipe: Recipe) -> list[str]:
     plan = recipe.progressive
     first, last = requested_px(recipe)
     trained = {first: plan.stage(0).image_size, last: plan.last.image_size}
-    changed = [
-        f"{px} px instead of {requested:g}" for requested, px in trained.items() if px != round(requested)
-    ]
+    changed = [f"{px} px instead of {requested:g}" for requested, px in trained.items() if px != round(requested)]
     if plan.size_multiple == 1 or not changed:
         return []
     fix = "`progressive.size_multiple=1` keeps them"
@@ -161,15 +159,10 @@ def validate_stride(recipe: Recipe, model: str | Architecture, stride: int | Non
     evaluated = [(field, px, f"Use `{field}={stride}` or more.") for field, px in sizes_by_field(recipe)]
     for what, px, fix in [*trained, *evaluated]:
         if px is not None and stride is not None and px < stride:
-            raise InputError(
-                f"{what} is {px} px, but {model_title(model)} has a stride of {stride} px. {fix}"
-            )
+            raise InputError(f"{what} is {px} px, but {model_title(model)} has a stride of {stride} px. {fix}")
 
 
 def sizes_by_field(recipe: Recipe) -> list[tuple[str, int | None]]:
     """The sizes at evaluation with the field of each."""
     sizes = [px for px in eval_size_candidates(recipe) if px != recipe.eval_image_size]
-    return [
-        ("eval_image_size", recipe.eval_image_size),
-        *(("eval_image_size_candidates", px) for px in sizes),
-    ]
+    return [("eval_image_size", recipe.eval_image_size), *(("eval_image_size_candidates", px) for px in sizes)]

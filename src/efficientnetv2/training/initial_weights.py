@@ -60,9 +60,7 @@ def validate_model_name(model: str | Architecture) -> None:
         raise InputError(f"`model={model}`: your own model trains in your own loop, see docs/progressive.md.")
     is_weights = (is_library_model(model) and "." in model) or model in pretrained.weight_names()
     if is_weights or Path(model).exists():
-        raise InputError(
-            f"`model={model}`: that names weights, which include the model. Use `weights={model}`."
-        )
+        raise InputError(f"`model={model}`: that names weights, which include the model. Use `weights={model}`.")
     if not is_library_model(model):
         raise unknown_model_error(model)
 
@@ -79,9 +77,7 @@ def stride_of(model: str | Architecture) -> int | None:
     return model.stride
 
 
-def weights_candidates(
-    model: str | Architecture, *, shipped: Path | None = None
-) -> tuple[WeightsCandidate, ...]:
+def weights_candidates(model: str | Architecture, *, shipped: Path | None = None) -> tuple[WeightsCandidate, ...]:
     """All available weights of a model, the most promising first, "none" last. May download the best.
 
     ``shipped`` is a folder with files ``NAME.safetensors``; None is ``examples/weights`` of the repository.
@@ -254,9 +250,7 @@ def build_initial_model(
     return InitialModel(model, "none", network, tuple(notes))
 
 
-def build_model(
-    recipe: Recipe, model: str | Architecture, *, num_classes: int, in_channels: int = RGB
-) -> Network:
+def build_model(recipe: Recipe, model: str | Architecture, *, num_classes: int, in_channels: int = RGB) -> Network:
     """A model with random weights. The same recipe gives the same weights."""
     _seed(recipe)
     made = create(model, num_classes=num_classes, in_channels=in_channels)
@@ -325,9 +319,7 @@ def _adapt_channels(network: Network, word: str, in_channels: int) -> str:
         raise InputError(
             f"`weights={word}`: its model takes images of {pluralize(had, 'channel')}; {error}. Use weights for {ours}."
         ) from error
-    weights = (
-        f"its weights in turn, scaled by {had}/{in_channels}" if in_channels > 1 else "the sum of its weights"
-    )
+    weights = f"its weights in turn, scaled by {had}/{in_channels}" if in_channels > 1 else "the sum of its weights"
     return f"The first convolution takes {pluralize(had, 'channel')}: {ours} get {weights}."
 
 

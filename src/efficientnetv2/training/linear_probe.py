@@ -230,9 +230,7 @@ def _embed(
     )
 
 
-def _seconds_per_image(
-    candidate: WeightsCandidate, recipe: Recipe, data: DataModule, hardware: Hardware
-) -> float:
+def _seconds_per_image(candidate: WeightsCandidate, recipe: Recipe, data: DataModule, hardware: Hardware) -> float:
     """Seconds to embed a training image, from a few of them."""
     train = data.train
     few = train.select(np.unique(np.linspace(0, len(train) - 1, _TIMED_IMAGES).astype(np.int64)))
@@ -282,11 +280,7 @@ def _draw(labels: Ints, most: int, key: Key) -> Ints:
 
 
 def _predictions(
-    candidates: Sequence[WeightsCandidate],
-    recipe: Recipe,
-    task: _Task,
-    hardware: Hardware,
-    ends: float | None,
+    candidates: Sequence[WeightsCandidate], recipe: Recipe, task: _Task, hardware: Hardware, ends: float | None
 ) -> list[Ints]:
     """The predictions of each candidate; ``ends`` is a ``time.perf_counter()`` after which it is too late."""
     count = len(task.images)
@@ -307,11 +301,7 @@ def _predictions(
 
 
 def _predict(
-    candidate: WeightsCandidate,
-    recipe: Recipe,
-    task: _Task,
-    hardware: Hardware,
-    progress: Callable[[int], object],
+    candidate: WeightsCandidate, recipe: Recipe, task: _Task, hardware: Hardware, progress: Callable[[int], object]
 ) -> Ints:
     """(n,) classes that linear probes on a candidate's features predict; -1 where there is no prediction."""
     network = _network(candidate.word, recipe, task.images, hardware)
@@ -321,9 +311,7 @@ def _predict(
         train, test = (np.isin(embeddings.samples, rows) for rows in (train_rows, test_rows))
         if test.any() and len(np.unique(embeddings.labels[train])) > 1:
             balanced = recipe.class_sampling is not None
-            probe = fit_classifier(
-                embeddings.vectors[train], embeddings.labels[train], DEFAULT_STRENGTH, balanced
-            )
+            probe = fit_classifier(embeddings.vectors[train], embeddings.labels[train], DEFAULT_STRENGTH, balanced)
             predicted[embeddings.samples[test]] = probe.predict(embeddings.vectors[test])
     return predicted
 
@@ -342,9 +330,7 @@ def resolve_head_init(recipe: Recipe, data: DataModule) -> Recipe:
     """Resolve ``head_init: auto``: the linear probe, or random weights for images with several labels."""
     multilabel = data.dataset.separator is not None
     if multilabel and recipe.head_init == "linear_probe":
-        raise InputError(
-            "A linear probe predicts one label, but images have several. Use `head_init=random`."
-        )
+        raise InputError("A linear probe predicts one label, but images have several. Use `head_init=random`.")
     if recipe.head_init != "auto":
         return recipe
     return recipe.model_copy(update={"head_init": "random" if multilabel else "linear_probe"})
@@ -381,9 +367,7 @@ def fit_head(
     return fit
 
 
-def images_within(
-    seconds: float, data: DataModule, network: Network, image_s: float, most: int
-) -> int | None:
+def images_within(seconds: float, data: DataModule, network: Network, image_s: float, most: int) -> int | None:
     """Number of images of train and val that a probe has time for; None if it has time for all, at most ``most``.
 
     ``image_s`` are the seconds to embed an image.

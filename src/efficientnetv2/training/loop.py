@@ -52,9 +52,7 @@ class StepOutput:
     loss: Tensor  # Mean over all groups, a scalar on the device. Reading it waits for the device.
     lr: float  # Scheduled. Each parameter group has a multiple of it.
     images: int  # On all processes
-    unreadable: tuple[
-        tuple[int, str], ...
-    ]  # Sample and reason of each image that this process could not read
+    unreadable: tuple[tuple[int, str], ...]  # Sample and reason of each image that this process could not read
     data_wait_s: float  # Without workers, the time to read the images
     microbatches: MicrobatchPlan  # Groups per pass on this process from now on
 
@@ -103,9 +101,7 @@ def train_steps(
     context = replace(context, class_terms=context.class_terms.to(device))
     plan = plan or StepPlan(length.steps)
     momentum, fp16 = 1 - recipe.batch_norm_momentum, state.scaler is not None
-    batch_norm = GhostBatchNormStats(
-        model, groups=context.groups, momentum=momentum, world=world, may_overflow=fp16
-    )
+    batch_norm = GhostBatchNormStats(model, groups=context.groups, momentum=momentum, world=world, may_overflow=fp16)
     model.train()
     gradients = GradientSync(compile_model(model, recipe, device, microbatches, world=world), world)
     setting: StepSettings | None = None
@@ -120,17 +116,13 @@ def train_steps(
             apply_regularization(model, setting)
         with worker_death.deferred():  # a step is done whole or not at all
             batch_norm.begin_step()
-            loss, microbatches = _accumulate_gradients(
-                state, groups, context, batch_norm, gradients, microbatches
-            )
+            loss, microbatches = _accumulate_gradients(state, groups, context, batch_norm, gradients, microbatches)
             gradients.end_step()
             batch_norm.end_step(loss)
             lr = _set_learning_rate(state, recipe, length, plan)
             optimizer_step(state, recipe)
         unreadable = tuple(failure for batch in groups for failure in batch.unreadable)
-        yield StepOutput(
-            request.step, setting, loss, lr, recipe.batch_size, unreadable, data_wait_s, microbatches
-        )
+        yield StepOutput(request.step, setting, loss, lr, recipe.batch_size, unreadable, data_wait_s, microbatches)
         worker_death.raise_pending()
         began = time.perf_counter()
 
@@ -178,9 +170,7 @@ def forward_backward(
 ) -> Tensor:
     """Forward and backward pass of some groups of a step, adding to the gradients; returns their part of its loss."""
     groups = [augment_batch(batch, context) for batch in batches]
-    images, targets = (
-        torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*groups, strict=True)
-    )
+    images, targets = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*groups, strict=True))
     requests = [batch.request for batch in batches]
     seeds = [context.key.fold("dropout", request.step, request.group).torch_seed() for request in requests]
     with ghost_batches(model, images=len(batches[0].labels), seeds=seeds):

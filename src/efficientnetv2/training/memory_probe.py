@@ -26,14 +26,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
-from efficientnetv2.utils.memory import (
-    GIB,
-    PeakMemory,
-    free_bytes,
-    in_use_bytes,
-    is_out_of_memory,
-    release_memory,
-)
+from efficientnetv2.utils.memory import GIB, PeakMemory, free_bytes, in_use_bytes, is_out_of_memory, release_memory
 from efficientnetv2.utils.rng import Key
 
 # Fraction of the free memory for a measured pass. The rest is for fragmentation and other programs. Ours.
@@ -302,9 +295,7 @@ def group_size(recipe: Recipe, probe: MemoryProbe, *, is_set: bool, is_fixed: bo
 def smallest_group(recipe: Recipe, probe: MemoryProbe) -> tuple[int, str]:
     """The fewest images of a group, and what is wrong with fewer."""
     settings = [recipe.progressive.stage(0), *settings_by_size(recipe)]
-    mixes = [
-        name for name in ("mixup", "cutmix") if any(getattr(setting, f"{name}_alpha") for setting in settings)
-    ]
+    mixes = [name for name in ("mixup", "cutmix") if any(getattr(setting, f"{name}_alpha") for setting in settings)]
     if mixes:
         return 2 * len(mixes), f"leaves {' or '.join(mixes)} an image without a partner"
     if recipe.freeze_bn:  # batch-norm takes no statistics of the group

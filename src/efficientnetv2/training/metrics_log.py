@@ -112,8 +112,7 @@ class MetricsLog:
         if step < plan.steps:  # at the current speed, in proportion to the pixels
             ahead = np.linspace(step, plan.steps - 1, num=min(64, plan.steps - step)).astype(int)
             settings = [
-                recipe.progressive.at(plan.scheduled_step(int(later)), total_steps=plan.scheduled)
-                for later in ahead
+                recipe.progressive.at(plan.scheduled_step(int(later)), total_steps=plan.scheduled) for later in ahead
             ]
             pixels = float(np.mean([setting.image_size**2 for setting in settings]))
             images = (plan.steps - step) * recipe.batch_size

@@ -95,9 +95,7 @@ def build_optimizer(network: nn.Module, optimizer: recipe.Optimizer) -> torch.op
     ]
     lr, momentum = optimizer.lr, optimizer.momentum
     if optimizer.name == "rmsprop":
-        return TensorFlowRMSprop(
-            parameters, lr, decay=optimizer.beta2, momentum=momentum, epsilon=optimizer.epsilon
-        )
+        return TensorFlowRMSprop(parameters, lr, decay=optimizer.beta2, momentum=momentum, epsilon=optimizer.epsilon)
     if optimizer.name == "adamw":
         betas = (momentum, optimizer.beta2)
         return torch.optim.AdamW(parameters, lr, betas=betas, eps=optimizer.epsilon, fused=True)

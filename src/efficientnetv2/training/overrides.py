@@ -95,8 +95,7 @@ def setting_name(setting: str) -> str:
 def sets_length(settings: Sequence[str]) -> bool:
     """Whether settings set the length of the run, other than to open."""
     return any(
-        setting_name(setting) in ("epochs", "steps")
-        and setting.partition("=")[2].strip() not in ("auto", "null")
+        setting_name(setting) in ("epochs", "steps") and setting.partition("=")[2].strip() not in ("auto", "null")
         for setting in settings
     )
 
@@ -280,9 +279,7 @@ def _with_run_sizes(requested: Recipe, saved: Recipe, *, lowers: bool) -> Recipe
         if next(sizes) == next(sizes):
             changes["progressive"] = replace(plan, image_size=run.image_size, size_multiple=run.size_multiple)
             if lowers:
-                changes |= {
-                    name: getattr(saved, name) for name in ("eval_image_size", "eval_image_size_candidates")
-                }
+                changes |= {name: getattr(saved, name) for name in ("eval_image_size", "eval_image_size_candidates")}
     return requested.model_copy(update=changes)
 
 

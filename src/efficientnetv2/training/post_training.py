@@ -70,9 +70,7 @@ class Result:
     calibration: Calibration | None = None  # Temperature fitted on minival
 
 
-def finish_training(
-    context: RunContext, log: MetricsLog, validator: Validator, divergence: DivergenceCheck
-) -> Result:
+def finish_training(context: RunContext, log: MetricsLog, validator: Validator, divergence: DivergenceCheck) -> Result:
     """Select, calibrate, evaluate and save the model of a run whose steps are done; outputs that diverged remove it."""
     config, state, selection = context.config, context.state, context.selection
     if context.pacer is not None:
@@ -111,10 +109,7 @@ def finish_training(
 
 
 def save_model(
-    config: RunConfig,
-    state: TrainState,
-    selection: ModelSelection | None,
-    predictions: Predictions | None = None,
+    config: RunConfig, state: TrainState, selection: ModelSelection | None, predictions: Predictions | None = None
 ) -> None:
     """Write the model file; before the last evaluation, without ``predictions``, it has no metrics of ``val``."""
     names, split = config.train.class_names, config.eval_split
@@ -175,8 +170,7 @@ def _select_eval_size(config: RunConfig, state: TrainState, minival: ImageDatase
         resized = replace(config, preprocessing=replace(config.preprocessing, image_size=px))
         evaluated[px] = resized.predict(state, minival), time.perf_counter() - began
     points = broadcast_from_main(
-        config.world,
-        lambda: evaluate_sizes(evaluated.__getitem__, list(evaluated), config.train.class_names),
+        config.world, lambda: evaluate_sizes(evaluated.__getitem__, list(evaluated), config.train.class_names)
     )
     return EvalSizeSelection(points, config.recipe.monitor)
 

@@ -157,9 +157,7 @@ class Recipe(StrictModel):
     """Fraction of the shorter side in the center square at evaluation. For `crop_mode` `center`."""
     eval_image_size: ImageSize | None = None
     """Image size at evaluation, in pixels. null takes the last training size."""
-    eval_image_size_candidates: (
-        Literal["auto"] | Annotated[tuple[ImageSize, ...], Field(min_length=1)] | None
-    ) = None
+    eval_image_size_candidates: Literal["auto"] | Annotated[tuple[ImageSize, ...], Field(min_length=1)] | None = None
     """Further image sizes for evaluation, among which minival selects by `monitor` after training. `auto` is up to 1.5
     times the last training size. null is none.
     """
@@ -257,13 +255,9 @@ class Recipe(StrictModel):
         scale, randaugment = self.minority_randaugment_scale, self.progressive.randaugment
         if scale != 1 and (self.class_sampling is None or randaugment is None):
             off = "class_sampling" if self.class_sampling is None else "progressive.randaugment"
-            raise ValueError(
-                f"minority_randaugment_scale is {scale:g}, but has no effect without {off}: set {off} too"
-            )
+            raise ValueError(f"minority_randaugment_scale is {scale:g}, but has no effect without {off}: set {off} too")
         if self.augment.autoaugment and randaugment is not None:
-            raise ValueError(
-                "augment.autoaugment and progressive.randaugment replace each other: turn one off"
-            )
+            raise ValueError("augment.autoaugment and progressive.randaugment replace each other: turn one off")
         if self.progressive.extra:
             raise ValueError(
                 f"progressive.extra names {sorted(self.progressive.extra)}, which this loop does not apply; they are "
@@ -303,9 +297,7 @@ class NamedRecipe:
     ours: str  # What the source leaves open or does in another way
     data: str = "IMAGENET"  # Arguments of ``effnetv2 train`` before ``--recipe``
     run: str = ""  # Text after the command
-    has_cost: bool = (
-        False  # Whether ``result`` states hours or minutes. If not, the command that estimates is added.
-    )
+    has_cost: bool = False  # Whether ``result`` states hours or minutes. If not, the command that estimates is added.
 
     @property
     def description(self) -> str:

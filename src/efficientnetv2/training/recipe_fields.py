@@ -153,9 +153,7 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _values(
-    schema: dict[str, Any], definitions: dict[str, Any], bounds: tuple[float, float] | None
-) -> list[str]:
+def _values(schema: dict[str, Any], definitions: dict[str, Any], bounds: tuple[float, float] | None) -> list[str]:
     """Alternatives that a JSON schema accepts, in words. ``bounds`` are of numbers that the schema does not bound."""
     if "anyOf" in schema:
         # Plain values first, then objects, then null.

@@ -20,12 +20,7 @@ from efficientnetv2.training.image_sizes import (
     resolve_eval_sizes,
     rounding_note,
 )
-from efficientnetv2.training.initial_weights import (
-    NOTHING_FROZEN,
-    InitialModel,
-    build_initial_model,
-    model_title,
-)
+from efficientnetv2.training.initial_weights import NOTHING_FROZEN, InitialModel, build_initial_model, model_title
 from efficientnetv2.training.linear_probe import resolve_head_init
 from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups, group_size, validate_sizes
 from efficientnetv2.training.microbatch import MicrobatchPlan
@@ -223,9 +218,7 @@ def resolve_recipe(
     )
     recipe = _changed(recipe, {"precision": choice.precision, "compile": choice.compile})
     # In that precision, compiled, and with the memory that is free by now, a chosen group may have to be smaller.
-    group, microbatches, group_notes = fit_groups(
-        recipe, probe.for_recipe(recipe), is_set=is_set, is_fixed=repeated
-    )
+    group, microbatches, group_notes = fit_groups(recipe, probe.for_recipe(recipe), is_set=is_set, is_fixed=repeated)
     recipe = _changed(recipe, {"ghost_batch_size": group})
     validate_sharing(recipe, hardware.device, hardware.world)
     notes += [*([choice.note] if choice.note else []), *group_notes]

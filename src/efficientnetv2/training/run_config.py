@@ -162,18 +162,11 @@ class RunConfig:
             )
         new = [path for path, reason in unreadable if self.folder.skip(path, reason)]
         if new:
-            _logger.info(
-                f"Skipped {len(new):,} of {pluralize(len(part), 'image')} to be evaluated, such as {new[0]}."
-            )
+            _logger.info(f"Skipped {len(new):,} of {pluralize(len(part), 'image')} to be evaluated, such as {new[0]}.")
         return predictions
 
     def predict_readable(
-        self,
-        state: TrainState,
-        part: ImageDataset,
-        *,
-        once: bool,
-        progress: Callable[[int], object] | None = None,
+        self, state: TrainState, part: ImageDataset, *, once: bool, progress: Callable[[int], object] | None = None
     ) -> Predictions:
         """The same predictions, however many images can't be read."""
         return predict_dataset(

@@ -168,9 +168,7 @@ class LengthBudget:
         if (shortest := needed(fewest)) > self.minutes:
             digit = 10 ** (math.floor(math.log10(shortest)) - 1)  # rounded up to two digits
             least = pluralize(float(f"{math.ceil(shortest / digit) * digit:.2g}"), "minute")
-            other = (
-                f", {self.spent_s / 60:.2g} of them for preparation and the report" if self.spent_s else ""
-            )
+            other = f", {self.spent_s / 60:.2g} of them for preparation and the report" if self.spent_s else ""
             raise InputError(
                 f"`minutes={self.minutes:g}`: the shortest run has {pluralize(fewest, 'step')}, one for each stage, "
                 f"and takes about {least}{other}. Give at least that, or use a smaller `image_size` or `model`."
@@ -181,9 +179,7 @@ class LengthBudget:
         fits = bisect_right(range(too_many), self.minutes, lo=fewest, key=needed) - 1
         return float(f"{fits * self.recipe.batch_size / self.counts.train:.4g}")
 
-    def lower_sizes(
-        self, timings: StepTimings, stored_size: float | None
-    ) -> tuple[Recipe, StepTimings, list[str]]:
+    def lower_sizes(self, timings: StepTimings, stored_size: float | None) -> tuple[Recipe, StepTimings, list[str]]:
         """The recipe with image sizes at which three epochs fit, its timings, and a note if they are lower.
 
         ``stored_size`` is the side of the stored images in pixels; None if it is not known.

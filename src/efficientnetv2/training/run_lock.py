@@ -35,18 +35,14 @@ def validate_new_run_dir(path: Path) -> None:
         if RunDir(path).finished:
             raise InputError(f"`output` {path} holds a run already, which has finished. Give another folder.")
         command = shell_join(["effnetv2", "train", "DATA", "--output", str(path), "--resume"])
-        raise InputError(
-            f"`output` {path} holds a run already. Resume it ({command}), or give another folder."
-        )
+        raise InputError(f"`output` {path} holds a run already. Resume it ({command}), or give another folder.")
     ours = {"probe", "against", "inspection", LOCK}
     if _is_beginning(run_file(path, "run.json")):
         ours |= {"run.json", "log.txt", "dataset.csv", "skipped.csv", *FILES.values()}
     names = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in names if name not in ours and not name.endswith(".partial")]
     if others:
-        raise InputError(
-            f"`output` {path} holds something that is no run ({shorten(others, 3)}). Give another folder."
-        )
+        raise InputError(f"`output` {path} holds something that is no run ({shorten(others, 3)}). Give another folder.")
 
 
 def _is_beginning(file: Path) -> bool:
@@ -119,9 +115,7 @@ def lock_run_dir(path: Path) -> Iterator[None]:
     Raises InputError if another process is at work there, or the directory can't be written to.
     """
     file = path / RUNNING
-    taken = (
-        f"another process is at work in this folder. Wait for its end, or stop it ('lsof {file}' names it)."
-    )
+    taken = f"another process is at work in this folder. Wait for its end, or stop it ('lsof {file}' names it)."
     fix = "Make the folder writable, or resume a copy of it."
     with locked(file, str(path), taken=taken, fix=fix, patience_s=_PATIENCE_S):
         yield

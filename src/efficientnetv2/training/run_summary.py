@@ -46,19 +46,14 @@ def model_lines(recipe: Recipe, notes: Sequence[str], device: torch.device) -> l
     first, last = schedule.stage(0).image_size, schedule.last.image_size
     px = f"{last} px" if first == last else f"{first} to {last} px in {pluralize(schedule.stages, 'stage')}"
     how = f"batch size {recipe.batch_size}, {recipe.precision} on {device.type}"
-    return [
-        *(known or [f"{_WEIGHTS_PREFIX}{scratch}"])[:1],
-        f"Model: {model_title(recipe.model)}, {px} ({how})",
-    ]
+    return [*(known or [f"{_WEIGHTS_PREFIX}{scratch}"])[:1], f"Model: {model_title(recipe.model)}, {px} ({how})"]
 
 
 def length_line(recipe: Recipe, images: int, minutes: float | None, path: Path) -> str:
     """How long a run trains, and where its details are."""
     steps = pluralize(RunLength.of(recipe, images).steps, "step")
     within = "" if minutes is None else f", within {pluralize(minutes, 'minute')}"
-    return (
-        f"Length: {pluralize(float(recipe.epochs), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
-    )
+    return f"Length: {pluralize(float(recipe.epochs), 'epoch')}, {steps}{within} (details: {path / 'log.txt'})"
 
 
 def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[str]:
@@ -75,14 +70,9 @@ def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[st
         **{
             f"schedule.{name} (for {kind}, and schedule.name is {recipe.schedule.name})": kind != default.name
             and getattr(recipe.schedule, name) != getattr(default, name)
-            for name, kind in (
-                ("gamma", "staircase"),
-                ("step_epochs", "staircase"),
-                ("min_lr_ratio", "cosine"),
-            )
+            for name, kind in (("gamma", "staircase"), ("step_epochs", "staircase"), ("min_lr_ratio", "cosine"))
         },
-        "compile for most of the run (the settings change at every step)": recipe.compile is True
-        and continuous,
+        "compile for most of the run (the settings change at every step)": recipe.compile is True and continuous,
     }
     names = [name for name, is_unused in unused.items() if is_unused]
     return [f"{_UNUSED_PREFIX}{'; '.join(names)}."] if names else []
@@ -99,11 +89,7 @@ def channel_notes(recipe: Recipe, in_channels: int) -> list[str]:
     if recipe.augment.color:
         parts.append("the jitter changes brightness alone")
     channels = pluralize(in_channels, "channel")
-    return (
-        [f"Augmentation of {channels}: {' and '.join(parts)}; other color operations need RGB."]
-        if parts
-        else []
-    )
+    return [f"Augmentation of {channels}: {' and '.join(parts)}; other color operations need RGB."] if parts else []
 
 
 def regularization_notes(recipe: Recipe, network: Network) -> list[str]:
@@ -158,9 +144,7 @@ def preprocessing_note(
     if eval_image_size is not None:
         settings["eval_image_size"] = weights.image_size
     fix = " ".join(f"`{name}={value}`" for name, value in settings.items())
-    return (
-        f"{note} The weights had crop mode {_crop_mode(weights)} at {weights.image_size} px, which is {fix}."
-    )
+    return f"{note} The weights had crop mode {_crop_mode(weights)} at {weights.image_size} px, which is {fix}."
 
 
 def _crop_mode(preprocessing: Preprocessing) -> str:

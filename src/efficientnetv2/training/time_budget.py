@@ -84,11 +84,7 @@ class RunEstimate:
 
 
 def estimate_run(
-    recipe: Recipe,
-    timings: StepTimings,
-    counts: ImageCounts,
-    *,
-    microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS,
+    recipe: Recipe, timings: StepTimings, counts: ImageCounts, *, microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS
 ) -> RunEstimate:
     """Estimate a run of a resolved recipe from its first step to its last prediction, without early stopping."""
     length = RunLength.of(recipe, counts.train)
@@ -121,9 +117,7 @@ def estimate_run(
     return RunEstimate(length, stages, others, disk)
 
 
-def steps_by_size(
-    plan: ProgressiveSchedule, steps: int, measured: list[int]
-) -> list[tuple[int, list[float], int]]:
+def steps_by_size(plan: ProgressiveSchedule, steps: int, measured: list[int]) -> list[tuple[int, list[float], int]]:
     """Size, some sizes that count with it, and number of steps: one entry per stage, in order.
 
     Where the size changes all the time, one entry per ``measured`` size (growing), which takes the steps up to it.
@@ -225,13 +219,7 @@ class Pacer:
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        plan: StepPlan,
-        limit: TimeLimit,
-        used_s: float | None = None,
-        *,
-        thins: bool = False,
+        self, config: RunConfig, plan: StepPlan, limit: TimeLimit, used_s: float | None = None, *, thins: bool = False
     ) -> None:
         self._config, self._plan, self._thins = config, plan, thins
         self._limit = limit if used_s is None else replace(limit, used_s=used_s)
@@ -312,9 +300,7 @@ class Pacer:
     def _mean_step_s(self, begin: float, end: float) -> float:
         """Mean estimated seconds of a step between two positions."""
         steps, progressive = self._config.length.steps, self._config.recipe.progressive
-        positions = (
-            np.linspace(begin, max(begin, min(end, steps) - 1), _SAMPLES).astype(int).clip(max=steps - 1)
-        )
+        positions = np.linspace(begin, max(begin, min(end, steps) - 1), _SAMPLES).astype(int).clip(max=steps - 1)
         sizes = [progressive.at(position, total_steps=steps).image_size for position in positions.tolist()]
         return float(np.mean([self._limit.rates.step_s(px) for px in sizes]))
 

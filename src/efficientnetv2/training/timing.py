@@ -177,9 +177,7 @@ class _StepTimer:
         """The timings with those of compiling and of the steps of each size."""
         config = self.config
         classes, answer = len(config.train.class_names), config.answer
-        context = StepContext(
-            self.recipe, config.preprocessing, classes, config.key, config.device, activation=answer
-        )
+        context = StepContext(self.recipe, config.preprocessing, classes, config.key, config.device, activation=answer)
         length, groups = RunLength(_STEPS, _STEPS), config.microbatches
         for _ in train_steps(state, self._batches(), context, length=length, microbatches=groups):
             self._after_step()

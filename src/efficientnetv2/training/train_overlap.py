@@ -143,9 +143,7 @@ class PretrainOverlap:
         return {"num_images": self.num_trained, "chose": self.num_selected, "note": self.notes[0]}
 
 
-def pretrain_overlap(
-    weights: str, network: Network, prepared: DataModule, *, refuse: bool = True
-) -> PretrainOverlap:
+def pretrain_overlap(weights: str, network: Network, prepared: DataModule, *, refuse: bool = True) -> PretrainOverlap:
     """Find validation and minival images of a run among those that trained or selected its pretrained weights.
 
     Minival images that trained the weights for the same classes are refused: they would select weights close to the
@@ -183,9 +181,7 @@ def pretrain_overlap(
                 "split, or set `minival=null`."
             )
         if minival_trained:
-            notes.append(
-                f"{trained}, for the same classes, so these images select nothing and fit no temperature."
-            )
+            notes.append(f"{trained}, for the same classes, so these images select nothing and fit no temperature.")
         elif overlap.num_trained:
             notes.append(f"{trained}, for other classes; they select all the same.")
     return PretrainOverlap(found.num_trained or 0, found.num_selected, tuple(notes), minival_trained)

@@ -41,11 +41,7 @@ class TrainState:
     def matches(self, state: dict[str, Any]) -> bool:
         """Whether ``load_state_dict`` can restore a checkpoint: it has all keys, and weights of the same shapes."""
         own = self.state_dict()
-        if (
-            not isinstance(state, dict)
-            or not own.keys() <= state.keys()
-            or not isinstance(state["step"], int)
-        ):
+        if not isinstance(state, dict) or not own.keys() <= state.keys() or not isinstance(state["step"], int):
             return False
         return all(_shapes(own[name]) in (None, _shapes(state[name])) for name in ("network", "ema"))
 

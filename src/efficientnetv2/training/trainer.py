@@ -200,9 +200,7 @@ class Trainer:
         if output.microbatches != self._microbatches:  # a resumed run starts with them
             self.config.folder.amend_beginning(microbatches=output.microbatches.to_json())
             self._microbatches = output.microbatches
-            _logger.info(
-                "Warning: memory ran out. From now on, steps take fewer groups per pass, and longer."
-            )
+            _logger.info("Warning: memory ran out. From now on, steps take fewer groups per pass, and longer.")
         if row_is_due:
             self.log.write(output)
         else:
@@ -282,6 +280,4 @@ def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> I
         recipe, config.preprocessing, classes, config.key, config.device, terms, activation=config.answer
     )
     world, plan = config.world, context.plan
-    return train_steps(
-        state, batches(), common, length=length, microbatches=microbatches, world=world, plan=plan
-    )
+    return train_steps(state, batches(), common, length=length, microbatches=microbatches, world=world, plan=plan)

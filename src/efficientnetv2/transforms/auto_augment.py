@@ -248,9 +248,7 @@ def autoaugment(images: Tensor, *, key: Key, ids: npt.ArrayLike) -> Tensor:
 
 def draw_pairs(key: Key, ids: npt.ArrayLike) -> list[tuple[Ids, Floats]]:
     """The first and second operation of each image: (N,) positions in ``OPERATIONS``, -1 for none, and strengths."""
-    draws = key.uniform_rows(
-        as_ids(ids), 5
-    )  # which pair; of each of the two whether it takes place, and its sign
+    draws = key.uniform_rows(as_ids(ids), 5)  # which pair; of each of the two whether it takes place, and its sign
     pair = (draws[:, 0] * len(POLICY)).astype(np.int64)
     chosen = []
     for turn in (0, 1):

@@ -38,13 +38,7 @@ def spread_copies(labels: Ints, wanted: Ints, *, key: Key) -> Ints:
 
 
 def augmented_copies_of(
-    image: npt.NDArray[np.uint8],
-    *,
-    row: int,
-    count: int,
-    setting: StepSettings,
-    plan: AugmentPlan,
-    key: Key,
+    image: npt.NDArray[np.uint8], *, row: int, count: int, setting: StepSettings, plan: AugmentPlan, key: Key
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Copies of an image (H, W, 3), each augmented as in training, but neither cropped nor mixed.
 

@@ -162,9 +162,7 @@ def augment_images(
     return images
 
 
-def normalize(
-    images: Tensor, *, mean: Sequence[float], std: Sequence[float], out: Tensor | None = None
-) -> Tensor:
+def normalize(images: Tensor, *, mean: Sequence[float], std: Sequence[float], out: Tensor | None = None) -> Tensor:
     """``(images / 255 - mean) / std`` of (N, C, H, W) uint8 images, as one multiply-add, into ``out`` if given."""
     if images.dtype != torch.uint8:
         raise TypeError(f"normalize takes uint8 values 0 to 255, but was given {images.dtype}")

@@ -157,11 +157,7 @@ def workers_for(requested: int | None, device: torch.device, *, sharing: int = 1
     most = min(by_cores, by_memory)
     if requested <= most:
         return requested
-    limit = (
-        f"{_WORKERS_PER_CORE} a core"
-        if by_cores <= by_memory
-        else f"{_WORKER_BYTES >> 20} MiB of free memory each"
-    )
+    limit = f"{_WORKERS_PER_CORE} a core" if by_cores <= by_memory else f"{_WORKER_BYTES >> 20} MiB of free memory each"
     _logger.info(f"Workers: {most} instead of {requested} ({limit})")
     return most
 
@@ -205,6 +201,4 @@ def to_device(
     CUDA keeps the memory that it copies from until it is done. Apple's GPUs do not (pytorch/pytorch#139550), so this
     waits for them.
     """
-    return tensor.to(
-        device, dtype or tensor.dtype, non_blocking=device.type == "cuda", memory_format=memory_format
-    )
+    return tensor.to(device, dtype or tensor.dtype, non_blocking=device.type == "cuda", memory_format=memory_format)

@@ -52,9 +52,7 @@ class World:
     local_size: int = 1
     launch: str | None = None  # Name of torchrun's launch, equal after a restart. None without torchrun.
     restarts: int = 0
-    tensors: dist.ProcessGroup | None = (
-        None  # Group of the device's backend. None is the default group, for all else.
-    )
+    tensors: dist.ProcessGroup | None = None  # Group of the device's backend. None is the default group, for all else.
 
     @property
     def is_main_process(self) -> bool:
@@ -139,9 +137,7 @@ def process_group(world: World, *, mend: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Gloo raises a plain RuntimeError where another process has failed.
-        is_lost = isinstance(error, dist.DistError) or (
-            isinstance(error, RuntimeError) and "gloo" in str(error)
-        )
+        is_lost = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
         try:
             is_first = store.add(_FAILURES, 1) == 1
         except RuntimeError:  # the store ended with the main process

@@ -52,9 +52,7 @@ def as_details() -> Iterator[None]:
     """Show the block's lines of level INFO only where those of level DEBUG are shown."""
     recorders = (handler for handler in PACKAGE.handlers if isinstance(handler, Recorder))
     shown = max((PACKAGE.getEffectiveLevel(), *(recorder.shown for recorder in recorders)))
-    with _filtered(
-        lambda handler, record: record.levelno > logging.INFO or max(handler.level, shown) <= logging.DEBUG
-    ):
+    with _filtered(lambda handler, record: record.levelno > logging.INFO or max(handler.level, shown) <= logging.DEBUG):
         yield
 
 

@@ -43,9 +43,7 @@ def release_memory(device: torch.device) -> None:
     elif device.type == "mps":
         torch.mps.empty_cache()
     elif sys.platform == "linux":
-        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(
-            0
-        )  # others than glibc do it by themselves
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # others than glibc do it by themselves
 
 
 def limit_memory(device: torch.device, gib: float) -> None:

@@ -71,7 +71,5 @@ def extra_requirements(extra: str) -> list[str]:
     return sorted(
         f"{package.name}{package.specifier}"
         for package in found
-        if (marker := package.marker)
-        and marker.evaluate({"extra": extra})
-        and not marker.evaluate({"extra": ""})
+        if (marker := package.marker) and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
     )

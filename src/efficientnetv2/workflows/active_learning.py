@@ -121,9 +121,7 @@ def _choose_diverse(
         chosen.append(min(place, int(np.flatnonzero(nearest)[-1])))
 
 
-def _chunks(
-    numbers: npt.NDArray[np.floating], predicted: Ints | None = None
-) -> Iterator[tuple[slice, Floats]]:
+def _chunks(numbers: npt.NDArray[np.floating], predicted: Ints | None = None) -> Iterator[tuple[slice, Floats]]:
     """Rows of (n, d) numbers in float64, for exact distances, all in one memory; minus 1 at ``predicted`` (n,)."""
     count, width = numbers.shape
     rows = max(1, _CHUNK // max(1, width))
@@ -158,9 +156,7 @@ def check_rank_output(file: Path | None, out: Path | None, data: str) -> None:
     for option, other in (("`output`", out), ("DATA", Path(data))):
         if other is not None and file.resolve() == other.resolve():
             raise InputError(f"`rank` {file} is {option} too. Give another file.")
-    refuse_foreign_file(
-        file, "`rank`", lambda csv: csv_columns(csv) == _COLUMNS, "is no table of what to label next"
-    )
+    refuse_foreign_file(file, "`rank`", lambda csv: csv_columns(csv) == _COLUMNS, "is no table of what to label next")
     page = file.with_suffix(".html")
     refuse_foreign_file(page, f"`rank` {file}:", lambda page: file.exists(), "is no sheet of such a table")
 
@@ -207,9 +203,7 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
         write_table(file, table)
         write_text_atomically(page, html)
     except OSError as error:
-        raise InputError(
-            f"`rank` {file}: {error.strerror or error}. Give a place that can be written to."
-        ) from error
+        raise InputError(f"`rank` {file}: {error.strerror or error}. Give a place that can be written to.") from error
     left_out = ""
     if len(places) < len(labeled):
         left_out = f" Left out: {pluralize(int(labeled.sum()), 'image')} with a label."

@@ -202,9 +202,7 @@ def _from_table(file: Path, label_column: str, names: Sequence[str], map_file: P
     try:
         table = read_cells(file)
     except (OSError, ValueError) as error:  # of pandas, and bytes that are not UTF-8
-        raise InputError(
-            f"{file} is no CSV in UTF-8 ({error}). Give a table of locations with labels."
-        ) from error
+        raise InputError(f"{file} is no CSV in UTF-8 ({error}). Give a table of locations with labels.") from error
     if label_column not in table:
         raise InputError(
             f"{file} has no column '{label_column}'{did_you_mean(label_column, table.columns)} Set `label_column` to "

@@ -53,9 +53,7 @@ class TableArguments(TypedDict, total=False):
     path_column: str
     label_column: str
     group_column: str  # equal values stay on one side of a split, such as a patient
-    labels: Literal[
-        "exact", "casefold"
-    ]  # casefold merges what differs by case, outer spaces or Unicode encoding
+    labels: Literal["exact", "casefold"]  # casefold merges what differs by case, outer spaces or Unicode encoding
     label_separator: str  # text between the labels of an image that has several, such as ";"
     bands: Sequence[int] | str  # of rasters, from 1, such as (4, 3, 2), or "all"
     nodata: float | Sequence[float] | str  # values of rasters that mean missing data, or "none"
@@ -101,9 +99,7 @@ def api(function: Callable[P, R]) -> Callable[P, R]:
 def refuse_launched(function: str) -> None:
     """Refuse several processes, of which only the first would have a result."""
     if world_from_env().is_distributed:
-        raise InputError(
-            f"{function}() runs in one process, unlike train(). Start the script without torchrun."
-        )
+        raise InputError(f"{function}() runs in one process, unlike train(). Start the script without torchrun.")
 
 
 def run_arguments(

@@ -145,9 +145,7 @@ def train_row(
     if recipe.minority_randaugment_scale != 1:
         terms = class_terms(train.targets, len(names), recipe)
     cpu = torch.device("cpu")
-    context = StepContext(
-        recipe, preprocessing, num_classes=len(names), key=key, device=cpu, class_terms=terms
-    )
+    context = StepContext(recipe, preprocessing, num_classes=len(names), key=key, device=cpu, class_terms=terms)
     images, labels = augment_batch(batch, context)
     targets = train.targets[samples].reshape(len(samples), -1)
     captions = [

@@ -120,9 +120,7 @@ def run_prediction(
         )
     seconds = time.perf_counter() - started
     unreadable = lost | {int(rows[row]): reason for row, reason in predictions.unreadable}
-    predictions = replace(
-        predictions, samples=rows[predictions.samples], unreadable=tuple(sorted(unreadable.items()))
-    )
+    predictions = replace(predictions, samples=rows[predictions.samples], unreadable=tuple(sorted(unreadable.items())))
     if earlier is not None and len(earlier[0]):  # otherwise the logits would be copied
         samples = np.concatenate([predictions.samples, earlier[0]])
         order = np.argsort(samples)

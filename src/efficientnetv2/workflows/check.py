@@ -82,9 +82,7 @@ def run_check(
     check_time_column(dataset, options.time_column)
     with output_dir(folder, "`output`"):  # removed again if the check fails
         for name, is_own in ((JSON_NAME, is_check_json), (PAGE_NAME, is_check_page)):
-            refuse_foreign_file(
-                folder / name, f"`output` {folder}:", is_own, "is no inspection of effnetv2 check"
-            )
+            refuse_foreign_file(folder / name, f"`output` {folder}:", is_own, "is no inspection of effnetv2 check")
         note_replaced(folder / PAGE_NAME)
         network, weights = _load_network(options.weights)
         damage = report_notes(dataset, strict=False)
@@ -155,9 +153,7 @@ def _embed(network: Network, dataset: ImageDataset, stats: ImageStats, runtime: 
     """Embeddings of the readable images, by rows of the dataset."""
     readable = dataset.select(stats.readable)
     with progress("embedding", len(readable)) as update:
-        found = embed_dataset(
-            network, readable, preprocessing=network.preprocessing, runtime=runtime, progress=update
-        )
+        found = embed_dataset(network, readable, preprocessing=network.preprocessing, runtime=runtime, progress=update)
     return Embeddings(stats.readable[found.samples], found.labels, found.vectors)
 
 

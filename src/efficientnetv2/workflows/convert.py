@@ -142,9 +142,7 @@ def read_class_names(text: str) -> tuple[str, ...]:
     except ValueError as error:  # no JSON, or no UTF-8
         reason = str(error).splitlines()[0]
         fix = "Give a name per line, or a JSON list."
-        raise InputError(
-            f"`class_names`: {path} is neither JSON nor text in UTF-8 ({reason}). {fix}"
-        ) from error
+        raise InputError(f"`class_names`: {path} is neither JSON nor text in UTF-8 ({reason}). {fix}") from error
     return tuple(name.strip() for name in _from_json(path, plain) if name.strip())
 
 
@@ -186,9 +184,7 @@ def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) ->
         raise InputError(f"`output` {out}{problem}")
 
 
-def _load(
-    source: Path, model: str | None, to: str | None, user: UserMetadata
-) -> tuple[Network, str, Sequence[str]]:
+def _load(source: Path, model: str | None, to: str | None, user: UserMetadata) -> tuple[Network, str, Sequence[str]]:
     """The model, what it was recognized as, and notes."""
     if ensemble_members(source) or (source / CROSSVAL_JSON).is_file():
         raise InputError(f"`source` {source} has a model per fold. Give a fold: {source / 'fold1'}.")

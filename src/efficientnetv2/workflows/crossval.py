@@ -303,9 +303,7 @@ def load_images(
     return dataset, found.contents[rows], skipped
 
 
-def readable_at_start(
-    folder: Path, dataset: ImageDataset, readable: Ints
-) -> tuple[Ints, list[tuple[str, str]]]:
+def readable_at_start(folder: Path, dataset: ImageDataset, readable: Ints) -> tuple[Ints, list[tuple[str, str]]]:
     """Rows of the images of the folds and of new ones, and what was skipped when the folds were made.
 
     The runs skip images that have become unreadable since.
@@ -317,9 +315,7 @@ def readable_at_start(
     used = set(_saved_dataset(folder, dataset).paths)
     skipped = [(path, why) for path, why in skipped or () if path not in used]
     unread = {path for path, _ in skipped}
-    in_folds, in_skipped = (
-        np.flatnonzero([path in paths for path in dataset.paths]) for paths in (used, unread)
-    )
+    in_folds, in_skipped = (np.flatnonzero([path in paths for path in dataset.paths]) for paths in (used, unread))
     readable_again = np.intersect1d(in_skipped, readable)
     for rows, change in (
         (np.setdiff1d(in_folds, readable), "of the folds cannot be read any more and are skipped"),

@@ -64,9 +64,7 @@ class ProbeBaseline:
         }
 
 
-def probe_baseline(
-    folder: Path, trainer: FoldTrainer, folds: Folds, other_folds: Folds | None
-) -> ProbeBaseline | None:
+def probe_baseline(folder: Path, trainer: FoldTrainer, folds: Folds, other_folds: Folds | None) -> ProbeBaseline | None:
     """Embed the images once and fit a linear probe for each fold. ``folder`` has a finished first fold.
 
     None for multi-label data, without pretrained weights, or if all embedded images are of one class.
@@ -169,13 +167,7 @@ def _embeddings(folder: Path, trainer: FoldTrainer, recipe: Recipe) -> Embedding
 
 
 def compare_folds(
-    what: str,
-    ours: Predictions,
-    theirs: Predictions,
-    folds: Folds,
-    other_folds: Folds,
-    num_classes: int,
-    key: Key,
+    what: str, ours: Predictions, theirs: Predictions, folds: Folds, other_folds: Folds, num_classes: int, key: Key
 ) -> SplitComparison:
     """Compare predictions of a model (``what``) by random folds and by folds by place, on the images of both."""
     both = np.intersect1d(ours.samples, theirs.samples)

@@ -105,14 +105,10 @@ class CrossValConfig:
             _require_places(dataset, f"`block_degrees={self.block_degrees:g}`")
         return self._assign(dataset, contents, seed, cast(SplitBy, self.by))
 
-    def comparison_folds(
-        self, dataset: ImageDataset, contents: Ints, seed: int, folds: Folds
-    ) -> Folds | None:
+    def comparison_folds(self, dataset: ImageDataset, contents: Ints, seed: int, folds: Folds) -> Folds | None:
         """Random folds if ``folds`` are by place, else folds by place; None if they can't be made and need not be."""
         if self.compare_splits and dataset.separator is not None:
-            raise InputError(
-                f"`compare_splits`: {dataset.source} has several labels per image. Leave it out."
-            )
+            raise InputError(f"`compare_splits`: {dataset.source} has several labels per image. Leave it out.")
         if folds.by not in ("auto", "class", "place"):
             return None
         if self.compare_splits:
@@ -246,10 +242,7 @@ class SavedCrossVal:
         Options that give the same recipe are the same, and so is a default that is not among the ``typed`` names. The
         rule ``by`` is compared by its folds: see ``check_folds``.
         """
-        pairs: list[tuple[Any, Any]] = [
-            (self.config, replace(config, by=self.config.by)),
-            (self.source, source),
-        ]
+        pairs: list[tuple[Any, Any]] = [(self.config, replace(config, by=self.config.by)), (self.source, source)]
         if not self._same_recipe(overrides, device):
             pairs.insert(0, (self.overrides, overrides))
         differences: list[str] = []
@@ -269,9 +262,7 @@ class SavedCrossVal:
     def _same_recipe(self, overrides: TrainOverrides, device: torch.device) -> bool:
         """Whether the given overrides, over those saved, give the saved recipe."""
         given = {
-            each.name: value
-            for each in fields(overrides)
-            if (value := getattr(overrides, each.name)) != each.default
+            each.name: value for each in fields(overrides) if (value := getattr(overrides, each.name)) != each.default
         }
         with suppress(InputError), silenced():
             again, saved = replace(self.overrides, **given), self.overrides

@@ -21,11 +21,7 @@ from efficientnetv2.evaluation.explain import explain_folds
 from efficientnetv2.evaluation.generalization import PROBE, SplitComparison, fold_train_distance
 from efficientnetv2.evaluation.predictions import SKIPPED, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
-from efficientnetv2.evaluation.report_sections import (
-    ReportInputs,
-    label_efficiency_verdict,
-    learning_curve_section,
-)
+from efficientnetv2.evaluation.report_sections import ReportInputs, label_efficiency_verdict, learning_curve_section
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import ensemble, model_file
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -176,9 +172,7 @@ class CrossValResults:
         return split_clusters(self.folder, self.trainer.dataset.select(rows).paths) or kept
 
 
-def write_crossval_report(
-    results: CrossValResults, on_result: Callable[[EvaluationResult | Path], None]
-) -> None:
+def write_crossval_report(results: CrossValResults, on_result: Callable[[EvaluationResult | Path], None]) -> None:
     """Write the report; ``on_result`` gets the metrics before, so that a full disk loses none."""
     folder, trainer, members = results.folder, results.trainer, results.trainer.config.members
     if lost := results.unreadable:
@@ -192,9 +186,7 @@ def write_crossval_report(
     runs = [run_name(number, member) for number in range(len(results.results)) for member in range(members)]
     files = [f"{run}/{model_file.NAME}" for run in runs]
     ensemble_note = write_ensemble(folder, runs, members)
-    hashed = {
-        name: digest for name in ("dataset.csv", *files) for digest in file_hashes(folder / name).values()
-    }
+    hashed = {name: digest for name in ("dataset.csv", *files) for digest in file_hashes(folder / name).values()}
     metadata = results.metadata(baseline, ensemble_note, hashed, {"run": str(folder), **summary.to_json()})
     # Rasters are shown by the bands of the first fold, and explained by those of each fold.
     dataset = replace(trainer.dataset, bands=first_preprocessing(folder).bands)
@@ -261,9 +253,7 @@ def _train_images_per_class(dataset: ImageDataset, reports: Sequence[Mapping[str
 
 def _optimism_notes(trained: int, selected: int, count: int) -> list[str]:
     """A sentence if evaluated images trained or selected the initial weights."""
-    uses = " and ".join(
-        f"{number:,} {use}" for number, use in ((trained, "trained"), (selected, "selected")) if number
-    )
+    uses = " and ".join(f"{number:,} {use}" for number, use in ((trained, "trained"), (selected, "selected")) if number)
     if not uses:
         return []
     return [

@@ -111,8 +111,7 @@ class FoldTrainer:
         """Results of every fold, in order. Finished runs in ``folder`` are only read; ``title`` names a fold."""
         count = len(folds.parts)
         return [
-            _Fold(self, folds, number, folder, f"{title} {number + 1} of {count}").predict()
-            for number in range(count)
+            _Fold(self, folds, number, folder, f"{title} {number + 1} of {count}").predict() for number in range(count)
         ]
 
 
@@ -183,9 +182,7 @@ class _Fold:
             overrides = replace(overrides, weights=weights, settings=(*overrides.settings, seed))
         # Comparison folds repeat what the first folds have resolved.
         resolved = tuple(
-            file
-            for folder in self._folders
-            for file in _member_recipes(folder, self.trainer.config, candidate)
+            file for folder in self._folders for file in _member_recipes(folder, self.trainer.config, candidate)
         )
         path = self.folder / run_name(self.number, member)
         return self._train(path, (part.train_rows, part.val_rows), overrides, resolved)
@@ -205,9 +202,7 @@ class _Fold:
         """Train each candidate on a part of the training images, and write its score on the rest and its time."""
         trainer, selection = self.trainer, self.folder / "choosing"
         config = trainer.config
-        rows = config.selection_split(
-            trainer.dataset, trainer.contents, self.folds, self.number, trainer.seed
-        )
+        rows = config.selection_split(trainer.dataset, trainer.contents, self.folds, self.number, trainer.seed)
         scores: dict[str, float] = {}
         seconds = 0.0
         for index, settings in enumerate(config.tries):
@@ -277,15 +272,11 @@ class _Fold:
         if started:  # it resumes with its own recipe
             overrides = TrainOverrides(recipe=str(path / "recipe.yaml"), cache=trainer.overrides.cache)
             resolved = ()
-        source = DataConfig(
-            str(table), label_separator=dataset.separator, bands=trainer.bands, nodata=trainer.nodata
-        )
+        source = DataConfig(str(table), label_separator=dataset.separator, bands=trainer.bands, nodata=trainer.nodata)
         try:
             images = load_dataset(table, label_separator=dataset.separator)
             shared = SharedDataset.of(dataset, [part.train_rows for part in self.folds.parts], images, used)
-            options = replace(
-                trainer.options, out=path, resume=started, probe=False, settled=resolved, common=shared
-            )
+            options = replace(trainer.options, out=path, resume=started, probe=False, settled=resolved, common=shared)
             log, is_first = RunLog(), not started and not resolved  # later runs would repeat its messages
             with nullcontext() if is_first else hushed(), attached(log):
                 train_run(overrides, source, options, log, callbacks=trainer.callbacks)

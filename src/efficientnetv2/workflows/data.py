@@ -114,9 +114,7 @@ def _check_out(out: Path, fewer: bool) -> None:
 
 def _check_dataset(dataset: ImageDataset, fewer: bool) -> None:
     if is_copy(dataset).any():
-        raise InputError(
-            f"{dataset.source} has copies (column {AUGMENTED_FROM}). Balance the original dataset."
-        )
+        raise InputError(f"{dataset.source} has copies (column {AUGMENTED_FROM}). Balance the original dataset.")
     if not fewer and dataset.channels != RGB:
         bands = pluralize(dataset.channels, "band")
         raise InputError(f"Copies have {RGB} channels, but these rasters {bands}. {_INSTEAD}")
@@ -124,9 +122,7 @@ def _check_dataset(dataset: ImageDataset, fewer: bool) -> None:
         raise InputError(f"Copies are files, but {dataset.source} is in shards. {_INSTEAD}")
 
 
-def _without_frequent(
-    dataset: ImageDataset, train: Ints, counts: Ints, seed: int, table: pd.DataFrame
-) -> pd.DataFrame:
+def _without_frequent(dataset: ImageDataset, train: Ints, counts: Ints, seed: int, table: pd.DataFrame) -> pd.DataFrame:
     kept = np.ones(len(dataset), dtype=bool)
     for label, count in enumerate(counts):
         rows = train[dataset.labels[train] == label]
@@ -135,13 +131,7 @@ def _without_frequent(
 
 
 def _with_copies(
-    dataset: ImageDataset,
-    train: Ints,
-    counts: Ints,
-    out: Path,
-    recipe: Recipe,
-    seed: int,
-    table: pd.DataFrame,
+    dataset: ImageDataset, train: Ints, counts: Ints, out: Path, recipe: Recipe, seed: int, table: pd.DataFrame
 ) -> pd.DataFrame:
     key = Key.of(seed)
     copies = np.zeros(len(dataset), dtype=np.int64)

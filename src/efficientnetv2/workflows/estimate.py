@@ -32,13 +32,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing, log_steps, validation_steps
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_length import (
-    LengthBudget,
-    measuring_line,
-    needs_timing,
-    report_s,
-    scratch_dir,
-)
+from efficientnetv2.training.run_length import LengthBudget, measuring_line, needs_timing, report_s, scratch_dir
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data, request_run
 from efficientnetv2.training.time_budget import BEFORE_SHARE, RunEstimate, StartupBudget, estimate_run
 from efficientnetv2.training.timing import StepTimings, measure_timings
@@ -46,13 +40,7 @@ from efficientnetv2.utils.device import pick_own_device, workers_for
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.rng import Key
-from efficientnetv2.workflows.arguments import (
-    Overrides,
-    PathLike,
-    api,
-    refuse_launched,
-    run_arguments,
-)
+from efficientnetv2.workflows.arguments import Overrides, PathLike, api, refuse_launched, run_arguments
 from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import html_table
 from efficientnetv2.workflows.run_start import validate_request
@@ -74,12 +62,7 @@ class Estimate:
     """Time, memory and disk of a training run that has not begun. ``seconds`` is the time of the whole run."""
 
     def __init__(
-        self,
-        run: RunEstimate,
-        cache: CacheEstimate | None,
-        device: torch.device,
-        notes: Sequence[str],
-        epochs: float,
+        self, run: RunEstimate, cache: CacheEstimate | None, device: torch.device, notes: Sequence[str], epochs: float
     ) -> None:
         self.run, self.cache, self.notes, self.epochs = run, cache, list(notes), epochs
         self.seconds = run.seconds
@@ -186,9 +169,7 @@ def _timings(run: ResolvedRun, hardware: Hardware, folder: Path, budget: Startup
         is_impossible=length.is_exceeded,
         within_s=_TIMING_FRACTION * budget.left_s,
     )
-    return replace(
-        timings, compile_s=_COMPILE_S * run.recipe.progressive.stages if run.recipe.compile else 0.0
-    )
+    return replace(timings, compile_s=_COMPILE_S * run.recipe.progressive.stages if run.recipe.compile else 0.0)
 
 
 def _with_length(

@@ -143,11 +143,7 @@ def _result(
     metadata: ReportMetadata,
     curve: SizeCurve | None,
 ) -> EvaluationResult:
-    network, dataset, names = (
-        evaluation.job.network,
-        evaluation.job.dataset,
-        evaluation.job.network.class_names,
-    )
+    network, dataset, names = (evaluation.job.network, evaluation.job.dataset, evaluation.job.network.class_names)
     preprocessing = evaluation.job.preprocessing
     view_gain = None
     if single_view is not None:
@@ -190,9 +186,7 @@ def _size_curve(
         schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
         trained_px = schedule.last.image_size
     points = evaluate_sizes(by_size.__getitem__, evaluation.sizes, network.class_names)
-    return SizeCurve(
-        points, network.preprocessing.image_size, trained_px, "may choose" if may_choose else "shown"
-    )
+    return SizeCurve(points, network.preprocessing.image_size, trained_px, "may choose" if may_choose else "shown")
 
 
 def _overlap(evaluation: ResolvedEvaluation, evaluated: ImageDataset) -> TrainOverlap:
@@ -224,9 +218,7 @@ def _metadata(
         evaluated_on=split,
         selected_on=split if selected else None,
         num_eval_images_used_for_selection=overlap.num_selected,
-        num_eval_images_seen_in_training=overlap.num_trained
-        if overlap.num_trained or overlap.none_trained
-        else None,
+        num_eval_images_seen_in_training=overlap.num_trained if overlap.num_trained or overlap.none_trained else None,
         notes=[note for note in notes if note],
         model=evaluation.model,
         command=command_line(),
@@ -249,9 +241,7 @@ def _calibration_note(network: Network, split: str, overlap: TrainOverlap) -> st
     if overlap.num_selected > overlap.num_selected_before and "minival" in fitted_on:
         return f"{temperature} was fitted on those of minival: the calibration error is optimistic."
     if split in fitted_on:
-        return (
-            f"{temperature} was fitted on {split}: if on these images, the calibration error is optimistic."
-        )
+        return f"{temperature} was fitted on {split}: if on these images, the calibration error is optimistic."
     return None
 
 
@@ -264,10 +254,7 @@ class UnseenMetrics:
 
 
 def unseen_metrics(
-    predictions: Predictions,
-    overlap: TrainOverlap,
-    class_names: Sequence[str],
-    clusters: Clusters | None = None,
+    predictions: Predictions, overlap: TrainOverlap, class_names: Sequence[str], clusters: Clusters | None = None
 ) -> UnseenMetrics | None:
     """Metrics of the images unseen by the model (every member); None if all, none, unknown, or fewer than 30."""
     rows = overlap.unseen
@@ -293,9 +280,7 @@ def unseen_metrics(
     )
 
 
-def _write_calibrated(
-    out: Path, network: Network, predictions: Predictions, overlap: TrainOverlap, split: str
-) -> None:
+def _write_calibrated(out: Path, network: Network, predictions: Predictions, overlap: TrainOverlap, split: str) -> None:
     """Write the model with a temperature fitted on these predictions, in which its own temperature is included."""
     require_unseen(out, overlap, split)
     before = 1.0 if network.calibration is None else network.calibration.temperature

@@ -39,12 +39,7 @@ from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, sho
 from efficientnetv2.utils.io import check_writable_file, output_dir
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import choice
-from efficientnetv2.workflows.batch_predict import (
-    PredictionJob,
-    load_predictor,
-    remove_unfit_calibration,
-    with_tta,
-)
+from efficientnetv2.workflows.batch_predict import PredictionJob, load_predictor, remove_unfit_calibration, with_tta
 from efficientnetv2.workflows.output_paths import (
     note_replaced,
     refuse_foreign_file,
@@ -86,9 +81,7 @@ class ResolvedEvaluation:
     options: EvaluateOptions
 
 
-def resolve_evaluation(
-    model: str, data: DataConfig, options: EvaluateOptions, *, strict: bool
-) -> ResolvedEvaluation:
+def resolve_evaluation(model: str, data: DataConfig, options: EvaluateOptions, *, strict: bool) -> ResolvedEvaluation:
     """Check the options, and load the model and the dataset."""
     sizes = () if options.sizes is None else parse_sizes(options.sizes)
     network = load_predictor(model, data.data, "evaluate")
@@ -106,9 +99,7 @@ def resolve_evaluation(
     if dataset.separator is not None:
         for name in ("sizes", "costs", "baseline", "calibrate"):
             if getattr(options, name) is not None:
-                raise InputError(
-                    f"`{name}` is for images with one label, but these have several. Leave it out."
-                )
+                raise InputError(f"`{name}` is for images with one label, but these have several. Leave it out.")
     for size in sorted({px, *sizes} - {default.image_size}):
         infer_shapes(network, in_channels=network.in_channels, image_size=size)
     report = _report_options(options, dataset, network.class_names)
@@ -132,9 +123,7 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     try:
         sizes = {int(word) for word in text.split(",")}
     except ValueError as error:
-        raise InputError(
-            f"`sizes`: invalid value '{text}'. Give pixels with commas, as 96,128,160."
-        ) from error
+        raise InputError(f"`sizes`: invalid value '{text}'. Give pixels with commas, as 96,128,160.") from error
     if len(sizes) > _MAX_SIZES:
         raise InputError(
             f"`sizes` has {len(sizes)} sizes, but each is a pass over all images. Give at most {_MAX_SIZES}."
@@ -149,9 +138,7 @@ def _select_split(dataset: ImageDataset, split: str | None) -> tuple[ImageDatase
     return (dataset, "all pictures") if split == "all" else (dataset.subset(split), split)
 
 
-def _report_options(
-    options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]
-) -> ReportOptions:
+def _report_options(options: EvaluateOptions, dataset: ImageDataset, class_names: Sequence[str]) -> ReportOptions:
     slices: tuple[str, ...] | None = None
     if options.slices is not None:
         slices = () if options.slices == "none" else tuple(map(str.strip, options.slices.split(",")))
@@ -164,16 +151,12 @@ def _report_options(
     return ReportOptions(slices, costs, options.abstain_below, baseline)
 
 
-def align_labels(
-    dataset: ImageDataset, class_names: tuple[str, ...], model: str, *, merge: bool
-) -> ImageDataset:
+def align_labels(dataset: ImageDataset, class_names: tuple[str, ...], model: str, *, merge: bool) -> ImageDataset:
     """The labeled dataset with the class ids of a model. With ``merge`` other labels match by ``normalize_label``."""
     if merge:
         _refuse_ambiguous(dataset, class_names, model)
         spelled = {normalize_label(name): name for name in class_names} | {name: name for name in class_names}
-        dataset = dataset.map_classes(
-            lambda label: spelled.get(label, spelled.get(normalize_label(label), label))
-        )
+        dataset = dataset.map_classes(lambda label: spelled.get(label, spelled.get(normalize_label(label), label)))
     present = {dataset.class_names[label] for label in np.unique(dataset.targets) if label >= 0}
     if unknown := sorted(present - set(class_names)):
         raise _unknown_labels_error(dataset, class_names, model, unknown, num_present=len(present))
@@ -184,9 +167,7 @@ def _unknown_labels_error(
     dataset: ImageDataset, class_names: tuple[str, ...], model: str, unknown: list[str], *, num_present: int
 ) -> InputError:
     if {normalize_label(name) for name in unknown} <= {normalize_label(name) for name in class_names}:
-        fix = (
-            "They differ only by case, space or how their letters are encoded. Merge them: `labels=casefold`."
-        )
+        fix = "They differ only by case, space or how their letters are encoded. Merge them: `labels=casefold`."
     elif len(unknown) < num_present:
         ids = [dataset.class_names.index(name) for name in unknown]
         count = int(np.isin(dataset.targets, ids).reshape(len(dataset), -1).any(axis=1).sum())
@@ -285,23 +266,17 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
             "same for every class. Give one value."
         )
     order = list(class_names)
-    return ErrorCosts(
-        costs.loc[order, order].to_numpy(dtype=np.float64), float(abstain[0]) if len(abstain) else None
-    )
+    return ErrorCosts(costs.loc[order, order].to_numpy(dtype=np.float64), float(abstain[0]) if len(abstain) else None)
 
 
 def report_folder(out: Path, data: str) -> AbstractContextManager[None]:
     """The folder of the report, made before the work and removed if that fails; ``data`` may lie there."""
     if any((out / name).is_file() for name in RUN_MARKERS):
-        raise InputError(
-            f"`output` {out} is the folder of a run, whose own report would be lost. Give another folder."
-        )
+        raise InputError(f"`output` {out} is the folder of a run, whose own report would be lost. Give another folder.")
     refuse_inside_data(data, out, "`output`")
     refuse_replacing_data(data, out, (*REPORT_FILES, SKIPPED), "`output`")
     if (out / INDEX_NAME).is_file():
-        raise InputError(
-            f"`output` {out} is a folder of shards with their own {SKIPPED}. Give another folder."
-        )
+        raise InputError(f"`output` {out} is a folder of shards with their own {SKIPPED}. Give another folder.")
     for name, (is_ours, other) in _OURS.items():
         refuse_foreign_file(out / name, f"`output` {out}:", is_ours, f"is {other}")
     note_replaced(out / "report.html")

@@ -69,11 +69,7 @@ def note_replaced(file: Path) -> None:
 
 
 def refuse_foreign_file(
-    file: Path,
-    option: str,
-    is_ours: Callable[[Path], bool],
-    why: str,
-    fix: str = "Give another name, or remove it",
+    file: Path, option: str, is_ours: Callable[[Path], bool], why: str, fix: str = "Give another name, or remove it"
 ) -> None:
     """Refuse to replace a file that, by its content, the same command has not written; ``why`` follows its name."""
     if file.exists() and not is_ours(file):

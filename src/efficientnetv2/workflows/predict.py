@@ -75,9 +75,7 @@ def predict_and_write(
 ) -> pd.DataFrame | None:
     """Predict images and write a table, by one process or several; None in other processes than the main one."""
     with start_processes(inference) as runtime:
-        job = broadcast_from_main(
-            runtime.world, lambda: _prepare(model, data, options, strict=inference.strict)
-        )
+        job = broadcast_from_main(runtime.world, lambda: _prepare(model, data, options, strict=inference.strict))
         checkpoint = None if options.out is None else PredictionCheckpoint(options.out, job)
         predictions, _ = run_prediction(job, runtime, "predicting", checkpoint)
         if not runtime.world.is_main_process:
@@ -130,12 +128,8 @@ def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
         raise InputError(f"`output` {out}: predictions are written as CSV. Give a name that ends in .csv.")
     skipped = skipped_csv_for(out)
     if data.resolve() in (out.resolve(), skipped.resolve()):
-        raise InputError(
-            f"`output` {out}: predictions, or {skipped.name}, would replace DATA. Give another file."
-        )
-    if out.name == PREDICTIONS_CSV and any(
-        (out.parent / kind).is_file() for kind in (*RUN_MARKERS, "report.json")
-    ):
+        raise InputError(f"`output` {out}: predictions, or {skipped.name}, would replace DATA. Give another file.")
+    if out.name == PREDICTIONS_CSV and any((out.parent / kind).is_file() for kind in (*RUN_MARKERS, "report.json")):
         raise InputError(
             f"`output` {out} holds the predictions of the run there, which comparisons read. Give another name or "
             "folder."

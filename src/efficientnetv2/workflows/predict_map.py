@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.data.config import parse_bands
-from efficientnetv2.data.geotiff import (
-    RasterDataset,
-    all_bands,
-    band_names,
-    open_raster,
-    pixel_side_m,
-    visible_bands,
-)
+from efficientnetv2.data.geotiff import RasterDataset, all_bands, band_names, open_raster, pixel_side_m, visible_bands
 from efficientnetv2.data.raster_checks import band_mismatch, dtypes_of, encoding_fault, mismatch
 from efficientnetv2.geospatial import map_file
 from efficientnetv2.geospatial.map_file import distortion_warning
@@ -106,9 +99,7 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
         def fill(write_block: map_file.WriteBlock) -> None:
             batch_size = options.batch_size
             statistics.append(
-                predict_blocks(
-                    network, source, write_block, grid, bands, batch_size=batch_size, device=device
-                )
+                predict_blocks(network, source, write_block, grid, bands, batch_size=batch_size, device=device)
             )
 
         metadata = {
@@ -123,9 +114,7 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
     return MapResult(out, raster, network.class_names, statistics[0], grid, bands, seconds)
 
 
-def resolve_bands(
-    source: RasterDataset, preprocessing: Preprocessing, options: MapOptions, name: str
-) -> Bands:
+def resolve_bands(source: RasterDataset, preprocessing: Preprocessing, options: MapOptions, name: str) -> Bands:
     """Bands and value range: from the options, else those of the model's images, else those of the raster."""
     known = preprocessing.bands
     requested = None if options.bands is None else parse_bands(options.bands)
@@ -178,9 +167,7 @@ def _value_range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def resolve_grid(
-    source: RasterDataset, preprocessing: Preprocessing, options: MapOptions, raster: Path
-) -> Grid:
+def resolve_grid(source: RasterDataset, preprocessing: Preprocessing, options: MapOptions, raster: Path) -> Grid:
     """Windows: from the options, else of the ground that the model's images showed, else of its image size."""
     px, side = options.window_px, pixel_side_m(source)
     if options.window_m is not None:
@@ -214,21 +201,14 @@ def _window_px(source: RasterDataset, side: float | None, meters: float, raster:
 
 
 def _log_plan(
-    source: RasterDataset,
-    raster: Path,
-    grid: Grid,
-    bands: Bands,
-    options: MapOptions,
-    preprocessing: Preprocessing,
+    source: RasterDataset, raster: Path, grid: Grid, bands: Bands, options: MapOptions, preprocessing: Preprocessing
 ) -> None:
     """Log what was chosen, before the work begins."""
     side = pixel_side_m(source)
     ground = "" if side is None else f" ({side * grid.window_px:,.0f} m)"
     colors = " as red, green and blue" if bands.channels == RGB else ""
     trained_m = None if preprocessing.bands is None else preprocessing.bands.picture_m
-    _logger.info(
-        f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}{colors}."
-    )
+    _logger.info(f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}{colors}.")
     _logger.info(
         f"Windows: {len(grid.lefts)} x {len(grid.tops)} of {grid.window_px} px{ground}, one every {grid.stride_px} px."
     )

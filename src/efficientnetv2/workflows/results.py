@@ -184,9 +184,7 @@ class Evaluation(Result):
     """
 
 
-def html_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], report: Path | None = None
-) -> str:
+def html_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], report: Path | None = None) -> str:
     """A table for notebooks, every text escaped, with a link to a report."""
     link = ""
     if report is not None:

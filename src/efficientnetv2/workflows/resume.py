@@ -104,9 +104,7 @@ def _initial_model(
                 folder.beginning_file, entry, provenance.KEY, provenance.TrainingFingerprint.from_json
             )
         return network
-    initial = build_initial_model(
-        recipe, class_names=class_names, device=hardware.device, in_channels=channels
-    )
+    initial = build_initial_model(recipe, class_names=class_names, device=hardware.device, in_channels=channels)
     for note in initial.notes:
         _logger.info(note)
     if recipe.head_init == "linear_probe":
@@ -139,14 +137,10 @@ def restore_dataset(path: Path, data: DataModule) -> DataModule:
         gone, new = set(saved.paths) - set(now.paths), set(now.paths) - set(saved.paths)
         if not _differ_by_skipped(saved, data, gone, new, folder):
             found = [
-                f"{len(names)} {word} (first: {min(names)})"
-                for names, word in ((gone, "gone"), (new, "new"))
-                if names
+                f"{len(names)} {word} (first: {min(names)})" for names, word in ((gone, "gone"), (new, "new")) if names
             ]
             problem = ", ".join(found) or "labels, splits or order differ"
-            raise InputError(
-                f"the run in {path} has other images: {problem}. Restore them, or give a new `output`."
-            )
+            raise InputError(f"the run in {path} has other images: {problem}. Restore them, or give a new `output`.")
         data = _from_list(saved, data, gone)
         now = data.dataset
         if bands is not None and now.bands is not None and bands.numbers == now.bands.numbers:
@@ -192,9 +186,7 @@ def _validate_bands(path: Path, bands: Bands | None, now: Bands | None) -> None:
         raise InputError(f"the run in {path} reads rasters by bands {numbers}, scaled by its images. {fix}")
 
 
-def _differ_by_skipped(
-    saved: ImageDataset, data: DataModule, gone: set[str], new: set[str], folder: RunDir
-) -> bool:
+def _differ_by_skipped(saved: ImageDataset, data: DataModule, gone: set[str], new: set[str], folder: RunDir) -> bool:
     """Whether images differ only by a few unreadable ones, of now or then. Of splits only given ones are compared."""
     now = data.dataset
     # What the run could not read may have been removed since.
@@ -211,9 +203,7 @@ def _differ_by_skipped(
         dataset.table.loc[~dataset.table["path"].isin(gone | new), ["path", "label", "split"]].fillna("")
         for dataset in (saved, now)
     ]
-    before, after = (
-        part.assign(split=part["split"].replace({"": "train"} | drawn)).to_numpy() for part in both
-    )
+    before, after = (part.assign(split=part["split"].replace({"": "train"} | drawn)).to_numpy() for part in both)
     return np.array_equal(before, after)
 
 
@@ -252,9 +242,7 @@ class FinishedRun:
             raise InputError(f"the report of the run in {path} is gone. To compare: {again}")
         saved = load_predictions(path)
         root, separator = data_root(path, list(saved.index)), folder.beginning().get("label_separator")
-        other = PreviousRun.for_predictions(
-            against, load_predictions(against), saved, root=root, separator=separator
-        )
+        other = PreviousRun.for_predictions(against, load_predictions(against), saved, root=root, separator=separator)
         return cls(path, request.recipe, other)
 
 

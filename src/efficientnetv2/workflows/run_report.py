@@ -23,12 +23,7 @@ from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.generalization import train_distance
 from efficientnetv2.evaluation.next_steps import late_gain
 from efficientnetv2.evaluation.plots import SizeCurve, stage_costs
-from efficientnetv2.evaluation.predictions import (
-    PREDICTIONS_CSV,
-    load_predictions,
-    per_class_f1,
-    save_predictions,
-)
+from efficientnetv2.evaluation.predictions import PREDICTIONS_CSV, load_predictions, per_class_f1, save_predictions
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import (
     ReportInputs,
@@ -174,9 +169,7 @@ def _metadata(
     )
 
 
-def _report_context(
-    folder: Path, beginning: Mapping[str, Any], calibration: Calibration | None
-) -> ReportInputs:
+def _report_context(folder: Path, beginning: Mapping[str, Any], calibration: Calibration | None) -> ReportInputs:
     """What a run knows besides its predictions: those of the probe, the learning curve, its temperature."""
     predictions, file = None, folder / PROBE_DIR / PREDICTIONS_CSV
     if file.is_file() and "linear_probe" in beginning:
@@ -188,6 +181,4 @@ def _report_context(
     if "data_scaling_curve" not in beginning:
         return inputs
     curve = TypeAdapter(LearningCurve).validate_python(beginning["data_scaling_curve"])
-    return replace(
-        inputs, more_labels=label_efficiency_verdict(curve), sections=(learning_curve_section(curve),)
-    )
+    return replace(inputs, more_labels=label_efficiency_verdict(curve), sections=(learning_curve_section(curve),))

@@ -204,9 +204,7 @@ class SearchConfig:
         _require_supported(recipe)
         minival = CHOOSING if recipe.minival in (None, "auto") else recipe.minival
         model = recipe.model if options.recipe is None else "auto"
-        return recipe.model_copy(
-            update={"model": model, "weights": "none", "minival": minival, "compile": False}
-        )
+        return recipe.model_copy(update={"model": model, "weights": "none", "minival": minival, "compile": False})
 
     @property
     def requested(self) -> RequestedConfig:

@@ -68,16 +68,12 @@ def _scaled_trial(
     """The architecture of a trial as it is written, the comment of its file, and its scaling."""
     config = read.study.config
     architecture = config.space.decode(row.point)
-    comment = (
-        f"Trial {row.number} of the search {read.study.name}: {row.measurement}; reward {row.reward:.4f}"
-    )
+    comment = f"Trial {row.number} of the search {read.study.name}: {row.measurement}; reward {row.reward:.4f}"
     if grown_by is None:
         return architecture, comment, None
     eval_image_size = config.recipe.eval_image_size or config.recipe.progressive.last.image_size
     scaled = scale_up(architecture, parse_scaling(grown_by), eval_image_size=eval_image_size)
-    sizes = (
-        f"for images of {scaled.eval_image_size} px, which training ends at {scaled.train_image_size} px for"
-    )
+    sizes = f"for images of {scaled.eval_image_size} px, which training ends at {scaled.train_image_size} px for"
     return scaled.architecture, f"{comment}.\nGrown by {grown_by}: {sizes}", scaled
 
 
@@ -125,9 +121,7 @@ class Scaling:
     width: float  # times the channels of stem and stages, rounded to multiples of 8
     depth: float  # times the layers of each stage, rounded up
     px: float  # times the image size at inference, up to ``MAX_EVAL_IMAGE_SIZE``
-    more_layers: tuple[
-        int, ...
-    ] = ()  # added to the last stages after that; the last number is of the last stage
+    more_layers: tuple[int, ...] = ()  # added to the last stages after that; the last number is of the last stage
     new_layers: int = 0  # of a stage added at the end, with the last one's operator and stride 1
     new_width: float = 2.0  # channels of the added stage over those of the base's last stage
 

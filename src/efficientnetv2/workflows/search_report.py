@@ -70,9 +70,7 @@ class StudyReport:
             "study": self.read.study.name,
             "trials": self.read.study.target,
             "rows": [row.to_json() for row in rows],
-            "fronts": {
-                name: [row.number for row in pareto_front(rows, cost)] for name, cost in costs.items()
-            },
+            "fronts": {name: [row.number for row in pareto_front(rows, cost)] for name, cost in costs.items()},
             "importances": self.shares,
             "reference": self.read.study.config.reference.to_json(),
         }
@@ -101,9 +99,7 @@ def _page(read: LoadedStudy, plots: Mapping[str, Figure | None]) -> str:
     study, rows = read.study, read.rows
     config, states = study.config, results.count_states(rows)
     leaders = best(rows, most=LEADERS) if states["finished"] else []
-    columns, table = (
-        results.architecture_table(config.space.decode(leaders[0].point)) if leaders else ([], [])
-    )
+    columns, table = results.architecture_table(config.space.decode(leaders[0].point)) if leaders else ([], [])
     failures = [row for row in rows if row.end == "failed"]
     return render(
         "search.html.j2",
@@ -178,14 +174,7 @@ def draw_rewards(rows: Sequence[TrialRow]) -> Figure | None:
                 color=COLORS[color], alpha=0.6, linewidths=1 if marker == "x" else 0, label=end,
             )  # fmt: skip
     numbers = [row.number for row in rows]
-    ax.step(
-        numbers,
-        results.best_so_far(rows),
-        where="post",
-        color=COLORS[1],
-        linewidth=1.5,
-        label="largest so far",
-    )
+    ax.step(numbers, results.best_so_far(rows), where="post", color=COLORS[1], linewidth=1.5, label="largest so far")
     _legend(ax, columns=4)
     ax.set_xlabel("trial", color=INK)
     style_axes(ax, "reward")
@@ -207,6 +196,4 @@ def draw_importances(importances: Mapping[str, float]) -> Figure | None:
 
 
 def _legend(ax: Axes, *, columns: int) -> None:
-    ax.legend(
-        frameon=False, labelcolor=INK, fontsize=9, ncols=columns, loc="lower right", bbox_to_anchor=(1, 1)
-    )
+    ax.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=columns, loc="lower right", bbox_to_anchor=(1, 1))

@@ -75,9 +75,7 @@ class SearchContext:
     folder: StudyDir
 
     @classmethod
-    def load(
-        cls, options: WorkerOptions, source: DataConfig, recipe: Recipe, folder: StudyDir
-    ) -> SearchContext:
+    def load(cls, options: WorkerOptions, source: DataConfig, recipe: Recipe, folder: StudyDir) -> SearchContext:
         """Resolve a worker's options, and load its dataset. Raises InputError."""
         device = pick_device(options.device)
         threads = torch.get_num_threads() if device.type == "cpu" else None
@@ -176,9 +174,7 @@ def resume_study(
     url = folder.storage_url(storage_url)
     study = open_study(folder.open_storage(url, wait=worker.wait), folder.name)
     context = SearchContext.load(worker, source, study.config.asked, folder)
-    require_same_config(
-        study.config, context.requested(RequestedConfig()), folder.describe(url), resumed=True
-    )
+    require_same_config(study.config, context.requested(RequestedConfig()), folder.describe(url), resumed=True)
     if trials is not None:
         study.extend(trials)
     log = RunLog()

@@ -149,9 +149,7 @@ class StudyDir:
     def _no_study_error(self, storage: str | None) -> InputError:
         args = ["effnetv2", "search", "run", str(self.path), "--data", "DATA"]
         args += ["--storage", "URL" if storage is None else redact_password(storage)]
-        return InputError(
-            f"{self.path} holds no study. Start or join one with its options: {shell_join(args)}"
-        )
+        return InputError(f"{self.path} holds no study. Start or join one with its options: {shell_join(args)}")
 
     def _read(self) -> dict[str, Any]:
         content = read_yaml(self.file)

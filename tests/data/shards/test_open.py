@@ -30,9 +30,7 @@ from efficientnetv2.utils.errors import InputError
 @pytest.fixture
 def shards(class_folders: Path, tmp_path: Path) -> Path:
     """48 images in 12 shards of 4."""
-    write_shards(
-        load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_images=4)
-    )
+    write_shards(load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_images=4))
     return tmp_path / "shards"
 
 
@@ -79,10 +77,7 @@ def test_a_whole_set_needs_no_look_at_its_images_and_knows_its_copies(class_fold
     shutil.copy(class_folders / "red/red_00.jpg", class_folders / "red/red_99.jpg")
     files = load_dataset(class_folders)
     write_shards(files, tmp_path / "shards", PackOptions(10**9))
-    report, of_files = (
-        validate_images(load_dataset(tmp_path / "shards")),
-        validate_images(files),
-    )
+    report, of_files = (validate_images(load_dataset(tmp_path / "shards")), validate_images(files))
     assert len(report.unreadable) == 0
     assert report.contents.tolist() == of_files.contents.tolist()
     assert report.notes == of_files.notes
@@ -151,11 +146,7 @@ def test_another_shard_than_the_indexs_is_refused(shards):
 
 def test_another_column_can_be_the_label(tmp_path):
     rows = [
-        {
-            "path": paint(tmp_path / f"{n}.jpg", (50, 9 * n, 0), n).name,
-            "label": "ab"[n % 2],
-            "species": "xyz"[n % 3],
-        }
+        {"path": paint(tmp_path / f"{n}.jpg", (50, 9 * n, 0), n).name, "label": "ab"[n % 2], "species": "xyz"[n % 3]}
         for n in range(12)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
@@ -212,16 +203,10 @@ def place(**columns: object):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            place(shard_bytes=10**12),
-            r"1,000,000,000,000 bytes .* pictures-0000\d\d.tar, which holds [\d,]+ bytes",
-        ),
+        (place(shard_bytes=10**12), r"1,000,000,000,000 bytes .* pictures-0000\d\d.tar, which holds [\d,]+ bytes"),
         (place(shard_bytes=2**63 - 1), r"pictures-0000\d\d.tar, which holds"),
         (place(shard_bytes=-1), r"pictures-0000\d\d.tar, which holds"),
-        (
-            place(shard_offset=10**15),
-            r"from byte 1,000,000,000,000,000 of pictures-0000\d\d.tar, which holds",
-        ),
+        (place(shard_offset=10**15), r"from byte 1,000,000,000,000,000 of pictures-0000\d\d.tar, which holds"),
         (place(shard_offset=-5), r"pictures-0000\d\d.tar, which holds"),
         (lambda table: table.assign(shard="x"), r"column 'shard' must hold whole numbers"),
         (lambda table: table.assign(shard_offset=0.5), r"column 'shard_offset' must hold whole numbers"),
@@ -256,9 +241,7 @@ def test_tars_beside_folders_of_a_system_are_shards(shards):
 
 def test_a_table_of_images_called_index_is_a_table(class_folders, tmp_path):
     rows = [("pictures/red/red_00.jpg", "red"), ("pictures/green/green_00.jpg", "green")]
-    pq.write_table(
-        pa.Table.from_pandas(pd.DataFrame(rows, columns=["path", "label"])), tmp_path / "index.parquet"
-    )
+    pq.write_table(pa.Table.from_pandas(pd.DataFrame(rows, columns=["path", "label"])), tmp_path / "index.parquet")
     assert load_dataset(tmp_path / "index.parquet").shards is None
 
 
@@ -338,9 +321,7 @@ def test_groups_lose_the_space_around_them_as_in_a_table(class_folders, tmp_path
 @pytest.fixture
 def packed(class_folders, tmp_path):
     """48 images in 12 shards of 4; their dataset, as a run writes it beside itself."""
-    write_shards(
-        load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_images=4)
-    )
+    write_shards(load_dataset(class_folders), tmp_path / "shards", PackOptions(shard_bytes=10**9, shard_images=4))
     dataset = load_dataset(tmp_path / "shards")
     split = np.where(np.arange(48) % 4 == 0, "val", "train").astype(object)
     dataset = dataset.with_split(split)
@@ -414,10 +395,7 @@ def path_of(row, path):
         (path_of(3, "../../shards/pictures-000000.tar#no.jpg"), ("row 5", "no.jpg", "1 of 48 rows")),
         (path_of(3, "../../else/pictures-000000.tar#a.jpg"), ("2 folders", "/else", "one folder")),
         (lambda table: table.loc[[0, 1, 20, 1]], ("row 3 and row 5", "listed twice")),
-        (
-            lambda table: table.assign(path=table["path"].str.replace("/shards/", "/gone/")),
-            ("no such shards",),
-        ),
+        (lambda table: table.assign(path=table["path"].str.replace("/shards/", "/gone/")), ("no such shards",)),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_row(change, words, packed, tmp_path):

@@ -28,9 +28,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def jpegs(tmp_path: Path) -> list[bytes]:
-    return [
-        paint(tmp_path / "files" / f"{n}.jpg", (9 * n, 99, 150 - 7 * n), n).read_bytes() for n in range(12)
-    ]
+    return [paint(tmp_path / "files" / f"{n}.jpg", (9 * n, 99, 150 - 7 * n), n).read_bytes() for n in range(12)]
 
 
 def write(file: Path, members: dict[str, bytes], **options: object) -> Path:
@@ -354,9 +352,7 @@ def test_labels_of_numbers_and_texts_stay_what_they_are(jpegs, tmp_path):
     [("4.cls", bytes(1)), ("4.cls", b"\xff\xfe"), ("4.json", b'{"x": "\xff"}'), ("4.json", bytes(9))],
 )
 def test_a_member_of_text_that_is_none_costs_its_sample_alone(name, content, jpegs, tmp_path):
-    members = {f"{n}.jpg": jpeg for n, jpeg in enumerate(jpegs)} | {
-        f"{n}.cls": b"%d" % (n % 2) for n in range(12)
-    }
+    members = {f"{n}.jpg": jpeg for n, jpeg in enumerate(jpegs)} | {f"{n}.cls": b"%d" % (n % 2) for n in range(12)}
     members |= {"4.json": b"{}"} | {name: content}
     members = dict(sorted(members.items(), key=lambda one: (int(one[0].partition(".")[0]), one[0])))
     dataset = load_dataset(str(write(tmp_path / "x.tar", members)))
@@ -407,9 +403,7 @@ def test_of_several_images_the_plain_one_is_the_sample_s(jpegs, tmp_path):
     members = {}
     for number, jpeg in enumerate(jpegs):
         members |= {f"{number}.mask.png": b"0", f"{number}.jpg": jpeg, f"{number}.cls": b"%d" % (number % 2)}
-    dataset = load_dataset(
-        str(write(tmp_path / "x.tar", members | {".hidden.jpg": b"", "README.txt": b"read"}))
-    )
+    dataset = load_dataset(str(write(tmp_path / "x.tar", members | {".hidden.jpg": b"", "README.txt": b"read"})))
     assert [source_reader(dataset).source(row) for row in range(12)] == jpegs
 
 
@@ -422,8 +416,7 @@ def test_our_own_shards_are_read_without_their_index(class_folders, tmp_path):
     dataset = load_dataset(tmp_path / "shards")
     label_of = dict(zip(files.paths, files.table["label"], strict=True))
     assert {
-        path.partition("#")[2]: label
-        for path, label in zip(dataset.paths, dataset.table["label"], strict=True)
+        path.partition("#")[2]: label for path, label in zip(dataset.paths, dataset.table["label"], strict=True)
     } == label_of
 
 
@@ -431,10 +424,7 @@ def described(jpegs, facts):
     """Two images of a class each, and what their .json say beside the label."""
     members = {}
     for number, (jpeg, more) in enumerate(zip(jpegs, facts, strict=False)):
-        members |= {
-            f"{number}.jpg": jpeg,
-            f"{number}.json": json.dumps({"label": "ab"[number % 2]} | more).encode(),
-        }
+        members |= {f"{number}.jpg": jpeg, f"{number}.json": json.dumps({"label": "ab"[number % 2]} | more).encode()}
     return members
 
 

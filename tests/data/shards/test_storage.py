@@ -50,9 +50,7 @@ def test_a_url_is_the_folder(data, server, class_folders):
     assert far.labels.tolist() == near.labels.tolist()
     assert len(validate_images(far).unreadable) == 0
     reader = source_reader(far).ahead(range(48))
-    assert [reader.source(row) for row in range(48)] == [
-        Path(near.file(row)).read_bytes() for row in range(48)
-    ]
+    assert [reader.source(row) for row in range(48)] == [Path(near.file(row)).read_bytes() for row in range(48)]
     assert source_reader(far).name(0).startswith(f"{server.url}/shards/pictures-00000")
 
 

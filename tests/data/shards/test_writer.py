@@ -79,9 +79,7 @@ def test_python_alone_reads_the_tars_and_finds_what_the_files_are(table, tmp_pat
         with tarfile.open(shard) as tar:
             names = tar.getnames()
         keys = [name.partition(".")[0] for name in names]
-        assert keys == [key for key in dict.fromkeys(keys) for _ in range(3)], (
-            "three members of each key, together"
-        )
+        assert keys == [key for key in dict.fromkeys(keys) for _ in range(3)], "three members of each key, together"
         content = members(shard)
         for key in dict.fromkeys(keys):
             facts = json.loads(content[f"{key}.json"])
@@ -141,9 +139,7 @@ def test_larger_images_are_shrunk_to_the_shorter_side_and_the_rest_is_left_alone
     (shard,) = (tmp_path / "shards").glob("*.tar")
     with tarfile.open(shard) as tar:
         sizes = {
-            name: Image.open(tar.extractfile(name)).size
-            for name in tar.getnames()
-            if name[10:] not in ("cls", "json")
+            name: Image.open(tar.extractfile(name)).size for name in tar.getnames() if name[10:] not in ("cls", "json")
         }
     assert sizes == {
         "000000000.jpg": (50, 150), "000000001.png": (150, 50), "000000002.webp": (50, 50), "000000003.png": (30, 20),
@@ -240,17 +236,14 @@ def test_a_image_that_is_not_what_was_packed_is_not_used(image_size, table, tmp_
     again = write_shards(shards, tmp_path / "again", PackOptions(10**9))
     assert [path for path, _ in again.skipped] == [shards.paths[hit]]
     assert "crc" not in "".join(
-        text.decode()
-        for name, text in members(tmp_path / "again/train-000000.tar").items()
-        if name.endswith("json")
+        text.decode() for name, text in members(tmp_path / "again/train-000000.tar").items() if name.endswith("json")
     )
 
 
 def test_an_index_without_checksums_is_read_as_it_was(table, tmp_path):
     packed = write_shards(load_dataset(table), tmp_path / "shards", PackOptions(10**9))
     save_index(
-        replace(packed.index, table=packed.index.table.drop(columns="shard_crc32")),
-        tmp_path / "shards/index.parquet",
+        replace(packed.index, table=packed.index.table.drop(columns="shard_crc32")), tmp_path / "shards/index.parquet"
     )
     damaged(tmp_path / "shards", packed.index.table.iloc[1])
     shards = load_dataset(tmp_path / "shards")
@@ -272,24 +265,15 @@ def test_a_set_of_one_key_in_several_shards_keeps_the_names_that_tell_them_apart
     again = load_dataset(tmp_path / "again")
     labels = dict(zip(again.paths, again.table["label"], strict=True))
     inner = {path.partition("#")[2]: label for path, label in labels.items()}
-    assert inner == {
-        "a.tar#0.jpg": "a",
-        "a.tar#only a.jpg": "both",
-        "b.tar#0.jpg": "b",
-        "b.tar#only b.jpg": "both",
-    }
+    assert inner == {"a.tar#0.jpg": "a", "a.tar#only a.jpg": "both", "b.tar#0.jpg": "b", "b.tar#only b.jpg": "both"}
     write_shards(both.select([0, 1]), tmp_path / "one", PackOptions(10**9))
-    assert [path.partition("#")[2] for path in load_dataset(tmp_path / "one").paths] == [
-        "0.jpg",
-        "only a.jpg",
-    ]
+    assert [path.partition("#")[2] for path in load_dataset(tmp_path / "one").paths] == ["0.jpg", "only a.jpg"]
     write_shards(again, tmp_path / "third", PackOptions(10**9, seed=3))
     assert {path.partition("#")[2] for path in load_dataset(tmp_path / "third").paths} == set(inner)
 
 
 @pytest.mark.parametrize(
-    ("bad", "strict", "said"),
-    [(1, True, ("strict",)), (3, False, ("more than 5 % of the images cannot be used",))],
+    ("bad", "strict", "said"), [(1, True, ("strict",)), (3, False, ("more than 5 % of the images cannot be used",))]
 )
 def test_too_many_unreadable_images_leave_nothing_behind(bad, strict, said, tmp_path):
     for number in range(40):
@@ -297,9 +281,7 @@ def test_too_many_unreadable_images_leave_nothing_behind(bad, strict, said, tmp_
         if number < bad:
             path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=mentioning(*said)):
-        write_shards(
-            load_dataset(tmp_path / "pictures"), tmp_path / "shards", PackOptions(50_000, strict=strict)
-        )
+        write_shards(load_dataset(tmp_path / "pictures"), tmp_path / "shards", PackOptions(50_000, strict=strict))
     assert {path.name for path in tmp_path.iterdir()} == {"pictures"}
 
 

@@ -34,7 +34,7 @@ keras = pytest.importorskip("keras")
 
 pytestmark = [
     # Of Keras with numpy 2 and tensors of PyTorch.
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 ]
 
 PHOTOGRAPHS = sorted((Path(__file__).parents[3] / "examples/land_cover/pictures").glob("*.jpg"))[::80]
@@ -114,8 +114,7 @@ def test_a_picture_s_probabilities_stay(tmp_path, to, out, table, cut):
 
 
 @pytest.mark.parametrize(
-    ("to", "out"),
-    [("timm", "folder"), ("keras", "o.keras"), ("keras", "o.weights.h5"), ("torchvision", "o.pth")],
+    ("to", "out"), [("timm", "folder"), ("keras", "o.keras"), ("keras", "o.weights.h5"), ("torchvision", "o.pth")]
 )
 def test_that_classes_are_answered_each_by_itself_stays(tmp_path, to, out):
     network = model(PLAIN if to == "torchvision" else V1)
@@ -134,9 +133,7 @@ def test_keras_too_answers_each_class_by_itself(tmp_path):
     mean, std = (torch.tensor(values) for values in (network.preprocessing.mean, network.preprocessing.std))
     with torch.inference_mode():
         own = network.eval()(((levels / 255 - mean) / std).permute(0, 3, 1, 2)).sigmoid()
-    torch.testing.assert_close(
-        torch.as_tensor(theirs.predict(levels.numpy(), verbose=0)), own, atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(torch.as_tensor(theirs.predict(levels.numpy(), verbose=0)), own, atol=1e-4, rtol=0)
 
 
 def test_probabilities_would_tell():
@@ -251,9 +248,7 @@ class TestWhatWasChangedSince:
         back = convert.read(tmp_path / "hub")
         assert back.network.preprocessing.mean == (0.5, 0.5, 0.5)
         assert back.network.class_names == ("a", "b", "c")
-        assert any(
-            "changed since" in note and "mean (0.5, 0.5, 0.5), not (0.3" in note for note in back.notes
-        )
+        assert any("changed since" in note and "mean (0.5, 0.5, 0.5), not (0.3" in note for note in back.notes)
         assert back.network.metrics == {}
 
     def test_one_field_of_a_config_leaves_all_others_as_they_were(self, tmp_path):

@@ -100,9 +100,7 @@ def test_another_network(tmp_path, network):
 def test_timms_own_networks_are_refused_by_name_with_the_reason(tmp_path, name):
     with torch.device("meta"):
         network = their_timm.create_model(name, num_classes=2)
-    tensors = {
-        key: torch.zeros(value.shape, dtype=value.dtype) for key, value in network.state_dict().items()
-    }
+    tensors = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in network.state_dict().items()}
     message = refusal(saved(tmp_path / "any.safetensors", tensors))
     assert f"'{name}'" in message
     assert "before the authors' code" in message
@@ -125,9 +123,7 @@ def test_what_is_left_over_is_listed(tmp_path):
 
 
 def test_a_wrong_shape_is_listed_by_both_names(tmp_path):
-    message = refusal(
-        saved(tmp_path / "wrong.pth", state() | {"conv_head.weight": torch.zeros(1000, 192, 1, 1)})
-    )
+    message = refusal(saved(tmp_path / "wrong.pth", state() | {"conv_head.weight": torch.zeros(1000, 192, 1, 1)}))
     assert mentions(message, "conv_head.weight", "head.conv.weight", "1000", "192", "1", "1280")
 
 
@@ -213,10 +209,7 @@ def stating(config, **values):
         (lambda config: config | {"architecture": "resnet50"}, ("resnet50", "timm")),
         (lambda config: config | {"architecture": "efficientnetv2_rw_s"}, ("before the authors' code",)),
         (lambda config: config | {"architecture": "tf_efficientnetv2_s"}, ("tf_efficientnetv2_s",)),
-        (
-            lambda config: config | {"label_names": ["a", "b", "c"]},
-            ("3", "2", "class"),
-        ),
+        (lambda config: config | {"label_names": ["a", "b", "c"]}, ("3", "2", "class")),
         (lambda config: config | {"label_names": [1, 2]}, ("no list of names",)),
         (lambda config: config | {"model_args": {"act_layer": "relu"}}, ("act_layer",)),
         (lambda config: config | {"pretrained_cfg": {"input_size": [3, 64, 64]}}, ("preprocessing",)),
@@ -242,9 +235,7 @@ def stating(config, **values):
 )
 def test_a_hub_folder_whose_config_is_wrong(tmp_path, change, said):
     hub = tmp_path / "hub"
-    their_timm.models.save_for_hf(
-        their_timm.create_model(B0, num_classes=2), str(hub), safe_serialization=True
-    )
+    their_timm.models.save_for_hf(their_timm.create_model(B0, num_classes=2), str(hub), safe_serialization=True)
     config = change(json.loads((hub / "config.json").read_text()))
     (hub / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(InputError) as error:

@@ -53,11 +53,7 @@ def our_network(table=None, classes=("oak", "elm", "ash"), channels=3):
 def test_any_number_of_classes_and_channels_is_read(tmp_path, classes, channels):
     path = timm_file(tmp_path / "b0.safetensors", num_classes=classes, in_chans=channels)
     network = convert.read(path).network
-    assert (network.num_classes, network.in_channels, len(network.class_names)) == (
-        classes,
-        channels,
-        classes,
-    )
+    assert (network.num_classes, network.in_channels, len(network.class_names)) == (classes, channels, classes)
     assert network.preprocessing.channels == channels
     assert not network.training
     with torch.inference_mode():
@@ -76,16 +72,10 @@ def test_every_number_is_that_of_the_file_and_none_is_shared_with_it(tmp_path):
 def test_a_file_of_either_of_timms_twins_is_read_as_tf_and_says_so(tmp_path):
     path = timm_file(tmp_path / "any.safetensors", "efficientnet_b0")
     read = convert.read(path)
-    assert (read.theirs, read.network.architecture) == (
-        "tf_efficientnet_b0",
-        get_architecture("efficientnet_b0"),
-    )
+    assert (read.theirs, read.network.architecture) == ("tf_efficientnet_b0", get_architecture("efficientnet_b0"))
     assert any("--model efficientnet_b0" in note for note in read.notes)
     told = convert.read(path, model="efficientnet_b0")
-    assert (told.network.architecture.padding, told.network.architecture.batch_norm_epsilon) == (
-        "symmetric",
-        1e-5,
-    )
+    assert (told.network.architecture.padding, told.network.architecture.batch_norm_epsilon) == ("symmetric", 1e-5)
     assert not any("--model" in note for note in told.notes)
 
 
@@ -188,9 +178,7 @@ def test_one_of_two_networks_in_a_module_has_to_be_chosen(tmp_path):
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_of_a_head_of_several_layers_the_rest_of_the_network_is_read(tmp_path, library, head):
     network = (
-        their_torchvision.models.efficientnet_b0()
-        if library == "torchvision"
-        else their_timm.create_model(f"tf_{B0}")
+        their_torchvision.models.efficientnet_b0() if library == "torchvision" else their_timm.create_model(f"tf_{B0}")
     )
     tensors = {name: one for name, one in network.state_dict().items() if not name.startswith("classifier.")}
     new = {f"{at}.{name}": one for at, layer in head.items() for name, one in layer.state_dict().items()}
@@ -218,9 +206,7 @@ def test_what_timms_own_trainer_saves_is_read(tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     options = argparse.Namespace(model="tf_efficientnetv2_b0", lr=0.1, mean=[0.5] * 3, resume="", amp=None)
     for args in (options, None):  # without options it knows no name, and puts its class in its place
-        saver = CheckpointSaver(
-            model, optimizer, args, averaged, checkpoint_dir=tmp_path, recovery_dir=tmp_path
-        )
+        saver = CheckpointSaver(model, optimizer, args, averaged, checkpoint_dir=tmp_path, recovery_dir=tmp_path)
         saver.save_checkpoint(0, metric=71.5)
         imported = convert.read(tmp_path / "last.pth.tar")
         assert imported.theirs == "tf_efficientnetv2_b0"
@@ -272,11 +258,7 @@ def test_timm_loads_our_folder_with_our_preprocessing(tmp_path):
     [
         (get_architecture(B0), 3, ("oak", "elm", "ash")),
         (get_architecture(B0), 4, ()),
-        (
-            replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5),
-            1,
-            ("a", "b"),
-        ),
+        (replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5), 1, ("a", "b")),
         # torchvision's V2-S, say: timm's plain networks have another epsilon, which the config.json carries.
         (replace(get_architecture("efficientnet_b0"), padding="symmetric"), 3, ("a", "b")),
     ],
@@ -288,8 +270,7 @@ def test_a_folder_for_timm_comes_back_bit_for_bit(tmp_path, crop_mode, table, ch
     convert.write(tmp_path / "hub", network, "timm")
     back = convert.read(tmp_path / "hub").network
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(network.state_dict().values(), back.state_dict().values(), strict=True)
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), back.state_dict().values(), strict=True)
     )
     assert (back.architecture, back.preprocessing) == (network.architecture, network.preprocessing)
     assert back.class_names == network.class_names
@@ -305,9 +286,7 @@ def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
     network, path = our_network(table), tmp_path / f"out{suffix}"
     convert.write(path, network, "torchvision")
     theirs = their_torchvision.models.efficientnet_b0(num_classes=3).eval()
-    theirs.load_state_dict(
-        load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
-    )
+    theirs.load_state_dict(load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True))
     pictures = torch.randn(2, 3, 75, 75)
     with torch.inference_mode():
         assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
@@ -322,26 +301,11 @@ def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
     [
         ("torchvision", "o.pth", get_architecture("efficientnetv2_s"), ("same", "symmetric")),
         ("torchvision", "o.pth", get_architecture(B0), ("efficientnetv2_b0",)),
-        (
-            "torchvision",
-            "o.pth",
-            replace(get_architecture("efficientnet_b0"), padding="symmetric"),
-            ("0.001",),
-        ),
-        (
-            "torchvision",
-            "o.bin",
-            replace(get_architecture("efficientnetv2_s"), padding="symmetric"),
-            (".pth",),
-        ),
+        ("torchvision", "o.pth", replace(get_architecture("efficientnet_b0"), padding="symmetric"), ("0.001",)),
+        ("torchvision", "o.bin", replace(get_architecture("efficientnetv2_s"), padding="symmetric"), (".pth",)),
         ("timm", "o", replace(get_architecture(B0), padding="symmetric"), ("TensorFlow",)),
         ("timm", "o", replace(get_architecture(B0), head_channels=64), ("only the published models",)),
-        (
-            "timm",
-            "o.pth",
-            replace(get_architecture("efficientnetv2_s"), padding="symmetric"),
-            ("Give a folder",),
-        ),
+        ("timm", "o.pth", replace(get_architecture("efficientnetv2_s"), padding="symmetric"), ("Give a folder",)),
     ],
 )
 def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, table, why):
@@ -378,12 +342,7 @@ SYMMETRIC = replace(get_architecture("efficientnet_b0"), padding="symmetric", ba
     ("to", "out", "table", "alone"),
     [
         ("timm", "hub", get_architecture(B0), ["test-time augmentation (tta 'd4')"]),
-        (
-            "timm",
-            "o.safetensors",
-            get_architecture(B0),
-            ["class names", "preprocessing", "test-time augmentation"],
-        ),
+        ("timm", "o.safetensors", get_architecture(B0), ["class names", "preprocessing", "test-time augmentation"]),
         ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "test-time augmentation"]),
     ],
 )
@@ -423,8 +382,7 @@ def test_a_tag_brings_the_preprocessing_of_its_weights(tmp_path):
     """Adversarial propagation was trained with mean and std 0.5, where the network's own are ImageNet's."""
     path = timm_file(tmp_path / "b0.safetensors", "tf_efficientnet_b0")
     plain, tagged, older = (
-        convert.read(path, model=f"tf_efficientnet_b0{tag}").network.preprocessing
-        for tag in ("", ".ap_in1k", "_ap")
+        convert.read(path, model=f"tf_efficientnet_b0{tag}").network.preprocessing for tag in ("", ".ap_in1k", "_ap")
     )
     assert plain.mean == get_model_info("efficientnet_b0").preprocessing.mean != tagged.mean
     assert tagged.mean == tagged.std == (0.5, 0.5, 0.5)
@@ -438,10 +396,7 @@ def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_
     assert (seen.image_size, seen.crop_pct) == (320, 1.0)
     assert any(mentions(note, "efficientnet_b3.ra2_in1k", "image_size", "320") for note in imported.notes)
     torch.save(
-        {
-            "arch": "tf_efficientnet_b0",
-            "state_dict": their_timm.create_model("tf_efficientnet_b0").state_dict(),
-        },
+        {"arch": "tf_efficientnet_b0", "state_dict": their_timm.create_model("tf_efficientnet_b0").state_dict()},
         tmp_path / "trained.pth",
     )
     tagged = convert.read(tmp_path / "trained.pth", model="tf_efficientnet_b0.ap_in1k").network.preprocessing
@@ -467,16 +422,8 @@ def test_a_header_as_long_as_a_pickle_begins_is_that_of_a_safetensors_file(tmp_p
 @pytest.mark.parametrize(
     ("out", "writer", "error"),
     [
-        (
-            "folder",
-            "efficientnetv2.models.conversion.export.save_file",
-            SafetensorError("No space left on device"),
-        ),
-        (
-            "x.pth",
-            "torch.save",
-            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nat"),
-        ),
+        ("folder", "efficientnetv2.models.conversion.export.save_file", SafetensorError("No space left on device")),
+        ("x.pth", "torch.save", RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nat")),
         ("y.pth", "torch.save", OSError(28, "No space left on device")),
     ],
 )

@@ -141,8 +141,7 @@ def test_a_tensor_that_is_larger_than_what_the_file_holds_of_it(tmp_path, zipped
 
 
 @pytest.mark.parametrize(
-    ("held", "said"),
-    [(lambda one: one.to("meta"), "without values"), (torch.Tensor.to_sparse, "a sparse tensor")],
+    ("held", "said"), [(lambda one: one.to("meta"), "without values"), (torch.Tensor.to_sparse, "a sparse tensor")]
 )
 def test_a_tensor_that_holds_its_values_otherwise_or_none_is_refused(held, said, tmp_path):
     torch.save(tensors() | {"bn1.weight": held(tensors()["bn1.weight"])}, tmp_path / "odd.pth")

@@ -56,9 +56,7 @@ def test_padding_and_epsilon_are_timms_with_and_without_tf(name):
             theirs = their_timm.create_model(model)
         table = timm.architecture_of(name, tf=timm.published_name(model)[1])
         assert timm.published_name(model)[0] == name
-        assert {table.batch_norm_epsilon} == {
-            m.eps for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)
-        }
+        assert {table.batch_norm_epsilon} == {m.eps for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)}
         assert (table.padding == "same") == (type(theirs.conv_stem).__name__ == "Conv2dSame")
         assert timm.model_name(table) == (model, {})
 
@@ -68,9 +66,7 @@ def test_epsilon_is_torchvisions(name):
     with torch.device("meta"):
         theirs = their_torchvision.models.get_model(torchvision.MODELS[name], weights=None)
     table = torchvision.architecture_of(name)
-    assert {table.batch_norm_epsilon} == {
-        m.eps for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)
-    }
+    assert {table.batch_norm_epsilon} == {m.eps for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert table.padding == "symmetric"
     assert (
         torchvision.model_name(table)
@@ -79,9 +75,7 @@ def test_epsilon_is_torchvisions(name):
     )
 
 
-@pytest.mark.parametrize(
-    "tag", ["tf_efficientnetv2_s.in1k", "tf_efficientnetv2_s_in21ft1k", "tf_efficientnetv2_s"]
-)
+@pytest.mark.parametrize("tag", ["tf_efficientnetv2_s.in1k", "tf_efficientnetv2_s_in21ft1k", "tf_efficientnetv2_s"])
 def test_timms_tags_do_not_change_the_network(tag):
     assert timm.published_name(tag) == ("efficientnetv2_s", True)
 
@@ -95,9 +89,7 @@ def test_our_own_names_lead_to_theirs():
     assert published_name("torchvision", "efficientnet_b0") == "efficientnet_b0"
 
 
-@pytest.mark.parametrize(
-    "model", ["tf_efficientnet_l2_ns", "tf_efficientnet_l2_ns_475", "tf_efficientnet_l2"]
-)
+@pytest.mark.parametrize("model", ["tf_efficientnet_l2_ns", "tf_efficientnet_l2_ns_475", "tf_efficientnet_l2"])
 def test_noisy_students_l2_is_known(model):
     assert timm.published_name(model) == ("efficientnet_l2", True)
 
@@ -114,8 +106,7 @@ def test_other_networks_of_timm_are_not_taken_for_ours(model):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [name for name in NAMES if name.startswith("efficientnetv2") and not name.endswith(("0", "1", "2", "3"))],
+    "name", [name for name in NAMES if name.startswith("efficientnetv2") and not name.endswith(("0", "1", "2", "3"))]
 )
 def test_unstated_preprocessing_of_s_to_xl_is_timms_own(name):
     theirs = their_timm.get_pretrained_cfg(f"tf_{name}.in21k_ft_in1k").to_dict()
@@ -157,9 +148,7 @@ def test_older_tags_are_those_of_today(old):
     assert timm.tag_of(name) == ""
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l", "efficientnetv2_xl"]
-)
+@pytest.mark.parametrize("name", ["efficientnetv2_s", "efficientnetv2_m", "efficientnetv2_l", "efficientnetv2_xl"])
 def test_timms_own_s_to_xl_are_bicubic_where_the_published_ones_are_bilinear(name):
     plain, _ = timm.default_preprocessing(name, tf=False)
     assert plain.interpolation == their_timm.get_pretrained_cfg(name).interpolation == "bicubic"
@@ -167,8 +156,7 @@ def test_timms_own_s_to_xl_are_bicubic_where_the_published_ones_are_bilinear(nam
 
 
 @pytest.mark.parametrize(
-    "weights",
-    [name for name in their_timm.list_pretrained("efficientnet_b*") if name.partition(".")[0] in NAMES],
+    "weights", [name for name in their_timm.list_pretrained("efficientnet_b*") if name.partition(".")[0] in NAMES]
 )
 def test_plain_networks_of_v1_are_looked_at_as_timm_evaluates_its_weights(weights):
     """Without a tag: as those that timm takes the bare name for."""
@@ -185,9 +173,7 @@ def test_a_tag_that_timm_does_not_have_is_refused():
         timm.default_preprocessing("efficientnet_b3", tf=False, tag="in1k")
     with pytest.raises(InputError, match=mentioning("tf_efficientnetv2_b0.in21k", "in1k")):
         timm.default_preprocessing("efficientnetv2_b0", tf=True, tag="in21k")
-    with pytest.raises(
-        InputError, match=mentioning("tf_efficientnet_b1.tv_in1k", "weight")
-    ):  # torchvision has those
+    with pytest.raises(InputError, match=mentioning("tf_efficientnet_b1.tv_in1k", "weight")):  # torchvision has those
         timm.default_preprocessing("efficientnet_b1", tf=True, tag="tv_in1k")
 
 

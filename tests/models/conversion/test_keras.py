@@ -33,7 +33,7 @@ keras = pytest.importorskip("keras")
 
 pytestmark = [
     # Of Keras with numpy 2 and tensors of PyTorch.
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 ]
 
 TOLERANCE = 1e-4  # of the logits' spread
@@ -73,11 +73,7 @@ def random_network(name, px=EVEN_PX, *, num_classes=5, **scaling):
     """A new network with ``random_weights``."""
     network = create(name, num_classes=num_classes)
     network.load_state_dict(
-        {
-            key: tensor
-            for key, tensor in random_weights(name).items()
-            if num_classes or "classifier" not in key
-        }
+        {key: tensor for key, tensor in random_weights(name).items() if num_classes or "classifier" not in key}
     )
     network.preprocessing = replace(network.preprocessing, image_size=px, **scaling)
     return network
@@ -193,10 +189,7 @@ def test_keras_own_constructor_takes_our_weights(tmp_path):
     network = random_network("efficientnetv2_b0")
     export.write_keras(tmp_path / "ours.weights.h5", network)
     model = keras.applications.EfficientNetV2B0(
-        weights=tmp_path / "ours.weights.h5",
-        classes=5,
-        input_shape=(EVEN_PX, EVEN_PX, 3),
-        classifier_activation=None,
+        weights=tmp_path / "ours.weights.h5", classes=5, input_shape=(EVEN_PX, EVEN_PX, 3), classifier_activation=None
     )
     theirs = keras_logits(model, pixels(network.preprocessing))
     assert distance(our_logits(network), theirs) < TOLERANCE
@@ -231,9 +224,7 @@ def test_built_in_preprocessing_is_seen(tmp_path):
     keras.applications.EfficientNetV2S(**options).save_weights(tmp_path / "s.weights.h5")
     preprocessing = interop.read(tmp_path / "s.weights.h5").preprocessing
     assert preprocessing == get_model_info("efficientnetv2_s").preprocessing
-    assert np.allclose(
-        (np.array([0, 128, 255]) / 255 - preprocessing.mean) / preprocessing.std, [-1, 0, 127 / 128]
-    )
+    assert np.allclose((np.array([0, 128, 255]) / 255 - preprocessing.mean) / preprocessing.std, [-1, 0, 127 / 128])
 
     bare = keras.applications.EfficientNetV2B0(**options, include_preprocessing=False)
     for suffix in (".weights.h5", ".keras"):
@@ -254,11 +245,7 @@ def test_the_third_layer_of_published_v1_weights(tmp_path):
     x = keras.layers.Normalization(mean=[0.485, 0.456, 0.406], variance=std.tolist())(x)
     scaled = keras.layers.Rescaling((1 / np.sqrt(std)).tolist())(x)
     model = keras.applications.EfficientNetV2B0(
-        weights=None,
-        include_top=False,
-        input_shape=(64, 64, 3),
-        input_tensor=scaled,
-        include_preprocessing=False,
+        weights=None, include_top=False, input_shape=(64, 64, 3), input_tensor=scaled, include_preprocessing=False
     )
     model = keras.Model(picture, model.output)
     model.save(tmp_path / "described.keras")
@@ -390,10 +377,7 @@ def test_numbered_layers_are_named_by_their_order(name, tmp_path):
         interop.read(path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["efficientnetv2_b3", "efficientnetv2_s", "efficientnet_b2", "efficientnet_b4"],
-)
+@pytest.mark.parametrize("name", ["efficientnetv2_b3", "efficientnetv2_s", "efficientnet_b2", "efficientnet_b4"])
 def test_names_and_shapes_are_keras(name):
     family, _, size = name.partition("_")
     builder = {"efficientnetv2": "EfficientNetV2", "efficientnet": "EfficientNet"}[family] + size.upper()
@@ -410,9 +394,7 @@ def test_names_and_shapes_are_keras(name):
     names = tensor_names("keras", get_architecture(name))
     assert set(names.values()) == set(theirs)
     assert set(names) == {key for key in state if not key.endswith("num_batches_tracked")}
-    assert {ours: sorted(state[ours].shape) for ours in names} == {
-        o: sorted(theirs[t]) for o, t in names.items()
-    }
+    assert {ours: sorted(state[ours].shape) for ours in names} == {o: sorted(theirs[t]) for o, t in names.items()}
     assert interop.detect({theirs: tuple(state[ours].shape) for ours, theirs in names.items()}) == name
 
 
@@ -437,14 +419,8 @@ def test_half_precision_is_read_as_it_is(precision, tmp_path):
     ("network", "reason"),
     [
         (lambda: create("efficientnetv2_xl", num_classes=2), "efficientnetv2_b0"),
-        (
-            lambda: EfficientNet(replace(get_architecture("efficientnetv2_b0"), padding="symmetric")),
-            "padding",
-        ),
-        (
-            lambda: EfficientNet(replace(get_architecture("efficientnetv2_b0"), batch_norm_epsilon=1e-5)),
-            "0.001",
-        ),
+        (lambda: EfficientNet(replace(get_architecture("efficientnetv2_b0"), padding="symmetric")), "padding"),
+        (lambda: EfficientNet(replace(get_architecture("efficientnetv2_b0"), batch_norm_epsilon=1e-5)), "0.001"),
     ],
 )
 def test_what_keras_does_not_have_is_not_written(network, reason, tmp_path):
@@ -513,9 +489,7 @@ class TestBadFiles:
 
     def test_scale_of_zero(self, whole, tmp_path):
         path = self.changed(
-            whole,
-            tmp_path / "a.keras",
-            lambda text: text.replace(b'"scale": 0.00392156862745098', b'"scale": 0'),
+            whole, tmp_path / "a.keras", lambda text: text.replace(b'"scale": 0.00392156862745098', b'"scale": 0')
         )
         with pytest.raises(InputError, match=mentioning("0", "finite")):
             interop.read(path)
@@ -605,9 +579,7 @@ class TestBadFiles:
                 b'"batch_shape": [null, 32, 32, 3]', f'"batch_shape": [null, {px}, {px}, 3]'.encode()
             ),
         )
-        assert (
-            interop.read(path).preprocessing.image_size == get_model_info("efficientnetv2_b0").eval_image_size
-        )
+        assert interop.read(path).preprocessing.image_size == get_model_info("efficientnetv2_b0").eval_image_size
 
     def test_other_files_are_not_keras(self, tmp_path):
         (tmp_path / "text.h5").write_text("no HDF5")
@@ -673,6 +645,4 @@ def test_another_end_of_a_network_is_refused(layers, message):
 @pytest.mark.parametrize("activation", ["softmax", "linear", {"class_name": "Softmax", "config": {}}])
 def test_the_usual_end_of_a_network_is_taken(activation):
     pooled = [keras_layer("Activation", activation="swish"), keras_layer("GlobalAveragePooling2D")]
-    refuse_other_heads(
-        Path("some.keras"), behind(*pooled, keras_layer("Dense", units=5, activation=activation))
-    )
+    refuse_other_heads(Path("some.keras"), behind(*pooled, keras_layer("Dense", units=5, activation=activation)))

@@ -56,12 +56,7 @@ def random_timm(name, seed):
 
 def authors_variables(network):
     """timm's weights under the authors' names, in TensorFlow's layout, without a look at our tables."""
-    kinds = {
-        "weight": "gamma",
-        "bias": "beta",
-        "running_mean": "moving_mean",
-        "running_var": "moving_variance",
-    }
+    kinds = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
     norms = {"bn1": "", "bn2": "_1", "bn3": "_2"}
     number, blocks = -1, {}
     values = {}
@@ -86,9 +81,7 @@ def authors_variables(network):
                 array if leaf == "bias" else array.transpose(2, 3, 1, 0)
             )
         elif layer == "classifier":
-            values[f"head/dense/{'bias' if leaf == 'bias' else 'kernel'}"] = (
-                array if leaf == "bias" else array.T
-            )
+            values[f"head/dense/{'bias' if leaf == 'bias' else 'kernel'}"] = array if leaf == "bias" else array.T
         elif layer == "conv_dw":
             values[f"{scope}/depthwise_conv2d/depthwise_kernel"] = array.transpose(2, 3, 0, 1)
         else:
@@ -102,9 +95,7 @@ def save(folder, variables, step=1234):
     """By TensorFlow's own Saver; the prefix."""
     v1 = tensorflow.compat.v1
     with tensorflow.Graph().as_default(), v1.Session() as session:
-        made = [
-            v1.get_variable(name, initializer=value, use_resource=False) for name, value in variables.items()
-        ]
+        made = [v1.get_variable(name, initializer=value, use_resource=False) for name, value in variables.items()]
         session.run(v1.global_variables_initializer())
         v1.train.Saver(made).save(session, str(folder / "model.ckpt"), global_step=step)
     return folder / f"model.ckpt-{step}"
@@ -122,9 +113,7 @@ def checkpoint(folder, name, raw, average=None):
 def loaded(raw, name, num_classes=7):
     network = EfficientNet(get_architecture(name), num_classes=num_classes)
     names = tensor_names("tensorflow", network.architecture)
-    assert set(raw.tensors) == {
-        theirs for ours, theirs in names.items() if num_classes or "classifier" not in ours
-    }
+    assert set(raw.tensors) == {theirs for ours, theirs in names.items() if num_classes or "classifier" not in ours}
     state = {ours: raw.tensors[theirs] for ours, theirs in names.items() if theirs in raw.tensors}
     left = network.load_state_dict(state, strict=False)
     assert not left.unexpected_keys
@@ -227,9 +216,7 @@ class TestSmall:
             interop.read(prefix)
 
     def test_object_based(self, tmp_path):
-        prefix = tensorflow.train.Checkpoint(kernel=tensorflow.Variable(self.KERNEL)).save(
-            str(tmp_path / "c")
-        )
+        prefix = tensorflow.train.Checkpoint(kernel=tensorflow.Variable(self.KERNEL)).save(str(tmp_path / "c"))
         with pytest.raises(InputError, match=mentioning("tf.train.Checkpoint")):
             interop.read(prefix)
 
@@ -272,8 +259,6 @@ import torchvision
 print("alive")
 """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout == "alive\n"
     assert done.stderr == ""

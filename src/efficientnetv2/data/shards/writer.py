@@ -238,12 +238,7 @@ class _Packer:
             members = {image.extension: image.data, "cls": label.encode(), "json": text.encode()}
             needed = sum(_BLOCK + -(-len(data) // _BLOCK) * _BLOCK for data in members.values())
             tar = self._tar_with_room(needed, f"{name}-{{:06d}}{shard_index.SUFFIX}", before)
-            place = (
-                len(self.shards),
-                tar.offset + _BLOCK,
-                len(image.data),
-                image.content,
-            )  # after the header
+            place = (len(self.shards), tar.offset + _BLOCK, len(image.data), image.content)  # after the header
             for column, value in zip((*PLACE, CONTENT), place, strict=True):
                 self.places[column][row] = value
             self.checksums[row] = image.checksum

@@ -72,9 +72,7 @@ def read(
     preprocessing = metadata.preprocessing(file, found, header, user, notes, used)
     class_names = metadata.class_names(file, found.num_classes, header, user, notes)
     with torch.device("meta"):
-        network = EfficientNet(
-            found.architecture, num_classes=found.num_classes, in_channels=found.in_channels
-        )
+        network = EfficientNet(found.architecture, num_classes=found.num_classes, in_channels=found.in_channels)
     network.load_state_dict(weights, assign=True)
     network.preprocessing, network.class_names = preprocessing, class_names
     if header is not None:
@@ -129,11 +127,7 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
     outputs.
     """
     path, global_pool = Path(path), network.architecture.global_pool
-    writers = {
-        "timm": export.write_timm,
-        "torchvision": export.write_torchvision,
-        "keras": export.write_keras,
-    }
+    writers = {"timm": export.write_timm, "torchvision": export.write_torchvision, "keras": export.write_keras}
     try:
         if global_pool != "avg":
             raise InputError(f"{TITLES[to]} has no global_pool '{global_pool}'. Train with `global_pool=avg`")

@@ -91,11 +91,7 @@ def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
     )
     if 2 * match.fitting < len(file.tensors) or len(match.extra) == len(file.tensors):
         models = file.model if stated else "a published EfficientNet or EfficientNetV2"
-        fix = (
-            "Leave `model` out."
-            if named_by_user
-            else "Use create('timm:NAME') or create('torchvision:NAME')."
-        )
+        fix = "Leave `model` out." if named_by_user else "Use create('timm:NAME') or create('torchvision:NAME')."
         raise InputError(
             f"{file.path}: its {len(file.tensors)} tensors ({shorten(file.tensors, 3)}) are not those of {models} "
             f"({match.fitting} fit {match.name}). {fix}"
@@ -104,15 +100,11 @@ def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
     if match.faults and not other_head:
         raise InputError(f"{file.path}: its tensors are not those of {match.name}: {_faults(file, match)}.")
     names = {
-        ours: theirs
-        for ours, theirs in match.names.items()
-        if theirs in file.tensors and theirs not in other_head
+        ours: theirs for ours, theirs in match.names.items() if theirs in file.tensors and theirs not in other_head
     }
     table, theirs, notes = _library_model(file, match.name)
     if other_head:
-        notes.append(
-            f"its head is of another kind ({shorten(other_head)}) and is left out: there is no classifier"
-        )
+        notes.append(f"its head is of another kind ({shorten(other_head)}) and is left out: there is no classifier")
     return DetectedModel(
         name=match.name,
         theirs=theirs,

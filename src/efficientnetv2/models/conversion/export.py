@@ -64,9 +64,7 @@ def write_timm(path: Path, network: EfficientNet) -> None:
         _write_tensors(path, network, names, name)
         return
     if path.exists() and not path.is_dir():
-        raise InputError(
-            f"it is a file, but timm takes a folder or a name in {' or '.join(STATE_DICT_SUFFIXES)}"
-        )
+        raise InputError(f"it is a file, but timm takes a folder or a name in {' or '.join(STATE_DICT_SUFFIXES)}")
     path.mkdir(exist_ok=True)
     _write_tensors(path / timm.WEIGHTS, network, names, name)
     config = _timm_config(name, arguments, network)
@@ -190,9 +188,7 @@ def write_keras(path: Path, network: EfficientNet) -> None:
 def _check_preprocessing(suffix: str, name: str, network: EfficientNet) -> None:
     preprocessing = network.preprocessing
     if preprocessing.image_size < _MIN_IMAGE_SIZE:
-        raise InputError(
-            f"image_size is {preprocessing.image_size}, but Keras takes {_MIN_IMAGE_SIZE} px or more"
-        )
+        raise InputError(f"image_size is {preprocessing.image_size}, but Keras takes {_MIN_IMAGE_SIZE} px or more")
     if suffix != ".weights.h5" or name.startswith("efficientnet_"):
         return  # the description holds it, and V1's is among the weights
     keras = get_model_info(name).preprocessing

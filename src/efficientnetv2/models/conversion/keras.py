@@ -19,15 +19,7 @@ from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models.conversion import keras_files, keras_preprocessing
 from efficientnetv2.models.conversion.keras_files import StoredLayer
 from efficientnetv2.models.conversion.keras_preprocessing import CONVOLUTIONS, flat_layers
-from efficientnetv2.models.conversion.layouts import (
-    AxisOrder,
-    Kind,
-    Layer,
-    fits,
-    layer_name,
-    layers,
-    to_torch,
-)
+from efficientnetv2.models.conversion.layouts import AxisOrder, Kind, Layer, fits, layer_name, layers, to_torch
 from efficientnetv2.models.conversion.weight_file import WeightFile, parse_header
 from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.probability import Answer
@@ -36,10 +28,7 @@ opens = keras_files.opens
 
 # Published models that Keras has, its classes, and its own names of the models ("efficientnetv2-b0", "efficientnetb0").
 CLASSES = {
-    **{
-        f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}"
-        for size in ("b0", "b1", "b2", "b3", "s", "m", "l")
-    },
+    **{f"efficientnetv2_{size}": f"EfficientNetV2{size.upper()}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")},
     **{f"efficientnet_b{size}": f"EfficientNetB{size}" for size in range(8)},
 }
 _KERAS_NAMES = {name.replace("_", "-" if "v2" in name else ""): name for name in CLASSES}
@@ -77,9 +66,7 @@ def read(path: Path) -> WeightFile:
         for leaf, array in arrays.items()
     }
     header = parse_header(path, found.header)
-    file = WeightFile(
-        path, "keras", tensors, _published_name(found.config), header=header, notes=tuple(notes)
-    )
+    file = WeightFile(path, "keras", tensors, _published_name(found.config), header=header, notes=tuple(notes))
     name = detect({key: tuple(tensor.shape) for key, tensor in tensors.items()})
     if name is None:
         return file
@@ -209,9 +196,7 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
             leaf = "gamma" if kind == "batch_normalization" else "kernel"
             expected |= {f"{name}.{leaf}": row.shape for name, row in rows.items() if name != CLASSIFIER}
         # B0 is a part of B1, so nothing may be left over.
-        if blocks <= expected.keys() and all(
-            fits(shapes.get(key, ()), shape) for key, shape in expected.items()
-        ):
+        if blocks <= expected.keys() and all(fits(shapes.get(key, ()), shape) for key, shape in expected.items()):
             return model
     return None
 

@@ -84,9 +84,7 @@ def read(path: Path) -> KerasFile:
             with h5py.File(path, "r") as file:
                 return replace(_read_h5(path, file, h5py, None), header=_embedded(path, file, h5py))
         with zipfile.ZipFile(path) as archive:
-            weights, config, metadata = (
-                _member(path, archive, name) for name in (_WEIGHTS, _CONFIG, _METADATA)
-            )
+            weights, config, metadata = (_member(path, archive, name) for name in (_WEIGHTS, _CONFIG, _METADATA))
         if weights is None:
             raise InputError(f"{path} holds no '{_WEIGHTS}', so it is not a Keras file.")
         with h5py.File(io.BytesIO(weights), "r") as file:
@@ -193,9 +191,7 @@ def _array(path: Path, group: Any, key: str, h5py: Any) -> npt.NDArray[Any]:
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise InputError(f"{path}: '{group.name}/{key}' points out of the file. Save the model again.")
     if dataset.shape is None or not _holds_numbers(dataset.dtype):
-        raise InputError(
-            f"{path}: '{dataset.name}' holds no numbers ({dataset.dtype}). Give a file that Keras wrote."
-        )
+        raise InputError(f"{path}: '{dataset.name}' holds no numbers ({dataset.dtype}). Give a file that Keras wrote.")
     declared = int(np.prod(dataset.shape)) * dataset.dtype.itemsize
     _check_expansion(path, dataset.name, declared, dataset.id.get_storage_size())
     array: npt.NDArray[Any] = np.asarray(dataset[()])

@@ -25,13 +25,7 @@ import numpy.typing as npt
 from efficientnetv2.architectures.registry import get_model_info
 from efficientnetv2.models.conversion.keras_files import KerasFile
 from efficientnetv2.models.conversion.layouts import to_torch
-from efficientnetv2.preprocessing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SYMMETRIC_MEAN,
-    SYMMETRIC_STD,
-    Preprocessing,
-)
+from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD, SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.utils.errors import InputError, short_repr
 
 _Floats = npt.NDArray[np.float64]
@@ -120,9 +114,7 @@ def flat_layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield layer
 
 
-def _affine(
-    path: Path, kind: str, config: dict[str, Any], file: KerasFile, channels: int
-) -> tuple[_Floats, _Floats]:
+def _affine(path: Path, kind: str, config: dict[str, Any], file: KerasFile, channels: int) -> tuple[_Floats, _Floats]:
     """Factor and offset of a layer, per channel."""
     name = config.get("name", kind)
     if kind == "Rescaling":
@@ -168,9 +160,7 @@ def _stored_constants(path: Path, file: KerasFile) -> tuple[_Floats, _Floats] | 
     arrays = found[0].arrays
     mean, variance = arrays.get("mean", arrays.get("0")), arrays.get("variance", arrays.get("1"))
     if len(found) > 1 or mean is None or variance is None:
-        raise InputError(
-            f"{path} has {len(found)} Normalization layers with weights, not one with mean and variance."
-        )
+        raise InputError(f"{path} has {len(found)} Normalization layers with weights, not one with mean and variance.")
     # By way of PyTorch, since numpy has no bfloat16.
     return to_torch(mean, "vector").double().numpy(), to_torch(variance, "vector").double().numpy()
 

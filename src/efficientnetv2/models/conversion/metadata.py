@@ -148,9 +148,7 @@ def _same_value(name: str, embedded: Preprocessing, stated: Preprocessing) -> bo
     return bool(ours == theirs)
 
 
-def _with_channels(
-    base: Preprocessing, found: DetectedModel, user: UserMetadata, notes: list[str]
-) -> Preprocessing:
+def _with_channels(base: Preprocessing, found: DetectedModel, user: UserMetadata, notes: list[str]) -> Preprocessing:
     """With a mean and std for each channel of the model; a note says if they had to repeat."""
     if base.channels != found.in_channels and not {"mean", "std"} <= user.preprocessing.keys():
         notes.append(

@@ -61,9 +61,7 @@ def read(path: str | Path) -> WeightFile:
     if tensorflow.opens(path):
         return tensorflow.read(path)
     if path.is_dir():
-        raise InputError(
-            f"{path} has neither config.json (timm) nor 'checkpoint' (TensorFlow). Give the weight file."
-        )
+        raise InputError(f"{path} has neither config.json (timm) nor 'checkpoint' (TensorFlow). Give the weight file.")
     if not path.is_file():
         raise InputError(f"{path} does not exist. Give a weight file, or the folder of one.")
     return keras.read(path) if keras.opens(path) else _read_tensors(path)
@@ -101,9 +99,7 @@ def _remove_prefix(found: WeightFile) -> WeightFile:
     if not prefixes:
         return found
     if len(prefixes) > 1:
-        raise InputError(
-            f"{found.path} holds {len(prefixes)} models: {shorten(prefixes)}. Save the tensors of one."
-        )
+        raise InputError(f"{found.path} holds {len(prefixes)} models: {shorten(prefixes)}. Save the tensors of one.")
     prefix, notes = prefixes[0], list(found.notes)
     if not set(prefix.rstrip(".").split(".")) <= _WRAPPERS:
         notes.append(f"the model's tensors are those whose names begin with '{prefix}'")
@@ -132,9 +128,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     text, size = error_summary(error), f"{path.stat().st_size:,} bytes"
     if "incomplete" in text or "invalid header length" in text or "too small" in text:
         return f"it is incomplete ({size}; {text}). Copy it again from its source."
-    return (
-        f"it is neither safetensors, a PyTorch pickle, HDF5 nor .keras ({text}; {size}). Give a weight file."
-    )
+    return f"it is neither safetensors, a PyTorch pickle, HDF5 nor .keras ({text}; {size}). Give a weight file."
 
 
 def _read_pickle(path: Path) -> WeightFile:
@@ -169,9 +163,7 @@ def _read_pickle(path: Path) -> WeightFile:
             f"{path} is a pickle that holds more than plain tensors{what}. To open it could run code. {_SAVE_TENSORS}"
         ) from error
     except Exception as error:  # a damaged file can raise anything
-        raise InputError(
-            f"{path} is incomplete or damaged ({error_summary(error)}; {size}). Copy it again."
-        ) from error
+        raise InputError(f"{path} is incomplete or damaged ({error_summary(error)}; {size}). Copy it again.") from error
     return _state_dict(path, loaded)
 
 

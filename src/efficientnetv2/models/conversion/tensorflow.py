@@ -69,9 +69,7 @@ def read(path: Path) -> WeightFile:
             reader = tensorflow.train.load_checkpoint(str(prefix))
             known = reader.get_variable_to_shape_map()
             variables, scopes = _variables(path, known)
-            tensors = {
-                name: to_torch(reader.get_tensor(key), _axis_order(name)) for name, key in variables.items()
-            }
+            tensors = {name: to_torch(reader.get_tensor(key), _axis_order(name)) for name, key in variables.items()}
         except InputError:
             raise
         except Exception as error:  # TensorFlow's errors have no common base
@@ -102,9 +100,7 @@ def _prefix(path: Path) -> Path:
         # Written on another machine or moved since: only the name still holds.
         path = path / re.split(r"[/\\]", latest[1])[-1]
     if not _prefix_name(path):
-        raise InputError(
-            f"{path}: the checkpoint's files have no name. Rename them (model.index, ...), and give that."
-        )
+        raise InputError(f"{path}: the checkpoint's files have no name. Rename them (model.index, ...), and give that.")
     prefix = path.with_name(_prefix_name(path))
     if not prefix.with_name(f"{prefix.name}.index").is_file():
         raise InputError(f"{prefix} is no checkpoint: it has no '{prefix.name}.index'.")

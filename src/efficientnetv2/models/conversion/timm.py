@@ -34,11 +34,7 @@ _PLAIN_EPSILON = 1e-5  # of models without tf_
 PLAIN = frozenset(name for name in NAMES if not name.startswith("efficientnetv2_b"))
 
 # timm's own models, by the channels of stem and head. They share the tensor names but have no published architecture.
-_RW = {
-    (24, 1024): "efficientnetv2_rw_t",
-    (24, 1792): "efficientnetv2_rw_s",
-    (32, 2152): "efficientnetv2_rw_m",
-}
+_RW = {(24, 1024): "efficientnetv2_rw_t", (24, 1792): "efficientnetv2_rw_s", (32, 2152): "efficientnetv2_rw_m"}
 _RW_REASON = (
     "timm's author made it before the authors' code was published, with other widths and blocks. Use it through timm: "
     "create('timm:{name}')."
@@ -86,9 +82,7 @@ def published_name(model: str) -> tuple[str, bool]:
     if "efficientnetv2_rw" in model:
         raise InputError(f"'{model}' cannot be read: {_RW_REASON.format(name=model.partition('.')[0])}")
     if match is None or not tagged or match[2] not in NAMES:
-        raise InputError(
-            f"'{model}' is none of timm's models that can be read here. Use create('timm:NAME')."
-        )
+        raise InputError(f"'{model}' is none of timm's models that can be read here. Use create('timm:NAME').")
     if not match[1] and match[2] not in PLAIN:
         raise InputError(f"timm has no model '{model}'; did you mean 'tf_{model}'?")
     return match[2], match[1] is not None
@@ -136,9 +130,7 @@ def default_preprocessing(
     preprocessing = get_model_info(name).preprocessing
     if name.startswith("efficientnetv2_") and name in PLAIN:
         mean, std = IMAGENET
-        preprocessing = replace(
-            preprocessing, interpolation="bicubic", mean=mean, std=std, crop_mode="center"
-        )
+        preprocessing = replace(preprocessing, interpolation="bicubic", mean=mean, std=std, crop_mode="center")
     return preprocessing, name
 
 
@@ -147,9 +139,7 @@ def _check_tag(model: str, tag: str, known: Iterable[str]) -> None:
         raise InputError(f"timm has no weights '{model}.{tag}', but {', '.join(known)}. Leave the tag out.")
 
 
-def stated_preprocessing(
-    config: Mapping[str, Any], path: str | Path
-) -> tuple[Preprocessing, tuple[str, ...]]:
+def stated_preprocessing(config: Mapping[str, Any], path: str | Path) -> tuple[Preprocessing, tuple[str, ...]]:
     """The evaluation preprocessing of a ``pretrained_cfg``, and notes on what cannot be followed exactly.
 
     Raises InputError, with ``path``, for a value that is not a preprocessing.
@@ -227,9 +217,7 @@ def refuse_rw(path: Path, tensors: Mapping[str, Tensor]) -> None:
     if stem is None or head is None or not (stem.ndim and head.ndim):
         return
     if (name := _RW.get((stem.shape[0], head.shape[0]))) is not None:
-        raise InputError(
-            f"{path} holds timm's '{name}', which cannot be read: {_RW_REASON.format(name=name)}"
-        )
+        raise InputError(f"{path} holds timm's '{name}', which cannot be read: {_RW_REASON.format(name=name)}")
 
 
 def model_name(table: Architecture) -> tuple[str, dict[str, Any]]:

@@ -31,9 +31,7 @@ class WeightFile:
     model: str | None = None  # the library's name
     batch_norm_epsilon: float | None = None
     preprocessing: Preprocessing | None = None
-    stated: tuple[
-        str, ...
-    ] = ()  # fields of ``preprocessing`` that the file states; the others are as published
+    stated: tuple[str, ...] = ()  # fields of ``preprocessing`` that the file states; the others are as published
     class_names: tuple[str, ...] = ()
     header: Header | None = None
     notes: tuple[str, ...] = ()  # how the file was read

@@ -29,9 +29,7 @@ def load_recipe(word: str, called: str = "`recipe`") -> Recipe:
     if file is None:
         return get_recipe(word)
     if not file.is_file():
-        raise InputError(
-            f"{called} {word}: there is no such file. Give a recipe.yaml, a run directory, or a name."
-        )
+        raise InputError(f"{called} {word}: there is no such file. Give a recipe.yaml, a run directory, or a name.")
     return read_recipe(file)
 
 

@@ -11,11 +11,7 @@ QUICK = Recipe(
     weights="none",
     init="zero_residual",
     progressive=ProgressiveSchedule(
-        stages=4,
-        image_size=Ramp(64, 128),
-        size_multiple=32,
-        dropout=Ramp(0.0, 0.1),
-        label_smoothing=0.1,
+        stages=4, image_size=Ramp(64, 128), size_multiple=32, dropout=Ramp(0.0, 0.1), label_smoothing=0.1
     ),
     max_upscale=2.0,
     optimizer=Optimizer(name="adamw", lr=2e-3, weight_decay=0.05, beta2=0.99, clip_norm=1.0),
@@ -41,9 +37,7 @@ FINETUNE = Recipe(
         label_smoothing=0.1,
     ),
     max_upscale=4.0,
-    optimizer=Optimizer(
-        name="adamw", lr=2e-4, weight_decay=0.02, beta2=0.999, clip_norm=5.0, head_lr_mult=5.0
-    ),
+    optimizer=Optimizer(name="adamw", lr=2e-4, weight_decay=0.02, beta2=0.999, clip_norm=5.0, head_lr_mult=5.0),
     schedule=Schedule(name="cosine", warmup_epochs=0.5, max_warmup_fraction=0.25),
     ema_decay=0.99,
     crop_scale_min=0.7,

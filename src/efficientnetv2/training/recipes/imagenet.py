@@ -170,11 +170,7 @@ RECIPES = [
             result=f"{result}; ours is not measured.",
             has_cost=size[0] != "b",
             source="arXiv:2104.00298, "
-            + (
-                "sections 5.1 and 6.1: no progressive learning."
-                if size[0] == "b"
-                else "section 5.1 and Table 6."
-            ),
+            + ("sections 5.1 and 6.1: no progressive learning." if size[0] == "b" else "section 5.1 and Table 6."),
             ours=_OURS_SMALL_PAPER if size[0] == "b" else _OURS_PAPER,
         )
         for size, growth, result in _PAPER

@@ -9,10 +9,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.recipe import NamedRecipe, Optimizer, Recipe, Schedule
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
-_SCHEDULES = {
-    "paper": Schedule(name="cosine", warmup_epochs=1),
-    "released": Schedule(name="constant", warmup_epochs=1),
-}
+_SCHEDULES = {"paper": Schedule(name="cosine", warmup_epochs=1), "released": Schedule(name="constant", warmup_epochs=1)}
 
 
 def _finetune(name: str, *, model: str, weight_decay: float, **fields: Any) -> Recipe:
@@ -28,9 +25,7 @@ def _finetune(name: str, *, model: str, weight_decay: float, **fields: Any) -> R
         name=name,
         model=model,
         batch_size=512,
-        progressive=ProgressiveSchedule(
-            image_size=image_size, cutout=0.5, drop_path=0.2, label_smoothing=0.1
-        ),
+        progressive=ProgressiveSchedule(image_size=image_size, cutout=0.5, drop_path=0.2, label_smoothing=0.1),
         optimizer=Optimizer(name="rmsprop", lr=1e-3, weight_decay=weight_decay, epsilon=1e-3),
         schedule=_SCHEDULES[name.rpartition("_")[2]],
         ema_decay=0.9996,
@@ -61,8 +56,7 @@ _OURS_21K_RELEASED = (
     "takes at least."
 )
 _LARGER = (
-    ". For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-size 480 "
-    "--set eval_image_size=480"
+    ". For M and L: --model efficientnetv2_m --weights efficientnetv2_m.in1k --image-size 480 --set eval_image_size=480"
 )
 # size, image size, hours and top-1 of the paper's Table 7, top-1 of the checkpoints (authors' README, as timm measured)
 _FROM_21K = [
