@@ -69,7 +69,7 @@ def _problems(error: ValidationError, plain: Any) -> dict[str, tuple[str, str]]:
             near = did_you_mean(path[-1], field_names_at(path[:-1]))
             rule = f"there is no such field{near if meant is None else f'; did you mean {meant}?'}"
         elif kind != "value_error" and not is_missing and (values := accepted_values(name)):
-            words = [word for word in re.split(", | or ", values) if word.isidentifier()]
+            words = [word for word in re.split(", | or ", values) if re.fullmatch(r"[a-z][\w+-]*", word)]
             near = did_you_mean(value, words).removesuffix(".") if isinstance(value, str) else ""
             rule = f"must be {values}{near}"
         else:
