@@ -626,7 +626,7 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
     assert [line.partition(":")[0] for line in said] == ["Data", "Split", "Weights", "Model"]
     done = CliRunner().invoke(app, [str(word) for word in (*words, "--verbose")])
     said = done.stdout.splitlines()
-    phases = ["Checked 48 images", "Split: ", "Measuring: some steps of 2 image sizes, "]
+    phases = ["Checking 48 images", "Split: ", "Measuring: some steps of 2 image sizes, "]
     places = [next(at for at, line in enumerate(said) if line.startswith(phase)) for phase in phases]
     assert places == sorted(places)
 

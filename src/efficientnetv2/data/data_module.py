@@ -135,6 +135,7 @@ def prepare_data(
     others = () if expected_dataset is None else compare(dataset, expected_dataset, strict=strict)
     for note in (*dataset.notes, *others):
         _logger.info(note)
+    _logger.debug(f"Checking {pluralize(len(dataset), 'image')}.")
     with progress("looking", len(dataset)) as counted:
         found = validate_images(dataset, strict=strict, progress=counted)
     for note in found.notes:
