@@ -285,9 +285,12 @@ def test_resuming_with_another_recipe_says_what_differs(stopped):
 def test_open_words_and_the_same_words_go_on(class_folders, tmp_path):
     words = ("train", class_folders, *TINY, "--output", tmp_path / "run")
     killed(class_folders, tmp_path)
+    steps = (tmp_path / "run/metrics.jsonl").read_text()
+    assert steps
     done = effnetv2(*words, "--weights", "auto", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert mentions(done.stdout, "evaluation")
+    assert mentions(done.stdout, "Evaluating", "9", "val")
+    assert (tmp_path / "run/metrics.jsonl").read_text().startswith(steps)  # no step is done again
 
 
 def test_a_recipe_file_is_a_recipe_and_is_compared_whole_on_resume(class_folders, tmp_path):
