@@ -109,7 +109,7 @@ def test_symmetries_of_pictures_that_are_not_square_are_refused(tmp_path):
             )
     done = effnetv2("data", "balance", "wide", "out", "--set", "augment.flip=d4", cwd=tmp_path)
     assert done.returncode == 2
-    assert mentions(done.stderr, "48", "32", "90")
+    assert mentions(done.stderr, "48", "32", "--set augment.flip=horizontal")
 
 
 def test_copies_of_pictures_in_shards_are_refused_before_any_is_written(imbalanced, tmp_path):
