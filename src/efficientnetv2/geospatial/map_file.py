@@ -251,7 +251,8 @@ def distortion_warning(dataset: RasterDataset) -> str:
         return ""
     ends = [f"{share:.0%}" for share in (min(shares), max(shares))] if shares else ["an unknown share"]
     covered = " to ".join(dict.fromkeys(ends))
+    projection = "Mercator's projection" if is_mercator(crs) else "this projection"
     return (
-        f"Areas are given in pixels: in this projection a pixel covers {covered} of the ground that it states. Project "
+        f"Areas are given in pixels: in {projection} a pixel covers {covered} of the ground that it states. Project "
         "the raster first, as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
     )
