@@ -132,7 +132,8 @@ def preprocessing_note(
 
     ``trained_px`` is the last training size, ``eval_image_size`` the size that the recipe names for evaluation.
     """
-    source = "interpolation, mean and std" if own.channels == RGB else "interpolation"
+    own_bands = own.channels != RGB
+    source = "mean and std of the rasters' bands, interpolation" if own_bands else "interpolation, mean and std"
     trained = "as in training" if own.image_size == trained_px else f"though training ends at {trained_px} px"
     note = f"Images: crop mode {_crop_mode(own)} at {own.image_size} px, {trained}; {source} of the weights."
     if (_crop_mode(own), own.image_size) == (_crop_mode(weights), weights.image_size):

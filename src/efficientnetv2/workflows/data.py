@@ -117,7 +117,7 @@ def _check_dataset(dataset: ImageDataset, fewer: bool) -> None:
         raise InputError(f"{dataset.source} has copies (column {AUGMENTED_FROM}). Balance the original dataset.")
     if not fewer and dataset.channels != RGB:
         bands = pluralize(dataset.channels, "band")
-        raise InputError(f"Copies have {RGB} channels, but these rasters {bands}. {_INSTEAD}")
+        raise InputError(f"Copies are JPEG files of {RGB} channels, but these rasters have {bands}. {_INSTEAD}")
     if not fewer and dataset.shards is not None:
         raise InputError(f"Copies are files, but {dataset.source} is in shards. {_INSTEAD}")
 
