@@ -172,7 +172,7 @@ def test_measured_once_written_down_and_kept_on_going_on(class_folders, tmp_path
     run.model_file.unlink()  # as if it had been killed at the end, and its checkpoints lost
     again = effnetv2(*words, "--verbose", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert mentions(again.stdout, "at step 0")
+    assert mentions(again.stdout, "from step 0")
     assert "Stage lengths: " not in again.stdout
     assert run.recipe_file.read_text() == before
     sizes = [row["image_size"] for row in run.history() if row["kind"] == "train"]

@@ -198,9 +198,13 @@ class Trainer:
         if row_is_due or output.loss.device.type == "cpu":  # elsewhere, reading it would wait for the device
             self.divergence.check_loss()
         if output.microbatches != self._microbatches:  # a resumed run starts with them
+            px = output.setting.image_size
+            _logger.info(
+                f"Warning: memory ran out at step {output.step} with {self._microbatches.at(px)} groups of {px} px per "
+                f"pass. Steps go on with {output.microbatches.at(px)}: slower, with the same result."
+            )
             self.config.folder.amend_beginning(microbatches=output.microbatches.to_json())
             self._microbatches = output.microbatches
-            _logger.info("Warning: memory ran out. From now on, steps take fewer groups per pass, and longer.")
         if row_is_due:
             self.log.write(output)
         else:
@@ -221,7 +225,8 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """Write a checkpoint if the weights are finite, in the first process, as all have the same state."""
         if self.config.world.is_main_process:
-            self.divergence.check_weights()
+            with self._worker_death.deferred():  # a killed reader may be reported again
+                self.divergence.check_weights()
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
