@@ -409,8 +409,7 @@ def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folder
     child.trial_process_main(SimpleNamespace(send=told.append), TINY, proxy, verify=True, scratch=tmp_path)
     (refused,) = told
     assert isinstance(refused, InputError)
-    assert mentions(str(refused), "memory")
-    assert "the largest that fits" in str(refused)
+    assert mentions(str(refused), "memory", "ghost_batch_size", 8, 4)
     assert mentions(str(refused), "effnetv2 search resume")
 
 

@@ -75,7 +75,7 @@ class CrossValConfig:
                 fix = "Put a value with spaces into brackets or quotes."
                 raise InputError(f"`candidates`: {text}: {error}. {fix}") from error
             if any(setting_name(setting) == "multilabel" for setting in settings):
-                raise InputError(f"`candidates`: {text}: all folds must predict alike. Drop multilabel.")
+                raise InputError(f"`candidates`: {text}: all folds must predict alike. Use `settings` for multilabel.")
 
     def candidate_settings(self, index: int, *, selecting: bool = False) -> tuple[str, ...]:
         """Settings of a candidate, with those that hold only during the selection if it is ``selecting``."""
