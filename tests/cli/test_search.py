@@ -437,7 +437,7 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--v", "0.05"), ("0.05", "0")),
         (("--inference-exponent", "0.1"), ("--inference-exponent", "inference_seconds", "0.1")),
         (("--memory-exponent", "0.1"), ("--memory-exponent", "peak_memory_bytes", "0.1")),
-        (("--image-size", "4"), ("images of 4 px are smaller than the stride",)),
+        (("--image-size", "4"), ("images of 4 px are smaller", "stride")),
         (
             (
                 "--set",
@@ -447,7 +447,7 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
                 "--set",
                 "progressive.size_multiple=32",
             ),
-            ("images of 2 px are smaller than the stride",),
+            ("images of 2 px are smaller", "stride"),
         ),
         (
             ("--set", "progressive.image_size=8", "--set", "progressive.size_multiple=8", "--space", "small"),

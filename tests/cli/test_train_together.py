@@ -64,7 +64,7 @@ def test_two_processes_are_one_run_with_one_voice(class_folders, tmp_path):
     assert alone.returncode == 0, alone.stderr
     first, second = effnetv2_together(2, *words, "--output", tmp_path / "both", cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert mentions((tmp_path / "both/log.txt").read_text(), "cpu", "2 processes")
+    assert mentions((tmp_path / "both/log.txt").read_text(), "2 × cpu")
     assert second.stdout == second.stderr == ""
     assert len(losses(tmp_path / "alone")) == 30
     assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=0, abs=1e-5)
