@@ -64,7 +64,6 @@ def test_a_run_that_knows_groups_draws_them_whole(place):
         said = " ".join((place / f"{run}.txt").read_text().split())
         assert ("(val), bootstrap of whole groups." in said) is drawn
         page = " ".join((place / run / "report.html").read_text().split())
-        assert ("images in whole groups: " in page) is drawn
         assert ("(bootstrap of whole groups). Always predicting" in page) is drawn
 
 

@@ -71,7 +71,7 @@ def test_nothing_is_left_open_and_each_choice_is_said():
     [
         (
             ("model=torchvision:resnet18",),
-            "Regularization: dropout 0.1 has no effect: the network has no module for it that is known.",
+            "Regularization: dropout 0.1 has no effect: the model has no known module for it.",
         ),
         (
             ("model=torchvision:efficientnet_b0", "progressive.drop_path=0.2"),

@@ -105,7 +105,7 @@ def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     run = tmp_path / "run"
     assert json.loads((run / "report.json").read_text())["top1"] == report["top1"]
-    refused(effnetv2("compare", run, run, cwd=tmp_path), "several labels")
+    refused(effnetv2("compare", run, run, cwd=tmp_path), "one label per image")
 
 
 def test_shards_train_as_the_table_does(table, tmp_path):

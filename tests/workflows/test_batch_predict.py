@@ -196,7 +196,7 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(verb, model, class_fold
     assert done.returncode == 2
     assert mentions(done.stderr, "--device", "cudda:1", "did you mean", "cuda")
     done = effnetv2(verb, model, class_folders, "--device", "gpu", cwd=tmp_path)
-    assert mentions(done.stderr, "GPU")
+    assert mentions(done.stderr, "--device gpu", "cuda")
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate", "geo map"])

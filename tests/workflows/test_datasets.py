@@ -45,8 +45,6 @@ def test_damage_of_evaluated_images_is_found_before_the_first_step(photos):
     assert {path for path, _ in found.skipped} == {"val/red/03.jpg", "val/blue/07.jpg"}
     assert all("damaged inside" in reason for _, reason in found.skipped)
     assert (len(found.train), len(found.val), len(found.contents)) == (40, 18, 58)
-    assert mentions(said, "20", "decoded")
-    assert "other 40" in said
     assert "val/blue/07.jpg" in said
     with pytest.raises(InputError, match=mentioning("val", "damaged")):
         prepared(photos, strict=True)
@@ -60,8 +58,11 @@ def test_too_many_that_cannot_be_decoded_end_it_there(photos):
 
 
 def test_of_very_many_a_part_is_decoded(photos, monkeypatch):
+    decoded = []
     monkeypatch.setattr(module, "_MOST_DECODED", 7)
-    assert mentions(prepared(photos)[1], "7", "decoded")
+    monkeypatch.setattr(module, "find_undecodable", lambda dataset, rows, **how: decoded.extend(rows) or {})
+    prepared(photos)
+    assert len(decoded) == 7
 
 
 @pytest.mark.usefixtures("on_screen")

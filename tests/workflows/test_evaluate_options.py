@@ -192,7 +192,7 @@ def test_a_name_is_known_however_its_letters_are_composed(tmp_path):
         ("true;elm;oak\nelm;0;0,5\noak;1;0\n", ("elm", "0,5", "0")),
         ("", ("costs.csv", "CSV")),
         ("true,elm,oak\nelm,0,1,1\n", ("costs.csv", "CSV")),
-        ("true;elm;oak\n;;\n", ("costs.csv", "oak", "elm")),
+        ("true;elm;oak\n;;\n", ("costs.csv", "row", "oak")),
     ],
 )
 def test_costs_that_are_none_are_refused(text, said, tmp_path):

@@ -99,7 +99,7 @@ def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comp
     """
     folders = [Path(path_text("runs", run)) for run in runs]
     if len(folders) < 2:
-        raise InputError("compare takes two `runs` or more. Give their folders: effnetv2 compare RUN RUN")
+        raise InputError("compare takes two runs or more. Give their folders: effnetv2 compare RUN RUN")
     out = path_of("output", output)
     if out is not None:
         check_writable_dir(out, "`output`")
