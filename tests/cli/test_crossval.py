@@ -175,7 +175,7 @@ def test_temperatures_of_the_folds_are_told_in_both_reports(whole):
         assert "minival=0.1" not in done.stdout
         told = json.loads((folder / out / "report.json").read_text())["calibration"]
         assert [one["temperature"] for one in told["members"]] == [1.25, 1.5]
-        assert said in (folder / out / "report.html").read_text()
+        assert mentions((folder / out / "report.html").read_text(), "2 of 2 models", "1.25 to 1.5")
     together = SimpleNamespace(network=model_file.load(folder / "scaled"))
     assert mentions(evaluate._calibration_note(together.network, "minival", OVERLAP), "minival", "temperature")
     assert evaluate._calibration_note(together.network, "val", OVERLAP) is None

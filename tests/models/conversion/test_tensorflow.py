@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,7 +219,7 @@ class TestSmall:
     def test_object_based(self, tmp_path):
         prefix = tensorflow.train.Checkpoint(kernel=tensorflow.Variable(self.KERNEL)).save(str(tmp_path / "c"))
         with pytest.raises(InputError, match=mentioning("tf.train.Checkpoint")):
-            interop.read(prefix)
+            interop.read(Path(prefix))
 
     def test_cut_short(self, tmp_path):
         prefix = save(tmp_path, {"stem/conv2d/kernel": self.KERNEL})
