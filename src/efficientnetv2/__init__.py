@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from efficientnetv2.workflows.estimate import Estimate as Estimate
     from efficientnetv2.workflows.estimate import estimate as estimate
     from efficientnetv2.workflows.evaluate import evaluate as evaluate
+    from efficientnetv2.workflows.export import Export as Export
+    from efficientnetv2.workflows.export import export as export
     from efficientnetv2.workflows.predict import predict as predict
     from efficientnetv2.workflows.results import CrossValidation as CrossValidation
     from efficientnetv2.workflows.results import Evaluation as Evaluation
@@ -61,6 +63,7 @@ _NAMES = {
     "inference.predictor": ("Predictor",),
     "workflows.crossval": ("cross_validate",),
     "workflows.compare": ("compare", "Comparison"),
+    "workflows.export": ("export", "Export"),
     "workflows.convert": ("convert", "Conversion"),
     "workflows.check": ("check", "DatasetCheck"),
     "workflows.estimate": ("estimate", "Estimate"),

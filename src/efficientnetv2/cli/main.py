@@ -17,6 +17,7 @@ from efficientnetv2.cli.convert import convert
 from efficientnetv2.cli.crossval import crossval
 from efficientnetv2.cli.demo import demo
 from efficientnetv2.cli.evaluate import compare, evaluate
+from efficientnetv2.cli.export import export
 from efficientnetv2.cli.models import models, recipes
 from efficientnetv2.cli.predict import predict
 from efficientnetv2.cli.train import train
@@ -51,7 +52,7 @@ for panel, commands in {
     "Data": (data.check, data.app),
     "Train": (train, crossval, models, recipes, demo),
     "Evaluate": (evaluate, compare),
-    "Use": (predict, convert, geo.app),
+    "Use": (predict, export, convert, geo.app),
     "Research": (search.app,),
 }.items():
     for command in commands:

@@ -99,7 +99,7 @@ def predict(
 
     def logits(images: Tensor) -> Tensor:
         inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
-        return _view_logits(network, inputs, preprocessing.tta).float() / temperature
+        return view_logits(network, inputs, preprocessing.tta).float() / temperature
 
     shape = (num_images, network.num_classes)
     return _run_batches(network, logits, batches, torch.device(device), shape, progress, on_batch)
@@ -330,14 +330,16 @@ def _run_batches(
     return torch.cat([torch.empty(0, width), *results]) if buffer is None else buffer[:done]
 
 
-def _view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
+def view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
     """(N, K) logits without the network's temperature; members of an ensemble apply their own."""
     if isinstance(network, Ensemble):
-        return network.mean_logits(lambda member: _view_logits(member, inputs, tta))
+        return network.mean_logits(lambda member: view_logits(member, inputs, tta))
     if tta == "none":
         logits: Tensor = network(inputs)
         return logits
-    total = torch.zeros(len(inputs), network.num_classes, device=inputs.device)
+    total = torch.zeros(
+        inputs.shape[0], network.num_classes, device=inputs.device
+    )  # len() fixes an exported batch
     for index in range(8):
         view = symmetry(inputs, index).contiguous(memory_format=torch.channels_last)
         total += probabilities(network(view).float(), network.answer)

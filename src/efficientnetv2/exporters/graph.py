@@ -1,0 +1,77 @@
+"""A network as a graph of tensors, and the metadata that travels in exported files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from efficientnetv2.inference.predict import require_classes, view_logits
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.ensemble import Ensemble
+from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.probability import probabilities
+
+#: ``float``: normalized images (N, C, S, S). ``uint8``: images of any size (N, H, W, C), preprocessed in the graph.
+InputKind = Literal["float", "uint8"]
+OUTPUTS = ("logits", "probabilities")
+
+
+class ExportGraph(nn.Module):
+    """Normalized images (N, C, S, S) float32 to calibrated logits and probabilities, (N, num_classes) each.
+
+    Test-time augmentation and the members of an ensemble are part of the graph, so that it predicts as `Predictor`.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        require_classes(network)
+        self.network = network.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and probabilities."""
+        network = self.network
+        temperature = 1.0 if network.calibration is None else network.calibration.temperature
+        logits = view_logits(network, images, network.preprocessing.tta).float() / temperature
+        return logits, probabilities(logits, network.answer)
+
+    def sample(self, images: int = 2) -> Tensor:
+        """An input to trace the graph with."""
+        own = self.network.preprocessing
+        return torch.zeros(images, own.channels, own.image_size, own.image_size)
+
+
+def metadata(network: Network, input_kind: InputKind) -> dict[str, str]:
+    """What a reader of the file needs, as text: names and preprocessing, in the words of timm's configurations."""
+    own = network.preprocessing
+    plain: dict[str, Any] = {
+        "names": list(class_names(network)),
+        "input": input_kind,
+        "image_size": own.image_size,
+        "crop_mode": own.crop_mode,
+        "crop_pct": own.crop_pct,
+        "interpolation": own.interpolation,
+        "mean": list(own.mean),
+        "std": list(own.std),
+        "problem_type": "multi_label_classification"
+        if network.answer == "sigmoid"
+        else "single_label_classification",
+        "architecture": _architecture(network),
+    }
+    if own.bands is not None:
+        plain["bands"] = Preprocessing.to_json(own)["bands"]
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in plain.items()}
+
+
+def class_names(network: Network) -> tuple[str, ...]:
+    """Of the outputs; their numbers where the network has no names."""
+    return network.class_names or tuple(str(number) for number in range(network.num_classes))
+
+
+def _architecture(network: Network) -> str:
+    if isinstance(network, Ensemble):
+        return f"ensemble of {len(network.members)} models"
+    return network.source if isinstance(network, WrappedModel) else network.display_name()

@@ -1,0 +1,149 @@
+"""ONNX files: the graph of a network, behind preprocessing of its own where images are raw."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from efficientnetv2.exporters.graph import OUTPUTS, ExportGraph, InputKind
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.optional_deps import import_optional
+
+# The first with antialiased Resize and with Gelu; onnxruntime 1.17, OpenVINO 2024 and TensorRT 10 read it.
+# Source: onnx/docs/Versioning.md.
+_OPSET = 20
+# Limit of a file of protocol buffers. Source: protobuf.dev, "Proto limits".
+_MAX_BYTES = 2**31 - 2**24
+
+
+def write_onnx(
+    graph: ExportGraph, path: Path, *, input_kind: InputKind, half: bool, metadata: Mapping[str, str]
+) -> None:
+    """Write a checked ONNX file; the number of images is free.
+
+    With ``half`` weights and arithmetic are float16, inputs and outputs stay float32.
+
+    Raises:
+        InputError: The packages of the extra ``onnx`` are missing, or the network has more than 2 GB.
+    """
+    onnx = import_optional("onnx", "onnx", "Exporting to ONNX")
+    import_optional("onnxscript", "onnx", "Exporting to ONNX")
+    if sum(weight.nbytes for weight in graph.state_dict().values()) > _MAX_BYTES:
+        raise InputError(
+            "the weights are larger than 2 GB, which an ONNX file cannot hold. Export a smaller model."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph,
+            (graph.sample(),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["images"],
+            output_names=list(OUTPUTS),
+            opset_version=_OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise InputError("PyTorch could not trace the model. Export one of this package's models.")
+    model = program.model_proto
+    if half:
+        float16 = import_optional("onnxruntime.transformers.float16", "onnx", "Half precision")
+        model = _sorted(float16.convert_float_to_float16(model, keep_io_types=True))
+    if input_kind == "uint8":
+        model = _behind_preprocessing(onnx, model, graph.network.preprocessing)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def _behind_preprocessing(onnx: Any, model: Any, preprocessing: Preprocessing) -> Any:
+    """The model with raw images (N, H, W, C) uint8 as input."""
+    front = onnx.parser.parse_model(_preprocessing_text(preprocessing))
+    front.ir_version = model.ir_version
+    merged = onnx.compose.merge_models(front, model, io_map=[("normalized", "images")], prefix1="pre/")
+    merged.graph.input[0].name = "images"
+    for node in merged.graph.node:
+        node.input[:] = ["images" if name == "pre/images" else name for name in node.input]
+    return merged
+
+
+def _sorted(model: Any) -> Any:
+    """The model with each node after those that it needs."""
+    ir = import_optional("onnx_ir", "onnx", "Half precision")
+    found = ir.passes.common.TopologicalSortPass()(ir.from_proto(model)).model
+    return ir.to_proto(found)
+
+
+def _preprocessing_text(own: Preprocessing) -> str:
+    """Crop, antialiased resize as Pillow does it, and normalization, in ONNX's textual syntax.
+
+    Within one gray level of Pillow: ``cubic_coeff_a`` and ``exclude_outside`` are those of its filter.
+    """
+    channels, px = own.channels, own.image_size
+    kernel = 'mode = "cubic", cubic_coeff_a = -0.5' if own.interpolation == "bicubic" else 'mode = "linear"'
+    resize = f"Resize <{kernel}, antialias = 1, exclude_outside = 1, axes = [2, 3]>"
+    scale = ", ".join(f"{1 / (255 * std):.9g}" for std in own.std)
+    offset = ", ".join(f"{-mean / std:.9g}" for mean, std in zip(own.mean, own.std, strict=True))
+    fill = ", ".join(str(min(255, max(0, round(255 * mean)))) for mean in own.mean)
+    if own.crop_mode == "border":
+        fit = f"""
+            longest = ReduceMax <keepdims = 1> (shape_float)
+            factor = Div (target_float, longest)
+            fitted_float = Mul (shape_float, factor)
+            fitted_round = Round (fitted_float)
+            fitted_least = Max (fitted_round, one_float)
+            fitted = Cast <to = 7> (fitted_least)
+            small = {resize} (values, , , fitted)
+            spare = Sub (target, fitted)
+            before = Div (spare, two)
+            after = Sub (spare, before)
+            pads = Concat <axis = 0> (before, after)
+            shifted = Sub (small, fill)
+            padded = Pad (shifted, pads, zero, axes_from_2)
+            resized = Add (padded, fill)"""
+        box = "crop = Identity (shape)"
+    else:
+        side = (
+            "ReduceMin <keepdims = 1> (shape_float)"
+            if own.crop_mode == "center"
+            else "Identity (shape_float)"
+        )
+        box = f"""
+            side = {side}
+            kept_float = Mul (side, crop_pct)
+            kept_round = Round (kept_float)
+            kept_least = Max (kept_round, one_float)
+            kept = Cast <to = 7> (kept_least)
+            crop = Expand (kept, axes_shape)"""
+        fit = f"resized = {resize} (values, , , target)"
+    return f"""
+        <ir_version: 10, opset_import: ["" : {_OPSET}]>
+        preprocessing (uint8[batch, height, width, {channels}] images)
+        => (float[batch, {channels}, {px}, {px}] normalized)
+        <int64[2] axes = {{1, 2}}, int64[2] axes_from_2 = {{2, 3}}, int64[1] axes_shape = {{2}}, int64 two = {{2}},
+         int64[2] target = {{{px}, {px}}}, float target_float = {{{px}}}, float zero = {{0}}, float most = {{255}},
+         float one_float = {{1}}, float crop_pct = {{{own.crop_pct:.9g}}}, float[1, {channels}, 1, 1] fill = {{{fill}}},
+         float[1, {channels}, 1, 1] scale = {{{scale}}}, float[1, {channels}, 1, 1] offset = {{{offset}}}>
+        {{
+            shape = Shape <start = 1, end = 3> (images)
+            shape_float = Cast <to = 1> (shape)
+            {box}
+            outside = Sub (shape, crop)
+            start = Div (outside, two)
+            end = Add (start, crop)
+            cropped = Slice (images, start, end, axes)
+            channels_first = Transpose <perm = [0, 3, 1, 2]> (cropped)
+            values = Cast <to = 1> (channels_first)
+            {fit}
+            rounded = Round (resized)
+            levels = Clip (rounded, zero, most)
+            scaled = Mul (levels, scale)
+            normalized = Add (scaled, offset)
+        }}"""

@@ -1,0 +1,74 @@
+"""OpenVINO models (`model.xml` and `.bin`), made from the ONNX graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from efficientnetv2.exporters.graph import ExportGraph, InputKind
+from efficientnetv2.exporters.onnx import write_onnx
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.optional_deps import import_optional
+
+# Of Model API. Source: github.com/open-edge-platform/model_api, "resize_type".
+_RESIZE_TYPES = {"squash": "standard", "center": "crop", "border": "fit_to_window_letterbox"}
+
+
+def write_openvino(
+    graph: ExportGraph, path: Path, *, input_kind: InputKind, half: bool, metadata: Mapping[str, str]
+) -> None:
+    """Write ``path``, which ends in .xml, and its weights beside it. With ``half`` weights are stored as float16.
+
+    Raises:
+        InputError: The packages of the extras ``onnx`` and ``openvino`` are missing, or raw images would need a crop.
+    """
+    openvino = import_optional("openvino", "openvino", "Exporting to OpenVINO")
+    own = graph.network.preprocessing
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        write_onnx(graph, file, input_kind="float", half=False, metadata=metadata)
+        model = openvino.convert_model(file)
+    if input_kind == "uint8":
+        model = _behind_preprocessing(openvino, model, own)
+    for name, value in _model_info(own, metadata, input_kind).items():
+        model.set_rt_info(value, ["model_info", name])
+    openvino.save_model(model, path, compress_to_fp16=half)
+
+
+def _behind_preprocessing(openvino: Any, model: Any, own: Preprocessing) -> Any:
+    """The model with raw images (N, H, W, C) uint8 as input, resized as Pillow resizes."""
+    if own.crop_mode != "squash" or own.crop_pct != 1:
+        raise InputError(
+            f"`input` is uint8, but OpenVINO's preprocessing cannot crop, and this model's crop_mode is "
+            f"{own.crop_mode}. Use `format=onnx`, which OpenVINO runs as well, or `input=float`."
+        )
+    preprocess = openvino.preprocess
+    steps = preprocess.PrePostProcessor(model)
+    image = steps.input()
+    image.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    image.tensor().set_spatial_dynamic_shape()
+    image.model().set_layout(openvino.Layout("NCHW"))
+    kind = preprocess.ResizeAlgorithm
+    resize = kind.RESIZE_BICUBIC_PILLOW if own.interpolation == "bicubic" else kind.RESIZE_BILINEAR_PILLOW
+    image.preprocess().resize(resize).convert_element_type(openvino.Type.f32)
+    image.preprocess().mean([255 * mean for mean in own.mean]).scale([255 * std for std in own.std])
+    return steps.build()
+
+
+def _model_info(own: Preprocessing, metadata: Mapping[str, str], input_kind: InputKind) -> dict[str, str]:
+    """OpenVINO's own keys (labels are separated by blanks there), and all of ours under one."""
+    labels = [name.replace(" ", "_") for name in json.loads(metadata["names"])]
+    embedded = input_kind == "uint8"
+    return {
+        "model_type": "Classification",
+        "labels": " ".join(labels),
+        "mean_values": " ".join("0" if embedded else f"{255 * value:g}" for value in own.mean),
+        "scale_values": " ".join("1" if embedded else f"{255 * value:g}" for value in own.std),
+        "resize_type": _RESIZE_TYPES[own.crop_mode],
+        "multilabel": str(metadata["problem_type"].startswith("multi")),
+        "efficientnetv2": json.dumps(dict(metadata)),
+    }
