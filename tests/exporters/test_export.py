@@ -42,9 +42,7 @@ def _network(seed=0, *, answer="softmax", preprocessing=None, temperature=None):
     for _ in range(3):
         network(torch.randn(8, 3, 32, 32))
     network.eval()
-    torch.nn.init.normal_(
-        next(m for m in network.modules() if isinstance(m, torch.nn.Linear)).weight, std=3.0
-    )
+    torch.nn.init.normal_(next(m for m in network.modules() if isinstance(m, torch.nn.Linear)).weight, std=3.0)
     network.preprocessing = preprocessing or Preprocessing(image_size=32)
     network.class_names, network.answer = NAMES, answer
     if temperature is not None:
@@ -59,12 +57,8 @@ def photos(tmp_path_factory):
     rng = np.random.default_rng(0)
     for number in range(12):
         height, width = int(rng.integers(150, 300)), int(rng.integers(150, 300))
-        ramp = np.linspace(0, 1, width)[None, :, None] * rng.uniform(0, 255, 3) + rng.uniform(
-            0, 60, (height, 1, 1)
-        )
-        image = Image.fromarray(
-            np.clip(ramp + rng.normal(0, 10, (height, width, 3)), 0, 255).astype(np.uint8)
-        )
+        ramp = np.linspace(0, 1, width)[None, :, None] * rng.uniform(0, 255, 3) + rng.uniform(0, 60, (height, 1, 1))
+        image = Image.fromarray(np.clip(ramp + rng.normal(0, 10, (height, width, 3)), 0, 255).astype(np.uint8))
         exif = Image.Exif()
         exif[0x0112] = 1 + number % 8
         image.save(folder / f"{number}.{'jpg' if number % 3 else 'png'}", exif=exif, quality=90)
@@ -142,9 +136,7 @@ def test_an_ensemble_of_multi_label_models_becomes_one_graph(tta, tmp_path, phot
     members = [_network(seed, answer="sigmoid", preprocessing=own, temperature=1.5) for seed in (1, 2)]
     network = Ensemble(members)
     file = tmp_path / "model.onnx"
-    write_onnx(
-        ExportGraph(network), file, input_kind="float", half=False, metadata=metadata(network, "float")
-    )
+    write_onnx(ExportGraph(network), file, input_kind="float", half=False, metadata=metadata(network, "float"))
     runtime = runtimes.open_onnx(file)
     files = sorted(photos.iterdir())
     inputs = np.stack([own(path).numpy() for path in files])
@@ -192,9 +184,7 @@ def test_a_file_that_disagrees_is_not_kept(model, photos, monkeypatch):
 
     def flipped(path, threads=0):
         found = wrong(path)
-        return runtimes.Runtime(
-            found.name, lambda images: tuple(x[:, ::-1] for x in found.run(images)), found.metadata
-        )
+        return runtimes.Runtime(found.name, lambda images: tuple(x[:, ::-1] for x in found.run(images)), found.metadata)
 
     monkeypatch.setitem(runtimes.OPEN, "onnx", flipped)
     with pytest.raises(ev2.InputError, match="differs from the original"):

@@ -15,9 +15,7 @@ def export(
     format: Annotated[
         Literal["onnx", "openvino", "torch", "triton"], option("Format.", "onnx|openvino|torch|triton")
     ] = "onnx",
-    output: Annotated[
-        Path | None, option("File or folder to write.  [default: beside the model]", "PATH")
-    ] = None,
+    output: Annotated[Path | None, option("File or folder to write.  [default: beside the model]", "PATH")] = None,
     input: Annotated[
         Literal["float", "uint8"],
         option("float: normalized images. uint8: raw images, preprocessed in the model.", "float|uint8"),
@@ -26,9 +24,7 @@ def export(
     data: Annotated[
         str | None, option("Images to compare on.  [default: the validation images of the run]", "DATA")
     ] = None,
-    num_images: Annotated[
-        int, option("Number of images to compare on, at most.", "N", check=between(1))
-    ] = 200,
+    num_images: Annotated[int, option("Number of images to compare on, at most.", "N", check=between(1))] = 200,
     overwrite: Annotated[bool, flag("--overwrite", "Replace the output if it exists.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -43,14 +39,7 @@ def export(
 
     with Screen(quiet=as_json) as screen:
         made = workflow.export(
-            model,
-            format,
-            output,
-            input=input,
-            half=half,
-            data=data,
-            num_images=num_images,
-            overwrite=overwrite,
+            model, format, output, input=input, half=half, data=data, num_images=num_images, overwrite=overwrite
         )
         agreement = made.agreement
         screen.say(

@@ -5,10 +5,14 @@
 prints a line of CSV per image: path, label, probability. In a program: ``Classifier("model.onnx")(["photo.jpg"])``.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,10 +32,12 @@ _UPRIGHT = {
 }
 
 
-def load_pixels(path, info):
+def load_pixels(path: str | Path, info: Mapping[str, str]) -> Any:
     """An image file as the model sees it: (S, S, 3) uint8. ``info`` is the metadata of the model."""
+    kept: tuple[float, ...]
     size, mode = int(info["image_size"]), info["crop_mode"]
-    with Image.open(path) as image:
+    with Image.open(path) as stored:
+        image: Image.Image = stored
         width, height = image.size
         if mode == "border":
             factor = size / max(width, height)
@@ -45,12 +51,7 @@ def load_pixels(path, info):
         image.draft("RGB", (width // fraction, height // fraction))
         scale_x, scale_y = width / image.width, height / image.height
         left, top = (width - kept[0]) / 2 / scale_x, (height - kept[1]) / 2 / scale_y
-        box = (
-            left,
-            top,
-            min(image.width, left + kept[0] / scale_x),
-            min(image.height, top + kept[1] / scale_y),
-        )
+        box = (left, top, min(image.width, left + kept[0] / scale_x), min(image.height, top + kept[1] / scale_y))
         small = to_rgb(image).resize(target, _FILTERS[info["interpolation"]], box=box)
         turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
         image = small if turn is None else small.transpose(turn)
@@ -62,7 +63,7 @@ def load_pixels(path, info):
     return np.asarray(image)
 
 
-def to_rgb(image):
+def to_rgb(image: Image.Image) -> Image.Image:
     """The image as RGB; what is transparent becomes white."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -71,7 +72,7 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
-def normalize(pixels, info):
+def normalize(pixels: Any, info: Mapping[str, str]) -> Any:
     """(N, S, S, 3) uint8 to (N, 3, S, S) float32."""
     mean, std = (np.array(json.loads(info[name]), np.float64) for name in ("mean", "std"))
     scaled = pixels * (1 / (255 * std)).astype(np.float32) + (-mean / std).astype(np.float32)
@@ -81,8 +82,8 @@ def normalize(pixels, info):
 class Classifier:
     """An exported ONNX model."""
 
-    def __init__(self, model):
-        import onnxruntime
+    def __init__(self, model: str | Path) -> None:
+        import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -92,7 +93,7 @@ class Classifier:
             raise ValueError("this model reads bands of rasters; read them with efficientnetv2")
         self.names = json.loads(self.info["names"])
 
-    def __call__(self, paths):
+    def __call__(self, paths: Sequence[str | Path]) -> list[tuple[str, Any]]:
         """Label and probabilities of each image file."""
         found = []
         for start in range(0, len(paths), _BATCH):
@@ -103,17 +104,13 @@ class Classifier:
         return found
 
 
-def main():
+def main() -> None:
     """Classify the files and folders of the command line."""
     model, *paths = sys.argv[1:]
     known = set(Image.registered_extensions())
     files = []
     for path in map(Path, paths):
-        inside = (
-            sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
-            if path.is_dir()
-            else [path]
-        )
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in known) if path.is_dir() else [path]
         files += inside
     table = csv.writer(sys.stdout)
     table.writerow(["path", "predicted_label", "probability"])

@@ -61,18 +61,14 @@ def pick_engine(
         return name, None
     if name != "auto":
         if device.type != "cpu":
-            raise InputError(
-                f"`engine` {name} computes on the CPU, and the device is {device}. Use `device=cpu`."
-            )
+            raise InputError(f"`engine` {name} computes on the CPU, and the device is {device}. Use `device=cpu`.")
         compute = _open(name, network, preprocessing)
         if (difference := _difference(compute, network, preprocessing, first_batch)) > _TOLERANCE:
             raise InputError(
                 f"`engine` {name} differs from PyTorch by {difference:.2g} in a probability. Use `engine=torch`."
             )
         return name, compute
-    installed = [
-        known for known in _CPU_ENGINES if find_spec(known) and find_spec("onnx") and find_spec("onnxscript")
-    ]
+    installed = [known for known in _CPU_ENGINES if find_spec(known) and find_spec("onnx") and find_spec("onnxscript")]
     if device.type != "cpu" or num_images < _MIN_IMAGES or not installed:
         return "torch", None
     chosen = installed[0]
@@ -102,9 +98,7 @@ def _open(name: str, network: Network, preprocessing: Preprocessing) -> Compute:
         own, network.preprocessing = network.preprocessing, preprocessing
         try:
             about, graph = metadata(network, "float"), ExportGraph(network)
-            write_atomically(
-                file, lambda part: write_onnx(graph, part, input_kind="float", half=False, metadata=about)
-            )
+            write_atomically(file, lambda part: write_onnx(graph, part, input_kind="float", half=False, metadata=about))
         finally:
             network.preprocessing = own
     runtime = _CPU_ENGINES[name](file)
@@ -120,9 +114,7 @@ def _key(network: Network, preprocessing: Preprocessing) -> str:
     """Equal for equal weights, structure and preprocessing."""
     digest = blake2b(digest_size=16)
     calibrations = [part.calibration for part in network.modules() if isinstance(part, Network)]
-    digest.update(
-        f"{torch.__version__} {preprocessing!r} {network.answer} {calibrations!r} {network!r}".encode()
-    )
+    digest.update(f"{torch.__version__} {preprocessing!r} {network.answer} {calibrations!r} {network!r}".encode())
     for weight in network.state_dict().values():
         digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

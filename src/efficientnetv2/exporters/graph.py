@@ -56,9 +56,7 @@ def metadata(network: Network, input_kind: InputKind) -> dict[str, str]:
         "interpolation": own.interpolation,
         "mean": list(own.mean),
         "std": list(own.std),
-        "problem_type": "multi_label_classification"
-        if network.answer == "sigmoid"
-        else "single_label_classification",
+        "problem_type": "multi_label_classification" if network.answer == "sigmoid" else "single_label_classification",
         "architecture": _architecture(network),
     }
     if own.bands is not None:
@@ -74,4 +72,4 @@ def class_names(network: Network) -> tuple[str, ...]:
 def _architecture(network: Network) -> str:
     if isinstance(network, Ensemble):
         return f"ensemble of {len(network.members)} models"
-    return network.source if isinstance(network, WrappedModel) else network.display_name()
+    return (network.source or "") if isinstance(network, WrappedModel) else network.display_name()

@@ -34,9 +34,7 @@ def write_onnx(
     onnx = import_optional("onnx", "onnx", "Exporting to ONNX")
     import_optional("onnxscript", "onnx", "Exporting to ONNX")
     if sum(weight.nbytes for weight in graph.state_dict().values()) > _MAX_BYTES:
-        raise InputError(
-            "the weights are larger than 2 GB, which an ONNX file cannot hold. Export a smaller model."
-        )
+        raise InputError("the weights are larger than 2 GB, which an ONNX file cannot hold. Export a smaller model.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -110,11 +108,7 @@ def _preprocessing_text(own: Preprocessing) -> str:
             resized = Add (padded, fill)"""
         box = "crop = Identity (shape)"
     else:
-        side = (
-            "ReduceMin <keepdims = 1> (shape_float)"
-            if own.crop_mode == "center"
-            else "Identity (shape_float)"
-        )
+        side = "ReduceMin <keepdims = 1> (shape_float)" if own.crop_mode == "center" else "Identity (shape_float)"
         box = f"""
             side = {side}
             kept_float = Mul (side, crop_pct)

@@ -83,8 +83,4 @@ def open_torch(path: Path, threads: int = 0) -> Runtime:
     return Runtime(f"torch {torch.__version__}", run, json.loads(extra["metadata.json"]))
 
 
-OPEN: dict[str, Callable[[Path], Runtime]] = {
-    "onnx": open_onnx,
-    "openvino": open_openvino,
-    "torch": open_torch,
-}
+OPEN: dict[str, Callable[[Path], Runtime]] = {"onnx": open_onnx, "openvino": open_openvino, "torch": open_torch}

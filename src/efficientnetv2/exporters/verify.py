@@ -60,15 +60,11 @@ def verify(network: Network, runtime: Runtime, dataset: ImageDataset, *, half: b
     raw = runtime.metadata["input"] == "uint8"
     pixels, files = _read(network, dataset)
     batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    logits = predict(network, batch.split(32), preprocessing=network.preprocessing)
+    logits = predict(network, torch.split(batch, 32), preprocessing=network.preprocessing)
     expected = _probabilities(network, logits)
     own = network.preprocessing
-    inputs = (
-        _uncropped(pixels, own) if raw else normalize(batch, mean=own.mean, std=own.std).contiguous().numpy()
-    )
-    found = np.concatenate(
-        [runtime.run(inputs[start : start + 32])[1] for start in range(0, len(inputs), 32)]
-    )
+    inputs = _uncropped(pixels, own) if raw else normalize(batch, mean=own.mean, std=own.std).contiguous().numpy()
+    found = np.concatenate([runtime.run(inputs[start : start + 32])[1] for start in range(0, len(inputs), 32)])
     difference = float(np.abs(found - expected).max())
     if not difference <= _ROUNDING[half]:
         raise InputError(
@@ -137,12 +133,12 @@ def _probabilities(network: Network, logits: torch.Tensor) -> npt.NDArray[np.flo
 def _labels(network: Network, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     if network.answer == "sigmoid":
         return assigned_labels(shares, network.answer).astype(np.intp)
-    return shares.argmax(axis=1)[:, None]
+    return np.argmax(shares, axis=1, keepdims=True)
 
 
 def _margin(network: Network, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """How decided each row is: distance of the two best, or of the label nearest to 0.5."""
     if network.answer == "sigmoid" or shares.shape[1] == 1:
-        return np.abs(shares - 0.5).min(axis=1)
+        return np.asarray(np.abs(shares - 0.5).min(axis=1))
     best = np.sort(shares, axis=1)
-    return best[:, -1] - best[:, -2]
+    return np.asarray(best[:, -1] - best[:, -2])

@@ -337,9 +337,7 @@ def view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
     if tta == "none":
         logits: Tensor = network(inputs)
         return logits
-    total = torch.zeros(
-        inputs.shape[0], network.num_classes, device=inputs.device
-    )  # len() fixes an exported batch
+    total = torch.zeros(inputs.shape[0], network.num_classes, device=inputs.device)  # len() fixes an exported batch
     for index in range(8):
         view = symmetry(inputs, index).contiguous(memory_format=torch.channels_last)
         total += probabilities(network(view).float(), network.answer)

@@ -34,11 +34,7 @@ _logger = logging.getLogger(__name__)
 
 Format = Literal["onnx", "openvino", "torch", "triton"]
 _NAMES = {"onnx": "model.onnx", "openvino": "model_openvino", "torch": "model.pt2", "triton": "model_triton"}
-_WRITERS: dict[str, Callable[..., None]] = {
-    "onnx": write_onnx,
-    "openvino": write_openvino,
-    "torch": write_program,
-}
+_WRITERS: dict[str, Callable[..., None]] = {"onnx": write_onnx, "openvino": write_openvino, "torch": write_program}
 
 
 @dataclass(frozen=True)
@@ -114,9 +110,7 @@ def export(
     choice("input", input, get_args(InputKind))
     number("num_images", num_images, 1)
     if format == "torch" and (input == "uint8" or half):
-        raise InputError(
-            "`format` torch takes normalized float images in float32. Leave `input` and `half` out."
-        )
+        raise InputError("`format` torch takes normalized float images in float32. Leave `input` and `half` out.")
     network = model_file.load(path)
     require_image_channels(network, path)
     target = path_of("output", output) or (path if path.is_dir() else path.parent) / _NAMES[format]
@@ -130,16 +124,12 @@ def export(
         _logger.info(f"Comparing on {len(dataset)} images from {dataset.source}.")
         runtime = runtimes.OPEN[_engine(format)](file)
         agreement = verify(network, runtime, dataset, half=half)
-        size = sum(
-            part.stat().st_size for part in ([made] if made.is_file() else made.rglob("*")) if part.is_file()
-        )
+        size = sum(part.stat().st_size for part in ([made] if made.is_file() else made.rglob("*")) if part.is_file())
         if target.is_dir():
             shutil.rmtree(target)
         made.replace(target)
     if format == "onnx" and network.preprocessing.bands is None:
-        write_text_atomically(
-            target.with_name("classify.py"), Path(classify.__file__).read_text(encoding="utf-8")
-        )
+        write_text_atomically(target.with_name("classify.py"), Path(classify.__file__).read_text(encoding="utf-8"))
     return Export(target, format, runtime.name, size, agreement)
 
 
@@ -159,9 +149,7 @@ def _write(network: Network, target: Path, format: Format, input_kind: InputKind
     _WRITERS[_engine(format)](ExportGraph(network), file, input_kind=input_kind, half=half, metadata=about)
     if format == "triton":
         folder = file.parent.parent
-        (folder / "config.pbtxt").write_text(
-            triton_config(folder.name, network, input_kind), encoding="utf-8"
-        )
+        (folder / "config.pbtxt").write_text(triton_config(folder.name, network, input_kind), encoding="utf-8")
         (folder / "labels.txt").write_text("\n".join([*class_names(network), ""]), encoding="utf-8")
     return file
 
