@@ -45,6 +45,7 @@ def evaluate(
     device: options.Device = "auto",
     workers: options.Workers = None,
     strict: options.Strict = False,
+    engine: options.Engine = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Evaluate a model on labeled images, with confidence intervals.
@@ -59,7 +60,7 @@ def evaluate(
     from efficientnetv2.workflows.evaluate_options import EvaluateOptions
 
     chosen = EvaluateOptions(split, out, image_size, sizes, tta, slices, costs, abstain_below, calibrate, baseline)
-    inference = InferenceOptions(device, workers, strict)
+    inference = InferenceOptions(device, workers, strict, engine)
     with Screen(quiet=as_json) as screen:
         on_result = ResultPrinter(screen, as_json=as_json)
         evaluate_and_report(model, table.source(data), chosen, inference, on_result)

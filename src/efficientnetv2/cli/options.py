@@ -78,6 +78,10 @@ Model = Annotated[str, argument("MODEL", "A model.safetensors or a run folder.")
 Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME", show_default=False)]
 Workers = Annotated[int | None, option("Processes that read images.", "N", check=between(0))]
 Strict = Annotated[bool, flag("--strict", _STRICT, panel=ADVANCED)]
+Engine = Annotated[
+    Literal["auto", "torch", "onnxruntime", "openvino"],
+    option("What computes. auto: the fastest installed.", "NAME", panel=ADVANCED),
+]
 Json = Annotated[bool, flag("--json", "Print the result as JSON on stdout.", panel=ADVANCED)]
 Tta = Annotated[TTA | None, option(_TTA, "none|d4")]
 AbstainBelow = Annotated[float | None, option(_ABSTAIN, "P", check=between(0, 1))]

@@ -29,6 +29,7 @@ def predict(
     path_column: Annotated[str, option("Column of the image path.", "NAME")] = "path",
     label_column: Annotated[str, option("Column of the label, for --rank.", "NAME")] = "label",
     strict: options.Strict = False,
+    engine: options.Engine = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Predict the classes of new images, and write a CSV file.
@@ -46,7 +47,7 @@ def predict(
     from efficientnetv2.workflows.predict import PredictOptions, predict_and_write
 
     chosen = PredictOptions(out, rank, abstain_below, tta, label_separator)
-    inference = InferenceOptions(device, workers, strict)
+    inference = InferenceOptions(device, workers, strict, engine)
     with Screen(quiet=as_json):
         table = predict_and_write(model, DataConfig(data, path_column, label_column), chosen, inference)
     if as_json and table is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from efficientnetv2.exporters import runtimes
 from efficientnetv2.exporters.graph import ExportGraph, metadata
 from efficientnetv2.exporters.onnx import write_onnx
-from efficientnetv2.inference.predict import predict
+from efficientnetv2.inference.predict import Compute, PickEngine, predict
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.transforms.pipeline import normalize
@@ -27,8 +28,6 @@ from efficientnetv2.utils.probability import probabilities
 _logger = logging.getLogger(__name__)
 
 Engine = Literal["auto", "torch", "onnxruntime", "openvino"]
-#: From (n, C, S, S) uint8 pixels to (n, K) calibrated logits.
-Compute = Callable[[Tensor], Tensor]
 
 # `auto` prefers the first installed one: on CPUs it was the fastest, see benchmarks/results. Ours.
 _CPU_ENGINES: dict[str, Callable[[Path], runtimes.Runtime]] = {
@@ -41,53 +40,54 @@ _MIN_IMAGES = 1_000
 _TOLERANCE = 1e-3
 
 
-def pick_engine(
-    name: Engine,
-    network: Network,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    first_batch: Tensor,
-    num_images: int,
-) -> tuple[str, Compute | None]:
-    """The name of the engine that computes, and its function; None is PyTorch.
+def engine_picker(name: Engine, device: torch.device) -> PickEngine | None:
+    """A function that picks what computes, for `inference.predict.predict`; None is always PyTorch.
 
-    ``auto`` takes an installed engine for many images on a CPU, if it agrees with PyTorch on the first batch
-    (n, C, S, S) uint8 and is faster there.
+    ``auto`` takes an installed engine for many images on a CPU, if it agrees with PyTorch on the first batch and is
+    faster there.
 
     Raises:
-        InputError: The engine is not installed, runs on a CPU only, or disagrees with PyTorch.
+        InputError: The engine computes on a CPU only; later, that it is not installed or disagrees with PyTorch.
     """
-    if name == "torch":
-        return name, None
-    if name != "auto":
-        if device.type != "cpu":
-            raise InputError(f"`engine` {name} computes on the CPU, and the device is {device}. Use `device=cpu`.")
-        compute = _open(name, network, preprocessing)
-        if (difference := _difference(compute, network, preprocessing, first_batch)) > _TOLERANCE:
-            raise InputError(
-                f"`engine` {name} differs from PyTorch by {difference:.2g} in a probability. Use `engine=torch`."
-            )
-        return name, compute
-    installed = [known for known in _CPU_ENGINES if find_spec(known) and find_spec("onnx") and find_spec("onnxscript")]
-    if device.type != "cpu" or num_images < _MIN_IMAGES or not installed:
-        return "torch", None
-    chosen = installed[0]
+    if name == "torch" or (name == "auto" and device.type != "cpu"):
+        return None
+    if device.type != "cpu":
+        raise InputError(f"`engine` {name} computes on the CPU, and the device is {device}. Use `device=cpu`.")
+    return _automatic if name == "auto" else partial(_required, name)
+
+
+def _required(
+    name: str, network: Network, preprocessing: Preprocessing, first_batch: Tensor, num_images: int
+) -> Compute:
+    compute = _open(name, network, preprocessing)
+    if (difference := _difference(compute, network, preprocessing, first_batch)) > _TOLERANCE:
+        raise InputError(
+            f"`engine` {name} differs from PyTorch by {difference:.2g} in a probability. Use `engine=torch`."
+        )
+    return compute
+
+
+def _automatic(network: Network, preprocessing: Preprocessing, first_batch: Tensor, num_images: int) -> Compute | None:
+    installed = [name for name in _CPU_ENGINES if all(map(find_spec, (name, "onnx", "onnxscript")))]
+    if num_images < _MIN_IMAGES or not installed:
+        return None
+    name = installed[0]
     try:
-        compute = _open(chosen, network, preprocessing)
+        compute = _open(name, network, preprocessing)
         difference = _difference(compute, network, preprocessing, first_batch)
-    except Exception as error:  # an engine is an optimization: PyTorch can compute everything
-        _logger.info(f"Engine: torch ({chosen} failed: {type(error).__name__}).")
-        return "torch", None
+    except Exception as error:  # an engine is an optimization: PyTorch computes every model
+        _logger.info(f"Engine: torch ({name} failed: {type(error).__name__}).")
+        return None
     if difference > _TOLERANCE:
-        _logger.info(f"Engine: torch ({chosen} differs by {difference:.2g} in a probability).")
-        return "torch", None
+        _logger.info(f"Engine: torch ({name} differs by {difference:.2g} in a probability).")
+        return None
     slow = _seconds(lambda: predict(network, [first_batch], preprocessing=preprocessing))
     fast = _seconds(lambda: compute(first_batch))
     if fast >= slow:
-        _logger.info(f"Engine: torch ({chosen} is not faster here).")
-        return "torch", None
-    _logger.info(f"Engine: {chosen} ({slow / fast:.1f} times as fast as torch on the first batch).")
-    return chosen, compute
+        _logger.info(f"Engine: torch ({name} is not faster here).")
+        return None
+    _logger.info(f"Engine: {name} ({slow / fast:.1f} times as fast as torch on the first batch).")
+    return compute
 
 
 def _open(name: str, network: Network, preprocessing: Preprocessing) -> Compute:

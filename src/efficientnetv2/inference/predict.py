@@ -36,6 +36,9 @@ from efficientnetv2.utils.shell import shell_join
 _BATCH = 64
 _CPU = torch.device("cpu")
 
+Compute = Callable[[Tensor], Tensor]  # (n, C, S, S) uint8 pixels to (n, K) calibrated logits
+# From network, preprocessing, first batch and number of images to what computes; None is PyTorch.
+PickEngine = Callable[[Network, Preprocessing, Tensor, int], Compute | None]
 Progress = Callable[[int], object]  # takes the number of images done so far
 
 
@@ -46,6 +49,7 @@ class Runtime:
     device: torch.device = _CPU
     workers: int = 0  # processes that read images; 0 reads in this one
     strict: bool = False  # refuse the first unreadable image instead of skipping it
+    pick_engine: PickEngine | None = None  # what computes instead of PyTorch, if anything
     world: World = SINGLE_PROCESS
 
 
@@ -87,6 +91,7 @@ def predict(
     progress: Progress | None = None,
     on_batch: Callable[[Tensor], object] | None = None,
     num_images: int | None = None,
+    pick_engine: PickEngine | None = None,
 ) -> Tensor:
     """(N, K) float32 logits on the CPU, in order, divided by the temperature; of several views the mean probabilities'.
 
@@ -96,8 +101,13 @@ def predict(
     """
     require_classes(network)
     temperature = 1.0 if network.calibration is None else network.calibration.temperature
+    picked: list[Compute | None] = []
 
     def logits(images: Tensor) -> Tensor:
+        if not picked:
+            picked.append(None if pick_engine is None else pick_engine(network, preprocessing, images, num_images or 0))
+        if picked[0] is not None:
+            return picked[0](images)
         inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
         return view_logits(network, inputs, preprocessing.tta).float() / temperature
 
@@ -149,6 +159,7 @@ def predict_dataset(
         progress=None if progress is None else lambda done: progress(min(len(dataset), done * world.size)),
         on_batch=None if on_batch is None else lambda logits: on_batch(rank_rows[read.rows[-1]], logits),
         num_images=len(part),
+        pick_engine=runtime.pick_engine,
     )
     rows = read.samples
     shard = Predictions(rows, part.targets[rows], logits, tuple(read.unreadable), network.answer)

@@ -22,6 +22,7 @@ from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import SKIPPED, compare_predictions, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportInputs, predictions_frame
+from efficientnetv2.exporters.engines import Engine
 from efficientnetv2.inference.predict import Predictions, evaluate_sizes
 from efficientnetv2.metrics.calibration import fit_temperature
 from efficientnetv2.metrics.metric_intervals import metric_intervals
@@ -50,6 +51,7 @@ from efficientnetv2.workflows.arguments import (
 )
 from efficientnetv2.workflows.batch_predict import (
     InferenceOptions,
+    engine_of,
     log_skipped_count,
     log_unreadable,
     run_prediction,
@@ -311,6 +313,7 @@ def evaluate(
     device: str | torch.device = "auto",
     workers: int | None = None,
     strict: bool = False,
+    engine: Engine = "auto",
     path_column: str = "path",
     label_column: str = "label",
     group_column: str | None = None,
@@ -341,6 +344,8 @@ def evaluate(
         abstain_below: Probability below which an image is left to a person.
         calibrate: Model file to write, its temperature fitted on these images.
         baseline: A run, or the folder of another evaluation, to compare with on the same images.
+        engine: What computes: "torch", "onnxruntime", "openvino" (extras), or "auto" for the fastest installed one
+            that agrees with PyTorch.
         device, workers, strict, path_column, label_column, labels, label_separator, layout: See `train`.
         group_column: Column whose equal values intervals draw together. None takes "group", if there is one.
 
@@ -364,7 +369,7 @@ def evaluate(
         calibrate=path_of("calibrate", calibrate),
         baseline=path_of("baseline", baseline),
     )
-    inference = InferenceOptions(str(device), number("workers", workers, 0), strict)
+    inference = InferenceOptions(str(device), number("workers", workers, 0), strict, engine_of(engine))
     result = evaluate_and_report(path_text("model", model), source_of(data, table), options, inference)
     assert result is not None, "this is the only process"
     return Evaluation(options.out, result.to_json(), result.table())

@@ -20,6 +20,7 @@ from efficientnetv2.evaluation.predictions import (
     write_predictions,
     write_skipped,
 )
+from efficientnetv2.exporters.engines import Engine
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.training.run_dir import RUN_MARKERS
@@ -42,6 +43,7 @@ from efficientnetv2.workflows.batch_predict import (
     InferenceOptions,
     PredictionCheckpoint,
     PredictionJob,
+    engine_of,
     load_predictor,
     log_skipped_count,
     log_unreadable,
@@ -190,6 +192,7 @@ def predict(
     device: str | torch.device = "auto",
     workers: int | None = None,
     strict: bool = False,
+    engine: Engine = "auto",
     path_column: str = "path",
     label_column: str = "label",
 ) -> pd.DataFrame:
@@ -210,6 +213,8 @@ def predict(
         abstain_below: Probability below which the label of an image stays empty.
         tta: Test-time augmentation: "none", or "d4" for all eight flips and rotations. None takes that of the model.
         label_separator: For a multi-label model: give each image all its labels, with this text between them.
+        engine: What computes: "torch", "onnxruntime", "openvino" (extras), or "auto" for the fastest installed one
+            that agrees with PyTorch.
         device, workers, strict, path_column: See `train`.
         label_column: Column of a table with the label. Only ``rank`` uses labels.
 
@@ -232,7 +237,7 @@ def predict(
         path_text("model", model),
         source_of(data, {"path_column": path_column, "label_column": label_column}),
         options,
-        InferenceOptions(str(device), number("workers", workers, 0), strict),
+        InferenceOptions(str(device), number("workers", workers, 0), strict, engine_of(engine)),
     )
     assert table is not None, "this is the only process"
     return table
