@@ -64,8 +64,9 @@ def python_page() -> str:
 
 def cli_page() -> str:
     """Every command with its arguments, options and examples."""
-    from efficientnetv2.cli.main import app
     from typer.main import get_command
+
+    from efficientnetv2.cli.main import app
 
     lines = ["# Command line", "", "`effnetv2 COMMAND --help` shows the options of a command. `--help-all` adds the",
              "advanced options.", ""]  # fmt: skip
