@@ -57,7 +57,7 @@ def python_page() -> str:
     for group, names in _GROUPS.items():
         lines += [f"## {group}", ""]
         for name in names:
-            home = f"efficientnetv2.{efficientnetv2._HOME[name]}.{name}"
+            home = f"efficientnetv2.{efficientnetv2._MODULES[name]}.{name}"
             lines += [f"::: {home}", "    options:", f"      heading: efficientnetv2.{name}", ""]
     return "\n".join(lines)
 
