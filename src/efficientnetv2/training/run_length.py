@@ -53,7 +53,7 @@ class TimeConstraints:
     """What a time limit means before the first step. None is no limit."""
 
     minutes: float | None = None  # Minutes of the whole run, which decide the number of steps later
-    training_s: float | None = None  # Seconds for steps. Image sizes are lowered until three epochs fit.
+    training_s: float | None = None  # Seconds for steps. Image sizes are lowered until an epoch fits.
     read_s: float = 0.0  # Seconds to read one training image
     compile_within_s: float | None = None  # Seconds that compiling may take
 
