@@ -5,9 +5,9 @@ Run: python -m benchmarks.minutes_kept NAME=TRAIN,TEST --minutes 6 20 --start of
 TRAIN and TEST are folders of class folders (or tables); nothing is tuned on them. CHECKOUT is a clone at an earlier
 version, such as 0.1. For each number of minutes both versions train with the same command line at the same time, each
 on its own half of the processors, so that both meet the same pace of the machine. START is ``offline`` (what ``train``
-finds without a network) or a file of weights. The earlier version takes longer than it is given. By how much is measured
-with the smallest number of minutes; then it is given so many minutes less, so that both take the same time. Each model
-predicts TEST once.
+finds without a network) or a file of weights. The earlier version takes longer than it is given. By how much is
+measured with the smallest number of minutes; then it is given so many minutes less, so that both take the same time.
+Each model predicts TEST once.
 
 - ``minutes_kept_NAME_START_Nmin_ratio``: wall time from the command to the report / N minutes; 1 is exact.
 - ``minutes_kept_NAME_START_Nmin_minus_probe_top1``: trained model − linear probe of its start, in points, on the
@@ -60,13 +60,15 @@ def train(
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return found
     weights = [] if start == "offline" else ["--weights", start]
+    output = "--output" if checkout is None else "--out"  # CHECKOUT has the words of 0.1, here and below
     began = time.monotonic()
-    _run(["train", data, "--minutes", f"{minutes:g}", *weights, "--output", str(folder / "run")], checkout, cores)
+    _run(["train", data, "--minutes", f"{minutes:g}", *weights, output, str(folder / "run")], checkout, cores)
     wall_s = time.monotonic() - began
-    _run(["evaluate", str(folder / "run"), test, "--output", str(folder / "test")], checkout, cores)
+    _run(["evaluate", str(folder / "run"), test, output, str(folder / "test")], checkout, cores)
     report = json.loads((folder / "run/report.json").read_text(encoding="utf-8"))
     tested = json.loads((folder / "test/report.json").read_text(encoding="utf-8"))
-    last = report["recipe"]["progressive"]["image_size"]
+    plan = report["recipe"]["progressive"]
+    last = plan["image_size"] if checkout is None else plan["image_px"]
     row = {
         "minutes": minutes,
         "wall_s": round(wall_s, 1),
@@ -74,7 +76,7 @@ def train(
         "image_size": last["end"] if isinstance(last, dict) else last,
         "weights": Path(report["recipe"]["weights"]).name,
         "top1": report["top1"],
-        "probe_top1": report.get("linear_probe_top1"),
+        "probe_top1": report.get("linear_probe_top1" if checkout is None else "linear_probe"),
         "test_top1": tested["top1"],
         "cores": len(cores),
         "hardware": hardware(),
