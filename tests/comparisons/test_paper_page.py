@@ -154,7 +154,9 @@ def test_where_fusing_pays_is_what_was_timed():
     remark, ours = paper_page._REMARKS["3"], ratios("small", "ours")
     assert "bf16" in made["small"].ours_note
     assert "fp32" in made["tiny"].ours_note
-    assert "1-3 gives {:.1f} times the speed, stages 1-5 {:.1f} times and all stages {:.1f} times".format(*ours) in remark
+    assert (
+        "1-3 gives {:.1f} times the speed, stages 1-5 {:.1f} times and all stages {:.1f} times".format(*ours) in remark
+    )
     assert "V100 has {:.1f}, {:.1f} and {:.1f}".format(*ratios("small", "paper")) in remark
     assert f"fusing stages 1-3 gives {ratios('tiny', 'ours')[0]:.1f} times (" in remark
 
