@@ -1,4 +1,4 @@
-"""Different operations on different images of a batch, without a loop over images.
+"""Tensor operations that the transforms share: one strength or operation per image, without a loop over images.
 
 They compute on the long rows of ``to_rows``, in channels-last memory. Draws are made on the CPU: nothing waits.
 """
