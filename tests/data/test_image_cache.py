@@ -30,8 +30,8 @@ from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data import image_cache
+from efficientnetv2.data.crop import CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.image_cache import (
     PIXELS_OFFSET,
     CacheIndex,

@@ -1,4 +1,4 @@
-"""Flips, the eight symmetries of the square, affine warps and holes, with a strength for every image."""
+"""Flips, symmetries of the square, affine warps and holes, with a strength per image. Crops are in ``data.crop``."""
 
 from __future__ import annotations
 
