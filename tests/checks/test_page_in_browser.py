@@ -9,7 +9,7 @@ from tests.checks.planted import Planted, scene, sound
 from tests.evaluation.test_report_in_browser import AWKWARD, CHROMIUM, measured, stands_out
 
 from efficientnetv2.checks import report
-from efficientnetv2.checks.report import check_dataset
+from efficientnetv2.checks.dataset_check import check_dataset
 from efficientnetv2.checks.thumbnail_index import collect_image_stats
 from efficientnetv2.utils.rng import Key
 
