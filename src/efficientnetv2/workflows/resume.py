@@ -21,7 +21,8 @@ from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import data_root, relative_prefix
 from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
-from efficientnetv2.evaluation.report_metadata import ReportContext, summary_lines
+from efficientnetv2.evaluation.report_metadata import ReportContext
+from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.model_card import parse_entry
