@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from efficientnetv2.models.blocks import optimize_convolutions
-from efficientnetv2.models.conversion.timm import stated_preprocessing
+from efficientnetv2.models.conversion.timm_config import stated_preprocessing
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.memory_profile import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing

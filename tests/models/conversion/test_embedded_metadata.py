@@ -21,7 +21,7 @@ from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.conversion.metadata import UserMetadata
-from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.model_card import CARRIED
 from efficientnetv2.preprocessing import Bands, Preprocessing

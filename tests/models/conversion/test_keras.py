@@ -21,7 +21,7 @@ from efficientnetv2.models.conversion import convert, export
 from efficientnetv2.models.conversion import keras as interop
 from efficientnetv2.models.conversion.keras import refuse_other_heads
 from efficientnetv2.models.conversion.layouts import tensor_names, to_tensorflow
-from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.transforms.pipeline import normalize

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.models import pretrained
-from efficientnetv2.models.conversion import export, metadata, reading, timm
+from efficientnetv2.models.conversion import export, metadata, reading, timm_config
 from efficientnetv2.models.conversion.detect import DetectedModel, detect, named
 from efficientnetv2.models.conversion.layouts import COUNTER, TITLES
 from efficientnetv2.models.conversion.metadata import NO_USER_METADATA, UserMetadata
@@ -52,7 +52,7 @@ def read(
     file = reading.read(path)
     if file.source == "timm" and file.model is None and file.header and file.header.architecture:
         with suppress(InputError):  # timm has no such model, so the tensors are of another one
-            file = replace(file, model=timm.model_name(file.header.architecture)[0])
+            file = replace(file, model=timm_config.model_name(file.header.architecture)[0])
     notes = list(file.notes)
     wanted = None if model is None else named(file.path, file.source, model)
     named_by_user = False

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
-from efficientnetv2.models.conversion import keras_files, timm, torchvision
+from efficientnetv2.models.conversion import keras_files, timm_config, torchvision_config
 from efficientnetv2.models.conversion.keras import CLASSES, CLASSIFIER
 from efficientnetv2.models.conversion.layouts import (
     AxisOrder,
@@ -31,7 +31,7 @@ from efficientnetv2.models.conversion.layouts import (
     tensor_names,
     to_tensorflow,
 )
-from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.models.conversion.weight_file import header_text
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.model_card import CARRIED
@@ -53,7 +53,7 @@ def write_timm(path: Path, network: EfficientNet) -> None:
 
     Raises InputError if timm has no such model, or a state dict would lose the epsilon.
     """
-    name, arguments = timm.model_name(network.architecture)
+    name, arguments = timm_config.model_name(network.architecture)
     names = tensor_names("timm", network.architecture)
     if path.suffix in STATE_DICT_SUFFIXES:
         if arguments:
@@ -66,16 +66,16 @@ def write_timm(path: Path, network: EfficientNet) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"it is a file, but timm takes a folder or a name in {' or '.join(STATE_DICT_SUFFIXES)}")
     path.mkdir(exist_ok=True)
-    _write_tensors(path / timm.WEIGHTS, network, names, name)
+    _write_tensors(path / timm_config.WEIGHTS, network, names, name)
     config = _timm_config(name, arguments, network)
-    write_text_atomically(path / timm.CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text_atomically(path / timm_config.CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def write_torchvision(path: Path, network: EfficientNet) -> None:
     """Write a state dict (``.pth``, ``.safetensors``) that torchvision's model loads strictly. Raises InputError."""
     if path.suffix not in STATE_DICT_SUFFIXES:
         raise InputError("a file for torchvision ends in .pth or .safetensors")
-    name = torchvision.model_name(network.architecture)
+    name = torchvision_config.model_name(network.architecture)
     if not network.num_classes:
         raise InputError(f"torchvision's {name} always has a classifier, and this model has none")
     _write_tensors(path, network, tensor_names("torchvision", network.architecture), name)

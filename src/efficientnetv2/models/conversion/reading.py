@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from efficientnetv2.models import model_card
-from efficientnetv2.models.conversion import keras, tensorflow, timm
+from efficientnetv2.models.conversion import keras, tensorflow_checkpoint, timm_config
 from efficientnetv2.models.conversion.weight_file import WeightFile, parse_header
 from efficientnetv2.models.model_card import CARRIED
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
@@ -29,7 +29,7 @@ from efficientnetv2.utils.errors import InputError, error_summary, shorten
 # The first convolution of timm and torchvision, which shows the prefix of a model within a module.
 _STEMS = ("conv_stem.weight", "features.0.0.weight")
 _WRAPPERS = {"module", "_orig_mod"}  # prefixes of DistributedDataParallel and torch.compile
-_HUB_WEIGHTS = (timm.WEIGHTS, "pytorch_model.bin")
+_HUB_WEIGHTS = (timm_config.WEIGHTS, "pytorch_model.bin")
 
 # Where trainers keep the weights in a checkpoint, best first: averaged weights are preferred.
 _AVERAGED = ("state_dict_ema", "model_ema")
@@ -51,15 +51,15 @@ def read(path: str | Path) -> WeightFile:
     for no such file, an unknown format, a damaged file, or one that would have to run code.
     """
     path = Path(path)
-    if path.is_dir() and (path / timm.CONFIG).is_file():
+    if path.is_dir() and (path / timm_config.CONFIG).is_file():
         weights = next((path / name for name in _HUB_WEIGHTS if (path / name).is_file()), None)
         if weights is None:
-            raise InputError(f"{path} has a config.json but no {timm.WEIGHTS}. Fetch the weights too.")
-        fields, notes = timm.read_config(path / timm.CONFIG)
+            raise InputError(f"{path} has a config.json but no {timm_config.WEIGHTS}. Fetch the weights too.")
+        fields, notes = timm_config.read_config(path / timm_config.CONFIG)
         found = _read_tensors(weights)
         return replace(found, source="timm", notes=(*found.notes, *notes), **fields)
-    if tensorflow.opens(path):
-        return tensorflow.read(path)
+    if tensorflow_checkpoint.opens(path):
+        return tensorflow_checkpoint.read(path)
     if path.is_dir():
         raise InputError(f"{path} has neither config.json (timm) nor 'checkpoint' (TensorFlow). Give the weight file.")
     if not path.is_file():
@@ -70,7 +70,7 @@ def read(path: str | Path) -> WeightFile:
 def is_model_file(path: str | Path) -> bool:
     """Whether a path is a model file of this package, or a directory with one; it may be damaged."""
     path = Path(path)
-    file = path / timm.WEIGHTS if path.is_dir() and not (path / timm.CONFIG).is_file() else path
+    file = path / timm_config.WEIGHTS if path.is_dir() and not (path / timm_config.CONFIG).is_file() else path
     try:
         with safe_open(file, framework="pt") as opened:
             return model_card.has_header(opened.metadata() or {})

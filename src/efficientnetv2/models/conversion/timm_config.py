@@ -1,4 +1,4 @@
-"""timm's models (1.0.31), its preprocessing and its hub directories. Nothing here imports timm.
+"""Names, tags, preprocessing and hub directories of timm's models (1.0.31). Nothing here imports timm.
 
 timm has most models twice under the same tensor names: ``tf_efficientnetv2_s`` pads as TensorFlow does and has
 batch-norm epsilon 1e-3, ``efficientnetv2_s`` pads symmetrically with epsilon 1e-5. Tensors do not say which.

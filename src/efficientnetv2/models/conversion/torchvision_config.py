@@ -1,4 +1,4 @@
-"""torchvision's models and its preprocessing. Source: torchvision/models/efficientnet.py."""
+"""Names and preprocessing of torchvision's models. Source: torchvision/models/efficientnet.py."""
 
 from __future__ import annotations
 
