@@ -215,7 +215,7 @@ class TestOthersDoNotMind:
                 assert archive.testzip() is None
         # What Keras saves next is its own: nothing of ours is left to be out of date.
         theirs.save(tmp_path / "next.keras")
-        assert convert.reading.read(tmp_path / "next.keras").header is None
+        assert convert.weight_reader.read(tmp_path / "next.keras").header is None
 
     @pytest.mark.parametrize("safe", [True, False])
     def test_torchvision(self, tmp_path, safe):
@@ -232,7 +232,7 @@ class TestOthersDoNotMind:
         with torch.inference_mode():
             assert torch.allclose(theirs(pictures), network(pictures), atol=1e-5)
         torch.save(theirs.state_dict(), tmp_path / "next.pth")
-        assert convert.reading.read(tmp_path / "next.pth").header is None
+        assert convert.weight_reader.read(tmp_path / "next.pth").header is None
 
 
 class TestWhatWasChangedSince:

@@ -422,7 +422,11 @@ def test_a_header_as_long_as_a_pickle_begins_is_that_of_a_safetensors_file(tmp_p
 @pytest.mark.parametrize(
     ("out", "writer", "error"),
     [
-        ("folder", "efficientnetv2.models.conversion.export.save_file", SafetensorError("No space left on device")),
+        (
+            "folder",
+            "efficientnetv2.models.conversion.weight_writer.save_file",
+            SafetensorError("No space left on device"),
+        ),
         ("x.pth", "torch.save", RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nat")),
         ("y.pth", "torch.save", OSError(28, "No space left on device")),
     ],

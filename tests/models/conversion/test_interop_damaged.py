@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from tests.messages import mentioning
 
 from efficientnetv2.models.conversion.detect import detect
-from efficientnetv2.models.conversion.reading import is_model_file, read
+from efficientnetv2.models.conversion.weight_reader import is_model_file, read
 from efficientnetv2.utils.errors import InputError
 
 h5py = pytest.importorskip("h5py")

@@ -10,8 +10,8 @@ from tests.messages import mentioning
 from efficientnetv2.architectures.registry import NAMES, get_architecture, get_model_info
 from efficientnetv2.models.conversion import timm_config, torchvision_config
 from efficientnetv2.models.conversion.detect import published_name
-from efficientnetv2.models.conversion.export import rounded_crop
 from efficientnetv2.models.conversion.layouts import tensor_names
+from efficientnetv2.models.conversion.weight_writer import rounded_crop
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.pretrained import timm_crop_pct
 from efficientnetv2.preprocessing import Preprocessing
