@@ -1,4 +1,4 @@
-"""Shapes and activation memory of any model, from a pass on the meta device: no values, no memory."""
+"""Output shapes, stride and activation memory of any model, by a pass on the meta device without values."""
 
 from __future__ import annotations
 
