@@ -1,4 +1,4 @@
-"""How long a training step and the inference of an architecture take on this device."""
+"""How long a training step of an architecture takes on this device, by part; and the inference of one image."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class ReferenceTiming:
 
 
 @dataclass(frozen=True)
-class StepTiming:
+class StepTimeByPart:
     """Seconds of a training step (the lowest and highest quartiles of the sittings), and of its parts by name."""
 
     total: TimingStats
@@ -206,7 +206,7 @@ def time_step(
     device: torch.device,
     groups_per_pass: int = 1,
     reference: ReferenceTiming | None = None,
-) -> StepTiming:
+) -> StepTimeByPart:
     """Time training steps (forward, backward, update) of a resolved recipe at the last stage's settings, on noise.
 
     Whole steps, which count, alternate with steps timed by part. The model is created anew for each sitting; the
@@ -243,7 +243,7 @@ def time_step(
     stats = [TimingStats.of(rounds) for rounds in sittings]
     rounds = [seconds for sitting in sittings for seconds in sitting]
     low, high = min(sitting.low for sitting in stats), max(sitting.high for sitting in stats)
-    return StepTiming(
+    return StepTimeByPart(
         TimingStats(statistics.median(rounds), low, high, len(rounds)),
         {name: statistics.mean(times) for name, times in by_name.items()},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,17 +16,19 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused_mbconv
 from efficientnetv2.models.blocks import BatchNorm2d
-from efficientnetv2.nas import latency
-from efficientnetv2.nas.latency import (
+from efficientnetv2.nas import step_time
+from efficientnetv2.nas.step_time import (
     ReferenceTiming,
     StepBenchmark,
     StepTimeCache,
+    inference_latency,
     min_timed_steps,
     part_names,
     time_step,
 )
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.utils import timer
 from efficientnetv2.utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -121,7 +124,7 @@ def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
 ):
     """Within each of them all rounds are alike: a spread over rounds alone would be 0."""
     bench = Sittings(seconds)
-    monkeypatch.setattr(latency, "StepBenchmark", bench)
+    monkeypatch.setattr(step_time, "StepBenchmark", bench)
     found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
     assert (found.total.median, found.total.low, found.total.high, found.total.rounds) == (
         median, low, high, rounds,
@@ -135,7 +138,7 @@ def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(mo
     other = get_architecture("efficientnetv2_b0")
     slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
     bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
-    monkeypatch.setattr(latency, "StepBenchmark", bench)
+    monkeypatch.setattr(step_time, "StepBenchmark", bench)
     found = time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(other, RECIPE, 1.0))
     assert bench.made == [other, TINY, other, TINY, other, TINY, other]
     assert found.total.median == pytest.approx(0.5)
@@ -155,7 +158,7 @@ def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
         def step_by_part(self) -> list[float]:
             return [2.0] + [0.0] * (len(super().step_by_part()) - 1)
 
-    monkeypatch.setattr(latency, "StepBenchmark", Counting([]))
+    monkeypatch.setattr(step_time, "StepBenchmark", Counting([]))
     time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(other, RECIPE, 1.0))
     assert (steps[TINY], steps[other]) == min_timed_steps()
 
@@ -243,8 +246,48 @@ def test_memory_that_runs_out_with_the_network_of_the_pace_is_told_as_that(monke
     def of(architecture: Architecture, *given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(latency, "StepBenchmark", of)
+    monkeypatch.setattr(step_time, "StepBenchmark", of)
     with pytest.raises(InputError, match=mentioning("CUDA", "out of memory")):
         time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(TINY, RECIPE, 1.0))
     with pytest.raises(torch.OutOfMemoryError):
         time_step(TINY, RECIPE, num_classes=3, device=CPU)
+
+
+BACKBONE = get_architecture("efficientnetv2_b0")
+SECONDS = {TINY: 0.002, BACKBONE: 0.004}
+
+
+class Clock:
+    """Goes on while a network computes, the machine so many times as slow as it was."""
+
+    def __init__(self, slowness: float) -> None:
+        self.now, self.slowness = 0.0, slowness
+
+    def pass_of(self, architecture: object, **words: object) -> torch.nn.Module:
+        """Stands for a network."""
+        clock, seconds = self, SECONDS[architecture]
+
+        class Passing(torch.nn.Module):
+            in_channels = 3
+
+            def forward(self, picture: torch.Tensor) -> None:
+                clock.now += clock.slowness * seconds
+
+        return Passing()
+
+
+@pytest.mark.parametrize(
+    ("slowness", "pace", "told"),
+    [
+        (1.1, ReferenceTiming(BACKBONE, RECIPE, 1.0, inference_seconds=0.004), 0.002),
+        (1.0, ReferenceTiming(BACKBONE, RECIPE, 1.0, inference_seconds=0.008), 0.004),
+        (1.1, ReferenceTiming(BACKBONE, RECIPE, 1.0), 0.0022),
+        (1.1, None, 0.0022),
+    ],
+)
+def test_a_machine_that_is_slower_changes_no_time_that_is_told_at_a_pace(slowness, pace, told, monkeypatch):
+    clock = Clock(slowness)
+    monkeypatch.setattr(step_time, "create", clock.pass_of)
+    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    found = inference_latency(TINY, image_size=32, num_classes=3, device=CPU, reference=pace)
+    assert found == pytest.approx(told)
