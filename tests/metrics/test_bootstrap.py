@@ -18,7 +18,7 @@ from efficientnetv2.metrics.confidence_intervals import (
     percentile_interval,
     unit_counts,
 )
-from efficientnetv2.metrics.paired_tests import paired_difference
+from efficientnetv2.metrics.metric_differences import paired_difference
 from efficientnetv2.utils.rng import Key
 
 KEY = Key.of(0)
@@ -283,7 +283,7 @@ def test_a_strong_difference_of_many_pictures_is_certain_in_parts_too(monkeypatc
     whole = paired_difference(labels, one, other, np.arange(600), 3, key=KEY)
     assert whole["macro_f1"].certain
     assert whole["balanced_accuracy"].certain
-    monkeypatch.setattr("efficientnetv2.metrics.paired_tests.CELLS_AT_ONCE", 500)
+    monkeypatch.setattr("efficientnetv2.metrics.metric_differences.CELLS_AT_ONCE", 500)
     assert paired_difference(labels, one, other, np.arange(600), 3, key=KEY) == whole
 
 

@@ -1,4 +1,4 @@
-"""Tests of the difference between two models on the same images."""
+"""Differences of metrics between two models with intervals and tests, on the same images or on independent ones."""
 
 from __future__ import annotations
 
