@@ -42,9 +42,9 @@ from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.cli.demo import bundled_images
+from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memory
 from efficientnetv2.data.crop import ASPECT, CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.image_cache import CacheJob, CacheSpec, cache_in_memory
 from efficientnetv2.data.image_io import open_stored
 from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import Reader, source_reader

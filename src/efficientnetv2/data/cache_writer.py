@@ -1,38 +1,28 @@
-"""A cache of decoded images, in memory for one run or on disk for others: its size, its file, its reader.
-
-The file is mapped into memory, so that all processes share its pages::
-
-    preamble: magic, version, offset and length of the index, the index's BLAKE2b hash
-    pixels:   of one image after the other, (height, width, channels) uint8
-    index:    numpy's npz: digest, channels, offset and size of each image, unreadable images and reasons
-"""
+"""Fill a cache of decoded images, in memory for one run or on disk for others. Its file is in ``cache_reader``."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import logging
 import math
 import os
 import shutil
-import struct
 import tempfile
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from efficientnetv2.data.cache_reader import PIXELS_OFFSET, VERSION, CachedImageReader, CacheIndex, InvalidCacheError
 from efficientnetv2.data.crop import ASPECT
 from efficientnetv2.data.decode import load_resized_image
 from efficientnetv2.data.image_io import MIN_SIDE, Pixels, UnreadableImageError, image_size
@@ -45,9 +35,6 @@ from efficientnetv2.utils.logs import progress, silenced
 
 _logger = logging.getLogger(__name__)
 
-_MAGIC, _VERSION = b"effnetv2", 2
-_PREAMBLE = struct.Struct("<8sQQQ32s")
-PIXELS_OFFSET = 4096  # a page, so that the system reads ahead in whole pages
 _GRID = 401  # points each way for the quantile of crop sizes. Ours.
 # Tasks queued per thread, so that none waits; images per task, for headers and for decoding. Larger tasks need fewer
 # remote requests and more memory. Ours.
@@ -92,109 +79,6 @@ class CacheSpec:
         return small[0], small[1]
 
 
-class InvalidCacheError(Exception):
-    """A file that is no cache, or an incomplete one. The message follows the name of the file."""
-
-
-@dataclass(frozen=True, eq=False)
-class CacheIndex:
-    """The index behind the pixels: (N,) offset in the file; (N, 2) height and width, 0 for unreadable images."""
-
-    digest: str
-    offsets: Ints
-    sizes: npt.NDArray[np.int32]
-    reasons: dict[int, str]
-    channels: int
-
-    def write(self, file: BinaryIO) -> None:
-        """Append the index, then write the preamble: without it the file is no cache."""
-        packed = io.BytesIO()
-        rows, reasons = list(self.reasons), list(self.reasons.values())
-        np.savez(
-            packed, content=np.array(self.digest), offsets=self.offsets, sizes=self.sizes,
-            rows=np.array(rows, np.int64), reasons=np.array(reasons, np.str_), channels=np.array(self.channels),
-        )  # fmt: skip
-        content = packed.getvalue()
-        offset = file.seek(0, io.SEEK_END)
-        file.write(content)
-        file.seek(0)
-        file.write(_PREAMBLE.pack(_MAGIC, _VERSION, offset, len(content), _hash(content)))
-
-    @classmethod
-    def read(cls, file: BinaryIO) -> CacheIndex:
-        """The index of a file. Raises InvalidCacheError if it is missing, damaged or of another version."""
-        preamble = file.read(_PREAMBLE.size).ljust(_PREAMBLE.size, b"\0")
-        magic, version, offset, length, digest = _PREAMBLE.unpack(preamble)
-        content = b""
-        if (magic, version) == (_MAGIC, _VERSION) and file.seek(0, io.SEEK_END) == offset + length:
-            file.seek(offset)
-            content = file.read(length)
-        if _hash(content) != digest:
-            raise InvalidCacheError("is no cache, damaged, cut short or of another version")
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            reasons = dict(zip(arrays["rows"].tolist(), arrays["reasons"].tolist(), strict=True))
-            channels = int(arrays["channels"])
-            return cls(str(arrays["content"]), arrays["offsets"], arrays["sizes"], reasons, channels)
-
-
-class CachedImageReader:
-    """Reads the images of a cache file, whose ``rows`` are the samples; ``originals`` names them.
-
-    ``digest`` is the expected one, so that a replaced file is noticed. ``holder`` keeps the file's memory alive.
-    """
-
-    def __init__(self, path: Path, digest: str, rows: Ints, originals: Reader, holder: object = None) -> None:
-        self.path, self.digest, self.rows, self.originals = path, digest, rows, originals
-        self._holder = holder
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_file"} | {"_holder": None}
-
-    def source(self, sample: int) -> Pixels:
-        """Pixels, mapped and not copied. Raises UnreadableImageError, and InputError if the file has been replaced."""
-        index, mapped = self._file
-        row = int(self.rows[sample])
-        height, width = index.sizes[row].tolist()
-        if height == 0:
-            raise UnreadableImageError(self.name(sample), index.reasons[row])
-        first = int(index.offsets[row])
-        end = first + height * width * index.channels
-        return mapped[first:end].reshape(height, width, index.channels)
-
-    def name(self, sample: int) -> str:
-        """Name of the original."""
-        return self.originals.name(sample)
-
-    def stamps(self, samples: Sequence[int]) -> list[str]:
-        """Stamps of the originals."""
-        return self.originals.stamps(samples)
-
-    def ahead(self, samples: Sequence[int]) -> CachedImageReader:
-        """The same reader: the system reads pages when they are used."""
-        return self
-
-    @cached_property
-    def _file(self) -> tuple[CacheIndex, Pixels]:
-        """Index and pixels. Each process opens the file on first use."""
-        try:
-            with self.path.open("rb") as file:
-                index = CacheIndex.read(file)
-                if index.digest != self.digest:
-                    raise InvalidCacheError("holds other images by now")
-                # Not "c", which may reserve memory for the whole file: a cache may be larger than memory.
-                return index, np.asarray(np.memmap(file, np.uint8, "r"))
-        except InvalidCacheError as error:
-            fault = f"has changed during the run: it {error}"
-            raise InputError(f"The cache {self.path} {fault}. Resume to fill it again.") from error
-        except OSError as error:
-            fault = f"can't be read ({error.strerror or error})"
-            raise InputError(f"The cache {self.path} {fault}. Resume to fill it again.") from error
-
-
-def _hash(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=32).digest()
-
-
 @dataclass(frozen=True)
 class CacheJob:
     """``count`` images of a reader to cache with this size, decoded by ``threads``."""
@@ -206,7 +90,7 @@ class CacheJob:
 
     def digest(self) -> str:
         """32 hexadecimal digits of the images and their size: other files give other digits."""
-        digest = hashlib.blake2b(f"{_VERSION} {self.spec.px} {self.spec.side}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{VERSION} {self.spec.px} {self.spec.side}".encode(), digest_size=16)
         for sample, stamp in enumerate(self.reader.stamps(range(self.count))):
             digest.update(f"\0{self.reader.name(sample)}\0{stamp}".encode(errors="surrogateescape"))
         return digest.hexdigest()
