@@ -10,7 +10,7 @@ from tests.evaluation.test_report_in_browser import AWKWARD, CHROMIUM, measured,
 
 from efficientnetv2.checks import report
 from efficientnetv2.checks.dataset_check import check_dataset
-from efficientnetv2.checks.thumbnail_index import collect_image_stats
+from efficientnetv2.checks.image_stats import collect_image_stats
 from efficientnetv2.utils.rng import Key
 
 

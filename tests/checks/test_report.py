@@ -23,9 +23,9 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.checks import report
 from efficientnetv2.checks.dataset_check import check_dataset
 from efficientnetv2.checks.dataset_statistics import class_count_section, cramers_v
+from efficientnetv2.checks.image_stats import collect_image_stats
 from efficientnetv2.checks.report import legend
 from efficientnetv2.checks.split_leakage import location_section
-from efficientnetv2.checks.thumbnail_index import collect_image_stats
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.generalization import EARTH_KM, Places
 from efficientnetv2.inference.predict import Embeddings

@@ -8,6 +8,7 @@ from typing import Any
 
 from efficientnetv2.checks.dataset_statistics import class_count_section, image_stats_section
 from efficientnetv2.checks.duplicates import duplicate_section, exact_duplicates, lookalike_section
+from efficientnetv2.checks.image_stats import ImageStats
 from efficientnetv2.checks.issues import CheckSection, Issue, by_severity, issue
 from efficientnetv2.checks.label_errors import label_error_section
 from efficientnetv2.checks.split_leakage import (
@@ -17,7 +18,6 @@ from efficientnetv2.checks.split_leakage import (
     location_section,
     time_section,
 )
-from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.evaluation.generalization import NEAR_KM

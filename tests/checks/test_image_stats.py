@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from efficientnetv2.checks.thumbnail_index import SMALL_PX, collect_image_stats
+from efficientnetv2.checks.image_stats import SMALL_PX, collect_image_stats
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_image
 

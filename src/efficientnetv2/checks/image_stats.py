@@ -1,4 +1,4 @@
-"""Statistics of every image from one pass over the files: format, size, color, thumbnail and perceptual hash."""
+"""Statistics of every image from one pass over its file: format, size, color, thumbnail and perceptual hash."""
 
 from __future__ import annotations
 
