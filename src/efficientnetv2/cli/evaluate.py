@@ -54,7 +54,7 @@ def evaluate(
     - `effnetv2 evaluate runs/demo test.csv --output evaluation/`
     - `effnetv2 evaluate model.safetensors test.csv --baseline runs/before`
     """
-    from efficientnetv2.cli.results import ResultPrinter
+    from efficientnetv2.cli.result_tables import ResultPrinter
     from efficientnetv2.workflows.batch_predict import InferenceOptions
     from efficientnetv2.workflows.evaluate import evaluate_and_report
     from efficientnetv2.workflows.evaluate_options import EvaluateOptions
