@@ -15,7 +15,7 @@ import numpy as np
 from efficientnetv2.data.bands import measure_bands
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.labeling import Spelling
+from efficientnetv2.data.label_rules import Spelling
 from efficientnetv2.data.raster_checks import count_dtypes, dtype_group, is_raster
 from efficientnetv2.data.records import SPLITS, Layout
 from efficientnetv2.data.shards.index import is_url

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks
-from efficientnetv2.data.labeling import join_lists
+from efficientnetv2.data.label_rules import join_lists
 from efficientnetv2.data.records import (
     AUGMENTED_FROM,
     BLANK,

@@ -13,7 +13,7 @@ import pandas as pd
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.csv_dialect import match_names, read_cells
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.labeling import normalize_label
+from efficientnetv2.data.label_rules import normalize_label
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards.index import INDEX_NAME
 from efficientnetv2.evaluation.compare import PreviousRun

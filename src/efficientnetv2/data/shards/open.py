@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.labeling import join_lists
+from efficientnetv2.data.label_rules import join_lists
 from efficientnetv2.data.records import ImageRecords, ReadOptions, is_image, is_system_folder, missing_column
 from efficientnetv2.data.shards import index as shard_index
 from efficientnetv2.data.shards.index import INDEX_NAME, SUFFIX, ShardIndex, ShardSet, is_url, split_location
