@@ -15,10 +15,10 @@ from PIL import Image
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.label_rules import pad_labels, unseparated_hint
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.data.splits import with_holdout, with_minival
-from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 ROWS = {  # cat 2, dog 2, animal 4, tree 2

@@ -22,7 +22,7 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.nas import trial as child
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage

@@ -19,11 +19,11 @@ from tests.conftest import paint
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.shards.index import expand_braces, load_index, save_index
 from efficientnetv2.data.shards.storage import LocalStore, Range
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 

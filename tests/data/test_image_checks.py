@@ -18,8 +18,8 @@ from efficientnetv2.data import file_probe as look_room
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.file_probe import probe
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 
