@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.messages import mentioning
 
-from efficientnetv2.geospatial import predict_map
-from efficientnetv2.geospatial.predict_map import BLENDED_BYTES, Grid, blend_windows, rows_at_a_time, window_weights
+from efficientnetv2.geospatial import sliding_window
+from efficientnetv2.geospatial.sliding_window import BLENDED_BYTES, Grid, blend_windows, rows_at_a_time, window_weights
 from efficientnetv2.utils.errors import InputError
 
 
@@ -106,7 +106,7 @@ def test_in_strips_of_rows_it_is_the_same_as_all_at_once(monkeypatch):
     at_once = whole(answers, counts, down, across)
     np.testing.assert_allclose(at_once, expected, rtol=1e-5)
     assert np.isnan(at_once[:13]).all()
-    monkeypatch.setattr(predict_map, "BLENDED_BYTES", 7 * 4 * (60 + 4) * 5)
+    monkeypatch.setattr(sliding_window, "BLENDED_BYTES", 7 * 4 * (60 + 4) * 5)
     strips = list(blend_windows(answers, counts, down, across))
     assert [len(one) for one in strips] == [7] * 8 + [4]
     np.testing.assert_allclose(np.concatenate(strips), at_once, rtol=1e-6)
