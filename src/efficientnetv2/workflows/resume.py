@@ -25,7 +25,7 @@ from efficientnetv2.evaluation.report_metadata import ReportContext
 from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.model_card import parse_entry
+from efficientnetv2.models.model_header import parse_entry
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.checkpoints import checkpoint_steps, remove_checkpoints
 from efficientnetv2.training.ddp import validate_sharing

@@ -23,7 +23,7 @@ from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.conversion.metadata import UserMetadata
 from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.models.model_card import CARRIED
+from efficientnetv2.models.model_header import CARRIED
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 

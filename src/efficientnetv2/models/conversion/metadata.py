@@ -14,7 +14,7 @@ from efficientnetv2.models.conversion import timm_config, torchvision_config
 from efficientnetv2.models.conversion.detect import DetectedModel, is_tf
 from efficientnetv2.models.conversion.weight_file import WeightFile
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.model_card import Header
+from efficientnetv2.models.model_header import Header
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, pluralize
 from efficientnetv2.utils.optional_deps import import_torchvision

@@ -20,10 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from efficientnetv2.models import model_card
+from efficientnetv2.models import model_header
 from efficientnetv2.models.conversion import keras, tensorflow_checkpoint, timm_config
 from efficientnetv2.models.conversion.weight_file import WeightFile, parse_header
-from efficientnetv2.models.model_card import CARRIED
+from efficientnetv2.models.model_header import CARRIED
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
 
 # The first convolution of timm and torchvision, which shows the prefix of a model within a module.
@@ -73,7 +73,7 @@ def is_model_file(path: str | Path) -> bool:
     file = path / timm_config.WEIGHTS if path.is_dir() and not (path / timm_config.CONFIG).is_file() else path
     try:
         with safe_open(file, framework="pt") as opened:
-            return model_card.has_header(opened.metadata() or {})
+            return model_header.has_header(opened.metadata() or {})
     except (OSError, SafetensorError):
         return False
 
@@ -115,7 +115,7 @@ def _read_safetensors(path: Path) -> WeightFile:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if model_card.has_header(metadata):
+            if model_header.has_header(metadata):
                 raise InputError(f"{path} is a model file of this package: efficientnetv2.load reads it.")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:

@@ -34,7 +34,7 @@ from efficientnetv2.models.conversion.layouts import (
 from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.models.conversion.weight_file import header_text
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.models.model_card import CARRIED
+from efficientnetv2.models.model_header import CARRIED
 from efficientnetv2.models.pretrained import timm_crop_pct
 from efficientnetv2.preprocessing import SYMMETRIC_MEAN, SYMMETRIC_STD, Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary
