@@ -19,9 +19,9 @@ from efficientnetv2.data.records import AUGMENTED_FROM, copy_groups, is_copy, va
 from efficientnetv2.data.sampler import target_counts
 from efficientnetv2.data.splits import with_holdout, with_minival
 from efficientnetv2.progressive.schedule import StepSettings
-from efficientnetv2.transforms import export as materialized
+from efficientnetv2.transforms import augmented_copies as materialized
 from efficientnetv2.transforms import pipeline
-from efficientnetv2.transforms.export import augmented_copies_of, spread_copies, write_copies
+from efficientnetv2.transforms.augmented_copies import augmented_copies_of, spread_copies, write_copies
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
