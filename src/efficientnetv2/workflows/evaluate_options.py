@@ -16,7 +16,6 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.label_rules import normalize_label
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards.index import INDEX_NAME
-from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.evaluation.predictions import (
     PREDICTIONS_CSV,
@@ -26,6 +25,7 @@ from efficientnetv2.evaluation.predictions import (
     load_predictions,
 )
 from efficientnetv2.evaluation.report_sections import ReportOptions, validate_slices
+from efficientnetv2.evaluation.run_comparison import PreviousRun
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.models.efficientnet import Network

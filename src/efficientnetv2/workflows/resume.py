@@ -19,9 +19,9 @@ from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.records import AUGMENTED_FROM
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import data_root, relative_prefix
-from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
 from efficientnetv2.evaluation.report_metadata import ReportContext
+from efficientnetv2.evaluation.run_comparison import PreviousRun
 from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network

@@ -12,8 +12,8 @@ from scipy.stats import binom, t
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.cli.evaluate import compare
-from efficientnetv2.evaluation.compare import FinishedRun, compare_runs, compare_unpaired
 from efficientnetv2.evaluation.predictions import compare_predictions
+from efficientnetv2.evaluation.run_comparison import FinishedRun, compare_runs, compare_unpaired
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.training.run_lock import lock_run_dir
 from efficientnetv2.utils.errors import InputError
