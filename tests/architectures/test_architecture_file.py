@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from tests.messages import mentioning
 
-from efficientnetv2.architectures.io import is_architecture_file, read, write
+from efficientnetv2.architectures.architecture_file import is_architecture_file, read, write
 from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.utils.errors import InputError
 
