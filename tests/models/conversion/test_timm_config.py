@@ -1,4 +1,4 @@
-"""Tensor names and shapes of all published networks are those of timm and torchvision, none left over."""
+"""Names, tags, shapes and preprocessing of all published networks are those of timm and torchvision."""
 
 import pytest
 import torch
