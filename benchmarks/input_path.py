@@ -42,15 +42,15 @@ from PIL import Image
 from torch import Tensor
 
 from efficientnetv2.cli.demo import bundled_images
+from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memory
+from efficientnetv2.data.crop import ASPECT, CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.decode import ASPECT, CROP_UNIFORMS, draw_crop
-from efficientnetv2.data.image_cache import CacheJob, CacheSpec, cache_in_memory
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.image_io import open_stored
 from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.sampler import BatchRequest
-from efficientnetv2.data.validate import validate_images
 from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings

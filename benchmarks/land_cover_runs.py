@@ -19,8 +19,8 @@ from benchmarks.at_once import at_once
 from benchmarks.finetune_land_cover import KNOWN
 from benchmarks.record import RESULTS, hardware
 
-from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.progress_bars import TrainingBar
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.trial import exit_with_parent
 from efficientnetv2.training.overrides import TrainOverrides

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.architectures.registry import get_architecture
-from efficientnetv2.models.conversion import convert, torchvision
+from efficientnetv2.models.conversion import convert, torchvision_config
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.efficientnet import EfficientNet
 
@@ -75,13 +75,13 @@ class Torchvision:
     @staticmethod
     def has(name: str) -> bool:
         """Whether torchvision has it."""
-        return name in torchvision.MODELS
+        return name in torchvision_config.MODELS
 
     def create(self) -> nn.Module:
         """With fresh weights."""
         from torchvision.models import get_model
 
-        return get_model(torchvision.MODELS[self.name], weights=None)
+        return get_model(torchvision_config.MODELS[self.name], weights=None)
 
     def save(self, theirs: nn.Module, place: Path) -> Path:
         """As torchvision publishes its own."""
@@ -100,7 +100,7 @@ class Torchvision:
         """Of uint8 pictures, normalised as torchvision documents for its weights of this network."""
         from torchvision.models import get_model_weights
 
-        transform = get_model_weights(torchvision.MODELS[self.name]).DEFAULT.transforms()
+        transform = get_model_weights(torchvision_config.MODELS[self.name]).DEFAULT.transforms()
         return _normalised_logits(theirs, pixels, transform.mean, transform.std)
 
 

@@ -20,10 +20,10 @@ import torch
 from benchmarks.search_table import Record, short
 from benchmarks.search_trials import at_pace_of, backbone_measured, untrained
 
-from efficientnetv2.nas.latency import StepTimeCache
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.stage_choices import Point
+from efficientnetv2.nas.step_time import StepTimeCache
 from efficientnetv2.utils.io import write_text_atomically
 
 # What the sum over the parts is held to, as a share of the step.

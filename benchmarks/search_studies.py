@@ -13,7 +13,7 @@ from benchmarks.search_table import Record
 from benchmarks.search_trials import SAME, SEED, drawn
 from benchmarks.surrogate import worth
 
-from efficientnetv2.architectures.io import read as read_network
+from efficientnetv2.architectures.architecture_file import read as read_network
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.cli.main import app
 from efficientnetv2.nas.objective import Measurement

@@ -18,13 +18,13 @@ import efficientnetv2
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.splits import with_minival
-from efficientnetv2.data.validate import validate_images
-from efficientnetv2.nas.latency import ReferenceTiming
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import ProxyTask, require_no_leakage
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
+from efficientnetv2.nas.step_time import ReferenceTiming
 from efficientnetv2.nas.trial import run_trial, to_measurement
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe import Recipe

@@ -23,10 +23,10 @@ import pandas as pd
 from benchmarks.record import RESULTS, record
 
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import epoch_order
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Shard, ShardIndex, save_index
-from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.rng import Key
 
 PICTURES = 13_000_000

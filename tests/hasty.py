@@ -5,15 +5,15 @@ import os
 import sys
 from types import ModuleType
 
-from efficientnetv2.nas import latency
+from efficientnetv2.nas import step_time
 from efficientnetv2.training import timing
 
 # What is killed in a test leaves the machine's memory of its files alone, so nothing has to reach the disk.
 os.fsync = lambda _: None
 # How steady a measured pace is, no command under test is asked; modules that ask measure in their own process.
 timing._TIMED_S = timing._ANSWERS_S = 0.3
-latency._WARM_UP_S = latency._SECONDS = 0.05
-latency._WARM_UP, latency._ROUNDS = 1, 3
+step_time._WARM_UP_S = step_time._SECONDS = 0.05
+step_time._WARM_UP, step_time._ROUNDS = 1, 3
 # TensorBoard without TensorFlow, as ``training.run_dir`` imports it.
 sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 importlib.import_module("torch.utils.tensorboard")

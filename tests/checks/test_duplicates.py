@@ -21,8 +21,8 @@ from efficientnetv2.checks.duplicates import (
     lookalike_section,
     near_duplicates,
 )
+from efficientnetv2.checks.image_stats import HASH_BITS, ImageStats, collect_image_stats
 from efficientnetv2.checks.issues import connected_groups
-from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats, collect_image_stats
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.rng import Key

@@ -16,8 +16,8 @@ from tests.messages import mentions
 
 from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.cli import console as screen
-from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.progress_bars import TrainingBar
 from efficientnetv2.models import pretrained
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.utils.logs import hushed, progress

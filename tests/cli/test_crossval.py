@@ -21,7 +21,7 @@ from tests.conftest import COLORS, paint
 from tests.data.test_folds import places
 from tests.data.test_splits import dataset
 from tests.messages import mentioning, mentions
-from tests.metrics.test_bootstrap import alike_places
+from tests.metrics.test_metric_differences import alike_places
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset

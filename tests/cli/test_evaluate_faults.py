@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.cli.results import ResultPrinter
+from efficientnetv2.cli.result_tables import ResultPrinter
 from efficientnetv2.data import image_metadata
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.models import model_file

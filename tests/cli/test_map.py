@@ -25,7 +25,7 @@ from tests.rasters import PLACE, UTM, rasterio, warp, write_raster
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.geo import print_map
-from efficientnetv2.geospatial.predict_map import Grid, MapStatistics
+from efficientnetv2.geospatial.sliding_window import Grid, MapStatistics
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet

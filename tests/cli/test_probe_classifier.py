@@ -23,7 +23,7 @@ from tests.messages import mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv
 from efficientnetv2.cli.console import Screen
-from efficientnetv2.cli.results import ResultPrinter, print_outcome
+from efficientnetv2.cli.result_tables import ResultPrinter, print_outcome
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult

@@ -25,7 +25,7 @@ from tests.messages import mentions
 from tests.nas.tiny import SPACE, words
 from typer.testing import CliRunner
 
-from efficientnetv2.architectures.io import read
+from efficientnetv2.architectures.architecture_file import read
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data

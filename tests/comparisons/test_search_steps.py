@@ -14,9 +14,9 @@ from benchmarks.search_table import MEASURED, Record
 from tests.comparisons.test_search_record import BACKBONE, COMMON, PROXY
 from tests.messages import mentioning
 
-from efficientnetv2.nas.latency import StepTimeCache, part_names
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.space import small_space
+from efficientnetv2.nas.step_time import StepTimeCache, part_names
 
 PART_S = 0.01
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from efficientnetv2.data.image_cache import CachedImageReader, CacheJob, CacheSpec, cache_in_memory
+from efficientnetv2.data.cache_reader import CachedImageReader
+from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memory
 from efficientnetv2.data.readers import source_reader
 
 PLENTY = 2**30

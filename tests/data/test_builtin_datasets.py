@@ -18,7 +18,7 @@ from torchvision import datasets
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.builtin_datasets import BUILTIN_NAMES
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.utils.errors import InputError
 
 CLASSES = ["airplane", "automobile", "bird"]

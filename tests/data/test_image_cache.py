@@ -29,19 +29,11 @@ from tests.data.caches import PLENTY, in_a_cache, order
 from tests.log_lines import logged_lines
 from tests.messages import each_mentions, mentioning, mentions
 
-from efficientnetv2.data import image_cache
+from efficientnetv2.data import cache_writer
+from efficientnetv2.data.cache_reader import PIXELS_OFFSET, CacheIndex, InvalidCacheError
+from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memory, cache_on_disk, remove_unused_caches
+from efficientnetv2.data.crop import CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.decode import CROP_UNIFORMS, draw_crop
-from efficientnetv2.data.image_cache import (
-    PIXELS_OFFSET,
-    CacheIndex,
-    CacheJob,
-    CacheSpec,
-    InvalidCacheError,
-    cache_in_memory,
-    cache_on_disk,
-    remove_unused_caches,
-)
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.loader import TrainingImages, training_batches
 from efficientnetv2.data.readers import source_reader
@@ -412,8 +404,8 @@ def test_what_a_mount_failed_to_give_for_a_moment_is_asked_for_again(class_folde
     with pytest.raises(UnreadableImageError, match="input/output error"):
         poor.reader(np.arange(48), source_reader(dataset)).source(3)
     assert cache_on_disk(tmp_path / "cache", failing).reused, "they still can't be had"
-    assert image_cache.is_cached(tmp_path / "cache", failing)
-    assert not image_cache.is_cached(tmp_path / "cache", order(dataset))
+    assert cache_writer.is_cached(tmp_path / "cache", failing)
+    assert not cache_writer.is_cached(tmp_path / "cache", order(dataset))
     filled = cache_on_disk(tmp_path / "cache", order(dataset))
     assert each_mentions(said, (filled.path, "cache"))
     whole = cache_in_memory(order(dataset), room_bytes=PLENTY)
@@ -434,15 +426,15 @@ def test_the_size_is_known_to_the_byte_before_anything_is_decoded(class_folders,
     def never(*_):
         raise AssertionError("decoded although there is no room")
 
-    monkeypatch.setattr(image_cache, "load_resized_image", never)
+    monkeypatch.setattr(cache_writer, "load_resized_image", never)
     words = "51 images, kept decoded with their shorter side up to 30 px, need 1 MiB, .* Set `cache=disk`, or keep"
     with pytest.raises(InputError, match=words):
         cache_in_memory(order(dataset), room_bytes=expected)
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(class_folders, tmp_path, monkeypatch):
-    usage = image_cache.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _: usage._replace(free=2**30 + 100_000))
+    usage = cache_writer.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(cache_writer.shutil, "disk_usage", lambda _: usage._replace(free=2**30 + 100_000))
     with pytest.raises(InputError, match=mentioning("1", "MiB", "EFFNETV2_CACHE=FOLDER")):
         cache_on_disk(tmp_path / "cache", order(load_dataset(class_folders)))
     assert not (tmp_path / "cache/pictures.bin").exists()
@@ -468,9 +460,9 @@ import logging, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.data.image_cache import CacheJob, cache_on_disk
+from efficientnetv2.data.cache_writer import CacheJob, cache_on_disk
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.image_cache import CacheSpec
+from efficientnetv2.data.cache_writer import CacheSpec
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.utils.logs import reported_to
 
@@ -545,14 +537,14 @@ def test_stopping_gives_up_what_threads_have_not_begun(class_folders, monkeypatc
         assert row == 0 or told.wait(60)
         return row
 
-    class Pool(image_cache.ThreadPoolExecutor):
+    class Pool(cache_writer.ThreadPoolExecutor):
         def shutdown(self, **how):
             super().shutdown(**how | {"wait": False})
             told.set()
             super().shutdown(wait=how.get("wait", True))
 
-    monkeypatch.setattr(image_cache, "ThreadPoolExecutor", Pool)
-    with image_cache._map_images(work, order(load_dataset(class_folders), threads=2), 1) as results:
+    monkeypatch.setattr(cache_writer, "ThreadPoolExecutor", Pool)
+    with cache_writer._map_images(work, order(load_dataset(class_folders), threads=2), 1) as results:
         assert next(results) == [0]
     assert set(begun) <= {0, 1, 2}, "the first, and one more in each of two threads"
     assert threading.active_count() <= threads, "none is left"
@@ -590,7 +582,7 @@ def test_a_header_that_promises_less_than_the_file_holds_costs_no_picture(class_
     """As when a file changes between the measuring and the filling."""
     dataset = load_dataset(class_folders)
     whole = in_a_cache(dataset)
-    monkeypatch.setattr(image_cache, "image_size", lambda source: (20, 20))
+    monkeypatch.setattr(cache_writer, "image_size", lambda source: (20, 20))
     short = in_a_cache(dataset)
     assert all(np.array_equal(short.source(row), whole.source(row)) for row in range(48))
 

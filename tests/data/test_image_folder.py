@@ -13,8 +13,8 @@ from torchvision.datasets import ImageFolder
 
 from efficientnetv2.data import image_folder as folders
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.records import ReadOptions
-from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 

@@ -14,10 +14,10 @@ from tests.messages import mentioning, mentions
 from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.data.bands import load_raster, measure_bands
+from efficientnetv2.data.cache_writer import CacheJob, CacheSpec, cache_in_memory
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_eval_image, load_image, load_train_image
 from efficientnetv2.data.geotiff import open_raster, read_raster, scale_to_uint8
-from efficientnetv2.data.image_cache import CacheJob, CacheSpec, cache_in_memory
 from efficientnetv2.data.image_io import UnreadableImageError, display_channels
 from efficientnetv2.data.readers import display_reader, source_reader
 from efficientnetv2.data.shards.writer import PackOptions, write_shards

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.utils.errors import InputError
 
 # The same word as most write it, and as macOS names files: the accent a part of its letter, or behind it.

@@ -1,10 +1,21 @@
-"""What each stage cost, added up by hand; and the drawings hold what they should."""
+"""What each stage cost, added up by hand; and the drawings hold what they should, without what rows lack."""
 
 from __future__ import annotations
 
 import pytest
+from tests.messages import mentions
 
-from efficientnetv2.evaluation.plots import draw_costs, draw_top1_over_time, stage_costs, top1_over_time
+from efficientnetv2.evaluation.plots import (
+    SizeCurve,
+    constant_hyperparameters,
+    draw_costs,
+    draw_sizes,
+    draw_top1_over_time,
+    draw_training_curves,
+    stage_costs,
+    top1_over_time,
+)
+from efficientnetv2.inference.predict import SizeMetrics, best_size
 
 
 def _train(step, px, seconds, waited, *, images=32, **setting):
@@ -89,3 +100,84 @@ def test_long_runs_are_told_in_minutes_and_hours():
     (ax,) = draw_top1_over_time({"": long}).axes
     assert ax.get_xlabel() == "hours of training"
     assert ax.lines[0].get_xydata().tolist() == [[2.0, 50.0]]
+
+
+def _panels(figure):
+    return [ax.get_title(loc="left") for ax in figure.axes]
+
+
+def _epoch_row(epoch, **values):
+    return {"kind": "train", "epoch": epoch, "loss": 1.0 - epoch / 10, **values}
+
+
+def test_a_panel_for_the_loss_one_for_validation_and_one_per_setting_that_changed():
+    rows = [_epoch_row(e, image_size=128 + 32 * e, dropout=0.2, randaugment=5.0 + e, mixup_alpha=0.0) for e in range(3)]
+    rows.append({"kind": "val", "epoch": 3, "top1": 0.5, "macro_f1": 0.4})
+    figure = draw_training_curves(rows)
+    assert _panels(figure) == ["loss", "validation", "image px", "RandAugment"]
+    drawn = [[line.get_xydata().tolist() for line in ax.lines] for ax in figure.axes]
+    assert drawn == [
+        [[[0, 1.0], [1, 0.9], [2, 0.8]]],
+        [[[3, 0.5]], [[3, 0.4]]],
+        [[[0, 128], [1, 160], [2, 192]]],
+        [[[0, 5], [1, 6], [2, 7]]],
+    ]
+    assert constant_hyperparameters(rows) == {"dropout": 0.2}
+
+
+def test_nothing_to_draw():
+    assert draw_training_curves([]) is None
+    assert draw_training_curves([{"kind": "train", "epoch": 0.0}]) is None
+
+
+def test_missing_and_broken_values_are_left_out():
+    rows = [_epoch_row(0, lr=None, drop_path=None), *(_epoch_row(epoch, lr=float("nan")) for epoch in (1, 2))]
+    rows.append({"kind": "train", "epoch": 3.0, "loss": float("inf")})
+    rows.append({"kind": "val", "epoch": 2.0, "top1": None, "macro_f1": 0.4})
+    assert _panels(draw_training_curves(rows)) == ["loss", "validation"]
+
+
+def test_the_panel_of_validation_says_of_which_images_its_points_are():
+    def title(*points):
+        rows = [{"kind": kind, "epoch": e, "top1": 0.5, "num_images": n} for e, (kind, n) in enumerate(points)]
+        return _panels(draw_training_curves(rows))[0]
+
+    assert mentions(title(("val", 512), ("val", 512), ("val", 689)), "512", "689", "val")
+    assert title(("val", 300), ("val", 300)) == "validation (val, 300 images)"
+    with_minival = title(("minival", 90), ("minival", 90), ("val", 689))
+    assert "minival, 90 images" in with_minival
+    assert "val, 689 images" in with_minival
+
+
+POINTS = tuple(
+    SizeMetrics(px, top1, top1 - 0.1, top1 + 0.1, top1, 100.0) for px, top1 in ((96, 0.6), (128, 0.8), (160, 0.8))
+)
+
+
+def _curve(**changes):
+    given = {"points": POINTS, "own_px": 128, "trained_px": 128, "role": "may choose"}
+    return SizeCurve(**(given | changes))
+
+
+def test_of_equal_ones_the_smallest_is_best():
+    assert best_size(POINTS).image_size == 128
+    assert mentions(_curve().advice, "128")
+
+
+def test_pictures_that_give_the_figure_name_no_best_size():
+    advice = _curve(role="shown").advice
+    assert "128" not in advice
+    assert "optimistic" in advice
+
+
+def test_minival_says_what_it_has_chosen():
+    assert mentions(_curve(role="chose", own_px=160).advice, "160")
+
+
+@pytest.mark.parametrize(
+    ("trained_px", "marks"), [(128, ["model file, training"]), (96, ["model file", "training"]), (None, ["model file"])]
+)
+def test_the_sizes_that_count_are_marked(trained_px, marks):
+    (ax,) = draw_sizes(_curve(trained_px=trained_px)).axes
+    assert [text.get_text() for text in ax.texts] == marks
+    assert ax.lines[0].get_xydata().tolist() == [[96, 60], [128, 80], [160, 80]]

@@ -19,7 +19,8 @@ from efficientnetv2.evaluation.predictions import (
     saved_clusters,
     write_predictions,
 )
-from efficientnetv2.evaluation.report_metadata import ReportContext, summary_lines
+from efficientnetv2.evaluation.report_metadata import ReportContext
+from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.utils.errors import InputError
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from efficientnetv2.evaluation import explain, report
-from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary, FoldScore
+from efficientnetv2.evaluation.crossval_summary import Candidate, CrossValidationSummary, FoldScore
 from efficientnetv2.evaluation.generalization import SplitComparison as Dealt
 from efficientnetv2.evaluation.html import render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, ON_DARK

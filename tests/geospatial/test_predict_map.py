@@ -10,7 +10,7 @@ from tests.rasters import PLACE, UTM, colored, rasterio, write_raster
 
 from efficientnetv2.data.geotiff import open_raster
 from efficientnetv2.geospatial import map_file
-from efficientnetv2.geospatial.predict_map import Grid, predict_blocks
+from efficientnetv2.geospatial.sliding_window import Grid, predict_blocks
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
@@ -97,8 +97,8 @@ def test_a_map_does_not_depend_on_how_it_is_cut_into_blocks_and_batches(tmp_path
     whole, out = mapped(tmp_path, raster, window_px=24, stride_px=7)
     with rasterio.open(out) as target:
         expected = target.read()
-    monkeypatch.setattr("efficientnetv2.geospatial.predict_map.BLOCK_PX", 48)
-    monkeypatch.setattr("efficientnetv2.geospatial.predict_map._READ_PX", 24 * 60)
+    monkeypatch.setattr("efficientnetv2.geospatial.sliding_window.BLOCK_PX", 48)
+    monkeypatch.setattr("efficientnetv2.geospatial.sliding_window._READ_PX", 24 * 60)
     again, out = mapped(tmp_path, raster, window_px=24, stride_px=7, batch_size=5)
     with rasterio.open(out) as target:
         np.testing.assert_array_equal(target.read(), expected)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.metrics.test_bootstrap import answered
+from tests.metrics.test_confidence_intervals import answered
 
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.metrics.metric_intervals import accuracy_intervals, metric_intervals

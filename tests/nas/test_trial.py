@@ -22,11 +22,11 @@ from tests.messages import mentioning, mentions
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.validate import validate_images
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.nas import trial as child
-from efficientnetv2.nas.latency import ReferenceTiming, StepTiming, part_names
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
+from efficientnetv2.nas.step_time import ReferenceTiming, StepTimeByPart, part_names
 from efficientnetv2.nas.trial import EpochDone, Failed, StepTimed, Trained, TrialResult, run_trial, to_measurement
 from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
@@ -219,9 +219,9 @@ def test_a_failure_is_told_in_a_line(failure, said):
     assert Measurement(1, 1, top1=0.5, failure=failure).failure_line == said
 
 
-def whole_of(median: float, apart: float = 0.0) -> StepTiming:
+def whole_of(median: float, apart: float = 0.0) -> StepTimeByPart:
     names = part_names(TINY, image_size=32, num_classes=3)
-    return StepTiming(TimingStats(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
+    return StepTimeByPart(TimingStats(median, median, median + apart, 5), dict.fromkeys(names, 0.1 / len(names)))
 
 
 @pytest.mark.parametrize(

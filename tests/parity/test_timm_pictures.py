@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.models.conversion.timm import stated_preprocessing
+from efficientnetv2.models.conversion.timm_config import stated_preprocessing
 from efficientnetv2.models.pretrained import get_weights, weight_names
 
 timm = pytest.importorskip("timm")

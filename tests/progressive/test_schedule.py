@@ -1,12 +1,325 @@
-"""A number of steps that changes under way: positions in the schedule go on without a jump."""
-
-from __future__ import annotations
+"""Schedules against Algorithm 1 worked by hand (arXiv:2104.00298, Algorithm 1 and Table 6; google/automl)."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tests.messages import mentioning
 
-from efficientnetv2.progressive.schedule import Revision, StepPlan
+from efficientnetv2.progressive.presets import paper_schedule, released_schedule
+from efficientnetv2.progressive.schedule import RANGES, ProgressiveSchedule, Ramp, Revision, StepPlan
+from efficientnetv2.utils.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "magnitudes", "mixups", "dropouts"),
+    [
+        # 128 + 172 i/3; 5 + 10 i/3; 0.1 + 0.2 i/3
+        (
+            "efficientnetv2_s",
+            [128, 185, 243, 300],
+            [5, 8.3333, 11.6667, 15],
+            [0, 0, 0, 0],
+            [0.1, 0.16667, 0.23333, 0.3],
+        ),
+        # 128 + 252 i/3; 5 + 15 i/3; 0.2 i/3; 0.1 + 0.3 i/3
+        ("efficientnetv2_m", [128, 212, 296, 380], [5, 10, 15, 20], [0, 0.06667, 0.13333, 0.2], [0.1, 0.2, 0.3, 0.4]),
+        # 128 + 252 i/3; 5 + 20 i/3; 0.4 i/3; 0.1 + 0.4 i/3
+        (
+            "efficientnetv2_l",
+            [128, 212, 296, 380],
+            [5, 11.6667, 18.3333, 25],
+            [0, 0.13333, 0.26667, 0.4],
+            [0.1, 0.23333, 0.36667, 0.5],
+        ),
+    ],
+)
+def test_paper_preset_grows_as_algorithm_1(name, sizes, magnitudes, mixups, dropouts):
+    stages = [paper_schedule(name).stage(i) for i in range(4)]
+    assert [s.image_size for s in stages] == sizes
+    assert [s.randaugment for s in stages] == pytest.approx(magnitudes, abs=1e-3)
+    assert [s.mixup_alpha for s in stages] == pytest.approx(mixups, abs=1e-4)
+    assert [s.dropout for s in stages] == pytest.approx(dropouts, abs=1e-4)
+    assert {s.drop_path for s in stages} == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "magnitudes", "mixes", "dropout"),
+    [
+        # 128 + (train_px - 128) (stage + 1)/4; linspace(5, final, 4); linspace(0, final, 4); fixed
+        ("efficientnetv2_s", [171, 214, 257, 300], [5, 6.6667, 8.3333, 10], [0, 0, 0, 0], 0.2),
+        ("efficientnetv2_m", [192, 256, 320, 384], [5, 8.3333, 11.6667, 15], [0, 0.06667, 0.13333, 0.2], 0.3),
+        ("efficientnetv2_l", [192, 256, 320, 384], [5, 10, 15, 20], [0, 0.16667, 0.33333, 0.5], 0.4),
+        ("efficientnetv2_xl", [192, 256, 320, 384], [5, 10, 15, 20], [0, 0.16667, 0.33333, 0.5], 0.4),
+        ("efficientnetv2_b0", [144, 160, 176, 192], None, [0, 0, 0, 0], 0.2),
+    ],
+)
+def test_released_preset_starts_a_quarter_up_and_keeps_dropout(name, sizes, magnitudes, mixes, dropout):
+    stages = [released_schedule(name).stage(i) for i in range(4)]
+    assert [s.image_size for s in stages] == sizes
+    if magnitudes is None:
+        assert {s.randaugment for s in stages} == {None}
+    else:
+        assert [s.randaugment for s in stages] == pytest.approx(magnitudes, abs=1e-3)
+    assert [s.mixup_alpha for s in stages] == pytest.approx(mixes, abs=1e-4)
+    assert [s.cutmix_alpha for s in stages] == pytest.approx(mixes, abs=1e-4)
+    assert {s.dropout for s in stages} == {dropout}
+
+
+def test_each_stage_gets_a_quarter_of_the_steps():
+    """Algorithm 1: M stages of N/M steps each."""
+    plan = paper_schedule("efficientnetv2_s")
+    sizes = [plan.at(step, total_steps=40).image_size for step in range(40)]
+    assert sizes == [128] * 10 + [185] * 10 + [243] * 10 + [300] * 10
+
+
+@given(stages=st.integers(1, 7), steps=st.integers(7, 200))
+def test_stages_differ_by_at_most_one_step_and_begin_where_said(stages, steps):
+    plan = ProgressiveSchedule(image_size=Ramp(64, 64 + 32 * (stages - 1)), stages=stages)
+    sizes = [plan.at(step, total_steps=steps).image_size for step in range(steps)]
+    lengths = [sizes.count(size) for size in sorted(set(sizes))]
+    assert len(lengths) == stages
+    assert max(lengths) - min(lengths) <= 1
+    firsts = [sum(lengths[:stage]) for stage in range(stages)]
+    assert [plan.at(first, total_steps=steps) for first in firsts] == [plan.stage(stage) for stage in range(stages)]
+
+
+def test_a_continuous_ramp_moves_at_every_step_and_a_stepwise_one_does_not():
+    plan = ProgressiveSchedule(image_size=Ramp(96, 128), stages=2, dropout=Ramp(0.0, 0.4, continuous=True))
+    settings = [plan.at(step, total_steps=5) for step in range(5)]
+    assert [s.dropout for s in settings] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert [s.image_size for s in settings] == [96, 96, 96, 128, 128]
+
+
+def test_sizes_are_rounded_to_the_multiple():
+    plan = ProgressiveSchedule(image_size=Ramp(64, 128), stages=4, size_multiple=32)
+    assert [plan.stage(i).image_size for i in range(4)] == [64, 96, 96, 128]
+
+
+def test_one_stage_is_training_at_the_last_setting_throughout():
+    plan = paper_schedule("efficientnetv2_m")
+    fixed = replace(plan, stages=1)
+    assert all(fixed.at(step, total_steps=9) == plan.stage(3) for step in range(9))
+
+
+def test_a_continuous_ramp_grows_within_a_single_stage_too():
+    plan = ProgressiveSchedule(image_size=Ramp(8, 64, continuous=True), dropout=Ramp(0.1, 0.3))
+    assert plan.stage(0) == plan.at(0, total_steps=100)
+    assert (plan.stage(0).image_size, plan.stage(0).dropout) == (8, 0.3)
+
+
+def test_the_last_setting_is_that_of_the_last_step():
+    plan = ProgressiveSchedule(image_size=Ramp(64, 128, continuous=True), stages=4, dropout=Ramp(0, 0.3))
+    assert plan.last == plan.at(99, total_steps=100)
+    assert (plan.last.image_size, plan.last.dropout) == (128, 0.3)
+
+
+def test_any_named_quantity_can_grow():
+    plan = ProgressiveSchedule(image_size=64, stages=3, extra={"weight_decay": Ramp(0.0, 0.1), "noise": 2})
+    assert [plan.stage(i).extra["weight_decay"] for i in range(3)] == pytest.approx([0, 0.05, 0.1])
+    assert {plan.stage(i).extra["noise"] for i in range(3)} == {2}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_size": 64, "stages": 0}, ("1", "stage")),
+        ({"image_size": 64, "dropout": 1.2}, ("1.2", "dropout")),
+        ({"image_size": (64, 128)}, ("image_size", "64", "128")),
+        ({"image_size": 64, "dropout": [0, 0.3]}, ("0", "0.3", "dropout")),
+        ({"image_size": Ramp(0, 64)}, ("image_size", "0")),
+        ({"image_size": 64, "randaugment": Ramp(5, 31)}, ("31", "randaugment")),
+        ({"image_size": 64, "size_multiple": 0}, ("size_multiple", "1")),
+    ],
+)
+def test_a_schedule_out_of_range_cannot_be_made(wrong, message):
+    with pytest.raises(ValidationError, match=mentioning(*message)):
+        ProgressiveSchedule(**wrong)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_no_quantity_may_fall_whoever_trains(name):
+    """Algorithm 1 begins at the least of everything."""
+    start, end = (300, 128) if name == "image_size" else (0.5, 0.25)
+    said = rf"{name} goes from {start} down to {end}: swap them \({{start: {end}, end: {start}}}\)"
+    with pytest.raises(ValidationError, match=said):
+        ProgressiveSchedule(**{"image_size": 64, "stages": 4, name: Ramp(start, end)})
+    level = Ramp(start, start, continuous=True)
+    assert getattr(ProgressiveSchedule(**{"image_size": 64, name: level}), name) == level
+
+
+def test_a_quantity_of_ones_own_may_fall():
+    """What it is only its loop knows."""
+    plan = ProgressiveSchedule(image_size=64, stages=2, extra={"temperature": Ramp(2, 1)})
+    assert [plan.stage(i).extra["temperature"] for i in range(2)] == [2, 1]
+
+
+def test_more_stages_than_steps_are_refused():
+    with pytest.raises(InputError, match=mentioning("4", "3", "stage")):
+        paper_schedule("efficientnetv2_s").at(0, total_steps=3)
+
+
+def test_a_step_outside_the_run_is_refused():
+    with pytest.raises(InputError, match=mentioning("40", "step")):
+        paper_schedule("efficientnetv2_s").at(40, total_steps=40)
+
+
+def test_an_unknown_network_names_the_nearest():
+    with pytest.raises(InputError, match=mentioning("did you mean", "efficientnetv2_s")):
+        paper_schedule("efficientnetv2-s")
+
+
+def test_scaling_to_another_last_size_keeps_the_proportions():
+    plan = ProgressiveSchedule(image_size=Ramp(64, 128), stages=3, size_multiple=32).with_image_size(300)
+    assert [plan.stage(i).image_size for i in range(3)] == [150, 225, 300]
+
+
+RANDOM = ProgressiveSchedule(stages=4, image_size=Ramp(128, 224), dropout=Ramp(0.1, 0.4), order="random")
+
+
+def test_random_order_draws_each_stage_equally_often_with_its_regularizers():
+    """Table 13: the regularizers follow the size, whenever it is drawn."""
+    drawn = [RANDOM.at(step, total_steps=4_000) for step in range(4_000)]
+    sizes = [setting.image_size for setting in drawn]
+    for px, dropout in ((128, 0.1), (160, 0.2), (192, 0.3), (224, 0.4)):
+        assert sizes.count(px) == pytest.approx(1_000, abs=5 * (4_000 * 0.25 * 0.75) ** 0.5)
+        assert {round(setting.dropout, 6) for setting in drawn if setting.image_size == px} == {dropout}
+
+
+def test_random_order_asks_for_no_step_of_each_stage():
+    """It draws them with equal chances, so that in a short run some may not come at all."""
+    assert [RANDOM.at(step, total_steps=2) for step in (0, 1)] == [RANDOM.at(step, total_steps=40) for step in (0, 1)]
+    with pytest.raises(InputError, match=mentioning("2", "step")):
+        RANDOM.at(2, total_steps=2)
+
+
+def test_the_last_setting_of_random_order_is_the_largest_whatever_the_last_step_draws():
+    assert RANDOM.last == RANDOM.stage(3)
+    assert {RANDOM.at(steps - 1, total_steps=steps).image_size for steps in range(4, 40)} > {RANDOM.last.image_size}
+
+
+def test_in_turns_a_size_holds_until_the_next_is_drawn():
+    """44 turns of a run of 350 epochs are 8 epochs each; here 5 turns of 20 steps."""
+    plan = replace(RANDOM, random_draws=5)
+    sizes = [plan.at(step, total_steps=100).image_size for step in range(100)]
+    assert all(len(set(sizes[first : first + 20])) == 1 for first in range(0, 100, 20))
+    longer = replace(RANDOM, random_draws=60)
+    assert len({longer.at(step, total_steps=60).image_size for step in range(60)}) == 4
+
+
+def test_another_seed_draws_another_order_and_the_same_the_same():
+    sizes = [
+        [replace(RANDOM, seed=seed).at(step, total_steps=50).image_size for step in range(50)] for seed in (0, 0, 1)
+    ]
+    assert sizes[0] == sizes[1] != sizes[2]
+
+
+def test_shares_lengthen_stages():
+    """3 : 1 of 100 steps."""
+    plan = ProgressiveSchedule(stages=2, image_size=Ramp(32, 64), stage_fractions=(3, 1))
+    assert [plan.at(step, total_steps=100).image_size for step in (0, 74, 75, 99)] == [32, 32, 64, 64]
+    assert plan.weights == (0.75, 0.25)
+    assert (plan.stage_end(10, total_steps=100), plan.stage_end(75, total_steps=100)) == (75, 100)
+
+
+@given(stage_fractions=st.lists(st.floats(0.01, 100), min_size=1, max_size=6), more=st.integers(0, 50))
+def test_every_stage_has_a_step_whatever_its_share(stage_fractions, more):
+    stages = len(stage_fractions)
+    plan = ProgressiveSchedule(
+        stages=stages, image_size=Ramp(1, 1 + 7 * (stages - 1)), stage_fractions=tuple(stage_fractions)
+    )
+    steps = stages + more
+    sizes = [plan.at(step, total_steps=steps).image_size for step in range(steps)]
+    assert len(set(sizes)) == stages
+    assert sizes == sorted(sizes)
+    ends = {plan.stage_end(step, total_steps=steps) for step in range(steps)}
+    assert ends == {step for step in range(1, steps) if sizes[step] != sizes[step - 1]} | {steps}
+
+
+def test_stages_of_equal_shares_end_where_algorithm_1_says():
+    plan = paper_schedule("efficientnetv2_s")
+    assert [plan.stage_end(step, total_steps=40) for step in (0, 9, 10, 39)] == [10, 10, 20, 40]
+
+
+def test_what_changes_always_is_one_stage():
+    growing = ProgressiveSchedule(stages=2, image_size=64, dropout=Ramp(0, 0.2, continuous=True))
+    assert RANDOM.stage_end(3, total_steps=40) == growing.stage_end(3, total_steps=40) == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"stage_fractions": (1, 2)}, "must have one value above 0 for each of 4 stages"),
+        ({"stage_fractions": (1, 2, 3, 0)}, "must have one value above 0"),
+        ({"stage_fractions": (1, 2, 3, float("nan"))}, "must have one value above 0"),
+        ({"stage_fractions": (1, 2, 3, float("inf"))}, "must have one value above 0"),
+        ({"order": "random", "stage_fractions": (1, 1, 1, 1)}, "need order .growing."),
+        ({"order": "random", "dropout": Ramp(0, 1, continuous=True)}, "need order .growing."),
+        ({"random_draws": 3}, "only order 'random' draws stages"),
+        ({"order": "random", "random_draws": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_orders_that_cannot_be_are_refused(changes, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        ProgressiveSchedule(**({"stages": 4, "image_size": Ramp(128, 224)} | changes))
+
+
+def test_stages_of_the_same_time_have_steps_in_inverse_proportion_to_theirs():
+    """Steps of 1, 2 and 4 s: 4 : 2 : 1 of them, so 40, 20 and 10 of 70, 40 s each."""
+    plan = ProgressiveSchedule(stages=3, image_size=Ramp(32, 64)).with_stage_times([1, 2, 4])
+    sizes = [plan.at(step, total_steps=70).image_size for step in range(70)]
+    assert [sizes.count(px) for px in (32, 48, 64)] == [40, 20, 10]
+
+
+@given(
+    stages=st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.1, 1)), min_size=1, max_size=6),
+    steps=st.integers(2_000, 4_000),
+)
+def test_each_stage_takes_the_share_of_the_time_that_is_wanted(stages, steps):
+    """To the step that it cannot be divided by, and the four digits that are written down."""
+    step_s, wanted = zip(*stages, strict=True)
+    plan = ProgressiveSchedule(stages=len(stages), image_size=Ramp(1, 1 + 7 * (len(stages) - 1))).with_stage_times(
+        step_s, wanted
+    )
+    ends = sorted({plan.stage_end(step, total_steps=steps) for step in range(steps)})
+    lengths = [end - first for first, end in zip([0, *ends], ends, strict=False)]
+    seconds = [length * each for length, each in zip(lengths, step_s, strict=True)]
+    for took, each, share in zip(seconds, step_s, wanted, strict=True):
+        expected = sum(seconds) * share / sum(wanted)
+        assert took == pytest.approx(expected, rel=0.005, abs=2 * max(step_s) + each)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "stage_time", "name"),
+    [([1, 2], None, "step_s"), ([1, 2, 0], None, "step_s"), ([1, 2, 3], [1, 2], "stage_time"),
+     ([1, 2, 3], [1, 2, -1], "stage_time")],
+)  # fmt: skip
+def test_times_that_are_not_the_stages_are_refused(step_s, stage_time, name):
+    with pytest.raises(InputError, match=mentioning(name, "0", "3")):
+        ProgressiveSchedule(stages=3, image_size=Ramp(32, 64)).with_stage_times(step_s, stage_time)
+
+
+def test_a_small_last_stage_has_no_smaller_ones_than_a_pixel():
+    """128 to 224 px scaled to 1 px would begin at 0.57, and to 7 px at 4."""
+    plan = ProgressiveSchedule(image_size=Ramp(128, 224), stages=2)
+    assert [plan.with_image_size(1).stage(index).image_size for index in (0, 1)] == [1, 1]
+    assert [plan.with_image_size(7).stage(index).image_size for index in (0, 1)] == [4, 7]
+
+
+def test_a_size_that_grows_at_every_step_still_does_when_it_is_scaled():
+    """From 48 to 96 px scaled to end at 100: 50 to 100, half way 75."""
+    scaled = ProgressiveSchedule(image_size=Ramp(48, 96, continuous=True)).with_image_size(100)
+    assert scaled.continuous
+    assert [scaled.at(step, total_steps=101).image_size for step in (0, 50, 100)] == [50, 75, 100]
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_a_stage_that_there_is_not_has_no_setting(index):
+    with pytest.raises(InputError, match=mentioning(index, "4", "0")):
+        paper_schedule("efficientnetv2_s").stage(index)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 1000, 350_000])

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from tests.messages import mentioning
 
-from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from efficientnetv2.evaluation.predictions import load_predictions, saved_clusters
-from efficientnetv2.models import model_card
+from efficientnetv2.models import model_header
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe
@@ -31,7 +31,7 @@ def test_the_recipe_of_a_run_is_read(tmp_path):
 
 
 def test_the_header_of_a_model_file_is_read():
-    header, written = model_card.parse(Path("old.safetensors"), json.dumps(OLD["header"]), "efficientnetv2")
+    header, written = model_header.parse(Path("old.safetensors"), json.dumps(OLD["header"]), "efficientnetv2")
     assert written == 4
     assert (header.preprocessing.crop_mode, header.preprocessing.tta) == ("center", "d4")
     assert header.architecture is not None

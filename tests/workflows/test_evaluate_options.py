@@ -12,7 +12,7 @@ from tests.command_line import TINY, effnetv2
 from tests.conftest import COLORS, paint
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.evaluation.compare import FinishedRun
+from efficientnetv2.evaluation.run_comparison import FinishedRun
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.evaluate_options import parse_sizes, read_cost_matrix
 

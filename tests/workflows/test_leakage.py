@@ -29,7 +29,7 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.model_card import parse_entry
+from efficientnetv2.models.model_header import parse_entry
 from efficientnetv2.models.provenance import KEY, Calibration, TrainingFingerprint
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import post_training

@@ -15,7 +15,7 @@ from tests.command_line import TINY, effnetv2
 from tests.conftest import COLORS, paint
 from tests.data.test_splits import dataset
 from tests.messages import mentions
-from tests.metrics.test_bootstrap import alike_places
+from tests.metrics.test_metric_differences import alike_places
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from efficientnetv2.checks.duplicates import is_blank
+from efficientnetv2.checks.image_stats import ImageStats
 from efficientnetv2.checks.issues import CheckSection, Issue, issue, share_text, single_rows
-from efficientnetv2.checks.thumbnail_index import ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.evaluation.thumbnails import BRIGHT, DARK
 from efficientnetv2.metrics.confidence_intervals import Z95

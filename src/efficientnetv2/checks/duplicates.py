@@ -20,6 +20,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
+from efficientnetv2.checks.image_stats import HASH_BITS, ImageStats
 from efficientnetv2.checks.issues import (
     CheckSection,
     Issue,
@@ -30,7 +31,6 @@ from efficientnetv2.checks.issues import (
     labels_differ,
     share_text,
 )
-from efficientnetv2.checks.thumbnail_index import HASH_BITS, ImageStats
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Embeddings

@@ -1,12 +1,10 @@
-"""The dataset check as a whole, as a page and as JSON."""
+"""The report of a dataset check, as a page and as JSON, with its plots."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,34 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from efficientnetv2.checks.dataset_statistics import (
-    class_count_section,
-    class_table,
-    column_headings,
-    image_stats_section,
-)
-from efficientnetv2.checks.duplicates import duplicate_section, exact_duplicates, lookalike_section
-from efficientnetv2.checks.issues import CheckSection, Issue, by_severity, issue
-from efficientnetv2.checks.label_errors import label_error_section
-from efficientnetv2.checks.split_leakage import (
-    augmentation_families,
-    group_members,
-    group_section,
-    location_section,
-    time_section,
-)
-from efficientnetv2.checks.thumbnail_index import ImageStats
+from efficientnetv2.checks.dataset_check import CheckResult
+from efficientnetv2.checks.dataset_statistics import class_table, column_headings
+from efficientnetv2.checks.issues import Issue
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import times_of
-from efficientnetv2.data.shards.reader import ShardDamage
-from efficientnetv2.evaluation.generalization import NEAR_KM, Places
-from efficientnetv2.evaluation.html import is_page, json_text, json_values, render
+from efficientnetv2.evaluation.generalization import Places
+from efficientnetv2.evaluation.html import is_page, json_text, render
 from efficientnetv2.evaluation.plot_style import COLORS, INK, label_text, single_plot, style_axes
 from efficientnetv2.evaluation.thumbnails import CONTRAST_NOTE, encode_thumbnail
-from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.rng import Key
 
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
@@ -57,90 +38,6 @@ _REST = {"ink": INK, "gray": "#888888"}
 _MOST_BARS = 40
 # Points drawn at most: more would be megabytes and a black patch. Ours.
 _DOTS = 5_000
-
-
-@dataclass(frozen=True, eq=False)
-class CheckResult:
-    """Everything that was found in a dataset, in sections by their key of ``inspection.json``."""
-
-    dataset: ImageDataset
-    stats: ImageStats
-    sections: Mapping[str, CheckSection]
-    weights: str | None = None  # of the embeddings
-
-    @property
-    def issues(self) -> list[Issue]:
-        """All issues, the most severe first."""
-        return by_severity(each for section in self.sections.values() for each in section.issues)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        paths = self.dataset.paths
-        found = [
-            {
-                "kind": each.kind,
-                "severity": each.severity,
-                "sentence": each.sentence,
-                "advice": each.advice,
-                "images": [[paths[row] for row in group] for group in each.groups],
-                "notes": list(each.captions) if any(each.captions) else [],
-            }
-            for each in self.issues
-        ]
-        values: dict[str, Any] = json_values(
-            {
-                "data": self.dataset.source,
-                "schema_version": SCHEMA_VERSION,
-                "num_images": len(self.dataset),
-                "weights": self.weights,
-                "notes": self.dataset.notes,
-                "findings": found,
-                **{name: section.facts for name, section in self.sections.items()},
-            }
-        )
-        return values
-
-
-def check_dataset(
-    dataset: ImageDataset,
-    stats: ImageStats,
-    *,
-    key: Key,
-    near_km: float = NEAR_KM,
-    time_column: str | None = None,
-    embeddings: Embeddings | None = None,
-    weights: str | None = None,
-    damage: ShardDamage | None = None,
-) -> CheckResult:
-    """Run all checks; without embeddings of the readable images, labels are not checked.
-
-    Raises InputError if the time column has no times.
-    """
-    duplicates, near = duplicate_section(dataset, stats, key=key.fold("near"))
-    sections = {
-        "counts": class_count_section(dataset),
-        "image_stats": image_stats_section(dataset, stats),
-        "duplicates": duplicates,
-        "place": location_section(dataset, near_km=near_km),
-        "time": time_section(dataset, column=time_column),
-        "group": group_section(dataset),
-    }
-    if damage is not None and damage.notes:
-        sections["shards"] = CheckSection({}, [issue("damaged_shard", note) for note in damage.notes])
-    if embeddings is not None:
-        # A copy has the label of its original: in training it would confirm a wrong one.
-        copies = [
-            *exact_duplicates(stats),
-            *((pair.first, pair.second) for pair in near),
-            *augmentation_families(dataset),
-        ]
-        lookalikes, scenes = lookalike_section(dataset, embeddings, copies)
-        together: list[Sequence[int]] = [*copies, *scenes, *group_members(dataset)]
-        label_errors = label_error_section(dataset, embeddings, together, key=key.fold("labels"))
-        sections["network"] = CheckSection(
-            {**lookalikes.facts, **label_errors.facts}, [*lookalikes.issues, *label_errors.issues]
-        )
-    return CheckResult(dataset, stats, sections, weights)
 
 
 def write_check_report(

@@ -57,8 +57,8 @@ def crossval(
 
     if not resume:
         validate_run_paths(data, out, "crossval")
-    from efficientnetv2.cli.bars import TrainingBar  # torch, which takes seconds
-    from efficientnetv2.cli.results import ResultPrinter
+    from efficientnetv2.cli.progress_bars import TrainingBar  # torch, which takes seconds
+    from efficientnetv2.cli.result_tables import ResultPrinter
     from efficientnetv2.workflows.crossval import run_crossval
     from efficientnetv2.workflows.crossval_config import CrossValConfig
 

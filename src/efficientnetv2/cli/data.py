@@ -13,8 +13,8 @@ from efficientnetv2.utils import shell
 from efficientnetv2.utils.errors import escape_controls, pluralize
 
 if TYPE_CHECKING:
+    from efficientnetv2.checks.dataset_check import CheckResult
     from efficientnetv2.checks.issues import Issue
-    from efficientnetv2.checks.report import CheckResult
 
 app = parsing.app(name="data", help="Pack images into shards, or write a balanced dataset.")
 

@@ -14,7 +14,8 @@ import typer
 from pydantic import ValidationError
 
 from efficientnetv2.utils.errors import InputError, OtherProcessError, escape_controls, format_rule
-from efficientnetv2.utils.shell import report_to_torchrun, shell_join
+from efficientnetv2.utils.launcher import report_to_torchrun
+from efficientnetv2.utils.shell import shell_join
 
 # What the loader of shared libraries and the start of a thread say where memory runs out.
 # Source: glibc, elf/dl-load.c; CPython, Modules/_threadmodule.c.

@@ -11,8 +11,8 @@ from efficientnetv2.cli.options import argument, option, spread
 from efficientnetv2.utils.errors import format_duration
 
 if TYPE_CHECKING:
-    from efficientnetv2.evaluation.compare import UnpairedComparison
     from efficientnetv2.evaluation.predictions import PairedDifference
+    from efficientnetv2.evaluation.run_comparison import UnpairedComparison
     from efficientnetv2.workflows.compare import Comparison
 
 _ENDS = 10  # classes shown at either end, of more than twice as many. Ours
@@ -54,7 +54,7 @@ def evaluate(
     - `effnetv2 evaluate runs/demo test.csv --output evaluation/`
     - `effnetv2 evaluate model.safetensors test.csv --baseline runs/before`
     """
-    from efficientnetv2.cli.results import ResultPrinter
+    from efficientnetv2.cli.result_tables import ResultPrinter
     from efficientnetv2.workflows.batch_predict import InferenceOptions
     from efficientnetv2.workflows.evaluate import evaluate_and_report
     from efficientnetv2.workflows.evaluate_options import EvaluateOptions

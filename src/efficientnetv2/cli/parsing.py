@@ -18,7 +18,8 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from efficientnetv2.cli.errors import end, ends
 from efficientnetv2.utils.errors import InputError, OtherProcessError, did_you_mean, format_rule
-from efficientnetv2.utils.shell import rank_and_world_size, shell_join
+from efficientnetv2.utils.launcher import rank_and_world_size
+from efficientnetv2.utils.shell import shell_join
 
 ADVANCED = "Advanced"
 _MOST_OPTIONS = 10  # that `--help` shows without hiding the advanced ones. Ours

@@ -66,8 +66,8 @@ def train(
             else:
                 _print_plan(plan, screen)
             return
-        from efficientnetv2.cli.bars import TrainingBar
-        from efficientnetv2.cli.results import ResultPrinter
+        from efficientnetv2.cli.progress_bars import TrainingBar
+        from efficientnetv2.cli.result_tables import ResultPrinter
         from efficientnetv2.workflows.train import train_and_report
 
         with TrainingBar(screen) as bar:

@@ -15,12 +15,12 @@ import numpy as np
 from efficientnetv2.data.bands import measure_bands
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
-from efficientnetv2.data.labeling import Spelling
+from efficientnetv2.data.image_checks import refuse_damage
+from efficientnetv2.data.label_rules import Spelling
 from efficientnetv2.data.raster_checks import count_dtypes, dtype_group, is_raster
 from efficientnetv2.data.records import SPLITS, Layout
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.shards.reader import ShardDamage, find_damage
-from efficientnetv2.data.validate import refuse_damage
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.legacy import run_file

@@ -14,9 +14,10 @@ import numpy as np
 from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
+from efficientnetv2.data.image_checks import find_undecodable, validate_images
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.image_metadata import median_shorter_side
-from efficientnetv2.data.imagenet import Published, compare
+from efficientnetv2.data.imagenet_check import Published, compare
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.records import Ints, excluded_copies, validate_copy_splits
 from efficientnetv2.data.shards.index import is_url
@@ -28,7 +29,6 @@ from efficientnetv2.data.splits import (
     with_holdout,
     with_minival,
 )
-from efficientnetv2.data.validate import find_undecodable, validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError, escape_controls, pluralize, shorten

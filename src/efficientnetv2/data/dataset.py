@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from efficientnetv2.data import builtin_datasets, image_folder, labeling, table
+from efficientnetv2.data import builtin_datasets, image_folder, label_rules, table
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.records import (
     AUGMENTED_FROM,
@@ -29,7 +29,7 @@ from efficientnetv2.data.records import (
     validate_path_text,
 )
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.shards.open import is_shards, read_shards
+from efficientnetv2.data.shards.listing import is_shards, read_shards
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
@@ -64,7 +64,7 @@ class ImageDataset(ImageRecords):
         """Class ids, -1 for none, read-only: (N,), or (N, M) for several labels, the rarest class first."""
         if self.separator is None:
             return self.labels
-        ids = labeling.class_ids(self.table["label"], self.class_names, self.separator)
+        ids = label_rules.class_ids(self.table["label"], self.class_names, self.separator)
         ids.flags.writeable = False
         return ids
 
@@ -91,7 +91,7 @@ class ImageDataset(ImageRecords):
 
     def map_classes(self, change: Callable[[str], str]) -> Self:
         """Rename classes. Classes that get the same name become one."""
-        labels = labeling.map_labels(self.table["label"], change, self.separator)
+        labels = label_rules.map_labels(self.table["label"], change, self.separator)
         names = tuple(sorted({change(name) for name in self.class_names}))
         return replace(self, table=self.table.assign(label=labels), class_names=names)
 
@@ -151,7 +151,7 @@ def load_dataset(
     path_column: str = "path",
     label_column: str = "label",
     group_column: str | None = None,
-    labels: labeling.Spelling = "exact",
+    labels: label_rules.Spelling = "exact",
     label_separator: str | None = None,
     require_labels: bool = True,
     for_training: bool = True,
@@ -170,7 +170,7 @@ def load_dataset(
 
     Args:
         data: A folder with one sub-folder per class. Or a folder with train/, val/ and test/ of class folders. Or a
-            CSV, TSV or Parquet file, shards (``shards.open``), a folder of CIFAR binary files, or the name of a
+            CSV, TSV or Parquet file, shards (``shards.listing``), a folder of CIFAR binary files, or the name of a
             built-in dataset. Without ``require_labels`` also a folder of images, or one image.
         path_column: Column of paths in a table.
         label_column: Column of labels in a table, or field of the JSON members of shards.
@@ -211,16 +211,16 @@ def load_dataset(
         split = np.where(unused, "", records.split).tolist()
         records = replace(records, table=records.table.assign(split=split))
     if require_labels:
-        labeling.validate_labeled(records)
+        label_rules.validate_labeled(records)
     records, by_label = _clean_labels(records, options, labels)
     if min_images_per_class > 0:
         records, by_label = _without_small_classes(records, by_label, min_images_per_class, label_separator)
     if records.shards is None or records.rows is not None:  # indexes of shards have unique paths
-        labeling.validate_unique_paths(records)
+        label_rules.validate_unique_paths(records)
     if require_labels and for_training:
-        labeling.validate_places(records)
-        labeling.validate_train_split(by_label)
-        labeling.validate_classes(by_label)
+        label_rules.validate_places(records)
+        label_rules.validate_train_split(by_label)
+        label_rules.validate_classes(by_label)
     values = {field.name: getattr(records, field.name) for field in fields(ImageRecords)}
     names = tuple(sorted(by_label.table["label"].dropna().unique()))
     return ImageDataset(**values, class_names=names, separator=label_separator)
@@ -280,22 +280,22 @@ def _refuse_columns(data: str, options: ReadOptions) -> None:
 
 
 def _clean_labels(
-    records: ImageRecords, options: ReadOptions, spelling: labeling.Spelling
+    records: ImageRecords, options: ReadOptions, spelling: label_rules.Spelling
 ) -> tuple[ImageRecords, ImageRecords]:
     """Records with normalized labels, and the same with one row per label of an image."""
     separator, notes = options.label_separator, [*records.notes]
-    by_label = records if separator is None else labeling.split_labels(records, separator)
-    labels, note = labeling.merge_spellings(by_label, spelling, strict=options.strict)
+    by_label = records if separator is None else label_rules.split_labels(records, separator)
+    labels, note = label_rules.merge_spellings(by_label, spelling, strict=options.strict)
     notes += [note] if note else []
     if separator is None:
         cells = labels
         has_cells = records.rows is not None or records.shards is not None  # folders give one label each
-        hint = labeling.unseparated_hint(labels.dropna().unique()) if options.strict and has_cells else None
+        hint = label_rules.unseparated_hint(labels.dropna().unique()) if options.strict and has_cells else None
         notes += [hint] if hint else []
     else:
         pairs = by_label.table[["label"]].assign(to=labels).drop_duplicates()
         spelled = dict(zip(pairs["label"], pairs["to"], strict=True))
-        cells = labeling.join_labels(records.table["label"], spelled, separator)
+        cells = label_rules.join_labels(records.table["label"], spelled, separator)
     by_label = replace(by_label, table=by_label.table.assign(label=labels))
     return replace(records, table=records.table.assign(label=cells), notes=tuple(notes)), by_label
 

@@ -22,13 +22,8 @@ from efficientnetv2.evaluation import plots, thumbnails
 from efficientnetv2.evaluation.html import TemplateSection, json_text, json_values, render
 from efficientnetv2.evaluation.next_steps import NextStep, model_of, next_steps, predict_command
 from efficientnetv2.evaluation.plot_style import text_width, wrap_name
-from efficientnetv2.evaluation.report_metadata import (
-    ReportContext,
-    ReportMetadata,
-    majority_warning,
-    probe_evaluated_images,
-    probe_warning,
-)
+from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetadata
+from efficientnetv2.evaluation.verdicts import majority_warning, probe_evaluated_images, probe_warning
 from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.multilabel import (
     ASSIGNMENT_RULES,

@@ -1,8 +1,10 @@
-"""A network as a graph of tensors, and the metadata that travels in exported files."""
+"""A network as a graph of tensors and as a `torch.export` program, and the metadata that travels in exported files."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -73,3 +75,12 @@ def _architecture(network: Network) -> str:
     if isinstance(network, Ensemble):
         return f"ensemble of {len(network.members)} models"
     return (network.source or "") if isinstance(network, WrappedModel) else network.display_name()
+
+
+def write_program(
+    graph: ExportGraph, path: Path, *, input_kind: InputKind, half: bool, metadata: Mapping[str, str]
+) -> None:
+    """Write a program (.pt2), which PyTorch loads without this package, for normalized float images of any number."""
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(graph, (graph.sample(),), dynamic_shapes=shapes)
+    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(dict(metadata))})

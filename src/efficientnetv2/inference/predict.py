@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.labeling import pad_labels
+from efficientnetv2.data.label_rules import pad_labels
 from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.records import Ints
 from efficientnetv2.metrics.classification import classification_metrics

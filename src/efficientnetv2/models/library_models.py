@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from efficientnetv2.models.conversion.timm import stated_preprocessing
-from efficientnetv2.models.conversion.torchvision import preprocessing_of
+from efficientnetv2.models.conversion.timm_config import stated_preprocessing
+from efficientnetv2.models.conversion.torchvision_config import preprocessing_of
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD

@@ -1,6 +1,6 @@
 """Model files: one safetensors file with the weights, the architecture, the preprocessing and the class names.
 
-Weights are plain tensors; everything else is JSON in the file's metadata (``model_card``). Nothing in it is executed.
+Weights are plain tensors; everything else is JSON in the file's metadata (``model_header``). Nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficientnetv2.models import model_card, pretrained, provenance, safetensors_io
+from efficientnetv2.models import model_header, pretrained, provenance, safetensors_io
 from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.blocks import DropPath, SameConv2d
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.library_models import build_library_model, is_library_model
-from efficientnetv2.models.model_card import Header, conversion_hint
+from efficientnetv2.models.model_header import Header, conversion_hint
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
@@ -134,7 +134,7 @@ def load(
         return Ensemble([load(member, device) for member in members], names)
     path = _file(Path(path))
     file = safetensors_io.read_header(path)
-    header, written = model_card.read(path, file.metadata)
+    header, written = model_header.read(path, file.metadata)
     # Hash while building: both take about as long, mostly outside the interpreter.
     with ThreadPoolExecutor(1) as executor:
         hashing = executor.submit(file.sha256) if written > 1 else None
@@ -161,7 +161,7 @@ def load(
     result.preprocessing, result.class_names = header.preprocessing, header.class_names
     result.answer, result.recipe, result.metrics = header.answer, header.recipe, header.metrics
     if (text := file.metadata.get(provenance.KEY)) is not None:
-        fingerprint = model_card.parse_entry(path, text, provenance.KEY, TrainingFingerprint.from_json)
+        fingerprint = model_header.parse_entry(path, text, provenance.KEY, TrainingFingerprint.from_json)
         selected = header.metrics.get("selected_on") == "minival"
         result.trained_on = fingerprint.with_minival() if selected else fingerprint
     result.calibration = _calibration(path, file.metadata)
@@ -180,13 +180,13 @@ def describe(path: str | Path) -> ModelDescription:
     """What a model file or run directory says of its model, without reading weights. Raises InputError as ``load``."""
     path = _file(Path(path))
     metadata = safetensors_io.read_header(path).metadata
-    return ModelDescription(model_card.read(path, metadata)[0], _calibration(path, metadata))
+    return ModelDescription(model_header.read(path, metadata)[0], _calibration(path, metadata))
 
 
 def _calibration(path: Path, metadata: Mapping[str, str]) -> Calibration | None:
     key = provenance.CALIBRATION_KEY
     text = metadata.get(key)
-    return None if text is None else model_card.parse_entry(path, text, key, Calibration.from_json)
+    return None if text is None else model_header.parse_entry(path, text, key, Calibration.from_json)
 
 
 def _file(path: Path) -> Path:

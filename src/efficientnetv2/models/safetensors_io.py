@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from efficientnetv2.models.conversion import keras_files
-from efficientnetv2.models.model_card import UNKNOWN_SHA256, conversion_hint
+from efficientnetv2.models.model_header import UNKNOWN_SHA256, conversion_hint
 from efficientnetv2.utils.errors import InputError, shorten
 from efficientnetv2.utils.io import write_atomically
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from efficientnetv2.models.blocks import optimize_convolutions
-from efficientnetv2.models.conversion.timm import stated_preprocessing
+from efficientnetv2.models.conversion.timm_config import stated_preprocessing
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.memory_profile import infer_shapes
+from efficientnetv2.models.shape_inference import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 

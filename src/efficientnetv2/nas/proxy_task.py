@@ -15,7 +15,7 @@ import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
-from efficientnetv2.nas.latency import ReferenceTiming
+from efficientnetv2.nas.step_time import ReferenceTiming
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, pluralize

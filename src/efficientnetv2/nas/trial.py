@@ -28,15 +28,15 @@ import torch
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.metrics.classification import classification_metrics
-from efficientnetv2.nas.latency import (
+from efficientnetv2.nas.objective import Measurement
+from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask
+from efficientnetv2.nas.step_time import (
     ReferenceTiming,
     StepTimeCache,
     inference_latency,
     reference_memory_error,
     time_step,
 )
-from efficientnetv2.nas.objective import Measurement
-from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask
 from efficientnetv2.training import timing
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import build_initial_model

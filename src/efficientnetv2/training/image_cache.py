@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from efficientnetv2.data.cache_writer import CacheFile, CacheJob, CacheSpec, cache_in_memory, cache_on_disk, is_cached
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.image_cache import CacheFile, CacheJob, CacheSpec, cache_in_memory, cache_on_disk, is_cached
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.training.image_sizes import settings_by_size

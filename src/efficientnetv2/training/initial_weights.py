@@ -17,7 +17,7 @@ from efficientnetv2.models.adapt import adapt, classifier_layers, freeze, reset_
 from efficientnetv2.models.blocks import zero_init_residual
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.conversion.layouts import published_shape
-from efficientnetv2.models.conversion.reading import is_model_file
+from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.factory import create, unknown_model_error

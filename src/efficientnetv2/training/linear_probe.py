@@ -27,7 +27,7 @@ from efficientnetv2.inference.linear_probe import (
     to_linear_layer,
 )
 from efficientnetv2.inference.predict import Embeddings, Runtime, embed_dataset
-from efficientnetv2.metrics.paired_tests import paired_difference
+from efficientnetv2.metrics.metric_differences import paired_difference
 from efficientnetv2.models.adapt import set_classifier_weights
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing

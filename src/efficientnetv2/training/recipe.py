@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from efficientnetv2.architectures.spec import Architecture, GlobalPool
-from efficientnetv2.data.imagenet import Published
+from efficientnetv2.data.imagenet_check import Published
 from efficientnetv2.data.sampler import DEFAULT_BETA, ClassSampling
 from efficientnetv2.data.splits import EvalSplit
 from efficientnetv2.preprocessing import TTA, CropMode

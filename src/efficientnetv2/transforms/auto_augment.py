@@ -24,7 +24,7 @@ from torch import Tensor
 
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.transforms import color, geometric
-from efficientnetv2.transforms.per_sample import (
+from efficientnetv2.transforms.tensor_ops import (
     Floats,
     Ids,
     apply_by_group,

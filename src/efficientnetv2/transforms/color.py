@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.transforms.per_sample import as_ids, from_rows, on_device, to_rows
+from efficientnetv2.transforms.tensor_ops import as_ids, from_rows, on_device, to_rows
 from efficientnetv2.utils.rng import Key
 
 

@@ -1,4 +1,4 @@
-"""Flips, the eight symmetries of the square, affine warps and holes, with a strength for every image."""
+"""Flips, symmetries of the square, affine warps and holes, with a strength per image. Crops are in ``data.crop``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from efficientnetv2.transforms.per_sample import apply_by_group, as_ids, from_rows, on_device, to_rows, where
+from efficientnetv2.transforms.tensor_ops import apply_by_group, as_ids, from_rows, on_device, to_rows, where
 from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key

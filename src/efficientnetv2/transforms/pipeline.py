@@ -18,7 +18,7 @@ from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.auto_augment import Colors, RandAugmentPreset, autoaugment, randaugment
 from efficientnetv2.transforms.color import color_jitter
 from efficientnetv2.transforms.geometric import Fill, cutout, random_horizontal_flip, random_symmetry
-from efficientnetv2.transforms.per_sample import Floats, as_ids, from_rows, on_device, to_rows
+from efficientnetv2.transforms.tensor_ops import Floats, as_ids, from_rows, on_device, to_rows
 from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key

@@ -143,7 +143,7 @@ def pick_workers(device: torch.device, *, sharing: int = 1) -> int:
     """The default number of processes that read images: one per core up to eight, and none where the CPU trains.
 
     Ours. ``sharing`` processes train on this machine. On a CPU, the main process reads between steps instead; see
-    ``data.loader.reading_threads``.
+    ``data.loader.decode_threads``.
     """
     return min(8, max(1, cores() // sharing)) if device.type != "cpu" else 0
 

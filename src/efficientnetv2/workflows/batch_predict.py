@@ -33,7 +33,7 @@ from efficientnetv2.inference.predict import (
     require_image_channels,
 )
 from efficientnetv2.models import model_file
-from efficientnetv2.models.conversion.reading import is_model_file
+from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
 from efficientnetv2.models.safetensors_io import sha256_by_name

@@ -12,17 +12,10 @@ from typing import Any, Unpack
 
 import torch
 
-from efficientnetv2.checks.report import (
-    JSON_NAME,
-    PAGE_NAME,
-    CheckResult,
-    check_dataset,
-    is_check_json,
-    is_check_page,
-    write_check_report,
-)
+from efficientnetv2.checks.dataset_check import CheckResult, check_dataset
+from efficientnetv2.checks.image_stats import ImageStats, collect_image_stats
+from efficientnetv2.checks.report import JSON_NAME, PAGE_NAME, is_check_json, is_check_page, write_check_report
 from efficientnetv2.checks.split_leakage import check_time_column
-from efficientnetv2.checks.thumbnail_index import ImageStats, collect_image_stats
 from efficientnetv2.data.config import DataConfig, default_check_dir, report_notes, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image

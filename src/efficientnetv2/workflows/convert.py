@@ -13,7 +13,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion import convert as conversion
 from efficientnetv2.models.conversion.convert import TARGETS, Target
 from efficientnetv2.models.conversion.metadata import UserMetadata, apply_metadata
-from efficientnetv2.models.conversion.reading import is_model_file
+from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.pretrained import weight_names

@@ -15,10 +15,10 @@ import torch
 from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.data_module import decode_evaluated
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.records import Ints, validate_copy_splits
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning
-from efficientnetv2.data.validate import validate_images
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.predictions import MOST_CLASSES, SKIPPED, write_skipped
 from efficientnetv2.training.callbacks import Callback

@@ -15,7 +15,7 @@ import torch
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.evaluation.clusters import Clusters, split_clusters
-from efficientnetv2.evaluation.crossval import Candidate, CrossValidationSummary
+from efficientnetv2.evaluation.crossval_summary import Candidate, CrossValidationSummary
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain import explain_folds
 from efficientnetv2.evaluation.generalization import PROBE, SplitComparison, fold_train_distance

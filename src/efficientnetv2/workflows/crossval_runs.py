@@ -24,7 +24,7 @@ from efficientnetv2.data.data_module import SharedDataset
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import Folds
 from efficientnetv2.data.records import Ints
-from efficientnetv2.evaluation.crossval import FoldScore
+from efficientnetv2.evaluation.crossval_summary import FoldScore
 from efficientnetv2.evaluation.predictions import SKIPPED, read_predictions
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.preprocessing import Preprocessing

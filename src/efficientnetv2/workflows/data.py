@@ -22,7 +22,7 @@ from efficientnetv2.data.shards.writer import PackOptions, PackResult, write_sha
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.transforms.export import FOLDER, spread_copies, write_copies
+from efficientnetv2.transforms.augmented_copies import FOLDER, spread_copies, write_copies
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.logs import progress, silenced

@@ -13,10 +13,9 @@ import pandas as pd
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.csv_dialect import match_names, read_cells
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.labeling import normalize_label
+from efficientnetv2.data.label_rules import normalize_label
 from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards.index import INDEX_NAME
-from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.html import is_page
 from efficientnetv2.evaluation.predictions import (
     PREDICTIONS_CSV,
@@ -26,11 +25,12 @@ from efficientnetv2.evaluation.predictions import (
     load_predictions,
 )
 from efficientnetv2.evaluation.report_sections import ReportOptions, validate_slices
+from efficientnetv2.evaluation.run_comparison import PreviousRun
 from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
-from efficientnetv2.models.memory_profile import infer_shapes
+from efficientnetv2.models.shape_inference import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.run_dir import REPORT_FILES, RUN_MARKERS

@@ -15,10 +15,9 @@ import numpy as np
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.exporters import classify, runtimes
-from efficientnetv2.exporters.graph import ExportGraph, InputKind, class_names, metadata
+from efficientnetv2.exporters.graph import ExportGraph, InputKind, class_names, metadata, write_program
 from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.exporters.openvino import write_openvino
-from efficientnetv2.exporters.program import write_program
 from efficientnetv2.exporters.triton import triton_config
 from efficientnetv2.exporters.verify import Agreement, verify
 from efficientnetv2.inference.predict import require_image_channels

@@ -14,7 +14,7 @@ from efficientnetv2.data.geotiff import RasterDataset, all_bands, band_names, op
 from efficientnetv2.data.raster_checks import band_mismatch, dtypes_of, encoding_fault, mismatch
 from efficientnetv2.geospatial import map_file
 from efficientnetv2.geospatial.map_file import distortion_warning
-from efficientnetv2.geospatial.predict_map import Grid, MapStatistics, predict_blocks
+from efficientnetv2.geospatial.sliding_window import Grid, MapStatistics, predict_blocks
 from efficientnetv2.inference.predict import require_single_label
 from efficientnetv2.preprocessing import RGB, Bands, Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c

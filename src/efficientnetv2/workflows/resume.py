@@ -19,12 +19,13 @@ from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.records import AUGMENTED_FROM
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import data_root, relative_prefix
-from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.predictions import compare_predictions, load_predictions
-from efficientnetv2.evaluation.report_metadata import ReportContext, summary_lines
+from efficientnetv2.evaluation.report_metadata import ReportContext
+from efficientnetv2.evaluation.run_comparison import PreviousRun
+from efficientnetv2.evaluation.verdicts import summary_lines
 from efficientnetv2.models import provenance
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.model_card import parse_entry
+from efficientnetv2.models.model_header import parse_entry
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.checkpoints import checkpoint_steps, remove_checkpoints
 from efficientnetv2.training.ddp import validate_sharing

@@ -17,7 +17,6 @@ from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.image_metadata import median_shorter_side
 from efficientnetv2.data.records import is_copy
 from efficientnetv2.evaluation.clusters import split_clusters
-from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
 from efficientnetv2.evaluation.explain import explain_predictions
 from efficientnetv2.evaluation.generalization import train_distance
@@ -31,6 +30,7 @@ from efficientnetv2.evaluation.report_sections import (
     label_efficiency_verdict,
     learning_curve_section,
 )
+from efficientnetv2.evaluation.run_comparison import PreviousRun
 from efficientnetv2.inference.learning_curve import LearningCurve, learning_curve
 from efficientnetv2.inference.linear_probe import ProbeResult, fit_classifier
 from efficientnetv2.models import model_file

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.evaluation.compare import PreviousRun
 from efficientnetv2.evaluation.predictions import load_predictions
+from efficientnetv2.evaluation.run_comparison import PreviousRun
 from efficientnetv2.training.image_cache import ImageCache
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.linear_probe import fit_head, select_weights, wants_probe

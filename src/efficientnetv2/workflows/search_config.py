@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import ValidationError
 
-from efficientnetv2.architectures.io import is_architecture_file
+from efficientnetv2.architectures.architecture_file import is_architecture_file
 from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.nas.objective import Reward

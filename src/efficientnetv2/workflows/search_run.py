@@ -19,9 +19,9 @@ from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.nas.latency import min_timed_steps
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
 from efficientnetv2.nas.space import Space
+from efficientnetv2.nas.step_time import min_timed_steps
 from efficientnetv2.nas.storage import EmptyDatabaseError, Storage
 from efficientnetv2.nas.study import (
     OpenStudy,

@@ -14,10 +14,10 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.shards import scan
 from efficientnetv2.data.shards.storage import LocalStore
-from efficientnetv2.data.validate import validate_images
 from efficientnetv2.utils.errors import InputError
 
 

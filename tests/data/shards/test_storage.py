@@ -18,6 +18,7 @@ from tests.file_server import FileServer, serving
 from tests.messages import mentioning, mentions
 
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
+from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.loader import TrainingImages, evaluation_batches, training_batches
 from efficientnetv2.data.readers import source_reader
@@ -25,7 +26,6 @@ from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.data.shards import storage
 from efficientnetv2.data.shards.storage import Range, RemoteStore
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
-from efficientnetv2.data.validate import validate_images
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.utils import optional_deps

@@ -21,9 +21,9 @@ from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.models.conversion import convert
 from efficientnetv2.models.conversion.metadata import UserMetadata
-from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.models.model_card import CARRIED
+from efficientnetv2.models.model_header import CARRIED
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.utils.errors import InputError
 
@@ -215,7 +215,7 @@ class TestOthersDoNotMind:
                 assert archive.testzip() is None
         # What Keras saves next is its own: nothing of ours is left to be out of date.
         theirs.save(tmp_path / "next.keras")
-        assert convert.reading.read(tmp_path / "next.keras").header is None
+        assert convert.weight_reader.read(tmp_path / "next.keras").header is None
 
     @pytest.mark.parametrize("safe", [True, False])
     def test_torchvision(self, tmp_path, safe):
@@ -232,7 +232,7 @@ class TestOthersDoNotMind:
         with torch.inference_mode():
             assert torch.allclose(theirs(pictures), network(pictures), atol=1e-5)
         torch.save(theirs.state_dict(), tmp_path / "next.pth")
-        assert convert.reading.read(tmp_path / "next.pth").header is None
+        assert convert.weight_reader.read(tmp_path / "next.pth").header is None
 
 
 class TestWhatWasChangedSince:

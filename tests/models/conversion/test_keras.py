@@ -17,11 +17,11 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.registry import get_architecture, get_model_info
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.models.conversion import convert, export
+from efficientnetv2.models.conversion import convert, weight_writer
 from efficientnetv2.models.conversion import keras as interop
 from efficientnetv2.models.conversion.keras import refuse_other_heads
 from efficientnetv2.models.conversion.layouts import tensor_names, to_tensorflow
-from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.transforms.pipeline import normalize
@@ -125,7 +125,7 @@ def equal(raw, network):
 def test_keras_gives_our_logits_and_we_its(name, tmp_path):
     """Ours, written, computed by Keras from the pixels of real photographs; saved by Keras, read again."""
     network = random_network(name, ODD_PX)
-    export.write_keras(tmp_path / "ours.keras", network)
+    weight_writer.write_keras(tmp_path / "ours.keras", network)
     model = keras.models.load_model(tmp_path / "ours.keras")
     theirs = keras_logits(model, pixels(network.preprocessing))
     assert distance(our_logits(network), theirs) < TOLERANCE
@@ -152,7 +152,7 @@ def test_keras_gives_our_logits_and_we_its(name, tmp_path):
 )
 def test_every_format_of_keras_own_making_is_read_to_the_bit(name, formats, tmp_path):
     network = random_network(name)
-    export.write_keras(tmp_path / "ours.weights.h5", network)
+    weight_writer.write_keras(tmp_path / "ours.weights.h5", network)
     builder = {"efficientnetv2_b0": "EfficientNetV2B0", "efficientnet_b0": "EfficientNetB0"}[name]
     model = getattr(keras.applications, builder)(weights=None, classes=5, input_shape=(EVEN_PX, EVEN_PX, 3))
     model.load_weights(tmp_path / "ours.weights.h5")
@@ -176,7 +176,7 @@ def test_what_we_write_comes_back_to_the_bit(name, tmp_path):
     for suffix, num_classes in ((".keras", 0), (".weights.h5", 5), (".h5", 5)):
         network = random_network(name, num_classes=num_classes)
         path = tmp_path / f"network{suffix}"
-        export.write_keras(path, network)
+        weight_writer.write_keras(path, network)
         raw = interop.read(path)
         assert equal(raw, network)
         # Weights alone do not say the size.
@@ -187,7 +187,7 @@ def test_what_we_write_comes_back_to_the_bit(name, tmp_path):
 
 def test_keras_own_constructor_takes_our_weights(tmp_path):
     network = random_network("efficientnetv2_b0")
-    export.write_keras(tmp_path / "ours.weights.h5", network)
+    weight_writer.write_keras(tmp_path / "ours.weights.h5", network)
     model = keras.applications.EfficientNetV2B0(
         weights=tmp_path / "ours.weights.h5", classes=5, input_shape=(EVEN_PX, EVEN_PX, 3), classifier_activation=None
     )
@@ -200,15 +200,15 @@ def test_any_mean_and_std_travel_in_the_network(tmp_path):
     for name, suffix in zip(NAMES, (".h5", ".keras"), strict=True):
         network = random_network(name, **scaling)
         path = tmp_path / f"ours{suffix}"
-        export.write_keras(path, network)
+        weight_writer.write_keras(path, network)
         assert interop.read(path).preprocessing == network.preprocessing
         model = keras.models.load_model(path)
         assert distance(our_logits(network), keras_logits(model, pixels(network.preprocessing))) < TOLERANCE
     # V1 keeps them among its weights, V2 has them in the description alone.
-    export.write_keras(tmp_path / "v1.weights.h5", network)
+    weight_writer.write_keras(tmp_path / "v1.weights.h5", network)
     assert interop.read(tmp_path / "v1.weights.h5").preprocessing.mean == scaling["mean"]
     with pytest.raises(InputError, match=mentioning(".keras", "preprocessing")):
-        export.write_keras(tmp_path / "v2.weights.h5", random_network("efficientnetv2_b0", **scaling))
+        weight_writer.write_keras(tmp_path / "v2.weights.h5", random_network("efficientnetv2_b0", **scaling))
 
 
 def test_built_in_preprocessing_is_seen(tmp_path):
@@ -267,7 +267,7 @@ def test_the_third_layer_of_published_v1_weights(tmp_path):
 def test_v1_built_without_a_size_pads_odd_maps_as_even_ones(tmp_path):
     """Equal at 64 px; at 80 px a map of 5 px is halved, and Keras' own padding is another."""
     network = random_network("efficientnet_b0", 64, num_classes=0)
-    export.write_keras(tmp_path / "sized.weights.h5", network)
+    weight_writer.write_keras(tmp_path / "sized.weights.h5", network)
     sizeless = keras.applications.EfficientNetB0(weights=None, include_top=False, pooling="avg")
     sizeless.load_weights(tmp_path / "sized.weights.h5")
     sizeless.save(tmp_path / "sizeless.keras")
@@ -364,7 +364,7 @@ def without_names(path):
 def test_numbered_layers_are_named_by_their_order(name, tmp_path):
     network = random_network(name)
     path = tmp_path / "numbered.weights.h5"
-    export.write_keras(path, network)
+    weight_writer.write_keras(path, network)
     without_names(path)
     raw = interop.read(path)
     assert equal(raw, network)
@@ -427,24 +427,24 @@ def test_what_keras_does_not_have_is_not_written(network, reason, tmp_path):
     with torch.device("meta"):
         network = network()
     with pytest.raises(InputError, match=f"Keras has no such model.*{reason}"):
-        export.write_keras(tmp_path / "network.keras", network)
+        weight_writer.write_keras(tmp_path / "network.keras", network)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_name_that_keras_does_not_write(tmp_path):
     with pytest.raises(InputError, match=mentioning("weights.h5")):
-        export.write_keras(tmp_path / "network.safetensors", create("efficientnetv2_b0", num_classes=2))
+        weight_writer.write_keras(tmp_path / "network.safetensors", create("efficientnetv2_b0", num_classes=2))
 
 
 def test_a_missing_folder_is_said(tmp_path):
     with pytest.raises(InputError, match=mentioning("No such file")):
-        export.write_keras(tmp_path / "nowhere" / "network.keras", random_network("efficientnet_b0"))
+        weight_writer.write_keras(tmp_path / "nowhere" / "network.keras", random_network("efficientnet_b0"))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("keras") / "whole.keras"
-    export.write_keras(path, random_network("efficientnetv2_b0", 32))
+    weight_writer.write_keras(path, random_network("efficientnetv2_b0", 32))
     return path
 
 
@@ -607,11 +607,11 @@ def test_what_keras_does_not_see_is_told(name, alone, tmp_path):
 
 def test_reading_needs_no_keras(tmp_path, monkeypatch):
     network = random_network("efficientnet_b0")
-    export.write_keras(tmp_path / "a.keras", network)
+    weight_writer.write_keras(tmp_path / "a.keras", network)
     monkeypatch.setitem(sys.modules, "keras", None)
     assert equal(interop.read(tmp_path / "a.keras"), network)
     with pytest.raises(InputError, match=r'pip install "h5py[^"]*" "keras'):
-        export.write_keras(tmp_path / "b.keras", network)
+        weight_writer.write_keras(tmp_path / "b.keras", network)
 
 
 def behind(*layers):

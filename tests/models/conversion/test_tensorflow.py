@@ -13,9 +13,9 @@ from benchmarks.random_weights import randomise
 from tests.messages import each_mentions, mentioning, mentions
 
 from efficientnetv2.architectures.registry import get_architecture
-from efficientnetv2.models.conversion import tensorflow as interop
+from efficientnetv2.models.conversion import tensorflow_checkpoint as interop
 from efficientnetv2.models.conversion.layouts import tensor_names
-from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.utils.errors import InputError
@@ -250,7 +250,7 @@ def test_loading_beside_pytorch_is_silent_and_does_not_abort():
     """TensorFlow before Triton aborts the process; PyTorch asks for Triton with its first optimizer."""
     program = """
 import os, sys, torch
-from efficientnetv2.models.conversion.tensorflow import loading_tensorflow
+from efficientnetv2.models.conversion.tensorflow_checkpoint import loading_tensorflow
 assert "tensorflow" not in sys.modules
 with loading_tensorflow():
     import tensorflow

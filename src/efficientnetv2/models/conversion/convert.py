@@ -12,11 +12,18 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.models import pretrained
-from efficientnetv2.models.conversion import export, metadata, reading, timm
+from efficientnetv2.models.conversion import metadata, timm_config, weight_reader
 from efficientnetv2.models.conversion.detect import DetectedModel, detect, named
 from efficientnetv2.models.conversion.layouts import COUNTER, TITLES
 from efficientnetv2.models.conversion.metadata import NO_USER_METADATA, UserMetadata
 from efficientnetv2.models.conversion.weight_file import WeightFile
+from efficientnetv2.models.conversion.weight_writer import (
+    STATE_DICT_SUFFIXES,
+    rounded_crop,
+    write_keras,
+    write_timm,
+    write_torchvision,
+)
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.safetensors_io import check_values
 from efficientnetv2.utils.errors import InputError
@@ -49,10 +56,10 @@ def read(
     symmetric padding. ``user`` overrides what the file states. Notes mention the fields ``used`` of the preprocessing.
     Raises InputError if the file cannot be read, holds another model, lacks tensors or has extra ones, or holds NaN.
     """
-    file = reading.read(path)
+    file = weight_reader.read(path)
     if file.source == "timm" and file.model is None and file.header and file.header.architecture:
         with suppress(InputError):  # timm has no such model, so the tensors are of another one
-            file = replace(file, model=timm.model_name(file.header.architecture)[0])
+            file = replace(file, model=timm_config.model_name(file.header.architecture)[0])
     notes = list(file.notes)
     wanted = None if model is None else named(file.path, file.source, model)
     named_by_user = False
@@ -127,7 +134,7 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
     outputs.
     """
     path, global_pool = Path(path), network.architecture.global_pool
-    writers = {"timm": export.write_timm, "torchvision": export.write_torchvision, "keras": export.write_keras}
+    writers = {"timm": write_timm, "torchvision": write_torchvision, "keras": write_keras}
     try:
         if global_pool != "avg":
             raise InputError(f"{TITLES[to]} has no global_pool '{global_pool}'. Train with `global_pool=avg`")
@@ -140,7 +147,7 @@ def write(path: str | Path, network: EfficientNet, to: Target) -> tuple[str, ...
 def _unseen_metadata(path: Path, network: EfficientNet, to: Target) -> Iterator[str]:
     """What only this package reads from the file."""
     preprocessing, unseen = network.preprocessing, f"{TITLES[to]} does not see it in the file"
-    only_tensors = to == "torchvision" or (to == "timm" and path.suffix in export.STATE_DICT_SUFFIXES)
+    only_tensors = to == "torchvision" or (to == "timm" and path.suffix in STATE_DICT_SUFFIXES)
     numbers = tuple(str(number) for number in range(network.num_classes))
     if network.class_names not in ((), numbers) and (only_tensors or to == "keras"):
         yield f"the class names: {unseen}"
@@ -152,7 +159,7 @@ def _unseen_metadata(path: Path, network: EfficientNet, to: Target) -> Iterator[
             f"the preprocessing: {stored} in the network; of the rest, {unseen}. Give Keras cropped images of "
             f"{preprocessing.image_size} px"
         )
-    elif rounded := export.rounded_crop(preprocessing):
+    elif rounded := rounded_crop(preprocessing):
         yield f"crop_pct {preprocessing.crop_pct:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
     if network.answer == "sigmoid" and to != "keras":
         yield f"each class has its own probability: {unseen}; apply the sigmoid to its outputs"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from efficientnetv2.architectures.registry import NAMES, get_architecture
 from efficientnetv2.architectures.spec import Architecture
-from efficientnetv2.models.conversion import keras, timm, torchvision
+from efficientnetv2.models.conversion import keras, timm_config, torchvision_config
 from efficientnetv2.models.conversion.layouts import COUNTER, TITLES, Source, fits, shapes, tensor_names
 from efficientnetv2.models.conversion.weight_file import WeightFile
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
@@ -48,9 +48,9 @@ class _Match:
 def published_name(source: Source, model: str) -> str:
     """The published model that a library means by a name. Raises InputError if there is none."""
     if source == "timm":
-        return timm.published_name(model)[0]
+        return timm_config.published_name(model)[0]
     aliases = {
-        "torchvision": {theirs: ours for ours, theirs in torchvision.MODELS.items()},
+        "torchvision": {theirs: ours for ours, theirs in torchvision_config.MODELS.items()},
         "keras": keras.ALIASES,
         "tensorflow": {name: name for name in NAMES} | {name.replace("_", "-"): name for name in NAMES},
     }[source]
@@ -72,7 +72,7 @@ def named(path: Path, source: Source, model: str) -> str:
 
 def is_tf(file: WeightFile) -> bool:
     """Whether a timm file is of a ``tf_`` model, or does not say."""
-    return file.model is None or timm.published_name(file.model)[1]
+    return file.model is None or timm_config.published_name(file.model)[1]
 
 
 def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
@@ -81,7 +81,7 @@ def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
     Raises InputError for no published model, or tensors that are missing, left over or of a wrong shape, by both names.
     """
     if file.source == "timm":
-        timm.refuse_rw(file.path, file.tensors)
+        timm_config.refuse_rw(file.path, file.tensors)
     stated = None
     if file.model is not None and file.source in ("timm", "torchvision"):
         stated = named(file.path, file.source, file.model)
@@ -191,16 +191,16 @@ def _library_model(file: WeightFile, name: str) -> tuple[Architecture, str, list
     notes = []
     if file.source == "timm":
         tf = is_tf(file)
-        table, theirs = timm.architecture_of(name, tf=tf), f"tf_{name}" if tf else name
-        if file.model is None and name in timm.PLAIN:
+        table, theirs = timm_config.architecture_of(name, tf=tf), f"tf_{name}" if tf else name
+        if file.model is None and name in timm_config.PLAIN:
             notes.append(
                 f"read as timm's tf_{name} (TensorFlow's padding), since the file names no model. For {name} "
                 f"(symmetric padding): effnetv2 convert FILE OUT --model {name}"
             )
     elif file.source == "torchvision":
-        if name not in torchvision.MODELS:
+        if name not in torchvision_config.MODELS:
             raise InputError(f"{file.path}: torchvision has no {name}, whose tensors these are.")
-        table, theirs = torchvision.architecture_of(name), torchvision.MODELS[name]
+        table, theirs = torchvision_config.architecture_of(name), torchvision_config.MODELS[name]
     else:
         table, theirs = get_architecture(name), file.model or name
     if file.batch_norm_epsilon is not None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.models.model_card import CARRIED
+from efficientnetv2.models.model_header import CARRIED
 from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.optional_deps import import_optional
 

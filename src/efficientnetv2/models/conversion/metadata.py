@@ -10,11 +10,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from efficientnetv2.architectures.registry import get_model_info
-from efficientnetv2.models.conversion import timm, torchvision
+from efficientnetv2.models.conversion import timm_config, torchvision_config
 from efficientnetv2.models.conversion.detect import DetectedModel, is_tf
 from efficientnetv2.models.conversion.weight_file import WeightFile
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.model_card import Header
+from efficientnetv2.models.model_header import Header
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, pluralize
 from efficientnetv2.utils.optional_deps import import_torchvision
@@ -161,12 +161,12 @@ def _with_channels(base: Preprocessing, found: DetectedModel, user: UserMetadata
 def _documented_preprocessing(file: WeightFile, found: DetectedModel) -> tuple[Preprocessing, str]:
     """The preprocessing that a model's source documents, and the name of the weights."""
     if file.source == "timm":
-        documented, weights = timm.default_preprocessing(
-            found.name, tf=is_tf(file), tag=timm.tag_of(file.model or ""), num_classes=found.num_classes
+        documented, weights = timm_config.default_preprocessing(
+            found.name, tf=is_tf(file), tag=timm_config.tag_of(file.model or ""), num_classes=found.num_classes
         )
         return documented, f"timm's {weights}"
     if file.source == "torchvision":
-        documented, weights = torchvision.default_preprocessing(found.name)
+        documented, weights = torchvision_config.default_preprocessing(found.name)
         return documented, f"torchvision's {weights}"
     return get_model_info(found.name).preprocessing, f"the published {found.name}"
 
@@ -186,7 +186,7 @@ def _join(names: Sequence[str], last: str = "and") -> str:
 def _shell_path(file: WeightFile) -> str:
     """The path as the user typed it: for a hub directory, the directory."""
     folder = file.path.parent
-    return shell_join([str(folder if (folder / timm.CONFIG).is_file() else file.path)])
+    return shell_join([str(folder if (folder / timm_config.CONFIG).is_file() else file.path)])
 
 
 def class_names(

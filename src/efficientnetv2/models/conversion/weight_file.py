@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from efficientnetv2.models import model_card
+from efficientnetv2.models import model_header
 from efficientnetv2.models.conversion.layouts import Source
 from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.models.model_card import CARRIED, Header
+from efficientnetv2.models.model_header import CARRIED, Header
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 
@@ -49,4 +49,4 @@ def parse_header(path: Path, text: Any) -> Header | None:
         return None
     if not isinstance(text, str):
         raise InputError(f"{path}: the metadata '{CARRIED}' is damaged (not text). Save the file again.")
-    return model_card.parse(path, text, CARRIED)[0]
+    return model_header.parse(path, text, CARRIED)[0]

@@ -1,0 +1,300 @@
+"""Fill a cache of decoded images, in memory for one run or on disk for others. Its file is in ``cache_reader``."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import math
+import os
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from efficientnetv2.data.cache_reader import PIXELS_OFFSET, VERSION, CachedImageReader, CacheIndex, InvalidCacheError
+from efficientnetv2.data.crop import ASPECT
+from efficientnetv2.data.decode import load_resized_image
+from efficientnetv2.data.image_io import MIN_SIDE, Pixels, UnreadableImageError, image_size
+from efficientnetv2.data.readers import Reader
+from efficientnetv2.data.records import Ints
+from efficientnetv2.preprocessing import RGB, CropMode
+from efficientnetv2.utils.errors import InputError, format_bytes
+from efficientnetv2.utils.io import UNUSED_DAYS, is_unused, remove_partial, write_atomically
+from efficientnetv2.utils.logs import progress, silenced
+
+_logger = logging.getLogger(__name__)
+
+_GRID = 401  # points each way for the quantile of crop sizes. Ours.
+# Tasks queued per thread, so that none waits; images per task, for headers and for decoding. Larger tasks need fewer
+# remote requests and more memory. Ours.
+_QUEUED, _HEADERS, _IMAGES = 2, 64, 8
+# Bytes of the index: offset and size of an image, and the rest.
+_INDEX_BYTES_EACH, _INDEX_BYTES = 16, 4096
+_SPARE_BYTES = 2**30  # disk space that the run itself needs. Ours.
+_LESS = "keep less detail by `cache_resolution=0.25`"
+
+Result = TypeVar("Result")
+Side = Literal["shorter", "mean", "longer"]
+_SIDES: dict[CropMode, Side] = {"squash": "shorter", "center": "mean", "border": "longer"}
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """Size of cached images: minimum length ``px`` of their ``side`` (``mean``: root of the area); none is enlarged."""
+
+    px: int
+    side: Side
+
+    @classmethod
+    def enough(cls, *, image_size: int, crop_mode: CropMode, area_min: float, detail: float) -> CacheSpec:
+        """The size from which a fraction ``detail``, in (0, 1], of the random crops has all the pixels that it needs.
+
+        Exact for square images framed ``squash``. ``image_size`` is the largest size that a crop is resized to.
+        """
+        area = np.linspace(area_min, 1, _GRID)[:, None]
+        aspect = np.exp(np.linspace(math.log(ASPECT[0]), math.log(ASPECT[1]), _GRID))
+        flat = np.minimum(aspect, 1 / aspect)
+        fits = area <= flat
+        shorter_side = np.sqrt(area * flat)[fits]  # of the crop, relative to the image
+        # Where no shape fits, draw_crop falls back to the whole image.
+        part = float(np.quantile(shorter_side, 1 - detail)) if fits.any() else 1.0
+        return cls(math.ceil(image_size / part - 1e-9), _SIDES[crop_mode])
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Cached width and height of an image."""
+        lengths = {"shorter": min(width, height), "longer": max(width, height)}
+        scale = min(1.0, self.px / lengths.get(self.side, math.sqrt(width * height)))
+        small = [max(min(MIN_SIDE, side), math.ceil(side * scale - 1e-9)) for side in (width, height)]
+        return small[0], small[1]
+
+
+@dataclass(frozen=True)
+class CacheJob:
+    """``count`` images of a reader to cache with this size, decoded by ``threads``."""
+
+    reader: Reader
+    count: int
+    spec: CacheSpec
+    threads: int
+
+    def digest(self) -> str:
+        """32 hexadecimal digits of the images and their size: other files give other digits."""
+        digest = hashlib.blake2b(f"{VERSION} {self.spec.px} {self.spec.side}".encode(), digest_size=16)
+        for sample, stamp in enumerate(self.reader.stamps(range(self.count))):
+            digest.update(f"\0{self.reader.name(sample)}\0{stamp}".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def require_room(self, offsets: Ints, room: int, where: str, fix: str) -> None:
+        """Raise InputError if the cache file takes more than ``room`` bytes."""
+        needed = int(offsets[-1]) + _INDEX_BYTES_EACH * self.count + _INDEX_BYTES
+        if needed > room:
+            raise InputError(
+                f"{where}: {self.count:,} images, kept decoded with their {self.spec.side} side up to {self.spec.px} "
+                f"px, need {format_bytes(needed)}, but {format_bytes(room)} are free for it. {fix}, or {_LESS}."
+            )
+
+
+@dataclass(frozen=True)
+class CacheFile:
+    """A complete cache, made now or ``reused``. ``holder`` keeps the file's memory alive; its readers hold it."""
+
+    path: Path
+    digest: str
+    bytes: int
+    reused: bool
+    holder: object = None
+
+    def reader(self, rows: Ints, originals: Reader) -> CachedImageReader:
+        """Reader of samples that are these rows of the job. ``originals`` names the samples."""
+        return CachedImageReader(self.path, self.digest, rows, originals, self.holder)
+
+
+def cache_in_memory(job: CacheJob, *, room_bytes: int) -> CacheFile:
+    """Cache images in memory that worker processes share, until this process ends. Raises InputError."""
+    offsets = _image_offsets(job)
+    job.require_room(offsets, room_bytes, "`cache=ram`", "Set `cache=disk`")
+    holder: object
+    if hasattr(os, "memfd_create"):
+        # The file has no name and no limit but the memory's, unlike /dev/shm in a container.
+        handle = os.memfd_create("effnetv2-pictures")
+        path, holder = Path(f"/proc/{os.getpid()}/fd/{handle}"), _Open(handle)
+    else:  # a temporary file, which the system keeps in memory while there is room
+        folder = tempfile.TemporaryDirectory(prefix="effnetv2-", ignore_cleanup_errors=True)
+        path, holder = Path(folder.name) / "pictures.bin", folder
+    digest = job.digest()
+    _write_cache(path, job, offsets, digest)
+    return CacheFile(path, digest, path.stat().st_size, reused=False, holder=holder)
+
+
+class _Open:
+    """An open file, closed with its last reader."""
+
+    def __init__(self, handle: int) -> None:
+        weakref.finalize(self, os.close, handle)
+
+
+def cache_on_disk(folder: Path, job: CacheJob) -> CacheFile:
+    """Cache images in a folder of their own, or reuse its complete cache. Raises InputError without room or access."""
+    file = folder / "pictures.bin"
+    fix = "Name another place with EFFNETV2_CACHE=FOLDER"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock"):
+            digest = job.digest()
+            if reused := _is_valid(file, digest, job):
+                os.utime(file)  # used today: see remove_unused_caches
+            else:
+                file.unlink(missing_ok=True)
+                remove_partial(folder)
+                remove_unused_caches(folder.parent)
+                offsets = _image_offsets(job)
+                free = max(0, shutil.disk_usage(folder).free - _SPARE_BYTES)
+                job.require_room(offsets, free, f"`cache=disk`: {folder}", fix)
+                write_atomically(file, lambda partial: _write_cache(partial, job, offsets, digest))
+            return CacheFile(file, digest, file.stat().st_size, reused)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"`cache=disk`: {folder} can't be written ({reason}). {fix}, or {_LESS}.") from error
+
+
+def is_cached(folder: Path, job: CacheJob) -> bool:
+    """Whether ``cache_on_disk`` would reuse the cache of a folder."""
+    with silenced():
+        return _is_valid(folder / "pictures.bin", job.digest(), job)
+
+
+def remove_unused_caches(caches: Path) -> None:
+    """Remove the caches of a folder that no run has used for 30 days, unless one is in use now."""
+    for file in caches.glob("*/pictures.bin"):
+        if not is_unused(file):
+            continue
+        with suppress(Timeout, OSError), FileLock(file.parent / "lock", timeout=0):
+            if is_unused(file):  # still, after waiting for the lock
+                shutil.rmtree(file.parent, ignore_errors=True)
+                _logger.info(f"Removed the cache {file.parent}, not used for {UNUSED_DAYS} days.")
+
+
+def _write_cache(path: Path, job: CacheJob, offsets: Ints, digest: str) -> None:
+    """Decode every image and write the cache file. Its index lists the unreadable ones. Raises OSError."""
+    sizes = np.zeros((job.count, 2), np.int32)
+    starts, end = offsets[:-1].copy(), int(offsets[-1])
+    reasons: dict[int, str] = {}
+    channels = RGB
+    path.touch()
+    images = _map_images(_decode, job, _IMAGES)
+    with path.open("r+b") as file, progress("filling the cache", job.count) as counted, images as decoded:
+        for row, image in enumerate(itertools.chain.from_iterable(decoded)):
+            if isinstance(image, str):
+                reasons[row] = image
+            else:
+                if image.nbytes > offsets[row + 1] - offsets[row]:  # its header was wrong, or has changed
+                    starts[row], end = end, end + image.nbytes
+                sizes[row], channels = image.shape[:2], image.shape[2]
+                file.seek(int(starts[row]))
+                file.write(image.data)
+            if (row + 1) % _IMAGES == 0 or row + 1 == job.count:
+                counted(row + 1)
+        file.truncate(end)  # the last images may be unreadable
+        CacheIndex(digest, starts, sizes, reasons, channels).write(file)
+
+
+def _image_offsets(job: CacheJob) -> Ints:
+    """(N + 1,) offsets of the images and of their end in the file, from their headers."""
+    lengths: list[int] = []
+    chunks = _map_images(_image_bytes, job, _HEADERS)
+    with progress("measuring images", job.count) as counted, chunks as found:
+        for chunk in found:
+            lengths += chunk
+            counted(len(lengths))
+    return PIXELS_OFFSET + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _image_bytes(reader: Reader, row: int, spec: CacheSpec) -> int:
+    try:
+        source = reader.source(row)
+        width, height = spec.size(*image_size(source))
+    except UnreadableImageError:
+        return 0
+    return width * height * (source.shape[2] if isinstance(source, np.ndarray) else RGB)
+
+
+def _decode(reader: Reader, row: int, spec: CacheSpec) -> Pixels | str:
+    """The cached pixels of an image, or why it is unreadable."""
+    try:
+        return load_resized_image(reader.source(row), spec.size)
+    except UnreadableImageError as error:
+        return error.reason
+
+
+@contextmanager
+def _map_images(
+    function: Callable[[Reader, int, CacheSpec], Result], job: CacheJob, chunk: int
+) -> Iterator[Iterator[list[Result]]]:
+    """``function`` of every image, in order, in chunks, by threads slightly ahead. Leaving the block stops them."""
+
+    def map_chunk(first: int) -> list[Result]:
+        rows = range(first, min(first + chunk, job.count))
+        reader = job.reader.ahead(rows)
+        return [function(reader, row, job.spec) for row in rows]
+
+    def results() -> Iterator[list[Result]]:
+        waiting: deque[Future[list[Result]]] = deque()
+        for first in range(0, job.count, chunk):
+            waiting.append(pool.submit(map_chunk, first))
+            if len(waiting) > _QUEUED * job.threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    pool = ThreadPoolExecutor(job.threads)
+    # Around the threads, since filters belong to the process: each opener within them sets its own aside.
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            yield results()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _is_valid(file: Path, digest: str, job: CacheJob) -> bool:
+    """Whether a cache is complete and of these images, also those that were unreadable. Otherwise logs the reason."""
+    fault = ""
+    try:
+        with file.open("rb") as opened:
+            index = CacheIndex.read(opened)
+        if index.digest != digest:
+            fault = "holds other images"
+        elif any(not isinstance(_decode(job.reader, row, job.spec), str) for row in index.reasons):
+            fault = "lacks images that can be read by now"
+    except FileNotFoundError:
+        return False
+    except InvalidCacheError as error:
+        fault = str(error)
+    if fault:
+        _logger.info(f"The cache {file} {fault}: filling it again.")
+    return not fault
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """One process at a time. The system releases the lock of a killed one."""
+    file_lock = FileLock(lock)
+    try:
+        file_lock.acquire(timeout=0)
+    except Timeout:
+        _logger.info(f"Another run is filling the cache {lock.parent}: waiting for it.")
+        file_lock.acquire()
+    try:
+        yield
+    finally:
+        file_lock.release()

@@ -1,0 +1,223 @@
+"""Check every image of a dataset before training: readable, complete, and not duplicated across splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from efficientnetv2.data import builtin_datasets
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks, max_levels, probe
+from efficientnetv2.data.image_formats import regular_file
+from efficientnetv2.data.image_io import UnreadableImageError, max_level
+from efficientnetv2.data.imagenet_check import recognized
+from efficientnetv2.data.readers import source_reader
+from efficientnetv2.data.records import Ints, packed_record
+from efficientnetv2.data.shards.reader import ShardDamage, find_damage, probe_images
+from efficientnetv2.utils.errors import InputError, escape_controls, pluralize
+
+# Maximum level of images of more than 8 bits that use a small part of their range: at most 14 of 16 bits. Ours.
+_DARK_LEVEL = 63
+
+
+@dataclass(frozen=True, eq=False)
+class ImageValidation:
+    """Ascending rows of unusable images, their reasons, and (N,) ``contents``: ids that are equal for identical files.
+
+    ``label_conflicts`` is the number of pairs of identical files with different labels.
+    """
+
+    unreadable: Ints
+    reasons: tuple[str, ...]
+    contents: Ints
+    notes: tuple[str, ...]
+    label_conflicts: int = 0
+
+    @property
+    def readable(self) -> Ints:
+        """Ascending rows of usable images."""
+        return np.setdiff1d(np.arange(len(self.contents)), self.unreadable, assume_unique=True)
+
+
+def validate_images(
+    dataset: ImageDataset, *, strict: bool = False, progress: Callable[[int], object] | None = None
+) -> ImageValidation:
+    """Check every file of a dataset. Of shards, check the tars, and the images that packing has not checked.
+
+    ``progress`` gets the number of checked files, but not for shards.
+    Raises InputError where more than 5 % of the files are unreadable (``strict``: any file or shard), a shard was
+    replaced, or identical files are in two splits. In a published dataset they stay, so that metrics compare.
+    """
+    contents = np.arange(len(dataset), dtype=np.int64)
+    damage = ShardDamage({}, ())
+    if dataset.shards is None:
+        reasons, colors, brightest = _check_files(dataset, contents, progress)
+    else:
+        damage = find_damage(dataset.table, dataset.shards)
+        refuse_damage(dataset, damage, strict)
+        hashes, reasons, colors, brightest = probe_images(dataset.table, dataset.shards, damage.reasons)
+        known = np.flatnonzero(hashes >= 0)
+        _share_ids(contents, known, hashes[known])
+    _refuse_unreadable(dataset, reasons, strict)
+    reasons |= damage.reasons
+    unreadable = np.array(sorted(reasons), dtype=np.int64)
+    labels = pd.Series(pd.factorize(dataset.table["label"])[0])
+    conflicts = _differing_pairs(contents, labels[labels >= 0])
+    notes = (
+        *damage.notes,
+        *_check_splits(dataset, contents),
+        *_notes(dataset, contents, conflicts),
+        *_conversion_notes(colors, brightest),
+    )
+    return ImageValidation(
+        unreadable, tuple(reasons[row] for row in unreadable.tolist()), contents, notes, len(conflicts)
+    )
+
+
+def find_undecodable(
+    dataset: ImageDataset, rows: Sequence[int], *, strict: bool = False, progress: Callable[[int], object] | None = None
+) -> dict[int, str]:
+    """Decode images once, at their smallest scale, since ``validate_images`` decodes few JPEGs.
+
+    Returns the reason of each image that cannot be decoded, by its row. Raises InputError as ``validate_images``.
+    """
+    reader = source_reader(dataset)
+
+    def decode_chunk(chunk: Sequence[int]) -> list[str]:
+        ahead, faults = reader.ahead(chunk), []
+        for row in chunk:
+            try:
+                max_level(ahead.source(row))
+                faults.append("")
+            except UnreadableImageError as error:
+                faults.append(error.reason)
+        return faults
+
+    found = zip(rows, map_chunks(decode_chunk, rows, progress), strict=True)
+    reasons = {row: reason for row, reason in found if reason}
+    _refuse_unreadable(dataset, reasons, strict)
+    return reasons
+
+
+def refuse_damage(dataset: ImageDataset, damage: ShardDamage, strict: bool) -> None:
+    """With ``strict``, raise InputError for the first damaged shard."""
+    if strict and damage.notes:
+        raise InputError(f"{dataset.source}: {damage.notes[0]} Repair it, or leave `strict` out.")
+
+
+def _check_files(
+    dataset: ImageDataset, contents: Ints, progress: Callable[[int], object] | None
+) -> tuple[dict[int, str], Counter[str], list[int]]:
+    """Reasons of unusable files, by row; counts of conversions to RGB; maximum levels of images of more than 8 bits.
+
+    Identical files get one id in ``contents``. Only files of equal size and end are read whole.
+    """
+    is_packed = np.array(["#" in path and packed_record(path) is not None for path in dataset.paths], dtype=bool)
+    rows = np.flatnonzero(~is_packed)
+    files = [dataset.file(row) for row in rows.tolist()]
+    probes = map_chunks(lambda chunk: [probe(file) for file in chunk], files, progress)
+    reasons = {row: found.reason for row, found in zip(rows.tolist(), probes, strict=True) if found.reason}
+    marks = pd.DataFrame([(found.size, found.tail) for found in probes], rows)
+    marks = marks.drop(index=list(reasons))
+    records = lru_cache(maxsize=None)(builtin_datasets.cifar_records)
+
+    def digest(file: str) -> bytes:
+        """The hash of a file, or of the pixels of a packed record; empty where there is no such record."""
+        if place := packed_record(file):
+            pixels = records(Path(place[0]))[place[1] : place[1] + 1, -builtin_datasets.PIXELS :].tobytes()
+            return hashlib.blake2b(pixels).digest() if pixels else b""
+        try:
+            with regular_file(file) as stream:
+                return hashlib.file_digest(stream, "blake2b").digest()
+        except OSError:  # removed since the check; reading it reports that
+            return file.encode(errors="surrogateescape")
+
+    alike = [*marks.index[marks.duplicated(keep=False)].tolist(), *np.flatnonzero(is_packed).tolist()]
+    digests = map_chunks(lambda chunk: [digest(dataset.file(row)) for row in chunk], alike)
+    for row, found in zip(alike, digests, strict=True):
+        if not found:
+            count = len(records(Path(dataset.file(row).rpartition("#")[0])))
+            reasons[row] = f"is not among the {count} records of its file"
+    known = [found or str(row) for row, found in zip(alike, digests, strict=True)]
+    _share_ids(contents, np.array(alike, dtype=np.intp), np.array(known, dtype=object))
+    return reasons, Counter(found.colors for found in probes if found.colors), max_levels(probes)
+
+
+def _share_ids(contents: Ints, indices: npt.NDArray[np.intp], digests: npt.NDArray[Any]) -> None:
+    """Give rows of equal digests the id of the first, in place."""
+    codes, _ = pd.factorize(digests)
+    first = np.full(codes.max(initial=-1) + 1, -1, dtype=np.int64)
+    first[codes[::-1]] = indices[::-1]  # the first row is written last
+    contents[indices] = first[codes]
+
+
+def _refuse_unreadable(dataset: ImageDataset, reasons: dict[int, str], strict: bool) -> None:
+    count, total = len(reasons), len(dataset)
+    shown = "; ".join(f"{_location(dataset, row)} {reasons[row]}" for row in sorted(reasons)[:5])
+    if (strict and reasons) or count > MAX_UNREADABLE * total:
+        limit = "0" if strict else f"{100 * MAX_UNREADABLE:.0f}"
+        fix = ", or leave `strict` out" if strict else ""
+        raise InputError(
+            f"{dataset.source}: {count} of {total} images ({100 * count / total:.0f} %, more than {limit} %) cannot be "
+            f"read: {shown}{'; and more' if count > 5 else ''}. Repair or remove them{fix}."
+        )
+
+
+def _check_splits(dataset: ImageDataset, contents: Ints) -> tuple[str, ...]:
+    splits = pd.Series(np.where(dataset.in_train, "train", dataset.split))
+    pairs = _differing_pairs(contents, splits)
+    if not pairs:
+        return ()
+    each = " and ".join(f"{_location(dataset, row)} in {splits[row]}" for row in pairs[0])
+    what = f"{each} are the same image ({pluralize(len(pairs), 'such pair')})"
+    if published := dataset.published or recognized(dataset):
+        return (f"{what}; the published splits of {published} are kept as they are.",)
+    raise InputError(f"{dataset.source}: {what}. Remove one of each pair, or put both into one split.")
+
+
+def _notes(dataset: ImageDataset, contents: Ints, conflicts: list[tuple[int, int]]) -> Iterator[str]:
+    copies = int(pd.Series(contents).duplicated().sum())
+    if copies:
+        yield f"Copies among {len(contents)} images: {copies}. Automatic splits keep them with their originals."
+    if conflicts:
+        labels = dataset.table["label"]
+        shown = "; ".join(
+            " and ".join(f"{_location(dataset, row)} as '{labels.iloc[row]}'" for row in pair) for pair in conflicts[:3]
+        )
+        more = f"; and {len(conflicts) - 3} more pairs" if len(conflicts) > 3 else ""
+        yield f"Identical images have different labels: {shown}{more}. One label of each is wrong."
+
+
+def _conversion_notes(colors: Counter[str], brightest: list[int]) -> Iterator[str]:
+    """Notes on images that are converted to RGB, and on those that use few levels, such as 12 bits stored as 16."""
+    if colors:
+        each = ", ".join(f"{count:,} {kind}" for kind, count in colors.most_common())
+        yield f"Read as RGB, but not stored so: {each}."
+    if brightest and max(brightest) <= _DARK_LEVEL:
+        yield (
+            f"The {pluralize(len(brightest), 'image')} of more than 8 bits use {max(brightest) + 1} of 256 levels. "
+            "Scale all of them by one factor, or store them as TIFFs and install the extra 'geo'."
+        )
+
+
+def _differing_pairs(contents: Ints, values: pd.Series[Any]) -> list[tuple[int, int]]:
+    """For each content with different values: its first row, and the first row that differs."""
+    table = pd.DataFrame({"content": contents[values.index], "value": values, "row": values.index})
+    table = table[table["content"].duplicated(keep=False)]
+    first = table.groupby("content")[["value", "row"]].transform("first")
+    others = table[table["value"] != first["value"]].drop_duplicates("content")
+    return list(zip(first["row"][others.index].tolist(), others["row"].tolist(), strict=True))
+
+
+def _location(dataset: ImageDataset, index: int) -> str:
+    row = "" if dataset.rows is None else f" (row {dataset.rows[index]})"
+    return f"'{escape_controls(dataset.paths[index])}'{row}"

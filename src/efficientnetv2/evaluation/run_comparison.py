@@ -1,0 +1,246 @@
+"""Comparison of finished runs, and the previous run that a report compares with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.evaluation.clusters import data_root, different_root_note
+from efficientnetv2.evaluation.plots import MetricsRow
+from efficientnetv2.evaluation.predictions import (
+    PairedDifference,
+    common_images,
+    compare_predictions,
+    load_predictions,
+    optimistic_warning,
+    save_predictions,
+)
+from efficientnetv2.metrics.confidence_intervals import Difference
+from efficientnetv2.metrics.metric_differences import unpaired_difference
+from efficientnetv2.training.run_dir import RUN_MARKERS, RunDir
+from efficientnetv2.training.run_lock import is_running
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.io import read_object
+from efficientnetv2.utils.legacy import run_file, upgrade
+from efficientnetv2.utils.shell import shell_join
+
+# Number of the newest runs that are considered as the previous one. Ours.
+_MAX_RUNS = 20
+# Folder of a run for the baseline's predictions, since the baseline may be gone when the run ends.
+_SAVED = "against"
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """A finished run, cross-validation or evaluation."""
+
+    name: str
+    report: Mapping[str, Any]  # report.json
+    history: tuple[MetricsRow, ...]  # metrics.jsonl
+    predictions: pd.DataFrame  # of ``load_predictions``
+    root: str | None = None  # ``data_root`` of their paths
+
+    @property
+    def train_s(self) -> float | None:
+        """Seconds of training without validation and saving, if the rows have it. None for an evaluation."""
+        seconds = sum(row.get("train_s", 0.0) for row in self.history if row["kind"] == "train")
+        if seconds or "run" in self.report:
+            return float(seconds or self.report["wall_s"])
+        return None
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether evaluated images trained or selected it, by its report."""
+        return bool(self.report.get("optimistic"))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Image sizes of the training, increasing."""
+        return tuple(sorted({row["image_size"] for row in self.history if row["kind"] == "train"}))
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> FinishedRun:
+        """Read a run directory; raises InputError if it is unfinished, no run, or multi-label."""
+        for file in ("report.json", "predictions.csv"):
+            if not (folder / file).is_file():
+                resume = shell_join(["--output", str(folder), "--resume"])
+                fix = f"To resume a stopped run: effnetv2 train (or crossval) DATA {resume}."
+                raise InputError(
+                    f"{folder} is not the folder of a finished run: it has no {file}. "
+                    f"{'Another process is at work there: wait for its end.' if is_running(folder) else fix}"
+                )
+        report = read_object(folder / "report.json", fix="Leave that run out.")
+        if "macro_f1" not in report:
+            raise InputError(f"{folder}: compare needs one label per image, not several. Leave this run out.")
+        predictions = load_predictions(folder)
+        root = data_root(folder, list(predictions.index))
+        return cls(name, report, tuple(RunDir(folder).history()), predictions, root)
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Paired difference between two runs, and the ratio of their training times (None with an evaluation)."""
+
+    over: PairedDifference
+    time_ratio: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; differences as fractions."""
+        return asdict(self.over) | {"time_ratio": self.time_ratio}
+
+
+@dataclass(frozen=True)
+class UnpairedComparison:
+    """Differences of metrics between two runs on different images."""
+
+    images: tuple[int, int]
+    shared: int  # images in both
+    metrics: Mapping[str, Difference]  # by the metric's name in report.json
+    optimistic: str = ""  # ``optimistic_warning`` of the runs
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; differences as fractions."""
+        return asdict(self)
+
+
+def compare_unpaired(first: FinishedRun, second: FinishedRun) -> UnpairedComparison | None:
+    """First minus second run as independent samples; None if the classes differ, or a run has no image.
+
+    Images in both make the interval wider than necessary.
+    """
+    classes = [set(each.predictions.get("true_label", ())) for each in (first, second)]
+    if not classes[0] or classes[0] != classes[1]:
+        return None
+    intervals = [each.report["intervals"] for each in (first, second)]
+    metrics = {
+        name: unpaired_difference((first.report[name], *intervals[0][name]), (second.report[name], *intervals[1][name]))
+        for name in ("top1", "macro_f1")
+        if all(name in each for each in intervals)
+    }
+    return UnpairedComparison(
+        (len(first.predictions), len(second.predictions)),
+        len(first.predictions.index.intersection(second.predictions.index)),
+        metrics,
+        optimistic_warning([each.name for each in (first, second) if each.optimistic]),
+    )
+
+
+def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison | None:
+    """First minus second run, image by image; None if they were evaluated on different images.
+
+    Raises InputError if an image has different true labels.
+    """
+    if not first.predictions.index.symmetric_difference(second.predictions.index).empty:
+        return None
+    found = compare_predictions(first.predictions, second.predictions)
+    if found is None:
+        return None
+    found = replace(
+        found,
+        by_name=different_root_note(first.root, second.root),
+        optimistic=optimistic_warning([each.name for each in (first, second) if each.optimistic]),
+    )
+    seconds = (first.train_s, second.train_s)
+    ratio = None if seconds[0] is None or seconds[1] is None else seconds[0] / max(1e-9, seconds[1])
+    return RunComparison(found, ratio)
+
+
+@dataclass(frozen=True, eq=False)
+class PreviousRun:
+    """A run or evaluation to compare with."""
+
+    name: str
+    predictions: pd.DataFrame  # of ``load_predictions``
+    by_name: str = ""  # note that the images lie elsewhere and are compared by name
+    optimistic: str = ""  # warning that its metrics are optimistic
+
+    @classmethod
+    def for_images(cls, folder: Path, predictions: pd.DataFrame, images: ImageDataset) -> PreviousRun:
+        """The run or evaluation of a folder, to compare on images that are to be predicted.
+
+        Raises InputError if the images have several or other labels, or none of them was predicted there.
+        """
+        labels = {"true_label": list(images.table["label"])}
+        table = pd.DataFrame(labels, index=pd.Index(images.paths, name="path"))
+        root = images.root.rstrip("/") if isinstance(images.root, str) else os.path.realpath(images.root)
+        return cls.for_predictions(folder, predictions, table, root=root, separator=images.separator)
+
+    @classmethod
+    def for_predictions(
+        cls, folder: Path, predictions: pd.DataFrame, table: pd.DataFrame, *, root: str | None, separator: str | None
+    ) -> PreviousRun:
+        """The same, to compare with a table of ``true_label`` by path; ``root`` is its ``data_root``."""
+        if separator is not None:
+            raise InputError("`baseline` needs one label per image, but these images have several. Leave it out.")
+        both = common_images(table, predictions)
+        if not len(both):
+            raise InputError(
+                f"`baseline` {folder} has no prediction of these images. Evaluate that model on the same data, and "
+                "give the folder of that evaluation."
+            )
+        name = folder.resolve().name
+        note = different_root_note(root, data_root(folder, list(predictions.index)))
+        return cls(name, predictions.loc[both], note, optimistic_warning([name] if _is_optimistic(folder) else []))
+
+    def qualified(self, difference: PairedDifference) -> PairedDifference:
+        """A difference from this run, with its notes."""
+        return replace(difference, by_name=self.by_name, optimistic=self.optimistic)
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Save it in a run directory; returns plain values for ``load``."""
+        save_predictions(folder / _SAVED, self.predictions.reset_index(names="path"))
+        return {"against": self.name, "against_by_name": self.by_name, "against_optimistic": self.optimistic}
+
+    @classmethod
+    def load(cls, folder: Path, saved: Mapping[str, Any]) -> PreviousRun | None:
+        """What ``save`` saved; None if nothing was, or it has been removed."""
+        try:
+            notes = (str(saved.get(f"against_{name}", "")) for name in ("by_name", "optimistic"))
+            return cls(str(saved["against"]), load_predictions(folder / _SAVED), *notes)
+        except (KeyError, InputError):
+            return None
+
+
+def _is_optimistic(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "report.json").read_text(encoding="utf-8"))["optimistic"])
+    except (OSError, ValueError, KeyError, TypeError):  # predictions without a report
+        return False
+
+
+def find_previous_run(
+    folder: Path, predictions: pd.DataFrame, *, split_by: str | None = None
+) -> tuple[str, pd.DataFrame] | None:
+    """Name and predictions of the newest finished run next to a run, on the same images in the same place.
+
+    Runs with optimistic metrics are left out. A cross-validation is compared with one of the same fold rule,
+    ``split_by`` (None for a run).
+    """
+    kind = next((name for name in RUN_MARKERS if run_file(folder, name).exists()), None)
+    if kind is None:
+        return None
+    this, root = folder.resolve(), data_root(folder, list(predictions.index))
+    reports = sorted(this.parent.glob("*/report.json"), key=lambda file: (file.stat().st_mtime_ns, file), reverse=True)
+    others = [file for file in reports if file.parent != this and run_file(file.parent, kind).exists()]
+    for file in others[:_MAX_RUNS]:
+        try:
+            report = upgrade(json.loads(file.read_text(encoding="utf-8")))
+            same_images = report["num_images"] == len(predictions) and report.get("split_by") == split_by
+            if not same_images or report.get("optimistic"):
+                continue
+            theirs = load_predictions(file.parent)
+        except (InputError, OSError, ValueError, KeyError):  # unfinished, or of another version
+            continue
+        if theirs.index.symmetric_difference(predictions.index).empty:
+            labels = theirs.loc[predictions.index, "true_label"]
+            same_labels = bool((labels == predictions["true_label"]).all())
+            if same_labels and root is not None and root == data_root(file.parent, list(theirs.index)):
+                return file.parent.name, theirs
+    return None

@@ -1,0 +1,441 @@
+"""What comes out of others' files, and what they make of ours."""
+
+import argparse
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision as their_torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tests.messages import each_mentions, mentioning, mentions
+from torch import nn
+
+from efficientnetv2.architectures.registry import get_architecture, get_model_info
+from efficientnetv2.models.conversion import convert
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.utils.errors import InputError
+
+their_timm = pytest.importorskip("timm")
+
+B0 = "efficientnetv2_b0"
+PREPROCESSING = Preprocessing(
+    image_size=160,
+    crop_mode="center",
+    crop_pct=0.8,
+    interpolation="bilinear",
+    mean=(0.1, 0.2, 0.3),
+    std=(0.4, 0.5, 0.6),
+)
+
+
+def timm_file(path, name=f"tf_{B0}", change=None, **arguments):
+    """A state dict as timm has it, changed if wanted."""
+    torch.manual_seed(1)
+    tensors = their_timm.create_model(name, **arguments).state_dict()
+    if change:
+        change(tensors)
+    (save_file if path.suffix == ".safetensors" else torch.save)(tensors, path)
+    return path
+
+
+def our_network(table=None, classes=("oak", "elm", "ash"), channels=3):
+    torch.manual_seed(2)
+    network = EfficientNet(table or get_architecture(B0), num_classes=len(classes), in_channels=channels)
+    network.preprocessing = PREPROCESSING.with_channels(channels)
+    network.class_names = classes
+    return network.eval()
+
+
+@pytest.mark.parametrize(("classes", "channels"), [(1000, 3), (7, 3), (0, 3), (1, 4), (5, 1)])
+def test_any_number_of_classes_and_channels_is_read(tmp_path, classes, channels):
+    path = timm_file(tmp_path / "b0.safetensors", num_classes=classes, in_chans=channels)
+    network = convert.read(path).network
+    assert (network.num_classes, network.in_channels, len(network.class_names)) == (classes, channels, classes)
+    assert network.preprocessing.channels == channels
+    assert not network.training
+    with torch.inference_mode():
+        assert network(torch.randn(1, channels, 64, 64)).shape == (1, classes or 1280)
+
+
+def test_every_number_is_that_of_the_file_and_none_is_shared_with_it(tmp_path):
+    path = timm_file(tmp_path / "b0.safetensors")
+    network = convert.read(path).network
+    stem = network.state_dict()["stem.conv.weight"]
+    assert torch.equal(stem, load_file(path)["conv_stem.weight"])
+    path.write_bytes(bytes(path.stat().st_size))
+    assert stem.abs().sum() > 0
+
+
+def test_a_file_of_either_of_timms_twins_is_read_as_tf_and_says_so(tmp_path):
+    path = timm_file(tmp_path / "any.safetensors", "efficientnet_b0")
+    read = convert.read(path)
+    assert (read.theirs, read.network.architecture) == ("tf_efficientnet_b0", get_architecture("efficientnet_b0"))
+    assert any("--model efficientnet_b0" in note for note in read.notes)
+    told = convert.read(path, model="efficientnet_b0")
+    assert (told.network.architecture.padding, told.network.architecture.batch_norm_epsilon) == ("symmetric", 1e-5)
+    assert not any("--model" in note for note in told.notes)
+
+
+def test_a_hub_folder_says_which_twin_it_is_and_how_pictures_are_prepared(tmp_path):
+    theirs = their_timm.create_model("efficientnet_b1", num_classes=2)
+    their_timm.models.save_for_hf(
+        theirs, str(tmp_path), model_config={"label_names": ["no", "yes"]}, safe_serialization=True
+    )
+    read = convert.read(tmp_path)
+    assert read.network.architecture.padding == "symmetric"
+    assert read.network.class_names == ("no", "yes")
+    # timm 1.0.31, efficientnet_b1.ra4_e3600_r240_in1k: tested at 288 px, crop_pct 1.0
+    config = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert read.network.preprocessing.image_size == config["test_input_size"][1] == 288
+    assert read.network.preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_exactly_and_said(tmp_path, kind):
+    def halve(tensors):
+        tensors.update({k: v.to(kind) for k, v in tensors.items() if v.is_floating_point()})
+
+    path = timm_file(tmp_path / "half.safetensors", change=halve)
+    read = convert.read(path)
+    weight = read.network.state_dict()["head.conv.weight"]
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, load_file(path)["conv_head.weight"].float())
+    assert any(str(kind).removeprefix("torch.") in note for note in read.notes)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda tensors: {"state_dict": tensors, "epoch": 7}, None),
+        (lambda tensors: {"model": {f"module.{k}": v for k, v in tensors.items()}}, None),
+        (lambda tensors: {f"module._orig_mod.{k}": v for k, v in tensors.items()}, None),
+        (
+            lambda tensors: {
+                "state_dict": {k: torch.zeros_like(v) for k, v in tensors.items()},
+                "state_dict_ema": tensors,
+                "arch": f"tf_{B0}",
+            },
+            "'state_dict_ema'",
+        ),
+        (
+            lambda tensors: {
+                "model": {k: torch.zeros_like(v) for k, v in tensors.items()},
+                "model_ema": {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in tensors.items()},
+            },
+            "'model_ema'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_of_training_programs_are_unwrapped(tmp_path, wrap, said, zipped):
+    tensors = their_timm.create_model(f"tf_{B0}").state_dict()
+    path = tmp_path / "checkpoint.pth"
+    torch.save(wrap(tensors), path, _use_new_zipfile_serialization=zipped)
+    read = convert.read(path)
+    assert torch.equal(read.network.state_dict()["stem.conv.weight"], tensors["conv_stem.weight"])
+    assert any(said in note for note in read.notes) if said else not any("averaged" in n for n in read.notes)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["model.", "net.backbone.", "module._orig_mod."])
+def test_a_network_within_a_module_is_read(tmp_path, prefix, suffix):
+    """As Lightning's checkpoints have it, with what lies beside the network there."""
+    tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
+    held = {prefix + name: tensor for name, tensor in tensors.items()}
+    path = tmp_path / f"last{suffix}"
+    for beside in ({}, {"criterion.weight": torch.ones(3)}):
+        if suffix == ".ckpt":
+            torch.save({"state_dict": held | beside, "pytorch-lightning_version": "2.5"}, path)
+        else:
+            save_file(held | beside, path)
+        read = convert.read(path)
+        assert torch.equal(read.network.state_dict()["stem.conv.weight"], tensors["conv_stem.weight"])
+        assert torch.equal(read.network.classifier.bias, tensors["classifier.bias"])
+        told = " ".join(read.notes)
+        assert (f"'{prefix}'" in told) == (prefix != "module._orig_mod.")
+        assert ("'criterion.weight'" in told) == bool(beside)
+
+
+def test_one_of_two_networks_in_a_module_has_to_be_chosen(tmp_path):
+    tensors = their_timm.create_model(f"tf_{B0}", num_classes=3).state_dict()
+    both = {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in tensors.items()}
+    torch.save(both, tmp_path / "two.pth")
+    with pytest.raises(InputError, match=mentioning("2", "student.", "teacher.")):
+        convert.read(tmp_path / "two.pth")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"classifier.1": nn.Linear(1280, 8), "classifier.4": nn.Linear(8, 7)},
+        {"fc.0": nn.Linear(1280, 8), "fc.2": nn.Linear(8, 7)},
+    ],
+    ids=["within the classifier", "of another name"],
+)
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_of_a_head_of_several_layers_the_rest_of_the_network_is_read(tmp_path, library, head):
+    network = (
+        their_torchvision.models.efficientnet_b0() if library == "torchvision" else their_timm.create_model(f"tf_{B0}")
+    )
+    tensors = {name: one for name, one in network.state_dict().items() if not name.startswith("classifier.")}
+    new = {f"{at}.{name}": one for at, layer in head.items() for name, one in layer.state_dict().items()}
+    torch.save(tensors | new, tmp_path / "tuned.pth")
+    read = convert.read(tmp_path / "tuned.pth")
+    assert (read.network.num_classes, read.network.class_names) == (0, ())
+    first = "features.0.0.weight" if library == "torchvision" else "conv_stem.weight"
+    assert torch.equal(read.network.state_dict()["stem.conv.weight"], tensors[first])
+    (told,) = [note for note in read.notes if "classifier" in note]
+    assert f"'{next(iter(new))}'" in told
+    tensors.pop(next(name for name in tensors if name.endswith("weight")))
+    torch.save(tensors | new, tmp_path / "less.pth")
+    with pytest.raises(InputError, match="missing"):
+        convert.read(tmp_path / "less.pth")
+
+
+def test_what_timms_own_trainer_saves_is_read(tmp_path):
+    """Its CheckpointSaver puts the options of the command line, an argparse.Namespace, beside the weights."""
+    from timm.utils import CheckpointSaver, ModelEmaV2
+
+    torch.manual_seed(3)
+    model = their_timm.create_model("tf_efficientnetv2_b0", num_classes=2)
+    averaged = ModelEmaV2(model)
+    torch.nn.init.normal_(averaged.module.classifier.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    options = argparse.Namespace(model="tf_efficientnetv2_b0", lr=0.1, mean=[0.5] * 3, resume="", amp=None)
+    for args in (options, None):  # without options it knows no name, and puts its class in its place
+        saver = CheckpointSaver(model, optimizer, args, averaged, checkpoint_dir=tmp_path, recovery_dir=tmp_path)
+        saver.save_checkpoint(0, metric=71.5)
+        imported = convert.read(tmp_path / "last.pth.tar")
+        assert imported.theirs == "tf_efficientnetv2_b0"
+        assert torch.equal(imported.network.classifier.weight, averaged.module.classifier.weight)
+        assert "averaged" in imported.notes[0]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_known_by_what_it_is_and_not_by_its_name(tmp_path, zipped):
+    state = their_timm.create_model("tf_efficientnetv2_b0", num_classes=2).state_dict()
+    torch.save(state, tmp_path / "b0.safetensors", _use_new_zipfile_serialization=zipped)
+    network = convert.read(tmp_path / "b0.safetensors").network
+    assert torch.equal(network.classifier.weight, state["classifier.weight"])
+
+
+def test_counters_may_be_left_out(tmp_path):
+    def leave_out(tensors):
+        for name in [name for name in tensors if name.endswith("num_batches_tracked")]:
+            del tensors[name]
+
+    read = convert.read(timm_file(tmp_path / "b0.safetensors", change=leave_out))
+    assert read.network.state_dict()["stem.norm.num_batches_tracked"] == 0
+
+
+def test_a_thousand_outputs_are_imagenets_classes(tmp_path):
+    names = convert.read(timm_file(tmp_path / "b0.pth")).network.class_names
+    assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
+    assert len(set(names)) == 1000
+
+
+def test_timm_loads_our_folder_with_our_preprocessing(tmp_path):
+    from timm.data import resolve_model_data_config
+
+    network = our_network()
+    convert.write(tmp_path / "hub", network, "timm")
+    theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    pictures = torch.randn(2, 3, 75, 75)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
+    config = resolve_model_data_config(theirs)
+    assert config["input_size"] == [3, 160, 160]
+    assert (config["crop_pct"], config["crop_mode"], config["interpolation"]) == (0.8, "center", "bilinear")
+    assert (tuple(config["mean"]), tuple(config["std"])) == (PREPROCESSING.mean, PREPROCESSING.std)
+
+
+@pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
+@pytest.mark.parametrize(
+    ("table", "channels", "classes"),
+    [
+        (get_architecture(B0), 3, ("oak", "elm", "ash")),
+        (get_architecture(B0), 4, ()),
+        (replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5), 1, ("a", "b")),
+        # torchvision's V2-S, say: timm's plain networks have another epsilon, which the config.json carries.
+        (replace(get_architecture("efficientnet_b0"), padding="symmetric"), 3, ("a", "b")),
+    ],
+)
+def test_a_folder_for_timm_comes_back_bit_for_bit(tmp_path, crop_mode, table, channels, classes):
+    network = our_network(table, classes, channels)
+    crop = 0.8 if crop_mode == "center" else 1.0
+    network.preprocessing = replace(network.preprocessing, crop_mode=crop_mode, crop_pct=crop)
+    convert.write(tmp_path / "hub", network, "timm")
+    back = convert.read(tmp_path / "hub").network
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), back.state_dict().values(), strict=True)
+    )
+    assert (back.architecture, back.preprocessing) == (network.architecture, network.preprocessing)
+    assert back.class_names == network.class_names
+    theirs = their_timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
+    pictures = torch.randn(1, channels, 70, 70)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_torchvision_loads_our_file_strictly(tmp_path, suffix):
+    table = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+    network, path = our_network(table), tmp_path / f"out{suffix}"
+    convert.write(path, network, "torchvision")
+    theirs = their_torchvision.models.efficientnet_b0(num_classes=3).eval()
+    theirs.load_state_dict(load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True))
+    pictures = torch.randn(2, 3, 75, 75)
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), theirs(pictures), atol=1e-5)
+    back = convert.read(path)
+    assert back.network.architecture == table
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), back.network.state_dict().values(),
+                                                 strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "table", "why"),
+    [
+        ("torchvision", "o.pth", get_architecture("efficientnetv2_s"), ("same", "symmetric")),
+        ("torchvision", "o.pth", get_architecture(B0), ("efficientnetv2_b0",)),
+        ("torchvision", "o.pth", replace(get_architecture("efficientnet_b0"), padding="symmetric"), ("0.001",)),
+        ("torchvision", "o.bin", replace(get_architecture("efficientnetv2_s"), padding="symmetric"), (".pth",)),
+        ("timm", "o", replace(get_architecture(B0), padding="symmetric"), ("TensorFlow",)),
+        ("timm", "o", replace(get_architecture(B0), head_channels=64), ("only the published models",)),
+        ("timm", "o.pth", replace(get_architecture("efficientnetv2_s"), padding="symmetric"), ("Give a folder",)),
+    ],
+)
+def test_what_others_would_answer_differently_is_not_written(tmp_path, to, out, table, why):
+    with torch.device("meta"):
+        network = our_network(table)
+    with pytest.raises(InputError, match="was not written") as error:
+        convert.write(tmp_path / out, network, to)
+    assert mentions(str(error.value), *why)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("to", "out"), [("timm", "o"), ("timm", "o.pth"), ("torchvision", "o.pth"), ("keras", "o.keras")]
+)
+def test_another_pooling_is_named_as_the_cause(tmp_path, to, out):
+    with torch.device("meta"):
+        network = our_network(replace(get_architecture("efficientnet_b0"), global_pool="avg+center"))
+    with pytest.raises(InputError, match=mentioning("avg+center")):
+        convert.write(tmp_path / out, network, to)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_where_a_folder_for_timm_should_be(tmp_path):
+    (tmp_path / "mine").write_text("of the user")
+    with pytest.raises(InputError, match=mentioning("timm")):
+        convert.write(tmp_path / "mine", our_network(), "timm")
+    assert (tmp_path / "mine").read_text() == "of the user"
+
+
+SYMMETRIC = replace(get_architecture("efficientnet_b0"), padding="symmetric", batch_norm_epsilon=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "table", "alone"),
+    [
+        ("timm", "hub", get_architecture(B0), ["test-time augmentation (tta 'd4')"]),
+        ("timm", "o.safetensors", get_architecture(B0), ["class names", "preprocessing", "test-time augmentation"]),
+        ("torchvision", "o.pth", SYMMETRIC, ["class names", "preprocessing", "test-time augmentation"]),
+    ],
+)
+def test_what_others_do_not_see_in_their_file_is_told(tmp_path, to, out, table, alone):
+    network = our_network(table)
+    network.preprocessing = replace(PREPROCESSING, tta="d4")
+    notes = convert.write(tmp_path / out, network, to)
+    assert each_mentions(notes, *((f"the {word}",) for word in alone))
+
+
+def test_what_was_never_said_is_not_lost(tmp_path):
+    assert convert.write(tmp_path / "hub", our_network(), "timm") == ()
+    [note] = convert.write(tmp_path / "o.pth", our_network(classes=("0", "1")), "timm")
+    assert "preprocessing" in note
+    network = our_network()
+    network.preprocessing = replace(PREPROCESSING, crop_pct=0.77)  # of 160 px: 207.8
+    [note] = convert.write(tmp_path / "hub", network, "timm")
+    assert mentions(note, f"{160 / 208:.6g}", "crop_pct", "0.77")
+
+
+def test_unstated_preprocessing_of_b0_is_the_published_one(tmp_path):
+    """And the command that would say otherwise can be typed as it stands, whatever the file is called."""
+    path = timm_file(tmp_path / "my b0.safetensors")
+    read = convert.read(path)
+    assert read.network.preprocessing == get_model_info(B0).preprocessing
+    [note] = [note for note in read.notes if note.startswith("preprocessing")]
+    for words in (
+        "states no image_size, crop_mode, interpolation, mean or std",
+        f"timm's tf_{B0}: image_size 224, crop_mode center (0.875 of the shorter side), interpolation bicubic, mean "
+        "0.485",
+        f"effnetv2 convert '{path}' OUT with --image-size, --crop-mode, --interpolation, --mean or --std",
+    ):
+        assert words in note
+
+
+def test_a_tag_brings_the_preprocessing_of_its_weights(tmp_path):
+    """Adversarial propagation was trained with mean and std 0.5, where the network's own are ImageNet's."""
+    path = timm_file(tmp_path / "b0.safetensors", "tf_efficientnet_b0")
+    plain, tagged, older = (
+        convert.read(path, model=f"tf_efficientnet_b0{tag}").network.preprocessing for tag in ("", ".ap_in1k", "_ap")
+    )
+    assert plain.mean == get_model_info("efficientnet_b0").preprocessing.mean != tagged.mean
+    assert tagged.mean == tagged.std == (0.5, 0.5, 0.5)
+    assert older == tagged
+
+
+def test_the_plain_twins_tag_brings_it_too_and_may_be_told_of_a_file_that_names_the_network(tmp_path):
+    plain = timm_file(tmp_path / "b3.safetensors", "efficientnet_b3", num_classes=2)
+    imported = convert.read(plain, model="efficientnet_b3")
+    seen = imported.network.preprocessing
+    assert (seen.image_size, seen.crop_pct) == (320, 1.0)
+    assert any(mentions(note, "efficientnet_b3.ra2_in1k", "image_size", "320") for note in imported.notes)
+    torch.save(
+        {"arch": "tf_efficientnet_b0", "state_dict": their_timm.create_model("tf_efficientnet_b0").state_dict()},
+        tmp_path / "trained.pth",
+    )
+    tagged = convert.read(tmp_path / "trained.pth", model="tf_efficientnet_b0.ap_in1k").network.preprocessing
+    assert tagged.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(InputError, match=mentioning("tf_efficientnet_b0", "`model`")):
+        convert.read(tmp_path / "trained.pth", model="efficientnet_b0")
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_a_header_as_long_as_a_pickle_begins_is_that_of_a_safetensors_file(tmp_path, start):
+    """Headers are as long as a multiple of 8, so that one file in 32 begins as pickles do."""
+    path = tmp_path / "in.safetensors"
+    tensors = their_timm.create_model(f"tf_{B0}", num_classes=2).state_dict()
+    save_file(tensors, path, {"note": ""})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    meant, period = int.from_bytes(start, "little"), 256 ** len(start)
+    assert meant % 8 == 0, "headers are so long"
+    save_file(tensors, path, {"note": "x" * ((meant - length) % period)})
+    assert path.read_bytes().startswith(start)
+    assert convert.read(path).network.num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("out", "writer", "error"),
+    [
+        (
+            "folder",
+            "efficientnetv2.models.conversion.weight_writer.save_file",
+            SafetensorError("No space left on device"),
+        ),
+        ("x.pth", "torch.save", RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nat")),
+        ("y.pth", "torch.save", OSError(28, "No space left on device")),
+    ],
+)
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypatch, out, writer, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(writer, full)
+    with pytest.raises(InputError, match=mentioning(out)):
+        convert.write(tmp_path / out, our_network(), "timm")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,0 +1,94 @@
+"""Memory of training, counted without values."""
+
+import pytest
+import torch
+from tests.messages import mentioning
+from torch import nn
+
+from efficientnetv2.architectures.flops import count_flops
+from efficientnetv2.architectures.registry import get_architecture
+from efficientnetv2.architectures.spec import blocks
+from efficientnetv2.models.adapt import freeze
+from efficientnetv2.models.factory import create
+from efficientnetv2.models.shape_inference import activation_bytes, infer_shapes, stride
+from efficientnetv2.utils.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size"), [("efficientnetv2_b0", 224), ("efficientnetv2_s", 97), ("efficientnet_b0", 224)]
+)
+def test_ours_keep_what_their_table_says(name, image_size):
+    with torch.device("meta"):
+        network = create(name)
+    counted = count_flops(get_architecture(name), image_size=image_size).total.activation_bytes
+    assert activation_bytes(network, image_size) == pytest.approx(counted, rel=0.02)
+
+
+def test_a_network_small_enough_to_count_by_hand():
+    """Kept per picture: the picture 3*8*8, ReLU's output 4*8*8, and 4 pooled numbers; 4 bytes each."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    assert activation_bytes(create(module), 8) == 4 * (3 * 64 + 4 * 64 + 4)
+
+
+def test_frozen_stages_keep_nothing():
+    """What is left is that of the blocks after the fourth stage, and of the head."""
+    network = create("efficientnetv2_b0")
+    freeze(network, stages=4)
+    table = get_architecture("efficientnetv2_b0")
+    counted = count_flops(table, image_size=224)
+    later = [part for part, row in zip(counted.blocks, blocks(table), strict=True) if row.stage >= 4]
+    left = sum(part.activation_bytes for part in [*later, counted.head, counted.classifier])
+    assert activation_bytes(network, 224) == pytest.approx(left, rel=0.02)
+
+
+def test_the_network_is_left_as_it_was():
+    network = create("timm:resnet10t").eval()
+    network.module.layer1.train()
+    modes = [module.training for module in network.modules()]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert activation_bytes(network, 64) > 0
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_size_that_the_network_cannot_take():
+    with pytest.raises(InputError, match=mentioning("3", "100")):
+        activation_bytes(create("timm:vit_tiny_patch16_224"), 100)
+
+
+@pytest.mark.parametrize("fault", [IndexError("index 2 is out of bounds"), TypeError("no such part")])
+def test_what_a_module_lacks_of_a_picture_is_told_in_words(fault):
+    """As of one that takes its channels apart by number."""
+
+    class Picky(nn.Conv2d):
+        def forward(self, x):
+            if x.shape[1] != 3:
+                raise fault
+            return super().forward(x)
+
+    with pytest.raises(InputError, match=rf"Picky cannot take 1 x 16 x 16 px \({fault}\)"):
+        infer_shapes(Picky(3, 4, 1), in_channels=1, image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("resnet18", 32), ("resnet50", 32), ("efficientnet_b0", 32), ("densenet121", 32), ("inception_v3", 32),
+        ("googlenet", 32), ("vgg11_bn", 32), ("convnext_tiny", 32), ("swin_t", 32), ("mobilenet_v3_small", 32),
+        ("vit_b_32", None),
+    ],
+)  # fmt: skip
+def test_a_stride_is_that_of_the_smallest_maps_that_grow_with_the_picture(name, side):
+    """As published, of torchvision's. A transformer of one size has none that could be seen."""
+    models = pytest.importorskip("torchvision.models")
+    quick = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    with torch.device("meta"):
+        network = create(models.get_model(name, weights=None, num_classes=2, **quick))
+    assert stride(network) == side
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_strides_of_ours_are_seen_as_their_architecture_has_them():
+    with torch.device("meta"):
+        network = create("efficientnetv2_b0", num_classes=2)
+    assert stride(network) == network.architecture.stride == 32

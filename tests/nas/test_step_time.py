@@ -1,0 +1,293 @@
+"""The time of a step: its parts add up to the whole, and tell that of networks never measured."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.messages import mentioning, mentions
+from tests.nas.test_trial import SETTINGS, TINY
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from efficientnetv2.architectures.registry import get_architecture
+from efficientnetv2.architectures.spec import Architecture, Stage, blocks, fused_mbconv
+from efficientnetv2.models.blocks import BatchNorm2d
+from efficientnetv2.nas import step_time
+from efficientnetv2.nas.step_time import (
+    ReferenceTiming,
+    StepBenchmark,
+    StepTimeCache,
+    inference_latency,
+    min_timed_steps,
+    part_names,
+    time_step,
+)
+from efficientnetv2.training.recipe_io import with_overrides
+from efficientnetv2.training.recipes import get_recipe
+from efficientnetv2.utils import timer
+from efficientnetv2.utils.errors import InputError
+
+CPU = torch.device("cpu")
+UNCLIPPED = ["optimizer.clip_norm=null"]
+RECIPE = with_overrides(get_recipe("quick"), SETTINGS)
+
+
+def rates(optimizer: torch.optim.Optimizer) -> set[float]:
+    return {group["lr"] for group in optimizer.param_groups}
+
+
+def times(tmp_path, recipe=RECIPE):
+    return StepTimeCache(tmp_path / "times.json", recipe, num_classes=3, device=CPU)
+
+
+def test_every_block_has_a_name_that_equal_ones_share():
+    b0 = get_architecture("efficientnetv2_b0")
+    names = part_names(b0, image_size=224, num_classes=1000)
+    assert len(names) == len(blocks(b0)) + 2
+    # Of the fifth stage's five blocks the first comes from other channels; the sixth halves the picture first.
+    assert len(set(names)) == 2 + sum(min(stage.layers, 2) for stage in b0.stages)
+    assert mentions(names[1], "32", "16", "3", "1", "112")
+    assert names[-1].startswith("head 192-1280 at 7")
+
+
+def test_a_block_of_two_convolutions_is_not_named_as_one_of_a_single_one():
+    """8 to 32 channels: by one convolution, or by one to 4 x 8 channels and a projection."""
+    single, double = (
+        part_names(
+            replace(TINY, stages=(Stage(fused_mbconv(expand=expand, kernel=3), 1, 32, 1),)),
+            image_size=32,
+            num_classes=3,
+        )
+        for expand in (1, 4)
+    )
+    assert single[1].startswith("fused 8-32-32 ")
+    assert single[1] != double[1]
+    assert single[2:] == double[2:]
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_a_step_is_timed_with_the_update_of_a_training(clipped, monkeypatch):
+    """Clipping costs some percent of a small network's step; and the weights stay as they are."""
+    clips, updates = [], []
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *given: clips.append(1) or clip(*given))
+    hook = register_optimizer_step_post_hook(lambda optimizer, *given: updates.append(rates(optimizer)))
+    try:
+        time_step(TINY, RECIPE if clipped else with_overrides(RECIPE, UNCLIPPED), num_classes=3, device=CPU)
+    finally:
+        hook.remove()
+    assert len(clips) == len(updates) * clipped
+    assert {rate for each in updates for rate in each} == {0.0}
+
+
+def test_the_parts_add_up_to_the_step():
+    found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
+    names = part_names(TINY, image_size=32, num_classes=3)
+    assert set(found.parts) == set(names)
+    assert all(seconds > 0 for seconds in found.parts.values())
+    # Half as much or twice: this machine may be busy. Without the backward pass it would be a third.
+    assert 0.5 < sum(found.parts[name] for name in names) / found.total.median < 2
+
+
+class Sittings:
+    """Stands for benches: networks whose steps take so long each time that one is made anew."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds, self.made = seconds, []
+
+    def __call__(self, architecture: Architecture, *given: object) -> Sittings:
+        self.made.append(architecture)
+        return self
+
+    def step(self) -> float:
+        return self.seconds[len(self.made) - 1]
+
+    def step_by_part(self) -> list[float]:
+        names = part_names(TINY, image_size=32, num_classes=3)
+        return [self.step() / len(names)] * len(names)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "median", "low", "high", "rounds"),
+    [
+        ([0.4] * 3, 0.4, 0.4, 0.4, 3 * 3),  # three rounds fill a second
+        ([0.05] * 3, 0.05, 0.05, 0.05, 3 * 6),  # short ones are six
+        ([0.42, 0.40, 0.41], 0.41, 0.40, 0.42, 3 * 3),
+    ],
+)
+def test_the_spread_of_a_step_knows_what_differs_from_sitting_to_sitting(
+    seconds, median, low, high, rounds, monkeypatch
+):
+    """Within each of them all rounds are alike: a spread over rounds alone would be 0."""
+    bench = Sittings(seconds)
+    monkeypatch.setattr(step_time, "StepBenchmark", bench)
+    found = time_step(TINY, RECIPE, num_classes=3, device=CPU)
+    assert (found.total.median, found.total.low, found.total.high, found.total.rounds) == (
+        median, low, high, rounds,
+    )  # fmt: skip
+    assert found.spread == pytest.approx((high - low) / median)
+    assert bench.made == [TINY] * 3
+
+
+def test_a_machine_that_becomes_slower_changes_no_step_that_is_told_at_a_pace(monkeypatch):
+    """A step of half the other's: by three sittings between four of that, the machine half as fast in the end."""
+    other = get_architecture("efficientnetv2_b0")
+    slowness = [1.0, 1.1, 1.2, 1.3, 1.4, 1.7, 2.0]
+    bench = Sittings([(0.8 if turn % 2 == 0 else 0.4) * by for turn, by in enumerate(slowness)])
+    monkeypatch.setattr(step_time, "StepBenchmark", bench)
+    found = time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(other, RECIPE, 1.0))
+    assert bench.made == [other, TINY, other, TINY, other, TINY, other]
+    assert found.total.median == pytest.approx(0.5)
+    assert (found.total.low, found.total.high) == pytest.approx((0.5, 0.5))
+    assert sum(found.parts[name] for name in part_names(TINY, image_size=32, num_classes=3)) == pytest.approx(0.5)
+
+
+def test_of_long_steps_as_many_are_timed_as_the_dry_run_counts(monkeypatch):
+    other = get_architecture("efficientnetv2_b0")
+    steps = Counter[Architecture]()
+
+    class Counting(Sittings):
+        def step(self) -> float:
+            steps[self.made[-1]] += 1
+            return 2.0
+
+        def step_by_part(self) -> list[float]:
+            return [2.0] + [0.0] * (len(super().step_by_part()) - 1)
+
+    monkeypatch.setattr(step_time, "StepBenchmark", Counting([]))
+    time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(other, RECIPE, 1.0))
+    assert (steps[TINY], steps[other]) == min_timed_steps()
+
+
+def test_a_network_never_measured_is_foretold_from_the_parts_of_others(tmp_path):
+    kept = times(tmp_path)
+    assert kept.predict(TINY) is None
+    kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.25))
+    deeper = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], layers=5)))
+    assert kept.predict(TINY) == pytest.approx(0.25 * 6)
+    assert kept.predict(deeper) == pytest.approx(0.25 * 9), "three more blocks of a shape that is known"
+    wider = replace(TINY, stages=(*TINY.stages[:2], replace(TINY.stages[2], channels=32)))
+    assert kept.predict(wider) is None
+
+
+def test_the_middle_one_of_several_times_counts(tmp_path):
+    kept = times(tmp_path)
+    for seconds in (0.1, 0.1, 9.0):
+        kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), seconds))
+    assert kept.predict(TINY) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    "change", ["batch_size=16", "precision=bf16", "progressive.image_size=64", "optimizer.clip_norm=null"]
+)
+def test_times_of_another_recipe_are_kept_apart(change, tmp_path):
+    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
+    other = with_overrides(RECIPE, [change])
+    assert times(tmp_path, other).predict(TINY) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{ half of",
+        "[]",
+        "null",
+        '{"KEY": []}',
+        '{"KEY": {"PART": 0.1}}',
+        '{"KEY": {"PART": []}}',
+        '{"KEY": {"PART": ["fast"]}}',
+        '{"KEY": {"PART": [NaN]}}',
+    ],
+)
+def test_a_damaged_file_counts_as_empty(damage, tmp_path):
+    kept = times(tmp_path)
+    part = part_names(TINY, image_size=32, num_classes=3)[0]
+    kept.file.write_text(damage.replace("KEY", kept._key(TINY)).replace("PART", part))
+    assert kept.predict(TINY) is None
+    kept.add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
+    assert json.loads(kept.file.read_text())
+    assert kept.predict(TINY) is not None
+
+
+def test_a_step_of_several_groups_takes_as_many_passes():
+    halves = with_overrides(RECIPE, ["batch_size=32", "ghost_batch_size=8"])
+    one = with_overrides(RECIPE, ["batch_size=8"])
+    four, single = (time_step(TINY, recipe, num_classes=3, device=CPU) for recipe in (halves, one))
+    assert 1.5 < four.total.median / single.total.median < 12
+
+
+def test_groups_that_run_at_a_time_are_timed_in_one_pass(monkeypatch):
+    """Seven groups, three at a time as in training: passes of three, three and one, of their own statistics each."""
+    seven = with_overrides(RECIPE, ["batch_size=28", "ghost_batch_size=4"])
+    bench = StepBenchmark(TINY, seven, 3, CPU, 3)
+    stem = bench.state.network.stem
+    seen: list[tuple[int, int]] = []
+    norm = next(one for one in stem.modules() if isinstance(one, BatchNorm2d))
+    stem.register_forward_hook(lambda module, given, output: seen.append((len(output), norm.groups)))
+    bench.step()
+    assert seen == [(12, 3), (12, 3), (4, 1)]
+    assert len(bench.step_by_part()) == len(part_names(TINY, image_size=32, num_classes=3))
+    assert seen == [(12, 3), (12, 3), (4, 1)] * 2
+    assert norm.groups == 1, "as it was"
+
+
+def test_times_of_more_microbatches_are_kept_apart(tmp_path):
+    times(tmp_path).add(TINY, dict.fromkeys(part_names(TINY, image_size=32, num_classes=3), 0.1))
+    file = tmp_path / "times.json"
+    assert StepTimeCache(file, RECIPE, num_classes=3, device=CPU, groups_per_pass=2).predict(TINY) is None
+    assert StepTimeCache(file, RECIPE, num_classes=3, device=CPU, groups_per_pass=1).predict(TINY) is not None
+
+
+def test_memory_that_runs_out_with_the_network_of_the_pace_is_told_as_that(monkeypatch):
+    def of(architecture: Architecture, *given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(step_time, "StepBenchmark", of)
+    with pytest.raises(InputError, match=mentioning("CUDA", "out of memory")):
+        time_step(TINY, RECIPE, num_classes=3, device=CPU, reference=ReferenceTiming(TINY, RECIPE, 1.0))
+    with pytest.raises(torch.OutOfMemoryError):
+        time_step(TINY, RECIPE, num_classes=3, device=CPU)
+
+
+BACKBONE = get_architecture("efficientnetv2_b0")
+SECONDS = {TINY: 0.002, BACKBONE: 0.004}
+
+
+class Clock:
+    """Goes on while a network computes, the machine so many times as slow as it was."""
+
+    def __init__(self, slowness: float) -> None:
+        self.now, self.slowness = 0.0, slowness
+
+    def pass_of(self, architecture: object, **words: object) -> torch.nn.Module:
+        """Stands for a network."""
+        clock, seconds = self, SECONDS[architecture]
+
+        class Passing(torch.nn.Module):
+            in_channels = 3
+
+            def forward(self, picture: torch.Tensor) -> None:
+                clock.now += clock.slowness * seconds
+
+        return Passing()
+
+
+@pytest.mark.parametrize(
+    ("slowness", "pace", "told"),
+    [
+        (1.1, ReferenceTiming(BACKBONE, RECIPE, 1.0, inference_seconds=0.004), 0.002),
+        (1.0, ReferenceTiming(BACKBONE, RECIPE, 1.0, inference_seconds=0.008), 0.004),
+        (1.1, ReferenceTiming(BACKBONE, RECIPE, 1.0), 0.0022),
+        (1.1, None, 0.0022),
+    ],
+)
+def test_a_machine_that_is_slower_changes_no_time_that_is_told_at_a_pace(slowness, pace, told, monkeypatch):
+    clock = Clock(slowness)
+    monkeypatch.setattr(step_time, "create", clock.pass_of)
+    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    found = inference_latency(TINY, image_size=32, num_classes=3, device=CPU, reference=pace)
+    assert found == pytest.approx(told)

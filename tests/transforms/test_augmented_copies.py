@@ -1,0 +1,160 @@
+"""Copies as files: they are what training makes of a picture, and never part from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tests.conftest import COLORS, paint
+from tests.data.test_splits import dataset
+from tests.messages import mentioning
+
+from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.folds import assign_folds, time_folds
+from efficientnetv2.data.records import AUGMENTED_FROM, copy_groups, is_copy, validate_copy_splits
+from efficientnetv2.data.sampler import target_counts
+from efficientnetv2.data.splits import with_holdout, with_minival
+from efficientnetv2.progressive.schedule import StepSettings
+from efficientnetv2.transforms import augmented_copies as materialized
+from efficientnetv2.transforms import pipeline
+from efficientnetv2.transforms.augmented_copies import augmented_copies_of, spread_copies, write_copies
+from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.rng import Key
+
+KEY = Key.of(0)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.sampled_from(["sqrt", "effective", "equal"]))
+def test_copies_bring_each_class_to_its_number(counts, class_sampling):
+    wanted = target_counts(counts, class_sampling)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    copies = spread_copies(labels, wanted, key=KEY)
+    assert [(1 + copies[labels == k]).sum() for k in range(len(counts))] == wanted.tolist()
+    for label in range(len(counts)):
+        mine = copies[labels == label]
+        assert mine.min() >= 0
+        assert mine.max() - mine.min() <= 1
+
+
+def test_numbers_by_hand():
+    """100, 25 and 4: all 100; 100, 50 and 20; and with fewer 4 each, or 20, 10 and 4."""
+    assert target_counts([100, 25, 4], "equal").tolist() == [100, 100, 100]
+    assert target_counts([100, 25, 4], "sqrt").tolist() == [100, 50, 20]
+    assert target_counts([100, 25, 4], "equal", fewer=True).tolist() == [4, 4, 4]
+    assert target_counts([100, 25, 4], "sqrt", fewer=True).tolist() == [20, 10, 4]
+    assert target_counts([100, 0, 4], "equal").tolist() == [100, 0, 100]
+
+
+def test_copies_are_what_training_makes_of_the_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    setting, plan = (StepSettings(40, randaugment=5), AugmentPlan(flip="d4", randaugment_preset="monotone"))
+    made = list(augmented_copies_of(picture, row=7, count=3, setting=setting, plan=plan, key=KEY))
+    for turn in range(3):
+        trained = augment_images(
+            torch.from_numpy(picture).permute(2, 0, 1)[None], setting, KEY, [(turn << 32) | 7], plan
+        )
+        assert (trained[0].permute(1, 2, 0).numpy() == made[turn]).all()
+    assert len({copy.tobytes() for copy in made}) == 3
+
+
+def test_copies_are_made_a_few_at_a_time_and_come_out_the_same(monkeypatch):
+    """All copies of a large photograph at once would not fit into memory."""
+    picture = np.random.default_rng(1).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+    setting = StepSettings(40, randaugment=5, cutout=0.3)
+
+    def made():
+        return list(
+            augmented_copies_of(picture, row=7, count=12, setting=setting, plan=AugmentPlan(color=0.3), key=KEY)
+        )
+
+    batches = []
+
+    def spy(images, *words):
+        batches.append(len(images))
+        return augment_images(images, *words)
+
+    monkeypatch.setattr(materialized, "augment_images", spy)
+    together = made()
+    monkeypatch.setattr(pipeline, "_PORTION_BYTES", 5 * picture.nbytes + 1)
+    apart = made()
+    monkeypatch.setattr(pipeline, "_PORTION_BYTES", picture.nbytes - 1)  # not even one fits
+    alone = made()
+    assert batches == [12, 5, 5, 2, *[1] * 12]
+    np.testing.assert_array_equal(apart, together)
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_the_files_and_their_rows(tmp_path):
+    for number in range(3):
+        paint(tmp_path / f"red/{number}.jpg", COLORS["red"], number)
+        paint(tmp_path / f"blue/{number}.jpg", COLORS["blue"], number)
+    data = load_dataset(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    copies = np.array([0, 2, 0, 0, 0, 1])
+    plan = AugmentPlan(flip="none")
+    made = write_copies(data, copies, out, setting=StepSettings(48), plan=plan, key=KEY)
+    assert made[AUGMENTED_FROM].tolist() == [data.paths[1], data.paths[1], data.paths[5]]
+    assert made["label"].tolist() == ["blue", "blue", "red"]
+    assert sorted(made["path"]) == sorted(str(path.relative_to(out)) for path in out.rglob("*.jpg"))
+    # Nothing is done to them but to be saved again, all colors kept: they look like their origin.
+    for path, origin in zip(made["path"], made[AUGMENTED_FROM], strict=True):
+        levels = [np.asarray(Image.open(file), dtype=float) for file in (out / path, tmp_path / origin)]
+        assert np.abs(levels[0] - levels[1]).mean() < 3
+
+
+@st.composite
+def sets_with_copies(draw):
+    """Pictures of some classes, groups and places, of which some are copies of others."""
+    count = draw(st.integers(12, 60))
+    labels = draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    origin = draw(st.lists(st.none() | st.integers(0, count - 1), min_size=count, max_size=count))
+    own = [row for row in range(count) if origin[row] is None]
+    chosen = [one if one is None or one in own else None for one in origin]
+    labels = [label if one is None else labels[one] for label, one in zip(labels, chosen, strict=True)]
+    labels = pd.factorize(np.array(labels), sort=True)[0]
+    columns = {AUGMENTED_FROM: [np.nan if one is None else f"{one}.jpg" for one in chosen]}
+    if draw(st.booleans()):
+        columns["group"] = [f"g{g}" for g in draw(st.lists(st.integers(0, 20), min_size=count, max_size=count))]
+    if draw(st.booleans()):
+        degrees = st.lists(st.integers(-50, 50), min_size=count, max_size=count)
+        columns["latitude"], columns["longitude"] = draw(degrees), draw(degrees)
+    columns["year"] = draw(st.lists(st.integers(2000, 2010), min_size=count, max_size=count))
+    return dataset(labels, **columns)
+
+
+@given(sets_with_copies(), st.integers(0, 3), st.sampled_from(["auto", "class"]))
+def test_no_copy_of_a_picture_crosses_a_split(data, seed, by):
+    """Not when pictures are held out, nor into minival, nor between folds, nor from the past into the future."""
+    family = copy_groups(data) if is_copy(data).any() else np.arange(len(data))
+
+    def whole(split) -> bool:
+        return bool(pd.Series(split).groupby(family).nunique().max() == 1)
+
+    try:
+        held, _ = with_holdout(data, seed=seed, by=by)
+        assert whole(held.split)
+        validate_copy_splits(held)
+        assert whole(with_minival(held, size=0.3)[0].split)
+    except InputError:
+        pass  # a class of one picture and its copies
+    for dealing in (lambda: assign_folds(data, k=3, seed=seed, by=by), lambda: time_folds(data, k=2, column="year")):
+        try:
+            dealt = dealing()
+        except InputError:
+            continue
+        for part in dealt.parts:
+            assert not set(family[part.train_rows]) & set(family[part.val_rows])
+            assert not is_copy(data)[part.val_rows].any()
+
+
+def test_given_splits_that_part_a_copy_from_its_origin_are_refused():
+    split = ["train"] * 4 + ["val"] * 2
+    data = dataset([0, 1, 0, 1, 0, 1], split=split, **{AUGMENTED_FROM: [np.nan] * 5 + ["1.jpg"]})
+    with pytest.raises(InputError, match=mentioning("all.csv", "7", "5.jpg", "val", "1.jpg")):
+        validate_copy_splits(data)

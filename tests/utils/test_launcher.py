@@ -1,0 +1,43 @@
+"""What ends a process stands at the end of torchrun's report of the failure; torch's own code reads it here."""
+
+from __future__ import annotations
+
+import pytest
+from tests.command_line import effnetv2
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from efficientnetv2.utils.launcher import report_to_torchrun
+
+
+def failure(file, rank, exitcode):
+    return ProcessFailure(local_rank=rank, pid=1, exitcode=exitcode, error_file=str(file))
+
+
+def test_a_users_error_is_the_cause_that_torchrun_shows(tmp_path):
+    file = tmp_path / "error.json"
+    words = ("train", tmp_path / "nowhere", "--device", "cpu")
+    done = effnetv2(*words, cwd=tmp_path, environment={"TORCHELASTIC_ERROR_FILE": str(file)})
+    assert done.returncode == 2
+    message = done.stderr[done.stderr.index("error:") :].strip().replace("\nhint: ", " ")
+    failed = ChildFailedError("train", {0: failure(file, 0, 2)})
+    *_, last, border = failed.format_msg().splitlines()
+    assert last == f"  traceback : {message}"
+    assert set(border) == {"="}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_who_follows_is_not_the_cause_whoever_ends_first(first, tmp_path, monkeypatch):
+    for rank in (0, 1):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / f"{rank}.json"))
+        report_to_torchrun(f"said by {rank}", cause=rank == first)
+    failed = ChildFailedError("train", {rank: failure(tmp_path / f"{rank}.json", rank, 1) for rank in (0, 1)})
+    assert failed.get_first_failure()[0] == first
+    assert failed.format_msg().splitlines()[-2] == f"  traceback : said by {first}"
+
+
+def test_without_torchrun_or_without_room_nothing_happens(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    report_to_torchrun("nobody hears it")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "no" / "folder"))
+    report_to_torchrun("nobody hears it")
+    assert list(tmp_path.iterdir()) == []
