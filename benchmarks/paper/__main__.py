@@ -59,7 +59,7 @@ def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentPars
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     add("--output", type=Path, help="folder (default: runs/reproduce_TABLE_SCALE); what is done there is reused")
     add("--json", action="store_true", help="print JSON instead of Markdown")
-    add("--record", action="store_true", help="write results/reproduce/ and docs/paper.md")
+    add("--record", action="store_true", help="write results/reproduce/ and docs/benchmarks/paper.md")
     options = parser.parse_args(words)
     if options.seeds is not None and not 1 <= options.seeds <= 1000:
         parser.error(f"--seeds is {options.seeds}, but must be between 1 and 1,000")

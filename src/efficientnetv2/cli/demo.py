@@ -25,7 +25,8 @@ FOLDS = 3
 IMAGES = 600  # of the demonstration
 
 # Satellite images have no orientation, their subject is at the center, and color is evidence. The head comes first (a
-# linear probe), then all layers are tuned. Chosen on 444 other images of the same source (docs/land_cover.md).
+# linear probe), then all layers are tuned. Chosen on 444 other images of the same source; see
+# benchmarks/results/demo_tuning.md.
 SETTINGS = (
     "class_sampling=sqrt",
     "head_init=linear_probe",
@@ -57,7 +58,7 @@ def demo(
     """Check, train and cross-validate on 600 bundled satellite images.
 
     It takes a few minutes on a CPU, without a network, in a clone of the repository. Each step is a command, printed
-    before it runs; docs/land_cover.md explains them.
+    before it runs; docs/tutorials/land-cover.md explains them.
 
     Examples:
     - `effnetv2 demo`
@@ -197,7 +198,7 @@ def next_lines(images: Path, out: Path) -> Iterator[str]:
     yield "Next:"
     yield f"  {shell_join(['effnetv2', 'predict', str(out), str(images.parent / 'pictures')])}"
     yield f"  {shell_join(['effnetv2', 'train', 'YOUR_IMAGES'])}"
-    yield "  docs/land_cover.md explains each step, and continues with maps"
+    yield "  docs/tutorials/land-cover.md explains each step"
 
 
 def _from_here(path: Path) -> Path:

@@ -68,7 +68,7 @@ def _fetch(name: str, *, as_json: bool) -> None:
 def _print_pretrained(rows: list[dict[str, Any]]) -> None:
     screen = Screen()
     screen.table(
-        "Pretrained weights (ImageNet-1k top-1 as published by their source; see docs/weights.md)",
+        "Pretrained weights (ImageNet-1k top-1 as published by their source; see docs/reference/models.md)",
         ["name", "px", "top-1 %", "about MB", "license", "source", "cached"],
         [
             [

@@ -34,7 +34,7 @@ ImageSize = Annotated[int, Field(ge=1, le=_MAX_IMAGE_SIZE)]
 
 
 class StrictModel(BaseModel):
-    """A frozen value with validated fields. The text below a field is its description (docs/recipe.md)."""
+    """A frozen value with validated fields. The text below a field is its description (docs/reference/recipe.md)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
