@@ -35,7 +35,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m scripts.check_language
+	$(BIN)/python -m tests.language
 
 # So that a plain mistake shows within minutes.
 quick: setup

@@ -58,10 +58,10 @@ def blocks(page: Path) -> list[Block]:
 
 def prose(page: Path) -> str:
     """A page's text outside its blocks."""
-    text = page.read_text(encoding="utf-8")
-    for block in blocks(page):
-        text = text.replace(block.text, "")
-    return text
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for block in reversed(blocks(page)):
+        lines[block.line - 2 : block.line + block.text.count("\n")] = [""]
+    return "\n".join(lines)
 
 
 def shell_lines(page: Path) -> list[str]:
