@@ -13,7 +13,7 @@ import pytest
 import typer
 from tests.command_line import effnetv2
 from tests.messages import mentions
-from tests.test_docs import commands
+from tests.pages import commands
 
 from efficientnetv2.cli import demo, parsing
 from efficientnetv2.cli.demo import SETTINGS, bundled_images, story
