@@ -58,7 +58,7 @@ def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Chec
         "placed": len(places.rows),
         "near_another": near,
         "nearest_of_its_label": alike,
-        "near_training_pictures": leaking,
+        "near_training_images": leaking,
         "median_km_to_nearest": float(np.median(nearest)) if len(nearest) > 1 else None,
     }
     return CheckSection(facts, issues)
@@ -119,7 +119,7 @@ def group_section(dataset: ImageDataset) -> CheckSection:
         issues.append(issue("no_group", sentence, single_rows(lost)))
     facts = {
         "groups": len(several),
-        "of_one_picture": int((~several).sum()),
+        "of_one_image": int((~several).sum()),
         "across_splits": [str(name) for name in across],
         "of_one_label": int(pure.sum()),
     }

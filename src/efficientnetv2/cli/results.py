@@ -68,7 +68,7 @@ def _headline(outcome: EvaluationResult) -> Iterator[str]:
     )
     if isinstance(score, MultilabelMetrics):
         yield (
-            f"With every class {ASSIGNMENT_RULES[score.answer]}: micro-F1 {score.f1_micro:.1%}, "
+            f"With every class {ASSIGNMENT_RULES[score.activation]}: micro-F1 {score.f1_micro:.1%}, "
             f"macro-F1 {score.f1_macro:.1%}."
         )
     verdict = "not clearly above"

@@ -211,7 +211,7 @@ def _rule_from_samples(bands: Bands, parts: Sequence[_RasterSample]) -> Bands:
         missing=tuple(round(float(band.mean())) if len(band) else _MIDDLE for band in known),
         # A constant band has no spread; 1 avoids a division by zero.
         spread=tuple(max(1.0, round(float(band.std()), 3)) if len(band) else 1.0 for band in known),
-        picture_m=float(np.median(sides)) if sides else None,
+        ground_m=float(np.median(sides)) if sides else None,
     )
 
 

@@ -216,7 +216,7 @@ class _WindowRows:
         tensors = (torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) for batch in batches)
         logits = predict(network, tensors, preprocessing=network.preprocessing, device=self._device)
         predicted = np.zeros((len(fractions), network.num_classes), np.float32)
-        predicted[np.array(fractions) > 0] = probabilities(logits, network.answer).numpy()
+        predicted[np.array(fractions) > 0] = probabilities(logits, network.activation).numpy()
         self._update(self._done)
         return predicted, np.array(fractions, np.float32)
 

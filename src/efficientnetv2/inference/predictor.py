@@ -136,7 +136,7 @@ class Predictor:
         """
         logits = predict(self.network, self._batches(images), preprocessing=self.preprocessing, device=self.device)
         names = self.classes
-        return [self._prediction(names, row) for row in probabilities(logits, self.network.answer)]
+        return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]
 
     def embed(self, images: ImageInput | Iterable[ImageInput]) -> Tensor:
         """Compute the embedding of each image: what the classifier reads, (N, embed_dim) float32 on the CPU.
@@ -152,8 +152,8 @@ class Predictor:
     def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
         best, by_class = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))
         labels: tuple[str, ...] = (best,)
-        if self.network.answer == "sigmoid":
-            assigned = assigned_labels(row[None].numpy(), self.network.answer)[0]
+        if self.network.activation == "sigmoid":
+            assigned = assigned_labels(row[None].numpy(), self.network.activation)[0]
             order = row.argsort(descending=True, stable=True).tolist()
             labels = tuple(names[index] for index in order if assigned[index])
         return Prediction(best, float(row.max()), by_class, labels)

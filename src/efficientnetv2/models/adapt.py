@@ -88,7 +88,7 @@ def reset_classifiers(network: Network, num_classes: int) -> None:
                 nn.init.uniform_(head.weight, -bound, bound)
                 nn.init.zeros_(head.bias)
         module.set_submodule(name, head.train(network.training))
-    network.num_classes, network.class_names, network.answer = num_classes, (), "softmax"
+    network.num_classes, network.class_names, network.activation = num_classes, (), "softmax"
     network.metrics, network.calibration = {}, None
 
 

@@ -38,7 +38,7 @@ class Ensemble(Network):
         require_compatible(members, names or [f"member {number}" for number in range(len(members))])
         self.members = nn.ModuleList(members)
         self.preprocessing, self.class_names = first.preprocessing, first.class_names
-        self.answer, self.recipe = first.answer, first.recipe
+        self.activation, self.recipe = first.activation, first.recipe
         self.trained_on = _merged_fingerprint([member.trained_on for member in members])
         self.eval()
 
@@ -63,8 +63,8 @@ class Ensemble(Network):
         outputs = []
         for member in self._networks():
             temperature = 1.0 if member.calibration is None else member.calibration.temperature
-            outputs.append(probabilities(predict(member).float() / temperature, self.answer))
-        return to_logits(torch.stack(outputs).mean(dim=0), self.answer)
+            outputs.append(probabilities(predict(member).float() / temperature, self.activation))
+        return to_logits(torch.stack(outputs).mean(dim=0), self.activation)
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]
@@ -77,8 +77,8 @@ def require_compatible(members: Sequence[Any], names: Sequence[str]) -> None:
         difference = ""
         if member.class_names != first.class_names:
             difference = f"classes {list(member.class_names)}, not {list(first.class_names)}"
-        elif member.answer != first.answer:
-            difference = f"{member.answer} probabilities, not {first.answer}"
+        elif member.activation != first.activation:
+            difference = f"{member.activation} probabilities, not {first.activation}"
         elif member.preprocessing != first.preprocessing:
             difference = f"another preprocessing ({_difference(member.preprocessing, first.preprocessing)})"
         if difference:
@@ -147,6 +147,6 @@ def _merged_fingerprint(parts: Sequence[TrainingFingerprint | None]) -> Training
         return None
     known = [part for part in parts if part is not None]
     # Images that selected one member and trained another have trained the ensemble; ``workflows.evaluate`` counts so.
-    choosing = [fingerprint for part in known for fingerprint in part.choosing]
+    selections = [fingerprint for part in known for fingerprint in part.selections]
     trained = merge_fingerprints([training for part in known for training in part.parts])
-    return replace(trained, chose=merge_fingerprints(choosing) if choosing else None)
+    return replace(trained, selection=merge_fingerprints(selections) if selections else None)

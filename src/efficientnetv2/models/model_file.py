@@ -159,7 +159,7 @@ def load(
     if torch.device(device).type != "cpu":
         result.to(device)  # tensors that a state dict does not hold
     result.preprocessing, result.class_names = header.preprocessing, header.class_names
-    result.answer, result.recipe, result.metrics = header.answer, header.recipe, header.metrics
+    result.activation, result.recipe, result.metrics = header.activation, header.recipe, header.metrics
     if (text := file.metadata.get(provenance.KEY)) is not None:
         fingerprint = model_card.parse_entry(path, text, provenance.KEY, TrainingFingerprint.from_json)
         selected = header.metrics.get("selected_on") == "minival"

@@ -294,7 +294,7 @@ def validate_label_settings(recipe: Recipe, overrides: TrainOverrides, separator
     settings = [setting for setting in overrides.settings if setting_name(setting) == "multilabel"]
     if settings and separator is None:
         raise InputError(f"`{settings[-1]}`: these images have one label each. Give `label_separator`.")
-    if recipe.answer(separator) == "softmax":
+    if recipe.activation(separator) == "softmax":
         return
     for name in ("class_weights", "logit_adjustment"):
         value = getattr(recipe, name)

@@ -113,7 +113,7 @@ def resolve_unmeasured(
     minutes = request.overrides.minutes
     # The classifier, and whether minival selects.
     recipe = resolve_head_init(request.recipe, data)
-    if recipe.minival == "auto" and not data.chooses:
+    if recipe.minival == "auto" and not data.has_selection_set:
         recipe = _changed(recipe, {"minival": None})
     # Image sizes, model, epochs, batch and precision.
     constraints = TimeConstraints(minutes, compile_within_s=compile_within_s)
@@ -134,7 +134,7 @@ def resolve_unmeasured(
     # Images that trained the weights select nothing.
     overlap = pretrain_overlap(recipe.weights, network, data, refuse=recipe.minival != "auto")
     if overlap.minival_trained:
-        data = replace(data, chooses=False)
+        data = replace(data, has_selection_set=False)
     return ResolvedRun(
         request,
         recipe,

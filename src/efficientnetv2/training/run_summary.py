@@ -106,7 +106,7 @@ def multilabel_notes(recipe: Recipe, separator: str | None) -> list[str]:
     """A note on the loss of several labels of an image."""
     if separator is None:
         return []
-    if recipe.answer(separator) == "sigmoid":
+    if recipe.activation(separator) == "sigmoid":
         return ["Multi-label: each class is independent (sigmoid), positive from a probability of 0.5."]
     return ["Multi-label: the labels of an image share a probability of 1 (softmax)."]
 

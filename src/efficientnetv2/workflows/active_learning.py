@@ -180,7 +180,7 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
         )
     rows = embedded.samples  # readable a second time
     logits = predictions.logits[torch.from_numpy(places[rows])]
-    shares = probabilities(logits, predictions.answer).numpy()
+    shares = probabilities(logits, predictions.activation).numpy()
     key = Key.of(_SEED).fold("label next")
     with progress("choosing", min(MAX_DIVERSE, len(rows))) as update:
         ranking = rank_for_labeling(shares, embedded.vectors, key=key, progress=update)
