@@ -26,10 +26,10 @@ _GROUP = "Give them one value in a column and name it in `group_column`, so that
 # Severity of each kind of issue, and what to do.
 _CATALOG: Mapping[str, tuple[Severity, str]] = {
     "ignored_files": ("doubtful", "If they are images, convert them to JPEG: they are not read and not counted."),
-    "no_labels": ("note", "Put the images of each class into a sub-folder of its own."),
+    "no_labels": ("note", "Create one sub-folder per class."),
     "unlabeled": (
         "wrong",
-        "Training refuses them. Fill the labels in, or move them into a table of their own, which effnetv2 predict "
+        "Training refuses them. Fill in the labels, or rank these images in a separate table: effnetv2 predict "
         "MODEL DATA --rank OUT ranks.",
     ),
     "one_class": ("wrong", "Training needs two classes. Add another, or give the parent of the class folders."),

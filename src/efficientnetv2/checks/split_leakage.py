@@ -115,7 +115,7 @@ def group_section(dataset: ImageDataset) -> CheckSection:
         issues.append(issue("group_tells_label", sentence))
     lost = table.index[table["group"].isna()]
     if len(lost):
-        sentence = f"{share_text(len(lost), len(table))} have no group; each counts as a group of its own."
+        sentence = f"{share_text(len(lost), len(table))} have no group; each counts as a separate group."
         issues.append(issue("no_group", sentence, single_rows(lost)))
     facts = {
         "groups": len(several),

@@ -75,7 +75,7 @@ def _headline(outcome: EvaluationResult) -> Iterator[str]:
     if low > score.majority_top1 or high < score.majority_top1:
         verdict = "above" if low > score.majority_top1 else "below"
     yield (
-        f"That is {verdict} always predicting '{score.majority_class}', which is right for {score.majority_top1:.1%}."
+        f"That is {verdict} always predicting '{score.majority_class}', which is correct for {score.majority_top1:.1%}."
     )
 
 

@@ -188,7 +188,7 @@ def _with_minival(
     """The dataset with minival, a sentence starting with a space, and whether minival selects the weights."""
     if minival is None:
         unused = int((dataset.split == "minival").sum())
-        note = f" The {unused} images given as minival are not used; to choose by them, `minival={unused}`."
+        note = f" The {unused} images given as minival are not used. To select the model on them: `minival={unused}`."
         return dataset, note if unused else "", False
     if minival == "auto":
         dataset, note, has_selection_set = with_auto_minival(dataset, contents=contents)
@@ -208,7 +208,7 @@ def decode_evaluated(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
     with progress("decoding", len(rows)) as counted:
         bad = find_undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
-    _logger.debug(f"Decoded {len(rows):,} images to be evaluated.")
+    _logger.debug(f"Decoded {pluralize(len(rows), 'image')} to be evaluated.")
     if bad:
         row, reason = next(iter(bad.items()))
         _logger.info(

@@ -150,7 +150,7 @@ def _fitted(temperature: float, fitted_on: str, num_images: int) -> dict[str, An
 def _bias(values: Mapping[str, Any], accuracy: float, interval: Interval, training_images: str) -> tuple[str, str]:
     """Over- or underconfident, as the end of a sentence and as a verdict; certain outside the interval of top-1."""
     if training_images:
-        return f", but {training_images} trained the model: this says nothing of new images", "Not known."
+        return f", but {training_images} trained the model, so this does not hold for new images", "Not known."
     mean, within_chance = values["mean_probability"], values["ece_within_chance"]
     word = "overconfident" if mean > accuracy else "underconfident"
     if abs(mean - accuracy) < _EQUAL:

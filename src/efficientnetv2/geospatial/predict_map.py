@@ -48,8 +48,8 @@ class Grid:
         most = min(self.height, self.width)
         if not (2 <= self.window_px <= most and 1 <= self.stride_px <= self.window_px):
             raise InputError(
-                f"`window_px={self.window_px}` must be 2 to {most}: the raster is {self.width} x {self.height} px. "
-                f"`stride_px={self.stride_px}` must be 1 to that of the window: a larger one leaves gaps."
+                f"`window_px={self.window_px}` must be from 2 to {most}, as the raster is {self.width} x {self.height} "
+                f"px. `stride_px={self.stride_px}` must be from 1 to the window size."
             )
 
     @property

@@ -207,14 +207,14 @@ def require_classes(network: Network, file: str | Path | None = None) -> None:
     """Refuse a network without a classifier. ``file`` names it in the message."""
     if network.num_classes == 0:
         command = shell_join(["effnetv2", "train", "DATA", "--weights", str(file or "FILE")])
-        raise InputError(f"{file or 'the network'} has no classifier. Train one: {command}")
+        raise InputError(f"{file or 'the model'} has no classifier. Train one: {command}")
 
 
 def require_single_label(network: Network, why: str, file: str | Path | None = None) -> None:
     """Refuse a multi-label network. ``why`` says what needs a single label, ``file`` names the network."""
     if network.activation == "sigmoid":
         raise InputError(
-            f"{file or 'the network'} predicts each class independently (sigmoid), but {why}. Use a model trained on "
+            f"{file or 'the model'} predicts each class independently (sigmoid), but {why}. Use a model trained on "
             "images with one label, or with `multilabel=softmax`."
         )
 
@@ -224,8 +224,8 @@ def require_image_channels(network: Network, file: str | Path | None = None) -> 
     bands = network.preprocessing.bands
     if network.in_channels != (RGB if bands is None else bands.channels):
         raise InputError(
-            f"{file or 'the network'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
-            "as RGB. Use inference.predict.predict with batches of your own."
+            f"{file or 'the model'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
+            "as RGB. Use inference.predict.predict with your batches."
         )
 
 

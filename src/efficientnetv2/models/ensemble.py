@@ -124,13 +124,13 @@ def ensemble_members(folder: Path) -> list[Path]:
     try:
         names = json.loads(listed.read_text(encoding="utf-8"))["members"]
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise ValueError("its 'members' are no list of names")
+            raise ValueError("its 'members' are not a list of names")
         for name in names:  # a directory cannot list itself, and can be copied as a whole
             path = PureWindowsPath(name)  # knows the separators of all systems
             if path.anchor or ".." in path.parts or (folder / name).is_dir():
-                raise ValueError(f"member '{name}' is no file in it")
+                raise ValueError(f"member '{name}' is not a file in it")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{listed} is no list of model files: {error}. Copy the folder again.") from error
+        raise InputError(f"{listed} is not a list of model files: {error}. Copy the folder again.") from error
     return [folder / name for name in names]
 
 

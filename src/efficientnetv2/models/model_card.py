@@ -144,7 +144,7 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
         plain = json.loads(text)
         written = TypeAdapter(int).validate_python(plain.get("format_version") if isinstance(plain, dict) else None)
         if written < 1:
-            raise ValueError(f"there was never a format {written}")
+            raise ValueError(f"the format {written} does not exist")
         if written > FORMAT_VERSION:
             raise InputError(
                 f"{path} has format {written}, written by efficientnetv2 {plain.get('package_version')}; "

@@ -300,6 +300,6 @@ def validate_label_settings(recipe: Recipe, overrides: TrainOverrides, separator
         value = getattr(recipe, name)
         if value is not None:
             raise InputError(
-                f"{name} is {value}, but with multilabel sigmoid each class is predicted by itself. Use `{name}=null`, "
-                "`multilabel=softmax`, or for rare labels `class_sampling=sqrt`."
+                f"{name} is {value}, but with multilabel sigmoid each class is predicted independently. Use "
+                f"`{name}=null`, `multilabel=softmax`, or for rare labels `class_sampling=sqrt`."
             )

@@ -181,7 +181,8 @@ def _calibrate(config: RunConfig, state: TrainState) -> Calibration | None:
         return None
     if len(config.minival) < MIN_TEMPERATURE_IMAGES:
         _logger.info(
-            f"No temperature was fitted: minival has {len(config.minival)} images, fewer than {MIN_TEMPERATURE_IMAGES}."
+            f"No temperature was fitted: minival has {pluralize(len(config.minival), 'image')}, fewer than "
+            f"{MIN_TEMPERATURE_IMAGES}."
         )
         return None
     predictions = config.predict(state, config.minival)

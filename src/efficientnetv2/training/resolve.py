@@ -247,12 +247,12 @@ def _model_fields(recipe: Recipe, initial: InitialModel) -> tuple[dict[str, Any]
     if recipe.head_init == "linear_probe" and classifiers > 1 and not initial.network.class_names:
         fields["head_init"] = "random"
         notes.append(
-            f"Classifier: fresh, as {model_title(initial.model)} has {classifiers}, and a linear probe is one."
+            f"Classifier: random, because {model_title(initial.model)} has {classifiers}, and a linear probe has one."
         )
     if recipe.name == "quick":
         notes.append(
-            "The recipe quick is made for training from scratch: its rate is ten times finetune's. With given weights "
-            "`recipe=finetune` mostly reaches more."
+            "The recipe quick is made for training from scratch: its learning rate is ten times that of "
+            "finetune. With pretrained weights, `recipe=finetune` is usually more accurate."
         )
     return fields, notes
 

@@ -201,7 +201,7 @@ class Trainer:
             px = output.setting.image_size
             _logger.info(
                 f"Warning: memory ran out at step {output.step} with {self._microbatches.at(px)} groups of {px} px per "
-                f"pass. Steps go on with {output.microbatches.at(px)}: slower, with the same result."
+                f"pass. Steps continue with {output.microbatches.at(px)}: slower, with the same result."
             )
             self.config.folder.amend_beginning(microbatches=output.microbatches.to_json())
             self._microbatches = output.microbatches

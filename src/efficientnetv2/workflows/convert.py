@@ -122,7 +122,7 @@ def user_metadata(class_names: str | Sequence[str] | None, preprocessing: Mappin
             raise InputError(f"`{name}={given}` must be {rule} per channel. Divide by 255.")
     fraction = preprocessing.get("crop_pct", 1)
     if not 0 < fraction <= 1:
-        raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, no percentage.")
+        raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, not a percentage.")
     if isinstance(class_names, str):
         class_names = read_class_names(class_names)
     return UserMetadata(dict(preprocessing), None if class_names is None else tuple(class_names))

@@ -179,7 +179,7 @@ def _unknown_labels_error(
         rename = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
         fix = f"No label is. If its classes have other names, one on each line of a file: {rename}"
     return InputError(
-        f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)} is no class of {model}, which knows "
+        f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)} is not a class of {model}, which has "
         f"{shorten(class_names, 10)}{did_you_mean(unknown[0], class_names)} {fix}"
     )
 
@@ -228,8 +228,8 @@ def require_unseen(out: Path, overlap: TrainOverlap, split: str) -> None:
     """Refuse images that trained the model; those of ``train`` did, unless it is known of each that it did not."""
     if overlap.num_trained or (split == "train" and not overlap.none_trained):
         raise InputError(
-            f"`calibrate` {out}: images of {split} trained the model, which is surer of them than of others. Give "
-            "images that it has not seen."
+            f"`calibrate` {out}: images of {split} trained the model, which is more confident on them. Give other "
+            "images."
         )
 
 
@@ -239,7 +239,7 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     try:
         table = read_cells(file)
     except (OSError, ValueError) as error:
-        raise InputError(f"`costs` {file} is no CSV ({error}). {form}") from error
+        raise InputError(f"`costs` {file} is not a CSV ({error}). {form}") from error
     table = table.set_index(table.columns[0])
     columns = [*class_names, _ABSTAIN]
     if _OLD_ABSTAIN not in class_names:
@@ -248,7 +248,7 @@ def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
     table.columns = pd.Index(match_names(table.columns.astype(str).str.strip(), columns))
     for what, names, known in (("row", table.index, class_names), ("column", table.columns, columns)):
         for problem, found in (
-            ("is no class of the model", [name for name in names if name not in known]),
+            ("is not a class of the model", [name for name in names if name not in known]),
             ("is missing", [name for name in class_names if name not in names]),
             ("is there twice", names[names.duplicated()].tolist()),
         ):

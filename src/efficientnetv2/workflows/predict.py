@@ -110,7 +110,7 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
             out,
             "`output`",
             lambda file: is_predictions_csv(file, network.class_names),
-            f"is no table of predictions of the classes of {model}, but maybe of another model's",
+            f"is not a table of predictions of the classes of {model}",
             fix="Give another name, as `output=NAME.csv`, or remove it",
         )
     if rank is not None:
@@ -138,7 +138,7 @@ def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
         )
     if rank is not None and rank.absolute() == skipped.absolute():
         raise InputError(f"`rank` {rank}: the list of unreadable images gets that name. Give another one.")
-    refuse_foreign_file(skipped, f"`output` {out}:", is_skipped_csv, "is no list of unreadable images")
+    refuse_foreign_file(skipped, f"`output` {out}:", is_skipped_csv, "is not a list of unreadable images")
 
 
 def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions) -> pd.DataFrame:

@@ -88,7 +88,7 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
     network = load_predictor(model, raster, "geo map")
     require_single_label(network, "a map has one class at each place", model)
     with open_raster(raster) as source:
-        refuse_foreign_file(out, "`output`", map_file.is_map, "is no map of effnetv2 geo map")
+        refuse_foreign_file(out, "`output`", map_file.is_map, "is not a map of effnetv2 geo map")
         note_replaced(out)
         bands = resolve_bands(source, network.preprocessing, options, str(raster))
         grid = resolve_grid(source, network.preprocessing, options, raster)

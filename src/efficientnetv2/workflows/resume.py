@@ -128,7 +128,7 @@ def restore_dataset(path: Path, data: DataModule) -> DataModule:
     separator = facts.get("label_separator")
     if separator != now.separator:
         given = "without `label_separator`" if separator is None else f"with `label_separator={separator}`"
-        raise InputError(f"the run in {path} was started {given}, so its classes are others. Give the same.")
+        raise InputError(f"the run in {path} was started {given}, so its classes differ. Pass the same option.")
     saved = ImageDataset.from_csv(folder.dataset_file, root=now.root, source=now.source, separator=separator)
     bands = Preprocessing.from_json(facts["preprocessing"]).bands
     if saved.digest() != now.digest():

@@ -302,7 +302,7 @@ def _work(
         with signals_as_ctrl_c():
             finished = worker.work(until=until)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"Go on with: {command}") from stop
+        raise KeyboardInterrupt(f"Continue with: {command}") from stop
     return SearchResult(study, context.folder, finished, command)
 
 

@@ -104,7 +104,7 @@ def _weights(file: WeightFile, found: DetectedModel, notes: list[str]) -> dict[s
         dtype = str(tensor.dtype).removeprefix("torch.")
         if not tensor.is_floating_point():
             raise InputError(
-                f"{file.path}: '{theirs}' (ours: {ours}) holds {dtype} numbers. Give the file from before it was "
+                f"{file.path}: '{theirs}' (here: {ours}) holds {dtype} numbers. Give the file from before it was "
                 "quantized."
             )
         dtypes.add(dtype)

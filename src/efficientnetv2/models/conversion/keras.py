@@ -155,7 +155,7 @@ def _names(path: Path, stored: list[StoredLayer]) -> Iterator[tuple[StoredLayer,
     if rows is None:
         counts = ", ".join(f"{len(same)} {kind}" for kind, same in by_class.items())
         raise InputError(
-            f"{path} numbers its layers ({counts}) in an order and shapes of none of Keras' models. Save the whole "
+            f"{path} numbers its layers ({counts}) in an order and shapes that match no Keras model. Save the whole "
             "model as .keras or .h5."
         )
     for kind, same in by_class.items():
