@@ -434,7 +434,7 @@ def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
     found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
     report.write_check_report(tmp_path, found, image=lambda row: None, command="effnetv2 check one.csv", versions={})
     text = (tmp_path / report.PAGE_NAME).read_text()
-    for words in ("Nothing is wrong in 1 image.", ": 1 class.", "1 image has a location", "known for 1 image."):
+    for words in ("No problem in 1 image.", ": 1 class.", "1 image has a location", "known for 1 image."):
         assert words in text
 
 

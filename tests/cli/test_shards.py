@@ -65,7 +65,7 @@ def test_the_answer_as_json(tmp_path):
 @pytest.mark.parametrize(
     ("out", "words"),
     [
-        ("pictures/packed", ("is in DATA", "Give a folder beside it")),
+        ("pictures/packed", ("is in DATA", "Give a folder outside it")),
         ("pictures", ("is not empty",)),
         ("file.txt", ("is a file",)),
         ("s3://bucket/packed", ("written to this machine",)),

@@ -103,14 +103,14 @@ def test_a_damaged_list_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("listed", "said"),
     [
-        (["."], r"member '\.' is no file in it"),
-        (["inner"], r"member 'inner' is no file in it"),
-        (["../other.safetensors"], r"member '\.\./other\.safetensors' is no file in it"),
-        (["/elsewhere/other.safetensors"], "member '/elsewhere/other.safetensors' is no file in it"),
-        (["C:\\other.safetensors"], "is no file in it"),
-        ("0.safetensors", "no list of names"),
-        ([], "no list of names"),
-        ([3], "no list of names"),
+        (["."], r"member '\.' is not a file in it"),
+        (["inner"], r"member 'inner' is not a file in it"),
+        (["../other.safetensors"], r"member '\.\./other\.safetensors' is not a file in it"),
+        (["/elsewhere/other.safetensors"], "member '/elsewhere/other.safetensors' is not a file in it"),
+        (["C:\\other.safetensors"], "is not a file in it"),
+        ("0.safetensors", "not a list of names"),
+        ([], "not a list of names"),
+        ([3], "not a list of names"),
     ],
 )
 def test_a_list_of_anything_but_files_in_its_folder_is_refused(listed, said, tmp_path):

@@ -300,8 +300,8 @@ def _hold_out(dataset: ImageDataset, rows: Ints, size: int, contents: Ints | Non
     split[rows[parts == 1]] = "minival"
     held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
     return dataset.with_split(split), (
-        f"Minival: {held} of {int(dataset.in_train.sum())} training images, {how}, are not trained on but choose "
-        "the weights to keep."
+        f"Minival: {held} of {int(dataset.in_train.sum())} training images, {how}, are not trained on. They "
+        "select the weights to keep."
     )
 
 

@@ -89,9 +89,7 @@ def adjusted_areas(
     np.add.at(n, (np.searchsorted(present, cells.row), np.searchsorted(present, cells.col)), cells.data)
     total = n.sum(axis=1)
     if few := [class_names[k] for k in present[(area > 0) & (total < 2)]]:
-        raise InputError(
-            f"fewer than two samples are in the area mapped as {shorten(few)}. Draw 50 or more per class."
-        )
+        raise InputError(f"fewer than two samples are in the area mapped as {shorten(few)}. Draw 50 or more per class.")
     weight, sampled = area / area.sum(), total > 0
     share = np.divide(n, total[:, None], out=np.zeros_like(n), where=sampled[:, None])  # (K, K) n_ij / n_i
     # A stratum that is not on the map has weight 0.

@@ -391,7 +391,7 @@ def path_of(row, path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (path_of(3, "../../pictures/red/red_00.jpg"), ("row 5", "red_00.jpg", "tables of their own")),
+        (path_of(3, "../../pictures/red/red_00.jpg"), ("row 5", "red_00.jpg", "separate tables")),
         (path_of(3, "../../shards/images-000000.tar#no.jpg"), ("row 5", "no.jpg", "1 of 48 rows")),
         (path_of(3, "../../else/images-000000.tar#a.jpg"), ("2 folders", "/else", "one folder")),
         (lambda table: table.loc[[0, 1, 20, 1]], ("row 3 and row 5", "listed twice")),
