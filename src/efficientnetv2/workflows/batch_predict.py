@@ -148,7 +148,7 @@ class PredictionCheckpoint:
 
     def __init__(self, table: Path, job: PredictionJob, *, every_s: float = _CHECKPOINT_S) -> None:
         """``table`` is written at the end; the network is still on the CPU; ``every_s`` seconds between two writes."""
-        self._folder = table.with_name(f".{table.name}.answers")
+        self._folder = table.with_name(f".{table.name}.partial")
         self._dataset, self._num_classes = job.dataset, job.network.num_classes
         self._digest = _digest(job)
         self._every_s, self._written_at = every_s, time.monotonic()
@@ -232,7 +232,7 @@ def _digest(job: PredictionJob) -> str:
     parts = [
         sha256_by_name(weights),
         repr(job.preprocessing),
-        *(repr((_structure(each), each.preprocessing, each.answer, each.calibration)) for each in members),
+        *(repr((_structure(each), each.preprocessing, each.activation, each.calibration)) for each in members),
         dataset.digest(),
         root if is_url(root) else os.path.realpath(root),
         repr(dataset.bands),
