@@ -17,25 +17,25 @@ from tests.pages import PAGES, ROOT, prose
 
 # A rule, its pattern, and the ceilings for pages, help texts and messages.
 RULES: tuple[tuple[str, str, tuple[int, int, int]], ...] = (
-    ("write image, not picture", r"pictures?", (21, 0, 1)),
-    ("write prediction, not answer", r"answer(s|ed|ing)?", (0, 1, 3)),
-    ("write result or metric, not figure", r"figures?(?! \d)", (3, 0, 0)),
-    ("write hyperparameter or value, not setting", r"settings?", (2, 0, 6)),
-    ("write class or type, not kind", r"kinds?", (1, 0, 0)),
+    ("write image, not picture", r"pictures?", (0, 0, 0)),
+    ("write prediction, not answer", r"answer(s|ed|ing)?", (0, 0, 0)),
+    ("write result or metric, not figure", r"figures?(?! \d)", (1, 0, 0)),
+    ("write hyperparameter or value, not setting", r"settings?", (1, 0, 0)),
+    ("write class or type, not kind", r"kinds?", (0, 0, 0)),
     ("write options or arguments, not words", r"words", (0, 0, 0)),
     ("write command, not verb", r"verbs?", (0, 0, 0)),
-    ("write model or architecture, not network", r"networks?(?! (connection|share))", (10, 1, 17)),
+    ("write model or architecture, not network", r"networks?(?! (connection|share))", (6, 1, 15)),
     ("write trained or learned, not learnt", r"learnt", (0, 0, 0)),
-    ("write prints, states, reports, not tells or says", r"told|tells?|said|says?", (4, 0, 1)),
-    ("write is, not lies or stands", r"lies?|lay|stands?|stood", (3, 0, 2)),
-    ("write continue or resume, not go on", r"(go(es)?|gone|went) on", (0, 0, 1)),
-    ("write again, next to, also, fix", r"anew|beside|likewise|mend(s|ed)?|heed(ed)?", (0, 1, 3)),
+    ("write prints, states, reports, not tells or says", r"told|tells?|said|says?", (0, 0, 0)),
+    ("write is, not lies or stands", r"lies?|lay|stands?|stood", (0, 0, 0)),
+    ("write continue or resume, not go on", r"(go(es)?|gone|went) on", (0, 0, 0)),
+    ("write again, next to, also, fix", r"anew|beside|likewise|mend(s|ed)?|heed(ed)?", (0, 0, 0)),
     ("write estimate, split, biased", r"foret(ell|old)\w*|deals?|dealt|flatter\w*", (1, 0, 0)),
-    ("repeat the noun, not so", r"(says?|said|called|meant|taken|asked|kept) so|so (many|few|much|long)", (0, 1, 0)),
-    ("name the owner, not ours", r"ours|theirs|of (one's|your|his|its|their|my|our) own", (68, 2, 5)),
-    ("name the action", r"at hand|by itself|by heart|as (it|they) (comes?|came)", (0, 0, 1)),
-    ("write the positive form, not is no", r"(is|are) no(?! longer)", (2, 0, 54)),
-    ("write must be, not but is", r"but (is|are|has to be)", (0, 0, 1)),
+    ("repeat the noun, not so", r"(says?|said|called|meant|taken|asked|kept) so|so (many|few|much|long)", (0, 0, 0)),
+    ("name the owner, not ours", r"ours|theirs|of (one's|your|his|its|their|my|our) own", (68, 2, 0)),
+    ("name the action", r"at hand|by itself|by heart|as (it|they) (comes?|came)", (0, 0, 0)),
+    ("write the positive form, not is no", r"(is|are) no(?! longer)", (1, 0, 24)),
+    ("write must be, not but is", r"but (is|are|has to be)", (0, 0, 0)),
     ("write A − B or A / B, not A over B", r"[A-Z] over [A-Z]", (0, 0, 0)),
     ("write American spelling", r"(colour|centre|labell|licence|normalis|initialis|optimise)\w*", (0, 0, 0)),
 )
@@ -47,7 +47,7 @@ PRO_FORMS = r"it|ones?|that of|those|such|the same|the others?|both|so"
 
 def main(options: list[str]) -> int:
     """Print each rule that does not hold; 1 if there are any, for the shell."""
-    bodies = (pages(), "\n\n".join(help_texts()), "\n\n".join(messages()))
+    bodies = (pages(), "\n\n".join(help_texts()), "\n\n".join(map(plain, messages())))
     if options == ["--lower"]:
         lower_ceilings(bodies)
         return 0
