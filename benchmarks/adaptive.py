@@ -185,7 +185,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=RESULTS / "adaptive")
     parser.add_argument(
-        "--record", action="store_true", help="write results/summary.json, the raw figures and docs/paper.md"
+        "--record", action="store_true", help="write results/summary.json, the raw values and docs/benchmarks/paper.md"
     )
     add_smaller(parser)
     options = parser.parse_args()

@@ -10,7 +10,7 @@ taken more or fewer.
 
 The difference is not that of the weights alone: quick comes as it is, without what KNOWN gives the other side
 (symmetries of the square, eight views to answer by, the centre pooled beside the whole, larger pictures). And that
-statistics had better adapt (`adapted`) was found on folds of these same pictures (docs/land_cover.md).
+statistics had better adapt (`adapted`) was found on folds of these same pictures (docs/benchmarks/land-cover.md).
 
 What is done is kept in OUT (results/finetune_land_cover) and not done again; the answers in it travel with the
 repository. Each says which pictures, weights and recipe it is of, and is refused for others; those that were kept

@@ -10,8 +10,8 @@ neighbours   of pictures with another within 5 km, by whether the nearest has th
              pictures that look less like the picture than this neighbour does (of a picture drawn at random, half),
              and the mean Euclidean distance of the pair beside that of all pairs
 
-What it finds goes into results/land_cover_content.json; docs/land_cover_neighbours.jpg shows neighbours whose labels
-differ, those that look most alike.
+What it finds goes into results/land_cover_content.json; docs/images/land_cover_neighbors.jpg shows neighbors of
+different labels that look most alike.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from benchmarks.finetune_land_cover import FOLDS
 from benchmarks.land_cover_limits import Share
-from benchmarks.record import RESULTS
+from benchmarks.record import IMAGES, RESULTS
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics.pairwise import haversine_distances
@@ -38,7 +38,7 @@ from efficientnetv2.inference.predict import embed_dataset
 from efficientnetv2.training.initial_weights import load_weights
 from efficientnetv2.utils.io import write_text_atomically
 
-FILE = Path(__file__).parents[1] / "docs/land_cover_neighbours.jpg"
+FILE = IMAGES / "land_cover_neighbors.jpg"
 SHOWN = 5
 QUARTERS = 4
 # A pixel whose darkest channel is above this is white: cloud, haze or bare ground.

@@ -27,7 +27,7 @@ A second is one of training (waiting for pictures included, validation and savin
 whole runs: validation, saving and the answers to val. Every run is kept in OUT and not done again; stopped within
 one, it goes on there. Of what lies there git keeps the figures alone, so that a measurement may take several sittings.
 ``others_cores`` beside each says how many cores were busy with other things meanwhile. ``--record`` also draws
-docs/progressive_REGIME.png: top-1 against minutes, and what each size of picture cost.
+docs/images/progressive_REGIME.png: top-1 against minutes, and what each size of picture cost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/progressive_REGIME.png, from what ``benchmarks.progressive`` recorded.
+"""docs/images/progressive_REGIME.png, from what ``benchmarks.progressive`` recorded.
 
 Run: python -m benchmarks.progressive_figure paper|short|resnet50
 
@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS
+from benchmarks.record import IMAGES, RESULTS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-DOCS = Path(__file__).parents[1] / "docs"
 Arms = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -67,7 +66,7 @@ def _minutes(row: Mapping[str, Any], px: int) -> float:
 def write(regime: str) -> Path:
     """Draw the regime's record; the file."""
     kept = json.loads((RESULTS / f"progressive_{regime}.json").read_text(encoding="utf-8"))
-    file = DOCS / f"progressive_{regime}.png"
+    file = IMAGES / f"progressive_{regime}.png"
     draw(kept["arms"]).savefig(file, dpi=144, metadata={"Software": None})
     return file
 

@@ -8,7 +8,7 @@ V2-B0 from scratch on all 9,469 training pictures: from 64 to 128 px, dropout fr
 pictures, so that this says what it does, not which way of training is better (``benchmarks.progressive`` does).
 
 A run that was stopped goes on, one that is done is only read: its figures and its curve are kept in OUT. ``--record``
-also draws docs/quick_over_time.png: top-1 of both ways against the time spent on training, of the first seed.
+also draws docs/images/quick_over_time.png: top-1 of both ways against the time spent on training, of the first seed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from benchmarks.arms import (
     refuse_to_record_elsewhere,
 )
 from benchmarks.paper.runs import Cell, Runs
-from benchmarks.progressive_figure import DOCS
-from benchmarks.record import RESULTS, record, versions_of
+from benchmarks.record import IMAGES, RESULTS, record, versions_of
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.evaluation.plots import draw_top1_over_time
@@ -131,7 +130,7 @@ def write(found: Mapping[str, Sequence[Mapping[str, Any]]], named: Mapping[str, 
         record(name, unit=unit, command=command, on=on, versions=versions_of(runs), **asdict(figure))
     drawing = draw_top1_over_time({way: rows[0]["curve"] for way, rows in found.items()})
     if drawing is not None:
-        drawing.savefig(DOCS / FIGURE, dpi=144, metadata={"Software": None})
+        drawing.savefig(IMAGES / FIGURE, dpi=144, metadata={"Software": None})
 
 
 if __name__ == "__main__":

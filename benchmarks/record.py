@@ -34,6 +34,8 @@ from efficientnetv2.utils.rng import Key
 
 RESULTS = Path(__file__).parent / "results"
 SUMMARY = RESULTS / "summary.json"
+# Plots of the documentation.
+IMAGES = Path(__file__).parents[1] / "docs/images"
 
 
 NAMED = ("efficientnetv2", "torch", "torchvision", "pillow")  # whose versions stand beside every claim

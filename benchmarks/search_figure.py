@@ -1,4 +1,4 @@
-"""docs/search_record.png, from the recorded study and the comparison of samplers on it.
+"""docs/images/search_record.png, from the recorded study and the comparison of samplers on it.
 
 Run: python -m benchmarks.search_figure
 
@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
-from benchmarks.record import RESULTS
+from benchmarks.record import IMAGES, RESULTS
 from benchmarks.surrogate import Table, read
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _BELOW = 4.5  # points of accuracy that leave room for what the points mean
-FILE = Path(__file__).parents[1] / "docs/search_record.png"
+FILE = IMAGES / "search_record.png"
 
 
 def draw(table: Table, incumbents: Mapping[str, Sequence[float]]) -> Figure:

@@ -29,10 +29,14 @@ from benchmarks.record import hardware
 
 from efficientnetv2.cli.bars import TrainingBar
 from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.errors import spelled, spelling_as
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.processes import keep_freed_memory
 from efficientnetv2.utils.shell import rank_and_world_size
+
+# Parameters of the library that are options here.
+OPTIONS = {name: f"--{name}" for name in ("data", "seeds", "weights", "device", "output")}
 
 
 def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -59,7 +63,7 @@ def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentPars
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     add("--output", type=Path, help="folder (default: runs/reproduce_TABLE_SCALE); what is done there is reused")
     add("--json", action="store_true", help="print JSON instead of Markdown")
-    add("--record", action="store_true", help="write results/reproduce/ and docs/paper.md")
+    add("--record", action="store_true", help="write results/reproduce/ and docs/benchmarks/paper.md")
     options = parser.parse_args(words)
     if options.seeds is not None and not 1 <= options.seeds <= 1000:
         parser.error(f"--seeds is {options.seeds}, but must be between 1 and 1,000")
@@ -115,10 +119,11 @@ def main(words: list[str] | None = None) -> None:
     """Run the command line; exits with 2 for wrong input and 130 for Ctrl-C."""
     parser, options = parse_options(words)
     try:
-        for request in requests(options):
-            run(request, recorded=options.record)
+        with spelling_as(OPTIONS):
+            for request in requests(options):
+                run(request, recorded=options.record)
     except InputError as error:
-        parser.error(str(error))
+        parser.error(spelled(str(error), OPTIONS))
     except KeyboardInterrupt as stop:
         print(" ".join(["stopped.", *map(str, stop.args)]), file=sys.stderr)
         sys.exit(130)

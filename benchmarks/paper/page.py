@@ -1,10 +1,10 @@
-"""docs/paper.md: the paper's tables with ours beside them, from the records that are committed.
+"""docs/benchmarks/paper.md: the paper's tables next to ours, from the committed records.
 
 Run: python -m benchmarks.paper.page
 
-Of each table the record of the largest scale is shown. Runs at scale tiny are a few steps long, and their figures mean
-nothing: they are left out, and named as what is to be measured; so is what the paper's table has and its record has
-not, and what was timed below the paper's sizes. A test holds the page equal to the records.
+A table shows its record of the largest scale. Accuracies of scale tiny are of a few steps and have no meaning. The page
+leaves them out and lists them as "to be measured", with the columns that a record lacks and the speeds that were not
+measured at the paper's sizes. A test compares the page with the records.
 """
 
 from __future__ import annotations
@@ -21,104 +21,134 @@ from benchmarks.paper import published
 from benchmarks.paper.reproduce import NAMES, TRAINED, title_of
 from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import MISSING, NOT_OURS, TIMED, Measurement, Row, Table, markdown_row, minutes_of
-from benchmarks.record import RESULTS, SUMMARY, read
+from benchmarks.record import IMAGES, RESULTS, SUMMARY, read
 
-PAGE = Path(__file__).parents[2] / "docs/paper.md"
+PAGE = Path(__file__).parents[2] / "docs/benchmarks/paper.md"
 RECORDS = RESULTS / "reproduce"
 TO_BE_MEASURED = "to be measured"
-# Figures 1 and 5 are drawn from Table 7's record and have none of their own. Title, and which of what is drawn is ours.
+# Figures 1 and 5 are drawn from Table 7's record. Title, and which part is ours.
 DRAWN = {
     "figure1": (
         published.TABLES["figure1"]["title"],
-        "Ours are the rings, parameters as they are counted here, at the paper's top-1; all else is the paper's, for "
-        "accuracy and hours of ours are not measured.",
+        "The rings are ours: our parameters at the paper's top-1. All other points are the paper's. Our accuracy and "
+        "hours were not measured.",
     ),
     "figure4": (
         "Figure 4, drawn",
-        "All of it is ours: what the recipes efficientnetv2_s_paper, _m_paper and _l_paper train with.",
+        "All values are ours. They are the schedules of the recipes `efficientnetv2_{s,m,l}_paper`.",
     ),
     "figure5": (
         published.TABLES["figure5"]["title"],
-        "Ours are the rings, parameters and multiply-adds as they are counted here, and the points of the last panel, "
-        "latency on the device that its axis names, all at the paper's top-1; all else is the paper's, for accuracy of "
-        "ours is not measured.",
+        "The rings are ours: our parameters and multiply-adds at the paper's top-1. The last panel has our latency on "
+        "the device of its axis. All other points are the paper's. Our accuracy was not measured.",
     ),
 }
 RECORDED = sorted(set(NAMES) - {"figure1", "figure5"}, key=lambda name: (not name.isdigit(), name.zfill(9)))
 _SCALES = ("paper", "small", "tiny")  # the first that is there
 _UNTRAINED = ("M", "B", "ms")  # units of what is counted and timed beside the runs
-_TITLE = "# The paper's tables, and ours\n"
-# Shares of the paper's picture sizes, as scales have them, in words.
+_TITLE = "# Tables of the paper\n"
+# Fractions of the paper's image sizes, as scales have them, in words.
 _SIZES = {
-    0.25: "a quarter of the paper's picture sizes",
-    0.5: "half the paper's picture sizes",
-    1.0: "the paper's picture sizes",
+    0.25: "a quarter of the paper's image sizes",
+    0.5: "half the paper's image sizes",
+    1.0: "the paper's image sizes",
 }
+# Words of the records, and those of the page.
+_WORDS = (
+    ("nothing is trained, so no seeds; ", ""),
+    ("; accuracy is not measured here", ""),
+    ("a picture's time on", "the time of one image on"),
+    ("an image's time on", "the time of one image on"),
+    ("Answered is all of", "Evaluated on all of"),
+    ("Answered is", "Evaluated on"),
+    ("what is at hand here, under data/ or where EFFNETV2_DATA says", "the datasets in data/ or EFFNETV2_DATA"),
+    ("a val of the set's own counts", "an existing val split counts"),
+    ("the set is not at hand", "the dataset is not available"),
+    ("milliseconds of an answer", "milliseconds per inference"),
+    ("Of that recipe", "Other values than in this recipe:"),
+    (" are others here", ""),
+    ("of the sets as it used them", "of the datasets"),
+    ("drawn, without figures", "a plot without numbers"),
+    ("batches of 64 and a rate in proportion", "a batch size of 64 and a proportional learning rate"),
+    ("by other pictures of train", "on other training images"),
+    ("regularization, rate and shares", "regularization, learning rate and fractions"),
+    ("At random a size", "With random sizes, a size"),
+    ("in the place of", "instead of"),
+    ("in that of M", "instead of M"),
+    ("framing", "crop mode"),
+    ("initialisation", "initialization"),
+    ("the sets of table 8", "the datasets of Table 8"),
+    ("larger pictures want more", "larger images need more"),
+    ("Table 6: settings of", "Table 6: hyperparameters of"),
+    (" pictures", " images"),
+    ("Pictures", "Images"),
+    ("network", "model"),
+)
 # How a record says what its speeds were taken on: "steps on cpu in fp32", "cuda:0, bf16, at 1 of the size".
 _TAKEN_ON = re.compile(r"\b(cpu|cuda|mps)(?::\d+)?(?:,| in) (fp32|bf16|fp16)\b")
-# What a reader of a table would ask; the tests count it.
+# Remarks on tables; a test compares their values with the records.
 _REMARKS = {
-    "3": 'Rows "all 3x3" are ours: the fused blocks with kernel 3 instead of each stage\'s own. In stages 1-3 they '
-    "come nearer to the paper's parameters and multiply-adds; where more stages are fused, the stages' own kernels do. "
-    "Where a processor multiplies 16 bits in tiles (AMX), as here, fusing stages 1-3 makes a step 1.3 times as fast, "
-    "stages 1-5 1.4 times and all 0.9 times (on the paper's V100 1.4, 1.4 and 1.3); in fp32 fusing stages 1-3 brings "
-    "nothing (1.0 times, at scale tiny on another such processor: "
-    "[3_tiny.json](../benchmarks/results/reproduce/3_tiny.json)). A fused block does more multiply-adds, and pays "
-    "where dense ones are much quicker than depthwise ones.",
-    "5": "A run of ours is 1,000 steps, 3.4 epochs. In so few, stronger RandAugment costs more than it brings at every "
-    "size, and as in the paper less with larger pictures: with each of the three seeds, though the interval of their "
-    "mean holds 0. It pays where pictures are seen more often, as tuning elsewhere found, one run each, on other "
-    "pictures of train: at 128 px magnitudes 0, 3.3, 5 and 10 (with dropout 0, 0.067, 0.1 and 0.2) came to "
-    "68.4, 69.3, 69.6 and 64.6 % in 60 epochs of 1,000 pictures "
-    "([progressive_paper.json](../benchmarks/results/progressive_paper.json)), the first three of them to 70.7, 69.6 "
-    "and 66.8 % in 20 of 2,400 ([tuned.json](../benchmarks/results/progressive_short/tuned.json)).",
-    "11": "The paper's 24.0 M parameters are those of an earlier S, whose last stage has 272 channels and whose head "
-    "1,792 features. Counted here is the S of its Table 4, which was released: 256 and 1,280.",
+    "3": 'Rows "all 3x3" are ours: fused blocks with kernel 3 instead of the kernel of their stage. In stages 1-3, '
+    "kernel 3 is nearer to the paper's parameters and multiply-adds. With more fused stages, the kernels of the stages "
+    "are nearer. This processor multiplies 16-bit tiles (AMX). Here, fusing stages 1-3 gives 1.3 times the speed, "
+    "stages 1-5 1.4 times and all stages 0.9 times. The paper's V100 has 1.4, 1.4 and 1.3. In fp32, on another "
+    "processor of this type, fusing stages 1-3 gives 1.0 times (`benchmarks/results/reproduce/3_tiny.json`). A fused "
+    "block has more multiply-adds. It is faster only if dense convolutions are much faster than depthwise ones.",
+    "5": "One of our runs has 1,000 steps, which are 3.4 epochs. At this length, stronger RandAugment lowers top-1 at "
+    "every size. As in the paper, it lowers top-1 less with larger images. This holds for each of the three seeds, but "
+    "the interval of their mean contains 0. RandAugment helps in longer runs. Tuning showed this on other training "
+    "images, with one run per value. At 128 px, magnitudes 0, 3.3, 5 and 10 (with dropout 0, 0.067, 0.1 and 0.2) "
+    "reached 68.4, 69.3, 69.6 and 64.6 % in 60 epochs of 1,000 images (`benchmarks/results/progressive_paper.json`). "
+    "The first three reached 70.7, 69.6 and 66.8 % in 20 epochs of 2,400 images "
+    "(`benchmarks/results/progressive_short/tuned.json`).",
+    "11": "The paper's 24.0 M parameters are of an earlier S. Its last stage has 272 channels, and its head 1,792 "
+    "features. This page counts the S of the paper's Table 4, which the authors released, with 256 and 1,280.",
 }
 _INTRODUCTION = """\
-[arXiv:2104.00298](https://arxiv.org/abs/2104.00298) beside what this package gives, by
-`python -m benchmarks.paper TABLE --scale tiny|small|paper`
-([how much each scale does](../benchmarks/paper/scale.py)); in a clone, `make reproduce` makes
-all of them one after the other at scale tiny, which shows that they run. This page is written by
-`python -m benchmarks.paper.page` from the records in
-[benchmarks/results/reproduce/](../benchmarks/results/reproduce/), which
-`python -m benchmarks.paper TABLE --record` makes; each says on which machine, with which versions and when.
-Parameters and multiply-adds are counted and hold everywhere; speeds are of the machine named. Accuracies at scale small
-are of few, small pictures: look for the paper's order there, not for its values. Tables 8, 12 and 13 at scale small
-come from benchmarks that tune each side first, where `benchmarks.paper` takes fixed settings; their commands stand
-under them.
+The paper is [arXiv:2104.00298](https://arxiv.org/abs/2104.00298). In a clone, this command makes a table:
+
+```bash
+python -m benchmarks.paper 7 --scale tiny
+```
+
+[Reproduce the paper](../how-to/reproduce-the-paper.md#6-make-the-tables) explains the scales. `make reproduce` makes
+all tables at scale `tiny`, which only shows that they run.
+
+- **Parameters and multiply-adds** hold on every machine.
+- **Speeds** are of the machine below the table. Compare them only within a table.
+- **Accuracies** at scale `small` are of few, small images. Compare their order with the paper, not their values.
+- **Tables 8, 12 and 13** come from other benchmarks, which tune each side first. Their commands are below the tables.
+
+`python -m benchmarks.paper.page` writes this page from the records in `benchmarks/results/reproduce/`. The option
+`--record` writes a record, with its machine, versions and date.
 """
-_REST = "What is to be measured [stands at the end](#to-be-measured).\n"
+_REST = "[To be measured](#to-be-measured) lists what is missing.\n"
 _NO_CELL = "In the paper's table, but not in this record"
-# Of benchmarks.progressive: regime -> how the names of its claims end, what is trained, the size at the end.
+# Regime of benchmarks.progressive -> end of the names of its claims, what was trained, last image size.
 _REGIMES = {
-    "paper": ("b0_imagenette", "B0, 1,000 pictures, 60 epochs", 128),
-    "short": ("b0_imagenette_short", "B0, all pictures, 10 epochs", 128),
-    "resnet50": ("resnet50_imagenette", "ResNet-50 (Table 12), all pictures, 6 epochs", 96),
+    "paper": ("b0_imagenette", "B0, 1,000 images, 60 epochs", 128),
+    "short": ("b0_imagenette_short", "B0, all images, 10 epochs", 128),
+    "resnet50": ("resnet50_imagenette", "ResNet-50 (Table 12), all images, 6 epochs", 96),
 }
-# What our measurements come to: claim -> what it says.
+# Claim -> its description.
 _CLAIMS = {
     **{
-        f"{name}_{end}": f"{told}: {says}"
-        for end, told, px in _REGIMES.values()
-        for name, says in {
-            "progressive_speedup": f"training time of fixed {px} px over that of growing from {px // 2} px",
-            "progressive_wall_speedup": "the same of whole runs, the answers to all of val included",
-            "progressive_top1_gain": "top-1 of growing over fixed, the regularization of each tuned",
-            "progressive_top1_gain_equal_time": "the same over fixed for as many minutes",
+        f"{name}_{end}": f"{trained}: {description}"
+        for end, trained, px in _REGIMES.values()
+        for name, description in {
+            "progressive_speedup": f"training time, constant {px} px / growing from {px // 2} px",
+            "progressive_wall_speedup": "time of whole runs with the final evaluation, constant / growing",
+            "progressive_top1_gain": "top-1 at equal epochs, growing − constant, both tuned",
+            "progressive_top1_gain_equal_time": "top-1 at equal time, growing − constant",
         }.items()
     },
-    "adaptive_top1_gain_b0_imagenette": "Table 13, growing: top-1 of adaptive over vanilla regularization, each tuned",
-    "adaptive_top1_gain_b0_imagenette_random_resize": "Table 13, random sizes: the same",
-    "randaugment_size_top1_gain_b0_imagenette": "Table 5: gain of RandAugment 15 over 5 at 144 px, less at 64 px",
-    "transfer_paper_cifar10_top1": "Table 8, CIFAR-10 at 96 px, 3 epochs: the paper's recipe",
-    "finetune_cifar10_top1": "the same set, size and epochs: our recipe finetune",
-    "finetune_cifar10_top1_gain_over_transfer_paper": "there, finetune over the paper's recipe",
-    "finetune_cifar10_top1_gain_over_probe": "there, finetune over a linear probe of the weights, fitted to 5,000",
-    "time_to_timm_top1_speedup": "B0 from scratch: minutes of timm's tuned train script over those of our length "
-    "whose mean top-1 is at least its (interval of the minutes alone)",
-    "time_to_torchvision_top1_speedup": "B0 from scratch: the same of torchvision's reference recipe",
-    "same_minutes_top1_gain_over_timm": "B0 from scratch: our top-1 over timm's, ours for as long as its minutes allow",
+    "adaptive_top1_gain_b0_imagenette": "Table 13, growing sizes: top-1, adaptive − vanilla regularization, both tuned",
+    "adaptive_top1_gain_b0_imagenette_random_resize": "Table 13, random sizes: top-1, adaptive − vanilla",
+    "randaugment_size_top1_gain_b0_imagenette": "Table 5: top-1, RandAugment 15 − 5, at 144 px minus at 64 px",
+    "transfer_paper_cifar10_top1": "Table 8, CIFAR-10 at 96 px, 3 epochs: recipe `transfer_paper`",
+    "finetune_cifar10_top1": "the same images, size and epochs: recipe `finetune`, ours",
+    "finetune_cifar10_top1_gain_over_transfer_paper": "the same: `finetune` − `transfer_paper`",
+    "finetune_cifar10_top1_gain_over_probe": "the same: `finetune` − linear probe, fitted on 5,000 images",
 }
 # As tests/test_claims.py reads them.
 _SHOWN: dict[str, Callable[[float], str]] = {
@@ -129,11 +159,9 @@ _SHOWN: dict[str, Callable[[float], str]] = {
 
 
 _HOW_TO_READ = textwrap.fill(
-    "Gains are differences in points of top-1, speedups are ratios, both over paired seeds. A gain marked `holds 0` "
-    "may be chance: its sign is not known. Of timm's script: the speedups of the three seeds were 8.1, 6.0 and 5.3, "
-    "because the machine changed its pace between the runs ([more](measured.md#minutes-to-the-same-top-1)). Our "
-    "recipes `quick` and `finetune`, and all rows with them, use the RandAugment preset `monotone`, which is "
-    "ours and not the paper's.",
+    "A difference of top-1 is in points and a speedup is a ratio, both over paired seeds. If an interval contains 0, "
+    "the difference may be chance. The recipes `quick` and `finetune` use our RandAugment preset `monotone`. "
+    "[Results](results.md) has the conditions and plots.",
     120,
 )
 
@@ -148,13 +176,15 @@ def text() -> str:
     parts = [*opening, *_held(summary)]
     parts += [_section(shown[name]) if name in shown else _unmade(name) for name in RECORDED]
     for name, (title, ours) in DRAWN.items():
-        if (PAGE.parent / f"{name}.png").exists():
-            parts.append(f"## {title}\n\n![{title}]({name}.png)\n\n{ours}\n\n`python -m benchmarks.paper {name}`\n")
+        if (IMAGES / f"{name}.png").exists():
+            parts.append(
+                f"## {title}\n\n![{title}](../images/{name}.png)\n\n{ours}\n\n`python -m benchmarks.paper {name}`\n"
+            )
     return "\n".join([*parts, *missing])
 
 
 def write() -> None:
-    """Write docs/paper.md."""
+    """Write the page."""
     PAGE.write_text(text(), encoding="utf-8")
 
 
@@ -178,12 +208,12 @@ def _reach(shown: dict[str, dict[str, Any]], *, whole: bool) -> str:
     for name, kept in shown.items():
         if (on := _taken_on(kept)) is not None:
             taken.setdefault(on, []).append(name)
-    told = [f"{on} ({_tables(names)})" for on, names in taken.items()] if len(taken) > 1 else list(taken)
-    ours = f": ours, of steps and answers, are {' and '.join(told)}, to be compared within a table"
-    speeds = ours if told else ""
-    said = f"Networks, settings and counts of the paper's tables are checked here. Its speeds are not{speeds}."
-    said += "" if whole else " And no accuracy of the paper has been reproduced on ImageNet."
-    return textwrap.fill(said, 120) + "\n"
+    kinds = [f"{on} ({_tables(names)})" for on, names in taken.items()] if len(taken) > 1 else list(taken)
+    reach = "This page is for readers of the EfficientNetV2 paper. Tests check its architectures, hyperparameters and "
+    reach += "counts. Its speeds are not checked."
+    reach += f" Our speeds of training and inference are {' and '.join(kinds)}." if kinds else ""
+    reach += "" if whole else " No accuracy of the paper has been reproduced on ImageNet."
+    return textwrap.fill(reach, 120) + "\n"
 
 
 def _taken_on(kept: dict[str, Any]) -> str | None:
@@ -208,18 +238,15 @@ def _held(summary: dict[str, Any]) -> list[str]:
         if (one := summary.get(name)) is not None
     ]
     if rows:
-        head = ["| | value | 95 % interval | seeds | command |", "|---|---|---|---|---|"]
+        head = ["| | Value | 95 % interval | Seeds | Command |", "|---|---|---|---|---|"]
         lines += [*head, *rows, "", _HOW_TO_READ, ""]
-    for regime, (_, told, _) in _REGIMES.items():
-        if (PAGE.parent / f"progressive_{regime}.png").exists():
-            lines += [f"![Top-1 against minutes, and minutes by size: {told}](progressive_{regime}.png)", ""]
-    return ["\n".join(["## What holds at small scale", "", *lines])] if lines else []
+    return ["\n".join(["## Small-scale results", "", *lines])] if lines else []
 
 
 def _interval(claim: dict[str, Any]) -> str:
-    """The interval of a claim. A gain whose interval holds 0 is marked: it may be chance."""
+    """The interval of a claim. A gain whose interval contains 0 is marked, because it may be chance."""
     shown = _SHOWN[claim["unit"]]
-    mark = " (holds 0)" if claim["unit"] == "points" and claim["low"] <= 0 <= claim["high"] else ""
+    mark = " (contains 0)" if claim["unit"] == "points" and claim["low"] <= 0 <= claim["high"] else ""
     return f"{shown(claim['low'])} to {shown(claim['high'])}{mark}"
 
 
@@ -274,7 +301,7 @@ def _table(kept: dict[str, Any]) -> Table:
 
 def _section(kept: dict[str, Any]) -> str:
     made = _table(kept)
-    lines = [f"## {made.title}", "", f"Paper: {made.paper_note} Ours: {made.ours_note}", ""]
+    lines = [_plain(f"## {made.title}"), "", _plain(f"Paper: {made.paper_note} Ours: {made.ours_note}"), ""]
     lines += [markdown_row(made.headings()), markdown_row(["---"] * len(made.headings()))]
     for row in made.rows:
         lines.append(markdown_row([row.name, *(_cell(row, *column) for column in made.columns)]))
@@ -293,9 +320,16 @@ def _section(kept: dict[str, Any]) -> str:
         }
     )
     if reasons:
-        lines += ["", f"{MISSING}: {'; '.join(reasons)}."]
+        lines += ["", _plain(f"{MISSING}: {'; '.join(reasons)}.")]
     made_by = f"`{kept['command']}`, {kept['date']}, {kept['hardware']}, torch {kept['versions']['torch']}."
     return "\n".join([*lines, "", made_by, ""])
+
+
+def _plain(text: str) -> str:
+    """A title or a note of a record in the words of today."""
+    for earlier, today in _WORDS:
+        text = text.replace(earlier, today)
+    return text
 
 
 def _unmeasured(row: Row) -> Row:

@@ -50,7 +50,7 @@ def command_of(request: Request, *, data: str = "DATA") -> str:
 def write_record(name: str, table: Table, scale: str, command: str, on: str, figure: Path | None = None) -> None:
     """Write the record of a table measured on hardware ``on``, and the drawing of a figure for docs."""
     if name in DRAWN and figure is not None:
-        shutil.copyfile(figure, page.PAGE.parent / f"{name}.png")
+        shutil.copyfile(figure, page.IMAGES / f"{name}.png")
     if name not in RECORDED:
         return
     page.RECORDS.mkdir(parents=True, exist_ok=True)

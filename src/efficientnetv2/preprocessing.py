@@ -54,7 +54,7 @@ class Bands:
     missing: tuple[int, ...] = Field(default=(), validate_default=True)
     spread: tuple[float, ...] = Field(default=(), validate_default=True)
     names: tuple[str, ...] = Field(default=(), validate_default=True)  # of the bands; '' without a name
-    picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # metres of ground along a side
+    ground_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # metres of ground along a side
     kinds: tuple[str, ...] = ()  # numpy's names of the types of the training images; empty if unknown
     nodata: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()  # besides what a file declares itself
 

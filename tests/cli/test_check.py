@@ -108,7 +108,7 @@ def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
     page = html.unescape((folder / "inspection.html").read_text().replace("<wbr>", ""))
     assert f"{told['notes'][0]}</p>" in page
     assert found in page
-    assert "Nothing is wrong" not in page
+    assert "No problem" not in page
 
 
 def test_where_no_split_is_known_there_are_just_pictures(class_folders):
@@ -126,8 +126,8 @@ def test_where_the_page_comes_to_lie_is_said():
     """Of an inspection without --output."""
     (out,) = [one for one in typer.main.get_command(app).commands["check"].params if one.name == "out"]
     assert mentions(out.help, "inspection/NAME")
-    page = (Path(__file__).parents[2] / "docs/inspect.md").read_text(encoding="utf-8")
-    assert mentions(page, "inspection/photos/", "DATA")
+    page = (Path(__file__).parents[2] / "docs/how-to/check-a-dataset.md").read_text(encoding="utf-8")
+    assert mentions(page, "inspection/NAME", "--output")
 
 
 def test_two_sets_whose_names_differ_behind_a_point_have_two_pages(class_folders):

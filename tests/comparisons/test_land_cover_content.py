@@ -76,18 +76,18 @@ def test_pairs_are_shown_once(four):
 
 def test_the_page_gives_what_was_counted():
     found = json.loads((ROOT / "benchmarks/results/land_cover_content.json").read_text())
-    page = " ".join((ROOT / "docs/land_cover.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs/benchmarks/land-cover.md").read_text(encoding="utf-8").split())
     near, looked = found["neighbours"], found["looks"]
     median = {name: near[name]["look_less_alike"]["median"] for name in ("same label", "another label")}
     edges = looked["edges at the centre"]
     others = [one["value"] for name in looked for one in looked[name] if "centre" not in name]
     for said in (
-        f"Of the {near['another label']['pictures']}, half look more like",
+        f"of the {near['another label']['pictures']} images look more",
         f"like {median['another label']:.1%} of all other",
-        f"of the other {near['same label']['pictures']} it is {median['same label']:.1%}",
-        f"lies at {100 * min(others):.0f} to {max(others):.0%}.",
-        f"the fewest edges it is {_with_interval(edges[0])}",
-        f"the most {_with_interval(edges[-1])}",
+        f"the other {near['same label']['pictures']} images it is {median['same label']:.1%}",
+        f"top-1 is {100 * min(others):.0f}% to {max(others):.0%}.",
+        f"edges at the center it is {_with_interval(edges[0])}",
+        f"with the most {_with_interval(edges[-1])}",
     ):
         assert said.replace("%", " %") in page, said
 

@@ -328,7 +328,7 @@ def test_wrong_options_are_refused(words, error, capsys):
 
 
 def test_every_command_of_the_docs_is_understood():
-    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages) + command_line.__doc__
     lines = re.findall(r"^ *python -m benchmarks\.paper ([^#\n]+)", text, re.MULTILINE)
     assert len(lines) >= 6

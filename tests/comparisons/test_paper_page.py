@@ -1,4 +1,4 @@
-"""docs/paper.md says what the records say, no more; and claims are what their cells give by hand."""
+"""docs/benchmarks/paper.md says what the records say, no more; and claims are what their cells give by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks import record
 from benchmarks.paper import __main__ as command_line
 from benchmarks.paper import page as paper_page
 from benchmarks.paper import params_flops, published, records, runs, throughput, transfer
-from benchmarks.paper.page import DRAWN, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
+from benchmarks.paper.page import DRAWN, IMAGES, PAGE, RECORDED, RECORDS, TO_BE_MEASURED
 from benchmarks.paper.reproduce import Request
 from benchmarks.paper.scale import SCALES
 from benchmarks.paper.table import TIMED, Measurement, Row, Table, untrained
@@ -45,9 +45,9 @@ def opening():
 def test_speeds_are_those_that_the_page_says_it_has():
     """By the records that it shows: device and precision in their words, the share of sizes by scale and words."""
     shares = {
-        "a quarter of the paper's picture sizes": 0.25,
-        "half the paper's picture sizes": 0.5,
-        "the paper's picture sizes": 1.0,
+        "a quarter of the paper's image sizes": 0.25,
+        "half the paper's image sizes": 0.5,
+        "the paper's image sizes": 1.0,
     }
     said = re.findall(r"of a (CPU|GPU) in (\w+) at ([a-z' ]+ sizes)(?: \(Tables? ([^)]*)\))?", opening())
     kinds = {(device, precision, shares[sizes]): names for device, precision, sizes, names in said}
@@ -79,22 +79,21 @@ def test_speeds_of_a_gpu_at_the_papers_sizes_are_told_from_those_of_a_cpu(empty)
     def put(name, scale, *on):
         (empty / f"{name}_{scale}.json").write_text(json.dumps(timed(name, scale, *on)))
 
-    assert "Its speeds are not. And" in opening(), "none was taken"
+    assert "Our speeds" not in opening(), "none was taken"
     for name in ("3", "7", "10", "11"):
         put(name, "tiny", "cpu", "fp32", 1)
-    small = "of a CPU in fp32 at a quarter of the paper's picture sizes"
-    told = "ours, of steps and answers, are"
-    assert f"Its speeds are not: {told} {small}, to be compared within a table. And" in opening()
+    small = "of a CPU in fp32 at a quarter of the paper's image sizes"
+    assert f"are {small}." in opening()
     put("7", "paper", "cuda", "bf16", 16)
-    whole = "of a GPU in bf16 at the paper's picture sizes"
-    assert f"{told} {small} (Tables 3, 10 and 11) and {whole} (Table 7), to be" in opening()
+    whole = "of a GPU in bf16 at the paper's image sizes"
+    assert f"are {small} (Tables 3, 10 and 11) and {whole} (Table 7)." in opening()
     put("3", "small", "cuda:0", "fp32", 1)
-    half = "of a GPU in fp32 at half the paper's picture sizes (Table 3)"
-    assert f"{told} {half} and {whole} (Table 7) and {small} (Tables 10 and 11), to be" in opening()
+    half = "of a GPU in fp32 at half the paper's image sizes (Table 3)"
+    assert f"are {half} and {whole} (Table 7) and {small} (Tables 10 and 11)." in opening()
     for name in ("3", "10", "11"):
         put(name, "paper", "cuda", "bf16", 16)
-    assert f"Its speeds are not: {told} {whole}, to be compared within a table." in opening()
-    assert "no accuracy" not in opening(), "a table of runs was made at the paper's scale"
+    assert f"are {whole}." in opening()
+    assert "No accuracy" not in opening(), "a table of runs was made at the paper's scale"
 
 
 @pytest.mark.parametrize("make", [throughput.table_2, throughput.table_3])
@@ -106,7 +105,7 @@ def test_tables_of_steps_say_on_what_they_were_timed(make, empty, monkeypatch):
     made = make(SCALES["paper"], torch.device("cuda"), print)
     record = kept(made.name, "paper", []) | made.to_json()
     (empty / f"{made.name}_paper.json").write_text(json.dumps(record))
-    assert "ours, of steps and answers, are of a GPU in fp16 at the paper's picture sizes, to be" in opening()
+    assert "are of a GPU in fp16 at the paper's image sizes." in opening()
 
 
 def test_speeds_of_which_nothing_is_said_are_refused(empty):
@@ -155,9 +154,11 @@ def test_where_fusing_pays_is_what_was_timed():
     remark, ours = paper_page._REMARKS["3"], ratios("small", "ours")
     assert "bf16" in made["small"].ours_note
     assert "fp32" in made["tiny"].ours_note
-    assert "1-3 makes a step {:.1f} times as fast, stages 1-5 {:.1f} times and all {:.1f} times".format(*ours) in remark
-    assert "V100 {:.1f}, {:.1f} and {:.1f}".format(*ratios("small", "paper")) in remark
-    assert f"brings nothing ({ratios('tiny', 'ours')[0]:.1f} times" in remark
+    assert (
+        "1-3 gives {:.1f} times the speed, stages 1-5 {:.1f} times and all stages {:.1f} times".format(*ours) in remark
+    )
+    assert "V100 has {:.1f}, {:.1f} and {:.1f}".format(*ratios("small", "paper")) in remark
+    assert f"fusing stages 1-3 gives {ratios('tiny', 'ours')[0]:.1f} times (" in remark
 
 
 def test_where_randaugment_pays_is_what_tuning_found():
@@ -166,8 +167,8 @@ def test_where_randaugment_pays_is_what_tuning_found():
     short = json.loads((RECORDS.parent / "progressive_short/tuned.json").read_text())
     remark = paper_page._REMARKS["5"]
     for tuned, strengths, told in (
-        (paper, ("none", "slight", "light", "middle"), "{}, {}, {} and {} % in 60 epochs of 1,000 pictures"),
-        (short, ("none", "slight", "light"), "to {}, {} and {} % in 20 of 2,400"),
+        (paper, ("none", "slight", "light", "middle"), "{}, {}, {} and {} % in 60 epochs of 1,000 images"),
+        (short, ("none", "slight", "light"), "{}, {} and {} % in 20 epochs of 2,400 images"),
     ):
         regime, tried = tuned["regime"], tuned["arms"]["fixed"]["tried"]
         assert f"{regime['tune_epochs']} " in told
@@ -210,22 +211,21 @@ def empty(tmp_path, monkeypatch):
 def test_a_table_without_a_record_is_named_as_to_be_measured(empty):
     page = paper_page.text()
     assert page.count("No record yet, to be measured") == len(RECORDED)
-    assert "- Table 13, growing: top-1 of adaptive" in page
+    assert "- Table 13, growing sizes: top-1, adaptive" in page
 
 
 def test_the_page_opens_with_how_far_it_reaches_and_ends_with_what_is_to_be_measured(empty, monkeypatch):
-    monkeypatch.setattr(paper_page, "PAGE", empty / "docs/paper.md")  # no drawings there
+    monkeypatch.setattr(paper_page, "IMAGES", empty)  # no drawings there
     headings = [line for line in paper_page.text().splitlines() if line.startswith("#")]
-    assert (headings[0], headings[-1]) == ("# The paper's tables, and ours", "## To be measured")
-    assert "`make reproduce` makes\nall of them" in paper_page.text().partition("\n#")[0]
-    assert "What holds at small scale" not in paper_page.text(), "nothing was measured"
-    said = "no accuracy of the paper has been reproduced on ImageNet"
+    assert (headings[0], headings[-1]) == ("# Tables of the paper", "## To be measured")
+    assert "`make reproduce`" in paper_page.text().partition("\n## ")[0]
+    assert "## Small-scale results" not in paper_page.text(), "nothing was measured"
+    said = "No accuracy of the paper has been reproduced on ImageNet"
     assert said in opening()
     (empty / "12_small.json").write_text(json.dumps(kept("12", "small", [])))
     assert said in opening()
     (empty / "12_paper.json").write_text(json.dumps(kept("12", "paper", [])))
     assert said not in opening()
-    assert "counts of the paper's tables are checked here" in opening()
 
 
 def test_a_page_with_every_claim_measured_asks_for_none(empty):
@@ -233,7 +233,7 @@ def test_a_page_with_every_claim_measured_asks_for_none(empty):
     (empty / "summary.json").write_text(json.dumps(dict.fromkeys(paper_page._CLAIMS, claim)))
     page = paper_page.text()
     assert "## To be measured" not in page
-    assert page.index("## What holds at small scale") < page.index("## Table 1")
+    assert page.index("## Small-scale results") < page.index("## Table 1")
 
 
 def test_what_a_few_steps_came_to_is_left_out(empty):
@@ -263,7 +263,7 @@ def test_what_is_missing_for_good_says_why_once(empty):
     (empty / "1_tiny.json").write_text(json.dumps(kept("1", "tiny", rows)))
     page = paper_page.text()
     assert "| a | – |" in page
-    assert page.count("–: not a network of this family.") == 1
+    assert page.count("–: not a model of this family.") == 1
 
 
 def test_a_claim_stands_with_its_interval_and_command(empty):
@@ -289,7 +289,7 @@ def section(page, heading):
     [("11_tiny", "multiply-adds, B"), ("7_tiny", "parameters, M"), ("3_tiny", "images/s"), ("9_tiny", "classes")],
 )
 def test_a_column_of_the_papers_that_a_record_lacks_is_named(name, column, empty):
-    whole = (paper_page.PAGE.parents[1] / f"benchmarks/results/reproduce/{name}.json").read_text()
+    whole = (RECORDS / f"{name}.json").read_text()
     number, scale = name.split("_")
     file, heading = empty / f"{name}.json", f"Table {number}"
     lacks = f"In the paper's table, but not in this record: {column}."
@@ -306,7 +306,7 @@ def test_a_column_of_the_papers_that_a_record_lacks_is_named(name, column, empty
 
 
 def test_a_single_cell_that_a_record_lacks_is_named_too(empty):
-    whole = json.loads((PAGE.parents[1] / "benchmarks/results/reproduce/12_tiny.json").read_text())
+    whole = json.loads((RECORDS / "12_tiny.json").read_text())
     for column in ("progressive, top-1 %", "progressive, minutes"):
         without(whole, column, "ours", row="resnet50_380")
     (empty / "12_tiny.json").write_text(json.dumps(whole))
@@ -375,21 +375,21 @@ def test_a_kept_table_is_found_by_the_page(empty):
 
 
 def test_a_figure_is_kept_as_its_drawing(empty, monkeypatch):
-    monkeypatch.setattr(paper_page, "PAGE", empty / "docs" / "paper.md")
-    (empty / "docs").mkdir()
+    monkeypatch.setattr(paper_page, "IMAGES", empty / "images")
+    (empty / "images").mkdir()
     (empty / "drawn.png").write_bytes(b"drawn")
     records.write_record("figure1", table("figure1", {}), "tiny", "", "a machine", empty / "drawn.png")
-    assert (empty / "docs" / "figure1.png").read_bytes() == b"drawn"
+    assert (empty / "images" / "figure1.png").read_bytes() == b"drawn"
     assert not list(empty.glob("*_tiny.json"))
-    assert "(figure1.png)" in paper_page.text()
-    assert "(figure4.png)" not in paper_page.text()
+    assert "(../images/figure1.png)" in paper_page.text()
+    assert "(../images/figure4.png)" not in paper_page.text()
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("figure1", ("parameters", "at the paper's top-1", "accuracy and hours", "not measured")),
-        ("figure4", ("All of it is ours",)),
+        ("figure4", ("All values are ours",)),
         ("figure5", ("parameters", "multiply-adds", "latency", "at the paper's top-1", "not measured")),
     ],
 )
@@ -401,7 +401,7 @@ def test_a_figure_says_which_of_its_points_are_ours(name, said):
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_every_figure_is_drawn_in_docs(name):
-    assert (PAGE.parent / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (IMAGES / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_runs_of_a_long_table_are_kept_beyond_the_folder_that_they_lie_in(tmp_path):

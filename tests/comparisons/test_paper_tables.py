@@ -216,7 +216,7 @@ def test_table_13_is_of_m_and_vanilla_is_its_end_throughout(begun, tmp_path):
 
 
 def test_the_page_gives_table_13s_cells_as_commands(begun, tmp_path):
-    page = (REPOSITORY / "docs/imagenet.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    page = (REPOSITORY / "docs/how-to/reproduce-the-paper.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [shlex.split(line) for line in page.splitlines() if line.startswith("torchrun ")]
     shown = {}
     for words in lines:
@@ -233,10 +233,10 @@ def test_the_page_gives_table_13s_cells_as_commands(begun, tmp_path):
 @pytest.mark.parametrize("table", ["12", "13"])
 def test_the_page_counts_the_runs_of_a_table_at_the_papers_scale(table, begun, tmp_path):
     """As many cells as asked for with one seed, each with the seeds of that scale."""
-    page = " ".join((REPOSITORY / "docs/imagenet.md").read_text(encoding="utf-8").split())
+    page = " ".join((REPOSITORY / "docs/how-to/reproduce-the-paper.md").read_text(encoding="utf-8").split())
     made(table, tmp_path / "out", scale="paper", data="imagenet", seeds=1)
     runs = len(begun) * SCALES["paper"].seeds
-    assert re.search(rf"Table {table} is (?:then )?{runs} [^(]*\({len(begun)} cells", page)
+    assert f"Table {table} has {runs}" in page
 
 
 def test_table_5_evaluates_at_the_size_of_training(begun, tmp_path):

@@ -72,7 +72,7 @@ def test_the_record_holds_every_seed_and_the_drawing_the_first(monkeypatch, tmp_
     for room in (quick, record):
         monkeypatch.setattr(room, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "SUMMARY", tmp_path / "summary.json")
-    monkeypatch.setattr(quick, "DOCS", tmp_path)
+    monkeypatch.setattr(quick, "IMAGES", tmp_path)
     curve = [
         {"kind": "train", "step": 1, "epoch": 1.0, "image_size": 64, "train_s": 60.0},
         {"kind": "val", "step": 1, "epoch": 1.0, "top1": 0.5},

@@ -233,7 +233,7 @@ def test_the_seed_alone_decides_fresh_weights():
 
 
 def in_cache(name, monkeypatch, tmp_path):
-    """Put a file into the hub's cache by hand, as docs/weights.md says."""
+    """Put a file into the hub's cache by hand, as docs/how-to/offline.md says."""
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     entry = pretrained.get_weights(name)
     folder = tmp_path / f"models--{entry.repository.replace('/', '--')}" / "snapshots" / "main"
@@ -364,7 +364,7 @@ def test_a_bare_timm_file_can_be_trained_on(tmp_path):
 def test_a_file_of_code_is_no_network_that_train_takes(tmp_path):
     """Whose own it is has a loop, and progressive learning for it."""
     (tmp_path / "mine.py").write_text("network = None")
-    with pytest.raises(InputError, match=mentioning("docs/progressive.md")):
+    with pytest.raises(InputError, match=mentioning("own loop", "docs/how-to/own-training-loop.md")):
         begun("weights=none", f"model={tmp_path / 'mine.py'}")
 
 

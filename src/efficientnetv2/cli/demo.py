@@ -25,7 +25,8 @@ FOLDS = 3
 IMAGES = 600  # of the demonstration
 
 # Satellite images have no orientation, their subject is at the center, and color is evidence. The head comes first (a
-# linear probe), then all layers are tuned. Chosen on 444 other images of the same source (docs/land_cover.md).
+# linear probe), then all layers are tuned. Chosen on 444 other images of the same source; see
+# benchmarks/results/demo_tuning.md.
 SETTINGS = (
     "class_sampling=sqrt",
     "head_init=linear_probe",
@@ -57,7 +58,7 @@ def demo(
     """Check, train and cross-validate on 600 bundled satellite images.
 
     It takes a few minutes on a CPU, without a network, in a clone of the repository. Each step is a command, printed
-    before it runs; docs/land_cover.md explains them.
+    before it runs; docs/tutorials/land-cover.md explains them.
 
     Examples:
     - `effnetv2 demo`
@@ -139,10 +140,10 @@ def make_room(out: Path) -> None:
         known = {*RUN_FILES, "inspection", "folds"}
         others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - known)
         if others:
-            raise InputError(f"{out} has {shorten(others, 3)} beside an earlier demo. {fix}")
+            raise InputError(f"{out} has other files next to an earlier demo ({shorten(others, 3)}). {fix}")
         shutil.rmtree(out)
     elif out == OUT and (out / "recipe.yaml").exists():
-        raise InputError(f"{out} has a run that is not of the demo. {fix}")
+        raise InputError(f"{out} has a run that the demo did not make. {fix}")
     validate_new_run_dir(out)
 
 
@@ -171,7 +172,7 @@ def story(
         ("check the images", "check", [data, "--output", str(out / "inspection")]),
         ("train from the bundled weights, rare classes oversampled", "train", train),
         (
-            "how good is this recipe in new places? Each image is predicted once, whole locations held out",
+            "cross-validate: predict each image once, with whole locations held out",
             "crossval",
             [*folds, "--output", str(out / "folds"), *machine],
         ),
@@ -191,13 +192,13 @@ def next_lines(images: Path, out: Path) -> Iterator[str]:
     folds = out / "folds" / "report.html"
     yield "\nOpen, in this order:"
     if folds.exists():
-        yield f"  {folds}   how good the recipe is, with intervals"
-    yield f"  {out / 'inspection' / 'inspection.html'}   problems of the images"
-    yield f"  {out / 'report.html'}   the model to use, and its training"
+        yield f"  {folds}   cross-validated metrics, with intervals"
+    yield f"  {out / 'inspection' / 'inspection.html'}   dataset check"
+    yield f"  {out / 'report.html'}   report of the final model"
     yield "Next:"
     yield f"  {shell_join(['effnetv2', 'predict', str(out), str(images.parent / 'pictures')])}"
     yield f"  {shell_join(['effnetv2', 'train', 'YOUR_IMAGES'])}"
-    yield "  docs/land_cover.md explains each step, and continues with maps"
+    yield "  docs/tutorials/land-cover.md explains each step"
 
 
 def _from_here(path: Path) -> Path:

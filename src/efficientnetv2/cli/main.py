@@ -47,7 +47,7 @@ def program(
     """What comes before a command."""
 
 
-# The groups of docs/commands.md, in its order.
+# The groups of --help, in the order of a workflow.
 for panel, commands in {
     "Data": (data.check, data.app),
     "Train": (train, crossval, models, recipes, demo),

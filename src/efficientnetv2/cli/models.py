@@ -68,7 +68,7 @@ def _fetch(name: str, *, as_json: bool) -> None:
 def _print_pretrained(rows: list[dict[str, Any]]) -> None:
     screen = Screen()
     screen.table(
-        "Pretrained weights (ImageNet-1k top-1 as published by their source; see docs/weights.md)",
+        "Pretrained weights (ImageNet-1k top-1 as published by their source; see docs/reference/models.md)",
         ["name", "px", "top-1 %", "about MB", "license", "source", "cached"],
         [
             [
@@ -86,7 +86,7 @@ def recipes(
     name: Annotated[str | None, argument("[NAME]", "A named recipe, a recipe.yaml, or a run.")] = None,
     fields: Annotated[bool, flag("--fields", "List every field for --set.")] = False,
     field: Annotated[
-        str | None, option("List one field, a part (optimizer), or all that start so (crop).", "FIELD")
+        str | None, option("List one field, a part (optimizer), or all with a prefix (crop).", "FIELD")
     ] = None,
     as_json: options.Json = False,
 ) -> None:

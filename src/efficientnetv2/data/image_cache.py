@@ -129,7 +129,7 @@ class CacheIndex:
             file.seek(offset)
             content = file.read(length)
         if _hash(content) != digest:
-            raise InvalidCacheError("is no cache, damaged, cut short or of another version")
+            raise InvalidCacheError("is damaged, or not a cache of this version")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             reasons = dict(zip(arrays["rows"].tolist(), arrays["reasons"].tolist(), strict=True))
             channels = int(arrays["channels"])
@@ -179,7 +179,7 @@ class CachedImageReader:
             with self.path.open("rb") as file:
                 index = CacheIndex.read(file)
                 if index.digest != self.digest:
-                    raise InvalidCacheError("holds other images by now")
+                    raise InvalidCacheError("now holds other images")
                 # Not "c", which may reserve memory for the whole file: a cache may be larger than memory.
                 return index, np.asarray(np.memmap(file, np.uint8, "r"))
         except InvalidCacheError as error:
@@ -390,7 +390,7 @@ def _is_valid(file: Path, digest: str, job: CacheJob) -> bool:
         if index.digest != digest:
             fault = "holds other images"
         elif any(not isinstance(_decode(job.reader, row, job.spec), str) for row in index.reasons):
-            fault = "lacks images that can be read by now"
+            fault = "lacks images that are readable now"
     except FileNotFoundError:
         return False
     except InvalidCacheError as error:

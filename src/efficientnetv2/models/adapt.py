@@ -48,7 +48,7 @@ def adapt(
     present_pool = network.architecture.global_pool if isinstance(network, EfficientNet) else "avg"
     if global_pool is not None and global_pool != present_pool:
         if not isinstance(network, EfficientNet):
-            raise InputError(f"`global_pool` is {global_pool}, which only our models have. Leave it out.")
+            raise InputError(f"`global_pool` is {global_pool}, which only models of this package have. Leave it out.")
         network.architecture = replace(network.architecture, global_pool=global_pool)
         network.embed_dim = network.architecture.embed_dim
         num_classes = network.num_classes if num_classes is None else num_classes
@@ -88,7 +88,7 @@ def reset_classifiers(network: Network, num_classes: int) -> None:
                 nn.init.uniform_(head.weight, -bound, bound)
                 nn.init.zeros_(head.bias)
         module.set_submodule(name, head.train(network.training))
-    network.num_classes, network.class_names, network.answer = num_classes, (), "softmax"
+    network.num_classes, network.class_names, network.activation = num_classes, (), "softmax"
     network.metrics, network.calibration = {}, None
 
 

@@ -72,7 +72,7 @@ def apply_regularization(
     """
     if setting is not None:
         if (dropout, drop_path) != (None, None):
-            raise InputError("apply_regularization takes a setting or rates, not both.")
+            raise InputError("apply_regularization takes a schedule value or rates, not both.")
         dropout, drop_path = setting.dropout, setting.drop_path
     for name, value in (("dropout", dropout), ("drop_path", drop_path)):
         if value is not None and not 0 <= value < 1:

@@ -77,5 +77,5 @@ def released_schedule(name: str) -> ProgressiveSchedule:
 def _row(table: dict[str, tuple[Any, ...]], name: str, where: str) -> tuple[Any, ...]:
     if name not in table:
         near = did_you_mean(name, table)
-        raise InputError(f"{where} has no progressive settings for '{name}'{near} It has them for {', '.join(table)}.")
+        raise InputError(f"{where} has no progressive schedule for '{name}'{near} It has them for {', '.join(table)}.")
     return table[name]

@@ -1,4 +1,4 @@
-"""Every field of a recipe for ``--set``, docs/recipe.md and messages: its values, its default and its description.
+"""Every field of a recipe for ``--set``, docs/reference/recipe.md and messages: values, default and description.
 
 All of it comes from the classes: values and defaults from pydantic, descriptions from the text below each field.
 """

@@ -58,7 +58,7 @@ def non_finite_error(num_broken: int, num_images: int, first: int) -> DivergedEr
     """The error for a model whose logits are not finite. ``first`` is the place of the first such image, from 0."""
     return DivergedError(
         f"the model's outputs are NaN or infinite for {num_broken} of {num_images} images (first: number {first}), so "
-        "its weights are of no use. Train again with a lower learning rate, or use another weights file."
+        "its weights are unusable. Train again with a lower learning rate, or use another weights file."
     )
 
 

@@ -82,7 +82,7 @@ def run_check(
     check_time_column(dataset, options.time_column)
     with output_dir(folder, "`output`"):  # removed again if the check fails
         for name, is_own in ((JSON_NAME, is_check_json), (PAGE_NAME, is_check_page)):
-            refuse_foreign_file(folder / name, f"`output` {folder}:", is_own, "is no inspection of effnetv2 check")
+            refuse_foreign_file(folder / name, f"`output` {folder}:", is_own, "is not a report of effnetv2 check")
         note_replaced(folder / PAGE_NAME)
         network, weights = _load_network(options.weights)
         damage = report_notes(dataset, strict=False)

@@ -122,7 +122,7 @@ def user_metadata(class_names: str | Sequence[str] | None, preprocessing: Mappin
             raise InputError(f"`{name}={given}` must be {rule} per channel. Divide by 255.")
     fraction = preprocessing.get("crop_pct", 1)
     if not 0 < fraction <= 1:
-        raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, no percentage.")
+        raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, not a percentage.")
     if isinstance(class_names, str):
         class_names = read_class_names(class_names)
     return UserMetadata(dict(preprocessing), None if class_names is None else tuple(class_names))
@@ -206,7 +206,7 @@ def temperature_notes(network: Network, to: str) -> list[str]:
         return []
     temperature = network.calibration.temperature
     advice = "probabilities are those of the bare logits; divide these by it to have ours"
-    if to == "keras" and network.answer == "softmax":  # Keras' models end with it
+    if to == "keras" and network.activation == "softmax":  # Keras' models end with it
         power = f"{1 / temperature:.4g}"
         advice = f"outputs are probabilities; take each to the power {power} and divide by their sum"
     elif to == "keras":

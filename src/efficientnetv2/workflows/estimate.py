@@ -242,7 +242,7 @@ def _other_costs(
         return seconds, lists + _REPORT_BYTES, "Estimated, for measuring would take too long: the report."
     began = time.perf_counter()
     logits = torch.from_numpy(_noise(config, len(config.val), len(class_names)))
-    predictions = Predictions(np.arange(len(config.val)), config.val.targets, logits, answer=config.answer)
+    predictions = Predictions(np.arange(len(config.val)), config.val.targets, logits, activation=config.activation)
     model = model_file.load(scratch / model_file.NAME, config.device)
     galleries = explain_predictions(model, predictions, config.val, class_names, model.preprocessing)
     metadata = ReportMetadata(config.train.source, "val")
