@@ -29,6 +29,13 @@ _CHOICES = {"crop_mode": get_args(CropMode), "interpolation": ("bilinear", "bicu
 class Conversion:
     """A converted file.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        conversion = ev2.convert("runs/demo", "demo.pth", to="torchvision")
+        print(conversion.notes)
+
     Attributes:
         to: Library that it is for; None is this package.
         recognized: What the input was.
