@@ -5,8 +5,9 @@ Run: python -m benchmarks.minutes_kept NAME=TRAIN,TEST --minutes 6 20 --start of
 TRAIN and TEST are folders of class folders (or tables); nothing is tuned on them. CHECKOUT is a clone at an earlier
 version, such as 0.1. For each number of minutes both versions train with the same command line at the same time, each
 on its own half of the processors, so that both meet the same pace of the machine. START is ``offline`` (what ``train``
-finds without a network) or a file of weights. The earlier version took longer than it was given, so it trains a second
-time with as many minutes less as it took too long: then both took the same time. Each model predicts TEST once.
+finds without a network) or a file of weights. The earlier version takes longer than it is given. By how much is
+measured with the smallest number of minutes; then it is given so many minutes less, so that both take the same time.
+Each model predicts TEST once.
 
 - ``minutes_kept_NAME_START_Nmin_ratio``: wall time from the command to the report / N minutes; 1 is exact.
 - ``minutes_kept_NAME_START_Nmin_minus_probe_top1``: trained model − linear probe of its start, in points, on the
@@ -14,7 +15,7 @@ time with as many minutes less as it took too long: then both took the same time
 - ``minutes_kept_NAME_START_Nmin_minus_before_top1``: this version − the earlier one in the same time, in points, on
   TEST, likewise.
 - ``minutes_kept_NAME_START_Nmin_minus_before_longer_top1``: this version − the earlier one with the same ``--minutes``,
-  of which it takes more.
+  of which it takes more (smallest number of minutes only).
 
 A run that is done is only read. Everything is in OUT (results/minutes_kept), of which the ``*.json`` travel.
 """
@@ -59,13 +60,15 @@ def train(
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return found
     weights = [] if start == "offline" else ["--weights", start]
+    output = "--output" if checkout is None else "--out"  # CHECKOUT has the words of 0.1, here and below
     began = time.monotonic()
-    _run(["train", data, "--minutes", f"{minutes:g}", *weights, "--output", str(folder / "run")], checkout, cores)
+    _run(["train", data, "--minutes", f"{minutes:g}", *weights, output, str(folder / "run")], checkout, cores)
     wall_s = time.monotonic() - began
-    _run(["evaluate", str(folder / "run"), test, "--output", str(folder / "test")], checkout, cores)
+    _run(["evaluate", str(folder / "run"), test, output, str(folder / "test")], checkout, cores)
     report = json.loads((folder / "run/report.json").read_text(encoding="utf-8"))
     tested = json.loads((folder / "test/report.json").read_text(encoding="utf-8"))
-    last = report["recipe"]["progressive"]["image_size"]
+    plan = report["recipe"]["progressive"]
+    last = plan["image_size"] if checkout is None else plan["image_px"]
     row = {
         "minutes": minutes,
         "wall_s": round(wall_s, 1),
@@ -73,7 +76,7 @@ def train(
         "image_size": last["end"] if isinstance(last, dict) else last,
         "weights": Path(report["recipe"]["weights"]).name,
         "top1": report["top1"],
-        "probe_top1": report.get("linear_probe_top1"),
+        "probe_top1": report.get("linear_probe_top1" if checkout is None else "linear_probe"),
         "test_top1": tested["top1"],
         "cores": len(cores),
         "hardware": hardware(),
@@ -89,11 +92,12 @@ def train(
 
 
 def compared(
-    data: str, test: str, minutes: float, start: str, prefix: Path, checkout: Path
+    data: str, test: str, minutes: float, start: str, prefix: Path, checkout: Path, excess_s: float | None
 ) -> dict[str, dict[str, Any]]:
     """This version, an earlier one in the same time (``before``), and with the same option (``before_longer``).
 
-    Both versions train at the same time, each on its own half of the processors.
+    Both versions train at the same time, each on its own half of the processors. ``excess_s``: seconds that the earlier
+    version takes too long; None measures them by ``before_longer``.
     """
     cores = sorted(os.sched_getaffinity(0))
     half = len(cores) // 2
@@ -104,14 +108,14 @@ def compared(
     def of(side: str, given: float, version: Path | None, on: set[int]) -> dict[str, Any]:
         return train(data, test, given, start, prefix.with_name(f"{prefix.name}_{side}"), version, on)
 
-    def earlier() -> list[dict[str, Any]]:
-        longer = of("before_longer", minutes, checkout, theirs)
-        given = max(0.5, 2 * minutes - longer["wall_s"] / 60)
-        return [of("before", round(given, 2), checkout, theirs), longer]
+    def earlier() -> dict[str, dict[str, Any]]:
+        longer = {} if excess_s is not None else {"before_longer": of("before_longer", minutes, checkout, theirs)}
+        more_s = longer["before_longer"]["wall_s"] - 60 * minutes if excess_s is None else excess_s
+        return {"before": of("before", round(max(0.5, minutes - more_s / 60), 2), checkout, theirs)} | longer
 
     with ThreadPoolExecutor(2) as pool:
         before, now = pool.submit(earlier), pool.submit(of, "now", minutes, None, ours)
-    return dict(zip(("now", "before", "before_longer"), (now.result(), *before.result()), strict=True))
+    return {"now": now.result()} | before.result()
 
 
 def _run(words: list[str], checkout: Path | None, cores: set[int]) -> None:
@@ -139,13 +143,16 @@ def main() -> None:
     start = "offline" if options.start == "offline" else "weights"
     options.output.mkdir(parents=True, exist_ok=True)
     typed = f"python -m benchmarks.minutes_kept {name}=TRAIN,TEST --start {start.replace('weights', 'WEIGHTS')}"
-    for minutes in options.minutes:
+    excess_s = None
+    for minutes in sorted(options.minutes):
         called = f"{name}_{start}_{minutes:g}min"
-        rows = compared(data, test, minutes, options.start, options.output / called, options.before)
+        rows = compared(data, test, minutes, options.start, options.output / called, options.before, excess_s)
         now = rows["now"]
+        if "before_longer" in rows:
+            excess_s = rows["before_longer"]["wall_s"] - 60 * minutes
         predicted = {side: load_predictions(options.output / f"{called}_{side}/test") for side in rows}
         differences = {}
-        for side in ("before", "before_longer"):
+        for side in [side for side in rows if side != "now"]:
             between = compare_predictions(predicted["now"], predicted[side])
             assert between is not None, "both predict the test images"
             differences[f"minus_{side}"] = {**asdict(between.top1), "images": between.num_images}

@@ -127,7 +127,7 @@ def test_where_the_page_comes_to_lie_is_said():
     (out,) = [one for one in typer.main.get_command(app).commands["check"].params if one.name == "out"]
     assert mentions(out.help, "inspection/NAME")
     page = (Path(__file__).parents[2] / "docs/how-to/check-a-dataset.md").read_text(encoding="utf-8")
-    assert mentions(page, "inspection/NAME", "--output")
+    assert mentions(page, "inspection/NAME")
 
 
 def test_two_sets_whose_names_differ_behind_a_point_have_two_pages(class_folders):

@@ -182,18 +182,17 @@ def sizes_of(recipe):
 
 
 @pytest.mark.parametrize(
-    ("images", "stored_size", "sizes"),
+    ("images", "sizes"),
     [
-        (9000, 128, [128, 192, 224]),  # more than three epochs
-        (5000, 300, [96, 160, 192]),
-        (5000, 128, [64, 96, 128]),  # never above what they are stored at
-        (1200, None, [64, 64, 96]),
-        (10, None, [32, 64, 64]),  # three epochs fit at no size
+        (9000, [128, 192, 224]),  # more than three epochs
+        (5000, [96, 160, 192]),
+        (1200, [64, 64, 96]),
+        (10, [32, 64, 64]),  # three epochs fit at no size
     ],
 )
-def test_sizes_are_lowered_until_three_epochs_fit(images, stored_size, sizes):
+def test_sizes_are_lowered_until_three_epochs_fit(images, sizes):
     finetune, epochs_of = get_recipe("finetune"), in_time(images)
-    recipe, said = lower_sizes_for_budget(finetune, epochs_of, stored_size)
+    recipe, said = lower_sizes_for_budget(finetune, epochs_of)
     assert sizes_of(recipe) == sizes
     assert epochs_of(recipe) >= 3 or sizes[-1] == 64
     if recipe is finetune:
@@ -208,7 +207,7 @@ def test_sizes_at_evaluation_are_lowered_with_them():
     recipe = with_overrides(
         get_recipe("finetune"), ["eval_image_size=288", "minival=0.1", "eval_image_size_candidates=[224, 256, 320]"]
     )
-    lower, _ = lower_sizes_for_budget(recipe, in_time(1200), None)
+    lower, _ = lower_sizes_for_budget(recipe, in_time(1200))
     assert lower.progressive.last.image_size == 96
     assert (lower.eval_image_size, lower.eval_image_size_candidates) == (128, (96, 128))
 
@@ -216,7 +215,7 @@ def test_sizes_at_evaluation_are_lowered_with_them():
 def test_a_run_whose_sizes_were_lowered_is_resumed_with_the_same_words(tmp_path):
     """Its recipe is from a file, with sizes of its own."""
     own = with_overrides(get_recipe("finetune"), ["max_upscale=null", "eval_image_size=224"])
-    lower, _ = lower_sizes_for_budget(own, in_time(1200), None)
+    lower, _ = lower_sizes_for_budget(own, in_time(1200))
     there = lower.model_copy(update={"epochs": 3.0, "weights": "none"})
     there = there.model_copy(update={"head_init": "random", "freeze_bn": False, "model": "efficientnetv2_b0"})
     (tmp_path / "recipe.yaml").write_text(there.to_yaml())

@@ -15,6 +15,7 @@ from efficientnetv2.training.ddp import parallel_speed, validate_sharing
 from efficientnetv2.training.early_stopping import unused_patience
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.image_sizes import (
+    ROUGH_MIN_EPOCHS,
     limit_upscaling,
     lower_sizes_for_budget,
     resolve_eval_sizes,
@@ -122,12 +123,11 @@ def resolve_unmeasured(
         if lowers and minutes is not None:
             read_s = seconds_per_read(data.train, recipe, hardware.workers)
             constraints = replace(constraints, training_s=60 * minutes * _STEPS_FRACTION, read_s=read_s)
-        needs_size = lowers or recipe.max_upscale is not None
         train = TrainingSet(
             len(data.train),
             data.train.class_names,
             in_channels=data.dataset.channels,
-            stored_size=data.stored_size if needs_size else None,
+            stored_size=None if recipe.max_upscale is None else data.stored_size,
         )
         resolved = resolve_recipe(recipe, train, hardware, time=constraints, repeated=request.repeated)
     recipe, network = resolved.recipe, resolved.network
@@ -173,12 +173,12 @@ def resolve_recipe(
         recipe, class_names=data.class_names, device=hardware.device, in_channels=data.in_channels
     )
     network, scratch = initial.network, initial.weights == "none"
-    # Image sizes: so small that three epochs fit into the time.
+    # Image sizes: so small that an epoch fits into the time; after measuring, three.
     if time.training_s is not None:
         without_candidates = recipe.model_copy(update={"eval_image_size_candidates": None})
         validate_sizes(without_candidates, MemoryProbe(recipe, network, hardware))  # before a size is timed
         epochs_of = epochs_in_time(time, recipe, network, data.images, hardware)
-        recipe, lowered = lower_sizes_for_budget(recipe, epochs_of, data.stored_size)
+        recipe, lowered = lower_sizes_for_budget(recipe, epochs_of, ROUGH_MIN_EPOCHS)
         size_notes = lowered or size_notes
     notes = [
         *initial.notes,

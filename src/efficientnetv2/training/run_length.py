@@ -53,7 +53,7 @@ class TimeConstraints:
     """What a time limit means before the first step. None is no limit."""
 
     minutes: float | None = None  # Minutes of the whole run, which decide the number of steps later
-    training_s: float | None = None  # Seconds for steps. Image sizes are lowered until three epochs fit.
+    training_s: float | None = None  # Seconds for steps. Image sizes are lowered until an epoch fits.
     read_s: float = 0.0  # Seconds to read one training image
     compile_within_s: float | None = None  # Seconds that compiling may take
 
@@ -114,7 +114,7 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
         after_s = report_s(config, timings)
         if not sets_sizes(run.request.overrides):
             sizes = replace(length, spent_s=60 * minutes * BEFORE_SHARE + after_s)
-            recipe, timings, lowered = sizes.lower_sizes(timings, run.data.stored_size)
+            recipe, timings, lowered = sizes.lower_sizes(timings)
             notes += lowered
         run = replace(run, recipe=recipe)
         recipe, probe_images, probing_s, probe_notes = _probe_in_time(run, timings, hardware, budget)
@@ -179,11 +179,8 @@ class LengthBudget:
         fits = bisect_right(range(too_many), self.minutes, lo=fewest, key=needed) - 1
         return float(f"{fits * self.recipe.batch_size / self.counts.train:.4g}")
 
-    def lower_sizes(self, timings: StepTimings, stored_size: float | None) -> tuple[Recipe, StepTimings, list[str]]:
-        """The recipe with image sizes at which three epochs fit, its timings, and a note if they are lower.
-
-        ``stored_size`` is the side of the stored images in pixels; None if it is not known.
-        """
+    def lower_sizes(self, timings: StepTimings) -> tuple[Recipe, StepTimings, list[str]]:
+        """The recipe with image sizes at which three epochs fit, its timings, and a note if they are lower."""
 
         def of_sizes(recipe: Recipe) -> StepTimings:
             return timings.of_sizes([setting.image_size for setting in settings_by_size(recipe)])
@@ -193,7 +190,7 @@ class LengthBudget:
                 return replace(self, recipe=recipe).epochs(of_sizes(recipe))
             return 0.0
 
-        recipe, notes = lower_sizes_for_budget(self.recipe, epochs_of, stored_size)
+        recipe, notes = lower_sizes_for_budget(self.recipe, epochs_of)
         return recipe, of_sizes(recipe), notes
 
     def set_length(self, timings: StepTimings) -> tuple[Recipe, list[str]]:

@@ -196,7 +196,7 @@ def _with_length(
         before_s = min(60 * minutes * BEFORE_SHARE, budget.used_s + length.spent_s)
         length = replace(length, spent_s=before_s + report_s(config, timings))
         if not sets_sizes(run.request.overrides):
-            recipe, timings, lowered = length.lower_sizes(timings, run.data.stored_size)
+            recipe, timings, lowered = length.lower_sizes(timings)
             notes += lowered
             length = replace(length, recipe=recipe)
     recipe, length_notes = length.set_length(timings)
