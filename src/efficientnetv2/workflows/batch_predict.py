@@ -88,7 +88,7 @@ def start_processes(options: InferenceOptions) -> Iterator[Runtime]:
     with process_group(world, mend="Run it again."), nullcontext() if world.is_main_process else silenced():
         device = device_for_rank(options.device, world)
         workers = workers_for(options.workers, device, sharing=world.local_size)
-        yield Runtime(device, workers, options.strict, world, engine_picker(options.engine, device))
+        yield Runtime(device, workers, options.strict, engine_picker(options.engine, device), world)
 
 
 def device_for_rank(name: str, world: World) -> torch.device:
