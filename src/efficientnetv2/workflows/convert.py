@@ -185,6 +185,8 @@ def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) ->
         problem = " exists. Give another place, or `overwrite=True` to replace it."
     elif to == "timm" and out.is_dir() and is_model_file(out):
         problem = f" has a model file of this package, {model_file.NAME}. Give another folder."
+    elif out.suffix in (".onnx", ".pt2", ".engine"):
+        problem = f": convert writes weights. For this format use: effnetv2 export {source}"
     elif to is None and (out.is_dir() or out.suffix != ".safetensors"):
         problem = " must end in .safetensors, as a model file. For another library, give `to`."
     if problem:
