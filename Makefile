@@ -1,4 +1,4 @@
-# make demo: from nothing to a trained, evaluated model and its report. make test: all that CI runs.
+# make demo: from nothing to a trained, evaluated model and its report. make test: every check.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

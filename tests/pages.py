@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 # All that a reader meets: the site, and what the repository shows.
@@ -79,3 +81,19 @@ def commands(page: Path) -> list[list[str]]:
 def code_spans(page: Path) -> list[str]:
     """Every piece of code within a page's sentences."""
     return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(page))
+
+
+def run_python(text: str, where: str, names: dict[str, Any]) -> None:
+    """Run a block with these names; a value whose comment is a value, as ``x + 1  # 3``, has to be that."""
+    lines = text.splitlines()
+    for statement in ast.parse(text).body:
+        if not isinstance(statement, ast.Expr):
+            exec(compile(ast.Module([statement], []), where, "exec"), names)
+            continue
+        value = eval(compile(ast.Expression(statement.value), where, "eval"), names)
+        _, _, comment = lines[statement.end_lineno - 1][statement.end_col_offset :].partition("# ")
+        try:
+            stated = ast.literal_eval(comment)
+        except (SyntaxError, ValueError):
+            continue
+        assert "..." in comment or value == stated, f"{where}: {value}"

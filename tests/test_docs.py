@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from benchmarks.finetune_land_cover import KNOWN
 from packaging.requirements import Requirement
 from tests.pages import PAGES, ROOT, code_spans, commands, name, prose, shell_lines
@@ -112,6 +113,21 @@ def test_modules_scripts_and_extras_that_lines_name_exist():
     }
     assert len(extras) >= 5
     assert extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_files_that_sentences_name_exist():
+    spans = {(name(page), span) for page in PAGES for span in code_spans(page)}
+    files = {(page, span) for page, span in spans if re.fullmatch(r"(src|tests|examples|benchmarks)/[\w./-]+", span)}
+    assert len(files) >= 15
+    assert sorted((page, file) for page, file in files if not (ROOT / file).exists()) == []
+
+
+def test_hooks_before_a_commit_are_parts_of_make_lint():
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)", ".venv/bin")
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    commands_run = [hook["entry"].removesuffix(" --fix") for hook in hooks]
+    assert len(commands_run) >= 3
+    assert [command for command in commands_run if f"\t{command}" not in lint] == []
 
 
 def test_installing_a_clone_keeps_the_link_to_it():

@@ -107,10 +107,12 @@ class Bands:
 class Preprocessing:
     """From any image to a float batch: crop, resize to a square, scale to [0, 1], normalize.
 
-    Call it on an image for the input of the model::
+    Example::
+
+        import efficientnetv2 as ev2
 
         network = ev2.load("runs/mine")
-        logits = network(network.preprocessing("a.jpg")[None])  # (1, num_classes)
+        logits = network(network.preprocessing("new_photos/0001.jpg")[None])  # (1, num_classes)
 
     Args:
         image_size: Height and width of the input.

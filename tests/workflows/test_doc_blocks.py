@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ast
 import builtins
-import csv
 import inspect
 import json
-import re
 import shutil
 from importlib import import_module
 
 import pytest
-from tests.pages import PAGES, ROOT, blocks, name
+from tests.pages import PAGES, ROOT, blocks, name, run_python
 
 import efficientnetv2 as ev2
 from efficientnetv2.training.recipe_io import with_overrides
@@ -22,58 +20,18 @@ NOT_RUN = "# not run"
 BLOCKS = [block for page in PAGES for block in blocks(page) if block.language == "python"]
 # The README shows a run of half an hour, without a mark.
 RUN = dict.fromkeys(one.page for one in BLOCKS if not one.text.startswith(NOT_RUN) and one.page != ROOT / "README.md")
-LAND_COVER = ROOT / "examples/land_cover"
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory, photos, run):
-    """What the pages have: a clone with few of its images, a folder per class, images to predict, and runs."""
-    folder = tmp_path_factory.mktemp("clone")
-    (folder / "examples/land_cover/pictures").mkdir(parents=True)
-    (folder / "examples/weights").symlink_to(ROOT / "examples/weights")
-    shown = {found for block in BLOCKS for found in re.findall(r"pictures/\d+\.jpg", block.text)}
-    with open(LAND_COVER / "pictures.csv", newline="") as file:
-        header, *rows = csv.reader(file)
-    kept = [row for number, row in enumerate(rows) if number < 40 or row[0] in shown]
-    with open(folder / "examples/land_cover/pictures.csv", "w", newline="") as file:
-        csv.writer(file).writerows([header, *kept])
-    for path, *_ in kept:
-        shutil.copy(LAND_COVER / path, folder / "examples/land_cover" / path)
-    shutil.copytree(photos, folder / "photos")
-    for images in ("new_photos", "unlabeled"):
-        (folder / images).mkdir()
-        for number, image in enumerate(sorted(photos.rglob("*.jpg"))[::6], start=1):
-            shutil.copy(image, folder / images / f"{number:04d}.jpg")
-    for copy in ("mine", "notebook"):
-        shutil.copytree(run.path, folder / "runs" / copy)
-    return folder
 
 
 @pytest.mark.parametrize("page", RUN, ids=name)
-def test_the_blocks_of_a_page_run(page, clone, tmp_path, monkeypatch):
+def test_the_blocks_of_a_page_run(page, documented, tmp_path, monkeypatch):
     """In order and with the same names, as in a notebook; and values are those that comments give."""
     folder = tmp_path / "clone"
-    shutil.copytree(clone, folder, symlinks=True)
+    shutil.copytree(documented, folder, symlinks=True)
     monkeypatch.chdir(folder)
     names = {"__name__": "page"}
     for block in BLOCKS:
         if block.page == page and not block.text.startswith(NOT_RUN):
-            _run(block, names)
-
-
-def _run(block, names):
-    lines = block.text.splitlines()
-    for statement in ast.parse(block.text).body:
-        if not isinstance(statement, ast.Expr):
-            exec(compile(ast.Module([statement], []), str(block), "exec"), names)
-            continue
-        value = eval(compile(ast.Expression(statement.value), str(block), "eval"), names)
-        _, _, comment = lines[statement.end_lineno - 1][statement.end_col_offset :].partition("# ")
-        try:
-            stated = ast.literal_eval(comment)
-        except (SyntaxError, ValueError):
-            continue
-        assert value == stated, f"{block}: {value}"
+            run_python(block.text, str(block), names)
 
 
 @pytest.mark.parametrize("page", dict.fromkeys(block.page for block in BLOCKS), ids=name)

@@ -162,11 +162,13 @@ def load_dataset(
 ) -> ImageDataset:
     """Load a dataset and validate it.
 
-    ::
+    Example::
 
-        dataset = load_dataset("train.csv")       # or a folder, a Parquet file, shards, "cifar10"
-        dataset.class_names                       # ('grassland', 'plantation', ...)
-        dataset.subset("train").labels            # int64 class ids
+        import efficientnetv2 as ev2
+
+        dataset = ev2.load_dataset("photos/")  # or a CSV or Parquet file, shards, "cifar10"
+        len(dataset), dataset.class_names
+        dataset.labels  # int64 class ids
 
     Args:
         data: A folder with one sub-folder per class. Or a folder with train/, val/ and test/ of class folders. Or a

@@ -67,9 +67,11 @@ class Predictor:
 
     Example::
 
-        predict = Predictor("runs/mine")
-        predict(["a.jpg", "b.jpg"])[0].label
-        predict.embed(["a.jpg", "b.jpg"]).shape  # (2, embed_dim)
+        import efficientnetv2 as ev2
+
+        predict = ev2.Predictor("runs/mine")
+        predict(["new_photos/0001.jpg"])[0].label
+        predict.embed(["new_photos/0001.jpg"]).shape  # (1, embed_dim)
 
     Args:
         model: A model file, a run (``Run`` or its folder), or a network (``create``, ``load``).

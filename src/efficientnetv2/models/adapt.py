@@ -42,6 +42,8 @@ def adapt(
 
     Example::
 
+        import efficientnetv2 as ev2
+
         network = ev2.adapt(ev2.create("efficientnetv2_s.in21k"), num_classes=10)
     """
     check_classes_and_channels(num_classes, in_channels)
@@ -154,6 +156,13 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
 
     Batch-norms in evaluation mode neither use nor update batch statistics; dropout and stochastic depth are off. A
     second call replaces the first.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        network = ev2.create("efficientnetv2_b0", num_classes=3)
+        ev2.freeze(network, stages="all")  # trains the classifier alone
 
     Args:
         network: Changed in place.

@@ -90,6 +90,8 @@ def create(
 
     Example::
 
+        import efficientnetv2 as ev2
+
         network = ev2.create("efficientnetv2_s.in21k_ft_in1k", num_classes=10)
     """
     check_classes_and_channels(num_classes, in_channels)

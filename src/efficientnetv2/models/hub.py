@@ -83,6 +83,8 @@ def list_models(pretrained: bool = False) -> tuple[str, ...]:
 
     Example::
 
+        import efficientnetv2 as ev2
+
         ev2.list_models(pretrained=True)  # ("efficientnetv2_b0.in1k", ...)
     """
     return weight_names() if pretrained else NAMES

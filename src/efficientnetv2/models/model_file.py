@@ -66,6 +66,9 @@ def save(
 
     Example::
 
+        import efficientnetv2 as ev2
+
+        network = ev2.create("efficientnetv2_b0", num_classes=2)
         ev2.save("model.safetensors", network, class_names=("cat", "dog"))
     """
     if not (isinstance(path, str | os.PathLike) and isinstance(network, Network)):
@@ -116,7 +119,9 @@ def load(
 
     Example::
 
-        network = ev2.load("runs/photos")
+        import efficientnetv2 as ev2
+
+        network = ev2.load("runs/mine")
     """
     try:
         torch.empty(0, device=device)

@@ -68,6 +68,9 @@ def apply_regularization(
 
     Example::
 
+        import efficientnetv2 as ev2
+
+        network, schedule = ev2.create("efficientnetv2_s"), ev2.paper_schedule("efficientnetv2_s")
         ev2.apply_regularization(network, schedule.at(step=1_000, total_steps=350_000))
     """
     if setting is not None:

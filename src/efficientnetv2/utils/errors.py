@@ -35,6 +35,15 @@ class InputError(ValueError):
     """Wrong use or wrong input. The command line prints its message alone and exits with 2.
 
     The message says what is wrong, where (file and row, or option), and one fix.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        try:
+            ev2.train("no_such_folder/")
+        except ev2.InputError as error:
+            print(error)
     """
 
 

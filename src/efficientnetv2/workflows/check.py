@@ -160,6 +160,14 @@ def _embed(network: Network, dataset: ImageDataset, stats: ImageStats, runtime: 
 class DatasetCheck:
     """What is wrong with a dataset, as `check` found it.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        found = ev2.check("photos/", output="inspection/photos")
+        found = ev2.DatasetCheck("inspection/photos")  # later
+        print(found.duplicates, found.leakage, found.label_errors)
+
     Args:
         path: Folder that `check` wrote.
 

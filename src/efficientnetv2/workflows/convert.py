@@ -29,6 +29,13 @@ _CHOICES = {"crop_mode": get_args(CropMode), "interpolation": ("bilinear", "bicu
 class Conversion:
     """A converted file.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        conversion = ev2.convert("runs/demo", "demo.pth", to="torchvision")
+        print(conversion.notes)
+
     Attributes:
         to: Library that it is for; None is this package.
         recognized: What the input was.
@@ -178,6 +185,8 @@ def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) ->
         problem = " exists. Give another place, or `overwrite=True` to replace it."
     elif to == "timm" and out.is_dir() and is_model_file(out):
         problem = f" has a model file of this package, {model_file.NAME}. Give another folder."
+    elif out.suffix in (".onnx", ".pt2", ".engine"):
+        problem = f": convert writes weights. For this format use: effnetv2 export {source}"
     elif to is None and (out.is_dir() or out.suffix != ".safetensors"):
         problem = " must end in .safetensors, as a model file. For another library, give `to`."
     if problem:

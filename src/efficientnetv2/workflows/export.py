@@ -41,6 +41,13 @@ _WRITERS: dict[str, Callable[..., None]] = {"onnx": write_onnx, "openvino": writ
 class Export:
     """An exported model.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        exported = ev2.export("runs/mine")
+        exported.path, exported.size_bytes, exported.agreement.label_agreement
+
     Attributes:
         path: The file, or the folder of a format that has several files.
         format: See `export`.
