@@ -1,4 +1,4 @@
-# make demo: from nothing to a trained, evaluated model and its report. make test: all that CI runs.
+# make demo: from nothing to a trained, evaluated model and its report. make test: every check.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 # stay together, for they share what took long to make; long modules begin first (tests/conftest.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
-.PHONY: setup demo test lint quick parity reproduce bench-gpu clean
+# Without the theme's notice about later versions of MkDocs, which are excluded.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
+.PHONY: setup demo test lint quick docs docs-serve parity reproduce bench-gpu clean
 
 # What using it needs; developing needs more.
 $(VENV)/.usable: pyproject.toml
@@ -32,6 +35,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.language
 
 # So that a plain mistake shows within minutes.
 quick: setup
@@ -40,6 +44,14 @@ quick: setup
 # All at once: what the tests of a module share is then made once.
 test: lint
 	$(PYTEST)
+
+# The documentation as a site in site/. A broken link, anchor or menu entry is an error.
+docs: setup
+	$(MKDOCS) build --strict
+
+# The same on http://127.0.0.1:8000, built again after each change.
+docs-serve: setup
+	$(MKDOCS) serve
 
 # Every table of the paper that can be reproduced, at the scale that shows that it runs.
 reproduce: setup
@@ -56,4 +68,4 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu --record
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

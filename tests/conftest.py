@@ -20,6 +20,7 @@ from PIL import Image
 from tests.log_lines import forget_log
 
 from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.errors import spelling_as
 
 # No test reaches a network, nor what the user has in his caches; nor does a process that a test starts. This stands
 # before anything imports huggingface_hub, which reads it once. Nothing listens on port 9: a refusal takes no time.
@@ -92,7 +93,7 @@ def _log_of_each_test():
 @pytest.fixture
 def on_screen():
     """The log of the package on stdout, details too, as commands show it."""
-    with Screen(verbose=True) as screen:
+    with spelling_as({}), Screen(verbose=True) as screen:
         yield screen
 
 

@@ -1,43 +1,49 @@
-"""The commands that the docs give are commands that there are, with settings that there are."""
+"""The commands, links and pages of the documentation are those of the program and the repository."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from benchmarks.finetune_land_cover import KNOWN
+from packaging.requirements import Requirement
+from tests.pages import PAGES, ROOT, code_spans, commands, name, prose, shell_lines
 
+import efficientnetv2
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.folds import TIMES
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.run_config import RunLength, stage_ends, validation_steps
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs/finetuning.md"
-
-
-def shell_lines(page: Path) -> list[str]:
-    """Every line in the page's shell blocks, those that go on joined."""
-    blocks = re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    return "\n".join(blocks).replace("\\\n", " ").splitlines()
-
-
-def commands(page: Path) -> list[list[str]]:
-    """The words of every ``effnetv2`` line in the page's shell blocks, of those under a launcher too."""
-    ours = re.compile(r"^(?:effnetv2|torchrun .*-m efficientnetv2) (.*)$")
-    found = [ours.match(line) for line in shell_lines(page)]
-    return [shlex.split(one[1], comments=True) for one in found if one is not None]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+FINE_TUNE = ROOT / "docs/how-to/fine-tune.md"
 
 
 @cache
-def verbs():
-    """By their names; made of all their options, which takes a moment."""
-    return typer.main.get_command(app).commands  # type: ignore[attr-defined]
+def program():
+    """Made of all options, which takes a moment."""
+    return typer.main.get_command(app)
+
+
+def command_of(words):
+    """The command that words name, and the words after its name."""
+    command, rest = program(), list(words)
+    while hasattr(command, "commands"):
+        assert set(rest[:1]) & set(command.commands), f"no such command: {' '.join(words)}"
+        command = command.commands[rest.pop(0)]
+    return command, rest
 
 
 def examples(source: Path) -> list[list[str]]:
@@ -46,129 +52,190 @@ def examples(source: Path) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-ALL = [
-    (page.name, words)
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-    for words in commands(page)
-] + [
-    (source.name, words)
+COMMANDS = [(name(page), words) for page in PAGES for words in commands(page)] + [
+    (name(source), words)
     for source in sorted((ROOT / "src/efficientnetv2/cli").glob("*.py"))
     for words in examples(source)
 ]
 
 
-@pytest.mark.parametrize(("page", "words"), ALL, ids=[f"{page}: {' '.join(words)}"[:60] for page, words in ALL])
-def test_every_command_of_the_docs_is_understood(page, words):
-    """Parsed, not run: unknown options, values of a wrong kind and missing arguments are refused here."""
-    verb, words = verbs()[words[0]], words[1:]
-    while hasattr(verb, "commands"):  # such as search, which has verbs of its own
-        verb, words = verb.commands[words[0]], words[1:]
-    given = verb.make_context(verb.name, words).params
+@pytest.mark.parametrize(
+    ("page", "words"), COMMANDS, ids=[f"{page}: {' '.join(words)}"[:80] for page, words in COMMANDS]
+)
+def test_a_command_is_understood(page, words):
+    """Parsed, not run: unknown options, values of a wrong type and missing arguments are rejected here."""
+    if words in (["--version"], ["--help"]):
+        return
+    command, rest = command_of(words)
+    given = command.make_context(command.name, rest).params
     recipe = given.get("recipe")
     if recipe is None or "/" in recipe or recipe.endswith(".yaml"):
         recipe = "finetune"
     with_overrides(get_recipe(recipe), given.get("settings") or [])
 
 
-WHERE_IT_IS_SAID_HOW_TO_INSTALL = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "examples").rglob("*.md")),
-    *sorted((ROOT / "src").rglob("*.py")),
-]
+def test_enough_commands_are_found():
+    """Else a parser that finds none would pass: nearly all commands of the program are on a page."""
+    shown = {" ".join(words[:2]) if words[0] in ("data", "geo", "search") else words[0] for _, words in COMMANDS}
+    assert len(shown) >= 15
+    assert len(COMMANDS) >= 150
+
+
+SPANS = [(name(page), span) for page in PAGES for span in code_spans(page) if span.startswith("effnetv2 ")]
+
+
+@pytest.mark.parametrize(("page", "span"), SPANS, ids=[f"{page}: {span}"[:80] for page, span in SPANS])
+def test_a_command_in_a_sentence_has_its_options(page, span):
+    """A sentence may leave out arguments, and write a name in capitals for any command."""
+    words = [word for word in span.split()[1:] if word not in ("--help", "--help-all", "--version", "…", "...")]
+    if not words or words[0].isupper() or words in (["data"], ["geo"], ["search"]):
+        return
+    command, rest = (program(), words) if words[0].startswith("--") else command_of(words)
+    options = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
+    assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options
+
+
+OTHERS = [(name(page), line) for page in PAGES for line in (*shell_lines(page), *code_spans(page))]
+
+
+def test_modules_scripts_and_extras_that_lines_name_exist():
+    lines = [line for _, line in OTHERS]
+    modules = {found for line in lines for found in re.findall(r"^python -m ([\w.]+)", line)}
+    assert len(modules) >= 2
+    assert [module for module in modules if find_spec(module) is None] == []
+    scripts = {found for line in lines for found in re.findall(r"(examples/[\w./]+\.py)", line)}
+    assert [script for script in scripts if not (ROOT / script).exists()] == []
+    extras = {
+        extra
+        for line in lines
+        for found in re.findall(r"pip install .*\.\[([\w,]+)\]", line)
+        for extra in found.split(",")
+    }
+    assert len(extras) >= 5
+    assert extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_files_that_sentences_name_exist():
+    spans = {(name(page), span) for page in PAGES for span in code_spans(page)}
+    files = {(page, span) for page, span in spans if re.fullmatch(r"(src|tests|examples|benchmarks)/[\w./-]+", span)}
+    assert len(files) >= 15
+    assert sorted((page, file) for page, file in files if not (ROOT / file).exists()) == []
+
+
+def test_hooks_before_a_commit_are_parts_of_make_lint():
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)", ".venv/bin")
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    commands_run = [hook["entry"].removesuffix(" --fix") for hook in hooks]
+    assert len(commands_run) >= 3
+    assert [command for command in commands_run if f"\t{command}" not in lint] == []
 
 
 def test_installing_a_clone_keeps_the_link_to_it():
-    """A copy beside other packages would find no shipped weights, and pulling would not change it."""
-    lines = [line for file in WHERE_IT_IS_SAID_HOW_TO_INSTALL for line in file.read_text("utf-8").splitlines()]
+    """A copy among other packages would find no bundled weights, and pulling would not change it."""
+    files = [*PAGES, *sorted((ROOT / "src").rglob("*.py"))]
+    lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
     of_a_clone = re.compile(r"""pip install((?: -\S+)*) ["']?\.(?![\w/])""")
     options = {line: found[1].split() for line in lines for found in of_a_clone.finditer(line)}
     assert len(options) >= 5
     assert [line for line, given in options.items() if "-e" not in given] == []
 
 
-WAITING = [(page, words) for page, words in ALL if any("patience=" in word for word in words)] + [
-    (page.name, ["train", "DATA", *shlex.split(told)])
-    for page in sorted((ROOT / "docs").glob("*.md"))
-    for told in re.findall(r"`(--[^`\n]*patience=[^`\n]*)`", page.read_text(encoding="utf-8"))
-]
+def test_pages_name_targets_of_make_and_all_of_them():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
+    named = {found for _, line in OTHERS for found in re.findall(r"^make ([\w-]+)", line)}
+    assert named <= targets
+    assert targets - named <= {"clean"}
 
 
-@pytest.mark.parametrize(("page", "words"), WAITING, ids=[page for page, _ in WAITING])
+PATIENT = [(page, words) for page, words in COMMANDS if any("patience=" in word for word in words)]
+
+
+@pytest.mark.parametrize(("page", "words"), PATIENT, ids=[page for page, _ in PATIENT])
 def test_patience_that_is_shown_can_end_the_run(page, words):
-    """By the recipes that are taken where none is named, on 3,000 training pictures."""
-    given = verbs()["train"].make_context("train", words[1:]).params
-    for name in ("finetune", "quick"):
-        recipe = with_overrides(get_recipe(name), [*given["settings"], f"epochs={given['epochs'] or 10}"])
+    """With the default recipes, on 3,000 training images."""
+    command, rest = command_of(words)
+    given = command.make_context("train", rest).params
+    for default in ("finetune", "quick"):
+        recipe = with_overrides(get_recipe(default), [*given["settings"], f"epochs={given['epochs'] or 10}"])
         length = RunLength.of(recipe, 3000)
-        begun = [0, *stage_ends(recipe, length)][-2]
-        assert sum(step > begun for step in validation_steps(recipe, length)) > recipe.patience
+        last_stage = [0, *stage_ends(recipe, length)][-2]
+        assert sum(step > last_stage for step in validation_steps(recipe, length)) > recipe.patience
 
 
 def test_patience_is_shown():
-    assert {page for page, _ in WAITING} >= {"commands.md", "minival.md", "your_pictures.md", "train.py"}
+    assert "docs/how-to/select-a-model.md" in {page for page, _ in PATIENT}
 
 
-def test_help_has_the_groups_of_the_page_of_commands():
-    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-    groups = {
-        heading: set(re.findall(r"^(?:effnetv2|.*-m efficientnetv2) (\w+)", block, re.MULTILINE))
-        for heading, block in re.findall(r"^## ([^\n]*)\n\n```\n(.*?)```", text, re.MULTILINE | re.DOTALL)
-    }
-    shown: dict[str, set[str]] = {}
-    for name, verb in verbs().items():
-        shown.setdefault(verb.rich_help_panel, set()).add(name)
-    assert shown == groups
-    assert list(shown) == list(groups)  # their order, too
+@pytest.mark.parametrize("command", ["crossval", "check"])
+def test_help_names_the_columns_that_are_taken_for_the_time(command):
+    (option,) = [one for one in program().commands[command].params if one.name == "time_column"]
+    assert [column for column in TIMES if column not in option.help] == []
 
 
-@pytest.mark.parametrize("verb", ["crossval", "check"])
-def test_help_names_the_columns_that_are_taken_for_the_time(verb):
-    (option,) = [one for one in verbs()[verb].params if one.name == "time_column"]
-    assert [name for name in TIMES if name not in option.help] == []
-
-
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
-def test_recipes_expected_dataset_imagenet_are_not_shown_with_photos_of_ones_own(page):
-    """They refuse other pictures, however many processes a launcher starts."""
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_recipes_for_imagenet_are_not_shown_with_photos(page):
+    """They reject other images, however many processes a launcher starts."""
     shown = [re.search(r"\btrain (\S*photos\S*) .*--recipe (\w+)", line) for line in shell_lines(page)]
     assert not [found[0] for found in shown if found is not None and get_recipe(found[2]).expected_dataset is not None]
 
 
-def test_the_page_gives_the_settings_of_the_figure():
-    """Those that the benchmark fixed, but for how often it looked at the validation pictures."""
-    train = verbs()["train"]
-    (given,) = [
-        train.make_context("train", words[1:]).params for words in commands(PAGE) if "global_pool=avg+center" in words
-    ]
+def test_the_page_gives_the_hyperparameters_of_the_result():
+    """Those that the benchmark fixed, except for how often it validated."""
+    (words,) = [words for words in commands(FINE_TUNE) if "global_pool=avg+center" in words]
+    command, rest = command_of(words)
+    given = command.make_context("train", rest).params
     settings = [*given["settings"], f"epochs={given['epochs']:g}", "val_interval_epochs=8"]
     assert with_overrides(get_recipe("finetune"), settings) == with_overrides(get_recipe("finetune"), KNOWN)
     assert sorted(settings) == sorted(KNOWN)
 
 
-def test_the_page_explains_each_setting_of_the_figure():
-    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+def test_the_page_explains_each_hyperparameter_of_the_result():
+    rows = [line for line in FINE_TUNE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     for setting in KNOWN:
         assert setting.startswith(("epochs", "val_interval_epochs")) or any(f"`{setting}`" in row for row in rows)
 
 
+def test_the_page_on_the_paper_names_the_recipes_of_table_12_and_the_extra_that_they_need():
+    page = (ROOT / "docs/how-to/reproduce-the-paper.md").read_text(encoding="utf-8")
+    recipes = [recipe for recipe in RECIPES if recipe.endswith("_progressive")]
+    assert len(recipes) >= 5
+    assert [recipe for recipe in recipes if f"`{recipe}`" not in page] == []
+    assert any(str(get_recipe(recipe).model).startswith("timm:") for recipe in recipes)
+    assert "extra `timm`" in page
+
+
+def test_the_page_of_the_architecture_names_every_package():
+    page = (ROOT / "docs/contributing/architecture.md").read_text(encoding="utf-8")
+    source = ROOT / "src/efficientnetv2"
+    packages = [file.parent.relative_to(source).as_posix() for file in source.rglob("*/__init__.py")]
+    assert [package for package in packages if f"`{package}`" not in page] == []
+
+
+def test_the_page_of_dependencies_names_every_package():
+    page = (ROOT / "docs/contributing/dependencies.md").read_text(encoding="utf-8")
+    given = [*PROJECT["dependencies"], *(one for extra in PROJECT["optional-dependencies"].values() for one in extra)]
+    names = {Requirement(one).name for one in given} - {"efficientnetv2"}
+    assert [one for one in sorted(names) if not re.search(rf"^\| .*\b{one}\b", page, re.MULTILINE)] == []
+
+
+@cache
 def anchors(page: Path) -> set[str]:
-    """What headings are called in links, as GitHub makes it of them."""
-    blocks_gone = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    headings = re.findall(r"^#+ (.*)$", blocks_gone, re.MULTILINE)
+    """What GitHub calls the headings of a page in links."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Links between pages of the site are checked as the site is built.
 LINKS = [
     (page, link)
-    for page in (*PAGES, *sorted((ROOT / "examples").rglob("*.md")))
+    for page in (*(page for page in PAGES if ROOT / "docs" not in page.parents), ROOT / "CHANGELOG.md")
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     if not link.startswith(("http://", "https://"))
 ]
 
 
-@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{page.name}: {link}"[:60] for page, link in LINKS])
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{name(page)}: {link}"[:80] for page, link in LINKS])
 def test_a_link_leads_somewhere(page, link):
     file, _, anchor = link.partition("#")
     there = (page.parent / file).resolve() if file else page
@@ -176,35 +243,74 @@ def test_a_link_leads_somewhere(page, link):
     assert not anchor or anchor in anchors(there)
 
 
-def test_what_make_does_for_a_reader_stands_in_a_page_and_pages_name_nothing_else():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
-    said = {
-        target
-        for page in PAGES
-        for line in (*shell_lines(page), *re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")))
-        for target in re.findall(r"^make ([\w-]+)", line)
+def test_pages_that_the_code_names_exist():
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
+    named = {
+        (file, found)
+        for file in (*files, ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / ".github").rglob("*.yml"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+        for found in re.findall(r"(?<![\w/])docs/[\w/-]+\.md", line)
+        if "Source:" not in line  # of another project
     }
-    assert said <= targets
-    assert targets - said == {"lint", "quick", "clean"}  # of work on the house itself
+    generated = {"docs/reference/cli.md", "docs/reference/python.md"}
+    missing = {(file, page) for file, page in named if page not in generated and not (ROOT / page).exists()}
+    assert sorted((name(file), page) for file, page in missing) == []
 
 
-def test_the_page_on_imagenet_names_the_recipes_of_table_12_and_the_extra_that_they_need():
-    page = (ROOT / "docs/imagenet.md").read_text(encoding="utf-8")
-    recipes = [name for name in RECIPES if name.endswith("_progressive")]
-    assert len(recipes) >= 5
-    assert [name for name in recipes if f"`{name}`" not in page] == []
-    assert any(str(get_recipe(name).model).startswith("timm:") for name in recipes)
-    assert "extra `timm`" in page
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built strictly: a broken link or anchor, or a page that the menu lacks, is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, "\n".join(line for line in done.stderr.splitlines() if "INFO" not in line)
+    return folder
 
 
-def test_every_page_is_in_the_index():
-    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[2:] if page.name != "README.md" and f"({page.name})" not in index] == []
+@pytest.mark.slow
+def test_generated_pages_have_every_command_and_public_name(site):
+    api = (site / "reference/python/index.html").read_text(encoding="utf-8")
+    homes = {public: f"efficientnetv2.{module}.{public}" for public, module in efficientnetv2._MODULES.items()}
+    assert homes.keys() == set(efficientnetv2.__all__)
+    assert [home for home in homes.values() if f'id="{home}"' not in api] == []
+    assert "Example::" not in api  # the mark for a literal block in a docstring
+    cli = (site / "reference/cli/index.html").read_text(encoding="utf-8")
+    options = {option for command in leaves(program()) for param in command.params for option in param.opts}
+    assert [option for option in options if option.startswith("--") and option not in cli] == ["--help"]
 
 
-def test_the_page_of_the_architecture_names_every_package():
-    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    source = ROOT / "src/efficientnetv2"
-    packages = [file.parent.relative_to(source).as_posix() for file in source.rglob("*/__init__.py")]
-    assert [package for package in packages if f"`{package}`" not in page] == []
+def leaves(command):
+    """The commands that can be run."""
+    inner = getattr(command, "commands", None)
+    return [command] if inner is None else [leaf for one in inner.values() for leaf in leaves(one)]
+
+
+# What a reader who knows other libraries types into the search of the site.
+TERMS = """
+    active learning, API, baseline, batch size, bootstrap, calibration, checkpoint, class imbalance, confidence
+    interval, confusion matrix, cross-validation, CutMix, data augmentation, data leakage, deploy, distributed
+    training, Docker, dropout, early stopping, EMA, embedding, ensemble, export, F1, feature extraction,
+    fine-tuning, GeoTIFF, Grad-CAM, gradient accumulation, gradient checkpointing, hyperparameter, image size,
+    installation, label errors, label smoothing, learning curve, learning rate, linear probe, MACs, mixed precision,
+    mixup, multi-GPU, multi-label, near-duplicate, neural architecture search, ONNX, OpenVINO, out of memory,
+    overfitting, precision, pretrained weights, progressive learning, progressive resizing, quick start,
+    RandAugment, recall, reproducibility, resume, seed, Slurm, stochastic depth, temperature scaling, TensorBoard,
+    test set, test-time augmentation, throughput, top-1, torchrun, transfer learning, Triton, validation set,
+    WebDataset, weight decay
+"""
+
+
+@pytest.mark.slow
+def test_the_search_finds_the_terms_of_the_field(site):
+    """On pages for users: the style guide of contributors lists many terms."""
+    index = json.loads((site / "search/search_index.json").read_text(encoding="utf-8"))["docs"]
+    texts = [f"{one['title']} {one['text']}" for one in index if not one["location"].startswith("contributing/")]
+    terms = [" ".join(term.split()) for term in TERMS.split(",")]
+    missing = [
+        term
+        for term in terms
+        if not any(re.search(rf"(?<![a-z]){re.escape(term)}(?![a-z]{{3}})", text, re.IGNORECASE) for text in texts)
+    ]
+    assert missing == []

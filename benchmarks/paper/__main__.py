@@ -28,11 +28,15 @@ from benchmarks.paper.scale import SCALES
 from benchmarks.record import hardware
 
 from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.errors import spelled, spelling_as
 from efficientnetv2.cli.progress_bars import TrainingBar
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.launcher import rank_and_world_size
 from efficientnetv2.utils.processes import keep_freed_memory
+
+# Parameters of the library that are options here.
+OPTIONS = {name: f"--{name}" for name in ("data", "seeds", "weights", "device", "output")}
 
 
 def parse_options(words: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -115,10 +119,11 @@ def main(words: list[str] | None = None) -> None:
     """Run the command line; exits with 2 for wrong input and 130 for Ctrl-C."""
     parser, options = parse_options(words)
     try:
-        for request in requests(options):
-            run(request, recorded=options.record)
+        with spelling_as(OPTIONS):
+            for request in requests(options):
+                run(request, recorded=options.record)
     except InputError as error:
-        parser.error(str(error))
+        parser.error(spelled(str(error), OPTIONS))
     except KeyboardInterrupt as stop:
         print(" ".join(["stopped.", *map(str, stop.args)]), file=sys.stderr)
         sys.exit(130)

@@ -32,11 +32,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put the table of recipe fields where its page asks for it."""
-    return (
-        markdown.replace("<!-- recipe fields -->", recipe_fields())
-        if "recipe" in page.file.src_uri
-        else markdown
-    )
+    return markdown.replace("<!-- recipe fields -->", recipe_fields()) if "recipe" in page.file.src_uri else markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """End the line above an example of a docstring with one colon."""
+    return html.replace("Example::</p>", "Example:</p>")
 
 
 def python_page() -> str:
@@ -45,15 +46,8 @@ def python_page() -> str:
 
     grouped = [name for names in _GROUPS.values() for name in names]
     if missing := set(efficientnetv2.__all__) ^ set(grouped):
-        raise ValueError(
-            f"docs/_site/hooks.py: the groups of the Python API and __all__ differ: {sorted(missing)}"
-        )
-    lines = [
-        "# Python API",
-        "",
-        "Import the package as `import efficientnetv2 as ev2`. All names are public.",
-        "",
-    ]
+        raise ValueError(f"docs/_site/hooks.py: the groups of the Python API and __all__ differ: {sorted(missing)}")
+    lines = ["# Python API", "", "Import the package as `import efficientnetv2 as ev2`. All names are public.", ""]
     for group, names in _GROUPS.items():
         lines += [f"## {group}", ""]
         for name in names:
@@ -81,18 +75,14 @@ def _command(called: str, command: Any) -> list[str]:
         return [line for name, one in inner.items() for line in _command(f"{called} {name}", one)]
     text, _, examples = (command.help or "").partition("Examples:")
     arguments = [param for param in command.params if param.param_type_name == "argument"]
-    options = [
-        param for param in command.params if param.param_type_name == "option" and param.name != "help"
-    ]
+    options = [param for param in command.params if param.param_type_name == "option" and param.name != "help"]
     usage = " ".join([called, "[OPTIONS]", *((param.metavar or param.name.upper()) for param in arguments)])
     lines = [f"## {called}", "", text.strip(), "", "```text", usage, "```", ""]
     if examples:
         lines += ["```bash", *re.findall(r"`(effnetv2 .*)`", examples), "```", ""]
     if arguments:
         lines += ["| Argument | Description |", "|---|---|"]
-        lines += [
-            f"| `{(param.metavar or param.name.upper())}` | {_cell(param.help)} |" for param in arguments
-        ] + [""]
+        lines += [f"| `{(param.metavar or param.name.upper())}` | {_cell(param.help)} |" for param in arguments] + [""]
     if options:
         lines += ["| Option | Description | Default |", "|---|---|---|"]
         lines += [_row(param) for param in options] + [""]
@@ -117,7 +107,5 @@ def recipe_fields() -> str:
     lines = ["| Field | Values | Default | Description |", "|---|---|---|---|"]
     for field in all_fields():
         default = "" if field.required else f"`{json.dumps(field.default)}`"
-        lines.append(
-            f"| {' | '.join(map(_cell, (f'`{field.name}`', field.values, default, field.meaning)))} |"
-        )
+        lines.append(f"| {' | '.join(map(_cell, (f'`{field.name}`', field.values, default, field.meaning)))} |")
     return "\n".join(lines)

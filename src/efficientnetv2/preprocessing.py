@@ -54,7 +54,7 @@ class Bands:
     missing: tuple[int, ...] = Field(default=(), validate_default=True)
     spread: tuple[float, ...] = Field(default=(), validate_default=True)
     names: tuple[str, ...] = Field(default=(), validate_default=True)  # of the bands; '' without a name
-    picture_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # metres of ground along a side
+    ground_m: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # metres of ground along a side
     kinds: tuple[str, ...] = ()  # numpy's names of the types of the training images; empty if unknown
     nodata: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()  # besides what a file declares itself
 
@@ -107,10 +107,12 @@ class Bands:
 class Preprocessing:
     """From any image to a float batch: crop, resize to a square, scale to [0, 1], normalize.
 
-    Call it on an image for the input of the model::
+    Example::
+
+        import efficientnetv2 as ev2
 
         network = ev2.load("runs/mine")
-        logits = network(network.preprocessing("a.jpg")[None])  # (1, num_classes)
+        logits = network(network.preprocessing("new_photos/0001.jpg")[None])  # (1, num_classes)
 
     Args:
         image_size: Height and width of the input.

@@ -50,7 +50,7 @@ def test_a_class_that_is_one_scene_over_and_over_is_not_asked_about():
     assert (note.kind, note.severity) == ("unchecked_labels", "note")
     assert mentions(note.sentence, "'c1'", "5", "'c0'")
     found = asked(film, classes=3)
-    assert found.facts["asked"] == 2 * EACH - 1
+    assert found.facts["num_checked"] == 2 * EACH - 1
     assert found.facts["suspected_labels"] == []
     (note,) = found.issues
     assert mentions(note.sentence, "1", "3", "'c1'", "5")
@@ -100,7 +100,7 @@ def test_of_very_many_pictures_some_of_each_class_teach_the_others(monkeypatch):
     monkeypatch.setattr(module, "_MAX_TUNING_WORK", 26 * 5 * 3200)
     found = asked([])
     assert max(sizes) <= 26
-    assert found.facts["asked"] == 2 * EACH
+    assert found.facts["num_checked"] == 2 * EACH
     assert [one["path"] for one in found.facts["suspected_labels"]] == ["0.jpg"]
     assert mentions(found.issues[0].advice, "26")
     monkeypatch.setattr(module, "_MAX_TUNING_WORK", 0)

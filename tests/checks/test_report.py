@@ -66,7 +66,7 @@ def test_a_sound_set_is_not_accused_of_anything(planted):
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
-    [({}, "same_picture"), ({"split": "val"}, "same_across_splits"), ({"label": "b"}, "same_other_label")],
+    [({}, "same_image"), ({"split": "val"}, "same_across_splits"), ({"label": "b"}, "same_other_label")],
 )
 def test_the_same_file_twice(planted, changes, kind):
     shutil.copy(planted.folder / "010.jpg", planted.folder / "copy.jpg")
@@ -76,9 +76,9 @@ def test_the_same_file_twice(planted, changes, kind):
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
-    [({}, "near_picture"), ({"split": "val"}, "near_across_splits"), ({"label": "b"}, "near_other_label")],
+    [({}, "near_image"), ({"split": "val"}, "near_across_splits"), ({"label": "b"}, "near_other_label")],
 )
-def test_the_same_picture_in_another_file(planted, changes, kind):
+def test_the_same_image_in_another_file(planted, changes, kind):
     recompressed(planted.folder, "020.jpg", "other.jpg")
     planted.add("other.jpg", like=20, **changes)
     assert found_in(planted.read()) == {kind: [["020.jpg", "other.jpg"]]}
@@ -88,8 +88,8 @@ def test_the_same_picture_in_another_file(planted, changes, kind):
     ("first", "again", "saved_again", "kinds"),
     [
         ({}, {"split": "train"}, {}, {"same_across_splits", "near_across_splits"}),
-        ({"label": None}, {"label": "a"}, {"label": "b"}, {"same_picture", "near_other_label", "unlabeled"}),
-        ({"label": None}, {"label": "b"}, {"label": "b"}, {"same_picture", "near_picture", "unlabeled"}),
+        ({"label": None}, {"label": "a"}, {"label": "b"}, {"same_image", "near_other_label", "unlabeled"}),
+        ({"label": None}, {"label": "b"}, {"label": "b"}, {"same_image", "near_image", "unlabeled"}),
     ],
 )
 def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, again, saved_again, kinds):
@@ -104,7 +104,7 @@ def test_a_picture_that_is_there_as_two_files_is_asked_of_both(planted, first, a
     found = found_in(dataset)
     assert set(found) == kinds
     (near,) = [kind for kind in kinds if kind.startswith("near")]
-    one = "080.jpg" if near == "near_picture" else "again.jpg"
+    one = "080.jpg" if near == "near_image" else "again.jpg"
     assert found[near] == [[one, "other.jpg"]]
     facts = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).sections["duplicates"].facts
     (pair,) = facts["near_duplicates"]
@@ -120,7 +120,7 @@ def test_of_pictures_saved_again_and_again_all_but_one_add_nothing(planted):
         planted.add(name, like=20)
     dataset = planted.read()
     (found,) = check_dataset(dataset, collect_image_stats(dataset, workers=2), key=Key.of(0)).issues
-    assert found.kind == "near_picture"
+    assert found.kind == "near_image"
     assert len(found.groups) == 10
     assert mentions(found.sentence, "4", "108")
 
@@ -376,7 +376,7 @@ def test_copies_of_multilabel_agree_if_all_do(planted):
         planted.add(name, like=row, label=label)
     found = found_in(planted.read(label_separator=";"))
     assert found["same_other_label"] == [["010.jpg", "other.jpg"]]
-    assert found["same_picture"] == [["012.jpg", "same.jpg"]]
+    assert found["same_image"] == [["012.jpg", "same.jpg"]]
 
 
 def test_right_labels_are_not_suspected(planted):
@@ -417,7 +417,7 @@ def test_a_copy_saved_again_does_not_hide_a_scene_taken_again(planted):
     vectors = given.vectors.copy()
     vectors[44], vectors[-1] = vectors[20] + 0.1, vectors[20] + 0.01
     assert found_in(dataset, embeddings=replace(given, vectors=vectors), weights="made up") == {
-        "near_picture": [["020.jpg", "other.jpg"]],
+        "near_image": [["020.jpg", "other.jpg"]],
         "lookalike": [["020.jpg", "044.jpg", "other.jpg"]],
     }
 
@@ -436,7 +436,7 @@ def test_the_page_of_a_single_picture_speaks_of_one(tmp_path):
     found = check_dataset(dataset, collect_image_stats(dataset, workers=1), key=Key.of(0))
     report.write_check_report(tmp_path, found, image=lambda row: None, command="effnetv2 check one.csv", versions={})
     text = (tmp_path / report.PAGE_NAME).read_text()
-    for words in ("Nothing is wrong in 1 image.", ": 1 class.", "1 image has a location", "known for 1 image."):
+    for words in ("No problem in 1 image.", ": 1 class.", "1 image has a location", "known for 1 image."):
         assert words in text
 
 

@@ -157,7 +157,7 @@ def test_duplicate_rows(table, tmp_path):
     refused(train(table(change), tmp_path), "pictures.csv", "row 50", "row 6")
 
 
-def test_the_same_picture_in_given_train_and_val(class_folders, tmp_path):
+def test_the_same_image_in_given_train_and_val(class_folders, tmp_path):
     for path in sorted(class_folders.rglob("*.jpg")):
         split = "val" if path.stem.endswith(("_00", "_01")) else "train"
         (tmp_path / "set" / split / path.parent.name).mkdir(parents=True, exist_ok=True)

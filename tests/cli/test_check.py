@@ -108,7 +108,7 @@ def test_files_that_are_not_opened_are_a_finding_on_the_page_too(class_folders):
     page = html.unescape((folder / "inspection.html").read_text().replace("<wbr>", ""))
     assert f"{told['notes'][0]}</p>" in page
     assert found in page
-    assert "Nothing is wrong" not in page
+    assert "No problem" not in page
 
 
 def test_where_no_split_is_known_there_are_just_pictures(class_folders):

@@ -235,7 +235,7 @@ def test_that_the_temperature_stays_behind_is_said(tmp_path):
 def test_how_to_have_the_temperature_in_keras_is_said_of_its_probabilities(answered):
     """Its networks end with a softmax or sigmoid, so that nobody sees their logits."""
     network = create("efficientnetv2_b0", num_classes=3)
-    network.calibration, network.answer = Calibration(2.0, 60, "minival"), answered
+    network.calibration, network.activation = Calibration(2.0, 60, "minival"), answered
     [line] = temperature_notes(network, "keras")
     logits = torch.tensor([[2.0, -1.0, 0.5]])
     if answered == "softmax":

@@ -13,7 +13,7 @@ import pytest
 import typer
 from tests.command_line import effnetv2
 from tests.messages import mentions
-from tests.test_docs import commands
+from tests.pages import commands
 
 from efficientnetv2.cli import demo, parsing
 from efficientnetv2.cli.demo import SETTINGS, bundled_images, story
@@ -180,7 +180,7 @@ def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "further", "out", "said"),
     [
-        ("effnetv2 train pictures.csv --output runs/demo", (), "runs/demo", "has a run that is not of the demo"),
+        ("effnetv2 train pictures.csv --output runs/demo", (), "runs/demo", "has a run that the demo did not make"),
         ("effnetv2 demo", ("notes.txt",), "runs/demo", "has 'notes.txt' beside an earlier demo. Move it"),
         ("effnetv2 demo", (), "runs/other", "holds a run already"),
     ],

@@ -98,7 +98,7 @@ def test_groups_and_places_of_any_table_are_drawn_whole_in_an_evaluation(place, 
     assert told["apart"]["intervals"] == told["plain"]["intervals"]
     assert told["placed"]["intervals"] == told["grouped"]["intervals"]
     assert widths(told["grouped"])["top1"] > 2 * widths(told["plain"])["top1"]
-    assert evaluated(*by_film, "--tta", "d4", cwd=tmp_path)["views_compared"]["together"] == 8
+    assert evaluated(*by_film, "--tta", "d4", cwd=tmp_path)["tta_comparison"]["num_clusters"] == 8
     for name, width in widths(told["grouped"]).items():
         assert width >= widths(told["plain"])[name], name
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from tests.command_line import effnetv2
 
-from efficientnetv2.cli.errors import spelled
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.cli.errors import spelled, spelling_as
+from efficientnetv2.training.run_dir import RunLog
 
 OPTIONS = {
     "epochs": "--epochs", "image_size": "--image-size", "resume": "--resume", "out": "--output",
@@ -35,6 +39,16 @@ def test_names_in_a_message_become_options(message, shown):
 
 def test_a_command_without_set_names_the_field():
     assert spelled("Use `minival=0.1`.", {"epochs": "--epochs"}) == "Use minival=0.1."
+
+
+def test_log_txt_and_the_screen_have_the_spelling_of_the_command(tmp_path, capsys):
+    with spelling_as(OPTIONS), Screen() as screen:
+        log, line = RunLog(), "Use `epochs=3`."
+        log.write_to(tmp_path)
+        log.emit(logging.makeLogRecord({"msg": line}))
+        screen.say(line)
+    assert (tmp_path / "log.txt").read_text().endswith("  Use --epochs 3.\n")
+    assert capsys.readouterr().out == "Use --epochs 3.\n"
 
 
 def test_a_command_names_its_options(tmp_path):

@@ -56,7 +56,7 @@ def told(*words, cwd):
 def test_a_run_fits_its_temperature_on_minival_alone(trained):
     report = json.loads((trained / "run/report.json").read_text())
     found = model_file.load(trained / "run").calibration
-    assert (found.pictures, found.fitted_on) == (60, "minival")
+    assert (found.num_images, found.fitted_on) == (60, "minival")
     assert report["calibration"]["temperature"] == found.temperature
     assert report["calibration"]["fitted_on"] == "minival"
     assert report["sha256"]["model.safetensors"]
@@ -103,7 +103,7 @@ def test_calibrating_elsewhere_lowers_the_error_on_held_out_pictures(trained, tm
         "evaluate", trained / "sure.safetensors", "seen.csv", "--calibrate", "x.safetensors", cwd=tmp_path
     )
     assert refused.returncode == 2
-    assert "surer of them than of others" in refused.stderr
+    assert "trained the model" in refused.stderr
 
 
 def test_silence_below_a_probability(trained, tmp_path):
@@ -133,7 +133,7 @@ def test_a_parquet_column_of_categories_with_an_empty_cell_is_cut_too(trained, t
 
 def test_costs_slices_and_another_run_beside(trained, tmp_path):
     names = sorted(COLORS)
-    lines = [",".join(["true", *names, "no_answer"])]
+    lines = [",".join(["true", *names, "abstain"])]
     lines += [",".join([one, *("0" if one == two else "1" for two in names), "0.2"]) for one in names]
     (tmp_path / "costs.csv").write_text("\n".join(lines) + "\n")
     words = (trained / "all.csv", "--split", "val", "--costs", "costs.csv", "--slices", "year")
@@ -154,7 +154,7 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
         (["--costs", "few.csv"], ("--costs", "few.csv", "green")),
         (["--costs", "less.csv"], ("green", "red", "'-1'")),
         (["--costs", "other.csv"], ("--costs", "other.csv", "purple")),
-        (["--costs", "two.csv"], ("no_answer", "0.1", "0.2")),
+        (["--costs", "two.csv"], ("abstain", "0.1", "0.2")),
         (["--baseline", "."], ("predictions.csv",)),
         (["--calibrate", "m.pt"], ("--calibrate", "m.pt")),
         (["--calibrate", "run/model.safetensors"], ("--calibrate", "run/model.safetensors", "new")),
@@ -168,7 +168,7 @@ def test_costs_slices_and_another_run_beside(trained, tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused_before_a_picture_is_answered(words, sentence, trained):
-    head = "true,blue,green,red,no_answer\n"
+    head = "true,blue,green,red,abstain\n"
     (trained / "few.csv").write_text(head + "blue,0,1,1,1\nred,1,1,0,1\n")
     (trained / "less.csv").write_text(head + "blue,0,1,1,1\ngreen,1,0,1,1\nred,1,-1,0,1\n")
     (trained / "other.csv").write_text(head + "purple,0,1,1,1\n")
@@ -203,8 +203,8 @@ def test_eight_views_beside_the_models_own(trained, tmp_path):
     own = told("evaluate", trained / "run", *words, cwd=tmp_path)
     eight = told("evaluate", trained / "run", *words, "--tta", "d4", "--output", "eight", cwd=tmp_path)
     assert (own["tta"], eight["tta"]) == ("none", "d4")
-    assert "views_compared" not in own
-    difference = eight["views_compared"]["top1"]
+    assert "tta_comparison" not in own
+    difference = eight["tta_comparison"]["top1"]
     assert difference["value"] == pytest.approx(eight["top1"] - own["top1"])
     assert difference["low"] <= difference["value"] <= difference["high"]
     page = " ".join((tmp_path / "eight/report.html").read_text().split())
@@ -216,7 +216,7 @@ def test_eight_views_beside_the_models_own(trained, tmp_path):
     model_file.save(tmp_path / "eight.safetensors", network)
     kept = told("evaluate", "eight.safetensors", *words, cwd=tmp_path)
     assert (kept["tta"], kept["top1"]) == ("d4", eight["top1"])
-    assert "views_compared" not in kept
+    assert "tta_comparison" not in kept
     once = told("evaluate", "eight.safetensors", *words, "--tta", "none", cwd=tmp_path)
     assert (once["tta"], once["top1"]) == ("none", own["top1"])
 

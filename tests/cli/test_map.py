@@ -308,7 +308,7 @@ def test_bands_in_further_pages_are_not_left_out_unsaid(model, tmp_path):
 
 def test_a_model_that_answers_each_class_by_itself_is_refused(model, tmp_path):
     network = model_file.load(model)
-    network.answer = "sigmoid"
+    network.activation = "sigmoid"
     model_file.save(tmp_path / "each.safetensors", network)
     write_raster(tmp_path / "scene.tif", patches())
     told = refused("geo", "map", "each.safetensors", "scene.tif", cwd=tmp_path)

@@ -281,7 +281,7 @@ def test_the_same_from_python(place, run):
 
 def test_evaluated_as_it_was_trained(place, run):
     report = json.loads((run / "report.json").read_text())
-    assert (report["answer"], report["recipe"]["multilabel"]) == ("sigmoid", "sigmoid")
+    assert (report["activation"], report["recipe"]["multilabel"]) == ("sigmoid", "sigmoid")
     assert report["f1_micro"] == report["f1_macro"] == 1.0
     page = (run / "report.html").read_text()
     assert mentions(page, "0.5", "probab")
@@ -292,7 +292,7 @@ def test_evaluated_as_it_was_trained(place, run):
     again = json.loads(done.stdout)
     for name in ("top1", "mean_average_precision", "f1_micro", "ece"):
         assert again[name] == pytest.approx(report[name], abs=1e-5), name
-    assert again["answer"] == "sigmoid"
+    assert again["activation"] == "sigmoid"
     refused(effnetv2(*words, cwd=place), "(sigmoid)", "--label-separator ';'")
 
 
@@ -311,7 +311,7 @@ def test_killed_on_its_way_it_ends_with_the_same_bits(place, run, tmp_path):
     assert mentions(done.stdout, "from step")
     through, again = load_file(run / "model.safetensors"), load_file(tmp_path / "run/model.safetensors")
     assert all(bool((through[name] == again[name]).all()) for name in through)
-    assert model_file.load(tmp_path / "run").answer == "sigmoid"
+    assert model_file.load(tmp_path / "run").activation == "sigmoid"
 
 
 def test_a_run_begun_before_there_was_a_choice_goes_on_with_shares(place, tmp_path):
@@ -323,7 +323,7 @@ def test_a_run_begun_before_there_was_a_choice_goes_on_with_shares(place, tmp_pa
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     done = effnetv2("train", place / "marks.csv", *SEPARATED, "--output", out, "--resume", "--workers", "0", cwd=place)
     assert done.returncode == 0, done.stderr
-    assert model_file.load(out).answer == "softmax"
+    assert model_file.load(out).activation == "softmax"
 
 
 def test_weights_learn_shares_and_yes_or_no_in_turn(place, run, tmp_path):
@@ -335,7 +335,7 @@ def test_weights_learn_shares_and_yes_or_no_in_turn(place, run, tmp_path):
             "train", place / "marks.csv", *SEPARATED, *words, "--set", f"multilabel={how}", "--output", out, cwd=place
         )
         assert done.returncode == 0, done.stderr
-        assert model_file.load(out).answer == how
+        assert model_file.load(out).activation == how
 
 
 def test_folds_answer_together(place, tmp_path):
@@ -349,7 +349,7 @@ def test_folds_answer_together(place, tmp_path):
     for _, row in pooled.iterrows():
         there = own.loc[Path(row["path"]).name, ["blue", "green", "red"]]
         assert np.allclose(row[["blue", "green", "red"]].astype(float), there.astype(float), atol=2e-6)
-    assert report["answer"] == "sigmoid"
+    assert report["activation"] == "sigmoid"
     assert report["f1_micro"] > 0.9
     names = ["blue", "green", "red"]
     _, table = predicted(place, tmp_path / "folds", *SEPARATED)

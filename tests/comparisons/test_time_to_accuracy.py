@@ -119,7 +119,7 @@ def test_timm_goes_the_whole_length_at_the_rate_that_tuning_began_with_too(tuned
     assert words[-8:] == ["-b", "64", "--opt", "sgd", "--weight-decay", "5e-5", "--lr", "0.1"]
 
 
-def test_linked_folders_are_the_same_pictures(tmp_path):
+def test_linked_folders_are_the_same_images(tmp_path):
     for number, name in itertools.product(range(3), "ab"):
         path = tmp_path / "set" / name / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

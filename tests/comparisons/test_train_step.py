@@ -47,7 +47,7 @@ def test_a_wrong_network_is_refused(model, error, monkeypatch, capsys):
     assert error in capsys.readouterr().err
 
 
-def test_both_sides_train_the_same_network_on_the_same_pictures():
+def test_both_sides_train_the_same_network_on_the_same_images():
     """Equal losses before and after a step (later ones amplify rounding), in fp32 and without what is drawn."""
     work = Workload("efficientnetv2_b0", 64, 8, rate=0.0, device=CPU)
     recipe, _ = our_recipe(work)

@@ -111,7 +111,7 @@ def test_a_rule_is_measured_once_on_all_that_train(tmp_path):
     assert rule.high[0] == pytest.approx(998, abs=1)
     assert rule.low[1] > 1_000
     assert rule.missing[0] == pytest.approx(127, abs=2)
-    assert rule.picture_m == pytest.approx(240)  # 24 px of 10 m
+    assert rule.ground_m == pytest.approx(240)  # 24 px of 10 m
     assert rule == measure_bands(files, (4, 3, 2), seed=0)
     alone = measure_bands(files[:1], (4, 3, 2), seed=0)
     assert alone.high[0] < 101  # so that the line above is not of the first alone

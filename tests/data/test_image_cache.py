@@ -252,7 +252,7 @@ def test_a_run_never_meets_the_images_of_another_cache_in_its_place(class_folder
             training(dataset, reader)[BatchRequest(0, 0, StepSettings(image_size=32), *[np.zeros(1, np.int64)] * 2)]
         ]
     }
-    assert "holds other images by now" in failure
+    assert "now holds other images" in failure
 
 
 def cache_digest(reader, count, spec):

@@ -437,7 +437,7 @@ def test_auto_sets_a_twentieth_aside_but_at_least_a_hundred_and_at_most_a_thousa
         labels = np.arange(images) % 3
         parted, note, chooses = with_auto_minival(train_dataset(labels.tolist()))
         assert (sum(of_class(parted)), chooses) == (held, held > 0), images
-        assert ("choose the weights to keep" in note) == chooses
+        assert ("select the weights" in note) == chooses
 
 
 def test_auto_takes_nothing_from_a_rare_class_nor_from_its_groups():

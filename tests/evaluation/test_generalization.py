@@ -22,7 +22,7 @@ from efficientnetv2.evaluation.generalization import (
 from efficientnetv2.metrics.confidence_intervals import Difference
 
 FIGURES = ("macro_f1", "top1")
-NETWORKS = "the trained networks"
+NETWORKS = "the trained models"
 FAR = TrainDistance("place", 40, 0, 43.7)
 
 
@@ -118,7 +118,7 @@ def test_what_the_probe_loses_in_new_places_is_not_taken_for_the_network_s(low, 
 
 
 @pytest.mark.parametrize(
-    ("what", "whose"), [(PROBE, "the metrics of the trained model"), ("the trained networks", "the metrics")]
+    ("what", "whose"), [(PROBE, "the metrics of the trained model"), ("the trained models", "the metrics")]
 )
 def test_it_is_a_figure_of_the_network_that_is_quoted(what, whose):
     said = beside(0.05, 0.2, what).sentence()
@@ -131,7 +131,7 @@ def test_figures_that_are_better_by_place_are_not_called_alike():
     found = replace(beside(0.0), difference=dict.fromkeys(FIGURES, better))
     assert not found.flattering
     assert found.sentence().startswith(
-        "Random folds are not optimistic: metrics of the trained networks are higher by location"
+        "Random folds are not optimistic: metrics of the trained models are higher by location"
     )
     assert "differ only within chance" not in found.sentence()
     assert new_place_estimate("class", [found], FAR).verdict == "No worse beyond chance."

@@ -155,7 +155,7 @@ POINTS = tuple(
 
 
 def _curve(**changes):
-    given = {"points": POINTS, "own_px": 128, "trained_px": 128, "role": "may choose"}
+    given = {"points": POINTS, "own_px": 128, "trained_px": 128, "role": "may select"}
     return SizeCurve(**(given | changes))
 
 
@@ -171,7 +171,7 @@ def test_pictures_that_give_the_figure_name_no_best_size():
 
 
 def test_minival_says_what_it_has_chosen():
-    assert mentions(_curve(role="chose", own_px=160).advice, "160")
+    assert mentions(_curve(role="selected", own_px=160).advice, "160")
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_of_multilabel_each_by_itself_a_probability_says_how_often_it_is_right()
     """200 pictures, sure of their most probable class to 90 %, which is a label of 140."""
     labels = np.where(np.arange(200)[:, None] < 140, [[0, 2]], [[2, -1]])
     shares = np.tile([0.9, 0.2, 0.8], (200, 1))
-    found = reliability_section(labels, shares, answer="sigmoid")
+    found = reliability_section(labels, shares, activation="sigmoid")
     assert mentions(found.calibrated, "90.0", "overconfident")
     assert "too few" not in found.calibrated
     assert "minival" not in found.calibrated  # which such pictures have none of

@@ -323,7 +323,7 @@ def test_the_contents_lead_to_every_section_and_to_the_other_files(tmp_path):
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     inner = {address[1:] for address in addresses if address.startswith("#")}
     assert inner <= ids
-    assert {"confusion-matrix", "per-class-metrics", "limitations", "use-the-model"} <= inner
+    assert {"confusion-matrix", "per-class-metrics", "limitations", "inference"} <= inner
     assert {"predictions.csv", "../a/1.jpg"} <= set(addresses)
 
 

@@ -195,7 +195,7 @@ def cross_validated(folder, classes):
         ],
         candidates=[Candidate(name, dict.fromkeys(range(5), 0.7654)) for name in tries],
         comparisons=[
-            Dealt("the trained networks", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, apart)
+            Dealt("the trained models", {"top1": 0.9, "macro_f1": 0.8}, {"top1": 0.8, "macro_f1": 0.7}, apart)
         ],
     )
     curve = LearningCurve(

@@ -31,7 +31,7 @@ def placed(run, places):
     return replace(run, predictions=run.predictions.assign(cluster=places.map(str)))
 
 
-def test_a_gain_is_that_of_the_same_pictures():
+def test_a_gain_is_that_of_the_same_images():
     """100 pictures: 70 right with both, 10 only with the first, 4 only with the second, 16 with neither."""
     over = _run("fixed", [True] * 80 + [False] * 20, 20.0)
     one = _run("growing", [True] * 70 + [False] * 10 + [True] * 4 + [False] * 16, 10.0)
@@ -55,11 +55,11 @@ def test_pictures_of_a_place_are_drawn_as_one():
     one, other = _run("one", [True] * 70 + [False] * 30, 1.0), _run("none", [False] * 100, 1.0)
     places = pd.Series([number // 10 for number in range(100)], index=one.predictions.index)
     found = compare_runs(one, placed(other, places)).over
-    assert found.together == 10
+    assert found.num_clusters == 10
     wider = t(9).ppf(0.975) / 1.96 * (10 / 9) ** 0.5  # ten places say little of how much places differ
     assert 100 * found.top1.low == pytest.approx(70 - wider * (70 - 10 * binom(10, 0.7).ppf(0.025)), abs=1)
     assert found.top1.high == 1
-    assert compare_runs(one, other).over.together is None
+    assert compare_runs(one, other).over.num_clusters is None
 
 
 def test_two_runs_have_one_interval_between_them(tmp_path):
@@ -77,7 +77,7 @@ def test_two_runs_have_one_interval_between_them(tmp_path):
     assert compare_runs(one, placed(other, places)).over == found
     assert compare_runs(placed(one, (places + 5) % 12), other).over == found
     coarser = places // 3
-    assert compare_runs(placed(one, coarser), placed(other, places)).over.together == 4
+    assert compare_runs(placed(one, coarser), placed(other, places)).over.num_clusters == 4
     alone = compare_predictions(one.predictions, other.predictions, clusters=places)
     assert alone == found
     assert compare_runs(one, other).over != found
@@ -89,8 +89,8 @@ def test_few_places_make_no_interval_narrower_and_nothing_certain():
     halves = pd.Series([number // 50 for number in range(100)], index=one.predictions.index)
     found = compare_runs(placed(one, halves), other).over
     assert alone.top1.low > 0
-    assert (found.top1.low, found.top1.high, found.together) == (0, alone.top1.high, 2)
-    assert compare_runs(placed(one, 0 * halves), other).over.together is None
+    assert (found.top1.low, found.top1.high, found.num_clusters) == (0, alone.top1.high, 2)
+    assert compare_runs(placed(one, 0 * halves), other).over.num_clusters is None
 
 
 def test_the_same_answers_differ_in_nothing():

@@ -301,5 +301,5 @@ def test_lines_of_the_screen_hold_what_is_known():
     )
     assert mentions(found[0], "100")
     assert found[1:] == ["So.", "Worst."]
-    placed = replace(over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2)), together=7)
+    placed = replace(over((0.1, 0.05, 0.2), (0.1, 0.05, 0.2)), num_clusters=7)
     assert mentions(summary_lines(ReportContext(placed))[0], "100", "7", "top-1")

@@ -44,7 +44,7 @@ def _network(seed=0, *, answer="softmax", preprocessing=None, temperature=None):
     network.eval()
     torch.nn.init.normal_(next(m for m in network.modules() if isinstance(m, torch.nn.Linear)).weight, std=3.0)
     network.preprocessing = preprocessing or Preprocessing(image_size=32)
-    network.class_names, network.answer = NAMES, answer
+    network.class_names, network.activation = NAMES, answer
     if temperature is not None:
         network.calibration = Calibration(temperature, 100, "minival")
     return network

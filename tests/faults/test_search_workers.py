@@ -140,14 +140,14 @@ def test_two_workers_share_a_study_of_postgresql_whose_server_is_killed(class_fo
         workers.append(started(*words(folders[1], class_folders, *LONG, *storage), cwd=tmp_path))
         wait(lambda: len(_pids(rows(driver))) == 2, workers)
         database.kill()
-        wait(lambda: any("does not answer" in (one.folder / "out").read_text() for one in workers), workers)
+        wait(lambda: any("does not respond" in (one.folder / "out").read_text() for one in workers), workers)
         database.start()
         ended = [worker.end() for worker in workers]
         assert [one.returncode for one in ended] == [0, 0], ended
         found = rows(driver)
         whole(found)
         assert len(_pids(found)) == 2, "both have worked"
-        assert any("answers again" in one.stdout for one in ended), ended
+        assert any("responds again" in one.stdout for one in ended), ended
         done = effnetv2("search", "show", folders[1] / "study", "--json", cwd=tmp_path)
         assert len(json.loads(done.stdout)["rows"]) == TRIALS, done.stderr
 

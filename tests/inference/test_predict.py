@@ -255,7 +255,7 @@ def test_a_temperature_is_for_the_mean_over_views_in_an_ensemble_too():
     """That is what it was fitted to; of single views it would be another one."""
     network, images = _network(), _images(6)
     network.classifier.weight.data *= 20  # so that views differ
-    network.calibration = Calibration(temperature=2.5, pictures=60, fitted_on="minival")
+    network.calibration = Calibration(temperature=2.5, num_images=60, fitted_on="minival")
     words = {"preprocessing": replace(PREPROCESSING, tta="d4")}
     alone = predict(network, [images], **words).softmax(dim=1)
     torch.testing.assert_close(predict(Ensemble([network]), [images], **words).softmax(dim=1), alone)
@@ -266,7 +266,7 @@ def test_a_temperature_is_for_the_mean_over_views_in_an_ensemble_too():
 
 def test_eight_views_of_each_class_by_itself_are_the_mean_of_its_probabilities():
     network, images = _network(), _images(3)
-    network.answer = "sigmoid"
+    network.activation = "sigmoid"
     each = [predict(network, [symmetry(images, index)], preprocessing=PREPROCESSING).sigmoid() for index in range(8)]
     together = predict(network, [images], preprocessing=replace(PREPROCESSING, tta="d4")).sigmoid()
     torch.testing.assert_close(together, torch.stack(each).mean(dim=0), atol=1e-5, rtol=0)

@@ -34,12 +34,12 @@ def test_with_equal_costs_it_is_the_most_probable_class():
 
 def test_a_person_is_asked_where_every_answer_costs_more():
     """With equal costs of 1 and a person at 0.3: below probability 0.7."""
-    costs = ErrorCosts(1.0 - np.eye(2), no_answer=0.3)
+    costs = ErrorCosts(1.0 - np.eye(2), abstain=0.3)
     assert min_cost_predictions([[0.69, 0.31], [0.7, 0.3], [0.9, 0.1]], costs).tolist() == [ABSTAIN, 0, 0]
 
 
 def test_mean_cost_by_hand():
-    costs = ErrorCosts(ALARM.matrix, no_answer=0.5)
+    costs = ErrorCosts(ALARM.matrix, abstain=0.5)
     assert mean_cost([0, 1, 1, 0], [1, 0, 1, ABSTAIN], costs) == pytest.approx((1 + 9 + 0 + 0.5) / 4)
 
 
@@ -55,7 +55,7 @@ def test_true_probabilities_pay():
     assert found.most_probable == pytest.approx(by_threshold[0.5])
     assert found.cheapest < found.constant
     assert found.constant == pytest.approx(min(9 * true.mean(), 1 - true.mean()))
-    assert found.constant_answer == 1
+    assert found.constant_prediction == 1
     assert found.changed == pytest.approx(((p > 0.1) & (p < 0.5)).mean(), abs=1e-3)
 
 
@@ -65,7 +65,7 @@ def accused(true, p, costs, seed=0) -> bool:
     return cost_section(true, shares, costs, ("0", "1"), key=Key.of(seed)).uncalibrated
 
 
-@pytest.mark.parametrize("costs", [ALARM, ErrorCosts(1.0 - np.eye(2), no_answer=0.3)])
+@pytest.mark.parametrize("costs", [ALARM, ErrorCosts(1.0 - np.eye(2), abstain=0.3)])
 def test_of_a_few_pictures_chance_is_not_called_dishonest(costs):
     """Thirty pictures, their labels drawn from the probabilities: dearer in many draws, accused in one of twenty."""
     dearer = said = 0

@@ -131,7 +131,7 @@ def test_each_by_itself_is_given_from_a_half_on_and_maybe_none():
     shares = [[0.9, 0.8, 0.1], [0.4, 0.1, 0.45], [0.2, 0.3, 0.5]]
     assert assigned_labels(shares, "sigmoid").tolist() == [[True, True, False], [False] * 3, [False, False, True]]
     found = multilabel_metrics(labels, shares, NAMES, "sigmoid")
-    assert found.answer == "sigmoid"
+    assert found.activation == "sigmoid"
     assert found.f1_micro == pytest.approx(2 * 3 / (5 + 3))
     f1 = {"animal": 2 * 1 / (2 + 1), "cat": 1.0, "dog": 2 * 1 / (2 + 1)}
     assert {name: one.f1 for name, one in found.per_class.items()} == pytest.approx(f1)

@@ -45,13 +45,13 @@ def test_weights_for_other_channels_are_timm_s(in_channels):
 
 def test_what_other_classes_answer_is_not_what_the_old_ones_did():
     network = create(TINY, num_classes=4)
-    network.answer = "sigmoid"
+    network.activation = "sigmoid"
     network.metrics, network.calibration = {"top1": 0.5}, Calibration(2.1, 60, "minival")
     assert adapt(network, num_classes=4).calibration is not None
-    assert adapt(network, in_channels=1).answer == "sigmoid"
+    assert adapt(network, in_channels=1).activation == "sigmoid"
     assert (network.metrics, network.calibration) == ({}, None)
     network.metrics, network.calibration = {"top1": 0.5}, Calibration(2.1, 60, "minival")
-    assert adapt(network, num_classes=3).answer == "softmax"
+    assert adapt(network, num_classes=3).activation == "softmax"
     assert (network.metrics, network.calibration) == ({}, None)
 
 

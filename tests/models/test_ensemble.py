@@ -46,15 +46,15 @@ def test_a_folder_of_model_files_answers_with_their_mean(tmp_path):
     assert (together.class_names, together.preprocessing.image_size) == (("a", "b", "c"), 32)
     # What trained any of them has been seen: 0, 1, 10 and 1, 2, 10.
     assert together.trained_on is not None
-    assert (together.trained_on.pictures, together.trained_on.marks.tolist()) == (4, [0, 1, 2, 10])
+    assert (together.trained_on.num_images, together.trained_on.hashes.tolist()) == (4, [0, 1, 2, 10])
 
 
 def test_of_networks_that_answer_each_class_by_itself_it_is_the_mean_of_each(tmp_path):
     made = members()
     for network in made:
-        network.answer = "sigmoid"
+        network.activation = "sigmoid"
     together, images = Ensemble(made), torch.randn(4, 3, 32, 32)
-    assert together.answer == "sigmoid"
+    assert together.activation == "sigmoid"
     with torch.inference_mode():
         expected = torch.stack([network(images).sigmoid() for network in made]).mean(dim=0)
         assert torch.allclose(together(images).sigmoid(), expected, atol=1e-6)
@@ -63,7 +63,7 @@ def test_of_networks_that_answer_each_class_by_itself_it_is_the_mean_of_each(tmp
 
 def test_networks_that_cannot_be_asked_together_are_refused():
     one, other = members()
-    other.answer = "sigmoid"
+    other.activation = "sigmoid"
     with pytest.raises(InputError, match=mentioning("1", "ensemble")):
         Ensemble([one, other])
     one, other = members()
@@ -103,14 +103,14 @@ def test_a_damaged_list_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("listed", "said"),
     [
-        (["."], r"member '\.' is no file in it"),
-        (["inner"], r"member 'inner' is no file in it"),
-        (["../other.safetensors"], r"member '\.\./other\.safetensors' is no file in it"),
-        (["/elsewhere/other.safetensors"], "member '/elsewhere/other.safetensors' is no file in it"),
-        (["C:\\other.safetensors"], "is no file in it"),
-        ("0.safetensors", "no list of names"),
-        ([], "no list of names"),
-        ([3], "no list of names"),
+        (["."], r"member '\.' is not a file in it"),
+        (["inner"], r"member 'inner' is not a file in it"),
+        (["../other.safetensors"], r"member '\.\./other\.safetensors' is not a file in it"),
+        (["/elsewhere/other.safetensors"], "member '/elsewhere/other.safetensors' is not a file in it"),
+        (["C:\\other.safetensors"], "is not a file in it"),
+        ("0.safetensors", "not a list of names"),
+        ([], "not a list of names"),
+        ([3], "not a list of names"),
     ],
 )
 def test_a_list_of_anything_but_files_in_its_folder_is_refused(listed, said, tmp_path):
@@ -134,7 +134,7 @@ def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
     one.trained_on = TrainingFingerprint(8, np.array([0, 1, 2, 3]))
     other.trained_on = TrainingFingerprint(8, np.array([1, 4, 5, 6]))
     known = Ensemble([one, other]).trained_on
-    assert len(known.marks) == 7
+    assert len(known.hashes) == 7
     assert known.share < 1
     assert known.of_several
     assert not Ensemble([one]).trained_on.of_several
@@ -142,15 +142,15 @@ def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
 
 def test_what_chose_a_member_chose_the_ensemble():
     one, other = members()
-    one.trained_on = TrainingFingerprint(2, np.array([0, 1]), chose=TrainingFingerprint(1, np.array([7])))
-    other.trained_on = TrainingFingerprint(2, np.array([2, 3]), chose=TrainingFingerprint(2, np.array([7, 8])))
+    one.trained_on = TrainingFingerprint(2, np.array([0, 1]), selection=TrainingFingerprint(1, np.array([7])))
+    other.trained_on = TrainingFingerprint(2, np.array([2, 3]), selection=TrainingFingerprint(2, np.array([7, 8])))
     known = Ensemble([one, other]).trained_on
-    assert known.chose.marks.tolist() == [7, 8]
+    assert known.selection.hashes.tolist() == [7, 8]
     assert known.complete
-    other.trained_on = TrainingFingerprint(2, np.array([2, 3]), chose=TrainingFingerprint(9, np.array([7, 8])))
+    other.trained_on = TrainingFingerprint(2, np.array([2, 3]), selection=TrainingFingerprint(9, np.array([7, 8])))
     assert not Ensemble([one, other]).trained_on.complete
     other.trained_on = TrainingFingerprint(2, np.array([2, 3]))
-    assert Ensemble([one, other]).trained_on.chose.marks.tolist() == [7]
+    assert Ensemble([one, other]).trained_on.selection.hashes.tolist() == [7]
 
 
 def test_what_is_for_one_network_is_refused_to_several(tmp_path):
@@ -181,4 +181,4 @@ def test_what_trained_the_weights_of_a_member_has_been_seen_too():
     one, other = members()
     one.trained_on = one.trained_on.started_from(TrainingFingerprint(2, np.array([7, 8])), most=100)
     known = Ensemble([one, other]).trained_on
-    assert (known.pictures, known.marks.tolist(), known.earlier) == (6, [0, 1, 2, 7, 8, 10], None)
+    assert (known.num_images, known.hashes.tolist(), known.earlier) == (6, [0, 1, 2, 7, 8, 10], None)

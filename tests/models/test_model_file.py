@@ -142,15 +142,15 @@ def test_a_file_of_format_1_is_read():
 @pytest.mark.parametrize("answer", ["softmax", "sigmoid"])
 def test_what_its_answers_mean_comes_back(tmp_path, answer):
     network = _network()
-    network.answer = answer
+    network.activation = answer
     path = _save(tmp_path / "m.safetensors", network)
-    assert model_file.load(path).answer == model_file.describe(path).header.answer == answer
+    assert model_file.load(path).activation == model_file.describe(path).header.activation == answer
 
 
 def test_files_of_format_3_knew_softmax_alone(tmp_path):
     path = _save(tmp_path / "m.safetensors")
-    _rewrite(path, change_json=lambda plain: (plain.pop("answer"), plain.update(format_version=3)))
-    assert model_file.load(path).answer == "softmax"
+    _rewrite(path, change_json=lambda plain: (plain.pop("activation"), plain.update(format_version=3)))
+    assert model_file.load(path).activation == "softmax"
 
 
 def test_a_damaged_file_of_format_1_is_refused(tmp_path):
@@ -337,8 +337,8 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain["preprocessing"].update(std=[0.0, 1.0, 1.0]), r"\(preprocessing\.std: std is \(0\.0"),
         (lambda plain: plain["architecture"]["stages"][0].update(stride=3), "stride is 3"),
         (lambda plain: plain.pop("recipe"), "recipe"),
-        (lambda plain: plain.update(answer="argmax"), "answer: .*'softmax' or 'sigmoid'"),
-        (lambda plain: plain.pop("answer"), "answer"),
+        (lambda plain: plain.update(activation="argmax"), "activation: .*'softmax' or 'sigmoid'"),
+        (lambda plain: plain.pop("activation"), "activation"),
         (lambda plain: plain.update(surprise=1), "surprise"),
         (lambda plain: plain["architecture"]["stages"][0].update(layers=900), "cannot be built.*layers"),
         (lambda plain: plain["architecture"]["stages"][0].update(layers=10**12), "layers is 1000.*at most 1,000"),
@@ -602,12 +602,12 @@ def test_the_pictures_that_trained_it_stay_known_through_saving_and_loading(tmp_
     first = model_file.load(_save(tmp_path / "a.safetensors", network, trained_on=remembered))
     again = model_file.load(_save(tmp_path / "b.safetensors", first))
     for loaded in (first, again):
-        assert loaded.trained_on.pictures == 7
-        assert loaded.trained_on.marks.tolist() == [3, 9]
+        assert loaded.trained_on.num_images == 7
+        assert loaded.trained_on.hashes.tolist() == [3, 9]
     other = model_file.load(
-        _save(tmp_path / "c.safetensors", first, trained_on=TrainingFingerprint(1, remembered.marks[:1]))
+        _save(tmp_path / "c.safetensors", first, trained_on=TrainingFingerprint(1, remembered.hashes[:1]))
     )
-    assert other.trained_on.marks.tolist() == [3], "what trained it last"
+    assert other.trained_on.hashes.tolist() == [3], "what trained it last"
     file = tmp_path / "a.safetensors"
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()

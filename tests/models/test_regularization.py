@@ -73,7 +73,7 @@ def test_what_a_plan_does_not_name_stays_as_the_network_was_built():
 
 
 def test_a_setting_stands_alone():
-    with pytest.raises(InputError, match="a setting or rates"):
+    with pytest.raises(InputError, match="a schedule value or rates"):
         apply_regularization(nn.Dropout(), StepSettings(image_size=32), dropout=0.1)
 
 

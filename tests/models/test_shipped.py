@@ -30,7 +30,7 @@ def test_it_is_small_and_knows_what_it_is():
     assert len(network.class_names) == 21
     assert {"airplane", "forest", "river"} <= set(network.class_names)
     assert network.trained_on is not None
-    assert network.trained_on.pictures == 1680
+    assert network.trained_on.num_images == 1680
     assert network.recipe["weights"] == "none", "trained from scratch"
     kinds = {tensor.ndim > 1: tensor.dtype for tensor in load_file(FILE).values() if tensor.is_floating_point()}
     assert kinds == {True: torch.float16, False: torch.float32}
@@ -43,7 +43,7 @@ def test_the_card_says_which_file_it_is_of_and_what_it_reached():
     report = upgrade(json.loads((ROOT / "benchmarks/results/starter/report.json").read_text()))
     claim = SUMMARY["starter_ucmerced_top1"]
     assert (claim["value"], [claim["low"], claim["high"]]) == (report["top1"], report["intervals"]["top1"])
-    assert report["num_train_images"] == model_file.load(FILE).trained_on.pictures
+    assert report["num_train_images"] == model_file.load(FILE).trained_on.num_images
     for name, shown in (
         ("starter_ucmerced_top1", lambda value: f"{100 * value:.1f} %"),
         ("starter_land_cover_probe_macro_f1", lambda value: f"{value:.3f}"),

@@ -32,13 +32,13 @@ PLAN = StudyConfig(
     space=SPACE,
     reward=Reward(),
     recipe=RECIPE,
-    asked=RECIPE,
+    requested_recipe=RECIPE,
     seeds=(0, 1),
     step_time="measured",
     sampler="random",
     seed=0,
     prune=True,
-    pictures="0123456789abcdef",
+    dataset_digest="0123456789abcdef",
     bands=(4, 3, 2),
     class_names=("blue", "green", "red"),
     hardware="a machine",
@@ -74,6 +74,7 @@ def test_a_study_of_version_0_1_is_opened(tmp_path):
     create_study(one, "study", PLAN, trials=7)
     study_id = one.rdb.get_study_id_from_name("study")
     plain = PLAN.to_json()
+    plain["asked"], plain["pictures"] = plain.pop("requested_recipe"), plain.pop("dataset_digest")
     plain["space"]["backbone"]["pooling"] = {"avg": "mean"}[plain["space"]["backbone"].pop("global_pool")]
     for name in ("recipe", "asked"):
         old = plain[name]
@@ -126,7 +127,7 @@ def test_a_plan_of_another_version_is_told(tmp_path):
         (RequestedConfig(sampler="tpe"), ("sampler: random there, tpe here",)),
         (RequestedConfig(seed=3), ("0", "3", "seed")),
         (RequestedConfig(prune=False), ("prune: True there, False here",)),
-        (RequestedConfig(pictures="other"), ("data: ",)),
+        (RequestedConfig(dataset_digest="other"), ("data: ",)),
         (RequestedConfig(bands=(3, 2, 1)), ("`bands`", "4,3,2", "3,2,1")),
         (RequestedConfig(bands=()), ("`bands`", "4,3,2")),
         (RequestedConfig(hardware="another one"), ("hardware, and so step times: a machine there, another one here",)),
@@ -142,11 +143,11 @@ def test_another_study_is_refused_with_what_differs(wanted, said):
     ("wanted", "resumed", "fix"),
     [
         (RequestedConfig(seed=3), False, "search resume"),
-        (RequestedConfig(pictures="other"), False, "search resume"),
-        (RequestedConfig(pictures="other"), True, "pictures.csv"),
+        (RequestedConfig(dataset_digest="other"), False, "search resume"),
+        (RequestedConfig(dataset_digest="other"), True, "pictures.csv"),
         (RequestedConfig(hardware="another one"), False, "Use hardware"),
         (RequestedConfig(hardware="another one"), True, "Use hardware"),
-        (RequestedConfig(pictures="other", hardware="another one"), True, "pictures.csv"),
+        (RequestedConfig(dataset_digest="other", hardware="another one"), True, "pictures.csv"),
     ],
 )
 def test_who_is_refused_is_told_what_would_help(wanted, resumed, fix):
@@ -158,7 +159,9 @@ def test_who_is_refused_is_told_what_would_help(wanted, resumed, fix):
 
 
 def test_the_same_study_is_not_refused():
-    same = RequestedConfig(space=SPACE, recipe=RECIPE, reward=Reward(), seeds=(0, 1), pictures=PLAN.pictures)
+    same = RequestedConfig(
+        space=SPACE, recipe=RECIPE, reward=Reward(), seeds=(0, 1), dataset_digest=PLAN.dataset_digest
+    )
     require_same_config(PLAN, same, "the study 'study'")
     require_same_config(PLAN, replace(same, space=None, recipe=None), "the study 'study'")
 

@@ -174,7 +174,7 @@ def test_two_classifiers_of_given_weights_begin_fresh_and_it_is_said(known, begi
     one_size = ("progressive.stages=1", "progressive.image_size=224", "batch_size=2")
     result = settled(*given, *one_size, recipe="finetune", images=4)
     assert result.recipe.head_init == begins
-    facts = ("Classifier: fresh", "timm:deit_tiny_distilled_patch16_224", "2", "linear probe")
+    facts = ("Classifier: random", "timm:deit_tiny_distilled_patch16_224", "2", "linear probe")
     assert mentions(result.notes, *facts) == (begins == "random")
     both = [result.network.module.head.weight, result.network.module.head_dist.weight]
     assert all((weight.abs().max() == 0) == (begins == "random") for weight in both)

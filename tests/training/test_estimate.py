@@ -25,7 +25,7 @@ RATES = StepTimings(
         StepTiming(128, begin_s=2.0, each_s=0.24, memory_bytes=300),
     ),
     curve=LinearCost(begin_s=0.5, each_s=0.01),
-    answers=LinearCost(begin_s=0.5, each_s=0.08),
+    predictions=LinearCost(begin_s=0.5, each_s=0.08),
     checkpoints=LinearCost(begin_s=0.2, each_s=0.25),
     checkpoint_bytes=1000,
     model_s=0.1,

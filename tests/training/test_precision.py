@@ -98,7 +98,9 @@ def test_a_run_compiles_where_that_pays(monkeypatch, step_s, compiled_s, chosen)
     said = logged_lines()
     choice = choose_precision(recipe_of("precision=fp32", "batch_size=8"), network(), steps=1_000, device=CPU)
     assert choice.compile is chosen
-    assert said == (["Measuring whether compiling pays, with a few steps of the last stage."] if step_s == 10.0 else [])
+    assert said == (
+        ["Measuring whether compiling saves time, with a few steps of the last stage."] if step_s == 10.0 else []
+    )
 
 
 def test_a_run_that_several_share_is_as_much_shorter(monkeypatch):
@@ -150,8 +152,8 @@ def test_of_given_minutes_it_is_not_said_that_the_steps_are_too_few(monkeypatch)
     assert choice == compiling.PrecisionChoice(
         "fp32",
         False,
-        "Precision: fp32, for bf16 measured 1.05 times as fast as fp32. "
-        "Not compiled, for the run takes about 10 minutes, too few to pay for it.",
+        "Precision: fp32 (bf16 measured 1.05 times as fast as fp32). "
+        "Not compiled (the run takes about 10 minutes, too short to save time).",
     )
 
 

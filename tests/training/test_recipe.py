@@ -55,7 +55,9 @@ def test_several_labels_are_answered_each_by_itself_but_in_the_papers_recipes():
     own = {name for name in RECIPES if get_recipe(name).multilabel == "sigmoid"}
     assert own == {"quick", "finetune", "proxy_small"}
     recipe = get_recipe("finetune")
-    assert (recipe.answer(";"), recipe.answer(None)) == ("sigmoid", "softmax"), "of one label each it is a softmax"
+    assert (recipe.activation(";"), recipe.activation(None)) == ("sigmoid", "softmax"), (
+        "of one label each it is a softmax"
+    )
 
 
 def test_the_papers_mean_of_five_transfers_is_a_command():

@@ -32,7 +32,7 @@ RATES = StepTimings(
     compile_s=0.0,
     steps=(StepTiming(64, 0.0, 0.5, 100), StepTiming(96, 0.0, 1.1, 200), StepTiming(128, 0.0, 2.0, 300)),
     curve=LinearCost(0.0, 0.02),
-    answers=LinearCost(0.0, 0.02),
+    predictions=LinearCost(0.0, 0.02),
     checkpoints=LinearCost(0.0, 0.2),
     checkpoint_bytes=1000,
     model_s=0.1,
@@ -203,7 +203,7 @@ def limit_of(step_s: float, steps: int) -> TimeLimit:
         RATES,
         steps=(StepTiming(32, 0.0, step_s, 1), StepTiming(48, 0.0, step_s, 1)),
         curve=LinearCost(0.0, 1e-9),
-        answers=LinearCost(0.0, 1e-9),
+        predictions=LinearCost(0.0, 1e-9),
         checkpoints=LinearCost(0.0, 0.0),
         model_s=0.0,
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import re
+import shutil
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 from tests.command_line import NETWORK
 from tests.conftest import COLORS, paint
+from tests.pages import PAGES, ROOT
 
 import efficientnetv2 as ev2
 
@@ -45,3 +49,28 @@ def run(photos) -> ev2.Run:
         settings={"progressive.stages": 2, "progressive.image_size": {"start": 32, "end": 40}},
         **TINY,
     )
+
+
+@pytest.fixture(scope="session")
+def documented(tmp_path_factory, photos, run) -> Path:
+    """What pages and docstrings name, only to be copied: a clone with few of its images, images, and runs."""
+    folder, land_cover = tmp_path_factory.mktemp("documented"), ROOT / "examples/land_cover"
+    (folder / "examples/land_cover/pictures").mkdir(parents=True)
+    (folder / "examples/weights").symlink_to(ROOT / "examples/weights")
+    shown = {found for page in PAGES for found in re.findall(r"pictures/\d+\.jpg", page.read_text("utf-8"))}
+    with open(land_cover / "pictures.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    kept = [row for number, row in enumerate(rows) if number < 40 or row[0] in shown]
+    with open(folder / "examples/land_cover/pictures.csv", "w", newline="") as file:
+        csv.writer(file).writerows([header, *kept])
+    for path, *_ in kept:
+        shutil.copy(land_cover / path, folder / "examples/land_cover" / path)
+    for images in ("photos", "test"):
+        shutil.copytree(photos, folder / images)
+    for images in ("new_photos", "unlabeled"):
+        (folder / images).mkdir()
+        for number, image in enumerate(sorted(photos.rglob("*.jpg"))[::6], start=1):
+            shutil.copy(image, folder / images / f"{number:04d}.jpg")
+    for name in ("mine", "notebook"):
+        shutil.copytree(run.path, folder / "runs" / name)
+    return folder

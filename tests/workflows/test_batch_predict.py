@@ -50,7 +50,7 @@ def model(tmp_path):
 def shards(class_folders, tmp_path):
     """48 pictures in 5 shards, the second of which is missing with its 10."""
     write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10))
-    (tmp_path / "packed/pictures-000001.tar").unlink()
+    (tmp_path / "packed/images-000001.tar").unlink()
     return "packed"
 
 
@@ -63,7 +63,7 @@ def test_pictures_of_a_kind_that_is_not_opened_are_named(model, tmp_path):
     mixed = effnetv2(*words, "mixed", cwd=tmp_path)
     assert mixed.returncode == 0, mixed.stderr
     assert "Skipped in mixed: 1 file .heic" in mixed.stdout
-    for data, told in (("new", "new holds no images"), ("new/1.HEIC", "image of a supported format")):
+    for data, told in (("new", "new holds no images"), ("new/1.HEIC", "a supported image")):
         refused = effnetv2(*words, data, cwd=tmp_path)
         assert refused.returncode == 2
         assert told in refused.stderr
@@ -98,17 +98,17 @@ def test_the_predictions_of_a_run_are_not_taken_for_labels(model, tmp_path):
 def test_a_missing_shard_is_a_line_a_count_and_a_list(model, shards, tmp_path):
     done = effnetv2("predict", model, shards, "--device", "cpu", "--output", "out.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if "pictures-000001.tar" in line)
-    assert mentions(line, "pictures-000001.tar", "0", "10")
+    (line,) = (line for line in done.stdout.splitlines() if "images-000001.tar" in line)
+    assert mentions(line, "images-000001.tar", "0", "10")
     assert mentions(done.stdout, "10", "48", "out_skipped.csv")
     assert len(pd.read_csv(tmp_path / "out.csv")) == 38
     skipped = pd.read_csv(tmp_path / "out_skipped.csv")
-    assert skipped["path"].str.startswith("pictures-000001.tar#").tolist() == [True] * 10
+    assert skipped["path"].str.startswith("images-000001.tar#").tolist() == [True] * 10
     assert set(skipped["reason"]) == {"is lost: the shard is missing"}
 
     done = effnetv2("evaluate", model, shards, "--device", "cpu", "--output", "rated", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert sum("pictures-000001.tar" in line for line in done.stdout.splitlines()) == 1
+    assert sum("images-000001.tar" in line for line in done.stdout.splitlines()) == 1
     assert mentions(done.stdout, "10", "48", "rated/skipped.csv")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "rated/skipped.csv"), skipped)
     report = json.loads((tmp_path / "rated/report.json").read_text())
@@ -144,7 +144,7 @@ def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
     damage = report_notes(load_dataset(tmp_path / "packed"), strict=False)
     assert len(damage.reasons) == 46
     assert len(lines) == 21
-    assert mentions(lines[19], "pictures-000019.tar", "missing")
+    assert mentions(lines[19], "images-000019.tar", "missing")
     assert mentions(lines[20], "3", "damaged")
 
 

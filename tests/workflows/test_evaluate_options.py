@@ -159,8 +159,8 @@ NAMES = ("oak", "elm")
 @pytest.mark.parametrize(
     "text",
     [
-        "true,elm,oak,no_answer\nelm,0,2,0.5\noak,3,0,0.5\n",
-        "true;elm;oak;no_answer\n\nelm;0;2;0.5\n;;;\noak;3;0;0.5\n;;;\n",
+        "true,elm,oak,abstain\nelm,0,2,0.5\noak,3,0,0.5\n",
+        "true;elm;oak;abstain\n\nelm;0;2;0.5\n;;;\noak;3;0;0.5\n;;;\n",
         '"true"\t"elm"\t"oak"\t"no_answer"\n"elm"\t0\t2\t0.5\n"oak"\t3\t0\t0.5\n',
         "true, elm, oak, no_answer\nelm, 0, 2, 0.5\noak, 3, 0, 0.5\n",
     ],
@@ -169,7 +169,7 @@ def test_costs_are_read_as_a_spreadsheet_writes_them(text, tmp_path):
     (tmp_path / "costs.csv").write_text(text, encoding="utf-8-sig")
     costs = read_cost_matrix(tmp_path / "costs.csv", NAMES)
     assert costs.matrix.tolist() == [[0, 3], [2, 0]]
-    assert costs.no_answer == 0.5
+    assert costs.abstain == 0.5
 
 
 def test_a_name_is_known_however_its_letters_are_composed(tmp_path):

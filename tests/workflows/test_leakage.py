@@ -78,7 +78,7 @@ def test_a_model_knows_its_pictures_in_every_form(class_folders, tmp_path):
     assert (answer["num_images"], answer["optimistic"], answer["notes"]) == (9, False, [])
     # A network that nobody has told what trained it.
     network = modelfile.load(tmp_path / "far/m.safetensors")
-    assert network.trained_on.pictures == len(network.trained_on.marks) == 39
+    assert network.trained_on.num_images == len(network.trained_on.hashes) == 39
     network.trained_on = None
     modelfile.save(tmp_path / "far/m.safetensors", network)
     done = effnetv2("evaluate", "far/m.safetensors", "copies", "--device", "cpu", cwd=tmp_path)
@@ -93,10 +93,10 @@ def test_a_store_that_is_gone_at_the_end_costs_the_memory_not_the_model(class_fo
     lines = logged_lines()
     network = SimpleNamespace(trained_on=None)
     job = SimpleNamespace(train=load_dataset(class_folders), minival=None, network=network)
-    assert post_training._fingerprint(job).pictures == 48
-    assert post_training._fingerprint(job).chose is None
+    assert post_training._fingerprint(job).num_images == 48
+    assert post_training._fingerprint(job).selection is None
     job.minival = job.train.select(np.arange(8))
-    assert post_training._fingerprint(job).chose.marks.tolist() == remembered(job.minival).marks.tolist()
+    assert post_training._fingerprint(job).selection.hashes.tolist() == remembered(job.minival).hashes.tolist()
     assert lines == []
     monkeypatch.setattr(post_training, "content_hashes", gone)
     assert post_training._fingerprint(job) is None
@@ -120,7 +120,7 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
 
     post_training.finish_training(context, *parts)
     kept = modelfile.load(told.model_file).trained_on
-    assert (kept.pictures, kept.earlier.pictures, kept.earlier.marks.tolist()) == (48, 2, [1, 2])
+    assert (kept.num_images, kept.earlier.num_images, kept.earlier.hashes.tolist()) == (48, 2, [1, 2])
     state.eval_network.trained_on = network.trained_on
     monkeypatch.setattr(post_training, "content_hashes", gone)
     post_training.finish_training(context, *parts)
@@ -153,17 +153,17 @@ def test_weights_that_what_a_run_holds_out_has_chosen_are_found(class_folders, t
     prepared = prepare_data(DataConfig(str(class_folders)), val_fraction=0.2, seed=0, strict=False)
     place, network = weights_of(prepared.train, tmp_path, prepared.train.class_names)
     chose, alone = remembered(prepared.val.select(np.arange(3))), network.trained_on
-    chain = alone.started_from(replace(alone, chose=chose), most=100)
+    chain = alone.started_from(replace(alone, selection=chose), most=100)
     further = alone.started_from(chain, most=100)  # of a third run
-    for trained_on in (replace(alone, chose=chose), chain, further):
+    for trained_on in (replace(alone, selection=chose), chain, further):
         network.trained_on = trained_on
         found = pretrain_overlap(place, network, prepared)
         assert (found.num_trained, found.num_selected, found.optimistic) == (0, 3, True)
         (line,) = found.notes
         said = "3 of the 9 images of val selected them, as the minival of an earlier run"
         assert line.startswith(f"Weights {place}: {said}, so the metrics on them are optimistic.")
-        assert found.to_json() == {"num_images": 0, "chose": 3, "note": line}
-    network.trained_on = replace(remembered(prepared.val.select([2, 3])), chose=chose)
+        assert found.to_json() == {"num_images": 0, "num_selected": 3, "note": line}
+    network.trained_on = replace(remembered(prepared.val.select([2, 3])), selection=chose)
     found = pretrain_overlap(place, network, prepared)
     assert (found.num_trained, found.num_selected) == (2, 2)
     (line,) = found.notes
@@ -253,8 +253,8 @@ def test_a_resumed_run_knows_what_trained_the_weights_that_it_began_with(tmp_pat
     folder, hardware = RunDir(tmp_path), Hardware(torch.device("cpu"))
     network = resume._initial_model(folder, folder.beginning(), recipe, prepared, hardware)
     again = network.trained_on
-    assert (again.pictures, again.marks.tolist()) == (3, [4, 5, 6])
-    assert (again.earlier.pictures, again.earlier.marks.tolist()) == (9, [1, 2])
+    assert (again.num_images, again.hashes.tolist()) == (3, [4, 5, 6])
+    assert (again.earlier.num_images, again.earlier.hashes.tolist()) == (9, [1, 2])
     assert again.earlier.of_several
 
 
@@ -262,7 +262,7 @@ def test_what_chose_the_model_and_what_trained_its_weights_are_both_known(class_
     """8 pictures trained the weights, 8 others the model, 8 chose it: 24 have done neither."""
     files = load_dataset(class_folders)
     first, second, chose = (remembered(files.select(np.arange(8 * part, 8 * part + 8))) for part in range(3))
-    kept = replace(second, chose=chose).started_from(first, most=100)
+    kept = replace(second, selection=chose).started_from(first, most=100)
     kept = TrainingFingerprint.from_json(kept.to_json())
     found = train_overlap(tmp_path / "m.safetensors", kept, files)
     assert (found.num_trained, found.pretraining, found.num_selected, found.exact) == (16, True, 8, True)
@@ -281,10 +281,10 @@ def test_of_a_chain_of_runs_all_pictures_are_known(class_folders, tmp_path):
     assert mentions(alone.training_note, "12")
     # Of more than a file has room for, an even part: then nobody knows of each picture that it is new.
     short = third.started_from(second.started_from(first, most=100), most=8)
-    assert (short.earlier.pictures, len(short.earlier.marks)) == (24, 8)
+    assert (short.earlier.num_images, len(short.earlier.hashes)) == (24, 8)
     known = train_overlap(tmp_path / "m", short, files)
     assert (known.num_trained, known.exact, known.unseen) == (36, False, None)
-    sampled = third.started_from(replace(second, pictures=120, earlier=first), most=100)
+    sampled = third.started_from(replace(second, num_images=120, earlier=first), most=100)
     known = train_overlap(tmp_path / "m", sampled, files)
     assert (known.num_trained, known.exact, known.lower_bound, known.unseen) == (36, False, True, None)
     assert mentions(known.training_note, "36", "48")
@@ -419,7 +419,7 @@ def test_pictures_that_chose_a_model_are_none_that_it_has_not_seen(class_folders
     """Of 48 ten have trained it, eight have chosen its weights and its temperature, thirty did neither."""
     files = load_dataset(class_folders)
     parts = [files.select(np.arange(*ends)) for ends in ((0, 10), (10, 18))]
-    trained_on = replace(remembered(parts[0]), chose=remembered(parts[1]))
+    trained_on = replace(remembered(parts[0]), selection=remembered(parts[1]))
     model = a_model(tmp_path / "m.safetensors", trained_on, Calibration(1.5, 8, "minival"))
 
     def told(data):
@@ -469,7 +469,7 @@ def test_minival_saved_anew_is_known_by_its_path_where_it_chose(class_folders, t
     (tmp_path / "run/run.json").write_text("{}")
     files.to_csv(tmp_path / "run/dataset.csv")
     trained_on = remembered(files.subset("train"))
-    chosen = replace(trained_on, chose=TrainingFingerprint(1, np.array([5])))
+    chosen = replace(trained_on, selection=TrainingFingerprint(1, np.array([5])))
     known = train_overlap(tmp_path / "run", chosen, files)
     assert (known.num_trained, known.num_selected, known.unseen.tolist()) == (24, 12, list(range(36, 48)))
     # A run without minival leaves aside what its table calls so.
@@ -512,12 +512,14 @@ def test_of_several_networks_no_more_are_told_than_are_known(tmp_path):
 def test_a_model_file_keeps_what_it_remembers(class_folders, tmp_path):
     marks = np.array([0, 5, 2**63 - 1], dtype=np.int64)
     again = TrainingFingerprint.from_json(TrainingFingerprint(40, marks).to_json())
-    assert again.pictures == 40
-    assert again.marks.tolist() == marks.tolist()
-    assert again.share == 3 / 40
-    chosen = TrainingFingerprint(40, marks, chose=TrainingFingerprint(3, marks))
-    assert TrainingFingerprint.from_json(chosen.to_json()).chose.marks.tolist() == marks.tolist()
-    assert again.chose is None
+    assert again.num_images == 40
+    assert again.hashes.tolist() == marks.tolist()
+    assert again.stored_fraction == 3 / 40
+    chosen = TrainingFingerprint(40, marks, selection=TrainingFingerprint(3, marks))
+    assert TrainingFingerprint.from_json(chosen.to_json()).selection.hashes.tolist() == marks.tolist()
+    assert again.selection is None
+    old = chosen.to_json().replace("num_images", "pictures").replace("hashes", "marks").replace("selection", "chose")
+    assert TrainingFingerprint.from_json(old).to_json() == chosen.to_json(), "names of version 0.1"
     whole = TrainingFingerprint(1_000_000, np.arange(16_384, dtype=np.int64) << 49)
     assert len(whole.to_json()) < 180_000, "what a million pictures add to a model file"
 

@@ -90,11 +90,11 @@ def test_the_same_weights_in_another_network_are_asked_anew(changed, so_far, net
     so_far(every_s=0).add(*_answers([4, 1]))
     other = EfficientNet(replace(network.architecture, **changed), num_classes=3).eval()
     other.load_state_dict(network.state_dict())
-    other.answer, other.preprocessing = network.answer, network.preprocessing
+    other.activation, other.preprocessing = network.activation, network.preprocessing
     assert not len(so_far(network=other).load()[0])
     same = EfficientNet(network.architecture, num_classes=3).eval()
     same.load_state_dict(network.state_dict())
-    same.answer, same.preprocessing = network.answer, network.preprocessing
+    same.activation, same.preprocessing = network.activation, network.preprocessing
     assert len(so_far(network=same).load()[0]) == 2
 
 
@@ -123,8 +123,8 @@ def test_pictures_in_shards_go_by_their_tar(so_far, class_folders, tmp_path):
     write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=10))
     dataset = load_dataset(tmp_path / "packed", require_labels=False)
     so_far(dataset=dataset, every_s=0).add(*_answers(list(range(11))))
-    os.utime(tmp_path / "packed/pictures-000001.tar", ns=(1, 1))
-    others = [row for row in range(11) if not dataset.paths[row].startswith("pictures-000001.tar#")]
+    os.utime(tmp_path / "packed/images-000001.tar", ns=(1, 1))
+    others = [row for row in range(11) if not dataset.paths[row].startswith("images-000001.tar#")]
     assert 0 < len(others) < 11
     assert so_far(dataset=dataset).load()[0].tolist() == others
 
@@ -162,10 +162,10 @@ def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(so_far, cla
         server.head_fails = None
         assert so_far(dataset=monday).load()[0].tolist() == rows
         assert not len(so_far(dataset=tuesday).load()[0])
-        tar = tmp_path / "monday/pictures-000001.tar"
+        tar = tmp_path / "monday/images-000001.tar"
         content = tar.read_bytes()
         tar.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        others = [row for row in rows if not monday.paths[row].startswith("pictures-000001.tar#")]
+        others = [row for row in rows if not monday.paths[row].startswith("images-000001.tar#")]
         assert 0 < len(others) < len(rows)
         assert so_far(dataset=monday).load()[0].tolist() == others
 

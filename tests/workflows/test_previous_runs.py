@@ -35,7 +35,7 @@ def run(
     return folder
 
 
-def test_it_is_the_newest_finished_one_that_answered_the_same_pictures(tmp_path):
+def test_it_is_the_newest_finished_one_that_answered_the_same_images(tmp_path):
     own = run(tmp_path / "own")
     run(tmp_path / "older", age_s=20)
     run(tmp_path / "newest", age_s=10, pictures=("b", "a"), labels=("y", "x"), answers=("y", "y"))

@@ -48,5 +48,6 @@ def read(path: Path) -> Architecture:
         return Architecture.from_json(plain)
     except ValidationError as error:
         raise InputError(
-            f"`model` {path} is no architecture: {first_error(error.errors())}. Take one of effnetv2 search export."
+            f"`model` {path} is not an architecture: {first_error(error.errors())}. Give a file of effnetv2 search "
+            "export."
         ) from error

@@ -61,6 +61,8 @@ def count_flops(
 
     Example::
 
+        import efficientnetv2 as ev2
+
         ev2.count_flops(ev2.get_architecture("efficientnetv2_s"), image_size=384).total.multiply_adds
     """
     for name, value, least in (

@@ -169,7 +169,14 @@ def get_model_info(name: str) -> Published:
 
 
 def get_architecture(name: str) -> Architecture:
-    """The architecture of a published model, one of ``list_models()``. Raises InputError for another name."""
+    """The architecture of a published model, one of ``list_models()``. Raises InputError for another name.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        ev2.get_architecture("efficientnetv2_s").head_channels  # 1280
+    """
     return get_model_info(name).architecture
 
 

@@ -52,6 +52,12 @@ class Operator:
 def mbconv(*, expand: int, kernel: int, se: float | None = 0.25) -> Operator:
     """The block of MobileNetV2 and EfficientNet: 1x1 expansion, depthwise convolution, squeeze-excite, projection.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        ev2.mbconv(expand=4, kernel=3, se=0.25)
+
     Args:
         expand: Inner channels over the block's input channels; 1 for no expansion.
         kernel: Side of the depthwise convolution, odd.
@@ -62,6 +68,12 @@ def mbconv(*, expand: int, kernel: int, se: float | None = 0.25) -> Operator:
 
 def fused_mbconv(*, expand: int, kernel: int, se: float | None = None) -> Operator:
     """The block of EfficientNetV2's early stages: one full convolution in place of expansion and depthwise one.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        ev2.fused_mbconv(expand=4, kernel=3)
 
     Args:
         expand: Inner channels over the block's input channels; 1 for the convolution alone.
@@ -74,6 +86,12 @@ def fused_mbconv(*, expand: int, kernel: int, se: float | None = None) -> Operat
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Stage:
     """A row of the table: one operator, repeated. Raises pydantic.ValidationError for a value outside its range.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        ev2.Stage(ev2.mbconv(expand=4, kernel=3), stride=2, channels=48, layers=2)
 
     Args:
         stride: Of the first block, 1 or 2; the others have 1.
@@ -118,6 +136,8 @@ class Architecture:
         pydantic.ValidationError: A value outside its range, or no stage.
 
     Example::
+
+        import efficientnetv2 as ev2
 
         stage = ev2.Stage(ev2.mbconv(expand=4, kernel=3), stride=2, channels=48, layers=2)
         ev2.Architecture(stem_channels=24, stages=(stage,), head_channels=256)

@@ -250,7 +250,7 @@ def _issues(
     for kind, found, text in (
         ("across_splits", across, f"in two splits: {what} is trained on and evaluated."),
         ("other_label", unlike, f"with different labels: {what}, but two labels."),
-        ("picture", harmless, f"of {what}, with equal labels and splits: {share} are redundant."),
+        ("image", harmless, f"of {what}, with equal labels and splits: {share} are redundant."),
     ):
         if found:
             shown = [captions.get(group, "") for group in found]

@@ -26,10 +26,10 @@ _GROUP = "Give them one value in a column and name it in `group_column`, so that
 # Severity of each kind of issue, and what to do.
 _CATALOG: Mapping[str, tuple[Severity, str]] = {
     "ignored_files": ("doubtful", "If they are images, convert them to JPEG: they are not read and not counted."),
-    "no_labels": ("note", "Put the images of each class into a sub-folder of its own."),
+    "no_labels": ("note", "Create one sub-folder per class."),
     "unlabeled": (
         "wrong",
-        "Training refuses them. Fill the labels in, or move them into a table of their own, which effnetv2 predict "
+        "Training refuses them. Fill in the labels, or rank these images in a separate table: effnetv2 predict "
         "MODEL DATA --rank OUT ranks.",
     ),
     "one_class": ("wrong", "Training needs two classes. Add another, or give the parent of the class folders."),
@@ -39,8 +39,8 @@ _CATALOG: Mapping[str, tuple[Severity, str]] = {
     "near_across_splits": ("doubtful", _REMOVE_FROM_SPLIT),
     "same_other_label": ("wrong", _INSPECT_LABELS),
     "near_other_label": ("doubtful", _INSPECT_LABELS),
-    "same_picture": ("note", "Automatic splits keep equal files together."),
-    "near_picture": ("note", _GROUP),
+    "same_image": ("note", "Automatic splits keep equal files together."),
+    "near_image": ("note", _GROUP),
     "lookalike_across_splits": ("doubtful", "Inspect them, and put them into one split: they bias the evaluation."),
     "lookalike_other_label": ("doubtful", "Inspect them: one label may be wrong."),
     "lookalike": ("note", _GROUP),

@@ -89,7 +89,7 @@ def _contradicted(
         }
         for at in order
     ]
-    facts = {"asked": len(labels), "out_of_fold_accuracy": accuracy, "suspected_labels": suspected}
+    facts = {"num_checked": len(labels), "out_of_fold_accuracy": accuracy, "suspected_labels": suspected}
     if not suspected:
         return facts, []
     some_of = f"{most:,} of " if most < len(labels) * (FOLDS - 1) // FOLDS else ""

@@ -58,7 +58,7 @@ def location_section(dataset: ImageDataset, *, near_km: float = NEAR_KM) -> Chec
         "placed": len(places.rows),
         "near_another": near,
         "nearest_of_its_label": alike,
-        "near_training_pictures": leaking,
+        "near_training_images": leaking,
         "median_km_to_nearest": float(np.median(nearest)) if len(nearest) > 1 else None,
     }
     return CheckSection(facts, issues)
@@ -115,11 +115,11 @@ def group_section(dataset: ImageDataset) -> CheckSection:
         issues.append(issue("group_tells_label", sentence))
     lost = table.index[table["group"].isna()]
     if len(lost):
-        sentence = f"{share_text(len(lost), len(table))} have no group; each counts as a group of its own."
+        sentence = f"{share_text(len(lost), len(table))} have no group; each counts as a separate group."
         issues.append(issue("no_group", sentence, single_rows(lost)))
     facts = {
         "groups": len(several),
-        "of_one_picture": int((~several).sum()),
+        "of_one_image": int((~several).sum()),
         "across_splits": [str(name) for name in across],
         "of_one_label": int(pure.sum()),
     }

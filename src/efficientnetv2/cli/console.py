@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
-from efficientnetv2.cli.errors import OPTIONS, spelled
 from efficientnetv2.utils.errors import escape_controls, format_duration
-from efficientnetv2.utils.logs import attached, reported_to
+from efficientnetv2.utils.logs import attached, reported_to, spelling
 
 _NUMBER = re.compile(r"|off|[\d,]*\.?\d+(e-?\d+)?( [GM])?")  # in a column of numbers, with gaps
 _GAP = 2  # spaces between two columns
@@ -39,7 +38,7 @@ class Screen:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self.notes = _console(stderr=quiet)
         self._level = logging.DEBUG if verbose else logging.INFO
-        self._options = OPTIONS.get()  # a line may come from a thread, which has no context
+        self._spell = spelling.get()  # a line may come from a thread, which has no context
 
     def __enter__(self) -> Self:
         self._contexts = ExitStack()
@@ -52,11 +51,11 @@ class Screen:
 
     def warn(self, line: str) -> None:
         """Print a line on stderr."""
-        _console(stderr=True).print(self._printable(spelled(line, self._options)))
+        _console(stderr=True).print(self._printable(self._spell(line)))
 
     def say(self, line: str) -> None:
         """Print a line of plain text; rich puts it above a progress bar."""
-        self.notes.print(self._printable(spelled(line, self._options)))
+        self.notes.print(self._printable(self._spell(line)))
 
     def _printable(self, text: str) -> str:
         """The text with what the screen cannot show escaped."""

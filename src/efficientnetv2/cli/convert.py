@@ -40,7 +40,7 @@ def _of_input(help: str, metavar: str | None = None, **more: Any) -> Any:
 
 def convert(
     source: Annotated[
-        Path, argument("IN", "A model file or run; or weights of timm, torchvision, Keras or the authors.")
+        Path, argument("IN", "Model file, run, or weights of timm, torchvision, Keras or google/automl.")
     ],
     output: Annotated[
         Path, argument("OUT", "A .safetensors file; for others also .pth, .h5, .keras, or a folder for timm.")

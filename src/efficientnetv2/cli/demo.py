@@ -140,10 +140,10 @@ def make_room(out: Path) -> None:
         known = {*RUN_FILES, "inspection", "folds"}
         others = sorted({file.name for file in out.iterdir() if file.suffix != ".partial"} - known)
         if others:
-            raise InputError(f"{out} has {shorten(others, 3)} beside an earlier demo. {fix}")
+            raise InputError(f"{out} has other files next to an earlier demo ({shorten(others, 3)}). {fix}")
         shutil.rmtree(out)
     elif out == OUT and (out / "recipe.yaml").exists():
-        raise InputError(f"{out} has a run that is not of the demo. {fix}")
+        raise InputError(f"{out} has a run that the demo did not make. {fix}")
     validate_new_run_dir(out)
 
 
@@ -172,7 +172,7 @@ def story(
         ("check the images", "check", [data, "--output", str(out / "inspection")]),
         ("train from the bundled weights, rare classes oversampled", "train", train),
         (
-            "how good is this recipe in new places? Each image is predicted once, whole locations held out",
+            "cross-validate: predict each image once, with whole locations held out",
             "crossval",
             [*folds, "--output", str(out / "folds"), *machine],
         ),
@@ -192,9 +192,9 @@ def next_lines(images: Path, out: Path) -> Iterator[str]:
     folds = out / "folds" / "report.html"
     yield "\nOpen, in this order:"
     if folds.exists():
-        yield f"  {folds}   how good the recipe is, with intervals"
-    yield f"  {out / 'inspection' / 'inspection.html'}   problems of the images"
-    yield f"  {out / 'report.html'}   the model to use, and its training"
+        yield f"  {folds}   cross-validated metrics, with intervals"
+    yield f"  {out / 'inspection' / 'inspection.html'}   dataset check"
+    yield f"  {out / 'report.html'}   report of the final model"
     yield "Next:"
     yield f"  {shell_join(['effnetv2', 'predict', str(out), str(images.parent / 'pictures')])}"
     yield f"  {shell_join(['effnetv2', 'train', 'YOUR_IMAGES'])}"

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from functools import partial
 from types import MappingProxyType
 
 import typer
@@ -15,21 +15,20 @@ from pydantic import ValidationError
 
 from efficientnetv2.utils.errors import InputError, OtherProcessError, escape_controls, format_rule
 from efficientnetv2.utils.launcher import report_to_torchrun
+from efficientnetv2.utils.logs import spelling
 from efficientnetv2.utils.shell import shell_join
 
 # What the loader of shared libraries and the start of a thread say where memory runs out.
 # Source: glibc, elf/dl-load.c; CPython, Modules/_threadmodule.c.
 _OUT_OF_MEMORY = ("failed to map segment from shared object", "can't start new thread")
-# Name of each parameter of the running command, and how the command line spells it.
-OPTIONS: ContextVar[Mapping[str, str]] = ContextVar("options", default=MappingProxyType({}))
 
 
 @contextmanager
 def ends(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
     """Turn foreseen errors into messages, which name ``options``, and exit codes."""
-    token = OPTIONS.set(options)
     try:
-        yield
+        with spelling_as(options):
+            yield
     except InputError as error:
         raise typer.Exit(end(*_with_hint(spelled(str(error), options)), code=2)) from error
     except ValidationError as error:
@@ -51,8 +50,16 @@ def ends(options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         message = spelled(" ".join(["stopped.", *map(str, stop.args)]), options)
         raise typer.Exit(end(message, code=130, kind="")) from stop
+
+
+@contextmanager
+def spelling_as(options: Mapping[str, str]) -> Iterator[None]:
+    """Show parameters by ``options``, their names on the command line, on the screen and in ``log.txt``."""
+    token = spelling.set(partial(spelled, options=options))
+    try:
+        yield
     finally:
-        OPTIONS.reset(token)
+        spelling.reset(token)
 
 
 def end(message: str, hint: str | None = None, *, code: int, kind: str = "error: ") -> int:

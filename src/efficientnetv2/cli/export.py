@@ -15,7 +15,7 @@ def export(
     format: Annotated[
         Literal["onnx", "openvino", "torch", "triton"], option("Format.", "onnx|openvino|torch|triton")
     ] = "onnx",
-    output: Annotated[Path | None, option("File or folder to write.  [default: beside the model]", "PATH")] = None,
+    output: Annotated[Path | None, option("File or folder to write.  [default: next to the model]", "PATH")] = None,
     input: Annotated[
         Literal["float", "uint8"],
         option("float: normalized images. uint8: raw images, preprocessed in the model.", "float|uint8"),

@@ -136,8 +136,8 @@ def print_areas(areas: MapAreas, screen: Screen) -> None:
         bounds = [f"{name} {min(1.0, 3 / samples):.1%}" for name, samples in flawless.items()]
         shown = ", ".join(bounds[:5]) + (", ..." if len(bounds) > 5 else "")
         screen.say(
-            f"The sample has no error where the map has {shorten(flawless)}, and the intervals take that as certain. "
-            f"So few places allow errors up to: {shown}."
+            f"The sample has no error where the map has {shorten(flawless)}, so its intervals there are too "
+            f"narrow. With this few samples, the error may be up to: {shown}."
         )
 
 

@@ -86,7 +86,7 @@ def recipes(
     name: Annotated[str | None, argument("[NAME]", "A named recipe, a recipe.yaml, or a run.")] = None,
     fields: Annotated[bool, flag("--fields", "List every field for --set.")] = False,
     field: Annotated[
-        str | None, option("List one field, a part (optimizer), or all that start so (crop).", "FIELD")
+        str | None, option("List one field, a part (optimizer), or all with a prefix (crop).", "FIELD")
     ] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -108,7 +108,7 @@ class RecipeOptions:
     ] = None
     weights: Annotated[str | None, option("auto, none, a name (models --pretrained), a file, or a run.", "NAME")] = None
     epochs: Annotated[float | None, option("Passes over the training images.", "N")] = None
-    minutes: Annotated[float | None, option("Time for all, report included, instead of --epochs.", "N")] = None
+    minutes: Annotated[float | None, option("Time of the whole run, with its report, instead of --epochs.", "N")] = None
     image_size: ImageSize = None
     batch_size: BatchSize = None
     lr: Annotated[float | None, option("Peak learning rate.", "X", check=between(0))] = None

@@ -77,6 +77,7 @@ _COMMANDS = {
     **dict.fromkeys(("plan", "estimate"), "train DATA --dry-run"),
     **dict.fromkeys(("augment", "preview"), "train DATA --preview PNG"),
     **dict.fromkeys(("shards", "pack"), "data pack"),
+    **dict.fromkeys(("onnx", "to-onnx", "deploy"), "export MODEL --format onnx"),
     "balance": "data balance",
     "map": "geo map",
     "area": "geo area",
@@ -84,10 +85,14 @@ _COMMANDS = {
     "help": "--help",
     "version": "--version",
 }
-_NO_EXPORT = (
-    "This version has no export. For ONNX, use Python: torch.onnx.export(efficientnetv2.load('MODEL').eval(), ...). "
-    "For timm, torchvision and Keras: effnetv2 convert"
-)
+# Formats that other tools export to, and what `export` calls the nearest of its own.
+_EXPORT_FORMATS = {
+    **{name: name for name in ("onnx", "openvino", "torch", "triton")},
+    **dict.fromkeys(("torchscript", "pt2"), "torch"),
+    **dict.fromkeys(("tensorrt", "trt", "engine"), "onnx"),
+}
+# Tasks of other tools that are none of an image classifier.
+_OTHER_TASKS = ("detect", "segment", "pose", "obb", "track")
 _SHARED = {"train", "evaluate", "predict"}  # share their work among the processes of a launcher
 # Seconds in which the first process of several reports an error; a launcher then ends the others. Ours.
 _FIRST_REPORTS_S = 3.0
@@ -291,8 +296,8 @@ class Group(_WithoutTypes, TyperGroup):
         except UsageError as error:
             ours = _COMMANDS.get(args[0], "")
             error.message = f"no such command '{args[0]}'"
-            if args[0] == "export":
-                error.hint = _NO_EXPORT
+            if args[0] in _OTHER_TASKS:
+                error.hint = "It classifies whole images: use a detection library for objects in images"
             elif ours.partition(" ")[0] in self.commands or ours.startswith("--"):
                 error.hint = f"Use: {ctx.command_path} {ours}"
             else:
@@ -315,8 +320,9 @@ def _usage_message(error: Any) -> tuple[str, str | None]:
         if choices := re.fullmatch(r"Value error, '.*' is not one of (.*)\.", error.message, re.DOTALL):
             known = [choice.strip("'") for choice in choices[1].split(", ")]
             rule = f"choose from {', '.join(known)}"
-            is_onnx = "timm" in known and problem["input"] == "onnx"
-            hint = _NO_EXPORT if is_onnx else hint or _nearest(str(problem["input"]), known)
+            exported = _EXPORT_FORMATS.get(str(problem["input"]).lower()) if "timm" in known else None
+            hint = exported and f"Use: effnetv2 export MODEL --format {exported}"
+            hint = hint or getattr(error, "hint", None) or _nearest(str(problem["input"]), known)
         return f"{name}: invalid value '{problem['input']}' ({rule})", hint
     if name:
         return f"{name}: {error.message}", hint

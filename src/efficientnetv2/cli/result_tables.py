@@ -68,14 +68,14 @@ def _headline(outcome: EvaluationResult) -> Iterator[str]:
     )
     if isinstance(score, MultilabelMetrics):
         yield (
-            f"With every class {ASSIGNMENT_RULES[score.answer]}: micro-F1 {score.f1_micro:.1%}, "
+            f"With every class {ASSIGNMENT_RULES[score.activation]}: micro-F1 {score.f1_micro:.1%}, "
             f"macro-F1 {score.f1_macro:.1%}."
         )
     verdict = "not clearly above"
     if low > score.majority_top1 or high < score.majority_top1:
         verdict = "above" if low > score.majority_top1 else "below"
     yield (
-        f"That is {verdict} always predicting '{score.majority_class}', which is right for {score.majority_top1:.1%}."
+        f"That is {verdict} always predicting '{score.majority_class}', which is correct for {score.majority_top1:.1%}."
     )
 
 

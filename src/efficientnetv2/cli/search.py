@@ -25,7 +25,7 @@ Storage = Annotated[
 ]
 Trials = Annotated[int | None, option("Number of trials.  [default: the preset's]", "N", check=between(1, 1_000_000))]
 Minutes = Annotated[float | None, option("Start no trial that would end later.", "N", check=between(0))]
-Wait = Annotated[float, advanced("Retry for so long while the database does not answer.", "MINUTES", check=between(0))]
+Wait = Annotated[float, advanced("How long to retry while the database does not respond.", "MINUTES", check=between(0))]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def run(
     storage: Storage = None,
     trials: Trials = None,
     minutes: Minutes = None,
-    dry_run: Annotated[bool, flag("--dry-run", "Estimate the cost, and leave nothing.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Estimate the cost, and run nothing.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Start a study, or join it as another worker.
@@ -189,9 +189,7 @@ def export(
     study: Study,
     out: Annotated[Path | None, option("File.  [default: STUDY/found.yaml]", "YAML", "--output")] = None,
     trial: Annotated[int | None, option("Trial number.  [default: the best]", "N")] = None,
-    grow: Annotated[
-        str | None, option("Scale it up: as M and L of S in the paper, or by a compound phi.", "m|l|PHI")
-    ] = None,
+    grow: Annotated[str | None, option("Scale it up: m or l as in the paper, or a compound phi.", "m|l|PHI")] = None,
     storage: Storage = None,
     wait: Wait = 1.0,
 ) -> None:

@@ -24,7 +24,7 @@ def train(
     out: options.RunOut = None,
     resume: Annotated[bool, flag("--resume", "Continue --output, or the newest in runs/.")] = False,
     dry_run: Annotated[bool, flag("--dry-run", "Estimate time, memory and disk, and train nothing.")] = False,
-    preview: Annotated[Path | None, option("Draw what each stage feeds to the model.", "PNG")] = None,
+    preview: Annotated[Path | None, option("Write a PNG of augmented images per stage.", "PNG")] = None,
     preview_images: Annotated[int, advanced("Images of the preview.", "N", check=between(1, 24))] = 8,
     baseline: Annotated[
         Path | None, advanced("Run to compare with, on the same images.  [default: the last one]", "RUN")

@@ -52,7 +52,7 @@ class _ReferenceRaster:
         other = _ReferenceRaster.of("", dataset, every_seen=self.seen is None)
         if other.every == self.every or (self.seen is not None and other.seen == self.seen):
             return ""
-        fix = f"{self.file} has {self.every}. Give as many, or select `bands` that all have."
+        fix = f"{self.file} has {self.every}. Give rasters with equal bands, or select `bands` that all have."
         return checks.missing_bands_fault(checks.band_count(dataset), bands, fix)
 
 
@@ -64,7 +64,7 @@ def load_raster(path: str, bands: Bands) -> Pixels:
                 raise UnreadableImageError(path, fault)
             return upright(geotiff.read_raster(dataset, bands)[0], checks.orientation(path))
     except MemoryError as error:
-        raise UnreadableImageError(path, "needs more memory than there is") from error
+        raise UnreadableImageError(path, "needs more memory than is available") from error
     except InputError as error:
         raise UnreadableImageError(path, str(error)) from error
 
@@ -211,7 +211,7 @@ def _rule_from_samples(bands: Bands, parts: Sequence[_RasterSample]) -> Bands:
         missing=tuple(round(float(band.mean())) if len(band) else _MIDDLE for band in known),
         # A constant band has no spread; 1 avoids a division by zero.
         spread=tuple(max(1.0, round(float(band.std()), 3)) if len(band) else 1.0 for band in known),
-        picture_m=float(np.median(sides)) if sides else None,
+        ground_m=float(np.median(sides)) if sides else None,
     )
 
 

@@ -188,7 +188,7 @@ def read_cifar_folder(folder: Path, source: str) -> ImageRecords:
         ids = cifar_records(folder / file)[:, layout.label_bytes - 1]
         if len(ids) and ids.max() >= len(names):
             row = int(ids.argmax())
-            raise InputError(f"{file}#{row}: label {ids[row]} is none of the {len(names)} of {layout.names}.")
+            raise InputError(f"{file}#{row}: label {ids[row]} is not one of the {len(names)} in {layout.names}.")
         split = "test" if file == layout.test else "train"
         rows += [(f"{file}#{index}", names[label], split) for index, label in enumerate(ids)]
     if not rows:
@@ -202,7 +202,7 @@ def cifar_records(file: Path) -> Bytes:
     layout = CIFAR100 if file.name in (*CIFAR100.train, CIFAR100.test) else CIFAR10
     record, size = layout.record, file.stat().st_size
     if size % record:
-        raise InputError(f"{file.name} has {size} bytes, no multiple of {record}: it is cut short. Get it again.")
+        raise InputError(f"{file.name} has {size} bytes, not a multiple of {record}: it is cut short. Get it again.")
     if not size:
         return np.empty((0, record), dtype=np.uint8)
     return np.memmap(file, dtype=np.uint8, mode="r").reshape(-1, record)

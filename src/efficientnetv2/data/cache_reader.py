@@ -69,7 +69,7 @@ class CacheIndex:
             file.seek(offset)
             content = file.read(length)
         if _hash(content) != digest:
-            raise InvalidCacheError("is no cache, damaged, cut short or of another version")
+            raise InvalidCacheError("is damaged, or not a cache of this version")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             reasons = dict(zip(arrays["rows"].tolist(), arrays["reasons"].tolist(), strict=True))
             channels = int(arrays["channels"])
@@ -119,7 +119,7 @@ class CachedImageReader:
             with self.path.open("rb") as file:
                 index = CacheIndex.read(file)
                 if index.digest != self.digest:
-                    raise InvalidCacheError("holds other images by now")
+                    raise InvalidCacheError("now holds other images")
                 # Not "c", which may reserve memory for the whole file: a cache may be larger than memory.
                 return index, np.asarray(np.memmap(file, np.uint8, "r"))
         except InvalidCacheError as error:

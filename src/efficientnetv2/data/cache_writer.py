@@ -275,7 +275,7 @@ def _is_valid(file: Path, digest: str, job: CacheJob) -> bool:
         if index.digest != digest:
             fault = "holds other images"
         elif any(not isinstance(_decode(job.reader, row, job.spec), str) for row in index.reasons):
-            fault = "lacks images that can be read by now"
+            fault = "lacks images that are readable now"
     except FileNotFoundError:
         return False
     except InvalidCacheError as error:

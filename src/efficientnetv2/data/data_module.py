@@ -68,15 +68,15 @@ class SharedDataset:
 class DataModule:
     """Images ready for a run: ``dataset`` has every readable image with its split, ``skipped`` the others.
 
-    ``holdout_drawn``: val was drawn here by the seed. ``chooses``: minival selects the weights. ``contents`` are (N,)
-    ids, equal for identical files. ``label_conflicts`` counts pairs of identical images with different labels.
+    ``holdout_drawn``: val was drawn here by the seed. ``has_selection_set``: minival selects the weights. ``contents``
+    are (N,) ids, equal for identical files. ``label_conflicts`` counts pairs of identical images with other labels.
     """
 
     dataset: ImageDataset
     split_note: str
     skipped: tuple[tuple[str, str], ...]
     holdout_drawn: bool
-    chooses: bool
+    has_selection_set: bool
     contents: Ints
     eval_split: EvalSplit = "val"
     common: SharedDataset | None = None
@@ -105,7 +105,7 @@ class DataModule:
     @cached_property
     def minival(self) -> ImageDataset | None:
         """The images that select the weights. None if nothing is selected."""
-        return self.dataset.subset("minival") if self.chooses else None
+        return self.dataset.subset("minival") if self.has_selection_set else None
 
     @property
     def trainable(self) -> ImageDataset:
@@ -158,12 +158,12 @@ def prepare_data(
         dataset, note = with_holdout(dataset, fraction=val_fraction, seed=seed, contents=contents)
     if evaluated != eval_split:
         note = f"No images are given as test, which the recipe would evaluate. {note}"
-    dataset, minival_note, chooses = _with_minival(dataset, minival, contents)
+    dataset, minival_note, has_selection_set = _with_minival(dataset, minival, contents)
     copies, copies_note = excluded_copies(dataset, ~dataset.in_train)
     if copies.any():
         dataset, contents = dataset.select(np.flatnonzero(~copies)), contents[~copies]
     dataset = with_bands(dataset, source, seed=seed)
-    parts = ("minival", evaluated) if chooses else (evaluated,)
+    parts = ("minival", evaluated) if has_selection_set else (evaluated,)
     rows = np.flatnonzero(np.isin(dataset.split, parts))
     if bad := decode_evaluated(dataset, rows, strict=strict):
         skipped += [(dataset.paths[row], reason) for row, reason in bad.items()]
@@ -174,7 +174,7 @@ def prepare_data(
         f"{note}{divided}{minival_note}{copies_note}",
         tuple(skipped),
         holdout_drawn,
-        chooses,
+        has_selection_set,
         contents,
         evaluated,
         check_notes=found.notes,
@@ -188,13 +188,13 @@ def _with_minival(
     """The dataset with minival, a sentence starting with a space, and whether minival selects the weights."""
     if minival is None:
         unused = int((dataset.split == "minival").sum())
-        note = f" The {unused} images given as minival are not used; to choose by them, `minival={unused}`."
+        note = f" The {unused} images given as minival are not used. To select the model on them: `minival={unused}`."
         return dataset, note if unused else "", False
     if minival == "auto":
-        dataset, note, chooses = with_auto_minival(dataset, contents=contents)
+        dataset, note, has_selection_set = with_auto_minival(dataset, contents=contents)
     else:
-        (dataset, note), chooses = with_minival(dataset, size=minival, contents=contents), True
-    return dataset, f" {note}", chooses
+        (dataset, note), has_selection_set = with_minival(dataset, size=minival, contents=contents), True
+    return dataset, f" {note}", has_selection_set
 
 
 def decode_evaluated(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict[int, str]:
@@ -208,7 +208,7 @@ def decode_evaluated(dataset: ImageDataset, rows: Ints, *, strict: bool) -> dict
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_DECODED)).astype(np.int64))]
     with progress("decoding", len(rows)) as counted:
         bad = find_undecodable(dataset, rows.tolist(), strict=strict, progress=counted)
-    _logger.debug(f"Decoded {len(rows):,} images to be evaluated.")
+    _logger.debug(f"Decoded {pluralize(len(rows), 'image')} to be evaluated.")
     if bad:
         row, reason = next(iter(bad.items()))
         _logger.info(

@@ -82,7 +82,7 @@ class ImageDataset(ImageRecords):
     def subset(self, split: str) -> Self:
         """Images of one split. Class ids stay the same. Raises InputError for an unknown or empty split."""
         if split not in SPLITS:
-            raise InputError(f"'{split}' is no split{did_you_mean(split, SPLITS)}")
+            raise InputError(f"'{split}' is not a split{did_you_mean(split, SPLITS)}")
         rows = np.flatnonzero(self.split == split)
         if not len(rows):
             counts = ", ".join(f"{name or 'no split'} {n:,}" for name, n in Counter(self.split).items())
@@ -162,11 +162,13 @@ def load_dataset(
 ) -> ImageDataset:
     """Load a dataset and validate it.
 
-    ::
+    Example::
 
-        dataset = load_dataset("train.csv")       # or a folder, a Parquet file, shards, "cifar10"
-        dataset.class_names                       # ('grassland', 'plantation', ...)
-        dataset.subset("train").labels            # int64 class ids
+        import efficientnetv2 as ev2
+
+        dataset = ev2.load_dataset("photos/")  # or a CSV or Parquet file, shards, "cifar10"
+        len(dataset), dataset.class_names
+        dataset.labels  # int64 class ids
 
     Args:
         data: A folder with one sub-folder per class. Or a folder with train/, val/ and test/ of class folders. Or a
@@ -257,7 +259,7 @@ def _read(data: str, options: ReadOptions) -> ImageRecords:
         return table.read_table(path, data, options)
     if not is_image(path.name):
         fix = _FIXES.get(path.suffix.lower(), "If it is an image, convert it to JPEG first.")
-        raise InputError(f"'{data}' is no folder, CSV, TSV or Parquet file, or image of a supported format. {fix}")
+        raise InputError(f"'{data}' is not a folder, a CSV, TSV or Parquet file, or a supported image. {fix}")
     if options.require_labels:
         raise InputError(f"'{data}' is an image without a label. Give a folder or a table of labeled images.")
     _refuse_columns(data, options)
@@ -268,8 +270,8 @@ def _missing_data(data: str, path: Path) -> InputError:
     neighbors = os.listdir(path.parent) if path.parent.is_dir() else []
     near = did_you_mean(path.name, [*neighbors, *builtin_datasets.BUILTIN_NAMES])
     return InputError(
-        f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, shards, an image (a pattern is "
-        f"not expanded), or a built-in dataset: {', '.join(builtin_datasets.BUILTIN_NAMES)}."
+        f"data path '{data}' does not exist{near} Give a folder, a CSV or Parquet file, shards, an image, or a "
+        f"built-in dataset: {', '.join(builtin_datasets.BUILTIN_NAMES)}."
     )
 
 

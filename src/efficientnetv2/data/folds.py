@@ -138,7 +138,7 @@ def _refuse_too_few(part: ImageDataset, levels: list[Grouping], k: int) -> None:
 
 def _test_note(dataset: ImageDataset) -> str:
     tests = int((dataset.split == "test").sum())
-    return f" The {pluralize(tests, 'image')} given as test are left aside." if tests else ""
+    return f" The {pluralize(tests, 'image')} given as test are not used." if tests else ""
 
 
 def time_column(dataset: ImageDataset, column: str | None) -> str | None:
@@ -245,8 +245,8 @@ def _times(dataset: ImageDataset, column: str) -> npt.NDArray[np.object_]:
         row = int(wrong[0])
         what = "is empty" if pd.isna(given.iloc[row]) else f"is '{given.iloc[row]}'"
         raise InputError(
-            f"{dataset.where(row)}: {column} {what} ({len(wrong)} of {len(dataset)} rows), but must be a number, such "
-            "as a year, or a date, such as 2016-05-31."
+            f"{dataset.where(row)}: {column} {what} ({len(wrong)} of {pluralize(len(dataset), 'row')}), but must be a "
+            "number, such as a year, or a date, such as 2016-05-31."
         )
     values: npt.NDArray[np.object_] = times.to_numpy(dtype=object)
     return values

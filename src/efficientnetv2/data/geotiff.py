@@ -58,12 +58,12 @@ def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterD
     rasterio = import_optional("rasterio", "geo", f"Reading the raster {path}")
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist, or is no file. Give a GeoTIFF or another raster.")
+        raise InputError(f"{path} is not a file. Give a GeoTIFF or another raster.")
     for sidecar in (Path(f"{path}{suffix}") for suffix in _SIDECARS):
         if sidecar.is_file():
             with sidecar.open("rb") as file:
                 if file.read(2) not in (b"II", b"MM"):
-                    raise InputError(f"{sidecar} is no TIFF, so {path} is not opened. Remove {sidecar.name}.")
+                    raise InputError(f"{sidecar} is not a TIFF, so {path} is not opened. Remove {sidecar.name}.")
     options = {} if overviews else {"OVERVIEW_LEVEL": "NONE"}
     # With this name, no file at a URL is opened.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="/none"):
@@ -76,7 +76,7 @@ def open_raster(path: str | Path, *, overviews: bool = True) -> Iterator[RasterD
             if path.suffix.lower() == ".vrt":
                 command = shell_join(["gdal_translate", str(path), str(path.with_suffix(".tif"))])
                 fix = f" Files that it names are not opened; write one raster of them: {command}"
-            raise InputError(f"{path} is no raster that GDAL can open: {error}.{fix}") from error
+            raise InputError(f"{path} is not a raster that GDAL can open: {error}.{fix}") from error
         with dataset:
             if overview_file := dataset.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"):
                 raise InputError(f"{path} has its overviews in '{overview_file}'. Remove its tag OVERVIEW_FILE.")

@@ -134,8 +134,8 @@ class _Listing:
             place = os.path.join(self.source, below)
             note = _format_unsupported(_unsupported(skipped), place)
             raise InputError(
-                f"{place}: the class folders {shorten(empty)} hold no image. {note}Put images into each, or leave such "
-                "classes out with `min_images_per_class=1`."
+                f"{place}: the class folders {shorten(empty)} hold no image. {note}Add images, or leave out such "
+                "classes with `min_images_per_class=1`."
             )
         return empty
 

@@ -18,7 +18,7 @@ from efficientnetv2.data import builtin_datasets, jpeg
 from efficientnetv2.data.image_formats import ForeignFormatError, NotRegularFileError, loaded, open_image, read_file
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.memory import MemoryBudget
 
 Pixels = npt.NDArray[np.uint8]
@@ -267,7 +267,7 @@ def _content(source: Source) -> bytes | Image.Image | Pixels:
     elif "#" in str(source) and (record := packed_record(str(source))):
         rows = builtin_datasets.cifar_records(Path(record[0]))
         if record[1] >= len(rows):
-            raise UnreadableImageError("", f"is not there: the file has {len(rows)} records")
+            raise UnreadableImageError("", f"does not exist: the file has {pluralize(len(rows), 'record')}")
         planes = rows[record[1], -builtin_datasets.PIXELS :].reshape(3, _CIFAR_PX, _CIFAR_PX)
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
     else:
@@ -290,7 +290,7 @@ def fault_of(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"{TOO_LARGE} ({error})"
     if isinstance(error, MemoryError):
-        return str(error) or "needs more memory than there is"
+        return str(error) or "needs more memory than is available"
     if fault := next((text for kind, text in _FAULTS.items() if isinstance(error, kind)), ""):
         return fault
     if "truncated" in str(error).lower() or isinstance(error, EOFError):

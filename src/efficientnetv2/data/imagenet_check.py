@@ -40,7 +40,7 @@ def compare(dataset: ImageDataset, published: Published, *, strict: bool) -> tup
     if known & here:
         differences = {
             f"of {title}'s {counts[0]:,} classes are missing": known - here,
-            "of the classes are none of its": here - known,
+            "classes are not in it": here - known,
         }
         wrong = [f"{len(ids):,} {what} ({shorten(sorted(ids), 3)})" for what, ids in differences.items() if ids]
         if wrong:
@@ -98,5 +98,5 @@ def _count_notes(dataset: ImageDataset) -> list[str]:
         if len(labels) and len(odd):
             shown = shorten([f"{dataset.class_names[index]}: {counts[index]:,}" for index in odd], 3)
             numbers = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-            notes.append(f"ImageNet-1k has {numbers} images of each class in {split}; not so {shown}.")
+            notes.append(f"ImageNet-1k has {numbers} images of each class in {split}; these classes differ: {shown}.")
     return notes

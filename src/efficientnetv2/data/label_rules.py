@@ -31,7 +31,7 @@ def validate_labeled(records: ImageRecords) -> None:
     if len(empty):
         raise InputError(
             f"{records.where(int(empty[0]))}: the label is empty "
-            f"({len(empty)} of {len(records)} {records.unit} have none). Fill it in, or leave these out."
+            f"({len(empty)} of {records.count(len(records))} lack one). Fill it in, or leave these out."
         )
 
 
@@ -61,8 +61,8 @@ def merge_spellings(records: ImageRecords, spelling: Spelling, *, strict: bool) 
         others = [name for name in merged if name != label]
         more = f", as {pluralize(len(others), 'more label')} ({shorten(others)})" if others else ""
         raise InputError(
-            f"{records.where(row)}: label '{label}' differs from '{to}' ({counts[to]} {records.unit}) only by case, "
-            f"surrounding space or Unicode form{more}. Rename one, or merge them with `labels=casefold`."
+            f"{records.where(row)}: label '{label}' differs from '{to}' ({records.count(int(counts[to]))}) only by "
+            f"case, surrounding space or Unicode form{more}. Rename one, or merge them with `labels=casefold`."
         )
     if all(label == label.strip() for label in counts) and (not merged or spelling == "exact"):
         return labels, None  # mapping millions of labels takes time and memory
@@ -85,8 +85,8 @@ def validate_unique_paths(records: ImageRecords) -> None:
     how = f" with different labels, '{labels[0]}' and '{labels[1]}'" if differ else ""
     again = records.paths[second] if records.rows is None else f"row {records.rows[second]}"
     raise InputError(
-        f"{records.where(first)} and {again}: '{paths.iloc[second]}' is listed twice{how} ({len(repeated)} such rows). "
-        "Keep one row for each image."
+        f"{records.where(first)} and {again}: '{paths.iloc[second]}' is listed twice{how} "
+        f"({pluralize(len(repeated), 'such row')}). Keep one row for each image."
     )
 
 
@@ -103,8 +103,8 @@ def validate_places(records: ImageRecords) -> None:
         empty = np.flatnonzero(table[name].isna())
         if len(empty):
             raise InputError(
-                f"{records.where(int(empty[0]))}: the {name} is empty, but {len(table) - len(empty)} of {len(table)} "
-                "rows have it. Fill it in, or remove the columns latitude and longitude."
+                f"{records.where(int(empty[0]))}: the {name} is empty, but {len(table) - len(empty)} of "
+                f"{pluralize(len(table), 'row')} have it. Fill it in, or remove the columns latitude and longitude."
             )
 
 
@@ -142,7 +142,7 @@ def validate_classes(records: ImageRecords) -> None:
     nested = records.rows is None and any(f"{names[0]}/" in path.rpartition("/")[0] for path in records.paths)
     hint = f", or give {records.source}/{names[0]}" if nested else ""
     raise InputError(
-        f"{records.source} has one class only, '{names[0]}' ({len(records)} {records.unit}), but needs two. Add images "
+        f"{records.source} has one class only, '{names[0]}' ({records.count(len(records))}), but needs two. Add images "
         f"of another class{hint}."
     )
 

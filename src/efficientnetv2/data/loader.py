@@ -152,8 +152,8 @@ def worker_errors() -> Iterator[None]:
         # Shared memory holds only images; of other memory the model in training uses most.
         kind = InputError if "Bus error" in text else ReaderKilledError
         raise kind(
-            f"A process that reads images was killed ({text.splitlines()[0]}), most likely for want of memory or "
-            "shared memory. Use fewer `workers`, or `workers=0`."
+            f"A process that reads images was killed ({text.splitlines()[0]}), most likely because memory or "
+            "shared memory ran out. Use fewer `workers`, or `workers=0`."
         ) from error
 
 

@@ -134,7 +134,7 @@ def probe_raster(path: str) -> tuple[str, str]:
                 return fault, ""
             return _last_block_fault(dataset), f"rasters of {dataset.count} x {dataset.dtypes[0]}"
     except InputError:
-        return "is not an image that Pillow can read, and no raster that GDAL can open", ""
+        return "is not an image that Pillow can read, and not a raster that GDAL can open", ""
 
 
 def truncation_fault(path: str) -> str:
@@ -269,12 +269,12 @@ def encoding_fault(dataset: RasterDataset) -> str:
     """Why what GDAL reads are not levels of all bands: no bands, pages, inks, palettes, levels from white, few bits."""
     pages = _pages_fix(dataset)
     if not dataset.count:
-        return f"has no bands itself. {pages or 'Give one that has.'}"
+        return f"has no bands. {pages or 'Give a raster with bands.'}"
     if pages:
         first = ",".join(map(str, visible_bands(dataset)))
         return (
-            f"has {pluralize(dataset.count, 'band')} in its first page, and others behind. {pages} Or read the first "
-            f"page: `bands={first}`."
+            f"has {pluralize(dataset.count, 'band')} in its first page, and others in later pages. {pages} Or read the "
+            f"first page: `bands={first}`."
         )
     if _is_cmyk(dataset):
         return "holds the inks of a printed image (CMYK). Save it as RGB of 8 bits, or leave it out."
@@ -298,7 +298,7 @@ def _is_cmyk(dataset: RasterDataset) -> bool:
 def _pages_fix(dataset: RasterDataset) -> str:
     """How pages become bands. '' for a raster of one page."""
     pages = len(dataset.subdatasets)
-    fix = "are rasters of their own: make them bands of one by gdalbuildvrt -separate, then gdal_translate."
+    fix = "are separate rasters. Combine them: gdalbuildvrt -separate, then gdal_translate."
     return f"Its {pages} pages {fix}" if pages > 1 else ""
 
 

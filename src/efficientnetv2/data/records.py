@@ -165,10 +165,9 @@ class ImageRecords:
             return escape_controls(self.paths[index])
         return f"{Path(self.source).name}, row {self.rows[index]}"
 
-    @property
-    def unit(self) -> str:
-        """Noun for counts in messages: rows of a table, or images."""
-        return "images" if self.rows is None else "rows"
+    def count(self, number: int) -> str:
+        """A number in messages: of rows of a table, or of images."""
+        return pluralize(number, "image" if self.rows is None else "row")
 
 
 def missing_column(source: str, column: str, columns: Iterable[object], role: str) -> InputError:

@@ -167,14 +167,19 @@ def class_members(labels: Ints, classes: int) -> list[Ints]:
 class ProgressiveBatchSampler(Sampler[list[tuple[int, StepSettings]]]):
     """The batches of a whole run, one per step. Each index comes with the setting of its step.
 
-    ::
+    Example::
 
-        sampler = ProgressiveBatchSampler(len(photos), batch_size=32, progressive=plan, steps=1_000)
-        loader = DataLoader(photos, batch_sampler=sampler, num_workers=4)  # calls photos[index, setting]
+        import efficientnetv2 as ev2
 
-    The dataset makes the image at the size of the setting and returns the setting, so that the loop can apply it to the
-    model (``apply_regularization``). Batches depend only on step and seed, so that a run may resume.
-    ``examples/loops/`` has whole examples for a plain loop, Lightning and Hugging Face's Trainer.
+        schedule = ev2.ProgressiveSchedule(stages=2, image_size=ev2.Ramp(128, 224))
+        sampler = ev2.ProgressiveBatchSampler(1_000, batch_size=32, progressive=schedule, steps=300)
+        index, setting = next(iter(sampler))[0]
+        setting.image_size  # 128
+
+    ``DataLoader(images, batch_sampler=sampler)`` calls ``images[index, setting]``. The dataset makes the image at the
+    size of the setting and returns the setting, so that the loop can apply it to the model (``apply_regularization``).
+    Batches depend only on step and seed, so that a run may resume. ``examples/loops/`` has whole examples for a plain
+    loop, Lightning and Hugging Face's Trainer.
 
     Args:
         images: Number of images in the dataset.

@@ -98,7 +98,7 @@ def evaluate_on_test(dataset: ImageDataset) -> tuple[ImageDataset, str]:
     test, train = (pluralize(int((split == name).sum()), "image") for name in ("test", "train"))
     too = f", the {int(given.sum()):,} given as val among them" if given.any() else ""
     return dataset.with_split(split), (
-        f"Evaluating on the {test} given as test, by which nothing is chosen; training on {train}{too}."
+        f"Evaluating on the {test} given as test, which select nothing; training on {train}{too}."
     )
 
 
@@ -171,7 +171,8 @@ def validate_two_per_class(part: ImageDataset, clusters: Ints, *, held_out: int 
     minimum = int(np.bincount(classes, minlength=len(distinct))[scarce].max()) + 1 + held_out
     copies = is_copy(part)[rows]
     first = int(rows[np.argmin(copies)])  # an original, if there is one
-    among = f" among {len(rows)}, of which {copies.sum()} are augmented copies" if len(rows) > 1 else ""
+    augmented = f", {copies.sum()} augmented" if copies.any() else ""
+    among = f" among {len(rows)}{augmented}" if len(rows) > 1 else ""
     raise InputError(
         f"{part.where(first)}: class '{names[0]}' has one distinct image only{among} ('{part.paths[first]}'){more}, "
         "but two are needed, to train on and to evaluate. Add images, or leave such classes out with "
@@ -231,7 +232,7 @@ def with_minival(dataset: ImageDataset, *, size: int | float, contents: Ints | N
             f"minival is {size}, but the images have several labels each. Train without it: `minival=null`."
         )
     if given := int((dataset.split == "minival").sum()):
-        return dataset, f"The {given} images given as minival choose the weights to keep."
+        return dataset, f"The {given} images given as minival select the weights to keep."
     rows = _train_by_path(dataset)
     return _hold_out(dataset, rows, round(size * len(rows)) if isinstance(size, float) else size, contents)
 
@@ -299,8 +300,8 @@ def _hold_out(dataset: ImageDataset, rows: Ints, size: int, contents: Ints | Non
     split[rows[parts == 1]] = "minival"
     held, how = int((parts == 1).sum()), describe_split(levels, level, parts == 1)
     return dataset.with_split(split), (
-        f"Minival: {held} of {int(dataset.in_train.sum())} training images, {how}, are not trained on but choose "
-        "the weights to keep."
+        f"Minival: {held} of {int(dataset.in_train.sum())} training images, {how}, are not trained on. They "
+        "select the weights to keep."
     )
 
 

@@ -85,7 +85,7 @@ def read_table(file: Path, source: str, options: ReadOptions) -> ImageRecords:
     odd = [(label, count) for label, count in counts if str(label).strip().casefold() in _MISSING_WORDS]
     if odd:
         classes = ", ".join(f"'{label}' ({pluralize(count, 'row')})" for label, count in odd)
-        notes.append(f"Taken as a class: label {classes}. If the label is missing, empty the cell.")
+        notes.append(f"Read as a class: label {classes}. If the label is missing, empty the cell.")
     records = ImageRecords(root=file.parent, source=source, table=table, rows=rows, notes=tuple(notes))
     return locate_paths(records) if points_into_shards(table) else _with_files(records)
 
@@ -128,7 +128,7 @@ def _read_csv(file: Path, separator: str, names: list[str], roles: Collection[st
         problem = str(error).strip()
         if isinstance(error, pd.errors.ParserWarning):
             problem = f"rows have more cells than the first line names ({shorten(names)})"
-        raise InputError(f"{file.name} is no well-formed table: {problem}. Correct the rows.") from None
+        raise InputError(f"{file.name} is not a valid table: {problem}. Correct the rows.") from None
 
 
 def _parquet_names(file: Path) -> list[str]:
@@ -264,7 +264,7 @@ def _splits(column: pd.Series[str], name: str, rows: Ints) -> pd.Series[str]:
     if unknown := [word for word, split in words.items() if split is None]:
         wrong = np.flatnonzero(column.isin(unknown))
         raise InputError(
-            f"{name}, row {rows[wrong[0]]}: {shorten(unknown)} is no split{_more(len(wrong))}. A split is train "
+            f"{name}, row {rows[wrong[0]]}: {shorten(unknown)} is not a split{_more(len(wrong))}. A split is train "
             "(training), minival, val (valid, validation) or test (testing)."
         )
     return pd.Series([words.get(word) or "" for word in column], index=column.index)
@@ -326,7 +326,8 @@ def _with_files(records: ImageRecords) -> ImageRecords:
         names, near = shorten([paths[index] for index in gone], 3), _near(paths[gone[0]], root)
         raise InputError(
             f"{records.where(gone[0])}: '{paths[gone[0]]}' does not exist under {root} (no file in {len(gone)} of "
-            f"{len(records)} rows: {names}). Correct the paths, which are relative to the table's folder{near}."
+            f"{pluralize(len(records), 'row')}: {names}). Correct the paths, which are relative to the table's "
+            f"folder{near}."
         )
     found = {path: other for path, other in respelled.items() if other is not None}
     if not found:

@@ -62,7 +62,7 @@ class EvaluationResult:
     def metrics(self) -> Metrics:
         """Metrics of all predictions."""
         found = self.predictions
-        return compute_metrics(found.labels, found.probabilities, self.class_names, found.answer)
+        return compute_metrics(found.labels, found.probabilities, self.class_names, found.activation)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:

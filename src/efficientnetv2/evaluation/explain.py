@@ -131,7 +131,7 @@ def _examples(
     images = {place: image for place, image in read.items() if image is not None}
     maps: Sequence[Floats | None] = [None] * len(images)
     if images and supports_grad_cam(model):
-        classes = probabilities(predictions.logits[list(images)], predictions.answer).argmax(dim=1).numpy()
+        classes = probabilities(predictions.logits[list(images)], predictions.activation).argmax(dim=1).numpy()
         with suppress(MemoryShortError):  # no metric depends on the maps
             maps = list(grad_cam(model, np.stack(list(images.values())), classes))
     return {

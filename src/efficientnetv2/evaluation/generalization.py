@@ -125,7 +125,7 @@ def _group_distance(dataset: ImageDataset, pairs: Sequence[tuple[Bools, Bools]])
 class SplitComparison:
     """Metrics of the same images with random folds and with folds by location, by name."""
 
-    what: str  # the model: ``PROBE``, "the trained networks"
+    model: str  # ``PROBE`` or "the trained models"
     at_random: Mapping[str, float]
     by_place: Mapping[str, float]
     difference: Mapping[str, Difference]  # random minus by location
@@ -149,14 +149,14 @@ class SplitComparison:
         )
         if self.flattering:
             # The probe shows the bias, but the trained model is what the user quotes.
-            quoted = "the metrics of the trained model" if self.what == PROBE else "the metrics"
+            quoted = "the metrics of the trained model" if self.model == PROBE else "the metrics"
             return (
-                f"Random folds are optimistic: metrics of {self.what} are lower by location ({values}). For new "
+                f"Random folds are optimistic: metrics of {self.model} are lower by location ({values}). For new "
                 f"locations, quote {quoted} by location."
             )
         if any(each.high < 0 for each in self._main):
-            return f"Random folds are not optimistic: metrics of {self.what} are higher by location ({values})."
-        return f"Random folds and folds by location differ only within chance for {self.what}: {values}."
+            return f"Random folds are not optimistic: metrics of {self.model} are higher by location ({values})."
+        return f"Random folds and folds by location differ only within chance for {self.model}: {values}."
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -246,7 +246,7 @@ def _spatial_estimate(distance: TrainDistance, compared: SplitComparison | None)
 def _compared_estimate(compared: SplitComparison) -> NewPlaceEstimate:
     """For random folds compared with spatial ones. A trained model may lose more or less than the probe."""
     case = 0 if compared.flattering else 1 if compared.alike else 2
-    if compared.what != PROBE:
+    if compared.model != PROBE:
         verdict = ("Worse.", "No worse beyond chance.", "Too few images to tell.")[case]
         return NewPlaceEstimate(verdict, compared.sentence(), known=case != 2)
     probe = ("is worse there", "is no worse there beyond chance", "does not tell")[case]

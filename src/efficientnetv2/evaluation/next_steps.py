@@ -103,7 +103,7 @@ def next_steps(
         reason = f"{steps[-1].reason} Do the steps above first: they change this estimate."
         steps[-1] = replace(steps[-1], reason=reason)
     if not steps:
-        reason = "No limit was measured that a usual step would lift."
+        reason = "Nothing that was measured suggests a change."
         steps = [NextStep(1, "use", "Use the model", reason, predict_command(metadata))]
     return tuple(replace(step, rank=rank) for rank, step in enumerate(steps, start=1))
 
@@ -159,8 +159,9 @@ def _weights(metadata: ReportMetadata) -> NextStep | None:
         return None
     weights = "the bundled weights, which were trained on aerial images" if bundled else "random weights"
     reason = (
-        f"The run started from {weights}. ImageNet weights usually give far more. Without a network, download them "
-        f"elsewhere ({shell_join(['effnetv2', 'models', '--fetch', best[0]])}) and pass the file as --weights."
+        f"The run started from {weights}. ImageNet weights usually give much higher accuracy. Without a network, "
+        f"download them elsewhere ({shell_join(['effnetv2', 'models', '--fetch', best[0]])}) and pass the file as "
+        "--weights."
     )
     random_only = ("init", "head_init") if start == "none" else ()
     command = _repeat(metadata, ["--weights", best[0]], without=("--weights", "--recipe"), without_fields=random_only)

@@ -264,21 +264,21 @@ def _unit(seconds: float) -> tuple[float, str]:
 class SizeCurve:
     """Metrics at several image sizes, increasing.
 
-    ``role``: ``chose`` is the selection set, which chose the size of the model file; ``may choose`` training images;
+    ``role``: ``selected`` is the selection set, which chose the size of the model file; ``may select`` training images;
     ``shown`` evaluated images, which may not choose.
     """
 
     points: tuple[SizeMetrics, ...]
     own_px: int  # of the model file
     trained_px: int | None  # of the last training step, if known
-    role: Literal["chose", "may choose", "shown"]
+    role: Literal["selected", "may select", "shown"]
 
     @property
     def advice(self) -> str:
         """What may be concluded, in a sentence or two."""
-        if self.role == "chose":
+        if self.role == "selected":
             return f"The selection set (minival) chose {self.own_px} px among these."
-        if self.role == "may choose":
+        if self.role == "may select":
             px = best_size(self.points).image_size
             return f"Best at {px} px. To keep it in a model file: effnetv2 convert MODEL OUT --image-size {px}."
         return (

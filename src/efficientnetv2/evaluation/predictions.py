@@ -21,7 +21,7 @@ from efficientnetv2.metrics.metric_differences import paired_difference
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.legacy import COLUMNS
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 from efficientnetv2.utils.rng import Key
 
 PREDICTIONS_CSV = "predictions.csv"
@@ -45,7 +45,7 @@ class PairedDifference:
     macro_f1: Difference
     balanced_accuracy: Difference
     f1: Mapping[str, Difference]  # of the classes with images
-    together: int | None = None  # clusters that the bootstrap drew; None for single images
+    num_clusters: int | None = None  # clusters that the bootstrap drew; None for single images
     by_name: str = ""  # note that images were matched by name only
     optimistic: str = ""  # ``optimistic_warning`` of the compared runs
 
@@ -62,10 +62,10 @@ class PairedDifference:
     @property
     def text(self) -> str:
         """``On the same 100 images: top-1 +5.0 points (+1.0 to +9.0), ...``, and what limits that."""
-        clusters = "" if self.together is None else f", drawn in {self.together:,} clusters"
+        clusters = "" if self.num_clusters is None else f", drawn in {self.num_clusters:,} clusters"
         few = ""
-        if self.together is not None and self.together < _ENOUGH_CLUSTERS:
-            few = f"With only {self.together} clusters, nothing is certain unless six or more differ."
+        if self.num_clusters is not None and self.num_clusters < _ENOUGH_CLUSTERS:
+            few = f"With only {self.num_clusters} clusters, nothing is certain unless six or more differ."
         notes = [f" {note}" for note in (few, self.by_name, self.optimistic) if note]
         return (
             f"On the same {self.num_images:,} images{clusters}: top-1 {self.top1.points}, macro-F1 "
@@ -197,7 +197,7 @@ def predictions_table(
     table = _table(probabilities, paths, class_names, true_labels)
     if separator is not None:
         cells = []
-        assigned = assigned_labels(probabilities, predictions.answer)
+        assigned = assigned_labels(probabilities, predictions.activation)
         for row, mask in zip(probabilities, assigned, strict=True):
             labels = np.flatnonzero(mask)
             labels = labels[np.argsort(-row[labels], kind="stable")]
@@ -263,7 +263,7 @@ def is_predictions_csv(file: Path, class_names: Sequence[str]) -> bool:
 
 
 def read_predictions(
-    file: Path, class_names: Sequence[str], answer: Answer = "softmax"
+    file: Path, class_names: Sequence[str], activation: Activation = "softmax"
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
     """(n,) paths and (n, K) probabilities of a table with true labels, of at most 1,000 classes.
 
@@ -282,7 +282,7 @@ def read_predictions(
         raise InputError(
             f"{file} is not a table of a run's predictions: {error}. Remove the run's folder, and it is trained again."
         ) from error
-    if answer == "sigmoid":
+    if activation == "sigmoid":
         return paths, probabilities
     return paths, probabilities / np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-9)
 

@@ -26,7 +26,7 @@ from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interva
 from efficientnetv2.metrics.multilabel import is_correct
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 from efficientnetv2.utils.rng import Key
 
 # Difference of mean probability and accuracy that is not worth a word. Ours.
@@ -59,7 +59,7 @@ def reliability_section(
     training_images: str = "",
     selection_images: str = "",
     abstain_below: float | None = None,
-    answer: Answer = "softmax",
+    activation: Activation = "softmax",
 ) -> TemplateSection:
     """The section for (N,) or (N, M) labels and (N, K) probabilities.
 
@@ -73,7 +73,7 @@ def reliability_section(
     true = np.where(correct, predicted, -1)
     bins = reliability_bins(true, scores)
     calibration = _calibration(true, scores, bins, scaled, members)
-    shared = np.ndim(labels) > 1 and answer == "softmax"  # labels of an image share its probability
+    shared = np.ndim(labels) > 1 and activation == "softmax"  # labels of an image share its probability
     if shared:
         text, verdict = ("The labels of an image share its probability: they rank predictions only.", "Not measured.")
     else:
@@ -84,7 +84,7 @@ def reliability_section(
             f"The mean probability of the most probable class is {percent(calibration['mean_probability'])}. It is "
             f"correct for {percent(accuracy)} of {pluralize(len(correct), 'image')}{bias}."
         )
-        if answer == "softmax":
+        if activation == "softmax":
             text += f" {_temperature(calibration, members, training_images)}"
     curve = coverage_curve(correct, confidence)
     points, targets = _points(curve, abstain_below), _targets(curve)
@@ -139,7 +139,7 @@ def _calibration(
         fitted = (scaled.temperature, scaled.fitted_on, scaled.num_images)
         values |= {**_fitted(*fitted), "ece_before": before}
     if any(members):
-        values["members"] = [each and _fitted(each.temperature, each.fitted_on, each.pictures) for each in members]
+        values["members"] = [each and _fitted(each.temperature, each.fitted_on, each.num_images) for each in members]
     return values
 
 
@@ -150,7 +150,7 @@ def _fitted(temperature: float, fitted_on: str, num_images: int) -> dict[str, An
 def _bias(values: Mapping[str, Any], accuracy: float, interval: Interval, training_images: str) -> tuple[str, str]:
     """Over- or underconfident, as the end of a sentence and as a verdict; certain outside the interval of top-1."""
     if training_images:
-        return f", but {training_images} trained the model: this says nothing of new images", "Not known."
+        return f", but {training_images} trained the model, so this does not hold for new images", "Not known."
     mean, within_chance = values["mean_probability"], values["ece_within_chance"]
     word = "overconfident" if mean > accuracy else "underconfident"
     if abs(mean - accuracy) < _EQUAL:
@@ -165,7 +165,7 @@ def _temperature(values: Mapping[str, Any], members: Sequence[Calibration | None
     """What a temperature changed, or whether one is needed. On training images nothing is concluded."""
     if known := [each for each in members if each is not None]:
         temperatures = sorted(each.temperature for each in known)
-        images = sorted(each.pictures for each in known)
+        images = sorted(each.num_images for each in known)
         return (
             f"{len(known)} of {len(members)} models have a temperature ({temperatures[0]:.3g} to "
             f"{temperatures[-1]:.3g}), fitted on {images[0]:,} to {images[-1]:,} images of "

@@ -113,7 +113,7 @@ class Report:
         """
         metrics, metadata = self.metrics, self.metadata
         confusion: dict[str, Any] = {}
-        names = ["mean_average_precision", "f1_micro", "f1_macro", "answer"]
+        names = ["mean_average_precision", "f1_micro", "f1_macro", "activation"]
         if not isinstance(metrics, MultilabelMetrics):
             names, cells = ["macro_f1", "balanced_accuracy"], metrics.confusion
             confusion = {"confusion": cells.toarray()}
@@ -172,7 +172,7 @@ class Report:
             below_probe={name: each.certain for name, each in probe_f1.items() if each.value < 0},
             steps=self.next_steps,
             sections=self.sections,
-            rule=ASSIGNMENT_RULES[metrics.answer] if isinstance(metrics, MultilabelMetrics) else None,
+            rule=ASSIGNMENT_RULES[metrics.activation] if isinstance(metrics, MultilabelMetrics) else None,
             calibration=data.get("calibration"),
             use=_usage(metrics, metadata, abstention.get("targets", ())),
             links=list(self.links.items()),

@@ -104,8 +104,8 @@ def build_sections(
     shown = dataset.select(predictions.samples)
     scaled = None
     if (found := inputs.calibration) is not None:
-        before = probability.probabilities(found.temperature * predictions.logits, predictions.answer).numpy()
-        scaled = TemperatureScaling(found.temperature, found.pictures, found.fitted_on, before)
+        before = probability.probabilities(found.temperature * predictions.logits, predictions.activation).numpy()
+        scaled = TemperatureScaling(found.temperature, found.num_images, found.fitted_on, before)
     reliability = reliability_section(
         labels,
         probabilities,
@@ -115,7 +115,7 @@ def build_sections(
         training_images=metadata.training_images,
         selection_images=metadata.selection_images,
         abstain_below=options.abstain_below,
-        answer=predictions.answer,
+        activation=predictions.activation,
     )
     sections: list[TemplateSection] = [reliability]
     predicted = probabilities.argmax(axis=1)
@@ -247,15 +247,15 @@ def cost_section(
 ) -> TemplateSection:
     """The section on costs of (N, K) probabilities for (N,) labels."""
     found = cost_metrics(labels, probabilities, costs)
-    constant = None if found.constant_answer == ABSTAIN else class_names[found.constant_answer]
+    constant = None if found.constant_prediction == ABSTAIN else class_names[found.constant_prediction]
     uncalibrated = (
         found.cheapest > found.most_probable
         and calibrated_cost_p_value(labels, probabilities, costs, key=key) < _CHANCE
     )
     values = {
-        "costs": found, "constant": constant, "abstains": costs.no_answer is not None, "uncalibrated": uncalibrated,
+        "costs": found, "constant": constant, "abstains": costs.abstain is not None, "uncalibrated": uncalibrated,
     }  # fmt: skip
-    return TemplateSection("costs.html.j2", values, {"costs": asdict(found) | {"constant_answer": constant}})
+    return TemplateSection("costs.html.j2", values, {"costs": asdict(found) | {"constant_prediction": constant}})
 
 
 def label_efficiency_verdict(curve: LearningCurve, *, note: str = "") -> Verdict:

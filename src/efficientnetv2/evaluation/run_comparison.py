@@ -74,7 +74,7 @@ class FinishedRun:
                 fix = f"To resume a stopped run: effnetv2 train (or crossval) DATA {resume}."
                 raise InputError(
                     f"{folder} is not the folder of a finished run: it has no {file}. "
-                    f"{'Another process is at work there: wait for its end.' if is_running(folder) else fix}"
+                    f"{'Another process writes it: wait until it ends.' if is_running(folder) else fix}"
                 )
         report = read_object(folder / "report.json", fix="Leave that run out.")
         if "macro_f1" not in report:

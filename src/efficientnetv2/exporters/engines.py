@@ -114,7 +114,7 @@ def _key(network: Network, preprocessing: Preprocessing) -> str:
     """Equal for equal weights, structure and preprocessing."""
     digest = blake2b(digest_size=16)
     calibrations = [part.calibration for part in network.modules() if isinstance(part, Network)]
-    digest.update(f"{torch.__version__} {preprocessing!r} {network.answer} {calibrations!r} {network!r}".encode())
+    digest.update(f"{torch.__version__} {preprocessing!r} {network.activation} {calibrations!r} {network!r}".encode())
     for weight in network.state_dict().values():
         digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -122,7 +122,7 @@ def _key(network: Network, preprocessing: Preprocessing) -> str:
 
 def _difference(compute: Compute, network: Network, preprocessing: Preprocessing, images: Tensor) -> float:
     expected = predict(network, [images], preprocessing=preprocessing)
-    shares = (probabilities(logits, network.answer) for logits in (compute(images), expected))
+    shares = (probabilities(logits, network.activation) for logits in (compute(images), expected))
     found, wanted = shares
     return float((found - wanted).abs().max())
 

@@ -38,7 +38,7 @@ class ExportGraph(nn.Module):
         network = self.network
         temperature = 1.0 if network.calibration is None else network.calibration.temperature
         logits = view_logits(network, images, network.preprocessing.tta).float() / temperature
-        return logits, probabilities(logits, network.answer)
+        return logits, probabilities(logits, network.activation)
 
     def sample(self, images: int = 2) -> Tensor:
         """An input to trace the graph with."""
@@ -58,7 +58,9 @@ def metadata(network: Network, input_kind: InputKind) -> dict[str, str]:
         "interpolation": own.interpolation,
         "mean": list(own.mean),
         "std": list(own.std),
-        "problem_type": "multi_label_classification" if network.answer == "sigmoid" else "single_label_classification",
+        "problem_type": "multi_label_classification"
+        if network.activation == "sigmoid"
+        else "single_label_classification",
         "architecture": _architecture(network),
     }
     if own.bands is not None:

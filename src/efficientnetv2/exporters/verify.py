@@ -127,18 +127,18 @@ def _from_file(runtime: Runtime, file: str, *, raw: bool) -> npt.NDArray[np.floa
 
 
 def _probabilities(network: Network, logits: torch.Tensor) -> npt.NDArray[np.float32]:
-    return probabilities(logits, network.answer).numpy()
+    return probabilities(logits, network.activation).numpy()
 
 
 def _labels(network: Network, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    if network.answer == "sigmoid":
-        return assigned_labels(shares, network.answer).astype(np.intp)
+    if network.activation == "sigmoid":
+        return assigned_labels(shares, network.activation).astype(np.intp)
     return np.argmax(shares, axis=1, keepdims=True)
 
 
 def _margin(network: Network, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """How decided each row is: distance of the two best, or of the label nearest to 0.5."""
-    if network.answer == "sigmoid" or shares.shape[1] == 1:
+    if network.activation == "sigmoid" or shares.shape[1] == 1:
         return np.asarray(np.abs(shares - 0.5).min(axis=1))
     best = np.sort(shares, axis=1)
     return np.asarray(best[:, -1] - best[:, -2])

@@ -88,7 +88,7 @@ def write_map(
         # GDAL reports no errors while it closes a file.
         with rasterio.open(partial) as target:
             if any(zlib.crc32(target.read(window=window).tobytes()) != crc for window, crc in checksums):
-                raise OSError("what was written can't be read again")
+                raise OSError("the written file can't be read")
         _add_overviews(partial)
 
     try:
@@ -103,7 +103,7 @@ def write_map(
         write_text_atomically(names, categories_xml(class_names))
     except OSError as error:
         fault = f"the class names for QGIS could not be written ({error.strerror or error})"
-        raise InputError(f"{names}: {fault}. The map itself is whole.") from error
+        raise InputError(f"{names}: {fault}. The map itself is complete.") from error
 
 
 def _write_metadata(target: RasterDataset, class_names: Sequence[str], metadata: Mapping[str, str]) -> None:
@@ -253,6 +253,6 @@ def distortion_warning(dataset: RasterDataset) -> str:
     covered = " to ".join(dict.fromkeys(ends))
     projection = "Mercator's projection" if is_mercator(crs) else "this projection"
     return (
-        f"Areas are given in pixels: in {projection} a pixel covers {covered} of the ground that it states. Project "
-        "the raster first, as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
+        f"Areas are given in pixels: in {projection} a pixel covers {covered} of its stated area. Project the raster "
+        "first, such as with gdalwarp -t_srs EPSG:32721 (the number of your zone)."
     )

@@ -48,8 +48,8 @@ class Grid:
         most = min(self.height, self.width)
         if not (2 <= self.window_px <= most and 1 <= self.stride_px <= self.window_px):
             raise InputError(
-                f"`window_px={self.window_px}` must be 2 to {most}: the raster is {self.width} x {self.height} px. "
-                f"`stride_px={self.stride_px}` must be 1 to that of the window: a larger one leaves gaps."
+                f"`window_px={self.window_px}` must be from 2 to {most}, as the raster is {self.width} x {self.height} "
+                f"px. `stride_px={self.stride_px}` must be from 1 to the window size."
             )
 
     @property
@@ -216,7 +216,7 @@ class _WindowRows:
         tensors = (torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) for batch in batches)
         logits = predict(network, tensors, preprocessing=network.preprocessing, device=self._device)
         predicted = np.zeros((len(fractions), network.num_classes), np.float32)
-        predicted[np.array(fractions) > 0] = probabilities(logits, network.answer).numpy()
+        predicted[np.array(fractions) > 0] = probabilities(logits, network.activation).numpy()
         self._update(self._done)
         return predicted, np.array(fractions, np.float32)
 

@@ -29,7 +29,7 @@ from efficientnetv2.utils.device import place, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, gather_to_main
 from efficientnetv2.utils.errors import InputError, MemoryShortError, error_summary, non_finite_error, pluralize
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
-from efficientnetv2.utils.probability import Answer, probabilities, to_logits
+from efficientnetv2.utils.probability import Activation, probabilities, to_logits
 from efficientnetv2.utils.shell import shell_join
 
 # Images at a time: enough to keep the processor busy. Ours.
@@ -64,12 +64,12 @@ class Predictions:
     labels: Ints  # (n,) classes, -1 without a label; (n, M) for multi-label data, padded with -1
     logits: Tensor  # (n, K) float32
     unreadable: tuple[tuple[int, str], ...] = ()  # row and reason of every other image
-    answer: Answer = "softmax"
+    activation: Activation = "softmax"
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
         """(n, K) float32; rows sum to 1 with ``softmax``."""
-        return probabilities(self.logits, self.answer).numpy()
+        return probabilities(self.logits, self.activation).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ def predict_dataset(
         pick_engine=runtime.pick_engine,
     )
     rows = read.samples
-    shard = Predictions(rows, part.targets[rows], logits, tuple(read.unreadable), network.answer)
+    shard = Predictions(rows, part.targets[rows], logits, tuple(read.unreadable), network.activation)
     return merge_shards(gather_to_main(world, shard), logits.shape[1])
 
 
@@ -199,22 +199,22 @@ def merge_shards(shards: Sequence[Predictions], num_classes: int) -> Predictions
         logits[torch.from_numpy(np.searchsorted(samples, shard_rows))] = shard.logits
     labels = pad_labels([shard.labels for shard in shards])[order]
     unreadable = ((row * count + i, why) for i, shard in enumerate(shards) for row, why in shard.unreadable)
-    answer: Answer = shards[0].answer if shards else "softmax"
-    return Predictions(samples, labels, logits, tuple(sorted(unreadable)), answer)
+    activation: Activation = shards[0].activation if shards else "softmax"
+    return Predictions(samples, labels, logits, tuple(sorted(unreadable)), activation)
 
 
 def require_classes(network: Network, file: str | Path | None = None) -> None:
     """Refuse a network without a classifier. ``file`` names it in the message."""
     if network.num_classes == 0:
         command = shell_join(["effnetv2", "train", "DATA", "--weights", str(file or "FILE")])
-        raise InputError(f"{file or 'the network'} has no classifier. Train one: {command}")
+        raise InputError(f"{file or 'the model'} has no classifier. Train one: {command}")
 
 
 def require_single_label(network: Network, why: str, file: str | Path | None = None) -> None:
     """Refuse a multi-label network. ``why`` says what needs a single label, ``file`` names the network."""
-    if network.answer == "sigmoid":
+    if network.activation == "sigmoid":
         raise InputError(
-            f"{file or 'the network'} predicts each class independently (sigmoid), but {why}. Use a model trained on "
+            f"{file or 'the model'} predicts each class independently (sigmoid), but {why}. Use a model trained on "
             "images with one label, or with `multilabel=softmax`."
         )
 
@@ -224,8 +224,8 @@ def require_image_channels(network: Network, file: str | Path | None = None) -> 
     bands = network.preprocessing.bands
     if network.in_channels != (RGB if bands is None else bands.channels):
         raise InputError(
-            f"{file or 'the network'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
-            "as RGB. Use inference.predict.predict with batches of your own."
+            f"{file or 'the model'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
+            "as RGB. Use inference.predict.predict with your batches."
         )
 
 
@@ -351,8 +351,8 @@ def view_logits(network: Network, inputs: Tensor, tta: TTA) -> Tensor:
     total = torch.zeros(inputs.shape[0], network.num_classes, device=inputs.device)  # len() fixes an exported batch
     for index in range(8):
         view = symmetry(inputs, index).contiguous(memory_format=torch.channels_last)
-        total += probabilities(network(view).float(), network.answer)
-    return to_logits(total / 8, network.answer)
+        total += probabilities(network(view).float(), network.activation)
+    return to_logits(total / 8, network.activation)
 
 
 @dataclass(frozen=True)

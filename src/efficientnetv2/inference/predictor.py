@@ -67,9 +67,11 @@ class Predictor:
 
     Example::
 
-        predict = Predictor("runs/mine")
-        predict(["a.jpg", "b.jpg"])[0].label
-        predict.embed(["a.jpg", "b.jpg"]).shape  # (2, embed_dim)
+        import efficientnetv2 as ev2
+
+        predict = ev2.Predictor("runs/mine")
+        predict(["new_photos/0001.jpg"])[0].label
+        predict.embed(["new_photos/0001.jpg"]).shape  # (1, embed_dim)
 
     Args:
         model: A model file, a run (``Run`` or its folder), or a network (``create``, ``load``).
@@ -95,8 +97,8 @@ class Predictor:
             raise InputError(f"`batch_size` must be 1 or more, not {batch_size!r}.")
         if not isinstance(model, str | os.PathLike | Network):
             raise InputError(
-                f"a {type(model).__name__} is no model. Give a model file, a run folder or a network; "
-                "efficientnetv2.create(module) makes a network of a module."
+                f"a {type(model).__name__} is not a model. Give a model file, a run folder or a model; "
+                "efficientnetv2.create(module) makes a model of a module."
             )
         self.device, self.batch_size = pick_device(str(device)), batch_size
         self.network = model if isinstance(model, Network) else model_file.load(model)
@@ -136,7 +138,7 @@ class Predictor:
         """
         logits = predict(self.network, self._batches(images), preprocessing=self.preprocessing, device=self.device)
         names = self.classes
-        return [self._prediction(names, row) for row in probabilities(logits, self.network.answer)]
+        return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]
 
     def embed(self, images: ImageInput | Iterable[ImageInput]) -> Tensor:
         """Compute the embedding of each image: what the classifier reads, (N, embed_dim) float32 on the CPU.
@@ -152,8 +154,8 @@ class Predictor:
     def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
         best, by_class = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))
         labels: tuple[str, ...] = (best,)
-        if self.network.answer == "sigmoid":
-            assigned = assigned_labels(row[None].numpy(), self.network.answer)[0]
+        if self.network.activation == "sigmoid":
+            assigned = assigned_labels(row[None].numpy(), self.network.activation)[0]
             order = row.argsort(descending=True, stable=True).tolist()
             labels = tuple(names[index] for index in order if assigned[index])
         return Prediction(best, float(row.max()), by_class, labels)
@@ -188,8 +190,8 @@ def _as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput
         return [images]  # type: ignore[list-item]
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise InputError(
-            f"a {type(images).__name__} is no image and no sequence of images. Give a list of paths, PIL images or "
-            "uint8 arrays (H, W, 3)."
+            f"a {type(images).__name__} is neither an image nor a sequence of images. Give a list of paths, PIL images "
+            "or uint8 arrays (H, W, 3)."
         )
     return images
 
@@ -278,7 +280,7 @@ def _levels_of_array(image: ImageInput, bands: Bands) -> npt.NDArray[np.uint8]:
         raise UnreadableImageError(_name_of(image), channels_fault(bands))
     if image.ndim != 3 or image.shape[2] != bands.channels or not image.size:
         raise InputError(
-            f"an array {image.dtype} {image.shape} is no image of this model. Give one (H, W, {bands.channels}): "
+            f"an array {image.dtype} {image.shape} is not an image for this model. Give one (H, W, {bands.channels}): "
             f"the values of bands {bands.listed}, as a raster holds them."
         )
     # RGB values of 0 to 1 are a usual mistake; other arrays are not checked.
@@ -293,13 +295,13 @@ def _readable(image: ImageInput) -> str | Path | bytes | Image.Image:
     if not isinstance(image, np.ndarray):
         if not isinstance(image, str | Path | bytes | Image.Image):
             raise InputError(
-                f"a {type(image).__name__} is no image. Give a path, the bytes of a file, a PIL image or a uint8 "
+                f"a {type(image).__name__} is not an image. Give a path, the bytes of a file, a PIL image or a uint8 "
                 "array (H, W, 3)."
             )
         return image
     fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
     if image.dtype != np.uint8 or not fits or not image.size:
         raise InputError(
-            f"an array {image.dtype} {image.shape} is no image. Give uint8 of 0 to 255, (H, W, 3) or (H, W)."
+            f"an array {image.dtype} {image.shape} is not an image. Give uint8 of 0 to 255, (H, W, 3) or (H, W)."
         )
     return Image.fromarray(image)

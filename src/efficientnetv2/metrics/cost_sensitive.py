@@ -20,7 +20,7 @@ class ErrorCosts:
     """Costs of predictions: a (K, K) matrix ≥ 0, rows true, columns predicted, and of abstaining (None: never)."""
 
     matrix: npt.NDArray[np.float64]
-    no_answer: float | None = None
+    abstain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CostMetrics:
     most_probable: float
     cheapest: float
     constant: float  # of the best constant prediction, or of always abstaining
-    constant_answer: int  # that class id, or ``ABSTAIN``
+    constant_prediction: int  # that class id, or ``ABSTAIN``
     changed: float  # fraction of predictions that differ from the most probable class
     left: float  # fraction of abstentions
 
@@ -45,8 +45,8 @@ def min_cost_predictions(probabilities: npt.ArrayLike, costs: ErrorCosts) -> npt
     expected = np.round(scores @ costs.matrix, 12)
     least = expected.min(axis=1, keepdims=True)
     predictions: npt.NDArray[np.int64] = np.where(expected == least, scores, -1.0).argmax(axis=1)
-    if costs.no_answer is not None:
-        predictions[least[:, 0] > costs.no_answer] = ABSTAIN
+    if costs.abstain is not None:
+        predictions[least[:, 0] > costs.abstain] = ABSTAIN
     return predictions
 
 
@@ -56,8 +56,8 @@ def mean_cost(labels: npt.ArrayLike, predictions: npt.ArrayLike, costs: ErrorCos
     decided = predicted != ABSTAIN
     total = costs.matrix[true[decided], predicted[decided]].sum()
     if not decided.all():
-        assert costs.no_answer is not None, "abstention without a cost"
-        total += costs.no_answer * (~decided).sum()
+        assert costs.abstain is not None, "abstention without a cost"
+        total += costs.abstain * (~decided).sum()
     return float(total / len(true))
 
 
@@ -66,14 +66,14 @@ def cost_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike, costs: Err
     true = np.asarray(labels)
     plain = np.asarray(probabilities).argmax(axis=1)
     cheapest = min_cost_predictions(probabilities, costs)
-    choices = [*range(len(costs.matrix)), *([] if costs.no_answer is None else [ABSTAIN])]
+    choices = [*range(len(costs.matrix)), *([] if costs.abstain is None else [ABSTAIN])]
     constants = {each: mean_cost(true, np.full(len(true), each), costs) for each in choices}
     best = min(constants, key=constants.__getitem__)
     return CostMetrics(
         most_probable=mean_cost(true, plain, costs),
         cheapest=mean_cost(true, cheapest, costs),
         constant=constants[best],
-        constant_answer=best,
+        constant_prediction=best,
         changed=float((cheapest != plain).mean()),
         left=float((cheapest == ABSTAIN).mean()),
     )
@@ -99,7 +99,7 @@ def calibrated_cost_p_value(
     found = 0.0
     for row in changed.tolist():
         best = cheapest[row]
-        cost = np.full(scores.shape[1], costs.no_answer) if best == ABSTAIN else costs.matrix[:, best]
+        cost = np.full(scores.shape[1], costs.abstain) if best == ABSTAIN else costs.matrix[:, best]
         excess = cost - costs.matrix[:, plain[row]]  # (K,) by the true class
         total += excess[generator.choice(len(excess), _DRAWS, p=scores[row] / scores[row].sum())]
         found += excess[true[row]]

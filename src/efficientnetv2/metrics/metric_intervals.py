@@ -141,5 +141,5 @@ def _multilabel_intervals(
     metrics: MultilabelMetrics, labels: Integers, scores: Floats, clusters: Integers, key: Key
 ) -> dict[str, Interval]:
     correct = is_correct(labels, scores.argmax(axis=1))
-    assigned = assigned_labels(scores, metrics.answer)
+    assigned = assigned_labels(scores, metrics.activation)
     return multilabel_bootstrap(labels, assigned, scores, correct, clusters, key=key)

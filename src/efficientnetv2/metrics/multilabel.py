@@ -11,7 +11,7 @@ import numpy.typing as npt
 from efficientnetv2.metrics.calibration import expected_calibration_error
 from efficientnetv2.metrics.classification import TOP, ClassificationMetrics, classification_metrics, top5_correct
 from efficientnetv2.utils.errors import InputError, non_finite_error
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 
 #: Metrics in which every class counts alike: key in files -> name. Single-label data has the first.
 MACRO_METRICS = {"macro_f1": "macro-F1", "mean_average_precision": "mean average precision"}
@@ -20,7 +20,7 @@ MACRO_METRICS = {"macro_f1": "macro-F1", "mean_average_precision": "mean average
 # as 1 / m each and all others as 0, so half of the largest is the middle. Ours. With sigmoid absolute.
 _THRESHOLD = 0.5
 #: Which classes are assigned, as a phrase after "every class".
-ASSIGNMENT_RULES: dict[Answer, str] = {
+ASSIGNMENT_RULES: dict[Activation, str] = {
     "softmax": "with at least half of its largest probability",
     "sigmoid": "with a probability of at least 0.5",
 }
@@ -49,7 +49,7 @@ class MultilabelMetrics:
     majority_class: str
     ece: float  # expected calibration error of the most probable class; meaningful only with sigmoid
     num_images: int
-    answer: Answer = "softmax"
+    activation: Activation = "softmax"
     without: int = 0  # images without an assigned label
 
     @property
@@ -71,12 +71,12 @@ def is_correct(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[n
 
 
 def compute_metrics(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str], answer: Answer = "softmax"
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str], activation: Activation = "softmax"
 ) -> Metrics:
     """Metrics of single-label, (N,), or multi-label, (N, M), class ids."""
     if np.ndim(labels) == 1:
         return classification_metrics(labels, probabilities, class_names)
-    return multilabel_metrics(labels, probabilities, class_names, answer)
+    return multilabel_metrics(labels, probabilities, class_names, activation)
 
 
 def macro_metric(metrics: Metrics) -> tuple[str, float]:
@@ -87,7 +87,7 @@ def macro_metric(metrics: Metrics) -> tuple[str, float]:
 
 
 def multilabel_metrics(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str], answer: Answer = "softmax"
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str], activation: Activation = "softmax"
 ) -> MultilabelMetrics:
     """Metrics of (N, K) probabilities for (N, M) class ids, each once and padded with -1.
 
@@ -109,7 +109,7 @@ def multilabel_metrics(
     images, classes = np.nonzero(true >= 0)[0], true[true >= 0]
     support = np.bincount(classes, minlength=len(class_names))
     # scikit-learn's F1, from the matrix: an untrained sigmoid model assigns every class to every image.
-    assigned = assigned_labels(scores, answer)
+    assigned = assigned_labels(scores, activation)
     hits = np.bincount(classes[assigned[images, classes]], minlength=len(class_names))
     totals = support + assigned.sum(axis=0)
     f1 = 2 * hits / np.maximum(totals, 1)
@@ -131,14 +131,14 @@ def multilabel_metrics(
         majority_class=class_names[int(support.argmax())],
         ece=expected_calibration_error(np.where(correct, predicted, -1), scores),
         num_images=len(true),
-        answer=answer,
+        activation=activation,
         without=int((~assigned.any(axis=1)).sum()),
     )
 
 
-def assigned_labels(probabilities: npt.ArrayLike, answer: Answer = "softmax") -> npt.NDArray[np.bool_]:
+def assigned_labels(probabilities: npt.ArrayLike, activation: Activation = "softmax") -> npt.NDArray[np.bool_]:
     """(N, K) whether each class is assigned to an image, by ``ASSIGNMENT_RULES``. With sigmoid maybe none."""
     scores = np.asarray(probabilities)
-    scale = scores.max(axis=1, keepdims=True) if answer == "softmax" else 1.0
+    scale = scores.max(axis=1, keepdims=True) if activation == "softmax" else 1.0
     assigned: npt.NDArray[np.bool_] = scores >= _THRESHOLD * scale
     return assigned

@@ -42,13 +42,15 @@ def adapt(
 
     Example::
 
+        import efficientnetv2 as ev2
+
         network = ev2.adapt(ev2.create("efficientnetv2_s.in21k"), num_classes=10)
     """
     check_classes_and_channels(num_classes, in_channels)
     present_pool = network.architecture.global_pool if isinstance(network, EfficientNet) else "avg"
     if global_pool is not None and global_pool != present_pool:
         if not isinstance(network, EfficientNet):
-            raise InputError(f"`global_pool` is {global_pool}, which only our models have. Leave it out.")
+            raise InputError(f"`global_pool` is {global_pool}, which only models of this package have. Leave it out.")
         network.architecture = replace(network.architecture, global_pool=global_pool)
         network.embed_dim = network.architecture.embed_dim
         num_classes = network.num_classes if num_classes is None else num_classes
@@ -88,7 +90,7 @@ def reset_classifiers(network: Network, num_classes: int) -> None:
                 nn.init.uniform_(head.weight, -bound, bound)
                 nn.init.zeros_(head.bias)
         module.set_submodule(name, head.train(network.training))
-    network.num_classes, network.class_names, network.answer = num_classes, (), "softmax"
+    network.num_classes, network.class_names, network.activation = num_classes, (), "softmax"
     network.metrics, network.calibration = {}, None
 
 
@@ -154,6 +156,13 @@ def freeze(network: Network, *, stages: int | Literal["all"] = 0, statistics: bo
 
     Batch-norms in evaluation mode neither use nor update batch statistics; dropout and stochastic depth are off. A
     second call replaces the first.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        network = ev2.create("efficientnetv2_b0", num_classes=3)
+        ev2.freeze(network, stages="all")  # trains the classifier alone
 
     Args:
         network: Changed in place.

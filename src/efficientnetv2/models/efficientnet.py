@@ -18,7 +18,7 @@ from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, free_bytes
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 
 _DEFAULT_IMAGE_SIZE = 224  # ImageNet's usual size, for models without a stated preprocessing
 
@@ -33,7 +33,7 @@ class Network(nn.Module):
         embed_dim: Width of the classifier's input.
         preprocessing: As published for a published model, otherwise ImageNet's mean and std at 224 px.
         class_names: Of the outputs, in order; empty if unknown.
-        answer: Meaning of the logits, "softmax" or "sigmoid"; see ``utils.probability.probabilities``.
+        activation: Meaning of the logits, "softmax" or "sigmoid"; see ``utils.probability.probabilities``.
         recipe: The recipe that trained it, as plain JSON; empty if unknown.
         metrics: Its metrics, as plain JSON.
         trained_on: A sample of the images that trained it; None if unknown.
@@ -49,7 +49,7 @@ class Network(nn.Module):
         self.embed_dim = embed_dim
         self.preprocessing = Preprocessing(image_size=_DEFAULT_IMAGE_SIZE).with_channels(in_channels)
         self.class_names: tuple[str, ...] = ()
-        self.answer: Answer = "softmax"
+        self.activation: Activation = "softmax"
         self.recipe: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.trained_on: TrainingFingerprint | None = None

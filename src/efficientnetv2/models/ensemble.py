@@ -38,7 +38,7 @@ class Ensemble(Network):
         require_compatible(members, names or [f"member {number}" for number in range(len(members))])
         self.members = nn.ModuleList(members)
         self.preprocessing, self.class_names = first.preprocessing, first.class_names
-        self.answer, self.recipe = first.answer, first.recipe
+        self.activation, self.recipe = first.activation, first.recipe
         self.trained_on = _merged_fingerprint([member.trained_on for member in members])
         self.eval()
 
@@ -63,8 +63,8 @@ class Ensemble(Network):
         outputs = []
         for member in self._networks():
             temperature = 1.0 if member.calibration is None else member.calibration.temperature
-            outputs.append(probabilities(predict(member).float() / temperature, self.answer))
-        return to_logits(torch.stack(outputs).mean(dim=0), self.answer)
+            outputs.append(probabilities(predict(member).float() / temperature, self.activation))
+        return to_logits(torch.stack(outputs).mean(dim=0), self.activation)
 
     def _networks(self) -> list[Network]:
         return [member for member in self.members if isinstance(member, Network)]
@@ -77,8 +77,8 @@ def require_compatible(members: Sequence[Any], names: Sequence[str]) -> None:
         difference = ""
         if member.class_names != first.class_names:
             difference = f"classes {list(member.class_names)}, not {list(first.class_names)}"
-        elif member.answer != first.answer:
-            difference = f"{member.answer} probabilities, not {first.answer}"
+        elif member.activation != first.activation:
+            difference = f"{member.activation} probabilities, not {first.activation}"
         elif member.preprocessing != first.preprocessing:
             difference = f"another preprocessing ({_difference(member.preprocessing, first.preprocessing)})"
         if difference:
@@ -124,13 +124,13 @@ def ensemble_members(folder: Path) -> list[Path]:
     try:
         names = json.loads(listed.read_text(encoding="utf-8"))["members"]
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise ValueError("its 'members' are no list of names")
+            raise ValueError("its 'members' are not a list of names")
         for name in names:  # a directory cannot list itself, and can be copied as a whole
             path = PureWindowsPath(name)  # knows the separators of all systems
             if path.anchor or ".." in path.parts or (folder / name).is_dir():
-                raise ValueError(f"member '{name}' is no file in it")
+                raise ValueError(f"member '{name}' is not a file in it")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{listed} is no list of model files: {error}. Copy the folder again.") from error
+        raise InputError(f"{listed} is not a list of model files: {error}. Copy the folder again.") from error
     return [folder / name for name in names]
 
 
@@ -147,6 +147,6 @@ def _merged_fingerprint(parts: Sequence[TrainingFingerprint | None]) -> Training
         return None
     known = [part for part in parts if part is not None]
     # Images that selected one member and trained another have trained the ensemble; ``workflows.evaluate`` counts so.
-    choosing = [fingerprint for part in known for fingerprint in part.choosing]
+    selections = [fingerprint for part in known for fingerprint in part.selections]
     trained = merge_fingerprints([training for part in known for training in part.parts])
-    return replace(trained, chose=merge_fingerprints(choosing) if choosing else None)
+    return replace(trained, selection=merge_fingerprints(selections) if selections else None)

@@ -90,6 +90,8 @@ def create(
 
     Example::
 
+        import efficientnetv2 as ev2
+
         network = ev2.create("efficientnetv2_s.in21k_ft_in1k", num_classes=10)
     """
     check_classes_and_channels(num_classes, in_channels)
@@ -123,7 +125,7 @@ def _create_or_load(model: str | Path | Architecture, num_classes: int | None, i
             return convert.read_pretrained(hub.fetch(model), model)
         if model not in NAMES:
             if Path(model).exists():
-                raise InputError(f"'{model}' is no model name, but a file or folder. To load it, give './{model}'.")
+                raise InputError(f"'{model}' is a file or folder, not a model name. To load it, give './{model}'.")
             raise unknown_model_error(model)
         info = get_model_info(model)
         model, preprocessing = info.architecture, info.preprocessing

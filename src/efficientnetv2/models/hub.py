@@ -83,6 +83,8 @@ def list_models(pretrained: bool = False) -> tuple[str, ...]:
 
     Example::
 
+        import efficientnetv2 as ev2
+
         ev2.list_models(pretrained=True)  # ("efficientnetv2_b0.in1k", ...)
     """
     return weight_names() if pretrained else NAMES
@@ -133,9 +135,9 @@ def fetch(weights: str | Remote, hub: Hub | None = None) -> Path:
         return _download(entry, source, hub)
     except (httpx2.HTTPError, TimeoutError, LocalEntryNotFoundError) as error:
         kind: type[DownloadError] = DownloadError
-        reason = f"{server} cannot be reached, or breaks off ({str(error) or type(error).__name__})"
+        reason = f"{server} cannot be reached, or breaks the connection ({str(error) or type(error).__name__})"
         if (response := getattr(error, "response", None)) is not None:
-            reason = f"{source} answers {response.status_code} {response.reason_phrase}".rstrip()
+            reason = f"{source} responds with {response.status_code} {response.reason_phrase}".rstrip()
             kind = WeightsNotFoundError if response.status_code == HTTPStatus.NOT_FOUND else DownloadError
         raise kind(_advice(entry, hub, f"{state}, and the download failed: {reason}")) from error
     except OSError as error:

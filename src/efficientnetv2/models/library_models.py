@@ -173,7 +173,7 @@ def _input_size(name: str, size: str, weights: WeightsEnum | None, every: type[W
         fix = f"Leave '@{size}' out."
         if sizes and not weights:
             fix = f"Known: {', '.join(f'{name}@{known}' for known in sizes)}."
-        raise InputError(f"torchvision has no model '{name}@{size}' of such a size. {fix}")
+        raise InputError(f"torchvision has no model '{name}@{size}' of this size. {fix}")
     if weights:
         return (str(weights.meta["min_size"][0]) if sizes else ""), weights
     size = (size or _DEFAULT_SIZE) if sizes else ""

@@ -66,6 +66,9 @@ def save(
 
     Example::
 
+        import efficientnetv2 as ev2
+
+        network = ev2.create("efficientnetv2_b0", num_classes=2)
         ev2.save("model.safetensors", network, class_names=("cat", "dog"))
     """
     if not (isinstance(path, str | os.PathLike) and isinstance(network, Network)):
@@ -116,7 +119,9 @@ def load(
 
     Example::
 
-        network = ev2.load("runs/photos")
+        import efficientnetv2 as ev2
+
+        network = ev2.load("runs/mine")
     """
     try:
         torch.empty(0, device=device)
@@ -159,7 +164,7 @@ def load(
     if torch.device(device).type != "cpu":
         result.to(device)  # tensors that a state dict does not hold
     result.preprocessing, result.class_names = header.preprocessing, header.class_names
-    result.answer, result.recipe, result.metrics = header.answer, header.recipe, header.metrics
+    result.activation, result.recipe, result.metrics = header.activation, header.recipe, header.metrics
     if (text := file.metadata.get(provenance.KEY)) is not None:
         fingerprint = model_header.parse_entry(path, text, provenance.KEY, TrainingFingerprint.from_json)
         selected = header.metrics.get("selected_on") == "minival"
@@ -271,14 +276,14 @@ def _empty_model(path: Path, header: Header, found: Mapping[str, Tensor], given:
     if header.foreign is None:
         if given is None:
             raise InputError(
-                f"{path} holds the weights of a module of your own. Create it, and load with efficientnetv2.load(path, "
+                f"{path} holds the weights of another module. Create it, and load with efficientnetv2.load(path, "
                 "network=module)."
             )
         return given if isinstance(given, WrappedModel) else WrappedModel(given)
     # A hostile file could make us download other weights.
     if not is_library_model(header.foreign) or "." in header.foreign.partition(":")[2]:
         raise InputError(
-            f"{path}: its model is '{header.foreign}', which is no model of timm or torchvision. Copy the file again, "
+            f"{path}: its model is '{header.foreign}', which is not in timm or torchvision. Copy the file again, "
             "or upgrade efficientnetv2."
         )
     # As the library builds it for the file's classes; or by default and adapted, if only that fits. They differ in

@@ -19,7 +19,7 @@ from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, pluralize
 from efficientnetv2.utils.legacy import upgrade
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 from efficientnetv2.utils.shell import shell_join
 
 FORMAT_VERSION = 5  # raised when an older package can no longer read what we write
@@ -43,7 +43,7 @@ class Header:
     in_channels: Annotated[int, Field(ge=1)]
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
-    answer: Answer
+    activation: Activation
     recipe: dict[str, Any]
     metrics: dict[str, Any]
     # Of the tensors; unknown in files for other libraries. The last field, which ``safetensors_io.write`` fills in.
@@ -72,7 +72,7 @@ class Header:
     def of(network: Network, **replaced: Any) -> Header:
         """The header of a model, with other values for its attributes unless they are None."""
         require_single_model(network)
-        names = "num_classes", "in_channels", "preprocessing", "class_names", "answer", "recipe", "metrics"
+        names = "num_classes", "in_channels", "preprocessing", "class_names", "activation", "recipe", "metrics"
         fields = {name: getattr(network, name) for name in names}
         fields |= {name: value for name, value in replaced.items() if value is not None}
         try:
@@ -144,7 +144,7 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
         plain = json.loads(text)
         written = TypeAdapter(int).validate_python(plain.get("format_version") if isinstance(plain, dict) else None)
         if written < 1:
-            raise ValueError(f"there was never a format {written}")
+            raise ValueError(f"the format {written} does not exist")
         if written > FORMAT_VERSION:
             raise InputError(
                 f"{path} has format {written}, written by efficientnetv2 {plain.get('package_version')}; "
@@ -154,6 +154,7 @@ def parse(path: Path, text: str, key: str) -> tuple[Header, int]:
         plain = {"foreign": None, "answer": "softmax"} | plain if written < 4 else plain
         if written < 5:  # had the words of version 0.1
             fields = {"architecture", "preprocessing", "recipe", "metrics"} & plain.keys()
+            plain |= {"activation": plain.pop("answer")} if "answer" in plain else {}
             plain |= {name: upgrade(plain[name]) for name in fields}
         return TypeAdapter(Header).validate_python(plain | {"format_version": FORMAT_VERSION}), written
     except InputError:

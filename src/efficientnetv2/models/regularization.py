@@ -68,11 +68,14 @@ def apply_regularization(
 
     Example::
 
+        import efficientnetv2 as ev2
+
+        network, schedule = ev2.create("efficientnetv2_s"), ev2.paper_schedule("efficientnetv2_s")
         ev2.apply_regularization(network, schedule.at(step=1_000, total_steps=350_000))
     """
     if setting is not None:
         if (dropout, drop_path) != (None, None):
-            raise InputError("apply_regularization takes a setting or rates, not both.")
+            raise InputError("apply_regularization takes a schedule value or rates, not both.")
         dropout, drop_path = setting.dropout, setting.drop_path
     for name, value in (("dropout", dropout), ("drop_path", drop_path)):
         if value is not None and not 0 <= value < 1:

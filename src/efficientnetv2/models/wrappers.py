@@ -70,8 +70,8 @@ class WrappedModel(Network):
         """
         if not hasattr(self.module, "forward_intermediates"):
             raise InputError(
-                f"{self.display_name()} gives no feature maps. Use one of our models, or one of timm's that has "
-                "forward_intermediates."
+                f"{self.display_name()} gives no feature maps. Use a model of this package, or a timm model "
+                "that has forward_intermediates."
             )
         intermediates = _Intermediates(self.module)
         maps = intermediates(x)
@@ -104,7 +104,7 @@ class WrappedModel(Network):
             output = output.get("logits", output)
         if not isinstance(output, Tensor):
             raise InputError(
-                f"{self.display_name()} answers with a {type(output).__name__}, but must return logits, a tuple that "
+                f"{self.display_name()} returns a {type(output).__name__}, but must return logits, a tuple that "
                 "begins with them, or a mapping with 'logits'. Wrap it into a module that does."
             )
         return output

@@ -26,9 +26,9 @@ Cost = Callable[[Measurement], float | None]
 class TrialRow:
     """A trial that has ended.
 
-    ``reward`` is 0 where it failed; where it was stopped, as far as it came. ``foretold`` is the step time as the sum
-    over parts, before it was measured; None where a part was new. ``same_as`` is the number of an earlier trial of the
-    same architecture, whose measurement this is.
+    ``reward`` is 0 where it failed; where it was stopped, as far as it came. ``predicted_step_s`` is the step time as
+    the sum over parts, before it was measured; None where a part was new. ``same_as`` is the number of an earlier trial
+    of the same architecture, whose measurement this is.
     """
 
     number: int
@@ -37,7 +37,7 @@ class TrialRow:
     reward: float
     end: End
     seconds: float
-    foretold: float | None = None
+    predicted_step_s: float | None = None
     same_as: int | None = None
 
     @property
@@ -73,7 +73,7 @@ def load_rows(study: OpenStudy) -> list[TrialRow]:
                 reward=study.config.reward.compute(found, study.config.reference),
                 end="failed" if found.failure else end,
                 seconds=0.0 if trial.duration is None else trial.duration.total_seconds(),
-                foretold=attributes.get("foretold"),
+                predicted_step_s=attributes.get("predicted_step_s", attributes.get("foretold")),  # of version 0.1
                 same_as=attributes.get("same_as"),
             )
         )

@@ -209,7 +209,7 @@ class SpaceSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Raises InputError: the parameter is no decision of the space."""
-        raise InputError(f"'{param_name}' is no decision of this sampler's space")
+        raise InputError(f"'{param_name}' is not a decision of this sampler's space")
 
 
 def _reseeded(kind: type[TPESampler | NSGAIISampler], seed: int) -> BaseSampler:

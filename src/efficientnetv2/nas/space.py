@@ -104,7 +104,7 @@ class Space:
         """The canonical point of options by name. Raises InputError."""
         names = {decision.name for decision in self.decisions}
         if wrong := sorted(names ^ set(choices)):
-            state = "is missing" if wrong[0] in names else "is no decision of this space"
+            state = "is missing" if wrong[0] in names else "is not a decision of this space"
             raise InputError(f"'{wrong[0]}' {state}; decisions: {', '.join(sorted(names))}")
         for name, options in self.decisions:
             if choices[name] not in options:

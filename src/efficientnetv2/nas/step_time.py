@@ -276,7 +276,7 @@ def _time_reference(
 def reference_memory_error(reason: str) -> InputError:
     """The error for a backbone that no longer fits into memory, which is not the trial's fault."""
     return InputError(
-        f"Memory is too short for the backbone, which fitted when the study began ({reason}). Free memory or "
+        f"The memory no longer suffices for the backbone, which fitted when the study began ({reason}). Free memory or "
         "increase `memory_gib`, then continue with effnetv2 search resume."
     )
 

@@ -171,20 +171,20 @@ class Storage:
                         f"s: {reason}. Repair that, then continue with effnetv2 search resume."
                     ) from error
                 if not has_failed:
-                    _logger.info(f"The study's database does not answer ({reason}). Trying again.")
+                    _logger.info(f"The study's database does not respond ({reason}). Trying again.")
                     has_failed = True
                 time.sleep(pause)
                 pause = min(_MAX_PAUSE_S, 2 * pause)
                 continue
             if has_failed:
-                _logger.info("The study's database answers again.")
+                _logger.info("The study's database responds again.")
             return result
 
     def _refuse_fatal(self, error: Exception, reason: str) -> None:
         """Refuse what waiting does not solve: not a database, or a wrong password."""
         codes = {getattr(getattr(cause, "orig", None), "sqlite_errorcode", 0) & 0xFF for cause in _causes(error)}
         if codes & {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}:
-            raise InputError(f"{self.file} is no database of a study ({reason}). Restore a copy.") from error
+            raise InputError(f"{self.file} is not a database of a study ({reason}). Restore a copy.") from error
         if "password" in reason:
             raise InputError(
                 f"the study's database {redact_password(self.url)} refuses the password: {reason}. Set the environment "

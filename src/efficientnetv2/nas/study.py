@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 
 # Attributes of Optuna's study: the configuration, and the number of trials that it is to have.
 CONFIG, TARGET = "plan", "trials"
+_OLD_NAMES = {"asked": "requested_recipe", "pictures": "dataset_digest"}  # of version 0.1
 
 
 class StudyConfig(BaseModel):
     """All that determines what a study finds. Studies of earlier versions lack the fields with a default.
 
-    ``recipe`` is resolved except for what depends on the architecture; ``asked`` is as requested. ``seeds`` are of the
-    runs of a trial, ``seed`` of the sampler. ``pictures`` is the digest of paths, labels and splits; ``bands`` are
-    empty for ordinary images. ``reference`` has the backbone's costs, which the reward divides by; its step was timed
-    in groups of ``reference_group``, ``reference_at_a_time`` in a pass, by ``version`` of this package.
+    ``recipe`` is resolved except for what depends on the architecture; ``requested_recipe`` is as requested.
+    ``seeds`` are of the runs of a trial, ``seed`` of the sampler. ``dataset_digest`` is of paths, labels and splits;
+    ``bands`` are empty for ordinary images. ``reference`` has the backbone's costs, which the reward divides by; its
+    step was timed in groups of ``reference_group``, ``reference_at_a_time`` in a pass, by ``version`` of this package.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,13 +41,13 @@ class StudyConfig(BaseModel):
     space: Space
     reward: Reward
     recipe: Recipe
-    asked: Recipe
+    requested_recipe: Recipe
     seeds: tuple[int, ...] = Field(min_length=1)
     step_time: StepTimeBy
     sampler: str
     seed: int
     prune: bool
-    pictures: str
+    dataset_digest: str
     bands: tuple[int, ...] | None = None
     class_names: tuple[str, ...]
     hardware: str
@@ -76,8 +77,8 @@ class StudyConfig(BaseModel):
     def from_json(cls, plain: Any, *, where: str) -> StudyConfig:
         """Validate plain values, also of version 0.1. Raises InputError."""
         if isinstance(plain, dict):
-            upgraded = {name: upgrade(plain[name]) for name in ("space", "recipe", "asked") if name in plain}
-            plain = plain | upgraded
+            plain = {_OLD_NAMES.get(name, name): value for name, value in plain.items()}
+            plain |= {name: upgrade(plain[name]) for name in ("space", "recipe", "requested_recipe") if name in plain}
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
@@ -98,7 +99,7 @@ class RequestedConfig:
     sampler: str | None = None
     seed: int | None = None
     prune: bool | None = None
-    pictures: str | None = None
+    dataset_digest: str | None = None
     bands: tuple[int, ...] | None = None
     hardware: str | None = None
 
@@ -112,13 +113,13 @@ def require_same_config(config: StudyConfig, requested: RequestedConfig, where: 
     if requested.space is not None and (space := describe_difference(requested.space, config.space)):
         differences.append(f"space: {space}")
     if requested.recipe is not None:
-        changes = diff_recipes(config.asked, requested.recipe, leave_open=set())
+        changes = diff_recipes(config.requested_recipe, requested.recipe, leave_open=set())
         differences += [f"recipe: {change}" for change in changes]
     for name in ("reward", "seeds", "step_time", "sampler", "seed", "prune"):
         there, here = getattr(config, name), getattr(requested, name)
         if here is not None and here != there:
             differences.append(f"{name.replace('_', ' ')}: {there} there, {here} here")
-    if requested.pictures not in (None, config.pictures):
+    if requested.dataset_digest not in (None, config.dataset_digest):
         differences.append("data: other images, labels or splits")
     if None not in (config.bands, requested.bands) and requested.bands != config.bands:
         there, here = (",".join(map(str, bands or ())) or "none" for bands in (config.bands, requested.bands))

@@ -203,7 +203,7 @@ class Worker:
         if same is not None:
             attributes["same_as"] = same.number
         if result is not None and result.step is not None:
-            attributes |= {"foretold": result.step.predicted, "step_measured": result.step.measured}
+            attributes |= {"predicted_step_s": result.step.predicted, "step_measured": result.step.measured}
 
         def write() -> bool:
             rdb, trial_id = self.storage.rdb, self.queue.trial_id(lease.number)

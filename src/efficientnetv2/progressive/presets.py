@@ -19,6 +19,8 @@ def paper_schedule(name: str) -> ProgressiveSchedule:
 
     Example::
 
+        import efficientnetv2 as ev2
+
         ev2.paper_schedule("efficientnetv2_s").at(0, total_steps=350_000).image_size  # 128
     """
     #                          image px        RandAugment  mixup          dropout
@@ -44,6 +46,13 @@ def released_schedule(name: str) -> ProgressiveSchedule:
 
     Sizes are ``128 + (train_px - 128) * (stage + 1) / 4``: S trains at 171, 214, 257, 300. B0 to B3 have AutoAugment
     there instead of RandAugment, which is part of the recipe.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        schedule = ev2.released_schedule("efficientnetv2_s")
+        [schedule.stage(number).image_size for number in range(4)]  # [171, 214, 257, 300]
 
     Source: google/automl, efficientnetv2 (the released configurations).
 
@@ -77,5 +86,5 @@ def released_schedule(name: str) -> ProgressiveSchedule:
 def _row(table: dict[str, tuple[Any, ...]], name: str, where: str) -> tuple[Any, ...]:
     if name not in table:
         near = did_you_mean(name, table)
-        raise InputError(f"{where} has no progressive settings for '{name}'{near} It has them for {', '.join(table)}.")
+        raise InputError(f"{where} has no progressive schedule for '{name}'{near} It has them for {', '.join(table)}.")
     return table[name]

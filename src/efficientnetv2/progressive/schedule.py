@@ -32,6 +32,13 @@ class Ramp:
     """A quantity that goes linearly from ``start`` at the first stage to ``end`` at the last.
 
     With ``continuous``, it grows at every step instead of once per stage.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        schedule = ev2.ProgressiveSchedule(stages=2, image_size=224, dropout=ev2.Ramp(0.1, 0.3))
+        schedule.stage(0).dropout, schedule.last.dropout  # (0.1, 0.3)
     """
 
     start: float
@@ -49,6 +56,13 @@ Quantity = Ramp | float
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StepSettings:
     """The values of one step. They travel with the batch, from the sampler to the loss.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        settings = ev2.StepSettings(image_size=224, randaugment=10, dropout=0.2)
+        ev2.apply_regularization(ev2.create("efficientnetv2_b0"), settings)
 
     Args:
         image_size: Height and width of the training images.
@@ -100,6 +114,13 @@ class ProgressiveSchedule:
     A plain number holds for the whole run; a ``Ramp`` grows. With one stage every ramp is at its end, unless it is
     continuous. In random order, stages are drawn at random and the regularizers follow the size (arXiv:2104.00298,
     Table 13).
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        schedule = ev2.ProgressiveSchedule(stages=4, image_size=ev2.Ramp(128, 224), randaugment=ev2.Ramp(5, 10))
+        schedule.at(step=1_000, total_steps=4_000).image_size  # 160
 
     Raises:
         pydantic.ValidationError: A value outside its range, a ramp that falls, or no stage.

@@ -21,6 +21,8 @@ class Callback:
 
     Example::
 
+        import efficientnetv2 as ev2
+
         class StopAtLoss(ev2.Callback):
             def on_log(self, step, num_steps, settings, loss, images_per_s, seconds_left):
                 if loss < 0.1:

@@ -55,7 +55,7 @@ def load_latest_checkpoint(
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """The latest checkpoint that is whole and ``matches`` (or None), and a sentence for each damaged one.
 
-    Raises InputError if all checkpoints are damaged, or one can't be read now but may be whole.
+    Raises InputError if all checkpoints are damaged, or one can't be read now but may be intact.
     """
     damaged: list[str] = []
     for step in reversed(checkpoint_steps(folder)):
@@ -71,7 +71,7 @@ def load_latest_checkpoint(
             of_system = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
             if of_system or is_out_of_memory(error):
                 raise InputError(
-                    f"{path} can't be read now ({reason}), but may be whole. Fix that or move the file away, then "
+                    f"{path} can't be read now ({reason}), but may be intact. Fix that or move the file away, then "
                     "continue with `resume`."
                 ) from error
         damaged.append(f"{path} is damaged ({reason})")

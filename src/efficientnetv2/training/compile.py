@@ -94,7 +94,7 @@ def compile_model(
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
     if reason is not None:
-        warnings.warn(f"The network does not compile here ({reason}): going on without.", stacklevel=2)
+        warnings.warn(f"The model does not compile here ({reason}), so it trains uncompiled.", stacklevel=2)
         return network
     return call
 
@@ -248,12 +248,12 @@ def seconds_per_image(recipe: Recipe, network: Network, device: torch.device) ->
 def _precision(bench: _Bench) -> tuple[Precision, str]:
     lower = lower_precision(bench.device)
     if lower is None:
-        return "fp32", f"Precision: fp32, for no other is known to be faster on this {bench.device.type}."
+        return "fp32", f"Precision: fp32 (no other is known to be faster on this {bench.device.type})."
     if bench.too_short_to_measure:
-        return lower, f"Precision: {lower}, which the hardware has (too short a run to measure its speed)."
+        return lower, f"Precision: {lower} (the hardware supports it; the run is too short to measure its speed)."
     fp32_s, lower_s = bench.step_seconds([bench.side("fp32"), bench.side(lower)])
     chosen: Precision = lower if fp32_s / lower_s >= _WORTH else "fp32"
-    return chosen, f"Precision: {chosen}, for {lower} measured {fp32_s / lower_s:.2f} times as fast as fp32."
+    return chosen, f"Precision: {chosen} ({lower} measured {fp32_s / lower_s:.2f} times as fast as fp32)."
 
 
 def _compile(
@@ -261,17 +261,17 @@ def _compile(
 ) -> tuple[bool, str]:
     plan = bench.recipe.progressive
     if plan.changes_always or plan.stages > _MOST_STAGES:
-        return False, "Not compiled, for the setting changes too often."
+        return False, "Not compiled (sizes or regularization change too often)."
     if bench.short:
-        return False, "Not compiled, for the run is too short."
+        return False, "Not compiled (the run is too short)."
     plain = bench.side(precision)
     run_s = bench.run_seconds(plain, at_once) if minutes is None else 60 * minutes
     if run_s < _COMPILE_FROM_S:
         about = pluralize(round(run_s / 60), "minute")
-        return False, f"Not compiled, for the run takes about {about}, too few to pay for it."
+        return False, f"Not compiled (the run takes about {about}, too short to save time)."
     if within_s is not None and within_s < _COMPILE_LEAST_S:
         return False, "Not compiled (trying it may take minutes)."
-    _logger.info("Measuring whether compiling pays, with a few steps of the last stage.")
+    _logger.info("Measuring whether compiling saves time, with a few steps of the last stage.")
     began = time.perf_counter()
     compiled = bench.side(precision, compiles=True)
     compile_s = (time.perf_counter() - began) * plan.stages
@@ -279,8 +279,8 @@ def _compile(
     saved_s = run_s * (1 - compiled_s / plain_s) - compile_s
     chosen = saved_s > _COMPILE_SAVES * run_s and (within_s is None or compile_s < within_s)
     return chosen, (
-        f"{'Compiled' if chosen else 'Not compiled'}, for that measured {plain_s / compiled_s:.2f} times as fast and "
-        f"takes {compile_s:.0f} s to begin."
+        f"{'Compiled' if chosen else 'Not compiled'} (compiled steps measured {plain_s / compiled_s:.2f} times as "
+        f"fast; compiling takes {compile_s:.0f} s)."
     )
 
 

@@ -138,7 +138,7 @@ class ModelSelection:
         (best, start, trained), name = self._outcome(), _METRIC_NAMES[self._by]
         if best.step == 0:
             at_most = "" if self.ends_only else " at most"
-            kept = f"{self._start_name}, without the training"
+            kept = f"{self._start_name}, before the training"
             other = "" if trained is None else f" Training reached {trained:.1%}{at_most}."
         else:
             count = pluralize(len(self._validations), "validation")

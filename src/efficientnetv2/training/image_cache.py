@@ -98,7 +98,7 @@ def estimate_cache(where: str | None, recipe: Recipe, data: DataModule, device: 
     if where == "ram" and size > _room(device):
         raise InputError(
             f"`cache=ram`: {pluralize(len(images), 'image')} need about {format_bytes(size)}, but only "
-            f"{format_bytes(_room(device))} of the free memory are for it. Use `cache=disk`."
+            f"{format_bytes(_room(device))} of the free memory is available for it. Use `cache=disk`."
         )
     reader = file.reader(np.arange(len(some)), source_reader(some))
     return CacheEstimate(where, some, reader, size, lookup_s if exists else seconds)

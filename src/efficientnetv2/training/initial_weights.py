@@ -57,9 +57,7 @@ def validate_model_name(model: str | Architecture) -> None:
     if not isinstance(model, str) or model == "auto" or model in NAMES:
         return
     if model.endswith(".py"):
-        raise InputError(
-            f"`model={model}`: your own model trains in your own loop, see docs/how-to/own-training-loop.md."
-        )
+        raise InputError(f"`model={model}`: train this model in your own loop (docs/how-to/own-training-loop.md).")
     is_weights = (is_library_model(model) and "." in model) or model in pretrained.weight_names()
     if is_weights or Path(model).exists():
         raise InputError(f"`model={model}`: that names weights, which include the model. Use `weights={model}`.")
@@ -276,7 +274,7 @@ def _from_weights(
     notes += [f"Weights {word}: {note}." for note in read_notes]
     model = _recipe_model(network)
     if recipe.model == "auto":
-        notes.append(f"Model: {model_title(model)}, that of the weights.")
+        notes.append(f"Model: {model_title(model)} (from the weights).")
     elif not same_shape(recipe.model, model):
         raise InputError(
             f"`weights={word}`: the model is {model_title(model)}, not {model_title(recipe.model)}. Use `model=auto` "
@@ -299,7 +297,7 @@ def _from_weights(
             _zero_classifiers(network)
         # Only a single classifier gets the values of the probe.
         probed = recipe.head_init == "linear_probe" and len(classifier_layers(network)) == 1
-        head = f"a fresh classifier for {pluralize(classes, 'class')}"
+        head = f"a new classifier for {pluralize(classes, 'class')}"
         head += " that starts as the linear probe" if probed else ""
     notes.append(f"Weights: from {word}, {head}.")
     _freeze(recipe, network)
@@ -344,7 +342,7 @@ def _recipe_model(network: Network) -> str | Architecture:
         return next((name for name in NAMES if get_architecture(name) == table), table)
     assert isinstance(network, WrappedModel)
     if network.source is None:
-        raise InputError("The weights are of your own module: pass the module in a RunConfig.")
+        raise InputError("The weights are of another module: pass this module in a RunConfig.")
     return network.source
 
 

@@ -39,7 +39,7 @@ from efficientnetv2.utils.device import Precision, autocast, to_device
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import MemoryShortError
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 from efficientnetv2.utils.rng import Key
 
 
@@ -67,7 +67,7 @@ class StepContext:
     key: Key
     device: torch.device
     class_terms: ClassTerms = NO_CLASS_TERMS
-    activation: Answer = "softmax"  # Of the head; it decides the loss
+    activation: Activation = "softmax"  # Of the head; it decides the loss
 
     @property
     def groups(self) -> int:

@@ -294,12 +294,12 @@ def validate_label_settings(recipe: Recipe, overrides: TrainOverrides, separator
     settings = [setting for setting in overrides.settings if setting_name(setting) == "multilabel"]
     if settings and separator is None:
         raise InputError(f"`{settings[-1]}`: these images have one label each. Give `label_separator`.")
-    if recipe.answer(separator) == "softmax":
+    if recipe.activation(separator) == "softmax":
         return
     for name in ("class_weights", "logit_adjustment"):
         value = getattr(recipe, name)
         if value is not None:
             raise InputError(
-                f"{name} is {value}, but with multilabel sigmoid each class is predicted by itself. Use `{name}=null`, "
-                "`multilabel=softmax`, or for rare labels `class_sampling=sqrt`."
+                f"{name} is {value}, but with multilabel sigmoid each class is predicted independently. Use "
+                f"`{name}=null`, `multilabel=softmax`, or for rare labels `class_sampling=sqrt`."
             )

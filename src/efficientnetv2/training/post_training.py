@@ -115,7 +115,7 @@ def save_model(
     names, split = config.train.class_names, config.eval_split
     metrics: dict[str, Any] = {"epochs": epochs_trained(config, state.step)}
     if predictions is not None:
-        score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.answer)
+        score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.activation)
         name, mean = macro_metric(score)
         metrics |= {f"{split}_top1": score.top1, f"{split}_{name}": mean, f"{split}_images": score.num_images}
     model_file.save(
@@ -155,7 +155,7 @@ def _fingerprint(config: RunConfig) -> TrainingFingerprint | None:
 
     try:
         selecting = None if config.minival is None else fingerprint(config.minival)
-        trained = replace(fingerprint(config.train), chose=selecting)
+        trained = replace(fingerprint(config.train), selection=selecting)
     except InputError as error:  # remote shards are gone, which is no reason to lose the model
         _logger.info(f"The model file does not record its training images: {error}")
         return None
@@ -181,7 +181,8 @@ def _calibrate(config: RunConfig, state: TrainState) -> Calibration | None:
         return None
     if len(config.minival) < MIN_TEMPERATURE_IMAGES:
         _logger.info(
-            f"No temperature was fitted: minival has {len(config.minival)} images, fewer than {MIN_TEMPERATURE_IMAGES}."
+            f"No temperature was fitted: minival has {pluralize(len(config.minival), 'image')}, fewer than "
+            f"{MIN_TEMPERATURE_IMAGES}."
         )
         return None
     predictions = config.predict(state, config.minival)
@@ -195,5 +196,5 @@ def _calibrate(config: RunConfig, state: TrainState) -> Calibration | None:
     found = broadcast_from_main(config.world, fitted)
     if found is not None:
         eval_network(state).calibration = found
-        _logger.info(f"Temperature: {found.temperature:.3g} (fitted on {found.pictures} images of minival)")
+        _logger.info(f"Temperature: {found.temperature:.3g} (fitted on {found.num_images} images of minival)")
     return found

@@ -21,7 +21,7 @@ from efficientnetv2.preprocessing import TTA, CropMode
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils.device import Precision
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 
 # Upper limits, of epochs and of the batch size, and of the image size at evaluation. More is a typing error. Ours.
 MAX_COUNT, _MAX_IMAGE_SIZE = 1_000_000, 4096
@@ -168,7 +168,7 @@ class Recipe(StrictModel):
     cache_resolution: float | None = Field(default=None, gt=0, le=1)
     """Resolution of cached images: the fraction of random crops that keep all their pixels. null caches none."""
     augment: AugmentPlan = AugmentPlan()
-    multilabel: Answer = "softmax"
+    multilabel: Activation = "softmax"
     """Loss for multi-label images: `sigmoid` predicts each class independently, positive from a probability of 0.5 (no
     `class_weights`, no `logit_adjustment`). `softmax` gives the labels of an image equal shares of 1, as in the paper.
     """
@@ -211,7 +211,7 @@ class Recipe(StrictModel):
     seed: int = 0
     """Random seed of the run."""
 
-    def answer(self, separator: str | None) -> Answer:
+    def activation(self, separator: str | None) -> Activation:
         """Activation of the head. ``separator`` is the label separator of multi-label data."""
         return "softmax" if separator is None else self.multilabel
 

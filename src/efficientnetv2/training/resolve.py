@@ -114,7 +114,7 @@ def resolve_unmeasured(
     minutes = request.overrides.minutes
     # The classifier, and whether minival selects.
     recipe = resolve_head_init(request.recipe, data)
-    if recipe.minival == "auto" and not data.chooses:
+    if recipe.minival == "auto" and not data.has_selection_set:
         recipe = _changed(recipe, {"minival": None})
     # Image sizes, model, epochs, batch and precision.
     constraints = TimeConstraints(minutes, compile_within_s=compile_within_s)
@@ -134,7 +134,7 @@ def resolve_unmeasured(
     # Images that trained the weights select nothing.
     overlap = pretrain_overlap(recipe.weights, network, data, refuse=recipe.minival != "auto")
     if overlap.minival_trained:
-        data = replace(data, chooses=False)
+        data = replace(data, has_selection_set=False)
     return ResolvedRun(
         request,
         recipe,
@@ -247,12 +247,12 @@ def _model_fields(recipe: Recipe, initial: InitialModel) -> tuple[dict[str, Any]
     if recipe.head_init == "linear_probe" and classifiers > 1 and not initial.network.class_names:
         fields["head_init"] = "random"
         notes.append(
-            f"Classifier: fresh, as {model_title(initial.model)} has {classifiers}, and a linear probe is one."
+            f"Classifier: random, because {model_title(initial.model)} has {classifiers}, and a linear probe has one."
         )
     if recipe.name == "quick":
         notes.append(
-            "The recipe quick is made for training from scratch: its rate is ten times finetune's. With given weights "
-            "`recipe=finetune` mostly reaches more."
+            "The recipe quick is made for training from scratch: its learning rate is ten times that of "
+            "finetune. With pretrained weights, `recipe=finetune` is usually more accurate."
         )
     return fields, notes
 

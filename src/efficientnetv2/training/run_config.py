@@ -21,7 +21,7 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 from efficientnetv2.utils.rng import Key
 
 _logger = logging.getLogger(__name__)
@@ -98,9 +98,9 @@ class RunConfig:
     minival: ImageDataset | None = None  # Images that select the weights. None keeps the last ones.
 
     @property
-    def answer(self) -> Answer:
+    def activation(self) -> Activation:
         """Activation of the head; the trainer sets it."""
-        return self.recipe.answer(self.train.separator)
+        return self.recipe.activation(self.train.separator)
 
     @property
     def length(self) -> RunLength:

@@ -29,7 +29,7 @@ from efficientnetv2.utils.io import (
     write_text_atomically,
 )
 from efficientnetv2.utils.legacy import run_file
-from efficientnetv2.utils.logs import Recorder
+from efficientnetv2.utils.logs import Recorder, spelling
 from efficientnetv2.utils.shell import shell_join
 
 if TYPE_CHECKING:
@@ -194,13 +194,15 @@ class RunDir:
 class RunLog(Recorder):
     """The log of a run with its times: in memory until there is a run directory, then in ``log.txt``.
 
-    A line that can't be written, as on a full disk, raises InputError where it is logged.
+    Lines are written as on the screen. A line that can't be written, as on a full disk, raises InputError where it is
+    logged.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._file: Path | None = None
         self._waiting: list[logging.LogRecord] = []
+        self._spell = spelling.get()  # a line may come from a thread, which has no context
 
     def write_to(self, folder: Path) -> None:
         """Write what was logged so far, and each line from now on, into ``log.txt`` of a folder."""
@@ -216,7 +218,7 @@ class RunLog(Recorder):
             return
         with _writing(self._file), self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
             when = datetime.fromtimestamp(record.created)
-            file.write(f"{when:%Y-%m-%d %H:%M:%S}  {record.getMessage()}\n")
+            file.write(f"{when:%Y-%m-%d %H:%M:%S}  {self._spell(record.getMessage())}\n")
 
 
 class NullRunDir(RunDir):

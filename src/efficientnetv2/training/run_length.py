@@ -255,7 +255,7 @@ def scratch_dir(run: Path) -> Iterator[Path]:
 
 def report_s(config: RunConfig, timings: StepTimings) -> float:
     """Estimated seconds of the report: galleries, intervals, plots."""
-    return _REPORT_S + _REPORT_PREDICTIONS * timings.answers.each_s + _REPORT_VAL_S * len(config.val)
+    return _REPORT_S + _REPORT_PREDICTIONS * timings.predictions.each_s + _REPORT_VAL_S * len(config.val)
 
 
 def _probe_in_time(

@@ -42,7 +42,7 @@ def validate_new_run_dir(path: Path) -> None:
     names = [file.name for file in path.iterdir()] if path.is_dir() else []
     others = [name for name in names if name not in ours and not name.endswith(".partial")]
     if others:
-        raise InputError(f"`output` {path} holds something that is no run ({shorten(others, 3)}). Give another folder.")
+        raise InputError(f"`output` {path} holds files that are not a run ({shorten(others, 3)}). Give another folder.")
 
 
 def _is_beginning(file: Path) -> bool:
@@ -96,7 +96,7 @@ def create_run_dir(
             try:
                 with ExitStack() as attempt:
                     attempt.enter_context(output_dir(path, "`output`"))
-                    taken = f"another run is beginning there. {fix}"
+                    taken = f"another run is starting there. {fix}"
                     attempt.enter_context(locked(path / LOCK, f"`output` {path}", taken=taken, fix=fix))
                     refuse(path)
                     stack.enter_context(attempt.pop_all())

@@ -106,7 +106,7 @@ def multilabel_notes(recipe: Recipe, separator: str | None) -> list[str]:
     """A note on the loss of several labels of an image."""
     if separator is None:
         return []
-    if recipe.answer(separator) == "sigmoid":
+    if recipe.activation(separator) == "sigmoid":
         return ["Multi-label: each class is independent (sigmoid), positive from a probability of 0.5."]
     return ["Multi-label: the labels of an image share a probability of 1 (softmax)."]
 
@@ -119,9 +119,8 @@ def better_weights_note(recipe: Recipe, candidates: Sequence[WeightsCandidate]) 
     if name is None or any(found.word in pretrained.weight_names() for found in candidates):
         return []
     return [
-        "Better weights: those of ImageNet usually give far better models, and are not on this machine. To fetch them: "
-        f"effnetv2 models --fetch {name}. The command names one file; copied to a machine without a network, it is "
-        "given as `weights`."
+        "Better weights: ImageNet weights usually give much better models, and are not on this machine. To download "
+        f"them: effnetv2 models --fetch {name}. Without a network, copy the downloaded file and pass it as `weights`."
     ]
 
 

@@ -100,13 +100,13 @@ def estimate_run(
     others = {
         "validation": (len(validation_steps(recipe, length)) + start) * timings.curve.seconds(validated),
         "checkpoints": timings.checkpoints.seconds(saved),
-        "final evaluation": timings.answers.seconds(counts.val) * largest,
+        "final evaluation": timings.predictions.seconds(counts.val) * largest,
         "model file": timings.model_s,
     }
     if counts.minival >= MIN_TEMPERATURE_IMAGES:
-        others["temperature"] = timings.answers.seconds(counts.minival) * largest
+        others["temperature"] = timings.predictions.seconds(counts.minival) * largest
     if areas:
-        others["evaluation sizes"] = timings.answers.seconds(counts.minival) * sum(areas)
+        others["evaluation sizes"] = timings.predictions.seconds(counts.minival) * sum(areas)
     if recipe.compile:
         others = {"compiling": timings.compile_s, **others}
     best_bytes = timings.model_bytes if counts.minival else 0  # each checkpoint has the best weights too

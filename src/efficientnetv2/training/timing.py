@@ -60,7 +60,7 @@ class StepTimings:
     compile_s: float  # Compiling the model for all stages
     steps: tuple[StepTiming, ...]  # One for each size, growing
     curve: LinearCost  # Predictions of a validation
-    answers: LinearCost  # Final predictions, with test-time augmentation
+    predictions: LinearCost  # Final predictions, with test-time augmentation
     checkpoints: LinearCost
     checkpoint_bytes: int
     model_s: float  # Writing the model file
@@ -91,7 +91,7 @@ class StepTimings:
             self,
             steps=tuple(replace(step, each_s=step.each_s * part) for step in self.steps),
             curve=replace(self.curve, each_s=self.curve.each_s / processes),
-            answers=replace(self.answers, each_s=self.answers.each_s / processes),
+            predictions=replace(self.predictions, each_s=self.predictions.each_s / processes),
         )
 
 
@@ -176,8 +176,10 @@ class _StepTimer:
     def measure(self, state: TrainState) -> StepTimings:
         """The timings with those of compiling and of the steps of each size."""
         config = self.config
-        classes, answer = len(config.train.class_names), config.answer
-        context = StepContext(self.recipe, config.preprocessing, classes, config.key, config.device, activation=answer)
+        classes, activation = len(config.train.class_names), config.activation
+        context = StepContext(
+            self.recipe, config.preprocessing, classes, config.key, config.device, activation=activation
+        )
         length, groups = RunLength(_STEPS, _STEPS), config.microbatches
         for _ in train_steps(state, self._batches(), context, length=length, microbatches=groups):
             self._after_step()

@@ -71,22 +71,22 @@ def train_overlap(model: Path, trained_on: TrainingFingerprint | None, dataset: 
     trained, selected = np.zeros((2, len(dataset)), dtype=bool) if run is None else _by_path(run, dataset)
     if trained_on is None:
         return TrainOverlap(int(trained.sum()), exact=True, num_images=len(dataset))
-    rows, marks = content_hashes(dataset)
+    rows, hashes = content_hashes(dataset)
     compared, (last, *others) = len(rows) / max(1, len(dataset)), trained_on.parts
-    same = np.isin(marks, last.marks)
+    same = np.isin(hashes, last.hashes)
     trained[rows] |= same
     num_last, estimate = int(trained.sum()), _estimate(last, same, compared)
     for earlier in others:
-        further = np.isin(marks, earlier.marks) & ~trained[rows]
+        further = np.isin(hashes, earlier.hashes) & ~trained[rows]
         estimate = max(estimate, num_last + _estimate(earlier, further, compared))
         trained[rows] |= further
-    if trained_on.chose is None:  # it did not use the minival of its run
+    if trained_on.selection is None:  # it did not use the minival of its run
         selected[:] = False
     else:
-        selected[rows] |= np.isin(marks, trained_on.chose.marks)
+        selected[rows] |= np.isin(hashes, trained_on.selection.hashes)
     by_last = selected & ~trained
-    if trained_on.earlier is not None and trained_on.earlier.chose is not None:
-        selected[rows] |= np.isin(marks, trained_on.earlier.chose.marks)
+    if trained_on.earlier is not None and trained_on.earlier.selection is not None:
+        selected[rows] |= np.isin(hashes, trained_on.earlier.selection.hashes)
     selected &= ~trained
     num_trained, ensemble = int(trained.sum()), any(part.of_several for part in trained_on.parts)
     all_compared = len(rows) == len(dataset) and trained_on.complete
@@ -112,7 +112,7 @@ def find_run(model: Path) -> Path | None:
 
 def _estimate(training: TrainingFingerprint, same: npt.NDArray[np.bool_], compared: float) -> int:
     """Estimated number of images in a training, of which ``same`` were found in its sample; 0 if unknown."""
-    share = compared * training.share
+    share = compared * training.stored_fraction
     return round(int(same.sum()) / share) if share and not training.of_several else 0
 
 
@@ -140,7 +140,7 @@ class PretrainOverlap:
 
     def to_json(self) -> dict[str, object]:
         """Plain values for the start of the run, and its report."""
-        return {"num_images": self.num_trained, "chose": self.num_selected, "note": self.notes[0]}
+        return {"num_images": self.num_trained, "num_selected": self.num_selected, "note": self.notes[0]}
 
 
 def pretrain_overlap(weights: str, network: Network, prepared: DataModule, *, refuse: bool = True) -> PretrainOverlap:

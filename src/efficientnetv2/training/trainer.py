@@ -75,7 +75,7 @@ class Trainer:
             revisions = broadcast_from_main(world, lambda: config.folder.beginning().get("revisions", []))
         plan = StepPlan.from_json(config.length.steps, revisions)
         selection = None if config.minival is None else ModelSelection(recipe, config.length, plan)
-        config.network.answer = config.answer  # whatever the initial weights predicted
+        config.network.activation = config.activation  # whatever the initial weights predicted
         state = init_state(place(config.network, config.device), recipe)
         self.context = RunContext(config, state, plan, self._callbacks, selection)
         saved = self._load_checkpoint(resume)
@@ -201,7 +201,7 @@ class Trainer:
             px = output.setting.image_size
             _logger.info(
                 f"Warning: memory ran out at step {output.step} with {self._microbatches.at(px)} groups of {px} px per "
-                f"pass. Steps go on with {output.microbatches.at(px)}: slower, with the same result."
+                f"pass. Steps continue with {output.microbatches.at(px)}: slower, with the same result."
             )
             self.config.folder.amend_beginning(microbatches=output.microbatches.to_json())
             self._microbatches = output.microbatches
@@ -282,7 +282,7 @@ def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> I
     classes, length, microbatches = len(config.train.class_names), config.length, config.microbatches
     terms = class_terms(config.train.targets, classes, recipe)
     common = StepContext(
-        recipe, config.preprocessing, classes, config.key, config.device, terms, activation=config.answer
+        recipe, config.preprocessing, classes, config.key, config.device, terms, activation=config.activation
     )
     world, plan = config.world, context.plan
     return train_steps(state, batches(), common, length=length, microbatches=microbatches, world=world, plan=plan)

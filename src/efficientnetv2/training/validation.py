@@ -84,7 +84,7 @@ class Validator:
         """Write a validation row, and return its metrics."""
         config, step = self._context.config, self._context.state.step
         score = compute_metrics(
-            predictions.labels, predictions.probabilities, config.train.class_names, predictions.answer
+            predictions.labels, predictions.probabilities, config.train.class_names, predictions.activation
         )
         name, mean = macro_metric(score)
         metrics = {"top1": score.top1, name: mean, "num_images": score.num_images}

@@ -32,7 +32,7 @@ def random_symmetry(images: Tensor, key: Key, ids: npt.ArrayLike) -> Tensor:
     """Turn and mirror each image into one of the eight symmetries of the square. Raises InputError for other shapes."""
     height, width = images.shape[2:]
     if height != width:
-        raise InputError(f"{width} x {height} px is no square to turn. Use `augment.flip=horizontal`.")
+        raise InputError(f"{width} x {height} px is not a square, which a turn needs. Use `augment.flip=horizontal`.")
     which = (key.uniform_rows(as_ids(ids), 1)[:, 0] * 8).astype(np.int64)
     return apply_by_group(images, which, lambda group, _rows, part: symmetry(part, group))
 

@@ -146,8 +146,8 @@ def process_group(world: World, *, mend: str) -> Iterator[None]:
             raise OtherProcessError from error
         if is_lost:
             raise InputError(
-                f"Process {rank} of {size} has lost another one ({error_summary(error)}). The launcher says which one "
-                f"ended first. {mend}"
+                f"Process {rank} of {size} has lost another one ({error_summary(error)}). The launcher shows which "
+                f"one ended first. {mend}"
             ) from error
         raise
     # Not after a failure: the others have gone.

@@ -35,6 +35,15 @@ class InputError(ValueError):
     """Wrong use or wrong input. The command line prints its message alone and exits with 2.
 
     The message says what is wrong, where (file and row, or option), and one fix.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        try:
+            ev2.train("no_such_folder/")
+        except ev2.InputError as error:
+            print(error)
     """
 
 
@@ -58,7 +67,7 @@ def non_finite_error(num_broken: int, num_images: int, first: int) -> DivergedEr
     """The error for a model whose logits are not finite. ``first`` is the place of the first such image, from 0."""
     return DivergedError(
         f"the model's outputs are NaN or infinite for {num_broken} of {num_images} images (first: number {first}), so "
-        "its weights are of no use. Train again with a lower learning rate, or use another weights file."
+        "its weights are unusable. Train again with a lower learning rate, or use another weights file."
     )
 
 

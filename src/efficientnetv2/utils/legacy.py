@@ -33,7 +33,9 @@ _KEYS = {
     "linear_probe_pictures": "linear_probe_num_images", "label_curve": "data_scaling_curve",
     "over_folds": "fold_mean", "splits_compared": "split_comparison", "tries": "candidates",
     "apart": "distance_to_train", "selected_figure": "selected_score", "waited_s": "data_wait_s",
-    "groups_at_a_time": "microbatches", "largest_over_smallest": "imbalance_ratio",
+    "groups_at_a_time": "microbatches", "views_compared": "tta_comparison",
+    "answer": "activation", "picture_m": "ground_m",
+    "largest_over_smallest": "imbalance_ratio",
 }  # fmt: skip
 # Keys whose meaning depends on the object that they are in, by the key of that object ("" is the file itself).
 _KEYS_IN = {
@@ -67,7 +69,7 @@ _VALUES = {
 # Objects with keys that are class names or paths.
 _OPAQUE = {
     "per_class", "train_support", "train_images_per_class", "linear_probe_f1", "intervals", "class_names",
-    "by_class", "versions",
+    "by_class", "versions", "weights_trained_on",
 }  # fmt: skip
 # Columns of tables of predictions.
 COLUMNS = {"label": "predicted_label", "drawn_whole": "cluster"}

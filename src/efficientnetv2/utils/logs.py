@@ -12,6 +12,9 @@ PACKAGE = logging.getLogger("efficientnetv2")
 # From a description, a total and a unit to what takes the number of units done so far.
 Reporter = Callable[[str, int | None, str], AbstractContextManager[Callable[[int], None]]]
 
+# How the running program writes a message of the library, which names parameters in backticks.
+spelling: ContextVar[Callable[[str], str]] = ContextVar("spelling", default=str)
+
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 

@@ -54,7 +54,7 @@ def import_torchvision(module: str = "") -> ModuleType:
 
 def _how_to_install(extra: str) -> str:
     if extra not in (metadata("efficientnetv2").get_all("Provides-Extra") or []):
-        return f'The installed efficientnetv2 is older than its code. Install it again: pip install -e ".[{extra}]"'
+        return f'Install it with: pip install -e ".[{extra}]"'  # the code is newer than what is installed
     packages = extra_requirements(extra)
     if not packages:
         return f"There is none for Python {platform.python_version()} on {platform.system()}."

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 #: ``softmax``: probabilities sum to 1 over the classes. ``sigmoid``: each class is independent.
-Answer = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid"]
 
 
-def probabilities(logits: Tensor, answer: Answer) -> Tensor:
+def probabilities(logits: Tensor, activation: Activation) -> Tensor:
     """(N, K) probabilities from (N, K) logits."""
-    return logits.softmax(dim=1) if answer == "softmax" else logits.sigmoid()
+    return logits.softmax(dim=1) if activation == "softmax" else logits.sigmoid()
 
 
-def to_logits(shares: Tensor, answer: Answer) -> Tensor:
+def to_logits(shares: Tensor, activation: Activation) -> Tensor:
     """(N, K) logits with the given (N, K) probabilities; finite also where those were rounded to 0 or 1."""
     limits = torch.finfo(shares.dtype)
     above = shares.clamp(min=limits.tiny)
-    if answer == "softmax":
+    if activation == "softmax":
         return above.log()
     return above.clamp(max=1 - limits.eps).logit()

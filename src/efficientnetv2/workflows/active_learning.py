@@ -156,9 +156,9 @@ def check_rank_output(file: Path | None, out: Path | None, data: str) -> None:
     for option, other in (("`output`", out), ("DATA", Path(data))):
         if other is not None and file.resolve() == other.resolve():
             raise InputError(f"`rank` {file} is {option} too. Give another file.")
-    refuse_foreign_file(file, "`rank`", lambda csv: csv_columns(csv) == _COLUMNS, "is no table of what to label next")
+    refuse_foreign_file(file, "`rank`", lambda csv: csv_columns(csv) == _COLUMNS, "is not a table of images to label")
     page = file.with_suffix(".html")
-    refuse_foreign_file(page, f"`rank` {file}:", lambda page: file.exists(), "is no sheet of such a table")
+    refuse_foreign_file(page, f"`rank` {file}:", lambda page: file.exists(), "is not a sheet of such a table")
 
 
 def require_rankable(network: Network, model: str) -> None:
@@ -180,7 +180,7 @@ def write_ranking(file: Path, job: PredictionJob, predictions: Predictions, runt
         )
     rows = embedded.samples  # readable a second time
     logits = predictions.logits[torch.from_numpy(places[rows])]
-    shares = probabilities(logits, predictions.answer).numpy()
+    shares = probabilities(logits, predictions.activation).numpy()
     key = Key.of(_SEED).fold("label next")
     with progress("choosing", min(MAX_DIVERSE, len(rows))) as update:
         ranking = rank_for_labeling(shares, embedded.vectors, key=key, progress=update)

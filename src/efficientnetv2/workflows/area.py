@@ -89,9 +89,7 @@ def adjusted_areas(
     np.add.at(n, (np.searchsorted(present, cells.row), np.searchsorted(present, cells.col)), cells.data)
     total = n.sum(axis=1)
     if few := [class_names[k] for k in present[(area > 0) & (total < 2)]]:
-        raise InputError(
-            f"fewer than two samples lie in what is mapped as {shorten(few)}. Draw 50 or more in every class."
-        )
+        raise InputError(f"fewer than two samples are in the area mapped as {shorten(few)}. Draw 50 or more per class.")
     weight, sampled = area / area.sum(), total > 0
     share = np.divide(n, total[:, None], out=np.zeros_like(n), where=sampled[:, None])  # (K, K) n_ij / n_i
     # A stratum that is not on the map has weight 0.
@@ -180,7 +178,7 @@ def _from_report(file: Path, names: Sequence[str], map_file: Path) -> coo_array:
             true, mapped, counts = matrix.row, matrix.col, matrix.data
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{file} is no report with a confusion matrix of single labels ({error!r}). Give one of {form}."
+            f"{file} is not a report with a confusion matrix of single labels ({error!r}). Give one of {form}."
         ) from None
     if report.get("optimistic"):
         raise InputError(
@@ -202,7 +200,7 @@ def _from_table(file: Path, label_column: str, names: Sequence[str], map_file: P
     try:
         table = read_cells(file)
     except (OSError, ValueError) as error:  # of pandas, and bytes that are not UTF-8
-        raise InputError(f"{file} is no CSV in UTF-8 ({error}). Give a table of locations with labels.") from error
+        raise InputError(f"{file} is not a CSV in UTF-8 ({error}). Give a table of locations with labels.") from error
     if label_column not in table:
         raise InputError(
             f"{file} has no column '{label_column}'{did_you_mean(label_column, table.columns)} Set `label_column` to "
@@ -216,7 +214,7 @@ def _from_table(file: Path, label_column: str, names: Sequence[str], map_file: P
         on_map = values > 0
         if not on_map.any():
             raise InputError(
-                f"none of the {len(table)} places of {file} lies on {map_file} where it has data. Are the coordinates "
+                f"none of the {len(table)} places of {file} is on {map_file} where it has data. Are the coordinates "
                 "exchanged, or of another coordinate system?"
             )
         if left_out := int((~on_map).sum()):

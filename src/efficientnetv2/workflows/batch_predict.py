@@ -88,7 +88,7 @@ def start_processes(options: InferenceOptions) -> Iterator[Runtime]:
     with process_group(world, mend="Run it again."), nullcontext() if world.is_main_process else silenced():
         device = device_for_rank(options.device, world)
         workers = workers_for(options.workers, device, sharing=world.local_size)
-        yield Runtime(device, workers, options.strict, world, engine_picker(options.engine, device))
+        yield Runtime(device, workers, options.strict, engine_picker(options.engine, device), world)
 
 
 def device_for_rank(name: str, world: World) -> torch.device:
@@ -148,7 +148,7 @@ class PredictionCheckpoint:
 
     def __init__(self, table: Path, job: PredictionJob, *, every_s: float = _CHECKPOINT_S) -> None:
         """``table`` is written at the end; the network is still on the CPU; ``every_s`` seconds between two writes."""
-        self._folder = table.with_name(f".{table.name}.answers")
+        self._folder = table.with_name(f".{table.name}.partial")
         self._dataset, self._num_classes = job.dataset, job.network.num_classes
         self._digest = _digest(job)
         self._every_s, self._written_at = every_s, time.monotonic()
@@ -232,7 +232,7 @@ def _digest(job: PredictionJob) -> str:
     parts = [
         sha256_by_name(weights),
         repr(job.preprocessing),
-        *(repr((_structure(each), each.preprocessing, each.answer, each.calibration)) for each in members),
+        *(repr((_structure(each), each.preprocessing, each.activation, each.calibration)) for each in members),
         dataset.digest(),
         root if is_url(root) else os.path.realpath(root),
         repr(dataset.bands),

@@ -75,7 +75,7 @@ def run_check(
     check_time_column(dataset, options.time_column)
     with output_dir(folder, "`output`"):  # removed again if the check fails
         for name, is_own in ((JSON_NAME, is_check_json), (PAGE_NAME, is_check_page)):
-            refuse_foreign_file(folder / name, f"`output` {folder}:", is_own, "is no inspection of effnetv2 check")
+            refuse_foreign_file(folder / name, f"`output` {folder}:", is_own, "is not a report of effnetv2 check")
         note_replaced(folder / PAGE_NAME)
         network, weights = _load_network(options.weights)
         damage = report_notes(dataset, strict=False)
@@ -152,6 +152,14 @@ def _embed(network: Network, dataset: ImageDataset, stats: ImageStats, runtime: 
 
 class DatasetCheck:
     """What is wrong with a dataset, as `check` found it.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        found = ev2.check("photos/", output="inspection/photos")
+        found = ev2.DatasetCheck("inspection/photos")  # later
+        print(found.duplicates, found.leakage, found.label_errors)
 
     Args:
         path: Folder that `check` wrote.

@@ -38,6 +38,13 @@ _TITLE = "effnetv2 compare"  # in the plots, which are recognized by it
 class Comparison:
     """Runs, and the differences of each run after the first to the first.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        found = ev2.compare(["runs/fixed", "runs/progressive"])
+        print(found.paired[0].over.top1)
+
     Attributes:
         runs: Finished runs with their report and predictions.
         paired: Differences on the same images; None for a run on other images.

@@ -29,6 +29,13 @@ _CHOICES = {"crop_mode": get_args(CropMode), "interpolation": ("bilinear", "bicu
 class Conversion:
     """A converted file.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        conversion = ev2.convert("runs/demo", "demo.pth", to="torchvision")
+        print(conversion.notes)
+
     Attributes:
         to: Library that it is for; None is this package.
         recognized: What the input was.
@@ -122,7 +129,7 @@ def user_metadata(class_names: str | Sequence[str] | None, preprocessing: Mappin
             raise InputError(f"`{name}={given}` must be {rule} per channel. Divide by 255.")
     fraction = preprocessing.get("crop_pct", 1)
     if not 0 < fraction <= 1:
-        raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, no percentage.")
+        raise InputError(f"`crop_pct={fraction:g}` must be above 0 and at most 1, not a percentage.")
     if isinstance(class_names, str):
         class_names = read_class_names(class_names)
     return UserMetadata(dict(preprocessing), None if class_names is None else tuple(class_names))
@@ -178,6 +185,8 @@ def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) ->
         problem = " exists. Give another place, or `overwrite=True` to replace it."
     elif to == "timm" and out.is_dir() and is_model_file(out):
         problem = f" has a model file of this package, {model_file.NAME}. Give another folder."
+    elif out.suffix in (".onnx", ".pt2", ".engine"):
+        problem = f": convert writes weights. For this format use: effnetv2 export {source}"
     elif to is None and (out.is_dir() or out.suffix != ".safetensors"):
         problem = " must end in .safetensors, as a model file. For another library, give `to`."
     if problem:
@@ -206,7 +215,7 @@ def temperature_notes(network: Network, to: str) -> list[str]:
         return []
     temperature = network.calibration.temperature
     advice = "probabilities are those of the bare logits; divide these by it to have ours"
-    if to == "keras" and network.answer == "softmax":  # Keras' models end with it
+    if to == "keras" and network.activation == "softmax":  # Keras' models end with it
         power = f"{1 / temperature:.4g}"
         advice = f"outputs are probabilities; take each to the power {power} and divide by their sum"
     elif to == "keras":

@@ -99,7 +99,7 @@ class CrossValResults:
             return []
         pairs = []
         if self.other_results is not None and dataset.separator is None:
-            pairs.append(("the trained networks", self.predictions, _pooled(dataset, self.other_results)))
+            pairs.append(("the trained models", self.predictions, _pooled(dataset, self.other_results)))
         if baseline is not None and baseline.other_predictions is not None:
             pairs.append((PROBE, baseline.predictions, baseline.other_predictions))
         folds, count = (self.folds, self.other_folds), len(dataset.class_names)
@@ -235,10 +235,10 @@ def write_ensemble(folder: Path, runs: Sequence[str], members: int) -> str:
 
 def _pooled(dataset: ImageDataset, results: Sequence[FoldResult]) -> Predictions:
     rows = np.concatenate([result.rows for result in results])
-    order, answer = np.argsort(rows, kind="stable"), results[0].answer
+    order, activation = np.argsort(rows, kind="stable"), results[0].activation
     probabilities = np.concatenate([result.probabilities for result in results])[order]
-    logits = to_logits(torch.from_numpy(probabilities), answer).float()
-    return Predictions(rows[order], dataset.targets[rows[order]], logits, answer=answer)
+    logits = to_logits(torch.from_numpy(probabilities), activation).float()
+    return Predictions(rows[order], dataset.targets[rows[order]], logits, activation=activation)
 
 
 def _train_images_per_class(dataset: ImageDataset, reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -38,7 +38,7 @@ from efficientnetv2.utils.errors import InputError, format_duration, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically, write_text_atomically
 from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.utils.logs import attached, hushed
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 from efficientnetv2.workflows.crossval_config import CrossValConfig, with_settings
 from efficientnetv2.workflows.train import train_run
 
@@ -87,7 +87,7 @@ class FoldResult:
     score: FoldScore
     rows: Ints  # (n,) of the predicted images in the dataset
     probabilities: Floats  # (n, K); of several models their mean
-    answer: Answer
+    activation: Activation
     candidate_scores: tuple[float, ...]  # macro metrics; empty without selection
     unreadable: Mapping[int, str]  # row -> reason, of images that a run could not read or did not predict
     reports: tuple[dict[str, Any], ...]  # of each model
@@ -147,8 +147,8 @@ class _Fold:
         candidates = best_candidates(config, scores)
         runs = [self._train_member(member, candidate) for member, candidate in enumerate(candidates)]
         first, probabilities = runs[0], _mean_probabilities(runs)
-        answer = first.recipe.answer(dataset.separator)
-        metrics = compute_metrics(dataset.targets[first.rows], probabilities, dataset.class_names, answer)
+        activation = first.recipe.activation(dataset.separator)
+        metrics = compute_metrics(dataset.targets[first.rows], probabilities, dataset.class_names, activation)
         name, value = macro_metric(metrics)
         names = [config.candidate_name(each) for each in candidates if each is not None]
         score = FoldScore(
@@ -170,7 +170,7 @@ class _Fold:
         )
         unreadable = ChainMap(*(run.unreadable for run in runs))
         reports = tuple(run.report for run in runs)
-        return FoldResult(score, first.rows, probabilities, answer, scores, unreadable, reports)
+        return FoldResult(score, first.rows, probabilities, activation, scores, unreadable, reports)
 
     def _train_member(self, member: int, candidate: int | None) -> _RunResult:
         """One of the models that predict the fold; without candidates they differ in their seed."""
@@ -297,8 +297,8 @@ def _read_run(path: Path, row_of: Mapping[str, int], val_rows: Ints, dataset: Im
         read_object(path / "report.json", "top1", fix=retrain_hint(path)),
         read_recipe(path / "recipe.yaml"),
     )
-    answer = recipe.answer(dataset.separator)
-    paths, probabilities = read_predictions(path / "predictions.csv", dataset.class_names, answer)
+    activation = recipe.activation(dataset.separator)
+    paths, probabilities = read_predictions(path / "predictions.csv", dataset.class_names, activation)
     rows = np.array([row_of[name] for name in paths], dtype=np.int64)
     skipped = read_skipped(path / SKIPPED)
     if skipped is None:

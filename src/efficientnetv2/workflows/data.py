@@ -104,7 +104,7 @@ def write_balanced(
 def _check_out(out: Path, fewer: bool) -> None:
     if fewer != (out.suffix.lower() == ".csv"):
         fix = "with `fewer=True` give a file that ends in .csv, else a folder"
-        raise InputError(f"`out` {out} is {'no table' if fewer else 'a table'}: {fix}.")
+        raise InputError(f"`out` {out} is {'not a table' if fewer else 'a table'}: {fix}.")
     names = [file.name for file in out.iterdir()] if out.is_dir() else []
     # The copies of a stopped command are written again.
     if (fewer and out.exists()) or out.is_file() or [name for name in names if name != FOLDER]:
@@ -157,7 +157,7 @@ def pack_shards(source: DataConfig, out: Path, packing: PackOptions) -> tuple[Im
         problem = "not empty" if folder.is_dir() else "a file"
         raise InputError(f"`out` {out} is {problem}. Give a new or empty folder.")
     if is_inside_data(source.data, folder):
-        raise InputError(f"`out` {out} is in DATA {source.data}. Give a folder beside it.")
+        raise InputError(f"`out` {out} is in DATA {source.data}. Give a folder outside it.")
     dataset = source.read(for_training=False)
     report_notes(dataset, strict=packing.strict)
     with progress("packing", len(dataset)) as update:

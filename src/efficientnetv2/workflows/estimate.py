@@ -59,7 +59,15 @@ _COMPILE_S = 100.0
 
 
 class Estimate:
-    """Time, memory and disk of a training run that has not begun. ``seconds`` is the time of the whole run."""
+    """Time, memory and disk of a training run that has not begun. ``seconds`` is the time of the whole run.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        cost = ev2.estimate("photos/", epochs=10)
+        cost.seconds, cost.memory_bytes, cost.disk_bytes
+    """
 
     def __init__(
         self, run: RunEstimate, cache: CacheEstimate | None, device: torch.device, notes: Sequence[str], epochs: float
@@ -242,7 +250,7 @@ def _other_costs(
         return seconds, lists + _REPORT_BYTES, "Estimated, for measuring would take too long: the report."
     began = time.perf_counter()
     logits = torch.from_numpy(_noise(config, len(config.val), len(class_names)))
-    predictions = Predictions(np.arange(len(config.val)), config.val.targets, logits, answer=config.answer)
+    predictions = Predictions(np.arange(len(config.val)), config.val.targets, logits, activation=config.activation)
     model = model_file.load(scratch / model_file.NAME, config.device)
     galleries = explain_predictions(model, predictions, config.val, class_names, model.preprocessing)
     metadata = ReportMetadata(config.train.source, "val")

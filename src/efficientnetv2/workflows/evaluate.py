@@ -170,7 +170,7 @@ def _result(
     others = {
         "image_size": preprocessing.image_size,
         "sizes": None if curve is None else curve.to_json(),
-        "views_compared": None if view_gain is None else asdict(view_gain),
+        "tta_comparison": None if view_gain is None else asdict(view_gain),
         "unseen": None if unseen is None else unseen.values,
     }
     others = {name: value for name, value in others.items() if value is not None}
@@ -188,7 +188,7 @@ def _size_curve(
         schedule = TypeAdapter(ProgressiveSchedule).validate_python(network.recipe.get("progressive"))
         trained_px = schedule.last.image_size
     points = evaluate_sizes(by_size.__getitem__, evaluation.sizes, network.class_names)
-    return SizeCurve(points, network.preprocessing.image_size, trained_px, "may choose" if may_choose else "shown")
+    return SizeCurve(points, network.preprocessing.image_size, trained_px, "may select" if may_choose else "shown")
 
 
 def _overlap(evaluation: ResolvedEvaluation, evaluated: ImageDataset) -> TrainOverlap:
@@ -263,7 +263,7 @@ def unseen_metrics(
     if rows is None or not SMALL_SLICE <= len(rows) < overlap.num_images:
         return None
     labels, probabilities = predictions.labels[rows], predictions.probabilities[rows]
-    metrics = compute_metrics(labels, probabilities, class_names, predictions.answer)
+    metrics = compute_metrics(labels, probabilities, class_names, predictions.activation)
     ids = None if clusters is None else clusters.clusters[rows]
     found = metric_intervals(metrics, labels, probabilities, clusters=ids, key=Key.of(0).fold("unseen"))
     name, mean = macro_metric(metrics)

@@ -47,7 +47,8 @@ from efficientnetv2.workflows.output_paths import (
     refuse_replacing_data,
 )
 
-_ABSTAIN = "no_answer"  # column of the cost of leaving an image to a person
+# Column of the cost of leaving an image to a person, and its name in version 0.1.
+_ABSTAIN, _OLD_ABSTAIN = "abstain", "no_answer"
 # The stride of the models, and the largest size of a recipe; and the most sizes, each a pass over the images. Ours.
 _MIN_SIZE, _MAX_SIZE, _MAX_SIZES = 32, IMAGE_SIZE[1], 32
 
@@ -88,7 +89,7 @@ def resolve_evaluation(model: str, data: DataConfig, options: EvaluateOptions, *
     default = network.preprocessing
     px = default.image_size if options.image_size is None else _check_size("image_size", options.image_size)
     preprocessing = with_tta(replace(default, image_size=px), options.tta)
-    if network.answer == "sigmoid" and data.label_separator is None:
+    if network.activation == "sigmoid" and data.label_separator is None:
         raise InputError(
             f"{model} predicts each class independently (sigmoid), and is compared with all labels of an image. Give "
             "the text between these, even if each image has a single label: `label_separator=;`."
@@ -178,7 +179,7 @@ def _unknown_labels_error(
         rename = shell_join(["effnetv2", "convert", model, "NAMED.safetensors", "--class-names", "NAMES.txt"])
         fix = f"No label is. If its classes have other names, one on each line of a file: {rename}"
     return InputError(
-        f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)} is no class of {model}, which knows "
+        f"{_first_with(dataset, unknown[0])}: label {shorten(unknown)} is not a class of {model}, which has "
         f"{shorten(class_names, 10)}{did_you_mean(unknown[0], class_names)} {fix}"
     )
 
@@ -227,25 +228,27 @@ def require_unseen(out: Path, overlap: TrainOverlap, split: str) -> None:
     """Refuse images that trained the model; those of ``train`` did, unless it is known of each that it did not."""
     if overlap.num_trained or (split == "train" and not overlap.none_trained):
         raise InputError(
-            f"`calibrate` {out}: images of {split} trained the model, which is surer of them than of others. Give "
-            "images that it has not seen."
+            f"`calibrate` {out}: images of {split} trained the model, which is more confident on them. Give other "
+            "images."
         )
 
 
 def read_cost_matrix(file: Path, class_names: Sequence[str]) -> ErrorCosts:
-    """Costs by true class (rows) and predicted class (columns); ``no_answer`` costs an image left to a person."""
+    """Costs by true class (rows) and predicted class (columns); ``abstain`` costs an image left to a person."""
     form = f"Give a CSV with a row and a column for each class, and perhaps a column {_ABSTAIN}."
     try:
         table = read_cells(file)
     except (OSError, ValueError) as error:
-        raise InputError(f"`costs` {file} is no CSV ({error}). {form}") from error
+        raise InputError(f"`costs` {file} is not a CSV ({error}). {form}") from error
     table = table.set_index(table.columns[0])
     columns = [*class_names, _ABSTAIN]
+    if _OLD_ABSTAIN not in class_names:
+        table = table.rename(columns={_OLD_ABSTAIN: _ABSTAIN})
     table.index = pd.Index(match_names(table.index.astype(str).str.strip(), class_names))
     table.columns = pd.Index(match_names(table.columns.astype(str).str.strip(), columns))
     for what, names, known in (("row", table.index, class_names), ("column", table.columns, columns)):
         for problem, found in (
-            ("is no class of the model", [name for name in names if name not in known]),
+            ("is not a class of the model", [name for name in names if name not in known]),
             ("is missing", [name for name in class_names if name not in names]),
             ("is there twice", names[names.duplicated()].tolist()),
         ):

@@ -24,7 +24,7 @@ from efficientnetv2.inference.predict import require_image_channels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.training.train_overlap import find_run
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.workflows.arguments import PathLike, api, choice, number, path_of, path_text
@@ -39,6 +39,13 @@ _WRITERS: dict[str, Callable[..., None]] = {"onnx": write_onnx, "openvino": writ
 @dataclass(frozen=True)
 class Export:
     """An exported model.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        exported = ev2.export("runs/mine")
+        exported.path, exported.size_bytes, exported.agreement.label_agreement
 
     Attributes:
         path: The file, or the folder of a format that has several files.
@@ -120,7 +127,7 @@ def export(
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         made = Path(folder) / target.name
         file = _write(network, made, format, input, half=half)
-        _logger.info(f"Comparing on {len(dataset)} images from {dataset.source}.")
+        _logger.info(f"Comparing on {pluralize(len(dataset), 'image')} from {dataset.source}.")
         runtime = runtimes.OPEN[_engine(format)](file)
         agreement = verify(network, runtime, dataset, half=half)
         size = sum(part.stat().st_size for part in ([made] if made.is_file() else made.rglob("*")) if part.is_file())

@@ -27,7 +27,7 @@ from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 from efficientnetv2.workflows.active_learning import check_rank_output, require_rankable, write_ranking
 from efficientnetv2.workflows.arguments import (
     PathLike,
@@ -110,7 +110,7 @@ def _prepare(model: str, data: DataConfig, options: PredictOptions, *, strict: b
             out,
             "`output`",
             lambda file: is_predictions_csv(file, network.class_names),
-            f"is no table of predictions of the classes of {model}, but maybe of another model's",
+            f"is not a table of predictions of the classes of {model}",
             fix="Give another name, as `output=NAME.csv`, or remove it",
         )
     if rank is not None:
@@ -138,7 +138,7 @@ def _check_outputs(out: Path, rank: Path | None, data: Path) -> None:
         )
     if rank is not None and rank.absolute() == skipped.absolute():
         raise InputError(f"`rank` {rank}: the list of unreadable images gets that name. Give another one.")
-    refuse_foreign_file(skipped, f"`output` {out}:", is_skipped_csv, "is no list of unreadable images")
+    refuse_foreign_file(skipped, f"`output` {out}:", is_skipped_csv, "is not a list of unreadable images")
 
 
 def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions) -> pd.DataFrame:
@@ -155,20 +155,20 @@ def _write(job: PredictionJob, predictions: Predictions, options: PredictOptions
     if out is not None and skipped is not None:
         write_predictions(out, table)
         write_skipped(skipped, [(dataset.paths[row], why) for row, why in unreadable])
-    _logger.info(_class_counts(table, options.label_separator, job.network.answer))
+    _logger.info(_class_counts(table, options.label_separator, job.network.activation))
     log_skipped_count(job, unreadable, skipped)
     if out is not None:
         _logger.info(f"Written to {out}.")
     return table
 
 
-def _class_counts(table: pd.DataFrame, separator: str | None, answer: Answer) -> str:
+def _class_counts(table: pd.DataFrame, separator: str | None, activation: Activation) -> str:
     """Numbers of images of the most frequent classes, and of those without a label, however few."""
     labels = table["predicted_label"]
     if separator is not None:
         labels = labels.str.split(separator, regex=False).explode()
     counts = labels.value_counts()
-    unlabeled = "left to a person" if separator is None or answer == "softmax" else "without a label"
+    unlabeled = "left to a person" if separator is None or activation == "softmax" else "without a label"
     shown = [
         f"{label or unlabeled} {number}"
         for place, (label, number) in enumerate(counts.items())

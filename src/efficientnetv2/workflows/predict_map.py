@@ -88,7 +88,7 @@ def predict_map(model: str, raster: Path, options: MapOptions, *, out: Path) -> 
     network = load_predictor(model, raster, "geo map")
     require_single_label(network, "a map has one class at each place", model)
     with open_raster(raster) as source:
-        refuse_foreign_file(out, "`output`", map_file.is_map, "is no map of effnetv2 geo map")
+        refuse_foreign_file(out, "`output`", map_file.is_map, "is not a map of effnetv2 geo map")
         note_replaced(out)
         bands = resolve_bands(source, network.preprocessing, options, str(raster))
         grid = resolve_grid(source, network.preprocessing, options, raster)
@@ -176,8 +176,8 @@ def resolve_grid(source: RasterDataset, preprocessing: Preprocessing, options: M
         px = _window_px(source, side, options.window_m, raster)
     if px is None:
         px, bands = preprocessing.image_size, preprocessing.bands
-        if side is not None and bands is not None and bands.picture_m is not None:
-            px = max(2, round(bands.picture_m / side))
+        if side is not None and bands is not None and bands.ground_m is not None:
+            px = max(2, round(bands.ground_m / side))
     stride = max(1, px // 2) if options.stride_px is None else options.stride_px
     return Grid(source.height, source.width, px, stride)
 
@@ -207,7 +207,7 @@ def _log_plan(
     side = pixel_side_m(source)
     ground = "" if side is None else f" ({side * grid.window_px:,.0f} m)"
     colors = " as red, green and blue" if bands.channels == RGB else ""
-    trained_m = None if preprocessing.bands is None else preprocessing.bands.picture_m
+    trained_m = None if preprocessing.bands is None else preprocessing.bands.ground_m
     _logger.info(f"{raster}: {source.width:,} x {source.height:,} px; bands {bands.listed} of {source.count}{colors}.")
     _logger.info(
         f"Windows: {len(grid.lefts)} x {len(grid.tops)} of {grid.window_px} px{ground}, one every {grid.stride_px} px."

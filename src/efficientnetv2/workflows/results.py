@@ -158,6 +158,13 @@ class CrossValidation(TrainedResult):
 
     Its `model` averages the probabilities of the models of the folds.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        folds = ev2.CrossValidation("runs/folds")
+        folds.metrics["macro_f1"], folds.intervals["macro_f1"], folds.report_path
+
     Args:
         path: Folder of the cross-validation.
 
@@ -176,6 +183,14 @@ class CrossValidation(TrainedResult):
 
 class Evaluation(Result):
     """Metrics of a model on labeled images, as `evaluate` returns them.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        evaluation = ev2.evaluate("runs/mine", "test/", output="evaluation/")
+        evaluation = ev2.Evaluation("evaluation/")  # later
+        evaluation.metrics["top1"], evaluation.intervals["top1"]
 
     Args:
         path: Folder that `evaluate` wrote. None where it wrote none.

@@ -62,7 +62,7 @@ def resume_run(
     """
     recipe, folder = request.recipe, RunDir(request.path)
     # Images that cannot be read now may leave too few to set aside for minival.
-    data = replace(data, chooses=recipe.minival is not None)
+    data = replace(data, has_selection_set=recipe.minival is not None)
     validate_sharing(recipe, hardware.device, hardware.world, begun=True)
     length = length_line(recipe, len(data.train), None, request.path)
     for line in (*model_lines(recipe, (), hardware.device), length):
@@ -84,7 +84,7 @@ def resume_run(
         for note in notes:
             _logger.info(note)
     if facts.get("minival_unused"):
-        data = replace(data, chooses=False)
+        data = replace(data, has_selection_set=False)
     limit = None
     if "time_limit" in facts:
         now = time.monotonic() if began is None else began
@@ -129,7 +129,7 @@ def restore_dataset(path: Path, data: DataModule) -> DataModule:
     separator = facts.get("label_separator")
     if separator != now.separator:
         given = "without `label_separator`" if separator is None else f"with `label_separator={separator}`"
-        raise InputError(f"the run in {path} was started {given}, so its classes are others. Give the same.")
+        raise InputError(f"the run in {path} was started {given}, so its classes differ. Pass the same option.")
     saved = ImageDataset.from_csv(folder.dataset_file, root=now.root, source=now.source, separator=separator)
     bands = Preprocessing.from_json(facts["preprocessing"]).bands
     if saved.digest() != now.digest():

@@ -100,7 +100,7 @@ def write_run_report(config: RunConfig, data: DataModule, result: Result) -> Eva
     curve = None
     if result.sizes:
         image_size = config.recipe.progressive.last.image_size
-        curve = SizeCurve(result.sizes.points, result.sizes.image_size, image_size, "chose")
+        curve = SizeCurve(result.sizes.points, result.sizes.image_size, image_size, "selected")
     outcome.write(folder, history=result.history, sizes=curve)
     # Only now: a run without a whole report resumes from them.
     remove_checkpoints(config.folder.checkpoints)
@@ -121,7 +121,7 @@ def _metadata(
         data=data.dataset.source,
         evaluated_on=config.eval_split,
         num_eval_images_seen_in_training=before["num_images"],
-        num_eval_images_used_for_selection=before.get("chose", 0),  # unknown in a run of an earlier version
+        num_eval_images_used_for_selection=before.get("num_selected", 0),  # unknown in a run of an earlier version
         selected_on=selected.pop("selected_on", None),
         kept_model=selected.pop("kept_model", None),
         kept_reason=_LAST_KEPT if result.selection is None else str(result.selection),

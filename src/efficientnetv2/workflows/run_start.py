@@ -85,8 +85,8 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | Finished
             _start_run(run, hardware, baseline)
             job.log.write_to(path)
             locks.enter_context(lock_run_dir(path))
-    machine = f"{hardware.world.size} × {hardware.device.type}"
-    _logger.debug(f"Training {model_title(run.recipe.model)} on {len(run.data.train):,} images on {machine}.")
+    images, machine = pluralize(len(run.data.train), "image"), f"{hardware.world.size} × {hardware.device.type}"
+    _logger.debug(f"Training {model_title(run.recipe.model)} on {images} on {machine}.")
     return run
 
 

@@ -40,6 +40,14 @@ _SHOWN = 10  # Trials of the HTML table. Ours.
 class Study:
     """A study of architectures: its trials so far, and the best of them.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        study = ev2.Study("studies/photos")
+        print(study.trials, study.best_trial)
+        ev2.count_flops(study.architecture(), image_size=64).total.parameters
+
     Args:
         path: Folder of the study.
         storage: URL of its database, where that is not known from the folder.

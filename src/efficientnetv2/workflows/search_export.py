@@ -150,8 +150,8 @@ def parse_scaling(text: str) -> Scaling:
         phi = math.nan
     if not 0 <= phi <= MAX_PHI:
         raise InputError(
-            f"`grow` {text} must be m or l, to grow as EfficientNetV2-S grew to M or L, or the phi of compound scaling "
-            f"from 0 to {MAX_PHI}, each 1 of which about doubles the multiply-adds."
+            f"`grow` {text} must be m or l (as EfficientNetV2-M and L grew from S), or the phi of compound scaling, "
+            f"from 0 to {MAX_PHI}."
         )
     return compound_scaling(phi)
 

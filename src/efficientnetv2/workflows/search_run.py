@@ -96,7 +96,7 @@ class SearchContext:
         """A configuration with the fields that depend on data and machine."""
         dataset, hardware = self.data.dataset, device_title(self.device)
         bands = () if dataset.bands is None else dataset.bands.numbers
-        return replace(config, pictures=dataset.digest(), bands=bands, hardware=hardware)
+        return replace(config, dataset_digest=dataset.digest(), bands=bands, hardware=hardware)
 
     def resolve(self, recipe: Recipe, stored_size: float | None = None) -> ResolvedRecipe:
         """A recipe with no "auto" left, its model and its groups, see ``resolve_recipe``."""
@@ -173,7 +173,7 @@ def resume_study(
     source = folder.source(storage_url)
     url = folder.storage_url(storage_url)
     study = open_study(folder.open_storage(url, wait=worker.wait), folder.name)
-    context = SearchContext.load(worker, source, study.config.asked, folder)
+    context = SearchContext.load(worker, source, study.config.requested_recipe, folder)
     require_same_config(study.config, context.requested(RequestedConfig()), folder.describe(url), resumed=True)
     if trials is not None:
         study.extend(trials)
@@ -260,7 +260,7 @@ def _new_study_config(config: SearchConfig, context: SearchContext) -> StudyConf
     )
     resolved: dict[str, Any] = {
         "recipe": _trial_recipe(recipe, config),
-        "asked": config.recipe,
+        "requested_recipe": config.recipe,
         "class_names": context.data.train.class_names,
         "reference": reference,
         "reference_group": recipe.ghost_batch_size,
@@ -302,7 +302,7 @@ def _work(
         with signals_as_ctrl_c():
             finished = worker.work(until=until)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"Go on with: {command}") from stop
+        raise KeyboardInterrupt(f"Continue with: {command}") from stop
     return SearchResult(study, context.folder, finished, command)
 
 

@@ -42,7 +42,7 @@ def test_braces_stand_for_what_bash_makes_of_them():
         expand_braces("x-{5..3}.tar")
 
 
-@pytest.mark.parametrize("data", ["", "/", "/index.parquet", "/pictures-{000000..000011}.tar", "/*.tar"])
+@pytest.mark.parametrize("data", ["", "/", "/index.parquet", "/images-{000000..000011}.tar", "/*.tar"])
 def test_a_folder_an_index_and_a_pattern_of_all_are_the_same(data, shards, class_folders):
     dataset = load_dataset(f"{shards}{data}")
     assert dataset.labels.tolist() == load_dataset(class_folders).labels.tolist()
@@ -54,7 +54,7 @@ def test_a_pattern_takes_its_shards_alone(shards):
     assert len(dataset) == 8
     whole = load_dataset(shards)
     assert sorted(dataset.paths) == sorted(
-        path for path in whole.paths if path[:15] in ("pictures-000002", "pictures-000003")
+        path for path in whole.paths if path[:13] in ("images-000002", "images-000003")
     )
     row = whole.paths.index(dataset.paths[3])
     assert source_reader(dataset).source(3) == source_reader(whole).source(row)
@@ -85,7 +85,7 @@ def test_a_whole_set_needs_no_look_at_its_images_and_knows_its_copies(class_fold
 
 
 def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
-    file = shards / "pictures-000005.tar"
+    file = shards / "images-000005.tar"
     dataset = load_dataset(shards)
     rows = dataset.table[dataset.table["shard"] == 5].sort_values("shard_offset")
     whole = rows.index[:2]
@@ -93,20 +93,20 @@ def test_a_shard_cut_short_is_named_and_the_rest_of_it_used(shards):
     report = validate_images(dataset)
     assert report.unreadable.tolist() == sorted(rows.index[2:])
     assert "is lost: the shard is cut short" in report.reasons[0]
-    assert mentions(report.notes[0], "pictures-000005.tar")
+    assert mentions(report.notes[0], "images-000005.tar")
     assert mentions(report.notes[0], "2", "4")
     assert all(source_reader(dataset).source(int(row)) for row in whole)
-    with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "strict")):
+    with pytest.raises(InputError, match=mentioning("images-000005.tar", "strict")):
         validate_images(dataset, strict=True)
 
 
 def test_a_missing_shard_is_named_and_the_others_used(shards):
     """4 of 48 are more than the 5 % that may be unreadable one by one; a damaged shard does not count there."""
-    (shards / "pictures-000005.tar").unlink()
+    (shards / "images-000005.tar").unlink()
     dataset = load_dataset(shards)
     report = validate_images(dataset)
     assert len(report.unreadable) == 4
-    assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
+    assert mentions(report.notes[0], "images-000005.tar", "0", "4")
 
 
 def test_reading_what_is_lost_says_which_shard_and_why(shards):
@@ -114,19 +114,19 @@ def test_reading_what_is_lost_says_which_shard_and_why(shards):
 
     dataset = load_dataset(shards)
     row = int(dataset.table.index[dataset.table["shard"] == 5][0])
-    file = shards / "pictures-000005.tar"
+    file = shards / "images-000005.tar"
     file.write_bytes(file.read_bytes()[:600])
-    with pytest.raises(UnreadableImageError, match=mentioning("pictures-000005.tar")):
+    with pytest.raises(UnreadableImageError, match=mentioning("images-000005.tar")):
         source_reader(dataset).source(row)
     file.unlink()
-    with pytest.raises(UnreadableImageError, match=mentioning("pictures-000005.tar", "shard")):
+    with pytest.raises(UnreadableImageError, match=mentioning("images-000005.tar", "shard")):
         source_reader(dataset).ahead([row]).source(row)
 
 
 def test_a_handle_that_broke_is_opened_anew(shards):
     """As after a share was away: what was opened before is of no use, the file is. Here the handle may only write."""
     store = LocalStore(str(shards))
-    name = "pictures-000005.tar"
+    name = "images-000005.tar"
     (whole,) = store.read([Range(name, 0, 600)])
     handle = store._open_files(str(shards / name))._handle
     with (shards.parent / "other").open("wb") as other:
@@ -138,9 +138,9 @@ def test_a_handle_that_broke_is_opened_anew(shards):
 
 
 def test_another_shard_than_the_indexs_is_refused(shards):
-    with (shards / "pictures-000001.tar").open("ab") as file:
+    with (shards / "images-000001.tar").open("ab") as file:
         file.write(b"\0" * 10_240)
-    with pytest.raises(InputError, match=mentioning("pictures-000001.tar")):
+    with pytest.raises(InputError, match=mentioning("images-000001.tar")):
         validate_images(load_dataset(shards))
 
 
@@ -203,11 +203,11 @@ def place(**columns: object):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (place(shard_bytes=10**12), r"1,000,000,000,000 bytes .* pictures-0000\d\d.tar, which holds [\d,]+ bytes"),
-        (place(shard_bytes=2**63 - 1), r"pictures-0000\d\d.tar, which holds"),
-        (place(shard_bytes=-1), r"pictures-0000\d\d.tar, which holds"),
-        (place(shard_offset=10**15), r"from byte 1,000,000,000,000,000 of pictures-0000\d\d.tar, which holds"),
-        (place(shard_offset=-5), r"pictures-0000\d\d.tar, which holds"),
+        (place(shard_bytes=10**12), r"1,000,000,000,000 bytes .* images-0000\d\d.tar, which holds [\d,]+ bytes"),
+        (place(shard_bytes=2**63 - 1), r"images-0000\d\d.tar, which holds"),
+        (place(shard_bytes=-1), r"images-0000\d\d.tar, which holds"),
+        (place(shard_offset=10**15), r"from byte 1,000,000,000,000,000 of images-0000\d\d.tar, which holds"),
+        (place(shard_offset=-5), r"images-0000\d\d.tar, which holds"),
         (lambda table: table.assign(shard="x"), r"column 'shard' must hold whole numbers"),
         (lambda table: table.assign(shard_offset=0.5), r"column 'shard_offset' must hold whole numbers"),
         (lambda table: table.assign(label=1.5), r"column 'label' must hold text"),
@@ -263,9 +263,9 @@ def test_a_folder_of_compressed_shards_is_refused_as_such(tmp_path):
     ("data", "message"),
     [
         ("nothing-{0..1}.tar", ("there are no such shards",)),
-        ("pictures-000099.tar", ("did you mean", "pictures-000009.tar")),
-        ("pictures-{000010..000012}.tar", ("pictures-000012.tar",)),
-        ("pictures-00000?.tar.gz", ("is compressed",)),
+        ("images-000099.tar", ("did you mean", "images-000009.tar")),
+        ("images-{000010..000012}.tar", ("images-000012.tar",)),
+        ("images-00000?.tar.gz", ("is compressed",)),
         ("{a,b}/x.tar", ("not in its folder",)),
     ],
 )
@@ -278,7 +278,7 @@ def test_a_folder_above_may_be_called_with_braces_and_brackets(shards, tmp_path)
     folder = tmp_path / "my {set} [1]*"
     shutil.copytree(shards, folder / "sh")
     whole = load_dataset(shards)
-    for data in ("sh", "sh/index.parquet", "sh/pictures-*.tar"):
+    for data in ("sh", "sh/index.parquet", "sh/images-*.tar"):
         again = load_dataset(f"{folder}/{data}")
         assert (again.paths, again.digest()) == (whole.paths, whole.digest())
     whole = load_dataset(folder / "sh")
@@ -391,9 +391,9 @@ def path_of(row, path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (path_of(3, "../../pictures/red/red_00.jpg"), ("row 5", "red_00.jpg", "tables of their own")),
-        (path_of(3, "../../shards/pictures-000000.tar#no.jpg"), ("row 5", "no.jpg", "1 of 48 rows")),
-        (path_of(3, "../../else/pictures-000000.tar#a.jpg"), ("2 folders", "/else", "one folder")),
+        (path_of(3, "../../pictures/red/red_00.jpg"), ("row 5", "red_00.jpg", "separate tables")),
+        (path_of(3, "../../shards/images-000000.tar#no.jpg"), ("row 5", "no.jpg", "1 of 48 rows")),
+        (path_of(3, "../../else/images-000000.tar#a.jpg"), ("2 folders", "/else", "one folder")),
         (lambda table: table.loc[[0, 1, 20, 1]], ("row 3 and row 5", "listed twice")),
         (lambda table: table.assign(path=table["path"].str.replace("/shards/", "/gone/")), ("no such shards",)),
     ],
@@ -405,12 +405,12 @@ def test_what_does_not_fit_is_refused_by_its_row(change, words, packed, tmp_path
 
 
 def test_a_missing_shard_is_damage_as_it_is_for_the_shards_themselves(packed, tmp_path):
-    (tmp_path / "shards/pictures-000005.tar").unlink()
+    (tmp_path / "shards/images-000005.tar").unlink()
     report = validate_images(load_dataset(tmp_path / "runs/one/dataset.csv"))
     assert len(report.unreadable) == 4
-    assert mentions(report.notes[0], "pictures-000005.tar", "0", "4")
+    assert mentions(report.notes[0], "images-000005.tar", "0", "4")
     (tmp_path / "shards/index.parquet").unlink()
-    with pytest.raises(InputError, match=mentioning("pictures-000005.tar", "4", "48")):
+    with pytest.raises(InputError, match=mentioning("images-000005.tar", "4", "48")):
         load_dataset(tmp_path / "runs/one/dataset.csv")
 
 

@@ -98,7 +98,7 @@ def test_every_layout_of_tar_is_read(layout, jpegs, tmp_path):
 def test_what_was_found_is_kept_until_a_shard_changes(jpegs, tmp_path, monkeypatch):
     file = write(tmp_path / "x.tar", plain(jpegs))
     first = load_dataset(str(file))
-    assert "kept for the next time" in first.notes[0]
+    assert "Index saved in" in first.notes[0]
     with monkeypatch.context() as patch:
         patch.setattr(scan, "scan", None)  # calling it would fail
         again = load_dataset(str(file))
@@ -149,7 +149,7 @@ def test_where_nothing_can_be_kept_it_is_said(jpegs, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("EFFNETV2_CACHE", str(tmp_path / "file"))
     dataset = load_dataset(str(write(tmp_path / "x.tar", plain(jpegs))))
-    assert "not kept for the next time" in dataset.notes[0]
+    assert "index is not saved" in dataset.notes[0]
 
 
 @pytest.mark.parametrize("at", ["in a picture", "in a header", "at a header", "at the end mark"])

@@ -43,7 +43,7 @@ def server(class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    "data", ["/shards", "/shards/", "/shards/index.parquet", "/shards/pictures-{000000..000004}.tar"]
+    "data", ["/shards", "/shards/", "/shards/index.parquet", "/shards/images-{000000..000004}.tar"]
 )
 def test_a_url_is_the_folder(data, server, class_folders):
     far, near = load_dataset(server.url + data), load_dataset(class_folders)
@@ -51,7 +51,7 @@ def test_a_url_is_the_folder(data, server, class_folders):
     assert len(validate_images(far).unreadable) == 0
     reader = source_reader(far).ahead(range(48))
     assert [reader.source(row) for row in range(48)] == [Path(near.file(row)).read_bytes() for row in range(48)]
-    assert source_reader(far).name(0).startswith(f"{server.url}/shards/pictures-00000")
+    assert source_reader(far).name(0).startswith(f"{server.url}/shards/images-00000")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -73,7 +73,7 @@ def test_neighbors_are_fetched_in_one_request(server):
     server.asked.clear()
     source_reader(dataset).ahead(rows)
     assert len(rows) == 10
-    assert [name for name, _, _ in server.asked] == ["pictures-000002.tar"]
+    assert [name for name, _, _ in server.asked] == ["images-000002.tar"]
 
 
 def test_what_lies_far_apart_is_fetched_apart(tmp_path, monkeypatch):
@@ -148,7 +148,7 @@ def test_a_broken_server_is_a_plain_message_from_workers_too(workers, server):
 def test_a_server_that_does_not_answer_is_not_taken_for_one_that_has_lost_its_shards(server):
     dataset = load_dataset(f"{server.url}/shards")
     server.head_fails = 503
-    with pytest.raises(InputError, match=mentioning("pictures-00000", "5")):
+    with pytest.raises(InputError, match=mentioning("images-00000", "5")):
         validate_images(dataset)
 
 
@@ -202,14 +202,14 @@ def test_a_refusal_is_not_asked_again(server):
 def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
     dataset = load_dataset(f"{server.url}/shards")
     folder = server.folder / "shards"
-    (folder / "pictures-000001.tar").unlink()
-    cut = folder / "pictures-000002.tar"
+    (folder / "images-000001.tar").unlink()
+    cut = folder / "images-000002.tar"
     rows = dataset.table[dataset.table["shard"] == 2].sort_values("shard_offset")
     cut.write_bytes(cut.read_bytes()[: rows["shard_offset"].iloc[4] + 7])
     report = validate_images(dataset)
     assert len(report.unreadable) == 10 + 6
-    assert mentions(report.notes[0], "pictures-000001.tar", "0", "10")
-    assert mentions(report.notes[1], "pictures-000002.tar")
+    assert mentions(report.notes[0], "images-000001.tar", "0", "10")
+    assert mentions(report.notes[1], "images-000002.tar")
     assert "4 of its 10" in report.notes[1]
     reader = source_reader(dataset).ahead(range(48))
     lost = report.unreadable.tolist()
@@ -219,7 +219,7 @@ def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
                 reader.source(row)
         else:
             assert reader.source(row)
-    with pytest.raises(UnreadableImageError, match=mentioning("pictures-000002.tar")):
+    with pytest.raises(UnreadableImageError, match=mentioning("images-000002.tar")):
         source_reader(dataset).source(int(rows.index[-1]))
 
 
@@ -265,14 +265,14 @@ def test_a_url_without_shards_is_refused(server):
         load_dataset("http://127.0.0.1:9/shards")
 
 
-@pytest.mark.parametrize("name", ["*.tar", "pictures-00000[0-4].tar"])
+@pytest.mark.parametrize("name", ["*.tar", "images-00000[0-4].tar"])
 def test_stars_are_spelled_out_by_the_folder_that_the_server_shows(name, server):
     server.lists = True
     (server.folder / "shards/index.parquet").unlink()
     (server.folder / "shards/.hidden.tar").write_bytes(b"")
     assert len(load_dataset(f"{server.url}/shards/{name}")) == 48
     assert len(load_dataset(f"{server.url}/shards")) == 48
-    assert RemoteStore(f"{server.url}/shards").matching("*-000003.tar") == ["pictures-000003.tar"]
+    assert RemoteStore(f"{server.url}/shards").matching("*-000003.tar") == ["images-000003.tar"]
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])

@@ -332,7 +332,7 @@ def test_what_a_kill_has_left_takes_no_room_from_those_that_come(table, tmp_path
     dataset, left, usage = load_dataset(table), tmp_path / PARTIAL, shutil.disk_usage(tmp_path)
     needed = sum(Path(dataset.file(row)).stat().st_size for row in range(len(dataset)))
     left.mkdir()
-    (left / "pictures-000000.tar").write_bytes(b"half of it")
+    (left / "images-000000.tar").write_bytes(b"half of it")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=needed - left.exists()))
     write_shards(dataset, tmp_path / "out", PackOptions(10**9))
     assert len(load_dataset(tmp_path / "out")) == len(dataset)

@@ -86,7 +86,7 @@ def there_and_back(folder, network, out, to):
     model_file.save(folder / "after.safetensors", back.network)
     after = model_file.load(folder / "after.safetensors")
     assert all(torch.equal(a, after.state_dict()[name]) for name, a in before.state_dict().items())
-    for fact in ("architecture", "preprocessing", "class_names", "answer", "recipe", "metrics"):
+    for fact in ("architecture", "preprocessing", "class_names", "activation", "recipe", "metrics"):
         assert getattr(after, fact) == getattr(before, fact)
     assert answers(after) == answers(before)
     return back
@@ -118,7 +118,7 @@ def test_a_picture_s_probabilities_stay(tmp_path, to, out, table, cut):
 )
 def test_that_classes_are_answered_each_by_itself_stays(tmp_path, to, out):
     network = model(PLAIN if to == "torchvision" else V1)
-    network.answer = "sigmoid"
+    network.activation = "sigmoid"
     there_and_back(tmp_path, network, out, to)
     told = convert.write(tmp_path / f"told_{out}", network, to)
     assert any("sigmoid" in line for line in told) == (to != "keras")
@@ -126,7 +126,7 @@ def test_that_classes_are_answered_each_by_itself_stays(tmp_path, to, out):
 
 def test_keras_too_answers_each_class_by_itself(tmp_path):
     network = model(V1)
-    network.answer = "sigmoid"
+    network.activation = "sigmoid"
     convert.write(tmp_path / "o.keras", network, "keras")
     theirs = keras.saving.load_model(tmp_path / "o.keras")
     levels = torch.randint(0, 256, (2, 74, 74, 3)).float()

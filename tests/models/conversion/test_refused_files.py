@@ -210,7 +210,7 @@ def stating(config, **values):
         (lambda config: config | {"architecture": "efficientnetv2_rw_s"}, ("before the authors' code",)),
         (lambda config: config | {"architecture": "tf_efficientnetv2_s"}, ("tf_efficientnetv2_s",)),
         (lambda config: config | {"label_names": ["a", "b", "c"]}, ("3", "2", "class")),
-        (lambda config: config | {"label_names": [1, 2]}, ("no list of names",)),
+        (lambda config: config | {"label_names": [1, 2]}, ("not a list of names",)),
         (lambda config: config | {"model_args": {"act_layer": "relu"}}, ("act_layer",)),
         (lambda config: config | {"pretrained_cfg": {"input_size": [3, 64, 64]}}, ("preprocessing",)),
         (lambda config: stating(config, std=[0, 1, 1]), ("above 0",)),

@@ -105,7 +105,7 @@ def load_index(stream: IO[bytes] | Path, name: str) -> ShardIndex:
         arrow = pq.read_table(stream)
         plain: Any = json.loads((arrow.schema.metadata or {}).get(_METADATA, b"{}"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{name} is damaged, or no index of shards: {error}. {_REWRITE}") from None
+        raise InputError(f"{name} is damaged, or is not an index of shards: {error}. {_REWRITE}") from None
     version = plain.get("version") if isinstance(plain, dict) else None
     if version != VERSION:
         raise InputError(f"{name} has the version {version}, but the index must have {VERSION}. {_REWRITE}")
@@ -116,7 +116,7 @@ def load_index(stream: IO[bytes] | Path, name: str) -> ShardIndex:
     try:
         shards = TypeAdapter(tuple[Shard, ...]).validate_python(plain["shards"])
     except (KeyError, ValueError):
-        raise InputError(f"{name} is damaged: its list of shards is not one. {_REWRITE}") from None
+        raise InputError(f"{name} is damaged: its list of shards is invalid. {_REWRITE}") from None
     if fault := next(_faults(arrow, table, shards), None):
         raise InputError(f"{name} is damaged: {fault}. {_REWRITE}")
     return ShardIndex(table, shards, plain.get("standard"))
@@ -134,7 +134,7 @@ def _faults(arrow: pa.Table, table: pd.DataFrame, shards: Sequence[Shard]) -> It
             yield f"its column '{column}' must hold text"
     for shard in shards:
         if not shard.name or os.path.basename(shard.name) != shard.name:
-            yield f"'{shard.name}' is no name of a shard in its folder"
+            yield f"'{shard.name}' is not the name of a shard in its folder"
     if not len(table):
         return
     number, start, size = (table[column].to_numpy(dtype=np.int64) for column in PLACE)
@@ -183,7 +183,7 @@ def expand_braces(pattern: str) -> list[str]:
     if numbers := _NUMBERS.fullmatch(braces[1]):
         first, last = int(numbers[1]), int(numbers[2])
         if not first <= last < first + _MAX_SHARDS:
-            raise InputError(f"'{pattern}': {first} to {last} must rise, by less than {_MAX_SHARDS}.")
+            raise InputError(f"'{pattern}': {first} to {last} must increase, by less than {_MAX_SHARDS}.")
         parts = [f"{number:0{len(numbers[1])}d}" for number in range(first, last + 1)]
     before, after = pattern[: braces.start()], pattern[braces.end() :]
     return [name for part in parts for name in expand_braces(before + part + after)]

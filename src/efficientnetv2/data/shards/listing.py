@@ -117,7 +117,7 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
         part = shard_index.shard_of(path)
         if part is None:
             fault = f"'{path}' is a file, but '{records.paths[0]}' is in a shard"
-            raise InputError(f"{records.where(row)}: {fault}. Give both in tables of their own.")
+            raise InputError(f"{records.where(row)}: {fault}. Put them into separate tables.")
         parts.append(part)
     # Folder and name of each shard, which are few.
     tars = {tar: split_location(_absolute(tar, records.root)) for tar in {tar for tar, _ in parts}}
@@ -139,7 +139,7 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
         damage = f"; it {named[0].damage}" if named else ""
         raise InputError(
             f"{records.where(row)}: '{wanted[row]}' is not in the shards of {there.root}{damage} ({len(missing)} of "
-            f"{len(records)} rows are missing). Bring back the shards, or leave those rows out."
+            f"{pluralize(len(records), 'row')} are missing). Bring back the shards, or leave those rows out."
         )
     found = there.table.iloc[places].reset_index(drop=True)
     table = records.table.drop(columns=_INDEX_COLUMNS, errors="ignore")

@@ -82,15 +82,15 @@ def cached_scan(store: Store, names: list[str], options: ReadOptions) -> tuple[S
     index, unread = scan(store, names, options)
     what = f"Read the headers of {shards}: {pluralize(len(index.table), 'image')}"
     if unread:  # perhaps a network share was away for a moment
-        return index, f"{what}; not kept for the next time, since {shorten(unread)} could not be read."
+        return index, f"{what}; the index is not saved, because {shorten(unread)} could not be read."
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         for other in filter(is_unused, file.parent.glob("*.parquet")):
             other.unlink(missing_ok=True)
         save_index(index, file)
     except OSError as error:
-        return index, f"{what}; not kept for the next time ({error.strerror or error})."
-    return index, f"{what}, kept for the next time in {file}"
+        return index, f"{what}; the index is not saved ({error.strerror or error})."
+    return index, f"{what}. Index saved in {file}"
 
 
 def scan(store: Store, names: list[str], options: ReadOptions) -> tuple[ShardIndex, list[str]]:
@@ -202,7 +202,7 @@ def _members(stream: IO[bytes], damage: list[str]) -> Iterator[_Member]:
         pass  # the end is checked below
     stream.seek(end)
     if end + 2 * _BLOCK > size or any(stream.read(2 * _BLOCK)):
-        damage.append(f"is cut short or damaged behind byte {end}")
+        damage.append(f"is cut short or damaged after byte {end}")
 
 
 def _is_header(stream: IO[bytes], start: int) -> bool:

@@ -257,7 +257,7 @@ class RemoteStore(Store):
                 return block.cut(block.start)
             return f"{block} can't be read ({_describe(answer)})"
         if len(answer) > block.stop - block.start:
-            fault = "asked for a part, the server sends the whole file. Use nginx, Apache or an object store."
+            fault = "the server ignores byte ranges and sends whole files. Use nginx, Apache or an object store."
             raise InputError(f"{self.base}/{block.shard}: {fault}")
         return answer
 
@@ -282,7 +282,7 @@ class RemoteStore(Store):
                 if _is_final(problem):
                     return None
         silent = time.monotonic() - began >= _LIMIT_S
-        tried = f"{_LIMIT_S:g} s without an answer" if silent else f"{_ATTEMPTS} attempts"
+        tried = f"{_LIMIT_S:g} s without a response" if silent else f"{_ATTEMPTS} attempts"
         fix = "Check the network and the store, then try again or resume."
         raise InputError(f"{path}: can't be read, after {tried} ({_describe(problem)}). {fix}") from problem
 

@@ -80,7 +80,7 @@ def write_shards(
 ) -> PackResult:
     """Write the shards of a dataset and their index into a new or empty folder, atomically.
 
-    Shards are named after their split (``train-000000.tar``, ``pictures-…`` without one). The same images and options
+    Shards are named after their split (``train-000000.tar``, ``images-…`` without one). The same images and options
     give the same bytes. ``called`` is the data and options as typed by the user, for messages.
     """
     _validate_no_rasters(dataset, called or [dataset.source, *option_args(label_separator=dataset.separator)])
@@ -208,7 +208,7 @@ class _Packer:
                     rows = rows[key.generator().permutation(len(rows))]
                     before = len(self.shards)
                     for chunk in (rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)):
-                        self._add_chunk(chunk.tolist(), pool, split or "pictures", before)
+                        self._add_chunk(chunk.tolist(), pool, split or "images", before)
                         done += len(chunk)
                         self.progress(done)
                     self._close()

@@ -83,7 +83,7 @@ def read(
     network.load_state_dict(weights, assign=True)
     network.preprocessing, network.class_names = preprocessing, class_names
     if header is not None:
-        network.answer, network.recipe = header.answer, header.recipe
+        network.activation, network.recipe = header.activation, header.recipe
         network.metrics = metadata.valid_metrics(header.metrics, header.preprocessing, preprocessing, notes)
     return ConvertedModel(network.eval(), TITLES[file.source], found.name, found.theirs, tuple(notes))
 
@@ -111,7 +111,7 @@ def _weights(file: WeightFile, found: DetectedModel, notes: list[str]) -> dict[s
         dtype = str(tensor.dtype).removeprefix("torch.")
         if not tensor.is_floating_point():
             raise InputError(
-                f"{file.path}: '{theirs}' (ours: {ours}) holds {dtype} numbers. Give the file from before it was "
+                f"{file.path}: '{theirs}' (here: {ours}) holds {dtype} numbers. Give the file from before it was "
                 "quantized."
             )
         dtypes.add(dtype)
@@ -161,7 +161,7 @@ def _unseen_metadata(path: Path, network: EfficientNet, to: Target) -> Iterator[
         )
     elif rounded := rounded_crop(preprocessing):
         yield f"crop_pct {preprocessing.crop_pct:.6g} is {rounded:.6g} in timm, which resizes to whole pixels"
-    if network.answer == "sigmoid" and to != "keras":
+    if network.activation == "sigmoid" and to != "keras":
         yield f"each class has its own probability: {unseen}; apply the sigmoid to its outputs"
     if preprocessing.bands is not None:
         yield f"the rule for raster bands ({preprocessing.bands.listed}): {unseen}; scale them to 0 to 255 there"

@@ -56,7 +56,7 @@ def published_name(source: Source, model: str) -> str:
     }[source]
     if model not in aliases:
         raise InputError(
-            f"'{model}' is none of {TITLES[source]}'s models that can be read here{did_you_mean(model, aliases)} "
+            f"'{model}' is not one of the {TITLES[source]} models that can be read{did_you_mean(model, aliases)} "
             f"Known: {', '.join(aliases)}."
         )
     return aliases[model]
@@ -104,7 +104,7 @@ def detect(file: WeightFile, *, named_by_user: bool = False) -> DetectedModel:
     }
     table, theirs, notes = _library_model(file, match.name)
     if other_head:
-        notes.append(f"its head is of another kind ({shorten(other_head)}) and is left out: there is no classifier")
+        notes.append(f"its head differs ({shorten(other_head)}) and is left out, so the model has no classifier")
     return DetectedModel(
         name=match.name,
         theirs=theirs,

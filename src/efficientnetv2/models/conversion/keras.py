@@ -22,7 +22,7 @@ from efficientnetv2.models.conversion.keras_preprocessing import CONVOLUTIONS, f
 from efficientnetv2.models.conversion.layouts import AxisOrder, Kind, Layer, fits, layer_name, layers, to_torch
 from efficientnetv2.models.conversion.weight_file import WeightFile, parse_header
 from efficientnetv2.utils.errors import InputError, shorten
-from efficientnetv2.utils.probability import Answer
+from efficientnetv2.utils.probability import Activation
 
 opens = keras_files.opens
 
@@ -71,17 +71,17 @@ def read(path: Path) -> WeightFile:
     if name is None:
         return file
     if found.config is not None:
-        refuse_other_heads(path, found.config, "softmax" if header is None else header.answer)
+        refuse_other_heads(path, found.config, "softmax" if header is None else header.activation)
     channels = tensors["stem_conv.kernel"].shape[1]
     preprocessing, stated, more = keras_preprocessing.scaling_of(path, found, name, channels)
     notes += more
     return replace(file, preprocessing=preprocessing if stated else None, stated=stated, notes=tuple(notes))
 
 
-def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "softmax") -> None:
+def refuse_other_heads(path: Path, config: dict[str, Any], expected: Activation = "softmax") -> None:
     """Raise InputError for a head that would be read without an error but give other outputs.
 
-    ``answer`` is the activation that this package wrote the model with.
+    ``expected`` is the activation that this package wrote the model with.
     """
     rows = [(str(layer.get("class_name")), layer.get("config") or {}) for layer in flat_layers(config)]
     last = max((place for place, (kind, _) in enumerate(rows) if kind in CONVOLUTIONS), default=-1)
@@ -94,8 +94,8 @@ def refuse_other_heads(path: Path, config: dict[str, Any], answer: Answer = "sof
         classifying = classifying or kind == "Dense"
         if kind not in _KNOWN:
             faults.append(f"has the layer '{name}' ({kind})")
-        elif classifying and kind in ("Dense", "Activation") and activation not in (answer, "linear", None):
-            faults.append(f"ends in '{name}' with {activation}, not {answer}")
+        elif classifying and kind in ("Dense", "Activation") and activation not in (expected, "linear", None):
+            faults.append(f"ends in '{name}' with {activation}, not {expected}")
         elif kind == "Dense" and inner.get("units") == 1:
             faults.append(f"has one output in '{name}', not one for each class")
     if faults:
@@ -155,7 +155,7 @@ def _names(path: Path, stored: list[StoredLayer]) -> Iterator[tuple[StoredLayer,
     if rows is None:
         counts = ", ".join(f"{len(same)} {kind}" for kind, same in by_class.items())
         raise InputError(
-            f"{path} numbers its layers ({counts}) in an order and shapes of none of Keras' models. Save the whole "
+            f"{path} numbers its layers ({counts}) in an order and shapes that match no Keras model. Save the whole "
             "model as .keras or .h5."
         )
     for kind, same in by_class.items():

@@ -74,8 +74,8 @@ def scaling_of(path: Path, file: KerasFile, name: str, channels: int) -> Scaling
             notes = () if name.startswith("efficientnetv2") or len(fixed) == 2 else (_EVEN_PADDING,)
         elif kind not in _NEUTRAL and not (kind.startswith("Random") and kind != "RandomCrop"):
             raise InputError(
-                f"{path}: its layer '{config.get('name', kind)}' ({kind}) before the first convolution is no scale and "
-                "offset per channel. Save the model without it."
+                f"{path}: its layer '{config.get('name', kind)}' ({kind}) before the first convolution is not a scale "
+                "and offset per channel. Save the model without it."
             )
     stated = _SIZE if sized else ()
     if not scaled:

@@ -103,7 +103,7 @@ def _prefix(path: Path) -> Path:
         raise InputError(f"{path}: the checkpoint's files have no name. Rename them (model.index, ...), and give that.")
     prefix = path.with_name(_prefix_name(path))
     if not prefix.with_name(f"{prefix.name}.index").is_file():
-        raise InputError(f"{prefix} is no checkpoint: it has no '{prefix.name}.index'.")
+        raise InputError(f"{prefix} is not a checkpoint: it has no '{prefix.name}.index'.")
     return prefix
 
 

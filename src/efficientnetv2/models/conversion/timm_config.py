@@ -82,7 +82,7 @@ def published_name(model: str) -> tuple[str, bool]:
     if "efficientnetv2_rw" in model:
         raise InputError(f"'{model}' cannot be read: {_RW_REASON.format(name=model.partition('.')[0])}")
     if match is None or not tagged or match[2] not in NAMES:
-        raise InputError(f"'{model}' is none of timm's models that can be read here. Use create('timm:NAME').")
+        raise InputError(f"'{model}' is not one of the timm models that can be read. Use create('timm:NAME').")
     if not match[1] and match[2] not in PLAIN:
         raise InputError(f"timm has no model '{model}'; did you mean 'tf_{model}'?")
     return match[2], match[1] is not None
@@ -197,7 +197,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         if isinstance(labels, Mapping):  # timm allows {"0": name, ...}
             labels = [labels[number] for number in sorted(labels, key=int)]
         if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
-            raise ValueError("it is no list of names")
+            raise ValueError("it is not a list of names")
     except ValueError as error:
         raise InputError(f"{path}: label_names cannot be read ({error}). Correct or remove it.") from error
     preprocessing, notes = stated_preprocessing(stated, path)
@@ -224,7 +224,7 @@ def model_name(table: Architecture) -> tuple[str, dict[str, Any]]:
     """Timm's name of a model with any padding and epsilon, and the arguments that build exactly this one."""
     name = published_shape(table)
     if name is None:
-        raise InputError("timm has only the published models, and this is none of them")
+        raise InputError("timm has only the published models, and this is not one of them")
     tf = table.padding == "same"
     if not tf and name not in PLAIN:
         raise InputError(f"timm has {name} only with TensorFlow's padding, and this one pads symmetrically")

@@ -52,7 +52,7 @@ def model_name(table: Architecture) -> str:
     name = published_shape(table)
     if name is None or name not in MODELS:
         raise InputError(
-            f"torchvision has only {', '.join(MODELS.values())}, and this model is {name or 'none of them'}"
+            f"torchvision has only {', '.join(MODELS.values())}, and this model is {name or 'not one of them'}"
         )
     theirs = architecture_of(name)
     if (table.padding, table.batch_norm_epsilon) != (theirs.padding, theirs.batch_norm_epsilon):

@@ -226,7 +226,7 @@ def _build(keras: Any, name: str, network: EfficientNet) -> Any:
     shape = (preprocessing.image_size, preprocessing.image_size, network.in_channels)
     options: dict[str, Any] = {"weights": None, "include_top": network.num_classes > 0, "input_shape": shape}
     if network.num_classes:
-        options |= {"classes": network.num_classes, "classifier_activation": network.answer}
+        options |= {"classes": network.num_classes, "classifier_activation": network.activation}
     else:
         options["pooling"] = "avg"
     builder = getattr(keras.applications, CLASSES[name])

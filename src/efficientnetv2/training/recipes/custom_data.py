@@ -69,7 +69,7 @@ RECIPES = [
     ),
     NamedRecipe(
         FINETUNE,
-        title="Pretrained weights to 500-50,000 images of your own. The default.",
+        title="Pretrained weights to 500-50,000 of your images. The default.",
         data="DATA",
         has_cost=True,
         result="V2-B0 in 15 minutes (--minutes 15) on 3,068 images of 10 classes of clothing, from weights in the "
@@ -85,7 +85,8 @@ RECIPES = [
         "AVX-512, with another run at the same time.",
         source="schedule of sizes as in arXiv:2104.00298, section 4.",
         ours="all else. Training starts with the classifier of a linear probe, batch-norm keeps the statistics of the "
-        "weights, and there is little regularization: benchmarks/results/finetune_tried.md. Since these runs, a tenth "
-        "of the training images is held out to select between the model before training and those after (minival).",
+        "weights, and there is little regularization: benchmarks/results/finetune_tried.md. Since these runs, a "
+        "twentieth of the training images is held out to select between the model before training and those after "
+        "(minival).",
     ),
 ]
