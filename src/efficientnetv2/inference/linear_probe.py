@@ -145,6 +145,7 @@ class ProbeOptions:
     key: Key
     balanced: bool = False  # weight classes by the inverse of their number of images
     max_images: int | None = None  # of either part; None takes ``max_probe_images``
+    max_val_images: int | None = None  # None takes ``max_images``
     runtime: Runtime = THIS_PROCESS
 
 
@@ -190,7 +191,8 @@ def linear_probe(
         num_classes = len(train.class_names)
         most = max_probe_images(network, preprocessing.image_size, num_classes, options.runtime.device)
     train_rows = sample_training_rows(train.labels, most, key.fold("train"), deduplicate(train, contents))
-    parts = (train.select(train_rows), val.select(_sample_rows(len(val), most, key.fold("val"))))
+    most_val = most if options.max_val_images is None else options.max_val_images
+    parts = (train.select(train_rows), val.select(_sample_rows(len(val), most_val, key.fold("val"))))
     embed = partial(embed_dataset, network, preprocessing=preprocessing, runtime=options.runtime)
     with progress("linear probe", sum(map(len, parts))) as update:
         train_embeddings = embed(parts[0], progress=update)

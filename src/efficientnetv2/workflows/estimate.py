@@ -243,7 +243,7 @@ def _other_costs(
     if config.recipe.weights != "none" and config.train.separator is None:
         px, each_s = config.preprocessing.image_size, timings.curve.each_s
         most = max_probe_images(config.network, px, len(class_names), config.device)
-        seconds["linear probe"] = probe_s(most, config.train, config.val, config.network, each_s)
+        seconds["linear probe"] = probe_s(most, config.train, min(most, len(config.val)), config.network, each_s)
     lists = run.dataset_file.stat().st_size
     if report_s(config, timings) > budget.left_s:
         seconds["report"] = report_s(config, timings)
