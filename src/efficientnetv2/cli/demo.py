@@ -25,7 +25,8 @@ FOLDS = 3
 IMAGES = 600  # of the demonstration
 
 # Satellite images have no orientation, their subject is at the center, and color is evidence. The head comes first (a
-# linear probe), then all layers are tuned. Chosen on 444 other images of the source.
+# linear probe), then all layers are tuned. Chosen on 444 other images of the same source; see
+# benchmarks/results/demo_tuning.md.
 SETTINGS = (
     "class_sampling=sqrt",
     "head_init=linear_probe",
