@@ -311,7 +311,7 @@ def test_a_run_takes_no_folder_of_the_users_for_its_own(mine, tmp_path):
     """A table called as a run calls its own would be written over, a log written on."""
     for name, text in mine.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=f"holds something that is no run .*{min(mine)}"):
+    with pytest.raises(InputError, match=f"holds files that are not a run .*{min(mine)}"):
         validate_new_run_dir(tmp_path)
 
 

@@ -361,7 +361,7 @@ def test_what_a_lost_study_says_lets_another_begin(emptied, class_folders, untra
         assert done.returncode == 2, done.stdout
         told = " ".join(done.stderr.split())
         assert mentions(told, "database", "study")
-        assert f"or remove {study / 'study.yaml'} and {study / 'pictures.csv'} to begin anew" in told
+        assert f"or remove {study / 'study.yaml'} and {study / 'pictures.csv'} to start again" in told
         assert "Begin one" not in told
     for name in ("study.yaml", "pictures.csv"):
         (study / name).unlink()

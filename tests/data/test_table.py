@@ -300,7 +300,7 @@ REFUSED = {
         r"row 2: latitude is 48,1.*decimal point",
     ),
     "half a place": ("path,label,latitude\n0.png,a,9\n1.png,b,3\n", "a latitude but no longitude"),
-    "unknown split": ("path,label,split\n0.png,a,train\n1.png,b,dev\n", "row 3: 'dev' is no split.*train"),
+    "unknown split": ("path,label,split\n0.png,a,train\n1.png,b,dev\n", "row 3: 'dev' is not a split.*train"),
     "unknown splits": (
         "path,label,split\n0.png,a,train\n1.png,b,dev\n2.png,b,eval\n3.png,b,dev\n",
         "row 3: 'dev', 'eval' .* in 2 more rows.*train",
@@ -322,7 +322,7 @@ REFUSED = {
         "My pictures\npath,label\n0.png,a\n1.png,b\n",
         r"more cells than the first line names \('My pictures'\)",
     ),
-    "ragged": ("path,label\n0.png,a\n1.png,b,c\n", "train.csv is no well-formed table"),
+    "ragged": ("path,label\n0.png,a\n1.png,b,c\n", "train.csv is not a valid table"),
 }
 
 

@@ -117,7 +117,7 @@ def test_a_list_of_anything_but_files_in_its_folder_is_refused(listed, said, tmp
     """It may come from somebody else; of itself a folder would be read without end."""
     (tmp_path / "inner").mkdir()
     (tmp_path / "ensemble.json").write_text(json.dumps({"members": listed}))
-    with pytest.raises(InputError, match=rf"ensemble\.json is no list of model files: .*{said}"):
+    with pytest.raises(InputError, match=rf"ensemble\.json is not a list of model files: .*{said}"):
         model_file.load(tmp_path)
 
 

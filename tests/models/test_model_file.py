@@ -327,7 +327,7 @@ def test_metadata_that_is_no_header(tmp_path, text):
         (lambda plain: plain.update(architecture=None, foreign="timm:resnet10t"), "do not fit"),
         (lambda plain: plain.update(architecture=None, foreign="timm:resnet10t.c3_in1k"), r"timm:resnet10t\.c3_in1k"),
         (lambda plain: plain.update(architecture=None), "network=module"),
-        (lambda plain: plain.update(format_version=0), "never a format 0"),
+        (lambda plain: plain.update(format_version=0), "format 0 does not exist"),
         (lambda plain: plain.update(in_channels=4), "preprocessing of 3 channels for 4"),
         (
             lambda plain: plain["preprocessing"].update(bands={"numbers": [1, 2, 3, 4]}),

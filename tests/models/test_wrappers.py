@@ -177,7 +177,7 @@ def test_logits_that_a_module_names_are_its_answer():
     ("form", "called"), [(lambda logits: {"scores": logits}, "dict"), (lambda logits: [logits], "list")]
 )
 def test_an_answer_that_is_no_tensor_is_named(form, called):
-    with pytest.raises(InputError, match=f"Answering answers with a {called}, but .*'logits'"):
+    with pytest.raises(InputError, match=f"Answering returns a {called}, but .*'logits'"):
         create(Answering(form))(torch.zeros(2, 3, 16, 16))
 
 

@@ -334,7 +334,7 @@ def test_gradients_may_differ_by_the_rounding_of_the_precision_alone(factor, pre
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The network does not compile here:UserWarning")
+@pytest.mark.filterwarnings("ignore:The model does not compile here:UserWarning")
 def test_the_compiled_network_gives_the_same_gradients_or_is_not_used():
     """Called as the loop calls it: otherwise it would be compiled to another program, which nobody has tried."""
     recipe = recipe_of(

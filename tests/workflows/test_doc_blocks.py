@@ -20,9 +20,12 @@ NOT_RUN = "# not run"
 BLOCKS = [block for page in PAGES for block in blocks(page) if block.language == "python"]
 # The README shows a run of half an hour, without a mark.
 RUN = dict.fromkeys(one.page for one in BLOCKS if not one.text.startswith(NOT_RUN) and one.page != ROOT / "README.md")
+SLOW = {"docs/tutorials/notebook.md", "docs/how-to/own-training-loop.md"}
 
 
-@pytest.mark.parametrize("page", RUN, ids=name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if name(page) in SLOW else [], id=name(page)) for page in RUN]
+)
 def test_the_blocks_of_a_page_run(page, documented, tmp_path, monkeypatch):
     """In order and with the same names, as in a notebook; and values are those that comments give."""
     folder = tmp_path / "clone"

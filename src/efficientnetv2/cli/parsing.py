@@ -28,15 +28,22 @@ _ALIASES = {
     **dict.fromkeys(("--imgsz", "--img-size"), "--image-size"),
     **dict.fromkeys(("--batch", "-b"), "--batch-size"),
     **dict.fromkeys(("--lr0", "--learning-rate"), "--lr"),
-    **dict.fromkeys(("--output-dir", "-o"), "--output"),
+    **dict.fromkeys(("--output-dir", "--save-dir", "--out", "-o"), "--output"),
     **dict.fromkeys(("--num-workers", "-j"), "--workers"),
     "--arch": "--model",
     **dict.fromkeys(("--pretrained", "--checkpoint", "--initial-checkpoint"), "--weights"),
     **dict.fromkeys(("--cfg", "--config"), "--recipe"),
     **dict.fromkeys(("--conf", "--threshold"), "--abstain-below"),
-    "--compare-to": "--baseline",
     "--format": "--to",
-    **dict.fromkeys(("--num-folds", "--n-splits", "-k"), "--folds"),
+    **dict.fromkeys(("--num-folds", "--n-splits", "--k-folds", "--cv", "-k"), "--folds"),
+    # Names of version 0.1 of this package.
+    **dict.fromkeys(("--compare-to", "--against"), "--baseline"),
+    "--image-px": "--image-size",
+    "--batch-images": "--batch-size",
+    "--members": "--ensemble",
+    "--try": "--candidate",
+    "--try-set": "--candidate-set",
+    "--sizes": "--eval-sizes",
 }
 # The same of options without a value; None: it holds without an option.
 _FLAGS: dict[str, tuple[str, ...] | None] = {
@@ -58,7 +65,15 @@ _ADVICE = {
     **dict.fromkeys(("--num-classes", "--nc"), "The classes are read from DATA. Leave the option out"),
     "--optimizer": "The optimizer is --set optimizer.name=NAME: sgd, adamw or rmsprop",
     "--no-augment": "Augmentation is off with --set progressive.randaugment=null --set augment.flip=none",
+    **dict.fromkeys(("--model-ema", "--ema"), "The moving average of the weights is --set ema_decay=0.9998"),
+    **dict.fromkeys(("--val-dir", "--val-data", "--split"), "Splits are folders or a column split in DATA"),
+    **dict.fromkeys(("--exist-ok", "--overwrite"), "Give a new folder: --output FOLDER"),
     "--rank-unlabeled": "What to label next is --rank CSV",
+}
+# The same for commands that have no --set.
+_ADVICE_WITHOUT_SET = {
+    **dict.fromkeys(("--top-k", "--topk"), "The table has the probability of every class. Leave the option out"),
+    **dict.fromkeys(("--metric", "--metrics"), "evaluate prints all metrics. Leave the option out"),
 }
 # Options of other tools that are an argument here.
 _ARGUMENTS = {
@@ -76,7 +91,7 @@ _COMMANDS = {
     **dict.fromkeys(("config", "configs", "recipe"), "recipes"),
     **dict.fromkeys(("plan", "estimate"), "train DATA --dry-run"),
     **dict.fromkeys(("augment", "preview"), "train DATA --preview PNG"),
-    **dict.fromkeys(("shards", "pack"), "data pack"),
+    **dict.fromkeys(("shard", "shards", "pack"), "data pack"),
     **dict.fromkeys(("onnx", "to-onnx", "deploy"), "export MODEL --format onnx"),
     "balance": "data balance",
     "map": "geo map",
@@ -246,6 +261,7 @@ class Command(_WithoutTypes, TyperCommand):
             return f"Give it a value: {error.option_name} {missing[0].metavar or 'VALUE'}"
         if "extra argument" not in error.message:
             return None
+        usage = f"Usage: {' '.join([ctx.command_path, *self.collect_usage_pieces(ctx)])}"
         if split := _split_by_shell(words):
             return (
                 f"The shell has split --set {split}. Put a value with spaces or braces in quotes: "
@@ -256,7 +272,7 @@ class Command(_WithoutTypes, TyperCommand):
                 return f"An option begins with two dashes: {shell_join(ours)}"
         if "DATA" in self._arguments():
             return f"{ctx.command_path} takes one DATA: for several images, a folder, or a CSV with a column path."
-        return None
+        return usage
 
     def _advice(self, ctx: Any, name: str, words: Sequence[str]) -> str | None:
         """What to do instead of an option that does not exist, in a sentence; None if unknown."""
@@ -267,8 +283,9 @@ class Command(_WithoutTypes, TyperCommand):
             values += [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
             shown = [next(iter(values), argument) if one == argument else one for one in arguments]
             return f"{argument} is an argument, not an option: {ctx.command_path} {shell_join(shown)}"
-        if name in _ADVICE and "--set" in self._options():
-            return _ADVICE[name]
+        advice = _ADVICE if "--set" in self._options() else _ADVICE_WITHOUT_SET
+        if name in advice:
+            return advice[name]
         ours = self._ours(name, "VALUE")
         return ours and f"Give it a value: {shell_join(ours)}"
 
@@ -294,7 +311,7 @@ class Group(_WithoutTypes, TyperGroup):
         try:
             return super().resolve_command(ctx, args)
         except UsageError as error:
-            ours = _COMMANDS.get(args[0], "")
+            ours = _COMMANDS.get(args[0], "").removeprefix(f"{ctx.info_name} ")
             error.message = f"no such command '{args[0]}'"
             if args[0] in _OTHER_TASKS:
                 error.hint = "It classifies whole images: use a detection library for objects in images"
@@ -313,7 +330,8 @@ def _usage_message(error: Any) -> tuple[str, str | None]:
     if isinstance(param, TyperOption):
         name = max(param.opts, key=len)
     if type(error).__name__ == "MissingParameter":
-        return f"{name}: missing", f"Usage: {error.ctx.get_usage().partition(':')[2].strip()}"
+        usage = f"Usage: {error.ctx.get_usage().partition(':')[2].strip()}"
+        return f"{name}: missing", f"Add {name} {param.metavar}" if isinstance(param, TyperOption) else usage
     if isinstance(error.__cause__, ValidationError):
         problem = error.__cause__.errors()[0]
         rule = format_rule(problem).replace("has to be", "must be")
@@ -327,7 +345,7 @@ def _usage_message(error: Any) -> tuple[str, str | None]:
     if name:
         return f"{name}: {error.message}", hint
     if hasattr(error, "possibilities"):
-        return f"{error.option_name}: no such option", hint
+        return f"{error.option_name}: no such option", hint or f"All options: {error.ctx.command_path} --help"
     if getattr(error, "option_name", None):
         return f"{error.option_name}: a value is missing", hint
     extra = r"^Got unexpected extra argument(?:s|\(s\))? "

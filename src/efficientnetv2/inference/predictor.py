@@ -97,7 +97,7 @@ class Predictor:
             raise InputError(f"`batch_size` must be 1 or more, not {batch_size!r}.")
         if not isinstance(model, str | os.PathLike | Network):
             raise InputError(
-                f"a {type(model).__name__} is not a model. Give a model file, a run folder or a model; "
+                f"type {type(model).__name__} is not a model. Give a model file, a run folder or a model; "
                 "efficientnetv2.create(module) makes a model of a module."
             )
         self.device, self.batch_size = pick_device(str(device)), batch_size
@@ -190,7 +190,7 @@ def _as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput
         return [images]  # type: ignore[list-item]
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise InputError(
-            f"a {type(images).__name__} is neither an image nor a sequence of images. Give a list of paths, PIL images "
+            f"type {type(images).__name__} is neither an image nor a sequence of images. Give a list of paths, PIL images "
             "or uint8 arrays (H, W, 3)."
         )
     return images
@@ -295,7 +295,7 @@ def _readable(image: ImageInput) -> str | Path | bytes | Image.Image:
     if not isinstance(image, np.ndarray):
         if not isinstance(image, str | Path | bytes | Image.Image):
             raise InputError(
-                f"a {type(image).__name__} is not an image. Give a path, the bytes of a file, a PIL image or a uint8 "
+                f"type {type(image).__name__} is not an image. Give a path, the bytes of a file, a PIL image or a uint8 "
                 "array (H, W, 3)."
             )
         return image

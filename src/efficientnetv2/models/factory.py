@@ -149,8 +149,8 @@ def unknown_model_error(model: str) -> InputError:
     if meant:
         return InputError(f"there is no model '{model}'; did you mean {' or '.join(map(repr, meant))}?")
     return InputError(
-        f"there is no model '{model}'{did_you_mean(model, NAMES)} Known: {', '.join(NAMES)}. Models of other "
-        "libraries: timm:NAME, torchvision:NAME."
+        f"there is no model '{model}'{did_you_mean(model, NAMES)} Give timm:NAME, torchvision:NAME or one of "
+        f"{', '.join(NAMES)}."
     )
 
 

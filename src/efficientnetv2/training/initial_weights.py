@@ -57,7 +57,9 @@ def validate_model_name(model: str | Architecture) -> None:
     if not isinstance(model, str) or model == "auto" or model in NAMES:
         return
     if model.endswith(".py"):
-        raise InputError(f"`model={model}`: train this model in your own loop (docs/how-to/own-training-loop.md).")
+        raise InputError(
+            f"`model={model}`: your own model trains in your own loop, see docs/how-to/own-training-loop.md."
+        )
     is_weights = (is_library_model(model) and "." in model) or model in pretrained.weight_names()
     if is_weights or Path(model).exists():
         raise InputError(f"`model={model}`: that names weights, which include the model. Use `weights={model}`.")

@@ -24,7 +24,7 @@ _FOREIGN_NAMES = {
         "optimizer.name": "opt optim",
         "optimizer.weight_decay": "wd",
         "optimizer.clip_norm": "clip_grad max_grad_norm gradient_clip_val",
-        "schedule.name": "sched lr_scheduler lr_scheduler_type",
+        "schedule.name": "sched scheduler lr_scheduler lr_scheduler_type",
         "epochs": "num_train_epochs",
         "progressive.image_size": "imgsz img_size image_size",
         "batch_size": "batch per_device_train_batch_size",

@@ -128,7 +128,7 @@ def apply_overrides(plain: dict[str, Any], settings: Sequence[str]) -> dict[str,
         shown = f"`{truncate(setting, _SHOWN_CHARS)}`"
         name, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
-            raise InputError(f"{shown}: write it as name=value, for instance epochs=20.")
+            raise InputError(f"'{truncate(setting, _SHOWN_CHARS)}': write it as name=value, for instance epochs=20.")
         *path, last = name.split(".")
         part = changed
         for depth, step in enumerate(path):

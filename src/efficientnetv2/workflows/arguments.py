@@ -120,6 +120,8 @@ def run_arguments(
         InputError: One is unknown, of a wrong type or out of range, or two of them contradict each other.
     """
     refuse_unknown(function, overrides, Overrides)
+    if not isinstance(resume, bool):
+        raise InputError(f"`resume` must be True or False, not {resume!r}. Name the run in `output`.")
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = settings_of(given.get("settings", {}))
     if "lr" in given:
@@ -184,6 +186,7 @@ def refuse_unknown(function: Callable[..., Any], overrides: Mapping[str, Any], k
             hint = f". It is a field of the recipe: pass settings={{{field!r}: ...}}"
         else:
             hint = f"; did you mean '{meant}'?" if meant in names else did_you_mean(name, names)
+            hint += f" See help(efficientnetv2.{function.__name__})." if hint == "." else ""
         raise InputError(f"{function.__name__}() has no argument '{name}'{hint}")
 
 
@@ -216,7 +219,7 @@ def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
 def path_text(name: str, value: Any) -> str:
     """A path, a URL or a name as text, "~" resolved."""
     if not isinstance(value, str | os.PathLike):
-        kind, fix = type(value).__name__, _TO_FILE.get(name, "")
+        kind, fix = type(value).__name__, "" if isinstance(value, int) else _TO_FILE.get(name, "")
         raise InputError(f"`{name}` must be a path or a name, not {kind}. {fix}".rstrip())
     return os.path.expanduser(os.fspath(value))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,7 +105,8 @@ def compare(runs: Sequence[PathLike], *, output: PathLike | None = None) -> Comp
     Raises:
         InputError: Fewer than two runs, a run that is not finished, or a folder that cannot be written to.
     """
-    folders = [Path(path_text("runs", run)) for run in runs]
+    is_one = isinstance(runs, str | os.PathLike)
+    folders = [Path(path_text("runs", run)) for run in ([runs] if is_one else runs)]
     if len(folders) < 2:
         raise InputError("compare takes two runs or more. Give their folders: effnetv2 compare RUN RUN")
     out = path_of("output", output)

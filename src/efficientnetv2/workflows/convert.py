@@ -102,6 +102,8 @@ def convert(
         InputError: The input cannot be read or converted, or the output cannot be written.
     """
     path, out = Path(path_text("source", source)), Path(path_text("output", output))
+    if str(to) in ("onnx", "openvino", "torch", "triton"):
+        raise InputError(f"`to` must be one of {', '.join(TARGETS)}, not '{to}'. Use efficientnetv2.export.")
     choice("to", to, TARGETS)
     if half and to is not None:
         raise InputError(f"`half` is for a model file of this package, not for {to}. Leave it out.")
@@ -186,7 +188,7 @@ def _check_paths(source: Path, out: Path, to: str | None, *, overwrite: bool) ->
     elif to == "timm" and out.is_dir() and is_model_file(out):
         problem = f" has a model file of this package, {model_file.NAME}. Give another folder."
     elif out.suffix in (".onnx", ".pt2", ".engine"):
-        problem = f": convert writes weights. For this format use: effnetv2 export {source}"
+        problem = f": convert does not write this format. Use: effnetv2 export {source}"
     elif to is None and (out.is_dir() or out.suffix != ".safetensors"):
         problem = " must end in .safetensors, as a model file. For another library, give `to`."
     if problem:

@@ -226,7 +226,7 @@ def test_missing_and_truncated_shards_are_named_and_the_rest_used(server):
 def test_a_server_without_ranges_is_recognized_and_told(server):
     dataset = load_dataset(f"{server.url}/shards")
     server.no_ranges = True
-    with pytest.raises(InputError, match=r"sends the whole file.*nginx"):
+    with pytest.raises(InputError, match=r"sends whole files.*nginx"):
         source_reader(dataset).source(0)
 
 

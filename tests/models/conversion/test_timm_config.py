@@ -49,7 +49,7 @@ def test_torchvisions(name):
 def test_padding_and_epsilon_are_timms_with_and_without_tf(name):
     for model in (f"tf_{name}", name):
         if not their_timm.is_model(model):
-            with pytest.raises(InputError, match=r"none of timm's models|timm has no model"):
+            with pytest.raises(InputError, match=r"not one of the timm models|timm has no model"):
                 timm_config.published_name(model)
             continue
         with torch.device("meta"):

@@ -47,5 +47,5 @@ def get_recipe(name: str) -> Recipe:
     """The recipe of a name. Raises InputError, which names the nearest."""
     if name not in RECIPES:
         near = did_you_mean(name, RECIPES)
-        raise InputError(f"There is no recipe '{name}'{near} The recipes: {', '.join(RECIPES)}.")
+        raise InputError(f"There is no recipe '{name}'{near} To list them all: effnetv2 recipes")
     return RECIPES[name].recipe
