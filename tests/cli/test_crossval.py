@@ -1029,10 +1029,10 @@ def test_a_random_split_that_flatters_is_found():
     assert found.at_random["top1"] > 0.95
     assert found.by_place["top1"] < 0.7
     assert found.difference["top1"].value == pytest.approx(found.at_random["top1"] - found.by_place["top1"])
-    assert found.flattering
+    assert found.is_optimistic
     assert "Random folds are optimistic" in found.sentence()
     same = compare_folds("the linear probe", answers[1], answers[1], both[1], both[0], 2, Key.of(0))
-    assert not same.flattering
+    assert not same.is_optimistic
 
 
 def test_four_places_that_flatter_alike_do_not_say_it_of_others():
@@ -1042,7 +1042,7 @@ def test_four_places_that_flatter_alike_do_not_say_it_of_others():
     kept, parted = Folds((), "", place, "place", 1.0), Folds((), "", np.arange(40), "class")
     found = compare_folds("the linear probe", *answers, kept, parted, 2, Key.of(0))
     assert found.difference["top1"].value == pytest.approx(0.1)
-    assert not found.flattering
+    assert not found.is_optimistic
 
 
 def test_predictions_are_read_as_they_were_written(tmp_path):

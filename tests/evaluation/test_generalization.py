@@ -129,7 +129,7 @@ def test_it_is_a_figure_of_the_network_that_is_quoted(what, whose):
 def test_figures_that_are_better_by_place_are_not_called_alike():
     better = Difference(-0.03, -0.05, -0.01)
     found = replace(beside(0.0), difference=dict.fromkeys(FIGURES, better))
-    assert not found.flattering
+    assert not found.is_optimistic
     assert found.sentence().startswith(
         "Random folds are not optimistic: metrics of the trained models are higher by location"
     )

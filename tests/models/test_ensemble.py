@@ -135,7 +135,7 @@ def test_of_members_that_remember_a_part_not_all_is_known(tmp_path):
     other.trained_on = TrainingFingerprint(8, np.array([1, 4, 5, 6]))
     known = Ensemble([one, other]).trained_on
     assert len(known.hashes) == 7
-    assert known.share < 1
+    assert known.stored_fraction < 1
     assert known.of_several
     assert not Ensemble([one]).trained_on.of_several
 

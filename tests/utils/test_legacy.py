@@ -36,7 +36,7 @@ def test_the_header_of_a_model_file_is_read():
     assert (header.preprocessing.crop_mode, header.preprocessing.tta) == ("center", "d4")
     assert header.architecture is not None
     assert header.architecture.global_pool == "avg"
-    assert header.recipe["batch_size"] == 32
+    assert (header.recipe["batch_size"], header.activation) == (32, "softmax")
 
 
 def test_a_report_is_read():
@@ -46,6 +46,8 @@ def test_a_report_is_read():
     assert report["linear_probe_top1"] == 0.25
     assert report["stages"][0]["image_size"] == 32
     assert report["top_errors"][0]["predicted"] == "turns"
+    later = {"answer": "sigmoid", "views_compared": None, "picture_m": 240.0}
+    assert upgrade(later) == {"activation": "sigmoid", "tta_comparison": None, "ground_m": 240.0}
 
 
 def test_names_of_classes_stay():

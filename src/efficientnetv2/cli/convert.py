@@ -58,7 +58,7 @@ def convert(
     crop_pct: Annotated[float | None, _of_input("Fraction of the shorter side that crop keeps.", "X")] = None,
     interpolation: Annotated[Literal["bilinear", "bicubic"] | None, _of_input("Resize interpolation.")] = None,
     mean: Annotated[str | None, _of_input("Mean per channel, in [0, 1].", "X,X,X", callback=_numbers)] = None,
-    std: Annotated[str | None, _of_input("Deviation per channel.", "X,X,X", callback=_numbers)] = None,
+    std: Annotated[str | None, _of_input("Standard deviation per channel.", "X,X,X", callback=_numbers)] = None,
     tta: Annotated[TTA | None, _of_input("Average over flips and turns.", "none|d4")] = None,
 ) -> None:
     """Convert weights from and to timm, torchvision and Keras.

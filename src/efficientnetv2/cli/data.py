@@ -84,7 +84,7 @@ def write_balanced(
         Literal["equal", "sqrt", "effective"],
         option("Class proportions: equal, square roots of the counts, or effective numbers."),
     ] = "equal",
-    fewer: Annotated[bool, flag("--fewer", "Leave out frequent images instead of adding copies.")] = False,
+    fewer: Annotated[bool, flag("--fewer", "Leave out images of frequent classes instead.")] = False,
     recipe: Annotated[str, option("Recipe of the augmentation.", "NAME")] = "finetune",
     settings: options.Settings = None,
     seed: options.Seed = 0,

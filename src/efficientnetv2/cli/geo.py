@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from efficientnetv2.workflows.area import Estimate, MapAreas
     from efficientnetv2.workflows.predict_map import MapResult
 
-app = parsing.app(name="geo", help="Turn a raster into a map, and a map into hectares.")
+app = parsing.app(name="geo", help="Map the classes of a raster, and estimate areas.")
 
 
 @app.command("map", cls=parsing.Command)
@@ -85,7 +85,7 @@ def print_map(drawn: MapResult, screen: Screen) -> None:
 def area(
     map_file: Annotated[Path, argument("MAP", "A map of effnetv2 geo map.")],
     sample: Annotated[
-        Path, argument("SAMPLE", "A CSV of label, and x, y or longitude, latitude or map; or an evaluation.")
+        Path, argument("SAMPLE", "CSV with label and x, y (or longitude, latitude, or map), or an evaluation.")
     ],
     label_column: Annotated[str, option("Column of the label.", "NAME")] = "label",
     as_json: options.Json = False,

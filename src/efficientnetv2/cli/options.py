@@ -95,7 +95,7 @@ TimeColumn = Annotated[str | None, advanced(_TIME, "NAME")]
 MemoryGib = Annotated[float | None, advanced(_MEMORY, "GIB")]
 ImageSize = Annotated[int | None, option("Image size of the last stage.", "PX", check=between(*IMAGE_SIZE))]
 BatchSize = Annotated[
-    int | None, option("Images per step. The learning rate follows.", "N", check=between(1, 1_000_000))
+    int | None, option("Images per step; the learning rate scales with it.", "N", check=between(1, 1_000_000))
 ]
 
 
@@ -151,7 +151,7 @@ class LabeledOptions:
     label_separator: Annotated[
         str | None, reading("Multi-label images: text between the labels, such as ';'.", "TEXT")
     ] = None
-    layout: Annotated[Literal["auto", "classes", "splits"], reading("What the sub-folders of DATA are.")] = "auto"
+    layout: Annotated[Literal["auto", "classes", "splits"], reading("Meaning of the sub-folders of DATA.")] = "auto"
 
     def source(self, data: str) -> DataConfig:
         """DATA and how to read it."""
@@ -177,7 +177,7 @@ class CheckOptions(LabeledOptions):
 class TableOptions(CheckOptions):
     """How DATA is read to train on it."""
 
-    min_images_per_class: Annotated[int, reading("Leave out smaller classes.", "N", check=between(0))] = 0
+    min_images_per_class: Annotated[int, reading("Leave out classes with fewer images.", "N", check=between(0))] = 0
 
 
 @dataclass(frozen=True)

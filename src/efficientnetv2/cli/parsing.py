@@ -55,14 +55,14 @@ _FLAGS: dict[str, tuple[str, ...] | None] = {
 _WITHOUT_VALUE = {"--tta": "d4"}  # where another tool has a flag of this name. Ours
 # Advice about options that have no equal here. Ours.
 _ADVICE = {
-    "--amp": "Mixed precision is chosen automatically. To set it: --set precision=bf16",
+    "--amp": "Mixed precision is automatic; to set it: --set precision=bf16",
     **dict.fromkeys(("--project", "--name", "--experiment"), "The folder of the run is --output FOLDER"),
     **dict.fromkeys(
         ("--gpus", "--gpu"),
-        "The GPU is --device cuda:0. For several: torchrun --nproc-per-node N -m efficientnetv2 train",
+        "The GPU is --device cuda:0; for several: torchrun --nproc-per-node N -m efficientnetv2 train",
     ),
     "--early-stopping": "Early stopping is --set minival=0.1 --set patience=5",
-    **dict.fromkeys(("--num-classes", "--nc"), "The classes are read from DATA. Leave the option out"),
+    **dict.fromkeys(("--num-classes", "--nc"), "Leave it out: the classes are read from DATA"),
     "--optimizer": "The optimizer is --set optimizer.name=NAME: sgd, adamw or rmsprop",
     "--no-augment": "Augmentation is off with --set progressive.randaugment=null --set augment.flip=none",
     **dict.fromkeys(("--model-ema", "--ema"), "The moving average of the weights is --set ema_decay=0.9998"),
@@ -72,8 +72,8 @@ _ADVICE = {
 }
 # The same for commands that have no --set.
 _ADVICE_WITHOUT_SET = {
-    **dict.fromkeys(("--top-k", "--topk"), "The table has the probability of every class. Leave the option out"),
-    **dict.fromkeys(("--metric", "--metrics"), "evaluate prints all metrics. Leave the option out"),
+    **dict.fromkeys(("--top-k", "--topk"), "Leave it out: the table has the probability of every class"),
+    **dict.fromkeys(("--metric", "--metrics"), "Leave it out: evaluate prints all metrics"),
 }
 # Options of other tools that are an argument here.
 _ARGUMENTS = {

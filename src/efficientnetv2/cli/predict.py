@@ -16,9 +16,7 @@ def predict(
         str, argument("DATA", "An image, a folder (any depth), a CSV or Parquet file with a path column, or shards.")
     ],
     out: Annotated[Path, option("Table to write.", "CSV", "--output")] = Path("predictions.csv"),
-    rank: Annotated[
-        Path | None, option("Rank the images by what to label next; with a page of the first.", "CSV")
-    ] = None,
+    rank: Annotated[Path | None, option("Rank images to label next (active learning), with a page.", "CSV")] = None,
     abstain_below: options.AbstainBelow = None,
     tta: options.Tta = None,
     label_separator: Annotated[
@@ -34,8 +32,8 @@ def predict(
 ) -> None:
     """Predict the classes of new images, and write a CSV file.
 
-    It has the class and the probability of each (of more than 1,000 classes the best five). A command that was
-    stopped continues if it is run again.
+    The file has the predicted class and the probability of each class (the best five of more than 1,000).
+    Repeat a stopped command to continue it.
 
     Examples:
     - `effnetv2 predict runs/demo new_photos/`

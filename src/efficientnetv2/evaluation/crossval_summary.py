@@ -78,7 +78,7 @@ class CrossValidationSummary:
 
     def lines(self) -> list[str]:
         """Lines to print: the spread, and comparisons with other folds."""
-        warnings = [f"{'Warning: ' * each.flattering}{each.sentence()}" for each in self.comparisons]
+        warnings = [f"{'Warning: ' * each.is_optimistic}{each.sentence()}" for each in self.comparisons]
         return [line for line in (self.spread_text, self.weights_note, *warnings) if line]
 
     def new_places(self) -> NewPlaceEstimate | None:

@@ -131,7 +131,7 @@ class SplitComparison:
     difference: Mapping[str, Difference]  # random minus by location
 
     @property
-    def flattering(self) -> bool:
+    def is_optimistic(self) -> bool:
         """Whether random folds give significantly higher metrics."""
         return any(each.low > 0 for each in self._main)
 
@@ -147,7 +147,7 @@ class SplitComparison:
             f"{self.difference[name].points}"
             for name, title in (("macro_f1", "macro-F1"), ("top1", "top-1"))
         )
-        if self.flattering:
+        if self.is_optimistic:
             # The probe shows the bias, but the trained model is what the user quotes.
             quoted = "the metrics of the trained model" if self.model == PROBE else "the metrics"
             return (
@@ -160,7 +160,7 @@ class SplitComparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self) | {"flattering": self.flattering}
+        return asdict(self) | {"is_optimistic": self.is_optimistic}
 
     @property
     def _main(self) -> list[Difference]:
@@ -245,7 +245,7 @@ def _spatial_estimate(distance: TrainDistance, compared: SplitComparison | None)
 
 def _compared_estimate(compared: SplitComparison) -> NewPlaceEstimate:
     """For random folds compared with spatial ones. A trained model may lose more or less than the probe."""
-    case = 0 if compared.flattering else 1 if compared.alike else 2
+    case = 0 if compared.is_optimistic else 1 if compared.alike else 2
     if compared.model != PROBE:
         verdict = ("Worse.", "No worse beyond chance.", "Too few images to tell.")[case]
         return NewPlaceEstimate(verdict, compared.sentence(), known=case != 2)

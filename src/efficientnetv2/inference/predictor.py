@@ -190,8 +190,8 @@ def _as_images(images: ImageInput | Iterable[ImageInput]) -> Iterable[ImageInput
         return [images]  # type: ignore[list-item]
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise InputError(
-            f"type {type(images).__name__} is neither an image nor a sequence of images. Give a list of paths, PIL images "
-            "or uint8 arrays (H, W, 3)."
+            f"type {type(images).__name__} is neither an image nor a sequence of images. Give a list of paths, PIL "
+            "images or uint8 arrays (H, W, 3)."
         )
     return images
 
@@ -295,8 +295,8 @@ def _readable(image: ImageInput) -> str | Path | bytes | Image.Image:
     if not isinstance(image, np.ndarray):
         if not isinstance(image, str | Path | bytes | Image.Image):
             raise InputError(
-                f"type {type(image).__name__} is not an image. Give a path, the bytes of a file, a PIL image or a uint8 "
-                "array (H, W, 3)."
+                f"type {type(image).__name__} is not an image. Give a path, the bytes of a file, a PIL image or a "
+                "uint8 array (H, W, 3)."
             )
         return image
     fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))

@@ -32,7 +32,7 @@ def adapt(
 
     Args:
         network: Changed in place.
-        num_classes: 0 removes the classifier. The present number keeps it: for fresh weights, remove it first.
+        num_classes: 0 removes the classifier. The present number keeps it: for random weights, remove it first.
         in_channels: None keeps them.
         global_pool: Of the last maps of an ``EfficientNet``; another one needs a new classifier. None keeps it.
 
@@ -76,7 +76,7 @@ def _classifiers(network: Network) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def reset_classifiers(network: Network, num_classes: int) -> None:
-    """Replace every classifier by a fresh one, as ``adapt`` does for a single classifier; 0 removes them."""
+    """Replace every classifier by a random one, as ``adapt`` does for a single classifier; 0 removes them."""
     module, names = _classifiers(network)
     for name in names:
         old = module.get_submodule(name)
@@ -106,7 +106,7 @@ def set_classifier_weights(network: Network, weight: Tensor, bias: Tensor) -> No
 
 
 def _set_head(network: Network, num_classes: int) -> None:
-    """Replace the classifier by a fresh one; 0 removes it."""
+    """Replace the classifier by a random one; 0 removes it."""
     require_single_model(network)
     if len(classifier_layers(network)) > 1:
         option = "num_classes=N" if num_classes else "features_only=True"

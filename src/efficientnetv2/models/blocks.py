@@ -300,7 +300,7 @@ class FusedMBConv(MBConv):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Draw fresh weights for every convolution and linear layer; batch-norm starts as the identity.
+    """Draw random weights for every convolution and linear layer; batch-norm starts as the identity.
 
     Convolutions are normal with variance 2 / (k·k·out / groups), linear layers uniform within ±1/sqrt(out), biases 0.
 

@@ -71,7 +71,7 @@ def create(
     Args:
         model: One of
 
-            - a name of ``list_models()`` or an ``Architecture``: fresh weights;
+            - a name of ``list_models()`` or an ``Architecture``: random weights;
             - a name with a tag ("efficientnetv2_s.in1k"): pretrained weights, see ``list_models(pretrained=True)``;
             - a model file or a run directory: a ``Path``, or a string with a file suffix or a slash;
             - "timm:NAME" or "torchvision:NAME", optionally with a tag of that library's weights;
@@ -112,7 +112,7 @@ def create(
 
 
 def _create_or_load(model: str | Path | Architecture, num_classes: int | None, in_channels: int | None) -> Network:
-    """With fresh weights for the given classes and channels, or with weights and their own classes and channels."""
+    """With random weights for the given classes and channels, or with weights and their own classes and channels."""
     if isinstance(model, str) and (model.endswith(_SUFFIXES) or "/" in model or os.sep in model):
         model = Path(model)
     if isinstance(model, Path):

@@ -258,7 +258,7 @@ def _state_dict(
 
 
 def _empty_model(path: Path, header: Header, found: Mapping[str, Tensor], given: nn.Module | None) -> Network:
-    """The model of a file, on the meta device if possible, otherwise with fresh weights.
+    """The model of a file, on the meta device if possible, otherwise with random weights.
 
     ``found`` are the file's tensors without values; ``given`` is the module that the header cannot build.
     """
@@ -299,7 +299,7 @@ def _empty_model(path: Path, header: Header, found: Mapping[str, Tensor], given:
 
 
 def _build(header: Header, **options: int) -> WrappedModel:
-    """A library's model on the meta device if the library can build it there, otherwise with fresh weights."""
+    """A library's model on the meta device if the library can build it there, otherwise with random weights."""
 
     def build() -> WrappedModel:
         network = build_library_model(str(header.foreign), **options)

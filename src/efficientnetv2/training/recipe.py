@@ -106,7 +106,7 @@ class Recipe(StrictModel):
     """
     head_init: Literal["random", "linear_probe", "auto"] = "random"
     """Classifier on pretrained weights: `random` (see `init`), or `linear_probe`, that of a linear probe
-    (arXiv:2202.10054). `auto` takes the probe where there is a probe. A model with several classifiers starts fresh.
+    (arXiv:2202.10054). `auto` takes the probe where there is a probe. Several classifiers start at random.
     """
     global_pool: GlobalPool | None = None
     """Pooling of the last feature maps: `avg` over all positions, as published, or `avg+center`, which adds the mean

@@ -34,7 +34,7 @@ _KEYS = {
     "over_folds": "fold_mean", "splits_compared": "split_comparison", "tries": "candidates",
     "apart": "distance_to_train", "selected_figure": "selected_score", "waited_s": "data_wait_s",
     "groups_at_a_time": "microbatches", "views_compared": "tta_comparison",
-    "answer": "activation", "picture_m": "ground_m",
+    "answer": "activation", "picture_m": "ground_m", "flattering": "is_optimistic",
     "largest_over_smallest": "imbalance_ratio",
 }  # fmt: skip
 # Keys whose meaning depends on the object that they are in, by the key of that object ("" is the file itself).

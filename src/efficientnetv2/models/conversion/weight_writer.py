@@ -221,7 +221,7 @@ def _keras(path: Path) -> Iterator[Any]:
 
 
 def _build(keras: Any, name: str, network: EfficientNet) -> Any:
-    """Keras' model with its own fresh weights."""
+    """Keras' model with its own random weights."""
     preprocessing = network.preprocessing
     shape = (preprocessing.image_size, preprocessing.image_size, network.in_channels)
     options: dict[str, Any] = {"weights": None, "include_top": network.num_classes > 0, "input_shape": shape}
