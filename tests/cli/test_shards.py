@@ -134,8 +134,8 @@ def test_a_label_lost_with_a_damaged_tar_is_named_and_not_made_up(class_folders,
     done = effnetv2("data", "pack", "packed", "again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = (
-        "Damaged shard: images-000000.tar has lost the labels of '000000007' (there is no 000000007.json, where the "
-        f"others have theirs); has a damaged header at byte {lost.offset}; 47 of its 47 images found are used."
+        "Damaged shard: images-000000.tar has lost the labels of '000000007' (there is no 000000007.json, which the "
+        f"other images have); has a damaged header at byte {lost.offset}; 47 of its 47 images found are used."
     )
     assert told in done.stdout
     assert mentions(done.stdout, "47", "3", "1", "class")

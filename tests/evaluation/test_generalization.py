@@ -88,7 +88,7 @@ def test_otherwise_the_comparison_says_how_it_would_be_in_new_places():
 
 @pytest.mark.parametrize(
     ("what", "verdict"),
-    [(PROBE, "Not measured for the model; the probe does not tell."), (NETWORKS, "Too few images to tell.")],
+    [(PROBE, "Not measured for the model; the probe is not conclusive."), (NETWORKS, "Too few images.")],
 )
 def test_too_few_pictures_are_no_assurance(what, verdict):
     """Of -0.05 to +0.15 a loss of 0.15 is as possible as none."""
@@ -102,7 +102,7 @@ def test_too_few_pictures_are_no_assurance(what, verdict):
     [
         (0.05, 0.2, "Not measured for the model; the probe is worse there."),
         (-0.05, 0.01, "Not measured for the model; the probe is no worse there beyond chance."),
-        (-0.05, 0.15, "Not measured for the model; the probe does not tell."),
+        (-0.05, 0.15, "Not measured for the model; the probe is not conclusive."),
     ],
 )
 def test_what_the_probe_loses_in_new_places_is_not_taken_for_the_network_s(low, high, verdict):
@@ -111,7 +111,7 @@ def test_what_the_probe_loses_in_new_places_is_not_taken_for_the_network_s(low, 
     found = new_place_estimate("class", [asked], FAR)
     assert (found.verdict, found.known) == (verdict, False)
     assert found.text.startswith(asked.sentence())
-    assert found.text.endswith("train with both kinds of folds:")
+    assert found.text.endswith("train with both rules of folds:")
     assert found.command == "effnetv2 crossval DATA --compare-splits"
     trained = new_place_estimate("class", [beside(low, high), asked], FAR)
     assert trained.text == beside(low, high).sentence(), "where networks were compared, they answer"

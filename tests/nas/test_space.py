@@ -275,7 +275,7 @@ def test_spaces_that_are_none():
     with pytest.raises(ValidationError, match=mentioning("2", "3", "0")):
         Space(longer, (FIRST, SECOND, SECOND))
     alone = replace(BACKBONE, stages=BACKBONE.stages[1:])
-    with pytest.raises(ValidationError, match="a network has at least one"):
+    with pytest.raises(ValidationError, match="an architecture has at least one"):
         Space(alone, (SECOND,))
     with pytest.raises(InputError, match="width is 0"):
         space_around(BACKBONE, widths=(0.0,))

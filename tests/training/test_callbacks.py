@@ -140,12 +140,12 @@ def test_an_outage_is_no_figure_and_costs_no_step(minival, job):
     one = job("run", minival=minival)
     outage, asked = Outage(one, after=4), 6 if minival else 24
     with pytest.raises(
-        InputError, match=rf"{asked} of the {asked} images .* Bring them back, then continue with `resume`"
+        InputError, match=rf"{asked} of the {asked} images .* Restore them, then continue with `resume`"
     ):
         Trainer(one, [outage]).fit()
     assert checkpoint_steps(one.folder.checkpoints) == [6]
     again = job("run", minival=minival)
-    with pytest.raises(InputError, match="Bring them back"):
+    with pytest.raises(InputError, match="Restore them"):
         Trainer(again).fit(resume=True)
     outage.back()
     again = job("run", minival=minival)

@@ -155,7 +155,7 @@ def time_section(dataset: ImageDataset, *, column: str | None = None) -> CheckSe
             advice = "Put each burst into one split, or split by time: a burst in two splits leaks training images."
             if not by_hour:
                 text = f"share their {name} with training images"
-                advice = f"Their metrics say nothing about a later {name}. To measure that, split by time."
+                advice = f"Their metrics do not hold for a later {name}. To measure that, split by time."
             sentence = f"{share_text(shared[part], int(held_out.sum()))} in {part} {text}."
             severity: Severity = "doubtful" if by_hour else "note"
             issues.append(issue("time_across_splits", sentence, advice=advice, severity=severity))

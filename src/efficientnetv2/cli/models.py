@@ -61,7 +61,7 @@ def _fetch(name: str, *, as_json: bool) -> None:
     copy = f"{name}{path.suffix}"
     screen.say(f"File: {path} ({megabytes:g} MB)")
     screen.say(f"To train from it: {shell_join(['effnetv2', 'train', 'DATA', '--weights', name])}")
-    screen.say(f"For a machine without a network, copy it: {shell_join(['cp', str(path), copy])}")
+    screen.say(f"For an offline machine, copy it: {shell_join(['cp', str(path), copy])}")
     screen.say(f"Train there with: {shell_join(['effnetv2', 'train', 'DATA', '--weights', copy])}")
 
 

@@ -137,7 +137,7 @@ def read_errors(dataset: RasterDataset) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.__cause__ or error
-        raise InputError(f"{dataset.name} is damaged or cut short ({reason}). Fetch it again.") from error
+        raise InputError(f"{dataset.name} is damaged or cut short ({reason}). Download it again.") from error
 
 
 def read_values(

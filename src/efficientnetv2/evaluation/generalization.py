@@ -247,12 +247,12 @@ def _compared_estimate(compared: SplitComparison) -> NewPlaceEstimate:
     """For random folds compared with spatial ones. A trained model may lose more or less than the probe."""
     case = 0 if compared.is_optimistic else 1 if compared.alike else 2
     if compared.model != PROBE:
-        verdict = ("Worse.", "No worse beyond chance.", "Too few images to tell.")[case]
+        verdict = ("Worse.", "No worse beyond chance.", "Too few images.")[case]
         return NewPlaceEstimate(verdict, compared.sentence(), known=case != 2)
-    probe = ("is worse there", "is no worse there beyond chance", "does not tell")[case]
+    probe = ("is worse there", "is no worse there beyond chance", "is not conclusive")[case]
     return NewPlaceEstimate(
         f"Not measured for the model; the probe {probe}.",
-        f"{compared.sentence()} A trained model may lose more or less. To measure it, train with both kinds of folds:",
+        f"{compared.sentence()} A trained model may lose more or less. To measure it, train with both rules of folds:",
         known=False,
         command="effnetv2 crossval DATA --compare-splits",
     )

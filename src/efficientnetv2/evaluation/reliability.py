@@ -157,8 +157,8 @@ def _bias(values: Mapping[str, Any], accuracy: float, interval: Interval, traini
         return "", "Yes." if within_chance else "In part."
     if not interval[0] <= mean <= interval[1]:
         return f": the model is {word}", f"No, {word}."
-    verdict = "Too few images to tell." if within_chance else "In part."
-    return f", too few images to tell whether the model is {word}", verdict
+    verdict = "Too few images." if within_chance else "In part."
+    return f", too few images to decide whether the model is {word}", verdict
 
 
 def _temperature(values: Mapping[str, Any], members: Sequence[Calibration | None], training_images: str) -> str:

@@ -224,7 +224,7 @@ def worst_slice(slices: Sequence[SliceMetrics]) -> str:
     below = sum(each.below for each in slices)
     candidates = [each for each in slices if (each.below if below else not each.small)]
     if not candidates:
-        return f"Each subgroup has fewer than {SMALL_SLICE} images: too few to say."
+        return f"Each subgroup has fewer than {SMALL_SLICE} images, too few to compare."
     worst = min(candidates, key=lambda each: each.top1)
     text = (
         f"The lowest top-1 is {percent(worst.top1)}, of {pluralize(worst.num_images, 'image')} with {worst.column} "
@@ -239,7 +239,7 @@ def subgroup_verdict(slices: Sequence[SliceMetrics]) -> str:
     """Whether the model is equally good in all subgroups, in a few words."""
     if below := sum(each.below for each in slices):
         return f"No, {below} of {len(slices)} worse."
-    return "Too few images to tell." if all(each.small for each in slices) else "Yes."
+    return "Too few images." if all(each.small for each in slices) else "Yes."
 
 
 def cost_section(

@@ -68,7 +68,7 @@ class Space:
                     "and none of stride 2"
                 )
         if all(stage.removable for stage in self.stages):
-            raise ValueError("every stage may have 0 layers, but a network has at least one: keep one")
+            raise ValueError("every stage may have 0 layers, but an architecture has at least one: keep one")
         if not self.decisions:
             raise ValueError("every field has a single option, so there is nothing to search")
         try:
@@ -133,7 +133,7 @@ class Space:
         for field in ("stem_channels", "head_channels", "padding", "batch_norm_epsilon", "global_pool"):
             found, wanted = getattr(architecture, field), getattr(self.backbone, field)
             if found != wanted:
-                raise InputError(f"{field} is {found}, but {wanted} in every network of this space")
+                raise InputError(f"{field} is {found}, but {wanted} in every architecture of this space")
         aligned = enumerate(zip(self.stages, self._align(architecture), strict=True), 1)
         parts = (choices.encode(stage, number) for number, (choices, stage) in aligned)
         return tuple(itertools.chain.from_iterable(parts))
@@ -193,7 +193,7 @@ class Space:
         ours, theirs = _runs(self.backbone.stages), _runs(architecture.stages)
         if len(ours) != len(theirs):
             strides = [format_options(stage.stride for stage in spec.stages) for spec in (architecture, self.backbone)]
-            raise InputError(f"it has strides {strides[0]}, but this space's networks {strides[1]}")
+            raise InputError(f"it has strides {strides[0]}, but the architectures of this space {strides[1]}")
         aligned: list[Stage | None] = []
         for our, their in zip(ours, theirs, strict=True):
             stages: list[Stage | None] = [architecture.stages[index] for index in their]
@@ -240,7 +240,7 @@ def require_image_size(space: Space, image_size: int) -> None:
     """Refuse an image size below the stride of a space's architectures."""
     stride = space.backbone.stride
     if image_size < stride:
-        raise InputError(f"images of {image_size} px are smaller than the networks' stride. Use {stride} px or more.")
+        raise InputError(f"images of {image_size} px are smaller than the stride. Use {stride} px or more.")
 
 
 def paper_space() -> Space:

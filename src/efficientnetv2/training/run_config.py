@@ -157,7 +157,7 @@ class RunConfig:
         if len(unreadable) > min(len(part) - 1, max(1, _MOST_UNREADABLE * len(part))):
             raise InputError(
                 f"{len(unreadable):,} of the {pluralize(len(part), 'image')} to be evaluated can't be read any more, "
-                f"above the limit of {_MOST_UNREADABLE:.0%}. The first is {first}. Bring them back, then continue "
+                f"above the limit of {_MOST_UNREADABLE:.0%}. The first is {first}. Restore them, then continue "
                 "with `resume`."
             )
         new = [path for path, reason in unreadable if self.folder.skip(path, reason)]
@@ -202,7 +202,7 @@ class UnreadableImages:
             if len(self._lost) > MAX_UNREADABLE * len(train):
                 raise InputError(
                     f"{len(self._lost)} of {len(train)} training images have become unreadable, above the limit of "
-                    f"{MAX_UNREADABLE:.0%}; the last is {image}. Bring back those that {folder.skipped_file} lists, "
+                    f"{MAX_UNREADABLE:.0%}; the last is {image}. Restore the images that {folder.skipped_file} lists, "
                     "then continue with `resume`."
                 )
 

@@ -115,7 +115,7 @@ def lock_run_dir(path: Path) -> Iterator[None]:
     Raises InputError if another process is at work there, or the directory can't be written to.
     """
     file = path / RUNNING
-    taken = f"another process is at work in this folder. Wait for its end, or stop it ('lsof {file}' names it)."
+    taken = f"another process uses this folder. Wait until it ends, or stop it ('lsof {file}' names it)."
     fix = "Make the folder writable, or resume a copy of it."
     with locked(file, str(path), taken=taken, fix=fix, patience_s=_PATIENCE_S):
         yield

@@ -72,7 +72,7 @@ def unused_settings(recipe: Recipe, *, scratch: bool, processes: int) -> list[st
             and getattr(recipe.schedule, name) != getattr(default, name)
             for name, kind in (("gamma", "staircase"), ("step_epochs", "staircase"), ("min_lr_ratio", "cosine"))
         },
-        "compile for most of the run (the settings change at every step)": recipe.compile is True and continuous,
+        "compile for most of the run (the hyperparameters change at every step)": recipe.compile is True and continuous,
     }
     names = [name for name, is_unused in unused.items() if is_unused]
     return [f"{_UNUSED_PREFIX}{'; '.join(names)}."] if names else []

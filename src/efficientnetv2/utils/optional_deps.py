@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from efficientnetv2.utils.errors import InputError, error_summary
 
 _INSTALL_BOTH = (
-    "install torch and torchvision from one place, as pytorch.org says for this machine. Without a GPU: "
+    "install torch and torchvision from one place, as pytorch.org states for this machine. Without a GPU: "
     "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
 )
 

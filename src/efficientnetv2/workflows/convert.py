@@ -216,7 +216,7 @@ def temperature_notes(network: Network, to: str) -> list[str]:
     if network.calibration is None:
         return []
     temperature = network.calibration.temperature
-    advice = "probabilities are those of the bare logits; divide these by it to have ours"
+    advice = "probabilities are those of the bare logits; divide the logits by it"
     if to == "keras" and network.activation == "softmax":  # Keras' models end with it
         power = f"{1 / temperature:.4g}"
         advice = f"outputs are probabilities; take each to the power {power} and divide by their sum"

@@ -209,7 +209,7 @@ def check_calibration(
         raise InputError(f"`calibrate` {out} must be a new file whose name ends in .safetensors.")
     check_writable_file(out, "`calibrate`", such_as="calibrated.safetensors")
     if isinstance(network, Ensemble):
-        raise InputError(f"`calibrate` {out}: the model is an ensemble. Give the file of a single network.")
+        raise InputError(f"`calibrate` {out}: the model is an ensemble. Give the file of a single model.")
     for name in ("tta", "image_size"):
         value, default = getattr(preprocessing, name), getattr(network.preprocessing, name)
         if value != default:

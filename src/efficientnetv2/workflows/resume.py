@@ -240,7 +240,7 @@ class FinishedRun:
             return cls(path, request.recipe)
         if not folder.reported:
             again = shell_join(["effnetv2", "evaluate", str(path), "DATA", "--baseline", str(against)])
-            raise InputError(f"the report of the run in {path} is gone. To compare: {again}")
+            raise InputError(f"the report of the run in {path} is missing. To compare: {again}")
         saved = load_predictions(path)
         root, separator = data_root(path, list(saved.index)), folder.beginning().get("label_separator")
         other = PreviousRun.for_predictions(against, load_predictions(against), saved, root=root, separator=separator)
@@ -265,7 +265,7 @@ def report_finished(run: FinishedRun, on_result: Callable[[Path], None]) -> None
     if folder.reported:
         _logger.info(f"Report: {file.with_suffix('.html')}")
     else:
-        _logger.info(f"Its report is gone. For metrics: {evaluate}")
+        _logger.info(f"Its report is missing. For metrics: {evaluate}")
     if folder.reported and run.baseline is not None:
         found = compare_predictions(load_predictions(run.path), run.baseline.predictions)
         if found is not None:

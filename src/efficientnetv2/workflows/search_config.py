@@ -61,7 +61,7 @@ _UNSUPPORTED = {
 }
 # Fields that `settings` cannot set. Those of a recipe do not matter, or are refused for another reason.
 _NOT_SETTABLE = {
-    "model": "the space determines the networks (`space`)",
+    "model": "the space determines the architectures (`space`)",
     "multilabel": "the images of a search have one label each",
     "patience": _UNSUPPORTED["patience"],
     "eval_image_size_candidates": _UNSUPPORTED["eval_image_size_candidates"],
@@ -194,11 +194,11 @@ class SearchConfig:
         recipe, _ = requested_recipe(overrides, torch.device("cpu"))
         if recipe.minival is None and "minival" in assigned:
             raise InputError(
-                f"`minival=null`: a search selects networks on minival. Leave it out, or use `minival={CHOOSING}`."
+                f"`minival=null`: a search selects architectures on minival. Leave it out, or use `minival={CHOOSING}`."
             )
         if recipe.weights not in ("none", "auto"):
             raise InputError(
-                f"the recipe {recipe.name} sets weights={recipe.weights}, but the networks of a search are trained "
+                f"the recipe {recipe.name} sets weights={recipe.weights}, but a search trains "
                 "from scratch. Use `weights=none`."
             )
         _require_supported(recipe)

@@ -169,7 +169,7 @@ def scale_up(base: Architecture, scaling: Scaling, *, eval_image_size: int) -> S
     """A larger architecture by the paper's rules; ``eval_image_size`` is the base's image size at inference."""
     if len(scaling.more_layers) > len(base.stages):
         raise InputError(
-            f"layers are added to {len(scaling.more_layers)} stages, but the network has {len(base.stages)}"
+            f"layers are added to {len(scaling.more_layers)} stages, but the architecture has {len(base.stages)}"
         )
     scaled = scale(base, width=scaling.width, depth=scaling.depth, rounding="v2")
     stages = list(scaled.stages)

@@ -144,7 +144,7 @@ def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> Dat
             f"{source.data}: search supports images of {RGB} channels, but these have {channels}. Search on three of "
             "the bands (`bands`), then train the architecture on all."
         )
-    _logger.info(data.split_note.replace("the weights to keep", "among networks"))
+    _logger.info(data.split_note.replace("the weights to keep", "among architectures"))
     require_no_leakage(data.dataset, data.contents)
     return data
 
@@ -292,7 +292,7 @@ def _work(
     if (warning := version_warning(config.version, version("efficientnetv2"))) is not None:
         _logger.info(warning)
     _logger.info(
-        f"The study '{study.name}': {pluralize(study.target, 'trial')} of {config.space.count:,} networks by "
+        f"The study '{study.name}': {pluralize(study.target, 'trial')} of {config.space.count:,} architectures by "
         f"{config.sampler}, for {config.reward}; {pluralize(float(config.recipe.epochs), 'epoch')} of "
         f"{pluralize(len(data.train), 'image')}, {pluralize(len(context.selection), 'image')} for selection."
     )

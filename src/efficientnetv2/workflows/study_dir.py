@@ -110,8 +110,8 @@ class StudyDir:
     def lost_error(self, url: str) -> InputError:
         """The error for a study that was started here and is not in its database."""
         return InputError(
-            f"{self.describe(url)} was started, and is missing: the database is lost, or another one. Bring it "
-            f"back, or remove {self.file} and {self.split_file} to start again."
+            f"{self.describe(url)} was started, and is missing: the database is lost, or another one. Restore "
+            f"it, or remove {self.file} and {self.split_file} to start again."
         )
 
     def open_storage(self, url: str, *, wait: float, create: bool = False) -> Storage:

@@ -250,7 +250,7 @@ def test_a_label_that_was_lost_is_not_made_up(member, jpegs, tmp_path):
     assert dataset.table["group"].tolist() == [str(n // 2) for n in left]
     (note,) = validate_images(dataset).notes
     assert mentions(
-        note.replace("has lost the labels of '4' (there is no 4.json, where the others have theirs); ", ""),
+        note.replace("has lost the labels of '4' (there is no 4.json, which the other images have); ", ""),
         broken.offset,
         "x.tar",
         "damaged",
@@ -298,10 +298,10 @@ def test_a_tar_cut_between_a_image_and_its_label_loses_the_image(jpegs, tmp_path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"5.json": None}, "there is no 5.json, where the others have theirs."),
-        ({"5.json": b'{"group": 2}'}, "5.json has no field 'label', where the others have theirs."),
-        ({"5.json": b'{"label": ""}', "7.json": None}, "5.json has no field 'label', where the others have theirs (2 "),
-        ({f"{n}.json": None for n in range(12)} | {"5.cls": b" "}, "5.cls is empty, where the others have theirs."),
+        ({"5.json": None}, "there is no 5.json, which the other images have."),
+        ({"5.json": b'{"group": 2}'}, "5.json has no field 'label', which the other images have."),
+        ({"5.json": b'{"label": ""}', "7.json": None}, "5.json has no field 'label', which the other images have (2 "),
+        ({f"{n}.json": None for n in range(12)} | {"5.cls": b" "}, "5.cls is empty, which the other images have."),
         ({f"{n}.{kind}": None for n in range(12) for kind in ("cls", "json")}, "there is no 0.json (12 such "),
     ],
 )  # fmt: skip

@@ -103,7 +103,7 @@ def test_timms_own_networks_are_refused_by_name_with_the_reason(tmp_path, name):
     tensors = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in network.state_dict().items()}
     message = refusal(saved(tmp_path / "any.safetensors", tensors))
     assert f"'{name}'" in message
-    assert "before the authors' code" in message
+    assert "before the official code" in message
 
 
 def test_half_the_tensors_are_listed_by_both_names(tmp_path):
@@ -207,7 +207,7 @@ def stating(config, **values):
         (lambda config: [config], ("architecture",)),
         (lambda config: {"architectures": ["ViT"]}, ("architecture",)),
         (lambda config: config | {"architecture": "resnet50"}, ("resnet50", "timm")),
-        (lambda config: config | {"architecture": "efficientnetv2_rw_s"}, ("before the authors' code",)),
+        (lambda config: config | {"architecture": "efficientnetv2_rw_s"}, ("before the official code",)),
         (lambda config: config | {"architecture": "tf_efficientnetv2_s"}, ("tf_efficientnetv2_s",)),
         (lambda config: config | {"label_names": ["a", "b", "c"]}, ("3", "2", "class")),
         (lambda config: config | {"label_names": [1, 2]}, ("not a list of names",)),

@@ -139,7 +139,7 @@ def locate_paths(records: ImageRecords) -> ImageRecords:
         damage = f"; it {named[0].damage}" if named else ""
         raise InputError(
             f"{records.where(row)}: '{wanted[row]}' is not in the shards of {there.root}{damage} ({len(missing)} of "
-            f"{pluralize(len(records), 'row')} are missing). Bring back the shards, or leave those rows out."
+            f"{pluralize(len(records), 'row')} are missing). Restore the shards, or leave these rows out."
         )
     found = there.table.iloc[places].reset_index(drop=True)
     table = records.table.drop(columns=_INDEX_COLUMNS, errors="ignore")

@@ -94,7 +94,7 @@ def find_damage(table: pd.DataFrame, shards: ShardSet) -> ShardDamage:
         elif size_now > known.bytes:
             raise InputError(
                 f"{shards.base}/{known.name} has {size_now:,} bytes, but {known.bytes:,} in the index. "
-                "Bring the right shard back, or write the index again."
+                "Restore the shard, or write the index again."
             )
         elif size_now < known.bytes:
             damage = f"is cut short ({size_now:,} of {known.bytes:,} bytes)"

@@ -149,7 +149,7 @@ def _labeled_rows(tar: _Tar, source: str, label_field: str) -> list[dict[str, An
         why = f"{first.key}.json has no field '{label_field}'"
     else:
         why = f"there is no {first.key}.json"
-    why += "" if source == "nowhere" else ", where the others have theirs"
+    why += "" if source == "nowhere" else ", which the other images have"
     if tar.damage and source != "nowhere":
         lost = shorten((sample.key for sample in without), 3)
         tar.damage.insert(0, f"has lost the labels of {lost} ({why})")

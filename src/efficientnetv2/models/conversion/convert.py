@@ -116,7 +116,7 @@ def _weights(file: WeightFile, found: DetectedModel, notes: list[str]) -> dict[s
             )
         dtypes.add(dtype)
         weights[ours] = tensor.to(torch.float32, copy=True).contiguous()
-    fix = "Take the file of another step, or fetch it again."
+    fix = "Take the file of another step, or download it again."
     check_values(weights, str(file.path), fix=fix, names=found.tensor_names)
     for ours in [ours for ours in weights if ours.endswith("running_var")]:
         weights.setdefault(ours.replace("running_var", COUNTER), torch.tensor(0))
@@ -156,7 +156,7 @@ def _unseen_metadata(path: Path, network: EfficientNet, to: Target) -> Iterator[
     elif to == "keras":
         stored = "mean and std are" if path.name.endswith(".weights.h5") else "size, mean and std are"
         yield (
-            f"the preprocessing: {stored} in the network; of the rest, {unseen}. Give Keras cropped images of "
+            f"the preprocessing: {stored} in the model; of the rest, {unseen}. Give Keras cropped images of "
             f"{preprocessing.image_size} px"
         )
     elif rounded := rounded_crop(preprocessing):

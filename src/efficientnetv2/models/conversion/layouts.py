@@ -1,4 +1,4 @@
-"""Tensor names and axes of timm, torchvision, Keras and the authors' code, for one list of a model's layers.
+"""Tensor names and axes of timm, torchvision, Keras and google/automl, for one list of a model's layers.
 
 Sources: timm/models/_efficientnet_blocks.py (1.0.31), torchvision/models/efficientnet.py, keras/src/applications
 (3.15), google/automl and tensorflow/tpu.
@@ -20,7 +20,7 @@ from efficientnetv2.architectures.registry import NAMES, get_model_info
 from efficientnetv2.architectures.spec import Architecture, Block, blocks
 
 Source = Literal["timm", "torchvision", "keras", "tensorflow"]
-TITLES = {"timm": "timm", "torchvision": "torchvision", "keras": "Keras", "tensorflow": "the authors' code"}
+TITLES = {"timm": "timm", "torchvision": "torchvision", "keras": "Keras", "tensorflow": "google/automl"}
 
 Kind = Literal["convolution", "depthwise", "dense", "batch_norm"]
 Part = Literal["stem", "expand", "spatial", "reduce", "excite", "project", "head", "classifier"]

@@ -36,7 +36,7 @@ PLAIN = frozenset(name for name in NAMES if not name.startswith("efficientnetv2_
 # timm's own models, by the channels of stem and head. They share the tensor names but have no published architecture.
 _RW = {(24, 1024): "efficientnetv2_rw_t", (24, 1792): "efficientnetv2_rw_s", (32, 2152): "efficientnetv2_rw_m"}
 _RW_REASON = (
-    "timm's author made it before the authors' code was published, with other widths and blocks. Use it through timm: "
+    "timm's author made it before the official code was published, with other widths and blocks. Use it through timm: "
     "create('timm:{name}')."
 )
 
@@ -178,7 +178,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}). Fetch it again, or remove it.") from error
+        raise InputError(f"{path} is not JSON ({error}). Download it again, or remove it.") from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise InputError(f"{path} names no 'architecture', as timm's do. Give the weight file instead.")
     stated, arguments = config.get("pretrained_cfg", config), config.get("model_args") or {}

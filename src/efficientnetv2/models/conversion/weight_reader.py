@@ -54,7 +54,7 @@ def read(path: str | Path) -> WeightFile:
     if path.is_dir() and (path / timm_config.CONFIG).is_file():
         weights = next((path / name for name in _HUB_WEIGHTS if (path / name).is_file()), None)
         if weights is None:
-            raise InputError(f"{path} has a config.json but no {timm_config.WEIGHTS}. Fetch the weights too.")
+            raise InputError(f"{path} has a config.json but no {timm_config.WEIGHTS}. Download the weights too.")
         fields, notes = timm_config.read_config(path / timm_config.CONFIG)
         found = _read_tensors(weights)
         return replace(found, source="timm", notes=(*found.notes, *notes), **fields)
