@@ -12,7 +12,6 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.compile import choose_precision
 from efficientnetv2.training.ddp import parallel_speed, validate_sharing
-from efficientnetv2.training.early_stopping import unused_patience
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.image_sizes import (
     limit_upscaling,
@@ -24,6 +23,7 @@ from efficientnetv2.training.initial_weights import NOTHING_FROZEN, InitialModel
 from efficientnetv2.training.linear_probe import resolve_head_init
 from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups, group_size, validate_sizes
 from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.training.model_selection import unused_patience
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe

@@ -15,10 +15,10 @@ from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
 from efficientnetv2.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.ddp import AsyncFlags
-from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
 from efficientnetv2.training.losses import class_terms
 from efficientnetv2.training.metrics_log import MetricsLog
+from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.post_training import Result, finish_training
 from efficientnetv2.training.run_config import RunConfig, UnreadableImages, stage_ends
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop

@@ -17,7 +17,7 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.training.early_stopping import (
+from efficientnetv2.training.model_selection import (
     ModelSelection,
     Validation,
     best_validation,
