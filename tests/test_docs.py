@@ -15,7 +15,7 @@ from efficientnetv2.cli.main import app
 from efficientnetv2.data.folds import TIMES
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import RECIPES, get_recipe
-from efficientnetv2.training.run_config import RunLength, stage_ends, validation_steps
+from efficientnetv2.training.run_length import RunLength, stage_ends, validation_steps
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/finetuning.md"

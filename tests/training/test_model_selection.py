@@ -26,8 +26,9 @@ from efficientnetv2.training.model_selection import (
 )
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig, RunLength, eval_network
+from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 

@@ -22,8 +22,9 @@ from efficientnetv2.training import time_budget
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig, stage_ends, validation_steps
+from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_length import stage_ends, validation_steps
 from efficientnetv2.training.time_budget import Pacer, TimeLimit
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.training.trainer import Trainer

@@ -8,7 +8,7 @@ from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
-from efficientnetv2.training.run_config import RunLength
+from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.utils.errors import InputError
 
 FORMS = ("paper", "released")

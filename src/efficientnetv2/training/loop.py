@@ -31,7 +31,7 @@ from efficientnetv2.training.microbatch import (
 )
 from efficientnetv2.training.optim import lr_factor
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import RunLength
+from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.signals import DeferredWorkerDeath
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.transforms.pipeline import augment, binary_targets

@@ -20,6 +20,13 @@ from efficientnetv2.training.image_sizes import (
     rounding_note,
 )
 from efficientnetv2.training.initial_weights import NOTHING_FROZEN, InitialModel, build_initial_model, model_title
+from efficientnetv2.training.length_by_time import (
+    TimeConstraints,
+    epochs_in_time,
+    needs_timing,
+    resolve_length,
+    seconds_per_read,
+)
 from efficientnetv2.training.linear_probe import resolve_head_init
 from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups, group_size, validate_sizes
 from efficientnetv2.training.microbatch import MicrobatchPlan
@@ -27,14 +34,8 @@ from efficientnetv2.training.model_selection import unused_patience
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
-from efficientnetv2.training.run_config import RunLength, eval_preprocessing
-from efficientnetv2.training.run_length import (
-    TimeConstraints,
-    epochs_in_time,
-    needs_timing,
-    resolve_length,
-    seconds_per_read,
-)
+from efficientnetv2.training.run_config import eval_preprocessing
+from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest, repeat_recipe
 from efficientnetv2.training.run_summary import (
     better_weights_note,

@@ -16,7 +16,8 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule, Revision, S
 from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import ImageCounts, RunConfig, RunLength, stage_ends, validation_steps
+from efficientnetv2.training.run_config import ImageCounts, RunConfig
+from efficientnetv2.training.run_length import RunLength, stage_ends, validation_steps
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
 

@@ -22,7 +22,8 @@ from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.checkpoints import save_checkpoint
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.loop import StepContext, train_steps
-from efficientnetv2.training.run_config import RunConfig, RunLength
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.train_state import TrainState, init_state
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import PeakMemory

@@ -20,10 +20,12 @@ from efficientnetv2.training.losses import class_terms
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.post_training import Result, finish_training
-from efficientnetv2.training.run_config import RunConfig, UnreadableImages, stage_ends
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_length import stage_ends
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
 from efficientnetv2.training.time_budget import Pacer, TimeLimit
 from efficientnetv2.training.train_state import init_state
+from efficientnetv2.training.unreadable_images import UnreadableImages
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm

@@ -25,14 +25,15 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
 from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
+from efficientnetv2.training.length_by_time import LengthBudget, measuring_line, needs_timing, report_s, scratch_dir
 from efficientnetv2.training.linear_probe import probe_s, select_weights
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
-from efficientnetv2.training.run_config import RunConfig, eval_preprocessing, log_steps, validation_steps
+from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_length import LengthBudget, measuring_line, needs_timing, report_s, scratch_dir
+from efficientnetv2.training.run_length import log_steps, validation_steps
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data, request_run
 from efficientnetv2.training.time_budget import BEFORE_SHARE, RunEstimate, StartupBudget, estimate_run
 from efficientnetv2.training.timing import StepTimings, measure_timings
