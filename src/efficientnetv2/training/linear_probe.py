@@ -37,7 +37,7 @@ from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import requested_recipe, validate_requested_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import eval_preprocessing
-from efficientnetv2.training.run_lock import RUNS, new_run_path
+from efficientnetv2.training.run_paths import RUNS, new_run_path
 from efficientnetv2.training.run_request import RunRequest
 from efficientnetv2.training.time_budget import StartupBudget
 from efficientnetv2.utils.errors import InputError, pluralize

@@ -21,7 +21,7 @@ from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, validate_label_settings
 from efficientnetv2.training.resolve import resolve
 from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
-from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir
+from efficientnetv2.training.run_paths import create_run_dir, lock_run_dir
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, RunRequest, load_run_data, request_run
 from efficientnetv2.training.run_summary import length_line
 from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
