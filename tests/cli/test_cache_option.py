@@ -20,7 +20,7 @@ from tests.conftest import COLORS, paint
 from tests.faults.test_kill_and_resume import WORDS, bits, kill_in_the_middle, rows, start
 from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together
-from tests.training.test_time_budget import BEGINNING
+from tests.training.test_time_limit import BEGINNING
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import prepare_data

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from efficientnetv2.progressive.schedule import StepPlan, StepSettings
 from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.time_budget import Pacer
+from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState
 
 

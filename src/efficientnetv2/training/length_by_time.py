@@ -30,10 +30,11 @@ from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
+from efficientnetv2.training.run_estimate import estimate_run
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_request import ResolvedRun
 from efficientnetv2.training.signals import signals_as_ctrl_c
-from efficientnetv2.training.time_budget import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit, estimate_run
+from efficientnetv2.training.time_limit import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import as_details, progress

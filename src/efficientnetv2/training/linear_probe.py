@@ -39,7 +39,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_paths import RUNS, new_run_path
 from efficientnetv2.training.run_request import RunRequest
-from efficientnetv2.training.time_budget import StartupBudget
+from efficientnetv2.training.time_limit import StartupBudget
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import as_details, progress, silenced
 from efficientnetv2.utils.rng import Key

@@ -23,7 +23,7 @@ from efficientnetv2.training.post_training import Result, finish_training
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_length import stage_ends
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
-from efficientnetv2.training.time_budget import Pacer, TimeLimit
+from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.unreadable_images import UnreadableImages
 from efficientnetv2.training.validation import DivergenceCheck, Validator

@@ -33,9 +33,10 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_length import log_steps, validation_steps
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data, request_run
-from efficientnetv2.training.time_budget import BEFORE_SHARE, RunEstimate, StartupBudget, estimate_run
+from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import pick_own_device, workers_for
 from efficientnetv2.utils.errors import InputError

@@ -38,7 +38,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest
 from efficientnetv2.training.run_summary import length_line, model_lines
-from efficientnetv2.training.time_budget import TimeLimit
+from efficientnetv2.training.time_limit import TimeLimit
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically
 from efficientnetv2.utils.shell import shell_join

@@ -24,7 +24,7 @@ from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
 from efficientnetv2.training.run_paths import create_run_dir, lock_run_dir
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, RunRequest, load_run_data, request_run
 from efficientnetv2.training.run_summary import length_line
-from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
+from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.legacy import SCHEMA_VERSION

@@ -42,9 +42,9 @@ from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.resolve import ResolvedRecipe, TrainingSet, resolve_recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir, RunLog
+from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_request import load_run_data
 from efficientnetv2.training.signals import signals_as_ctrl_c
-from efficientnetv2.training.time_budget import RunEstimate, estimate_run
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.utils.device import device_title, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
