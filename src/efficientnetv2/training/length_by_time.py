@@ -22,12 +22,12 @@ from efficientnetv2.data.readers import source_reader
 from efficientnetv2.inference.linear_probe import max_probe_images
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.compile import seconds_per_image
 from efficientnetv2.training.ddp import parallel_speed
 from efficientnetv2.training.image_sizes import lower_sizes_for_budget, settings_by_size
 from efficientnetv2.training.linear_probe import images_within, min_probe_images, wants_probe
 from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import sets_sizes
+from efficientnetv2.training.precision import seconds_per_image
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
 from efficientnetv2.training.run_estimate import estimate_run

@@ -10,7 +10,6 @@ from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.compile import choose_precision
 from efficientnetv2.training.ddp import parallel_speed, validate_sharing
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.image_sizes import (
@@ -32,6 +31,7 @@ from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_grou
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.model_selection import unused_patience
 from efficientnetv2.training.overrides import sets_sizes
+from efficientnetv2.training.precision import choose_precision
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.run_config import eval_preprocessing
