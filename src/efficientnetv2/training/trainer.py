@@ -14,9 +14,9 @@ from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
 from efficientnetv2.training.checkpoints import load_latest_checkpoint, save_checkpoint
+from efficientnetv2.training.class_imbalance import class_terms
 from efficientnetv2.training.ddp import AsyncFlags
 from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
-from efficientnetv2.training.losses import class_terms
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.post_training import Result, finish_training
