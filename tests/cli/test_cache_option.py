@@ -31,7 +31,6 @@ from efficientnetv2.training import image_cache
 from efficientnetv2.training.image_cache import build_cache, estimate_cache
 from efficientnetv2.training.image_sizes import settings_by_size
 from efficientnetv2.training.length_by_time import LengthBudget
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
@@ -39,6 +38,7 @@ from efficientnetv2.training.run_config import ImageCounts
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import RunOptions, RunRequest
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.resume import resume_run

@@ -25,13 +25,13 @@ from efficientnetv2.evaluation.predictions import write_skipped
 from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import run_request
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
 from efficientnetv2.training.run_paths import validate_new_run_dir
 from efficientnetv2.training.run_request import RunOptions, request_run
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train

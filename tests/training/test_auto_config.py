@@ -20,11 +20,12 @@ from efficientnetv2.training import initial_weights, length_by_time, memory_prob
 from efficientnetv2.training import memory_probe as preflight
 from efficientnetv2.training.initial_weights import build_model
 from efficientnetv2.training.length_by_time import TimeConstraints
-from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups, smallest_group
+from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, smallest_group
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB
 

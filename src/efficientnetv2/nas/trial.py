@@ -40,13 +40,13 @@ from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask
 from efficientnetv2.training import timing
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import build_initial_model
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.signals import defer_signals
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError, error_summary
 from efficientnetv2.utils.memory import is_out_of_memory, limit_memory, peak_bytes, reset_peak_memory
 from efficientnetv2.utils.processes import keep_freed_memory, own_folder

@@ -25,7 +25,6 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.ddp import parallel_speed
 from efficientnetv2.training.image_sizes import lower_sizes_for_budget, settings_by_size
 from efficientnetv2.training.linear_probe import images_within, min_probe_images, wants_probe
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.precision import seconds_per_image
 from efficientnetv2.training.recipe import Recipe
@@ -36,6 +35,7 @@ from efficientnetv2.training.run_request import ResolvedRun
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_limit import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit
 from efficientnetv2.training.timing import StepTimings, measure_timings
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import as_details, progress
 

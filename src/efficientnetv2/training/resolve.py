@@ -27,7 +27,7 @@ from efficientnetv2.training.length_by_time import (
     seconds_per_read,
 )
 from efficientnetv2.training.linear_probe import resolve_head_init
-from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups, group_size, validate_sizes
+from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups, group_size, validate_sizes
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.model_selection import unused_patience
 from efficientnetv2.training.overrides import sets_sizes
@@ -50,6 +50,7 @@ from efficientnetv2.training.run_summary import (
 from efficientnetv2.training.time_limit import StartupBudget
 from efficientnetv2.training.train_overlap import pretrain_overlap
 from efficientnetv2.transforms.auto_augment import require_rgb
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.logs import as_details, progress
 

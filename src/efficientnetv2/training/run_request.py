@@ -14,7 +14,6 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.image_cache import CacheEstimate, ImageCache
 from efficientnetv2.training.initial_weights import WeightsCandidate, validate_weights_name
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import (
     TrainOverrides,
@@ -30,7 +29,7 @@ from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_paths import RUNS, new_run_path, newest_run, runs_newest_first, validate_new_run_dir
 from efficientnetv2.training.time_limit import TimeLimit
 from efficientnetv2.training.train_overlap import PretrainOverlap
-from efficientnetv2.utils.device import device_note
+from efficientnetv2.utils.device import Hardware, device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_dir

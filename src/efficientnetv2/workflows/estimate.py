@@ -27,7 +27,6 @@ from efficientnetv2.models.hub import DownloadError
 from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
 from efficientnetv2.training.length_by_time import LengthBudget, measuring_line, needs_timing, report_s, scratch_dir
 from efficientnetv2.training.linear_probe import probe_s, select_weights
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, sets_sizes
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
@@ -38,7 +37,7 @@ from efficientnetv2.training.run_length import log_steps, validation_steps
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data, request_run
 from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
-from efficientnetv2.utils.device import pick_own_device, workers_for
+from efficientnetv2.utils.device import Hardware, pick_own_device, workers_for
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.rng import Key

@@ -31,7 +31,7 @@ from efficientnetv2.training.ddp import validate_sharing
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.initial_weights import build_initial_model, build_model
 from efficientnetv2.training.linear_probe import fit_head
-from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups
+from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import train_longer_hint
 from efficientnetv2.training.recipe import Recipe
@@ -39,6 +39,7 @@ from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest
 from efficientnetv2.training.run_summary import length_line, model_lines
 from efficientnetv2.training.time_limit import TimeLimit
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically
 from efficientnetv2.utils.shell import shell_join

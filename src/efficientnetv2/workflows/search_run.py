@@ -36,7 +36,6 @@ from efficientnetv2.nas.study import (
 from efficientnetv2.nas.trial import run_trial, to_measurement
 from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.resolve import ResolvedRecipe, TrainingSet, resolve_recipe
@@ -46,7 +45,7 @@ from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_request import load_run_data
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.timing import measure_timings
-from efficientnetv2.utils.device import device_title, pick_device, workers_for
+from efficientnetv2.utils.device import Hardware, device_title, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached

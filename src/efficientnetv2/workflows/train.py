@@ -17,14 +17,13 @@ from efficientnetv2.data.data_module import require_images_here
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.image_cache import ImageCache, local_reader
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.utils.device import pick_device, pick_own_device, workers_for
+from efficientnetv2.utils.device import Hardware, pick_device, pick_own_device, workers_for
 from efficientnetv2.utils.distributed import (
     SINGLE_PROCESS,
     World,
