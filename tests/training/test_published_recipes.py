@@ -11,8 +11,8 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import trainer
-from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
 

@@ -20,11 +20,11 @@ from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_tempe
 from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
-from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.run_config import RunConfig, eval_network
+from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.distributed import broadcast_from_main

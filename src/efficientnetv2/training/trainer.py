@@ -12,7 +12,7 @@ from typing import Any
 from efficientnetv2.data.loader import Batch, TrainingImages, decode_threads, training_batches, worker_errors
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.progressive.schedule import StepPlan
-from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.class_imbalance import class_terms
 from efficientnetv2.training.ddp import AsyncFlags
@@ -21,6 +21,7 @@ from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.post_training import Result, finish_training
 from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_context import RunContext, StopRequestedError
 from efficientnetv2.training.run_length import stage_ends
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
