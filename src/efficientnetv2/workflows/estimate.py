@@ -34,17 +34,16 @@ from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_length import log_steps, validation_steps
-from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data, request_run
+from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data
 from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
-from efficientnetv2.utils.device import Hardware, pick_own_device, workers_for
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, refuse_launched, run_arguments
 from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import html_table
-from efficientnetv2.workflows.run_start import validate_request
+from efficientnetv2.workflows.run_start import pick_hardware, valid_request
 
 _logger = logging.getLogger(__name__)
 
@@ -115,12 +114,8 @@ def plan_run(
     ``began`` is the ``time.monotonic()`` when the command began. None is now.
     """
     budget = StartupBudget(_WITHIN_S, time.monotonic() if began is None else began)
-    device = pick_own_device(options.device, 0, 1)
-    if options.memory_gib is not None:
-        limit_memory(device, options.memory_gib)
-    hardware = Hardware(device, options.memory_gib, workers=workers_for(options.workers, device))
-    request = request_run(overrides, options, hardware)
-    validate_request(request, source)
+    hardware = pick_hardware(options)
+    request = valid_request(overrides, source, options, hardware)
     data = load_run_data(request.recipe, source, strict=options.strict)
     request = select_weights(request, data, hardware, budget)
     with scratch_dir(request.path) as folder:
@@ -131,7 +126,7 @@ def plan_run(
         before_s = {"start-up": budget.used_s - request.comparison_s}
         if request.comparison is not None:
             before_s["comparing weights"] = request.comparison_s
-        cache = estimate_cache(overrides.cache, run.recipe, run.data, device)
+        cache = estimate_cache(overrides.cache, run.recipe, run.data, hardware.device)
         run = replace(run, cache=cache)
         began_s, is_timed = time.perf_counter(), needs_timing(run.recipe, overrides.minutes)
         timings = _timings(run, hardware, folder, budget)
@@ -152,7 +147,7 @@ def plan_run(
     disk_bytes = {**costs.disk_bytes, "lists and report": report_bytes}
     costs = replace(costs, others_s={**others_s, **costs.others_s}, disk_bytes=disk_bytes)
     assert run.recipe.epochs != "auto", "resolve_unmeasured() has resolved them"
-    return Estimate(costs, cache, device, notes, float(run.recipe.epochs))
+    return Estimate(costs, cache, hardware.device, notes, float(run.recipe.epochs))
 
 
 def _timings(run: ResolvedRun, hardware: Hardware, folder: Path, budget: StartupBudget) -> StepTimings:

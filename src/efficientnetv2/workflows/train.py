@@ -23,25 +23,17 @@ from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.utils.device import Hardware, pick_device, pick_own_device, workers_for
-from efficientnetv2.utils.distributed import (
-    SINGLE_PROCESS,
-    World,
-    broadcast_from_main,
-    process_group,
-    with_tensor_group,
-    world_from_env,
-)
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, broadcast_from_main, process_group, world_from_env
 from efficientnetv2.utils.errors import ReaderKilledError
 from efficientnetv2.utils.logs import attached, silenced
-from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments
 from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import Run
 from efficientnetv2.workflows.resume import FinishedRun, report_finished
 from efficientnetv2.workflows.run_report import write_run_report
-from efficientnetv2.workflows.run_start import TrainJob, log_idle_gpus, resolve_or_resume, resume_hint
+from efficientnetv2.workflows.run_start import TrainJob, log_idle_gpus, pick_hardware, resolve_or_resume, resume_hint
 
 _logger = logging.getLogger(__name__)
 
@@ -160,17 +152,12 @@ def train_run(
     Raises:
         KeyboardInterrupt: Ctrl-C; the message gives the command that resumes the run.
     """
-    device = pick_own_device(options.device, world.local_rank, world.local_size)
-    if options.memory_gib is not None:
-        limit_memory(device, options.memory_gib)
-    workers = workers_for(options.workers, device, sharing=world.local_size)
-    hardware = Hardware(device, options.memory_gib, with_tensor_group(world, device), workers)
-    job = TrainJob(overrides, source, options, hardware, log, began)
+    job = TrainJob(overrides, source, options, pick_hardware(options, world), log, began)
     with ExitStack() as locks:
         try:
             # Of several processes the launcher stops the others.
             with nullcontext() if world.is_distributed else signals_as_ctrl_c():
-                run = broadcast_from_main(hardware.world, lambda: resolve_or_resume(job, locks))
+                run = broadcast_from_main(job.hardware.world, lambda: resolve_or_resume(job, locks))
         except KeyboardInterrupt as stop:
             effect = "resumes" if options.resume else "starts again"
             raise KeyboardInterrupt(f"No step had been taken: the same command {effect}.") from stop
