@@ -53,10 +53,6 @@ def crossval(
     - `effnetv2 crossval train.csv --by time --time-column year --folds 4`
     - `effnetv2 crossval train.csv --candidate class_sampling=null --candidate class_sampling=equal`
     """
-    from efficientnetv2.workflows.output_paths import validate_run_paths
-
-    if not resume:
-        validate_run_paths(data, out, "crossval")
     from efficientnetv2.cli.bars import TrainingBar  # torch, which takes seconds
     from efficientnetv2.cli.results import ResultPrinter
     from efficientnetv2.workflows.crossval import run_crossval
