@@ -101,38 +101,37 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
     last prediction, and of filling a cache.
     """
     minutes, config = run.request.overrides.minutes, run.config(hardware)
-    spent_s = 0.0 if run.cache is None else run.cache.seconds
-    timed, within_s = config, None
+    length, timed, within_s = LengthBudget.of(run, hardware), config, None
     if budget is not None:  # the run compiles; its speed is measured again under way
-        spent_s, within_s = budget.used_s, _TIMING_FRACTION * budget.left_s
+        length, within_s = replace(length, spent_s=budget.used_s), _TIMING_FRACTION * budget.left_s
         timed = replace(config, recipe=run.recipe.model_copy(update={"compile": False}))
-    at_once = parallel_speed(hardware.world, hardware.device)
-    length = LengthBudget(run.recipe, config.image_counts, minutes, spent_s, at_once)
     _logger.debug(measuring_line(run.recipe))
     with scratch_dir(run.request.path) as folder, progress("measuring steps", None), as_details():
         timings = measure_timings(timed, folder, is_impossible=length.is_exceeded, within_s=within_s)
-    recipe, notes, probe_images, limit = run.recipe, [*run.notes], None, None
     if budget is not None and minutes is not None:
         after_s = report_s(config, timings)
-        if not sets_sizes(run.request.overrides):
-            sizes = replace(length, spent_s=60 * minutes * BEFORE_SHARE + after_s)
-            recipe, timings, lowered = sizes.lower_sizes(timings, run.data.stored_size)
-            notes += lowered
-        run = replace(run, recipe=recipe)
-        recipe, probe_images, probing_s, probe_notes = _probe_in_time(run, timings, hardware, budget)
-        notes += probe_notes
-        groups = recipe.batch_size // (recipe.ghost_batch_size or recipe.batch_size)
-        limit = TimeLimit(60 * minutes, after_s, timings.shared(at_once, groups), began=budget.began)
-        spent_s = budget.used_s + probing_s + after_s
-    recipe, length_notes = replace(length, recipe=recipe, spent_s=spent_s).set_length(timings)
-    return replace(
-        run,
-        recipe=recipe,
-        preprocessing=eval_preprocessing(recipe, run.network, run.data.dataset.bands),
-        notes=(*notes, *length_notes),
-        limit=limit,
-        probe_images=probe_images,
-    )
+        run, timings = with_lower_sizes(run, replace(length, spent_s=60 * minutes * BEFORE_SHARE + after_s), timings)
+        run, probing_s = _probe_in_time(run, timings, hardware, budget)
+        groups = run.recipe.batch_size // (run.recipe.ghost_batch_size or run.recipe.batch_size)
+        limit = TimeLimit(60 * minutes, after_s, timings.shared(length.at_once, groups), began=budget.began)
+        run = replace(run, limit=limit)
+        length = replace(length, spent_s=budget.used_s + probing_s + after_s)
+    return with_length(run, length, timings)
+
+
+def with_lower_sizes(run: ResolvedRun, length: LengthBudget, timings: StepTimings) -> tuple[ResolvedRun, StepTimings]:
+    """The run with image sizes at which three epochs fit, unless the user has set them, and its timings."""
+    if sets_sizes(run.request.overrides):
+        return run, timings
+    recipe, timings, notes = length.lower_sizes(timings, run.data.stored_size)
+    return replace(run, recipe=recipe, notes=(*run.notes, *notes)), timings
+
+
+def with_length(run: ResolvedRun, length: LengthBudget, timings: StepTimings) -> ResolvedRun:
+    """The run with the stage lengths and epochs that its timings decide."""
+    recipe, notes = replace(length, recipe=run.recipe).set_length(timings)
+    preprocessing = eval_preprocessing(recipe, run.network, run.data.dataset.bands)
+    return replace(run, recipe=recipe, preprocessing=preprocessing, notes=(*run.notes, *notes))
 
 
 @dataclass(frozen=True)
@@ -145,6 +144,13 @@ class LengthBudget:
     minutes: float | None
     spent_s: float = 0.0  # Seconds of other work: a cache, all before the first step, the report
     at_once: int = 1  # Processes that share steps and predictions, each as fast as the one that was timed
+
+    @classmethod
+    def of(cls, run: ResolvedRun, hardware: Hardware) -> LengthBudget:
+        """The time of a run on all its processes, of which its cache takes a part."""
+        spent_s = 0.0 if run.cache is None else run.cache.seconds
+        counts, at_once = run.config(hardware).image_counts, parallel_speed(hardware.world, hardware.device)
+        return cls(run.recipe, counts, run.request.overrides.minutes, spent_s, at_once)
 
     def minutes_for(self, steps: int, timings: StepTimings) -> float:
         """The minutes to give a run of a number of steps: its time, a reserve and the other work."""
@@ -265,15 +271,16 @@ def report_s(config: RunConfig, timings: StepTimings) -> float:
 
 def _probe_in_time(
     run: ResolvedRun, timings: StepTimings, hardware: Hardware, budget: StartupBudget
-) -> tuple[Recipe, int | None, float, list[str]]:
-    """The recipe, the images that a linear probe has time for (None: all), its seconds, and a note if it has none."""
+) -> tuple[ResolvedRun, float]:
+    """The run with the images that a linear probe has time for, or a note if it has none; and its seconds."""
     recipe, data = run.recipe, run.data
     if not wants_probe(recipe, run.request.options.probe, data):
-        return recipe, None, 0.0, []
+        return run, 0.0
     left_s, px = budget.left_s, recipe.eval_image_size or run.preprocessing.image_size
     most = max_probe_images(run.network, px, len(data.train.class_names), hardware.device)
     images = images_within(left_s, data, run.network, timings.curve.each_s, most)
     if images is None or images >= min_probe_images(data):
-        return recipe, images, left_s, []
+        return replace(run, probe_images=images), left_s
     note = f"No linear probe of the given weights (`minutes={run.request.overrides.minutes:g}` leaves no time for it)."
-    return recipe.model_copy(update={"head_init": "random"}), 0, 0.0, [note]
+    recipe = recipe.model_copy(update={"head_init": "random"})
+    return replace(run, recipe=recipe, probe_images=0, notes=(*run.notes, note)), 0.0

@@ -25,12 +25,20 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
 from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
-from efficientnetv2.training.length_by_time import LengthBudget, measuring_line, needs_timing, report_s, scratch_dir
+from efficientnetv2.training.length_by_time import (
+    LengthBudget,
+    measuring_line,
+    needs_timing,
+    report_s,
+    scratch_dir,
+    with_length,
+    with_lower_sizes,
+)
 from efficientnetv2.training.linear_probe import probe_s, select_weights
-from efficientnetv2.training.overrides import TrainOverrides, sets_sizes
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
-from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
+from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_length import log_steps, validation_steps
@@ -154,16 +162,15 @@ def plan_run(
 def _timings(run: ResolvedRun, hardware: Hardware, folder: Path, budget: StartupBudget) -> StepTimings:
     """Timings of the uncompiled model, on images that are cached if all will be; compiling is estimated."""
     minutes, config = run.request.overrides.minutes, run.config(hardware)
-    spent_s = 0.0 if run.cache is None else run.cache.seconds
-    length = LengthBudget(run.recipe, config.image_counts, minutes, spent_s)
     _logger.info(measuring_line(run.recipe))
+    run_steps = None if needs_timing(run.recipe, minutes) else config.length.steps
     if isinstance(run.cache, CacheEstimate):
         config = replace(config, train=run.cache.images)
     timings = measure_timings(
         replace(config, recipe=run.recipe.model_copy(update={"compile": False})),
         folder,
-        run_steps=None if needs_timing(run.recipe, minutes) else run.config(hardware).length.steps,
-        is_impossible=length.is_exceeded,
+        run_steps=run_steps,
+        is_impossible=LengthBudget.of(run, hardware).is_exceeded,
         within_s=_TIMING_FRACTION * budget.left_s,
     )
     return replace(timings, compile_s=_COMPILE_S * run.recipe.progressive.stages if run.recipe.compile else 0.0)
@@ -173,25 +180,15 @@ def _with_length(
     run: ResolvedRun, timings: StepTimings, hardware: Hardware, budget: StartupBudget
 ) -> tuple[ResolvedRun, StepTimings]:
     """The run with the sizes, stage lengths and epochs that the timings decide, and its timings."""
-    minutes, recipe = run.request.overrides.minutes, run.recipe
-    notes = [*run.notes]
-    if recipe.compile:
-        notes.append(
-            f"Compiling: about {timings.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
-        )
-    config, spent_s = run.config(hardware), 0.0 if run.cache is None else run.cache.seconds
-    length = LengthBudget(recipe, config.image_counts, minutes, spent_s)
+    minutes, length = run.request.overrides.minutes, LengthBudget.of(run, hardware)
+    if run.recipe.compile:
+        note = f"Compiling: about {timings.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
+        run = replace(run, notes=(*run.notes, note))
     if minutes is not None:
         before_s = min(60 * minutes * BEFORE_SHARE, budget.used_s + length.spent_s)
-        length = replace(length, spent_s=before_s + report_s(config, timings))
-        if not sets_sizes(run.request.overrides):
-            recipe, timings, lowered = length.lower_sizes(timings, run.data.stored_size)
-            notes += lowered
-            length = replace(length, recipe=recipe)
-    recipe, length_notes = length.set_length(timings)
-    preprocessing = eval_preprocessing(recipe, run.network, run.data.dataset.bands)
-    run = replace(run, recipe=recipe, preprocessing=preprocessing, notes=(*notes, *length_notes))
-    return add_final_notes(run), timings
+        length = replace(length, spent_s=before_s + report_s(run.config(hardware), timings))
+        run, timings = with_lower_sizes(run, length, timings)
+    return add_final_notes(with_length(run, length, timings)), timings
 
 
 def _without_weights_hint(recipe: Recipe, overrides: TrainOverrides) -> str:
