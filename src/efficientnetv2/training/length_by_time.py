@@ -36,6 +36,7 @@ from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_limit import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import Hardware
+from efficientnetv2.utils.distributed import SINGLE_PROCESS
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import as_details, progress
 
@@ -100,7 +101,7 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
     With ``budget``, the minutes are those from the command to the report; without, those from the first step to the
     last prediction, and of filling a cache.
     """
-    minutes, config = run.request.overrides.minutes, run.config(hardware)
+    minutes, config = run.request.overrides.minutes, run.config(replace(hardware, world=SINGLE_PROCESS))
     length, timed, within_s = LengthBudget.of(run, hardware), config, None
     if budget is not None:  # the run compiles; its speed is measured again under way
         length, within_s = replace(length, spent_s=budget.used_s), _TIMING_FRACTION * budget.left_s

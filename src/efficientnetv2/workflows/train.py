@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
@@ -168,13 +168,8 @@ def _train(job: TrainJob, run: ResolvedRun, callbacks: Sequence[Callback]) -> Tr
     """Train a resolved run and write its report; every process calls this."""
     world, path = job.hardware.world, run.request.path
     cache = run.cache if isinstance(run.cache, ImageCache) else None
-    config = replace(
-        run.config(job.hardware),
-        folder=RunDir(path) if world.is_main_process else NullRunDir(path),
-        strict=job.options.strict,
-        world=world,
-        reader=local_reader(cache, run.recipe, run.data, job.hardware),
-    )
+    folder = RunDir(path) if world.is_main_process else NullRunDir(path)
+    config = run.config(job.hardware, folder=folder, reader=local_reader(cache, run.recipe, run.data, job.hardware))
     require_images_here(config.train, world)
     try:
         result = Trainer(config, callbacks, limit=run.limit).fit(resume=run.request.resumed)
