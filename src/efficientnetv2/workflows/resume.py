@@ -223,7 +223,7 @@ def _from_list(saved: ImageDataset, data: DataModule, gone: set[str]) -> DataMod
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class AlreadyFinished:
     """A run with nothing left to do, and another one that it is to be compared with."""
 
     path: Path
@@ -231,7 +231,7 @@ class FinishedRun:
     baseline: PreviousRun | None = None
 
     @classmethod
-    def find(cls, request: RunRequest) -> FinishedRun | None:
+    def find(cls, request: RunRequest) -> AlreadyFinished | None:
         """The run, if nothing is left to do; InputError if it is to be compared, but its report is gone."""
         path, against, folder = request.path, request.options.against, RunDir(request.path)
         if not folder.finished:
@@ -247,7 +247,7 @@ class FinishedRun:
         return cls(path, request.recipe, other)
 
 
-def report_finished(run: FinishedRun, on_result: Callable[[Path], None]) -> None:
+def report_finished(run: AlreadyFinished, on_result: Callable[[Path], None]) -> None:
     """Log where the result is, and how to train longer; ``on_result`` gets the file of the report.
 
     Checkpoints that a kill has left behind are removed.

@@ -31,7 +31,7 @@ from efficientnetv2.utils.legacy import SCHEMA_VERSION
 from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import command_line, shell_join
 from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
-from efficientnetv2.workflows.resume import FinishedRun, restore_dataset, resume_run
+from efficientnetv2.workflows.resume import AlreadyFinished, restore_dataset, resume_run
 from efficientnetv2.workflows.run_report import save_probe
 
 _logger = logging.getLogger(__name__)
@@ -58,15 +58,15 @@ def pick_hardware(options: RunOptions, world: World = SINGLE_PROCESS) -> Hardwar
     return Hardware(device, options.memory_gib, with_tensor_group(world, device), workers)
 
 
-def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | FinishedRun:
+def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | AlreadyFinished:
     """Everything before the first step; ``locks`` hold the run directory from then on."""
     options, hardware = job.options, job.hardware
     request = valid_request(job.overrides, job.source, options, hardware)
     if request.resumed:
-        if (finished := FinishedRun.find(request)) is not None:
+        if (finished := AlreadyFinished.find(request)) is not None:
             return finished
         locks.enter_context(lock_run_dir(request.path))
-        if (finished := FinishedRun.find(request)) is not None:  # while this process waited
+        if (finished := AlreadyFinished.find(request)) is not None:  # while this process waited
             return finished
         job.log.write_to(request.path)
     # Before every image is read.

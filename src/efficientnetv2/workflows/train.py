@@ -31,7 +31,7 @@ from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments
 from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import Run
-from efficientnetv2.workflows.resume import FinishedRun, report_finished
+from efficientnetv2.workflows.resume import AlreadyFinished, report_finished
 from efficientnetv2.workflows.run_report import write_run_report
 from efficientnetv2.workflows.run_start import TrainJob, log_idle_gpus, pick_hardware, resolve_or_resume, resume_hint
 
@@ -116,17 +116,17 @@ def train_and_report(
     ):
         if not world.is_distributed:
             log_idle_gpus(pick_device(options.device))
-        run = train_run(overrides, source, options, log, world, began=began, callbacks=callbacks)
-        if isinstance(run, FinishedRun):
+        trained = train_run(overrides, source, options, log, world, began=began, callbacks=callbacks)
+        if isinstance(trained, AlreadyFinished):
             if world.is_main_process:
-                report_finished(run, on_result)
-        elif run.result is not None:
-            on_result(run.result)
-            paths = f"Model: {RunDir(run.path).model_file}", f"Report: {run.path / 'report.html'}"
-            predict = f"For new images: {shell_join(['effnetv2', 'predict', str(run.path), 'IMAGES'])}"
-            for line in (*paths, *run.result.next_lines, predict):
+                report_finished(trained, on_result)
+        elif trained.result is not None:
+            on_result(trained.result)
+            paths = f"Model: {RunDir(trained.path).model_file}", f"Report: {trained.path / 'report.html'}"
+            predict = f"For new images: {shell_join(['effnetv2', 'predict', str(trained.path), 'IMAGES'])}"
+            for line in (*paths, *trained.result.next_lines, predict):
                 _logger.info(line)
-        return run.path
+        return trained.path
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ def train_run(
     *,
     began: float | None = None,
     callbacks: Sequence[Callback] = (),
-) -> TrainedRun | FinishedRun:
+) -> TrainedRun | AlreadyFinished:
     """Train one run and write its report; a finished run stays as it is.
 
     Raises:
@@ -157,11 +157,11 @@ def train_run(
         try:
             # Of several processes the launcher stops the others.
             with nullcontext() if world.is_distributed else signals_as_ctrl_c():
-                run = broadcast_from_main(job.hardware.world, lambda: resolve_or_resume(job, locks))
+                resolved = broadcast_from_main(job.hardware.world, lambda: resolve_or_resume(job, locks))
         except KeyboardInterrupt as stop:
             effect = "resumes" if options.resume else "starts again"
             raise KeyboardInterrupt(f"No step had been taken: the same command {effect}.") from stop
-        return run if isinstance(run, FinishedRun) else _train(job, run, callbacks)
+        return resolved if isinstance(resolved, AlreadyFinished) else _train(job, resolved, callbacks)
 
 
 def _train(job: TrainJob, run: ResolvedRun, callbacks: Sequence[Callback]) -> TrainedRun:
