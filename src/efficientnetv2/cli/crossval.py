@@ -65,6 +65,6 @@ def crossval(
     given = (name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE")  # type: ignore[union-attr]
     with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen, TrainingBar(screen) as bar:
         run_crossval(
-            recipe.words(), table.source(data), machine.place(out, resume=resume), plan, frozenset(given),
-            callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json)
+            recipe.overrides(), table.data_config(data), machine.run_options(out, resume=resume), plan,
+            frozenset(given), callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json)
         )  # fmt: skip

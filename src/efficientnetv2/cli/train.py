@@ -47,16 +47,16 @@ def train(
 
         with Screen():
             draw_sheet(
-                recipe.words(), table.source(data), preview,
+                recipe.overrides(), table.data_config(data), preview,
                 pictures=preview_images, device=machine.device, strict=machine.strict
             )  # fmt: skip
         return
-    place = machine.place(out, resume=resume, baseline=baseline)
+    run_options = machine.run_options(out, resume=resume, baseline=baseline)
     with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen:
         if dry_run:
             from efficientnetv2.workflows.estimate import plan_run
 
-            plan = plan_run(recipe.words(), table.source(data), place, began=began)
+            plan = plan_run(recipe.overrides(), table.data_config(data), run_options, began=began)
             if machine.as_json:
                 print_json(plan.report)
             else:
@@ -68,7 +68,7 @@ def train(
 
         with TrainingBar(screen) as bar:
             train_and_report(
-                recipe.words(), table.source(data), place,
+                recipe.overrides(), table.data_config(data), run_options,
                 began=began, callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json)
             )  # fmt: skip
 
