@@ -1,4 +1,19 @@
-"""Resolve a run before its first step: every "auto" of its recipe becomes a value, once, in one place."""
+"""Resolve a run before its first step: every "auto" of its recipe becomes a value, once, in one place.
+
+Fields, in this order, and the functions that decide them::
+
+    weights (of several)           linear_probe.select_weights, before the run has a directory
+    head_init                      linear_probe.resolve_head_init, _model_fields
+    minival                        resolve_unmeasured
+    progressive.image_size         image_sizes.limit_upscaling, image_sizes.lower_sizes_for_budget
+    model, weights, global_pool    initial_weights.build_initial_model, _model_fields
+    epochs (without ``minutes``)   _epoch_fields
+    eval_image_size, candidates    image_sizes.resolve_eval_sizes
+    progressive.seed               resolve_recipe
+    precision, compile             precision.choose_precision
+    ghost_batch_size, groups/pass  memory_probe.group_size, memory_probe.fit_groups
+    epochs, sizes, stage lengths   length_by_time.resolve_length, by measured steps
+"""
 
 from __future__ import annotations
 
