@@ -56,8 +56,7 @@ def compile_model(
     assert isinstance(network, Network), "its number of channels is known"
     # Dropout and stochastic depth draw as they do uncompiled.
     call = cast(nn.Module, torch.compile(network, dynamic=False, options={"fallback_random": True}))
-    group = recipe.ghost_batch_size or recipe.batch_size
-    groups = len(world.groups(recipe.batch_size // group))
+    group, groups = recipe.group_size, len(world.groups(recipe.num_groups))
     plan = recipe.progressive
     settings = [plan.stage(index) for index in range(plan.stages)]
     settings += [plan.last] if plan.continuous else []  # the largest images, with which no stage begins

@@ -113,8 +113,8 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
         after_s = report_s(config, timings)
         run, timings = with_lower_sizes(run, replace(length, spent_s=60 * minutes * BEFORE_SHARE + after_s), timings)
         run, probing_s = _probe_in_time(run, timings, hardware, budget)
-        groups = run.recipe.batch_size // (run.recipe.ghost_batch_size or run.recipe.batch_size)
-        limit = TimeLimit(60 * minutes, after_s, timings.shared(length.at_once, groups), began=budget.began)
+        shared = timings.shared(length.at_once, run.recipe.num_groups)
+        limit = TimeLimit(60 * minutes, after_s, shared, began=budget.began)
         run = replace(run, limit=limit)
         length = replace(length, spent_s=budget.used_s + probing_s + after_s)
     return with_length(run, length, timings)
@@ -156,9 +156,8 @@ class LengthBudget:
     def minutes_for(self, steps: int, timings: StepTimings) -> float:
         """The minutes to give a run of a number of steps: its time, a reserve and the other work."""
         epochs = steps * self.recipe.batch_size / self.counts.train
-        groups = self.recipe.batch_size // (self.recipe.ghost_batch_size or 1)
         recipe = self.recipe.model_copy(update={"epochs": epochs})
-        run = estimate_run(recipe, timings.shared(self.at_once, groups), self.counts)
+        run = estimate_run(recipe, timings.shared(self.at_once, recipe.num_groups), self.counts)
         return (self.spent_s + run.seconds / (1 - RESERVE)) / 60
 
     def is_exceeded(self, timings: StepTimings) -> bool:

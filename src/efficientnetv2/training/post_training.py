@@ -141,10 +141,9 @@ def unreadable_note(config: RunConfig, predictions: Predictions) -> list[str]:
 
 def epochs_trained(config: RunConfig, steps: int) -> float:
     """The epochs of a run's steps: those of the recipe, unless it had a time limit or stopped early."""
-    assert config.recipe.epochs != "auto", "resolve_recipe() comes first"
     if steps != config.length.steps:
         return round(steps * config.recipe.batch_size / len(config.train), 4)
-    return config.recipe.epochs
+    return float(config.recipe.epochs)
 
 
 def _fingerprint(config: RunConfig) -> TrainingFingerprint | None:

@@ -187,7 +187,7 @@ class _Bench:
         place(network, self.device)
         setting = self.recipe.progressive.last
         apply_regularization(network, setting)
-        group = self.recipe.ghost_batch_size or self.recipe.batch_size
+        group = self.recipe.group_size
         count = min(group, _CPU_IMAGES) if self.device.type == "cpu" else group
         changes = {
             "precision": precision,

@@ -128,7 +128,6 @@ def _stages(
     recipe: Recipe, timings: StepTimings, length: RunLength, microbatches: MicrobatchPlan
 ) -> tuple[StageEstimate, ...]:
     by_px = {timing.image_size: timing for timing in timings.steps}
-    groups = recipe.batch_size // (recipe.ghost_batch_size or recipe.batch_size)
     stages: list[StageEstimate] = []
     for px, sizes, steps in steps_by_size(recipe.progressive, length.steps, sorted(by_px)):
         each = float(np.mean([timings.step_s(size) for size in sizes]))
@@ -139,7 +138,7 @@ def _stages(
                 steps=steps,
                 images_per_s=recipe.batch_size / each,
                 seconds=begin + each * steps,
-                microbatches=min(groups, microbatches.at(px)),
+                microbatches=min(recipe.num_groups, microbatches.at(px)),
                 memory_bytes=by_px[px].memory_bytes,
             )
         )

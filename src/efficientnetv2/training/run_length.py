@@ -21,8 +21,7 @@ class RunLength:
     @classmethod
     def of(cls, recipe: Recipe, images: int) -> RunLength:
         """Length of a resolved recipe on a number of training images."""
-        assert recipe.epochs != "auto", "resolve_recipe() comes first"
-        steps = max(1, round(recipe.epochs * images / recipe.batch_size))
+        steps = max(1, round(float(recipe.epochs) * images / recipe.batch_size))
         return cls(steps, images / recipe.batch_size)
 
 

@@ -34,13 +34,12 @@ def training_images(
 def train_sampler(config: RunConfig, *, steps: int, first_step: int = 0, plan: StepPlan | None = None) -> TrainSampler:
     """The requests of a run, from ``first_step`` on; see ``TrainSampler``."""
     recipe = config.recipe
-    assert recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
     return TrainSampler(
         labels=config.train.labels,
         progressive=recipe.progressive,
         steps=steps,
         batch_size=recipe.batch_size,
-        ghost_batch_size=recipe.ghost_batch_size,
+        ghost_batch_size=recipe.group_size,
         class_sampling=recipe.class_sampling,
         key=config.key,
         first_step=first_step,

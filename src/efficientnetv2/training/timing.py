@@ -159,10 +159,9 @@ class _StepTimer:
         is_impossible: Callable[[StepTimings], bool],
         within_s: float | None,
     ) -> None:
-        group = config.recipe.ghost_batch_size
-        assert group is not None, "resolve_recipe() comes first"
+        group = config.recipe.group_size
         most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
-        self._groups = min(config.recipe.batch_size // group, max(config.microbatches.most, most // group))
+        self._groups = min(config.recipe.num_groups, max(config.microbatches.most, most // group))
         self.config, self._timings = config, timings
         part = config.recipe.model_copy(update={"batch_size": self._groups * group})
         self._measured = replace(config, recipe=part)

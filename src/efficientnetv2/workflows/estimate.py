@@ -155,7 +155,6 @@ def plan_run(
     costs = estimate_run(run.recipe, timings, config.image_counts, microbatches=run.microbatches)
     disk_bytes = {**costs.disk_bytes, "lists and report": report_bytes}
     costs = replace(costs, others_s={**others_s, **costs.others_s}, disk_bytes=disk_bytes)
-    assert run.recipe.epochs != "auto", "resolve_unmeasured() has resolved them"
     return Estimate(costs, cache, hardware.device, notes, float(run.recipe.epochs))
 
 
