@@ -41,15 +41,15 @@ from efficientnetv2.inference.linear_probe import ProbeOptions, linear_probe
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.training.initial_weights import load_weights
-from efficientnetv2.training.memory_probe import Hardware
+from efficientnetv2.training.length_by_time import LengthBudget
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_length import LengthBudget
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.processes import keep_freed_memory
 from efficientnetv2.utils.rng import Key
 

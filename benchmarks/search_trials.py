@@ -26,13 +26,12 @@ from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.step_time import ReferenceTiming
 from efficientnetv2.nas.trial import run_trial, to_measurement
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe, with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.recipes.nas_proxy import CHOOSING
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
-from efficientnetv2.utils.device import device_title
+from efficientnetv2.utils.device import Hardware, device_title
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import cache_folder, write_text_atomically
 from efficientnetv2.utils.rng import Key

@@ -617,7 +617,7 @@ def test_each_long_phase_says_a_line_before_it_begins(class_folders, tmp_path, m
         raise InputError("as far as the measurement")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("efficientnetv2.training.run_length.measure_timings", ended)
+    monkeypatch.setattr("efficientnetv2.training.length_by_time.measure_timings", ended)
     length = TINY.index("--epochs")
     words = ["train", class_folders, *TINY[:length], *TINY[length + 2 :], "--minutes", "2", "--output", "run"]
     done = CliRunner().invoke(app, [str(word) for word in words])

@@ -10,9 +10,9 @@ from tests.command_line import effnetv2_fresh
 from tests.messages import mentions
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_request import RunOptions, request_run
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import train

@@ -12,13 +12,13 @@ from tests.messages import mentioning
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.training import run_length
+from efficientnetv2.training import length_by_time
+from efficientnetv2.training.length_by_time import LengthBudget
 from efficientnetv2.training.linear_probe import images_within, probe_s
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.run_length import LengthBudget
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
@@ -83,9 +83,9 @@ def test_a_probe_looks_at_as_many_images_as_there_is_time_for(seconds, most, ima
 
 
 def test_workers_that_read_side_by_side_need_as_much_less_time_for_an_image(class_folders, monkeypatch):
-    monkeypatch.setattr(run_length, "load_eval_image", lambda *given: time.sleep(0.02))
+    monkeypatch.setattr(length_by_time, "load_eval_image", lambda *given: time.sleep(0.02))
     alone, shared = (
-        run_length.seconds_per_read(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
+        length_by_time.seconds_per_read(load_dataset(class_folders), get_recipe("quick"), workers) for workers in (1, 8)
     )
     assert alone >= 0.02
     assert shared < alone / 4

@@ -25,16 +25,16 @@ from efficientnetv2.evaluation.predictions import write_skipped
 from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import run_request
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
-from efficientnetv2.training.run_lock import validate_new_run_dir
+from efficientnetv2.training.run_paths import validate_new_run_dir
 from efficientnetv2.training.run_request import RunOptions, request_run
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.workflows import train
+from efficientnetv2.workflows import run_start, train
 from efficientnetv2.workflows.area import _from_table
 from efficientnetv2.workflows.batch_predict import InferenceOptions
 from efficientnetv2.workflows.crossval import _folder, load_images
@@ -159,7 +159,7 @@ def test_a_run_of_many_processes_that_is_stopped_goes_on_with_as_many(
 
     monkeypatch.setattr(Trainer, "fit", stop)
     # What they would say to each other.
-    monkeypatch.setattr(train, "with_tensor_group", lambda world, device: world)
+    monkeypatch.setattr(run_start, "with_tensor_group", lambda world, device: world)
     monkeypatch.setattr(train, "broadcast_from_main", lambda world, make: make())
     monkeypatch.setattr(train, "require_images_here", lambda images, world: None)
     words = TrainOverrides(model=NETWORK, weights="none", epochs=10, settings=("compile=false", "precision=fp32"))

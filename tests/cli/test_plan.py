@@ -16,9 +16,10 @@ from efficientnetv2.evaluation.plots import draw_training_curves
 from efficientnetv2.training.image_cache import CacheEstimate
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig, RunLength
+from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.time_budget import RunEstimate, StageEstimate
+from efficientnetv2.training.run_estimate import RunEstimate, StageEstimate
+from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.workflows import estimate
 
 SCRATCH = (*TINY, "--weights", "none")

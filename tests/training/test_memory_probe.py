@@ -16,8 +16,9 @@ from efficientnetv2.models.factory import create
 from efficientnetv2.models.wrappers import WrappedModel
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.training import memory_probe as room
-from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, largest
+from efficientnetv2.training.memory_probe import MemoryProbe, largest
 from efficientnetv2.training.microbatch import MicrobatchPlan
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import GIB, in_use_bytes

@@ -10,9 +10,8 @@ from tests.messages import mentions
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import trainer
-from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.recipes import RECIPES, get_recipe
+from efficientnetv2.training.step_inputs import training_images
 from efficientnetv2.transforms.pipeline import AugmentPlan
 
 
@@ -239,14 +238,8 @@ def test_the_papers_search_trains_at_one_size_with_the_regularization_of_the_fir
 
 
 @pytest.mark.parametrize(("own", "crop_mode"), [("center", "center"), (None, "squash")])
-def test_training_crops_as_its_recipe_says(own, crop_mode, monkeypatch):
+def test_training_crops_as_its_recipe_says(own, crop_mode):
     """S squeezes whole pictures in evaluation, but draws crops by their aspect in pixels."""
-    crops: list[str] = []
-    monkeypatch.setattr(trainer, "TrainingImages", lambda train, seen, *more, **words: crops.append(seen.crop_mode))
-    for name in ("TrainSampler", "training_batches", "train_steps", "class_terms", "decode_threads"):
-        monkeypatch.setattr(trainer, name, lambda *given, **words: None)
-    recipe = get_recipe("efficientnetv2_s_paper").model_copy(update={"train_crop_mode": own, "ghost_batch_size": 32})
-    job = MagicMock(recipe=recipe, preprocessing=Preprocessing(image_size=384, crop_mode="squash"))
-    context = RunContext(job, MagicMock(step=0), MagicMock(steps=1))
-    trainer.training_steps(context, lambda: None)
-    assert crops == [crop_mode]
+    recipe = get_recipe("efficientnetv2_s_paper").model_copy(update={"train_crop_mode": own})
+    images = training_images(MagicMock(), Preprocessing(image_size=384, crop_mode="squash"), recipe, reader=MagicMock())
+    assert images.preprocessing.crop_mode == crop_mode

@@ -96,6 +96,19 @@ def test_steps_are_those_of_the_run_and_the_network_stays(job, tmp_path, monkeyp
     assert all(rate.memory_bytes > 4 * weights for rate in found.steps)
 
 
+def test_timed_steps_have_the_class_terms_of_the_run(job, tmp_path, monkeypatch):
+    weights = []
+
+    def noted(network, batches, context, *rest, real=loop.forward_backward):
+        weights.append(context.class_terms.weights)
+        return real(network, batches, context, *rest)
+
+    monkeypatch.setattr(loop, "forward_backward", noted)
+    measure_timings(replace(job, recipe=job.recipe.model_copy(update={"class_weights": "equal"})), tmp_path)
+    assert weights
+    assert all(each is not None for each in weights)
+
+
 def test_reading_is_a_part_of_a_step(job, tmp_path):
     slow = measure_timings(replace(job, reader=Slow(source_reader(job.train))), tmp_path)
     assert all(rate.each_s > 8 * SLEEP_S for rate in slow.steps), "8 pictures, one after the other"

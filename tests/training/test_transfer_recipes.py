@@ -4,11 +4,11 @@ import pytest
 import torch
 from tests.messages import mentioning
 
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
-from efficientnetv2.training.run_config import RunLength
+from efficientnetv2.training.run_length import RunLength
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 
 FORMS = ("paper", "released")

@@ -33,14 +33,14 @@ from efficientnetv2.models.model_header import parse_entry
 from efficientnetv2.models.provenance import KEY, Calibration, TrainingFingerprint
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import post_training
-from efficientnetv2.training.callbacks import RunContext
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.train_overlap import PretrainOverlap, TrainOverlap, pretrain_overlap, train_overlap
 from efficientnetv2.training.train_state import init_state
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import resume
 from efficientnetv2.workflows.evaluate import unseen_metrics

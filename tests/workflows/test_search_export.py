@@ -31,11 +31,11 @@ from efficientnetv2.nas.space import small_space
 from efficientnetv2.nas.storage import import_optuna
 from efficientnetv2.nas.study import create_study, open_study
 from efficientnetv2.progressive.presets import paper_schedule
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.search_export import (

@@ -27,9 +27,9 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import initial_weights, linear_probe
 from efficientnetv2.training.initial_weights import WeightsCandidate
 from efficientnetv2.training.linear_probe import select_weights
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.run_request import RunOptions, RunRequest
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.rng import Key
 

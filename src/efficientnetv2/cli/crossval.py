@@ -53,10 +53,6 @@ def crossval(
     - `effnetv2 crossval train.csv --by time --time-column year --folds 4`
     - `effnetv2 crossval train.csv --candidate class_sampling=null --candidate class_sampling=equal`
     """
-    from efficientnetv2.workflows.output_paths import validate_run_paths
-
-    if not resume:
-        validate_run_paths(data, out, "crossval")
     from efficientnetv2.cli.progress_bars import TrainingBar  # torch, which takes seconds
     from efficientnetv2.cli.result_tables import ResultPrinter
     from efficientnetv2.workflows.crossval import run_crossval
@@ -69,6 +65,6 @@ def crossval(
     given = (name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE")  # type: ignore[union-attr]
     with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen, TrainingBar(screen) as bar:
         run_crossval(
-            recipe.words(), table.source(data), machine.place(out, resume=resume), plan, frozenset(given),
-            callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json)
+            recipe.overrides(), table.data_config(data), machine.run_options(out, resume=resume), plan,
+            frozenset(given), callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json)
         )  # fmt: skip

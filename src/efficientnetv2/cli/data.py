@@ -51,7 +51,7 @@ def pack(
 
     packing = PackOptions(round(shard_mb * 1_000_000), shard_images, image_size, seed, strict)
     with Screen(quiet=as_json) as screen:
-        dataset, packed = pack_shards(table.source(data), out, packing)
+        dataset, packed = pack_shards(table.data_config(data), out, packing)
         index = packed.index
         splits = index.table["split"].replace("", "without a split").value_counts()
         total = sum(shard.bytes for shard in index.shards)
@@ -104,7 +104,7 @@ def write_balanced(
 
     with Screen(quiet=as_json) as screen:
         made = write_balanced(
-            table.source(data), out,
+            table.data_config(data), out,
             to=to, fewer=fewer, recipe=recipe, settings=tuple(settings or ()), seed=seed, strict=strict
         )  # fmt: skip
         if as_json:
@@ -154,7 +154,7 @@ def check(
 
     chosen = CheckOptions(folder, weights, near_km, time_column, device, workers)
     with Screen(quiet=as_json) as screen:
-        run_check(table.source(data), chosen, show)
+        run_check(table.data_config(data), chosen, show)
 
 
 def _print_check(found: CheckResult, screen: Screen) -> None:

@@ -63,7 +63,7 @@ def evaluate(
     inference = InferenceOptions(device, workers, strict, engine)
     with Screen(quiet=as_json) as screen:
         on_result = ResultPrinter(screen, as_json=as_json)
-        evaluate_and_report(model, table.source(data), chosen, inference, on_result)
+        evaluate_and_report(model, table.data_config(data), chosen, inference, on_result)
 
 
 def compare(

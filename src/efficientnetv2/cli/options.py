@@ -16,7 +16,6 @@ import typer
 from efficientnetv2.cli.parsing import ADVANCED
 from efficientnetv2.preprocessing import TTA, CropMode
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
-from efficientnetv2.utils.errors import InputError
 
 if TYPE_CHECKING:
     from efficientnetv2.data.config import DataConfig
@@ -122,16 +121,12 @@ class RecipeOptions:
         Literal["ram", "disk"] | None, advanced("Decode each image once, into memory or on disk for later runs.")
     ] = None
 
-    def words(self) -> TrainOverrides:
+    def overrides(self) -> TrainOverrides:
         """The overrides of a recipe."""
-        from efficientnetv2.training.overrides import TrainOverrides
+        from efficientnetv2.training.overrides import TrainOverrides, with_lr
 
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        settings, lr = tuple(given.pop("settings") or ()), given.pop("lr")
-        if lr is not None:
-            if any(setting.partition("=")[0].strip() == "optimizer.lr" for setting in settings):
-                raise InputError("`lr` and --set optimizer.lr are the same. Give one of them.")
-            settings = (*settings, f"optimizer.lr={lr!r}")
+        settings = with_lr(given.pop("settings") or (), given.pop("lr"))
         return TrainOverrides(**given, settings=settings)
 
 
@@ -153,7 +148,7 @@ class LabeledOptions:
     ] = None
     layout: Annotated[Literal["auto", "classes", "splits"], reading("Meaning of the sub-folders of DATA.")] = "auto"
 
-    def source(self, data: str) -> DataConfig:
+    def data_config(self, data: str) -> DataConfig:
         """DATA and how to read it."""
         from efficientnetv2.data.config import DataConfig
 
@@ -198,7 +193,7 @@ class MachineOptions:
     as_json: Json = False
     verbose: Annotated[bool, flag("--verbose", "Print the details of log.txt.", panel=ADVANCED)] = False
 
-    def place(self, out: Path | None, *, resume: bool = False, baseline: Path | None = None) -> RunOptions:
+    def run_options(self, out: Path | None, *, resume: bool = False, baseline: Path | None = None) -> RunOptions:
         """Where and how to run."""
         from efficientnetv2.training.run_request import RunOptions
 

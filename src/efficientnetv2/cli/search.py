@@ -118,7 +118,7 @@ def run(
 
     config = search_config.SearchConfig(
         study,
-        table.source(data),
+        table.data_config(data),
         search_config.SearchOptions(**vars(searched), **vars(proxy)),
         search_config.WorkerOptions(**vars(worker)),
         storage,

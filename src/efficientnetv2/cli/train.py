@@ -38,8 +38,6 @@ def train(
     - `effnetv2 train photos/ --epochs 40 --set minival=0.1 --set patience=5`
     """
     began = time.monotonic()
-    from efficientnetv2.workflows.output_paths import validate_run_paths
-
     modes = {"--resume": resume, "--dry-run": dry_run, "--preview": preview is not None}
     given = [name for name, is_given in modes.items() if is_given]
     if len(given) > 1:
@@ -49,18 +47,16 @@ def train(
 
         with Screen():
             draw_sheet(
-                recipe.words(), table.source(data), preview,
+                recipe.overrides(), table.data_config(data), preview,
                 pictures=preview_images, device=machine.device, strict=machine.strict
             )  # fmt: skip
         return
-    if not resume:
-        validate_run_paths(data, out, "train")
-    place = machine.place(out, resume=resume, baseline=baseline)
+    run_options = machine.run_options(out, resume=resume, baseline=baseline)
     with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen:
         if dry_run:
             from efficientnetv2.workflows.estimate import plan_run
 
-            plan = plan_run(recipe.words(), table.source(data), place, began=began)
+            plan = plan_run(recipe.overrides(), table.data_config(data), run_options, began=began)
             if machine.as_json:
                 print_json(plan.report)
             else:
@@ -72,7 +68,7 @@ def train(
 
         with TrainingBar(screen) as bar:
             train_and_report(
-                recipe.words(), table.source(data), place,
+                recipe.overrides(), table.data_config(data), run_options,
                 began=began, callbacks=[bar], on_result=ResultPrinter(screen, as_json=machine.as_json)
             )  # fmt: skip
 

@@ -141,7 +141,10 @@ def _start_worker(_: int, parent: int | None) -> None:
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Raise ReaderKilledError for killed workers, InputError for lack of shared memory (Bus error)."""
+    """Raise ReaderKilledError for killed workers, InputError for lack of shared memory (Bus error).
+
+    PyTorch raises wherever the main thread is by then: in ``iter_batches``, or between batches, as in ``Trainer``.
+    """
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:

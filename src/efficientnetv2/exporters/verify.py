@@ -133,7 +133,7 @@ def _probabilities(network: Network, logits: torch.Tensor) -> npt.NDArray[np.flo
 def _labels(network: Network, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     if network.activation == "sigmoid":
         return assigned_labels(shares, network.activation).astype(np.intp)
-    return np.argmax(shares, axis=1, keepdims=True)
+    return np.asarray(np.argmax(shares, axis=1, keepdims=True), np.intp)
 
 
 def _margin(network: Network, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

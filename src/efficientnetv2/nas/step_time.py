@@ -73,8 +73,8 @@ class StepBenchmark:
         self.state = init_state(network, recipe)
         for parameters in self.state.optimizer.param_groups:
             parameters["lr"] = 0.0  # The weights stay: on noise they might become infinite.
-        self.group_size = recipe.ghost_batch_size or recipe.batch_size
-        num_groups, px = recipe.batch_size // self.group_size, settings.image_size
+        self.group_size = recipe.group_size
+        num_groups, px = recipe.num_groups, settings.image_size
         generator = torch.Generator().manual_seed(0)  # The run's own random numbers stay as they are.
         group = torch.rand(self.group_size, network.in_channels, px, px, generator=generator)
         # Every group has the same noise: a large batch would take much memory.
@@ -302,9 +302,8 @@ class StepTimeCache:
     ) -> None:
         self.file, self.num_classes = file, num_classes
         self.image_size = recipe.progressive.last.image_size
-        group = recipe.ghost_batch_size or recipe.batch_size
         self.conditions = (
-            f"{device_title(device)}; {recipe.batch_size} images in groups of {group}"
+            f"{device_title(device)}; {recipe.batch_size} images in groups of {recipe.group_size}"
             f"{'' if groups_per_pass == 1 else f', {groups_per_pass} at a time'}, {recipe.precision}, "
             f"{recipe.optimizer.name}{'' if recipe.optimizer.clip_norm is None else ', clipped'}"
             f"{'' if recipe.ema_decay is None else ', moving average'}"

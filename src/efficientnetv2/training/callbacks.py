@@ -1,16 +1,10 @@
-"""Callbacks of a training run, and what the parts of a trainer share."""
+"""Callbacks of a training run."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from efficientnetv2.progressive.schedule import StepPlan, StepSettings
-from efficientnetv2.training.early_stopping import ModelSelection
-from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.training.time_budget import Pacer
-from efficientnetv2.training.train_state import TrainState
+from efficientnetv2.progressive.schedule import StepSettings
 
 
 class Callback:
@@ -48,37 +42,3 @@ class Callback:
 
     def on_train_end(self, step: int) -> None:
         """After the last step, before the final evaluation."""
-
-
-class StopRequestedError(Exception):
-    """A signal asks the run to stop in the middle of a validation."""
-
-
-@dataclass(eq=False)
-class RunContext:
-    """What the parts of a trainer share."""
-
-    config: RunConfig
-    state: TrainState
-    plan: StepPlan
-    callbacks: tuple[Callback, ...] = ()  # The user's, in the first process
-    selection: ModelSelection | None = None  # None keeps the last weights
-    pacer: Pacer | None = None  # Plans the remaining steps of a run with a time limit
-    stop_requested: Callable[[], bool] = lambda: False  # Whether a signal has asked the run to stop
-
-    @property
-    def is_done(self) -> bool:
-        """Whether training has ended: after all steps, or by early stopping."""
-        return self.state.step >= self.plan.steps or (self.selection is not None and self.selection.over)
-
-    @property
-    def epoch(self) -> float:
-        """Epochs done."""
-        return round(self.state.step / self.config.length.steps_per_epoch, 4)
-
-    def start_stage(self, stage_ends: list[int]) -> None:
-        """Call ``on_stage_start``."""
-        step = self.plan.scheduled_step(self.state.step)
-        settings = self.config.recipe.progressive.at(step, total_steps=self.plan.scheduled)
-        for callback in self.callbacks:
-            callback.on_stage_start(bisect_right(stage_ends, step), self.state.step, settings)

@@ -150,9 +150,7 @@ def validate_sharing(recipe: Recipe, device: torch.device, world: World, *, begu
 
     Raises InputError if a process would get no group, or an unequal number.
     """
-    assert recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
-    batch, group, processes = recipe.batch_size, recipe.ghost_batch_size, world.size
-    groups = batch // group
+    batch, group, groups, processes = recipe.batch_size, recipe.group_size, recipe.num_groups, world.size
     if groups < processes:
         smaller = [size for size in divisors(batch, most=group) if batch // size >= processes]
         setting = f"`ghost_batch_size={smaller[-1]}`" if smaller else f"`batch_size={processes}`"

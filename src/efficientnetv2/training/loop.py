@@ -19,9 +19,10 @@ from efficientnetv2.models.ghost_batch import GhostBatchNormStats, ghost_batches
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan, StepSettings
+from efficientnetv2.training.class_imbalance import NO_CLASS_TERMS, ClassTerms
 from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.ddp import GradientSync
-from efficientnetv2.training.losses import NO_CLASS_TERMS, ClassTerms, binary_cross_entropy, cross_entropy
+from efficientnetv2.training.losses import binary_cross_entropy, cross_entropy
 from efficientnetv2.training.microbatch import (
     ONE_GROUP_PER_PASS,
     MicrobatchPlan,
@@ -31,7 +32,7 @@ from efficientnetv2.training.microbatch import (
 )
 from efficientnetv2.training.optim import lr_factor
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import RunLength
+from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.signals import DeferredWorkerDeath
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.transforms.pipeline import augment, binary_targets
@@ -70,12 +71,6 @@ class StepContext:
     activation: Activation = "softmax"  # Of the head; it decides the loss
 
     @property
-    def groups(self) -> int:
-        """Groups of a step."""
-        assert self.recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
-        return self.recipe.batch_size // self.recipe.ghost_batch_size
-
-    @property
     def precision(self) -> Precision:
         """Precision of the forward and backward pass."""
         assert self.recipe.precision != "auto", "resolve_recipe() comes first"
@@ -101,12 +96,12 @@ def train_steps(
     context = replace(context, class_terms=context.class_terms.to(device))
     plan = plan or StepPlan(length.steps)
     momentum, fp16 = 1 - recipe.batch_norm_momentum, state.scaler is not None
-    batch_norm = GhostBatchNormStats(model, groups=context.groups, momentum=momentum, world=world, may_overflow=fp16)
+    batch_norm = GhostBatchNormStats(model, groups=recipe.num_groups, momentum=momentum, world=world, may_overflow=fp16)
     model.train()
     gradients = GradientSync(compile_model(model, recipe, device, microbatches, world=world), world)
     setting: StepSettings | None = None
     worker_death = DeferredWorkerDeath()
-    iterator, group_count = iter(batches), len(world.groups(context.groups))
+    iterator, group_count = iter(batches), len(world.groups(recipe.num_groups))
     began = time.perf_counter()
     while groups := list(itertools.islice(iterator, group_count)):
         data_wait_s = time.perf_counter() - began
@@ -150,7 +145,7 @@ def _accumulate_gradients(
             if not is_out_of_memory(error):
                 raise
             if microbatches.at(image_size) == 1:
-                message = out_of_memory_message(len(groups[0].labels), context.groups, image_size, error)
+                message = out_of_memory_message(len(groups[0].labels), context.recipe.num_groups, image_size, error)
                 raise MemoryShortError(message) from error
             if gradients.sending:
                 raise MemoryShortError(out_of_memory_mid_step_message(image_size, error)) from error
@@ -180,7 +175,7 @@ def forward_backward(
             loss = binary_cross_entropy(logits, targets)
         else:
             loss = cross_entropy(logits, targets, offsets=context.class_terms.offsets)
-        loss = loss * (len(batches) / context.groups)
+        loss = loss * (len(batches) / context.recipe.num_groups)
         scaled = scaler.scale(loss) if scaler else loss
         scaled.backward()  # type: ignore[no-untyped-call]
     return loss.detach()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -23,8 +22,7 @@ from efficientnetv2.training.image_sizes import settings_by_size, sizes_by_field
 from efficientnetv2.training.loop import StepContext, forward_backward
 from efficientnetv2.training.microbatch import MicrobatchPlan, divisors
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.utils.device import place
-from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
+from efficientnetv2.utils.device import Hardware, place
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, PeakMemory, free_bytes, in_use_bytes, is_out_of_memory, release_memory
 from efficientnetv2.utils.rng import Key
@@ -41,16 +39,6 @@ _WORTH_A_TRIAL = 1.05
 _WEIGHT_COPIES = 3
 # A GPU with fewer images per step waits more than it computes. Ours.
 _MIN_GPU_IMAGES = 32
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What a run computes on."""
-
-    device: torch.device
-    memory_gib: float | None = None  # Memory limit of each process. None is all that is free.
-    world: World = SINGLE_PROCESS  # Processes that share the groups of a step and, on a CPU, the memory
-    workers: int = 0  # Processes of each that read images
 
 
 class MemoryProbe:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from efficientnetv2.training.callbacks import RunContext
 from efficientnetv2.training.loop import StepOutput
-from efficientnetv2.training.run_config import log_steps
+from efficientnetv2.training.run_context import RunContext
+from efficientnetv2.training.run_length import log_steps
 
 # Seconds after which progress is reported though no row is due: in a day's run, rows are minutes apart. Ours.
 _PROGRESS_S = 10.0

@@ -92,6 +92,16 @@ def setting_name(setting: str) -> str:
     return setting.partition("=")[0].strip()
 
 
+def with_lr(settings: Sequence[str], lr: float | None) -> tuple[str, ...]:
+    """The settings with a learning rate, if any. Raises InputError if they have one too."""
+    if lr is None:
+        return tuple(settings)
+    for setting in settings:
+        if setting_name(setting) == "optimizer.lr":
+            raise InputError(f"`lr` and `{setting}` are the same. Pass one of them.")
+    return (*settings, f"optimizer.lr={lr!r}")
+
+
 def sets_length(settings: Sequence[str]) -> bool:
     """Whether settings set the length of the run, other than to open."""
     return any(

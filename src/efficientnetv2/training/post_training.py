@@ -20,11 +20,11 @@ from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES, fit_tempe
 from efficientnetv2.metrics.multilabel import compute_metrics, macro_metric
 from efficientnetv2.models import model_file
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
-from efficientnetv2.training.callbacks import RunContext
-from efficientnetv2.training.early_stopping import ModelSelection
 from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.metrics_log import MetricsLog
+from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.run_config import RunConfig, eval_network
+from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.distributed import broadcast_from_main
@@ -141,10 +141,9 @@ def unreadable_note(config: RunConfig, predictions: Predictions) -> list[str]:
 
 def epochs_trained(config: RunConfig, steps: int) -> float:
     """The epochs of a run's steps: those of the recipe, unless it had a time limit or stopped early."""
-    assert config.recipe.epochs != "auto", "resolve_recipe() comes first"
     if steps != config.length.steps:
         return round(steps * config.recipe.batch_size / len(config.train), 4)
-    return config.recipe.epochs
+    return float(config.recipe.epochs)
 
 
 def _fingerprint(config: RunConfig) -> TrainingFingerprint | None:

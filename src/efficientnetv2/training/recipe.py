@@ -220,6 +220,16 @@ class Recipe(StrictModel):
         """Framing of random training crops."""
         return self.train_crop_mode or self.crop_mode
 
+    @property
+    def group_size(self) -> int:
+        """Images that share batch-norm statistics: the whole batch where `ghost_batch_size` is open."""
+        return self.ghost_batch_size or self.batch_size
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of a step."""
+        return self.batch_size // self.group_size
+
     @field_validator("progressive", mode="after")
     @classmethod
     def _fill_rates(cls, progressive: ProgressiveSchedule) -> ProgressiveSchedule:

@@ -1,16 +1,14 @@
-"""The configuration of a run, its length, and its steps at which something is due."""
+"""The configuration of a run, and the predictions of the model that it would keep."""
 
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.inference.predict import Predictions, Runtime, predict_dataset
 from efficientnetv2.models.efficientnet import Network
@@ -18,6 +16,7 @@ from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -26,47 +25,8 @@ from efficientnetv2.utils.rng import Key
 
 _logger = logging.getLogger(__name__)
 
-# Log rows in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
-_LOG_ROWS = 200
 # Share of the images of an evaluation that may be unreadable: beyond it storage is down. Ours.
 _MOST_UNREADABLE = 0.5
-
-
-@dataclass(frozen=True)
-class RunLength:
-    """Number of steps of a run, and of an epoch, which need not end with a step."""
-
-    steps: int
-    steps_per_epoch: float
-
-    @classmethod
-    def of(cls, recipe: Recipe, images: int) -> RunLength:
-        """Length of a resolved recipe on a number of training images."""
-        assert recipe.epochs != "auto", "resolve_recipe() comes first"
-        steps = max(1, round(recipe.epochs * images / recipe.batch_size))
-        return cls(steps, images / recipe.batch_size)
-
-
-def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
-    """The steps after which a stage ends, in order; the last is the run's end."""
-    ends: list[int] = []
-    while not ends or ends[-1] < length.steps:
-        ends.append(recipe.progressive.stage_end(ends[-1] if ends else 0, total_steps=length.steps))
-    return ends
-
-
-def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
-    """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends soon."""
-    every = max(1, round(recipe.val_interval_epochs * length.steps_per_epoch))
-    ends = stage_ends(recipe, length)
-    between = range(every, length.steps, every)
-    return frozenset(ends) | {step for step in between if ends[bisect_left(ends, step)] - step >= every / 2}
-
-
-def log_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
-    """The steps before a log row: evenly spaced, and each stage's end."""
-    every = max(1, length.steps // _LOG_ROWS)
-    return frozenset(range(every, length.steps + 1, every)) | frozenset(stage_ends(recipe, length))
 
 
 @dataclass(frozen=True)
@@ -176,35 +136,6 @@ class RunConfig:
             runtime=Runtime(self.device, self.workers, world=self.world),
             progress=progress,
         )
-
-
-class UnreadableImages:
-    """Counts the training images that have become unreadable during the run."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
-        # Those that this process has met: some that a resumed run lists may be readable again.
-        self._lost: set[int] = set()
-
-    def add(self, unreadable: Sequence[tuple[int, str]]) -> None:
-        """Skip images from now on: sample and reason of each, from all processes.
-
-        Raises InputError if there are too many; or, if the run is strict, any.
-        """
-        folder, train = self._config.folder, self._config.train
-        for sample, reason in unreadable:
-            image = f"{train.paths[sample]}: {reason}"
-            if self._config.strict:
-                raise InputError(f"{image}. Repair it or leave out `strict`, then continue with `resume`.")
-            self._lost.add(sample)
-            if folder.skip(train.paths[sample], reason):
-                _logger.info(f"Skipped from now on: {image}.")
-            if len(self._lost) > MAX_UNREADABLE * len(train):
-                raise InputError(
-                    f"{len(self._lost)} of {len(train)} training images have become unreadable, above the limit of "
-                    f"{MAX_UNREADABLE:.0%}; the last is {image}. Restore the images that {folder.skipped_file} lists, "
-                    "then continue with `resume`."
-                )
 
 
 def eval_preprocessing(recipe: Recipe, network: Network, bands: Bands | None) -> Preprocessing:

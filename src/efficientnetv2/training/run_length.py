@@ -1,274 +1,47 @@
-"""What time decides before the first step: image sizes, stage lengths, epochs, and the images of a linear probe."""
+"""The length of a run in steps, and the steps at which something is due: a stage ends, a validation, a log row."""
 
 from __future__ import annotations
 
-import logging
-import math
-import tempfile
-import time
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from bisect import bisect_left
+from dataclasses import dataclass
 
-import numpy as np
-
-from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.loader import decode_threads, thread_map
-from efficientnetv2.data.readers import source_reader
-from efficientnetv2.inference.linear_probe import max_probe_images
-from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training.compile import seconds_per_image
-from efficientnetv2.training.ddp import parallel_speed
-from efficientnetv2.training.image_sizes import lower_sizes_for_budget, settings_by_size
-from efficientnetv2.training.linear_probe import images_within, min_probe_images, wants_probe
-from efficientnetv2.training.memory_probe import Hardware
-from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import ImageCounts, RunConfig, RunLength, eval_preprocessing
-from efficientnetv2.training.run_request import ResolvedRun
-from efficientnetv2.training.signals import signals_as_ctrl_c
-from efficientnetv2.training.time_budget import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit, estimate_run
-from efficientnetv2.training.timing import StepTimings, measure_timings
-from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.logs import as_details, progress
 
-_logger = logging.getLogger(__name__)
-
-# Fraction of the time before the first step for measuring steps. Ours.
-_TIMING_FRACTION = 0.4
-# Seconds of a report, predictions that its galleries take as long as, and seconds per evaluated image. Ours: measured
-# on two slow cores.
-_REPORT_S, _REPORT_PREDICTIONS, _REPORT_VAL_S = 5.0, 60, 0.004
-# Images that are read to time one. Ours.
-_TIMED_IMAGES = 16
+# Log rows in a run: enough for a curve, few enough that reading the loss costs nothing. Ours.
+_LOG_ROWS = 200
 
 
 @dataclass(frozen=True)
-class TimeConstraints:
-    """What a time limit means before the first step. None is no limit."""
+class RunLength:
+    """Number of steps of a run, and of an epoch, which need not end with a step."""
 
-    minutes: float | None = None  # Minutes of the whole run, which decide the number of steps later
-    training_s: float | None = None  # Seconds for steps. Image sizes are lowered until an epoch fits.
-    read_s: float = 0.0  # Seconds to read one training image
-    compile_within_s: float | None = None  # Seconds that compiling may take
+    steps: int
+    steps_per_epoch: float
 
-
-def epochs_in_time(
-    constraints: TimeConstraints, recipe: Recipe, network: Network, images: int, hardware: Hardware
-) -> Callable[[Recipe], float]:
-    """About how many epochs fit into the time, as a function of the recipe with its sizes."""
-    pixel_s = seconds_per_image(recipe, network, hardware.device) / recipe.progressive.last.image_size**2
-    training_s = (constraints.training_s or 0.0) * parallel_speed(hardware.world, hardware.device)
-
-    def epochs_of(sized: Recipe) -> float:
-        plan = sized.progressive
-        pixels = sum(share * plan.stage(stage).image_size ** 2 for stage, share in enumerate(plan.weights))
-        return training_s / (images * (constraints.read_s + pixel_s * pixels))
-
-    return epochs_of
+    @classmethod
+    def of(cls, recipe: Recipe, images: int) -> RunLength:
+        """Length of a resolved recipe on a number of training images."""
+        steps = max(1, round(float(recipe.epochs) * images / recipe.batch_size))
+        return cls(steps, images / recipe.batch_size)
 
 
-def seconds_per_read(train: ImageDataset, recipe: Recipe, workers: int) -> float:
-    """Seconds to read one training image, from a few of them; each worker reads another one meanwhile."""
-    reader, preprocessing = source_reader(train), Preprocessing(image_size=recipe.progressive.last.image_size)
-    rows = np.unique(np.linspace(0, len(train) - 1, _TIMED_IMAGES).astype(np.int64)).tolist()
-
-    def read(place: int) -> None:
-        with suppress(UnreadableImageError):  # counted and named elsewhere
-            load_eval_image(reader.source(rows[place]), preprocessing)
-
-    began = time.perf_counter()
-    thread_map(read, len(rows), decode_threads(workers))
-    return (time.perf_counter() - began) / (len(rows) * max(1, workers))
+def stage_ends(recipe: Recipe, length: RunLength) -> list[int]:
+    """The steps after which a stage ends, in order; the last is the run's end."""
+    ends: list[int] = []
+    while not ends or ends[-1] < length.steps:
+        ends.append(recipe.progressive.stage_end(ends[-1] if ends else 0, total_steps=length.steps))
+    return ends
 
 
-def needs_timing(recipe: Recipe, minutes: float | None) -> bool:
-    """Whether epochs or stage lengths depend on how long the steps take."""
-    return minutes is not None or _lengths_open(recipe)
+def validation_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
+    """The steps before a validation: each stage's end, and every ``val_interval_epochs`` unless a stage ends soon."""
+    every = max(1, round(recipe.val_interval_epochs * length.steps_per_epoch))
+    ends = stage_ends(recipe, length)
+    between = range(every, length.steps, every)
+    return frozenset(ends) | {step for step in between if ends[bisect_left(ends, step)] - step >= every / 2}
 
 
-def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget | None) -> ResolvedRun:
-    """The run with what measured steps decide: image sizes, probe, stage lengths, epochs, time limit.
-
-    With ``budget``, the minutes are those from the command to the report; without, those from the first step to the
-    last prediction, and of filling a cache.
-    """
-    minutes, config = run.request.overrides.minutes, run.config(hardware)
-    spent_s = 0.0 if run.cache is None else run.cache.seconds
-    timed, within_s = config, None
-    if budget is not None:  # the run compiles; its speed is measured again under way
-        spent_s, within_s = budget.used_s, _TIMING_FRACTION * budget.left_s
-        timed = replace(config, recipe=run.recipe.model_copy(update={"compile": False}))
-    at_once = parallel_speed(hardware.world, hardware.device)
-    length = LengthBudget(run.recipe, config.image_counts, minutes, spent_s, at_once)
-    _logger.debug(measuring_line(run.recipe))
-    with scratch_dir(run.request.path) as folder, progress("measuring steps", None), as_details():
-        timings = measure_timings(timed, folder, is_impossible=length.is_exceeded, within_s=within_s)
-    recipe, notes, probe_images, limit = run.recipe, [*run.notes], None, None
-    if budget is not None and minutes is not None:
-        after_s = report_s(config, timings)
-        if not sets_sizes(run.request.overrides):
-            sizes = replace(length, spent_s=60 * minutes * BEFORE_SHARE + after_s)
-            recipe, timings, lowered = sizes.lower_sizes(timings)
-            notes += lowered
-        run = replace(run, recipe=recipe)
-        recipe, probe_images, probing_s, probe_notes = _probe_in_time(run, timings, hardware, budget)
-        notes += probe_notes
-        groups = recipe.batch_size // (recipe.ghost_batch_size or recipe.batch_size)
-        limit = TimeLimit(60 * minutes, after_s, timings.shared(at_once, groups), began=budget.began)
-        spent_s = budget.used_s + probing_s + after_s
-    recipe, length_notes = replace(length, recipe=recipe, spent_s=spent_s).set_length(timings)
-    return replace(
-        run,
-        recipe=recipe,
-        preprocessing=eval_preprocessing(recipe, run.network, run.data.dataset.bands),
-        notes=(*notes, *length_notes),
-        limit=limit,
-        probe_images=probe_images,
-    )
-
-
-@dataclass(frozen=True)
-class LengthBudget:
-    """The time of a run whose length is open."""
-
-    recipe: Recipe
-    counts: ImageCounts
-    # Minutes from its first step on, and ``spent_s``. None keeps the epochs of the recipe.
-    minutes: float | None
-    spent_s: float = 0.0  # Seconds of other work: a cache, all before the first step, the report
-    at_once: int = 1  # Processes that share steps and predictions, each as fast as the one that was timed
-
-    def minutes_for(self, steps: int, timings: StepTimings) -> float:
-        """The minutes to give a run of a number of steps: its time, a reserve and the other work."""
-        epochs = steps * self.recipe.batch_size / self.counts.train
-        groups = self.recipe.batch_size // (self.recipe.ghost_batch_size or 1)
-        recipe = self.recipe.model_copy(update={"epochs": epochs})
-        run = estimate_run(recipe, timings.shared(self.at_once, groups), self.counts)
-        return (self.spent_s + run.seconds / (1 - RESERVE)) / 60
-
-    def is_exceeded(self, timings: StepTimings) -> bool:
-        """Whether not even one step per stage fits, by timings of this run or better ones."""
-        fewest = self.recipe.progressive.stages
-        return self.minutes is not None and self.minutes_for(fewest, timings) > self.minutes
-
-    def epochs(self, timings: StepTimings) -> float:
-        """The epochs that fit into the minutes, with one step per stage at least."""
-
-        def needed(steps: int) -> float:
-            return self.minutes_for(steps, timings)
-
-        assert self.minutes is not None
-        fewest = self.recipe.progressive.stages
-        if (shortest := needed(fewest)) > self.minutes:
-            digit = 10 ** (math.floor(math.log10(shortest)) - 1)  # rounded up to two digits
-            least = pluralize(float(f"{math.ceil(shortest / digit) * digit:.2g}"), "minute")
-            other = f", {self.spent_s / 60:.2g} of them for preparation and the report" if self.spent_s else ""
-            raise InputError(
-                f"`minutes={self.minutes:g}`: the shortest run has {pluralize(fewest, 'step')}, one for each stage, "
-                f"and takes about {least}{other}. Give at least that, or use a smaller `image_size` or `model`."
-            )
-        too_many = 2 * fewest
-        while needed(too_many) <= self.minutes:
-            too_many *= 2
-        fits = bisect_right(range(too_many), self.minutes, lo=fewest, key=needed) - 1
-        return float(f"{fits * self.recipe.batch_size / self.counts.train:.4g}")
-
-    def lower_sizes(self, timings: StepTimings) -> tuple[Recipe, StepTimings, list[str]]:
-        """The recipe with image sizes at which three epochs fit, its timings, and a note if they are lower."""
-
-        def of_sizes(recipe: Recipe) -> StepTimings:
-            return timings.of_sizes([setting.image_size for setting in settings_by_size(recipe)])
-
-        def epochs_of(recipe: Recipe) -> float:
-            with suppress(InputError):
-                return replace(self, recipe=recipe).epochs(of_sizes(recipe))
-            return 0.0
-
-        recipe, notes = lower_sizes_for_budget(self.recipe, epochs_of)
-        return recipe, of_sizes(recipe), notes
-
-    def set_length(self, timings: StepTimings) -> tuple[Recipe, list[str]]:
-        """The recipe with the stage lengths and epochs that the timings decide, and a note for each."""
-        recipe, notes = self.recipe, []
-        if _lengths_open(recipe):
-            recipe, note = _lengths_by_time(recipe, timings)
-            notes.append(note)
-        if self.minutes is not None:
-            epochs = replace(self, recipe=recipe).epochs(timings)
-            recipe = recipe.model_copy(update={"epochs": epochs})
-            recipe.progressive.at(0, total_steps=RunLength.of(recipe, self.counts.train).steps)
-            notes.append(
-                f"Epochs: {epochs:g}, what fits into {pluralize(self.minutes, 'minute')} by a short measurement."
-            )
-        return recipe, notes
-
-
-def _lengths_open(recipe: Recipe) -> bool:
-    plan = recipe.progressive
-    return recipe.stage_time is not None and plan.stage_fractions is None and plan.stages > 1
-
-
-def _lengths_by_time(recipe: Recipe, timings: StepTimings) -> tuple[Recipe, str]:
-    """The recipe with the stage lengths that give the stages their shares of the time, and a note."""
-    plan = recipe.progressive
-    shares = None if recipe.stage_time == "equal" else recipe.stage_time
-    step_s = [timings.step_s(plan.stage(index).image_size) for index in range(plan.stages)]
-    plan = plan.with_stage_times(step_s, shares)
-    lengths = " : ".join(f"{100 * share:.3g}" for share in plan.weights)
-    times = ", ".join(f"{1000 * each:,.3g}" if each < 1 else f"{1000 * each:,.0f}" for each in step_s)
-    share = "the same time" if shares is None else "its share of the time"
-    return recipe.model_copy(update={"progressive": plan}), (
-        f"Stage lengths: {lengths} in 100 steps, so that each takes {share}; their steps measured {times} ms."
-    )
-
-
-def measuring_line(recipe: Recipe) -> str:
-    """What is measured before the first step."""
-    sizes = pluralize(len(settings_by_size(recipe)), "image size")
-    return f"Measuring: some steps of {sizes}, predictions, a checkpoint."
-
-
-@contextmanager
-def scratch_dir(run: Path) -> Iterator[Path]:
-    """A folder on the disk of a run directory, which need not be there; removed however the block ends.
-
-    It is in the run directory itself if that is there, as its parent may be on another disk or not writable. Its name
-    is that of a partial file, so that a run may begin beside what a kill has left of it.
-    """
-    parent = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.is_dir())
-    with ExitStack() as stack:
-        stack.enter_context(signals_as_ctrl_c())
-        try:
-            folder = tempfile.TemporaryDirectory(
-                prefix=".measured.", suffix=".partial", dir=parent, ignore_cleanup_errors=True
-            )
-        except OSError as error:
-            raise InputError(f"{parent}: {error.strerror or error}. Give another `output`.") from error
-        yield Path(stack.enter_context(folder))
-
-
-def report_s(config: RunConfig, timings: StepTimings) -> float:
-    """Estimated seconds of the report: galleries, intervals, plots."""
-    return _REPORT_S + _REPORT_PREDICTIONS * timings.predictions.each_s + _REPORT_VAL_S * len(config.val)
-
-
-def _probe_in_time(
-    run: ResolvedRun, timings: StepTimings, hardware: Hardware, budget: StartupBudget
-) -> tuple[Recipe, int | None, float, list[str]]:
-    """The recipe, the images that a linear probe has time for (None: all), its seconds, and a note if it has none."""
-    recipe, data = run.recipe, run.data
-    if not wants_probe(recipe, run.request.options.probe, data):
-        return recipe, None, 0.0, []
-    left_s, px = budget.left_s, recipe.eval_image_size or run.preprocessing.image_size
-    most = max_probe_images(run.network, px, len(data.train.class_names), hardware.device)
-    images = images_within(left_s, data, run.network, timings.curve.each_s, most)
-    if images is None or images >= min_probe_images(data):
-        return recipe, images, left_s, []
-    note = f"No linear probe of the given weights (`minutes={run.request.overrides.minutes:g}` leaves no time for it)."
-    return recipe.model_copy(update={"head_init": "random"}), 0, 0.0, [note]
+def log_steps(recipe: Recipe, length: RunLength) -> frozenset[int]:
+    """The steps before a log row: evenly spaced, and each stage's end."""
+    every = max(1, length.steps // _LOG_ROWS)
+    return frozenset(range(every, length.steps + 1, every)) | frozenset(stage_ends(recipe, length))

@@ -10,11 +10,11 @@ from typing import Any
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.data_module import DataModule, SharedDataset, prepare_data
+from efficientnetv2.data.readers import Reader
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.image_cache import CacheEstimate, ImageCache
 from efficientnetv2.training.initial_weights import WeightsCandidate, validate_weights_name
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import (
     TrainOverrides,
@@ -27,10 +27,10 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe, validate_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir
-from efficientnetv2.training.run_lock import RUNS, new_run_path, newest_run, runs_newest_first, validate_new_run_dir
-from efficientnetv2.training.time_budget import TimeLimit
+from efficientnetv2.training.run_paths import RUNS, new_run_path, newest_run, runs_newest_first, validate_new_run_dir
+from efficientnetv2.training.time_limit import TimeLimit
 from efficientnetv2.training.train_overlap import PretrainOverlap
-from efficientnetv2.utils.device import device_note
+from efficientnetv2.utils.device import Hardware, device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_dir
@@ -202,18 +202,20 @@ class ResolvedRun:
     limit: TimeLimit | None = None  # Time of the run. None if its steps are fixed.
     probe_images: int | None = None  # Of train and of val that the linear probe has time for. None is all.
 
-    def config(self, hardware: Hardware) -> RunConfig:
-        """The run as one process would run it, but nothing is written into its directory."""
+    def config(self, hardware: Hardware, *, folder: RunDir | None = None, reader: Reader | None = None) -> RunConfig:
+        """The run on some hardware. Without ``folder`` it writes nothing; without ``reader`` it reads its cache."""
         return RunConfig(
             recipe=self.recipe,
             network=self.network,
             train=self.data.train,
             val=self.data.val,
             preprocessing=self.preprocessing,
-            folder=NullRunDir(self.request.path),
+            folder=folder or NullRunDir(self.request.path),
             device=hardware.device,
             workers=hardware.workers,
             microbatches=self.microbatches,
-            reader=None if self.cache is None else self.cache.reader,
+            strict=self.request.options.strict,
+            world=hardware.world,
+            reader=reader or (None if self.cache is None else self.cache.reader),
             minival=self.data.minival,
         )

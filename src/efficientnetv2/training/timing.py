@@ -15,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientnetv2.data.loader import Batch, TrainingImages, decode_threads, training_batches
-from efficientnetv2.data.sampler import BatchRequest, TrainSampler
+from efficientnetv2.data.loader import Batch, training_batches
+from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.checkpoints import save_checkpoint
 from efficientnetv2.training.image_sizes import settings_by_size
-from efficientnetv2.training.loop import StepContext, train_steps
-from efficientnetv2.training.run_config import RunConfig, RunLength
+from efficientnetv2.training.loop import train_steps
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_length import RunLength
+from efficientnetv2.training.step_inputs import step_context, train_sampler, training_images
 from efficientnetv2.training.train_state import TrainState, init_state
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import PeakMemory
@@ -157,14 +159,14 @@ class _StepTimer:
         is_impossible: Callable[[StepTimings], bool],
         within_s: float | None,
     ) -> None:
-        group = config.recipe.ghost_batch_size
-        assert group is not None, "resolve_recipe() comes first"
+        group = config.recipe.group_size
         most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
-        self._groups = min(config.recipe.batch_size // group, max(config.microbatches.most, most // group))
-        self._group, self.config, self._timings = group, config, timings
-        self.recipe = config.recipe.model_copy(update={"batch_size": self._groups * group})
+        self._groups = min(config.recipe.num_groups, max(config.microbatches.most, most // group))
+        self.config, self._timings = config, timings
+        part = config.recipe.model_copy(update={"batch_size": self._groups * group})
+        self._measured = replace(config, recipe=part)
         self._is_impossible, self._within_s = is_impossible, within_s
-        self._settings = sorted(settings_by_size(self.recipe), key=lambda setting: setting.image_size)
+        self._settings = sorted(settings_by_size(part), key=lambda setting: setting.image_size)
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         # Workers start at the same time: what each reads first comes at once.
         self._warm_up = max(_WARM_UP if within_s is None else 1, config.workers)
@@ -175,37 +177,18 @@ class _StepTimer:
 
     def measure(self, state: TrainState) -> StepTimings:
         """The timings with those of compiling and of the steps of each size."""
-        config = self.config
-        classes, activation = len(config.train.class_names), config.activation
-        context = StepContext(
-            self.recipe, config.preprocessing, classes, config.key, config.device, activation=activation
-        )
-        length, groups = RunLength(_STEPS, _STEPS), config.microbatches
-        for _ in train_steps(state, self._batches(), context, length=length, microbatches=groups):
+        context, length = step_context(self._measured), RunLength(_STEPS, _STEPS)
+        for _ in train_steps(state, self._batches(), context, length=length, microbatches=self.config.microbatches):
             self._after_step()
         return replace(self._timings, steps=tuple(self._steps))
 
     def _batches(self) -> Iterator[Batch]:
         """The groups of steps of each size, small ones first. The loop asks for the first when it has compiled."""
-        config, recipe = self.config, self.recipe
-        images = TrainingImages(
-            config.train,
-            replace(config.preprocessing, crop_mode=recipe.random_crop_mode),
-            recipe.crop_scale_min,
-            config.key,
-            threads=decode_threads(config.workers),
-            reader=config.reader,
+        config = self._measured
+        images = training_images(
+            config.train, config.preprocessing, config.recipe, workers=config.workers, reader=config.reader
         )
-        sampler = TrainSampler(
-            labels=config.train.labels,
-            progressive=recipe.progressive,
-            steps=_STEPS,
-            batch_size=recipe.batch_size,
-            ghost_batch_size=self._group,
-            class_sampling=recipe.class_sampling,
-            key=config.key,
-        )
-        drawn = iter(sampler)
+        drawn = iter(train_sampler(config, steps=_STEPS))
         self._timings = replace(self._timings, compile_s=time.perf_counter() - self._begun)
         for number, setting in enumerate(self._settings, start=1):
             _logger.info(f"Measuring steps of {setting.image_size} px ({number} of {len(self._settings)}).")
@@ -282,7 +265,7 @@ class _StepTimer:
         begin = max(0.0, marks[1] - marks[0] - each)
         if self.config.workers and self._steps:
             begin = 0.0  # the workers have begun with the first size, and read on beyond it
-        scale = self.config.recipe.batch_size / self.recipe.batch_size
+        scale = self.config.recipe.batch_size / self._measured.recipe.batch_size
         return StepTiming(setting.image_size, begin, each * scale, memory_bytes)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from efficientnetv2.training.optim import EMA, build_optimizer
+from efficientnetv2.training.ema import EMA
+from efficientnetv2.training.optim import build_optimizer
 from efficientnetv2.training.recipe import Recipe
 
 

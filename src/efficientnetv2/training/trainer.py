@@ -6,24 +6,25 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
-from efficientnetv2.data.loader import Batch, TrainingImages, decode_threads, training_batches, worker_errors
-from efficientnetv2.data.sampler import TrainSampler
+from efficientnetv2.data.loader import Batch, training_batches, worker_errors
 from efficientnetv2.progressive.schedule import StepPlan
-from efficientnetv2.training.callbacks import Callback, RunContext, StopRequestedError
+from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.ddp import AsyncFlags
-from efficientnetv2.training.early_stopping import ModelSelection
-from efficientnetv2.training.loop import StepContext, StepOutput, train_steps
-from efficientnetv2.training.losses import class_terms
+from efficientnetv2.training.loop import StepOutput, train_steps
 from efficientnetv2.training.metrics_log import MetricsLog
+from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.post_training import Result, finish_training
-from efficientnetv2.training.run_config import RunConfig, UnreadableImages, stage_ends
+from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_context import RunContext, StopRequestedError
+from efficientnetv2.training.run_length import stage_ends
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
-from efficientnetv2.training.time_budget import Pacer, TimeLimit
+from efficientnetv2.training.step_inputs import step_context, train_sampler, training_images
+from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.train_state import init_state
+from efficientnetv2.training.unreadable_images import UnreadableImages
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
@@ -247,31 +248,12 @@ class Trainer:
 
 def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> Iterator[StepOutput]:
     """The remaining steps; ``on_first_batch`` is called when the model is compiled, before images are read."""
-    config, state, recipe = context.config, context.state, context.config.recipe
-    assert recipe.ghost_batch_size is not None, "resolve_recipe() comes first"
-    if state.step >= context.plan.steps:
+    config, state, plan = context.config, context.state, context.plan
+    if state.step >= plan.steps:
         return iter(())
-    sampler = TrainSampler(
-        labels=config.train.labels,
-        progressive=recipe.progressive,
-        steps=config.length.steps,
-        batch_size=recipe.batch_size,
-        ghost_batch_size=recipe.ghost_batch_size,
-        class_sampling=recipe.class_sampling,
-        key=config.key,
-        first_step=state.step,
-        rank=config.world.rank,
-        world=config.world.size,
-        beta=recipe.effective_beta,
-        plan=context.plan,
-    )
-    images = TrainingImages(
-        config.train,
-        replace(config.preprocessing, crop_mode=recipe.random_crop_mode),
-        recipe.crop_scale_min,
-        config.key,
-        threads=decode_threads(config.workers),
-        reader=config.reader,
+    sampler = train_sampler(config, steps=config.length.steps, first_step=state.step, plan=plan)
+    images = training_images(
+        config.train, config.preprocessing, config.recipe, workers=config.workers, reader=config.reader
     )
     pin_memory = config.device.type == "cuda"
 
@@ -279,10 +261,7 @@ def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> I
         on_first_batch()
         yield from training_batches(images, sampler, workers=config.workers, pin_memory=pin_memory)
 
-    classes, length, microbatches = len(config.train.class_names), config.length, config.microbatches
-    terms = class_terms(config.train.targets, classes, recipe)
-    common = StepContext(
-        recipe, config.preprocessing, classes, config.key, config.device, terms, activation=config.activation
+    common, length, microbatches = step_context(config), config.length, config.microbatches
+    return train_steps(
+        state, batches(), common, length=length, microbatches=microbatches, world=config.world, plan=plan
     )
-    world, plan = config.world, context.plan
-    return train_steps(state, batches(), common, length=length, microbatches=microbatches, world=world, plan=plan)

@@ -1,4 +1,4 @@
-"""The compute device, and how many processes read images for it."""
+"""The hardware of a run: the compute device, and how many processes read images for it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import platform
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary, pluralize
 from efficientnetv2.utils.memory import free_bytes
 
@@ -28,6 +30,16 @@ _WORKERS_PER_CORE = 4
 # Memory of a process that reads images: about 20 MB, measured on Linux after a fork, and an image of 12 megapixels
 # while it is decoded. Ours.
 _WORKER_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run computes on."""
+
+    device: torch.device
+    memory_gib: float | None = None  # Memory limit of each process. None is all that is free.
+    world: World = SINGLE_PROCESS  # Processes that share the groups of a step and, on a CPU, the memory
+    workers: int = 0  # Processes of each that read images
 
 
 def pick_device(word: str) -> torch.device:

@@ -19,7 +19,7 @@ from efficientnetv2.data.config import DataConfig
 from efficientnetv2.preprocessing import CropMode
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training import recipe_fields
-from efficientnetv2.training.overrides import TrainOverrides
+from efficientnetv2.training.overrides import TrainOverrides, with_lr
 from efficientnetv2.training.recipe import MAX_COUNT, Recipe
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.distributed import world_from_env
@@ -123,12 +123,8 @@ def run_arguments(
     if not isinstance(resume, bool):
         raise InputError(f"`resume` must be True or False, not {resume!r}. Name the run in `output`.")
     given = {name: value for name, value in overrides.items() if value is not None}
-    settings = settings_of(given.get("settings", {}))
-    if "lr" in given:
-        if "optimizer.lr" in given.get("settings", {}):
-            raise InputError("`lr` and `settings` of optimizer.lr are the same. Pass one of them.")
-        lr = float(number("lr", given["lr"], 0, whole=False))
-        settings = (*settings, f"optimizer.lr={recipe_fields.format_value(lr)}")
+    lr = number("lr", given.get("lr"), 0, whole=False)
+    settings = with_lr(settings_of(given.get("settings", {})), None if lr is None else float(lr))
     model = given.get("model")
     changes = TrainOverrides(
         model=model if model is None or isinstance(model, Architecture) else path_text("model", model),

@@ -16,7 +16,6 @@ from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_channels
-from efficientnetv2.data.loader import TrainingImages
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest
@@ -24,14 +23,15 @@ from efficientnetv2.evaluation.plot_style import is_titled, png
 from efficientnetv2.evaluation.thumbnails import ImageRow, draw_rows, is_low_contrast, stretch_contrast
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepSettings
+from efficientnetv2.training.class_imbalance import NO_CLASS_TERMS, class_terms
 from efficientnetv2.training.image_cache import preview_cache
 from efficientnetv2.training.image_sizes import limit_upscaling
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.loop import StepContext, augment_batch
-from efficientnetv2.training.losses import NO_CLASS_TERMS, class_terms
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import eval_preprocessing
+from efficientnetv2.training.step_inputs import training_images
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_file, write_atomically
@@ -139,9 +139,8 @@ def train_row(
     """The images as the model gets them in stage ``number``, in another epoch for each stage."""
     key, names = Key.of(recipe.seed), train.class_names
     request = BatchRequest(number, 0, settings, samples, np.full(len(samples), number, dtype=np.int64))
-    loading = replace(preprocessing, crop_mode=recipe.random_crop_mode)
-    batch = TrainingImages(train, loading, recipe.crop_scale_min, key, reader=reader).batch(request)
-    terms = NO_CLASS_TERMS
+    batch = training_images(train, preprocessing, recipe, reader=reader).batch(request)
+    terms = NO_CLASS_TERMS  # the captions are without class weights
     if recipe.minority_randaugment_scale != 1:
         terms = class_terms(train.targets, len(names), recipe)
     cpu = torch.device("cpu")

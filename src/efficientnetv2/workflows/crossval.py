@@ -33,7 +33,7 @@ from efficientnetv2.training.overrides import (
 )
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import LOCK, REPORT_FILES, quarantine, read_skipped
-from efficientnetv2.training.run_lock import RUNS, create_run_dir, lock_run_dir, new_run_path
+from efficientnetv2.training.run_paths import RUNS, create_run_dir, lock_run_dir, new_run_path
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
@@ -134,8 +134,6 @@ def cross_validate(
         members=number("members", members, 1, 100),
         compare_splits=compare_splits,
     )
-    if not resume:
-        validate_run_paths(source.data, options.out, "crossval")
     return CrossValidation(run_crossval(train_overrides, source, options, config))
 
 
@@ -153,6 +151,8 @@ def run_crossval(
     ``given`` are the options that the user typed. ``on_result`` gets the result, or of a cross-validation that had
     finished before, the path of its report.
     """
+    if not options.resume:
+        validate_run_paths(source.data, options.out, "crossval")
     folder, saved, by = _folder(options), None, config.by
     if overrides.weights is not None:  # it may be resumed from another directory
         overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))

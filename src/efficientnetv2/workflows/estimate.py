@@ -25,25 +25,33 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.hub import DownloadError
 from efficientnetv2.training.image_cache import CacheEstimate, estimate_cache
+from efficientnetv2.training.length_by_time import (
+    LengthBudget,
+    measuring_line,
+    needs_timing,
+    report_s,
+    scratch_dir,
+    with_length,
+    with_lower_sizes,
+)
 from efficientnetv2.training.linear_probe import probe_s, select_weights
-from efficientnetv2.training.memory_probe import Hardware
-from efficientnetv2.training.overrides import TrainOverrides, sets_sizes
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
-from efficientnetv2.training.run_config import RunConfig, eval_preprocessing, log_steps, validation_steps
+from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.run_length import LengthBudget, measuring_line, needs_timing, report_s, scratch_dir
-from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data, request_run
-from efficientnetv2.training.time_budget import BEFORE_SHARE, RunEstimate, StartupBudget, estimate_run
+from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
+from efficientnetv2.training.run_length import log_steps, validation_steps
+from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data
+from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
-from efficientnetv2.utils.device import pick_own_device, workers_for
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.rng import Key
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, refuse_launched, run_arguments
 from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import html_table
-from efficientnetv2.workflows.run_start import validate_request
+from efficientnetv2.workflows.run_start import pick_hardware, valid_request
 
 _logger = logging.getLogger(__name__)
 
@@ -59,15 +67,7 @@ _COMPILE_S = 100.0
 
 
 class Estimate:
-    """Time, memory and disk of a training run that has not begun. ``seconds`` is the time of the whole run.
-
-    Example::
-
-        import efficientnetv2 as ev2
-
-        cost = ev2.estimate("photos/", epochs=10)
-        cost.seconds, cost.memory_bytes, cost.disk_bytes
-    """
+    """Time, memory and disk of a training run that has not begun. ``seconds`` is the time of the whole run."""
 
     def __init__(
         self, run: RunEstimate, cache: CacheEstimate | None, device: torch.device, notes: Sequence[str], epochs: float
@@ -121,13 +121,10 @@ def plan_run(
 
     ``began`` is the ``time.monotonic()`` when the command began. None is now.
     """
+    validate_run_paths(source.data, options.out, "train")
     budget = StartupBudget(_WITHIN_S, time.monotonic() if began is None else began)
-    device = pick_own_device(options.device, 0, 1)
-    if options.memory_gib is not None:
-        limit_memory(device, options.memory_gib)
-    hardware = Hardware(device, options.memory_gib, workers=workers_for(options.workers, device))
-    request = request_run(overrides, options, hardware)
-    validate_request(request, source)
+    hardware = pick_hardware(options)
+    request = valid_request(overrides, source, options, hardware)
     data = load_run_data(request.recipe, source, strict=options.strict)
     request = select_weights(request, data, hardware, budget)
     with scratch_dir(request.path) as folder:
@@ -138,7 +135,7 @@ def plan_run(
         before_s = {"start-up": budget.used_s - request.comparison_s}
         if request.comparison is not None:
             before_s["comparing weights"] = request.comparison_s
-        cache = estimate_cache(overrides.cache, run.recipe, run.data, device)
+        cache = estimate_cache(overrides.cache, run.recipe, run.data, hardware.device)
         run = replace(run, cache=cache)
         began_s, is_timed = time.perf_counter(), needs_timing(run.recipe, overrides.minutes)
         timings = _timings(run, hardware, folder, budget)
@@ -158,23 +155,21 @@ def plan_run(
     costs = estimate_run(run.recipe, timings, config.image_counts, microbatches=run.microbatches)
     disk_bytes = {**costs.disk_bytes, "lists and report": report_bytes}
     costs = replace(costs, others_s={**others_s, **costs.others_s}, disk_bytes=disk_bytes)
-    assert run.recipe.epochs != "auto", "resolve_unmeasured() has resolved them"
-    return Estimate(costs, cache, device, notes, float(run.recipe.epochs))
+    return Estimate(costs, cache, hardware.device, notes, float(run.recipe.epochs))
 
 
 def _timings(run: ResolvedRun, hardware: Hardware, folder: Path, budget: StartupBudget) -> StepTimings:
     """Timings of the uncompiled model, on images that are cached if all will be; compiling is estimated."""
     minutes, config = run.request.overrides.minutes, run.config(hardware)
-    spent_s = 0.0 if run.cache is None else run.cache.seconds
-    length = LengthBudget(run.recipe, config.image_counts, minutes, spent_s)
     _logger.info(measuring_line(run.recipe))
+    run_steps = None if needs_timing(run.recipe, minutes) else config.length.steps
     if isinstance(run.cache, CacheEstimate):
         config = replace(config, train=run.cache.images)
     timings = measure_timings(
         replace(config, recipe=run.recipe.model_copy(update={"compile": False})),
         folder,
-        run_steps=None if needs_timing(run.recipe, minutes) else run.config(hardware).length.steps,
-        is_impossible=length.is_exceeded,
+        run_steps=run_steps,
+        is_impossible=LengthBudget.of(run, hardware).is_exceeded,
         within_s=_TIMING_FRACTION * budget.left_s,
     )
     return replace(timings, compile_s=_COMPILE_S * run.recipe.progressive.stages if run.recipe.compile else 0.0)
@@ -184,25 +179,15 @@ def _with_length(
     run: ResolvedRun, timings: StepTimings, hardware: Hardware, budget: StartupBudget
 ) -> tuple[ResolvedRun, StepTimings]:
     """The run with the sizes, stage lengths and epochs that the timings decide, and its timings."""
-    minutes, recipe = run.request.overrides.minutes, run.recipe
-    notes = [*run.notes]
-    if recipe.compile:
-        notes.append(
-            f"Compiling: about {timings.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
-        )
-    config, spent_s = run.config(hardware), 0.0 if run.cache is None else run.cache.seconds
-    length = LengthBudget(recipe, config.image_counts, minutes, spent_s)
+    minutes, length = run.request.overrides.minutes, LengthBudget.of(run, hardware)
+    if run.recipe.compile:
+        note = f"Compiling: about {timings.compile_s / 60:.0f} minutes, estimated. The steps are measured without it."
+        run = replace(run, notes=(*run.notes, note))
     if minutes is not None:
         before_s = min(60 * minutes * BEFORE_SHARE, budget.used_s + length.spent_s)
-        length = replace(length, spent_s=before_s + report_s(config, timings))
-        if not sets_sizes(run.request.overrides):
-            recipe, timings, lowered = length.lower_sizes(timings)
-            notes += lowered
-            length = replace(length, recipe=recipe)
-    recipe, length_notes = length.set_length(timings)
-    preprocessing = eval_preprocessing(recipe, run.network, run.data.dataset.bands)
-    run = replace(run, recipe=recipe, preprocessing=preprocessing, notes=(*notes, *length_notes))
-    return add_final_notes(run), timings
+        length = replace(length, spent_s=before_s + report_s(run.config(hardware), timings))
+        run, timings = with_lower_sizes(run, length, timings)
+    return add_final_notes(with_length(run, length, timings)), timings
 
 
 def _without_weights_hint(recipe: Recipe, overrides: TrainOverrides) -> str:
@@ -320,5 +305,4 @@ def estimate(
     request, source, options = run_arguments(
         estimate, data, recipe, overrides, output=output, device=device, workers=workers
     )
-    validate_run_paths(source.data, options.out, "train")
     return plan_run(request, source, options, began=began)

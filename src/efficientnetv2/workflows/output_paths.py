@@ -11,7 +11,7 @@ from efficientnetv2.data.builtin_datasets import is_cifar_folder
 from efficientnetv2.data.dataset import refuse_missing
 from efficientnetv2.data.image_folder import lists_images
 from efficientnetv2.data.shards.listing import is_shards
-from efficientnetv2.training.run_lock import RUNS
+from efficientnetv2.training.run_paths import RUNS
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.launcher import rank_and_world_size
 from efficientnetv2.utils.shell import shell_join

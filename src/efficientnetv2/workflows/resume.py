@@ -32,14 +32,15 @@ from efficientnetv2.training.ddp import validate_sharing
 from efficientnetv2.training.image_cache import build_cache
 from efficientnetv2.training.initial_weights import build_initial_model, build_model
 from efficientnetv2.training.linear_probe import fit_head
-from efficientnetv2.training.memory_probe import Hardware, MemoryProbe, fit_groups
+from efficientnetv2.training.memory_probe import MemoryProbe, fit_groups
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.overrides import train_longer_hint
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest
 from efficientnetv2.training.run_summary import length_line, model_lines
-from efficientnetv2.training.time_budget import TimeLimit
+from efficientnetv2.training.time_limit import TimeLimit
+from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object, write_atomically
 from efficientnetv2.utils.shell import shell_join
@@ -223,7 +224,7 @@ def _from_list(saved: ImageDataset, data: DataModule, gone: set[str]) -> DataMod
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class AlreadyFinished:
     """A run with nothing left to do, and another one that it is to be compared with."""
 
     path: Path
@@ -231,7 +232,7 @@ class FinishedRun:
     baseline: PreviousRun | None = None
 
     @classmethod
-    def find(cls, request: RunRequest) -> FinishedRun | None:
+    def find(cls, request: RunRequest) -> AlreadyFinished | None:
         """The run, if nothing is left to do; InputError if it is to be compared, but its report is gone."""
         path, against, folder = request.path, request.options.against, RunDir(request.path)
         if not folder.finished:
@@ -247,7 +248,7 @@ class FinishedRun:
         return cls(path, request.recipe, other)
 
 
-def report_finished(run: FinishedRun, on_result: Callable[[Path], None]) -> None:
+def report_finished(run: AlreadyFinished, on_result: Callable[[Path], None]) -> None:
     """Log where the result is, and how to train longer; ``on_result`` gets the file of the report.
 
     Checkpoints that a kill has left behind are removed.

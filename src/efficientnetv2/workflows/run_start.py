@@ -17,20 +17,21 @@ from efficientnetv2.evaluation.run_comparison import PreviousRun
 from efficientnetv2.training.image_cache import ImageCache
 from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.linear_probe import fit_head, select_weights, wants_probe
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides, validate_label_settings
 from efficientnetv2.training.resolve import resolve
 from efficientnetv2.training.run_dir import RUN_FILES, RunDir, RunLog
-from efficientnetv2.training.run_lock import create_run_dir, lock_run_dir
+from efficientnetv2.training.run_paths import create_run_dir, lock_run_dir
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, RunRequest, load_run_data, request_run
 from efficientnetv2.training.run_summary import length_line
-from efficientnetv2.training.time_budget import BEFORE_SHARE, StartupBudget
-from efficientnetv2.utils.distributed import World
+from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
+from efficientnetv2.utils.device import Hardware, pick_own_device, workers_for
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, with_tensor_group
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
+from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import command_line, shell_join
 from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
-from efficientnetv2.workflows.resume import FinishedRun, restore_dataset, resume_run
+from efficientnetv2.workflows.resume import AlreadyFinished, restore_dataset, resume_run
 from efficientnetv2.workflows.run_report import save_probe
 
 _logger = logging.getLogger(__name__)
@@ -48,16 +49,24 @@ class TrainJob:
     began: float | None
 
 
-def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | FinishedRun:
+def pick_hardware(options: RunOptions, world: World = SINGLE_PROCESS) -> Hardware:
+    """What this process of a run computes on; its memory is limited from now on."""
+    device = pick_own_device(options.device, world.local_rank, world.local_size)
+    if options.memory_gib is not None:
+        limit_memory(device, options.memory_gib)
+    workers = workers_for(options.workers, device, sharing=world.local_size)
+    return Hardware(device, options.memory_gib, with_tensor_group(world, device), workers)
+
+
+def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | AlreadyFinished:
     """Everything before the first step; ``locks`` hold the run directory from then on."""
     options, hardware = job.options, job.hardware
-    request = request_run(job.overrides, options, hardware)
-    validate_request(request, job.source)
+    request = valid_request(job.overrides, job.source, options, hardware)
     if request.resumed:
-        if (finished := FinishedRun.find(request)) is not None:
+        if (finished := AlreadyFinished.find(request)) is not None:
             return finished
         locks.enter_context(lock_run_dir(request.path))
-        if (finished := FinishedRun.find(request)) is not None:  # while this process waited
+        if (finished := AlreadyFinished.find(request)) is not None:  # while this process waited
             return finished
         job.log.write_to(request.path)
     # Before every image is read.
@@ -90,13 +99,15 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | Finished
     return run
 
 
-def validate_request(request: RunRequest, source: DataConfig) -> None:
-    """Refuse, before any image is read, settings without effect and a run directory inside the data."""
-    validate_label_settings(request.recipe, request.overrides, source.label_separator)
+def valid_request(overrides: TrainOverrides, source: DataConfig, options: RunOptions, hardware: Hardware) -> RunRequest:
+    """The run as requested. Before any image is read, this refuses settings without effect and paths in the data."""
+    request = request_run(overrides, options, hardware)
+    validate_label_settings(request.recipe, overrides, source.label_separator)
     if not request.resumed:
-        command = "train" if request.options.out is None else None
+        command = "train" if options.out is None else None
         refuse_inside_data(source.data, request.path, "`output`", command=command)
         refuse_replacing_data(source.data, request.path, RUN_FILES, "`output`")
+    return request
 
 
 def _start_run(run: ResolvedRun, hardware: Hardware, baseline: PreviousRun | None) -> None:

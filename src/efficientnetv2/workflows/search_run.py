@@ -33,20 +33,18 @@ from efficientnetv2.nas.study import (
     require_same_config,
     version_warning,
 )
-from efficientnetv2.nas.trial import run_trial, to_measurement
+from efficientnetv2.nas.trial import resolve_task, run_trial, to_measurement, trial_config
 from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.preprocessing import RGB
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.resolve import ResolvedRecipe, TrainingSet, resolve_recipe
-from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir, RunLog
+from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_request import load_run_data
 from efficientnetv2.training.signals import signals_as_ctrl_c
-from efficientnetv2.training.time_budget import RunEstimate, estimate_run
 from efficientnetv2.training.timing import measure_timings
-from efficientnetv2.utils.device import device_title, pick_device, workers_for
+from efficientnetv2.utils.device import Hardware, device_title, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
@@ -348,7 +346,7 @@ def dry_run(config: SearchConfig) -> StudyCost:
     if config.worker.threads is not None:
         torch.set_num_threads(config.worker.threads)
     _logger.info(f"Measuring a few steps of {pluralize(len(networks), 'network')}.")
-    runs = {name: _estimate(network, recipe, context) for name, network in networks.items()}
+    runs = {name: _estimate(network, recipe, config, context) for name, network in networks.items()}
     step_s = {name: run.stages[-1].seconds / max(1, run.stages[-1].steps) for name, run in runs.items()}
     timed, reference_timed = min_timed_steps()
     reference_s = reference_timed * step_s["the backbone"]
@@ -371,21 +369,9 @@ def dry_run(config: SearchConfig) -> StudyCost:
     )
 
 
-def _estimate(network: Architecture, recipe: Recipe, context: SearchContext) -> RunEstimate:
-    resolved = context.resolve(recipe.model_copy(update={"model": network}))
-    train, selection = context.data.train, context.selection
+def _estimate(network: Architecture, recipe: Recipe, config: SearchConfig, context: SearchContext) -> RunEstimate:
+    task = resolve_task(network, context.task(recipe, config), context.device)
     with tempfile.TemporaryDirectory(prefix="effnetv2-rehearsal-") as scratch:
-        config = RunConfig(
-            recipe=resolved.recipe,
-            network=resolved.network,
-            train=train,
-            val=selection,
-            preprocessing=eval_preprocessing(resolved.recipe, resolved.network, context.data.dataset.bands),
-            folder=NullRunDir(Path(scratch)),
-            device=context.device,
-            workers=context.workers,
-            microbatches=resolved.microbatches,
-        )
-        timings = measure_timings(config, Path(scratch))
-        counts = ImageCounts(len(train), len(selection))
-        return estimate_run(resolved.recipe, timings, counts, microbatches=resolved.microbatches)
+        run = trial_config(network, task, recipe.seed, context.device, NullRunDir(Path(scratch)))
+        timings = measure_timings(run, Path(scratch))
+        return estimate_run(run.recipe, timings, run.image_counts, microbatches=run.microbatches)

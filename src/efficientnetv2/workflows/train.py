@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
@@ -17,32 +17,23 @@ from efficientnetv2.data.data_module import require_images_here
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.image_cache import ImageCache, local_reader
-from efficientnetv2.training.memory_probe import Hardware
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.utils.device import pick_device, pick_own_device, workers_for
-from efficientnetv2.utils.distributed import (
-    SINGLE_PROCESS,
-    World,
-    broadcast_from_main,
-    process_group,
-    with_tensor_group,
-    world_from_env,
-)
+from efficientnetv2.utils.device import pick_device
+from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, broadcast_from_main, process_group, world_from_env
 from efficientnetv2.utils.errors import ReaderKilledError
 from efficientnetv2.utils.logs import attached, silenced
-from efficientnetv2.utils.memory import limit_memory
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, run_arguments
 from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import Run
-from efficientnetv2.workflows.resume import FinishedRun, report_finished
+from efficientnetv2.workflows.resume import AlreadyFinished, report_finished
 from efficientnetv2.workflows.run_report import write_run_report
-from efficientnetv2.workflows.run_start import TrainJob, log_idle_gpus, resolve_or_resume, resume_hint
+from efficientnetv2.workflows.run_start import TrainJob, log_idle_gpus, pick_hardware, resolve_or_resume, resume_hint
 
 _logger = logging.getLogger(__name__)
 
@@ -99,8 +90,6 @@ def train(
         train, data, recipe, overrides,
         output=output, device=device, workers=workers, resume=resume, baseline=baseline,
     )  # fmt: skip
-    if not resume:
-        validate_run_paths(source.data, options.out, "train")
     return Run(train_and_report(changes, source, options, began=began, callbacks=callbacks))
 
 
@@ -118,6 +107,8 @@ def train_and_report(
     ``minutes`` count from ``began``, a ``time.monotonic()``; None: from the first step to the last prediction.
     ``on_result`` gets the result, or of a run that had finished before, the file of its report.
     """
+    if not options.resume:
+        validate_run_paths(source.data, options.out, "train")
     world, log = world_from_env(), RunLog()
     with (
         process_group(world, mend="The last checkpoint is intact: resume with `resume=True`."),
@@ -125,17 +116,17 @@ def train_and_report(
     ):
         if not world.is_distributed:
             log_idle_gpus(pick_device(options.device))
-        run = train_run(overrides, source, options, log, world, began=began, callbacks=callbacks)
-        if isinstance(run, FinishedRun):
+        trained = train_run(overrides, source, options, log, world, began=began, callbacks=callbacks)
+        if isinstance(trained, AlreadyFinished):
             if world.is_main_process:
-                report_finished(run, on_result)
-        elif run.result is not None:
-            on_result(run.result)
-            paths = f"Model: {RunDir(run.path).model_file}", f"Report: {run.path / 'report.html'}"
-            predict = f"For new images: {shell_join(['effnetv2', 'predict', str(run.path), 'IMAGES'])}"
-            for line in (*paths, *run.result.next_lines, predict):
+                report_finished(trained, on_result)
+        elif trained.result is not None:
+            on_result(trained.result)
+            paths = f"Model: {RunDir(trained.path).model_file}", f"Report: {trained.path / 'report.html'}"
+            predict = f"For new images: {shell_join(['effnetv2', 'predict', str(trained.path), 'IMAGES'])}"
+            for line in (*paths, *trained.result.next_lines, predict):
                 _logger.info(line)
-        return run.path
+        return trained.path
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,40 +146,30 @@ def train_run(
     *,
     began: float | None = None,
     callbacks: Sequence[Callback] = (),
-) -> TrainedRun | FinishedRun:
+) -> TrainedRun | AlreadyFinished:
     """Train one run and write its report; a finished run stays as it is.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the message gives the command that resumes the run.
     """
-    device = pick_own_device(options.device, world.local_rank, world.local_size)
-    if options.memory_gib is not None:
-        limit_memory(device, options.memory_gib)
-    workers = workers_for(options.workers, device, sharing=world.local_size)
-    hardware = Hardware(device, options.memory_gib, with_tensor_group(world, device), workers)
-    job = TrainJob(overrides, source, options, hardware, log, began)
+    job = TrainJob(overrides, source, options, pick_hardware(options, world), log, began)
     with ExitStack() as locks:
         try:
             # Of several processes the launcher stops the others.
             with nullcontext() if world.is_distributed else signals_as_ctrl_c():
-                run = broadcast_from_main(hardware.world, lambda: resolve_or_resume(job, locks))
+                resolved = broadcast_from_main(job.hardware.world, lambda: resolve_or_resume(job, locks))
         except KeyboardInterrupt as stop:
             effect = "resumes" if options.resume else "starts again"
             raise KeyboardInterrupt(f"No step had been taken: the same command {effect}.") from stop
-        return run if isinstance(run, FinishedRun) else _train(job, run, callbacks)
+        return resolved if isinstance(resolved, AlreadyFinished) else _train(job, resolved, callbacks)
 
 
 def _train(job: TrainJob, run: ResolvedRun, callbacks: Sequence[Callback]) -> TrainedRun:
     """Train a resolved run and write its report; every process calls this."""
     world, path = job.hardware.world, run.request.path
     cache = run.cache if isinstance(run.cache, ImageCache) else None
-    config = replace(
-        run.config(job.hardware),
-        folder=RunDir(path) if world.is_main_process else NullRunDir(path),
-        strict=job.options.strict,
-        world=world,
-        reader=local_reader(cache, run.recipe, run.data, job.hardware),
-    )
+    folder = RunDir(path) if world.is_main_process else NullRunDir(path)
+    config = run.config(job.hardware, folder=folder, reader=local_reader(cache, run.recipe, run.data, job.hardware))
     require_images_here(config.train, world)
     try:
         result = Trainer(config, callbacks, limit=run.limit).fit(resume=run.request.resumed)

@@ -1,4 +1,4 @@
-"""Names of new run directories, and locks: one process starts or resumes a run in a directory at a time."""
+"""Paths of run directories, and their locks: one process starts or resumes a run in a directory at a time."""
 
 from __future__ import annotations
 

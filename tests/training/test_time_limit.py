@@ -18,13 +18,14 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan
-from efficientnetv2.training import time_budget
+from efficientnetv2.training import time_limit
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig, stage_ends, validation_steps
+from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.time_budget import Pacer, TimeLimit
+from efficientnetv2.training.run_length import stage_ends, validation_steps
+from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.training.trainer import Trainer
 
@@ -94,7 +95,7 @@ def simulated(
     limit = TimeLimit(limit_s, REPORT_S, RATES, began=clock.now)
     job = job_of(epochs, batch)
     plan = StepPlan(job.length.steps)
-    time_budget.time.monotonic = clock.monotonic
+    time_limit.time.monotonic = clock.monotonic
     pacer, validating_s = Pacer(job, plan, limit, thins=thins), 0.0
     clock.now += limit_s / 5
     ends, validations = stage_ends(job.recipe, job.length), sorted(validation_steps(job.recipe, job.length))
@@ -134,7 +135,7 @@ PACES = {
 
 @pytest.fixture
 def own_clock(monkeypatch):
-    monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=None))
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=None))
 
 
 @pytest.mark.parametrize("minutes", [4, 15, 60])
@@ -234,7 +235,7 @@ class Paces:
             STEPPED(pacer, image_size, took)
 
         monkeypatch.setattr(Pacer, "stepped", stepped)
-        monkeypatch.setattr(time_budget, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 def weights_of(job: RunConfig) -> dict[str, bytes]:

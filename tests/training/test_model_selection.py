@@ -17,7 +17,7 @@ from efficientnetv2.models import model_file as modelfile
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.callbacks import Callback
-from efficientnetv2.training.early_stopping import (
+from efficientnetv2.training.model_selection import (
     ModelSelection,
     Validation,
     best_validation,
@@ -26,8 +26,9 @@ from efficientnetv2.training.early_stopping import (
 )
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig, RunLength, eval_network
+from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 
