@@ -174,7 +174,7 @@ def test_groups_of_a_step_are_dealt_whole(processes, share):
     """Of four groups one of three processes has two, and the others wait for it; answers are shared to the last."""
     shared = RATES.shared(processes, 4)
     assert [rate.each_s for rate in shared.steps] == pytest.approx([0.08 * share, 0.24 * share])
-    assert shared.answers.each_s == pytest.approx(0.08 / processes)
+    assert shared.predictions.each_s == pytest.approx(0.08 / processes)
     one = recipe("ghost_batch_size=2")
     asked = LengthBudget(one, COUNTS, None, at_once=processes).minutes_for(3000, RATES)
     alike = estimate_run(recipe("ghost_batch_size=2", "epochs=500"), shared, COUNTS)

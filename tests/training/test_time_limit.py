@@ -117,7 +117,7 @@ def simulated(
             clock.work(RATES.checkpoints.each_s)
     assert positions[-1] == plan.scheduled
     assert validating_s <= 0.15 * limit_s or not thins
-    clock.work(RATES.answers.seconds(VAL_IMAGES) + RATES.model_s + REPORT_S)
+    clock.work(RATES.predictions.seconds(VAL_IMAGES) + RATES.model_s + REPORT_S)
     return (clock.now - clock.begun) / limit_s
 
 

@@ -164,7 +164,7 @@ def test_what_is_in_vain_is_not_measured_to_its_end(job, tmp_path):
     found = measure_timings(job, tmp_path, is_impossible=in_vain)
     assert not any("64 px" in line for line in said)
     (least,) = asked
-    assert least.answers.each_s > 0
+    assert least.predictions.each_s > 0
     assert [rate.image_size for rate in least.steps] == [32, 64]
     assert least.steps[1].each_s == least.steps[0].each_s == found.steps[0].each_s
     assert found.steps[1].each_s == pytest.approx(4 * found.steps[0].each_s)
