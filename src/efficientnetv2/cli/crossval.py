@@ -53,6 +53,10 @@ def crossval(
     - `effnetv2 crossval train.csv --by time --time-column year --folds 4`
     - `effnetv2 crossval train.csv --candidate class_sampling=null --candidate class_sampling=equal`
     """
+    from efficientnetv2.workflows.output_paths import validate_run_paths
+
+    if not resume:
+        validate_run_paths(data, out, "crossval")
     from efficientnetv2.cli.progress_bars import TrainingBar  # torch, which takes seconds
     from efficientnetv2.cli.result_tables import ResultPrinter
     from efficientnetv2.workflows.crossval import run_crossval

@@ -38,6 +38,8 @@ def train(
     - `effnetv2 train photos/ --epochs 40 --set minival=0.1 --set patience=5`
     """
     began = time.monotonic()
+    from efficientnetv2.workflows.output_paths import validate_run_paths
+
     modes = {"--resume": resume, "--dry-run": dry_run, "--preview": preview is not None}
     given = [name for name, is_given in modes.items() if is_given]
     if len(given) > 1:
@@ -51,6 +53,8 @@ def train(
                 pictures=preview_images, device=machine.device, strict=machine.strict
             )  # fmt: skip
         return
+    if not resume:
+        validate_run_paths(data, out, "train")
     run_options = machine.run_options(out, resume=resume, baseline=baseline)
     with Screen(quiet=machine.as_json, verbose=machine.verbose) as screen:
         if dry_run:

@@ -134,6 +134,8 @@ def cross_validate(
         members=number("members", members, 1, 100),
         compare_splits=compare_splits,
     )
+    if not resume:
+        validate_run_paths(source.data, options.out, "crossval")
     return CrossValidation(run_crossval(train_overrides, source, options, config))
 
 
@@ -151,8 +153,6 @@ def run_crossval(
     ``given`` are the options that the user typed. ``on_result`` gets the result, or of a cross-validation that had
     finished before, the path of its report.
     """
-    if not options.resume:
-        validate_run_paths(source.data, options.out, "crossval")
     folder, saved, by = _folder(options), None, config.by
     if overrides.weights is not None:  # it may be resumed from another directory
         overrides = replace(overrides, weights=absolute_weights_path(overrides.weights))

@@ -121,7 +121,6 @@ def plan_run(
 
     ``began`` is the ``time.monotonic()`` when the command began. None is now.
     """
-    validate_run_paths(source.data, options.out, "train")
     budget = StartupBudget(_WITHIN_S, time.monotonic() if began is None else began)
     hardware = pick_hardware(options)
     request = valid_request(overrides, source, options, hardware)
@@ -305,4 +304,5 @@ def estimate(
     request, source, options = run_arguments(
         estimate, data, recipe, overrides, output=output, device=device, workers=workers
     )
+    validate_run_paths(source.data, options.out, "train")
     return plan_run(request, source, options, began=began)

@@ -90,6 +90,8 @@ def train(
         train, data, recipe, overrides,
         output=output, device=device, workers=workers, resume=resume, baseline=baseline,
     )  # fmt: skip
+    if not resume:
+        validate_run_paths(source.data, options.out, "train")
     return Run(train_and_report(changes, source, options, began=began, callbacks=callbacks))
 
 
@@ -107,8 +109,6 @@ def train_and_report(
     ``minutes`` count from ``began``, a ``time.monotonic()``; None: from the first step to the last prediction.
     ``on_result`` gets the result, or of a run that had finished before, the file of its report.
     """
-    if not options.resume:
-        validate_run_paths(source.data, options.out, "train")
     world, log = world_from_env(), RunLog()
     with (
         process_group(world, mend="The last checkpoint is intact: resume with `resume=True`."),
