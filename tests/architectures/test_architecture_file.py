@@ -46,9 +46,9 @@ def test_only_files_are_taken_for_files():
     ("text", "said"),
     [
         ("stem_channels: [", "is not YAML"),
-        ("- 1\n- 2\n", "is no architecture"),
+        ("- 1\n- 2\n", "is not an architecture"),
         ("stem_channels: 8\nstages: []\nhead_channels: 64\n", "stages is empty"),
-        ("stem_channels: 8\nheads: 3\n", "is no architecture"),
+        ("stem_channels: 8\nheads: 3\n", "is not an architecture"),
         (
             "stem_channels: 8\nhead_channels: 8\nstages:\n- {operator: {kind: fused, expand: 1, kernel: 4}, stride: 1, "
             "channels: 8, layers: 1}\n",

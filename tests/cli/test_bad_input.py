@@ -310,7 +310,7 @@ def test_a_folder_that_holds_something_else_is_not_taken_for_a_run(class_folders
     (tmp_path / "letters/one.txt").write_text("x")
     refused(
         effnetv2("train", class_folders, *TINY, "--output", tmp_path / "letters", cwd=tmp_path),
-        "no run",
+        "not a run",
         "another folder",
     )
     (tmp_path / "file").write_text("x")

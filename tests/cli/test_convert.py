@@ -161,7 +161,7 @@ def test_which_of_timms_twins_can_be_said(tmp_path):
         (["none.pth", "out.safetensors"], ("none.pth",)),
         (["in.safetensors", "out.pth", "--to", "torchvision"], ("torchvision",)),
         (["in.safetensors", "out.onnx", "--to", "keras"], ("out.onnx",)),
-        (["in.safetensors", "out.onnx", "--to", "onnx"], ("torch.onnx.export",)),
+        (["in.safetensors", "out.onnx", "--to", "onnx"], ("effnetv2 export", "--format onnx")),
         (["in.safetensors", "out.onnx", "--to", "tim"], ("did you mean", "timm")),
         (["in.safetensors", "out.safetensors", "--model", "resnet50"], ("resnet50", "timm")),
         (["efficientnetv2_s.in1k", "s.safetensors"], ("effnetv2 train DATA --weights efficientnetv2_s.in1k",)),

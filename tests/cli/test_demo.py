@@ -181,12 +181,7 @@ def test_an_earlier_demo_is_replaced(tmp_path, monkeypatch):
     ("command", "further", "out", "said"),
     [
         ("effnetv2 train pictures.csv --output runs/demo", (), "runs/demo", "has a run that the demo did not make"),
-        (
-            "effnetv2 demo",
-            ("notes.txt",),
-            "runs/demo",
-            "has other files next to an earlier demo ('notes.txt'). Move it",
-        ),
+        ("effnetv2 demo", ("notes.txt",), "runs/demo", "has other files next to an earlier demo .'notes.txt'."),
         ("effnetv2 demo", (), "runs/other", "holds a run already"),
     ],
 )

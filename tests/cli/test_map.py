@@ -485,7 +485,7 @@ def test_map_and_area_say_why_they_tell_no_hectares(model, tmp_path):
     """At 60 degrees in plate carrée, where a pixel covers half of what it states."""
     place = rasterio.Affine(10, 0, 1e6, 0, -10, 6_679_169)
     write_raster(tmp_path / "scene.tif", patches(2, 2), crs="EPSG:4087", transform=place)
-    reason = ("pixel", "projection", "50%", "of the ground")
+    reason = ("pixel", "projection", "50%", "of its stated area")
     done = ended_well("geo", "map", model, "scene.tif", cwd=tmp_path)
     assert mentions(done.stdout, *reason)
     assert "hectares" not in done.stdout

@@ -461,7 +461,7 @@ def test_a_study_is_not_gone_on_with_on_other_pictures(found, tmp_path):
         (("--seeds", "1,1"), ("--seeds", "twice")),
         (("--step-time", "guessed"), ("guessed", "measured", "cached")),
         (("--storage", "mysql://host/one"), ("--storage", "mysql", "sqlite:///FILE")),
-        (("--set", "weights=efficientnetv2_b0.in1k"), ("trained from scratch",)),
+        (("--set", "weights=efficientnetv2_b0.in1k"), ("weights=none", "from scratch")),
         (("--set", "model=efficientnetv2_s"), ("--space",)),
         (("--set", "patience=3"), ("a trial trains to its end",)),
         (("--recipe", "quick", "--set", "stage_time=equal"), ("stage_time=equal", "stage")),

@@ -59,6 +59,19 @@ class DataConfig:
         given = {name: value for name, value in options.items() if value != defaults[name]}
         return [self.data, *option_args(**given)]
 
+    def validate(self) -> None:
+        """Refuse wrong values before anything is read or downloaded. Raises InputError."""
+        for name, value, choices in (
+            ("labels", self.labels, get_args(Spelling)),
+            ("layout", self.layout, get_args(Layout)),
+        ):
+            if value not in choices:
+                raise InputError(f"`{name}` is '{value}', but must be one of {', '.join(choices)}.")
+        if self.nodata is not None:
+            parse_nodata(self.nodata)
+        if self.bands is not None:
+            parse_bands(self.bands)
+
     def read_any(self) -> ImageDataset:
         """Load images with or without labels; see ``read``. What keeps a dataset from training is not refused."""
         # Only labeled cells of several labels can be split.
@@ -74,17 +87,7 @@ class DataConfig:
         use_splits: Sequence[str] = SPLITS,
     ) -> ImageDataset:
         """Load the dataset; see ``dataset.load_dataset``. Raises InputError."""
-        for name, value, choices in (
-            ("labels", self.labels, get_args(Spelling)),
-            ("layout", self.layout, get_args(Layout)),
-        ):
-            if value not in choices:
-                raise InputError(f"`{name}` is '{value}', but must be one of {', '.join(choices)}.")
-        # Wrong numbers are refused before an image is read.
-        if self.nodata is not None:
-            parse_nodata(self.nodata)
-        if self.bands is not None:
-            parse_bands(self.bands)
+        self.validate()
         if is_url(self.data):
             _logger.warning(f"Reading shards from {self.data}.")
         folder = Path(os.path.expanduser(self.data))

@@ -171,6 +171,20 @@ def requested_recipe(
     return _override(get_recipe(name).model_copy(update={"weights": weights}), overrides), notes
 
 
+def validate_overrides(overrides: TrainOverrides) -> None:
+    """Refuse overrides that fit no recipe of own data, before weights are looked for. Raises InputError."""
+    if overrides.recipe is not None:
+        return
+    faults = []
+    for name in ("finetune", "quick"):
+        try:
+            _override(get_recipe(name), overrides)
+            return
+        except InputError as error:
+            faults.append(error)
+    raise faults[0]
+
+
 def _model(model: str | Architecture | None, device: torch.device) -> str | Architecture:
     return default_model(device) if model is None or model == "auto" else model
 

@@ -21,6 +21,7 @@ from efficientnetv2.training.overrides import (
     open_weights,
     requested_recipe,
     resumed_recipe,
+    validate_overrides,
     validate_requested_sizes,
 )
 from efficientnetv2.training.recipe import Recipe
@@ -83,6 +84,7 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
     check_writable_dir(options.out or RUNS, "`output`")
     if note := device_note(options.device, device):
         _logger.info(note)
+    validate_overrides(overrides)
     candidates = open_weights(overrides, device)
     with as_details():
         recipe, notes = requested_recipe(overrides, device, found=candidates[0] if candidates else None)

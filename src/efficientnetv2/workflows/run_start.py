@@ -101,6 +101,7 @@ def resolve_or_resume(job: TrainJob, locks: ExitStack) -> ResolvedRun | AlreadyF
 
 def valid_request(overrides: TrainOverrides, source: DataConfig, options: RunOptions, hardware: Hardware) -> RunRequest:
     """The run as requested. Before any image is read, this refuses settings without effect and paths in the data."""
+    source.validate()
     request = request_run(overrides, options, hardware)
     validate_label_settings(request.recipe, overrides, source.label_separator)
     if not request.resumed:
