@@ -51,7 +51,7 @@ from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.processes import keep_freed_memory
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 DEVICE = torch.device("cpu")
 FOLDS = 5

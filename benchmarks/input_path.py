@@ -58,7 +58,7 @@ from efficientnetv2.transforms.pipeline import AugmentPlan, augment
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import free_bytes
 from efficientnetv2.utils.optional_deps import import_torchvision
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.timer import TimingStats, interleave
 
 IMAGES, SIZE, QUALITY = 256, (500, 375), 95

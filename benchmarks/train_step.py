@@ -53,7 +53,7 @@ from efficientnetv2.utils.device import Precision, autocast, lower_precision, pi
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import import_torchvision
 from efficientnetv2.utils.processes import keep_freed_memory
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio, synchronizer
 
 OURS = "efficientnetv2"

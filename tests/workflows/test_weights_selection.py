@@ -31,7 +31,7 @@ from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.run_request import RunOptions, RunRequest
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 CPU = Hardware(torch.device("cpu"))
 SMALL = ("progressive.stages=2", "progressive.image_size={start: 32, end: 32}")

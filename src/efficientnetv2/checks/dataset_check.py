@@ -24,7 +24,7 @@ from efficientnetv2.evaluation.generalization import NEAR_KM
 from efficientnetv2.evaluation.html import json_values
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.legacy import SCHEMA_VERSION
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 @dataclass(frozen=True, eq=False)

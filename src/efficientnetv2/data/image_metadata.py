@@ -19,7 +19,7 @@ from efficientnetv2.data.readers import BestEffortReader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import CONTENT
 from efficientnetv2.data.shards.reader import content_hash
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 # Images that are hashed: all of most datasets, and of a million enough to recognize a part. A model file keeps 8 bytes
 # of each: 131 kB, 0.5 % of the smallest model of the family. Ours.

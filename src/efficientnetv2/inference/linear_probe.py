@@ -31,7 +31,7 @@ from efficientnetv2.models.shape_inference import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import progress
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Candidates of the inverse L2 penalty. Ours: wide enough that neither end is chosen on satellite images and
 # photographs, which want 0.001 to 0.01. The default is used where nothing chooses.

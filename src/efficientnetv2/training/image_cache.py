@@ -24,7 +24,7 @@ from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_gather_o
 from efficientnetv2.utils.errors import InputError, format_bytes, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.memory import free_bytes
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Fraction of the free memory that a cache may take. Where the CPU trains, activations have up to 60 %. Ours.
 _MEMORY_FRACTION_CPU, _MEMORY_FRACTION = 0.4, 0.7

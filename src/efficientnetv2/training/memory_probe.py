@@ -25,7 +25,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Hardware, place
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, PeakMemory, free_bytes, in_use_bytes, is_out_of_memory, release_memory
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Fraction of the free memory for a measured pass. The rest is for fragmentation and other programs. Ours.
 _MEASURED = 0.9

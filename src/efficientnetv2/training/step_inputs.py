@@ -14,7 +14,7 @@ from efficientnetv2.training.class_imbalance import class_terms
 from efficientnetv2.training.loop import StepContext
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 def training_images(

@@ -26,7 +26,7 @@ from efficientnetv2.transforms.augmented_copies import FOLDER, spread_copies, wr
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.logs import progress, silenced
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import choice
 from efficientnetv2.workflows.output_paths import is_inside_data, refuse_inside_data

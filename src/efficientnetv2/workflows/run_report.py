@@ -42,7 +42,7 @@ from efficientnetv2.training.post_training import Result, epochs_trained, unread
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 _logger = logging.getLogger(__name__)
 

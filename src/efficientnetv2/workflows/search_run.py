@@ -48,7 +48,7 @@ from efficientnetv2.utils.device import Hardware, device_title, pick_device, wor
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.utils.timer import boot_id
 from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data

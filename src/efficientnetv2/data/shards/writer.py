@@ -38,7 +38,7 @@ from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Shard, Sh
 from efficientnetv2.data.shards.reader import content_hash
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import locked, output_dir
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import option_args, shell_join
 
 # Quality of shrunk JPEGs. It loses less than the shrinking. Ours.
