@@ -27,7 +27,7 @@ from efficientnetv2.data.groups import Grouping, groupings, stratified_group_spl
 from efficientnetv2.data.records import Ints, copy_groups, is_copy
 from efficientnetv2.inference.predict import THIS_PROCESS, Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.shape_inference import infer_shapes
+from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import progress

@@ -14,8 +14,8 @@ from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ghost_batch import supports_ghost_batches
+from efficientnetv2.models.output_shapes import activation_bytes, stride, trains_one
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.models.shape_inference import activation_bytes, stride, trains_one
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.ddp import evenly_shared
 from efficientnetv2.training.image_sizes import settings_by_size, sizes_by_field, validate_stride
