@@ -22,7 +22,7 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.factory import create, unknown_model_error
 from efficientnetv2.models.library_models import classifier_count, is_library_model
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
