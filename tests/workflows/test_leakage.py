@@ -38,7 +38,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.train_overlap import PretrainOverlap, TrainOverlap, pretrain_overlap, train_overlap
+from efficientnetv2.training.seen_images import PretrainOverlap, TrainOverlap, pretrain_overlap, train_overlap
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError

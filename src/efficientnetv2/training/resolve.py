@@ -63,8 +63,8 @@ from efficientnetv2.training.run_summary import (
     regularization_notes,
     unused_settings,
 )
+from efficientnetv2.training.seen_images import pretrain_overlap
 from efficientnetv2.training.time_limit import StartupBudget
-from efficientnetv2.training.train_overlap import pretrain_overlap
 from efficientnetv2.transforms.auto_augment import require_rgb
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import pluralize

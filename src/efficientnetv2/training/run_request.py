@@ -28,8 +28,8 @@ from efficientnetv2.training.recipe_io import read_recipe, validate_recipe
 from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_paths import RUNS, new_run_path, newest_run, runs_newest_first, validate_new_run_dir
+from efficientnetv2.training.seen_images import PretrainOverlap
 from efficientnetv2.training.time_limit import TimeLimit
-from efficientnetv2.training.train_overlap import PretrainOverlap
 from efficientnetv2.utils.device import Hardware, device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError

@@ -34,7 +34,7 @@ from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.run_dir import REPORT_FILES, RUN_MARKERS
-from efficientnetv2.training.train_overlap import TrainOverlap, train_overlap
+from efficientnetv2.training.seen_images import TrainOverlap, train_overlap
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_file, output_dir
 from efficientnetv2.utils.shell import shell_join
