@@ -37,9 +37,9 @@ from efficientnetv2.nas.trial import StepTimed, Trained, TrialResult
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunLog
+from efficientnetv2.utils.benchmark import TimingStats
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import attached
-from efficientnetv2.utils.timer import TimingStats
 from efficientnetv2.workflows import search_run
 from efficientnetv2.workflows.search_config import SearchConfig, SearchOptions
 from efficientnetv2.workflows.search_export import compound_scaling, scale_up

@@ -46,11 +46,12 @@ from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
 from efficientnetv2.training.signals import defer_signals
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.benchmark import TimingStats
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError, error_summary
+from efficientnetv2.utils.machine_lock import MachineLock
 from efficientnetv2.utils.memory import is_out_of_memory, limit_memory, peak_bytes, reset_peak_memory
 from efficientnetv2.utils.processes import keep_freed_memory, own_folder
-from efficientnetv2.utils.timer import MachineLock, TimingStats
 
 FailureKind = Literal["diverged", "out of memory", "crashed"]
 

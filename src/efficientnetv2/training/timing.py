@@ -26,9 +26,9 @@ from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.step_inputs import step_context, train_sampler, training_images
 from efficientnetv2.training.train_state import TrainState, init_state
+from efficientnetv2.utils.benchmark import synchronizer
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import PeakMemory
-from efficientnetv2.utils.timer import synchronizer
 
 _logger = logging.getLogger(__name__)
 
