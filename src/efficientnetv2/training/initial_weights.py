@@ -344,7 +344,7 @@ def _recipe_model(network: Network) -> str | Architecture:
         return next((name for name in NAMES if get_architecture(name) == table), table)
     assert isinstance(network, WrappedModel)
     if network.source is None:
-        raise InputError("The weights are of another module: pass this module in a RunConfig.")
+        raise InputError("The weights are of another module: pass this module in a RunSetup.")
     return network.source
 
 

@@ -36,9 +36,9 @@ from efficientnetv2.training.image_sizes import limit_upscaling
 from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model
 from efficientnetv2.training.overrides import requested_recipe, validate_requested_sizes
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_paths import RUNS, new_run_path
 from efficientnetv2.training.run_request import RunRequest
+from efficientnetv2.training.run_setup import eval_preprocessing
 from efficientnetv2.training.time_limit import StartupBudget
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError, pluralize

@@ -50,9 +50,9 @@ from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.precision import choose_precision
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
-from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest, repeat_recipe
+from efficientnetv2.training.run_setup import eval_preprocessing
 from efficientnetv2.training.run_summary import (
     better_weights_note,
     channel_notes,

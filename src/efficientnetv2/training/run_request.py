@@ -25,9 +25,9 @@ from efficientnetv2.training.overrides import (
 )
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe, validate_recipe
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_paths import RUNS, new_run_path, newest_run, runs_newest_first, validate_new_run_dir
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.seen_images import PretrainOverlap
 from efficientnetv2.training.time_limit import TimeLimit
 from efficientnetv2.utils.device import Hardware, device_note
@@ -202,9 +202,9 @@ class ResolvedRun:
     limit: TimeLimit | None = None  # Time of the run. None if its steps are fixed.
     probe_images: int | None = None  # Of train and of val that the linear probe has time for. None is all.
 
-    def config(self, hardware: Hardware, *, folder: RunDir | None = None, reader: Reader | None = None) -> RunConfig:
+    def setup(self, hardware: Hardware, *, folder: RunDir | None = None, reader: Reader | None = None) -> RunSetup:
         """The run on some hardware. Without ``folder`` it writes nothing; without ``reader`` it reads its cache."""
-        return RunConfig(
+        return RunSetup(
             recipe=self.recipe,
             network=self.network,
             train=self.data.train,

@@ -13,7 +13,7 @@ from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.class_imbalance import class_terms
 from efficientnetv2.training.loop import StepContext
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.utils.random_key import Key
 
 
@@ -31,34 +31,34 @@ def training_images(
     )
 
 
-def train_sampler(config: RunConfig, *, steps: int, first_step: int = 0, plan: StepPlan | None = None) -> TrainSampler:
+def train_sampler(setup: RunSetup, *, steps: int, first_step: int = 0, plan: StepPlan | None = None) -> TrainSampler:
     """The requests of a run, from ``first_step`` on; see ``TrainSampler``."""
-    recipe = config.recipe
+    recipe = setup.recipe
     return TrainSampler(
-        labels=config.train.labels,
+        labels=setup.train.labels,
         progressive=recipe.progressive,
         steps=steps,
         batch_size=recipe.batch_size,
         ghost_batch_size=recipe.group_size,
         class_sampling=recipe.class_sampling,
-        key=config.key,
+        key=setup.key,
         first_step=first_step,
-        rank=config.world.rank,
-        world=config.world.size,
+        rank=setup.world.rank,
+        world=setup.world.size,
         beta=recipe.effective_beta,
         plan=plan,
     )
 
 
-def step_context(config: RunConfig) -> StepContext:
+def step_context(setup: RunSetup) -> StepContext:
     """What all steps of a run have in common."""
-    classes = len(config.train.class_names)
+    classes = len(setup.train.class_names)
     return StepContext(
-        config.recipe,
-        config.preprocessing,
+        setup.recipe,
+        setup.preprocessing,
         classes,
-        config.key,
-        config.device,
-        class_terms(config.train.targets, classes, config.recipe),
-        activation=config.activation,
+        setup.key,
+        setup.device,
+        class_terms(setup.train.targets, classes, setup.recipe),
+        activation=setup.activation,
     )

@@ -30,7 +30,7 @@ from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.loop import StepContext, augment_batch
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import eval_preprocessing
+from efficientnetv2.training.run_setup import eval_preprocessing
 from efficientnetv2.training.step_inputs import training_images
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError

@@ -33,7 +33,7 @@ from efficientnetv2.nas.study import (
     require_same_config,
     version_warning,
 )
-from efficientnetv2.nas.trial import resolve_task, run_trial, to_measurement, trial_config
+from efficientnetv2.nas.trial import resolve_task, run_trial, to_measurement, trial_setup
 from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
@@ -372,6 +372,6 @@ def dry_run(config: SearchConfig) -> StudyCost:
 def _estimate(network: Architecture, recipe: Recipe, config: SearchConfig, context: SearchContext) -> RunEstimate:
     task = resolve_task(network, context.task(recipe, config), context.device)
     with tempfile.TemporaryDirectory(prefix="effnetv2-rehearsal-") as scratch:
-        run = trial_config(network, task, recipe.seed, context.device, NullRunDir(Path(scratch)))
+        run = trial_setup(network, task, recipe.seed, context.device, NullRunDir(Path(scratch)))
         timings = measure_timings(run, Path(scratch))
         return estimate_run(run.recipe, timings, run.image_counts, microbatches=run.microbatches)

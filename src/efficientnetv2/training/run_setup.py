@@ -1,4 +1,4 @@
-"""The configuration of a run, and the predictions of the model that it would keep."""
+"""The setup of a run (network, datasets, device, folder), and the predictions of the model that it would keep."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ImageCounts:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunSetup:
     """What to run, on what, where."""
 
     recipe: Recipe  # Resolved
@@ -53,7 +53,7 @@ class RunConfig:
     workers: int  # Processes that read images
     microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS
     strict: bool = False  # Whether an unreadable image ends the run
-    world: World = SINGLE_PROCESS  # Processes that run it together, each with its own configuration
+    world: World = SINGLE_PROCESS  # Processes that run it together, each with its own setup
     reader: Reader | None = None  # Reads the training images; None reads the files
     minival: ImageDataset | None = None  # Images that select the weights. None keeps the last ones.
 
