@@ -31,7 +31,7 @@ from efficientnetv2.training.loop import StepContext, augment_batch
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_setup import eval_preprocessing
-from efficientnetv2.training.step_inputs import training_images
+from efficientnetv2.training.train_loader import training_images
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_file, write_atomically

@@ -1,4 +1,4 @@
-"""The inputs of the training steps: images as training reads them, the order in which they are drawn, the context."""
+"""What a run loads for its training steps: its images with their crops, and the order of their requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from efficientnetv2.data.readers import Reader
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan
-from efficientnetv2.training.class_imbalance import class_terms
-from efficientnetv2.training.loop import StepContext
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.utils.random_key import Key
@@ -47,18 +45,4 @@ def train_sampler(setup: RunSetup, *, steps: int, first_step: int = 0, plan: Ste
         world=setup.world.size,
         beta=recipe.effective_beta,
         plan=plan,
-    )
-
-
-def step_context(setup: RunSetup) -> StepContext:
-    """What all steps of a run have in common."""
-    classes = len(setup.train.class_names)
-    return StepContext(
-        setup.recipe,
-        setup.preprocessing,
-        classes,
-        setup.key,
-        setup.device,
-        class_terms(setup.train.targets, classes, setup.recipe),
-        activation=setup.activation,
     )
