@@ -21,7 +21,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from efficientnetv2.data.data_module import DataModule
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import RGB
@@ -97,7 +97,7 @@ class ResolvedRecipe:
 
 
 def resolve(
-    request: RunRequest, data: DataModule, hardware: Hardware, *, budget: StartupBudget | None = None
+    request: RunRequest, data: PreparedData, hardware: Hardware, *, budget: StartupBudget | None = None
 ) -> ResolvedRun:
     """Decide everything that a run leaves open, and log the choices.
 
@@ -121,7 +121,7 @@ def resolve(
 
 def resolve_unmeasured(
     request: RunRequest,
-    data: DataModule,
+    data: PreparedData,
     hardware: Hardware,
     budget: StartupBudget | None,
     compile_within_s: float | None,

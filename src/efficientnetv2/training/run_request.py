@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import DataModule, SharedDataset, prepare_data
+from efficientnetv2.data.prepare import PreparedData, SharedDataset, prepare_data
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
@@ -92,7 +92,7 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
     return RunRequest(path, recipe, overrides, options, tuple(notes), candidates=candidates)
 
 
-def load_run_data(recipe: Recipe, source: DataConfig, *, strict: bool) -> DataModule:
+def load_run_data(recipe: Recipe, source: DataConfig, *, strict: bool) -> PreparedData:
     """The images of a run: read, checked and split as its recipe says."""
     return prepare_data(
         source,
@@ -194,7 +194,7 @@ class ResolvedRun:
     network: Network  # Initial model, on the CPU
     microbatches: MicrobatchPlan
     preprocessing: Preprocessing  # Of evaluation, and of the model file
-    data: DataModule  # Nothing selects if minival trained the weights.
+    data: PreparedData  # Nothing selects if minival trained the weights.
     notes: tuple[str, ...] = ()  # A sentence for each choice
     warnings: frozenset[str] = frozenset()  # Those of the notes that the user has to see
     overlap: PretrainOverlap = field(default_factory=PretrainOverlap)

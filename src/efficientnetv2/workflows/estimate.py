@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import DataModule
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.explain import explain_predictions
@@ -209,7 +209,7 @@ def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, 
 
 
 def _other_costs(
-    setup: RunSetup, data: DataModule, timings: StepTimings, scratch: Path, budget: StartupBudget
+    setup: RunSetup, data: PreparedData, timings: StepTimings, scratch: Path, budget: StartupBudget
 ) -> tuple[dict[str, float], int, str]:
     """Seconds before the first step and after the last, bytes of lists and report, and a note if one is estimated.
 

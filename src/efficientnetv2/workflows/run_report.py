@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.image_metadata import median_shorter_side
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.data.records import is_copy
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
@@ -50,7 +50,7 @@ PROBE_DIR = "probe"  # in a run directory: predictions of the linear probe
 _LAST_KEPT = "No images chose the model, so the weights after the last step are kept."
 
 
-def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) -> dict[str, Any]:
+def save_probe(probe: ProbeResult, data: PreparedData, recipe: Recipe, run: Path) -> dict[str, Any]:
     """Save the probe's predictions; returns its metrics and its learning curve for the run directory."""
     names, balanced = probe.val_dataset.class_names, recipe.class_sampling is not None
     predictions = pd.DataFrame(
@@ -74,7 +74,7 @@ def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) 
     return facts if curve is None else facts | {"data_scaling_curve": asdict(curve)}
 
 
-def write_run_report(setup: RunSetup, data: DataModule, result: Result) -> EvaluationResult:
+def write_run_report(setup: RunSetup, data: PreparedData, result: Result) -> EvaluationResult:
     """Write the report of a run whose training has ended, and remove its checkpoints."""
     beginning, folder = setup.folder.beginning(), setup.folder.path
     known = _report_context(folder, beginning, result.calibration)
@@ -108,7 +108,7 @@ def write_run_report(setup: RunSetup, data: DataModule, result: Result) -> Evalu
 
 
 def _metadata(
-    setup: RunSetup, data: DataModule, result: Result, beginning: Mapping[str, Any], known: ReportInputs
+    setup: RunSetup, data: PreparedData, result: Result, beginning: Mapping[str, Any], known: ReportInputs
 ) -> ReportMetadata:
     recipe, probe = setup.recipe, beginning.get("linear_probe")
     before = beginning.get("seen_before", {"num_images": 0})

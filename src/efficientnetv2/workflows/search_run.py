@@ -17,8 +17,8 @@ import torch
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.step_time import min_timed_steps
@@ -69,7 +69,7 @@ class SearchContext:
     device: torch.device
     workers: int
     threads: int | None
-    data: DataModule
+    data: PreparedData
     folder: StudyDir
 
     @classmethod
@@ -134,7 +134,7 @@ class SearchResult:
     command: str
 
 
-def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> DataModule:
+def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> PreparedData:
     """The dataset of a search, split. Raises InputError, also for images of train or minival in val or test."""
     data = load_run_data(recipe, source, strict=strict)
     if (channels := data.dataset.channels) != RGB:
