@@ -1,4 +1,7 @@
-"""Datasets of labeled images with splits, loaded from a folder, a table, shards or a built-in dataset."""
+"""Datasets of labeled images with splits, loaded from a folder, a table, shards or a built-in dataset.
+
+`ImageDataset` is a table of images. The torch `Dataset` that decodes them for training is `loader.TrainingImages`.
+"""
 
 from __future__ import annotations
 
