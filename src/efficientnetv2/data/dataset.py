@@ -20,6 +20,7 @@ import pandas as pd
 
 from efficientnetv2.data import builtin_datasets, image_folder, label_rules, table
 from efficientnetv2.data.csv_dialect import write_table
+from efficientnetv2.data.open_image import is_image
 from efficientnetv2.data.records import (
     AUGMENTED_FROM,
     SPLITS,
@@ -28,7 +29,6 @@ from efficientnetv2.data.records import (
     Layout,
     ReadOptions,
     is_copy,
-    is_image,
     validate_path_text,
 )
 from efficientnetv2.data.shards.index import is_url
