@@ -32,7 +32,7 @@ from efficientnetv2.data.records import (
     validate_path_text,
 )
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.shards.listing import is_shards, read_shards
+from efficientnetv2.data.shards.records import is_shards, read_shards
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
@@ -175,7 +175,7 @@ def load_dataset(
 
     Args:
         data: A folder with one sub-folder per class. Or a folder with train/, val/ and test/ of class folders. Or a
-            CSV, TSV or Parquet file, shards (``shards.listing``), a folder of CIFAR binary files, or the name of a
+            CSV, TSV or Parquet file, shards (``shards.records``), a folder of CIFAR binary files, or the name of a
             built-in dataset. Without ``require_labels`` also a folder of images, or one image.
         path_column: Column of paths in a table.
         label_column: Column of labels in a table, or field of the JSON members of shards.

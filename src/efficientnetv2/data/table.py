@@ -33,7 +33,7 @@ from efficientnetv2.data.records import (
     validate_path_text,
 )
 from efficientnetv2.data.shards.index import SUFFIX
-from efficientnetv2.data.shards.listing import locate_paths, points_into_shards
+from efficientnetv2.data.shards.records import locate_paths, points_into_shards
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 # Columns that are recognized in any case (Split, LATITUDE), and the largest value of those in degrees.
