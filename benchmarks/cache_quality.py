@@ -21,7 +21,7 @@ from efficientnetv2.data.crop import ASPECT, CROP_UNIFORMS, Box, draw_crop
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_image, load_resized_image
 from efficientnetv2.data.readers import source_reader
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 PICTURES, IMAGE_SIZE, AREA_MIN = 500, 128, 0.35
 

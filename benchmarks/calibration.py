@@ -31,7 +31,7 @@ from efficientnetv2.metrics.calibration import (
     reliability_bins,
 )
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # predictions.csv rounds probabilities; what is below its last digit is taken to be this.
 _LEAST = 1e-7

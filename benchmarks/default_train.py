@@ -38,7 +38,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.initial_weights import build_initial_model, weights_candidates
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.run_report import PROBE_DIR
 
 _KEPT = ("top1", "macro_f1", "majority_top1", "epochs", "wall_s", "train_s", "images_per_s", "evaluated_on", "seed")

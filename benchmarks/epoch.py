@@ -29,7 +29,7 @@ from pathlib import Path
 
 from benchmarks.record import RESULTS, hardware, record
 
-from efficientnetv2.utils.timer import TimingStats
+from efficientnetv2.utils.benchmark import TimingStats
 
 _LINE = re.compile(r"Train: \d+ \[ *(\d+)/(\d+) .*?Time: ([\d.]+)s")
 # Updates at the beginning that do not count: compiling and the first pictures. Ours.

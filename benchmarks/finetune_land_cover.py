@@ -45,13 +45,13 @@ from efficientnetv2.training.length_by_time import LengthBudget
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
-from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import RunDir
+from efficientnetv2.training.run_setup import ImageCounts, RunSetup
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.processes import keep_freed_memory
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 DEVICE = torch.device("cpu")
 FOLDS = 5
@@ -149,7 +149,7 @@ def answered(recipe, train: ImageDataset, val: ImageDataset, folder: Path, minut
         tta=recipe.tta,
     )
     runs = RunDir(folder)
-    job = RunConfig(recipe, settled.network, train, val, preprocessing, runs, DEVICE, workers=0)
+    job = RunSetup(recipe, settled.network, train, val, preprocessing, runs, DEVICE, workers=0)
     if minutes is not None:
         with tempfile.TemporaryDirectory() as scratch:
             rates = measure_timings(job, Path(scratch))

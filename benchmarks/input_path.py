@@ -55,11 +55,11 @@ from efficientnetv2.evaluation.evaluation_result import library_versions
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
+from efficientnetv2.utils.benchmark import TimingStats, interleave
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.memory import free_bytes
 from efficientnetv2.utils.optional_deps import import_torchvision
-from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.timer import TimingStats, interleave
+from efficientnetv2.utils.random_key import Key
 
 IMAGES, SIZE, QUALITY = 256, (500, 375), 95
 ROUNDS = 15

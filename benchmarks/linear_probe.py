@@ -24,7 +24,7 @@ from efficientnetv2.inference.linear_probe import fit_probe
 from efficientnetv2.inference.predict import embed_dataset
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.training.initial_weights import load_weights
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 LEARN, ANSWER, DRAWS = 100, 50, 3
 

@@ -30,7 +30,7 @@ from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.device import place
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 CPU = torch.device("cpu")
 _ROUNDS = 5

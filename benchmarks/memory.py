@@ -38,7 +38,7 @@ from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import GIB
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 COMMAND = "python -m benchmarks.memory"
 CPU = torch.device("cpu")

@@ -30,7 +30,7 @@ from scipy.stats import t as student
 from efficientnetv2.utils import legacy
 from efficientnetv2.utils.device import device_title
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 RESULTS = Path(__file__).parent / "results"
 SUMMARY = RESULTS / "summary.json"

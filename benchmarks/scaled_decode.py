@@ -27,7 +27,7 @@ from efficientnetv2.data.image_io import Pixels, Source
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.transforms.pipeline import normalize
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 ENLARGED, QUALITY, AREA_MIN, BATCH = 4, 92, 0.35, 64
 _PICTURES = 1000

@@ -34,8 +34,8 @@ from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.utils.device import Hardware, device_title
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import cache_folder, write_text_atomically
-from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.timer import boot_id
+from efficientnetv2.utils.machine_lock import boot_id
+from efficientnetv2.utils.random_key import Key
 
 DRAWN_BY = Key.of(0).fold("search record")
 SEED = 0  # of a trial

@@ -27,7 +27,7 @@ from efficientnetv2.data.image_checks import validate_images
 from efficientnetv2.data.readers import source_reader
 from efficientnetv2.data.sampler import epoch_order
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, Shard, ShardIndex, save_index
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 PICTURES = 13_000_000
 CLASSES, PICTURE_BYTES, SHARD_BYTES = 21_841, 110_000, 1_000_000_000

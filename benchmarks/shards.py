@@ -31,8 +31,8 @@ from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
-from efficientnetv2.utils.rng import Key
-from efficientnetv2.utils.timer import TimingStats, interleave, speed_ratio
+from efficientnetv2.utils.benchmark import TimingStats, interleave, speed_ratio
+from efficientnetv2.utils.random_key import Key
 
 DISTINCT, CLASSES, STORED_SIZE, PX, BATCH = 2_000, 10, 96, 64, 50
 SHARD_BYTES = 20_000_000

@@ -28,7 +28,7 @@ from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHIPPED = EXAMPLES / "weights/efficientnetv2_b0.safetensors"

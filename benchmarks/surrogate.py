@@ -26,7 +26,7 @@ from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 FOLDS = 10
 _DRAWS = 1_000  # of the bootstrap

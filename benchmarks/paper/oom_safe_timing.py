@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from efficientnetv2.utils.benchmark import interleave, synchronizer
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
-from efficientnetv2.utils.timer import interleave, synchronizer
 
 Work = Callable[[], None]
 

@@ -18,9 +18,9 @@ from efficientnetv2.architectures.registry import NAMES
 from efficientnetv2.architectures.registry import get_model_info as published_network
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.factory import create
+from efficientnetv2.utils.benchmark import interleave, synchronizer
 from efficientnetv2.utils.device import Precision, autocast, lower_precision, place
 from efficientnetv2.utils.errors import pluralize
-from efficientnetv2.utils.timer import interleave, synchronizer
 
 Say = Callable[[str], None]
 

@@ -25,7 +25,7 @@ from efficientnetv2.checks.image_stats import HASH_BITS, ImageStats, collect_ima
 from efficientnetv2.checks.issues import connected_groups
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Embeddings
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 AID = Path(__file__).parents[3].parent / "shared" / "data" / "aid"
 UCMERCED = AID.with_name("ucmerced")

@@ -14,7 +14,7 @@ from efficientnetv2.checks.duplicates import find_lookalikes
 from efficientnetv2.checks.label_errors import label_error_section, out_of_fold_probabilities
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.logs import reported_to
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 EACH = 30
 

@@ -31,7 +31,7 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.evaluation.generalization import EARTH_KM, Places
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 DEFORESTATION = Path(__file__).parents[3].parent / "shared" / "data" / "deforestation" / "train.csv"
 

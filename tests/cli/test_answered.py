@@ -14,7 +14,7 @@ from tests.standard_sets import write_cifar, write_flowers
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import DataModule, prepare_data
+from efficientnetv2.data.prepare import PreparedData, prepare_data
 from efficientnetv2.models import model_file
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError
@@ -28,7 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def prepared(data: object, recipe: str) -> DataModule:
+def prepared(data: object, recipe: str) -> PreparedData:
     of = get_recipe(recipe)
     return prepare_data(
         DataConfig(str(data)),
@@ -52,7 +52,7 @@ def table(folder: Path, **splits: int) -> Path:
     return folder / "pictures.csv"
 
 
-def parts(of: DataModule) -> tuple[int, int, set[str]]:
+def parts(of: PreparedData) -> tuple[int, int, set[str]]:
     """How many are trained on, how many answered, and what these are called."""
     return len(of.train), len(of.val), set(of.val.split)
 

@@ -16,7 +16,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.geometric import symmetry
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.augmentation_preview import (
     _with_contrast,
     eval_row,

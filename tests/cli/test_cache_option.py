@@ -24,7 +24,7 @@ from tests.training.test_time_limit import BEGINNING
 
 from efficientnetv2.data.cache_writer import CacheSpec
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import prepare_data
+from efficientnetv2.data.prepare import prepare_data
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training import image_cache
@@ -34,9 +34,9 @@ from efficientnetv2.training.length_by_time import LengthBudget
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import ImageCounts
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_request import RunOptions, RunRequest
+from efficientnetv2.training.run_setup import ImageCounts
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.distributed import World

@@ -39,9 +39,9 @@ from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_request import RunOptions
-from efficientnetv2.training.train_overlap import train_overlap
+from efficientnetv2.training.seen_images import train_overlap
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows import crossval, crossval_baseline, crossval_config, crossval_runs, evaluate
 from efficientnetv2.workflows.crossval_baseline import compare_folds
 from efficientnetv2.workflows.crossval_config import CrossValConfig, SavedCrossVal

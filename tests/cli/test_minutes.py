@@ -18,8 +18,8 @@ from efficientnetv2.training.linear_probe import images_within, probe_s
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_request import RunOptions
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import estimate
@@ -38,11 +38,11 @@ RATES = StepTimings(
 )
 
 
-def job_of(images: int, *settings: str) -> RunConfig:
+def job_of(images: int, *settings: str) -> RunSetup:
     recipe = with_overrides(
         get_recipe("finetune"), ["compile=false", "epochs=10", "eval_image_size=224", "minival=null", *settings]
     )
-    return RunConfig(recipe, None, range(images), range(50), None, None, torch.device("cpu"), workers=0)
+    return RunSetup(recipe, None, range(images), range(50), None, None, torch.device("cpu"), workers=0)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from efficientnetv2.evaluation.plots import draw_training_curves
 from efficientnetv2.training.image_cache import CacheEstimate
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, StageEstimate
 from efficientnetv2.training.run_length import RunLength
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.workflows import estimate
 
 SCRATCH = (*TINY, "--weights", "none")
@@ -134,7 +134,7 @@ def test_the_rows_rehearsed_are_those_of_the_run(class_folders):
     changes = ["progressive={stages: 2, image_size: {start: 32, end: 64}}", "batch_size=8", "epochs=2"]
     pictures = load_dataset(class_folders)
     recipe = with_overrides(get_recipe("quick"), changes)
-    rows = estimate._rows(RunConfig(recipe, None, pictures, pictures, None, None, torch.device("cpu"), workers=0))
+    rows = estimate._rows(RunSetup(recipe, None, pictures, pictures, None, None, torch.device("cpu"), workers=0))
     trained, answered = ([row for row in rows if row["kind"] == kind] for kind in ("train", "val"))
     assert [(row["step"], row["image_size"]) for row in trained] == [
         (step, 32 if step <= 6 else 64) for step in range(1, 13)

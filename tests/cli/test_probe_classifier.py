@@ -38,7 +38,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_request import RunOptions
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.run_report import save_probe
 from efficientnetv2.workflows.train import train_and_report
 

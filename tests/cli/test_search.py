@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from efficientnetv2.architectures.architecture_file import read
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import prepare_data
+from efficientnetv2.data.prepare import prepare_data
 from efficientnetv2.models.model_file import load
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.storage import Storage, sqlite_url
@@ -37,9 +37,9 @@ from efficientnetv2.nas.trial import StepTimed, Trained, TrialResult
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunLog
+from efficientnetv2.utils.benchmark import TimingStats
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.logs import attached
-from efficientnetv2.utils.timer import TimingStats
 from efficientnetv2.workflows import search_run
 from efficientnetv2.workflows.search_config import SearchConfig, SearchOptions
 from efficientnetv2.workflows.search_export import compound_scaling, scale_up

@@ -19,10 +19,10 @@ from efficientnetv2.training.length_by_time import LengthBudget, needs_timing, s
 from efficientnetv2.training.recipe_io import read_recipe as read_recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import ImageCounts, RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_estimate import estimate_run
 from efficientnetv2.training.run_paths import validate_new_run_dir
+from efficientnetv2.training.run_setup import ImageCounts, RunSetup
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import remove_partial
@@ -52,7 +52,7 @@ def settled(class_folders, tmp_path):
     pictures = load_dataset(class_folders)
 
     def settle(one, minutes=None):
-        job = RunConfig(
+        job = RunSetup(
             recipe=one,
             network=create(SMALL, num_classes=3),
             train=pictures,

@@ -16,8 +16,8 @@ from tests.conftest import paint
 from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together, started_together
 
-from efficientnetv2.data.data_module import require_images_here
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.prepare import require_images_here
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.calibration import halves
 from scipy.special import softmax
 
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from benchmarks.train_step import Workload
 from torch.utils.data import Dataset
 
 from efficientnetv2.data.loader import PREFETCH, iter_batches
-from efficientnetv2.utils.timer import TimingStats
+from efficientnetv2.utils.benchmark import TimingStats
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import epoch, gpu, input_path, kept_memory, loop_overhead, record, shard_index, shards, train_step
 from tests.messages import mentions
 
-from efficientnetv2.utils.timer import TimingStats
+from efficientnetv2.utils.benchmark import TimingStats
 
 
 @pytest.fixture

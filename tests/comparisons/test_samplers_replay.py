@@ -22,7 +22,7 @@ from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.samplers import PolicyGradient, RegularizedEvolution
 from efficientnetv2.nas.space import small_space
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 SPACE = small_space()
 WIDTH = features(SPACE, [SPACE.encode(SPACE.backbone)]).shape[1]

@@ -11,7 +11,7 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
 from efficientnetv2.data.crop import CROP_UNIFORMS, Box, draw_crop
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 ASPECT = (3 / 4, 4 / 3)
 ROWS = Key.of(0).uniform_rows(range(4000), CROP_UNIFORMS)

@@ -12,7 +12,7 @@ from efficientnetv2.data.crop import CROP_UNIFORMS, draw_crop
 from efficientnetv2.data.decode import load_eval_image, load_train_image
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 ASPECT = (3 / 4, 4 / 3)
 ROWS = Key.of(0).uniform_rows(range(4000), CROP_UNIFORMS)

@@ -42,7 +42,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.utils.errors import InputError, format_bytes
 from efficientnetv2.utils.logs import reported_to
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 def crops(width, height, crop_mode, area_min, count=4000):

@@ -17,7 +17,7 @@ from efficientnetv2.data.sampler import BatchRequest, TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 PLAN = ProgressiveSchedule(image_size=Ramp(24, 40), stages=2)
 WHOLE = Preprocessing(image_size=40)

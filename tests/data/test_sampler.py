@@ -35,7 +35,7 @@ from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepS
 from efficientnetv2.training.losses import cross_entropy
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 LABELS = np.array([0] * 30 + [1] * 10 + [2] * 4)
 PLAN = ProgressiveSchedule(image_size=Ramp(32, 64), stages=2)

@@ -18,7 +18,7 @@ from efficientnetv2.metrics.calibration import coverage_curve
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.models.pretrained import ranked_weights
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 NAMES = ("daisy", "rose", "tulip")
 TRUE = np.repeat([0, 1, 2], [60, 30, 20])

@@ -14,7 +14,7 @@ from efficientnetv2.metrics.calibration import expected_calibration_error, fit_t
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.models.provenance import Calibration
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 @pytest.fixture(scope="module")

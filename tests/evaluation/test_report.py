@@ -21,7 +21,7 @@ from efficientnetv2.evaluation.report_metadata import ReportContext, ReportMetad
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 NAMES = ("forest", "pasture", "maize")
 TRUE = [0] * 50 + [1] * 30 + [2] * 20

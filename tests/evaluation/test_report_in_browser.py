@@ -37,7 +37,7 @@ from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.subgroups import slice_metrics
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # What keeps a headless browser from looking for the network, its screen and its profile.

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom, t
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.cli.evaluate import compare
+from efficientnetv2.cli.compare import compare
 from efficientnetv2.evaluation.predictions import compare_predictions
 from efficientnetv2.evaluation.run_comparison import FinishedRun, compare_runs, compare_unpaired
 from efficientnetv2.metrics.confidence_intervals import wilson_interval

@@ -21,7 +21,7 @@ from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.multilabel import multilabel_metrics
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 TRUE = np.repeat([0, 1], [80, 20])
 SHOWN = classification_metrics(TRUE, np.eye(2)[np.where(np.arange(100) % 5 == 0, 1 - TRUE, TRUE)], ("forest", "maize"))

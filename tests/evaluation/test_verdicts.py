@@ -23,7 +23,7 @@ from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import Difference
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.metrics.subgroups import SliceMetrics
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 def shown(right, pictures):

@@ -22,7 +22,7 @@ from efficientnetv2.inference.learning_curve import (
 )
 from efficientnetv2.inference.linear_probe import GroupedData, fit_classifier
 from efficientnetv2.inference.predict import Embeddings
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 FIT = partial(fit_classifier, strength=0.01, balanced=False)
 

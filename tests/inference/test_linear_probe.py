@@ -23,7 +23,7 @@ from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 SMALL = Architecture(stem_channels=8, stages=(Stage(fused_mbconv(expand=2, kernel=3), 2, 8, 1),), head_channels=16)
 PREPROCESSING = Preprocessing(image_size=32)

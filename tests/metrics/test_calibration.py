@@ -22,7 +22,7 @@ from efficientnetv2.metrics.calibration import (
 )
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 def test_four_pictures_by_hand():

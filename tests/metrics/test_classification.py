@@ -13,7 +13,7 @@ from efficientnetv2.metrics import classification
 from efficientnetv2.metrics.classification import ClassMetrics, classification_metrics, top5_correct, top_classes
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 NAMES = ("forest", "pasture", "maize")
 

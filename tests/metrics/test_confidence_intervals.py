@@ -23,7 +23,7 @@ from efficientnetv2.metrics.confidence_intervals import (
     wilson_interval,
 )
 from efficientnetv2.metrics.metric_intervals import bootstrap_intervals
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 NAMES = ("a", "b", "c")
 LABELS = np.repeat([0, 1, 2], [60, 30, 12])

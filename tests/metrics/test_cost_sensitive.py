@@ -14,7 +14,7 @@ from efficientnetv2.metrics.cost_sensitive import (
     mean_cost,
     min_cost_predictions,
 )
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # A missed alarm (true 1, answered 0) costs nine times a false one.
 ALARM = ErrorCosts(np.array([[0.0, 1.0], [9.0, 0.0]]))

@@ -11,7 +11,7 @@ from tests.metrics.test_confidence_intervals import answered
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.metrics.metric_intervals import accuracy_intervals, metric_intervals
 from efficientnetv2.metrics.multilabel import compute_metrics, multilabel_metrics
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 KEY = Key.of(0)
 

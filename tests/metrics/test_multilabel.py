@@ -20,7 +20,7 @@ from efficientnetv2.metrics.multilabel import (
     multilabel_metrics,
 )
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 NAMES = ("animal", "cat", "dog")
 

@@ -11,7 +11,7 @@ from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.blocks import BatchNorm2d, DropPath
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.ghost_batch import ghost_batches, supports_ghost_batches
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 
 SMALL = Architecture(
     stem_channels=8,

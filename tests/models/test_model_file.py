@@ -24,7 +24,7 @@ from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.model_header import conversion_hint
 from efficientnetv2.models.provenance import CALIBRATION_KEY, KEY, TrainingFingerprint
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 

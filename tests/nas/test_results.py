@@ -15,7 +15,7 @@ from efficientnetv2.nas.results import TrialRow, architecture_table, best, best_
 from efficientnetv2.nas.storage import Storage, import_optuna
 from efficientnetv2.nas.study import create_study, open_study
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.search_report import draw_fronts, draw_importances, draw_rewards
 
 

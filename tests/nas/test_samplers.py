@@ -29,7 +29,7 @@ from efficientnetv2.nas.samplers import (
 )
 from efficientnetv2.nas.space import paper_space, small_space
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 SPACE = small_space()
 OURS = {"policy": PolicyGradient(), "evolution": RegularizedEvolution(), "random": RandomSearch()}

@@ -27,7 +27,7 @@ from efficientnetv2.nas.space import (
 )
 from efficientnetv2.nas.stage_choices import StageChoices
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 M = get_architecture("efficientnetv2_m")
 

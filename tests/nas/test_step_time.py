@@ -28,7 +28,7 @@ from efficientnetv2.nas.step_time import (
 )
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.utils import timer
+from efficientnetv2.utils import benchmark
 from efficientnetv2.utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -288,6 +288,6 @@ class Clock:
 def test_a_machine_that_is_slower_changes_no_time_that_is_told_at_a_pace(slowness, pace, told, monkeypatch):
     clock = Clock(slowness)
     monkeypatch.setattr(step_time, "create", clock.pass_of)
-    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     found = inference_latency(TINY, image_size=32, num_classes=3, device=CPU, reference=pace)
     assert found == pytest.approx(told)

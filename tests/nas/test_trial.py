@@ -34,9 +34,10 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import NullRunDir
+from efficientnetv2.utils.benchmark import TimingStats
 from efficientnetv2.utils.errors import InputError, MemoryShortError, ReaderKilledError
+from efficientnetv2.utils.machine_lock import MachineLock
 from efficientnetv2.utils.processes import own_folder
-from efficientnetv2.utils.timer import MachineLock, TimingStats
 
 # fmt: off
 TINY = Architecture(
@@ -268,7 +269,7 @@ def test_a_trial_computes_as_a_training_does(monkeypatch, tmp_path):
     monkeypatch.setattr(child, "time_trial_step", lambda *given, **more: came.append("timed"))
     monkeypatch.setattr(child, "reset_peak_memory", lambda device: came.append("peak forgotten"))
     monkeypatch.setattr(child, "peak_bytes", lambda device: 1)
-    monkeypatch.setattr(child, "trial_config", lambda *given: "a run")
+    monkeypatch.setattr(child, "trial_setup", lambda *given: "a run")
     monkeypatch.setattr(child.timing, "measure_timings", lambda job, folder: came.append(f"a little of {job}"))
     for name in ("exit_with_parent", "_redirect_output"):
         monkeypatch.setattr(child, name, lambda *given: None)
@@ -379,7 +380,7 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
     timed = []
     monkeypatch.setattr(child, "resolve_recipe", settled)
     monkeypatch.setattr(child, "time_step", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
-    for name in ("exit_with_parent", "_redirect_output", "trial_config"):
+    for name in ("exit_with_parent", "_redirect_output", "trial_setup"):
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child.timing, "measure_timings", lambda *given: None)
     told = []
@@ -420,7 +421,7 @@ def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_pat
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
     once = child.resolve_task(TINY, proxy, cpu)
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 1)
-    first, second = (child.trial_config(TINY, once, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds)
+    first, second = (child.trial_setup(TINY, once, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds)
     assert [one.recipe.ghost_batch_size for one in (first, second)] == [4, 4]
     assert [one.recipe.seed for one in (first, second)] == [0, 1]
     assert first.microbatches == once.microbatches

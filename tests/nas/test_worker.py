@@ -21,7 +21,7 @@ from efficientnetv2.nas.storage import MAX_ATTEMPTS, TrialLease, import_optuna
 from efficientnetv2.nas.study import StudyConfig, create_study, open_study
 from efficientnetv2.nas.trial import EpochDone, StepTimed, TrialResult, to_measurement
 from efficientnetv2.nas.worker import SearchCallback, Worker
-from efficientnetv2.utils.timer import TimingStats
+from efficientnetv2.utils.benchmark import TimingStats
 
 
 class Keeps(SearchCallback):

@@ -18,7 +18,7 @@ from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.train_state import init_state
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 LABELS = np.arange(16) % 2
 PLAN = ProgressiveSchedule(stages=2, image_size=Ramp(32, 64), dropout=Ramp(0, 0.2), drop_path=Ramp(0, 0.2))

@@ -14,7 +14,7 @@ from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import EfficientNet
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.progressive.schedule import Ramp
 from efficientnetv2.training import initial_weights, length_by_time, memory_probe
 from efficientnetv2.training import memory_probe as preflight

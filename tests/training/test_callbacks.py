@@ -28,8 +28,8 @@ from efficientnetv2.training.metrics_log import data_wait_fraction
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir, RunLog
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.training.unreadable_images import UnreadableImages
@@ -63,7 +63,7 @@ def job(class_folders, tmp_path):
 
     def of(name, *settings, minival=False, strict=False):
         torch.manual_seed(0)
-        return RunConfig(
+        return RunSetup(
             recipe=with_overrides(get_recipe("quick"), [*SETTINGS, *settings, *(["minival=6"] if minival else [])]),
             network=create(SMALL, num_classes=3),
             train=train,
@@ -97,7 +97,7 @@ def test_the_last_point_is_of_all_of_val_and_those_before_of_a_part_by_class(job
     one = job("run", "val_max_images=9")
     asked = []
 
-    class Watching(RunConfig):
+    class Watching(RunSetup):
         def predict_readable(self, state, part, **words):
             asked.append((state.step, np.bincount(part.labels).tolist()))
             return super().predict_readable(state, part, **words)

@@ -23,8 +23,8 @@ from efficientnetv2.training import metrics_log, timing
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir, RunLog
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.timing import measure_timings
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.distributed import World
@@ -52,7 +52,7 @@ def job(class_folders, tmp_path, monkeypatch):
         "precision=fp32", "compile=true", "epochs=0.7",
     ]  # fmt: skip
     dataset = load_dataset(class_folders)
-    return RunConfig(
+    return RunSetup(
         recipe=with_overrides(get_recipe("quick"), settings),
         network=create(SMALL, num_classes=3),
         train=dataset.select(np.arange(0, 48, 2)),

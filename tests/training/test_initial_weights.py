@@ -17,7 +17,7 @@ from efficientnetv2.models import hub, model_file, pretrained
 from efficientnetv2.models.blocks import ConvNorm, MBConv
 from efficientnetv2.models.conversion.layouts import tensor_names
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.training.initial_weights import (
     build_initial_model,
     build_model,

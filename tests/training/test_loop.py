@@ -24,7 +24,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.transforms.pipeline import normalize
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 SMALL = Architecture(
     stem_channels=8,

@@ -20,7 +20,7 @@ from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, multi_hot
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 LABELS = np.repeat([0, 1, 2], [60, 30, 10])
 

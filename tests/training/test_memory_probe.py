@@ -13,7 +13,7 @@ from tests.messages import mentioning
 from tests.training.test_loop import SMALL, recipe_of
 
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp, StepSettings
 from efficientnetv2.training import memory_probe as room
 from efficientnetv2.training.memory_probe import MemoryProbe, largest

@@ -26,9 +26,9 @@ from efficientnetv2.training.model_selection import (
 )
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_length import RunLength
+from efficientnetv2.training.run_setup import RunSetup, eval_network
 from efficientnetv2.training.trainer import Trainer
 from efficientnetv2.utils.errors import InputError
 
@@ -88,9 +88,9 @@ def job(class_folders, tmp_path):
     dataset = load_dataset(class_folders)
     train, val, minival = (dataset.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8)))
 
-    def of(name: str, *settings: str) -> RunConfig:
+    def of(name: str, *settings: str) -> RunSetup:
         torch.manual_seed(0)
-        return RunConfig(
+        return RunSetup(
             recipe=with_overrides(get_recipe("quick"), [*SETTINGS, *settings]),
             network=create(SMALL, num_classes=3),
             train=train,
@@ -120,13 +120,13 @@ def scripted(monkeypatch):
             logits = torch.nn.functional.one_hot(torch.from_numpy(answers), 3).float()
             return Predictions(np.arange(len(part)), part.labels, logits * 9)
 
-        monkeypatch.setattr(RunConfig, "predict", predict)
+        monkeypatch.setattr(RunSetup, "predict", predict)
         return seen
 
     return script
 
 
-def weights_of(job: RunConfig) -> dict[str, torch.Tensor]:
+def weights_of(job: RunSetup) -> dict[str, torch.Tensor]:
     return dict(modelfile.load(job.folder.model_file).state_dict())
 
 

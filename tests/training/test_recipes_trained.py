@@ -23,7 +23,7 @@ from efficientnetv2.training.recipe_io import validate_recipe
 from efficientnetv2.training.recipes import RECIPES, get_recipe
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.train_state import init_state
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Of its four blocks the second and the fourth have a shortcut, and so stochastic depth: 1/4 and 3/4 of the rate.
 SMALL = Architecture(

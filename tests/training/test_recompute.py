@@ -9,7 +9,7 @@ from tests.training.test_loop import SMALL, running
 from tests.training.test_microbatch import PLAN, SGD, noisy
 
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.shape_inference import activation_bytes
+from efficientnetv2.models.output_shapes import activation_bytes
 from efficientnetv2.training.initial_weights import build_model
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipes import get_recipe

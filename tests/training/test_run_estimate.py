@@ -12,8 +12,8 @@ from efficientnetv2.training.length_by_time import LengthBudget
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import ImageCounts
 from efficientnetv2.training.run_estimate import estimate_run, steps_by_size
+from efficientnetv2.training.run_setup import ImageCounts
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.utils.errors import InputError
 

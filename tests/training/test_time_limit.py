@@ -22,9 +22,9 @@ from efficientnetv2.training import time_limit
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_length import stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.timing import LinearCost, StepTiming, StepTimings
 from efficientnetv2.training.trainer import Trainer
@@ -70,13 +70,13 @@ class Clock:
         return took
 
 
-def job_of(epochs: float, batch: int, *settings: str) -> RunConfig:
+def job_of(epochs: float, batch: int, *settings: str) -> RunSetup:
     sizes = "progressive={stages: 3, size_multiple: 32, image_size: {start: 64, end: 128}}"
     recipe = with_overrides(
         get_recipe("quick"), [sizes, f"batch_size={batch}", f"epochs={epochs}", "compile=false", *settings]
     )
     folder = SimpleNamespace(amend_beginning=lambda **changed: None)
-    return RunConfig(recipe, None, range(IMAGES), range(VAL_IMAGES), None, folder, None, workers=0)
+    return RunSetup(recipe, None, range(IMAGES), range(VAL_IMAGES), None, folder, None, workers=0)
 
 
 def simulated(
@@ -182,9 +182,9 @@ def timed(class_folders, tmp_path):
         "precision=fp32", "compile=false", "epochs=12", "val_interval_epochs=4", "ema_decay=0.5",
     )  # fmt: skip
 
-    def of(name: str) -> RunConfig:
+    def of(name: str) -> RunSetup:
         torch.manual_seed(0)
-        return RunConfig(
+        return RunSetup(
             recipe=with_overrides(get_recipe("quick"), settings),
             network=create(SMALL, num_classes=3),
             train=train,
@@ -238,7 +238,7 @@ class Paces:
         monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
-def weights_of(job: RunConfig) -> dict[str, bytes]:
+def weights_of(job: RunSetup) -> dict[str, bytes]:
     stored = modelfile.load(job.folder.model_file).state_dict()
     return {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
 

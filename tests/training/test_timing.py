@@ -21,8 +21,8 @@ from efficientnetv2.training import timing as rates
 from efficientnetv2.training.microbatch import MicrobatchPlan
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import NullRunDir
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.timing import LinearCost, measure_timings
 
 SLEEP_S = 0.02
@@ -57,7 +57,7 @@ def job(class_folders, tmp_path, monkeypatch):
     ]  # fmt: skip
     dataset = load_dataset(class_folders)
     train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
-    return RunConfig(
+    return RunSetup(
         recipe=with_overrides(get_recipe("quick"), settings),
         network=create("efficientnetv2_b0", num_classes=3),
         train=train,

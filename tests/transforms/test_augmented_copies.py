@@ -24,7 +24,7 @@ from efficientnetv2.transforms import pipeline
 from efficientnetv2.transforms.augmented_copies import augmented_copies_of, spread_copies, write_copies
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 KEY = Key.of(0)
 

@@ -22,7 +22,7 @@ from efficientnetv2.transforms.auto_augment import (
 from efficientnetv2.transforms.color import color_jitter
 from efficientnetv2.transforms.pipeline import AugmentPlan
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 KEY = Key.of(0)
 NAMES = [operation.name for operation in OPERATIONS]

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from efficientnetv2.transforms import color
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 def batch():

@@ -9,7 +9,7 @@ from scipy import stats
 from efficientnetv2.transforms import geometric
 from efficientnetv2.transforms.geometric import cutout
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 KEY = Key.of(0)
 

@@ -27,7 +27,7 @@ from efficientnetv2.transforms.pipeline import (
     soft_labels,
 )
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 KEY, MIX = Key.of(0), Key.of(0).fold("mix", 3, 0)
 STRONG = StepSettings(32, randaugment=10, mixup_alpha=0.2, cutmix_alpha=0.2, cutout=0.5, label_smoothing=0.1)

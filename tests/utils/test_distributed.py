@@ -27,7 +27,7 @@ from efficientnetv2.utils import distributed
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, process_group, with_tensor_group, world_from_env
 from efficientnetv2.utils.errors import InputError, OtherProcessError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 STEPS = 30
 PLAN = ProgressiveSchedule(

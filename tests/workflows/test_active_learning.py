@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows import active_learning
 from efficientnetv2.workflows.active_learning import rank_for_labeling
 

@@ -19,9 +19,9 @@ from tests.messages import each_mentions, mentioning, mentions
 from tests.training.test_loop import SMALL
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes
+from efficientnetv2.data.prepare import prepare_data
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.inference.predict import Predictions
@@ -35,10 +35,10 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import post_training
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_context import RunContext
 from efficientnetv2.training.run_dir import RunDir
-from efficientnetv2.training.train_overlap import PretrainOverlap, TrainOverlap, pretrain_overlap, train_overlap
+from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.seen_images import PretrainOverlap, TrainOverlap, pretrain_overlap, train_overlap
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
@@ -110,7 +110,7 @@ def test_a_model_file_keeps_what_trained_the_weights_before_apart(class_folders,
     network.trained_on = TrainingFingerprint(2, np.array([1, 2]))
     told = RunDir(tmp_path / "run")
     recipe = with_overrides(get_recipe("quick"), ["epochs=1", "ema_decay=0.5"])
-    job = RunConfig(recipe, network, files, files, Preprocessing(image_size=32), told, torch.device("cpu"), 0)
+    job = RunSetup(recipe, network, files, files, Preprocessing(image_size=32), told, torch.device("cpu"), 0)
     state = init_state(network, recipe)
     context = RunContext(job, state, SimpleNamespace(steps=0))
     parts = SimpleNamespace(seconds=1.0), SimpleNamespace(record_final=lambda predictions: None), None

@@ -37,7 +37,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.search_export import (
     TO_L,
     TO_M,

@@ -18,8 +18,8 @@ from tests.messages import mentions
 from tests.metrics.test_metric_differences import alike_places
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import load_dataset
+from efficientnetv2.data.prepare import prepare_data
 from efficientnetv2.inference import predict
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
@@ -31,7 +31,7 @@ from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.run_request import RunOptions, RunRequest
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 CPU = Hardware(torch.device("cpu"))
 SMALL = ("progressive.stages=2", "progressive.image_size={start: 32, end: 32}")

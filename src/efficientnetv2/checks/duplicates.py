@@ -35,7 +35,7 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.logs import progress
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Bits that may differ, and minimum correlation of the small squares. Of ten thousand aerial images six pairs pass, each
 # of one place taken twice. Ours, from looking at pairs on either side.

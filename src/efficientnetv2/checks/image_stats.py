@@ -18,11 +18,11 @@ from PIL import Image
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_resized_image
 from efficientnetv2.data.file_probe import probe_bytes
-from efficientnetv2.data.image_formats import NotRegularFileError, open_image
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
+from efficientnetv2.data.open_image import NotRegularFileError, image_extensions, open_image
 from efficientnetv2.data.readers import Reader, source_reader
-from efficientnetv2.data.records import image_extensions, packed_record
+from efficientnetv2.data.records import packed_record
 from efficientnetv2.data.shards.reader import content_hash
 
 # Side of the hashed square: four times the eight frequencies of the hash. Source: imagehash.

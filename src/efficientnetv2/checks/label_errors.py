@@ -18,7 +18,7 @@ from efficientnetv2.inference.linear_probe import DEFAULT_STRENGTH, GroupedData,
 from efficientnetv2.inference.predict import Embeddings
 from efficientnetv2.utils.errors import shorten
 from efficientnetv2.utils.logs import progress
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Cross-validation folds. Ours, a common choice.
 FOLDS = 5

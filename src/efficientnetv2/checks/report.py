@@ -24,7 +24,7 @@ from efficientnetv2.evaluation.plot_style import COLORS, INK, label_text, single
 from efficientnetv2.evaluation.thumbnails import CONTRAST_NOTE, encode_thumbnail
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.io import write_text_atomically
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 JSON_NAME, PAGE_NAME = "inspection.json", "inspection.html"
 # Limits of a page of 2 MB: groups of an issue, images of a group; classes with images, images of each, rows of the

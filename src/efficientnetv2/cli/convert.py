@@ -97,7 +97,7 @@ def convert(
 def _description(network: Network) -> Iterator[str]:
     """Padding, preprocessing and classes, a line each."""
     from efficientnetv2.models.efficientnet import EfficientNet
-    from efficientnetv2.models.wrappers import WrappedModel
+    from efficientnetv2.models.wrapped_model import WrappedModel
 
     if isinstance(network, EfficientNet):
         table = network.architecture

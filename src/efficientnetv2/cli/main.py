@@ -13,10 +13,11 @@ from typing import Annotated
 import typer
 
 from efficientnetv2.cli import data, geo, parsing, search
+from efficientnetv2.cli.compare import compare
 from efficientnetv2.cli.convert import convert
 from efficientnetv2.cli.crossval import crossval
 from efficientnetv2.cli.demo import demo
-from efficientnetv2.cli.evaluate import compare, evaluate
+from efficientnetv2.cli.evaluate import evaluate
 from efficientnetv2.cli.export import export
 from efficientnetv2.cli.models import models, recipes
 from efficientnetv2.cli.predict import predict

@@ -19,7 +19,7 @@ from efficientnetv2.data.image_io import Pixels, UnreadableImageError, is_high_b
 from efficientnetv2.data.raster_checks import is_raster
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Rasters that are measured, drawn evenly, and side of the grid of pixels of each: enough that percentiles move by less
 # than a gray level. The outermost hundredths are haze, clouds and faults of the sensor. Ours.

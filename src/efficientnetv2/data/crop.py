@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from efficientnetv2.utils.rng import Floats
+from efficientnetv2.utils.random_key import Floats
 
 # Attempts at a random crop before the center crop. Source: Inception, as torchvision.
 _ATTEMPTS = 10

@@ -1,4 +1,7 @@
-"""Datasets of labeled images with splits, loaded from a folder, a table, shards or a built-in dataset."""
+"""Datasets of labeled images with splits, loaded from a folder, a table, shards or a built-in dataset.
+
+`ImageDataset` is a table of images. The torch `Dataset` that decodes them for training is `loader.TrainingImages`.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ import pandas as pd
 
 from efficientnetv2.data import builtin_datasets, image_folder, label_rules, table
 from efficientnetv2.data.csv_dialect import write_table
+from efficientnetv2.data.open_image import is_image
 from efficientnetv2.data.records import (
     AUGMENTED_FROM,
     SPLITS,
@@ -25,11 +29,10 @@ from efficientnetv2.data.records import (
     Layout,
     ReadOptions,
     is_copy,
-    is_image,
     validate_path_text,
 )
 from efficientnetv2.data.shards.index import is_url
-from efficientnetv2.data.shards.listing import is_shards, read_shards
+from efficientnetv2.data.shards.records import is_shards, read_shards
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 
@@ -172,7 +175,7 @@ def load_dataset(
 
     Args:
         data: A folder with one sub-folder per class. Or a folder with train/, val/ and test/ of class folders. Or a
-            CSV, TSV or Parquet file, shards (``shards.listing``), a folder of CIFAR binary files, or the name of a
+            CSV, TSV or Parquet file, shards (``shards.records``), a folder of CIFAR binary files, or the name of a
             built-in dataset. Without ``require_labels`` also a folder of images, or one image.
         path_column: Column of paths in a table.
         label_column: Column of labels in a table, or field of the JSON members of shards.

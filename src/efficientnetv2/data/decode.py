@@ -18,7 +18,7 @@ from torch.nn import functional
 from efficientnetv2.data.crop import ASPECT, Box, center_crop, draw_crop
 from efficientnetv2.data.image_io import Pixels, Source, StoredImage, open_stored
 from efficientnetv2.preprocessing import IMAGENET_MEAN, RGB, CropMode, Preprocessing
-from efficientnetv2.utils.rng import Floats
+from efficientnetv2.utils.random_key import Floats
 
 Interpolation = Literal["bilinear", "bicubic"]
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -14,7 +14,6 @@ from typing import IO, TypeVar
 from PIL import UnidentifiedImageError
 
 from efficientnetv2.data import raster_checks
-from efficientnetv2.data.image_formats import MAX_BYTES, ForeignFormatError, image_in, regular_file
 from efficientnetv2.data.image_io import (
     TOO_LARGE,
     fault_of,
@@ -23,7 +22,7 @@ from efficientnetv2.data.image_io import (
     rgb_conversion,
     validate_size,
 )
-from efficientnetv2.data.records import image_extensions
+from efficientnetv2.data.open_image import MAX_BYTES, ForeignFormatError, image_extensions, image_in, regular_file
 
 # Distance of JPEG's end marker from the end of a file, since some cameras pad; bytes of the end that are hashed; size
 # up to which a file is read at once. Ours.

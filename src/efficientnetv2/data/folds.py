@@ -15,7 +15,7 @@ from efficientnetv2.data.groups import BLOCKS, Grouping, SplitBy, grouping_names
 from efficientnetv2.data.records import Ints, copy_groups, is_copy, missing_column
 from efficientnetv2.data.splits import class_targets, describe_split, split_by_groupings, validate_two_per_class
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 #: Column of a cross-validation's tables: numbers, equal for images that the folds kept together by place or group.
 KEPT_WHOLE = "kept_whole"

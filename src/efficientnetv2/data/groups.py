@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints, copy_groups
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 # Sides of spatial blocks in degrees, in the order of trying. 1° of latitude is 111 km. The last is about 3.5 km, below
 # which neighboring images may overlap. Ours.

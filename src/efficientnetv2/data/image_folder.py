@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from efficientnetv2.data.open_image import is_image
 from efficientnetv2.data.records import (
     ImageRecords,
     Layout,
     ReadOptions,
-    is_image,
     is_system_folder,
     parse_split,
     records_table,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from efficientnetv2.data import builtin_datasets, jpeg
-from efficientnetv2.data.image_formats import ForeignFormatError, NotRegularFileError, loaded, open_image, read_file
+from efficientnetv2.data.open_image import ForeignFormatError, NotRegularFileError, loaded, open_image, read_file
 from efficientnetv2.data.records import packed_record
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError, pluralize

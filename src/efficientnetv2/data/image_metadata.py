@@ -13,13 +13,13 @@ import numpy as np
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.file_probe import map_chunks
-from efficientnetv2.data.image_formats import open_image, read_file
 from efficientnetv2.data.image_io import Source, UnreadableImageError, image_size
+from efficientnetv2.data.open_image import open_image, read_file
 from efficientnetv2.data.readers import BestEffortReader, source_reader
 from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.index import CONTENT
 from efficientnetv2.data.shards.reader import content_hash
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 # Images that are hashed: all of most datasets, and of a million enough to recognize a part. A model file keeps 8 bytes
 # of each: 131 kB, 0.5 % of the smallest model of the family. Ours.

@@ -33,7 +33,7 @@ from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, ReaderKilledError
 from efficientnetv2.utils.processes import end_with_parent, own_folder
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 Result = TypeVar("Result")
 #: Batches that each worker reads ahead. Ours.

@@ -18,8 +18,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from efficientnetv2.data import geotiff
 from efficientnetv2.data.geotiff import RasterDataset, open_raster, visible_bands
-from efficientnetv2.data.image_formats import MAX_SIDE, open_image
 from efficientnetv2.data.image_io import MIN_SIDE, max_pixels
+from efficientnetv2.data.open_image import MAX_SIDE, open_image
 from efficientnetv2.preprocessing import RGB, Bands
 from efficientnetv2.utils.errors import InputError, pluralize
 

@@ -6,16 +6,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 
-from efficientnetv2.data.image_formats import FORMATS
 from efficientnetv2.data.shards.index import ShardSet, is_url, shard_of
 from efficientnetv2.utils.errors import InputError, did_you_mean, escape_controls, pluralize, shorten
 
@@ -67,18 +65,6 @@ def packed_record(path: str) -> tuple[str, int] | None:
     """File and record number of an image in a binary file (``test.bin#12``), or None."""
     match = _PACKED.fullmatch(path)
     return (match[1], int(match[2])) if match else None
-
-
-@lru_cache(maxsize=1)
-def image_extensions() -> frozenset[str]:
-    """Lower-case extensions, with their dot, of supported formats. Loads Pillow's plugins."""
-    known = (*FORMATS, "MPO")  # a JPEG of several views; the first one is read
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
-
-
-def is_image(name: str) -> bool:
-    """Whether the extension of a file name is that of a supported format."""
-    return os.path.splitext(name)[1].lower() in image_extensions()
 
 
 @dataclass(frozen=True, kw_only=True)

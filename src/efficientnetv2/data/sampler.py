@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, StepPlan, StepSettings
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 #: How classes are balanced: ``equal`` draws all equally often, ``sqrt`` by the square root of their size, ``effective``
 #: by their size over their effective number of images.

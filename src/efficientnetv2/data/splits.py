@@ -28,7 +28,7 @@ from efficientnetv2.data.groups import (
 )
 from efficientnetv2.data.records import SPLITS, Ints, is_copy
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 # A part held out by blocks should have between 0.5 and 1.5 times the wanted size. Else smaller blocks are tried. Ours.
 _SIZE_RANGE = (0.5, 1.5)

@@ -20,20 +20,20 @@ import pyarrow.parquet as pq
 from efficientnetv2.data.csv_dialect import read_header
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, map_chunks
 from efficientnetv2.data.label_rules import join_lists
+from efficientnetv2.data.open_image import is_image
 from efficientnetv2.data.records import (
     AUGMENTED_FROM,
     BLANK,
     ImageRecords,
     Ints,
     ReadOptions,
-    is_image,
     missing_column,
     packed_record,
     parse_split,
     validate_path_text,
 )
 from efficientnetv2.data.shards.index import SUFFIX
-from efficientnetv2.data.shards.listing import locate_paths, points_into_shards
+from efficientnetv2.data.shards.records import locate_paths, points_into_shards
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 
 # Columns that are recognized in any case (Split, LATITUDE), and the largest value of those in degrees.

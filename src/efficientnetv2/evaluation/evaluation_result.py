@@ -32,7 +32,7 @@ from efficientnetv2.metrics.confidence_intervals import Interval
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import Metrics, compute_metrics
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Next steps that the command prints; the report has all. Ours.
 _STEPS_SHOWN = 2

@@ -22,7 +22,7 @@ from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.legacy import COLUMNS
 from efficientnetv2.utils.probability import Activation
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 PREDICTIONS_CSV = "predictions.csv"
 # Column of cluster ids.

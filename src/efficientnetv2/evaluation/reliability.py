@@ -27,7 +27,7 @@ from efficientnetv2.metrics.multilabel import is_correct
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils.errors import pluralize
 from efficientnetv2.utils.probability import Activation
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Difference of mean probability and accuracy that is not worth a word. Ours.
 _EQUAL = 0.01

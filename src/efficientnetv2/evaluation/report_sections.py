@@ -32,7 +32,7 @@ from efficientnetv2.metrics.subgroups import SMALL_SLICE, SliceMetrics, slice_me
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.utils import probability
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 if TYPE_CHECKING:  # loads scikit-learn, which takes a second
     from efficientnetv2.inference.learning_curve import LearningCurve

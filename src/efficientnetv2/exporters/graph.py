@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from efficientnetv2.inference.predict import require_classes, view_logits
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.probability import probabilities
 

@@ -1,4 +1,4 @@
-"""Model repositories that NVIDIA Triton, KServe and OpenVINO Model Server read."""
+"""The text of ``config.pbtxt`` for a model repository of NVIDIA Triton."""
 
 from __future__ import annotations
 

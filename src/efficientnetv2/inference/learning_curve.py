@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import GroupedData
 from efficientnetv2.inference.predict import Embeddings
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 # Fractions of the training images that probes are fitted on, and draws of each. Ours.
 _FRACTIONS, _DRAWS = (1 / 16, 1 / 8, 1 / 4, 1 / 2), 5

@@ -27,11 +27,11 @@ from efficientnetv2.data.groups import Grouping, groupings, stratified_group_spl
 from efficientnetv2.data.records import Ints, copy_groups, is_copy
 from efficientnetv2.inference.predict import THIS_PROCESS, Embeddings, Runtime, embed_dataset
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.shape_inference import infer_shapes
+from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import progress
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Candidates of the inverse L2 penalty. Ours: wide enough that neither end is chosen on satellite images and
 # photographs, which want 0.001 to 0.01. The default is used where nothing chooses.

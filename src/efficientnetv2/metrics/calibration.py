@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from efficientnetv2.metrics.confidence_intervals import Interval, wilson_interval
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 #: Minimum number of images to fit a temperature; with fewer, it is mostly noise. Ours.
 MIN_TEMPERATURE_IMAGES = 30

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
 from scipy.stats import norm, t
 
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 Interval = tuple[float, float]
 #: Standard normal quantile of two-sided 95 % intervals.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 # Label draws of the test, and images in it at most: a second or less. Ours.
 _DRAWS, _MAX_IMAGES = 2000, 5000

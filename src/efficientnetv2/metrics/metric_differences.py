@@ -19,7 +19,7 @@ from efficientnetv2.metrics.confidence_intervals import (
     paired_bootstrap,
     unit_counts,
 )
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 # Significance level of the tests.
 _LEVEL = 0.05

@@ -17,7 +17,7 @@ from efficientnetv2.metrics.confidence_intervals import (
     wilson_interval,
 )
 from efficientnetv2.metrics.multilabel import Metrics, MultilabelMetrics, assigned_labels, is_correct
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 # Rounding of sums of about sixty fractions. Ours.
 _ROUNDING = 1e-9

@@ -14,7 +14,7 @@ from efficientnetv2.architectures.spec import GlobalPool
 from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
 from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.library_models import scale_before_stem, scale_in_stem
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError
 

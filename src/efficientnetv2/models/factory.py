@@ -19,9 +19,9 @@ from efficientnetv2.models.conversion.layouts import Source, published_shape
 from efficientnetv2.models.efficientnet import EfficientNet, Network, check_classes_and_channels
 from efficientnetv2.models.ensemble import require_single_model
 from efficientnetv2.models.library_models import build_library_model, is_library_model
+from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.models.shape_inference import infer_shapes
-from efficientnetv2.models.wrappers import wrap_model
+from efficientnetv2.models.wrapped_model import wrap_model
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.utils.errors import InputError, did_you_mean
 from efficientnetv2.utils.optional_deps import import_optional, import_torchvision

@@ -15,7 +15,7 @@ from torch import nn
 from efficientnetv2.models.conversion.timm_config import stated_preprocessing
 from efficientnetv2.models.conversion.torchvision_config import preprocessing_of
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from efficientnetv2.utils.errors import InputError, did_you_mean, error_summary
 from efficientnetv2.utils.optional_deps import import_optional, import_torchvision

@@ -23,7 +23,7 @@ from efficientnetv2.models.ensemble import Ensemble, ensemble_members
 from efficientnetv2.models.library_models import build_library_model, is_library_model
 from efficientnetv2.models.model_header import Header, conversion_hint
 from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, shorten
 

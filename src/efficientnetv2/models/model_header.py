@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import require_single_model
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError, error_summary, pluralize
 from efficientnetv2.utils.legacy import upgrade

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from efficientnetv2.utils.errors import short_repr
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Metadata entries of a model file. Versions that do not know one ignore it.
 KEY = "efficientnetv2.trained_on"

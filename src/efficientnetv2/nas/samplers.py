@@ -22,7 +22,7 @@ from scipy.special import softmax
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.utils.errors import InputError, did_you_mean
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 
 # Ours. A converged policy draws known architectures; each further draw costs a millisecond, a trial minutes.
 _MAX_DRAWS = 50

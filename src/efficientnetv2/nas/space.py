@@ -34,7 +34,7 @@ from efficientnetv2.nas.stage_choices import (
     validate_json,
 )
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Source: arXiv:2104.00298, section 3.3.
 KERNELS = (3, 5)

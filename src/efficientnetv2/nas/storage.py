@@ -29,8 +29,8 @@ import psutil
 from filelock import FileLock
 
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.machine_lock import boot_id
 from efficientnetv2.utils.optional_deps import import_optional
-from efficientnetv2.utils.timer import boot_id
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage

@@ -42,15 +42,16 @@ from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
 from efficientnetv2.training.resolve import TrainingSet, resolve_recipe
-from efficientnetv2.training.run_config import RunConfig, eval_preprocessing
 from efficientnetv2.training.run_dir import NullRunDir
+from efficientnetv2.training.run_setup import RunSetup, eval_preprocessing
 from efficientnetv2.training.signals import defer_signals
 from efficientnetv2.training.trainer import Trainer
+from efficientnetv2.utils.benchmark import TimingStats
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError, error_summary
+from efficientnetv2.utils.machine_lock import MachineLock
 from efficientnetv2.utils.memory import is_out_of_memory, limit_memory, peak_bytes, reset_peak_memory
 from efficientnetv2.utils.processes import keep_freed_memory, own_folder
-from efficientnetv2.utils.timer import MachineLock, TimingStats
 
 FailureKind = Literal["diverged", "out of memory", "crashed"]
 
@@ -246,7 +247,7 @@ def trial_process_main(
                 folder = _MessageRunDir(scratch / f"run_{number}", number, device, connection.send)
                 top1.append(_train(architecture, task, number, device, lock, folder))
             if not task.seeds:  # For the memory of training.
-                timing.measure_timings(trial_config(architecture, task, 0, device, NullRunDir(scratch)), scratch)
+                timing.measure_timings(trial_setup(architecture, task, 0, device, NullRunDir(scratch)), scratch)
         connection.send(Trained(tuple(top1), peak_bytes(device)))
     except Exception as error:
         connection.send(_to_message(error, device))
@@ -333,19 +334,19 @@ def time_trial_step(
 def _train(
     architecture: Architecture, task: ProxyTask, run: int, device: torch.device, lock: MachineLock, folder: NullRunDir
 ) -> float:
-    config = trial_config(architecture, task, task.seeds[run], device, folder)
-    predictions = Trainer(config, [_PauseForTiming(lock)]).fit().predictions
+    setup = trial_setup(architecture, task, task.seeds[run], device, folder)
+    predictions = Trainer(setup, [_PauseForTiming(lock)]).fit().predictions
     return classification_metrics(predictions.labels, predictions.probabilities, task.train.class_names).top1
 
 
-def trial_config(
+def trial_setup(
     architecture: Architecture, task: ProxyTask, seed: int, device: torch.device, folder: NullRunDir
-) -> RunConfig:
-    """The configuration of a run of a resolved task."""
+) -> RunSetup:
+    """The setup of a run of a resolved task."""
     assert task.microbatches is not None, "resolve_task() comes first"
     recipe = task.recipe.model_copy(update={"model": architecture, "seed": seed})
     network = build_initial_model(recipe, class_names=task.train.class_names, device=device).network
-    return RunConfig(
+    return RunSetup(
         recipe=recipe,
         network=network,
         train=task.train,

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from efficientnetv2.preprocessing import MAX_IMAGE_SIZE
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Positions are sums of fractions: closer than this they are equal. Ours.
 _EQUAL = 1e-6

@@ -1,4 +1,7 @@
-"""Callbacks of a training run."""
+"""Callbacks of a training run.
+
+Not callbacks: early stopping (``training.model_selection``) and checkpoints (``training.checkpoints``).
+"""
 
 from __future__ import annotations
 

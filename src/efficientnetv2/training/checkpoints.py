@@ -1,4 +1,7 @@
-"""Checkpoints of a run: the last two are kept until its end."""
+"""Checkpoints of a run: the last two are kept until its end.
+
+They resume a run. ``training.model_selection`` keeps the best weights.
+"""
 
 from __future__ import annotations
 

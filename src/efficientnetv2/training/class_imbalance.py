@@ -12,7 +12,7 @@ from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import class_fractions, image_weights
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.transforms.pipeline import soft_labels
-from efficientnetv2.utils.rng import Floats
+from efficientnetv2.utils.random_key import Floats
 
 # Tolerance for equal class frequencies: far above rounding, far below the effect of one image. Ours.
 _ROUNDING = 1e-9

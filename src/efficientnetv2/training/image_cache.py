@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from efficientnetv2.data.cache_writer import CacheFile, CacheJob, CacheSpec, cache_in_memory, cache_on_disk, is_cached
-from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.training.image_sizes import settings_by_size
@@ -24,7 +24,7 @@ from efficientnetv2.utils.distributed import SINGLE_PROCESS, World, all_gather_o
 from efficientnetv2.utils.errors import InputError, format_bytes, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.memory import free_bytes
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Fraction of the free memory that a cache may take. Where the CPU trains, activations have up to 60 %. Ours.
 _MEMORY_FRACTION_CPU, _MEMORY_FRACTION = 0.4, 0.7
@@ -55,7 +55,7 @@ class CacheEstimate:
 
 
 def build_cache(
-    where: str | None, recipe: Recipe, data: DataModule, hardware: Hardware, image_size: int | None = None
+    where: str | None, recipe: Recipe, data: PreparedData, hardware: Hardware, image_size: int | None = None
 ) -> ImageCache | None:
     """Keep the training images decoded, in ``ram`` or on ``disk``; None if the recipe reads the files.
 
@@ -80,7 +80,7 @@ def build_cache(
     return ImageCache(where, file.reader(rows, source_reader(data.train)), note, seconds, px)
 
 
-def estimate_cache(where: str | None, recipe: Recipe, data: DataModule, device: torch.device) -> CacheEstimate | None:
+def estimate_cache(where: str | None, recipe: Recipe, data: PreparedData, device: torch.device) -> CacheEstimate | None:
     """What ``build_cache`` would take, from some images in memory; nothing stays behind."""
     if recipe.cache_resolution is None:
         return None
@@ -112,7 +112,7 @@ def preview_cache(recipe: Recipe, train: ImageDataset, samples: Ints, device: to
     return _in_memory(_job(train.select(samples), recipe), device).reader(rows, source_reader(train))
 
 
-def local_reader(cache: ImageCache | None, recipe: Recipe, data: DataModule, hardware: Hardware) -> Reader | None:
+def local_reader(cache: ImageCache | None, recipe: Recipe, data: PreparedData, hardware: Hardware) -> Reader | None:
     """What this process reads: the cache of the first process, or one on its own machine's disk. All call this."""
     if cache is None:
         return None
@@ -163,7 +163,7 @@ def _require_place(where: str | None, recipe: Recipe, world: World) -> str:
     return where
 
 
-def _images(where: str, data: DataModule) -> tuple[ImageDataset, Ints]:
+def _images(where: str, data: PreparedData) -> tuple[ImageDataset, Ints]:
     """The images to cache, and (N,) places of the training images among them.
 
     On disk, runs with another seed, whose split is another, or of the other folds use them too.
@@ -203,7 +203,7 @@ def _room(device: torch.device) -> int:
     return int(fraction * free_bytes(torch.device("cpu")))
 
 
-def _folder(images: ImageDataset, spec: CacheSpec, data: DataModule) -> Path:
+def _folder(images: ImageDataset, spec: CacheSpec, data: PreparedData) -> Path:
     """The folder of this data at this size and by this rule; when the images change, its content is replaced.
 
     The rule of rasters is measured on the training images, so each seed and fold has its own. Folds train on other

@@ -22,11 +22,11 @@ from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members
 from efficientnetv2.models.factory import create, unknown_model_error
 from efficientnetv2.models.library_models import classifier_count, is_library_model
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Preprocessing that comes with weights. Size and crop mode are the recipe's.
 _USED = ("interpolation", "mean", "std")
@@ -344,7 +344,7 @@ def _recipe_model(network: Network) -> str | Architecture:
         return next((name for name in NAMES if get_architecture(name) == table), table)
     assert isinstance(network, WrappedModel)
     if network.source is None:
-        raise InputError("The weights are of another module: pass this module in a RunConfig.")
+        raise InputError("The weights are of another module: pass this module in a RunSetup.")
     return network.source
 
 

@@ -28,10 +28,10 @@ from efficientnetv2.training.linear_probe import images_within, min_probe_images
 from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.precision import seconds_per_image
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import ImageCounts, RunConfig, eval_preprocessing
 from efficientnetv2.training.run_estimate import estimate_run
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_request import ResolvedRun
+from efficientnetv2.training.run_setup import ImageCounts, RunSetup, eval_preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.training.time_limit import BEFORE_SHARE, RESERVE, StartupBudget, TimeLimit
 from efficientnetv2.training.timing import StepTimings, measure_timings
@@ -101,16 +101,16 @@ def resolve_length(run: ResolvedRun, hardware: Hardware, budget: StartupBudget |
     With ``budget``, the minutes are those from the command to the report; without, those from the first step to the
     last prediction, and of filling a cache.
     """
-    minutes, config = run.request.overrides.minutes, run.config(replace(hardware, world=SINGLE_PROCESS))
-    length, timed, within_s = LengthBudget.of(run, hardware), config, None
+    minutes, setup = run.request.overrides.minutes, run.setup(replace(hardware, world=SINGLE_PROCESS))
+    length, timed, within_s = LengthBudget.of(run, hardware), setup, None
     if budget is not None:  # the run compiles; its speed is measured again under way
         length, within_s = replace(length, spent_s=budget.used_s), _TIMING_FRACTION * budget.left_s
-        timed = replace(config, recipe=run.recipe.model_copy(update={"compile": False}))
+        timed = replace(setup, recipe=run.recipe.model_copy(update={"compile": False}))
     _logger.debug(measuring_line(run.recipe))
     with scratch_dir(run.request.path) as folder, progress("measuring steps", None), as_details():
         timings = measure_timings(timed, folder, is_impossible=length.is_exceeded, within_s=within_s)
     if budget is not None and minutes is not None:
-        after_s = report_s(config, timings)
+        after_s = report_s(setup, timings)
         run, timings = with_lower_sizes(run, replace(length, spent_s=60 * minutes * BEFORE_SHARE + after_s), timings)
         run, probing_s = _probe_in_time(run, timings, hardware, budget)
         shared = timings.shared(length.at_once, run.recipe.num_groups)
@@ -150,7 +150,7 @@ class LengthBudget:
     def of(cls, run: ResolvedRun, hardware: Hardware) -> LengthBudget:
         """The time of a run on all its processes, of which its cache takes a part."""
         spent_s = 0.0 if run.cache is None else run.cache.seconds
-        counts, at_once = run.config(hardware).image_counts, parallel_speed(hardware.world, hardware.device)
+        counts, at_once = run.setup(hardware).image_counts, parallel_speed(hardware.world, hardware.device)
         return cls(run.recipe, counts, run.request.overrides.minutes, spent_s, at_once)
 
     def minutes_for(self, steps: int, timings: StepTimings) -> float:
@@ -261,9 +261,9 @@ def scratch_dir(run: Path) -> Iterator[Path]:
         yield Path(stack.enter_context(folder))
 
 
-def report_s(config: RunConfig, timings: StepTimings) -> float:
+def report_s(setup: RunSetup, timings: StepTimings) -> float:
     """Estimated seconds of the report: galleries, intervals, plots."""
-    return _REPORT_S + _REPORT_PREDICTIONS * timings.predictions.each_s + _REPORT_VAL_S * len(config.val)
+    return _REPORT_S + _REPORT_PREDICTIONS * timings.predictions.each_s + _REPORT_VAL_S * len(setup.val)
 
 
 def _probe_in_time(

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import groupings
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import (
     DEFAULT_STRENGTH,
@@ -36,14 +36,14 @@ from efficientnetv2.training.image_sizes import limit_upscaling
 from efficientnetv2.training.initial_weights import WeightsCandidate, build_initial_model
 from efficientnetv2.training.overrides import requested_recipe, validate_requested_sizes
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_paths import RUNS, new_run_path
 from efficientnetv2.training.run_request import RunRequest
+from efficientnetv2.training.run_setup import eval_preprocessing
 from efficientnetv2.training.time_limit import StartupBudget
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import as_details, progress, silenced
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 _logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class _LateError(Exception):
 
 
 def select_weights(
-    request: RunRequest, data: DataModule, hardware: Hardware, budget: StartupBudget | None = None
+    request: RunRequest, data: PreparedData, hardware: Hardware, budget: StartupBudget | None = None
 ) -> RunRequest:
     """The request with the selected weights, and with another recipe and directory if they are "none".
 
@@ -233,7 +233,7 @@ def _embed(
     )
 
 
-def _seconds_per_image(candidate: WeightsCandidate, recipe: Recipe, data: DataModule, hardware: Hardware) -> float:
+def _seconds_per_image(candidate: WeightsCandidate, recipe: Recipe, data: PreparedData, hardware: Hardware) -> float:
     """Seconds to embed a training image, from a few of them."""
     train = data.train
     few = train.select(np.unique(np.linspace(0, len(train) - 1, _TIMED_IMAGES).astype(np.int64)))
@@ -244,7 +244,7 @@ def _seconds_per_image(candidate: WeightsCandidate, recipe: Recipe, data: DataMo
 
 
 def _task(
-    recipe: Recipe, data: DataModule, minutes: float | None, hardware: Hardware, within: int | None
+    recipe: Recipe, data: PreparedData, minutes: float | None, hardware: Hardware, within: int | None
 ) -> _Task | None:
     """Images and folds; None if there are too few images. ``within``: as many as there is time for."""
     train, key = data.train, Key.of(recipe.seed).fold("starts")
@@ -329,7 +329,7 @@ def _select(candidates: Sequence[WeightsCandidate], predictions: Sequence[Ints],
     return scratch if bundled else best
 
 
-def resolve_head_init(recipe: Recipe, data: DataModule) -> Recipe:
+def resolve_head_init(recipe: Recipe, data: PreparedData) -> Recipe:
     """Resolve ``head_init: auto``: the linear probe, or random weights for images with several labels."""
     multilabel = data.dataset.separator is not None
     if multilabel and recipe.head_init == "linear_probe":
@@ -339,7 +339,7 @@ def resolve_head_init(recipe: Recipe, data: DataModule) -> Recipe:
     return recipe.model_copy(update={"head_init": "random" if multilabel else "linear_probe"})
 
 
-def wants_probe(recipe: Recipe, probe: bool, data: DataModule, images: int | None = None) -> bool:
+def wants_probe(recipe: Recipe, probe: bool, data: PreparedData, images: int | None = None) -> bool:
     """Whether to fit a linear probe of the given weights. ``images`` is the number that there is time for, None all."""
     wanted = recipe.weights != "none" and (probe or recipe.head_init == "linear_probe")
     return images != 0 and wanted and data.dataset.separator is None
@@ -347,7 +347,7 @@ def wants_probe(recipe: Recipe, probe: bool, data: DataModule, images: int | Non
 
 def fit_head(
     network: Network,
-    data: DataModule,
+    data: PreparedData,
     preprocessing: Preprocessing,
     recipe: Recipe,
     hardware: Hardware,
@@ -371,7 +371,7 @@ def fit_head(
     return fit
 
 
-def images_within(seconds: float, data: DataModule, network: Network, image_s: float, most: int) -> int | None:
+def images_within(seconds: float, data: PreparedData, network: Network, image_s: float, most: int) -> int | None:
     """Number of training images that a probe has time for; None if it has time for all, at most ``most``.
 
     ``image_s`` are the seconds to embed an image.
@@ -397,6 +397,6 @@ def probe_s(most: int, train: ImageDataset, val_images: int, network: Network, i
     return image_s * (learning + val_images) + fit_s * learning
 
 
-def min_probe_images(data: DataModule) -> int:
+def min_probe_images(data: PreparedData) -> int:
     """With fewer training images, a probe says nothing."""
     return min(len(data.train), _MIN_PROBE_CLASS_IMAGES * len(data.train.class_names))

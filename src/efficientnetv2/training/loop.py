@@ -19,7 +19,7 @@ from efficientnetv2.models.ghost_batch import GhostBatchNormStats, ghost_batches
 from efficientnetv2.models.regularization import apply_regularization
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan, StepSettings
-from efficientnetv2.training.class_imbalance import NO_CLASS_TERMS, ClassTerms
+from efficientnetv2.training.class_imbalance import NO_CLASS_TERMS, ClassTerms, class_terms
 from efficientnetv2.training.compile import compile_model
 from efficientnetv2.training.ddp import GradientSync
 from efficientnetv2.training.losses import binary_cross_entropy, cross_entropy
@@ -33,6 +33,7 @@ from efficientnetv2.training.microbatch import (
 from efficientnetv2.training.optim import lr_factor
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.run_length import RunLength
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.signals import DeferredWorkerDeath
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.transforms.pipeline import augment, binary_targets
@@ -41,7 +42,7 @@ from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import MemoryShortError
 from efficientnetv2.utils.memory import is_out_of_memory, release_memory
 from efficientnetv2.utils.probability import Activation
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 @dataclass
@@ -75,6 +76,20 @@ class StepContext:
         """Precision of the forward and backward pass."""
         assert self.recipe.precision != "auto", "resolve_recipe() comes first"
         return self.recipe.precision
+
+
+def step_context(setup: RunSetup) -> StepContext:
+    """What all steps of a run have in common."""
+    classes = len(setup.train.class_names)
+    return StepContext(
+        setup.recipe,
+        setup.preprocessing,
+        classes,
+        setup.key,
+        setup.device,
+        class_terms(setup.train.targets, classes, setup.recipe),
+        activation=setup.activation,
+    )
 
 
 def train_steps(

@@ -14,8 +14,8 @@ from efficientnetv2.data.loader import Batch
 from efficientnetv2.data.sampler import BatchRequest
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ghost_batch import supports_ghost_batches
+from efficientnetv2.models.output_shapes import activation_bytes, stride, trains_one
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.models.shape_inference import activation_bytes, stride, trains_one
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.ddp import evenly_shared
 from efficientnetv2.training.image_sizes import settings_by_size, sizes_by_field, validate_stride
@@ -25,7 +25,7 @@ from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.utils.device import Hardware, place
 from efficientnetv2.utils.errors import InputError, MemoryShortError, pluralize
 from efficientnetv2.utils.memory import GIB, PeakMemory, free_bytes, in_use_bytes, is_out_of_memory, release_memory
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # Fraction of the free memory for a measured pass. The rest is for fragmentation and other programs. Ours.
 _MEASURED = 0.9

@@ -27,7 +27,7 @@ class MetricsLog:
 
     def __init__(self, context: RunContext, saved: Mapping[str, Any]) -> None:
         self._context = context
-        self._rows = sorted(log_steps(context.config.recipe, context.config.length))
+        self._rows = sorted(log_steps(context.setup.recipe, context.setup.length))
         row = saved.get("row", {"images": 0, "train_s": 0.0, "data_wait_s": 0.0})
         self._images: int = row["images"]
         self._data_wait_s: float = row["data_wait_s"]
@@ -81,7 +81,7 @@ class MetricsLog:
         train_s = max(1e-9, now - self._row_start)
         images_per_s = self._images / train_s
         settings = {name: value for name, value in output.setting.to_json().items() if name != "extra"}
-        self._context.config.folder.record(
+        self._context.setup.folder.record(
             {
                 "kind": "train",
                 "step": self._context.state.step,
@@ -107,7 +107,7 @@ class MetricsLog:
             self._report(output, self._images / max(1e-9, now - self._row_start))
 
     def _report(self, output: StepOutput, images_per_s: float) -> None:
-        step, plan, recipe = self._context.state.step, self._context.plan, self._context.config.recipe
+        step, plan, recipe = self._context.state.step, self._context.plan, self._context.setup.recipe
         left_s = 0.0
         if step < plan.steps:  # at the current speed, in proportion to the pixels
             ahead = np.linspace(step, plan.steps - 1, num=min(64, plan.steps - step)).astype(int)

@@ -23,8 +23,8 @@ from efficientnetv2.models.provenance import Calibration, TrainingFingerprint
 from efficientnetv2.training.image_sizes import eval_size_candidates
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.model_selection import ModelSelection
-from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.run_context import RunContext
+from efficientnetv2.training.run_setup import RunSetup, eval_network
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.distributed import broadcast_from_main
@@ -72,119 +72,119 @@ class Result:
 
 def finish_training(context: RunContext, log: MetricsLog, validator: Validator, divergence: DivergenceCheck) -> Result:
     """Select, calibrate, evaluate and save the model of a run whose steps are done; outputs that diverged remove it."""
-    config, state, selection = context.config, context.state, context.selection
+    setup, state, selection = context.setup, context.state, context.selection
     if context.pacer is not None:
-        _logger.info(f"Trained: {epochs_trained(config, state.step):g} epochs, as the time allowed.")
+        _logger.info(f"Trained: {epochs_trained(setup, state.step):g} epochs, as the time allowed.")
     if selection:
         if state.step < context.plan.steps:
             _logger.info(selection.why_over())
         selection.apply(eval_network(state))
         _logger.info(str(selection))
-    if config.world.is_main_process:  # whatever becomes of the evaluation, the model is there
-        eval_network(state).trained_on = _fingerprint(config)
-        save_model(config, state, selection)
+    if setup.world.is_main_process:  # whatever becomes of the evaluation, the model is there
+        eval_network(state).trained_on = _fingerprint(setup)
+        save_model(setup, state, selection)
     sizes = None
     try:
-        if config.recipe.eval_image_size_candidates is not None and config.minival is not None:
-            sizes = _select_eval_size(config, state, config.minival)
-            config = replace(config, preprocessing=replace(config.preprocessing, image_size=sizes.image_size))
+        if setup.recipe.eval_image_size_candidates is not None and setup.minival is not None:
+            sizes = _select_eval_size(setup, state, setup.minival)
+            setup = replace(setup, preprocessing=replace(setup.preprocessing, image_size=sizes.image_size))
             _logger.info(str(sizes))
-        calibration = _calibrate(config, state)
-        _logger.info(f"Evaluating on {pluralize(len(config.val), f'{config.eval_split} image')}.")
-        predictions = config.predict(state, config.val)
+        calibration = _calibrate(setup, state)
+        _logger.info(f"Evaluating on {pluralize(len(setup.val), f'{setup.eval_split} image')}.")
+        predictions = setup.predict(state, setup.val)
     except DivergedError as error:
-        if config.world.is_main_process:
-            config.folder.model_file.unlink(missing_ok=True)
+        if setup.world.is_main_process:
+            setup.folder.model_file.unlink(missing_ok=True)
         raise divergence.output_error() from error
     except InputError as error:
-        raise type(error)(f"{error} The model is saved: {config.folder.model_file}") from error
+        raise type(error)(f"{error} The model is saved: {setup.folder.model_file}") from error
     validator.record_final(predictions)
-    for note in unreadable_note(config, predictions):
+    for note in unreadable_note(setup, predictions):
         _logger.info(note)
     seconds = log.seconds
-    if config.world.is_main_process:
-        save_model(config, state, selection, predictions)
-    images = state.step * config.recipe.batch_size
-    return Result(predictions, seconds, images, config.folder.history(), selection, sizes, calibration)
+    if setup.world.is_main_process:
+        save_model(setup, state, selection, predictions)
+    images = state.step * setup.recipe.batch_size
+    return Result(predictions, seconds, images, setup.folder.history(), selection, sizes, calibration)
 
 
 def save_model(
-    config: RunConfig, state: TrainState, selection: ModelSelection | None, predictions: Predictions | None = None
+    setup: RunSetup, state: TrainState, selection: ModelSelection | None, predictions: Predictions | None = None
 ) -> None:
     """Write the model file; before the last evaluation, without ``predictions``, it has no metrics of ``val``."""
-    names, split = config.train.class_names, config.eval_split
-    metrics: dict[str, Any] = {"epochs": epochs_trained(config, state.step)}
+    names, split = setup.train.class_names, setup.eval_split
+    metrics: dict[str, Any] = {"epochs": epochs_trained(setup, state.step)}
     if predictions is not None:
         score = compute_metrics(predictions.labels, predictions.probabilities, names, predictions.activation)
         name, mean = macro_metric(score)
         metrics |= {f"{split}_top1": score.top1, f"{split}_{name}": mean, f"{split}_images": score.num_images}
     model_file.save(
-        config.folder.model_file,
+        setup.folder.model_file,
         eval_network(state),
-        preprocessing=config.preprocessing,
+        preprocessing=setup.preprocessing,
         class_names=names,
-        recipe=config.recipe.to_json(),
+        recipe=setup.recipe.to_json(),
         metrics=metrics | (selection.to_json() if selection else {}),
     )
 
 
-def unreadable_note(config: RunConfig, predictions: Predictions) -> list[str]:
+def unreadable_note(setup: RunSetup, predictions: Predictions) -> list[str]:
     """A note on images of the last evaluation that could not be read; none if all could."""
     if not predictions.unreadable:
         return []
-    lost, total = len(predictions.unreadable), len(config.val)
+    lost, total = len(predictions.unreadable), len(setup.val)
     return [
-        f"{lost:,} of {total:,} {config.eval_split} images could not be read ({config.folder.skipped_file.name} lists "
+        f"{lost:,} of {total:,} {setup.eval_split} images could not be read ({setup.folder.skipped_file.name} lists "
         f"them). The metrics are of the other {total - lost:,}."
     ]
 
 
-def epochs_trained(config: RunConfig, steps: int) -> float:
+def epochs_trained(setup: RunSetup, steps: int) -> float:
     """The epochs of a run's steps: those of the recipe, unless it had a time limit or stopped early."""
-    if steps != config.length.steps:
-        return round(steps * config.recipe.batch_size / len(config.train), 4)
-    return float(config.recipe.epochs)
+    if steps != setup.length.steps:
+        return round(steps * setup.recipe.batch_size / len(setup.train), 4)
+    return float(setup.recipe.epochs)
 
 
-def _fingerprint(config: RunConfig) -> TrainingFingerprint | None:
+def _fingerprint(setup: RunSetup) -> TrainingFingerprint | None:
     """Content hashes of the images that trained and selected, besides those of the initial weights."""
 
     def fingerprint(part: ImageDataset) -> TrainingFingerprint:
         return TrainingFingerprint(len(part), np.sort(content_hashes(part)[1]))
 
     try:
-        selecting = None if config.minival is None else fingerprint(config.minival)
-        trained = replace(fingerprint(config.train), selection=selecting)
+        selecting = None if setup.minival is None else fingerprint(setup.minival)
+        trained = replace(fingerprint(setup.train), selection=selecting)
     except InputError as error:  # remote shards are gone, which is no reason to lose the model
         _logger.info(f"The model file does not record its training images: {error}")
         return None
-    return trained.started_from(config.network.trained_on, most=MAX_HASHED)
+    return trained.started_from(setup.network.trained_on, most=MAX_HASHED)
 
 
-def _select_eval_size(config: RunConfig, state: TrainState, minival: ImageDataset) -> EvalSizeSelection:
+def _select_eval_size(setup: RunSetup, state: TrainState, minival: ImageDataset) -> EvalSizeSelection:
     """Evaluate minival at each size; all processes call this and get the same."""
     evaluated: dict[int, tuple[Predictions, float]] = {}
-    for px in eval_size_candidates(config.recipe):
+    for px in eval_size_candidates(setup.recipe):
         began = time.perf_counter()
-        resized = replace(config, preprocessing=replace(config.preprocessing, image_size=px))
+        resized = replace(setup, preprocessing=replace(setup.preprocessing, image_size=px))
         evaluated[px] = resized.predict(state, minival), time.perf_counter() - began
     points = broadcast_from_main(
-        config.world, lambda: evaluate_sizes(evaluated.__getitem__, list(evaluated), config.train.class_names)
+        setup.world, lambda: evaluate_sizes(evaluated.__getitem__, list(evaluated), setup.train.class_names)
     )
-    return EvalSizeSelection(points, config.recipe.monitor)
+    return EvalSizeSelection(points, setup.recipe.monitor)
 
 
-def _calibrate(config: RunConfig, state: TrainState) -> Calibration | None:
+def _calibrate(setup: RunSetup, state: TrainState) -> Calibration | None:
     """Fit the temperature of the kept model on minival; None without enough of it. All processes call this."""
-    if config.minival is None:
+    if setup.minival is None:
         return None
-    if len(config.minival) < MIN_TEMPERATURE_IMAGES:
+    if len(setup.minival) < MIN_TEMPERATURE_IMAGES:
         _logger.info(
-            f"No temperature was fitted: minival has {pluralize(len(config.minival), 'image')}, fewer than "
+            f"No temperature was fitted: minival has {pluralize(len(setup.minival), 'image')}, fewer than "
             f"{MIN_TEMPERATURE_IMAGES}."
         )
         return None
-    predictions = config.predict(state, config.minival)
+    predictions = setup.predict(state, setup.minival)
 
     def fitted() -> Calibration | None:
         if len(predictions.labels) < MIN_TEMPERATURE_IMAGES:  # the others could not be read
@@ -192,7 +192,7 @@ def _calibrate(config: RunConfig, state: TrainState) -> Calibration | None:
         temperature = fit_temperature(predictions.labels, predictions.logits.numpy())
         return Calibration(temperature, len(predictions.labels), "minival")
 
-    found = broadcast_from_main(config.world, fitted)
+    found = broadcast_from_main(setup.world, fitted)
     if found is not None:
         eval_network(state).calibration = found
         _logger.info(f"Temperature: {found.temperature:.3g} (fitted on {found.num_images} images of minival)")

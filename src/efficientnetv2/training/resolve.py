@@ -21,7 +21,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from efficientnetv2.data.data_module import DataModule
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import RGB
@@ -50,9 +50,9 @@ from efficientnetv2.training.overrides import sets_sizes
 from efficientnetv2.training.precision import choose_precision
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe
-from efficientnetv2.training.run_config import eval_preprocessing
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_request import ResolvedRun, RunRequest, repeat_recipe
+from efficientnetv2.training.run_setup import eval_preprocessing
 from efficientnetv2.training.run_summary import (
     better_weights_note,
     channel_notes,
@@ -63,8 +63,8 @@ from efficientnetv2.training.run_summary import (
     regularization_notes,
     unused_settings,
 )
+from efficientnetv2.training.seen_images import pretrain_overlap
 from efficientnetv2.training.time_limit import StartupBudget
-from efficientnetv2.training.train_overlap import pretrain_overlap
 from efficientnetv2.transforms.auto_augment import require_rgb
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import pluralize
@@ -97,7 +97,7 @@ class ResolvedRecipe:
 
 
 def resolve(
-    request: RunRequest, data: DataModule, hardware: Hardware, *, budget: StartupBudget | None = None
+    request: RunRequest, data: PreparedData, hardware: Hardware, *, budget: StartupBudget | None = None
 ) -> ResolvedRun:
     """Decide everything that a run leaves open, and log the choices.
 
@@ -121,7 +121,7 @@ def resolve(
 
 def resolve_unmeasured(
     request: RunRequest,
-    data: DataModule,
+    data: PreparedData,
     hardware: Hardware,
     budget: StartupBudget | None,
     compile_within_s: float | None,

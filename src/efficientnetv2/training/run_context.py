@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.model_selection import ModelSelection
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_limit import Pacer
 from efficientnetv2.training.train_state import TrainState
 
@@ -22,7 +22,7 @@ class StopRequestedError(Exception):
 class RunContext:
     """What the parts of a trainer share."""
 
-    config: RunConfig
+    setup: RunSetup
     state: TrainState
     plan: StepPlan
     callbacks: tuple[Callback, ...] = ()  # The user's, in the first process
@@ -38,11 +38,11 @@ class RunContext:
     @property
     def epoch(self) -> float:
         """Epochs done."""
-        return round(self.state.step / self.config.length.steps_per_epoch, 4)
+        return round(self.state.step / self.setup.length.steps_per_epoch, 4)
 
     def start_stage(self, stage_ends: list[int]) -> None:
         """Call ``on_stage_start``."""
         step = self.plan.scheduled_step(self.state.step)
-        settings = self.config.recipe.progressive.at(step, total_steps=self.plan.scheduled)
+        settings = self.setup.recipe.progressive.at(step, total_steps=self.plan.scheduled)
         for callback in self.callbacks:
             callback.on_stage_start(bisect_right(stage_ends, step), self.state.step, settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import DataModule, SharedDataset, prepare_data
+from efficientnetv2.data.prepare import PreparedData, SharedDataset, prepare_data
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
@@ -26,11 +26,11 @@ from efficientnetv2.training.overrides import (
 )
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import read_recipe, validate_recipe
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import NullRunDir, RunDir
 from efficientnetv2.training.run_paths import RUNS, new_run_path, newest_run, runs_newest_first, validate_new_run_dir
+from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.seen_images import PretrainOverlap
 from efficientnetv2.training.time_limit import TimeLimit
-from efficientnetv2.training.train_overlap import PretrainOverlap
 from efficientnetv2.utils.device import Hardware, device_note
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
@@ -94,7 +94,7 @@ def request_run(overrides: TrainOverrides, options: RunOptions, hardware: Hardwa
     return RunRequest(path, recipe, overrides, options, tuple(notes), candidates=candidates)
 
 
-def load_run_data(recipe: Recipe, source: DataConfig, *, strict: bool) -> DataModule:
+def load_run_data(recipe: Recipe, source: DataConfig, *, strict: bool) -> PreparedData:
     """The images of a run: read, checked and split as its recipe says."""
     return prepare_data(
         source,
@@ -196,7 +196,7 @@ class ResolvedRun:
     network: Network  # Initial model, on the CPU
     microbatches: MicrobatchPlan
     preprocessing: Preprocessing  # Of evaluation, and of the model file
-    data: DataModule  # Nothing selects if minival trained the weights.
+    data: PreparedData  # Nothing selects if minival trained the weights.
     notes: tuple[str, ...] = ()  # A sentence for each choice
     warnings: frozenset[str] = frozenset()  # Those of the notes that the user has to see
     overlap: PretrainOverlap = field(default_factory=PretrainOverlap)
@@ -204,9 +204,9 @@ class ResolvedRun:
     limit: TimeLimit | None = None  # Time of the run. None if its steps are fixed.
     probe_images: int | None = None  # Of train and of val that the linear probe has time for. None is all.
 
-    def config(self, hardware: Hardware, *, folder: RunDir | None = None, reader: Reader | None = None) -> RunConfig:
+    def setup(self, hardware: Hardware, *, folder: RunDir | None = None, reader: Reader | None = None) -> RunSetup:
         """The run on some hardware. Without ``folder`` it writes nothing; without ``reader`` it reads its cache."""
-        return RunConfig(
+        return RunSetup(
             recipe=self.recipe,
             network=self.network,
             train=self.data.train,

@@ -12,7 +12,7 @@ from efficientnetv2.data.sampler import DEFAULT_BETA
 from efficientnetv2.models import pretrained
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import RGB, Preprocessing
 from efficientnetv2.training.initial_weights import WeightsCandidate, better_weights, model_title
 from efficientnetv2.training.recipe import Recipe, Schedule

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from efficientnetv2.progressive.schedule import Revision, StepPlan
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_estimate import estimate_run
 from efficientnetv2.training.run_length import stage_ends, validation_steps
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.timing import StepTimings
 from efficientnetv2.utils.distributed import all_gather_object, broadcast_from_main
 
@@ -81,16 +81,16 @@ class Pacer:
     """
 
     def __init__(
-        self, config: RunConfig, plan: StepPlan, limit: TimeLimit, used_s: float | None = None, *, thins: bool = False
+        self, setup: RunSetup, plan: StepPlan, limit: TimeLimit, used_s: float | None = None, *, thins: bool = False
     ) -> None:
-        self._config, self._plan, self._thins = config, plan, thins
+        self._setup, self._plan, self._thins = setup, plan, thins
         self._limit = limit if used_s is None else replace(limit, used_s=used_s)
-        recipe, length = config.recipe, config.length
+        recipe, length = setup.recipe, setup.length
         self._ends = stage_ends(recipe, length)
         self._validations = sorted(validation_steps(recipe, length))
         evenly = (round(number * length.steps / _PLANS) for number in range(1, _PLANS))
         self._plan_steps = sorted({*self._ends[:-1], *evenly} - {0})
-        run = estimate_run(recipe, limit.rates, config.image_counts)
+        run = estimate_run(recipe, limit.rates, setup.image_counts)
         self._validation_s = run.others_s["validation"] / len(self._validations)
         excluded = ("compiling", "validation", "checkpoints")
         self._final_s = sum(seconds for name, seconds in run.others_s.items() if name not in excluded)
@@ -119,7 +119,7 @@ class Pacer:
             return False
         due_s = self._last_validation_s * (1 / _VALIDATION_FRACTION - 1)
         waited_s = time.monotonic() - self._last_validation
-        return broadcast_from_main(self._config.world, lambda: waited_s < due_s)
+        return broadcast_from_main(self._setup.world, lambda: waited_s < due_s)
 
     def plan(self, step: int, *, begins: bool = False) -> None:
         """Plan the remaining steps if a plan is due or this part of the run ``begins``. All processes call this.
@@ -129,11 +129,11 @@ class Pacer:
         decided = self._plan.revisions[-1].decided if self._plan.revisions else -1
         if step <= decided or not (begins or self._plan.passes(step, self._plan_steps)):
             return
-        first = max(all_gather_object(self._config.world, max(step, self._plan.requested)))
+        first = max(all_gather_object(self._setup.world, max(step, self._plan.requested)))
         if first >= self._plan.steps:
             return
-        self._plan.revise(broadcast_from_main(self._config.world, lambda: self._revision(step, first)))
-        self._config.folder.amend_beginning(revisions=self._plan.to_json())
+        self._plan.revise(broadcast_from_main(self._setup.world, lambda: self._revision(step, first)))
+        self._setup.folder.amend_beginning(revisions=self._plan.to_json())
 
     def _revision(self, step: int, first: int) -> Revision:
         if self._expected_s:
@@ -142,7 +142,7 @@ class Pacer:
         begin = self._plan.position(first)
         left_s = self._limit.seconds * (1 - RESERVE) - self.used_s - self._end_s(begin)
         left_s -= (first - step) * self._slowdown * self._mean_step_s(self._plan.position(step), begin)
-        each_s = self._slowdown * self._mean_step_s(begin, self._config.length.steps)
+        each_s = self._slowdown * self._mean_step_s(begin, self._setup.length.steps)
         validations = sum(step > begin for step in self._validations)
         validating_s = validations * self._validation_each_s
         if self._thins:
@@ -161,7 +161,7 @@ class Pacer:
 
     def _mean_step_s(self, begin: float, end: float) -> float:
         """Mean estimated seconds of a step between two positions."""
-        steps, progressive = self._config.length.steps, self._config.recipe.progressive
+        steps, progressive = self._setup.length.steps, self._setup.recipe.progressive
         positions = np.linspace(begin, max(begin, min(end, steps) - 1), _SAMPLES).astype(int).clip(max=steps - 1)
         sizes = [progressive.at(position, total_steps=steps).image_size for position in positions.tolist()]
         return float(np.mean([self._limit.rates.step_s(px) for px in sizes]))

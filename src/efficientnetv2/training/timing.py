@@ -21,14 +21,14 @@ from efficientnetv2.models import model_file
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.training.checkpoints import save_checkpoint
 from efficientnetv2.training.image_sizes import settings_by_size
-from efficientnetv2.training.loop import train_steps
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.loop import step_context, train_steps
 from efficientnetv2.training.run_length import RunLength
-from efficientnetv2.training.step_inputs import step_context, train_sampler, training_images
+from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.training.train_loader import train_sampler, training_images
 from efficientnetv2.training.train_state import TrainState, init_state
+from efficientnetv2.utils.benchmark import synchronizer
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.memory import PeakMemory
-from efficientnetv2.utils.timer import synchronizer
 
 _logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ _STEPS = 1_000_000
 
 
 def measure_timings(
-    config: RunConfig,
+    setup: RunSetup,
     scratch: Path,
     *,
     run_steps: int | None = None,
@@ -122,22 +122,22 @@ def measure_timings(
     Checkpoints and a model file are left in ``scratch``. ``run_steps``, if known, limit the steps that are timed. Sizes
     are extrapolated after one whose timings, or better ones, make a run ``is_impossible``, or after ``within_s``.
     """
-    state = init_state(place(copy.deepcopy(config.network), config.device), config.recipe)
+    state = init_state(place(copy.deepcopy(setup.network), setup.device), setup.recipe)
     _logger.info("Measuring predictions.")
-    curve = _predictions(config, state, once=True)
-    final = curve if config.preprocessing.tta == "none" else _predictions(config, state, once=False)
+    curve = _predictions(setup, state, once=True)
+    final = curve if setup.preprocessing.tta == "none" else _predictions(setup, state, once=False)
     timings = StepTimings(0.0, (), curve, final, LinearCost(0.0, 0.0), 0, 0.0, 0)
-    timings = _StepTimer(config, timings, run_steps, is_impossible, within_s).measure(state)
+    timings = _StepTimer(setup, timings, run_steps, is_impossible, within_s).measure(state)
     _logger.info("Measuring checkpoints.")
     checkpoints, checkpoint = _checkpoints(state, scratch)
     began = time.perf_counter()
     model = scratch / "model.safetensors"
     model_file.save(
         model,
-        config.network,  # its trained copy may have diverged
-        preprocessing=config.preprocessing,
-        class_names=config.train.class_names,
-        recipe=config.recipe.to_json(),
+        setup.network,  # its trained copy may have diverged
+        preprocessing=setup.preprocessing,
+        class_names=setup.train.class_names,
+        recipe=setup.recipe.to_json(),
     )
     return replace(
         timings,
@@ -153,50 +153,50 @@ class _StepTimer:
 
     def __init__(
         self,
-        config: RunConfig,
+        setup: RunSetup,
         timings: StepTimings,
         run_steps: int | None,
         is_impossible: Callable[[StepTimings], bool],
         within_s: float | None,
     ) -> None:
-        group = config.recipe.group_size
+        group = setup.recipe.group_size
         most = _MOST_IMAGES if within_s is None else _HURRIED_IMAGES
-        self._groups = min(config.recipe.num_groups, max(config.microbatches.most, most // group))
-        self.config, self._timings = config, timings
-        part = config.recipe.model_copy(update={"batch_size": self._groups * group})
-        self._measured = replace(config, recipe=part)
+        self._groups = min(setup.recipe.num_groups, max(setup.microbatches.most, most // group))
+        self.setup, self._timings = setup, timings
+        part = setup.recipe.model_copy(update={"batch_size": self._groups * group})
+        self._measured = replace(setup, recipe=part)
         self._is_impossible, self._within_s = is_impossible, within_s
         self._settings = sorted(settings_by_size(part), key=lambda setting: setting.image_size)
         self._most = math.inf if run_steps is None else run_steps / len(self._settings)
         # Workers start at the same time: what each reads first comes at once.
-        self._warm_up = max(_WARM_UP if within_s is None else 1, config.workers)
+        self._warm_up = max(_WARM_UP if within_s is None else 1, setup.workers)
         self._steps: list[StepTiming] = []
         self._begun = time.perf_counter()
         self._marks: list[float] = []
-        self._watching, self._peak = ExitStack(), PeakMemory(config.device)
+        self._watching, self._peak = ExitStack(), PeakMemory(setup.device)
 
     def measure(self, state: TrainState) -> StepTimings:
         """The timings with those of compiling and of the steps of each size."""
         context, length = step_context(self._measured), RunLength(_STEPS, _STEPS)
-        for _ in train_steps(state, self._batches(), context, length=length, microbatches=self.config.microbatches):
+        for _ in train_steps(state, self._batches(), context, length=length, microbatches=self.setup.microbatches):
             self._after_step()
         return replace(self._timings, steps=tuple(self._steps))
 
     def _batches(self) -> Iterator[Batch]:
         """The groups of steps of each size, small ones first. The loop asks for the first when it has compiled."""
-        config = self._measured
+        setup = self._measured
         images = training_images(
-            config.train, config.preprocessing, config.recipe, workers=config.workers, reader=config.reader
+            setup.train, setup.preprocessing, setup.recipe, workers=setup.workers, reader=setup.reader
         )
-        drawn = iter(train_sampler(config, steps=_STEPS))
+        drawn = iter(train_sampler(setup, steps=_STEPS))
         self._timings = replace(self._timings, compile_s=time.perf_counter() - self._begun)
         for number, setting in enumerate(self._settings, start=1):
             _logger.info(f"Measuring steps of {setting.image_size} px ({number} of {len(self._settings)}).")
             with ExitStack() as self._watching:
-                self._peak, self._marks = PeakMemory(config.device), [time.perf_counter()]
-                pins = config.device.type == "cuda"
+                self._peak, self._marks = PeakMemory(setup.device), [time.perf_counter()]
+                pins = setup.device.type == "cuda"
                 requests = self._requests(drawn, setting)
-                yield from training_batches(images, requests, workers=config.workers, pin_memory=pins)
+                yield from training_batches(images, requests, workers=setup.workers, pin_memory=pins)
             self._steps.append(self._timing(setting, self._peak.bytes))
             now = time.perf_counter()
             next_px = self._settings[: number + 1][-1].image_size
@@ -217,7 +217,7 @@ class _StepTimer:
             return
         self._marks.append(time.perf_counter())
         if len(self._marks) <= 1 + self._warm_up or self._enough:
-            synchronizer(self.config.device)()
+            synchronizer(self.setup.device)()
             self._marks[-1] = time.perf_counter()
         # Watching the memory takes time itself: only between the first step and those that are timed.
         if len(self._marks) == 2:
@@ -245,7 +245,7 @@ class _StepTimer:
     @property
     def _enough(self) -> bool:
         """Whether the steps done say how long one takes; with workers, whole rounds of them."""
-        timed, workers = len(self._marks) - 1 - self._warm_up, self.config.workers
+        timed, workers = len(self._marks) - 1 - self._warm_up, self.setup.workers
         if self._within_s is not None and timed >= max(1, workers):
             part_s = self._within_s / len(self._settings)
             if self._marks[-1] - self._marks[0] >= part_s:
@@ -257,33 +257,33 @@ class _StepTimer:
 
     def _timing(self, setting: StepSettings, memory_bytes: int) -> StepTiming:
         marks, counted = self._marks, self._marks[self._warm_up :]
-        if self.config.workers or self.config.device.type != "cpu":
+        if self.setup.workers or self.setup.device.type != "cpu":
             # Images come in bursts, and a device runs behind: only the time of all steps means something.
             each = (counted[-1] - counted[0]) / (len(counted) - 1)
         else:
             each = statistics.median(after - before for before, after in itertools.pairwise(counted))
         begin = max(0.0, marks[1] - marks[0] - each)
-        if self.config.workers and self._steps:
+        if self.setup.workers and self._steps:
             begin = 0.0  # the workers have begun with the first size, and read on beyond it
-        scale = self.config.recipe.batch_size / self._measured.recipe.batch_size
+        scale = self.setup.recipe.batch_size / self._measured.recipe.batch_size
         return StepTiming(setting.image_size, begin, each * scale, memory_bytes)
 
 
-def _predictions(config: RunConfig, state: TrainState, *, once: bool) -> LinearCost:
+def _predictions(setup: RunSetup, state: TrainState, *, once: bool) -> LinearCost:
     """Time of predictions on images of ``val``, from few to as many as fill a little time."""
 
     def seconds(count: int) -> float:
-        part = config.val.select(np.unique(np.linspace(0, len(config.val) - 1, count).astype(np.int64)))
+        part = setup.val.select(np.unique(np.linspace(0, len(setup.val) - 1, count).astype(np.int64)))
         began = time.perf_counter()
-        config.predict_readable(state, part, once=once)
+        setup.predict_readable(state, part, once=once)
         return time.perf_counter() - began
 
-    few = min(_FEW, len(config.val))
+    few = min(_FEW, len(setup.val))
     seconds(few)
     few_s = seconds(few)
-    count = min(len(config.val), _MOST_ANSWERS, max(few, int(_ANSWERS_S / few_s * few)))
+    count = min(len(setup.val), _MOST_ANSWERS, max(few, int(_ANSWERS_S / few_s * few)))
     count_s = seconds(count)
-    if config.workers and count > few:  # starting them takes a time of its own
+    if setup.workers and count > few:  # starting them takes a time of its own
         each = max(0.0, count_s - few_s) / (count - few)
         return LinearCost(max(0.0, few_s - each * few), each)
     return LinearCost(0.0, count_s / count)

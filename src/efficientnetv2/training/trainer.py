@@ -1,4 +1,4 @@
-"""Train a model as a resolved recipe says: ``Trainer(config).fit()``. The loop is in ``training.loop``."""
+"""Train a model as a resolved recipe says: ``Trainer(setup).fit()``. The loop is in ``training.loop``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from efficientnetv2.training.ddp import AsyncFlags
-from efficientnetv2.training.loop import StepOutput, train_steps
+from efficientnetv2.training.loop import StepOutput, step_context, train_steps
 from efficientnetv2.training.metrics_log import MetricsLog
 from efficientnetv2.training.model_selection import ModelSelection
 from efficientnetv2.training.post_training import Result, finish_training
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_context import RunContext, StopRequestedError
 from efficientnetv2.training.run_length import stage_ends
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
-from efficientnetv2.training.step_inputs import step_context, train_sampler, training_images
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
+from efficientnetv2.training.train_loader import train_sampler, training_images
 from efficientnetv2.training.train_state import init_state
 from efficientnetv2.training.unreadable_images import UnreadableImages
 from efficientnetv2.training.validation import DivergenceCheck, Validator
@@ -40,14 +40,12 @@ class Trainer:
     run directory keeps the plan.
     """
 
-    def __init__(
-        self, config: RunConfig, callbacks: Sequence[Callback] = (), *, limit: TimeLimit | None = None
-    ) -> None:
-        minival = config.recipe.minival
-        assert minival == "auto" or (config.minival is None) == (minival is None), "prepare_data() first"
-        self.config, self.limit = config, limit
-        self._callbacks = tuple(callbacks) if config.world.is_main_process else ()
-        self._stage_ends = stage_ends(config.recipe, config.length)
+    def __init__(self, setup: RunSetup, callbacks: Sequence[Callback] = (), *, limit: TimeLimit | None = None) -> None:
+        minival = setup.recipe.minival
+        assert minival == "auto" or (setup.minival is None) == (minival is None), "prepare_data() first"
+        self.setup, self.limit = setup, limit
+        self._callbacks = tuple(callbacks) if setup.world.is_main_process else ()
+        self._stage_ends = stage_ends(setup.recipe, setup.length)
 
     def fit(self, *, resume: bool = False) -> Result:
         """Train to the end, then evaluate and save the model; ``resume`` starts from the newest checkpoint, if any.
@@ -66,45 +64,45 @@ class Trainer:
         except StopRequestedError:
             raise KeyboardInterrupt from None
         finally:
-            self.config.folder.close()
+            self.setup.folder.close()
 
     def _restore(self, resume: bool) -> None:
         """The state to start from: new, or that of the newest whole checkpoint."""
-        config, recipe, world = self.config, self.config.recipe, self.config.world
+        setup, recipe, world = self.setup, self.setup.recipe, self.setup.world
         revisions: list[Any] = []
         if resume and self.limit is not None:
-            revisions = broadcast_from_main(world, lambda: config.folder.beginning().get("revisions", []))
-        plan = StepPlan.from_json(config.length.steps, revisions)
-        selection = None if config.minival is None else ModelSelection(recipe, config.length, plan)
-        config.network.activation = config.activation  # whatever the initial weights predicted
-        state = init_state(place(config.network, config.device), recipe)
-        self.context = RunContext(config, state, plan, self._callbacks, selection)
+            revisions = broadcast_from_main(world, lambda: setup.folder.beginning().get("revisions", []))
+        plan = StepPlan.from_json(setup.length.steps, revisions)
+        selection = None if setup.minival is None else ModelSelection(recipe, setup.length, plan)
+        setup.network.activation = setup.activation  # whatever the initial weights predicted
+        state = init_state(place(setup.network, setup.device), recipe)
+        self.context = RunContext(setup, state, plan, self._callbacks, selection)
         saved = self._load_checkpoint(resume)
         if recipe.sync_batch_norm and world.is_distributed:
             convert_sync_batch_norm(state.network, world)  # not the EMA, which is evaluated and saved
         if self.limit is not None:
             thins = selection is None or selection.ends_only
-            self.context.pacer = Pacer(config, plan, self.limit, saved.get("used_s"), thins=thins)
+            self.context.pacer = Pacer(setup, plan, self.limit, saved.get("used_s"), thins=thins)
         self.log = MetricsLog(self.context, saved)
-        self.divergence = DivergenceCheck(config, state)
-        is_candidate = state.step == 0 and selection is not None and bool(config.start)  # the initial model
+        self.divergence = DivergenceCheck(setup, state)
+        is_candidate = state.step == 0 and selection is not None and bool(setup.start)  # the initial model
         is_due = saved.get("to_validate", is_candidate)
         self.validator = Validator(self.context, self.divergence, is_due=is_due)
-        self._unreadable = UnreadableImages(config)
-        self._microbatches = config.microbatches
+        self._unreadable = UnreadableImages(setup)
+        self._microbatches = setup.microbatches
         self._worker_death = DeferredWorkerDeath()
         self._last_checkpoint = self._last_step = time.perf_counter()
 
     def _load_checkpoint(self, resume: bool) -> dict[str, Any]:
         """Load the newest whole checkpoint; returns its values, or none. Those of earlier versions have fewer."""
-        config, state, selection = self.config, self.context.state, self.context.selection
+        setup, state, selection = self.setup, self.context.state, self.context.selection
 
         def matches(saved: dict[str, Any]) -> bool:
             return state.matches(saved) and (selection is None or "selection" in saved)
 
-        folder = config.folder.checkpoints
+        folder = setup.folder.checkpoints
         newest, damaged = broadcast_from_main(
-            config.world, lambda: load_latest_checkpoint(folder, matches) if resume else (None, [])
+            setup.world, lambda: load_latest_checkpoint(folder, matches) if resume else (None, [])
         )
         for sentence in damaged:
             _logger.info(f"{sentence}; continuing from the one before it.")
@@ -112,14 +110,14 @@ class Trainer:
             state.load_state_dict(newest)
             if selection:
                 selection.load_state_dict(newest["selection"])
-        config.folder.forget_after(-1 if newest is None else state.step)
+        setup.folder.forget_after(-1 if newest is None else state.step)
         if resume and not self.context.is_done:
             _logger.info(f"Continuing from step {state.step:,} of {self.context.plan.steps:,}.")
         return newest or {}
 
     def _train(self) -> None:
         """Step by step, to the end or until early stopping."""
-        context, world = self.context, self.config.world
+        context, world = self.context, self.setup.world
         flags = AsyncFlags(world)
         steps = training_steps(context, self._on_first_batch)
         with GracefulStop(launched=world.launch is not None) as stop:
@@ -182,7 +180,7 @@ class Trainer:
             context.pacer.stepped(output.setting.image_size, time.perf_counter() - self._last_step)
         with self._checkpoint_on_error():
             self._log_and_validate(output)
-        every_s = self.config.recipe.checkpoint_minutes * 60
+        every_s = self.setup.recipe.checkpoint_minutes * 60
         if ends_stage or context.is_done or time.perf_counter() - self._last_checkpoint >= every_s:
             self.save_checkpoint()
             with worker_errors():
@@ -204,7 +202,7 @@ class Trainer:
                 f"Warning: memory ran out at step {output.step} with {self._microbatches.at(px)} groups of {px} px per "
                 f"pass. Steps continue with {output.microbatches.at(px)}: slower, with the same result."
             )
-            self.config.folder.amend_beginning(microbatches=output.microbatches.to_json())
+            self.setup.folder.amend_beginning(microbatches=output.microbatches.to_json())
             self._microbatches = output.microbatches
         if row_is_due:
             self.log.write(output)
@@ -225,14 +223,14 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint if the weights are finite, in the first process, as all have the same state."""
-        if self.config.world.is_main_process:
+        if self.setup.world.is_main_process:
             with self._worker_death.deferred():  # a killed reader may be reported again
                 self.divergence.check_weights()
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
         context = self.context
-        if not self.config.world.is_main_process:
+        if not self.setup.world.is_main_process:
             return
         saved = self.log.state_dict() | {"to_validate": self.validator.is_due}
         with self.log.paused():
@@ -242,26 +240,22 @@ class Trainer:
             if context.selection is not None:
                 saved["selection"] = context.selection.state_dict()
             with self._worker_death.deferred():  # a checkpoint is written whole
-                save_checkpoint(self.config.folder.checkpoints, saved, context.state.step)
+                save_checkpoint(self.setup.folder.checkpoints, saved, context.state.step)
         self._last_checkpoint = time.perf_counter()
 
 
 def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> Iterator[StepOutput]:
     """The remaining steps; ``on_first_batch`` is called when the model is compiled, before images are read."""
-    config, state, plan = context.config, context.state, context.plan
+    setup, state, plan = context.setup, context.state, context.plan
     if state.step >= plan.steps:
         return iter(())
-    sampler = train_sampler(config, steps=config.length.steps, first_step=state.step, plan=plan)
-    images = training_images(
-        config.train, config.preprocessing, config.recipe, workers=config.workers, reader=config.reader
-    )
-    pin_memory = config.device.type == "cuda"
+    sampler = train_sampler(setup, steps=setup.length.steps, first_step=state.step, plan=plan)
+    images = training_images(setup.train, setup.preprocessing, setup.recipe, workers=setup.workers, reader=setup.reader)
+    pin_memory = setup.device.type == "cuda"
 
     def batches() -> Iterator[Batch]:
         on_first_batch()
-        yield from training_batches(images, sampler, workers=config.workers, pin_memory=pin_memory)
+        yield from training_batches(images, sampler, workers=setup.workers, pin_memory=pin_memory)
 
-    common, length, microbatches = step_context(config), config.length, config.microbatches
-    return train_steps(
-        state, batches(), common, length=length, microbatches=microbatches, world=config.world, plan=plan
-    )
+    common, length, microbatches = step_context(setup), setup.length, setup.microbatches
+    return train_steps(state, batches(), common, length=length, microbatches=microbatches, world=setup.world, plan=plan)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.utils.errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -15,8 +15,8 @@ _logger = logging.getLogger(__name__)
 class UnreadableImages:
     """Counts the training images that have become unreadable during the run."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, setup: RunSetup) -> None:
+        self._setup = setup
         # Those that this process has met: some that a resumed run lists may be readable again.
         self._lost: set[int] = set()
 
@@ -25,10 +25,10 @@ class UnreadableImages:
 
         Raises InputError if there are too many; or, if the run is strict, any.
         """
-        folder, train = self._config.folder, self._config.train
+        folder, train = self._setup.folder, self._setup.train
         for sample, reason in unreadable:
             image = f"{train.paths[sample]}: {reason}"
-            if self._config.strict:
+            if self._setup.strict:
                 raise InputError(f"{image}. Repair it or leave out `strict`, then continue with `resume`.")
             self._lost.add(sample)
             if folder.skip(train.paths[sample], reason):

@@ -15,9 +15,9 @@ from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric
 from efficientnetv2.training.loop import StepOutput
-from efficientnetv2.training.run_config import RunConfig, eval_network
 from efficientnetv2.training.run_context import RunContext, StopRequestedError
 from efficientnetv2.training.run_length import validation_steps
+from efficientnetv2.training.run_setup import RunSetup, eval_network
 from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import DivergedError, pluralize
@@ -36,7 +36,7 @@ class Validator:
 
     def __init__(self, context: RunContext, divergence: DivergenceCheck, *, is_due: bool = False) -> None:
         self._context, self._divergence, self.is_due = context, divergence, is_due
-        self._steps = sorted(validation_steps(context.config.recipe, context.config.length))
+        self._steps = sorted(validation_steps(context.setup.recipe, context.setup.length))
 
     def schedule(self, step: int) -> None:
         """Set ``is_due`` after a step; all processes call this after the same step."""
@@ -49,48 +49,48 @@ class Validator:
 
     def validate(self) -> None:
         """Validate now, or raise StopRequestedError if a signal asks the run to stop; resumed, it starts with this."""
-        context, config = self._context, self._context.config
+        context, setup = self._context, self._context.setup
         step, selection = context.state.step, context.selection
-        kind, split, images = "minival", "minival", config.minival
+        kind, split, images = "minival", "minival", setup.minival
         if images is None:
-            kind, split, images = "val", config.eval_split, _part_of_val(config)
+            kind, split, images = "val", setup.eval_split, _part_of_val(setup)
         began = time.perf_counter()
         try:
-            predictions = config.predict(context.state, images, once=True, progress=self._stop_if_requested)
+            predictions = setup.predict(context.state, images, once=True, progress=self._stop_if_requested)
         except DivergedError as error:
             if step == 0:  # the initial weights
                 raise
             raise self._divergence.output_error() from error
         if context.pacer is not None:
             context.pacer.validated(time.perf_counter() - began)
-        metrics = broadcast_from_main(config.world, lambda: self._record(kind, predictions))
+        metrics = broadcast_from_main(setup.world, lambda: self._record(kind, predictions))
         best = False
         if selection is not None:
             network = eval_network(context.state)
-            best = selection.add(step, metrics, network, start_name=config.start) and step > 0
+            best = selection.add(step, metrics, network, start_name=setup.start) and step > 0
         self.is_due = False  # done, whether or not the log can be written
         self._log(metrics, split, best=best)
 
     def record_final(self, predictions: Predictions) -> None:
         """Record the metrics of the run: the predictions of the saved model on all of ``val``."""
-        config = self._context.config
-        if not config.world.is_main_process:
+        setup = self._context.setup
+        if not setup.world.is_main_process:
             return
         last = {"kind": "val", "step": self._context.state.step, "num_images": len(predictions.labels)}
-        if any(last.items() <= row.items() for row in config.folder.history()):
+        if any(last.items() <= row.items() for row in setup.folder.history()):
             return  # an earlier part was killed while it wrote the report
-        self._log(self._record("val", predictions), config.eval_split)
+        self._log(self._record("val", predictions), setup.eval_split)
 
     def _record(self, kind: str, predictions: Predictions) -> dict[str, float]:
         """Write a validation row, and return its metrics."""
-        config, step = self._context.config, self._context.state.step
+        setup, step = self._context.setup, self._context.state.step
         score = compute_metrics(
-            predictions.labels, predictions.probabilities, config.train.class_names, predictions.activation
+            predictions.labels, predictions.probabilities, setup.train.class_names, predictions.activation
         )
         name, mean = macro_metric(score)
         metrics = {"top1": score.top1, name: mean, "num_images": score.num_images}
         row: dict[str, Any] = {"kind": kind, "step": step, "epoch": self._context.epoch, **metrics}
-        config.folder.record(row)
+        setup.folder.record(row)
         return metrics
 
     def _log(self, metrics: dict[str, float], split: str, *, best: bool = False) -> None:
@@ -105,16 +105,16 @@ class Validator:
 
     def _stop_if_requested(self, done: int) -> None:
         """After each batch of a validation, which may take long. Several processes stop together, after a step."""
-        if self._context.stop_requested() and not self._context.config.world.is_distributed:
+        if self._context.stop_requested() and not self._context.setup.world.is_distributed:
             raise StopRequestedError
 
 
-def _part_of_val(config: RunConfig) -> ImageDataset:
+def _part_of_val(setup: RunSetup) -> ImageDataset:
     """A fixed part of ``val``, small enough for many validations, in which each class has its share."""
-    val, most = config.val, config.recipe.val_max_images
+    val, most = setup.val, setup.recipe.val_max_images
     if len(val) <= most:
         return val
-    order = config.key.fold("validation part").generator().permutation(len(val))
+    order = setup.key.fold("validation part").generator().permutation(len(val))
     drawn = val.labels[order]
     before = pd.Series(drawn).groupby(drawn).cumcount().to_numpy()
     _, place, size = np.unique(drawn, return_inverse=True, return_counts=True)
@@ -125,10 +125,10 @@ def _part_of_val(config: RunConfig) -> ImageDataset:
 class DivergenceCheck:
     """Collects the losses of the steps, and checks them when a check does not delay the device."""
 
-    def __init__(self, config: RunConfig, state: TrainState) -> None:
-        self._recipe, self._length, self._state = config.recipe, config.length, state
+    def __init__(self, setup: RunSetup, state: TrainState) -> None:
+        self._recipe, self._length, self._state = setup.recipe, setup.length, state
         self._unchecked: list[tuple[int, float, Tensor]] = []  # number, learning rate and loss of steps
-        self._lr = config.recipe.optimizer.lr
+        self._lr = setup.recipe.optimizer.lr
 
     def add(self, output: StepOutput) -> None:
         """Collect the loss of a step."""

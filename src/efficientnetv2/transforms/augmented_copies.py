@@ -20,7 +20,7 @@ from efficientnetv2.data.sampler import class_members
 from efficientnetv2.progressive.schedule import StepSettings
 from efficientnetv2.transforms.pipeline import AugmentPlan, augment_images, cache_sized_slices
 from efficientnetv2.utils.io import write_atomically
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 FOLDER = "augmented"
 _QUALITY = 95  # of the JPEG, its colors at full resolution: a copy of a copy should not look like one. Ours.

@@ -35,7 +35,7 @@ from efficientnetv2.transforms.tensor_ops import (
     where,
 )
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 RandAugmentPreset = Literal["released", "monotone"]
 #: ``any`` draws from all operations; ``possible`` leaves out those that stretch, invert or coarsen each channel by

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.transforms.tensor_ops import as_ids, from_rows, on_device, to_rows
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 def color_jitter(images: Tensor, key: Key, ids: npt.ArrayLike, *, strength: float) -> Tensor:

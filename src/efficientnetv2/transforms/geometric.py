@@ -13,7 +13,7 @@ from torch import Tensor
 from efficientnetv2.transforms.tensor_ops import apply_by_group, as_ids, from_rows, on_device, to_rows, where
 from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 # What a warp leaves empty: the released code's "replace" color (google/automl, efficientnetv2).
 FILL = 128

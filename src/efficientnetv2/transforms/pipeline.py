@@ -21,7 +21,7 @@ from efficientnetv2.transforms.geometric import Fill, cutout, random_horizontal_
 from efficientnetv2.transforms.tensor_ops import Floats, as_ids, from_rows, on_device, to_rows
 from efficientnetv2.utils.device import to_device
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 Flip = Literal["none", "horizontal", "d4"]
 Targets = Callable[[Tensor, float], Tensor]

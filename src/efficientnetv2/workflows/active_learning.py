@@ -33,7 +33,7 @@ from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import check_writable_file, write_text_atomically
 from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.probability import probabilities
-from efficientnetv2.utils.rng import Floats, Key
+from efficientnetv2.utils.random_key import Floats, Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.batch_predict import PredictionJob
 from efficientnetv2.workflows.output_paths import refuse_foreign_file

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import Pixels, UnreadableImageError, display_channels
+from efficientnetv2.data.prepare import prepare_data
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.data.sampler import BatchRequest
@@ -30,12 +30,12 @@ from efficientnetv2.training.initial_weights import build_initial_model
 from efficientnetv2.training.loop import StepContext, augment_batch
 from efficientnetv2.training.overrides import TrainOverrides, requested_recipe
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import eval_preprocessing
-from efficientnetv2.training.step_inputs import training_images
+from efficientnetv2.training.run_setup import eval_preprocessing
+from efficientnetv2.training.train_loader import training_images
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import check_writable_file, write_atomically
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.output_paths import note_replaced, refuse_foreign_file, refuse_inside_data
 
 _logger = logging.getLogger(__name__)

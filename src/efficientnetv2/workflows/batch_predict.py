@@ -21,8 +21,8 @@ from torch import Tensor
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.records import Ints, packed_record
+from efficientnetv2.data.shards.damage import ShardDamage
 from efficientnetv2.data.shards.index import is_url, shard_of
-from efficientnetv2.data.shards.reader import ShardDamage
 from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.exporters.engines import Engine, engine_picker
 from efficientnetv2.inference.predict import (
@@ -37,7 +37,7 @@ from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
 from efficientnetv2.models.safetensors_io import sha256_by_name
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import TTA, Preprocessing
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.device import device_note, pick_own_device, workers_for

@@ -29,7 +29,7 @@ from efficientnetv2.utils.device import cores, pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import output_dir, read_object
 from efficientnetv2.utils.logs import progress
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (
     PathLike,

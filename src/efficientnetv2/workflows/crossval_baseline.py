@@ -33,7 +33,7 @@ from efficientnetv2.training.recipe_io import read_recipe
 from efficientnetv2.utils.device import pick_device, workers_for
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.logs import progress
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.crossval_runs import FoldTrainer, first_preprocessing
 
 _logger = logging.getLogger(__name__)

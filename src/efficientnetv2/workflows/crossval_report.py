@@ -27,7 +27,7 @@ from efficientnetv2.models import ensemble, model_file
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import read_object
 from efficientnetv2.utils.probability import to_logits
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.crossval_baseline import ProbeBaseline, compare_folds, probe_baseline
 from efficientnetv2.workflows.crossval_config import CROSSVAL_JSON

@@ -12,9 +12,9 @@ import pandas as pd
 
 from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.csv_dialect import write_table
-from efficientnetv2.data.data_module import prepare_data
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.prepare import prepare_data
 from efficientnetv2.data.records import AUGMENTED_FROM, Ints, is_copy
 from efficientnetv2.data.sampler import ClassSampling, target_counts
 from efficientnetv2.data.shards.index import is_url
@@ -26,7 +26,7 @@ from efficientnetv2.transforms.augmented_copies import FOLDER, spread_copies, wr
 from efficientnetv2.utils.device import pick_device
 from efficientnetv2.utils.errors import InputError, pluralize, shorten
 from efficientnetv2.utils.logs import progress, silenced
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
 from efficientnetv2.workflows.arguments import choice
 from efficientnetv2.workflows.output_paths import is_inside_data, refuse_inside_data

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import DataModule
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.explain import explain_predictions
@@ -38,16 +38,16 @@ from efficientnetv2.training.linear_probe import probe_s, select_weights
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
-from efficientnetv2.training.run_config import RunConfig
 from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_estimate import RunEstimate, estimate_run
 from efficientnetv2.training.run_length import log_steps, validation_steps
 from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_run_data
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.workflows.arguments import Overrides, PathLike, api, refuse_launched, run_arguments
 from efficientnetv2.workflows.output_paths import validate_run_paths
 from efficientnetv2.workflows.results import html_table
@@ -142,8 +142,8 @@ def plan_run(
             before_s["measuring"] = time.perf_counter() - began_s
         run, timings = _with_length(run, timings, hardware, budget)
         notes = [data.split_note, *run.notes]
-        config = run.config(hardware)
-        others_s, report_bytes, note = _other_costs(config, run.data, timings, folder, budget)
+        setup = run.setup(hardware)
+        others_s, report_bytes, note = _other_costs(setup, run.data, timings, folder, budget)
         notes += [note] if note else []
     others_s["start-up"] += before_s.pop("start-up")
     others_s |= before_s
@@ -151,7 +151,7 @@ def plan_run(
         others_s["filling the cache"] = cache.seconds
     if overrides.minutes is not None:
         others_s = _within_minutes(others_s, overrides.minutes)
-    costs = estimate_run(run.recipe, timings, config.image_counts, microbatches=run.microbatches)
+    costs = estimate_run(run.recipe, timings, setup.image_counts, microbatches=run.microbatches)
     disk_bytes = {**costs.disk_bytes, "lists and report": report_bytes}
     costs = replace(costs, others_s={**others_s, **costs.others_s}, disk_bytes=disk_bytes)
     return Estimate(costs, cache, hardware.device, notes, float(run.recipe.epochs))
@@ -159,13 +159,13 @@ def plan_run(
 
 def _timings(run: ResolvedRun, hardware: Hardware, folder: Path, budget: StartupBudget) -> StepTimings:
     """Timings of the uncompiled model, on images that are cached if all will be; compiling is estimated."""
-    minutes, config = run.request.overrides.minutes, run.config(hardware)
+    minutes, setup = run.request.overrides.minutes, run.setup(hardware)
     _logger.info(measuring_line(run.recipe))
-    run_steps = None if needs_timing(run.recipe, minutes) else config.length.steps
+    run_steps = None if needs_timing(run.recipe, minutes) else setup.length.steps
     if isinstance(run.cache, CacheEstimate):
-        config = replace(config, train=run.cache.images)
+        setup = replace(setup, train=run.cache.images)
     timings = measure_timings(
-        replace(config, recipe=run.recipe.model_copy(update={"compile": False})),
+        replace(setup, recipe=run.recipe.model_copy(update={"compile": False})),
         folder,
         run_steps=run_steps,
         is_impossible=LengthBudget.of(run, hardware).is_exceeded,
@@ -184,7 +184,7 @@ def _with_length(
         run = replace(run, notes=(*run.notes, note))
     if minutes is not None:
         before_s = min(60 * minutes * BEFORE_SHARE, budget.used_s + length.spent_s)
-        length = replace(length, spent_s=before_s + report_s(run.config(hardware), timings))
+        length = replace(length, spent_s=before_s + report_s(run.setup(hardware), timings))
         run, timings = with_lower_sizes(run, length, timings)
     return add_final_notes(with_length(run, length, timings)), timings
 
@@ -208,7 +208,7 @@ def _within_minutes(others_s: Mapping[str, float], minutes: float) -> dict[str, 
 
 
 def _other_costs(
-    config: RunConfig, data: DataModule, timings: StepTimings, scratch: Path, budget: StartupBudget
+    setup: RunSetup, data: PreparedData, timings: StepTimings, scratch: Path, budget: StartupBudget
 ) -> tuple[dict[str, float], int, str]:
     """Seconds before the first step and after the last, bytes of lists and report, and a note if one is estimated.
 
@@ -217,45 +217,45 @@ def _other_costs(
     folder = scratch / "run"
     began = time.perf_counter()
     run = RunDir(folder)
-    run.begin(config.recipe, data.dataset, {})
-    history = _rows(config)
+    run.begin(setup.recipe, data.dataset, {})
+    history = _rows(setup)
     for row in history:
         run.record(row)  # TensorBoard is imported for the first
     run.close()
     seconds = {"start-up": time.perf_counter() - began}
-    class_names = config.train.class_names
-    if config.recipe.weights != "none" and config.train.separator is None:
-        px, each_s = config.preprocessing.image_size, timings.curve.each_s
-        most = max_probe_images(config.network, px, len(class_names), config.device)
-        seconds["linear probe"] = probe_s(most, config.train, min(most, len(config.val)), config.network, each_s)
+    class_names = setup.train.class_names
+    if setup.recipe.weights != "none" and setup.train.separator is None:
+        px, each_s = setup.preprocessing.image_size, timings.curve.each_s
+        most = max_probe_images(setup.network, px, len(class_names), setup.device)
+        seconds["linear probe"] = probe_s(most, setup.train, min(most, len(setup.val)), setup.network, each_s)
     lists = run.dataset_file.stat().st_size
-    if report_s(config, timings) > budget.left_s:
-        seconds["report"] = report_s(config, timings)
+    if report_s(setup, timings) > budget.left_s:
+        seconds["report"] = report_s(setup, timings)
         return seconds, lists + _REPORT_BYTES, "Estimated, for measuring would take too long: the report."
     began = time.perf_counter()
-    logits = torch.from_numpy(_noise(config, len(config.val), len(class_names)))
-    predictions = Predictions(np.arange(len(config.val)), config.val.targets, logits, activation=config.activation)
-    model = model_file.load(scratch / model_file.NAME, config.device)
-    galleries = explain_predictions(model, predictions, config.val, class_names, model.preprocessing)
-    metadata = ReportMetadata(config.train.source, "val")
-    inputs = ReportInputs(sections=galleries, clusters=split_clusters(folder, config.val.paths))
-    result = EvaluationResult(predictions, config.val, class_names, metadata, inputs=inputs)
+    logits = torch.from_numpy(_noise(setup, len(setup.val), len(class_names)))
+    predictions = Predictions(np.arange(len(setup.val)), setup.val.targets, logits, activation=setup.activation)
+    model = model_file.load(scratch / model_file.NAME, setup.device)
+    galleries = explain_predictions(model, predictions, setup.val, class_names, model.preprocessing)
+    metadata = ReportMetadata(setup.train.source, "val")
+    inputs = ReportInputs(sections=galleries, clusters=split_clusters(folder, setup.val.paths))
+    result = EvaluationResult(predictions, setup.val, class_names, metadata, inputs=inputs)
     result.write(folder, history=history)
     seconds["report"] = time.perf_counter() - began
     written = ("report.json", "report.html", "predictions.csv")
     return seconds, lists + sum((folder / name).stat().st_size for name in written), ""
 
 
-def _rows(config: RunConfig) -> list[dict[str, Any]]:
+def _rows(setup: RunSetup) -> list[dict[str, Any]]:
     """Rows of metrics like those of the run, to be written and drawn; unknown values are noise."""
-    recipe, length = config.recipe, config.length
+    recipe, length = setup.recipe, setup.length
     train = ("loss", "lr", "images_per_s", "train_s", "data_wait_s", "seconds")
     rows: list[dict[str, Any]] = []
     for kind, steps, unknown in (
         ("train", log_steps(recipe, length), train),
         ("val", validation_steps(recipe, length), ("top1", "macro_f1")),
     ):
-        for step, noise in zip(sorted(steps), _noise(config, len(steps), len(unknown)).tolist(), strict=True):
+        for step, noise in zip(sorted(steps), _noise(setup, len(steps), len(unknown)).tolist(), strict=True):
             row = {"kind": kind, "step": step, "epoch": step / length.steps_per_epoch}
             if kind == "train":
                 row |= recipe.progressive.at(step - 1, total_steps=length.steps).to_json()
@@ -264,8 +264,8 @@ def _rows(config: RunConfig) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["step"])
 
 
-def _noise(config: RunConfig, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    key: Key = config.key.fold("rehearsal")
+def _noise(setup: RunSetup, rows: int, columns: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    key: Key = setup.key.fold("rehearsal")
     return key.generator().standard_normal((rows, columns), dtype=np.float32)
 
 

@@ -34,10 +34,10 @@ from efficientnetv2.models.ensemble import member_calibrations
 from efficientnetv2.models.provenance import Calibration
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
-from efficientnetv2.training.train_overlap import TrainOverlap, find_run, train_overlap
+from efficientnetv2.training.seen_images import TrainOverlap, find_run, train_overlap
 from efficientnetv2.utils.distributed import broadcast_from_main
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import command_line
 from efficientnetv2.workflows.arguments import (
     PathLike,

@@ -30,11 +30,11 @@ from efficientnetv2.metrics.calibration import MIN_TEMPERATURE_IMAGES
 from efficientnetv2.metrics.cost_sensitive import ErrorCosts
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble, ensemble_members
-from efficientnetv2.models.shape_inference import infer_shapes
+from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import IMAGE_SIZE
 from efficientnetv2.training.run_dir import REPORT_FILES, RUN_MARKERS
-from efficientnetv2.training.train_overlap import TrainOverlap, train_overlap
+from efficientnetv2.training.seen_images import TrainOverlap, train_overlap
 from efficientnetv2.utils.errors import InputError, did_you_mean, pluralize, shorten
 from efficientnetv2.utils.io import check_writable_file, output_dir
 from efficientnetv2.utils.shell import shell_join

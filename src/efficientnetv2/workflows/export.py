@@ -23,7 +23,7 @@ from efficientnetv2.exporters.verify import Agreement, verify
 from efficientnetv2.inference.predict import require_image_channels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.training.train_overlap import find_run
+from efficientnetv2.training.seen_images import find_run
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.legacy import run_file

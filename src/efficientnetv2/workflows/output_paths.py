@@ -10,7 +10,7 @@ from pathlib import Path
 from efficientnetv2.data.builtin_datasets import is_cifar_folder
 from efficientnetv2.data.dataset import refuse_missing
 from efficientnetv2.data.image_folder import lists_images
-from efficientnetv2.data.shards.listing import is_shards
+from efficientnetv2.data.shards.records import is_shards
 from efficientnetv2.training.run_paths import RUNS
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.launcher import rank_and_world_size

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.data.records import AUGMENTED_FROM
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import data_root, relative_prefix
@@ -50,7 +50,7 @@ _logger = logging.getLogger(__name__)
 
 def resume_run(
     request: RunRequest,
-    data: DataModule,
+    data: PreparedData,
     hardware: Hardware,
     *,
     began: float | None = None,
@@ -95,7 +95,7 @@ def resume_run(
 
 
 def _initial_model(
-    folder: RunDir, facts: dict[str, Any], recipe: Recipe, data: DataModule, hardware: Hardware
+    folder: RunDir, facts: dict[str, Any], recipe: Recipe, data: PreparedData, hardware: Hardware
 ) -> Network:
     class_names, channels = data.train.class_names, data.dataset.channels
     if checkpoint_steps(folder.checkpoints) or recipe.weights == "none":
@@ -115,7 +115,7 @@ def _initial_model(
     return initial.network
 
 
-def restore_dataset(path: Path, data: DataModule) -> DataModule:
+def restore_dataset(path: Path, data: PreparedData) -> PreparedData:
     """The images that a run was started with.
 
     Where images have become unreadable, or readable again, the run's saved list counts, with its splits; unreadable
@@ -188,7 +188,7 @@ def _validate_bands(path: Path, bands: Bands | None, now: Bands | None) -> None:
         raise InputError(f"the run in {path} reads rasters by bands {numbers}, scaled by its images. {fix}")
 
 
-def _differ_by_skipped(saved: ImageDataset, data: DataModule, gone: set[str], new: set[str], folder: RunDir) -> bool:
+def _differ_by_skipped(saved: ImageDataset, data: PreparedData, gone: set[str], new: set[str], folder: RunDir) -> bool:
     """Whether images differ only by a few unreadable ones, of now or then. Of splits only given ones are compared."""
     now = data.dataset
     # What the run could not read may have been removed since.
@@ -209,7 +209,7 @@ def _differ_by_skipped(saved: ImageDataset, data: DataModule, gone: set[str], ne
     return np.array_equal(before, after)
 
 
-def _from_list(saved: ImageDataset, data: DataModule, gone: set[str]) -> DataModule:
+def _from_list(saved: ImageDataset, data: PreparedData, gone: set[str]) -> PreparedData:
     """The images of a run's list, in its order and splits; with its rows of unreadable ones."""
     now = data.dataset
     lost = saved.table.loc[saved.table["path"].isin(gone), now.table.columns]

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.image_metadata import median_shorter_side
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.data.records import is_copy
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions
@@ -40,9 +40,9 @@ from efficientnetv2.training.initial_weights import model_title
 from efficientnetv2.training.metrics_log import data_wait_fraction, training_seconds
 from efficientnetv2.training.post_training import Result, epochs_trained, unreadable_note
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import RunConfig
+from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ PROBE_DIR = "probe"  # in a run directory: predictions of the linear probe
 _LAST_KEPT = "No images chose the model, so the weights after the last step are kept."
 
 
-def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) -> dict[str, Any]:
+def save_probe(probe: ProbeResult, data: PreparedData, recipe: Recipe, run: Path) -> dict[str, Any]:
     """Save the probe's predictions; returns its metrics and its learning curve for the run directory."""
     names, balanced = probe.val_dataset.class_names, recipe.class_sampling is not None
     predictions = pd.DataFrame(
@@ -74,52 +74,52 @@ def save_probe(probe: ProbeResult, data: DataModule, recipe: Recipe, run: Path) 
     return facts if curve is None else facts | {"data_scaling_curve": asdict(curve)}
 
 
-def write_run_report(config: RunConfig, data: DataModule, result: Result) -> EvaluationResult:
+def write_run_report(setup: RunSetup, data: PreparedData, result: Result) -> EvaluationResult:
     """Write the report of a run whose training has ended, and remove its checkpoints."""
-    beginning, folder = config.folder.beginning(), config.folder.path
+    beginning, folder = setup.folder.beginning(), setup.folder.path
     known = _report_context(folder, beginning, result.calibration)
     # The moving average, not what was trained last.
-    model = model_file.load(config.folder.model_file, config.device)
+    model = model_file.load(setup.folder.model_file, setup.device)
     explanation = explain_predictions(
-        model, result.predictions, config.val, config.train.class_names, model.preprocessing
+        model, result.predictions, setup.val, setup.train.class_names, model.preprocessing
     )
     outcome = EvaluationResult(
         result.predictions,
-        config.val,
-        config.train.class_names,
-        _metadata(config, data, result, beginning, known),
+        setup.val,
+        setup.train.class_names,
+        _metadata(setup, data, result, beginning, known),
         options=ReportOptions(baseline=PreviousRun.load(folder, beginning)),
         inputs=replace(
             known,
             sections=(*known.sections, *explanation),
-            train_distance=train_distance(data.dataset, config.eval_split),
+            train_distance=train_distance(data.dataset, setup.eval_split),
             folder=folder,
-            clusters=split_clusters(folder, config.val.select(result.predictions.samples).paths),
+            clusters=split_clusters(folder, setup.val.select(result.predictions.samples).paths),
         ),
     )
     curve = None
     if result.sizes:
-        image_size = config.recipe.progressive.last.image_size
+        image_size = setup.recipe.progressive.last.image_size
         curve = SizeCurve(result.sizes.points, result.sizes.image_size, image_size, "selected")
     outcome.write(folder, history=result.history, sizes=curve)
     # Only now: a run without a whole report resumes from them.
-    remove_checkpoints(config.folder.checkpoints)
+    remove_checkpoints(setup.folder.checkpoints)
     return outcome
 
 
 def _metadata(
-    config: RunConfig, data: DataModule, result: Result, beginning: Mapping[str, Any], known: ReportInputs
+    setup: RunSetup, data: PreparedData, result: Result, beginning: Mapping[str, Any], known: ReportInputs
 ) -> ReportMetadata:
-    recipe, probe = config.recipe, beginning.get("linear_probe")
+    recipe, probe = setup.recipe, beginning.get("linear_probe")
     before = beginning.get("seen_before", {"num_images": 0})
     selected = result.selection.to_json() if result.selection else {}
     # Of images that became unreadable nobody knows how often they were seen.
-    readable = np.flatnonzero([path not in config.folder.skipped for path in config.train.paths])
-    train_images = config.train.select(readable)
+    readable = np.flatnonzero([path not in setup.folder.skipped for path in setup.train.paths])
+    train_images = setup.train.select(readable)
     per_class = {} if data.dataset.separator else dict(train_images.table["label"].value_counts())
     return ReportMetadata(
         data=data.dataset.source,
-        evaluated_on=config.eval_split,
+        evaluated_on=setup.eval_split,
         num_eval_images_seen_in_training=before["num_images"],
         num_eval_images_used_for_selection=before.get("num_selected", 0),  # unknown in a run of an earlier version
         selected_on=selected.pop("selected_on", None),
@@ -133,34 +133,34 @@ def _metadata(
         notes=[
             *([before["note"]] if "note" in before else []),
             data.split_note,
-            *unreadable_note(config, result.predictions),
+            *unreadable_note(setup, result.predictions),
             *(str(choice) for choice in (result.selection, result.sizes) if choice),
         ],
         recipe=recipe.to_json(),
         seed=recipe.seed,
-        epochs=epochs_trained(config, result.images // recipe.batch_size),
+        epochs=epochs_trained(setup, result.images // recipe.batch_size),
         num_train_images=len(train_images),
-        num_train_lost=len(config.train) - len(train_images),
+        num_train_lost=len(setup.train) - len(train_images),
         linear_probe_top1=probe["top1"] if probe else None,
         linear_probe_macro_f1=probe["macro_f1"] if probe else None,
         linear_probe_f1={} if known.probe is None else per_class_f1(known.probe),
         linear_probe_num_images=probe["num_train_images"] if probe else None,
-        linear_probe_num_available=len(config.train) if probe else None,
+        linear_probe_num_available=len(setup.train) if probe else None,
         train_images_per_class=per_class,
-        sha256=file_hashes(config.folder.model_file, config.folder.dataset_file),
+        sha256=file_hashes(setup.folder.model_file, setup.folder.dataset_file),
         wall_s=round(result.seconds, 2),
         images_per_s=round(result.images / result.seconds, 2),
         data_wait_fraction=data_wait_fraction(result.history),
-        num_skipped=len(config.folder.skipped),
-        stored_size=median_shorter_side(config.train),
+        num_skipped=len(setup.folder.skipped),
+        stored_size=median_shorter_side(setup.train),
         check_notes=data.check_notes,
         label_conflicts=data.label_conflicts,
         late_gain=late_gain(result.history),
         extra={
             "train_s": round(training_seconds(result.history), 2),
-            "run": str(config.folder.path),
-            "model_file": str(config.folder.model_file),
-            "processes": config.world.size,
+            "run": str(setup.folder.path),
+            "model_file": str(setup.folder.model_file),
+            "processes": setup.world.size,
             "stages": [asdict(stage) for stage in stage_costs(result.history)],
             **{name: beginning[name] for name in ("weights_compared",) if name in beginning},
             **selected,

@@ -17,8 +17,8 @@ import torch
 from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.step_time import min_timed_steps
@@ -33,7 +33,7 @@ from efficientnetv2.nas.study import (
     require_same_config,
     version_warning,
 )
-from efficientnetv2.nas.trial import resolve_task, run_trial, to_measurement, trial_config
+from efficientnetv2.nas.trial import resolve_task, run_trial, to_measurement, trial_setup
 from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
@@ -48,9 +48,9 @@ from efficientnetv2.utils.device import Hardware, device_title, pick_device, wor
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.io import cache_folder
 from efficientnetv2.utils.logs import attached
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.machine_lock import boot_id
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import shell_join
-from efficientnetv2.utils.timer import boot_id
 from efficientnetv2.workflows.output_paths import refuse_inside_data, refuse_replacing_data
 from efficientnetv2.workflows.search_config import SearchConfig, WorkerOptions
 from efficientnetv2.workflows.study_dir import STUDY_FILES, StudyDir
@@ -69,7 +69,7 @@ class SearchContext:
     device: torch.device
     workers: int
     threads: int | None
-    data: DataModule
+    data: PreparedData
     folder: StudyDir
 
     @classmethod
@@ -134,7 +134,7 @@ class SearchResult:
     command: str
 
 
-def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> DataModule:
+def load_search_data(source: DataConfig, recipe: Recipe, *, strict: bool) -> PreparedData:
     """The dataset of a search, split. Raises InputError, also for images of train or minival in val or test."""
     data = load_run_data(recipe, source, strict=strict)
     if (channels := data.dataset.channels) != RGB:
@@ -372,6 +372,6 @@ def dry_run(config: SearchConfig) -> StudyCost:
 def _estimate(network: Architecture, recipe: Recipe, config: SearchConfig, context: SearchContext) -> RunEstimate:
     task = resolve_task(network, context.task(recipe, config), context.device)
     with tempfile.TemporaryDirectory(prefix="effnetv2-rehearsal-") as scratch:
-        run = trial_config(network, task, recipe.seed, context.device, NullRunDir(Path(scratch)))
+        run = trial_setup(network, task, recipe.seed, context.device, NullRunDir(Path(scratch)))
         timings = measure_timings(run, Path(scratch))
         return estimate_run(run.recipe, timings, run.image_counts, microbatches=run.microbatches)

@@ -13,7 +13,7 @@ from typing import Unpack
 import torch
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.data_module import require_images_here
+from efficientnetv2.data.prepare import require_images_here
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.image_cache import ImageCache, local_reader
@@ -169,11 +169,11 @@ def _train(job: TrainJob, run: ResolvedRun, callbacks: Sequence[Callback]) -> Tr
     world, path = job.hardware.world, run.request.path
     cache = run.cache if isinstance(run.cache, ImageCache) else None
     folder = RunDir(path) if world.is_main_process else NullRunDir(path)
-    config = run.config(job.hardware, folder=folder, reader=local_reader(cache, run.recipe, run.data, job.hardware))
-    require_images_here(config.train, world)
+    setup = run.setup(job.hardware, folder=folder, reader=local_reader(cache, run.recipe, run.data, job.hardware))
+    require_images_here(setup.train, world)
     try:
-        result = Trainer(config, callbacks, limit=run.limit).fit(resume=run.request.resumed)
-        report = write_run_report(config, run.data, result) if world.is_main_process else None
+        result = Trainer(setup, callbacks, limit=run.limit).fit(resume=run.request.resumed)
+        report = write_run_report(setup, run.data, result) if world.is_main_process else None
         return TrainedRun(path, report)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(resume_hint(job.source, job.options, path, world)) from stop

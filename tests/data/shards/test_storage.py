@@ -30,7 +30,7 @@ from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import ProgressiveSchedule
 from efficientnetv2.utils import optional_deps
 from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from typing import IO, Any, NamedTuple
 
 import pandas as pd
 
-from efficientnetv2.data.records import ReadOptions, is_image, parse_split, split_in_name
+from efficientnetv2.data.open_image import is_image
+from efficientnetv2.data.records import ReadOptions, parse_split, split_in_name
 from efficientnetv2.data.shards.index import LABEL_LIST, VERSION, Shard, ShardIndex, load_index, save_index
 from efficientnetv2.data.shards.storage import Store
 from efficientnetv2.utils.errors import InputError, pluralize, shorten

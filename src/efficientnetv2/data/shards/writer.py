@@ -27,18 +27,18 @@ from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.decode import load_resized_image
 from efficientnetv2.data.file_probe import MAX_UNREADABLE, probe_bytes
-from efficientnetv2.data.image_formats import open_image
 from efficientnetv2.data.image_io import UnreadableImageError, open_stored
 from efficientnetv2.data.image_metadata import file_bytes
+from efficientnetv2.data.open_image import image_extensions, is_image, open_image
 from efficientnetv2.data.raster_checks import is_raster, raster_content
 from efficientnetv2.data.readers import Reader, source_reader
-from efficientnetv2.data.records import SPLITS, image_extensions, is_image
+from efficientnetv2.data.records import SPLITS
 from efficientnetv2.data.shards import index as shard_index
 from efficientnetv2.data.shards.index import CHECKSUM, CONTENT, PLACE, Shard, ShardIndex
 from efficientnetv2.data.shards.reader import content_hash
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.io import locked, output_dir
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 from efficientnetv2.utils.shell import option_args, shell_join
 
 # Quality of shrunk JPEGs. It loses less than the shrinking. Ours.

@@ -1,4 +1,4 @@
-"""The inputs of the training steps: images as training reads them, the order in which they are drawn, the context."""
+"""What a run loads for its training steps: its images with their crops, and the order of their requests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from efficientnetv2.data.readers import Reader
 from efficientnetv2.data.sampler import TrainSampler
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan
-from efficientnetv2.training.class_imbalance import class_terms
-from efficientnetv2.training.loop import StepContext
 from efficientnetv2.training.recipe import Recipe
-from efficientnetv2.training.run_config import RunConfig
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.training.run_setup import RunSetup
+from efficientnetv2.utils.random_key import Key
 
 
 def training_images(
@@ -31,34 +29,20 @@ def training_images(
     )
 
 
-def train_sampler(config: RunConfig, *, steps: int, first_step: int = 0, plan: StepPlan | None = None) -> TrainSampler:
+def train_sampler(setup: RunSetup, *, steps: int, first_step: int = 0, plan: StepPlan | None = None) -> TrainSampler:
     """The requests of a run, from ``first_step`` on; see ``TrainSampler``."""
-    recipe = config.recipe
+    recipe = setup.recipe
     return TrainSampler(
-        labels=config.train.labels,
+        labels=setup.train.labels,
         progressive=recipe.progressive,
         steps=steps,
         batch_size=recipe.batch_size,
         ghost_batch_size=recipe.group_size,
         class_sampling=recipe.class_sampling,
-        key=config.key,
+        key=setup.key,
         first_step=first_step,
-        rank=config.world.rank,
-        world=config.world.size,
+        rank=setup.world.rank,
+        world=setup.world.size,
         beta=recipe.effective_beta,
         plan=plan,
-    )
-
-
-def step_context(config: RunConfig) -> StepContext:
-    """What all steps of a run have in common."""
-    classes = len(config.train.class_names)
-    return StepContext(
-        config.recipe,
-        config.preprocessing,
-        classes,
-        config.key,
-        config.device,
-        class_terms(config.train.targets, classes, config.recipe),
-        activation=config.activation,
     )

@@ -1,4 +1,4 @@
-"""The configuration of a run, and the predictions of the model that it would keep."""
+"""The setup of a run (network, datasets, device, folder), and the predictions of the model that it would keep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from efficientnetv2.training.train_state import TrainState
 from efficientnetv2.utils.distributed import SINGLE_PROCESS, World
 from efficientnetv2.utils.errors import InputError, pluralize
 from efficientnetv2.utils.probability import Activation
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class ImageCounts:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunSetup:
     """What to run, on what, where."""
 
     recipe: Recipe  # Resolved
@@ -53,7 +53,7 @@ class RunConfig:
     workers: int  # Processes that read images
     microbatches: MicrobatchPlan = ONE_GROUP_PER_PASS
     strict: bool = False  # Whether an unreadable image ends the run
-    world: World = SINGLE_PROCESS  # Processes that run it together, each with its own configuration
+    world: World = SINGLE_PROCESS  # Processes that run it together, each with its own setup
     reader: Reader | None = None  # Reads the training images; None reads the files
     minival: ImageDataset | None = None  # Images that select the weights. None keeps the last ones.
 

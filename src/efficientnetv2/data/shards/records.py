@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from efficientnetv2.data.label_rules import join_lists
-from efficientnetv2.data.records import ImageRecords, ReadOptions, is_image, is_system_folder, missing_column
+from efficientnetv2.data.open_image import is_image
+from efficientnetv2.data.records import ImageRecords, ReadOptions, is_system_folder, missing_column
 from efficientnetv2.data.shards import index as shard_index
 from efficientnetv2.data.shards.index import INDEX_NAME, SUFFIX, ShardIndex, ShardSet, is_url, split_location
 from efficientnetv2.data.shards.scan import cached_scan

@@ -59,6 +59,18 @@ class NotRegularFileError(OSError):
 
 
 @lru_cache(maxsize=1)
+def image_extensions() -> frozenset[str]:
+    """Lower-case extensions, with their dot, of supported formats. Loads Pillow's plugins."""
+    known = (*FORMATS, "MPO")  # a JPEG of several views; the first one is read
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
+
+
+def is_image(name: str) -> bool:
+    """Whether the extension of a file name is that of a supported format."""
+    return os.path.splitext(name)[1].lower() in image_extensions()
+
+
+@lru_cache(maxsize=1)
 def _known() -> tuple[str, ...]:
     """``FORMATS`` that this build of Pillow has."""
     Image.init()

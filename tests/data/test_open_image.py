@@ -11,13 +11,13 @@ import pytest
 from PIL import Image, PngImagePlugin
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data import image_formats
+from efficientnetv2.data import open_image
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.decode import load_image
 from efficientnetv2.data.file_probe import probe
 from efficientnetv2.data.image_io import UnreadableImageError, image_size, is_high_bit_depth
 from efficientnetv2.data.image_metadata import longer_sides
-from efficientnetv2.data.records import is_image
+from efficientnetv2.data.open_image import is_image
 
 
 def encoded(image, kind="PNG", **options):
@@ -78,12 +78,12 @@ def test_pipes_and_devices_are_refused_at_once(endless):
             open_it(endless)
     assert not is_high_bit_depth(endless)
     with pytest.raises(OSError, match="regular"):
-        image_formats.read_file(endless)
+        open_image.read_file(endless)
 
 
 def test_a_file_is_read_to_a_limit(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(encoded(noise()))
-    monkeypatch.setattr(image_formats, "MAX_BYTES", 100)
+    monkeypatch.setattr(open_image, "MAX_BYTES", 100)
     with pytest.raises(UnreadableImageError, match="more than"):
         load_image(tmp_path / "x.png")
 
@@ -113,7 +113,7 @@ def test_text_within_the_limits_is_kept():
     """Such as an orientation: only where there is too much of it all of it goes."""
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", "x" * 1000, zip=True)
-    with image_formats.open_image(encoded(noise(), pnginfo=info)) as image:
+    with open_image.open_image(encoded(noise(), pnginfo=info)) as image:
         assert image.info["workflow"] == "x" * 1000
 
 

@@ -65,7 +65,7 @@ class SharedDataset:
 
 
 @dataclass(frozen=True)
-class DataModule:
+class PreparedData:
     """Images ready for a run: ``dataset`` has every readable image with its split, ``skipped`` the others.
 
     ``holdout_drawn``: val was drawn here by the seed. ``has_selection_set``: minival selects the weights. ``contents``
@@ -123,7 +123,7 @@ def prepare_data(
     minival: int | float | Literal["auto"] | None = None,
     expected_dataset: Published | None = None,
     eval_split: EvalSplit = "val",
-) -> DataModule:
+) -> PreparedData:
     """Load a dataset, check every file, skip unreadable files, and split it unless splits are given.
 
     ``val_fraction`` is the fraction of train that becomes val if none is given. ``minival`` is as in ``Recipe``.
@@ -169,7 +169,7 @@ def prepare_data(
         skipped += [(dataset.paths[row], reason) for row, reason in bad.items()]
         kept = np.setdiff1d(np.arange(len(dataset)), list(bad))
         dataset, contents = _readable(dataset, kept, evaluated), contents[kept]
-    return DataModule(
+    return PreparedData(
         dataset,
         f"{note}{divided}{minival_note}{copies_note}",
         tuple(skipped),

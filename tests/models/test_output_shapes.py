@@ -10,7 +10,7 @@ from efficientnetv2.architectures.registry import get_architecture
 from efficientnetv2.architectures.spec import blocks
 from efficientnetv2.models.adapt import freeze
 from efficientnetv2.models.factory import create
-from efficientnetv2.models.shape_inference import activation_bytes, infer_shapes, stride
+from efficientnetv2.models.output_shapes import activation_bytes, infer_shapes, stride
 from efficientnetv2.utils.errors import InputError
 
 

@@ -18,7 +18,7 @@ from efficientnetv2.models.adapt import adapt
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.factory import create
 from efficientnetv2.models.regularization import apply_regularization
-from efficientnetv2.models.wrappers import WrappedModel
+from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.training.initial_weights import same_shape
 from efficientnetv2.utils.errors import InputError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.command_line import SERVER
 
-from efficientnetv2.utils.timer import MachineLock, TimingStats, interleave, speed_ratio
+from efficientnetv2.utils.machine_lock import MachineLock
 
 
 def test_whoever_works_pauses_for_a_measurement(tmp_path):
@@ -57,40 +57,3 @@ def test_whoever_died_at_work_is_not_waited_for(tmp_path):
     worker.join()
     with MachineLock(tmp_path / "quiet").exclusive():
         pass
-
-
-def test_rounds_alternate_the_order_turns_and_the_warm_up_does_not_count():
-    calls = []
-    seconds = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=1)
-    assert "".join(calls) == "abbaabba"
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
-
-
-def test_the_wait_is_inside_the_time():
-    """What a GPU has been told but has not done yet counts for who told it."""
-    left = []
-    seconds = interleave(
-        {"told": lambda: left.append(0.02), "done": lambda: None},
-        rounds=3,
-        wait=lambda: time.sleep(left.pop()) if left else None,
-    )
-    assert min(seconds["told"]) >= 0.02
-    assert min(seconds["done"]) < 0.02
-
-
-def test_ratios_are_taken_round_by_round():
-    """A machine that slows down for a round slows down both: 2, 2, 4 have the median 2."""
-    spread = speed_ratio({"ours": [1, 10, 1], "theirs": [2, 20, 4]}, of="ours", to="theirs")
-    assert (spread.median, spread.low, spread.high, spread.rounds) == (2, 2, 3, 3)
-
-
-def test_a_spread_says_its_quartiles():
-    """Of 1 to 5: 3, with 2 and 4 as quartiles."""
-    assert str(TimingStats.of([5, 1, 4, 2, 3])) == "3 (2 to 4)"
-    assert TimingStats.of([1.5]) == TimingStats(1.5, 1.5, 1.5, 1)
-
-
-def test_sides_are_timed_apart():
-    seconds = interleave({"slow": lambda: time.sleep(0.01), "quick": lambda: None}, rounds=3)
-    assert speed_ratio(seconds, of="quick", to="slow").median > 5
-    assert min(seconds["slow"]) >= 0.01

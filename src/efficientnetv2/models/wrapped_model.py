@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from efficientnetv2.models.blocks import optimize_convolutions
 from efficientnetv2.models.conversion.timm_config import stated_preprocessing
 from efficientnetv2.models.efficientnet import Network
-from efficientnetv2.models.shape_inference import infer_shapes
+from efficientnetv2.models.output_shapes import infer_shapes
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from efficientnetv2.data.data_module import DataModule
 from efficientnetv2.data.dataset import ImageDataset, resolved_files
 from efficientnetv2.data.image_metadata import content_hashes
+from efficientnetv2.data.prepare import PreparedData
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.training.run_dir import RUN_MARKERS
@@ -143,7 +143,7 @@ class PretrainOverlap:
         return {"num_images": self.num_trained, "num_selected": self.num_selected, "note": self.notes[0]}
 
 
-def pretrain_overlap(weights: str, network: Network, prepared: DataModule, *, refuse: bool = True) -> PretrainOverlap:
+def pretrain_overlap(weights: str, network: Network, prepared: PreparedData, *, refuse: bool = True) -> PretrainOverlap:
     """Find validation and minival images of a run among those that trained or selected its pretrained weights.
 
     Minival images that trained the weights for the same classes are refused: they would select weights close to the

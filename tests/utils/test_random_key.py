@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from efficientnetv2.utils.rng import Key
+from efficientnetv2.utils.random_key import Key
 
 IDS = st.lists(st.integers(0, 2**53), min_size=1, max_size=6)
 

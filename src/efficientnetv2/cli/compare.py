@@ -1,0 +1,101 @@
+"""``effnetv2 compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from efficientnetv2.cli import options
+from efficientnetv2.cli.console import Screen, print_json
+from efficientnetv2.cli.options import argument, option
+from efficientnetv2.utils.errors import format_duration
+
+if TYPE_CHECKING:
+    from efficientnetv2.evaluation.predictions import PairedDifference
+    from efficientnetv2.evaluation.run_comparison import UnpairedComparison
+    from efficientnetv2.workflows.compare import Comparison
+
+_ENDS = 10  # classes shown at either end, of more than twice as many. Ours
+
+
+def compare(
+    runs: Annotated[list[Path], argument("RUN", "Folders of finished runs, cross-validations or evaluations.")],
+    out: Annotated[Path | None, option("Folder for comparison.json and plots.", "FOLDER", "--output")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare the metrics and training times of runs.
+
+    Differences are of the same images, or of independent samples if the images differ.
+
+    Examples:
+    - `effnetv2 compare runs/fixed runs/progressive`
+    - `effnetv2 compare runs/fixed runs/progressive --output comparison/`
+    """
+    from efficientnetv2.workflows import compare as workflow
+
+    with Screen(quiet=as_json) as screen:
+        found = workflow.compare(runs, output=out)
+        if as_json:
+            print_json(found.to_json())
+        else:
+            _print_comparison(found, screen)
+
+
+def _print_comparison(found: Comparison, screen: Screen) -> None:
+    rows = []
+    for run in found.runs:
+        report, sizes = run.report, run.sizes
+        low, high = report["intervals"]["top1"]
+        rows.append(
+            [
+                run.name, f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else ", ".join(map(str, sizes)),
+                "–" if report.get("epochs") is None else f"{report['epochs']:g}", f"{report['top1']:.3f}",
+                f"{low:.3f} to {high:.3f}", f"{report['macro_f1']:.3f}",
+                "–" if run.train_s is None else format_duration(run.train_s),
+            ]
+        )  # fmt: skip
+    columns = ["run", "px", "epochs", "top-1", "95 % interval", "macro-F1", "training"]
+    screen.table("Runs", columns, rows)
+    first, *others = found.runs
+    for run, paired, unpaired in zip(others, found.paired, found.unpaired, strict=True):
+        if paired is None:
+            screen.say(_describe_unpaired(run.name, first.name, unpaired))
+            continue
+        screen.say(f"Is {run.name} better than {first.name}? {paired.over.verdict} {paired.over.text}")
+        if paired.time_ratio is not None:
+            screen.say(f"Training time of {run.name} / {first.name}: {paired.time_ratio:.2f}")
+        rules = [each.report.get("split_by") for each in (run, first)]
+        if None not in rules and rules[0] != rules[1]:
+            screen.say(
+                f"Warning: the folds of {run.name} are by {rules[0]}, those of {first.name} by {rules[1]}. To compare "
+                "recipes, use the same rule for both."
+            )
+        _print_classes(run.name, paired.over, screen)
+
+
+def _describe_unpaired(name: str, first: str, found: UnpairedComparison | None) -> str:
+    """The difference of two runs on different images, in sentences."""
+    if found is None:
+        return f"{name} and {first} were evaluated on different classes, so they cannot be compared."
+    names = {"top1": "top-1", "macro_f1": "macro-F1"}
+    points = ", ".join(
+        f"{names[metric]} {100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
+        for metric, one in found.metrics.items()
+    )
+    shared = f" {found.shared:,} images are in both, so the intervals are too wide." if found.shared else ""
+    return (
+        f"{name} and {first} were evaluated on different images ({found.images[0]:,} and {found.images[1]:,}), and are "
+        f"compared as independent samples of one population. {name} - {first}: {points}; 95 % intervals.{shared} "
+        f"Evaluate both on the same images for narrower intervals. {found.optimistic}"
+    ).rstrip()
+
+
+def _print_classes(name: str, found: PairedDifference, screen: Screen) -> None:
+    """The classes whose F1 differs most, the losses first."""
+    rows = [
+        [label, f"{one.value:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}", "beyond chance" if one.certain else ""]
+        for label, one in sorted(found.f1.items(), key=lambda item: item[1].value)
+    ]  # fmt: skip
+    shown = rows if len(rows) <= 2 * _ENDS else [*rows[:_ENDS], *rows[-_ENDS:]]
+    some = f" (the {2 * _ENDS} farthest of {len(rows)})" if len(shown) < len(rows) else ""
+    screen.table(f"F1 of {name} by class{some}", ["class", "difference", "95 % interval", ""], shown)
