@@ -100,7 +100,7 @@ def test_the_whole_way_as_the_paper_learns_them(table, tmp_path):
     within = ("predict", tmp_path / "run", table, "--label-separator", "r")
     refused(effnetv2(*within, cwd=tmp_path), "bright", "class", "'|'")
 
-    refused(effnetv2("evaluate", tmp_path / "run", table, cwd=tmp_path), "row 34", "bright;blue", "no class")
+    refused(effnetv2("evaluate", tmp_path / "run", table, cwd=tmp_path), "row 34", "bright;blue", "not a class")
     compared = ("evaluate", tmp_path / "run", table, "--label-separator", ";", "--eval-sizes", "32,64")
     refused(effnetv2(*compared, cwd=tmp_path), "--eval-sizes", "label")
     (tmp_path / "run/model.safetensors").unlink()  # so that the run is not finished
@@ -157,7 +157,7 @@ def test_what_is_evaluated_may_be_spelled_otherwise(learnt):
     table = learnt / "otherwise.csv"
     table.write_text((learnt / "pictures.csv").read_text().replace("bright", "Bright"))
     words = ("evaluate", learnt / "run", table, "--label-separator", ";", "--workers", "0")
-    refused(effnetv2(*words, cwd=learnt), "row 2", "Bright", "no class")
+    refused(effnetv2(*words, cwd=learnt), "row 2", "Bright", "not a class")
     done = effnetv2(*words, "--labels", "casefold", "--json", cwd=learnt)
     assert done.returncode == 0, done.stderr
     assert "bright" in json.loads(done.stdout)["per_class"]

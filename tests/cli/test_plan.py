@@ -84,7 +84,8 @@ def test_the_plan_says_what_the_run_says(first, class_folders, tmp_path):
     assert any(note.startswith("Cache: ") for note in chosen)
     split_note, *notes = json.loads(plan.stdout)["auto_choices"]
     assert notes == [note for note in chosen if not note.startswith("Cache: ")]
-    assert split_note[1:] in (tmp_path / "second/log.txt").read_text(), "after Split: in small letters"
+    spelled = split_note[1:].replace("`minival=0.1`", "--set minival=0.1")  # as on the screen
+    assert spelled in (tmp_path / "second/log.txt").read_text(), "after Split: in small letters"
     assert mentions(notes[-1], "48", "64")
 
 

@@ -188,7 +188,7 @@ def test_arrays_of_four_dimensions_and_gray_ones(model):
     [
         (np.zeros((16, 16, 3), np.float32), ("float32", "16", "3", "255")),
         (np.zeros((3, 16, 16), np.uint8), ("3", "16")),
-        (np.zeros((0, 4, 3), np.uint8), ("no image",)),
+        (np.zeros((0, 4, 3), np.uint8), ("not an image",)),
         ([3], ("type int is n",)),
         ({"a": "a.jpg"}, ("type dict is n",)),
         (None, ("NoneType", "image")),

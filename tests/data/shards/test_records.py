@@ -50,7 +50,7 @@ def test_a_folder_an_index_and_a_pattern_of_all_are_the_same(data, shards, class
 
 
 def test_a_pattern_takes_its_shards_alone(shards):
-    dataset = load_dataset(f"{shards}/pictures-{{000002..000003}}.tar", for_training=False)
+    dataset = load_dataset(f"{shards}/images-{{000002..000003}}.tar", for_training=False)
     assert len(dataset) == 8
     whole = load_dataset(shards)
     assert sorted(dataset.paths) == sorted(

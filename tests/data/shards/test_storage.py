@@ -352,7 +352,7 @@ def test_a_package_of_fsspec_s_that_no_extra_brings_is_told_too(monkeypatch):
 
 def test_tars_without_an_index_are_scanned_over_the_net(server, class_folders):
     (server.folder / "shards/index.parquet").unlink()
-    far = load_dataset(f"{server.url}/shards/pictures-{{000000..000004}}.tar")
+    far = load_dataset(f"{server.url}/shards/images-{{000000..000004}}.tar")
     assert len(far) == 48
     near = load_dataset(class_folders)
     content = {path: Path(near.file(row)).read_bytes() for row, path in enumerate(near.paths)}
