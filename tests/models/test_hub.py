@@ -194,7 +194,7 @@ def test_a_refusal_is_told_with_its_status_and_the_way_out(server, hub, status, 
     with pytest.raises(InputError) as told:
         fetch(name, hub)
     folder = hub.folder if name == NAME else hub.torch_folder
-    for part in (f"answers {status}", url(name, hub), f"the cache folder is {folder};"):
+    for part in (f"responds with {status}", url(name, hub), f"the cache folder is {folder};"):
         assert part in str(told.value)
     assert len(server.asked) <= 3
 

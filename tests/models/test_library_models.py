@@ -123,7 +123,7 @@ def test_weights_that_come_without_a_classifier_get_one_and_those_with_several_g
 
 
 def test_a_repository_that_has_neither_is_told_with_both_ways_out(server):
-    with pytest.raises(InputError, match=r"answers 404") as told:
+    with pytest.raises(InputError, match=r"responds with 404") as told:
         create(WORD)
     assert f"{hub.Hub().folder}" in str(told.value)
     asked = [path.rpartition("/")[2] for _, path, _ in server.asked]

@@ -593,8 +593,8 @@ class TestBadFiles:
 @pytest.mark.parametrize(
     ("name", "alone"),
     [
-        ("a.keras", ["class names", "preprocessing: size, mean and std are in the network"]),
-        ("a.weights.h5", ["class names", "preprocessing: mean and std are in the network"]),
+        ("a.keras", ["class names", "preprocessing: size, mean and std are in the model"]),
+        ("a.weights.h5", ["class names", "preprocessing: mean and std are in the model"]),
     ],
 )
 def test_what_keras_does_not_see_is_told(name, alone, tmp_path):
