@@ -1,0 +1,109 @@
+"""The images of a request: a form, a file, or JSON. Everything raises RequestError."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import HTTPException, Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+
+from efficientnetv2.serving.limits import RequestError
+from efficientnetv2.serving.schemas import InferRequest, InputTensor, PredictRequest
+from efficientnetv2.serving.served_model import SentImage
+from efficientnetv2.utils.errors import escape_controls, first_error, shorten, truncate
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+_NO_IMAGE = "the request has no image. Send one: curl -F image=@photo.jpg URL"
+_OTHER_FIELDS = 10  # fields of a form that are no files, at most. Ours
+
+
+def content_type(request: Request) -> str:
+    """The type of the body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def form_images(request: Request, max_images: int) -> list[SentImage]:
+    """The files of a form, whatever their fields are called."""
+    try:
+        async with request.form(max_files=max_images, max_fields=_OTHER_FIELDS) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            images = [
+                SentImage(_file_name(file, number), await file.read()) for number, file in enumerate(files, start=1)
+            ]
+    except HTTPException as error:  # Starlette's only one is 400
+        raise RequestError(413 if error.detail.startswith("Too many files") else 400, error.detail) from error
+    if not images:
+        raise RequestError(400, _NO_IMAGE)
+    return images
+
+
+def _file_name(file: UploadFile, number: int) -> str:
+    return truncate(escape_controls(file.filename or f"image {number}"))
+
+
+def parse(schema: type[Schema], body: bytes) -> Schema:
+    """A JSON body. Raises RequestError that names the first wrong field."""
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestError(400, f"the JSON is not valid: {first_error(error.errors(include_input=False))}.") from error
+
+
+def json_images(request: PredictRequest) -> list[SentImage]:
+    """The images of a JSON body; those of URLs are left out."""
+    texts = [*([] if request.image is None else [request.image]), *request.images]
+    if not texts and not json_urls(request):
+        raise RequestError(400, _NO_IMAGE)
+    return [SentImage(f"image {number}", _decoded(text, number)) for number, text in enumerate(texts, start=1)]
+
+
+def json_urls(request: PredictRequest) -> list[str]:
+    """The URLs of a JSON body."""
+    return [*([] if request.url is None else [request.url]), *request.urls]
+
+
+def tensor_images(request: InferRequest) -> list[SentImage]:
+    """The images of a request of the Open Inference Protocol."""
+    tensor = request.inputs[0]
+    if tensor.name != "images":
+        raise RequestError(400, f"the input must be 'images', not {shorten([truncate(tensor.name)])}.")
+    if tensor.datatype == "BYTES":
+        return _files(tensor)
+    return [SentImage(f"image {number}", pixels) for number, pixels in enumerate(_pixels(tensor), start=1)]
+
+
+def _files(tensor: InputTensor) -> list[SentImage]:
+    data = [one for row in tensor.data for one in (row if isinstance(row, list) else [row])]
+    if int(np.prod(tensor.shape, dtype=object)) != len(data) or not all(isinstance(one, str) for one in data):
+        raise RequestError(400, f"the shape {tensor.shape[:8]} must be the number of base64 texts in 'data'.")
+    if not data:
+        raise RequestError(400, _NO_IMAGE)
+    return [SentImage(f"image {number}", _decoded(text, number)) for number, text in enumerate(data, start=1)]
+
+
+def _pixels(tensor: InputTensor) -> Sequence[Any]:
+    if len(tensor.shape) != 4 or min(tensor.shape) < 1:
+        raise RequestError(400, f"the shape {tensor.shape[:8]} must be (N, H, W, channels).")
+    try:
+        values = np.asarray(tensor.data)
+        if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
+            raise ValueError
+        return values.astype(np.uint8).reshape(tensor.shape)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise RequestError(400, f"'data' must be whole numbers of 0 to 255 in the shape {tensor.shape}.") from error
+
+
+def _decoded(text: str, number: int) -> bytes:
+    """The content of base64, or of a data URL."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(400, f"image {number} is not base64. Send the content of a file, not its path.") from error
