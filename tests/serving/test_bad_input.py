@@ -49,7 +49,7 @@ BAD = {
     "an empty file": (b"", 422, ("0 bytes",)),
     "text as JPEG": (b"this is no image", 415, ("image",)),
     "a truncated JPEG": (encoded(1)[:-400], 422, ("photo.jpg",)),
-    "the first bytes of a JPEG": (encoded(1)[:20], 422, ("photo.jpg",)),
+    "the first bytes of a JPEG": (encoded(1)[:20], 415, ("photo.jpg",)),
     "one pixel": (_image(1, 1), 422, ("1×1",)),
     "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 415, ("SVG",)),
     "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), 415, ("HEIC",)),

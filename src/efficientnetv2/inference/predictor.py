@@ -180,7 +180,7 @@ class Predictor:
             self.network, [batch], preprocessing=self.preprocessing, device=self.device, pick_engine=pick_engine
         )
         names = self.classes
-        return [self._prediction(names, row) for row in probabilities(logits, self.network.answer)]
+        return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]
 
     def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
         best, by_class = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))

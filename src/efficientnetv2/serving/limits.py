@@ -54,18 +54,18 @@ class Intake:
         """The request, whose body can be read within the limits; its bytes count until the context ends."""
         declared = request.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared) > self.max_bytes:
-            raise self._too_large()
+            raise self._too_large(is_body_unread=True)
         received = 0
 
         async def receive() -> Message:
             nonlocal received
             message = await request.receive()
-            size = len(message.get("body", b""))
+            size, is_unread = len(message.get("body", b"")), message.get("more_body", False)
             received, self.buffered = received + size, self.buffered + size
             if received > self.max_bytes:
-                raise self._too_large()
+                raise self._too_large(is_body_unread=is_unread)
             if self.buffered > _BODIES * self.max_bytes:
-                raise RequestError(429, "too many large requests. Try again.", retry_after=1, is_body_unread=True)
+                raise RequestError(429, "too many large requests. Try again.", retry_after=1, is_body_unread=is_unread)
             return message
 
         try:
@@ -73,9 +73,9 @@ class Intake:
         finally:
             self.buffered -= received
 
-    def _too_large(self) -> RequestError:
+    def _too_large(self, *, is_body_unread: bool) -> RequestError:
         most = format_bytes(self.max_bytes) if self.max_bytes >= 2**20 else f"{self.max_bytes:,} bytes"
-        return RequestError(413, f"the request exceeds {most}. Send a smaller one.", is_body_unread=True)
+        return RequestError(413, f"the request exceeds {most}. Send a smaller one.", is_body_unread=is_body_unread)
 
 
 async def discard_body(request: Request) -> bool:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from fastapi import HTTPException, Request
+from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from efficientnetv2.serving.limits import RequestError
 from efficientnetv2.serving.schemas import InferRequest, InputTensor, PredictRequest
