@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.messages import mentioning, mentions
 from tests.serving.model_files import NAMES, app_of, encoded, pixels, write_model
 
 import efficientnetv2 as ev2
+from efficientnetv2 import serving
 from efficientnetv2.serving.options import ServerOptions, name_models, read_api_keys
 
 KEY = "a-key-of-a-server-that-is-long"
@@ -144,6 +146,12 @@ def test_several_models_have_names(model, tmp_path):
         found = client.post("/predict?model=second", files={"image": encoded(0)}).json()
     assert found["model"] == "second"
     assert {one["label"] for one in found["predictions"][0]["top"]} == {"a", "b"}
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(ev2.InputError, match=mentioning("fastapi", "'serve'")):
+        _ = serving.serve
 
 
 def test_names_of_models_come_from_runs_files_or_the_user():

@@ -24,7 +24,6 @@ from efficientnetv2.inference.predictor import Prediction
 from efficientnetv2.serving.inference_protocol import health_router, protocol_router
 from efficientnetv2.serving.limits import RequestError, discard_body
 from efficientnetv2.serving.options import Models, ServerOptions
-from efficientnetv2.serving.page import load_page
 from efficientnetv2.serving.schemas import (
     ClassProbability,
     ErrorResponse,
@@ -33,6 +32,7 @@ from efficientnetv2.serving.schemas import (
     PredictResponse,
 )
 from efficientnetv2.serving.service import Service
+from efficientnetv2.serving.web_page import load_page
 from efficientnetv2.utils.errors import first_error
 
 _logger = logging.getLogger(__name__)
@@ -140,6 +140,7 @@ def _add_page(app: FastAPI) -> None:
 
 def _access(api_keys: tuple[str, ...]) -> Any:
     """A dependency that refuses requests without a key, if there are keys."""
+
     async def check(
         key: Annotated[str | None, Security(_KEY)],
         token: Annotated[HTTPAuthorizationCredentials | None, Security(_TOKEN)],

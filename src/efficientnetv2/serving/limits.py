@@ -20,7 +20,7 @@ from efficientnetv2.utils.errors import format_bytes
 # Bodies of all requests at a time, in those of the largest request. Ours.
 _BODIES = 16
 # Seconds in which the rest of a refused body is read: a client that still sends does not read the response. Ours.
-_DISCARD_S = 2.0
+_DISCARD_S = 1.0
 _WIDTH, _HEIGHT = 256, 257  # tags. Source: TIFF 6.0, section 8
 
 

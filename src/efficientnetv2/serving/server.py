@@ -49,7 +49,7 @@ def serve(
     with listener:
         app = create_app(models, options)
         if not options.api_keys and not _is_loopback(host):
-            _logger.warning(f"Everybody who reaches {host} can use the server. Give it an API key: --api-key-file FILE")
+            _logger.warning(f"Everybody who reaches {host} can use the server. Set an API key: `api_key_file`.")
         if on_start is not None:
             on_start(_url(host, listener), app)
         config = uvicorn.Config(

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 def load_page() -> tuple[str, str]:
     """The HTML of the page, and its content security policy."""
-    html = files(__name__).joinpath("index.html").read_text(encoding="utf-8")
+    html = files("efficientnetv2.serving").joinpath("page/index.html").read_text(encoding="utf-8")
     script, style = (_hash_of(html, tag) for tag in ("script", "style"))
     policy = (
         f"default-src 'none'; script-src {script}; style-src {style}; img-src blob: data:; connect-src 'self'; "
