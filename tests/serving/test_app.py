@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 import re
 import sys
 
@@ -104,6 +105,28 @@ def test_the_protocol_predicts_files_and_pixels(client, model):
         assert shares["data"] == pytest.approx(every, abs=1e-6)
 
 
+@pytest.mark.parametrize("datatype", ["BYTES", "UINT8"])
+def test_tensors_may_follow_the_json_in_binary(client, datatype):
+    images = np.stack([pixels(7), pixels(8)])
+    files = [encoded(Image.fromarray(one), "PNG") for one in images]
+    expected = client.post("/v2/models/tiny/infer", json=infer_body(*files)).json()
+    binary = b"".join(len(one).to_bytes(4, "little") + one for one in files)
+    tensor = {"name": "images", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": len(binary)}}
+    if datatype == "UINT8":
+        binary, tensor = images.tobytes(), tensor | {"shape": list(images.shape), "datatype": "UINT8"}
+    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+
+    def send(content, length):
+        headers = {"Inference-Header-Content-Length": str(length), "Content-Type": "application/octet-stream"}
+        return client.post("/v2/models/tiny/infer", content=content, headers=headers)
+
+    assert send(header + binary, len(header)).json() == expected
+    assert send(header + binary[:-1], len(header)).status_code == 400
+    assert send(header, len(header)).status_code == 400
+    assert send(header, len(header) + 1).status_code == 400
+    assert send(header, "x").status_code == 400
+
+
 def test_the_protocol_returns_the_outputs_that_are_asked_for(client):
     found = client.post("/v2/models/tiny/infer", json=infer_body(encoded(0), outputs=[{"name": "label"}])).json()
     assert [one["name"] for one in found["outputs"]] == ["label"]
@@ -115,7 +138,8 @@ def test_the_protocol_returns_the_outputs_that_are_asked_for(client):
         ({"outputs": [{"name": "logits"}]}, ("logits", "probabilities")),
         ({"inputs": []}, ("inputs",)),
         ({"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["YQ=="]}]}, ("images", "x")),
-        ({"inputs": [{"name": "images", "shape": [2], "datatype": "BYTES", "data": ["YQ=="]}]}, ("shape", 2)),
+        ({"inputs": [{"name": "images", "shape": [2], "datatype": "BYTES", "data": ["YQ=="]}]}, ("shape", 2, 1)),
+        ({"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": [7]}]}, ("base64",)),
         ({"inputs": [{"name": "images", "shape": [1], "datatype": "FP32", "data": [1]}]}, ("datatype",)),
         ({"inputs": [{"name": "images", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [0, 1, 256]}]}, (0, 255)),
         ({"inputs": [{"name": "images", "shape": [1, 9, 9, 3], "datatype": "UINT8", "data": [0]}]}, (0, 255)),

@@ -50,7 +50,7 @@ def protocol_router(service: Service) -> APIRouter:
     @router.get("")
     async def server_metadata() -> dict[str, Any]:
         """Name and version of the server."""
-        return {"name": "efficientnetv2", "version": version("efficientnetv2"), "extensions": ["model_repository"]}
+        return {"name": "efficientnetv2", "version": version("efficientnetv2"), "extensions": ["binary_tensor_data"]}
 
     @router.get("/models")
     async def list_models() -> ModelList:
@@ -71,7 +71,7 @@ def protocol_router(service: Service) -> APIRouter:
 
     @router.post("/models/{name}/infer", openapi_extra={"requestBody": schema}, response_model_exclude_none=True)
     async def infer(request: Request, name: str) -> InferResponse:
-        """Predict images: base64 of their files, or pixels."""
+        """Predict images: their files, as base64 or in binary, or pixels."""
         parsed: list[InferRequest] = []
 
         async def read(limited: Request) -> Sequence[SentImage]:

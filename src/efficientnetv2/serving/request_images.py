@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
-from typing import Any, TypeVar
+import math
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from efficientnetv2.serving.limits import RequestError
 from efficientnetv2.serving.schemas import InferRequest, InputTensor, PredictRequest
-from efficientnetv2.serving.served_model import SentImage
+from efficientnetv2.serving.served_model import Pixels, SentImage
 from efficientnetv2.utils.errors import escape_controls, first_error, shorten, truncate
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -69,30 +70,60 @@ def json_urls(request: PredictRequest) -> list[str]:
     return [*([] if request.url is None else [request.url]), *request.urls]
 
 
-def tensor_images(request: InferRequest) -> list[SentImage]:
-    """The images of a request of the Open Inference Protocol."""
+def split_binary(body: bytes, header: str | None) -> tuple[bytes, bytes]:
+    """The JSON of a body and the tensor after it. Source: Triton, extension binary tensor data.
+
+    Args:
+        body: The body.
+        header: Inference-Header-Content-Length: bytes of the JSON. None: all.
+    """
+    if header is None:
+        return body, b""
+    if not header.isascii() or not header.isdigit() or int(header) > len(body):
+        raise RequestError(400, "Inference-Header-Content-Length must be the number of bytes of the JSON.")
+    return body[: int(header)], body[int(header) :]
+
+
+def tensor_images(request: InferRequest, binary: bytes = b"") -> list[SentImage]:
+    """The images of a request of the Open Inference Protocol; ``binary`` is the tensor if the JSON has none."""
     tensor = request.inputs[0]
     if tensor.name != "images":
         raise RequestError(400, f"the input must be 'images', not {shorten([truncate(tensor.name)])}.")
-    if tensor.datatype == "BYTES":
-        return _files(tensor)
-    return [SentImage(f"image {number}", pixels) for number, pixels in enumerate(_pixels(tensor), start=1)]
-
-
-def _files(tensor: InputTensor) -> list[SentImage]:
-    data = [one for row in tensor.data for one in (row if isinstance(row, list) else [row])]
-    if int(np.prod(tensor.shape, dtype=object)) != len(data) or not all(isinstance(one, str) for one in data):
-        raise RequestError(400, f"the shape {tensor.shape[:8]} must be the number of base64 texts in 'data'.")
-    if not data:
+    if not tensor.data and not binary:
         raise RequestError(400, _NO_IMAGE)
-    return [SentImage(f"image {number}", _decoded(text, number)) for number, text in enumerate(data, start=1)]
+    read = _files if tensor.datatype == "BYTES" else _pixels
+    return [SentImage(f"image {number}", content) for number, content in enumerate(read(tensor, binary), start=1)]
 
 
-def _pixels(tensor: InputTensor) -> Sequence[Any]:
+def _files(tensor: InputTensor, binary: bytes) -> Sequence[bytes]:
+    if binary:
+        files = list(_length_prefixed(binary))
+    else:
+        texts = [one for row in tensor.data for one in (row if isinstance(row, list) else [row])]
+        if not all(isinstance(one, str) for one in texts):
+            raise RequestError(400, "'data' must be base64 texts.")
+        files = [_decoded(text, number) for number, text in enumerate(texts, start=1)]
+    if math.prod(tensor.shape) != len(files):
+        raise RequestError(400, f"the shape {tensor.shape[:8]} must be the number of images, which is {len(files)}.")
+    return files
+
+
+def _length_prefixed(binary: bytes) -> Iterator[bytes]:
+    """Elements that have their length before them, as 4 bytes, little-endian."""
+    place = 0
+    while place < len(binary):
+        end = place + 4 + int.from_bytes(binary[place : place + 4], "little")
+        if end > len(binary):
+            raise RequestError(400, "the binary tensor is cut short.")
+        yield binary[place + 4 : end]
+        place = end
+
+
+def _pixels(tensor: InputTensor, binary: bytes) -> Pixels:
     if len(tensor.shape) != 4 or min(tensor.shape) < 1:
         raise RequestError(400, f"the shape {tensor.shape[:8]} must be (N, H, W, channels).")
     try:
-        values = np.asarray(tensor.data)
+        values = np.frombuffer(binary, np.uint8) if binary else np.asarray(tensor.data)
         if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
             raise ValueError
         return values.astype(np.uint8).reshape(tensor.shape)

@@ -87,7 +87,7 @@ class InputTensor(BaseModel):
     name: str
     shape: list[int]
     datatype: Literal["BYTES", "UINT8"]
-    data: list[Any]
+    data: list[Any] = Field([], description="Left out if the tensor follows the JSON in binary.")
     parameters: dict[str, Any] = {}
 
 

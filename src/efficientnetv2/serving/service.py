@@ -95,8 +95,10 @@ class Service:
 
     async def parse_infer(self, request: Request) -> tuple[InferRequest, Sequence[SentImage]]:
         """The request of `POST /v2/models/NAME/infer`, and its images."""
-        body = await self._in_pool(partial(request_images.parse, InferRequest, await request.body()))
-        return body, await self._in_pool(partial(request_images.tensor_images, body))
+        header = request.headers.get("inference-header-content-length")
+        text, binary = request_images.split_binary(await request.body(), header)
+        body = await self._in_pool(partial(request_images.parse, InferRequest, text))
+        return body, await self._in_pool(partial(request_images.tensor_images, body, binary))
 
     async def _read(
         self, request: Request, read: Callable[[Request], Awaitable[Sequence[SentImage]]], deadline: float
