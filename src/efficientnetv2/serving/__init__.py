@@ -1,4 +1,4 @@
-"""An HTTP server for models: `effnetv2 serve`, or an ASGI application for a server of another kind.
+"""An HTTP server for models: `effnetv2 serve`, or an ASGI application for another server.
 
 `create_app` and `serve` are imported when they are first used: they need the extra `serve`.
 """

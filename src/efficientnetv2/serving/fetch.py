@@ -21,7 +21,7 @@ def is_public(address: str) -> bool:
     """Whether an IP address is reachable from everywhere, and so is not one of this machine or its network."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        # IPv4 in other clothes: mapped, 6to4, Teredo.
+        # IPv4 addresses within IPv6: mapped, 6to4, Teredo.
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
         if inner:
             return is_public(str(inner))

@@ -42,9 +42,9 @@ class RequestMetrics:
             "queue_images": ("gauge", "Images in the queue.", lambda batcher: batcher.reserved),
             "queue_limit_images": ("gauge", "Images that the queue holds.", lambda batcher: batcher.queue),
         }
-        for name, (kind, help_text, value) in by_model.items():
+        for name, (metric_type, help_text, value) in by_model.items():
             values = [(f'{{model="{model.name}"}}', value(model.batcher)) for model in models]
-            lines += _family(name, kind, help_text, values)
+            lines += _family(name, metric_type, help_text, values)
         return "\n".join([*lines, ""])
 
     def _request_counts(self) -> Iterable[tuple[str, float]]:
@@ -61,8 +61,8 @@ class RequestMetrics:
             yield f'_count{{route="{route}"}}', total
 
 
-def _family(name: str, kind: str, help_text: str, samples: Iterable[tuple[str, float]]) -> Iterable[str]:
+def _family(name: str, metric_type: str, help_text: str, samples: Iterable[tuple[str, float]]) -> Iterable[str]:
     yield f"# HELP effnetv2_{name} {help_text}"
-    yield f"# TYPE effnetv2_{name} {kind}"
+    yield f"# TYPE effnetv2_{name} {metric_type}"
     for suffix, value in samples:
         yield f"effnetv2_{name}{suffix} {value}"

@@ -106,7 +106,7 @@ class ServedModel:
 
     async def explain(self, prediction: Prediction, pixels: Pixels) -> str:
         """An image with the heat map of its predicted class, as a data URL of a JPEG."""
-        # Importing takes seconds, once: predictions go on meanwhile.
+        # Importing takes seconds, once. The engine thread computes meanwhile.
         await asyncio.get_running_loop().run_in_executor(self._pool, import_explainer)
         return await self.batcher.run(lambda: self._overlay(prediction, pixels))
 
@@ -163,7 +163,7 @@ class ModelRegistry:
         """
         earlier = self.get(name)
         async with self._loading:  # one more model in memory at a time
-            # A thread of its own: those of the pool are for images.
+            # Not a thread of the pool: the pool decodes images.
             fresh = await asyncio.to_thread(ServedModel, name, earlier.path, self._options, self._pool)
             earlier, self._models[name] = self._models[name], fresh
         self.num_reloads += 1
@@ -175,7 +175,7 @@ class ModelRegistry:
         for name in list(self._models):
             try:
                 await self.reload(name)
-            except Exception as error:  # the server goes on with the earlier one
+            except Exception as error:  # the server keeps the earlier one
                 _logger.warning(f"Model {name} is unchanged, because it can't be loaded: {error}")
 
     def close(self) -> None:

@@ -95,7 +95,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _url(host: str, listener: socket.socket) -> str:
     port = listener.getsockname()[1]
-    # An address that stands for all of them is no place to send a request to.
+    # Clients cannot send to the address that means all addresses.
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 

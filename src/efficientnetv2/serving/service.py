@@ -71,12 +71,12 @@ class Service:
 
     async def read_predict(self, request: Request) -> Sequence[SentImage]:
         """The images of `POST /predict`."""
-        kind = request_images.content_type(request)
-        if kind == "multipart/form-data":
+        body_type = request_images.content_type(request)
+        if body_type == "multipart/form-data":
             return await request_images.form_images(request, self.options.max_images)
-        if kind.startswith("image/") or kind == "application/octet-stream":
+        if body_type.startswith("image/") or body_type == "application/octet-stream":
             return [SentImage("the image", await request.body())]
-        if kind != "application/json":
+        if body_type != "application/json":
             raise RequestError(
                 415,
                 "the content type must be multipart/form-data, application/json, image/* or "

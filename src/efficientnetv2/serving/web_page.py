@@ -20,7 +20,7 @@ def load_page() -> tuple[str, str]:
 
 
 def _hash_of(html: str, tag: str) -> str:
-    """The hash of the page's only element of this kind. Source: CSP Level 3, section 2.3.1."""
+    """The hash of the only element with a tag. Source: CSP Level 3, section 2.3.1."""
     (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
     digest = hashlib.sha256(content.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
