@@ -77,6 +77,35 @@ def test_a_stop_waits_for_the_requests_that_were_accepted(model, tmp_path):
         server.predict()
 
 
+def test_a_stop_loses_no_request_of_clients_that_keep_sending(model, tmp_path):
+    server = Served(model, tmp_path, "--max-wait-ms", "5")
+
+    def send_until_it_is_gone(_):
+        statuses = []
+        with httpx2.Client(timeout=60, trust_env=False) as client:
+            while True:
+                try:
+                    statuses.append(client.post(f"{server.url}/predict", files={"image": JPEG}).status_code)
+                except httpx2.ConnectError:
+                    return statuses
+
+    with ThreadPoolExecutor(4) as clients:
+        sent = clients.map(send_until_it_is_gone, range(4))
+        server.wait_for(lambda: 'route="/predict",status="200"' in server.get("/metrics").text)
+        server.signal(signal.SIGTERM)
+        statuses = [status for one in sent for status in one]
+    assert set(statuses) == {200}
+    assert server.process.end(timeout=30).returncode == 0
+
+
+def test_ctrl_c_ends_it_and_an_open_server_without_a_key_warns(model, tmp_path):
+    server = Served(model, tmp_path, "--host", "0.0.0.0")
+    server.signal(signal.SIGINT)
+    done = server.process.end(timeout=30)
+    assert done.returncode == 130
+    assert mentions(done.stderr, "0.0.0.0", "--api-key-file")
+
+
 def test_a_body_without_end_is_refused_and_the_next_request_is_served(served):
     head = b"POST /predict HTTP/1.1\r\nHost: server\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
     with served.connect() as client:

@@ -21,6 +21,8 @@ _logger = logging.getLogger(__name__)
 
 # Connections that wait to be accepted, at most. Source: uvicorn's default.
 _BACKLOG = 2048
+# Seconds in which the last requests arrive after a signal to stop. Ours.
+_LAST_REQUESTS_S = 0.5
 
 
 def serve(
@@ -65,9 +67,22 @@ def serve(
         # Uvicorn raises the signal again after it has stopped: a planned end is no failure.
         earlier = signal.signal(signal.SIGTERM, lambda *_: None)
         try:
-            asyncio.run(_run(uvicorn.Server(config), listener, app))
+            asyncio.run(_run(_Server(config), listener, app))
         finally:
             signal.signal(signal.SIGTERM, earlier)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which closes idle connections at once: a client may just be sending on one of them."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no connection, serve what arrives on the open ones for a moment, then end as uvicorn does."""
+        await asyncio.sleep(0)  # accepts the connections that wait
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers.append((b"connection", b"close"))
+        await asyncio.sleep(_LAST_REQUESTS_S)
+        await super().shutdown(sockets)
 
 
 async def _run(server: uvicorn.Server, listener: socket.socket, app: FastAPI) -> None:
