@@ -127,7 +127,7 @@ def _metadata(model: ServedModel) -> ModelMetadata:
 
 def _check_outputs(body: InferRequest) -> None:
     if unknown := [truncate(one.name) for one in body.outputs if one.name not in _OUTPUTS]:
-        raise RequestError(400, f"there is no output {shorten(unknown)}. Outputs: {', '.join(_OUTPUTS)}.")
+        raise RequestError(400, f"unknown output {shorten(unknown)}. Outputs: {', '.join(_OUTPUTS)}.")
 
 
 def _tensors(model: ServedModel, predictions: Sequence[Prediction]) -> list[OutputTensor]:

@@ -89,7 +89,7 @@ def name_models(models: Models) -> dict[str, str]:
         paths = [models] if isinstance(models, str | PathLike) else list(models)
         named = [_named(fspath(path)) for path in paths]
     if not named:
-        raise InputError("there is no model to serve. Give a model file or a run.")
+        raise InputError("the list of models is empty. Give a model file or a run.")
     found: dict[str, str] = {}
     for name, path in named:
         if name in found:

@@ -152,7 +152,7 @@ class ModelRegistry:
         if name is None:
             return next(iter(self))
         if name not in self._models:
-            raise RequestError(404, f"there is no model '{name[:100]}'. Models: {', '.join(self._models)}.")
+            raise RequestError(404, f"unknown model '{name[:100]}'. Models: {', '.join(self._models)}.")
         return self._models[name]
 
     async def reload(self, name: str) -> None:
