@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from efficientnetv2.serving.batcher import Batcher
 from efficientnetv2.serving.served_model import ModelRegistry
 
 # Upper bounds of the time of a request, in seconds. Source: the defaults of Prometheus' client libraries.
@@ -35,7 +37,7 @@ class RequestMetrics:
             *_family("open_requests", "gauge", "Requests without a response yet.", [("", self.num_open)]),
             *_family("reloads_total", "counter", "Models loaded again.", [("", models.num_reloads)]),
         ]
-        by_model = {
+        by_model: dict[str, tuple[str, str, Callable[[Batcher[Any, Any]], float]]] = {
             "images_total": ("counter", "Predicted images.", lambda batcher: batcher.num_items),
             "batches_total": ("counter", "Computed batches.", lambda batcher: batcher.num_batches),
             "compute_seconds_total": ("counter", "Seconds of computing.", lambda batcher: batcher.compute_s),

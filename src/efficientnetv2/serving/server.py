@@ -102,7 +102,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """A socket that accepts connections. Raises InputError."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)  # type: ignore[arg-type]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"`port` {port} of `host` {host} can't be used ({reason}). Give another one.") from error
