@@ -44,6 +44,7 @@ SERVER.set_forkserver_preload(
         "efficientnetv2.workflows.estimate",
         "efficientnetv2.workflows.predict_map",
         "efficientnetv2.workflows.area",
+        "efficientnetv2.serving.server",
         "efficientnetv2.workflows.search_run",
         "efficientnetv2.workflows.search_report",
         "efficientnetv2.workflows.search_export",

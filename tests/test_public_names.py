@@ -23,6 +23,8 @@ def test_an_unknown_name_is_an_attribute_error():
         ("efficientnetv2", "torch"),
         ("efficientnetv2.cli.main", "torch"),
         ("efficientnetv2.workflows.results", "torch"),
+        ("efficientnetv2.serving", "torch"),
+        ("efficientnetv2.serving", "fastapi"),
         ("efficientnetv2.workflows.predict", "sklearn"),
         ("efficientnetv2.workflows.predict_map", "sklearn"),
     ],

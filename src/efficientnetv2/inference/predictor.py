@@ -31,7 +31,7 @@ from efficientnetv2.data.raster_checks import (
     not_geotiff_fault,
 )
 from efficientnetv2.data.readers import default_bands
-from efficientnetv2.inference.predict import embed, predict, require_classes, require_image_channels
+from efficientnetv2.inference.predict import PickEngine, embed, predict, require_classes, require_image_channels
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
@@ -150,6 +150,37 @@ class Predictor:
             InputError: See ``__call__``.
         """
         return embed(self.network, self._batches(images), preprocessing=self.preprocessing, device=self.device)
+
+    def decode(self, image: ImageInput) -> npt.NDArray[np.uint8]:
+        """An image as the model sees it, (image_size, image_size, C) uint8. Threads may call it at the same time.
+
+        Args:
+            image: One image, see ``__call__``.
+
+        Raises:
+            UnreadableImageError: The image can't be read.
+            InputError: It is no image.
+        """
+        return _load(image, self.preprocessing)
+
+    def predict_decoded(
+        self, images: Sequence[npt.NDArray[np.uint8]], pick_engine: PickEngine | None = None
+    ) -> list[Prediction]:
+        """Predict images that ``decode`` has read, as one batch, in order.
+
+        Args:
+            images: One image or more.
+            pick_engine: What computes; see ``inference.predict.predict``.
+
+        Raises:
+            InputError: The network gives NaN.
+        """
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        logits = predict(
+            self.network, [batch], preprocessing=self.preprocessing, device=self.device, pick_engine=pick_engine
+        )
+        names = self.classes
+        return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]
 
     def _prediction(self, names: Sequence[str], row: Tensor) -> Prediction:
         best, by_class = names[int(row.argmax())], dict(zip(names, row.tolist(), strict=True))

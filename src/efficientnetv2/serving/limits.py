@@ -1,0 +1,123 @@
+"""What a request may take: bytes, pixels and time; and how the server refuses it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from fastapi import Request
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from starlette.types import Message
+
+from efficientnetv2.data.image_formats import ForeignFormatError, open_image
+from efficientnetv2.data.image_io import fault_of
+from efficientnetv2.data.raster_checks import is_tiff
+from efficientnetv2.utils.errors import format_bytes
+
+# Bodies of all requests at a time, in those of the largest request. Ours.
+_BODIES = 16
+# Seconds in which the rest of a refused body is read: a client that still sends does not read the response. Ours.
+_DISCARD_S = 1.0
+_WIDTH, _HEIGHT = 256, 257  # tags. Source: TIFF 6.0, section 8
+
+
+class RequestError(Exception):
+    """A request that is refused.
+
+    Attributes:
+        status: HTTP status code.
+        message: What is wrong, and what to do.
+        retry_after: Seconds after which the same request may succeed.
+        is_body_unread: Whether the client may still be sending.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, retry_after: int | None = None, is_body_unread: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+        self.retry_after, self.is_body_unread = retry_after, is_body_unread
+
+
+class Intake:
+    """Counts the bytes of bodies that are in memory, of each request and of all."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.buffered = 0
+
+    @contextmanager
+    def admit(self, request: Request) -> Iterator[Request]:
+        """The request, whose body can be read within the limits; its bytes count until the context ends."""
+        declared = request.headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared) > self.max_bytes:
+            raise self._too_large(is_body_unread=True)
+        received = 0
+
+        async def receive() -> Message:
+            nonlocal received
+            message = await request.receive()
+            size, is_unread = len(message.get("body", b"")), message.get("more_body", False)
+            received, self.buffered = received + size, self.buffered + size
+            if received > self.max_bytes:
+                raise self._too_large(is_body_unread=is_unread)
+            if self.buffered > _BODIES * self.max_bytes:
+                raise RequestError(429, "too many large requests. Try again.", retry_after=1, is_body_unread=is_unread)
+            return message
+
+        try:
+            yield Request(request.scope, receive)
+        finally:
+            self.buffered -= received
+
+    def _too_large(self, *, is_body_unread: bool) -> RequestError:
+        most = format_bytes(self.max_bytes) if self.max_bytes >= 2**20 else f"{self.max_bytes:,} bytes"
+        return RequestError(413, f"the request exceeds {most}. Send a smaller one.", is_body_unread=is_body_unread)
+
+
+async def discard_body(request: Request) -> bool:
+    """Read the rest of a body for a short time, and keep none of it; returns whether it has ended."""
+    if "expect" in request.headers:  # the client waits for permission to send
+        return False
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            while (message := await request.receive())["type"] == "http.request":
+                if not message.get("more_body", False):
+                    return True
+    return False
+
+
+def check_header(content: bytes, max_pixels: int) -> None:
+    """Refuse an image by its header, before it is decoded. Raises RequestError, whose message follows a name."""
+    try:
+        width, height = _size_of(content)
+    except (ForeignFormatError, UnidentifiedImageError) as error:
+        status = 415 if content else 422
+        raise RequestError(status, fault_of(error) if content else "is empty (0 bytes)") from error
+    except Image.DecompressionBombError as error:
+        raise RequestError(413, fault_of(error)) from error
+    except Exception as error:  # Pillow raises nearly everything on damaged files
+        raise RequestError(422, fault_of(error)) from error
+    if width * height > max_pixels:
+        raise RequestError(413, f"has {width:,}×{height:,} pixels, above {max_pixels:,}. Send a smaller image")
+
+
+def _size_of(content: bytes) -> tuple[int, int]:
+    """Width and height, by the header alone."""
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            with open_image(content) as image:
+                return image.size
+        except UnidentifiedImageError:
+            if not is_tiff(content):
+                raise
+        # A raster that GDAL reads and Pillow does not.
+        is_big = content[2:4] in (b"\x00\x2b", b"\x2b\x00")
+        directory = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if is_big else 8])
+        file = io.BytesIO(content)
+        file.seek(directory.next)
+        directory.load(file)
+        return int(directory[_WIDTH]), int(directory[_HEIGHT])

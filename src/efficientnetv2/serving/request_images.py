@@ -1,0 +1,141 @@
+"""The images of a request: a form, a file, or JSON. Everything raises RequestError."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from efficientnetv2.serving.limits import RequestError
+from efficientnetv2.serving.schemas import InferRequest, InputTensor, PredictRequest
+from efficientnetv2.serving.served_model import Pixels, SentImage
+from efficientnetv2.utils.errors import escape_controls, first_error, shorten, truncate
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+_NO_IMAGE = "the request has no image. Send one: curl -F image=@photo.jpg URL"
+_OTHER_FIELDS = 10  # fields of a form that are no files, at most. Ours
+
+
+def content_type(request: Request) -> str:
+    """The type of the body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def form_images(request: Request, max_images: int) -> list[SentImage]:
+    """The files of a form, whatever their fields are called."""
+    try:
+        async with request.form(max_files=max_images, max_fields=_OTHER_FIELDS) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            images = [
+                SentImage(_file_name(file, number), await file.read()) for number, file in enumerate(files, start=1)
+            ]
+    except HTTPException as error:  # Starlette's only one is 400
+        raise RequestError(413 if error.detail.startswith("Too many files") else 400, error.detail) from error
+    if not images:
+        raise RequestError(400, _NO_IMAGE)
+    return images
+
+
+def _file_name(file: UploadFile, number: int) -> str:
+    return truncate(escape_controls(file.filename or f"image {number}"))
+
+
+def parse(schema: type[Schema], body: bytes) -> Schema:
+    """A JSON body. Raises RequestError that names the first wrong field."""
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestError(400, f"the JSON is not valid: {first_error(error.errors(include_input=False))}.") from error
+
+
+def json_images(request: PredictRequest) -> list[SentImage]:
+    """The images of a JSON body; those of URLs are left out."""
+    texts = [*([] if request.image is None else [request.image]), *request.images]
+    if not texts and not json_urls(request):
+        raise RequestError(400, _NO_IMAGE)
+    return [SentImage(f"image {number}", _decoded(text, number)) for number, text in enumerate(texts, start=1)]
+
+
+def json_urls(request: PredictRequest) -> list[str]:
+    """The URLs of a JSON body."""
+    return [*([] if request.url is None else [request.url]), *request.urls]
+
+
+def split_binary(body: bytes, header: str | None) -> tuple[bytes, bytes]:
+    """The JSON of a body and the tensor after it. Source: Triton, extension binary tensor data.
+
+    Args:
+        body: The body.
+        header: Inference-Header-Content-Length: bytes of the JSON. None: all.
+    """
+    if header is None:
+        return body, b""
+    if not header.isascii() or not header.isdigit() or int(header) > len(body):
+        raise RequestError(400, "Inference-Header-Content-Length must be the number of bytes of the JSON.")
+    return body[: int(header)], body[int(header) :]
+
+
+def tensor_images(request: InferRequest, binary: bytes = b"") -> list[SentImage]:
+    """The images of a request of the Open Inference Protocol; ``binary`` is the tensor if the JSON has none."""
+    tensor = request.inputs[0]
+    if tensor.name != "images":
+        raise RequestError(400, f"the input must be 'images', not {shorten([truncate(tensor.name)])}.")
+    if not tensor.data and not binary:
+        raise RequestError(400, _NO_IMAGE)
+    read = _files if tensor.datatype == "BYTES" else _pixels
+    return [SentImage(f"image {number}", content) for number, content in enumerate(read(tensor, binary), start=1)]
+
+
+def _files(tensor: InputTensor, binary: bytes) -> Sequence[bytes]:
+    if binary:
+        files = list(_length_prefixed(binary))
+    else:
+        texts = [one for row in tensor.data for one in (row if isinstance(row, list) else [row])]
+        if not all(isinstance(one, str) for one in texts):
+            raise RequestError(400, "'data' must be base64 texts.")
+        files = [_decoded(text, number) for number, text in enumerate(texts, start=1)]
+    if math.prod(tensor.shape) != len(files):
+        raise RequestError(400, f"the shape {tensor.shape[:8]} must be the number of images, which is {len(files)}.")
+    return files
+
+
+def _length_prefixed(binary: bytes) -> Iterator[bytes]:
+    """Elements that have their length before them, as 4 bytes, little-endian."""
+    place = 0
+    while place < len(binary):
+        end = place + 4 + int.from_bytes(binary[place : place + 4], "little")
+        if end > len(binary):
+            raise RequestError(400, "the binary tensor is cut short.")
+        yield binary[place + 4 : end]
+        place = end
+
+
+def _pixels(tensor: InputTensor, binary: bytes) -> Pixels:
+    if len(tensor.shape) != 4 or min(tensor.shape) < 1:
+        raise RequestError(400, f"the shape {tensor.shape[:8]} must be (N, H, W, channels).")
+    try:
+        values = np.frombuffer(binary, np.uint8) if binary else np.asarray(tensor.data)
+        if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
+            raise ValueError
+        return values.astype(np.uint8).reshape(tensor.shape)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise RequestError(400, f"'data' must be whole numbers of 0 to 255 in the shape {tensor.shape}.") from error
+
+
+def _decoded(text: str, number: int) -> bytes:
+    """The content of base64, or of a data URL."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(400, f"image {number} is not base64. Send the content of a file, not its path.") from error

@@ -1,0 +1,161 @@
+"""Bad requests get a status and a reason, take little memory, and do not harm the next request."""
+
+import base64
+import io
+import json
+import resource
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+from tests.messages import mentions
+from tests.serving.model_files import app_of, encoded, pixels
+
+
+def _png_header(width, height):
+    """The beginning of a PNG that unpacks to this size, though it is small."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress(bytes(2**20), 9) * 4
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def _image(width, height, format="PNG"):
+    return encoded(Image.fromarray(np.zeros((height, width, 3), np.uint8)), format)
+
+
+def _huge_tiff():
+    """Five bands of 100,000 x 100,000 px, as only GDAL reads them, without their pixels."""
+    entries = [(256, 4, 1, 100_000), (257, 4, 1, 100_000), (277, 3, 1, 5 << 16), (258, 3, 1, 8 << 16)]
+    return (
+        b"MM\0*"
+        + struct.pack(">IH", 8, len(entries))
+        + b"".join(struct.pack(">HHII", *one) for one in entries)
+        + bytes(4)
+    )
+
+
+JPEG = encoded(0)
+BAD = {
+    "a decompression bomb": (_png_header(30_000, 30_000), 413, ("bomb",)),
+    "more pixels than the server takes": (_png_header(10_000, 9_000), 413, ("10,000×9,000", "50,000,000")),
+    "a bomb that only GDAL opens": (_huge_tiff(), 413, ("100,000×100,000",)),
+    "an empty file": (b"", 422, ("0 bytes",)),
+    "text as JPEG": (b"this is no image", 415, ("image",)),
+    "a truncated JPEG": (encoded(1)[:-400], 422, ("photo.jpg",)),
+    "the first bytes of a JPEG": (encoded(1)[:20], 415, ("photo.jpg",)),
+    "one pixel": (_image(1, 1), 422, ("1×1",)),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 415, ("SVG",)),
+    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), 415, ("HEIC",)),
+    "PDF": (b"%PDF-1.7\n", 415, ("PDF",)),
+}
+GOOD = {
+    "very wide": _image(30_000, 2),
+    "CMYK": encoded(Image.fromarray(pixels(1)).convert("CMYK")),
+    "16 bits": encoded(Image.fromarray(pixels(1)[..., 0].astype(np.uint16) * 256), "PNG"),
+    "an animated GIF": encoded(0, "GIF", save_all=True, append_images=[Image.fromarray(pixels(1))]),
+}
+
+
+def _is_served(client):
+    return client.post("/predict", files={"image": ("ok.jpg", JPEG)}).status_code == 200
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_an_image_that_cannot_be_read_is_refused_with_its_name_and_the_reason(client, name):
+    content, status, facts = BAD[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    response = client.post("/predict", files={"image": ("photo.jpg", content, "image/jpeg")})
+    assert response.status_code == status
+    assert mentions(response.json()["error"], "photo.jpg", *facts)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10  # KiB
+    assert _is_served(client)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_an_unusual_image_is_predicted(client, name):
+    assert client.post("/predict", files={"image": ("photo", GOOD[name])}).status_code == 200
+
+
+def test_the_bad_one_of_several_images_is_named(client):
+    files = [("image", ("good.jpg", JPEG)), ("image", ("bad.jpg", b"text")), ("image", ("empty.jpg", b""))]
+    response = client.post("/predict", files=files)
+    assert response.status_code == 415
+    assert mentions(response.json()["error"], "bad.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "facts"),
+    [
+        (JPEG, "text/plain", 415, ("multipart/form-data", "curl -F")),
+        (JPEG, "application/x-www-form-urlencoded", 415, ("curl -F",)),
+        (b"--x\r\n\r\n", "multipart/form-data", 400, ("boundary",)),
+        (b"nonsense", "multipart/form-data; boundary=x", 400, ()),
+        (b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nphoto.jpg\r\n--x--\r\n',
+         "multipart/form-data; boundary=x", 400, ("no image", "curl -F")),
+        (b"{", "application/json", 400, ("JSON",)),
+        (b"[" * 100_000, "application/json", 400, ("JSON",)),
+        (b"{}", "application/json", 400, ("no image",)),
+        (json.dumps({"image": "/etc/passwd"}).encode(), "application/json", 400, ("image 1", "path")),
+        (json.dumps({"path": "../../etc/passwd"}).encode(), "application/json", 400, ("path",)),
+        (json.dumps({"url": "https://example.com/a.jpg"}).encode(), "application/json", 403, ("URL",)),
+        (json.dumps({"images": [base64.b64encode(JPEG).decode()] * 33}).encode(), "application/json", 413, (33, 32)),
+    ],
+)  # fmt: skip
+def test_a_request_of_a_wrong_form_is_refused(client, content, kind, status, facts):
+    response = client.post("/predict", content=content, headers={"Content-Type": kind})
+    assert response.status_code == status
+    assert mentions(response.json()["error"], *facts) if facts else response.json()["error"]
+    assert _is_served(client)
+
+
+def test_too_many_images_are_refused(client):
+    response = client.post("/predict", files=[("image", JPEG)] * 33)
+    assert response.status_code == 413
+    assert mentions(response.json()["error"], 32)
+    assert _is_served(client)
+
+
+def test_too_many_bytes_are_refused_declared_or_not(model):
+    with TestClient(app_of(model, max_bytes=10_000)) as client:
+        for content in (bytes(20_000), (bytes(1_000) for _ in range(20))):
+            response = client.post("/predict", content=content, headers={"Content-Type": "image/jpeg"})
+            assert response.status_code == 413
+            assert mentions(response.json()["error"], "10,000 bytes")
+        assert client.app.state.service.intake.buffered == 0
+        assert _is_served(client)
+
+
+def test_requests_together_take_a_bounded_number_of_bytes(model):
+    with TestClient(app_of(model, max_bytes=10_000)) as client:
+        client.app.state.service.intake.buffered = 16 * 10_000 - 10
+        response = client.post("/predict", content=JPEG, headers={"Content-Type": "image/jpeg"})
+        assert response.status_code == 429
+        assert int(response.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("path", ["/../../etc/passwd", "/..%2f..%2fetc%2fpasswd", "/v2/models/..%2f..%2fetc%2fpasswd"])
+def test_a_path_outside_of_the_routes_is_not_found(client, path):
+    response = client.get(path)
+    assert response.status_code == 404
+    assert "root:" not in response.text
+
+
+def test_a_wrong_method_is_refused(client):
+    response = client.get("/predict")
+    assert response.status_code == 405
+    assert response.json()["error"]
+
+
+def test_names_of_files_stay_short_and_without_control_characters(client):
+    name = "\x1b[31m" + "x" * 500
+    buffer = io.BytesIO(b"text")
+    error = client.post("/predict", files={"image": (name, buffer)}).json()["error"]
+    assert "\x1b" not in error
+    assert len(error) < 300

@@ -1,0 +1,86 @@
+"""URLs: fetched only where that is allowed, and never from an address that is not public."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from starlette.testclient import TestClient
+from tests.messages import mentions
+from tests.serving.model_files import app_of, encoded
+
+from efficientnetv2.serving import fetch
+
+JPEG = encoded(0)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
+        "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "fec0::1", "ff02::1", "::ffff:127.0.0.1",
+        "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::a00:1", "64:ff9b:1::a00:1",
+    ],
+)  # fmt: skip
+def test_addresses_of_this_machine_and_its_network_are_not_public(address):
+    assert not fetch.is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])
+def test_other_addresses_are_public(address):
+    assert fetch.is_public(address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        place = {"/to": "/photo.jpg", "/loop": "/loop", "/out": "file:///etc/passwd", "/in": "http://10.0.0.1/"}
+        if self.path in place:
+            self.send_response(302)
+            self.send_header("Location", place[self.path])
+            self.end_headers()
+            return
+        content = {"/photo.jpg": JPEG, "/large": bytes(200_000)}.get(self.path)
+        self.send_response(404 if content is None else 200)
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def url():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def fetching(model):
+    with TestClient(app_of(model, allow_urls=True, max_bytes=100_000)) as client:
+        yield client
+
+
+def test_a_private_address_is_refused(fetching, url):
+    for private in (url, "http://localhost/a.jpg", "http://[::1]/a.jpg", "http://2130706433/a.jpg"):
+        response = fetching.post("/predict", json={"url": private})
+        assert response.status_code == 403, private
+        assert mentions(response.json()["error"], "private")
+
+
+@pytest.mark.parametrize(
+    "wrong", ["file:///etc/passwd", "ftp://example.com/a.jpg", "http://", "a.jpg", "http://u:p@h/a"]
+)
+def test_a_url_of_another_kind_is_refused(fetching, wrong):
+    assert fetching.post("/predict", json={"url": wrong}).status_code == 400
+
+
+def test_an_image_is_fetched_from_a_public_address(fetching, url, monkeypatch):
+    monkeypatch.setattr(fetch, "is_public", lambda address: not address.startswith("10."))
+    sent = fetching.post("/predict", files={"image": JPEG}).json()["predictions"]
+    assert fetching.post("/predict", json={"url": f"{url}/photo.jpg"}).json()["predictions"] == sent
+    found = fetching.post("/predict", json={"urls": [f"{url}/to", f"{url}/photo.jpg"]}).json()["predictions"]
+    assert found == sent * 2
+    expected = {"/none": 422, "/loop": 422, "/large": 413, "/out": 400, "/in": 403}
+    assert {path: fetching.post("/predict", json={"url": url + path}).status_code for path in expected} == expected

@@ -1,0 +1,159 @@
+"""The command, as a process: it prints its address, ends without a lost request, and withstands bad clients."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import httpx2
+import pytest
+from tests.command_line import started
+from tests.messages import mentions
+from tests.processes import free_port
+from tests.serving.model_files import NAMES, encoded, write_model
+
+JPEG = encoded(0)
+
+
+class Served:
+    """A server under way."""
+
+    def __init__(self, model, folder, *options):
+        self.port = free_port()
+        words = ("serve", model, "--port", self.port, "--device", "cpu", "--engine", "torch", *options)
+        self.process = started(*words, cwd=folder)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.wait_for(lambda: self.get("/v2/health/ready").status_code == 200)
+
+    def wait_for(self, condition, seconds=60):
+        until = time.monotonic() + seconds
+        while True:
+            assert time.monotonic() < until, "it has not come to pass"
+            assert self.process.goes_on()
+            with suppress(httpx2.TransportError):
+                if condition():
+                    return
+            time.sleep(0.02)
+
+    def get(self, path):
+        return httpx2.get(self.url + path, timeout=60, trust_env=False)
+
+    def predict(self):
+        return httpx2.post(f"{self.url}/predict", files={"image": JPEG}, timeout=60, trust_env=False)
+
+    def signal(self, number):
+        os.kill(self.process.process.pid, number)
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("process")
+    file = write_model(folder / "tiny.safetensors")
+    server = Served(file, folder, "--max-bytes", "200000", "--max-wait-ms", "0")
+    server.file = file
+    yield server
+    server.process.kill()
+
+
+def test_a_stop_waits_for_the_requests_that_were_accepted(model, tmp_path):
+    server = Served(model, tmp_path, "--max-wait-ms", "1500", "--batch-size", "64")
+    with ThreadPoolExecutor(12) as clients:
+        responses = [clients.submit(server.predict) for _ in range(12)]
+        server.wait_for(lambda: 'queue_images{model="tiny"} 12\n' in server.get("/metrics").text)
+        server.signal(signal.SIGTERM)
+        assert [one.result().status_code for one in responses] == [200] * 12
+    done = server.process.end(timeout=30)
+    assert done.returncode == 0
+    assert mentions(done.stdout, f"{server.url}/predict", "curl")
+    assert done.stderr == ""
+    with pytest.raises(httpx2.ConnectError):
+        server.predict()
+
+
+def test_a_stop_loses_no_request_of_clients_that_keep_sending(model, tmp_path):
+    server = Served(model, tmp_path, "--max-wait-ms", "5")
+
+    def send_until_it_is_gone(_):
+        statuses = []
+        with httpx2.Client(timeout=60, trust_env=False) as client:
+            while True:
+                try:
+                    statuses.append(client.post(f"{server.url}/predict", files={"image": JPEG}).status_code)
+                except httpx2.ConnectError:
+                    return statuses
+
+    with ThreadPoolExecutor(4) as clients:
+        sent = clients.map(send_until_it_is_gone, range(4))
+        server.wait_for(lambda: 'route="/predict",status="200"' in server.get("/metrics").text)
+        server.signal(signal.SIGTERM)
+        statuses = [status for one in sent for status in one]
+    assert set(statuses) == {200}
+    assert server.process.end(timeout=30).returncode == 0
+
+
+def test_ctrl_c_ends_it_and_an_open_server_without_a_key_warns(model, tmp_path):
+    server = Served(model, tmp_path, "--host", "0.0.0.0")
+    server.signal(signal.SIGINT)
+    done = server.process.end(timeout=30)
+    assert done.returncode == 130
+    assert mentions(done.stderr, "0.0.0.0", "--api-key-file")
+
+
+def test_a_body_without_end_is_refused_and_the_next_request_is_served(served):
+    head = b"POST /predict HTTP/1.1\r\nHost: server\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with served.connect() as client:
+        client.sendall(head)
+        response = b""
+        client.settimeout(0.001)
+        with suppress(ConnectionError):  # the server closes it
+            while b"\r\n\r\n" not in response:
+                client.sendall(b"2710\r\n" + bytes(10_000) + b"\r\n")
+                with suppress(TimeoutError):
+                    response += client.recv(10_000)
+    assert served.predict().status_code == 200
+    assert b"413" in response.partition(b"\r\n")[0]
+
+
+def test_clients_that_hang_up_do_no_harm(served):
+    head = b"POST /predict HTTP/1.1\r\nHost: server\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(
+        JPEG
+    )
+    for sent in (b"", b"POST /pre", head, head + JPEG[:100], head + JPEG):
+        with served.connect() as client:
+            client.sendall(sent)
+    assert served.predict().status_code == 200
+    served.wait_for(lambda: "effnetv2_open_requests 1\n" in served.get("/metrics").text)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_a_signal_loads_the_model_again(served):
+    assert served.get("/v2/models/tiny").json()["parameters"]["classes"] == list(NAMES)
+    write_model(served.file, names=("a", "b"))
+    served.signal(signal.SIGHUP)
+
+    def is_new():
+        assert served.predict().status_code == 200
+        return served.get("/v2/models/tiny").json()["parameters"]["classes"] == ["a", "b"]
+
+    served.wait_for(is_new)
+
+
+def test_an_address_in_use_is_refused(model, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = started("serve", model, "--port", port, cwd=tmp_path).end()
+    assert done.returncode == 2
+    assert mentions(done.stderr, f"--port {port}") or mentions(done.stderr, "--port", port)
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path):
+    done = started("serve", "none.safetensors", "--port", 0, cwd=tmp_path).end()
+    assert done.returncode == 2
+    assert mentions(done.stderr, "none.safetensors")

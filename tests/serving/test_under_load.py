@@ -1,0 +1,251 @@
+"""Requests at the same time: they share batches, a full queue refuses, a reload loses none, time has a limit."""
+
+import asyncio
+import threading
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+from tests.messages import mentioning, mentions
+from tests.serving.model_files import NAMES, app_of, encoded, write_model
+
+from efficientnetv2.utils.errors import InputError
+
+JPEG = encoded(0)
+KEY = "a-key-of-a-server-that-is-long"
+
+
+def run(app, scenario):
+    """Run a scenario with a client of an application, and end its threads."""
+
+    async def with_client():
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://server", timeout=30) as client:
+            await asyncio.wait_for(scenario(client), 30)
+
+    try:
+        asyncio.run(with_client())
+    finally:
+        app.state.service.close()
+
+
+def send(client, count=1, **options):
+    """A request of some images, under way."""
+    files = [("image", ("a.jpg", JPEG))] * count
+    return asyncio.create_task(client.post("/predict", files=files, **options))
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.002)
+
+
+@contextmanager
+def held(model):
+    """The engine of a model waits; gives the sizes of its batches."""
+    sizes, free, predict = [], threading.Event(), model.predictor.predict_decoded
+
+    def wait(images, *rest):
+        sizes.append(len(images))
+        free.wait(20)
+        return predict(images, *rest)
+
+    model.predictor.predict_decoded = wait
+    try:
+        yield sizes
+    finally:
+        free.set()
+
+
+def test_requests_at_the_same_time_share_batches(model):
+    app = app_of(model, batch_size=8, max_wait_ms=200)
+    served = app.state.service.models.get("tiny")
+
+    async def scenario(client):
+        responses = await asyncio.gather(*(send(client) for _ in range(16)))
+        assert {response.status_code for response in responses} == {200}
+        assert (served.batcher.num_items, served.batcher.num_batches) == (16, 2)
+
+    run(app, scenario)
+
+
+def test_a_full_queue_refuses_and_serves_again_when_it_is_free(model):
+    app = app_of(model, queue=3, max_images=3)
+    served = app.state.service.models.get("tiny")
+
+    async def scenario(client):
+        with held(served) as sizes:
+            accepted = [send(client), send(client, 2)]
+            await until(lambda: served.batcher.reserved == 3 and sizes)
+            refused = await client.post("/predict", files={"image": JPEG})
+            assert refused.status_code == 429
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert mentions(refused.json()["error"], "tiny", "full")
+            assert (await client.get("/v2/health/ready")).status_code == 200
+        assert [response.status_code for response in await asyncio.gather(*accepted)] == [200, 200]
+        assert (await send(client)).status_code == 200
+
+    run(app, scenario)
+
+
+def test_a_request_that_does_not_fit_into_the_rest_of_the_queue_is_refused_whole(model):
+    app = app_of(model, queue=3, max_images=3)
+    served = app.state.service.models.get("tiny")
+
+    async def scenario(client):
+        with held(served):
+            accepted = send(client, 2)
+            await until(lambda: served.batcher.reserved == 2)
+            assert (await send(client, 2)).status_code == 429
+            assert served.batcher.reserved == 2
+        assert (await accepted).status_code == 200
+
+    run(app, scenario)
+
+
+def test_predictions_that_take_too_long_are_given_up(model):
+    app = app_of(model, timeout=1)
+    served = app.state.service.models.get("tiny")
+
+    async def scenario(client):
+        with held(served):
+            late = await send(client)
+            assert late.status_code == 503
+            assert "Retry-After" in late.headers
+            assert served.batcher.reserved == 0
+        assert (await send(client)).status_code == 200
+
+    run(app, scenario)
+
+
+def _post(receive, sent):
+    """The arguments of an ASGI application for a raw request."""
+    scope = {
+        "type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": b"",
+        "headers": [(b"content-type", b"image/jpeg"), (b"transfer-encoding", b"chunked")], "http_version": "1.1",
+        "scheme": "http", "server": ("server", 80), "client": ("client", 1), "root_path": "",
+        "asgi": {"version": "3.0"},
+    }  # fmt: skip
+
+    async def send_message(message):
+        sent.append(message)
+
+    return scope, receive, send_message
+
+
+def test_a_body_that_never_ends_is_given_up(model):
+    app = app_of(model, timeout=1)
+
+    async def scenario(client):
+        async def receive():
+            await asyncio.sleep(0.05)
+            return {"type": "http.request", "body": b"x", "more_body": True}
+
+        sent = []
+        await app(*_post(receive, sent))
+        assert sent[0]["status"] == 408
+        assert (b"connection", b"close") in sent[0]["headers"]
+        assert (await send(client)).status_code == 200
+
+    run(app, scenario)
+
+
+def test_the_images_of_a_client_that_hangs_up_are_not_computed(model):
+    app = app_of(model)
+    served = app.state.service.models.get("tiny")
+
+    async def scenario(client):
+        hang_up, messages = asyncio.Event(), [{"type": "http.request", "body": JPEG, "more_body": False}]
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            await hang_up.wait()
+            return {"type": "http.disconnect"}
+
+        with held(served) as sizes:
+            first = send(client)
+            await until(lambda: sizes)
+            gone = asyncio.create_task(app(*_post(receive, [])))
+            await until(lambda: served.batcher.reserved == 2)
+            hang_up.set()
+            await gone
+            assert served.batcher.reserved == 1
+        assert (await first).status_code == 200
+        assert (await send(client)).status_code == 200
+        assert sizes == [1, 1]
+
+    run(app, scenario)
+
+
+def test_a_client_that_hangs_up_within_its_body_is_forgotten(model):
+    app = app_of(model)
+
+    async def scenario(client):
+        messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"x", "more_body": True}]
+
+        async def receive():
+            return messages.pop()
+
+        await app(*_post(receive, []))
+        assert app.state.service.intake.buffered == 0
+        assert (await send(client)).status_code == 200
+
+    run(app, scenario)
+
+
+def labels(response):
+    return {one["label"] for one in response.json()["predictions"][0]["top"]}
+
+
+def test_a_model_is_loaded_again_without_a_lost_request(tmp_path):
+    file = write_model(tmp_path / "tiny.safetensors")
+    app = app_of(file)
+    models = app.state.service.models
+    earlier = models.get("tiny")
+
+    async def scenario(client):
+        with held(earlier) as sizes:
+            before = send(client)
+            await until(lambda: sizes)
+            write_model(file, names=("a", "b"), seed=1)
+            await models.reload("tiny")
+            assert labels(await send(client)) == {"a", "b"}
+        response = await before
+        assert (response.status_code, labels(response)) == (200, set(NAMES))
+        assert models.num_reloads == 1
+        with pytest.raises(RuntimeError):  # the thread of the earlier model has ended
+            await earlier.batcher.run(lambda: None)
+
+    run(app, scenario)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_earlier_one(tmp_path):
+    file = write_model(tmp_path / "tiny.safetensors")
+    app = app_of(file, api_keys=(KEY,))
+    load, key = "/v2/repository/models/tiny/load", {"Authorization": f"Bearer {KEY}"}
+
+    async def scenario(client):
+        file.write_bytes(b"damaged")
+        with pytest.raises(InputError, match=mentioning(str(file))):
+            await app.state.service.models.reload("tiny")
+        response = await client.post(load, headers=key)
+        assert response.status_code == 400
+        assert mentions(response.json()["error"], str(file))
+        await app.state.service.models.reload_all()
+        assert labels(await send(client, headers=key)) == set(NAMES)
+        write_model(file, names=("a", "b"))
+        assert (await client.post(load, headers=key)).status_code == 200
+        assert labels(await send(client, headers=key)) == {"a", "b"}
+        assert (await client.post(load)).status_code == 401
+
+    run(app, scenario)
+
+
+def test_without_keys_nobody_loads_models_by_http(model):
+    app = app_of(model)
+
+    async def scenario(client):
+        assert (await client.post("/v2/repository/models/tiny/load")).status_code == 403
+
+    run(app, scenario)
