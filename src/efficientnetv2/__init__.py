@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from efficientnetv2.progressive.schedule import StepSettings as StepSettings
     from efficientnetv2.training.callbacks import Callback as Callback
     from efficientnetv2.utils.errors import InputError as InputError
+    from efficientnetv2.workflows.benchmark import benchmark as benchmark
     from efficientnetv2.workflows.check import DatasetCheck as DatasetCheck
     from efficientnetv2.workflows.check import check as check
     from efficientnetv2.workflows.compare import Comparison as Comparison
@@ -64,6 +65,7 @@ _NAMES = {
     "workflows.crossval": ("cross_validate",),
     "workflows.compare": ("compare", "Comparison"),
     "workflows.export": ("export", "Export"),
+    "workflows.benchmark": ("benchmark",),
     "workflows.convert": ("convert", "Conversion"),
     "workflows.check": ("check", "DatasetCheck"),
     "workflows.estimate": ("estimate", "Estimate"),

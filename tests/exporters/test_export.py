@@ -1,6 +1,8 @@
 """An exported model predicts as its original, from image file to label, in its own runtime."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,67 +10,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tests.messages import mentioning
+from PIL import Image, ImageOps
+from tests.exporters.conftest import NAMES, small_network
+from tests.messages import mentioning, mentions
+from typer.testing import CliRunner
 
 import efficientnetv2 as ev2
-from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
-from efficientnetv2.exporters import runtimes
+from efficientnetv2.cli.main import app
+from efficientnetv2.data.decode import load_eval_image
+from efficientnetv2.exporters import classify, formats, runtimes, verify
+from efficientnetv2.exporters.graph import metadata
 from efficientnetv2.models import model_file
-from efficientnetv2.models.efficientnet import EfficientNet
-from efficientnetv2.models.provenance import Calibration
-from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.models.ensemble import write_members
+from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.workflows import export as workflow
 
-pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-
-NAMES = ("forest", "pasture of cows", "maize")
-SMALL = Architecture(
-    stem_channels=8,
-    stages=(
-        Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=1),
-        Stage(mbconv(expand=2, kernel=3, se=0.25), stride=2, channels=16, layers=2),
-    ),
-    head_channels=16,
-    padding="same",
-)
-
-
-def _network(seed=0, *, answer="softmax", preprocessing=None, temperature=None):
-    """A network whose predictions differ from image to image; its batch norms have statistics of their own."""
-    torch.manual_seed(seed)
-    network = EfficientNet(SMALL, num_classes=3)
-    network.train()
-    for _ in range(3):
-        network(torch.randn(8, 3, 32, 32))
-    network.eval()
-    torch.nn.init.normal_(next(m for m in network.modules() if isinstance(m, torch.nn.Linear)).weight, std=3.0)
-    network.preprocessing = preprocessing or Preprocessing(image_size=32)
-    network.class_names, network.activation = NAMES, answer
-    if temperature is not None:
-        network.calibration = Calibration(temperature, 100, "minival")
-    return network
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    """Colored gradients with noise in the formats and orientations of cameras."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        height, width = int(rng.integers(150, 300)), int(rng.integers(150, 300))
-        ramp = np.linspace(0, 1, width)[None, :, None] * rng.uniform(0, 255, 3) + rng.uniform(0, 60, (height, 1, 1))
-        image = Image.fromarray(np.clip(ramp + rng.normal(0, 10, (height, width, 3)), 0, 255).astype(np.uint8))
-        exif = Image.Exif()
-        exif[0x0112] = 1 + number % 8
-        image.save(folder / f"{number}.{'jpg' if number % 3 else 'png'}", exif=exif, quality=90)
-    return folder
 
 
 @pytest.fixture
 def model(tmp_path):
     path = tmp_path / "model.safetensors"
-    ev2.save(path, _network())
+    ev2.save(path, small_network())
+    return path
+
+
+def _saved(folder, **words):
+    path = folder / "model.safetensors"
+    ev2.save(path, small_network(**words))
     return path
 
 
@@ -77,35 +46,29 @@ def _expected(model, photos):
     return files, np.array([list(found.probabilities.values()) for found in ev2.Predictor(model)(files)])
 
 
+def _whole(file):
+    with Image.open(file) as stored:
+        return np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+
+
 @pytest.mark.parametrize("crop", ["squash", "center", "border"])
 @pytest.mark.parametrize("kind", ["float", "uint8"])
 def test_onnx_predicts_what_the_predictor_predicts(kind, crop, tmp_path, photos):
     own = Preprocessing(
-        image_size=24, crop_mode=crop, crop_pct=0.8 if crop == "center" else 1.0,
+        image_size=25, crop_mode=crop, crop_pct=0.8 if crop == "center" else 1.0,
         interpolation="bilinear" if crop == "center" else "bicubic",
     )  # fmt: skip
-    path = tmp_path / "model.safetensors"
-    ev2.save(path, _network(preprocessing=own, temperature=1.7))
+    path = _saved(tmp_path, preprocessing=own, temperature=1.7)
     made = ev2.export(path, data=photos, input=kind)
     assert made.path == tmp_path / "model.onnx"
     assert made.agreement.label_agreement == 1
-    runtime = runtimes.open_onnx(made.path)
+    session = runtimes.open_onnx(made.path)
     files, expected = _expected(path, photos)
-    if kind == "float":
-        inputs = [own(file).numpy()[None] for file in files]
-    else:
-        upright = [Image.open(file).convert("RGB") for file in files]
-        inputs = [np.asarray(_turned(image, file))[None] for image, file in zip(upright, files, strict=True)]
-    found = np.concatenate([runtime.run(image)[1] for image in inputs])
+    images = [own(file).numpy() if kind == "float" else _whole(file) for file in files]
+    found = np.concatenate([session.run(image[None])[1] for image in images])
     assert np.abs(found - expected).max() < (1e-5 if kind == "float" else 0.02)
-
-
-def _turned(image, file):
-    from PIL import ImageOps
-
-    with Image.open(file) as stored:
-        image.info["exif"] = stored.info.get("exif", b"")
-    return ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    found = [probabilities for _, probabilities in classify.Classifier(made.path)(files)]
+    assert np.abs(found - expected).max() < 0.02
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torch", "triton"])
@@ -114,35 +77,45 @@ def test_every_format_takes_any_number_of_images_and_knows_its_classes(format, m
         pytest.importorskip("openvino")
     made = ev2.export(model, format, data=photos)
     file = {"openvino": "model.xml", "triton": "efficientnetv2/1/model.onnx"}.get(format)
-    runtime = runtimes.OPEN["onnx" if format == "triton" else format](made.path / file if file else made.path)
-    assert json.loads(runtime.metadata["names"]) == list(NAMES)
+    session = formats.open_session(format, made.path / file if file else made.path)
+    assert json.loads(session.metadata["names"]) == list(NAMES)
     images = torch.randn(5, 3, 32, 32)
     with torch.inference_mode():
         expected = model_file.load(model)(images)
     for count in (1, 5):
-        logits, shares = runtime.run(images[:count].numpy())
+        logits, shares = session.run(images[:count].numpy())
         np.testing.assert_allclose(logits, expected[:count], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(shares, expected[:count].softmax(1), atol=1e-5)
     assert made.size_bytes > 1000
+    assert not list(model.parent.glob(".*"))
+
+
+def test_openvino_resizes_raw_images_as_pillow_does(model, photos):
+    pytest.importorskip("openvino")
+    made = ev2.export(model, "openvino", data=photos, input="uint8")
+    session = runtimes.open_openvino(made.path / "model.xml")
+    files, expected = _expected(model, photos)
+    found = np.concatenate([session.run(_whole(file)[None])[1] for file in files])
+    assert np.abs(found - expected).max() < 0.02
 
 
 @pytest.mark.parametrize("tta", ["none", "d4"])
-def test_an_ensemble_of_multi_label_models_becomes_one_graph(tta, tmp_path, photos):
-    from efficientnetv2.exporters.graph import ExportGraph, metadata
-    from efficientnetv2.exporters.onnx import write_onnx
-    from efficientnetv2.models.ensemble import Ensemble
-
+def test_the_ensemble_of_a_folder_becomes_one_file(tta, tmp_path, photos):
     own = Preprocessing(image_size=32, tta=tta)
-    members = [_network(seed, answer="sigmoid", preprocessing=own, temperature=1.5) for seed in (1, 2)]
-    network = Ensemble(members)
-    file = tmp_path / "model.onnx"
-    write_onnx(ExportGraph(network), file, input_kind="float", half=False, metadata=metadata(network, "float"))
-    runtime = runtimes.open_onnx(file)
+    for seed in (1, 2):
+        ev2.save(
+            tmp_path / f"{seed}.safetensors",
+            small_network(seed, activation="sigmoid", preprocessing=own, temperature=1.5),
+        )
+    write_members(tmp_path, ["1.safetensors", "2.safetensors"])
+    made = ev2.export(tmp_path, data=photos)
+    assert made.path == tmp_path / "model.onnx"
+    classifier = classify.Classifier(made.path)
+    assert classifier.info["problem_type"] == "multi_label_classification"
     files = sorted(photos.iterdir())
-    inputs = np.stack([own(path).numpy() for path in files])
-    expected = [list(found.probabilities.values()) for found in ev2.Predictor(network)(files)]
-    np.testing.assert_allclose(runtime.run(inputs)[1], expected, atol=1e-5)
-    assert runtime.metadata["problem_type"] == "multi_label_classification"
+    for found, (label, probabilities) in zip(ev2.Predictor(tmp_path)(files), classifier(files), strict=True):
+        assert np.abs(probabilities - list(found.probabilities.values())).max() < 0.02
+        assert label == ";".join(found.labels)
 
 
 @pytest.mark.parametrize("name", ["torchvision:mobilenet_v3_small", "timm:resnet10t"])
@@ -156,8 +129,26 @@ def test_models_of_other_libraries_are_exported(name, tmp_path, photos):
     assert ev2.export(path, data=photos).agreement.max_difference < 1e-4
 
 
+def test_models_of_raster_bands_are_exported_without_a_program(tmp_path):
+    rasters = pytest.importorskip("tests.rasters")
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        rasters.write_raster(tmp_path / f"{number}.tif", rng.integers(0, 4_000, (4, 40, 50)).astype(np.uint16))
+    bands = Bands((4, 3, 2, 1), high=(4_000.0,) * 4, kinds=("uint16",))
+    own = Preprocessing(image_size=32, mean=(0.5,) * 4, std=(0.3,) * 4, bands=bands)
+    path = tmp_path / "model" / "model.safetensors"
+    path.parent.mkdir()
+    ev2.save(path, small_network(preprocessing=own))
+    made = ev2.export(path, data=tmp_path)
+    assert made.agreement.num_images == 4
+    assert not (path.parent / "classify.py").exists()
+    with pytest.raises(ValueError, match="bands"):
+        classify.Classifier(made.path)
+
+
 @pytest.mark.parametrize("kind", ["float", "uint8"])
-def test_classify_needs_neither_torch_nor_this_package(kind, model, photos, tmp_path):
+def test_classify_needs_neither_torch_nor_this_package(kind, tmp_path, photos):
+    model = _saved(tmp_path, preprocessing=Preprocessing(image_size=32, crop_mode="center", crop_pct=0.875))
     made = ev2.export(model, data=photos, input=kind)
     script = made.path.with_name("classify.py")
     assert len(script.read_text().splitlines()) < 140
@@ -172,36 +163,135 @@ def test_classify_needs_neither_torch_nor_this_package(kind, model, photos, tmp_
     assert [row[1] for row in rows] == [NAMES[place] for place in expected.argmax(axis=1)]
 
 
-def test_half_precision_halves_the_file(model, photos, tmp_path):
+def _odd_files(folder):
+    """Files that decoders easily read otherwise: depth, transparency, palettes, orientation, large JPEG files."""
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.integers(0, 256, (6, 9, 4)), np.ones((20, 20, 1)))
+    color, gray = smooth.astype(np.uint8), smooth[..., 0]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray((gray * 257).astype(np.uint16)).save(folder / "deep.png")
+    Image.fromarray((gray / 255).astype(np.float32)).save(folder / "float.tif")
+    Image.fromarray(color).save(folder / "transparent.png")
+    Image.fromarray(color[..., :3]).quantize(16).save(folder / "palette.gif")
+    Image.fromarray(color[..., :3]).convert("CMYK").save(folder / "print.jpg", quality=95)
+    Image.fromarray(color[..., :3]).save(folder / "turned.tif", tiffinfo=turned)
+    Image.fromarray(color[..., :3]).resize((1003, 669)).save(folder / "large.jpg", quality=95, exif=turned)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("crop", ["squash", "center", "border"])
+def test_classify_reads_unusual_files_as_the_package_does(crop, tmp_path):
+    own = Preprocessing(image_size=24, crop_mode=crop, crop_pct=1.0 if crop == "border" else 0.9)
+    info = metadata(small_network(preprocessing=own), "float")
+    for file in _odd_files(tmp_path):
+        found = classify.load_input(file, info)[0].transpose(1, 2, 0)
+        levels = 255 * (found * own.std + np.array(own.mean))
+        difference = np.abs(levels - load_eval_image(str(file), own))
+        assert difference.mean() < 1, file.name
+        assert difference.max() < 6, file.name
+
+
+def test_half_precision_shrinks_the_file(model, photos, tmp_path):
     whole = ev2.export(model, data=photos)
     half = ev2.export(model, output=tmp_path / "half.onnx", data=photos, half=True)
+    assert half.precision == "float16"
     assert half.agreement.label_agreement == 1
     assert half.size_bytes < whole.size_bytes
 
 
-def test_a_file_that_disagrees_is_not_kept(model, photos, monkeypatch):
-    wrong = runtimes.open_onnx
+def _flipped(open_file):
+    """A runtime that gives the classes in reverse."""
 
-    def flipped(path, threads=0):
-        found = wrong(path)
-        return runtimes.Runtime(found.name, lambda images: tuple(x[:, ::-1] for x in found.run(images)), found.metadata)
+    def flipped(path):
+        session = open_file(path)
+        return runtimes.Session(session.name, lambda x: tuple(y[:, ::-1] for y in session.run(x)), session.metadata)
 
-    monkeypatch.setitem(runtimes.OPEN, "onnx", flipped)
-    with pytest.raises(ev2.InputError, match="differs from the original"):
-        ev2.export(model, data=photos)
-    assert sorted(path.name for path in model.parent.iterdir()) == ["model.safetensors"]
+    return flipped
+
+
+def _stopped(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "wrong", "error"),
+    [
+        (runtimes.OPEN, "onnx", _flipped(runtimes.open_onnx), "differs from the original"),
+        (classify, "load_input", lambda file, info: np.zeros((1, 3, 32, 32), np.float32), "labels .* differently"),
+        (verify, "read_pixels", _stopped, ""),
+        (workflow, "compare", lambda *_: 1 / 0, "division"),
+    ],
+    ids=["wrong pixels", "wrong label", "stopped", "failed"],
+)
+def test_what_disagrees_or_is_stopped_leaves_nothing(place, name, wrong, error, model, photos, monkeypatch):
+    (monkeypatch.setitem if isinstance(place, dict) else monkeypatch.setattr)(place, name, wrong)
+    output = model.parent / "new" / "model.onnx"
+    with pytest.raises((ev2.InputError, KeyboardInterrupt, ZeroDivisionError), match=error or None):
+        ev2.export(model, output=output, data=photos)
+    assert [path.name for path in model.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_an_earlier_export_stays_until_the_new_one_is_proved(model, photos, monkeypatch):
+    before = ev2.export(model, data=photos).path.read_bytes()
+    monkeypatch.setitem(runtimes.OPEN, "onnx", _flipped(runtimes.open_onnx))
+    with pytest.raises(ev2.InputError, match="differs"):
+        ev2.export(model, data=photos, overwrite=True)
+    assert (model.parent / "model.onnx").read_bytes() == before
 
 
 def test_what_cannot_be_exported_is_refused_by_name(model, photos, tmp_path):
     for wrong, said in (
-        ({"format": "tflite"}, ["format", "tflite", "onnx"]),
+        ({"format": "coreml"}, ["format", "coreml", "onnx"]),
         ({"format": "torch", "half": True, "data": photos}, ["torch", "half"]),
+        ({"half": True, "int8": True}, ["half", "int8"]),
+        ({"calibration": photos}, ["calibration", "int8"]),
+        ({"int8": True, "data": photos}, ["calibration"]),
+        ({"int8": True, "data": photos, "calibration": photos}, ["100", "12", "calibration"]),
         ({}, ["data"]),
         ({"data": tmp_path / "nowhere"}, ["nowhere"]),
     ):
         with pytest.raises(ev2.InputError, match=mentioning(*said)):
             ev2.export(model, **wrong)
+    gray = _saved(tmp_path, preprocessing=Preprocessing(image_size=32, mean=(0.5,), std=(0.5,)))
+    with pytest.raises(ev2.InputError, match=mentioning("1 channel", "RGB")):
+        ev2.export(gray, data=photos)
+    center = _saved(tmp_path, preprocessing=Preprocessing(image_size=32, crop_mode="center"))
+    with pytest.raises(ev2.InputError, match=mentioning("uint8", "center", "onnx")):
+        ev2.export(center, "openvino", data=photos, input="uint8")
+
+
+def test_only_an_earlier_export_is_replaced(model, photos, tmp_path):
     ev2.export(model, data=photos)
     with pytest.raises(ev2.InputError, match=mentioning("exists", "overwrite")):
         ev2.export(model, data=photos)
     assert ev2.export(model, data=photos, overwrite=True).path.is_file()
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    for format, output in (("openvino", folder), ("onnx", folder), ("onnx", model)):
+        with pytest.raises(ev2.InputError, match=mentioning("exists", output.name)):
+            ev2.export(model, format, output, data=photos, overwrite=True)
+    (folder / "classify.py").write_text("print('mine')")
+    with pytest.raises(ev2.InputError, match=mentioning("classify.py")):
+        ev2.export(model, "onnx", folder / "model.onnx", data=photos)
+    assert sorted(path.name for path in folder.iterdir()) == ["classify.py", "thesis.txt"]
+
+
+def test_the_command_prints_size_time_and_agreement(model, photos, tmp_path):
+    words = ["export", str(model), "--data", str(photos), "--output", str(tmp_path / "a" / "model.onnx")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert mentions(done.output, "model.onnx", "MB", "ms", "onnxruntime")
+    assert mentions(done.output, "12 images", "100.0%", "probability")
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 2
+    assert mentions(again.stderr, "--output", "exists", "--overwrite")
+    done = CliRunner().invoke(app, [*words, "--overwrite", "--json"])
+    assert json.loads(done.stdout)["label_agreement"] == 1
+
+
+def test_a_missing_extra_is_named(model, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ev2.InputError, match=mentioning("onnxscript", "extra", "onnx")):
+        ev2.export(model, data=photos)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from efficientnetv2.cli import options
 from efficientnetv2.cli.console import Screen, print_json
-from efficientnetv2.cli.options import between, flag, option
+from efficientnetv2.cli.options import advanced, between, flag, option
+from efficientnetv2.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from efficientnetv2.exporters.verify import AccuracyDifference
+    from efficientnetv2.workflows.export import Export
+
+_CLASSES = 10  # classes whose F1 changes most. Ours
+# Columns of numbers of the table of formats.
+_BENCHMARK = {
+    "megabytes": ".1f", "accuracy": ".1%", "label_agreement": ".1%", "milliseconds": ".1f", "images_per_s": ".0f"
+}  # fmt: skip
 
 
 def export(
     model: options.Model,
     format: Annotated[
-        Literal["onnx", "openvino", "torch", "triton"], option("Format.", "onnx|openvino|torch|triton")
+        Literal["onnx", "openvino", "torch", "triton"], option("onnx, openvino, torch or triton.", "FORMAT")
     ] = "onnx",
     output: Annotated[Path | None, option("File or folder to write.  [default: next to the model]", "PATH")] = None,
     input: Annotated[
@@ -21,34 +35,103 @@ def export(
         option("float: normalized images. uint8: raw images, preprocessed in the model.", "float|uint8"),
     ] = "float",
     half: Annotated[bool, flag("--half", "Store weights in half precision.")] = False,
+    int8: Annotated[bool, flag("--int8", "Quantize to 8 bits, and measure the loss of accuracy.")] = False,
     data: Annotated[
         str | None, option("Images to compare on.  [default: the validation images of the run]", "DATA")
     ] = None,
-    num_images: Annotated[int, option("Number of images to compare on, at most.", "N", check=between(1))] = 200,
-    overwrite: Annotated[bool, flag("--overwrite", "Replace the output if it exists.")] = False,
+    calibration: Annotated[
+        str | None, advanced("Images for --int8.  [default: training images of the run]", "DATA")
+    ] = None,
+    num_images: Annotated[
+        int | None, advanced("Images to compare on, at most.  [default: 200; with --int8 2,000]", "N", check=between(1))
+    ] = None,
+    benchmark: Annotated[bool, flag("--benchmark", "Compare all installed formats. Writes no file.")] = False,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace an earlier export.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Export a model to ONNX, OpenVINO, torch.export or Triton, checked from image file to label.
 
     Examples:
     - `effnetv2 export runs/demo`
-    - `effnetv2 export runs/demo --format openvino --half`
+    - `effnetv2 export runs/demo --format openvino --int8`
     - `effnetv2 export model.safetensors --input uint8 --data photos/`
+    - `effnetv2 export runs/demo --benchmark`
     """
+    from efficientnetv2.workflows import benchmark as benchmark_workflow
     from efficientnetv2.workflows import export as workflow
 
     with Screen(quiet=as_json) as screen:
+        if benchmark:
+            if output is not None or half or int8 or input != "float" or format != "onnx":
+                raise InputError(
+                    "`benchmark` compares all formats. Leave `format`, `output`, `input`, `half` and `int8` out."
+                )
+            table = benchmark_workflow.benchmark(model, data, calibration=calibration, num_images=num_images or 500)
+            _print_benchmark(table, screen)
+            if as_json:
+                print_json(table.astype(object).where(table.notna(), None).to_dict(orient="records"))
+            return
         made = workflow.export(
-            model, format, output, input=input, half=half, data=data, num_images=num_images, overwrite=overwrite
+            model,
+            format,
+            output,
+            input=input,
+            half=half,
+            int8=int8,
+            data=data,
+            calibration=calibration,
+            num_images=num_images,
+            overwrite=overwrite,
         )
-        agreement = made.agreement
-        screen.say(
-            f"{made.path}: {made.size_bytes / 1e6:.1f} MB, {agreement.milliseconds:.1f} ms per image in {made.runtime}."
-        )
-        screen.say(
-            f"Compared with the original on {agreement.num_images} images: {agreement.label_agreement:.1%} equal "
-            f"labels from file to label; largest difference of a probability {agreement.max_difference:.1g} on "
-            f"equal pixels, {agreement.max_difference_from_file:.1g} from file."
-        )
+        _print_export(made, screen)
     if as_json:
         print_json(made.to_json())
+
+
+def _print_export(made: Export, screen: Screen) -> None:
+    agreement = made.agreement
+    screen.say(
+        f"{made.path}: {made.size_bytes / 1e6:.1f} MB, {agreement.milliseconds:.1f} ms per image in {made.runtime}."
+    )
+    screen.say(
+        f"Compared with the original on {agreement.num_images} images: {agreement.label_agreement:.1%} equal labels "
+        f"from file to label; largest difference of a probability {agreement.max_difference:.1g} on equal pixels, "
+        f"{agreement.max_difference_from_file:.1g} from file."
+    )
+    if made.precision == "int8":
+        names = ", ".join(made.float_layers)
+        screen.say(f"Layers in float: {len(made.float_layers)}{': ' if names else ''}{names}.")
+        if made.accuracy is None:
+            screen.say("The images have no labels, so the loss of accuracy is not known.")
+        else:
+            _print_accuracy(made.accuracy, screen)
+
+
+def _print_accuracy(accuracy: AccuracyDifference, screen: Screen) -> None:
+    screen.say(
+        f"Accuracy on {accuracy.num_images} labeled images: {accuracy.accuracy:.1%}, int8 minus original "
+        f"{accuracy.difference.points}; 95 % interval."
+    )
+    rows = [
+        [name, f"{one.value:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}"]
+        for name, one in sorted(accuracy.f1.items(), key=lambda item: item[1].value)[:_CLASSES]
+    ]
+    screen.table("F1 by class, int8 minus original, the largest losses first", ["class", "difference", "95 %"], rows)
+
+
+def _print_benchmark(table: pd.DataFrame, screen: Screen) -> None:
+    """A row per format; a format that failed has its error below."""
+    from efficientnetv2.metrics.confidence_intervals import Difference
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        ends = row["difference"], row["low"], row["high"]
+        texts = ["–" if math.isnan(row[name]) else format(row[name], form) for name, form in _BENCHMARK.items()]
+        texts.insert(2, "–" if math.isnan(ends[0]) else Difference(*ends).points)
+        return [row["format"], row["precision"], *texts]
+
+    rows = [{str(name): value for name, value in row.items()} for row in table.to_dict(orient="records")]
+    columns = ["format", "precision", "MB", "accuracy", "minus PyTorch (95 %)", "equal labels", "ms", "images/s"]
+    screen.table("Formats", columns, [cells(row) for row in rows])
+    for row in rows:
+        if row["error"]:
+            screen.say(f"{row['format']}, {row['precision']}: {row['error']}")

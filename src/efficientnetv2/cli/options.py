@@ -79,7 +79,7 @@ Workers = Annotated[int | None, option("Processes that read images.", "N", check
 Strict = Annotated[bool, flag("--strict", _STRICT, panel=ADVANCED)]
 Engine = Annotated[
     Literal["auto", "torch", "onnxruntime", "openvino"],
-    option("What computes. auto: the fastest installed.", "NAME", panel=ADVANCED),
+    option("What computes. auto: the fastest installed one, on a CPU.", panel=ADVANCED),
 ]
 Json = Annotated[bool, flag("--json", "Print the result as JSON on stdout.", panel=ADVANCED)]
 Tta = Annotated[TTA | None, option(_TTA, "none|d4")]

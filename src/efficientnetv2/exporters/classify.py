@@ -2,7 +2,8 @@
 
     python classify.py model.onnx photo.jpg folder/
 
-prints a line of CSV per image: path, label, probability. In a program: ``Classifier("model.onnx")(["photo.jpg"])``.
+prints a line of CSV per image: path, label, probability. A multi-label model gives all labels, separated by ";".
+In a program: ``Classifier("model.onnx")(["photo.jpg"])``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,65 +19,63 @@ import numpy as np
 from PIL import Image
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_BATCH = 32
-_FLIPS = Image.Transpose
-# Of the EXIF tag Orientation.
+_TURN = Image.Transpose
+# By the EXIF tag Orientation.
 _UPRIGHT = {
-    2: _FLIPS.FLIP_LEFT_RIGHT,
-    3: _FLIPS.ROTATE_180,
-    4: _FLIPS.FLIP_TOP_BOTTOM,
-    5: _FLIPS.TRANSPOSE,
-    6: _FLIPS.ROTATE_270,
-    7: _FLIPS.TRANSVERSE,
-    8: _FLIPS.ROTATE_90,
-}
+    2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270,
+    7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90,
+}  # fmt: skip
 
 
-def load_pixels(path: str | Path, info: Mapping[str, str]) -> Any:
-    """An image file as the model sees it: (S, S, 3) uint8. ``info`` is the metadata of the model."""
-    kept: tuple[float, ...]
-    size, mode = int(info["image_size"]), info["crop_mode"]
+def load_input(path: str | Path, info: Mapping[str, str]) -> Any:
+    """An image file as the model takes it, as a batch of one. ``info`` is the metadata of the model."""
     with Image.open(path) as stored:
-        image: Image.Image = stored
-        width, height = image.size
-        if mode == "border":
-            factor = size / max(width, height)
-            kept, target = (width, height), (max(1, round(width * factor)), max(1, round(height * factor)))
-        else:
-            shortest = (min(width, height),) * 2 if mode == "center" else (width, height)
-            kept, target = tuple(float(info["crop_pct"]) * side for side in shortest), (size, size)
-        # A large JPEG is decoded at a fraction of its size, with at least twice the pixels that are needed.
-        largest = min(kept[0] / (2 * target[0]), kept[1] / (2 * target[1]))
-        fraction = max(scale for scale in (1, 2, 4, 8) if scale <= max(1, largest))
-        image.draft("RGB", (width // fraction, height // fraction))
-        scale_x, scale_y = width / image.width, height / image.height
-        left, top = (width - kept[0]) / 2 / scale_x, (height - kept[1]) / 2 / scale_y
-        box = (left, top, min(image.width, left + kept[0] / scale_x), min(image.height, top + kept[1] / scale_y))
-        small = to_rgb(image).resize(target, _FILTERS[info["interpolation"]], box=box)
-        turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
-        image = small if turn is None else small.transpose(turn)
-    if mode == "border":
-        fill = tuple(min(255, max(0, round(255 * mean))) for mean in json.loads(info["mean"]))
-        canvas = Image.new("RGB", (size, size), fill)
-        canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
-        image = canvas
-    return np.asarray(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image as RGB; what is transparent becomes white."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def normalize(pixels: Any, info: Mapping[str, str]) -> Any:
-    """(N, S, S, 3) uint8 to (N, 3, S, S) float32."""
+        if info["input"] == "uint8":  # the model crops and resizes
+            return np.asarray(_upright(_to_rgb(stored), stored))[None]
+        pixels = np.asarray(_square(stored, info))[None]
     mean, std = (np.array(json.loads(info[name]), np.float64) for name in ("mean", "std"))
     scaled = pixels * (1 / (255 * std)).astype(np.float32) + (-mean / std).astype(np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+
+def _square(image: Image.Image, info: Mapping[str, str]) -> Image.Image:
+    """The part of an image that the model sees, upright, at the model's size."""
+    size, (width, height) = int(info["image_size"]), image.size
+    kept, target = (float(width), float(height)), (size, size)
+    if info["crop_mode"] == "border":
+        factor = size / max(width, height)
+        target = max(1, round(width * factor)), max(1, round(height * factor))
+    else:
+        sides = (min(width, height),) * 2 if info["crop_mode"] == "center" else (width, height)
+        kept = float(info["crop_pct"]) * sides[0], float(info["crop_pct"]) * sides[1]
+    # A large JPEG is decoded at a fraction of its size, with at least twice the pixels that are needed.
+    most = min(kept[0] / (2 * target[0]), kept[1] / (2 * target[1]))
+    scale = max(scale for scale in (1, 2, 4, 8) if scale <= max(1, most))
+    image.draft("RGB", (width // scale, height // scale))
+    scale = scale if image.size != (width, height) else 1
+    left, top = (width - kept[0]) / 2 / scale, (height - kept[1]) / 2 / scale
+    box = (left, top, min(image.width, left + kept[0] / scale), min(image.height, top + kept[1] / scale))
+    part = _upright(_to_rgb(image).resize(target, _FILTERS[info["interpolation"]], box=box), image)
+    canvas = Image.new("RGB", (size, size), tuple(min(255, max(0, round(255 * m))) for m in json.loads(info["mean"])))
+    canvas.paste(part, ((size - part.width) // 2, (size - part.height) // 2))
+    return canvas
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The image as RGB. What is transparent becomes white; of 16 bits the upper 8 count, and floats are 0 to 1."""
+    if image.mode[0] in "IF":
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+        levels = values.clip(0, 65535) // 256 if image.mode[0] == "I" else values.clip(0, 1) * 255
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image, stored: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(stored.getexif().get(0x0112, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 class Classifier:
@@ -93,29 +92,37 @@ class Classifier:
             raise ValueError("this model reads bands of rasters; read them with efficientnetv2")
         self.names = json.loads(self.info["names"])
 
-    def __call__(self, paths: Sequence[str | Path]) -> list[tuple[str, Any]]:
+    def __call__(self, paths: Iterable[str | Path]) -> list[tuple[str, Any]]:
         """Label and probabilities of each image file."""
-        found = []
-        for start in range(0, len(paths), _BATCH):
-            pixels = np.stack([load_pixels(path, self.info) for path in paths[start : start + _BATCH]])
-            images = pixels if self.info["input"] == "uint8" else normalize(pixels, self.info)
-            (probabilities,) = self.session.run(["probabilities"], {"images": images})
-            found += [(self.names[int(row.argmax())], row) for row in probabilities]
-        return found
+        return [self.predict(path) for path in paths]
+
+    def predict(self, path: str | Path) -> tuple[str, Any]:
+        """Label and probabilities of an image file."""
+        (rows,) = self.session.run(["probabilities"], {"images": load_input(path, self.info)})
+        return self.label(rows[0]), rows[0]
+
+    def label(self, probabilities: Any) -> str:
+        """The most probable class, or all labels of a multi-label model, the most probable first."""
+        order = np.argsort(-probabilities, kind="stable")
+        if self.info["problem_type"].startswith("multi"):
+            return ";".join(self.names[index] for index in order if probabilities[index] >= 0.5)
+        return str(self.names[order[0]])
 
 
 def main() -> None:
     """Classify the files and folders of the command line."""
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     model, *paths = sys.argv[1:]
-    known = set(Image.registered_extensions())
-    files = []
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files: list[Path] = []
     for path in map(Path, paths):
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in known) if path.is_dir() else [path]
-        files += inside
-    table = csv.writer(sys.stdout)
+        files += sorted(file for file in path.rglob("*") if file.suffix.lower() in known) if path.is_dir() else [path]
+    table, classifier = csv.writer(sys.stdout), Classifier(model)
     table.writerow(["path", "predicted_label", "probability"])
-    for file, (label, row) in zip(files, Classifier(model)(files), strict=True):
-        table.writerow([file, label, f"{row.max():.6f}"])
+    for file in files:
+        label, probabilities = classifier.predict(file)
+        table.writerow([file, label, f"{probabilities.max():.6f}"])
 
 
 if __name__ == "__main__":

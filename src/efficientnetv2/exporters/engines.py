@@ -5,126 +5,133 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
-from hashlib import blake2b
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from efficientnetv2.exporters import runtimes
-from efficientnetv2.exporters.graph import ExportGraph, metadata
+from efficientnetv2.exporters.graph import Encoding, ExportGraph, model_input
 from efficientnetv2.exporters.onnx import write_onnx
-from efficientnetv2.inference.predict import Compute, PickEngine, predict
+from efficientnetv2.inference.predict import Compute, Engine, PickEngine, predict
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.transforms.pipeline import normalize
-from efficientnetv2.utils.errors import InputError
-from efficientnetv2.utils.io import cache_folder, write_atomically
+from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.probability import probabilities
 
 _logger = logging.getLogger(__name__)
 
-Engine = Literal["auto", "torch", "onnxruntime", "openvino"]
-
-# `auto` prefers the first installed one: on CPUs it was the fastest, see benchmarks/results. Ours.
-_CPU_ENGINES: dict[str, Callable[[Path], runtimes.Runtime]] = {
+_OPEN: dict[str, Callable[[Path], runtimes.Session]] = {
     "openvino": runtimes.open_openvino,
     "onnxruntime": runtimes.open_onnx,
 }
-# Fewer images are predicted before an export is done. Ours, from seconds per export and images per second.
-_MIN_IMAGES = 1_000
-# Largest difference of a probability that counts as equal. Ours.
+# With fewer images `auto` keeps PyTorch: the export may take longer than it saves. Ours, not measured.
+_MIN_IMAGES = 5_000
+# Largest difference of a probability that counts as equal. Ours, as of a float32 export.
 _TOLERANCE = 1e-3
+# `auto` leaves PyTorch only for an engine that is so many times as fast, as timings vary. Ours.
+_GAIN = 1.1
 
 
-def engine_picker(name: Engine, device: torch.device) -> PickEngine | None:
+def engine_picker(engine: Engine, device: torch.device) -> PickEngine | None:
     """A function that picks what computes, for `inference.predict.predict`; None is always PyTorch.
 
-    ``auto`` takes an installed engine for many images on a CPU, if it agrees with PyTorch on the first batch and is
-    faster there.
+    ``auto`` takes the fastest installed engine that agrees with PyTorch on the first batch, for many images on a CPU.
 
     Raises:
         InputError: The engine computes on a CPU only; later, that it is not installed or disagrees with PyTorch.
     """
-    if name == "torch" or (name == "auto" and device.type != "cpu"):
+    if engine == "torch" or (engine == "auto" and device.type != "cpu"):
         return None
     if device.type != "cpu":
-        raise InputError(f"`engine` {name} computes on the CPU, and the device is {device}. Use `device=cpu`.")
-    return _automatic if name == "auto" else partial(_required, name)
+        raise InputError(f"`engine` {engine} computes on the CPU, and the device is {device}. Use `device=cpu`.")
+    return _Picker(engine)
 
 
-def _required(
-    name: str, network: Network, preprocessing: Preprocessing, first_batch: Tensor, num_images: int
-) -> Compute:
-    compute = _open(name, network, preprocessing)
-    if (difference := _difference(compute, network, preprocessing, first_batch)) > _TOLERANCE:
-        raise InputError(
-            f"`engine` {name} differs from PyTorch by {difference:.2g} in a probability. Use `engine=torch`."
-        )
-    return compute
+@dataclass
+class _Picker:
+    """Picks once for each model and preprocessing; the graph has the weights of that moment."""
+
+    engine: Engine
+    _picked: dict[tuple[Network, Preprocessing], Compute | None] = field(default_factory=dict)
+
+    def __call__(
+        self, network: Network, preprocessing: Preprocessing, first_batch: Tensor, num_images: int | None
+    ) -> Compute | None:
+        key = (network, preprocessing)
+        if key not in self._picked:
+            trial = _Trial(network, preprocessing, first_batch)
+            self._picked[key] = trial.fastest(num_images) if self.engine == "auto" else trial.required(self.engine)
+        return self._picked[key]
 
 
-def _automatic(network: Network, preprocessing: Preprocessing, first_batch: Tensor, num_images: int) -> Compute | None:
-    installed = [name for name in _CPU_ENGINES if all(map(find_spec, (name, "onnx", "onnxscript")))]
-    if num_images < _MIN_IMAGES or not installed:
-        return None
-    name = installed[0]
-    try:
-        compute = _open(name, network, preprocessing)
-        difference = _difference(compute, network, preprocessing, first_batch)
-    except Exception as error:  # an engine is an optimization: PyTorch computes every model
-        _logger.info(f"Engine: torch ({name} failed: {type(error).__name__}).")
-        return None
-    if difference > _TOLERANCE:
-        _logger.info(f"Engine: torch ({name} differs by {difference:.2g} in a probability).")
-        return None
-    slow = _seconds(lambda: predict(network, [first_batch], preprocessing=preprocessing))
-    fast = _seconds(lambda: compute(first_batch))
-    if fast >= slow:
-        _logger.info(f"Engine: torch ({name} is not faster here).")
-        return None
-    _logger.info(f"Engine: {name} ({slow / fast:.1f} times as fast as torch on the first batch).")
-    return compute
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """Engines for a model, tried on its first batch (n, C, S, S) uint8."""
 
+    network: Network
+    preprocessing: Preprocessing
+    batch: Tensor
 
-def _open(name: str, network: Network, preprocessing: Preprocessing) -> Compute:
-    """An engine on the exported graph, which is kept for the next time."""
-    file = cache_folder("engines") / f"{_key(network, preprocessing)}.onnx"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        own, network.preprocessing = network.preprocessing, preprocessing
+    def required(self, name: str) -> Compute:
+        """An engine by name. Raises InputError if it is not installed or disagrees."""
+        compute = self._open([name])[name]
+        if (difference := self._difference(compute)) > _TOLERANCE:
+            raise InputError(
+                f"`engine` {name} differs from PyTorch by {difference:.2g} in a probability. Use `engine=torch`."
+            )
+        _logger.info(f"Engine: {name} (largest difference of a probability on the first batch: {difference:.1g}).")
+        return compute
+
+    def fastest(self, num_images: int | None) -> Compute | None:
+        """The fastest installed engine that agrees; None is PyTorch. ``num_images`` may be unknown."""
+        installed = [name for name in _OPEN if all(map(find_spec, (name, "onnx", "onnxscript")))]
+        if not installed or (num_images is not None and num_images < _MIN_IMAGES):
+            return None
         try:
-            about, graph = metadata(network, "float"), ExportGraph(network)
-            write_atomically(file, lambda part: write_onnx(graph, part, input_kind="float", half=False, metadata=about))
-        finally:
-            network.preprocessing = own
-    runtime = _CPU_ENGINES[name](file)
+            engines = self._open(installed)
+            differences = {name: self._difference(compute) for name, compute in engines.items()}
+        except Exception as error:  # an engine is an optimization: PyTorch computes every model
+            _logger.info(f"Engine: torch (the export failed: {error_summary(error)}).")
+            return None
+        wrong = [f"{name} differs by {value:.1g}" for name, value in differences.items() if value > _TOLERANCE]
+        seconds = {
+            name: _seconds(lambda compute=compute: compute(self.batch))  # type: ignore[misc]
+            for name, compute in engines.items()
+            if differences[name] <= _TOLERANCE
+        }
+        own = _seconds(self._expected)
+        best = min(seconds, key=seconds.__getitem__, default=None)
+        if best is None or own < _GAIN * seconds[best]:
+            _logger.info(f"Engine: torch ({', '.join(wrong) or 'no other is faster'} on the first batch).")
+            return None
+        _logger.info(
+            f"Engine: {best} ({own / seconds[best]:.1f} times as fast as torch on the first batch; largest difference "
+            f"of a probability {differences[best]:.1g})."
+        )
+        return engines[best]
 
-    def compute(images: Tensor) -> Tensor:
-        inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std).contiguous()
-        return torch.from_numpy(runtime.run(inputs.numpy())[0])
+    def _open(self, names: list[str]) -> dict[str, Compute]:
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # OpenVINO may keep the file open
+            file = Path(folder) / "model.onnx"
+            write_onnx(ExportGraph(self.network, self.preprocessing), file, Encoding(), {})
+            return {name: self._compute(_OPEN[name](file)) for name in names}
 
-    return compute
+    def _compute(self, session: runtimes.Session) -> Compute:
+        own = self.preprocessing
+        return lambda images: torch.from_numpy(session.run(model_input(images, own))[0])
 
+    def _expected(self) -> Tensor:
+        return predict(self.network, [self.batch], preprocessing=self.preprocessing)
 
-def _key(network: Network, preprocessing: Preprocessing) -> str:
-    """Equal for equal weights, structure and preprocessing."""
-    digest = blake2b(digest_size=16)
-    calibrations = [part.calibration for part in network.modules() if isinstance(part, Network)]
-    digest.update(f"{torch.__version__} {preprocessing!r} {network.activation} {calibrations!r} {network!r}".encode())
-    for weight in network.state_dict().values():
-        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _difference(compute: Compute, network: Network, preprocessing: Preprocessing, images: Tensor) -> float:
-    expected = predict(network, [images], preprocessing=preprocessing)
-    shares = (probabilities(logits, network.activation) for logits in (compute(images), expected))
-    found, wanted = shares
-    return float((found - wanted).abs().max())
+    def _difference(self, compute: Compute) -> float:
+        found, expected = (
+            probabilities(logits, self.network.activation) for logits in (compute(self.batch), self._expected())
+        )
+        return float((found - expected).abs().max())
 
 
 def _seconds(run: Callable[[], object]) -> float:

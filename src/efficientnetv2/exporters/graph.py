@@ -1,12 +1,13 @@
-"""A network as a graph of tensors and as a `torch.export` program, and the metadata that travels in exported files."""
+"""A network as a graph of tensors, how it is written, and the metadata that travels in exported files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -15,11 +16,30 @@ from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.models.wrapped_model import WrappedModel
 from efficientnetv2.preprocessing import Preprocessing
+from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.probability import probabilities
 
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
 #: ``float``: normalized images (N, C, S, S). ``uint8``: images of any size (N, H, W, C), preprocessed in the graph.
 InputKind = Literal["float", "uint8"]
+Precision = Literal["float32", "float16", "int8"]
 OUTPUTS = ("logits", "probabilities")
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """How a graph is written.
+
+    Attributes:
+        input: See ``InputKind``.
+        precision: Type of the weights; with ``int8`` also of the activations.
+        calibration: Images (n, S, S, C), as the model sees them, that give the ranges of the activations for ``int8``.
+    """
+
+    input: InputKind = "float"
+    precision: Precision = "float32"
+    calibration: Pixels | None = None
 
 
 class ExportGraph(nn.Module):
@@ -28,22 +48,33 @@ class ExportGraph(nn.Module):
     Test-time augmentation and the members of an ensemble are part of the graph, so that it predicts as `Predictor`.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
         require_classes(network)
         self.network = network.eval()
+        self.preprocessing = preprocessing or network.preprocessing
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and probabilities."""
         network = self.network
         temperature = 1.0 if network.calibration is None else network.calibration.temperature
-        logits = view_logits(network, images, network.preprocessing.tta).float() / temperature
+        logits = view_logits(network, images, self.preprocessing.tta).float() / temperature
         return logits, probabilities(logits, network.activation)
 
     def sample(self, images: int = 2) -> Tensor:
         """An input to trace the graph with."""
-        own = self.network.preprocessing
+        own = self.preprocessing
         return torch.zeros(images, own.channels, own.image_size, own.image_size)
+
+
+def to_batch(pixels: Pixels) -> Tensor:
+    """(n, S, S, C) levels as (n, C, S, S)."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def model_input(batch: Tensor, own: Preprocessing) -> Floats:
+    """(n, C, S, S) uint8 levels as an exported file with float input takes them."""
+    return normalize(batch, mean=own.mean, std=own.std).contiguous().numpy()
 
 
 def metadata(network: Network, input_kind: InputKind) -> dict[str, str]:
@@ -69,7 +100,7 @@ def metadata(network: Network, input_kind: InputKind) -> dict[str, str]:
 
 
 def class_names(network: Network) -> tuple[str, ...]:
-    """Of the outputs; their numbers where the network has no names."""
+    """Names of the outputs; their numbers where the network has no names."""
     return network.class_names or tuple(str(number) for number in range(network.num_classes))
 
 
@@ -77,12 +108,3 @@ def _architecture(network: Network) -> str:
     if isinstance(network, Ensemble):
         return f"ensemble of {len(network.members)} models"
     return (network.source or "") if isinstance(network, WrappedModel) else network.display_name()
-
-
-def write_program(
-    graph: ExportGraph, path: Path, *, input_kind: InputKind, half: bool, metadata: Mapping[str, str]
-) -> None:
-    """Write a program (.pt2), which PyTorch loads without this package, for normalized float images of any number."""
-    shapes = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(graph, (graph.sample(),), dynamic_shapes=shapes)
-    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(dict(metadata))})

@@ -1,17 +1,19 @@
-"""ONNX files: the graph of a network, behind preprocessing of its own where images are raw."""
+"""ONNX files: the graph of a network; where images are raw, their preprocessing comes before it."""
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from efficientnetv2.exporters.graph import OUTPUTS, ExportGraph, InputKind
+from efficientnetv2.exporters.graph import OUTPUTS, Encoding, ExportGraph
+from efficientnetv2.exporters.quantize import LAYERS, quantize_onnx
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.errors import InputError, error_summary
 from efficientnetv2.utils.optional_deps import import_optional
 
 # The first with antialiased Resize and with Gelu; onnxruntime 1.17, OpenVINO 2024 and TensorRT 10 read it.
@@ -21,50 +23,79 @@ _OPSET = 20
 _MAX_BYTES = 2**31 - 2**24
 
 
-def write_onnx(
-    graph: ExportGraph, path: Path, *, input_kind: InputKind, half: bool, metadata: Mapping[str, str]
-) -> None:
-    """Write a checked ONNX file; the number of images is free.
+def write_onnx(graph: ExportGraph, path: Path, encoding: Encoding, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Write a checked ONNX file and return the layers that ``int8`` leaves in float; the number of images is free.
 
-    With ``half`` weights and arithmetic are float16, inputs and outputs stay float32.
+    With ``float16`` weights and arithmetic are float16, inputs and outputs stay float32.
 
     Raises:
-        InputError: The packages of the extra ``onnx`` are missing, or the network has more than 2 GB.
+        InputError: The packages of the extra ``onnx`` are missing, PyTorch cannot trace the network, or it has more
+            than 2 GB.
     """
     onnx = import_optional("onnx", "onnx", "Exporting to ONNX")
     import_optional("onnxscript", "onnx", "Exporting to ONNX")
     if sum(weight.nbytes for weight in graph.state_dict().values()) > _MAX_BYTES:
         raise InputError("the weights are larger than 2 GB, which an ONNX file cannot hold. Export a smaller model.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph,
-            (graph.sample(),),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=["images"],
-            output_names=list(OUTPUTS),
-            opset_version=_OPSET,
-            verbose=False,
-        )
-    if program is None:
-        raise InputError("PyTorch could not trace the model. Export one of this package's models.")
-    model = program.model_proto
-    if half:
+    model = _traced(graph)
+    in_float: tuple[str, ...] = ()
+    _name_layers(model)
+    if encoding.precision == "float16":
         float16 = import_optional("onnxruntime.transformers.float16", "onnx", "Half precision")
         model = _sorted(float16.convert_float_to_float16(model, keep_io_types=True))
-    if input_kind == "uint8":
-        model = _behind_preprocessing(onnx, model, graph.network.preprocessing)
+    elif encoding.precision == "int8":
+        model, in_float = quantize_onnx(model, encoding.calibration, graph.preprocessing)
+    if encoding.input == "uint8":
+        model = _behind_preprocessing(onnx, model, graph.preprocessing)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+    return in_float
+
+
+def _traced(graph: ExportGraph) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                graph,
+                (graph.sample(),),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["images"],
+                output_names=list(OUTPUTS),
+                opset_version=_OPSET,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = error_summary(error.__cause__ or error)
+            raise InputError(
+                f"PyTorch cannot export {graph.network.display_name()} to ONNX ({reason}). Use `format=torch`, or "
+                "another model."
+            ) from error
+    if program is None:
+        raise InputError(f"PyTorch cannot trace {graph.network.display_name()}. Export another model.")
+    return program.model_proto
+
+
+def _name_layers(model: Any) -> None:
+    """Call each layer by the module that has its weight; a layer that is used again gets a number."""
+    weights, used = {weight.name for weight in model.graph.initializer}, Counter[str]()
+    for node in model.graph.node:
+        if node.op_type in LAYERS and node.input[1] in weights and node.input[1].endswith(".weight"):
+            name = node.input[1].removeprefix("network.").removesuffix(".weight")
+            used[name] += 1
+            node.name = name if used[name] == 1 else f"{name}:{used[name]}"
 
 
 def _behind_preprocessing(onnx: Any, model: Any, preprocessing: Preprocessing) -> Any:
     """The model with raw images (N, H, W, C) uint8 as input."""
     front = onnx.parser.parse_model(_preprocessing_text(preprocessing))
     front.ir_version = model.ir_version
+    used = {name for node in front.graph.node for name in node.input}
+    constants = [constant for constant in front.graph.initializer if constant.name in used]
+    del front.graph.initializer[:]  # onnxruntime warns of constants without a use
+    front.graph.initializer.extend(constants)
     merged = onnx.compose.merge_models(front, model, io_map=[("normalized", "images")], prefix1="pre/")
     merged.graph.input[0].name = "images"
     for node in merged.graph.node:

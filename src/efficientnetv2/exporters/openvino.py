@@ -8,8 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from efficientnetv2.exporters.graph import ExportGraph, InputKind
+from efficientnetv2.exporters.graph import Encoding, ExportGraph, InputKind
 from efficientnetv2.exporters.onnx import write_onnx
+from efficientnetv2.exporters.quantize import quantize_openvino
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.optional_deps import import_optional
@@ -18,34 +19,43 @@ from efficientnetv2.utils.optional_deps import import_optional
 _RESIZE_TYPES = {"squash": "standard", "center": "crop", "border": "fit_to_window_letterbox"}
 
 
-def write_openvino(
-    graph: ExportGraph, path: Path, *, input_kind: InputKind, half: bool, metadata: Mapping[str, str]
-) -> None:
-    """Write ``path``, which ends in .xml, and its weights beside it. With ``half`` weights are stored as float16.
+def write_openvino(graph: ExportGraph, path: Path, encoding: Encoding, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Write ``path``, which ends in .xml, and its weights (.bin). Returns the layers that ``int8`` leaves in float.
+
+    With ``float16`` only the stored weights are float16.
 
     Raises:
-        InputError: The packages of the extras ``onnx`` and ``openvino`` are missing, or raw images would need a crop.
+        InputError: The packages of an extra are missing, or raw images would need a crop.
     """
     openvino = import_optional("openvino", "openvino", "Exporting to OpenVINO")
-    own = graph.network.preprocessing
+    own = graph.preprocessing
+    if encoding.input == "uint8":
+        _require_no_crop(own)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        write_onnx(graph, file, input_kind="float", half=False, metadata=metadata)
-        model = openvino.convert_model(file)
-    if input_kind == "uint8":
+        write_onnx(graph, file, Encoding(), metadata)
+        model = openvino.Core().read_model(file)  # convert_model would send statistics of use
+    in_float: tuple[str, ...] = ()
+    if encoding.precision == "int8":
+        model, in_float = quantize_openvino(model, encoding.calibration, own)
+    if encoding.input == "uint8":
         model = _behind_preprocessing(openvino, model, own)
-    for name, value in _model_info(own, metadata, input_kind).items():
+    for name, value in _model_info(own, metadata, encoding.input).items():
         model.set_rt_info(value, ["model_info", name])
-    openvino.save_model(model, path, compress_to_fp16=half)
+    openvino.save_model(model, path, compress_to_fp16=encoding.precision == "float16")
+    return in_float
+
+
+def _require_no_crop(own: Preprocessing) -> None:
+    if own.crop_mode != "squash" or own.crop_pct != 1:
+        raise InputError(
+            f"`input` is uint8, which OpenVINO supports without a crop only, and this model has crop_mode "
+            f"{own.crop_mode} and crop_pct {own.crop_pct:g}. Use `input=float`, or `format=onnx`."
+        )
 
 
 def _behind_preprocessing(openvino: Any, model: Any, own: Preprocessing) -> Any:
     """The model with raw images (N, H, W, C) uint8 as input, resized as Pillow resizes."""
-    if own.crop_mode != "squash" or own.crop_pct != 1:
-        raise InputError(
-            f"`input` is uint8, but OpenVINO's preprocessing cannot crop, and this model's crop_mode is "
-            f"{own.crop_mode}. Use `format=onnx`, which OpenVINO runs as well, or `input=float`."
-        )
     preprocess = openvino.preprocess
     steps = preprocess.PrePostProcessor(model)
     image = steps.input()

@@ -1,4 +1,7 @@
-"""Exported files in their own runtimes: arrays in, calibrated logits out."""
+"""Exported files in their own runtimes: arrays in, calibrated logits and probabilities out.
+
+They compute on the CPU with as many threads as PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
+import torch
 
+from efficientnetv2.exporters.graph import OUTPUTS, Floats
 from efficientnetv2.utils.optional_deps import import_optional
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Session:
     """An exported file that is ready to compute.
 
     Attributes:
         name: Package and version.
-        run: Images, as the file takes them, to logits (N, K) and probabilities (N, K).
+        run: Images, as the file takes them, to logits (N, K) and probabilities (N, K). Threads may share it.
         metadata: See `graph.metadata`.
     """
 
@@ -31,47 +33,46 @@ class Runtime:
     metadata: Mapping[str, str]
 
 
-def open_onnx(path: Path, threads: int = 0) -> Runtime:
-    """An ONNX file in onnxruntime, on a GPU where the installed package has one. 0 threads: all cores."""
+def open_onnx(path: Path) -> Session:
+    """An ONNX file in onnxruntime."""
     ort = import_optional("onnxruntime", "onnx", "Running an ONNX file")
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = ort.InferenceSession(str(path), options, providers=_providers(ort))
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(images: npt.NDArray[Any]) -> tuple[Floats, Floats]:
-        logits, shares = session.run(["logits", "probabilities"], {"images": images})
+        logits, shares = session.run(list(OUTPUTS), {"images": images})
         return logits, shares
 
-    return Runtime(f"onnxruntime {ort.__version__}", run, session.get_modelmeta().custom_metadata_map)
+    return Session(f"onnxruntime {ort.__version__}", run, session.get_modelmeta().custom_metadata_map)
 
 
-def _providers(ort: Any) -> list[str]:
-    known = ort.get_available_providers()
-    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in known]
-
-
-def open_openvino(path: Path, threads: int = 0) -> Runtime:
-    """An OpenVINO model on the CPU. 0 threads: all cores."""
+def open_openvino(path: Path) -> Session:
+    """An OpenVINO model, or an ONNX file, in OpenVINO. Float layers compute in float32."""
     openvino = import_optional("openvino", "openvino", "Running an OpenVINO model")
     core = openvino.Core()
     model = core.read_model(path)
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = str(threads)
-    compiled = core.compile_model(model, "CPU", settings)
+    compiled = core.compile_model(
+        model,
+        "CPU",
+        {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        },
+    )
 
     def run(images: npt.NDArray[Any]) -> tuple[Floats, Floats]:
-        found = compiled(images)
-        return found["logits"], found["probabilities"]
+        found = compiled.create_infer_request().infer(images)  # the model's own request is for one thread
+        return found[OUTPUTS[0]], found[OUTPUTS[1]]
 
-    info = json.loads(model.get_rt_info(["model_info", "efficientnetv2"]).value)
-    return Runtime(f"openvino {openvino.__version__.split('-')[0]}", run, info)
+    ours = ["model_info", "efficientnetv2"]
+    info = json.loads(model.get_rt_info(ours).value) if model.has_rt_info(ours) else {}
+    return Session(f"openvino {openvino.__version__.split('-')[0]}", run, info)
 
 
-def open_torch(path: Path, threads: int = 0) -> Runtime:
+def open_program(path: Path) -> Session:
     """A `torch.export` program."""
-    import torch
-
     extra = {"metadata.json": ""}
     module = torch.export.load(path, extra_files=extra).module()
 
@@ -80,7 +81,7 @@ def open_torch(path: Path, threads: int = 0) -> Runtime:
             logits, shares = module(torch.from_numpy(images))
         return logits.numpy(), shares.numpy()
 
-    return Runtime(f"torch {torch.__version__}", run, json.loads(extra["metadata.json"]))
+    return Session(f"torch {torch.__version__}", run, json.loads(extra["metadata.json"]))
 
 
-OPEN: dict[str, Callable[[Path], Runtime]] = {"onnx": open_onnx, "openvino": open_openvino, "torch": open_torch}
+OPEN: dict[str, Callable[[Path], Session]] = {"onnx": open_onnx, "openvino": open_openvino, "torch": open_program}

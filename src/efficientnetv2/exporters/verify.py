@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from efficientnetv2.data.dataset import ImageDataset, resolved_files
-from efficientnetv2.data.decode import load_eval_image, load_image
+from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.data.image_io import UnreadableImageError
 from efficientnetv2.data.readers import eval_reader
+from efficientnetv2.data.records import Ints
 from efficientnetv2.exporters import classify
-from efficientnetv2.exporters.runtimes import Runtime
+from efficientnetv2.exporters.graph import Floats, Pixels, Precision, model_input, to_batch
+from efficientnetv2.exporters.runtimes import Session
 from efficientnetv2.inference.predict import predict
+from efficientnetv2.metrics.confidence_intervals import Difference
+from efficientnetv2.metrics.metric_differences import paired_difference
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.transforms.pipeline import normalize
 from efficientnetv2.utils.errors import InputError
+from efficientnetv2.utils.logs import progress
 from efficientnetv2.utils.probability import probabilities
+from efficientnetv2.utils.random_key import Key
 
-# Largest difference of a probability on equal pixels that rounding explains, by whether weights are float16. Ours.
-_ROUNDING = {False: 1e-3, True: 2e-2}
-# A label may differ only where the model itself is undecided: its probabilities are this close. Ours.
-_UNDECIDED = 0.05
+_BATCH = 32
 _TIMED = 10  # images, one at a time
+
+
+@dataclass(frozen=True)
+class _Limits:
+    probability: float  # largest difference of a probability on equal pixels
+    undecided: float  # a label may differ where the model's best two probabilities are this close
+    other_labels: float  # fraction of the images whose label may differ although the model is decided
+
+
+# float32 and float16 differ by rounding, and decoders by a gray level; int8 changes the model. Ours.
+_LIMITS: dict[Precision, _Limits] = {
+    "float32": _Limits(1e-3, 0.05, 0.0),
+    "float16": _Limits(2e-2, 0.05, 0.0),
+    "int8": _Limits(1.0, 0.2, 0.05),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ class Agreement:
         num_images: Images that both predicted.
         max_difference: Largest difference of a probability on equal pixels.
         max_difference_from_file: The same from image file to label; decoders differ by a gray level.
-        label_agreement: Share of images with equal labels, from file to label.
+        label_agreement: Fraction of images with equal labels, from file to label.
         milliseconds: Median time of one image, without reading it.
     """
 
@@ -51,92 +67,181 @@ class Agreement:
     milliseconds: float
 
 
-def verify(network: Network, runtime: Runtime, dataset: ImageDataset, *, half: bool) -> Agreement:
-    """Compare a file in its runtime with the model on all images of a dataset.
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Probabilities (n, K) of the model and of its exported file on the readable images of a dataset.
+
+    Attributes:
+        rows: (n,) rows of the dataset.
+        expected: By the model.
+        found: By the exported file, on the model's pixels.
+        from_file: By the exported file, from the image file.
+        milliseconds: Median time of one image in the exported file.
+    """
+
+    rows: Ints
+    expected: Floats
+    found: Floats
+    from_file: Floats
+    milliseconds: float
+
+    def select(self, places: Ints) -> Compared:
+        """The comparison of some of the images."""
+        arrays = {name: getattr(self, name)[places] for name in ("rows", "expected", "found", "from_file")}
+        return replace(self, **arrays)
+
+
+def compare(network: Network, session: Session, dataset: ImageDataset, expected: Floats | None = None) -> Compared:
+    """Predict a dataset with a model and with its exported file; ``expected`` has what the model predicts, if known.
 
     Raises:
-        InputError: They disagree by more than rounding, or no image can be read.
+        InputError: No image can be read.
     """
-    raw = runtime.metadata["input"] == "uint8"
-    pixels, files = _read(network, dataset)
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    logits = predict(network, torch.split(batch, 32), preprocessing=network.preprocessing)
-    expected = _probabilities(network, logits)
-    own = network.preprocessing
-    inputs = _uncropped(pixels, own) if raw else normalize(batch, mean=own.mean, std=own.std).contiguous().numpy()
-    found = np.concatenate([runtime.run(inputs[start : start + 32])[1] for start in range(0, len(inputs), 32)])
-    difference = float(np.abs(found - expected).max())
-    if not difference <= _ROUNDING[half]:
+    own, raw = network.preprocessing, session.metadata["input"] == "uint8"
+    files = [""] * len(dataset) if own.bands is not None else resolved_files(dataset)
+    rows: list[int] = []
+    by_model: list[Floats] = []
+    found: list[Floats] = []
+    from_file: list[Floats] = []
+    seconds: list[float] = []
+    with progress("comparing", len(dataset)) as update:
+        for part, pixels in read_pixels(network, dataset):
+            batch = to_batch(pixels)
+            if expected is None:
+                logits = predict(network, [batch], preprocessing=own)
+                by_model.append(probabilities(logits, network.activation).numpy())
+            inputs = _uncropped(pixels, own) if raw else model_input(batch, own)
+            found.append(session.run(inputs)[1])
+            from_file += [
+                _from_file(session, files[row]) if Path(files[row]).is_file() else shares[None]
+                for row, shares in zip(part, found[-1], strict=True)
+            ]
+            for image in range(min(_TIMED - len(seconds), len(inputs))):
+                start = time.perf_counter()
+                session.run(inputs[image : image + 1])
+                seconds.append(time.perf_counter() - start)
+            rows += part
+            update(len(rows))
+    if not rows:
+        raise InputError(f"no image of {dataset.source} can be read. Give others with `data`.")
+    expected = np.concatenate(by_model) if expected is None else expected
+    milliseconds = 1000 * statistics.median(seconds)
+    return Compared(np.array(rows), expected, np.concatenate(found), np.concatenate(from_file), milliseconds)
+
+
+def read_pixels(network: Network, dataset: ImageDataset) -> Iterator[tuple[list[int], Pixels]]:
+    """Batches of the readable images of a dataset: their rows, and (n, S, S, C) pixels as the model sees them."""
+    reader = eval_reader(dataset)
+    for start in range(0, len(dataset), _BATCH):
+        rows, pixels = [], []
+        for row in range(start, min(start + _BATCH, len(dataset))):
+            try:
+                pixels.append(load_eval_image(reader.source(row), network.preprocessing))
+            except UnreadableImageError:
+                continue
+            rows.append(row)
+        if rows:
+            yield rows, np.stack(pixels)
+
+
+def check(compared: Compared, network: Network, dataset: ImageDataset, precision: Precision) -> Agreement:
+    """Summarize a comparison.
+
+    Raises:
+        InputError: The exported file disagrees by more than its precision explains.
+    """
+    limits, expected = _LIMITS[precision], compared.expected
+    difference = float(np.abs(compared.found - expected).max())
+    if not difference <= limits.probability:
         raise InputError(
             f"the exported model differs from the original by {difference:.2g} in a probability on equal pixels, which "
-            "is more than rounding. Nothing was written; please report it with the model's name."
+            "is more than rounding. Nothing was written. Use another `format`, and please report the model's name."
         )
-    from_file = found
-    if all(files) and own.bands is None:
-        from_file = np.concatenate([_from_file(runtime, file, raw=raw) for file in files])
-    same = (_labels(network, from_file) == _labels(network, expected)).all(axis=1)
-    wrong = ~same & (_margin(network, expected) > _UNDECIDED)
-    if wrong.any():
+    same = (_labels(network, compared.from_file) == _labels(network, expected)).all(axis=1)
+    wrong = ~same & (_margin(network, expected) > limits.undecided)
+    if wrong.mean() > limits.other_labels:
+        first = dataset.paths[compared.rows[int(wrong.argmax())]]
+        fix = (
+            "Use `half` instead" if precision == "int8" else "Use another `format`, and please report the model's name"
+        )
         raise InputError(
             f"the exported model labels {int(wrong.sum())} of {len(same)} images differently from file to label, first "
-            f"{dataset.paths[int(wrong.argmax())]}. Nothing was written; please report it with the model's name."
+            f"{first}. Nothing was written. {fix}."
         )
-    seconds = []
-    for index in range(min(_TIMED, len(inputs))):
-        start = time.perf_counter()
-        runtime.run(inputs[index : index + 1])
-        seconds.append(time.perf_counter() - start)
-    return Agreement(
-        len(same),
-        difference,
-        float(np.abs(from_file - expected).max()),
-        float(same.mean()),
-        1000 * statistics.median(seconds),
-    )
+    largest = float(np.abs(compared.from_file - expected).max())
+    return Agreement(len(same), difference, largest, float(same.mean()), compared.milliseconds)
 
 
-def _read(network: Network, dataset: ImageDataset) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """(n, S, S, C) pixels of the readable images, and their files; '' for one inside an archive."""
-    reader = eval_reader(dataset)
-    pixels, files = [], []
-    for row, file in enumerate(resolved_files(dataset)):
-        try:
-            pixels.append(load_eval_image(reader.source(row), network.preprocessing))
-        except UnreadableImageError:
-            continue
-        files.append(file if Path(file).is_file() else "")
-    if not pixels:
-        raise InputError(f"no image of {dataset.source} can be read. Give others with `data`.")
-    return np.stack(pixels), files
+@dataclass(frozen=True)
+class AccuracyDifference:
+    """Accuracy of an exported file on labeled images, and its difference to the model's: export minus model.
+
+    Attributes:
+        num_images: Labeled images.
+        accuracy: Fraction of them that the exported file labels correctly; of a multi-label image all its labels.
+        difference: Difference of the accuracy, with its 95 % interval.
+        f1: Difference of the F1 of each class with images.
+    """
+
+    num_images: int
+    accuracy: float
+    difference: Difference
+    f1: dict[str, Difference]
 
 
-def _uncropped(pixels: npt.NDArray[np.uint8], own: Preprocessing) -> npt.NDArray[np.uint8]:
+def accuracy_difference(
+    compared: Compared, network: Network, targets: Ints, clusters: Ints | None = None
+) -> AccuracyDifference | None:
+    """The difference that an exported file makes on images with (n,) or (n, M) class ids; None without labels.
+
+    ``clusters`` are (n,) ids of images that belong together. Unlabeled images, of id -1, do not count.
+    """
+    known = targets >= 0 if targets.ndim == 1 else (targets >= 0).any(axis=1)
+    if not known.any():
+        return None
+    labels, names = targets[known], network.class_names
+    units = (np.arange(len(targets)) if clusters is None else clusters)[known]
+    key = Key.of(0).fold("export")
+    shares = compared.from_file[known], compared.expected[known]
+    if labels.ndim == 1:
+        one, other = (each.argmax(axis=1) for each in shares)
+        found = paired_difference(labels, one, other, units, len(names), key=key)
+        f1 = {names[k]: found[f"f1:{k}"] for k in np.unique(labels).tolist()}
+        return AccuracyDifference(len(labels), float((one == labels).mean()), found["top1"], f1)
+    true = np.zeros((len(labels), len(names)), np.int64)
+    images, columns = np.nonzero(labels >= 0)
+    true[images, labels[images, columns]] = 1
+    one, other = (assigned_labels(each, network.activation).astype(np.int64) for each in shares)
+    # Whether all labels are right is a class of two, of which every image has the second.
+    exact, other_exact = ((each == true).all(axis=1).astype(np.int64) for each in (one, other))
+    difference = paired_difference(np.ones_like(exact), exact, other_exact, units, 2, key=key)["top1"]
+    f1 = {}
+    for k in np.flatnonzero(true.any(axis=0)).tolist():
+        found = paired_difference(true[:, k], one[:, k], other[:, k], units, 2, key=key.fold("class", k))
+        f1[names[k]] = found["f1:1"]
+    return AccuracyDifference(len(labels), float(exact.mean()), difference, f1)
+
+
+def _uncropped(pixels: Pixels, own: Preprocessing) -> Pixels:
     """Raw images (n, H, W, C) of which the preprocessing cuts exactly these pixels."""
-    px = own.image_size
-    fits = [side for side in range(px, 4 * px) if round(side * own.crop_pct) == px and (side - px) % 2 == 0]
-    margin = ((fits or [px])[0] - px) // 2
-    return np.pad(pixels, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    spare = round(own.image_size / own.crop_pct) - own.image_size
+    margins = (spare // 2, spare - spare // 2)
+    return np.pad(pixels, ((0, 0), margins, margins, (0, 0)))
 
 
-def _from_file(runtime: Runtime, file: str, *, raw: bool) -> npt.NDArray[np.float32]:
+def _from_file(session: Session, file: str) -> Floats:
     """(1, K) probabilities by the code that travels with the export."""
-    if raw:
-        return runtime.run(np.asarray(load_image(file))[None])[1]
-    pixels = classify.load_pixels(file, runtime.metadata)
-    return runtime.run(classify.normalize(pixels[None], runtime.metadata))[1]
+    return session.run(classify.load_input(file, session.metadata))[1]
 
 
-def _probabilities(network: Network, logits: torch.Tensor) -> npt.NDArray[np.float32]:
-    return probabilities(logits, network.activation).numpy()
-
-
-def _labels(network: Network, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+def _labels(network: Network, shares: Floats) -> Ints:
+    """(n, 1) the most probable class; of a multi-label model (n, K) whether each class is assigned."""
     if network.activation == "sigmoid":
-        return assigned_labels(shares, network.activation).astype(np.intp)
-    return np.asarray(np.argmax(shares, axis=1, keepdims=True), np.intp)
+        return assigned_labels(shares, network.activation).astype(np.int64)
+    return np.asarray(shares.argmax(axis=1)[:, None], np.int64)
 
 
-def _margin(network: Network, shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _margin(network: Network, shares: Floats) -> Floats:
     """How decided each row is: distance of the two best, or of the label nearest to 0.5."""
     if network.activation == "sigmoid" or shares.shape[1] == 1:
         return np.asarray(np.abs(shares - 0.5).min(axis=1))

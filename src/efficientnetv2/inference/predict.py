@@ -36,9 +36,10 @@ from efficientnetv2.utils.shell import shell_join
 _BATCH = 64
 _CPU = torch.device("cpu")
 
+Engine = Literal["auto", "torch", "onnxruntime", "openvino"]  # see ``exporters.engines``
 Compute = Callable[[Tensor], Tensor]  # (n, C, S, S) uint8 pixels to (n, K) calibrated logits
-# From network, preprocessing, first batch and number of images to what computes; None is PyTorch.
-PickEngine = Callable[[Network, Preprocessing, Tensor, int], Compute | None]
+# From network, preprocessing, first batch and number of images, if it is known, to what computes; None is PyTorch.
+PickEngine = Callable[[Network, Preprocessing, Tensor, int | None], Compute | None]
 Progress = Callable[[int], object]  # takes the number of images done so far
 
 
@@ -49,8 +50,8 @@ class Runtime:
     device: torch.device = _CPU
     workers: int = 0  # processes that read images; 0 reads in this one
     strict: bool = False  # refuse the first unreadable image instead of skipping it
-    pick_engine: PickEngine | None = None  # what computes instead of PyTorch, if anything
     world: World = SINGLE_PROCESS
+    pick_engine: PickEngine | None = None  # None computes with PyTorch
 
 
 THIS_PROCESS = Runtime()
@@ -97,7 +98,7 @@ def predict(
 
     ``batches`` are (n, C, H, W) uint8, split where memory runs out. ``progress`` is called after each with the number
     of images so far, ``on_batch`` with its logits. With ``num_images``, an upper bound, the logits are never in memory
-    twice. The network moves to ``device``, and keeps its training mode.
+    twice. ``pick_engine`` sees the first batch. The network moves to ``device``, and keeps its training mode.
     """
     require_classes(network)
     temperature = 1.0 if network.calibration is None else network.calibration.temperature
@@ -105,7 +106,7 @@ def predict(
 
     def logits(images: Tensor) -> Tensor:
         if not picked:
-            picked.append(None if pick_engine is None else pick_engine(network, preprocessing, images, num_images or 0))
+            picked.append(None if pick_engine is None else pick_engine(network, preprocessing, images, num_images))
         if picked[0] is not None:
             return picked[0](images)
         inputs = normalize(images, mean=preprocessing.mean, std=preprocessing.std)

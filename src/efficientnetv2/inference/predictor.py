@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ from efficientnetv2.data.raster_checks import (
     not_geotiff_fault,
 )
 from efficientnetv2.data.readers import default_bands
-from efficientnetv2.inference.predict import PickEngine, embed, predict, require_classes, require_image_channels
+from efficientnetv2.inference.predict import Engine, PickEngine, embed, predict, require_classes, require_image_channels
 from efficientnetv2.metrics.multilabel import assigned_labels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
@@ -78,6 +79,9 @@ class Predictor:
         device: Device to compute on: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". The network
             moves to this device and stays there.
         batch_size: Number of images to compute at a time, at least 1.
+        engine: What computes: "torch", "onnxruntime", "openvino" (extras), or "auto" for the fastest installed one
+            that agrees with PyTorch on the first batch. Others than "torch" export the network at the first call,
+            which takes seconds; later changes of the network do not count. ``embed`` always uses PyTorch.
 
     Attributes:
         network: The network.
@@ -87,11 +91,16 @@ class Predictor:
 
     Raises:
         InputError: The model file can't be read, has no classes, or takes other channels than files have; there is no
-            such device; or ``batch_size`` is less than 1.
+            such device; ``batch_size`` is less than 1; or the engine is unknown, not installed, or for CPUs only.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | Network, *, device: str | torch.device = "auto", batch_size: int = 32
+        self,
+        model: str | os.PathLike[str] | Network,
+        *,
+        device: str | torch.device = "auto",
+        batch_size: int = 32,
+        engine: Engine = "torch",
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"`batch_size` must be 1 or more, not {batch_size!r}.")
@@ -105,6 +114,12 @@ class Predictor:
         self._file = None if isinstance(model, Network) else os.fspath(model)
         require_classes(self.network, self._file)
         require_image_channels(self.network, self._file)
+        if engine not in get_args(Engine):
+            raise InputError(f"`engine` must be one of {', '.join(get_args(Engine))}, not {engine!r}.")
+        self._pick_engine: PickEngine | None = None
+        if engine != "torch":  # by name: exporters use this package
+            engines = import_module("efficientnetv2.exporters.engines")
+            self._pick_engine = engines.engine_picker(engine, self.device)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -136,7 +151,13 @@ class Predictor:
         Raises:
             InputError: An image can't be read, or is none of these; or the network gives NaN.
         """
-        logits = predict(self.network, self._batches(images), preprocessing=self.preprocessing, device=self.device)
+        logits = predict(
+            self.network,
+            self._batches(images),
+            preprocessing=self.preprocessing,
+            device=self.device,
+            pick_engine=self._pick_engine,
+        )
         names = self.classes
         return [self._prediction(names, row) for row in probabilities(logits, self.network.activation)]
 

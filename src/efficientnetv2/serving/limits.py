@@ -12,8 +12,8 @@ from fastapi import Request
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from starlette.types import Message
 
-from efficientnetv2.data.open_image import ForeignFormatError, open_image
 from efficientnetv2.data.image_io import fault_of
+from efficientnetv2.data.open_image import ForeignFormatError, open_image
 from efficientnetv2.data.raster_checks import is_tiff
 from efficientnetv2.utils.errors import format_bytes
 

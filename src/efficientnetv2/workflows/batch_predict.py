@@ -24,8 +24,9 @@ from efficientnetv2.data.records import Ints, packed_record
 from efficientnetv2.data.shards.damage import ShardDamage
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.storage import Stat, store_at
-from efficientnetv2.exporters.engines import Engine, engine_picker
+from efficientnetv2.exporters.engines import engine_picker
 from efficientnetv2.inference.predict import (
+    Engine,
     Predictions,
     Runtime,
     predict_dataset,
@@ -66,9 +67,9 @@ class InferenceOptions:
     engine: Engine = "auto"
 
 
-def engine_of(name: str) -> Engine:
-    """A valid `engine`. Raises InputError."""
-    return cast(Engine, choice("engine", name, get_args(Engine)))
+def engine_of(name: str | None) -> Engine:
+    """A valid `engine`, None for "auto". Raises InputError."""
+    return cast(Engine, choice("engine", name or "auto", get_args(Engine)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ def start_processes(options: InferenceOptions) -> Iterator[Runtime]:
     with process_group(world, mend="Run it again."), nullcontext() if world.is_main_process else silenced():
         device = device_for_rank(options.device, world)
         workers = workers_for(options.workers, device, sharing=world.local_size)
-        yield Runtime(device, workers, options.strict, engine_picker(options.engine, device), world)
+        yield Runtime(device, workers, options.strict, world, engine_picker(options.engine, device))
 
 
 def device_for_rank(name: str, world: World) -> torch.device:

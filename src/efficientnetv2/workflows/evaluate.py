@@ -22,8 +22,7 @@ from efficientnetv2.evaluation.plots import SizeCurve
 from efficientnetv2.evaluation.predictions import SKIPPED, compare_predictions, write_skipped
 from efficientnetv2.evaluation.report_metadata import ReportMetadata
 from efficientnetv2.evaluation.report_sections import ReportInputs, predictions_frame
-from efficientnetv2.exporters.engines import Engine
-from efficientnetv2.inference.predict import Predictions, evaluate_sizes
+from efficientnetv2.inference.predict import Engine, Predictions, evaluate_sizes
 from efficientnetv2.metrics.calibration import fit_temperature
 from efficientnetv2.metrics.metric_intervals import metric_intervals
 from efficientnetv2.metrics.multilabel import MACRO_METRICS, compute_metrics, macro_metric

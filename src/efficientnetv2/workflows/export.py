@@ -3,73 +3,75 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.exporters import classify, runtimes
-from efficientnetv2.exporters.graph import ExportGraph, InputKind, class_names, metadata, write_program
-from efficientnetv2.exporters.onnx import write_onnx
-from efficientnetv2.exporters.openvino import write_openvino
-from efficientnetv2.exporters.triton import triton_config
-from efficientnetv2.exporters.verify import Agreement, verify
-from efficientnetv2.inference.predict import require_image_channels
+from efficientnetv2.data.records import Ints
+from efficientnetv2.evaluation.clusters import evaluation_clusters
+from efficientnetv2.exporters import classify
+from efficientnetv2.exporters.formats import NAMES, Format, is_export, open_session, write
+from efficientnetv2.exporters.graph import Encoding, InputKind, Pixels, Precision
+from efficientnetv2.exporters.quantize import CALIBRATION, require_calibration
+from efficientnetv2.exporters.verify import (
+    AccuracyDifference,
+    Agreement,
+    Compared,
+    accuracy_difference,
+    check,
+    compare,
+    read_pixels,
+)
+from efficientnetv2.inference.predict import require_classes, require_image_channels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.training.seen_images import find_run
+from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, pluralize
-from efficientnetv2.utils.io import write_text_atomically
+from efficientnetv2.utils.io import output_dir, read_object, write_atomically
 from efficientnetv2.utils.legacy import run_file
 from efficientnetv2.workflows.arguments import PathLike, api, choice, number, path_of, path_text
 
 _logger = logging.getLogger(__name__)
 
-Format = Literal["onnx", "openvino", "torch", "triton"]
-_NAMES = {"onnx": "model.onnx", "openvino": "model_openvino", "torch": "model.pt2", "triton": "model_triton"}
-_WRITERS: dict[str, Callable[..., None]] = {"onnx": write_onnx, "openvino": write_openvino, "torch": write_program}
+# Images to compare on; and with int8, whose loss of accuracy needs more for a narrow interval. Ours.
+_IMAGES, _INT8_IMAGES = 200, 2_000
 
 
 @dataclass(frozen=True)
 class Export:
     """An exported model.
 
-    Example::
-
-        import efficientnetv2 as ev2
-
-        exported = ev2.export("runs/mine")
-        exported.path, exported.size_bytes, exported.agreement.label_agreement
-
     Attributes:
         path: The file, or the folder of a format that has several files.
         format: See `export`.
+        precision: "float32", "float16" or "int8".
         runtime: Package and version that ran it.
-        size_bytes: Of all files.
+        size_bytes: Size of all files.
         agreement: How it compares with the original.
+        accuracy: With int8 and labeled images, the difference of the accuracy; otherwise None.
+        float_layers: With int8, the layers that stay in float.
     """
 
     path: Path
     format: Format
+    precision: Precision
     runtime: str
     size_bytes: int
     agreement: Agreement
+    accuracy: AccuracyDifference | None = None
+    float_layers: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {
-            "path": str(self.path),
-            "format": self.format,
-            "runtime": self.runtime,
-            "size_bytes": self.size_bytes,
-            **asdict(self.agreement),
-        }
+        plain = asdict(self)
+        agreement = plain.pop("agreement")
+        return {**plain, **agreement, "path": str(self.path)}
 
 
 @api
@@ -80,14 +82,16 @@ def export(
     *,
     input: InputKind = "float",
     half: bool = False,
+    int8: bool = False,
     data: PathLike | None = None,
-    num_images: int = 200,
+    calibration: PathLike | None = None,
+    num_images: int | None = None,
     overwrite: bool = False,
 ) -> Export:
     """Export a model, and check that its own runtime predicts the same from image file to label.
 
     Class names and preprocessing travel in the file; an ensemble and test-time augmentation become part of it.
-    Beside ONNX files `classify.py` shows how to use them without this package.
+    Next to an ONNX file, `classify.py` shows how to use it without this package.
 
     Example::
 
@@ -100,78 +104,179 @@ def export(
         model: A run, a cross-validation, or the path of one or of a model file.
         format: "onnx"; "openvino" (folder with model.xml); "torch" (a `torch.export` program, .pt2); or "triton" (a
             model repository that Triton, KServe and OpenVINO Model Server serve).
-        output: File or folder to write. Default: beside the model file.
+        output: File or folder to write. Default: next to the model file.
         input: "float" takes normalized images (N, C, S, S); "uint8" takes images of any size, (N, H, W, C), and
             resizes and normalizes them in the model.
         half: Store weights in half precision.
-        data: Images to compare on, as `predict` takes them. Default: the validation images of the run.
-        num_images: Number of images to compare on, at most.
-        overwrite: Replace the output if it exists.
+        int8: Quantize weights and activations to 8 bits. The result has the difference of the accuracy.
+        data: Images to compare on, as `predict` takes them. Default: the validation images of the run, and if these
+            are fewer than 200, also some that trained it.
+        calibration: Images that give the ranges of the activations for ``int8``, at least 100. Default: 300 training
+            images of the run.
+        num_images: Number of images to compare on, at most. Default: 200; with ``int8`` 2,000.
+        overwrite: Replace the output if it is an earlier export.
 
     Raises:
-        InputError: The exported model predicts differently; or an argument that the caller can fix.
+        InputError: The exported model predicts differently; or an argument that the caller can fix. Nothing is
+            written then.
     """
     path = Path(path_text("model", model))
     choice("format", format, get_args(Format))
     choice("input", input, get_args(InputKind))
     number("num_images", num_images, 1)
-    if format == "torch" and (input == "uint8" or half):
-        raise InputError("`format` torch takes normalized float images in float32. Leave `input` and `half` out.")
-    network = model_file.load(path)
-    require_image_channels(network, path)
-    target = path_of("output", output) or (path if path.is_dir() else path.parent) / _NAMES[format]
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists. Give another `output`, or replace it with `overwrite=True`.")
-    dataset = _images(network, path, data, num_images)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
+    precision = _precision(half=half, int8=int8)
+    if format == "torch" and (input == "uint8" or precision != "float32"):
+        raise InputError("`format=torch` takes normalized images in float32. Leave `input`, `half` and `int8` out.")
+    if calibration is not None and not int8:
+        raise InputError("`calibration` is for `int8`. Give both, or leave it out.")
+    target = path_of("output", output) or (path if path.is_dir() else path.parent) / NAMES[format]
+    _check_target(target, format, overwrite=overwrite)
+    network = load_exportable(path)
+    dataset = comparison_images(network, path, data, num_images or (_INT8_IMAGES if int8 else _IMAGES))
+    encoding = Encoding(input, precision, calibration_images(network, path, calibration) if int8 else None)
+    with (
+        signals_as_ctrl_c(),
+        output_dir(target.parent, "`output`"),
+        TemporaryDirectory(
+            dir=target.parent, prefix=f".{target.name}.", suffix=".partial", ignore_cleanup_errors=True
+        ) as folder,
+    ):
         made = Path(folder) / target.name
-        file = _write(network, made, format, input, half=half)
-        _logger.info(f"Comparing on {pluralize(len(dataset), 'image')} from {dataset.source}.")
-        runtime = runtimes.OPEN[_engine(format)](file)
-        agreement = verify(network, runtime, dataset, half=half)
-        size = sum(part.stat().st_size for part in ([made] if made.is_file() else made.rglob("*")) if part.is_file())
-        if target.is_dir():
-            shutil.rmtree(target)
-        made.replace(target)
-    if format == "onnx" and network.preprocessing.bands is None:
-        write_text_atomically(target.with_name("classify.py"), Path(classify.__file__).read_text(encoding="utf-8"))
-    return Export(target, format, runtime.name, size, agreement)
+        file, float_layers = write(network, made, format, encoding)
+        few = "" if len(dataset) >= _IMAGES else f" Name at least {_IMAGES} with `data` for a stronger proof."
+        _logger.info(f"Comparing on {pluralize(len(dataset), 'image')} of {dataset.source}.{few}")
+        session = open_session(format, file)
+        compared, runtime = compare(network, session, dataset), session.name
+        del session  # Windows moves no file that is open
+        agreement = check(compared, network, dataset, precision)
+        accuracy = paired_accuracy(network, path, dataset, compared) if int8 else None
+        size = size_of(made)
+        if format == "onnx" and network.preprocessing.bands is None:
+            write_atomically(_script(target), lambda part: part.write_bytes(Path(classify.__file__).read_bytes()))
+        _replace(target, made, Path(folder) / "before")
+    return Export(target, format, precision, runtime, size, agreement, accuracy, float_layers)
 
 
-def _engine(format: Format) -> str:
-    return "onnx" if format == "triton" else format
+def load_exportable(path: Path) -> Network:
+    """A model that has classes and takes what image files have. Raises InputError."""
+    network = model_file.load(path)
+    require_classes(network, path)
+    require_image_channels(network, path)
+    return network
 
 
-def _write(network: Network, target: Path, format: Format, input_kind: InputKind, *, half: bool) -> Path:
-    """Write a format; returns the file that its runtime opens."""
-    file = target
-    if format == "openvino":
-        file = target / "model.xml"
-    elif format == "triton":
-        file = target / "efficientnetv2" / "1" / "model.onnx"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    about = metadata(network, input_kind)
-    _WRITERS[_engine(format)](ExportGraph(network), file, input_kind=input_kind, half=half, metadata=about)
-    if format == "triton":
-        folder = file.parent.parent
-        (folder / "config.pbtxt").write_text(triton_config(folder.name, network, input_kind), encoding="utf-8")
-        (folder / "labels.txt").write_text("\n".join([*class_names(network), ""]), encoding="utf-8")
-    return file
-
-
-def _images(network: Network, model: Path, data: PathLike | None, most: int) -> ImageDataset:
-    """Images to compare on: those given, or the validation images of the run."""
-    run = find_run(model)
+def comparison_images(network: Network, model: Path, data: PathLike | None, most: int) -> ImageDataset:
+    """Images to compare on: those given; else of the run, the validation images first."""
     if data is not None:
         dataset = DataConfig(path_text("data", data)).read(require_labels=False, for_training=False)
-    elif run is not None:
-        dataset = ImageDataset.from_csv(run_file(run, "dataset.csv"), root=run.absolute(), source=str(run))
-        held_out = [split for split in ("val", "test", "train") if (dataset.split == split).any()]
-        dataset = dataset.subset(held_out[0]) if held_out else dataset
+        return _part(network, dataset, _spread(np.arange(len(dataset)), most))
+    dataset = _run_dataset(model, "to compare on", "data")
+    rows = _spread(np.flatnonzero(dataset.split == "val"), most)
+    for split in ("minival", "train"):  # the test images are for `evaluate` alone
+        lacking = min(most, _IMAGES) - len(rows)
+        rows = np.concatenate([rows, _spread(np.flatnonzero(dataset.split == split), lacking)])
+    return _part(network, dataset, rows)
+
+
+def calibration_images(network: Network, model: Path, data: PathLike | None) -> Pixels:
+    """(n, S, S, C) training images of the run, or others, as the model sees them, for int8."""
+    if data is not None:
+        dataset = DataConfig(path_text("calibration", data)).read(require_labels=False, for_training=False)
+        rows = np.arange(len(dataset))
     else:
+        dataset = _run_dataset(model, "to calibrate int8 with", "calibration")
+        rows = np.flatnonzero(dataset.split == "train")
+    require_calibration(len(rows))
+    part = _part(network, dataset, _spread(rows, CALIBRATION))
+    pixels = [batch for _, batch in read_pixels(network, part)]
+    require_calibration(sum(map(len, pixels)))
+    return np.concatenate(pixels)
+
+
+def paired_accuracy(
+    network: Network, model: Path, dataset: ImageDataset, compared: Compared
+) -> AccuracyDifference | None:
+    """The accuracy of an exported model minus that of the model, on validation images where there are some."""
+    compared_images = dataset.select(compared.rows)
+    rows = np.flatnonzero(compared_images.split == "val")
+    if not len(rows):
+        rows = np.arange(len(compared_images))
+        if (compared_images.split == "train").any():
+            _logger.info("There are no validation images: the accuracy is on images that trained the model.")
+    images = compared_images.select(rows)
+    clusters = evaluation_clusters(find_run(model), images)
+    units = None if clusters is None else clusters.clusters
+    return accuracy_difference(compared.select(rows), network, _targets(network, images), units)
+
+
+def size_of(made: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(part.stat().st_size for part in ([made] if made.is_file() else made.rglob("*")) if part.is_file())
+
+
+def _precision(*, half: bool, int8: bool) -> Precision:
+    if half and int8:
+        raise InputError("`half` and `int8` exclude each other. Give one of them.")
+    return "float16" if half else "int8" if int8 else "float32"
+
+
+def _check_target(target: Path, format: Format, *, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, or would replace something else."""
+    if target.exists() and not overwrite:
+        raise InputError(f"`output` {target} exists. Give another one, or replace it with `overwrite=True`.")
+    if target.exists() and not is_export(target, format):
+        raise InputError(f"`output` {target} exists, and is no export in the format {format}. Give another one.")
+    script = _script(target)
+    if format == "onnx" and script.exists() and not _is_classify(script):
+        raise InputError(f"`output`: {script} exists, and is another program. Rename it, or give another folder.")
+
+
+def _script(target: Path) -> Path:
+    return target.with_name("classify.py")
+
+
+def _is_classify(script: Path) -> bool:
+    first = Path(classify.__file__).read_bytes().partition(b"\n")[0]
+    return script.is_file() and script.read_bytes().startswith(first)
+
+
+def _replace(target: Path, made: Path, before: Path) -> None:
+    """Put a file or folder in its place; an earlier export goes to ``before``."""
+    if made.is_file():
+        write_atomically(target, made.replace)
+        return
+    if target.exists():
+        target.replace(before)
+    made.replace(target)
+
+
+def _run_dataset(model: Path, purpose: str, argument: str) -> ImageDataset:
+    """The images of the run that a model lies in."""
+    run = find_run(model)
+    if run is None:
         raise InputError(
-            f"{model} is not in the folder of its run, so there are no images to compare on. Name some with `data`."
+            f"{model} is not in the folder of its run, so there are no images {purpose}. Name some with `{argument}`."
         )
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(np.int64))
+    start = run_file(run, "run.json")
+    facts = read_object(start, fix="Copy the run again.") if start.is_file() else {}
+    separator = facts.get("label_separator")
+    return ImageDataset.from_csv(
+        run_file(run, "dataset.csv"), root=run.absolute(), source=str(run), separator=separator
+    )
+
+
+def _spread(rows: Ints, most: int) -> Ints:
+    """At most so many of the rows, evenly spread, so that all classes of a sorted dataset are among them."""
+    places = np.linspace(0, len(rows) - 1, max(0, min(most, len(rows)))).round().astype(np.int64)
+    return rows[np.unique(places)]
+
+
+def _part(network: Network, dataset: ImageDataset, rows: Ints) -> ImageDataset:
     return replace(dataset.select(rows), bands=network.preprocessing.bands)
+
+
+def _targets(network: Network, images: ImageDataset) -> Ints:
+    """(n,) or (n, M) classes of the network, -1 for none."""
+    known = {name: number for number, name in enumerate(network.class_names)}
+    numbers = np.array([*(known.get(name, -1) for name in images.class_names), -1], np.int64)
+    return numbers[images.targets]

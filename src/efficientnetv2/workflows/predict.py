@@ -20,8 +20,7 @@ from efficientnetv2.evaluation.predictions import (
     write_predictions,
     write_skipped,
 )
-from efficientnetv2.exporters.engines import Engine
-from efficientnetv2.inference.predict import Predictions
+from efficientnetv2.inference.predict import Engine, Predictions
 from efficientnetv2.preprocessing import TTA
 from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.utils.distributed import broadcast_from_main

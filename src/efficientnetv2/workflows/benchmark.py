@@ -1,0 +1,155 @@
+"""Compare the formats that a model can be exported to: `efficientnetv2.benchmark`."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from efficientnetv2.data.dataset import ImageDataset
+from efficientnetv2.exporters.formats import NAMES, installed, open_session, write
+from efficientnetv2.exporters.graph import Encoding, ExportGraph, Floats, metadata, model_input, to_batch
+from efficientnetv2.exporters.runtimes import Session
+from efficientnetv2.exporters.verify import Compared, check, compare, read_pixels
+from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.utils.device import place
+from efficientnetv2.utils.errors import InputError
+from efficientnetv2.workflows import arguments
+from efficientnetv2.workflows.arguments import PathLike, api, path_text
+from efficientnetv2.workflows.export import (
+    calibration_images,
+    comparison_images,
+    load_exportable,
+    paired_accuracy,
+    size_of,
+)
+
+_logger = logging.getLogger(__name__)
+
+# Rounds in which the formats are timed in turn, and the most images of a batch. Ours.
+_ROUNDS, _BATCH = 7, 32
+
+
+@api
+def benchmark(
+    model: PathLike, data: PathLike | None = None, *, calibration: PathLike | None = None, num_images: int = 500
+) -> pd.DataFrame:
+    """Export a model to each format that is installed, and compare size, accuracy and speed. Writes no file.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        table = ev2.benchmark("runs/mine")
+        print(table[["format", "precision", "megabytes", "difference", "milliseconds", "images_per_s"]])
+
+    Args:
+        model: A run, a cross-validation, or the path of one or of a model file.
+        data: Images to compare on. Default: the validation images of the run, see `export`.
+        calibration: Images for int8, see `export`.
+        num_images: Number of images to compare on, at most.
+
+    Returns:
+        A row per format and precision; the first is the model in PyTorch. ``accuracy`` is on the labeled images;
+        ``difference``, from ``low`` to ``high``, its paired difference to the model with the 95 % interval;
+        ``label_agreement`` the fraction of all images with the model's label. ``milliseconds`` is the median of a
+        single image, ``images_per_s`` that of a batch, both without reading images, with as many threads as PyTorch
+        uses. ``error`` has why a format could not be exported, and is empty otherwise.
+
+    Raises:
+        InputError: An argument that the caller can fix.
+    """
+    path = Path(path_text("model", model))
+    arguments.number("num_images", num_images, 1)
+    network = load_exportable(path)
+    dataset = comparison_images(network, path, data, num_images)
+    sessions = {0: _in_pytorch(network)}
+    own = compare(network, sessions[0], dataset)
+    own = replace(own, from_file=own.expected)
+    rows: list[dict[str, Any]] = [{"format": "PyTorch", "precision": "float32", "runtime": sessions[0].name}]
+    rows[0]["megabytes"] = sum(weight.nbytes for weight in network.state_dict().values()) / 1e6
+    rows[0] |= {"label_agreement": 1.0, **_accuracy(network, path, dataset, own)}
+    calibrate = cache(lambda: calibration_images(network, path, calibration))
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for format, precision in installed():
+            target = Path(folder) / precision / NAMES[format]
+            row: dict[str, Any] = {"format": format, "precision": precision}
+            rows.append(row)
+            _logger.info(f"Exporting: {format}, {precision}.")
+            try:
+                encoding = Encoding("float", precision, calibrate() if precision == "int8" else None)
+                file, _ = write(network, target, format, encoding)
+                session = open_session(format, file)
+                row |= {"runtime": session.name, "megabytes": size_of(target) / 1e6}
+                found = compare(network, session, dataset, own.expected)
+                row["label_agreement"] = check(found, network, dataset, precision).label_agreement
+            except InputError as error:
+                row["error"] = str(error)
+                continue
+            row |= _accuracy(network, path, dataset, found)
+            sessions[len(rows) - 1] = session
+        for number, timings in _timings(sessions, _sample(network, dataset)).items():
+            rows[number] |= timings
+        sessions.clear()
+    columns = (
+        "format", "precision", "runtime", "megabytes", "accuracy", "difference", "low", "high", "label_agreement",
+        "milliseconds", "images_per_s", "error",
+    )  # fmt: skip
+    return pd.DataFrame([{"runtime": "", "error": "", **row} for row in rows], columns=pd.Index(columns))
+
+
+def _in_pytorch(network: Network) -> Session:
+    """The model itself, run as an exported file would be."""
+    graph = ExportGraph(network)
+    place(graph, torch.device("cpu"))
+
+    def run(images: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        with torch.inference_mode():
+            logits, shares = graph(torch.from_numpy(images).contiguous(memory_format=torch.channels_last))
+        return logits.numpy(), shares.numpy()
+
+    return Session(f"torch {torch.__version__}", run, metadata(network, "float"))
+
+
+def _accuracy(network: Network, model: Path, dataset: ImageDataset, compared: Compared) -> dict[str, float]:
+    found = paired_accuracy(network, model, dataset, compared)
+    if found is None:
+        return {}
+    difference = found.difference
+    ends = {"difference": difference.value, "low": difference.low, "high": difference.high}
+    return {"accuracy": found.accuracy, **ends}
+
+
+def _sample(network: Network, dataset: ImageDataset) -> Floats:
+    """A batch of images to time with."""
+    _, pixels = next(read_pixels(network, dataset))
+    return model_input(to_batch(pixels[:_BATCH]), network.preprocessing)
+
+
+def _timings(sessions: Mapping[int, Session], images: Floats) -> dict[int, dict[str, float]]:
+    """Milliseconds of an image and images per second, of sessions that take turns after a first round."""
+    seconds: dict[int, list[tuple[float, float]]] = {key: [] for key in sessions}
+    for _ in range(_ROUNDS + 1):
+        for key, session in sessions.items():
+            seconds[key].append((_seconds(session, images[:1]), _seconds(session, images)))
+    found = {}
+    for key, rounds in seconds.items():
+        single, batch = (statistics.median(column) for column in zip(*rounds[1:], strict=True))
+        found[key] = {"milliseconds": 1000 * single, "images_per_s": len(images) / batch}
+    return found
+
+
+def _seconds(session: Session, images: Floats) -> float:
+    start = time.perf_counter()
+    session.run(images)
+    return time.perf_counter() - start

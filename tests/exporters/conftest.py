@@ -1,0 +1,81 @@
+"""Small models and photos to export; a graph is traced once, as that takes longest."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
+from efficientnetv2.models.efficientnet import EfficientNet
+from efficientnetv2.models.provenance import Calibration
+from efficientnetv2.preprocessing import Preprocessing
+
+NAMES = ("forest", "pasture of cows", "maize")
+SMALL = Architecture(
+    stem_channels=8,
+    stages=(
+        Stage(fused_mbconv(expand=2, kernel=3), stride=2, channels=8, layers=1),
+        Stage(mbconv(expand=2, kernel=3, se=0.25), stride=2, channels=16, layers=2),
+    ),
+    head_channels=16,
+    padding="same",
+)
+
+
+def small_network(seed=0, *, activation="softmax", preprocessing=None, temperature=None):
+    """A network whose predictions differ from image to image; its batch norms have their own statistics."""
+    own = preprocessing or Preprocessing(image_size=32)
+    torch.manual_seed(seed)
+    network = EfficientNet(SMALL, num_classes=3, in_channels=own.channels)
+    network.train()
+    for _ in range(3):
+        network(torch.randn(8, own.channels, 32, 32))
+    network.eval()
+    torch.nn.init.normal_(next(m for m in network.modules() if isinstance(m, torch.nn.Linear)).weight, std=3.0)
+    network.preprocessing, network.class_names, network.activation = own, NAMES, activation
+    if temperature is not None:
+        network.calibration = Calibration(temperature, 100, "minival")
+    return network
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Colored gradients with noise in the formats and orientations of cameras."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        height, width = int(rng.integers(150, 300)), int(rng.integers(150, 300))
+        ramp = np.linspace(0, 1, width)[None, :, None] * rng.uniform(0, 255, 3) + rng.uniform(0, 60, (height, 1, 1))
+        image = Image.fromarray(np.clip(ramp + rng.normal(0, 10, (height, width, 3)), 0, 255).astype(np.uint8))
+        exif = Image.Exif()
+        exif[0x0112] = 1 + number % 8
+        image.save(folder / f"{number}.{'jpg' if number % 3 else 'png'}", exif=exif, quality=90)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _traced_once():
+    """Equal graphs are traced once: the same trace is behind formats, precisions and preprocessing."""
+    onnx = pytest.importorskip("onnx")
+    from efficientnetv2.exporters import onnx as module
+
+    trace, kept = module._traced, {}
+
+    def traced(graph):
+        own = graph.preprocessing
+        weights = {name: weight.numpy().tobytes() for name, weight in graph.state_dict().items()}
+        calibrations = [getattr(part, "calibration", None) for part in graph.modules()]
+        parts = (weights, repr(graph), own.image_size, own.tta, graph.network.activation, repr(calibrations))
+        key = hashlib.blake2b(pickle.dumps(parts)).digest()
+        if key not in kept:
+            kept[key] = trace(graph).SerializeToString()
+        return onnx.ModelProto.FromString(kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_traced", traced)
+        yield

@@ -1,0 +1,144 @@
+"""Engines predict what PyTorch predicts, and say which of them computes."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.exporters.conftest import small_network
+from tests.messages import mentioning, mentions
+
+import efficientnetv2 as ev2
+from efficientnetv2.exporters import engines, runtimes
+from efficientnetv2.models.ensemble import write_members
+from efficientnetv2.preprocessing import Preprocessing
+
+ENGINES = ["onnxruntime", "openvino"]
+CPU = {"device": "cpu", "workers": 0}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A calibrated model, and an ensemble of multi-label models with test-time augmentation."""
+    folder = tmp_path_factory.mktemp("models")
+    ev2.save(folder / "one.safetensors", small_network(temperature=1.7))
+    own = Preprocessing(image_size=32, tta="d4")
+    (folder / "ensemble").mkdir()
+    for seed in (1, 2):
+        member = small_network(seed, activation="sigmoid", preprocessing=own, temperature=1.5)
+        ev2.save(folder / "ensemble" / f"{seed}.safetensors", member)
+    write_members(folder / "ensemble", ["1.safetensors", "2.safetensors"])
+    return {"one": folder / "one.safetensors", "ensemble": folder / "ensemble"}
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO, "efficientnetv2")
+    return caplog
+
+
+@pytest.fixture
+def timings(monkeypatch):
+    """Seconds that `auto` measures: of the engines in their order, then of PyTorch."""
+
+    def set_timings(*seconds):
+        remaining = iter(seconds)
+        monkeypatch.setattr(engines, "_seconds", lambda run: next(remaining))
+        monkeypatch.setattr(engines, "_MIN_IMAGES", 1)
+
+    return set_timings
+
+
+def _predicted(*arguments, **words):
+    table = ev2.predict(*arguments, **CPU, **words)
+    return table["predicted_label"], table.select_dtypes("number").to_numpy()
+
+
+@pytest.mark.parametrize("name", ["one", "ensemble"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_predict_gives_the_same_with_each_engine(engine, name, models, photos, log):
+    pytest.importorskip(engine)
+    labels, expected = _predicted(models[name], photos, engine="torch")
+    assert not log.messages or not mentions(log.messages, "Engine")
+    found_labels, found = _predicted(models[name], photos, engine=engine)
+    pd.testing.assert_series_equal(found_labels, labels)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert sum(message.startswith("Engine:") for message in log.messages) == 1
+    assert mentions(log.messages, "Engine", engine)
+
+
+def test_evaluate_gives_the_same_metrics(models, photos, tmp_path):
+    files = sorted(photos.iterdir())
+    rows = [{"path": file, "label": ("forest", "maize")[number % 2]} for number, file in enumerate(files)]
+    table = tmp_path / "table.csv"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    results = [ev2.evaluate(models["one"], table, engine=engine, **CPU) for engine in ("torch", "onnxruntime")]
+    assert results[0].metrics == pytest.approx(results[1].metrics, abs=1e-4)
+
+
+def test_a_predictor_exports_once(models, photos, monkeypatch):
+    files, written = sorted(photos.iterdir()), []
+    write = engines.write_onnx
+    monkeypatch.setattr(engines, "write_onnx", lambda *words: written.append(1) or write(*words))
+    predict, plain = (ev2.Predictor(models["one"], device="cpu", engine=engine) for engine in ("onnxruntime", "torch"))
+    for part in (files[:5], files[5:]):
+        for found, expected in zip(predict(part), plain(part), strict=True):
+            assert found.label == expected.label
+            assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
+    assert len(written) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"), [((1, 2, 5), "openvino"), ((3, 1, 5), "onnxruntime"), ((3, 3, 3), "torch")]
+)
+def test_auto_takes_the_fastest(seconds, chosen, models, photos, timings, log):
+    pytest.importorskip("openvino")
+    timings(*seconds)
+    labels, expected = _predicted(models["one"], photos, engine="torch")
+    found_labels, found = _predicted(models["one"], photos, engine="auto")
+    assert list(found_labels) == list(labels)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert mentions(log.messages, "Engine", chosen)
+
+
+def test_auto_keeps_pytorch_for_few_images(models, photos, monkeypatch):
+    monkeypatch.setattr(engines, "write_onnx", None)
+    assert len(_predicted(models["one"], photos)[0]) == 12
+
+
+def _wrong(path):
+    session = runtimes.open_onnx(path)
+    return runtimes.Session("wrong", lambda images: tuple(x + 1e-2 * x**2 for x in session.run(images)), {})
+
+
+def test_an_engine_that_disagrees_computes_nothing(models, photos, monkeypatch, timings, log):
+    for name in ENGINES:
+        monkeypatch.setitem(engines._OPEN, name, _wrong)
+    with pytest.raises(ev2.InputError, match=mentioning("onnxruntime", "differs", "engine=torch")):
+        _predicted(models["one"], photos, engine="onnxruntime")
+    timings(1)
+    np.testing.assert_array_equal(
+        _predicted(models["one"], photos, engine="auto")[1], _predicted(models["one"], photos, engine="torch")[1]
+    )
+    assert mentions(log.messages, "Engine", "torch", "differs")
+
+
+def test_auto_survives_a_model_that_cannot_be_exported(models, photos, monkeypatch, timings, log):
+    def failing(*_):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(engines, "write_onnx", failing)
+    timings()
+    assert len(_predicted(models["one"], photos, engine="auto")[0]) == 12
+    assert mentions(log.messages, "Engine", "torch", "no such operator")
+
+
+def test_wrong_engines_are_refused(models, photos):
+    with pytest.raises(ev2.InputError, match=mentioning("engine", "tensorrt", "onnxruntime")):
+        ev2.predict(models["one"], photos, engine="tensorrt")
+    with pytest.raises(ev2.InputError, match=mentioning("engine", "tensorrt", "onnxruntime")):
+        ev2.Predictor(models["one"], engine="tensorrt")
+    with pytest.raises(ev2.InputError, match=mentioning("openvino", "cuda", "device=cpu")):
+        engines.engine_picker("openvino", torch.device("cuda"))
+    assert engines.engine_picker("auto", torch.device("cuda")) is None

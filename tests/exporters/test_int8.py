@@ -1,0 +1,116 @@
+"""int8 on a tiny trained model: its loss is measured, the layers in float are named; and the table of formats."""
+
+import numpy as np
+import pytest
+from tests.command_line import NETWORK
+from tests.conftest import COLORS, paint
+from tests.exporters.conftest import NAMES, small_network
+from tests.messages import mentioning, mentions
+
+import efficientnetv2 as ev2
+from efficientnetv2.cli import export as cli
+from efficientnetv2.cli.console import Screen
+from efficientnetv2.exporters.graph import to_batch
+from efficientnetv2.exporters.verify import Compared, accuracy_difference
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on three colors, with more than a hundred training images."""
+    folder = tmp_path_factory.mktemp("int8")
+    for name, color in COLORS.items():
+        for number in range(50):
+            paint(folder / "photos" / name / f"{number}.png", color, number, px=32)
+    return ev2.train(
+        folder / "photos", output=folder / "run", model=NETWORK, weights="none", recipe="quick", epochs=3, lr=0.01,
+        image_size=32, batch_size=16, workers=0, device="cpu", settings={"minival": None},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_int8_loses_little_and_says_how_much(format, run, tmp_path, capsys):
+    if format == "openvino":
+        pytest.importorskip("nncf")
+    made = ev2.export(run, format, tmp_path / "model.onnx", int8=True)
+    found = made.accuracy
+    assert made.precision == "int8"
+    assert found.num_images == int((run.predictions["true_label"] != "").sum())
+    assert found.difference.value >= -0.05
+    assert found.difference.low <= found.difference.value <= found.difference.high
+    assert set(found.f1) == set(COLORS)
+    assert made.agreement.label_agreement >= 0.95
+    if format == "onnx":
+        assert made.float_layers
+        assert all(".se." in layer for layer in made.float_layers)
+    assert made.to_json()["accuracy"]["difference"]["value"] == found.difference.value
+    with Screen() as screen:
+        cli._print_export(made, screen)
+    shown = capsys.readouterr().out
+    assert mentions(shown, "labeled images", "int8", "points", "95 %")
+    assert all(mentions(shown, name) for name in [*COLORS, *made.float_layers])
+
+
+def test_int8_calibrates_on_training_images_alone(run, tmp_path, monkeypatch):
+    from efficientnetv2.workflows import export as workflow
+
+    seen, read = [], workflow.read_pixels
+    monkeypatch.setattr(workflow, "read_pixels", lambda network, data: seen.append(data) or read(network, data))
+    ev2.export(run, output=tmp_path / "model.onnx", int8=True)
+    assert set(seen[0].split) == {"train"}
+
+
+def test_int8_that_changes_labels_is_refused(run, tmp_path, monkeypatch):
+    from efficientnetv2.exporters import onnx as module
+
+    def broken(model, calibration, own):
+        for weight in model.graph.initializer:
+            if weight.name.endswith("classifier.weight"):
+                weight.raw_data = bytes(len(weight.raw_data))
+        return model, ()
+
+    monkeypatch.setattr(module, "quantize_onnx", broken)
+    with pytest.raises(ev2.InputError, match=mentioning("differently", "half")):
+        ev2.export(run, output=tmp_path / "model.onnx", int8=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_has_each_installed_format(run, capsys):
+    table = ev2.benchmark(run, num_images=30)
+    assert list(table.loc[0, ["format", "precision"]]) == ["PyTorch", "float32"]
+    assert {("torch", "float32"), ("onnx", "float32"), ("onnx", "int8")} <= set(
+        zip(table["format"], table["precision"], strict=True)
+    )
+    assert (table["error"] == "").all()
+    assert (table[["megabytes", "milliseconds", "images_per_s"]] > 0).all(axis=None)
+    assert (table.loc[table["precision"] == "float32", "difference"] == 0).all()
+    assert (table["low"] <= table["difference"]).all()
+    assert table.loc[0, "accuracy"] == pytest.approx(table.loc[1, "accuracy"])
+    assert not list(run.path.glob("*.onnx"))
+    table.loc[1, "error"] = "the operator is unknown"
+    with Screen() as screen:
+        cli._print_benchmark(table, screen)
+    shown = capsys.readouterr().out
+    assert mentions(shown, "onnx", "int8", "points")
+    assert mentions(shown, "torch", "float32", "the operator is unknown")
+
+
+def test_the_difference_of_multi_label_images_counts_whole_images_and_classes():
+    network = small_network(activation="sigmoid")
+    expected = np.array([[0.9, 0.9, 0.1], [0.1, 0.9, 0.1], [0.9, 0.1, 0.1], [0.1, 0.1, 0.9]], np.float32)
+    found = expected.copy()
+    found[0, 1] = 0.2
+    targets = np.array([[0, 1], [1, -1], [0, -1], [-1, -1]])
+    result = accuracy_difference(Compared(np.arange(4), expected, found, found, 1.0), network, targets)
+    assert result.num_images == 3
+    assert result.accuracy == pytest.approx(2 / 3)
+    assert result.difference.value == pytest.approx(-1 / 3)
+    assert result.f1[NAMES[0]].value == 0
+    assert result.f1[NAMES[1]].value == pytest.approx(2 / 3 - 1)
+    assert NAMES[2] not in result.f1
+
+
+def test_pixels_become_a_batch_with_channels_first():
+    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    assert to_batch(pixels)[1, 2, 3, 0] == pixels[1, 3, 0, 2]
