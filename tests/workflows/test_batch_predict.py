@@ -139,7 +139,7 @@ def test_of_many_unreadable_files_the_first_are_named_and_the_rest_counted(model
 def test_of_many_damaged_shards_the_first_are_named(class_folders, tmp_path):
     write_shards(load_dataset(class_folders), tmp_path / "packed", PackOptions(shard_bytes=10**9, shard_images=2))
     for number in range(23):
-        (tmp_path / f"packed/pictures-{number:06d}.tar").unlink()
+        (tmp_path / f"packed/images-{number:06d}.tar").unlink()
     lines = logged_lines()
     damage = report_notes(load_dataset(tmp_path / "packed"), strict=False)
     assert len(damage.reasons) == 46

@@ -173,21 +173,21 @@ def test_pictures_of_a_url_go_by_it_and_by_the_state_of_their_shards(so_far, cla
 def test_they_are_written_now_and_then_and_a_damaged_part_is_passed_over(so_far, tmp_path):
     one = so_far(every_s=3600)
     one.add(*_answers([1]))
-    assert not (tmp_path / ".labels.csv.answers").exists()
+    assert not (tmp_path / ".labels.csv.partial").exists()
     assert one.write()
-    first = set((tmp_path / ".labels.csv.answers").iterdir())
+    first = set((tmp_path / ".labels.csv.partial").iterdir())
     one.add(*_answers([2, 3]))
     one.write()
-    (second,) = set((tmp_path / ".labels.csv.answers").iterdir()) - first
+    (second,) = set((tmp_path / ".labels.csv.partial").iterdir()) - first
     second.write_bytes(second.read_bytes()[:200])
     assert so_far().load()[0].tolist() == [1]
     one.remove()
-    assert not (tmp_path / ".labels.csv.answers").exists()
+    assert not (tmp_path / ".labels.csv.partial").exists()
     assert not one.write(), "nothing has come since"
 
 
 def test_a_disk_that_takes_no_more_is_told_of_once_and_costs_no_answer(so_far, tmp_path):
-    (tmp_path / ".labels.csv.answers").write_text("in the way")
+    (tmp_path / ".labels.csv.partial").write_text("in the way")
     one = so_far(every_s=0)
     one.add(*_answers([1]))
     one.add(*_answers([2]))
@@ -276,7 +276,7 @@ def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
     words = ("predict", MODEL, class_folders, "--device", "cpu", "--workers", "0", "--output", "labels.csv")
     done = effnetv2(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert not (tmp_path / ".labels.csv.answers").exists()
+    assert not (tmp_path / ".labels.csv.partial").exists()
     alone = pd.read_csv(tmp_path / "labels.csv")
     planted = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]])
     kept = so_far()
@@ -291,7 +291,7 @@ def test_the_same_command_goes_on_from_them(so_far, class_folders, tmp_path):
     np.testing.assert_allclose(table[[*CLASSES]].to_numpy()[[30, 3]], planted.softmax(1), atol=1e-4)
     others = [row for row in range(len(table)) if row not in (3, 30)]
     np.testing.assert_allclose(table[[*CLASSES]].to_numpy()[others], alone[[*CLASSES]].to_numpy()[others], atol=1e-4)
-    assert not (tmp_path / ".labels.csv.answers").exists()
+    assert not (tmp_path / ".labels.csv.partial").exists()
 
 
 def test_all_of_them_may_be_there(so_far, class_folders, tmp_path):

@@ -291,9 +291,9 @@ class Ticking:
     ("each_s", "left_s", "looked_at"),
     [
         ((0.01,) * 3, 100.0, [24, 288, 288]),  # all of train
-        ((0.1,) * 3, 100.0, [24, 187, 187]),  # 40 s, of which 2.4 are gone
+        ((0.1,) * 3, 100.0, [24, 112, 112]),  # 25 s, of which 2.4 are gone
         ((1.0,), 100.0, [24]),  # not even 100 images of each
-        ((0.1, 0.5), 100.0, [24, 187]),  # a busy moment
+        ((0.1, 0.5), 100.0, [24, 112]),  # a busy moment
     ],
 )
 def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, files, tmp_path, monkeypatch):
@@ -307,7 +307,7 @@ def test_comparing_keeps_to_its_part_of_the_time(each_s, left_s, looked_at, file
     budget = SimpleNamespace(left_s=left_s)
     after = select_weights(known, prepared, CPU, budget)
     assert clock.images == looked_at
-    assert clock.now <= 40 * 1.5 + 187 * 0.5
+    assert clock.now <= 25 * 1.5 + 112 * 0.5
     if len(looked_at) < 3:
         assert after.recipe.weights == starts[0].word
         assert after.comparison is None

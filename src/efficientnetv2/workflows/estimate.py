@@ -67,7 +67,15 @@ _COMPILE_S = 100.0
 
 
 class Estimate:
-    """Time, memory and disk of a training run that has not begun. ``seconds`` is the time of the whole run."""
+    """Time, memory and disk of a training run that has not begun. ``seconds`` is the time of the whole run.
+
+    Example::
+
+        import efficientnetv2 as ev2
+
+        cost = ev2.estimate("photos/", epochs=10)
+        cost.seconds, cost.memory_bytes, cost.disk_bytes
+    """
 
     def __init__(
         self, run: RunEstimate, cache: CacheEstimate | None, device: torch.device, notes: Sequence[str], epochs: float
