@@ -225,7 +225,7 @@ def _check_target(target: Path, format: Format, *, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise InputError(f"`output` {target} exists. Give another one, or replace it with `overwrite=True`.")
     if target.exists() and not is_export(target, format):
-        raise InputError(f"`output` {target} exists, and is no export in the format {format}. Give another one.")
+        raise InputError(f"`output` {target} exists and is not an export in the format {format}. Give another one.")
     script = _script(target)
     if format == "onnx" and script.exists() and not _is_classify(script):
         raise InputError(f"`output`: {script} exists, and is another program. Rename it, or give another folder.")
@@ -255,7 +255,7 @@ def _run_dataset(model: Path, purpose: str, argument: str) -> ImageDataset:
     run = find_run(model)
     if run is None:
         raise InputError(
-            f"{model} is not in the folder of its run, so there are no images {purpose}. Name some with `{argument}`."
+            f"{model} is not in the folder of its run: images {purpose} are not known. Name some with `{argument}`."
         )
     start = run_file(run, "run.json")
     facts = read_object(start, fix="Copy the run again.") if start.is_file() else {}
