@@ -47,6 +47,13 @@ _IMAGES, _INT8_IMAGES = 200, 2_000
 class Export:
     """An exported model.
 
+    Example::
+
+        import efficientnetv2 as ev2
+
+        exported = ev2.export("runs/mine")
+        exported.path, exported.size_bytes, exported.agreement
+
     Attributes:
         path: The file, or the folder of a format that has several files.
         format: See `export`.
