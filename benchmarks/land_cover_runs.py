@@ -22,7 +22,7 @@ from benchmarks.record import RESULTS, hardware
 from efficientnetv2.cli.console import Screen
 from efficientnetv2.cli.progress_bars import TrainingBar
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.nas.trial import exit_with_parent
+from efficientnetv2.nas.trial_process import exit_with_parent
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.run_request import RunOptions
 from efficientnetv2.utils.io import write_text_atomically

@@ -54,7 +54,8 @@ from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.nas.objective import Measurement, Reward
 from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.space import small_space
-from efficientnetv2.nas.trial import run_trial, to_measurement
+from efficientnetv2.nas.trial import to_measurement
+from efficientnetv2.nas.trial_process import run_trial
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.processes import keep_freed_memory
 

@@ -61,7 +61,8 @@ from efficientnetv2.metrics.confidence_intervals import wilson_interval
 from efficientnetv2.nas.proxy_task import ProxyTask
 from efficientnetv2.nas.space import Space, small_space
 from efficientnetv2.nas.stage_choices import Point
-from efficientnetv2.nas.trial import run_trial, to_measurement
+from efficientnetv2.nas.trial import to_measurement
+from efficientnetv2.nas.trial_process import run_trial
 from efficientnetv2.utils.io import write_text_atomically
 from efficientnetv2.utils.processes import keep_freed_memory
 

@@ -21,7 +21,7 @@ from efficientnetv2.nas.results import TrialRow, load_rows
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.storage import Storage, sqlite_url
 from efficientnetv2.nas.study import load_config, open_study
-from efficientnetv2.nas.trial import exit_with_parent
+from efficientnetv2.nas.trial_process import exit_with_parent
 from efficientnetv2.utils.processes import keep_freed_memory
 
 ENDLESS = 1_000_000  # trials of a study that its minutes end

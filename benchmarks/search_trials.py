@@ -25,7 +25,8 @@ from efficientnetv2.nas.proxy_task import ProxyTask, require_no_leakage
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.stage_choices import Point
 from efficientnetv2.nas.step_time import ReferenceTiming
-from efficientnetv2.nas.trial import run_trial, to_measurement
+from efficientnetv2.nas.trial import to_measurement
+from efficientnetv2.nas.trial_process import run_trial
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.recipe_io import validate_recipe, with_overrides
 from efficientnetv2.training.recipes import get_recipe

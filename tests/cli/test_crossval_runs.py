@@ -22,7 +22,7 @@ from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
-from efficientnetv2.training import linear_probe
+from efficientnetv2.training import weights_selection
 from efficientnetv2.training.initial_weights import WeightsCandidate
 from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.overrides import TrainOverrides
@@ -82,7 +82,7 @@ def test_each_fold_chooses_its_weights_and_repeats_the_recipe_settled_for_them(s
         right = learnt == (found == starts[0])
         return task.images.labels if right else 1 - task.images.labels
 
-    monkeypatch.setattr(linear_probe, "_predict", answers)
+    monkeypatch.setattr(weights_selection, "_predict", answers)
     monkeypatch.setattr(train_job, "_train", answered)
     place = RunOptions(out=tmp_path / "out", device="cpu", workers=0)
     runs = FoldTrainer(TrainOverrides(model=NETWORK, settings=SETTINGS), plan, place, data, contents, 0)
@@ -229,7 +229,7 @@ def test_the_members_of_a_fold_begin_alike_but_for_their_seeds(starts, tmp_path,
         compared.append(found.word)
         return task.images.labels if found == starts[len(compared) > 2] else 1 - task.images.labels
 
-    monkeypatch.setattr(linear_probe, "_predict", answers)
+    monkeypatch.setattr(weights_selection, "_predict", answers)
     monkeypatch.setattr(train_job, "_train", answered)
     data, plan = load_dataset(painted(tmp_path, 24)), CrossValConfig(folds=2, by="class", members=3)
     random = ("progressive.stages=2", "progressive.image_size={start: 32, end: 64}", "progressive.order=random")

@@ -23,11 +23,13 @@ from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture, Stage, fused_mbconv, mbconv
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.image_checks import validate_images
-from efficientnetv2.nas import trial as child
+from efficientnetv2.nas import trial as trial_module
+from efficientnetv2.nas import trial_process as child
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
 from efficientnetv2.nas.step_time import ReferenceTiming, StepTimeByPart, part_names
-from efficientnetv2.nas.trial import EpochDone, Failed, StepTimed, Trained, TrialResult, run_trial, to_measurement
+from efficientnetv2.nas.trial import EpochDone, Failed, StepTimed, Trained, TrialResult, to_measurement
+from efficientnetv2.nas.trial_process import run_trial
 from efficientnetv2.training.memory_probe import MemoryProbe
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS, MicrobatchPlan
 from efficientnetv2.training.recipe import Recipe
@@ -240,8 +242,10 @@ def test_a_step_that_is_not_the_sum_of_its_parts_is_measured_again(
     """The parts come to 0.1 s. More than 15 % away from that it is measured twice, and the steadier one counts."""
     proxy = proxy_of(class_folders, tmp_path)
     answers = [first, whole_of(0.12, apart=0.01)]
-    monkeypatch.setattr(child, "time_step", lambda *given, **more: answers.pop(0))
-    found = child.time_trial_step(TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False)
+    monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: answers.pop(0))
+    found = trial_module.time_trial_step(
+        TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False
+    )
     assert (2 - len(answers), found.time.median, found.measured) == (times, counts, True)
 
 
@@ -252,9 +256,9 @@ def test_a_step_that_is_known_is_measured_where_that_is_asked_for(
     by, verify, measured, class_folders, tmp_path, monkeypatch
 ):
     proxy = replace(proxy_of(class_folders, tmp_path), step_time=by)
-    monkeypatch.setattr(child, "time_step", lambda *given, **more: whole_of(0.11))
+    monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: whole_of(0.11))
     for turn in range(2):
-        found = child.time_trial_step(
+        found = trial_module.time_trial_step(
             TINY, proxy, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=verify or turn == 0
         )
     assert found.measured is measured
@@ -343,16 +347,18 @@ def test_what_is_timed_is_in_the_groups_that_are_trained(class_folders, tmp_path
         two = MicrobatchPlan({32: 2})
         return SimpleNamespace(recipe=recipe.model_copy(update={"ghost_batch_size": batch // 2}), microbatches=two)
 
-    monkeypatch.setattr(child, "resolve_recipe", settled)
-    halved = child.resolve_task(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
+    monkeypatch.setattr(trial_module, "resolve_recipe", settled)
+    halved = trial_module.resolve_task(TINY, replace(proxy, memory_gib=3.0), torch.device("cpu"))
     timed: list[tuple[Recipe, int]] = []
 
     def measured(network, recipe, *, groups_per_pass, **more):
         timed.append((recipe, groups_per_pass))
         return whole_of(0.1)
 
-    monkeypatch.setattr(child, "time_step", measured)
-    told = child.time_trial_step(TINY, halved, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False)
+    monkeypatch.setattr(trial_module, "time_step", measured)
+    told = trial_module.time_trial_step(
+        TINY, halved, torch.device("cpu"), MachineLock(tmp_path / "quiet"), verify=False
+    )
     assert limits == [3.0]
     own = {"ghost_batch_size": batch // 2, "model": TINY, "seed": 0, **PROXY_OVERRIDES}
     assert timed[0] == (proxy.recipe.model_copy(update=own), 2)
@@ -378,8 +384,8 @@ def test_the_network_that_tells_the_pace_is_timed_in_its_own_groups(
         )
 
     timed = []
-    monkeypatch.setattr(child, "resolve_recipe", settled)
-    monkeypatch.setattr(child, "time_step", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
+    monkeypatch.setattr(trial_module, "resolve_recipe", settled)
+    monkeypatch.setattr(trial_module, "time_step", lambda *given, **more: timed.append((given, more)) or whole_of(0.1))
     for name in ("exit_with_parent", "_redirect_output", "trial_setup"):
         monkeypatch.setattr(child, name, lambda *given: None)
     monkeypatch.setattr(child.timing, "measure_timings", lambda *given: None)
@@ -396,7 +402,7 @@ def test_a_group_that_is_given_and_does_not_fit_is_no_memory(class_folders, tmp_
     proxy = proxy_of(class_folders, tmp_path, "ghost_batch_size=8")
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
     with pytest.raises(MemoryShortError, match=mentioning("ghost_batch_size", "8", "4")):
-        child.resolve_task(TINY, proxy, torch.device("cpu"))
+        trial_module.resolve_task(TINY, proxy, torch.device("cpu"))
 
 
 def test_no_memory_for_the_network_that_tells_the_pace_is_no_result(class_folders, tmp_path, monkeypatch):
@@ -419,9 +425,9 @@ def test_memory_is_looked_at_once_for_all_runs_of_a_trial(class_folders, tmp_pat
     proxy = proxy_of(class_folders, tmp_path, seeds=(0, 1))
     cpu = torch.device("cpu")
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 4)
-    once = child.resolve_task(TINY, proxy, cpu)
+    once = trial_module.resolve_task(TINY, proxy, cpu)
     monkeypatch.setattr(MemoryProbe, "largest_group", lambda self, setting, among: 1)
-    first, second = (child.trial_setup(TINY, once, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds)
+    first, second = (trial_module.trial_setup(TINY, once, seed, cpu, NullRunDir(tmp_path)) for seed in proxy.seeds)
     assert [one.recipe.ghost_batch_size for one in (first, second)] == [4, 4]
     assert [one.recipe.seed for one in (first, second)] == [0, 1]
     assert first.microbatches == once.microbatches

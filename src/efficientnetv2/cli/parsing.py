@@ -17,97 +17,23 @@ from typer import BadParameter
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from efficientnetv2.cli.errors import end, ends
+from efficientnetv2.cli.foreign_names import (
+    ADVICE,
+    ADVICE_WITHOUT_SET,
+    ALIASES,
+    ARGUMENTS,
+    COMMANDS,
+    EXPORT_FORMATS,
+    FLAGS,
+    OTHER_TASKS,
+    WITHOUT_VALUE,
+)
 from efficientnetv2.utils.errors import InputError, OtherProcessError, did_you_mean, format_rule
 from efficientnetv2.utils.launcher import rank_and_world_size
 from efficientnetv2.utils.shell import shell_join
 
 ADVANCED = "Advanced"
 _MOST_OPTIONS = 10  # that `--help` shows without hiding the advanced ones. Ours
-# Options of timm, Ultralytics and Hugging Face whose value one of ours takes, where a command has it. Ours.
-_ALIASES = {
-    **dict.fromkeys(("--imgsz", "--img-size"), "--image-size"),
-    **dict.fromkeys(("--batch", "-b"), "--batch-size"),
-    **dict.fromkeys(("--lr0", "--learning-rate"), "--lr"),
-    **dict.fromkeys(("--output-dir", "--save-dir", "--out", "-o"), "--output"),
-    **dict.fromkeys(("--num-workers", "-j"), "--workers"),
-    "--arch": "--model",
-    **dict.fromkeys(("--pretrained", "--checkpoint", "--initial-checkpoint"), "--weights"),
-    **dict.fromkeys(("--cfg", "--config"), "--recipe"),
-    **dict.fromkeys(("--conf", "--threshold"), "--abstain-below"),
-    "--format": "--to",
-    **dict.fromkeys(("--num-folds", "--n-splits", "--k-folds", "--cv", "-k"), "--folds"),
-    # Names of version 0.1 of this package.
-    **dict.fromkeys(("--compare-to", "--against"), "--baseline"),
-    "--image-px": "--image-size",
-    "--batch-images": "--batch-size",
-    "--members": "--ensemble",
-    "--try": "--candidate",
-    "--try-set": "--candidate-set",
-    "--sizes": "--eval-sizes",
-}
-# The same of options without a value; None: it holds without an option.
-_FLAGS: dict[str, tuple[str, ...] | None] = {
-    "--pretrained": ("--weights", "auto"),
-    "--no-pretrained": ("--weights", "none"),
-    "--tta": ("--set", "tta=d4"),
-    "--amp": None,
-}
-_WITHOUT_VALUE = {"--tta": "d4"}  # where another tool has a flag of this name. Ours
-# Advice about options that have no equal here. Ours.
-_ADVICE = {
-    "--amp": "Mixed precision is automatic; to set it: --set precision=bf16",
-    **dict.fromkeys(("--project", "--name", "--experiment"), "The folder of the run is --output FOLDER"),
-    **dict.fromkeys(
-        ("--gpus", "--gpu"),
-        "The GPU is --device cuda:0; for several: torchrun --nproc-per-node N -m efficientnetv2 train",
-    ),
-    "--early-stopping": "Early stopping is --set minival=0.1 --set patience=5",
-    **dict.fromkeys(("--num-classes", "--nc"), "Leave it out: the classes are read from DATA"),
-    "--optimizer": "The optimizer is --set optimizer.name=NAME: sgd, adamw or rmsprop",
-    "--no-augment": "Augmentation is off with --set progressive.randaugment=null --set augment.flip=none",
-    **dict.fromkeys(("--model-ema", "--ema"), "The moving average of the weights is --set ema_decay=0.9998"),
-    **dict.fromkeys(("--val-dir", "--val-data", "--split"), "Splits are folders or a column split in DATA"),
-    **dict.fromkeys(("--exist-ok", "--overwrite"), "Give a new folder: --output FOLDER"),
-    "--rank-unlabeled": "What to label next is --rank CSV",
-}
-# The same for commands that have no --set.
-_ADVICE_WITHOUT_SET = {
-    **dict.fromkeys(("--top-k", "--topk"), "Leave it out: the table has the probability of every class"),
-    **dict.fromkeys(("--metric", "--metrics"), "Leave it out: evaluate prints all metrics"),
-}
-# Options of other tools that are an argument here.
-_ARGUMENTS = {
-    **dict.fromkeys(("--data", "--data-dir", "--train-dir", "--source", "--input"), "DATA"),
-    **dict.fromkeys(("--model", "-m", "--checkpoint", "--weights"), "MODEL"),
-}
-# What other tools, and earlier versions, call a command.
-_COMMANDS = {
-    **dict.fromkeys(("val", "validate", "eval", "test"), "evaluate"),
-    **dict.fromkeys(("infer", "inference"), "predict"),
-    **dict.fromkeys(("classify", "fit", "finetune", "fine-tune"), "train"),
-    "import": "convert",
-    **dict.fromkeys(("cv", "cross-validate", "crossvalidate", "kfold"), "crossval"),
-    **dict.fromkeys(("inspect", "analyze", "analyse"), "check"),
-    **dict.fromkeys(("config", "configs", "recipe"), "recipes"),
-    **dict.fromkeys(("plan", "estimate"), "train DATA --dry-run"),
-    **dict.fromkeys(("augment", "preview"), "train DATA --preview PNG"),
-    **dict.fromkeys(("shard", "shards", "pack"), "data pack"),
-    **dict.fromkeys(("onnx", "to-onnx", "deploy"), "export MODEL --format onnx"),
-    "balance": "data balance",
-    "map": "geo map",
-    "area": "geo area",
-    "best": "show",
-    "help": "--help",
-    "version": "--version",
-}
-# Formats that other tools export to, and what `export` calls the nearest of its own.
-_EXPORT_FORMATS = {
-    **{name: name for name in ("onnx", "openvino", "torch", "triton")},
-    **dict.fromkeys(("torchscript", "pt2"), "torch"),
-    **dict.fromkeys(("tensorrt", "trt", "engine"), "onnx"),
-}
-# Tasks of other tools that are none of an image classifier.
-_OTHER_TASKS = ("detect", "segment", "pose", "obb", "track")
 _SHARED = {"train", "evaluate", "predict"}  # share their work among the processes of a launcher
 # Seconds in which the first process of several reports an error; a launcher then ends the others. Ours.
 _FIRST_REPORTS_S = 3.0
@@ -211,13 +137,13 @@ class Command(_WithoutTypes, TyperCommand):
             if not name.startswith("-"):
                 yield word
             elif name in takes_value:
-                if name in _WITHOUT_VALUE and not equals and not has_value:
-                    rest.insert(0, _noted([word], (word, _WITHOUT_VALUE[name]), name)[1])
+                if name in WITHOUT_VALUE and not equals and not has_value:
+                    rest.insert(0, _noted([word], (word, WITHOUT_VALUE[name]), name)[1])
                 yield word
                 if takes_value[name] and not equals and rest:
                     yield rest.pop(0)
-            elif not equals and name in _FLAGS and (_FLAGS[name] or ("--set",))[0] in options:
-                yield from _noted([word], _FLAGS[name], name)
+            elif not equals and name in FLAGS and (FLAGS[name] or ("--set",))[0] in options:
+                yield from _noted([word], FLAGS[name], name)
             elif (equals or has_value) and (ours := self._ours(name, value if equals else rest[0])):
                 yield from _noted([word] if equals else [word, rest.pop(0)], ours, name)
             else:
@@ -237,11 +163,11 @@ class Command(_WithoutTypes, TyperCommand):
         """Our option for one of another tool, with its value; None if there is none."""
         name = name.replace("_", "-")
         known = self._options()
-        ours = name if name in known else _ALIASES.get(name)
+        ours = name if name in known else ALIASES.get(name)
         if ours in known:
             return str(ours), value
         word = name.lstrip("-").replace("-", "_")
-        if "--set" not in known or not name.startswith("--") or name in _ADVICE or not word.isidentifier():
+        if "--set" not in known or not name.startswith("--") or name in ADVICE or not word.isidentifier():
             return None
         from efficientnetv2.training.recipe_fields import canonical_field  # torch, which takes seconds
 
@@ -277,13 +203,13 @@ class Command(_WithoutTypes, TyperCommand):
     def _advice(self, ctx: Any, name: str, words: Sequence[str]) -> str | None:
         """What to do instead of an option that does not exist, in a sentence; None if unknown."""
         arguments = self._arguments()
-        argument = _ARGUMENTS.get(name.replace("_", "-"), "")
+        argument = ARGUMENTS.get(name.replace("_", "-"), "")
         if argument in arguments:
             values = [after for option, after in pairwise(words) if option == name]
             values += [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
             shown = [next(iter(values), argument) if one == argument else one for one in arguments]
             return f"{argument} is an argument, not an option: {ctx.command_path} {shell_join(shown)}"
-        advice = _ADVICE if "--set" in self._options() else _ADVICE_WITHOUT_SET
+        advice = ADVICE if "--set" in self._options() else ADVICE_WITHOUT_SET
         if name in advice:
             return advice[name]
         ours = self._ours(name, "VALUE")
@@ -311,9 +237,9 @@ class Group(_WithoutTypes, TyperGroup):
         try:
             return super().resolve_command(ctx, args)
         except UsageError as error:
-            ours = _COMMANDS.get(args[0], "").removeprefix(f"{ctx.info_name} ")
+            ours = COMMANDS.get(args[0], "").removeprefix(f"{ctx.info_name} ")
             error.message = f"no such command '{args[0]}'"
-            if args[0] in _OTHER_TASKS:
+            if args[0] in OTHER_TASKS:
                 error.hint = "It classifies whole images: use a detection library for objects in images"
             elif ours.partition(" ")[0] in self.commands or ours.startswith("--"):
                 error.hint = f"Use: {ctx.command_path} {ours}"
@@ -338,7 +264,7 @@ def _usage_message(error: Any) -> tuple[str, str | None]:
         if choices := re.fullmatch(r"Value error, '.*' is not one of (.*)\.", error.message, re.DOTALL):
             known = [choice.strip("'") for choice in choices[1].split(", ")]
             rule = f"choose from {', '.join(known)}"
-            exported = _EXPORT_FORMATS.get(str(problem["input"]).lower()) if "timm" in known else None
+            exported = EXPORT_FORMATS.get(str(problem["input"]).lower()) if "timm" in known else None
             hint = exported and f"Use: effnetv2 export MODEL --format {exported}"
             hint = hint or getattr(error, "hint", None) or _nearest(str(problem["input"]), known)
         return f"{name}: invalid value '{problem['input']}' ({rule})", hint
@@ -369,7 +295,7 @@ def _expanded(value: Any) -> Any:
 def _noted(theirs: Sequence[str], ours: tuple[str, ...] | None, name: str) -> tuple[str, ...]:
     """Our words for another tool's, and a note in the first process of several."""
     if (rank_and_world_size() or (0, 1))[0] == 0:
-        note = f"{name} is left out. {_ADVICE.get(name, '')}"
+        note = f"{name} is left out. {ADVICE.get(name, '')}"
         if ours:
             note = f"{shell_join(theirs)} is read as {shell_join(ours)}"
         print(f"Note: {note}.", file=sys.stderr)

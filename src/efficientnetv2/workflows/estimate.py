@@ -34,7 +34,7 @@ from efficientnetv2.training.length_by_time import (
     with_length,
     with_lower_sizes,
 )
-from efficientnetv2.training.linear_probe import probe_s, select_weights
+from efficientnetv2.training.linear_probe import probe_s
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.training.recipe import Recipe
 from efficientnetv2.training.resolve import add_final_notes, resolve_unmeasured
@@ -45,6 +45,7 @@ from efficientnetv2.training.run_request import ResolvedRun, RunOptions, load_ru
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_limit import BEFORE_SHARE, StartupBudget
 from efficientnetv2.training.timing import StepTimings, measure_timings
+from efficientnetv2.training.weights_selection import select_weights
 from efficientnetv2.utils.device import Hardware
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.utils.random_key import Key

@@ -33,7 +33,8 @@ from efficientnetv2.nas.study import (
     require_same_config,
     version_warning,
 )
-from efficientnetv2.nas.trial import resolve_task, run_trial, to_measurement, trial_setup
+from efficientnetv2.nas.trial import resolve_task, to_measurement, trial_setup
+from efficientnetv2.nas.trial_process import run_trial
 from efficientnetv2.nas.worker import SearchCallback, Worker
 from efficientnetv2.preprocessing import RGB
 from efficientnetv2.training.recipe import Recipe
