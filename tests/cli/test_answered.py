@@ -14,7 +14,7 @@ from tests.standard_sets import write_cifar, write_flowers
 
 from efficientnetv2.data import builtin_datasets
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import PreparedData, prepare_data
+from efficientnetv2.data.prepared_data import PreparedData, prepare_data
 from efficientnetv2.models import model_file
 from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.utils.errors import InputError

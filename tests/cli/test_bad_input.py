@@ -17,7 +17,7 @@ from tests.messages import mentioning, mentions
 
 from efficientnetv2.architectures.spec import Architecture, Stage, mbconv
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing

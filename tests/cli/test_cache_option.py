@@ -24,7 +24,7 @@ from tests.training.test_time_limit import BEGINNING
 
 from efficientnetv2.data.cache_writer import CacheSpec
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.preprocessing import Bands
 from efficientnetv2.progressive.schedule import ProgressiveSchedule, Ramp
 from efficientnetv2.training import image_cache

@@ -13,7 +13,7 @@ from tests.conftest import COLORS, paint
 from tests.messages import mentions
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.inference.predict import predict_dataset
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.models import model_file

@@ -14,7 +14,7 @@ from tests.messages import mentions
 from tests.processes import effnetv2_together
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.models import model_file
 
 WORDS = (*TINY, "--set", "val_fraction=0.25")

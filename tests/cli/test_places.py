@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from efficientnetv2.cli.main import app
 from efficientnetv2.cli.parsing import _expanded
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.evaluation.predictions import write_skipped
 from efficientnetv2.nas.storage import sqlite_file
 from efficientnetv2.preprocessing import Preprocessing

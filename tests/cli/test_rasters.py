@@ -14,7 +14,7 @@ from tests.rasters import rasterio, write_raster
 
 from efficientnetv2.data.config import DataConfig, describe_bands
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.inference.predictor import Predictor
 from efficientnetv2.models import model_file
 from efficientnetv2.preprocessing import Bands

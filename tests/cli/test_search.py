@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from efficientnetv2.architectures.architecture_file import read
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.models.model_file import load
 from efficientnetv2.nas.objective import Measurement
 from efficientnetv2.nas.storage import Storage, sqlite_url

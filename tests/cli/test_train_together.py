@@ -17,7 +17,7 @@ from tests.messages import mentioning, mentions
 from tests.processes import effnetv2_together, started_together
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.prepare import require_images_here
+from efficientnetv2.data.prepared_data import require_images_here
 from efficientnetv2.utils.distributed import World
 from efficientnetv2.utils.errors import InputError
 

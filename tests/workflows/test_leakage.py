@@ -21,7 +21,7 @@ from tests.training.test_loop import SMALL
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.data.image_metadata import content_hashes
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.data.shards.writer import PackOptions, write_shards
 from efficientnetv2.evaluation.clusters import Clusters
 from efficientnetv2.inference.predict import Predictions

@@ -19,7 +19,7 @@ from tests.metrics.test_metric_differences import alike_places
 
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import load_dataset
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.inference import predict
 from efficientnetv2.models import model_file
 from efficientnetv2.models.factory import create

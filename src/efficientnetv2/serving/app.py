@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from efficientnetv2.inference.predictor import Prediction
 from efficientnetv2.serving.inference_protocol import health_router, protocol_router
-from efficientnetv2.serving.limits import RequestError, discard_body
+from efficientnetv2.serving.intake import RequestError, discard_body
 from efficientnetv2.serving.options import Models, ServerOptions
 from efficientnetv2.serving.schemas import (
     ClassProbability,

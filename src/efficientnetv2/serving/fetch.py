@@ -8,7 +8,7 @@ import socket
 
 import httpx2
 
-from efficientnetv2.serving.limits import RequestError
+from efficientnetv2.serving.intake import RequestError
 from efficientnetv2.utils.errors import short_repr
 
 # Redirects that are followed, at most. Ours.

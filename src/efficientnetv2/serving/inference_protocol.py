@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from efficientnetv2.inference.predictor import Prediction
-from efficientnetv2.serving.limits import RequestError
+from efficientnetv2.serving.intake import RequestError
 from efficientnetv2.serving.schemas import (
     InferRequest,
     InferResponse,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from efficientnetv2.serving.limits import RequestError
+from efficientnetv2.serving.intake import RequestError
 from efficientnetv2.serving.schemas import InferRequest, InputTensor, PredictRequest
 from efficientnetv2.serving.served_model import Pixels, SentImage
 from efficientnetv2.utils.errors import escape_controls, first_error, shorten, truncate

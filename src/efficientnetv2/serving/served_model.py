@@ -24,7 +24,7 @@ from efficientnetv2.exporters.engines import engine_picker
 from efficientnetv2.inference.predict import PickEngine
 from efficientnetv2.inference.predictor import Prediction, Predictor
 from efficientnetv2.serving.batcher import Batcher, QueueFullError
-from efficientnetv2.serving.limits import RequestError, check_header
+from efficientnetv2.serving.intake import RequestError, check_header
 from efficientnetv2.serving.options import ServerOptions
 from efficientnetv2.utils.errors import InputError
 

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from efficientnetv2.inference.predictor import Prediction
 from efficientnetv2.serving import request_images
 from efficientnetv2.serving.fetch import fetch
-from efficientnetv2.serving.limits import Intake, RequestError
+from efficientnetv2.serving.intake import Intake, RequestError
 from efficientnetv2.serving.metrics import RequestMetrics
 from efficientnetv2.serving.options import Models, ServerOptions, name_models
 from efficientnetv2.serving.schemas import InferRequest, PredictRequest

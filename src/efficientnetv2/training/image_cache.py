@@ -14,7 +14,7 @@ import torch
 
 from efficientnetv2.data.cache_writer import CacheFile, CacheJob, CacheSpec, cache_in_memory, cache_on_disk, is_cached
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.prepare import PreparedData
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.readers import Reader, source_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.training.image_sizes import settings_by_size

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.prepare import PreparedData
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.inference.linear_probe import ProbeOptions, ProbeResult, linear_probe, to_linear_layer
 from efficientnetv2.inference.predict import Runtime
 from efficientnetv2.models.adapt import set_classifier_weights

@@ -21,7 +21,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from efficientnetv2.data.prepare import PreparedData
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.models.adapt import classifier_layers
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.preprocessing import RGB

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import PreparedData, SharedDataset, prepare_data
+from efficientnetv2.data.prepared_data import PreparedData, SharedDataset, prepare_data
 from efficientnetv2.data.readers import Reader
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.preprocessing import Preprocessing

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from efficientnetv2.data.dataset import ImageDataset, resolved_files
 from efficientnetv2.data.image_metadata import content_hashes
-from efficientnetv2.data.prepare import PreparedData
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.provenance import TrainingFingerprint
 from efficientnetv2.training.run_dir import RUN_MARKERS

@@ -12,7 +12,7 @@ import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.groups import groupings
-from efficientnetv2.data.prepare import PreparedData
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import Ints
 from efficientnetv2.inference.linear_probe import (
     DEFAULT_STRENGTH,

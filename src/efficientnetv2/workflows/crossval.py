@@ -15,7 +15,7 @@ import torch
 from efficientnetv2.data.config import DataConfig, with_bands
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_checks import validate_images
-from efficientnetv2.data.prepare import decode_evaluated
+from efficientnetv2.data.prepared_data import decode_evaluated
 from efficientnetv2.data.records import Ints, validate_copy_splits
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.data.splits import split_groups_warning

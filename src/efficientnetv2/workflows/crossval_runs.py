@@ -22,7 +22,7 @@ import numpy.typing as npt
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset, load_dataset
 from efficientnetv2.data.folds import Folds
-from efficientnetv2.data.prepare import SharedDataset
+from efficientnetv2.data.prepared_data import SharedDataset
 from efficientnetv2.data.records import Ints
 from efficientnetv2.evaluation.crossval_summary import FoldScore
 from efficientnetv2.evaluation.predictions import SKIPPED, read_predictions

@@ -14,7 +14,7 @@ from efficientnetv2.data.config import DataConfig, report_notes
 from efficientnetv2.data.csv_dialect import write_table
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.image_io import UnreadableImageError
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.data.records import AUGMENTED_FROM, Ints, is_copy
 from efficientnetv2.data.sampler import ClassSampling, target_counts
 from efficientnetv2.data.shards.index import is_url

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import PreparedData
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.evaluation.explain import explain_predictions

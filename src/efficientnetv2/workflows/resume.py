@@ -15,7 +15,7 @@ import pandas as pd
 
 from efficientnetv2.data.dataset import ImageDataset
 from efficientnetv2.data.file_probe import MAX_UNREADABLE
-from efficientnetv2.data.prepare import PreparedData
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import AUGMENTED_FROM
 from efficientnetv2.data.shards.index import is_url
 from efficientnetv2.evaluation.clusters import data_root, relative_prefix

@@ -14,7 +14,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from efficientnetv2.data.image_metadata import median_shorter_side
-from efficientnetv2.data.prepare import PreparedData
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.data.records import is_copy
 from efficientnetv2.evaluation.clusters import split_clusters
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult, file_hashes, library_versions

@@ -18,7 +18,7 @@ from efficientnetv2.architectures.flops import count_flops
 from efficientnetv2.architectures.spec import Architecture
 from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.dataset import ImageDataset
-from efficientnetv2.data.prepare import PreparedData
+from efficientnetv2.data.prepared_data import PreparedData
 from efficientnetv2.nas.proxy_task import PROXY_OVERRIDES, ProxyTask, require_no_leakage
 from efficientnetv2.nas.space import Space
 from efficientnetv2.nas.step_time import min_timed_steps

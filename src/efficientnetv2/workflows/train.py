@@ -13,7 +13,7 @@ from typing import Unpack
 import torch
 
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import require_images_here
+from efficientnetv2.data.prepared_data import require_images_here
 from efficientnetv2.evaluation.evaluation_result import EvaluationResult
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.image_cache import ImageCache, local_reader

@@ -10,9 +10,9 @@ from tests.conftest import paint
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
 
-from efficientnetv2.data import prepare as module
+from efficientnetv2.data import prepared_data as module
 from efficientnetv2.data.config import DataConfig
-from efficientnetv2.data.prepare import prepare_data
+from efficientnetv2.data.prepared_data import prepare_data
 from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows.crossval import load_images
 
