@@ -31,8 +31,7 @@ from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir, RunLog
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.train_state import init_state
-from efficientnetv2.training.trainer import Trainer
-from efficientnetv2.training.unreadable_images import UnreadableImages
+from efficientnetv2.training.trainer import Trainer, UnreadableImages
 from efficientnetv2.training.validation import Validator
 from efficientnetv2.utils.errors import DivergedError, InputError, MemoryShortError, ReaderKilledError
 from efficientnetv2.utils.logs import attached

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from efficientnetv2.exporters import runtimes
-from efficientnetv2.exporters.graph import Encoding, ExportGraph, Precision, class_names, metadata
+from efficientnetv2.exporters.graph import OUTPUTS, Encoding, ExportGraph, InputKind, Precision, class_names, metadata
 from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.exporters.openvino import write_openvino
-from efficientnetv2.exporters.program import write_program
-from efficientnetv2.exporters.triton import triton_config
 from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.utils.errors import InputError, error_summary
 
 Format = Literal["onnx", "openvino", "torch", "triton"]
 #: Name of the file or folder beside the model file.
 NAMES: dict[Format, str] = {
     "onnx": "model.onnx", "openvino": "model_openvino", "torch": "model.pt2", "triton": "model_triton"
-}  # fmt: skip
-_WRITERS: dict[Format, Callable[..., tuple[str, ...]]] = {
-    "onnx": write_onnx, "openvino": write_openvino, "torch": write_program, "triton": write_onnx
 }  # fmt: skip
 _PACKAGES: dict[tuple[Format, Precision], tuple[str, ...]] = {
     ("torch", "float32"): (),
@@ -32,8 +31,34 @@ _PACKAGES: dict[tuple[Format, Precision], tuple[str, ...]] = {
     ("openvino", "float16"): ("onnx", "onnxscript", "openvino"),
     ("openvino", "int8"): ("onnx", "onnxscript", "openvino", "nncf"),
 }
+# Requests that Triton computes together, at most, and microseconds that they wait for each other. Ours.
+_MAX_BATCH, _MAX_DELAY_US = 64, 2000
 # The model in a model repository.
 _SERVED = "efficientnetv2"
+
+
+def _write_program(graph: ExportGraph, path: Path, encoding: Encoding, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Write a program for normalized float32 images; the number of images is free.
+
+    Raises:
+        InputError: Another encoding is wanted, or PyTorch cannot trace the network.
+    """
+    if encoding.input != "float" or encoding.precision != "float32":
+        raise InputError("`format=torch` takes normalized images in float32. Leave `input`, `half` and `int8` out.")
+    graph.to(memory_format=torch.contiguous_format)  # other formats are saved with a warning
+    shapes = ({0: torch.export.Dim("batch")},)
+    try:
+        program = torch.export.export(graph, (graph.sample(),), dynamic_shapes=shapes)
+    except Exception as error:  # PyTorch raises nearly everything where it cannot trace
+        name = graph.network.display_name()
+        raise InputError(f"PyTorch cannot trace {name} ({error_summary(error)}). Export another model.") from error
+    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(dict(metadata))})
+    return ()
+
+
+_WRITERS: dict[Format, Callable[..., tuple[str, ...]]] = {
+    "onnx": write_onnx, "openvino": write_openvino, "torch": _write_program, "triton": write_onnx
+}  # fmt: skip
 
 
 def installed() -> list[tuple[Format, Precision]]:
@@ -52,7 +77,7 @@ def write(network: Network, target: Path, format: Format, encoding: Encoding) ->
     in_float = _WRITERS[format](ExportGraph(network), file, encoding, metadata(network, encoding.input))
     if format == "triton":
         folder = file.parent.parent
-        (folder / "config.pbtxt").write_text(triton_config(_SERVED, network, encoding.input), encoding="utf-8")
+        (folder / "config.pbtxt").write_text(_triton_config(_SERVED, network, encoding.input), encoding="utf-8")
         (folder / "labels.txt").write_text("\n".join([*class_names(network), ""]), encoding="utf-8")
     return file, in_float
 
@@ -69,3 +94,27 @@ def is_export(path: Path, format: Format) -> bool:
     if format == "triton":
         return (path / _SERVED / "config.pbtxt").is_file()
     return path.is_file() and path.suffix == Path(NAMES[format]).suffix
+
+
+def _triton_config(name: str, network: Network, input_kind: InputKind) -> str:
+    """``config.pbtxt``. Source: triton-inference-server/server, docs/user_guide/model_configuration.md."""
+    own = network.preprocessing
+    if input_kind == "uint8":
+        kind, dims = "TYPE_UINT8", f"-1, -1, {own.channels}"
+    else:
+        kind, dims = "TYPE_FP32", f"{own.channels}, {own.image_size}, {own.image_size}"
+    outputs = ",\n".join(
+        f'  {{ name: "{output}", data_type: TYPE_FP32, dims: [ {network.num_classes} ], label_filename: "labels.txt" }}'
+        for output in OUTPUTS
+    )
+    return f"""name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {_MAX_BATCH}
+input [
+  {{ name: "images", data_type: {kind}, dims: [ {dims} ] }}
+]
+output [
+{outputs}
+]
+dynamic_batching {{ max_queue_delay_microseconds: {_MAX_DELAY_US} }}
+"""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from efficientnetv2.data.file_probe import MAX_UNREADABLE
 from efficientnetv2.data.loader import Batch, training_batches, worker_errors
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training.callbacks import Callback
@@ -24,7 +25,6 @@ from efficientnetv2.training.signals import DeferredWorkerDeath, GracefulStop
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
 from efficientnetv2.training.train_loader import train_sampler, training_images
 from efficientnetv2.training.train_state import init_state
-from efficientnetv2.training.unreadable_images import UnreadableImages
 from efficientnetv2.training.validation import DivergenceCheck, Validator
 from efficientnetv2.utils.device import place
 from efficientnetv2.utils.distributed import broadcast_from_main, convert_sync_batch_norm
@@ -259,3 +259,32 @@ def training_steps(context: RunContext, on_first_batch: Callable[[], None]) -> I
 
     common, length, microbatches = step_context(setup), setup.length, setup.microbatches
     return train_steps(state, batches(), common, length=length, microbatches=microbatches, world=setup.world, plan=plan)
+
+
+class UnreadableImages:
+    """Counts the training images that have become unreadable during the run."""
+
+    def __init__(self, setup: RunSetup) -> None:
+        self._setup = setup
+        # Those that this process has met: some that a resumed run lists may be readable again.
+        self._lost: set[int] = set()
+
+    def add(self, unreadable: Sequence[tuple[int, str]]) -> None:
+        """Skip images from now on: sample and reason of each, from all processes.
+
+        Raises InputError if there are too many; or, if the run is strict, any.
+        """
+        folder, train = self._setup.folder, self._setup.train
+        for sample, reason in unreadable:
+            image = f"{train.paths[sample]}: {reason}"
+            if self._setup.strict:
+                raise InputError(f"{image}. Repair it or leave out `strict`, then continue with `resume`.")
+            self._lost.add(sample)
+            if folder.skip(train.paths[sample], reason):
+                _logger.info(f"Skipped from now on: {image}.")
+            if len(self._lost) > MAX_UNREADABLE * len(train):
+                raise InputError(
+                    f"{len(self._lost)} of {len(train)} training images have become unreadable, above the limit of "
+                    f"{MAX_UNREADABLE:.0%}; the last is {image}. Restore the images that {folder.skipped_file} lists, "
+                    "then continue with `resume`."
+                )
