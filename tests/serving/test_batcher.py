@@ -30,6 +30,15 @@ def batcher_of(engine, *, batch_size=4, max_wait_s=0.02, queue=100):
     return Batcher(engine, batch_size=batch_size, max_wait_s=max_wait_s, queue=queue)
 
 
+async def computing():
+    """An engine that computes its first input, its batcher, and that input's result."""
+    engine = Engine(is_held=True)
+    batcher = batcher_of(engine, max_wait_s=0)
+    first = asyncio.create_task(batcher.submit(1))
+    await engine.begun()
+    return engine, batcher, first
+
+
 def test_inputs_that_come_together_are_computed_together():
     async def scenario():
         engine = Engine()
@@ -59,10 +68,7 @@ def test_a_single_input_waits_no_longer_than_allowed_and_a_full_batch_not_at_all
 
 def test_inputs_gather_while_a_batch_is_computed():
     async def scenario():
-        engine = Engine(is_held=True)
-        batcher = batcher_of(engine, max_wait_s=0)
-        first = asyncio.create_task(batcher.submit(1))
-        await engine.begun()
+        engine, batcher, first = await computing()
         others = [asyncio.create_task(batcher.submit(number)) for number in (2, 3)]
         await asyncio.sleep(0.01)
         engine.free.set()
@@ -75,10 +81,7 @@ def test_inputs_gather_while_a_batch_is_computed():
 
 def test_a_canceled_input_is_not_computed():
     async def scenario():
-        engine = Engine(is_held=True)
-        batcher = batcher_of(engine, max_wait_s=0)
-        first = asyncio.create_task(batcher.submit(1))
-        await engine.begun()
+        engine, batcher, first = await computing()
         gone, kept = (asyncio.create_task(batcher.submit(number)) for number in (2, 3))
         await asyncio.sleep(0.01)
         gone.cancel()

@@ -14,20 +14,15 @@ import pytest
 import torch
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
-from tests.training.test_loop import SMALL
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
-from efficientnetv2.models.factory import create
-from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training import metrics_log, run_length, trainer
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.checkpoints import checkpoint_steps, save_checkpoint
 from efficientnetv2.training.loop import StepOutput
 from efficientnetv2.training.metrics_log import data_wait_fraction
 from efficientnetv2.training.microbatch import ONE_GROUP_PER_PASS
-from efficientnetv2.training.recipe_io import with_overrides
-from efficientnetv2.training.recipes import get_recipe
 from efficientnetv2.training.run_dir import RunDir, RunLog
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.train_state import init_state
@@ -48,32 +43,15 @@ def test_the_share_of_waiting_is_of_all_training_time_not_a_mean_of_shares():
     assert data_wait_fraction([]) is None
 
 
-SETTINGS = (
-    "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: 0.3}", "batch_size=8", "ghost_batch_size=8",
-    "precision=fp32", "compile=false", "epochs=8", "val_interval_epochs=1", "ema_decay=0.5",
-)  # fmt: skip
-
-
 @pytest.fixture
-def job(class_folders, tmp_path):
+def job(class_folders, small_run):
     """24 pictures to train on: 24 steps, a validation on 24 others after every third, a stage from the 12th on."""
     dataset = load_dataset(class_folders)
     train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
 
     def of(name, *settings, minival=False, strict=False):
-        torch.manual_seed(0)
-        return RunSetup(
-            recipe=with_overrides(get_recipe("quick"), [*SETTINGS, *settings, *(["minival=6"] if minival else [])]),
-            network=create(SMALL, num_classes=3),
-            train=train,
-            val=val,
-            preprocessing=Preprocessing(image_size=48),
-            folder=RunDir(tmp_path / name),
-            device=torch.device("cpu"),
-            workers=0,
-            strict=strict,
-            minival=val.select(np.arange(6)) if minival else None,
-        )
+        often = ("epochs=8", "val_interval_epochs=1", *settings, *(["minival=6"] if minival else []))
+        return small_run(name, train, val, *often, strict=strict, minival=val.select(np.arange(6)) if minival else None)
 
     return of
 

@@ -9,13 +9,10 @@ import pytest
 import torch
 from tests.log_lines import logged_lines
 from tests.messages import mentioning, mentions
-from tests.training.test_loop import SMALL
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.inference.predict import Predictions
 from efficientnetv2.models import model_file as modelfile
-from efficientnetv2.models.factory import create
-from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.model_selection import (
     ModelSelection,
@@ -26,7 +23,6 @@ from efficientnetv2.training.model_selection import (
 )
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_length import RunLength
 from efficientnetv2.training.run_setup import RunSetup, eval_network
 from efficientnetv2.training.trainer import Trainer
@@ -76,31 +72,15 @@ class StoppedError(Exception):
     """Stands for whatever ends a process."""
 
 
-SETTINGS = (
-    "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: 0.3}", "batch_size=8", "ghost_batch_size=8",
-    "precision=fp32", "compile=false", "epochs=8", "minival=6", "val_interval_epochs=1", "ema_decay=0.5",
-)  # fmt: skip
-
-
 @pytest.fixture
-def job(class_folders, tmp_path):
+def job(class_folders, small_run):
     """Three colors, 24 pictures to train on: 24 steps, a validation after every third, a stage from the 12th on."""
     dataset = load_dataset(class_folders)
     train, val, minival = (dataset.select(np.arange(first, 48, step)) for first, step in ((0, 2), (1, 4), (3, 8)))
 
     def of(name: str, *settings: str) -> RunSetup:
-        torch.manual_seed(0)
-        return RunSetup(
-            recipe=with_overrides(get_recipe("quick"), [*SETTINGS, *settings]),
-            network=create(SMALL, num_classes=3),
-            train=train,
-            val=val,
-            preprocessing=Preprocessing(image_size=48),
-            folder=RunDir(tmp_path / name),
-            device=torch.device("cpu"),
-            workers=0,
-            minival=minival,
-        )
+        often = ("epochs=8", "minival=6", "val_interval_epochs=1", *settings)
+        return small_run(name, train, val, *often, minival=minival)
 
     return of
 

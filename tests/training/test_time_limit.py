@@ -11,18 +11,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.training.test_loop import SMALL
 
 from efficientnetv2.data.dataset import load_dataset
 from efficientnetv2.models import model_file as modelfile
-from efficientnetv2.models.factory import create
 from efficientnetv2.preprocessing import Preprocessing
 from efficientnetv2.progressive.schedule import StepPlan
 from efficientnetv2.training import time_limit
 from efficientnetv2.training.callbacks import Callback
 from efficientnetv2.training.recipe_io import with_overrides
 from efficientnetv2.training.recipes import get_recipe
-from efficientnetv2.training.run_dir import RunDir
 from efficientnetv2.training.run_length import stage_ends, validation_steps
 from efficientnetv2.training.run_setup import RunSetup
 from efficientnetv2.training.time_limit import Pacer, TimeLimit
@@ -173,27 +170,13 @@ def test_validations_that_take_long_leave_the_report_no_more_time_than_it_needs(
 
 
 @pytest.fixture
-def timed(class_folders, tmp_path):
+def timed(class_folders, small_run):
     """A run of two stages with a limit of its own, and its folder."""
     dataset = load_dataset(class_folders)
     train, val = (dataset.select(np.arange(first, 48, 2)) for first in (0, 1))
-    settings = (
-        "progressive={stages: 2, image_size: {start: 32, end: 48}, dropout: 0.3}", "batch_size=8", "ghost_batch_size=8",
-        "precision=fp32", "compile=false", "epochs=12", "val_interval_epochs=4", "ema_decay=0.5",
-    )  # fmt: skip
 
     def of(name: str) -> RunSetup:
-        torch.manual_seed(0)
-        return RunSetup(
-            recipe=with_overrides(get_recipe("quick"), settings),
-            network=create(SMALL, num_classes=3),
-            train=train,
-            val=val,
-            preprocessing=Preprocessing(image_size=48),
-            folder=RunDir(tmp_path / name),
-            device=torch.device("cpu"),
-            workers=0,
-        )
+        return small_run(name, train, val, "epochs=12", "val_interval_epochs=4")
 
     return of
 
