@@ -51,7 +51,7 @@ def job_of(images: int, *settings: str) -> RunSetup:
 def test_sizes_are_those_at_which_three_epochs_fit_by_the_measurement(minutes, last_px):
     """An epoch of 640 images takes 20 steps of 1 to 3 s, 42 s in all; 25 s go elsewhere."""
     job = job_of(640)
-    recipe, rates, said = LengthBudget(job.recipe, job.image_counts, minutes, 25.0).lower_sizes(RATES, None)
+    recipe, rates, said = LengthBudget(job.recipe, job.image_counts, minutes, 25.0).lower_sizes(RATES)
     assert recipe.progressive.last.image_size == last_px
     assert recipe.eval_image_size == last_px
     assert (said == []) is (last_px == 224)
@@ -137,6 +137,6 @@ def test_plan_gives_what_comes_before_the_first_step_its_part_of_the_minutes():
 
 def test_minutes_that_nothing_fits_into_are_refused_with_what_goes_elsewhere():
     job = job_of(640)
-    recipe, rates, _ = LengthBudget(job.recipe, job.image_counts, 0.5, 29.0).lower_sizes(RATES, None)
+    recipe, rates, _ = LengthBudget(job.recipe, job.image_counts, 0.5, 29.0).lower_sizes(RATES)
     with pytest.raises(InputError, match=mentioning("minutes", "0.5", "0.48")):
         LengthBudget(recipe, job.image_counts, 0.5, 29.0).set_length(rates)

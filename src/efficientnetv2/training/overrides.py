@@ -178,7 +178,8 @@ def validate_overrides(overrides: TrainOverrides) -> None:
     faults = []
     for name in ("finetune", "quick"):
         try:
-            _override(get_recipe(name), overrides)
+            with silenced():
+                _override(get_recipe(name), overrides)
             return
         except InputError as error:
             faults.append(error)
