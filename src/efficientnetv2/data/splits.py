@@ -171,11 +171,11 @@ def validate_two_per_class(part: ImageDataset, clusters: Ints, *, held_out: int 
     minimum = int(np.bincount(classes, minlength=len(distinct))[scarce].max()) + 1 + held_out
     copies = is_copy(part)[rows]
     first = int(rows[np.argmin(copies)])  # an original, if there is one
-    augmented = f", {copies.sum()} augmented" if copies.any() else ""
-    among = f" among {len(rows)}{augmented}" if len(rows) > 1 else ""
+    augmented = f", {copies.sum()} of them augmented copies" if copies.any() else ""
+    among = f" among its {len(rows)} images{augmented}" if len(rows) > 1 else ""
     raise InputError(
-        f"{part.where(first)}: class '{names[0]}' has one distinct image only{among} ('{part.paths[first]}'){more}, "
-        "but two are needed, to train on and to evaluate. Add images, or leave such classes out with "
+        f"{part.where(first)}: class '{names[0]}' has only one distinct image{among} ('{part.paths[first]}'){more}. "
+        "Training and evaluation need one each. Add images, or leave out such classes with "
         f"`min_images_per_class={minimum}`."
     )
 

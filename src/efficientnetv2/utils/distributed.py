@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -91,6 +90,8 @@ def world_from_env() -> World:
     below = local_size if "LOCAL_WORLD_SIZE" in os.environ else None  # some clusters set the other alone
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     if launch == "none":  # torchrun has no name for it: the process that started this one
+        import psutil  # Only here: a training loop does not need it.
+
         starter = psutil.Process(os.getppid())
         launch = f"{platform.node()}:{starter.pid}:{starter.create_time():.0f}"
     return World(
