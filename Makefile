@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A test process per core, and one thread in each: more threads than cores only wait for each other. A module's tests
-# stay together, for they share what took long to make; long modules begin first (tests/conftest.py).
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
+# stay together, for they share what took long to make; long modules begin first (tests/conftest.py). A crash ends the
+# run and names its test: with a new process, pytest-xdist 3.8 waits without end for the other tests of that module.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope --no-loadscope-reorder --max-worker-restart 0
 
 # Without the theme's notice about later versions of MkDocs, which are excluded.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
