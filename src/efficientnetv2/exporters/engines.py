@@ -79,7 +79,7 @@ class _Trial:
     def required(self, name: str) -> Compute:
         """An engine by name. Raises InputError if it is not installed or disagrees."""
         compute = self._open([name])[name]
-        if (difference := self._difference(compute)) > _TOLERANCE:
+        if not (difference := self._difference(compute)) <= _TOLERANCE:  # NaN differs
             raise InputError(
                 f"`engine` {name} differs from PyTorch by {difference:.2g} in a probability. Use `engine=torch`."
             )
@@ -97,7 +97,7 @@ class _Trial:
         except Exception as error:  # an engine is an optimization: PyTorch computes every model
             _logger.info(f"Engine: torch (the export failed: {error_summary(error)}).")
             return None
-        wrong = [f"{name} differs by {value:.1g}" for name, value in differences.items() if value > _TOLERANCE]
+        wrong = [f"{name} differs by {value:.1g}" for name, value in differences.items() if not value <= _TOLERANCE]
         seconds = {
             name: _seconds(lambda compute=compute: compute(self.batch))  # type: ignore[misc]
             for name, compute in engines.items()
