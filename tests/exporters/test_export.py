@@ -19,10 +19,11 @@ import efficientnetv2 as ev2
 from efficientnetv2.cli.main import app
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.exporters import classify, formats, runtimes, verify
-from efficientnetv2.exporters.graph import metadata
+from efficientnetv2.exporters.graph import Encoding, metadata
 from efficientnetv2.models import model_file
 from efficientnetv2.models.ensemble import write_members
 from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.utils.device import place
 from efficientnetv2.workflows import export as workflow
 
 pytest.importorskip("onnxruntime")
@@ -198,6 +199,23 @@ def test_half_precision_shrinks_the_file(model, photos, tmp_path):
     assert half.precision == "float16"
     assert half.agreement.label_agreement == 1
     assert half.size_bytes < whole.size_bytes
+
+
+def test_writing_a_program_keeps_the_memory_format_of_the_model(tmp_path):
+    network = place(small_network(), torch.device("cpu"))
+    formats.write(network, tmp_path / "model.pt2", "torch", Encoding())
+    weights = [weight for weight in network.parameters() if weight.ndim == 4 and min(weight.shape[1:]) > 1]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+@pytest.mark.parametrize("crop", ["squash", "center", "border"])
+def test_raw_images_for_equal_pixels_are_what_the_graph_crops(crop):
+    own = Preprocessing(image_size=25, crop_mode=crop, crop_pct=0.8)
+    padded = verify._uncropped(np.ones((1, 25, 25, 3), np.uint8), own)
+    spare = 0 if crop == "border" else 6
+    assert padded.shape == (1, 25 + spare, 25 + spare, 3)
+    assert padded[0, spare // 2 : spare // 2 + 25, spare // 2 : spare // 2 + 25].all()
 
 
 def _flipped(open_file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -45,7 +46,8 @@ def _write_program(graph: ExportGraph, path: Path, encoding: Encoding, metadata:
     """
     if encoding.input != "float" or encoding.precision != "float32":
         raise InputError("`format=torch` takes normalized images in float32. Leave `input`, `half` and `int8` out.")
-    graph.to(memory_format=torch.contiguous_format)  # other formats are saved with a warning
+    # Other memory formats are saved with a warning. The caller's model keeps its own, which is faster.
+    graph = copy.deepcopy(graph).to(memory_format=torch.contiguous_format)
     shapes = ({0: torch.export.Dim("batch")},)
     try:
         program = torch.export.export(graph, (graph.sample(),), dynamic_shapes=shapes)

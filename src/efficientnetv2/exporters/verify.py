@@ -224,7 +224,8 @@ def accuracy_difference(
 
 def _uncropped(pixels: Pixels, own: Preprocessing) -> Pixels:
     """Raw images (n, H, W, C) of which the preprocessing cuts exactly these pixels."""
-    spare = round(own.image_size / own.crop_pct) - own.image_size
+    crop_pct = 1.0 if own.crop_mode == "border" else own.crop_pct  # border keeps the whole image
+    spare = round(own.image_size / crop_pct) - own.image_size
     margins = (spare // 2, spare - spare // 2)
     return np.pad(pixels, ((0, 0), margins, margins, (0, 0)))
 
