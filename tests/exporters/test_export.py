@@ -17,14 +17,17 @@ from typer.testing import CliRunner
 
 import efficientnetv2 as ev2
 from efficientnetv2.cli.main import app
+from efficientnetv2.data.config import DataConfig
 from efficientnetv2.data.decode import load_eval_image
 from efficientnetv2.exporters import classify, formats, runtimes, verify
 from efficientnetv2.exporters.graph import Encoding, metadata
 from efficientnetv2.models import model_file
 from efficientnetv2.models.ensemble import write_members
 from efficientnetv2.preprocessing import Bands, Preprocessing
+from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.utils.device import place
 from efficientnetv2.workflows import export as workflow
+from efficientnetv2.workflows.crossval_config import CrossValConfig, SavedCrossVal
 
 pytest.importorskip("onnxruntime")
 
@@ -256,6 +259,33 @@ def test_an_earlier_export_stays_until_the_new_one_is_proved(model, photos, monk
     with pytest.raises(ev2.InputError, match="differs"):
         ev2.export(model, data=photos, overwrite=True)
     assert (model.parent / "model.onnx").read_bytes() == before
+
+
+def test_an_earlier_export_stays_if_the_new_one_cannot_be_moved(tmp_path):
+    target, before = tmp_path / "model_openvino", tmp_path / "before"
+    target.mkdir()
+    (target / "model.xml").write_text("earlier")
+    with pytest.raises(FileNotFoundError):
+        workflow._replace(target, tmp_path / "missing", before)
+    assert (target / "model.xml").read_text() == "earlier"
+
+
+def test_the_program_is_written_after_the_model(model, photos, monkeypatch):
+    monkeypatch.setattr(workflow, "_replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ev2.export(model, data=photos)
+    assert [path.name for path in model.parent.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["run", "crossval"])
+def test_labels_of_a_multi_label_run_or_cross_validation_are_split(kind, tmp_path):
+    (tmp_path / "dataset.csv").write_text("path,label,split\n1.jpg,a;b,val\n2.jpg,b,val\n")
+    if kind == "run":
+        (tmp_path / "run.json").write_text('{"schema_version": 2, "label_separator": ";"}')
+    else:
+        source = DataConfig("photos", label_separator=";")
+        SavedCrossVal(TrainOverrides(), CrossValConfig(), source, "digest").save(tmp_path)
+    assert workflow._run_dataset(tmp_path, "to compare on", "data").class_names == ("a", "b")
 
 
 def test_what_cannot_be_exported_is_refused_by_name(model, photos, tmp_path):

@@ -30,6 +30,7 @@ from efficientnetv2.exporters.verify import (
 from efficientnetv2.inference.predict import require_classes, require_image_channels
 from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.training.run_dir import RUN_MARKERS
 from efficientnetv2.training.seen_images import find_run
 from efficientnetv2.training.signals import signals_as_ctrl_c
 from efficientnetv2.utils.errors import InputError, pluralize
@@ -158,9 +159,9 @@ def export(
         agreement = check(compared, network, dataset, precision)
         accuracy = paired_accuracy(network, path, dataset, compared) if int8 else None
         size = size_of(made)
+        _replace(target, made, Path(folder) / "before")
         if format == "onnx" and network.preprocessing.bands is None:
             write_atomically(_script(target), lambda part: part.write_bytes(Path(classify.__file__).read_bytes()))
-        _replace(target, made, Path(folder) / "before")
     return Export(target, format, precision, runtime, size, agreement, accuracy, float_layers)
 
 
@@ -248,13 +249,18 @@ def _is_classify(script: Path) -> bool:
 
 
 def _replace(target: Path, made: Path, before: Path) -> None:
-    """Put a file or folder in its place; an earlier export goes to ``before``."""
+    """Put a file or folder in its place; an earlier export goes to ``before``, and returns if that fails."""
     if made.is_file():
         write_atomically(target, made.replace)
         return
     if target.exists():
         target.replace(before)
-    made.replace(target)
+    try:
+        made.replace(target)
+    except BaseException:
+        if before.exists():
+            before.replace(target)
+        raise
 
 
 def _run_dataset(model: Path, purpose: str, argument: str) -> ImageDataset:
@@ -264,9 +270,9 @@ def _run_dataset(model: Path, purpose: str, argument: str) -> ImageDataset:
         raise InputError(
             f"{model} is not in the folder of its run: images {purpose} are not known. Name some with `{argument}`."
         )
-    start = run_file(run, "run.json")
-    facts = read_object(start, fix="Copy the run again.") if start.is_file() else {}
-    separator = facts.get("label_separator")
+    start = next(file for name in RUN_MARKERS if (file := run_file(run, name)).is_file())
+    facts = read_object(start, fix="Copy the run again.")
+    separator = facts.get("source", facts).get("label_separator")  # a cross-validation has it in its source
     return ImageDataset.from_csv(
         run_file(run, "dataset.csv"), root=run.absolute(), source=str(run), separator=separator
     )
