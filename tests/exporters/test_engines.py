@@ -136,6 +136,8 @@ def test_auto_survives_a_model_that_cannot_be_exported(models, photos, monkeypat
     timings()
     assert len(_predicted(models["one"], photos, engine="auto")[0]) == 12
     assert mentions(log.messages, "Engine", "torch", "no such operator")
+    with pytest.raises(ev2.InputError, match=mentioning("onnxruntime", "no such operator", "engine=torch")):
+        _predicted(models["one"], photos, engine="onnxruntime")
 
 
 def test_wrong_engines_are_refused(models, photos):

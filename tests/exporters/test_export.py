@@ -26,6 +26,7 @@ from efficientnetv2.models.ensemble import write_members
 from efficientnetv2.preprocessing import Bands, Preprocessing
 from efficientnetv2.training.overrides import TrainOverrides
 from efficientnetv2.utils.device import place
+from efficientnetv2.workflows import benchmark
 from efficientnetv2.workflows import export as workflow
 from efficientnetv2.workflows.crossval_config import CrossValConfig, SavedCrossVal
 
@@ -231,6 +232,10 @@ def _flipped(open_file):
     return flipped
 
 
+def _failing(*_):
+    raise RuntimeError("no such operator")
+
+
 def _stopped(*_):
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -242,8 +247,11 @@ def _stopped(*_):
         (classify, "load_input", lambda file, info: np.zeros((1, 3, 32, 32), np.float32), "labels .* differently"),
         (verify, "read_pixels", _stopped, ""),
         (workflow, "compare", lambda *_: 1 / 0, "division"),
+        (runtimes.OPEN, "onnx", _failing, "no such operator.*`format`"),
+        (runtimes.OPEN, "onnx", lambda _: runtimes.Session("", _failing, {"input": "float"}), "no such operator"),
+        (formats._WRITERS, "onnx", _failing, "no such operator"),
     ],
-    ids=["wrong pixels", "wrong label", "stopped", "failed"],
+    ids=["wrong pixels", "wrong label", "stopped", "failed", "not opened", "not run", "not written"],
 )
 def test_what_disagrees_or_is_stopped_leaves_nothing(place, name, wrong, error, model, photos, monkeypatch):
     (monkeypatch.setitem if isinstance(place, dict) else monkeypatch.setattr)(place, name, wrong)
@@ -337,6 +345,35 @@ def test_the_command_prints_size_time_and_agreement(model, photos, tmp_path):
     assert mentions(again.stderr, "--output", "exists", "--overwrite")
     done = CliRunner().invoke(app, [*words, "--overwrite", "--json"])
     assert json.loads(done.stdout)["label_agreement"] == 1
+
+
+def test_the_table_of_formats_has_those_that_fail(model, photos, monkeypatch):
+    names, runs = ["onnx", "openvino", "torch"], []
+    monkeypatch.setattr(benchmark, "installed", lambda: [(name, "float32") for name in names])
+    monkeypatch.setitem(formats._WRITERS, "openvino", formats.write_onnx)
+    monkeypatch.setitem(runtimes.OPEN, "onnx", _failing)
+    monkeypatch.setitem(
+        runtimes.OPEN, "openvino", lambda _: runtimes.Session("", lambda _: bytes(-1), {"input": "float"})
+    )
+    start = benchmark._in_pytorch
+
+    def counted(network):
+        session = start(network)
+        return runtimes.Session("", lambda images: runs.append(1) or session.run(images), session.metadata)
+
+    monkeypatch.setattr(benchmark, "_in_pytorch", counted)
+    table = ev2.benchmark(model, photos).set_index("format")
+    assert mentions(table.loc["onnx", "error"], "no such operator", "format")
+    assert mentions(table.loc["openvino", "error"], "negative count", "format")
+    assert table.loc["torch", "error"] == table.loc["PyTorch", "error"] == ""
+    assert table.loc["torch", "label_agreement"] == 1
+    assert len(runs) == 2 * (benchmark._ROUNDS + 1), "the session in PyTorch only takes part in the timings"
+
+
+def test_the_table_of_formats_replaces_nothing(model):
+    done = CliRunner().invoke(app, ["export", str(model), "--benchmark", "--overwrite"])
+    assert done.exit_code == 2
+    assert mentions(done.stderr, "--benchmark", "--overwrite")
 
 
 def test_a_missing_extra_is_named(model, photos, monkeypatch):

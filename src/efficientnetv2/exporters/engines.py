@@ -77,9 +77,11 @@ class _Trial:
     batch: Tensor
 
     def required(self, name: str) -> Compute:
-        """An engine by name. Raises InputError if it is not installed or disagrees."""
-        compute = self._open([name])[name]
-        if not (difference := self._difference(compute)) <= _TOLERANCE:  # NaN differs
+        """An engine by name. Raises InputError if it is not installed, fails or disagrees."""
+        with runtimes.failures_as_input_errors(f"`engine` {name}", "Use `engine=torch`."):
+            compute = self._open([name])[name]
+            difference = self._difference(compute)
+        if not difference <= _TOLERANCE:  # NaN differs
             raise InputError(
                 f"`engine` {name} differs from PyTorch by {difference:.2g} in a probability. Use `engine=torch`."
             )
