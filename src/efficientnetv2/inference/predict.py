@@ -51,7 +51,8 @@ class Runtime:
     workers: int = 0  # processes that read images; 0 reads in this one
     strict: bool = False  # refuse the first unreadable image instead of skipping it
     world: World = SINGLE_PROCESS
-    pick_engine: PickEngine | None = None  # None computes with PyTorch
+    engine: Engine = "torch"  # as requested; ``workflows.batch_predict`` opens it
+    compute: Compute | None = None  # None computes with PyTorch
 
 
 THIS_PROCESS = Runtime()
@@ -160,7 +161,7 @@ def predict_dataset(
         progress=None if progress is None else lambda done: progress(min(len(dataset), done * world.size)),
         on_batch=None if on_batch is None else lambda logits: on_batch(rank_rows[read.rows[-1]], logits),
         num_images=len(part),
-        pick_engine=runtime.pick_engine,
+        pick_engine=lambda *_: runtime.compute,
     )
     rows = read.samples
     shard = Predictions(rows, part.targets[rows], logits, tuple(read.unreadable), network.activation)

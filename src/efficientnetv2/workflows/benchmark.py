@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -145,7 +145,7 @@ def _sample(network: Network, dataset: ImageDataset) -> Floats:
 
 def _timings(sessions: Mapping[int, Session], images: Floats) -> dict[int, dict[str, float]]:
     """Milliseconds of an image and images per second, of sessions that take turns."""
-    sides = {}
+    sides: dict[str, Callable[[], object]] = {}
     for key, session in sessions.items():
         sides |= {f"image {key}": partial(session.run, images[:1]), f"batch {key}": partial(session.run, images)}
     median = {name: statistics.median(seconds) for name, seconds in interleave(sides, rounds=_ROUNDS).items()}
