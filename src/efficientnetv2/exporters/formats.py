@@ -15,19 +15,10 @@ import numpy.typing as npt
 import torch
 
 from efficientnetv2.exporters import runtimes
-from efficientnetv2.exporters.graph import (
-    OUTPUTS,
-    Encoding,
-    ExportGraph,
-    Floats,
-    InputKind,
-    Precision,
-    class_names,
-    metadata,
-)
+from efficientnetv2.exporters.graph import OUTPUTS, Encoding, ExportGraph, Floats, InputKind, Precision, metadata
 from efficientnetv2.exporters.onnx import write_onnx
 from efficientnetv2.exporters.openvino import write_openvino
-from efficientnetv2.models.efficientnet import Network
+from efficientnetv2.models.efficientnet import Network, output_names
 from efficientnetv2.utils.errors import InputError, error_summary
 
 Format = Literal["onnx", "openvino", "torch", "triton"]
@@ -97,7 +88,7 @@ def write(network: Network, target: Path, format: Format, encoding: Encoding) ->
     if format == "triton":
         folder = file.parent.parent
         (folder / "config.pbtxt").write_text(_triton_config(_SERVED, network, encoding.input), encoding="utf-8")
-        (folder / "labels.txt").write_text("\n".join([*class_names(network), ""]), encoding="utf-8")
+        (folder / "labels.txt").write_text("\n".join([*output_names(network), ""]), encoding="utf-8")
     return file, in_float
 
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from efficientnetv2.data.dataset import ImageDataset, resolved_files
 from efficientnetv2.data.decode import load_eval_image
-from efficientnetv2.data.image_io import UnreadableImageError
+from efficientnetv2.data.image_io import Pixels, UnreadableImageError
 from efficientnetv2.data.readers import eval_reader
 from efficientnetv2.data.records import Ints
 from efficientnetv2.exporters import classify
-from efficientnetv2.exporters.graph import Floats, Pixels, Precision, model_input, to_batch
+from efficientnetv2.exporters.graph import Floats, Precision, model_input, to_batch
 from efficientnetv2.exporters.runtimes import Session
 from efficientnetv2.inference.predict import predict
 from efficientnetv2.metrics.confidence_intervals import Difference

@@ -20,6 +20,7 @@ from efficientnetv2.data.loader import evaluation_batches
 from efficientnetv2.data.records import Ints
 from efficientnetv2.metrics.classification import classification_metrics
 from efficientnetv2.metrics.confidence_intervals import wilson_interval
+from efficientnetv2.models import model_file
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.models.ensemble import Ensemble
 from efficientnetv2.preprocessing import RGB, TTA, Preprocessing
@@ -229,6 +230,14 @@ def require_image_channels(network: Network, file: str | Path | None = None) -> 
             f"{file or 'the model'} takes images of {pluralize(network.in_channels, 'channel')}, but files are read "
             "as RGB. Use inference.predict.predict with your batches."
         )
+
+
+def load_classifier(model: str | Path) -> Network:
+    """A model that has classes and takes what image files have. Raises InputError."""
+    network = model_file.load(model)
+    require_classes(network, model)
+    require_image_channels(network, model)
+    return network
 
 
 @contextmanager

@@ -26,16 +26,7 @@ from efficientnetv2.data.shards.damage import ShardDamage
 from efficientnetv2.data.shards.index import is_url, shard_of
 from efficientnetv2.data.shards.storage import Stat, store_at
 from efficientnetv2.exporters.engines import choose_engine, engine_on, open_engine
-from efficientnetv2.inference.predict import (
-    Compute,
-    Engine,
-    Predictions,
-    Runtime,
-    predict_dataset,
-    require_classes,
-    require_image_channels,
-)
-from efficientnetv2.models import model_file
+from efficientnetv2.inference.predict import Compute, Engine, Predictions, Runtime, load_classifier, predict_dataset
 from efficientnetv2.models.conversion.weight_reader import is_model_file
 from efficientnetv2.models.efficientnet import EfficientNet, Network
 from efficientnetv2.models.ensemble import ensemble_members, remove_calibration
@@ -330,10 +321,7 @@ def load_predictor(model: str, data: str | Path, command: str) -> Network:
     if _is_model(data) and not _is_model(model):
         right = shell_join(["effnetv2", *command.split(), str(data), model])
         raise InputError(f"MODEL {model} is not a model, but DATA {data} is. Swap them: {right}")
-    network = model_file.load(model)
-    require_classes(network, model)
-    require_image_channels(network, model)
-    return network
+    return load_classifier(model)
 
 
 def _is_model(path: str | Path) -> bool:

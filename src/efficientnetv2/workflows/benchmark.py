@@ -20,7 +20,7 @@ from efficientnetv2.exporters.formats import NAMES, installed, open_session, wri
 from efficientnetv2.exporters.graph import Encoding, ExportGraph, Floats, metadata, model_input, to_batch
 from efficientnetv2.exporters.runtimes import Session
 from efficientnetv2.exporters.verify import Compared, check, compare, read_pixels
-from efficientnetv2.inference.predict import predict_dataset
+from efficientnetv2.inference.predict import load_classifier, predict_dataset
 from efficientnetv2.models.efficientnet import Network
 from efficientnetv2.utils.benchmark import interleave
 from efficientnetv2.utils.device import place
@@ -28,13 +28,7 @@ from efficientnetv2.utils.errors import InputError
 from efficientnetv2.workflows import arguments
 from efficientnetv2.workflows.arguments import PathLike, api, path_text
 from efficientnetv2.workflows.batch_predict import none_readable_error
-from efficientnetv2.workflows.export import (
-    calibration_images,
-    comparison_images,
-    load_exportable,
-    paired_accuracy,
-    size_of,
-)
+from efficientnetv2.workflows.export import calibration_images, comparison_images, paired_accuracy, size_of
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +69,7 @@ def benchmark(
     """
     path = Path(path_text("model", model))
     arguments.number("num_images", num_images, 1)
-    network = load_exportable(path)
+    network = load_classifier(path)
     dataset = comparison_images(network, path, data, num_images or _IMAGES)
     sessions = {0: _in_pytorch(network)}
     predicted = predict_dataset(network, dataset, preprocessing=network.preprocessing)
